@@ -1,0 +1,91 @@
+"""What fits where. Sums over a cluster mislead: two nodes of one GPU are not two GPUs to a task that asks for two."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+
+from cluster.errors import ResourcesError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    id: str
+    host: str
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanePlan:
+    """How many tasks run at once, and what each holds."""
+
+    lanes: int
+    cpus: int
+    gpus: int
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus} GPU(s)" if self.gpus else ""
+        return f"{self.lanes} lane(s) of {self.cpus} CPU(s){gpus}"
+
+
+def live_nodes() -> list[Node]:
+    """Of the connected cluster."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [
+        Node(
+            id=node["NodeID"],
+            host=node["NodeManagerHostname"],
+            cpus=int(node["Resources"].get("CPU", 0)),
+            gpus=int(node["Resources"].get("GPU", 0)),
+        )
+        for node in nodes
+        if node["Alive"]
+    ]
+
+
+def plan_lanes(
+    trials: int, nodes: Sequence[Node], *, gpus_per_trial: int | None = None, cpus_per_trial: int | None = None
+) -> LanePlan:
+    """As many lanes at once as there are trials, or as fit.
+
+    Left out, `gpus_per_trial` is 1 where there is any GPU, else 0; `cpus_per_trial` is the most that still lets as many
+    lanes run at once as one CPU each would.
+
+    Raises:
+        ResourcesError: no node can hold even one trial; the message has the largest node and the flag to change.
+    """
+    gpus = min(1, max((node.gpus for node in nodes), default=0)) if gpus_per_trial is None else gpus_per_trial
+    most_cpus, most_gpus = (max((getattr(node, kind) for node in nodes), default=0) for kind in ("cpus", "gpus"))
+    if gpus > most_gpus:
+        raise ResourcesError(
+            f"each trial asks for {gpus} GPU(s), the largest node has {most_gpus}"
+            f"; use --gpus-per-trial {most_gpus} or fewer"
+        )
+    if (cpus_per_trial or 1) > most_cpus:
+        raise ResourcesError(
+            f"each trial asks for {cpus_per_trial or 1} CPU(s), the largest node has {most_cpus}"
+            + (f"; use --cpus-per-trial {most_cpus} or fewer" if most_cpus else "; add a node with CPUs")
+        )
+    lanes = min(trials, _slots(nodes, cpus_per_trial or 1, gpus))
+    if not lanes:
+        raise ResourcesError(
+            f"each trial asks for {gpus} GPU(s) and {cpus_per_trial or 1} CPU(s), no node has both"
+            "; lower --gpus-per-trial or --cpus-per-trial"
+        )
+    cpus = cpus_per_trial or max(c for c in range(1, most_cpus + 1) if min(trials, _slots(nodes, c, gpus)) == lanes)
+    return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus)
+
+
+def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
+    return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
+
+
+def deal(items: Sequence[T], lanes: int) -> list[Sequence[T]]:
+    """The items in `lanes` runs of neighbours, as even as can be: neighbours share what is compiled."""
+    cuts = [len(items) * lane // lanes for lane in range(lanes + 1)]
+    return [items[begin:end] for begin, end in itertools.pairwise(cuts)]

@@ -1,0 +1,27 @@
+"""Single tasks, as opposed to lanes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_returns: int = 1) -> Any:
+    """Starts a task that waits for no CPU, on the driver's node: the one whose folders the user's paths mean."""
+    node = ray.get_runtime_context().get_node_id()
+    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)  # 1: what it imported is given back
+    affinity = NodeAffinitySchedulingStrategy(node, soft=True)
+    return task.options(num_returns=num_returns, scheduling_strategy=affinity).remote(*arguments)
+
+
+def result_of(reference: Any) -> Any:
+    """Waits for a task's result.
+
+    Raises:
+        Exception: the one that the task raised, not Ray's wrapping of it.
+    """
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None

@@ -1,0 +1,20 @@
+"""`mnist-jobs COMMAND`, the same as `python -m jobs.COMMAND`."""
+
+import importlib
+import sys
+
+COMMANDS = {"train": "train the models, report their accuracy, store them"}
+
+
+def main() -> int:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        return int(importlib.import_module(f"jobs.{name}").main(sys.argv[2:]))
+    listing = "\n".join(f"  {command:10} {about}" for command, about in COMMANDS.items())
+    asked = name in ("-h", "--help")
+    print(f"usage: mnist-jobs COMMAND [OPTIONS]\n\n{listing}", file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

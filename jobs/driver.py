@@ -1,0 +1,167 @@
+"""A run, from the plan to the stored models. Knows both sides: trials and the cluster. Never imports TensorFlow."""
+
+import io
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from cluster.fan_out import FanOut, Lost
+from cluster.resources import LanePlan, deal
+from cluster.tasks import result_of, start_beside_driver
+from jobs import worker
+from mnist_lib.data.split import DatasetInfo, validation_size
+from mnist_lib.report.summary import package_versions, summarize, trial_row
+from mnist_lib.result import EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.versions import publish
+from mnist_lib.tally import Tally
+
+log = logging.getLogger(__name__)
+
+
+def run_trials(
+    *,
+    run: str,
+    folder: RunFolder,
+    storage: Path,
+    trials: Sequence[TrialSpec],
+    plan: LanePlan,
+    resources: Resources,
+    data_dir: Path | None,
+    data_source: Path | None,
+    max_failures: int,
+) -> dict[str, Any]:
+    """Trains all trials on the connected cluster, stores the results -> the summary, as written to the run's folder.
+
+    Raises:
+        DataError: the dataset cannot be had; nothing is trained.
+        StoreError: the storage folder cannot be written.
+    """
+    begin = time.monotonic()
+    dataset = trials[0].dataset
+    log.info("preparing %s; starting %s for %d trial(s)", dataset, plan, len(trials))
+    images, info = start_beside_driver(worker.prepare, dataset, data_dir, data_source, num_returns=2)
+    run_lane = ray.remote(
+        num_returns="streaming",
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus,
+        max_retries=0,  # ours to retry
+        max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
+    )(worker.run_lane)
+    with FanOut(lambda specs: run_lane.remote(specs, [images], resources), max_failures) as fan_out:
+        for lane in deal(trials, plan.lanes):
+            fan_out.submit(lane)
+        facts: DatasetInfo = result_of(info)
+        prepared = time.monotonic()
+        log.info("%s: %s images to train, %s to test", dataset, f"{facts.train:,}", f"{len(facts.test_labels):,}")
+        outcomes = _Outcomes(folder, trials)
+        for event in fan_out.events():
+            outcomes.take(event, fan_out)
+    trained = time.monotonic()
+    versions = {model: _store(storage, run, tally, facts) for model, tally in sorted(outcomes.tallies.items())}
+    summary = summarize(
+        run=run,
+        dataset=_dataset_row(facts, trials[0].validation_percent),
+        tallies=outcomes.tallies,
+        versions=versions,
+        labels=facts.test_labels,
+        trials=outcomes.rows,
+        timing={
+            "wall_seconds": time.monotonic() - begin,
+            "prepare_seconds": prepared - begin,
+            "trials_seconds": trained - prepared,
+            "store_seconds": time.monotonic() - trained,
+        },
+    )
+    folder.write_json("summary.json", summary)
+    return summary
+
+
+class _Outcomes:
+    """Takes every event: to the log, the run's folder, and the tallies."""
+
+    def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
+        self.tallies: dict[str, Tally] = defaultdict(Tally)
+        self.rows: list[dict[str, Any]] = []
+        self._folder = folder
+        self._specs = {spec.id: spec for spec in trials}
+
+    def take(self, event: Event | Lost | Any, fan_out: FanOut) -> None:
+        match event:
+            case Started():
+                for notice in event.notices:
+                    log.warning("%s: %s", event.trial, notice)
+                self._folder.append_history({"event": "started", **asdict(event)})
+            case EpochDone():
+                log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
+                self._folder.append_history({"event": "epoch", **asdict(event)})
+            case TrialResult():
+                self.tallies[event.spec.model].add(event)
+                self._end(event, fan_out.attempts(event.trial))
+            case TrialFailure():
+                log.debug("%s", event.details)
+                self._end(event, fan_out.attempts(event.trial))
+            case Lost():
+                message = f"failed after {event.attempts} attempt(s): {event.reason}"
+                self._end(TrialFailure(trial=event.item, code="E-CRASH", message=message), event.attempts)
+
+    def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
+        row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts)
+        self.rows.append(row)
+        self._folder.write_json(f"trials/{outcome.trial}/result.json", row)
+        self._folder.append_history({"event": "ended", "trial": outcome.trial, "status": row["status"]})
+        done = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
+        if isinstance(outcome, TrialResult):
+            log.info("%s %.2f%% of the test images right", done, 100 * outcome.test.value)
+        else:
+            log.warning("%s failed: %s %s", done, outcome.code, outcome.message)
+
+
+def _validated(event: EpochDone) -> str:
+    return f"validation accuracy {event.validation.value:.4f}" if event.validation else "no validation"
+
+
+def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
+    validation = validation_size(facts.train, validation_percent)
+    return {
+        "name": facts.name,
+        "version": facts.version,
+        "fingerprint": facts.fingerprint,
+        "train": facts.train - validation,
+        "validation": validation,
+        "test": len(facts.test_labels),
+    }
+
+
+def _store(storage: Path, run: str, tally: Tally, facts: DatasetInfo) -> int:
+    """Publishes the chosen trial of one model, with what it predicted on the test split."""
+    result = tally.chosen
+    assert result is not None  # a tally is made when a result comes
+    predictions = io.BytesIO()
+    np.savez_compressed(
+        predictions,
+        probabilities=result.probabilities,  # [test images, classes] float32
+        predictions=result.probabilities.argmax(axis=1).astype(np.uint8),
+        labels=facts.test_labels,
+    )
+    manifest = {
+        "model": result.spec.model,
+        "run": run,
+        "trial": result.trial,
+        "spec": asdict(result.spec),
+        "dataset": {"name": facts.name, "version": facts.version, "fingerprint": facts.fingerprint},
+        "test": asdict(result.test),
+        "validation": asdict(result.validation) if result.validation else None,
+        "best_epoch": result.best_epoch,
+        "weights_sha256": result.weights_sha256,
+        "versions": package_versions(),
+    }
+    return publish(storage, result.spec.model, {**result.files, "predictions.npz": predictions.getvalue()}, manifest)

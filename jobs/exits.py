@@ -1,0 +1,55 @@
+"""How a command ends: the one table of exit codes, and the one place where exceptions become a line and a code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+# By error code, the longest beginning counts: E-DATA-MISSING is E-DATA.
+EXIT_CODES = {
+    "E-BUG": 1,
+    "E-USAGE": 2,
+    "E-DATA": 3,
+    "E-RESOURCES": 4,
+    "E-TRAINING": 5,
+    "E-STORE": 6,
+    "E-CLUSTER": 8,
+}
+DONE = 0
+SOME_TRIALS_FAILED = 9
+INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The command line or the configuration cannot be understood."""
+
+    code = "E-USAGE"
+
+
+class TrainingError(Exception):
+    """Every trial failed."""
+
+    code = "E-TRAINING"
+
+
+def exit_code_of(code: str) -> int:
+    return next((EXIT_CODES[known] for known in sorted(EXIT_CODES, reverse=True) if code.startswith(known)), 1)
+
+
+def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Runs a command to its exit code. A failure that has a code is one line; -v, or a bug, adds the traceback."""
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return DONE
+    except Exception as error:
+        code = getattr(error, "code", "E-BUG")
+        if code == "E-BUG" or "--verbose" in arguments:
+            traceback.print_exc()
+        message = str(error) if code != "E-BUG" else f"{type(error).__name__}: {error}; please report this"
+        print(f"error[{code}] {' '.join(message.split())}", file=sys.stderr)
+        return exit_code_of(code)

@@ -1,0 +1,202 @@
+"""One typed definition of every option: its name, default, help and type; the parser is made from it.
+
+An option is a field of a frozen dataclass: `learning_rate` is `--learning-rate` on the command line and
+`learning_rate:` in a --config file. Whether a value is possible is checked where it belongs (`TrialSpec`, `Resources`).
+"""
+
+import argparse
+import dataclasses
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+
+from jobs.exits import UsageError
+from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, require_known
+from mnist_lib.errors import SpecError
+from mnist_lib.spec import LARGEST_SEED, Resources, TrialSpec, trial_grid
+
+
+def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
+    """ "a,b" on the command line, a list in a file."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
+    """ "3" is a count, "4,8" a list, "4," a list of one."""
+    if isinstance(value, str):
+        numbers = [whole_number(part) for part in value.split(",") if part.strip()]
+        return tuple(numbers) if "," in value else numbers[0]
+    return value if isinstance(value, int) else tuple(value)
+
+
+def whole_number(value: str | int) -> int:
+    if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", value):
+        return int(value)
+    raise argparse.ArgumentTypeError(f"expected a whole number, got {value!r}")
+
+
+def number(value: str | float) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {value!r}") from None
+
+
+def folder(value: str | Path) -> Path:
+    """Absolute, since tasks run in other folders."""
+    return Path(os.path.abspath(Path(value).expanduser()))
+
+
+def auto_or_whole_number(value: str | int) -> int | None:
+    return None if value in ("auto", None) else whole_number(value)
+
+
+def option(default: Any, help: str, parse: Callable[[Any], Any] | None = None, metavar: str | None = None) -> Any:
+    """`parse` None: a flag that is on or off."""
+    return dataclasses.field(default=default, metadata={"help": help, "parse": parse, "metavar": metavar})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Trains every model with every seed, reports test accuracy, and stores the best trial of each model."""
+
+    dataset: str = option(
+        "mnist-mini", "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items()), str, "NAME"
+    )
+    data_dir: Path | None = option(
+        None, "TensorFlow Datasets' folder (default: TFDS_DATA_DIR or ~/tensorflow_datasets)", folder, "DIR"
+    )
+    data_source: Path | None = option(
+        None, "a folder with the original *-ubyte.gz files, for machines without a network", folder, "DIR"
+    )
+    models: tuple[str, ...] = option(("keras", "scratch"), "which of: " + ", ".join(MODELS), comma_list, "A,B")
+    seeds: tuple[int, ...] | int = option(1, "how many seeds from --seed on; or a list, as in 4,8", seeds, "N|A,B")
+    seed: int = option(0, "the first seed", whole_number, "N")
+    epochs: int = option(5, "passes over the training images", whole_number, "N")
+    batch_size: int = option(128, "images per step, over all replicas of a trial", whole_number, "N")
+    optimizer: str | None = option(None, f"{' or '.join(OPTIMIZERS)} (default: the model's own)", str, "NAME")
+    learning_rate: float | None = option(None, "step size (default: the optimizer's own)", number, "X")
+    hidden_units: int | None = option(None, "width of the hidden layer (default: the model's own)", whole_number, "N")
+    validation_percent: int = option(
+        10, "share of the training images that chooses the epoch and the trial to store", whole_number, "N"
+    )
+    address: str | None = option(
+        None, "a running Ray cluster (default: RAY_ADDRESS, or a cluster of our own, here)", str, "HOST:PORT"
+    )
+    gpus_per_trial: int | None = option(
+        None,
+        "several: the trial is mirrored over them (default: auto, 1 where there are any)",
+        auto_or_whole_number,
+        "N",
+    )
+    cpus_per_trial: int | None = option(
+        None, "threads too (default: auto, all that there are to share out)", auto_or_whole_number, "N"
+    )
+    cpu_replicas: int = option(
+        1, "without GPUs: mirror each trial over this many logical CPU devices", whole_number, "N"
+    )
+    allow_cpu: bool = option(False, "train on CPU devices in place of GPUs that TensorFlow cannot see")
+    max_failures: int = option(3, "how often a trial whose worker died is tried again", whole_number, "N")
+    storage: Path = option(Path("results"), "where runs and models are stored", folder, "DIR")
+    run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
+    plan: bool = option(False, "print what would run, where and why, and stop")
+    json: bool = option(False, "print the summary as one JSON document instead of tables")
+    verbose: bool = option(False, "show every epoch, and tracebacks")
+
+    def trials(self) -> list[TrialSpec]:
+        """Raises SpecError for what no trial can have."""
+        require_known("dataset", self.dataset, DATASETS)
+        return trial_grid(
+            self.models,
+            self._seeds(),
+            dataset=self.dataset,
+            epochs=self.epochs,
+            global_batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            hidden_units=self.hidden_units,
+            validation_percent=self.validation_percent,
+        )
+
+    def resources(self, cpus: int, gpus: int) -> Resources:
+        """Raises SpecError for what no trial can run on."""
+        return Resources(cpus=cpus, gpus=gpus, cpu_replicas=self.cpu_replicas, allow_cpu=self.allow_cpu)
+
+    def _seeds(self) -> Sequence[int]:
+        if not isinstance(self.seeds, int):
+            return self.seeds
+        if not 1 <= self.seeds <= 100_000:
+            raise SpecError(f"seeds: expected a count from 1 to 100000, got {self.seeds}")
+        if self.seed + self.seeds - 1 > LARGEST_SEED:
+            raise SpecError(f"seeds: expected seeds up to {LARGEST_SEED}, got {self.seed + self.seeds - 1}")
+        return range(self.seed, self.seed + self.seeds)
+
+
+class _Help(argparse.HelpFormatter):
+    """Names the default, unless the help does or there is none to tell."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = str(action.help), action.default
+        if "(default: " in text or any(default is nothing for nothing in (None, False, argparse.SUPPRESS)):
+            return text
+        return f"{text} (default: {','.join(default) if isinstance(default, tuple) else default})"
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Says what is wrong in one line, as an exception."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(_one_line(message, [name for action in self._actions for name in action.option_strings]))
+
+
+def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
+    made = _Parser(
+        prog=program,
+        usage="%(prog)s [OPTIONS]",
+        description=options.__doc__,
+        formatter_class=_Help,
+        print_config=None,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--config", action="config", metavar="FILE", help="options as YAML, without the dashes; flags override them"
+    )
+    for field in dataclasses.fields(options):
+        name, given = f"--{field.name.replace('_', '-')}", field.metadata
+        if given["parse"] is None:
+            made.add_argument(name, action="store_true", help=given["help"])
+        else:
+            made.add_argument(
+                name, type=given["parse"], default=field.default, metavar=given["metavar"], help=given["help"]
+            )
+    return made
+
+
+def parse(program: str, options: type[Any], arguments: Sequence[str]) -> Any:
+    """The options of the command line, over those of --config, over the defaults.
+
+    Raises:
+        UsageError: for an unknown name or a value of the wrong type.
+    """
+    namespace = parser(program, options).parse_args(list(arguments))
+    return options(**{field.name: namespace[field.name] for field in dataclasses.fields(options)})
+
+
+def _one_line(message: str, flags: Sequence[str]) -> str:
+    unknown = re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
+    if unknown:
+        name = unknown[1].partition("=")[0]
+        near = difflib.get_close_matches(name, flags, n=1)
+        return f"{name} is not an option; {f'did you mean {near[0]}? ' if near else ''}--help lists all"
+    return " ".join(message.split())

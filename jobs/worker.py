@@ -1,0 +1,36 @@
+"""What Ray calls in a worker: the places where the cluster meets the trials. Imports TensorFlow only when called."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mnist_lib.data.split import DatasetInfo
+from mnist_lib.result import Event
+from mnist_lib.spec import Resources, TrialSpec
+
+
+def prepare(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
+    """The dataset, and what the driver needs to know of it."""
+    _quiet_tensorflow()
+    from mnist_lib.data.prepare import default_data_dir, prepare
+
+    dataset = prepare(name, data_dir or default_data_dir(), source)
+    return dataset, dataset.info
+
+
+def run_lane(specs: Sequence[TrialSpec], dataset: list[Any], resources: Resources) -> Iterator[Event]:
+    """`dataset` is a reference in a list, so that Ray starts the task, and TensorFlow loads, before the data come."""
+    _quiet_tensorflow()
+    from mnist_lib.trial import Place, run_trials
+
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    place = Place(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
+    yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place)
+
+
+def _quiet_tensorflow() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; read when TensorFlow is imported

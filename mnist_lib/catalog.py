@@ -1,0 +1,78 @@
+"""What can be asked for by name: models, optimizers, datasets.
+
+Standard library only: the driver refuses an unknown name before anything heavy is imported. The code behind a model is
+therefore given by name too, and imported by the worker that trains it.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mnist_lib.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    build: str  # "module:function" of (TrialSpec, image shape) -> Model
+    optimizer: str  # the default
+    hidden_units: int  # the default
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry:
+    tfds_name: str
+    train: int  # images, before validation is taken off
+    test: int
+    about: str
+    hosts: tuple[str, ...] = ()  # where TFDS downloads it from; none for a set that lies in the package
+
+    @property
+    def embedded(self) -> bool:
+        return not self.hosts
+
+
+# The defaults of the notebook of "Deep Learning with Python": both are one hidden layer of 512.
+MODELS = {
+    "keras": ModelEntry(build="mnist_lib.models:keras_dense", optimizer="rmsprop", hidden_units=512),
+    "scratch": ModelEntry(build="mnist_lib.models:scratch_dense", optimizer="sgd", hidden_units=512),
+}
+
+# name -> default learning rate, which is Keras' own default too.
+OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001}
+
+NUM_CLASSES = 10
+
+DATASETS = {
+    "mnist-mini": DatasetEntry(
+        tfds_name="mnist_mini", train=4_000, test=1_000, about="5,000 real MNIST digits, in the package"
+    ),
+    "sklearn-digits": DatasetEntry(
+        tfds_name="sklearn_digits", train=1_437, test=360, about="1,797 digits of 8x8, in the package"
+    ),
+    "mnist": DatasetEntry(
+        tfds_name="mnist", train=60_000, test=10_000, about="the full MNIST", hosts=("storage.googleapis.com:443",)
+    ),
+    "fashion-mnist": DatasetEntry(
+        tfds_name="fashion_mnist",
+        train=60_000,
+        test=10_000,
+        about="clothes instead of digits",
+        hosts=("fashion-mnist.s3-website.eu-central-1.amazonaws.com:80",),
+    ),
+    "kmnist": DatasetEntry(
+        tfds_name="kmnist", train=60_000, test=10_000, about="cursive Japanese", hosts=("codh.rois.ac.jp:80",)
+    ),
+}
+
+
+def require_known(field: str, name: str, known: Iterable[str]) -> None:
+    """Refuses a name that is not among the known ones.
+
+    Raises:
+        SpecError: with the nearest known name, if one is near, and all of them.
+    """
+    known = tuple(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SpecError(f"{field}: {name!r} is not known; {hint}known: {', '.join(known)}")

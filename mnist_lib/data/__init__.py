@@ -1,0 +1,1 @@
+"""Datasets: TensorFlow Datasets in, dense arrays between processes, tf.data batches out."""

@@ -1,0 +1,1 @@
+"""The digits that lie in the package, as TensorFlow Datasets builders."""

@@ -1,0 +1,164 @@
+"""TensorFlow Datasets -> dense arrays, once per run: fetch or read the sources, prepare under a lock, decode, check.
+
+TFDS itself has no lock (two preparations at once fail) and reads a shortened file silently (hence the counts).
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from mnist_lib.catalog import DATASETS, DatasetEntry
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
+
+CONNECT_SECONDS = 5.0  # to see whether the download's host can be reached at all
+LOCK_SECONDS = 1_800.0  # a download of MNIST over a slow line
+
+log = logging.getLogger(__name__)
+
+
+def default_data_dir() -> Path:
+    """Where TFDS itself would look."""
+    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+def prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
+    """The dataset of that name, prepared in `data_dir` if it is not there yet.
+
+    Args:
+        name: one of `catalog.DATASETS`.
+        data_dir: TFDS' folder, shared with whatever else uses TFDS.
+        source: a folder with the original files, read instead of a download.
+
+    Raises:
+        DataMissingError: not prepared, and neither source files nor a network to prepare it from.
+        DataChecksumError: a source file is not the published one.
+        DataError: what is there is damaged, or the folder cannot be used.
+    """
+    entry = DATASETS[name]
+    with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
+        if not _prepared(entry, data_dir):
+            _require_obtainable(name, entry, source, data_dir)  # before the seconds that importing TFDS takes
+        builder = _builder(entry, data_dir)
+        if not _prepared(entry, data_dir):
+            _download_and_prepare(name, builder, source)
+    train, test = (_read(name, builder, split) for split in ("train", "test"))
+    train.check(f"{name}/train", entry.train)
+    test.check(f"{name}/test", entry.test)
+    return Dataset.of(name, str(builder.version), train, test)
+
+
+@contextlib.contextmanager
+def _lock(name: str, path: Path) -> Iterator[None]:
+    """Held by one process of this machine at a time; the kernel takes it back from a dead one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        lock.acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout as error:
+        raise DataError(f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; end it") from error
+    except OSError as error:
+        raise DataError(
+            f"{name}: {path.parent} cannot be used ({error.strerror}); name another with --data-dir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepared(entry: DatasetEntry, data_dir: Path) -> bool:
+    return any((data_dir / entry.tfds_name).glob("*/dataset_info.json"))
+
+
+def _require_obtainable(name: str, entry: DatasetEntry, source: Path | None, data_dir: Path) -> None:
+    if entry.embedded:
+        return
+    if source is not None:
+        if not source.is_dir():
+            raise DataMissingError(f"{name}: --data-source {source} is not a folder on {socket.gethostname()}")
+        return
+    if urllib.request.getproxies():
+        return  # a proxy reaches what a plain connection does not
+    for host in entry.hosts:
+        address, _, port = host.partition(":")
+        try:
+            socket.create_connection((address, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise _missing(name, f"not prepared in {data_dir}, and {address} cannot be reached ({error})") from error
+
+
+def _missing(name: str, why: str) -> DataMissingError:
+    return DataMissingError(
+        f"{name}: {why}; either run where there is a network, or give a folder with the original *-ubyte.gz files"
+        " as --data-source DIR, or use --dataset mnist-mini, which needs neither"
+    )
+
+
+def _builder(entry: DatasetEntry, data_dir: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    from mnist_lib.data.embedded import builders  # noqa: F401  importing registers the embedded sets
+
+    tfds.disable_progress_bar()
+    return tfds.builder(entry.tfds_name, data_dir=str(data_dir))
+
+
+def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
+    import requests  # what TFDS downloads with
+    import tensorflow_datasets as tfds
+
+    if source is not None and builder.url_infos:
+        _check_source(name, builder.url_infos.values(), source)
+    config = tfds.download.DownloadConfig(manual_dir=str(source) if source else None)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except (tfds.download.DownloadError, requests.RequestException) as error:
+        raise _missing(name, f"the download failed ({str(error).splitlines()[0]})") from error
+    except OSError as error:
+        raise DataError(f"{name}: cannot be prepared in {builder.data_path} ({error.strerror or error})") from error
+
+
+def _check_source(name: str, url_infos: Any, source: Path) -> None:
+    """TFDS checks too, but would download what is missing and name a file by its URL."""
+    for expected in url_infos:
+        path = source / expected.filename
+        if not path.is_file():
+            raise _missing(name, f"{path} is not there")
+        with path.open("rb") as file:
+            got = hashlib.file_digest(file, "sha256").hexdigest()
+        if got != expected.checksum:
+            raise DataChecksumError(f"{name}: {path}: expected sha256 {expected.checksum}, got {got}; fetch it again")
+
+
+def _read(name: str, builder: Any, split: str) -> Split:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    try:
+        # [n, height, width, 1] uint8 and [n] int64, in the order of the files (TFDS shuffled once, with a fixed key).
+        images, labels = builder.as_dataset(
+            split=split,
+            batch_size=-1,
+            as_supervised=True,
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, assert_cardinality=True),
+        )
+    except tf.errors.OpError as error:
+        folder = builder.data_path
+        raise DataError(
+            f"{name}/{split}: {folder} is damaged ({error.message.splitlines()[0]}); delete it and run again"
+        ) from error
+    labels = labels.numpy()
+    if len(labels) and not 0 <= labels.min() <= labels.max() <= 255:
+        raise DataError(f"{name}/{split}: expected labels 0 to 9, got {labels.min()} to {labels.max()}")
+    return Split(images.numpy(), labels.astype(np.uint8))

@@ -1,0 +1,104 @@
+"""A dataset as dense arrays: what travels through the object store, once, instead of files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_lib.catalog import NUM_CLASSES
+from mnist_lib.errors import DataError
+
+# One validation split for all trials and runs, so that their validation accuracies can be compared.
+VALIDATION_SEED = 20_260_101
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: [n, height, width, 1] uint8, 0-255; labels: [n] uint8, 0-9."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[Any]) -> Split:
+        return Split(self.images[indices], self.labels[indices])
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the images, then the labels, with their shapes."""
+        digest = hashlib.sha256()
+        for array in (self.images, self.labels):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def check(self, name: str, expected: int) -> None:
+        """Refuses what cannot be the split of that name.
+
+        Raises:
+            DataError: a wrong count, a label outside 0..9, or an image of one single value.
+        """
+        if not len(self) == len(self.images) == expected:
+            raise DataError(f"{name}: expected {expected} images, got {len(self.images)} and {len(self)} labels")
+        if self.labels.max() >= NUM_CLASSES:
+            index = int(self.labels.argmax())
+            raise DataError(f"{name}: expected labels 0 to {NUM_CLASSES - 1}, image {index} has {self.labels[index]}")
+        flat = self.images.reshape(len(self), -1)
+        constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
+        if len(constant):
+            raise DataError(f"{name}: image {constant[0]} is blank: all pixels are {flat[constant[0], 0]}")
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What the driver needs of a dataset, without its images."""
+
+    name: str
+    version: str
+    fingerprint: str
+    train: int  # images, validation included
+    test_labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The two published splits; the fingerprint stands for every image and label of both."""
+
+    name: str
+    version: str
+    train: Split
+    test: Split
+    fingerprint: str
+
+    @classmethod
+    def of(cls, name: str, version: str, train: Split, test: Split) -> Dataset:
+        fingerprint = hashlib.sha256(f"{train.fingerprint}{test.fingerprint}".encode()).hexdigest()
+        return cls(name, version, train, test, fingerprint)
+
+    @property
+    def info(self) -> DatasetInfo:
+        return DatasetInfo(self.name, self.version, self.fingerprint, len(self.train), self.test.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
+        """The train split in two, disjoint and complete; no validation for 0 percent."""
+        held_out = validation_size(len(self.train), validation_percent)
+        if not held_out:
+            return self.train, None
+        order = np.random.default_rng(VALIDATION_SEED).permutation(len(self.train))
+        return self.train.take(order[held_out:]), self.train.take(order[:held_out])
+
+
+def validation_size(train: int, validation_percent: int) -> int:
+    """How many of `train` images validate; at least one, if any percent is asked for."""
+    return -(-train * validation_percent // 100)

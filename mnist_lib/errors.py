@@ -1,0 +1,52 @@
+"""What can go wrong with a trial, its data or its files, each with the code that the driver turns into an exit status.
+
+A message says what was expected, what came and what to do, in one line.
+"""
+
+
+class MnistError(Exception):
+    """A failure that is told to the user in one line; anything else is a bug of ours."""
+
+    code = "E-BUG"
+
+
+class SpecError(MnistError, ValueError):
+    """A value that no trial can have."""
+
+    code = "E-USAGE"
+
+
+class DataError(MnistError):
+    """The dataset is damaged, or not what its name promises."""
+
+    code = "E-DATA"
+
+
+class DataMissingError(DataError):
+    """The dataset is not on this machine and cannot be had from here."""
+
+    code = "E-DATA-MISSING"
+
+
+class DataChecksumError(DataError):
+    """A source file is not the published one."""
+
+    code = "E-DATA-CHECKSUM"
+
+
+class DivergedError(MnistError):
+    """The loss or a weight is no longer a finite number."""
+
+    code = "E-NAN"
+
+
+class GpuInvisibleError(MnistError):
+    """Ray granted GPUs that TensorFlow cannot see."""
+
+    code = "E-GPU-INVISIBLE"
+
+
+class StoreError(MnistError):
+    """The storage folder cannot be written."""
+
+    code = "E-STORE"

@@ -1,0 +1,164 @@
+"""The models that can be trained: each a function (spec, image shape) -> `Model`, named in `catalog.MODELS`.
+
+A model takes raw pixels: the scaling to [0, 1] is part of it, so that whoever loads a stored one cannot forget it.
+"""
+
+import hashlib
+import importlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mnist_lib import scratch
+from mnist_lib.catalog import MODELS, NUM_CLASSES
+from mnist_lib.spec import TrialSpec
+
+ImageShape = tuple[int, int, int]  # height, width, channels
+Tensors = list[tf.Tensor]
+
+
+class Weights(NamedTuple):
+    """All that a trained model is."""
+
+    trainable: Tensors
+    state: Tensors  # what training changes without a gradient: moving averages, seed states
+
+    def sha256(self) -> str:
+        """Of every value, its type and its shape. Files are no measure: they hold the time of day."""
+        digest = hashlib.sha256()
+        for tensor in (*self.trainable, *self.state):
+            array = np.ascontiguousarray(tensor)
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+
+class Model(Protocol):
+    """A model as functions of its weights. Who holds the weights, on which devices, is the training loop's business."""
+
+    def initial_weights(self, seed: int) -> Weights:
+        """The same for the same seed."""
+        ...
+
+    def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
+        """images: [batch, height, width, 1] uint8 -> ([batch, classes] float32, the state after)."""
+        ...
+
+    def files(self, weights: Weights) -> dict[str, bytes]:
+        """The model as files by path, usable without this project: raw pixels in, class probabilities out."""
+        ...
+
+
+def build_model(spec: TrialSpec, image_shape: ImageShape) -> Model:
+    module, _, function = MODELS[spec.model].build.partition(":")
+    build: Callable[[TrialSpec, ImageShape], Model] = getattr(importlib.import_module(module), function)
+    return build(spec, image_shape)
+
+
+def keras_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
+    """The classic of the Keras notebook: 512 relu, 10."""
+    return KerasModel(
+        lambda: [
+            keras.Input(image_shape, dtype="uint8", name="pixels"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(spec.hidden_units, activation="relu"),
+            keras.layers.Dense(NUM_CLASSES),
+        ],
+        optimizer=spec.optimizer,
+        learning_rate=spec.learning_rate,
+    )
+
+
+def scratch_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
+    """The same network from scratch, with the notebook's own start."""
+    height, width, channels = image_shape
+    pixels = height * width * channels
+    layers = [scratch.Dense(pixels, spec.hidden_units, tf.nn.relu), scratch.Dense(spec.hidden_units, NUM_CLASSES)]
+    return ScratchModel(scratch.Sequential(layers), image_shape)
+
+
+class KerasModel:
+    """A stack of Keras layers that ends in logits; the stored model ends in their softmax.
+
+    Args:
+        layers: makes them anew: the initial weights of a seed are those of a new stack.
+        optimizer, learning_rate: what the stored model is compiled with, so that `evaluate` and `fit` work at once.
+    """
+
+    def __init__(self, layers: Callable[[], list[keras.Layer]], optimizer: str, learning_rate: float) -> None:
+        self._layers = layers
+        self._optimizer, self._learning_rate = optimizer, learning_rate
+        self._network = keras.Sequential(layers())
+
+    def initial_weights(self, seed: int) -> Weights:
+        keras.utils.set_random_seed(seed)  # layers without a seed of their own draw from the global one
+        network = keras.Sequential(self._layers())
+        return Weights(
+            [tf.constant(v.numpy()) for v in network.trainable_variables],
+            [tf.constant(v.numpy()) for v in network.non_trainable_variables],
+        )
+
+    def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
+        logits, state = self._network.stateless_call(weights.trainable, weights.state, images, training=training)
+        return logits, list(state)
+
+    def files(self, weights: Weights) -> dict[str, bytes]:
+        stored = keras.Sequential([*self._layers(), keras.layers.Softmax(name="probabilities")])
+        for variable, value in zip(stored.trainable_variables, weights.trainable, strict=True):
+            variable.assign(value)
+        for variable, value in zip(stored.non_trainable_variables, weights.state, strict=True):
+            variable.assign(value)
+        optimizer = keras.optimizers.get(
+            {"class_name": self._optimizer, "config": {"learning_rate": self._learning_rate}}
+        )
+        stored.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        with tempfile.TemporaryDirectory() as folder:
+            stored.save(Path(folder, "model.keras"))
+            return _read_files(Path(folder))
+
+
+class ScratchModel:
+    """A network from scratch behind the scaling and flattening of pixels."""
+
+    def __init__(self, network: scratch.Sequential, image_shape: ImageShape) -> None:
+        self._network, self._image_shape = network, image_shape
+
+    def initial_weights(self, seed: int) -> Weights:
+        return Weights(self._network.initial_weights(seed), [])
+
+    def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
+        scaled = tf.cast(tf.reshape(images, [-1, np.prod(self._image_shape)]), tf.float32) / 255.0  # [batch, pixels]
+        return self._network(weights.trainable, scaled), weights.state
+
+    def files(self, weights: Weights) -> dict[str, bytes]:
+        """`weights.npz` (kernel_0, bias_0, ...) for NumPy, `saved_model/` for `tf.saved_model.load(...).serve`."""
+        names = [f"{name}_{i}" for i in range(len(weights.trainable) // 2) for name in ("kernel", "bias")]
+        served = tf.Module()
+        served.weights = [tf.Variable(value, name=name) for name, value in zip(names, weights.trainable, strict=True)]
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *self._image_shape], tf.uint8, name="pixels")])
+        def serve(pixels: tf.Tensor) -> tf.Tensor:
+            held = Weights([tf.convert_to_tensor(variable) for variable in served.weights], [])
+            return tf.nn.softmax(self.logits(held, pixels, training=False)[0])
+
+        served.serve = serve
+        with tempfile.TemporaryDirectory() as folder:
+            np.savez(
+                Path(folder, "weights.npz"),
+                allow_pickle=False,
+                **dict(zip(names, map(np.asarray, weights.trainable), strict=True)),
+            )
+            tf.saved_model.save(served, str(Path(folder, "saved_model")), signatures=serve)
+            return _read_files(Path(folder))
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }

@@ -1,0 +1,99 @@
+"""`summary.json`: the whole result of a run as one document. Programs rely on its schema: add to it, change nothing."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from mnist_lib.result import Accuracy, TrialFailure, TrialResult
+from mnist_lib.tally import Tally
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SCHEMA = 1
+PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
+
+
+def summarize(
+    *,
+    run: str,
+    dataset: Mapping[str, Any],
+    tallies: Mapping[str, Tally],
+    versions: Mapping[str, int],
+    labels: "NDArray[np.uint8]",
+    trials: Sequence[Mapping[str, Any]],
+    timing: Mapping[str, float],
+) -> dict[str, Any]:
+    """The document of DESIGN's schema 1.
+
+    Args:
+        tallies: of the models of which a trial succeeded.
+        versions: the stored version of each of these.
+        labels: of the test split.
+        trials: one `trial_row` each.
+    """
+    return {
+        "schema": SCHEMA,
+        "run": run,
+        "dataset": dict(dataset),
+        "models": {model: _model_row(tally, versions.get(model), labels) for model, tally in sorted(tallies.items())},
+        "trials": sorted(trials, key=lambda row: (row["model"], row["seed"])),
+        "timing": dict(timing),
+        "versions": package_versions(),
+    }
+
+
+def _model_row(tally: Tally, version: int | None, labels: "NDArray[np.uint8]") -> dict[str, Any]:
+    statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
+    assert chosen is not None
+    of_seeds = statistics.ci95 is not None
+    return {
+        "trials": statistics.count,
+        "mean_test_accuracy": statistics.mean,
+        "std_test_accuracy": statistics.std,
+        "ci95": list(statistics.ci95 or chosen.test.interval()),
+        # What the interval allows for: another seed, or (of a single trial) other test images.
+        "ci95_over": "seeds" if of_seeds else "test images",
+        "highest_test_accuracy": tally.highest,
+        "ensemble_test": _counts(ensemble),
+        "ensemble_test_accuracy": ensemble.value,
+        "best_trial": chosen.trial,  # on validation; this is the one that is stored
+        "best_trial_test_accuracy": chosen.test.value,
+        "version": version,
+    }
+
+
+def trial_row(spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, attempts: int) -> dict[str, Any]:
+    """One trial, as it ended."""
+    row = {"id": outcome.trial, **spec_row, "attempts": attempts}
+    if isinstance(outcome, TrialFailure):
+        return {**row, "status": "failed", "error": {"code": outcome.code, "message": outcome.message}}
+    return {
+        **row,
+        "status": "ok",
+        "test": _counts(outcome.test),
+        "test_accuracy": outcome.test.value,
+        "test_ci95": list(outcome.test.interval()),
+        "validation": _counts(outcome.validation) if outcome.validation else None,
+        "best_epoch": outcome.best_epoch,
+        "train_seconds": outcome.train_seconds,
+        "setup_seconds": outcome.setup_seconds,
+        "images_per_second": outcome.images_per_second,
+        "replicas": outcome.replicas,
+        "devices": list(outcome.devices),
+        "gpus": list(outcome.gpus),
+        "weights_sha256": outcome.weights_sha256,
+        "node": outcome.node,
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Of what a result depends on, without importing any of it."""
+    installed = {name.replace("-", "_"): metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **installed}
+
+
+def _counts(accuracy: Accuracy) -> dict[str, int]:
+    return {"correct": accuracy.correct, "total": accuracy.total}

@@ -1,0 +1,79 @@
+"""The summary as a table for people: the answer per model, then what it is made of."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+CHANCE = 0.1  # ten classes of about equal size
+
+
+def render(summary: dict[str, Any], console: Console) -> None:
+    """Prints the tables and the notes that belong to them."""
+    console.print(Group(_models(summary), _trials(summary), *map(Text, _notes(summary))))
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.2f}%"
+
+
+def _models(summary: dict[str, Any]) -> Table:
+    test = summary["dataset"]["test"]
+    table = Table(
+        title=f"Accuracy on the {test:,} test images of {summary['dataset']['name']}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+    )
+    for heading in ("model", "trials", "mean", "std", "95% interval", "highest", "ensemble", "stored", "version"):
+        table.add_column(heading, justify="left" if heading in ("model", "stored") else "right")
+    for name, model in summary["models"].items():
+        std = model["std_test_accuracy"]
+        table.add_row(
+            name,
+            str(model["trials"]),
+            percent(model["mean_test_accuracy"]),
+            "-" if std is None else percent(std),
+            " to ".join(map(percent, model["ci95"])),
+            percent(model["highest_test_accuracy"]),
+            percent(model["ensemble_test_accuracy"]) if model["trials"] > 1 else "-",
+            model["best_trial"],
+            str(model["version"]),
+        )
+    return table
+
+
+def _trials(summary: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("trial", "test", "correct", "best epoch", "seconds", "images/s", "devices"):
+        table.add_column(heading, justify="left" if heading in ("trial", "devices") else "right")
+    for trial in summary["trials"]:
+        if trial["status"] == "ok":
+            table.add_row(
+                trial["id"],
+                percent(trial["test_accuracy"]),
+                f"{trial['test']['correct']:,} of {trial['test']['total']:,}",
+                f"{trial['best_epoch']} of {trial['epochs']}",
+                f"{trial['train_seconds']:.1f}",
+                f"{trial['images_per_second']:,.0f}",
+                ", ".join(trial["devices"]),
+            )
+        else:
+            table.add_row(trial["id"], "failed", trial["error"]["code"])
+    return table
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    models = summary["models"].items()
+    notes = []
+    if any(model["ci95_over"] == "test images" for _, model in models):
+        notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
+    for trial in summary["trials"]:
+        if trial["status"] == "failed":
+            notes.append(f"{trial['id']} failed: {trial['error']['code']} {trial['error']['message']}")
+    for name, model in models:
+        if model["ci95"][0] <= CHANCE:
+            notes.append(f"{name} is no better than guessing yet: it needs more steps; try more --epochs.")
+    return notes

@@ -1,0 +1,46 @@
+"""The devices that were granted -> a tf.distribute strategy over exactly these.
+
+TensorFlow takes its settings once, before its first operation: `configure_process` comes first in a worker.
+"""
+
+import tensorflow as tf
+
+from mnist_lib.errors import GpuInvisibleError
+from mnist_lib.spec import Resources
+
+
+def configure_process(resources: Resources) -> None:
+    """Threads, visible GPUs and logical CPU devices of this process. Call it before anything else of TensorFlow.
+
+    Raises:
+        GpuInvisibleError: TensorFlow sees fewer or more GPUs than were granted, and `allow_cpu` is not set.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
+    gpus = tf.config.list_physical_devices("GPU")
+    if resources.gpus and len(gpus) == resources.gpus:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        return
+    if resources.gpus and not resources.allow_cpu:
+        raise GpuInvisibleError(
+            f"{resources.gpus} GPU(s) granted, TensorFlow sees {len(gpus)}; install the driver and the gpu extra"
+            ", or use --allow-cpu to train on CPU devices in their place"
+        )
+    tf.config.set_visible_devices([], "GPU")  # Ray shows every GPU of the node to a task that asked for none
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas(resources))
+
+
+def replicas(resources: Resources) -> int:
+    return resources.gpus or resources.cpu_replicas
+
+
+def mirrored_strategy(resources: Resources) -> tf.distribute.MirroredStrategy:
+    """One replica per device that was granted, each named: the default would take every device it can see."""
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    return tf.distribute.MirroredStrategy([f"/{kind}:{i}" for i in range(replicas(resources))])
+
+
+def devices_of(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
+    """One per replica, as in ("CPU:0", "CPU:1")."""
+    return tuple(device.rpartition("device:")[2] for device in strategy.extended.worker_devices)

@@ -1,0 +1,49 @@
+"""Results of the trials of one model, added up as they come, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mnist_lib.result import Accuracy, SeedStatistics, TrialResult, seed_statistics
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Tally:
+    """At least one result has been added before anything else is asked.
+
+    `chosen` is the trial to store: the best on validation, of equals the one of the lowest seed. Never by its test
+    accuracy, which would make the figure that is reported a selected one.
+    """
+
+    def __init__(self) -> None:
+        self.chosen: TrialResult | None = None
+        self._accuracies: list[float] = []
+        self._sum: NDArray[np.float64] | None = None  # of probabilities: [test images, classes]
+
+    def add(self, result: TrialResult) -> None:
+        self._accuracies.append(result.test.value)
+        probabilities = result.probabilities.astype("float64")
+        self._sum = probabilities if self._sum is None else self._sum + probabilities
+        if self.chosen is None or _preference(result) > _preference(self.chosen):
+            self.chosen = result
+
+    @property
+    def statistics(self) -> SeedStatistics:
+        return seed_statistics(self._accuracies)
+
+    @property
+    def highest(self) -> float:
+        """The best test accuracy of any trial; luck is part of it."""
+        return max(self._accuracies)
+
+    def ensemble(self, labels: NDArray[np.uint8]) -> Accuracy:
+        """Of the mean of all trials' probabilities, on the test labels."""
+        assert self._sum is not None
+        return Accuracy(int((self._sum.argmax(axis=1) == labels).sum()), len(labels))
+
+
+def _preference(result: TrialResult) -> tuple[int, int]:
+    return (result.validation.correct if result.validation else 0, -result.spec.seed)

@@ -1,0 +1,156 @@
+"""Trials from beginning to end: all that a worker calls. An ordinary generator of events; Ray need not be there.
+
+Trials run one after the other in one process, a *lane*: TensorFlow's start-up and compilation are paid once.
+"""
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from mnist_lib.data.batches import Plan
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.errors import MnistError
+from mnist_lib.models import Model, Weights, build_model
+from mnist_lib.result import Accuracy, EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.scratch import OPTIMIZERS
+from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.strategy import configure_process, devices_of, mirrored_strategy
+from mnist_lib.training import Trainer, accuracy_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a lane runs, for the record."""
+
+    node: str
+    gpus: tuple[str, ...] = ()  # the ids that were granted
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What further trials of the same shape need not build again."""
+
+    model: Model
+    trainer: Trainer
+    train: Split
+    validation: Split | None
+    notices: tuple[str, ...]
+
+
+def run_trials(
+    specs: Sequence[TrialSpec], load: Callable[[], Dataset], resources: Resources, place: Place
+) -> Iterator[Event]:
+    """Yields what happens, for each trial `Started`, `EpochDone`..., then `TrialResult` or `TrialFailure`.
+
+    A trial that fails does not end the lane. `load` is called after TensorFlow has started, so that data may still be
+    under way until then.
+    """
+    lane: _Lane | None = None
+    for spec in specs:
+        try:
+            lane = lane or _Lane(load, resources, place)
+            yield from lane.run(spec)
+        except Exception as error:
+            code = error.code if isinstance(error, MnistError) else MnistError.code
+            message = str(error) if isinstance(error, MnistError) else f"{type(error).__name__}: {error}"
+            yield TrialFailure(trial=spec.id, code=code, message=message, details=traceback.format_exc())
+
+
+class _Lane:
+    def __init__(self, load: Callable[[], Dataset], resources: Resources, place: Place) -> None:
+        configure_process(resources)
+        self._strategy = mirrored_strategy(resources)
+        self._dataset = load()
+        self._place = place
+        self._compiled: dict[TrialSpec, _Compiled] = {}
+
+    def run(self, spec: TrialSpec) -> Iterator[Event]:
+        begin = time.perf_counter()
+        devices = devices_of(self._strategy)
+        compiled = self._compile(spec)
+        yield Started(
+            trial=spec.id,
+            pid=os.getpid(),
+            node=self._place.node,
+            devices=devices,
+            gpus=self._place.gpus,
+            notices=compiled.notices,
+        )
+        compiled.trainer.start(spec.seed)
+        setup_seconds = time.perf_counter() - begin
+        best = yield from _train(compiled, spec)
+        probabilities = compiled.trainer.probabilities(best.weights, self._dataset.test.images)
+        yield TrialResult(
+            trial=spec.id,
+            spec=spec,
+            test=accuracy_of(probabilities, self._dataset.test.labels),
+            validation=best.validation,
+            best_epoch=best.epoch,
+            train_seconds=best.train_seconds,
+            images_per_second=spec.epochs * len(compiled.train) / best.train_seconds,
+            setup_seconds=setup_seconds,
+            replicas=len(devices),
+            devices=devices,
+            gpus=self._place.gpus,
+            node=self._place.node,
+            weights_sha256=best.weights.sha256(),
+            probabilities=probabilities,
+            files=compiled.model.files(best.weights),
+        )
+
+    def _compile(self, spec: TrialSpec) -> _Compiled:
+        """Once for all trials that differ only in what is not compiled in."""
+        shape = replace(spec, seed=0, epochs=1)
+        if shape not in self._compiled:
+            train, validation = self._dataset.train_and_validation(spec.validation_percent)
+            notices: tuple[str, ...] = ()
+            batch_size = min(spec.global_batch_size, len(train))
+            if batch_size < spec.global_batch_size:
+                notices = (f"the global batch is {batch_size}, all images there are, not {spec.global_batch_size}",)
+            model = build_model(spec, self._dataset.image_shape)
+            plan = Plan(len(train), batch_size, self._strategy.num_replicas_in_sync)
+            trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy, plan)
+            trainer.compile(train)
+            self._compiled[shape] = _Compiled(model, trainer, train, validation, notices)
+        return self._compiled[shape]
+
+
+@dataclass(frozen=True)
+class _Best:
+    epoch: int
+    weights: Weights
+    validation: Accuracy | None
+    train_seconds: float = 0.0
+
+
+def _train(compiled: _Compiled, spec: TrialSpec) -> Generator[Event, None, _Best]:
+    """Returns the best epoch on validation, the earliest of equals; without validation the last."""
+    best: _Best | None = None
+    train_seconds = 0.0
+    for epoch in compiled.trainer.train(
+        compiled.train, seed=spec.seed, learning_rate=spec.learning_rate, last=spec.epochs
+    ):
+        validation = None
+        if compiled.validation:
+            probabilities = compiled.trainer.probabilities(compiled.trainer.weights, compiled.validation.images)
+            validation = accuracy_of(probabilities, compiled.validation.labels)
+        if (
+            best is None
+            or validation is None
+            or best.validation is None
+            or validation.correct > best.validation.correct
+        ):
+            best = _Best(epoch.number, compiled.trainer.weights, validation)
+        train_seconds += epoch.seconds
+        yield EpochDone(
+            trial=spec.id,
+            epoch=epoch.number,
+            loss=epoch.loss,
+            train=epoch.train,
+            validation=validation,
+            seconds=epoch.seconds,
+        )
+    assert best is not None  # a spec has at least one epoch
+    return replace(best, train_seconds=train_seconds)
