@@ -37,8 +37,8 @@ def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
     return value if isinstance(value, int) else tuple(value)
 
 
-def whole_number(value: str | int) -> int:
-    if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", value):
+def whole_number(value: str | float) -> int:
+    if re.fullmatch(r"\s*[+-]?\d+\s*", str(value)):
         return int(value)
     raise argparse.ArgumentTypeError(f"expected a whole number, got {value!r}")
 
@@ -194,9 +194,9 @@ def parse(program: str, options: type[Any], arguments: Sequence[str]) -> Any:
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:
-    unknown = re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
+    unknown = re.match(r"unrecognized arguments: ([^\s=]+)|Option '(\w+)' is not accepted", message, re.IGNORECASE)
     if unknown:
-        name = unknown[1].partition("=")[0]
-        near = difflib.get_close_matches(name, flags, n=1)
-        return f"{name} is not an option; {f'did you mean {near[0]}? ' if near else ''}--help lists all"
+        flag = unknown[1] or f"--{unknown[2].replace('_', '-')}"
+        near = difflib.get_close_matches(flag, flags, n=1)
+        return f"{flag} is not an option; {f'did you mean {near[0]}? ' if near else ''}--help lists all"
     return " ".join(message.split())

@@ -69,9 +69,7 @@ def keras_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
             keras.layers.Flatten(),
             keras.layers.Dense(spec.hidden_units, activation="relu"),
             keras.layers.Dense(NUM_CLASSES),
-        ],
-        optimizer=spec.optimizer,
-        learning_rate=spec.learning_rate,
+        ]
     )
 
 
@@ -88,12 +86,10 @@ class KerasModel:
 
     Args:
         layers: makes them anew: the initial weights of a seed are those of a new stack.
-        optimizer, learning_rate: what the stored model is compiled with, so that `evaluate` and `fit` work at once.
     """
 
-    def __init__(self, layers: Callable[[], list[keras.Layer]], optimizer: str, learning_rate: float) -> None:
+    def __init__(self, layers: Callable[[], list[keras.Layer]]) -> None:
         self._layers = layers
-        self._optimizer, self._learning_rate = optimizer, learning_rate
         self._network = keras.Sequential(layers())
 
     def initial_weights(self, seed: int) -> Weights:
@@ -109,15 +105,12 @@ class KerasModel:
         return logits, list(state)
 
     def files(self, weights: Weights) -> dict[str, bytes]:
+        # Not compiled: its optimizer's slots would double the file, and to predict needs none.
         stored = keras.Sequential([*self._layers(), keras.layers.Softmax(name="probabilities")])
         for variable, value in zip(stored.trainable_variables, weights.trainable, strict=True):
             variable.assign(value)
         for variable, value in zip(stored.non_trainable_variables, weights.state, strict=True):
             variable.assign(value)
-        optimizer = keras.optimizers.get(
-            {"class_name": self._optimizer, "config": {"learning_rate": self._learning_rate}}
-        )
-        stored.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         with tempfile.TemporaryDirectory() as folder:
             stored.save(Path(folder, "model.keras"))
             return _read_files(Path(folder))

@@ -53,19 +53,17 @@ class Trainer:
         model: which function to learn.
         optimizer: how to follow the gradients.
         strategy: the devices; one replica each.
-        plan: the shape of an epoch.
     """
 
-    def __init__(
-        self, model: Model, optimizer: Optimizer, strategy: tf.distribute.MirroredStrategy, plan: Plan
-    ) -> None:
-        self._model, self._optimizer, self._strategy, self._plan = model, optimizer, strategy, plan
+    def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.MirroredStrategy) -> None:
+        self._model, self._optimizer, self._strategy = model, optimizer, strategy
+        self.replicas: int = strategy.num_replicas_in_sync
         example = model.initial_weights(seed=0)
         with strategy.scope():
             self._trainable = [_replicated_variable(value) for value in example.trainable]
             self._slots = [_replicated_variable(value) for value in optimizer.initial_slots(example.trainable)]
             self._state = [_replicated_variable(value) for value in example.state]
-        run_chunk = self._run_chunk_on_one if plan.replicas == 1 else self._run_chunk_on_several
+        run_chunk = self._run_chunk_on_one if self.replicas == 1 else self._run_chunk_on_several
         self._run_chunk = tf.function(run_chunk)
 
     def start(self, seed: int) -> None:
@@ -73,40 +71,44 @@ class Trainer:
         weights = self._model.initial_weights(seed)
         self._assign(weights.trainable, self._optimizer.initial_slots(weights.trainable), weights.state)
 
-    def compile(self, split: Split) -> None:
+    def compile(self, split: Split, plan: Plan) -> None:
         """Compiles by running no step, so that the time of the first epoch is that of training."""
-        chunk: Chunk = next(iter(epochs(split, self._plan, seed=0, first=1, last=1)))
-        self._run_chunk(tf.constant(0), self._distributed(chunk.shards), tf.constant(0.0))
+        chunk: Chunk = next(iter(epochs(split, plan, seed=0, first=1, last=1)))
+        self.train_chunk(chunk._replace(steps=tf.constant(0)), learning_rate=0.0)
 
     @property
     def weights(self) -> Weights:
         """As they are now; later training does not change what was read."""
         return Weights([tf.identity(v) for v in self._trainable], [tf.identity(v) for v in self._state])
 
-    def train(self, split: Split, *, seed: int, learning_rate: float, last: int, first: int = 1) -> Iterator[Epoch]:
-        """Trains from epoch `first` to `last`, and yields after each.
+    def train(
+        self, split: Split, plan: Plan, *, seed: int, learning_rate: float, last: int, first: int = 1
+    ) -> Iterator[Epoch]:
+        """Trains from epoch `first` to `last`, and yields after each. `plan` is for `replicas` of them.
 
         Raises:
             DivergedError: naming epoch and step of the first loss that is not finite.
         """
-        rate = tf.constant(learning_rate, tf.float32)
-        chunks = iter(epochs(split, self._plan, seed, first, last))
+        chunks = iter(epochs(split, plan, seed, first, last))
         for number in range(first, last + 1):
             begin = time.perf_counter()
-            parts = []
-            for _ in range(self._plan.chunks):
-                steps, shards = next(chunks)
-                parts.append(self._run_chunk(steps, self._distributed(shards), rate))
+            parts = [self.train_chunk(next(chunks), learning_rate) for _ in range(plan.chunks)]
             # Added in Python: whole numbers exactly, the loss in double precision.
             loss, correct, seen, finite_steps = (
                 sum(total.numpy().item() for total in column) for column in zip(*parts, strict=True)
             )
-            if finite_steps < self._plan.steps:
+            if finite_steps < plan.steps:
                 raise DivergedError(
-                    f"loss is not a finite number in epoch {number}, step {finite_steps + 1} of {self._plan.steps}"
+                    f"loss is not a finite number in epoch {number}, step {finite_steps + 1} of {plan.steps}"
                     f"; try a --learning-rate below {learning_rate:g}"
                 )
             yield Epoch(number, loss / seen, Accuracy(correct, seen), time.perf_counter() - begin)
+
+    def train_chunk(self, chunk: Chunk, learning_rate: float) -> Totals:
+        """Trains the steps of one chunk -> their sums over all replicas."""
+        rate = tf.constant(learning_rate, tf.float32)
+        totals: Totals = self._run_chunk(chunk.steps, self._distributed(chunk.shards), rate)
+        return totals
 
     def probabilities(self, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """images: [n, height, width, 1] uint8 -> [n, classes] float32, each image computed once; the rest is padding.
@@ -114,7 +116,7 @@ class Trainer:
         Raises:
             DivergedError: a probability is not a finite number.
         """
-        share, replicas = EVALUATION_BATCH_SIZE, self._plan.replicas
+        share, replicas = EVALUATION_BATCH_SIZE, self.replicas
         batches = []
         for begin in range(0, len(images), share * replicas):
             batch = images[begin : begin + share * replicas]
@@ -162,7 +164,7 @@ class Trainer:
             parts = self._strategy.run(replica, args=(shards, step))
             # The loss of a step is finite when every replica's is.
             sums = [self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
-            sums[-1] //= self._plan.replicas
+            sums[-1] //= self.replicas
             totals = Totals(*(total + part for total, part in zip(totals, sums, strict=True)))
         return totals
 

@@ -34,6 +34,7 @@ class _Compiled:
 
     model: Model
     trainer: Trainer
+    plan: Plan
     train: Split
     validation: Split | None
     notices: tuple[str, ...]
@@ -110,10 +111,10 @@ class _Lane:
             if batch_size < spec.global_batch_size:
                 notices = (f"the global batch is {batch_size}, all images there are, not {spec.global_batch_size}",)
             model = build_model(spec, self._dataset.image_shape)
-            plan = Plan(len(train), batch_size, self._strategy.num_replicas_in_sync)
-            trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy, plan)
-            trainer.compile(train)
-            self._compiled[shape] = _Compiled(model, trainer, train, validation, notices)
+            trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy)
+            plan = Plan(len(train), batch_size, trainer.replicas)
+            trainer.compile(train, plan)
+            self._compiled[shape] = _Compiled(model, trainer, plan, train, validation, notices)
         return self._compiled[shape]
 
 
@@ -130,7 +131,7 @@ def _train(compiled: _Compiled, spec: TrialSpec) -> Generator[Event, None, _Best
     best: _Best | None = None
     train_seconds = 0.0
     for epoch in compiled.trainer.train(
-        compiled.train, seed=spec.seed, learning_rate=spec.learning_rate, last=spec.epochs
+        compiled.train, compiled.plan, seed=spec.seed, learning_rate=spec.learning_rate, last=spec.epochs
     ):
         validation = None
         if compiled.validation:

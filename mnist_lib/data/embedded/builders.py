@@ -4,13 +4,12 @@ TFDS registers a builder when its module is imported: a process that names `mnis
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-FOLDER = Path(__file__).parent
+from mnist_lib.data.embedded import FOLDER
 
 
 class _EmbeddedDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]

@@ -1,0 +1,52 @@
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_lib.catalog import DATASETS
+from mnist_lib.data.embedded import FOLDER
+from mnist_lib.data.split import Dataset
+
+
+def test_the_files_are_those_whose_sha256_the_provenance_names() -> None:
+    named = dict(re.findall(r"`([\w-]+\.npz)`.*`([0-9a-f]{64})`", (FOLDER / "README.md").read_text()))
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FOLDER.glob("*.npz")}
+    assert files == named
+
+
+@pytest.mark.parametrize("name", ["mnist-mini", "sklearn-digits"])
+def test_a_class_has_the_promised_number_of_test_digits(name: str) -> None:
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        train, test = (np.bincount(arrays[f"{split}_labels"], minlength=10) for split in ("train", "test"))
+    assert (train.sum(), test.sum()) == (DATASETS[name].train, DATASETS[name].test)
+    if name == "mnist-mini":
+        assert set(train) == {400}
+    assert set(test) == {DATASETS[name].test // 10}
+
+
+def test_no_test_digit_is_trained_on(digits: Dataset) -> None:
+    train = {image.tobytes() for image in digits.train.images}
+    assert not any(image.tobytes() in train for image in digits.test.images)
+
+
+@pytest.mark.mnist
+def test_mnist_mini_is_from_mnists_training_set_alone(digits: Dataset, mnist_source: Path) -> None:
+    import gzip
+
+    raw = gzip.decompress((mnist_source / "train-images-idx3-ubyte.gz").read_bytes())
+    published = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28 * 28)
+    known = {image.tobytes() for image in published[:5_848]}
+    assert all(image.tobytes() in known for split in (digits.train, digits.test) for image in split.images)
+
+
+def test_the_builders_are_found_by_name_in_a_process_that_imports_them() -> None:
+    code = (
+        "import tensorflow_datasets as tfds; import mnist_lib.data.embedded.builders;"
+        "print(tfds.builder('mnist_mini', data_dir='/nowhere').info.features['image'].shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(28, 28, 1)"

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.errors import DataError
+
+
+def random_split(n: int) -> Split:
+    generator = np.random.default_rng(0)
+    return Split(generator.integers(0, 256, (n, 4, 4, 1), np.uint8), generator.integers(0, 10, n).astype(np.uint8))
+
+
+def test_a_whole_split_passes() -> None:
+    random_split(5).check("x", 5)
+
+
+@pytest.mark.parametrize("got", [0, 4, 6])
+def test_a_wrong_count_is_refused_with_both_numbers(got: int) -> None:
+    with pytest.raises(DataError, match=f"x: expected 5 images, got {got}"):
+        random_split(got).check("x", 5)
+
+
+def test_a_label_above_9_is_refused_and_located() -> None:
+    split = random_split(5)
+    split.labels[3] = 10
+    with pytest.raises(DataError, match="expected labels 0 to 9, image 3 has 10"):
+        split.check("x", 5)
+
+
+def test_a_blank_image_is_refused_and_located() -> None:
+    split = random_split(5)
+    split.images[2] = 7
+    with pytest.raises(DataError, match="image 2 is blank"):
+        split.check("x", 5)
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_one_changed_value_changes_the_fingerprint(part: str) -> None:
+    split, changed = random_split(5), random_split(5)
+    assert split.fingerprint == changed.fingerprint
+    getattr(changed, part).flat[0] ^= 1
+    assert split.fingerprint != changed.fingerprint
+
+
+@pytest.mark.parametrize(("percent", "validation"), [(0, 0), (1, 2), (10, 11), (50, 51)])
+def test_train_and_validation_are_disjoint_and_complete(percent: int, validation: int) -> None:
+    whole = random_split(101)
+    train, held_out = Dataset.of("x", "1", whole, whole).train_and_validation(percent)
+    held = held_out.images if held_out else whole.images[:0]
+    assert len(held) == validation
+    assert sorted(image.tobytes() for image in (*train.images, *held)) == sorted(i.tobytes() for i in whole.images)
+
+
+def test_validation_is_the_same_every_time(digits: Dataset) -> None:
+    first, second = (digits.train_and_validation(10)[1] for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.fingerprint == second.fingerprint
