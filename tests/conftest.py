@@ -69,4 +69,4 @@ def ray_address() -> Iterator[str]:
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster.address
     ray.shutdown()
-    cluster.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]

@@ -39,7 +39,7 @@ def test_a_value_out_of_range_is_refused_with_field_value_and_range(field: str, 
     [("model", "kera", "keras"), ("dataset", "mnits", "mnist"), ("optimizer", "rmsprob", "rmsprop")],
 )
 def test_an_unknown_name_is_refused_with_the_near_one_and_all_known(field: str, value: str, near: str) -> None:
-    fields = {"model": "keras", **{field: value}}
+    fields: dict[str, Any] = {"model": "keras", **{field: value}}
     with pytest.raises(SpecError, match=f"{field}: '{value}' is not known; did you mean {near}\\? known: "):
         TrialSpec.of(**fields)
 
