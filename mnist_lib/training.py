@@ -87,7 +87,7 @@ class Trainer:
         """Trains from epoch `first` to `last`, and yields after each. `plan` is for `replicas` of them.
 
         Raises:
-            DivergedError: naming epoch and step of the first loss, or of the weights, that are not finite.
+            DivergedError: naming epoch and step of the first loss that is not finite.
         """
         chunks = iter(epochs(split, plan, seed, first, last))
         for number in range(first, last + 1):
@@ -97,10 +97,10 @@ class Trainer:
             loss, correct, seen, finite_steps = (
                 sum(total.numpy().item() for total in column) for column in zip(*parts, strict=True)
             )
-            if finite_steps < plan.steps or not self._weights_are_finite():
-                step = min(finite_steps + 1, plan.steps)
+            if finite_steps < plan.steps:
                 raise DivergedError(
-                    f"loss or weights are not finite numbers in epoch {number}, step {step} of {plan.steps}; try a --learning-rate below {learning_rate:g}"
+                    f"loss is not a finite number in epoch {number}, step {finite_steps + 1} of {plan.steps}"
+                    f"; try a --learning-rate below {learning_rate:g}"
                 )
             yield Epoch(number, loss / seen, Accuracy(correct, seen), time.perf_counter() - begin)
 
@@ -125,11 +125,8 @@ class Trainer:
             batches.append(np.concatenate(shares)[: len(batch)])
         probabilities: NDArray[np.float32] = np.concatenate(batches)
         if not np.isfinite(probabilities).all():
-            raise DivergedError("the trained model's probabilities are not finite numbers; try a lower --learning-rate")
+            raise DivergedError("probabilities are not finite numbers; try a lower --learning-rate")
         return probabilities
-
-    def _weights_are_finite(self) -> bool:
-        return all(np.isfinite(variable.numpy()).all() for variable in self._trainable)
 
     def _distributed(self, parts: Sequence[Any]) -> Any:
         """One part for each replica."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.errors import MnistError
+from mnist_lib.errors import DivergedError, MnistError
 from mnist_lib.models import Model, Weights, build_model
 from mnist_lib.result import Accuracy, EpochDone, Event, Started, TrialFailure, TrialResult
 from mnist_lib.scratch import OPTIMIZERS
@@ -135,8 +135,7 @@ def _train(compiled: _Compiled, spec: TrialSpec) -> Generator[Event, None, _Best
     ):
         validation = None
         if compiled.validation:
-            probabilities = compiled.trainer.probabilities(compiled.trainer.weights, compiled.validation.images)
-            validation = accuracy_of(probabilities, compiled.validation.labels)
+            validation = _validate(compiled.trainer, compiled.validation, epoch.number)
         if (
             best is None
             or validation is None
@@ -155,3 +154,10 @@ def _train(compiled: _Compiled, spec: TrialSpec) -> Generator[Event, None, _Best
         )
     assert best is not None  # a spec has at least one epoch
     return replace(best, train_seconds=train_seconds)
+
+
+def _validate(trainer: Trainer, validation: Split, epoch: int) -> Accuracy:
+    try:
+        return accuracy_of(trainer.probabilities(trainer.weights, validation.images), validation.labels)
+    except DivergedError as error:
+        raise DivergedError(f"after epoch {epoch}, {error}") from error

@@ -17,8 +17,6 @@ from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.spec import Resources
 
-TWO_REPLICAS = Resources(cpus=2, cpu_replicas=2)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     source = os.environ.get("MNIST_SOURCE")
@@ -32,7 +30,7 @@ def tensorflow() -> None:
     """TensorFlow as a worker sets it up, with two logical devices."""
     from mnist_lib.strategy import configure_process
 
-    configure_process(TWO_REPLICAS)
+    configure_process(Resources(cpus=2, cpu_replicas=2))
 
 
 @pytest.fixture(scope="session")

@@ -33,14 +33,14 @@ def test_what_is_asked_for_is_what_each_lane_gets() -> None:
 
 def test_two_nodes_of_one_gpu_are_not_two_gpus() -> None:
     with pytest.raises(
-        ResourcesError, match="asks for 2 GPU.s., the largest node has 1; use --gpus-per-trial 1 or fewer"
+        ResourcesError, match=r"asks for 2 GPU.s., the largest node has 1; use --gpus-per-trial 1 or fewer"
     ):
         plan_lanes(1, [node(4, gpus=1), node(4, gpus=1)], gpus_per_trial=2)
 
 
 def test_more_cpus_than_any_node_has_are_refused() -> None:
     with pytest.raises(
-        ResourcesError, match="asks for 8 CPU.s., the largest node has 4; use --cpus-per-trial 4 or fewer"
+        ResourcesError, match=r"asks for 8 CPU.s., the largest node has 4; use --cpus-per-trial 4 or fewer"
     ):
         plan_lanes(1, [node(4), node(4)], cpus_per_trial=8)
 

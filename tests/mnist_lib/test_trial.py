@@ -4,7 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conftest import TWO_REPLICAS
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
 from mnist_lib.result import EpochDone, Event, Started, TrialFailure, TrialResult
@@ -13,6 +12,7 @@ from mnist_lib.trial import Place, run_trials
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
+TWO_REPLICAS = Resources(cpus=2, cpu_replicas=2)  # as the fixture `tensorflow` sets the process up
 PLACE = Place(node="here", gpus=("3",))
 
 
