@@ -1,6 +1,8 @@
 """Joins a running cluster, or starts one of our own on this machine and shuts down just that."""
 
 import contextlib
+import io
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -13,10 +15,12 @@ from cluster.errors import ClusterError
 
 CONNECT_SECONDS = 5.0
 
+log = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
 def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
-    """A connection to Ray.
+    """A connection to Ray. Nothing is printed on standard output meanwhile.
 
     Args:
         address: "host:port" of a cluster's head, "auto" for the one on this machine; None for `RAY_ADDRESS`, which Ray
@@ -27,7 +31,7 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         ClusterError: nobody answers there within seconds, or it is not the Ray that we are.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     # Ray warns that it will stop hiding GPUs from tasks without any; strategy.py hides them itself.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:
@@ -40,9 +44,19 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"{address} cannot be joined: {_first_line(error)}") from error
     try:
-        yield
+        with contextlib.redirect_stdout(_Log()):
+            yield
     finally:
         ray.shutdown()
+
+
+class _Log(io.TextIOBase):
+    """Takes what Ray prints, from its own threads, on a standard output that belongs to the result."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.debug("%s", text.strip())
+        return len(text)
 
 
 def _is_job() -> bool:

@@ -29,9 +29,7 @@ log = logging.getLogger(__name__)
 
 def run_trials(
     *,
-    run: str,
     folder: RunFolder,
-    storage: Path,
     trials: Sequence[TrialSpec],
     plan: LanePlan,
     resources: Resources,
@@ -66,9 +64,9 @@ def run_trials(
         for event in fan_out.events():
             outcomes.take(event, fan_out)
     trained = time.monotonic()
-    versions = {model: _store(storage, run, tally, facts) for model, tally in sorted(outcomes.tallies.items())}
+    versions = {model: _store(folder, tally, facts) for model, tally in sorted(outcomes.tallies.items())}
     summary = summarize(
-        run=run,
+        run=folder.run,
         dataset=_dataset_row(facts, trials[0].validation_percent),
         tallies=outcomes.tallies,
         versions=versions,
@@ -141,7 +139,7 @@ def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
     }
 
 
-def _store(storage: Path, run: str, tally: Tally, facts: DatasetInfo) -> int:
+def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo) -> int:
     """Publishes the chosen trial of one model, with what it predicted on the test split."""
     result = tally.chosen
     assert result is not None  # a tally is made when a result comes
@@ -154,7 +152,7 @@ def _store(storage: Path, run: str, tally: Tally, facts: DatasetInfo) -> int:
     )
     manifest = {
         "model": result.spec.model,
-        "run": run,
+        "run": folder.run,
         "trial": result.trial,
         "spec": asdict(result.spec),
         "dataset": {"name": facts.name, "version": facts.version, "fingerprint": facts.fingerprint},
@@ -164,4 +162,5 @@ def _store(storage: Path, run: str, tally: Tally, facts: DatasetInfo) -> int:
         "weights_sha256": result.weights_sha256,
         "versions": package_versions(),
     }
-    return publish(storage, result.spec.model, {**result.files, "predictions.npz": predictions.getvalue()}, manifest)
+    files = {**result.files, "predictions.npz": predictions.getvalue()}
+    return publish(folder.storage, result.spec.model, files, manifest)

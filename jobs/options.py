@@ -23,6 +23,10 @@ from mnist_lib.errors import SpecError
 from mnist_lib.spec import LARGEST_SEED, Resources, TrialSpec, trial_grid
 
 
+class _UnreadableError(argparse.ArgumentTypeError, ValueError):
+    """Of the two, argparse takes over the text of the first, jsonargparse reading a file that of the second."""
+
+
 def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
     """ "a,b" on the command line, a list in a file."""
     parts = value.split(",") if isinstance(value, str) else value
@@ -40,14 +44,14 @@ def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
 def whole_number(value: str | float) -> int:
     if re.fullmatch(r"\s*[+-]?\d+\s*", str(value)):
         return int(value)
-    raise argparse.ArgumentTypeError(f"expected a whole number, got {value!r}")
+    raise _UnreadableError(f"expected a whole number, got {value!r}")
 
 
 def number(value: str | float) -> float:
     try:
         return float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {value!r}") from None
+        raise _UnreadableError(f"expected a number, got {value!r}") from None
 
 
 def folder(value: str | Path) -> Path:

@@ -17,7 +17,9 @@ import mnist_lib
 from jobs import exits
 from jobs.options import TrainOptions, parse
 from mnist_lib.store.runs import RunFolder, check_run_name
+from mnist_lib.store.versions import version_folder
 
+WIDTH_OF_A_PIPE = 110  # in columns
 PACKAGES = [Path(str(package.__file__)).parent for package in (jobs, mnist_lib, cluster)]
 
 
@@ -33,36 +35,34 @@ def train(arguments: Sequence[str]) -> int:
     check_run_name(run)
     _log_to_stderr(verbose=options.verbose)
 
-    from cluster.resources import live_nodes, plan_lanes
+    from cluster.resources import deal, live_nodes, plan_lanes
     from cluster.session import session
     from jobs.driver import run_trials
 
-    folder = None
-    if not options.plan:
-        folder = RunFolder(options.storage, run)
-        folder.write_text("config.yaml", yaml.safe_dump(_configuration(options), sort_keys=False))
+    folder = None if options.plan else RunFolder(options.storage.absolute(), run)
     with session(options.address, PACKAGES):
+        nodes = live_nodes()
         plan = plan_lanes(
-            len(trials),
-            live_nodes(),
-            gpus_per_trial=options.gpus_per_trial,
-            cpus_per_trial=options.cpus_per_trial,
+            len(trials), nodes, gpus_per_trial=options.gpus_per_trial, cpus_per_trial=options.cpus_per_trial
         )
-        if folder is None:
-            print(f"{plan}: {', '.join(trial.id for trial in trials)}")
-            return exits.DONE
-        summary = run_trials(
-            run=run,
-            folder=folder,
-            storage=options.storage,
-            trials=trials,
-            plan=plan,
-            resources=options.resources(plan.cpus, plan.gpus),
-            data_dir=options.data_dir,
-            data_source=options.data_source,
-            max_failures=options.max_failures,
-        )
-    _print_result(summary, options, folder.path)
+        if folder is not None:
+            folder.write_text("config.yaml", yaml.safe_dump(_configuration(options), sort_keys=False))
+            summary = run_trials(
+                folder=folder,
+                trials=trials,
+                plan=plan,
+                resources=options.resources(plan.cpus, plan.gpus),
+                data_dir=options.data_dir,
+                data_source=options.data_source,
+                max_failures=options.max_failures,
+            )
+    if folder is None:
+        print(f"{len(trials)} trial(s) on {options.dataset}, in {plan}: the most that can run at once on")
+        print("\n".join(f"  {node.host}: {node.cpus} CPU(s), {node.gpus} GPU(s)" for node in nodes))
+        for number, lane in enumerate(deal(trials, plan.lanes), start=1):
+            print(f"lane {number}: {', '.join(trial.id for trial in lane)}")
+        return exits.DONE
+    _print_result(summary, folder, as_json=options.json)
     return _exit_code(summary)
 
 
@@ -87,19 +87,18 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print_result(summary: dict[str, Any], options: TrainOptions, folder: Path) -> None:
-    if options.json:
+def _print_result(summary: dict[str, Any], folder: RunFolder, *, as_json: bool) -> None:
+    if as_json:
         print(json.dumps(summary, indent=2))
         return
     from rich.console import Console
 
     from mnist_lib.report.table import render
 
-    render(summary, Console(width=None if sys.stdout.isatty() else 110))
-    print(f"run     {folder}")
+    render(summary, Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE))
+    print(f"run     {folder.path}")
     for name, model in summary["models"].items():
-        if model["version"] is not None:
-            print(f"model   {options.storage / 'models' / name / 'versions' / str(model['version'])}")
+        print(f"model   {version_folder(folder.storage, name, model['version'])}")
 
 
 def _exit_code(summary: Mapping[str, Any]) -> int:

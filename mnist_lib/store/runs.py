@@ -29,6 +29,7 @@ class RunFolder:
     """
 
     def __init__(self, storage: Path, run: str) -> None:
+        self.storage, self.run = storage, run
         self.path = storage / "runs" / run
         if (self.path / "summary.json").exists():
             raise SpecError(f"run_name: {run!r} is finished: see {self.path}; choose another --run-name")

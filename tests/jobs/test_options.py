@@ -1,0 +1,127 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.exits import UsageError
+from jobs.options import TrainOptions, parse
+from mnist_lib.errors import SpecError
+
+ROOT = Path(__file__).parents[2]
+
+
+def options(*arguments: str) -> TrainOptions:
+    parsed: TrainOptions = parse("jobs.train", TrainOptions, arguments)
+    return parsed
+
+
+def test_without_arguments_both_models_train_on_mnist_mini() -> None:
+    assert [trial.id for trial in options().trials()] == ["keras-s0", "scratch-s0"]
+    assert options() == TrainOptions()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds"),
+    [
+        ([], [0]),
+        (["--seeds=3"], [0, 1, 2]),
+        (["--seeds=2", "--seed=7"], [7, 8]),
+        (["--seeds=4,8"], [4, 8]),
+        (["--seeds=5,"], [5]),
+    ],
+)
+def test_seeds_are_a_count_or_a_list(arguments: list[str], seeds: list[int]) -> None:
+    assert [trial.seed for trial in options("--models=keras", *arguments).trials()] == seeds
+
+
+@pytest.mark.parametrize("seeds", ["0", "-1", "100001", "2,2"])
+def test_impossible_seeds_are_refused(seeds: str) -> None:
+    with pytest.raises(SpecError, match="seeds"):
+        options(f"--seeds={seeds}").trials()
+
+
+def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        yaml.safe_dump({"epochs": 7, "batch_size": 32, "seeds": [1, 3], "models": ["scratch"], "json": True})
+    )
+    parsed = options("--config", str(file), "--epochs", "9")
+    assert (parsed.epochs, parsed.batch_size, parsed.seeds, parsed.models, parsed.json) == (
+        9,
+        32,
+        (1, 3),
+        ("scratch",),
+        True,
+    )
+    assert parsed.dataset == "mnist-mini"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("epoch: 3\n", "--epoch is not an option; did you mean --epochs?"),
+        ("epochs: 1.5\n", "expected a whole number, got 1.5"),
+        ("dataset: !!python/object/apply:os.system ['touch canary']\n", "python"),
+        ("[", "config"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UsageError) as error:
+        options("--config", "config.yaml")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epoch", "3"], "--epoch is not an option; did you mean --epochs?"),
+        (["--zzz"], "--zzz is not an option; --help lists all"),
+        (["--dataset", "mnits"], "dataset: 'mnits' is not known; did you mean mnist?"),
+        (["--models", "keras,scrach"], "model: 'scrach' is not known; did you mean scratch?"),
+        (["--epochs", "0"], "epochs: expected a whole number from 1 to 100000, got 0"),
+        (["--epochs", "x"], "--epochs: expected a whole number, got 'x'"),
+        (["--learning-rate", "nan"], "learning_rate: expected a number above 0 and at most 3.4e+38, got nan"),
+        (["--gpus-per-trial", "-1"], "gpus_per_trial: expected a whole number from 0 to 64, got -1"),
+        (["--run-name", "../x"], "run_name: expected"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_within_2_seconds_and_ray_is_not_even_loaded(
+    arguments: list[str], said: str
+) -> None:
+    code = (
+        "import sys; from jobs.train import main; status = main(sys.argv[1:]);"
+        "assert not {'ray', 'tensorflow', 'numpy'} & set(sys.modules); sys.exit(status)"
+    )
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert time.monotonic() - begin < 2
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error[E-USAGE] ")
+    assert said in line
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "110"},
+    )
+    help_text = " ".join(done.stdout.split())
+    for said in ("--epochs N passes over the training images (default: 5)", "--models A,B", "keras,scratch"):
+        assert said in help_text
+    assert "(default: 0)" in help_text  # of --seed

@@ -1,0 +1,217 @@
+"""The whole job: real processes, real clusters, real digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from mnist_lib.data.split import Dataset
+
+ROOT = Path(__file__).parents[2]
+
+# The driver must end without TensorFlow ever having been loaded.
+DRIVER = (
+    "import sys; from jobs.train import main; status = main(sys.argv[1:]);"
+    "assert not {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules); sys.exit(status)"
+)
+
+pytestmark = pytest.mark.slow
+
+
+def start(*arguments: str | Path, home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train(*arguments: str | Path, home: Path) -> tuple[int, str, str]:
+    process = start(*arguments, home=home)
+    stdout, stderr = process.communicate(timeout=200)
+    return process.returncode, stdout, stderr
+
+
+def summary_of(*arguments: str | Path, home: Path) -> dict[str, Any]:
+    code, stdout, stderr = train("--json", "--storage", home / "results", *arguments, home=home)
+    assert code == 0, stderr
+    summary: dict[str, Any] = json.loads(stdout)
+    assert summary == json.loads((home / "results/runs" / summary["run"] / "summary.json").read_text())
+    return summary
+
+
+@pytest.fixture(scope="module")
+def gpu_run(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Both models with two seeds, one logical GPU a trial: three lanes on two nodes."""
+    home = tmp_path_factory.mktemp("gpus")
+    arguments = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
+    return summary_of(*arguments, home=home), home
+
+
+def test_a_run_over_two_nodes_counts_every_test_image_of_every_trial(gpu_run: tuple[dict[str, Any], Path]) -> None:
+    summary, _ = gpu_run
+    assert [trial["id"] for trial in summary["trials"]] == ["keras-s0", "keras-s1", "scratch-s0", "scratch-s1"]
+    assert all(trial["status"] == "ok" and trial["test"]["total"] == 1_000 for trial in summary["trials"])
+    assert len({trial["node"] for trial in summary["trials"]}) == 2
+    for name, floor in (("keras", 0.9), ("scratch", 0.3)):
+        model = summary["models"][name]
+        accuracies = [trial["test_accuracy"] for trial in summary["trials"] if trial["model"] == name]
+        assert model["mean_test_accuracy"] == pytest.approx(np.mean(accuracies))
+        assert model["std_test_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+        assert model["highest_test_accuracy"] == max(accuracies)
+        assert model["mean_test_accuracy"] > floor
+        assert model["ensemble_test"]["total"] == 1_000
+
+
+def test_each_task_sees_just_the_gpu_that_it_was_granted(gpu_run: tuple[dict[str, Any], Path]) -> None:
+    """Three lanes ran at once, so their (node, GPU) pairs are distinct; a lane's trials share its pair."""
+    summary, _ = gpu_run
+    assert all(len(trial["gpus"]) == 1 and trial["replicas"] == 1 for trial in summary["trials"])
+    assert len({(trial["node"], trial["gpus"][0]) for trial in summary["trials"]}) == 3
+
+
+def test_without_gpus_the_same_seeds_give_the_same_weights_on_two_replicas_others(
+    gpu_run: tuple[dict[str, Any], Path], ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    common = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--gpus-per-trial=0")
+    summary = summary_of(*common, home=tmp_path)
+    assert not any(trial["gpus"] for trial in summary["trials"])
+    hashes = [[trial["weights_sha256"] for trial in run["trials"]] for run in (gpu_run[0], summary)]
+    assert hashes[0] == hashes[1]
+
+
+def test_two_gpus_a_trial_are_two_replicas(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    summary = summary_of(
+        *("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--gpus-per-trial=2", "--allow-cpu"),
+        home=tmp_path,
+    )
+    (trial,) = summary["trials"]
+    assert (trial["replicas"], trial["devices"], sorted(trial["gpus"])) == (2, ["CPU:0", "CPU:1"], ["0", "1"])
+
+
+def test_a_run_leaves_its_configuration_its_history_and_a_result_for_each_trial(
+    gpu_run: tuple[dict[str, Any], Path],
+) -> None:
+    summary, home = gpu_run
+    folder = home / "results/runs" / summary["run"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["epochs"] == 20
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    for trial in summary["trials"]:
+        own = [entry["event"] for entry in history if entry["trial"] == trial["id"]]
+        assert own == ["started", *["epoch"] * 20, "ended"]
+        assert json.loads((folder / "trials" / trial["id"] / "result.json").read_text()) == trial
+
+
+def test_the_stored_models_give_the_counts_of_the_summary_without_this_project(
+    gpu_run: tuple[dict[str, Any], Path], digits: Dataset, tmp_path: Path
+) -> None:
+    summary, home = gpu_run
+    np.save(tmp_path / "images.npy", digits.test.images)
+    np.save(tmp_path / "labels.npy", digits.test.labels)
+    code = {
+        "keras": "import keras; predict = keras.saving.load_model(f'{folder}/model.keras').predict",
+        "scratch": "import tensorflow as tf; s = tf.saved_model.load(f'{folder}/saved_model'); predict = s.serve",
+    }
+    for name, model in summary["models"].items():
+        folder = home / "results/models" / name / "versions" / str(model["version"])
+        script = (
+            f"import numpy as np; folder = {str(folder)!r}; {code[name]};"
+            "print(int((np.asarray(predict(np.load('images.npy'))).argmax(1) == np.load('labels.npy')).sum()))"
+        )
+        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        (chosen,) = [trial for trial in summary["trials"] if trial["id"] == model["best_trial"]]
+        assert int(done.stdout.split()[-1]) == chosen["test"]["correct"]
+        predicted = np.load(folder / "predictions.npz")
+        assert (predicted["predictions"] == predicted["labels"]).sum() == chosen["test"]["correct"]
+
+
+def test_on_a_cluster_of_its_own_a_run_ends_with_a_table_and_where_things_are(data_dir: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = train(
+        *("--dataset=sklearn-digits", "--data-dir", data_dir, "--storage", tmp_path / "results", "--run-name=first"),
+        home=tmp_path,
+    )
+    assert code == 0, stderr
+    for said in ("360 test images of sklearn-digits", "keras-s0", "scratch-s0", "95% interval", "results/runs/first"):
+        assert said in stdout
+    assert "\x1b" not in stdout + stderr
+    assert "Traceback" not in stderr
+    assert (tmp_path / "results/models/keras/versions/1/model.keras").is_file()
+    assert (tmp_path / "results/models/scratch/versions/1/saved_model/saved_model.pb").is_file()
+
+
+def test_a_trial_that_is_killed_for_good_is_a_row_and_the_others_are_stored(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    process = start(
+        *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=killed", "--json"),
+        *("--gpus-per-trial=0", "--epochs=150", "--max-failures=0"),
+        home=tmp_path,
+    )
+    os.kill(pid_of("keras-s0", tmp_path / "runs/killed/history.jsonl"), signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 9, stderr
+    rows = {trial["id"]: trial for trial in json.loads(stdout)["trials"]}
+    assert rows["keras-s0"]["error"]["code"] == "E-CRASH"
+    assert rows["scratch-s0"]["status"] == "ok"
+    assert not (tmp_path / "models/keras").exists()
+    assert (tmp_path / "models/scratch/versions/1").is_dir()
+
+
+def pid_of(trial: str, history: Path) -> int:
+    """Of the worker, once it tells that the trial has trained an epoch."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        entries = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+        own = {entry["event"]: entry for entry in entries if entry["trial"] == trial}
+        if "epoch" in own:
+            return int(own["started"]["pid"])
+        time.sleep(0.02)
+    raise TimeoutError(f"{trial} has not begun")
+
+
+def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    code, stdout, stderr = train(
+        *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=nan", "--optimizer=sgd"),
+        *("--learning-rate=1e38", "--models=keras", "--gpus-per-trial=0"),
+        home=tmp_path,
+    )
+    assert code == 5, stderr
+    assert "keras-s0 failed: E-NAN loss is not a finite number in epoch 1, step " in stdout
+    assert stderr.splitlines()[-1].startswith("error[E-TRAINING] all 1 trial(s) failed")
+    assert json.loads((tmp_path / "runs/nan/summary.json").read_text())["models"] == {}
+    assert not (tmp_path / "models").exists()
+
+
+def test_data_that_are_nowhere_end_the_run_with_3_and_the_ways_out(ray_address: str, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    code, stdout, stderr = train(
+        *("--address", ray_address, "--dataset=mnist", "--data-dir", tmp_path / "tfds", "--data-source", tmp_path),
+        *("--storage", tmp_path),
+        home=tmp_path,
+    )
+    assert time.monotonic() - begin < 15
+    assert (code, stdout) == (3, "")
+    last = stderr.splitlines()[-1]
+    for said in ("error[E-DATA-MISSING] mnist: ", "a network", "--data-source DIR", "--dataset mnist-mini"):
+        assert said in last
+
+
+def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_address: str, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    code, _, stderr = train(*("--address", ray_address, "--gpus-per-trial=3", "--storage", tmp_path), home=tmp_path)
+    assert time.monotonic() - begin < 10
+    assert code == 4
+    assert "each trial asks for 3 GPU(s), the largest node has 2; use --gpus-per-trial 2 or fewer" in stderr
