@@ -203,4 +203,4 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
         flag = unknown[1] or f"--{unknown[2].replace('_', '-')}"
         near = difflib.get_close_matches(flag, flags, n=1)
         return f"{flag} is not an option; {f'did you mean {near[0]}? ' if near else ''}--help lists all"
-    return " ".join(message.split())
+    return re.sub(r'Parser key "(\w+)":', r"\1:", " ".join(message.split()))

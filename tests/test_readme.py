@@ -1,0 +1,58 @@
+"""What the README says is held to the code: its commands, its options, its file map."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jobs.options import TrainOptions, parse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    """Every command of the shell blocks, without its comment."""
+    text = "".join(body for kind, body in BLOCKS if kind == "sh").replace("\\\n", " ")
+    return [line.partition(" #")[0].strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {"make train", "make test"} <= set(commands())
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "jobs.train" in c or "mnist-jobs train" in c])
+def test_every_train_command_is_understood_by_the_real_parser(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (file,) = [body for kind, body in BLOCKS if kind == "yaml"]
+    Path("nightly.yaml").write_text(file)
+    words = shlex.split(command)
+    start = next(i for i, word in enumerate(words) if word in ("jobs.train", "train")) + 1
+    options: TrainOptions = parse("jobs.train", TrainOptions, words[start:])
+    assert options.trials()
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])
+def test_every_make_command_has_its_target(command: str) -> None:
+    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_file_map_is_the_tree() -> None:
+    """Every source file is in the map, and nothing that is not there."""
+    (body,) = [body for kind, body in BLOCKS if kind == "text" and body.startswith("jobs/")]
+    mapped = {line.split()[0] for line in body.splitlines()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    sources = {path for path in tracked if re.fullmatch(r"(jobs|mnist_lib|cluster)/.*\.py", path)}
+    assert mapped == {path for path in sources if not path.endswith("/__init__.py")}
+
+
+def test_every_option_that_the_text_names_exists() -> None:
+    known = {f"--{name.replace('_', '-')}" for name in TrainOptions.__dataclass_fields__} | {"--config", "--help"}
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`(--[a-z-]+)", prose)) <= known
