@@ -38,7 +38,7 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         ray.init(address="local", include_dashboard=False, **quiet)
     else:
         _require_listening(address)
-        environment = {} if _is_job() else {"py_modules": [str(folder) for folder in packages]}
+        environment = {} if in_submitted_job() else {"py_modules": [str(folder) for folder in packages]}
         try:
             ray.init(address=address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -59,8 +59,9 @@ class _Log(io.TextIOBase):
         return len(text)
 
 
-def _is_job() -> bool:
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # a job's working folder is on the nodes already
+def in_submitted_job() -> bool:
+    """Whether Ray started this driver: its code is on the nodes already, and its working folder will be deleted."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _require_listening(address: str) -> None:

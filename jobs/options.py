@@ -7,7 +7,6 @@ An option is a field of a frozen dataclass: `learning_rate` is `--learning-rate`
 import argparse
 import dataclasses
 import difflib
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -54,9 +53,13 @@ def number(value: str | float) -> float:
         raise _UnreadableError(f"expected a number, got {value!r}") from None
 
 
+def user_path(value: str | Path) -> Path:
+    return Path(value).expanduser()
+
+
 def folder(value: str | Path) -> Path:
     """Absolute, since tasks run in other folders."""
-    return Path(os.path.abspath(Path(value).expanduser()))
+    return user_path(value).absolute()
 
 
 def auto_or_whole_number(value: str | int) -> int | None:
@@ -109,7 +112,7 @@ class TrainOptions:
     )
     allow_cpu: bool = option(False, "train on CPU devices in place of GPUs that TensorFlow cannot see")
     max_failures: int = option(3, "how often a trial whose worker died is tried again", whole_number, "N")
-    storage: Path = option(Path("results"), "where runs and models are stored", folder, "DIR")
+    storage: Path = option(Path("results"), "where runs and models are stored", user_path, "DIR")
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
     plan: bool = option(False, "print what would run, where and why, and stop")
     json: bool = option(False, "print the summary as one JSON document instead of tables")

@@ -36,9 +36,14 @@ def train(arguments: Sequence[str]) -> int:
     _log_to_stderr(verbose=options.verbose)
 
     from cluster.resources import deal, live_nodes, plan_lanes
-    from cluster.session import session
+    from cluster.session import in_submitted_job, session
     from jobs.driver import run_trials
 
+    if in_submitted_job() and not options.storage.is_absolute():
+        raise exits.UsageError(
+            "storage: expected an absolute path, since the working folder of a submitted job is deleted"
+            f", got {options.storage}; use --storage /PATH"
+        )
     folder = None if options.plan else RunFolder(options.storage.absolute(), run)
     with session(options.address, PACKAGES):
         nodes = live_nodes()

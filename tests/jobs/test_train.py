@@ -243,6 +243,13 @@ def test_data_that_are_nowhere_end_the_run_with_3_and_the_ways_out(ray_address: 
         assert said in last
 
 
+def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as Ray sets it
+    code, _, stderr = train(home=tmp_path)
+    assert code == 2
+    assert "storage: expected an absolute path" in stderr
+
+
 def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_address: str, tmp_path: Path) -> None:
     begin = time.monotonic()
     code, _, stderr = train(*("--address", ray_address, "--gpus-per-trial=3", "--storage", tmp_path), home=tmp_path)

@@ -17,7 +17,7 @@ from mnist_lib.scratch import OPTIMIZERS
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import Epoch, Trainer, accuracy_of
 
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from mnist_lib.result import EpochDone, Event, Started, TrialFailure, TrialResul
 from mnist_lib.spec import Resources, TrialSpec, trial_grid
 from mnist_lib.trial import Place, run_trials
 
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 TWO_REPLICAS = Resources(cpus=2, cpu_replicas=2)  # as the fixture `tensorflow` sets the process up
 PLACE = Place(node="here", gpus=("3",))
