@@ -11,3 +11,8 @@ class ResourcesError(ClusterError):
     """No node has what one task asks for."""
 
     code = "E-RESOURCES"
+
+
+def first_line(error: Exception) -> str:
+    """Of a message of Ray's, which go on for many."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

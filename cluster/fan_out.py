@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import ray
 
@@ -18,12 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Item(Protocol):
+    """One of the things that a lane does in turn."""
+
     @property
     def id(self) -> str: ...
 
 
 class Event(Protocol):
-    """Tells of the item `trial`; it is the last to do so when `final`."""
+    """Tells of the item whose id is `trial`; it is the last to do so when `final`."""
 
     @property
     def trial(self) -> str: ...
@@ -31,17 +33,17 @@ class Event(Protocol):
     def final(self) -> bool: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Lost:
-    """An item that is given up, because every attempt at it died."""
+    """An item that is given up: every attempt at it died, or the task itself has a bug."""
 
     item: str
     reason: str
     attempts: int
+    traceback: str = ""  # of a bug, as the worker saw it
 
 
-I = TypeVar("I", bound=Item)  # noqa: E741
-StartLane = Callable[[Sequence[I]], Any]  # -> ObjectRefGenerator of events, for the items in their order
+StartLane = Callable[[Sequence[Any]], Any]  # items -> ObjectRefGenerator of their events, in their order
 
 
 class FanOut:
@@ -52,7 +54,7 @@ class FanOut:
         max_failures: how many attempts at an item may die before it is given up with one more.
     """
 
-    def __init__(self, start: StartLane[Any], max_failures: int) -> None:
+    def __init__(self, start: StartLane, max_failures: int) -> None:
         self._start, self._max_failures = start, max_failures
         self._deaths: Counter[str] = Counter()
         self._running: dict[Any, list[Any]] = {}  # generator -> its items that have not ended
@@ -86,11 +88,16 @@ class FanOut:
         except StopIteration:
             del self._running[generator]
             yield from self._retry(items, "the task ended early")
-        except ray.exceptions.RayTaskError as error:  # a bug: what a trial can run into comes as an event
+        except ray.exceptions.RayTaskError as error:  # a bug: what an item can run into comes as an event
             del self._running[generator]
-            yield from (Lost(item.id, str(error.cause), self.attempts(item.id)) for item in items)
+            reason = f"{type(error.cause).__name__}: {error.cause}"
+            for item in items:
+                yield Lost(
+                    item=item.id, reason=reason, attempts=self.attempts(item.id), traceback=error.traceback_str or ""
+                )
         except ray.exceptions.RayError as error:
             del self._running[generator]
+            ray.cancel(generator, force=True)  # it may be alive, with only its event lost
             yield from self._retry(items, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
         else:
             if event.final:
@@ -104,7 +111,7 @@ class FanOut:
         running = items[0].id
         self._deaths[running] += 1
         if self._deaths[running] > self._max_failures:
-            yield Lost(running, reason, self._deaths[running])
+            yield Lost(item=running, reason=reason, attempts=self._deaths[running])
             items = items[1:]
         else:
             log.warning("attempt %d of %s died (%s); trying again", self._deaths[running], running, reason)

@@ -66,23 +66,29 @@ def plan_lanes(
             f"each trial asks for {gpus} GPU(s), the largest node has {most_gpus}"
             f"; use --gpus-per-trial {most_gpus} or fewer"
         )
-    if (cpus_per_trial or 1) > most_cpus:
+    least_cpus = 1 if cpus_per_trial is None else cpus_per_trial
+    if least_cpus > most_cpus:
         raise ResourcesError(
-            f"each trial asks for {cpus_per_trial or 1} CPU(s), the largest node has {most_cpus}"
+            f"each trial asks for {least_cpus} CPU(s), the largest node has {most_cpus}"
             + (f"; use --cpus-per-trial {most_cpus} or fewer" if most_cpus else "; add a node with CPUs")
         )
-    lanes = min(trials, _slots(nodes, cpus_per_trial or 1, gpus))
+    lanes = min(trials, _slots(nodes, least_cpus, gpus))
     if not lanes:
         raise ResourcesError(
-            f"each trial asks for {gpus} GPU(s) and {cpus_per_trial or 1} CPU(s), no node has both"
+            f"each trial asks for {gpus} GPU(s) and {least_cpus} CPU(s), no node has both"
             "; lower --gpus-per-trial or --cpus-per-trial"
         )
-    cpus = cpus_per_trial or max(c for c in range(1, most_cpus + 1) if min(trials, _slots(nodes, c, gpus)) == lanes)
+    if cpus_per_trial is not None:
+        return LanePlan(lanes=lanes, cpus=cpus_per_trial, gpus=gpus)
+    cpus = max(c for c in range(1, most_cpus + 1) if min(trials, _slots(nodes, c, gpus)) == lanes)
     return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus)
 
 
 def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
-    return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
+    by_cpus = [node.cpus // cpus for node in nodes]
+    if not gpus:
+        return sum(by_cpus)
+    return sum(min(slots, node.gpus // gpus) for slots, node in zip(by_cpus, nodes, strict=True))
 
 
 def deal(items: Sequence[T], lanes: int) -> list[Sequence[T]]:

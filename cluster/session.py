@@ -4,16 +4,16 @@ import contextlib
 import io
 import logging
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, first_line
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 4.0
 
 log = logging.getLogger(__name__)
 
@@ -24,25 +24,26 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
 
     Args:
         address: "host:port" of a cluster's head, "auto" for the one on this machine; None for `RAY_ADDRESS`, which Ray
-            sets for a submitted job, and without it for a cluster of our own.
+            sets for a submitted job, and without it for a cluster of our own. This process must run on one of the
+            cluster's nodes.
         packages: the folders of the packages that tasks import; sent to the nodes of a running cluster.
 
     Raises:
-        ClusterError: nobody answers there within seconds, or it is not the Ray that we are.
+        ClusterError: no Ray answers there within seconds, or it cannot be joined or started.
     """
+    source = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    # Ray warns that it will stop hiding GPUs from tasks without any; strategy.py hides them itself.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
-    else:
-        _require_listening(address)
-        environment = {} if in_submitted_job() else {"py_modules": [str(folder) for folder in packages]}
-        try:
-            ray.init(address=address, runtime_env=environment, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"{address} cannot be joined: {_first_line(error)}") from error
+    options: dict[str, Any] = {"address": "local", "include_dashboard": False}
+    if address is not None:
+        _require_ray(address, source)
+        options = {"address": address}
+        if not in_submitted_job():
+            options["runtime_env"] = {"py_modules": [str(folder) for folder in packages]}
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        what = f"{address} cannot be joined" if address else "Ray cannot be started here"
+        raise ClusterError(f"{what}: {first_line(error)}") from error
     try:
         with contextlib.redirect_stdout(_Log()):
             yield
@@ -64,18 +65,23 @@ def in_submitted_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def _require_listening(address: str) -> None:
-    """Ray itself would retry for minutes."""
-    if address in ("auto", "local"):
+def _require_ray(address: str, source: str) -> None:
+    """Ray itself would try for minutes. A port that merely listens is not enough: Ray's speaks gRPC."""
+    if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "://" in address:
-        raise ClusterError(f'address: expected host:port of the head, as in "10.0.0.1:6379", got {address!r}')
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ClusterError(f"{address}: nobody answers ({error}); is the head running, and this its port?") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise ClusterError(
+            f'{source}: expected host:port of the head, as in "10.0.0.1:6379", got {address!r}'
+            + ("" if source == "--address" else "; unset it to run on this machine")
+        )
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # Ray has the certificates
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            raise ClusterError(
+                f"{address}: no Ray head answers within {CONNECT_SECONDS:.0f} s; is it running, and this its port"
+                " (6379 by default, not the dashboard's 8265)?"
+            ) from error

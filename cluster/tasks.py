@@ -6,6 +6,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.errors import ClusterError, first_line
+
 
 def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_returns: int = 1) -> Any:
     """Starts a task that waits for no CPU, on the driver's node: the one whose folders the user's paths mean."""
@@ -19,9 +21,16 @@ def result_of(reference: Any) -> Any:
     """Waits for a task's result.
 
     Raises:
-        Exception: the one that the task raised, not Ray's wrapping of it.
+        ClusterError: its worker died, or lacks a package.
+        Exception: the one that the task raised, not Ray's wrapping of it, which becomes its cause.
     """
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        if isinstance(error.cause, ModuleNotFoundError):
+            raise ClusterError(
+                f"a worker lacks the package {error.cause.name}; install requirements/runtime.lock on every node"
+            ) from error
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"a task's worker died: {first_line(error)}") from error

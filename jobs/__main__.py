@@ -1,5 +1,6 @@
 """`mnist-jobs COMMAND`, the same as `python -m jobs.COMMAND`."""
 
+import difflib
 import importlib
 import sys
 
@@ -10,6 +11,10 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         return int(importlib.import_module(f"jobs.{name}").main(sys.argv[2:]))
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    if near:
+        print(f"error[E-USAGE] {name} is not a command; did you mean {near[0]}?", file=sys.stderr)
+        return 2
     listing = "\n".join(f"  {command:10} {about}" for command, about in COMMANDS.items())
     asked = name in ("-h", "--help")
     print(f"usage: mnist-jobs COMMAND [OPTIONS]\n\n{listing}", file=sys.stdout if asked else sys.stderr)

@@ -3,7 +3,6 @@
 import io
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +16,9 @@ from cluster.resources import LanePlan, deal
 from cluster.tasks import result_of, start_beside_driver
 from jobs import worker
 from mnist_lib.data.split import DatasetInfo, validation_size
-from mnist_lib.report.summary import package_versions, summarize, trial_row
-from mnist_lib.result import EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.environment import package_versions
+from mnist_lib.report.summary import summarize, trial_row
+from mnist_lib.result import EpochDone, Started, TrialFailure, TrialResult
 from mnist_lib.spec import Resources, TrialSpec
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import publish
@@ -27,7 +27,7 @@ from mnist_lib.tally import Tally
 log = logging.getLogger(__name__)
 
 
-def run_trials(
+def run(
     *,
     folder: RunFolder,
     trials: Sequence[TrialSpec],
@@ -46,7 +46,7 @@ def run_trials(
     begin = time.monotonic()
     dataset = trials[0].dataset
     log.info("preparing %s; starting %s for %d trial(s)", dataset, plan, len(trials))
-    images, info = start_beside_driver(worker.prepare, dataset, data_dir, data_source, num_returns=2)
+    images, info = start_beside_driver(worker.prepare_dataset, dataset, data_dir, data_source, num_returns=2)
     run_lane = ray.remote(
         num_returns="streaming",
         num_cpus=plan.cpus,
@@ -64,12 +64,12 @@ def run_trials(
         for event in fan_out.events():
             outcomes.take(event, fan_out)
     trained = time.monotonic()
-    versions = {model: _store(folder, tally, facts) for model, tally in sorted(outcomes.tallies.items())}
+    stored = {model: _store(folder, tally, facts) for model, tally in sorted(outcomes.tallies.items())}
     summary = summarize(
         run=folder.run,
         dataset=_dataset_row(facts, trials[0].validation_percent),
         tallies=outcomes.tallies,
-        versions=versions,
+        stored=stored,
         labels=facts.test_labels,
         trials=outcomes.rows,
         timing={
@@ -87,12 +87,12 @@ class _Outcomes:
     """Takes every event: to the log, the run's folder, and the tallies."""
 
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
-        self.tallies: dict[str, Tally] = defaultdict(Tally)
+        self.tallies: dict[str, Tally] = {}
         self.rows: list[dict[str, Any]] = []
         self._folder = folder
         self._specs = {spec.id: spec for spec in trials}
 
-    def take(self, event: Event | Lost | Any, fan_out: FanOut) -> None:
+    def take(self, event: object, fan_out: FanOut) -> None:
         match event:
             case Started():
                 for notice in event.notices:
@@ -102,14 +102,24 @@ class _Outcomes:
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
                 self._folder.append_history({"event": "epoch", **asdict(event)})
             case TrialResult():
-                self.tallies[event.spec.model].add(event)
+                self._add(event)
                 self._end(event, fan_out.attempts(event.trial))
             case TrialFailure():
-                log.debug("%s", event.details)
                 self._end(event, fan_out.attempts(event.trial))
             case Lost():
+                code = "E-BUG" if event.traceback else "E-CRASH"
                 message = f"failed after {event.attempts} attempt(s): {event.reason}"
-                self._end(TrialFailure(trial=event.item, code="E-CRASH", message=message), event.attempts)
+                failure = TrialFailure(trial=event.item, code=code, message=message, details=event.traceback)
+                self._end(failure, event.attempts)
+
+    def _add(self, result: TrialResult) -> None:
+        model = result.spec.model
+        if model in self.tallies:
+            self.tallies[model].add(result)
+        else:
+            self.tallies[model] = Tally(result)
+        if result.versions != package_versions():
+            log.warning("%s: trained with %s, unlike the driver", result.trial, dict(result.versions))
 
     def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
         row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts)
@@ -121,6 +131,7 @@ class _Outcomes:
             log.info("%s %.2f%% of the test images right", done, 100 * outcome.test.value)
         else:
             log.warning("%s failed: %s %s", done, outcome.code, outcome.message)
+            log.debug("%s", outcome.details)
 
 
 def _validated(event: EpochDone) -> str:
@@ -142,7 +153,6 @@ def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
 def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo) -> int:
     """Publishes the chosen trial of one model, with what it predicted on the test split."""
     result = tally.chosen
-    assert result is not None  # a tally is made when a result comes
     predictions = io.BytesIO()
     np.savez_compressed(
         predictions,
@@ -160,7 +170,7 @@ def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo) -> int:
         "validation": asdict(result.validation) if result.validation else None,
         "best_epoch": result.best_epoch,
         "weights_sha256": result.weights_sha256,
-        "versions": package_versions(),
+        "versions": dict(result.versions),
     }
     files = {**result.files, "predictions.npz": predictions.getvalue()}
     return publish(folder.storage, result.spec.model, files, manifest)

@@ -1,11 +1,14 @@
 """How a command ends: the one table of exit codes, and the one place where exceptions become a line and a code."""
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-# By error code, the longest beginning counts: E-DATA-MISSING is E-DATA.
+log = logging.getLogger(__name__)
+
+# By how the error code begins: E-DATA-MISSING is E-DATA.
 EXIT_CODES = {
     "E-BUG": 1,
     "E-USAGE": 2,
@@ -37,19 +40,26 @@ def exit_code_of(code: str) -> int:
 
 
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Runs a command to its exit code. A failure that has a code is one line; -v, or a bug, adds the traceback."""
+    """Runs a command to its exit code. A failure that has a code is one line; a bug, or -v, adds the traceback."""
     try:
         return command(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
-        return DONE
     except Exception as error:
-        code = getattr(error, "code", "E-BUG")
-        if code == "E-BUG" or "--verbose" in arguments:
+        code = getattr(error, "code", None)
+        told = isinstance(code, str) and code.startswith("E-")
+        code = code if told else "E-BUG"
+        if not told or log.isEnabledFor(logging.DEBUG):
             traceback.print_exc()
-        message = str(error) if code != "E-BUG" else f"{type(error).__name__}: {error}; please report this"
+        message = str(error) if told else f"{type(error).__name__}: {error}; please report this"
         print(f"error[{code}] {' '.join(message.split())}", file=sys.stderr)
-        return exit_code_of(code)
+        return exit_code_of(str(code))
+
+
+def print_result(text: str) -> None:
+    """On standard output. That nobody reads it changes nothing: what was done is done, and its exit code stands."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more at its end

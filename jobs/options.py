@@ -29,26 +29,29 @@ class _UnreadableError(argparse.ArgumentTypeError, ValueError):
 def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
     """ "a,b" on the command line, a list in a file."""
     parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+        raise _UnreadableError(f"expected names, as in a,b, got {value!r}")
     return tuple(part.strip() for part in parts if part.strip())
 
 
 def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
     """ "3" is a count, "4,8" a list, "4," a list of one."""
-    if isinstance(value, str):
-        numbers = [whole_number(part) for part in value.split(",") if part.strip()]
-        return tuple(numbers) if "," in value else numbers[0]
-    return value if isinstance(value, int) else tuple(value)
+    if isinstance(value, str) and "," in value:
+        return tuple(whole_number(part) for part in value.split(",") if part.strip())
+    if isinstance(value, list | tuple):
+        return tuple(map(whole_number, value))
+    return whole_number(value)
 
 
-def whole_number(value: str | float) -> int:
+def whole_number(value: Any) -> int:
     if re.fullmatch(r"\s*[+-]?\d+\s*", str(value)):
         return int(value)
     raise _UnreadableError(f"expected a whole number, got {value!r}")
 
 
-def number(value: str | float) -> float:
+def number(value: Any) -> float:
     try:
-        return float(value)
+        return float(str(value))
     except ValueError:
         raise _UnreadableError(f"expected a number, got {value!r}") from None
 
@@ -62,13 +65,21 @@ def folder(value: str | Path) -> Path:
     return user_path(value).absolute()
 
 
-def auto_or_whole_number(value: str | int) -> int | None:
+def auto_or_whole_number(value: Any) -> int | None:
     return None if value in ("auto", None) else whole_number(value)
 
 
-def option(default: Any, help: str, parse: Callable[[Any], Any] | None = None, metavar: str | None = None) -> Any:
+def option(
+    default: Any,
+    help: str,
+    parse: Callable[[Any], Any] | None = None,
+    metavar: str | None = None,
+    short: Sequence[str] = (),
+) -> Any:
     """`parse` None: a flag that is on or off."""
-    return dataclasses.field(default=default, metadata={"help": help, "parse": parse, "metavar": metavar})
+    return dataclasses.field(
+        default=default, metadata={"help": help, "parse": parse, "metavar": metavar, "short": short}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +110,10 @@ class TrainOptions:
         None, "a running Ray cluster (default: RAY_ADDRESS, or a cluster of our own, here)", str, "HOST:PORT"
     )
     gpus_per_trial: int | None = option(
-        None,
-        "several: the trial is mirrored over them (default: auto, 1 where there are any)",
-        auto_or_whole_number,
-        "N",
+        None, "a trial is mirrored over them (default: auto, 1 where there are any)", auto_or_whole_number, "N|auto"
     )
     cpus_per_trial: int | None = option(
-        None, "threads too (default: auto, all that there are to share out)", auto_or_whole_number, "N"
+        None, "its threads, too (default: auto, all that there are to share out)", auto_or_whole_number, "N|auto"
     )
     cpu_replicas: int = option(
         1, "without GPUs: mirror each trial over this many logical CPU devices", whole_number, "N"
@@ -116,7 +124,7 @@ class TrainOptions:
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
     plan: bool = option(False, "print what would run, where and why, and stop")
     json: bool = option(False, "print the summary as one JSON document instead of tables")
-    verbose: bool = option(False, "show every epoch, and tracebacks")
+    verbose: bool = option(False, "show every epoch, and tracebacks", short=["-v"])
 
     def trials(self) -> list[TrialSpec]:
         """Raises SpecError for what no trial can have."""
@@ -136,6 +144,11 @@ class TrainOptions:
     def resources(self, cpus: int, gpus: int) -> Resources:
         """Raises SpecError for what no trial can run on."""
         return Resources(cpus=cpus, gpus=gpus, cpu_replicas=self.cpu_replicas, allow_cpu=self.allow_cpu)
+
+    def check_resources(self) -> None:
+        """As far as they are given; what is auto is known with the cluster."""
+        cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
+        self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
 
     def _seeds(self) -> Sequence[int]:
         if not isinstance(self.seeds, int):
@@ -170,7 +183,7 @@ class _Parser(jsonargparse.ArgumentParser):
 def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
     made = _Parser(
         prog=program,
-        usage="%(prog)s [OPTIONS]",
+        usage="python -m %(prog)s [OPTIONS]",
         description=options.__doc__,
         formatter_class=_Help,
         print_config=None,
@@ -182,7 +195,8 @@ def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
     for field in dataclasses.fields(options):
         name, given = f"--{field.name.replace('_', '-')}", field.metadata
         if given["parse"] is None:
-            made.add_argument(name, action="store_true", help=given["help"])
+            yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides a file
+            made.add_argument(name, *given["short"], action=yes_no, default=field.default, help=given["help"])
         else:
             made.add_argument(
                 name, type=given["parse"], default=field.default, metavar=given["metavar"], help=given["help"]

@@ -3,11 +3,10 @@
 import json
 import logging
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,8 +15,12 @@ import jobs
 import mnist_lib
 from jobs import exits
 from jobs.options import TrainOptions, parse
-from mnist_lib.store.runs import RunFolder, check_run_name
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.runs import RunFolder, check_run_name, check_writable
 from mnist_lib.store.versions import version_folder
+
+if TYPE_CHECKING:
+    from cluster.resources import LanePlan, Node
 
 WIDTH_OF_A_PIPE = 110  # in columns
 PACKAGES = [Path(str(package.__file__)).parent for package in (jobs, mnist_lib, cluster)]
@@ -29,46 +32,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
-    trials = options.trials()
-    options.resources(options.cpus_per_trial or 1, options.gpus_per_trial or 0)  # refuses before anything starts
-    run = options.run_name or f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{options.dataset}"
-    check_run_name(run)
     _log_to_stderr(verbose=options.verbose)
+    trials = options.trials()
+    options.check_resources()
+    if options.run_name is not None:
+        check_run_name(options.run_name)
 
-    from cluster.resources import deal, live_nodes, plan_lanes
+    from cluster.resources import live_nodes, plan_lanes
     from cluster.session import in_submitted_job, session
-    from jobs.driver import run_trials
+    from jobs.driver import run
 
     if in_submitted_job() and not options.storage.is_absolute():
         raise exits.UsageError(
             "storage: expected an absolute path, since the working folder of a submitted job is deleted"
             f", got {options.storage}; use --storage /PATH"
         )
-    folder = None if options.plan else RunFolder(options.storage.absolute(), run)
+    storage = options.storage.absolute()
+    if not options.plan:
+        check_writable(storage)
+    summary = None
     with session(options.address, PACKAGES):
         nodes = live_nodes()
         plan = plan_lanes(
             len(trials), nodes, gpus_per_trial=options.gpus_per_trial, cpus_per_trial=options.cpus_per_trial
         )
-        if folder is not None:
-            folder.write_text("config.yaml", yaml.safe_dump(_configuration(options), sort_keys=False))
-            summary = run_trials(
+        resources = options.resources(plan.cpus, plan.gpus)
+        if options.plan:
+            text = _plan_text(options, trials, nodes, plan)
+        else:
+            folder = _create_folder(options, storage)
+            summary = run(
                 folder=folder,
                 trials=trials,
                 plan=plan,
-                resources=options.resources(plan.cpus, plan.gpus),
+                resources=resources,
                 data_dir=options.data_dir,
                 data_source=options.data_source,
                 max_failures=options.max_failures,
             )
-    if folder is None:
-        print(f"{len(trials)} trial(s) on {options.dataset}, in {plan}: the most that can run at once on")
-        print("\n".join(f"  {node.host}: {node.cpus} CPU(s), {node.gpus} GPU(s)" for node in nodes))
-        for number, lane in enumerate(deal(trials, plan.lanes), start=1):
-            print(f"lane {number}: {', '.join(trial.id for trial in lane)}")
-        return exits.DONE
-    _print_result(summary, folder, as_json=options.json)
-    return _exit_code(summary)
+            text = json.dumps(summary, indent=2) if options.json else _result_text(summary, folder)
+    exits.print_result(text)
+    return _exit_code(summary) if summary else exits.DONE
 
 
 def _log_to_stderr(*, verbose: bool) -> None:
@@ -92,18 +96,43 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print_result(summary: dict[str, Any], folder: RunFolder, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(summary, indent=2))
-        return
+def _create_folder(options: TrainOptions, storage: Path) -> RunFolder:
+    if options.run_name is None:
+        folder = RunFolder.create_unnamed(storage, options.dataset)
+    else:
+        folder = RunFolder.create(storage, options.run_name)
+    folder.write_text("config.yaml", yaml.safe_dump(_configuration(options), sort_keys=False))
+    return folder
+
+
+def _plan_text(options: TrainOptions, trials: Sequence[TrialSpec], nodes: "Sequence[Node]", plan: "LanePlan") -> str:
+    from cluster.resources import deal
+
+    lanes = [[trial.id for trial in lane] for lane in deal(trials, plan.lanes)]
+    if options.json:
+        document = {"lanes": lanes, "cpus": plan.cpus, "gpus": plan.gpus, "nodes": [vars(node) for node in nodes]}
+        return json.dumps(document, indent=2)
+    return "\n".join(
+        [
+            f"{len(trials)} trial(s) on {options.dataset} in {plan}, the most that can run at once on",
+            *(f"  {node.host}: {node.cpus} CPU(s), {node.gpus} GPU(s)" for node in nodes),
+            *(f"lane {number}: {', '.join(lane)}" for number, lane in enumerate(lanes, start=1)),
+        ]
+    )
+
+
+def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
     from rich.console import Console
 
     from mnist_lib.report.table import render
 
-    render(summary, Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE))
-    print(f"run     {folder.path}")
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE, force_terminal=sys.stdout.isatty())
+    with console.capture() as capture:
+        render(summary, console)
+    where = [f"run     {folder.path}"]
     for name, model in summary["models"].items():
-        print(f"model   {version_folder(folder.storage, name, model['version'])}")
+        where.append(f"model   {version_folder(folder.storage, name, model['version'])}")
+    return "\n".join([capture.get(), *where])
 
 
 def _exit_code(summary: Mapping[str, Any]) -> int:

@@ -13,9 +13,10 @@ from mnist_lib.result import Event
 from mnist_lib.spec import Resources, TrialSpec
 
 
-def prepare(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
+def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
     """The dataset, and what the driver needs to know of it."""
     _quiet_tensorflow()
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # or TensorFlow would take the memory of GPUs that are the lanes'
     from mnist_lib.data.prepare import default_data_dir, prepare
 
     dataset = prepare(name, data_dir or default_data_dir(), source)

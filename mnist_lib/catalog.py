@@ -24,11 +24,11 @@ class DatasetEntry:
     train: int  # images, before validation is taken off
     test: int
     about: str
-    hosts: tuple[str, ...] = ()  # where TFDS downloads it from; none for a set that lies in the package
+    url: str | None = None  # where TFDS downloads it from; None of a set that lies in the package
 
     @property
     def embedded(self) -> bool:
-        return not self.hosts
+        return self.url is None
 
 
 # The defaults of the notebook of "Deep Learning with Python": both are one hidden layer of 512.
@@ -50,17 +50,17 @@ DATASETS = {
         tfds_name="sklearn_digits", train=1_437, test=360, about="1,797 digits of 8x8, in the package"
     ),
     "mnist": DatasetEntry(
-        tfds_name="mnist", train=60_000, test=10_000, about="the full MNIST", hosts=("storage.googleapis.com:443",)
+        tfds_name="mnist", train=60_000, test=10_000, about="the full MNIST", url="https://storage.googleapis.com"
     ),
     "fashion-mnist": DatasetEntry(
         tfds_name="fashion_mnist",
         train=60_000,
         test=10_000,
         about="clothes instead of digits",
-        hosts=("fashion-mnist.s3-website.eu-central-1.amazonaws.com:80",),
+        url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
     ),
     "kmnist": DatasetEntry(
-        tfds_name="kmnist", train=60_000, test=10_000, about="cursive Japanese", hosts=("codh.rois.ac.jp:80",)
+        tfds_name="kmnist", train=60_000, test=10_000, about="cursive Japanese", url="http://codh.rois.ac.jp"
     ),
 }
 

@@ -85,6 +85,7 @@ class TrialResult(Event):
     gpus: tuple[str, ...]
     node: str
     weights_sha256: str
+    versions: Mapping[str, str]  # of the packages that trained it
     probabilities: NDArray[np.float32]  # [test images, classes]
     files: Mapping[str, bytes]  # the stored model, by path
 
@@ -95,7 +96,7 @@ class TrialFailure(Event):
 
     code: str  # as in "E-NAN"
     message: str
-    details: str = ""  # a traceback, for -v
+    details: str = ""  # the traceback of a bug
 
 
 @dataclass(frozen=True)

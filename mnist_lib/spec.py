@@ -11,7 +11,7 @@ from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, require_known
 from mnist_lib.errors import SpecError
 
 LARGEST_SEED = 2**31 - 1  # what every random generator here takes
-LARGEST_FLOAT32 = 3.4e38
+SMALLEST_FLOAT32, LARGEST_FLOAT32 = 1.2e-38, 3.4e38  # below, a learning rate would be 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,10 @@ class TrialSpec:
         _require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
         _require_whole("hidden_units", self.hidden_units, 1, 65_536)
         _require_whole("validation_percent", self.validation_percent, 0, 50)
-        if not 0 < self.learning_rate <= LARGEST_FLOAT32:  # NaN is not
+        if not SMALLEST_FLOAT32 <= self.learning_rate <= LARGEST_FLOAT32:  # NaN is not
             raise SpecError(
-                f"learning_rate: expected a number above 0 and at most {LARGEST_FLOAT32:g}, got {self.learning_rate}"
+                f"learning_rate: expected a number from {SMALLEST_FLOAT32:g} to {LARGEST_FLOAT32:g}"
+                f", got {self.learning_rate}"
             )
 
     @classmethod

@@ -12,22 +12,21 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """At least one result has been added before anything else is asked.
+    """Begins with the first result.
 
     `chosen` is the trial to store: the best on validation, of equals the one of the lowest seed. Never by its test
     accuracy, which would make the figure that is reported a selected one.
     """
 
-    def __init__(self) -> None:
-        self.chosen: TrialResult | None = None
-        self._accuracies: list[float] = []
-        self._sum: NDArray[np.float64] | None = None  # of probabilities: [test images, classes]
+    def __init__(self, first: TrialResult) -> None:
+        self.chosen = first
+        self._accuracies = [first.test.value]
+        self._sum: NDArray[np.float64] = first.probabilities.astype("float64")  # [test images, classes]
 
     def add(self, result: TrialResult) -> None:
         self._accuracies.append(result.test.value)
-        probabilities = result.probabilities.astype("float64")
-        self._sum = probabilities if self._sum is None else self._sum + probabilities
-        if self.chosen is None or _preference(result) > _preference(self.chosen):
+        self._sum += result.probabilities
+        if _preference(result) > _preference(self.chosen):
             self.chosen = result
 
     @property
@@ -41,7 +40,6 @@ class Tally:
 
     def ensemble(self, labels: NDArray[np.uint8]) -> Accuracy:
         """Of the mean of all trials' probabilities, on the test labels."""
-        assert self._sum is not None
         return Accuracy(int((self._sum.argmax(axis=1) == labels).sum()), len(labels))
 
 

@@ -33,7 +33,7 @@ class Totals(NamedTuple):
     loss: tf.Tensor  # [] float32
     correct: tf.Tensor  # [] int32
     seen: tf.Tensor  # [] int32
-    finite_steps: tf.Tensor  # [] int32: steps before the first loss that is not finite
+    finite_steps: tf.Tensor  # [] int32: steps whose loss is finite; once it is not, no later one is
 
 
 @dataclass(frozen=True)

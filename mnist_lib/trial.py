@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.environment import package_versions
 from mnist_lib.errors import DivergedError, MnistError
 from mnist_lib.models import Model, Weights, build_model
 from mnist_lib.result import Accuracy, EpochDone, Event, Started, TrialFailure, TrialResult
@@ -56,7 +57,8 @@ def run_trials(
         except Exception as error:
             code = error.code if isinstance(error, MnistError) else MnistError.code
             message = str(error) if isinstance(error, MnistError) else f"{type(error).__name__}: {error}"
-            yield TrialFailure(trial=spec.id, code=code, message=message, details=traceback.format_exc())
+            details = traceback.format_exc() if code == MnistError.code else ""
+            yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
 
 
 class _Lane:
@@ -97,13 +99,14 @@ class _Lane:
             gpus=self._place.gpus,
             node=self._place.node,
             weights_sha256=best.weights.sha256(),
+            versions=package_versions(),
             probabilities=probabilities,
             files=compiled.model.files(best.weights),
         )
 
     def _compile(self, spec: TrialSpec) -> _Compiled:
         """Once for all trials that differ only in what is not compiled in."""
-        shape = replace(spec, seed=0, epochs=1)
+        shape = replace(spec, seed=0, epochs=1, learning_rate=1.0)
         if shape not in self._compiled:
             train, validation = self._dataset.train_and_validation(spec.validation_percent)
             notices: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only; read when TensorFlow is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"  # or the first cluster of a test would write a token into HOME
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
     os.environ.pop(name, None)
 

@@ -7,7 +7,10 @@ import contextlib
 import hashlib
 import logging
 import os
+import queue
 import socket
+import threading
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,12 +48,13 @@ def prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
         DataError: what is there is damaged, or the folder cannot be used.
     """
     entry = DATASETS[name]
-    with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
-        if not _prepared(entry, data_dir):
-            _require_obtainable(name, entry, source, data_dir)  # before the seconds that importing TFDS takes
-        builder = _builder(entry, data_dir)
-        if not _prepared(entry, data_dir):
-            _download_and_prepare(name, builder, source)
+    builder = _builder(entry, data_dir)
+    if not _prepared(builder):  # a prepared folder may be read-only, and is not locked
+        with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
+            if not _prepared(builder):
+                _require_obtainable(name, entry, source, data_dir)
+                _download_and_prepare(name, builder, source)
+                builder = _builder(entry, data_dir)
     train, test = (_read(name, builder, split) for split in ("train", "test"))
     train.check(f"{name}/train", entry.train)
     test.check(f"{name}/test", entry.test)
@@ -76,25 +80,40 @@ def _lock(name: str, path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _prepared(entry: DatasetEntry, data_dir: Path) -> bool:
-    return any((data_dir / entry.tfds_name).glob("*/dataset_info.json"))
+def _prepared(builder: Any) -> bool:
+    """In this very version; TFDS keeps others beside it."""
+    return Path(builder.data_path, "dataset_info.json").exists()
 
 
 def _require_obtainable(name: str, entry: DatasetEntry, source: Path | None, data_dir: Path) -> None:
-    if entry.embedded:
-        return
-    if source is not None:
-        if not source.is_dir():
-            raise DataMissingError(f"{name}: --data-source {source} is not a folder on {socket.gethostname()}")
-        return
-    if urllib.request.getproxies():
-        return  # a proxy reaches what a plain connection does not
-    for host in entry.hosts:
-        address, _, port = host.partition(":")
+    if source is not None and not entry.embedded and not source.is_dir():
+        raise DataMissingError(f"{name}: --data-source {source} is not a folder on {socket.gethostname()}")
+    if source is None and entry.url is not None:
+        url = urllib.parse.urlsplit(entry.url)
+        # A host behind a proxy is reached when the proxy is.
+        proxy = None if urllib.request.proxy_bypass(url.netloc) else urllib.request.getproxies().get(url.scheme)
+        why_not = _unreachable(urllib.parse.urlsplit(proxy) if proxy else url)
+        if why_not:
+            raise _missing(name, f"not prepared in {data_dir}, and {url.hostname} cannot be reached ({why_not})")
+
+
+def _unreachable(url: urllib.parse.SplitResult) -> str | None:
+    """Why there is no connection to that host within seconds. TFDS itself would try again for minutes."""
+    port = url.port or {"https": 443}.get(url.scheme, 80)
+    outcome: queue.Queue[str | None] = queue.Queue()
+
+    def connect() -> None:
         try:
-            socket.create_connection((address, int(port)), timeout=CONNECT_SECONDS).close()
+            socket.create_connection((str(url.hostname), port), timeout=CONNECT_SECONDS).close()
+            outcome.put(None)
         except OSError as error:
-            raise _missing(name, f"not prepared in {data_dir}, and {address} cannot be reached ({error})") from error
+            outcome.put(str(error))
+
+    threading.Thread(target=connect, daemon=True).start()  # a look-up of a name has no time-out of its own
+    try:
+        return outcome.get(timeout=CONNECT_SECONDS)
+    except queue.Empty:
+        return f"no answer within {CONNECT_SECONDS:.0f} s"
 
 
 def _missing(name: str, why: str) -> DataMissingError:
@@ -114,16 +133,19 @@ def _builder(entry: DatasetEntry, data_dir: Path) -> Any:
 
 
 def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
-    import requests  # what TFDS downloads with
+    import requests  # what TFDS downloads with, and depends on
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-    if source is not None and builder.url_infos:
+    if source is not None:
         _check_source(name, builder.url_infos.values(), source)
     config = tfds.download.DownloadConfig(manual_dir=str(source) if source else None)
     try:
         builder.download_and_prepare(download_config=config)
     except (tfds.download.DownloadError, requests.RequestException) as error:
         raise _missing(name, f"the download failed ({str(error).splitlines()[0]})") from error
+    except NonMatchingChecksumError as error:
+        raise DataChecksumError(f"{name}: what was downloaded is not the published file: {error}") from error
     except OSError as error:
         raise DataError(f"{name}: cannot be prepared in {builder.data_path} ({error.strerror or error})") from error
 

@@ -1,10 +1,9 @@
 """`summary.json`: the whole result of a run as one document. Programs rely on its schema: add to it, change nothing."""
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from mnist_lib.environment import package_versions
 from mnist_lib.result import Accuracy, TrialFailure, TrialResult
 from mnist_lib.tally import Tally
 
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 1
-PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
 
 def summarize(
@@ -21,7 +19,7 @@ def summarize(
     run: str,
     dataset: Mapping[str, Any],
     tallies: Mapping[str, Tally],
-    versions: Mapping[str, int],
+    stored: Mapping[str, int],
     labels: "NDArray[np.uint8]",
     trials: Sequence[Mapping[str, Any]],
     timing: Mapping[str, float],
@@ -30,7 +28,7 @@ def summarize(
 
     Args:
         tallies: of the models of which a trial succeeded.
-        versions: the stored version of each of these.
+        stored: the version of each of these.
         labels: of the test split.
         trials: one `trial_row` each.
     """
@@ -38,16 +36,15 @@ def summarize(
         "schema": SCHEMA,
         "run": run,
         "dataset": dict(dataset),
-        "models": {model: _model_row(tally, versions.get(model), labels) for model, tally in sorted(tallies.items())},
+        "models": {model: _model_row(tally, stored[model], labels) for model, tally in sorted(tallies.items())},
         "trials": sorted(trials, key=lambda row: (row["model"], row["seed"])),
         "timing": dict(timing),
-        "versions": package_versions(),
+        "versions": dict(next((tally.chosen.versions for _, tally in sorted(tallies.items())), package_versions())),
     }
 
 
-def _model_row(tally: Tally, version: int | None, labels: "NDArray[np.uint8]") -> dict[str, Any]:
+def _model_row(tally: Tally, version: int, labels: "NDArray[np.uint8]") -> dict[str, Any]:
     statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
-    assert chosen is not None
     of_seeds = statistics.ci95 is not None
     return {
         "trials": statistics.count,
@@ -59,7 +56,7 @@ def _model_row(tally: Tally, version: int | None, labels: "NDArray[np.uint8]") -
         "highest_test_accuracy": tally.highest,
         "ensemble_test": _counts(ensemble),
         "ensemble_test_accuracy": ensemble.value,
-        "best_trial": chosen.trial,  # on validation; this is the one that is stored
+        "best_trial": chosen.trial,  # on validation, without validation the first; this is the one that is stored
         "best_trial_test_accuracy": chosen.test.value,
         "version": version,
     }
@@ -69,7 +66,8 @@ def trial_row(spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, 
     """One trial, as it ended."""
     row = {"id": outcome.trial, **spec_row, "attempts": attempts}
     if isinstance(outcome, TrialFailure):
-        return {**row, "status": "failed", "error": {"code": outcome.code, "message": outcome.message}}
+        error = {"code": outcome.code, "message": outcome.message, "details": outcome.details}
+        return {**row, "status": "failed", "error": error}
     return {
         **row,
         "status": "ok",
@@ -87,12 +85,6 @@ def trial_row(spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, 
         "weights_sha256": outcome.weights_sha256,
         "node": outcome.node,
     }
-
-
-def package_versions() -> dict[str, str]:
-    """Of what a result depends on, without importing any of it."""
-    installed = {name.replace("-", "_"): metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **installed}
 
 
 def _counts(accuracy: Accuracy) -> dict[str, int]:

@@ -7,12 +7,15 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from mnist_lib.result import Accuracy
+
 CHANCE = 0.1  # ten classes of about equal size
 
 
 def render(summary: dict[str, Any], console: Console) -> None:
     """Prints the tables and the notes that belong to them."""
-    console.print(Group(_models(summary), _trials(summary), *map(Text, _notes(summary))))
+    tables = [_models(summary)] if summary["models"] else []
+    console.print(Group(*tables, _trials(summary), *map(Text, _notes(summary))))
 
 
 def percent(value: float) -> str:
@@ -27,8 +30,19 @@ def _models(summary: dict[str, Any]) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
     )
-    for heading in ("model", "trials", "mean", "std", "95% interval", "highest", "ensemble", "stored", "version"):
-        table.add_column(heading, justify="left" if heading in ("model", "stored") else "right")
+    for heading in (
+        "model",
+        "trials",
+        "mean",
+        "std",
+        "95% interval",
+        "highest",
+        "ensemble",
+        "best trial",
+        "its test",
+        "version",
+    ):
+        table.add_column(heading, justify="left" if heading in ("model", "best trial") else "right")
     for name, model in summary["models"].items():
         std = model["std_test_accuracy"]
         table.add_row(
@@ -40,6 +54,7 @@ def _models(summary: dict[str, Any]) -> Table:
             percent(model["highest_test_accuracy"]),
             percent(model["ensemble_test_accuracy"]) if model["trials"] > 1 else "-",
             model["best_trial"],
+            percent(model["best_trial_test_accuracy"]),
             str(model["version"]),
         )
     return table
@@ -61,7 +76,7 @@ def _trials(summary: dict[str, Any]) -> Table:
                 ", ".join(trial["devices"]),
             )
         else:
-            table.add_row(trial["id"], "failed", trial["error"]["code"])
+            table.add_row(trial["id"], "failed")
     return table
 
 
@@ -73,7 +88,13 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     for trial in summary["trials"]:
         if trial["status"] == "failed":
             notes.append(f"{trial['id']} failed: {trial['error']['code']} {trial['error']['message']}")
-    for name, model in models:
-        if model["ci95"][0] <= CHANCE:
+    for name, _ in models:
+        if _counted(summary, name).interval()[0] <= CHANCE:
             notes.append(f"{name} is no better than guessing yet: it needs more steps; try more --epochs.")
     return notes
+
+
+def _counted(summary: dict[str, Any], model: str) -> Accuracy:
+    """Over all trials of a model."""
+    counts = [trial["test"] for trial in summary["trials"] if trial["model"] == model and trial["status"] == "ok"]
+    return sum((Accuracy(**count) for count in counts), Accuracy(0, 0))

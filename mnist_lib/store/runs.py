@@ -1,13 +1,17 @@
 """The folder of one run: `<storage>/runs/<run>/`. `summary.json` comes last: with it, the run is complete."""
 
+import itertools
 import json
 import re
+import shutil
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mnist_lib.errors import SpecError
-from mnist_lib.store.atomic import told_as_store_error, write_file
+from mnist_lib.store.atomic import make_folders, told_as_store_error, write_file
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
@@ -20,28 +24,55 @@ def check_run_name(run: str) -> None:
         )
 
 
-class RunFolder:
-    """Creates the folder; what an unfinished run of that name left there is begun again.
+def check_writable(storage: Path) -> None:
+    """Raises StoreError at once, not after the training, when nothing can be stored there."""
+    with told_as_store_error(storage):
+        make_folders(storage)
+        tempfile.TemporaryFile(dir=storage).close()
 
-    Raises:
-        SpecError: a finished run has that name.
-        StoreError: from here and from every method, the folder cannot be written.
-    """
+
+class RunFolder:
+    """Raises StoreError, in every method, when the folder cannot be written."""
 
     def __init__(self, storage: Path, run: str) -> None:
         self.storage, self.run = storage, run
         self.path = storage / "runs" / run
-        if (self.path / "summary.json").exists():
-            raise SpecError(f"run_name: {run!r} is finished: see {self.path}; choose another --run-name")
-        with told_as_store_error(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "history.jsonl").unlink(missing_ok=True)
+
+    @classmethod
+    def create(cls, storage: Path, run: str) -> "RunFolder":
+        """Begins anew what an unfinished run of that name left.
+
+        Raises:
+            SpecError: a finished run has that name.
+        """
+        folder = cls(storage, run)
+        if (folder.path / "summary.json").exists():
+            raise SpecError(f"run_name: {run!r} is finished: see {folder.path}; choose another --run-name")
+        with told_as_store_error(folder.path):
+            make_folders(folder.path)
+            (folder.path / "history.jsonl").unlink(missing_ok=True)
+            shutil.rmtree(folder.path / "trials", ignore_errors=True)
+        return folder
+
+    @classmethod
+    def create_unnamed(cls, storage: Path, dataset: str) -> "RunFolder":
+        """Under a name that no other run has: the time and the dataset, and a number where that is taken."""
+        name = f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{dataset}"
+        for number in itertools.count(1):
+            folder = cls(storage, name if number == 1 else f"{name}-{number}")
+            with told_as_store_error(folder.path):
+                make_folders(folder.path.parent)
+                try:
+                    folder.path.mkdir()
+                except FileExistsError:
+                    continue
+            return folder
+        raise AssertionError("unreachable: the numbers do not end")
 
     def write_text(self, name: str, text: str) -> None:
         with told_as_store_error(self.path):
-            path = self.path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, text.encode())
+            make_folders((self.path / name).parent)
+            write_file(self.path / name, text.encode())
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         self.write_text(name, json.dumps(document, indent=2, allow_nan=False) + "\n")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnist_lib.store.atomic import told_as_store_error, write_new_folder
+from mnist_lib.store.atomic import make_folders, told_as_store_error, write_new_folder
 
 
 def publish(storage: Path, model: str, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> int:
@@ -23,7 +23,7 @@ def publish(storage: Path, model: str, files: Mapping[str, bytes], manifest: Map
     }
     document = json.dumps({**manifest, "files": listed}, indent=2).encode()
     with told_as_store_error(versions):
-        versions.mkdir(parents=True, exist_ok=True)
+        make_folders(versions)
         number = 1 + max((int(path.name) for path in versions.iterdir() if path.name.isdigit()), default=0)
         while not write_new_folder(versions / str(number), {**files, "manifest.json": document}):
             number += 1

@@ -53,12 +53,12 @@ def dies_in(victim: str, times: int, folder: Path, items: Sequence[Item]) -> Ite
         yield Told(item.id, "ends", final=True)
 
 
-def start_with(function: Any, *arguments: object) -> StartLane[Item]:
+def start_with(function: Any, *arguments: object) -> StartLane:
     task: Any = ray.remote(num_returns="streaming", num_cpus=0, max_retries=0, max_calls=1)(function)
     return lambda items: task.remote(*arguments, items)
 
 
-def run(start: StartLane[Item], *lanes: Sequence[Item], max_failures: int = 3) -> tuple[list[Told | Lost], FanOut]:
+def run(start: StartLane, *lanes: Sequence[Item], max_failures: int = 3) -> tuple[list[Told | Lost], FanOut]:
     with FanOut(start, max_failures) as fan_out:
         for lane in lanes:
             fan_out.submit(lane)
@@ -106,7 +106,7 @@ def stops_early(items: Sequence[Item]) -> Iterator[Told]:
 
 def test_a_task_that_ends_before_its_items_is_a_failure_not_a_success() -> None:
     events, _ = run(start_with(stops_early), ITEMS[:1], max_failures=1)
-    assert events[-1] == Lost("a", "the task ended early", 2)
+    assert events[-1] == Lost(item="a", reason="the task ended early", attempts=2)
 
 
 def sleeps(folder: Path, items: Sequence[Item]) -> Iterator[Told]:

@@ -1,10 +1,17 @@
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from cluster import errors as cluster_errors
 from jobs import exits
 from mnist_lib import errors as mnist_errors
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -34,11 +41,13 @@ def test_each_failure_is_one_line_and_a_fixed_exit_code(
     assert ("Traceback" in stderr) == (expected == 1)
 
 
-def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="jobs")
+
     def command(arguments: Sequence[str]) -> int:
         raise mnist_errors.DataError("damaged")
 
-    assert exits.run(command, ["--verbose"]) == 3
+    assert exits.run(command, []) == 3
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -50,3 +59,32 @@ def test_every_error_class_has_an_exit_code() -> None:
             code = getattr(item, "code", None)
             if isinstance(code, str) and code not in of_trials | {"E-BUG"}:
                 assert exits.exit_code_of(code) != 1, code
+
+
+def test_an_error_code_of_another_kind_is_a_bug_not_a_crash(capsys: pytest.CaptureFixture[str]) -> None:
+    class HttpError(Exception):
+        code = 404
+
+    def command(arguments: Sequence[str]) -> int:
+        raise HttpError("not found")
+
+    assert exits.run(command, []) == 1
+    assert "error[E-BUG] HttpError: not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [10, 1_000_000])
+def test_a_reader_that_has_gone_does_not_change_the_exit_code(length: int) -> None:
+    code = (
+        "import sys; from jobs import exits;"
+        f"command = lambda arguments: exits.print_result('x' * {length}) or 9; sys.exit(exits.run(command, []))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 9
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import yaml
 
 from jobs.exits import UsageError
 from jobs.options import TrainOptions, parse
+from jobs.train import _configuration
 from mnist_lib.errors import SpecError
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,12 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
     [
         ("epoch: 3\n", "--epoch is not an option; did you mean --epochs?"),
         ("epochs: 1.5\n", "expected a whole number, got 1.5"),
+        ("models: [1, 2]\n", "models: expected names, as in a,b, got [1, 2]"),
+        ("models: 5\n", "models: expected names, as in a,b, got 5"),
+        ("seeds: true\n", "seeds: expected a whole number, got True"),
+        ("seeds: 1.5\n", "seeds: expected a whole number, got 1.5"),
+        ("learning_rate: true\n", "learning_rate: expected a number, got True"),
+        ("plan: maybe\n", "not boolean: maybe"),
         ("dataset: !!python/object/apply:os.system ['touch canary']\n", "python"),
         ("[", "config"),
     ],
@@ -90,7 +98,10 @@ def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
         (["--models", "keras,scrach"], "model: 'scrach' is not known; did you mean scratch?"),
         (["--epochs", "0"], "epochs: expected a whole number from 1 to 100000, got 0"),
         (["--epochs", "x"], "--epochs: expected a whole number, got 'x'"),
-        (["--learning-rate", "nan"], "learning_rate: expected a number above 0 and at most 3.4e+38, got nan"),
+        (["--learning-rate", "nan"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got nan"),
+        (["--learning-rate", "1e-50"], "learning_rate: expected a number from 1.2e-38"),
+        (["--seeds", " "], "--seeds: expected a whole number, got ' '"),
+        (["--cpus-per-trial", "0"], "cpus_per_trial: expected a whole number from 1 to 4096, got 0"),
         (["--gpus-per-trial", "-1"], "gpus_per_trial: expected a whole number from 0 to 64, got -1"),
         (["--run-name", "../x"], "run_name: expected"),
     ],
@@ -121,7 +132,23 @@ def test_help_names_every_option_with_its_default() -> None:
         check=True,
         env={**os.environ, "COLUMNS": "110"},
     )
-    help_text = " ".join(done.stdout.split())
-    for said in ("--epochs N passes over the training images (default: 5)", "--models A,B", "keras,scratch"):
-        assert said in help_text
-    assert "(default: 0)" in help_text  # of --seed
+    entries = [" ".join(entry.split()) for entry in done.stdout.split("\n  -")]
+    for field in dataclasses.fields(TrainOptions):
+        name = f"-{field.name.replace('_', '-')}"
+        (entry,) = [entry for entry in entries if entry.startswith((f"{name} ", f"{name},"))]
+        told = "(default: " in entry
+        assert told == (
+            (field.default is not None and field.default is not False) or "(default: " in field.metadata["help"]
+        )
+
+
+def test_the_configuration_that_a_run_leaves_gives_the_same_options_again(tmp_path: Path) -> None:
+    given = options("--seeds=4,8", "--learning-rate=0.1", "--allow-cpu", "--data-dir=/data", "--cpus-per-trial=2")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(_configuration(given)))
+    assert options("--config", str(tmp_path / "config.yaml")) == given
+
+
+def test_a_flag_can_be_taken_back_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("json: true\n")
+    assert options("--config", str(tmp_path / "config.yaml")).json
+    assert not options("--config", str(tmp_path / "config.yaml"), "--no-json").json

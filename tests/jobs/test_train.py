@@ -82,7 +82,7 @@ def test_each_task_sees_just_the_gpu_that_it_was_granted(gpu_run: tuple[dict[str
     assert len({(trial["node"], trial["gpus"][0]) for trial in summary["trials"]}) == 3
 
 
-def test_without_gpus_the_same_seeds_give_the_same_weights_on_two_replicas_others(
+def test_the_same_seeds_give_the_same_weights_again_and_without_gpus(
     gpu_run: tuple[dict[str, Any], Path], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     common = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--gpus-per-trial=0")

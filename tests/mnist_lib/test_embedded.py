@@ -39,8 +39,11 @@ def test_mnist_mini_is_from_mnists_training_set_alone(digits: Dataset, mnist_sou
 
     raw = gzip.decompress((mnist_source / "train-images-idx3-ubyte.gz").read_bytes())
     published = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28 * 28)
-    known = {image.tobytes() for image in published[:5_848]}
-    assert all(image.tobytes() in known for split in (digits.train, digits.test) for image in split.images)
+    raw = gzip.decompress((mnist_source / "train-labels-idx1-ubyte.gz").read_bytes())
+    labels = np.frombuffer(raw, np.uint8, offset=8)
+    known = {image.tobytes(): label for image, label in zip(published[:5_848], labels[:5_848], strict=True)}
+    for split in (digits.train, digits.test):
+        assert [known[image.tobytes()] for image in split.images] == split.labels.tolist()
 
 
 def test_the_builders_are_found_by_name_in_a_process_that_imports_them() -> None:

@@ -1,13 +1,19 @@
 """Preparation, with real files and real processes; the download itself needs a network and is not tested."""
 
+import dataclasses
+import gzip
 import socket
 import subprocess
 import sys
+import time
+import urllib.parse
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mnist_lib import catalog
+from mnist_lib.data import prepare as module
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
@@ -17,13 +23,13 @@ SOURCES = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-l
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every host refuses: a port of this machine that nobody listens on stands for the download's."""
+    """A port of this machine that nobody listens on stands for the host to download from."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setattr("urllib.request.getproxies", dict)
-    entry = catalog.DatasetEntry(tfds_name="mnist", train=60_000, test=10_000, about="", hosts=(host,))
-    monkeypatch.setitem(catalog.DATASETS, "mnist", entry)
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(catalog.DATASETS, "mnist", dataclasses.replace(catalog.DATASETS["mnist"], url=url))
 
 
 def test_mnist_mini_through_tfds_is_the_embedded_file_in_another_order(data_dir: Path, digits: Dataset) -> None:
@@ -63,6 +69,41 @@ def test_without_network_and_files_the_error_names_three_ways_out(tmp_path: Path
         prepare("mnist", tmp_path, source=None)
     for way in ("a network", "--data-source DIR", "--dataset mnist-mini"):
         assert way in str(error.value)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("variable", ["no_proxy", "http_proxy"])
+def test_neither_an_exception_from_proxies_nor_a_dead_proxy_delays_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "localhost" if variable == "no_proxy" else "http://127.0.0.1:9")
+    begin = time.monotonic()
+    with pytest.raises(DataMissingError, match="cannot be reached"):
+        prepare("mnist", tmp_path, source=None)
+    assert time.monotonic() - begin < 8
+
+
+def test_a_host_that_never_answers_is_given_up_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(60))
+    assert module._unreachable(urllib.parse.urlsplit("http://example.org")) == "no answer within 0 s"
+
+
+def test_another_version_on_disk_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    prepare("sklearn-digits", tmp_path, source=None)
+    (tmp_path / "sklearn_digits/1.0.0").rename(tmp_path / "sklearn_digits/0.9.0")
+    prepare("sklearn-digits", tmp_path, source=None)
+    assert (tmp_path / "sklearn_digits/1.0.0/dataset_info.json").exists()
+
+
+def test_a_prepared_folder_is_neither_locked_nor_written(tmp_path: Path) -> None:
+    """It may be a read-only one, shared by a cluster."""
+    prepare("sklearn-digits", tmp_path, source=None)
+    (lock,) = tmp_path.glob(".*.lock")
+    lock.unlink()
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    prepare("sklearn-digits", tmp_path, source=None)
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
 
 
 def test_a_source_that_is_no_folder_is_named(tmp_path: Path) -> None:
@@ -118,7 +159,10 @@ def test_a_record_file_cut_between_records_is_refused_for_its_count(tmp_path: Pa
 
 @pytest.mark.mnist
 @pytest.mark.slow
-def test_the_original_files_prepare_offline_to_the_known_fingerprint(data_dir: Path, mnist_source: Path) -> None:
+def test_the_original_files_prepare_offline_to_themselves(data_dir: Path, mnist_source: Path) -> None:
     dataset = prepare("mnist", data_dir, source=mnist_source)
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
-    assert dataset.test.labels[dataset.test.labels == 7].size == 1_028  # sevens in MNIST's test set, as published
+    for split, name, offset in ((dataset.train, "train", 16), (dataset.test, "t10k", 16)):
+        raw = gzip.decompress((mnist_source / f"{name}-images-idx3-ubyte.gz").read_bytes())
+        published = np.frombuffer(raw, np.uint8, offset=offset).reshape(-1, 28 * 28)
+        assert sorted(image.tobytes() for image in split.images) == sorted(image.tobytes() for image in published)

@@ -73,6 +73,18 @@ def test_the_loop_takes_the_steps_of_fit_on_equal_batches(
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
 
+def test_how_many_steps_a_chunk_has_changes_no_bit(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 500)
+    hashes = set()
+    for steps in (1, 3, batches.STEPS_PER_CHUNK):
+        monkeypatch.setattr(batches, "STEPS_PER_CHUNK", steps)
+        trainer = trainer_of(spec)
+        trainer.start(seed=0)
+        list(trainer.train(train, Plan(500, 32, 1), seed=0, learning_rate=0.001, last=2))
+        hashes.add(trainer.weights.sha256())
+    assert len(hashes) == 1
+
+
 @pytest.mark.parametrize("batch", [1, 32, 33, 200])
 @pytest.mark.parametrize("n", [97, 98, 99, 100, 101])
 def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int) -> None:
@@ -128,7 +140,7 @@ def test_compiling_trains_nothing(digits: Dataset) -> None:
 
 @pytest.mark.parametrize("n", [1, 999, 1_000, 1_001, 2_001])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_every_test_image_is_counted_once_whatever_their_number(digits: Dataset, n: int, replicas: int) -> None:
+def test_every_image_gets_its_own_probabilities_whatever_their_number(digits: Dataset, n: int, replicas: int) -> None:
     spec = TrialSpec.of("keras", hidden_units=8)
     trainer = trainer_of(spec, replicas)
     images = first(digits.train, n).images
