@@ -92,9 +92,7 @@ class FanOut:
             del self._running[generator]
             reason = f"{type(error.cause).__name__}: {error.cause}"
             for item in items:
-                yield Lost(
-                    item=item.id, reason=reason, attempts=self.attempts(item.id), traceback=error.traceback_str or ""
-                )
+                yield Lost(item=item.id, reason=reason, attempts=self.attempts(item.id), traceback=str(error))
         except ray.exceptions.RayError as error:
             del self._running[generator]
             ray.cancel(generator, force=True)  # it may be alive, with only its event lost

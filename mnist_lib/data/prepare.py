@@ -54,7 +54,7 @@ def prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
             if not _prepared(builder):
                 _require_obtainable(name, entry, source, data_dir)
                 _download_and_prepare(name, builder, source)
-                builder = _builder(entry, data_dir)
+        builder = _builder(entry, data_dir)  # anew: one reads what is on disk when it is made
     train, test = (_read(name, builder, split) for split in ("train", "test"))
     train.check(f"{name}/train", entry.train)
     test.check(f"{name}/test", entry.test)

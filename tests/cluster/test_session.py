@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -6,7 +7,6 @@ from pathlib import Path
 import pytest
 import ray
 
-import cluster
 from cluster.errors import ClusterError
 from cluster.session import session
 from cluster.tasks import result_of, start_beside_driver
@@ -40,17 +40,39 @@ def test_an_address_from_the_environment_is_named_as_such(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_tasks_import_the_packages_that_were_sent_not_those_of_the_node(ray_address: str) -> None:
-    def file_of_cluster() -> str:
-        import cluster
+def test_tasks_can_import_the_packages_that_were_sent(ray_address: str, tmp_path: Path) -> None:
+    """One that no worker has on its path."""
+    (tmp_path / "sent_package").mkdir()
+    (tmp_path / "sent_package/__init__.py").write_text("NAME = __name__\n")
 
-        return str(cluster.__file__)
+    def use() -> str:
+        import sent_package  # type: ignore[import-not-found]
+
+        return str(sent_package.NAME)
 
     ray.shutdown()  # the fixture's own connection
     try:
-        with session(ray_address, [Path(str(cluster.__file__)).parent]):
-            file = result_of(start_beside_driver(file_of_cluster))
+        with session(ray_address, [tmp_path / "sent_package"]):
+            assert result_of(start_beside_driver(use)) == "sent_package"
     finally:
         ray.init(address=ray_address, log_to_driver=False)
-    assert "runtime_resources" in file
-    assert not file.startswith(os.fspath(Path(__file__).parents[2]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
+def test_a_package_that_a_worker_lacks_is_named_with_the_way_to_install_it() -> None:
+    def use() -> None:
+        import no_such_package  # type: ignore[import-not-found]  # noqa: F401
+
+    with pytest.raises(ClusterError, match=r"a worker lacks the package no_such_package; install requirements"):
+        result_of(start_beside_driver(use))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
+def test_a_worker_that_dies_is_the_clusters_failure() -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ClusterError, match="a task's worker died"):
+        result_of(start_beside_driver(die))
