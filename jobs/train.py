@@ -129,10 +129,11 @@ def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE, force_terminal=sys.stdout.isatty())
     with console.capture() as capture:
         render(summary, console)
-    where = [f"run     {folder.path}"]
+    lines = [capture.get().rstrip() + "\n", f"The run is in {folder.path}"]
     for name, model in summary["models"].items():
-        where.append(f"model   {version_folder(folder.storage, name, model['version'])}")
-    return "\n".join([capture.get(), *where])
+        stored = f"{name} version {model['version']}, which is {model['best_trial']}"
+        lines.append(f"{stored}, is in {version_folder(folder.storage, name, model['version'])}")
+    return "\n".join(lines)
 
 
 def _exit_code(summary: Mapping[str, Any]) -> int:

@@ -30,32 +30,17 @@ def _models(summary: dict[str, Any]) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
     )
-    for heading in (
-        "model",
-        "trials",
-        "mean",
-        "std",
-        "95% interval",
-        "highest",
-        "ensemble",
-        "best trial",
-        "its test",
-        "version",
-    ):
-        table.add_column(heading, justify="left" if heading in ("model", "best trial") else "right")
+    for heading in ("model", "trials", "mean ± std", "95% interval", "highest", "ensemble"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, model in summary["models"].items():
         std = model["std_test_accuracy"]
         table.add_row(
             name,
             str(model["trials"]),
-            percent(model["mean_test_accuracy"]),
-            "-" if std is None else percent(std),
+            percent(model["mean_test_accuracy"]) + ("" if std is None else f" ± {100 * std:.2f}"),
             " to ".join(map(percent, model["ci95"])),
             percent(model["highest_test_accuracy"]),
             percent(model["ensemble_test_accuracy"]) if model["trials"] > 1 else "-",
-            model["best_trial"],
-            percent(model["best_trial_test_accuracy"]),
-            str(model["version"]),
         )
     return table
 
@@ -69,7 +54,7 @@ def _trials(summary: dict[str, Any]) -> Table:
             table.add_row(
                 trial["id"],
                 percent(trial["test_accuracy"]),
-                f"{trial['test']['correct']:,} of {trial['test']['total']:,}",
+                f"{trial['test']['correct']:,}",
                 f"{trial['best_epoch']} of {trial['epochs']}",
                 f"{trial['train_seconds']:.1f}",
                 f"{trial['images_per_second']:,.0f}",
