@@ -1,5 +1,6 @@
 """Two logical CPU devices, real digits, and one real Ray cluster of two nodes for the whole test run."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,17 +54,36 @@ def mnist_source() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """Two real nodes on this machine: one with 1 CPU and 1 logical GPU, one with 2 and 2."""
+    """Two real nodes on this machine, one with 1 CPU and 1 logical GPU, one with 2 and 2; this process is connected."""
     import ray
+
+    with two_nodes(gpus=True) as address:
+        ray.init(address=address, log_to_driver=False)
+        yield address
+        ray.shutdown()
+
+
+@pytest.fixture
+def ray_address_without_gpus() -> Iterator[str]:
+    """Two real nodes on this machine, with 1 and 2 CPUs."""
+    with two_nodes(gpus=False) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def two_nodes(*, gpus: bool) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     memory = 150 << 20
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False, "object_store_memory": memory},
+        head_node_args={
+            "num_cpus": 1,
+            "num_gpus": 1 if gpus else 0,
+            "include_dashboard": False,
+            "object_store_memory": memory,
+        },
     )
-    cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=memory)
-    ray.init(address=cluster.address, log_to_driver=False)
+    cluster.add_node(num_cpus=2, num_gpus=2 if gpus else 0, object_store_memory=memory)
     yield cluster.address
-    ray.shutdown()
     cluster.shutdown()  # type: ignore[no-untyped-call]

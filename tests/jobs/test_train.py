@@ -82,10 +82,10 @@ def test_each_task_sees_just_the_gpu_that_it_was_granted(gpu_run: tuple[dict[str
     assert len({(trial["node"], trial["gpus"][0]) for trial in summary["trials"]}) == 3
 
 
-def test_the_same_seeds_give_the_same_weights_again_and_without_gpus(
-    gpu_run: tuple[dict[str, Any], Path], ray_address: str, data_dir: Path, tmp_path: Path
+def test_the_same_seeds_give_the_same_weights_again_on_a_cluster_without_gpus(
+    gpu_run: tuple[dict[str, Any], Path], ray_address_without_gpus: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    common = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--gpus-per-trial=0")
+    common = ("--address", ray_address_without_gpus, "--data-dir", data_dir, "--seeds=2", "--epochs=20")
     summary = summary_of(*common, home=tmp_path)
     assert not any(trial["gpus"] for trial in summary["trials"])
     hashes = [[trial["weights_sha256"] for trial in run["trials"]] for run in (gpu_run[0], summary)]
