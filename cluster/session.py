@@ -32,7 +32,7 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         ClusterError: no Ray answers there within seconds, or it cannot be joined or started.
     """
     source = "--address" if address else "RAY_ADDRESS"
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address = address_of(address)
     options: dict[str, Any] = {"address": "local", "include_dashboard": False}
     if address is not None:
         _require_ray(address, source)
@@ -49,6 +49,11 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def address_of(given: str | None) -> str | None:
+    """The cluster to join; None for one of our own."""
+    return given or os.environ.get("RAY_ADDRESS") or None
 
 
 class _Log(io.TextIOBase):

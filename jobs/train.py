@@ -38,7 +38,35 @@ def train(arguments: Sequence[str]) -> int:
     if options.run_name is not None:
         check_run_name(options.run_name)
 
-    from cluster.resources import live_nodes, plan_lanes
+    return _show_plan(options, trials) if options.plan else _run(options, trials)
+
+
+def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
+    from cluster.resources import deal, live_nodes, this_machine
+    from cluster.session import address_of, session
+
+    if address_of(options.address) is None:
+        nodes = [this_machine()]
+    else:
+        with session(options.address, PACKAGES):
+            nodes = live_nodes()
+    plan = _plan(options, trials, nodes)
+    lanes = [[trial.id for trial in lane] for lane in deal(trials, plan.lanes)]
+    if options.json:
+        document = {"lanes": lanes, "cpus": plan.cpus, "gpus": plan.gpus, "nodes": [vars(node) for node in nodes]}
+        exits.print_result(json.dumps(document, indent=2))
+        return exits.DONE
+    lines = [
+        f"{len(trials)} trial(s) on {options.dataset} in {plan}, the most that can run at once on",
+        *(f"  {node.host}: {node.cpus} CPU(s), {node.gpus} GPU(s)" for node in nodes),
+        *(f"lane {number}: {', '.join(lane)}" for number, lane in enumerate(lanes, start=1)),
+    ]
+    exits.print_result("\n".join(lines))
+    return exits.DONE
+
+
+def _run(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
+    from cluster.resources import live_nodes
     from cluster.session import in_submitted_job, session
     from jobs.driver import run
 
@@ -48,31 +76,28 @@ def train(arguments: Sequence[str]) -> int:
             f", got {options.storage}; use --storage /PATH"
         )
     storage = options.storage.absolute()
-    if not options.plan:
-        check_writable(storage)
-    summary = None
+    check_writable(storage)
     with session(options.address, PACKAGES):
-        nodes = live_nodes()
-        plan = plan_lanes(
-            len(trials), nodes, gpus_per_trial=options.gpus_per_trial, cpus_per_trial=options.cpus_per_trial
-        )
+        plan = _plan(options, trials, live_nodes())
         resources = options.resources(plan.cpus, plan.gpus)
-        if options.plan:
-            text = _plan_text(options, trials, nodes, plan)
-        else:
-            folder = _create_folder(options, storage)
-            summary = run(
-                folder=folder,
-                trials=trials,
-                plan=plan,
-                resources=resources,
-                data_dir=options.data_dir,
-                data_source=options.data_source,
-                max_failures=options.max_failures,
-            )
-            text = json.dumps(summary, indent=2) if options.json else _result_text(summary, folder)
-    exits.print_result(text)
-    return _exit_code(summary) if summary else exits.DONE
+        folder = _create_folder(options, storage)
+        summary = run(
+            folder=folder,
+            trials=trials,
+            plan=plan,
+            resources=resources,
+            data_dir=options.data_dir,
+            data_source=options.data_source,
+            max_failures=options.max_failures,
+        )
+    exits.print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder))
+    return _exit_code(summary)
+
+
+def _plan(options: TrainOptions, trials: Sequence[TrialSpec], nodes: "Sequence[Node]") -> "LanePlan":
+    from cluster.resources import plan_lanes
+
+    return plan_lanes(len(trials), nodes, gpus_per_trial=options.gpus_per_trial, cpus_per_trial=options.cpus_per_trial)
 
 
 def _log_to_stderr(*, verbose: bool) -> None:
@@ -103,22 +128,6 @@ def _create_folder(options: TrainOptions, storage: Path) -> RunFolder:
         folder = RunFolder.create(storage, options.run_name)
     folder.write_text("config.yaml", yaml.safe_dump(_configuration(options), sort_keys=False))
     return folder
-
-
-def _plan_text(options: TrainOptions, trials: Sequence[TrialSpec], nodes: "Sequence[Node]", plan: "LanePlan") -> str:
-    from cluster.resources import deal
-
-    lanes = [[trial.id for trial in lane] for lane in deal(trials, plan.lanes)]
-    if options.json:
-        document = {"lanes": lanes, "cpus": plan.cpus, "gpus": plan.gpus, "nodes": [vars(node) for node in nodes]}
-        return json.dumps(document, indent=2)
-    return "\n".join(
-        [
-            f"{len(trials)} trial(s) on {options.dataset} in {plan}, the most that can run at once on",
-            *(f"  {node.host}: {node.cpus} CPU(s), {node.gpus} GPU(s)" for node in nodes),
-            *(f"lane {number}: {', '.join(lane)}" for number, lane in enumerate(lanes, start=1)),
-        ]
-    )
 
 
 def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:

@@ -256,3 +256,21 @@ def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_ad
     assert time.monotonic() - begin < 10
     assert code == 4
     assert "each trial asks for 3 GPU(s), the largest node has 2; use --gpus-per-trial 2 or fewer" in stderr
+
+
+def test_a_plan_for_this_machine_is_that_of_ray_but_starts_none(tmp_path: Path) -> None:
+    code, stdout, stderr = train("--plan", "--json", "--seeds=3", home=tmp_path)
+    assert (code, stderr) == (0, "")
+    assert not list(tmp_path.iterdir())  # Ray would have written there
+    document = json.loads(stdout)
+    assert [trial for lane in document["lanes"] for trial in lane] == [
+        f"{model}-s{seed}" for model in ("keras", "scratch") for seed in range(3)
+    ]
+    code = (
+        "from cluster.session import session; from cluster.resources import live_nodes\n"
+        "with session(None, []): nodes = live_nodes()\n"
+        "print(nodes[0].cpus, nodes[0].gpus)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    (planned,) = document["nodes"]
+    assert found.stdout.split() == [str(planned["cpus"]), str(planned["gpus"])]
