@@ -266,11 +266,11 @@ def test_a_plan_for_this_machine_is_that_of_ray_but_starts_none(tmp_path: Path) 
     assert [trial for lane in document["lanes"] for trial in lane] == [
         f"{model}-s{seed}" for model in ("keras", "scratch") for seed in range(3)
     ]
-    code = (
+    script = (
         "from cluster.session import session; from cluster.resources import live_nodes\n"
         "with session(None, []): nodes = live_nodes()\n"
         "print(nodes[0].cpus, nodes[0].gpus)"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     (planned,) = document["nodes"]
     assert found.stdout.split() == [str(planned["cpus"]), str(planned["gpus"])]
