@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TRAIN_ARGS ?= --seeds 3 --epochs 40
 
-.PHONY: setup train test test-fast check format lock clean
+.PHONY: setup train test test-fast check bench format lock clean
 
 setup: .venv/runtime
 
@@ -22,6 +22,10 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# BENCH_ARGS="--source DIR" with the four original MNIST files is what the record is made with.
+bench: .venv/dev .venv-bench/peers
+	$(BIN)/python -m benchmarks.training $(BENCH_ARGS)
 
 format: .venv/dev
 	$(BIN)/ruff format
@@ -45,6 +49,12 @@ clean:
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# An environment of their own: installed beside Keras they would slow its import. Not locked: what ran is recorded.
+.venv-bench/peers:
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check "torch>=2.9,<2.14" "jax>=0.7,<0.11"
 	@touch $@
 
 .venv/dev: .venv/runtime requirements/dev.lock

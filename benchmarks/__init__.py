@@ -1,0 +1,1 @@
+"""Measured claims: this project beside its peers, in one run on one machine."""

@@ -1,0 +1,32 @@
+"""Keeps the suite alive: each contender trains a few steps. What it measures that way means nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.training import RATIOS, Contender, contenders, run, write_digits
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("bench") / "digits.npz"
+    assert write_digits(file, source=None, images=200) == (200, 1_000)
+    return file
+
+
+@pytest.mark.parametrize("contender", contenders(threads=1), ids=lambda contender: contender.name)
+def test_each_contender_runs_and_learns_something(contender: Contender, digits_file: Path) -> None:
+    if not Path(contender.python).exists():
+        pytest.skip("make bench sets up the environment of this peer")
+    result = run(contender, digits_file, epochs=3)
+    assert len(result.seconds) == 2  # the first is warm-up
+    assert all(seconds > 0 for seconds in result.seconds)
+    if "RMSprop" in contender.name or "keras" in contender.name:
+        assert result.correct > 300  # of 1,000; the SGD ones need more steps than these to begin
+
+
+def test_every_claimed_ratio_is_between_contenders_that_there_are() -> None:
+    names = {contender.name for contender in contenders(threads=1)}
+    assert all({ratio.ours, ratio.peer} <= names for ratio in RATIOS)
