@@ -5,6 +5,7 @@ import gzip
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from pathlib import Path
@@ -84,9 +85,16 @@ def test_neither_an_exception_from_proxies_nor_a_dead_proxy_delays_the_error(
 
 
 def test_a_host_that_never_answers_is_given_up_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = threading.Event()
+
+    def never_answer(*_: object, **__: object) -> None:
+        given_up.wait()
+        raise TimeoutError
+
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(60))
+    monkeypatch.setattr(socket, "create_connection", never_answer)
     assert module._unreachable(urllib.parse.urlsplit("http://example.org")) == "no answer within 0 s"
+    given_up.set()
 
 
 def test_another_version_on_disk_is_not_taken_for_this_one(tmp_path: Path) -> None:
