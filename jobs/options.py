@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import jsonargparse
 
 from jobs.exits import UsageError
-from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, require_known
+from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.spec import LARGEST_SEED, Resources, TrialSpec, trial_grid
 
@@ -102,6 +102,13 @@ class TrainOptions:
     batch_size: int = option(128, "images per step, over all replicas of a trial", whole_number, "N")
     optimizer: str | None = option(None, f"{' or '.join(OPTIMIZERS)} (default: the model's own)", str, "NAME")
     learning_rate: float | None = option(None, "step size (default: the optimizer's own)", number, "X")
+    schedule: str | None = option(
+        None,
+        "; ".join(f"{name}: {about}" for name, about in SCHEDULES.items()) + " (default: the model's own)",
+        str,
+        "NAME",
+    )
+    precision: str = option("float32", "or bfloat16 in training; weights and results are float32", str, "NAME")
     hidden_units: int | None = option(None, "width of the hidden layer (default: the model's own)", whole_number, "N")
     validation_percent: int = option(
         10, "share of the training images that chooses the epoch and the trial to store", whole_number, "N"
@@ -137,6 +144,8 @@ class TrainOptions:
             global_batch_size=self.batch_size,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            precision=self.precision,
             hidden_units=self.hidden_units,
             validation_percent=self.validation_percent,
         )

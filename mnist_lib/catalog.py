@@ -14,8 +14,10 @@ from mnist_lib.errors import SpecError
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
     build: str  # "module:function" of (TrialSpec, image shape) -> Model
-    optimizer: str  # the default
-    hidden_units: int  # the default
+    # Defaults of its trials.
+    optimizer: str
+    hidden_units: int
+    schedule: str = "constant"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,13 @@ MODELS = {
 }
 
 # name -> default learning rate, which is Keras' own default too.
-OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001}
+OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001}
+
+# How the learning rate goes over the training.
+SCHEDULES = {"constant": "the same at every step", "one-cycle": "up to it in the first quarter, down to 0 at the end"}
+
+# What training computes in; weights are float32 always.
+PRECISIONS = {"float32": "", "bfloat16": "faster where the hardware has it"}
 
 NUM_CLASSES = 10
 

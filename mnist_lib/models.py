@@ -41,12 +41,17 @@ class Weights(NamedTuple):
 class Model(Protocol):
     """A model as functions of its weights. Who holds the weights, on which devices, is the training loop's business."""
 
+    fast_in_xla_on_cpu: bool  # not slower than with TensorFlow's own kernels, oneDNN's
+
     def initial_weights(self, seed: int) -> Weights:
         """The same for the same seed."""
         ...
 
     def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
-        """images: [batch, height, width, 1] uint8 -> ([batch, classes] float32, the state after)."""
+        """images: [batch, height, width, 1] uint8 -> ([batch, classes] float32, the state after).
+
+        Only training may compute in the precision of the spec: what is measured is what is stored, in float32.
+        """
         ...
 
     def files(self, weights: Weights) -> dict[str, bytes]:
@@ -69,7 +74,8 @@ def keras_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
             keras.layers.Flatten(),
             keras.layers.Dense(spec.hidden_units, activation="relu"),
             keras.layers.Dense(NUM_CLASSES),
-        ]
+        ],
+        spec.precision,
     )
 
 
@@ -78,7 +84,7 @@ def scratch_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
     height, width, channels = image_shape
     pixels = height * width * channels
     layers = [scratch.Dense(pixels, spec.hidden_units, tf.nn.relu), scratch.Dense(spec.hidden_units, NUM_CLASSES)]
-    return ScratchModel(scratch.Sequential(layers), image_shape)
+    return ScratchModel(scratch.Sequential(layers), image_shape, spec.precision)
 
 
 class KerasModel:
@@ -86,11 +92,16 @@ class KerasModel:
 
     Args:
         layers: makes them anew: the initial weights of a seed are those of a new stack.
+        precision: of the layers in training; the weights are float32 always.
     """
 
-    def __init__(self, layers: Callable[[], list[keras.Layer]]) -> None:
+    def __init__(self, layers: Callable[[], list[keras.Layer]], precision: str) -> None:
+        self.fast_in_xla_on_cpu = precision == "float32"
         self._layers = layers
-        self._network = keras.Sequential(layers())
+        self._network, self._in_training = keras.Sequential(layers()), keras.Sequential(layers())
+        if precision == "bfloat16":
+            for layer in self._in_training.layers:
+                layer.dtype_policy = "mixed_bfloat16"
 
     def initial_weights(self, seed: int) -> Weights:
         keras.utils.set_random_seed(seed)  # layers without a seed of their own draw from the global one
@@ -101,8 +112,9 @@ class KerasModel:
         )
 
     def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
-        logits, state = self._network.stateless_call(weights.trainable, weights.state, images, training=training)
-        return logits, list(state)
+        network = self._in_training if training else self._network
+        logits, state = network.stateless_call(weights.trainable, weights.state, images, training=training)
+        return tf.cast(logits, tf.float32), list(state)
 
     def files(self, weights: Weights) -> dict[str, bytes]:
         # Not compiled: its optimizer's slots would double the file, and to predict needs none.
@@ -119,15 +131,18 @@ class KerasModel:
 class ScratchModel:
     """A network from scratch behind the scaling and flattening of pixels."""
 
-    def __init__(self, network: scratch.Sequential, image_shape: ImageShape) -> None:
+    def __init__(self, network: scratch.Sequential, image_shape: ImageShape, precision: str) -> None:
+        self.fast_in_xla_on_cpu = precision == "float32"
         self._network, self._image_shape = network, image_shape
+        self._precision = tf.as_dtype(precision)
 
     def initial_weights(self, seed: int) -> Weights:
         return Weights(self._network.initial_weights(seed), [])
 
     def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
         scaled = tf.cast(tf.reshape(images, [-1, np.prod(self._image_shape)]), tf.float32) / 255.0  # [batch, pixels]
-        return self._network(weights.trainable, scaled), weights.state
+        precision = self._precision if training else tf.float32
+        return self._network(weights.trainable, scaled, precision), weights.state
 
     def files(self, weights: Weights) -> dict[str, bytes]:
         """`weights.npz` (kernel_0, bias_0, ...) for NumPy, `saved_model/` for `tf.saved_model.load(...).serve`."""

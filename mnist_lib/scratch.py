@@ -29,10 +29,10 @@ class Dense:
         kernel = tf.random.stateless_uniform(self._shape, seed, minval=0.0, maxval=0.1)
         return [kernel, tf.zeros(self._shape[1])]
 
-    def __call__(self, weights: Tensors, inputs: tf.Tensor) -> tf.Tensor:
-        """inputs: [batch, input_size] float32 -> [batch, units] float32."""
+    def __call__(self, weights: Tensors, inputs: tf.Tensor, product: tf.DType = tf.float32) -> tf.Tensor:
+        """inputs: [batch, input_size] float32 -> [batch, units] float32. `product` is the type to multiply in."""
         kernel, bias = weights
-        outputs = tf.matmul(inputs, kernel) + bias
+        outputs = tf.cast(tf.matmul(tf.cast(inputs, product), tf.cast(kernel, product)), tf.float32) + bias
         return self._activation(outputs) if self._activation else outputs
 
 
@@ -45,9 +45,9 @@ class Sequential:
     def initial_weights(self, seed: int) -> Tensors:
         return [tensor for i, layer in enumerate(self._layers) for tensor in layer.initial_weights([seed, i])]
 
-    def __call__(self, weights: Tensors, inputs: tf.Tensor) -> tf.Tensor:
+    def __call__(self, weights: Tensors, inputs: tf.Tensor, product: tf.DType = tf.float32) -> tf.Tensor:
         for i, layer in enumerate(self._layers):
-            inputs = layer(weights[2 * i : 2 * i + 2], inputs)
+            inputs = layer(weights[2 * i : 2 * i + 2], inputs, product)
         return inputs
 
 
@@ -62,26 +62,28 @@ def softmax_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 class Optimizer(Protocol):
-    """How weights follow gradients; `slots` is what the optimizer remembers between steps."""
+    """How weights follow gradients, each number for itself: the loop may hold them in other shapes than the model's."""
 
-    def initial_slots(self, weights: Tensors) -> Tensors: ...
+    def initial_slots(self, weights: Tensors) -> list[Tensors]:
+        """What is remembered between steps: some lists of tensors shaped like `weights`."""
+        ...
 
     def update(
-        self, weights: Tensors, slots: Tensors, gradients: Tensors, learning_rate: tf.Tensor
-    ) -> tuple[Tensors, Tensors]:
-        """One step -> (weights, slots); all lists of the shapes of `weights`, learning_rate: [] float32."""
+        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
+    ) -> tuple[Tensors, list[Tensors]]:
+        """One step -> (weights, slots). learning_rate: [] float32; step: [] int32, how many were taken before."""
         ...
 
 
 class SGD:
     """w <- w - learning_rate g."""
 
-    def initial_slots(self, weights: Tensors) -> Tensors:
+    def initial_slots(self, weights: Tensors) -> list[Tensors]:
         return []
 
     def update(
-        self, weights: Tensors, slots: Tensors, gradients: Tensors, learning_rate: tf.Tensor
-    ) -> tuple[Tensors, Tensors]:
+        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
+    ) -> tuple[Tensors, list[Tensors]]:
         return [w - learning_rate * g for w, g in zip(weights, gradients, strict=True)], slots
 
 
@@ -94,18 +96,48 @@ class RMSprop:
     def __init__(self, rho: float = 0.9, epsilon: float = 1e-7) -> None:
         self._rho, self._epsilon = rho, epsilon
 
-    def initial_slots(self, weights: Tensors) -> Tensors:
-        return [tf.zeros_like(w) for w in weights]
+    def initial_slots(self, weights: Tensors) -> list[Tensors]:
+        return [[tf.zeros_like(w) for w in weights]]
 
     def update(
-        self, weights: Tensors, slots: Tensors, gradients: Tensors, learning_rate: tf.Tensor
-    ) -> tuple[Tensors, Tensors]:
-        slots = [self._rho * v + (1 - self._rho) * tf.square(g) for v, g in zip(slots, gradients, strict=True)]
+        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
+    ) -> tuple[Tensors, list[Tensors]]:
+        (velocities,) = slots
+        velocities = [
+            self._rho * v + (1 - self._rho) * tf.square(g) for v, g in zip(velocities, gradients, strict=True)
+        ]
         weights = [
             w - learning_rate * g * tf.math.rsqrt(v + self._epsilon)
-            for w, v, g in zip(weights, slots, gradients, strict=True)
+            for w, v, g in zip(weights, velocities, gradients, strict=True)
         ]
-        return weights, slots
+        return weights, [velocities]
 
 
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop}
+class Adam:
+    """m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - learning_rate c m / (sqrt(v) + epsilon), where
+    c = sqrt(1 - b2^t) / (1 - b1^t) corrects the start of m and v at 0   (Kingma and Ba, 2015).
+
+    Defaults, and epsilon beside the uncorrected root, as in Keras.
+    """
+
+    def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> None:
+        self._beta_1, self._beta_2, self._epsilon = beta_1, beta_2, epsilon
+
+    def initial_slots(self, weights: Tensors) -> list[Tensors]:
+        return [[tf.zeros_like(w) for w in weights], [tf.zeros_like(w) for w in weights]]
+
+    def update(
+        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
+    ) -> tuple[Tensors, list[Tensors]]:
+        momenta, velocities = slots
+        t = tf.cast(step + 1, tf.float32)
+        rate = learning_rate * tf.sqrt(1 - tf.pow(self._beta_2, t)) / (1 - tf.pow(self._beta_1, t))
+        momenta = [m + (1 - self._beta_1) * (g - m) for m, g in zip(momenta, gradients, strict=True)]
+        velocities = [v + (1 - self._beta_2) * (tf.square(g) - v) for v, g in zip(velocities, gradients, strict=True)]
+        weights = [
+            w - rate * m / (tf.sqrt(v) + self._epsilon) for w, m, v in zip(weights, momenta, velocities, strict=True)
+        ]
+        return weights, [momenta, velocities]
+
+
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, require_known
+from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, require_known
 from mnist_lib.errors import SpecError
 
 LARGEST_SEED = 2**31 - 1  # what every random generator here takes
@@ -28,7 +28,9 @@ class TrialSpec:
     epochs: int
     global_batch_size: int  # images per step over all replicas
     optimizer: str
-    learning_rate: float
+    learning_rate: float  # at its peak
+    schedule: str
+    precision: str
     hidden_units: int
     validation_percent: int  # of the train split; chooses the epoch and the trial to store
 
@@ -36,6 +38,8 @@ class TrialSpec:
         require_known("model", self.model, MODELS)
         require_known("dataset", self.dataset, DATASETS)
         require_known("optimizer", self.optimizer, OPTIMIZERS)
+        require_known("schedule", self.schedule, SCHEDULES)
+        require_known("precision", self.precision, PRECISIONS)
         _require_whole("seed", self.seed, 0, LARGEST_SEED)
         _require_whole("epochs", self.epochs, 1, 100_000)
         _require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
@@ -58,6 +62,8 @@ class TrialSpec:
         global_batch_size: int = 128,
         optimizer: str | None = None,
         learning_rate: float | None = None,
+        schedule: str | None = None,
+        precision: str = "float32",
         hidden_units: int | None = None,
         validation_percent: int = 10,
     ) -> TrialSpec:
@@ -72,6 +78,8 @@ class TrialSpec:
             global_batch_size=global_batch_size,
             optimizer=optimizer,
             learning_rate=OPTIMIZERS[optimizer] if learning_rate is None else learning_rate,
+            schedule=MODELS[model].schedule if schedule is None else schedule,
+            precision=precision,
             hidden_units=MODELS[model].hidden_units if hidden_units is None else hidden_units,
             validation_percent=validation_percent,
         )

@@ -15,7 +15,9 @@ def configure_process(resources: Resources) -> None:
     Raises:
         GpuInvisibleError: TensorFlow sees fewer or more GPUs than were granted, and `allow_cpu` is not set.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
+    # Logical CPU devices run at the same time, each in a thread of its own beside these, which they share.
+    threads = max(1, resources.cpus // resources.cpu_replicas)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
     gpus = tf.config.list_physical_devices("GPU")
     if resources.gpus and len(gpus) == resources.gpus:
         for gpu in gpus:

@@ -15,6 +15,7 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import DivergedError, MnistError
 from mnist_lib.models import Model, Weights, build_model
 from mnist_lib.result import Accuracy, EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.schedules import learning_rates
 from mnist_lib.scratch import OPTIMIZERS
 from mnist_lib.spec import Resources, TrialSpec
 from mnist_lib.strategy import configure_process, devices_of, mirrored_strategy
@@ -106,7 +107,7 @@ class _Lane:
 
     def _compile(self, spec: TrialSpec) -> _Compiled:
         """Once for all trials that differ only in what is not compiled in."""
-        shape = replace(spec, seed=0, epochs=1, learning_rate=1.0)
+        shape = replace(spec, seed=0, epochs=1, learning_rate=1.0, schedule="constant")
         if shape not in self._compiled:
             train, validation = self._dataset.train_and_validation(spec.validation_percent)
             notices: tuple[str, ...] = ()
@@ -133,8 +134,9 @@ def _train(compiled: _Compiled, spec: TrialSpec) -> Generator[Event, None, _Best
     """Returns the best epoch on validation, the earliest of equals; without validation the last."""
     best: _Best | None = None
     train_seconds = 0.0
+    rates = learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
     for epoch in compiled.trainer.train(
-        compiled.train, compiled.plan, seed=spec.seed, learning_rate=spec.learning_rate, last=spec.epochs
+        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, last=spec.epochs
     ):
         validation = None
         if compiled.validation:

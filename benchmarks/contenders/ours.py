@@ -7,24 +7,27 @@ from stopwatch import BATCH_SIZE, HIDDEN_UNITS, digits, measure
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models import build_model
+from mnist_lib.schedules import learning_rates
 from mnist_lib.scratch import OPTIMIZERS
 from mnist_lib.spec import Resources, TrialSpec
 from mnist_lib.strategy import configure_process, mirrored_strategy
 from mnist_lib.training import Trainer, accuracy_of
 
-model_name, threads, replicas = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
 resources = Resources(cpus=threads, cpu_replicas=replicas)
 configure_process(resources)
 
 data = digits()
 train = Split(data.train_images, data.train_labels)
-spec = TrialSpec.of(model_name, hidden_units=HIDDEN_UNITS)
+spec = TrialSpec.of(model_name, hidden_units=HIDDEN_UNITS, precision=precision)
 model = build_model(spec, (28, 28, 1))
 trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), mirrored_strategy(resources))
 plan = Plan(len(train), BATCH_SIZE, replicas)
 trainer.compile(train, plan)
 trainer.start(seed=0)
-epochs = trainer.train(train, plan, seed=0, learning_rate=spec.learning_rate, last=int(sys.argv[2]))
+last = int(sys.argv[2])
+rates = learning_rates(spec.schedule, spec.learning_rate, last * plan.steps)
+epochs = trainer.train(train, plan, seed=0, learning_rates=rates, last=last)
 
 measure(
     lambda _: next(epochs) and None,

@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_lib.scratch import SGD, Dense, Optimizer, RMSprop, Sequential, softmax_cross_entropy
+from mnist_lib.scratch import SGD, Adam, Dense, Optimizer, RMSprop, Sequential, softmax_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -74,8 +74,12 @@ def test_the_loss_of_a_confident_mistake_is_finite() -> None:
 
 @pytest.mark.parametrize(
     ("ours", "keras_class"),
-    [(SGD(), keras.optimizers.SGD), (RMSprop(), keras.optimizers.RMSprop)],
-    ids=["sgd", "rmsprop"],
+    [
+        (SGD(), keras.optimizers.SGD),
+        (RMSprop(), keras.optimizers.RMSprop),
+        (Adam(), keras.optimizers.Adam),
+    ],
+    ids=["sgd", "rmsprop", "adam"],
 )
 def test_an_optimizer_takes_the_steps_that_keras_takes(
     ours: Optimizer, keras_class: type[keras.optimizers.Optimizer]
@@ -86,9 +90,9 @@ def test_an_optimizer_takes_the_steps_that_keras_takes(
     weights = [tf.constant(value) for value in start]
     slots = ours.initial_slots(weights)
     variables = [keras.Variable(value) for value in start]
-    for _ in range(20):
+    for step in range(20):
         gradients = [tf.constant(generator.normal(size=w.shape).astype(np.float32)) for w in start]
-        weights, slots = ours.update(weights, slots, gradients, tf.constant(0.05))
+        weights, slots = ours.update(weights, slots, gradients, tf.constant(0.05), tf.constant(step))
         theirs.apply(gradients, variables)
     for mine, variable in zip(weights, variables, strict=True):
         np.testing.assert_allclose(mine, variable.numpy(), rtol=1e-5, atol=1e-6)

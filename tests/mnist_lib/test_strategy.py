@@ -42,7 +42,7 @@ def asked_of(monkeypatch: pytest.MonkeyPatch, gpus: int, resources: Resources) -
 
 def test_without_gpus_granted_those_of_the_node_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = asked_of(monkeypatch, gpus=4, resources=Resources(cpus=3, cpu_replicas=2))
-    assert asked == {"threads": 3, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
+    assert asked == {"threads": 1, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
 
 
 def test_granted_gpus_are_used_and_their_memory_is_taken_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:

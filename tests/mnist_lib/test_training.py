@@ -6,15 +6,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
+from mnist_lib.catalog import MODELS, PRECISIONS
 from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, epochs
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models import build_model
 from mnist_lib.result import Accuracy
+from mnist_lib.schedules import learning_rates
 from mnist_lib.scratch import OPTIMIZERS
 from mnist_lib.spec import TrialSpec
+from mnist_lib.steps import StepByStep, Values, WholeChunk
 from mnist_lib.training import Epoch, Trainer, accuracy_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -25,6 +29,10 @@ def trainer_of(spec: TrialSpec, replicas: int = 1) -> Trainer:
     """Shared by the tests, as by the trials of a lane."""
     strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
     return Trainer(build_model(spec, (28, 28, 1)), OPTIMIZERS[spec.optimizer](), strategy)
+
+
+def constant(learning_rate: float, steps: int = 1_000) -> NDArray[np.float32]:
+    return np.full(steps, learning_rate, np.float32)
 
 
 def first(split: Split, n: int) -> Split:
@@ -42,8 +50,8 @@ def keras_twin(spec: TrialSpec) -> keras.Model:
             keras.layers.Dense(10, activation="softmax"),
         ]
     )
-    optimizer = {"sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}[spec.optimizer](spec.learning_rate)
-    model.compile(optimizer, loss="sparse_categorical_crossentropy")
+    classes = {"sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop, "adam": keras.optimizers.Adam}
+    model.compile(classes[spec.optimizer](spec.learning_rate), loss="sparse_categorical_crossentropy")
     return model
 
 
@@ -61,7 +69,7 @@ def test_the_loop_takes_the_steps_of_fit_on_equal_batches(
     twin.set_weights([value.numpy() for value in trainer.weights.trainable])
 
     chunks = list(epochs(train, plan, seed=0, first=1, last=1))
-    totals = [trainer.train_chunk(chunk, spec.learning_rate) for chunk in chunks]
+    totals = [trainer.train_chunk(chunk, constant(spec.learning_rate, 1)) for chunk in chunks]
     ours = [float(total.loss) / int(total.seen) for total in totals]
     pairs = [(chunk.shards[0].images[0], chunk.shards[0].labels[0]) for chunk in chunks]
     steps = tf.data.Dataset.from_tensor_slices(tuple(map(tf.stack, zip(*pairs, strict=True))))
@@ -80,7 +88,7 @@ def test_how_many_steps_a_chunk_has_changes_no_bit(digits: Dataset, monkeypatch:
         monkeypatch.setattr(batches, "STEPS_PER_CHUNK", steps)
         trainer = trainer_of(spec)
         trainer.start(seed=0)
-        list(trainer.train(train, Plan(500, 32, 1), seed=0, learning_rate=0.001, last=2))
+        list(trainer.train(train, Plan(500, 32, 1), seed=0, learning_rates=constant(0.001), last=2))
         hashes.add(trainer.weights.sha256())
     assert len(hashes) == 1
 
@@ -93,7 +101,9 @@ def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int)
     for replicas in (1, 2):
         trainer = trainer_of(spec, replicas)
         trainer.start(seed=0)
-        (epoch,) = trainer.train(train, Plan(n, batch, replicas), seed=0, learning_rate=spec.learning_rate, last=1)
+        (epoch,) = trainer.train(
+            train, Plan(n, batch, replicas), seed=0, learning_rates=constant(spec.learning_rate), last=1
+        )
         probabilities = trainer.probabilities(trainer.weights, first(digits.test, n).images)
         runs.append((epoch, accuracy_of(probabilities, first(digits.test, n).labels), probabilities))
     (one, one_test, one_probabilities), (two, two_test, two_probabilities) = runs
@@ -105,6 +115,43 @@ def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int)
     np.testing.assert_allclose(two_probabilities, one_probabilities, atol=1e-4)
 
 
+@pytest.mark.parametrize("compile_gradients", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_step_by_step_is_the_whole_chunk_at_once(digits: Dataset, optimizer: str, compile_gradients: bool) -> None:
+    spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 320)
+    model = build_model(spec, digits.image_shape)
+    (chunk,) = epochs(train, Plan(len(train), 32, 1), seed=0, first=1, last=1)
+    strategy = tf.distribute.MirroredStrategy(["/CPU:0"])
+    rates = tf.constant(learning_rates("one-cycle", 0.01, 10))
+    weights, ours = model.initial_weights(seed=0), OPTIMIZERS[optimizer]()
+    start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
+    step_by_step = StepByStep(model, ours, strategy, compile_gradients=compile_gradients)
+    (once, totals), (stepped, stepped_totals) = (
+        steps.run(start, chunk, rates) for steps in (WholeChunk(model, ours, strategy), step_by_step)
+    )
+    assert once.step == stepped.step == 10
+    assert totals[1:] == stepped_totals[1:]
+    assert stepped_totals.loss.numpy() == pytest.approx(totals.loss.numpy(), rel=1e-5)
+    for one, other in zip(tf.nest.flatten(once), tf.nest.flatten(stepped), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bfloat16_trains_float32_weights_to_about_the_same(digits: Dataset, model: str) -> None:
+    train = first(digits.train, 2_000)
+    losses = []
+    for precision in PRECISIONS:
+        spec = TrialSpec.of(model, hidden_units=64, precision=precision)
+        trainer = trainer_of(spec)
+        trainer.start(seed=0)
+        rates = constant(spec.learning_rate)
+        *_, last = trainer.train(train, Plan(len(train), 32, 1), seed=0, learning_rates=rates, last=2)
+        losses.append(last.loss)
+        assert {weight.dtype for weight in trainer.weights.trainable} == {tf.float32}
+    assert losses[0] != losses[1]  # it was bfloat16
+    assert losses[1] == pytest.approx(losses[0], rel=0.15)
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits: Dataset, replicas: int) -> None:
     spec, train = TrialSpec.of("scratch", hidden_units=8), first(digits.train, 300)
@@ -112,7 +159,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits: Da
     hashes = []
     for seed in (0, 1, 0):
         trainer.start(seed)
-        list(trainer.train(train, plan, seed=seed, learning_rate=0.01, last=2))
+        list(trainer.train(train, plan, seed=seed, learning_rates=constant(0.01), last=2))
         hashes.append(trainer.weights.sha256())
     assert hashes[0] == hashes[2] != hashes[1]
 
@@ -124,7 +171,7 @@ def test_epochs_in_two_calls_are_epochs_in_one(digits: Dataset) -> None:
     for cuts in ([(1, 4)], [(1, 2), (3, 4)]):
         trainer.start(seed=0)
         for begin, end in cuts:
-            list(trainer.train(train, plan, seed=0, learning_rate=0.001, first=begin, last=end))
+            list(trainer.train(train, plan, seed=0, learning_rates=constant(0.001), first=begin, last=end))
         hashes.append(trainer.weights.sha256())
     assert hashes[0] == hashes[1]
 
@@ -156,7 +203,7 @@ def test_a_loss_that_is_no_number_stops_the_trial_and_is_located(digits: Dataset
     trainer = trainer_of(TrialSpec.of("keras", hidden_units=8, optimizer="sgd"), replicas)
     trainer.start(seed=0)
     with pytest.raises(DivergedError, match=r"epoch 1, step 2 of 2; try a --learning-rate below 1e\+38"):
-        list(trainer.train(train, Plan(256, 128, replicas), seed=0, learning_rate=1e38, last=3))
+        list(trainer.train(train, Plan(256, 128, replicas), seed=0, learning_rates=constant(1e38), last=3))
 
 
 def test_probabilities_that_are_no_numbers_are_refused(digits: Dataset) -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_a_further_trial_of_the_same_shape_is_not_compiled_again(
     specs = trial_grid(["keras"], [0, 1], epochs=1, hidden_units=8)
     assert len(results_of(events_of([*specs, replace(specs[1], seed=2, epochs=2)], few(digits)))) == 3
     (trainer,) = compiled
-    assert trainer._run_chunk.experimental_get_tracing_count() == 1
+    run_chunk: Any = trainer._steps.run  # a tf.function
+    assert run_chunk.experimental_get_tracing_count() == 1
 
 
 def test_a_batch_larger_than_the_data_is_cut_to_it_with_a_notice(digits: Dataset) -> None:
@@ -129,7 +131,7 @@ def test_a_bug_is_told_as_one_with_its_traceback(digits: Dataset) -> None:
 
 
 def test_gpus_that_tensorflow_cannot_see_are_an_error_that_names_the_way_out(digits: Dataset) -> None:
-    (failure,) = events_of(trial_grid(["keras"], [0]), digits, Resources(cpus=2, gpus=2))
+    (failure,) = events_of(trial_grid(["keras"], [0]), digits, Resources(cpus=1, gpus=2))
     assert isinstance(failure, TrialFailure)
     assert failure.code == "E-GPU-INVISIBLE"
     assert "2 GPU(s) granted, TensorFlow sees 0" in failure.message
