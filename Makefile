@@ -24,8 +24,10 @@ check: .venv/dev
 	$(BIN)/pytest
 
 # BENCH_ARGS="--source DIR" with the four original MNIST files is what the record is made with.
-bench: .venv/dev .venv-bench/peers
+bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.training $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.job $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.accuracy $(BENCH_ARGS)
 
 format: .venv/dev
 	$(BIN)/ruff format
@@ -51,10 +53,16 @@ clean:
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# An environment of their own: installed beside Keras they would slow its import. Not locked: what ran is recorded.
+# Environments of their own: installed beside Keras they would slow its import. Not locked: what ran is recorded.
 .venv-bench/peers:
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check "torch>=2.9,<2.14" "jax>=0.7,<0.11"
+	@touch $@
+
+.venv-tune/peers: requirements/runtime.lock
+	@$(PYTHON) -m venv .venv-tune
+	@.venv-tune/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.lock
+	@.venv-tune/bin/pip install --quiet --disable-pip-version-check "ray[tune]" scikit-learn pandas scipy matplotlib
 	@touch $@
 
 .venv/dev: .venv/runtime requirements/dev.lock

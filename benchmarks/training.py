@@ -5,27 +5,21 @@ digits are the full MNIST where its original files are given, as the record want
 """
 
 import argparse
-import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from mnist_lib.data.embedded import FOLDER
-from mnist_lib.environment import package_versions
+from benchmarks.digits import write_digits
+from benchmarks.record import PEERS, Ratio, ratio_table, setting
 
 CONTENDERS = Path(__file__).parent / "contenders"
 OWN = sys.executable
-PEERS = str(Path(__file__).parents[1] / ".venv-bench/bin/python")  # PyTorch and JAX, which would slow Keras' import
 
 
 @dataclass(frozen=True)
@@ -41,29 +35,22 @@ class Result(NamedTuple):
     correct: int  # test images
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """What is claimed: the one takes at most `bound` times as long as the other."""
-
-    ours: str
-    peer: str
-    bound: float
-
-
 def contenders(threads: int) -> list[Contender]:
     t = str(threads)
     return [
         Contender("floor", OWN, "floor.py", (t,)),
-        Contender("ours keras", OWN, "ours.py", ("keras", t, "1")),
-        Contender("ours scratch", OWN, "ours.py", ("scratch", t, "1")),
-        Contender("ours keras, 2 replicas", OWN, "ours.py", ("keras", t, "2")),
+        Contender("ours keras", OWN, "ours.py", ("keras", t, "1", "float32")),
+        Contender("ours scratch", OWN, "ours.py", ("scratch", t, "1", "float32")),
+        Contender("ours keras, 2 replicas", OWN, "ours.py", ("keras", t, "2", "float32")),
+        Contender("ours keras, bfloat16", OWN, "ours.py", ("keras", t, "1", "bfloat16")),
         Contender("keras.fit, defaults", OWN, "fit.py", ("defaults", t)),
         Contender("keras.fit, tuned", OWN, "fit.py", ("tuned", t)),
         Contender("notebook's eager loop (SGD)", OWN, "eager.py", (t,)),
         Contender("JAX scan (RMSprop)", PEERS, "jax_scan.py", ("rmsprop",)),
         Contender("JAX scan (SGD)", PEERS, "jax_scan.py", ("sgd",)),
-        Contender("PyTorch eager (RMSprop)", PEERS, "torch_eager.py", ("rmsprop", t)),
-        Contender("PyTorch eager (SGD)", PEERS, "torch_eager.py", ("sgd", t)),
+        Contender("PyTorch (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", t, "eager")),
+        Contender("PyTorch (SGD)", PEERS, "torch_loop.py", ("sgd", t, "eager")),
+        Contender("PyTorch, torch.compile (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", t, "compile")),
     ]
 
 
@@ -73,6 +60,7 @@ RATIOS = [
     Ratio("ours keras", "floor", 1.75),
     Ratio("ours scratch", "notebook's eager loop (SGD)", 0.19),
     Ratio("ours scratch", "JAX scan (SGD)", 0.95),
+    Ratio("ours keras, bfloat16", "floor", 1.4),
     Ratio("ours keras, 2 replicas", "ours keras", 1.5),
 ]
 
@@ -100,26 +88,6 @@ def main() -> None:
     print(report(seconds, correct, images, options.rounds, options.epochs, options.threads))
 
 
-def write_digits(file: Path, source: Path | None, images: int | None) -> tuple[int, int]:
-    """-> the numbers of train and test images."""
-    if source is None:
-        arrays = dict(np.load(FOLDER / "mnist-mini.npz"))
-    else:
-        from mnist_lib.data.prepare import default_data_dir, prepare
-
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS tells of its progress there
-            dataset = prepare("mnist", default_data_dir(), source)
-        arrays = {
-            f"{split}_{kind}": getattr(getattr(dataset, split), kind)
-            for split in ("train", "test")
-            for kind in ("images", "labels")
-        }
-    stride = max(1, len(arrays["train_labels"]) // images) if images else 1  # the embedded ones are in order of class
-    arrays |= {name: arrays[name][::stride][:images] for name in ("train_images", "train_labels")}
-    np.savez(file, allow_pickle=False, **arrays)
-    return len(arrays["train_labels"]), len(arrays["test_labels"])
-
-
 def run(contender: Contender, file: Path, epochs: int) -> Result:
     command = [contender.python, str(CONTENDERS / contender.script), str(file), str(epochs), *contender.arguments]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -138,9 +106,8 @@ def report(
     threads: int,
 ) -> str:
     """Markdown, as it is recorded."""
-    versions = ", ".join(f"{name} {version}" for name, version in (package_versions() | peer_versions()).items())
     lines = [
-        f"{time.strftime('%Y-%m-%d')}, {machine()}, {threads} thread(s); {versions}.",
+        setting(threads),
         f"{images[0]:,} train images at batch 128, {images[1]:,} test images; n = {rounds} rounds, in each the median"
         f" of {epochs - 1} epochs after one of warm-up.",
         "",
@@ -151,27 +118,8 @@ def report(
         accuracy = statistics.mean(correct[name]) / images[1]
         shown = f"{100 * accuracy:.2f}%" if accuracy else "-"
         lines.append(f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} to {max(values):.3f} | {shown} |")
-    lines += ["", "| ratio | median of rounds | min to max | bound |", "|---|---|---|---|"]
-    for ratio in RATIOS:
-        if ratio.ours in seconds and ratio.peer in seconds:
-            pairs = [a / b for a, b in zip(seconds[ratio.ours], seconds[ratio.peer], strict=True)]
-            spread = f"{min(pairs):.2f} to {max(pairs):.2f}"
-            lines.append(f"| {ratio.ours} / {ratio.peer} | {statistics.median(pairs):.2f} | {spread} | {ratio.bound} |")
+    lines += ["", *ratio_table(RATIOS, seconds)]
     return "\n".join(lines)
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(models)} x {models[0]}" if models else platform.processor()
-
-
-def peer_versions() -> dict[str, str]:
-    if not Path(PEERS).exists():
-        return {}
-    code = "from importlib.metadata import version; print(version('torch'), version('jax'))"
-    torch, jax = subprocess.check_output([PEERS, "-c", code], text=True).split()
-    return {"torch": torch, "jax": jax}
 
 
 if __name__ == "__main__":

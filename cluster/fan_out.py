@@ -57,7 +57,7 @@ class FanOut:
     def __init__(self, start: StartLane, max_failures: int) -> None:
         self._start, self._max_failures = start, max_failures
         self._deaths: Counter[str] = Counter()
-        self._running: dict[Any, list[Any]] = {}  # generator -> its items that have not ended
+        self._running: dict[Any, dict[str, Any]] = {}  # generator -> its items that have not ended, by id, in order
 
     def __enter__(self) -> FanOut:
         return self
@@ -69,7 +69,7 @@ class FanOut:
     def submit(self, items: Sequence[Any]) -> None:
         """Starts a lane of these items, in their order."""
         if items:
-            self._running[self._start(items)] = list(items)
+            self._running[self._start(items)] = {item.id: item for item in items}
 
     def events(self) -> Iterator[Event | Lost]:
         """Every event of every lane as it comes, and `Lost` in place of an item's last, until all items have ended."""
@@ -87,19 +87,20 @@ class FanOut:
             event: Event = ray.get(next(generator))
         except StopIteration:
             del self._running[generator]
-            yield from self._retry(items, "the task ended early")
+            yield from self._retry([*items.values()], "the task ended early")
         except ray.exceptions.RayTaskError as error:  # a bug: what an item can run into comes as an event
             del self._running[generator]
             reason = f"{type(error.cause).__name__}: {error.cause}"
             for item in items:
-                yield Lost(item=item.id, reason=reason, attempts=self.attempts(item.id), traceback=str(error))
+                yield Lost(item=item, reason=reason, attempts=self.attempts(item), traceback=str(error))
         except ray.exceptions.RayError as error:
             del self._running[generator]
             ray.cancel(generator, force=True)  # it may be alive, with only its event lost
-            yield from self._retry(items, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            yield from self._retry([*items.values()], reason)
         else:
             if event.final:
-                items[:] = [item for item in items if item.id != event.trial]
+                items.pop(event.trial, None)
             yield event
 
     def _retry(self, items: list[Any], reason: str) -> Iterator[Lost]:

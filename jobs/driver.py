@@ -26,6 +26,8 @@ from mnist_lib.tally import Tally
 
 log = logging.getLogger(__name__)
 
+EVENTS_IN_FLIGHT = 16  # of a lane: what a worker may be ahead of the driver, whose memory they take
+
 
 def run(
     *,
@@ -53,7 +55,7 @@ def run(
         num_gpus=plan.gpus,
         max_retries=0,  # ours to retry
         max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
-    )(worker.run_lane)
+    )(worker.run_lane).options(_generator_backpressure_num_objects=EVENTS_IN_FLIGHT)
     with FanOut(lambda specs: run_lane.remote(specs, [images], resources), max_failures) as fan_out:
         for lane in deal(trials, plan.lanes):
             fan_out.submit(lane)

@@ -101,7 +101,9 @@ class TrainOptions:
     epochs: int = option(5, "passes over the training images", whole_number, "N")
     batch_size: int = option(128, "images per step, over all replicas of a trial", whole_number, "N")
     optimizer: str | None = option(None, f"{' or '.join(OPTIMIZERS)} (default: the model's own)", str, "NAME")
-    learning_rate: float | None = option(None, "step size (default: the optimizer's own)", number, "X")
+    learning_rate: float | None = option(
+        None, "step size, at its peak (default: the model's or the optimizer's own)", number, "X"
+    )
     schedule: str | None = option(
         None,
         "; ".join(f"{name}: {about}" for name, about in SCHEDULES.items()) + " (default: the model's own)",

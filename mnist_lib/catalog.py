@@ -17,6 +17,7 @@ class ModelEntry:
     # Defaults of its trials.
     optimizer: str
     hidden_units: int
+    learning_rate: float | None = None  # None: the optimizer's
     schedule: str = "constant"
 
 
@@ -33,10 +34,17 @@ class DatasetEntry:
         return self.url is None
 
 
-# The defaults of the notebook of "Deep Learning with Python": both are one hidden layer of 512.
+# The first two have the defaults of the notebook of "Deep Learning with Python": one hidden layer of 512.
 MODELS = {
     "keras": ModelEntry(build="mnist_lib.models:keras_dense", optimizer="rmsprop", hidden_units=512),
     "scratch": ModelEntry(build="mnist_lib.models:scratch_dense", optimizer="sgd", hidden_units=512),
+    "keras-cnn": ModelEntry(
+        build="mnist_lib.models:keras_cnn",
+        optimizer="adam",
+        hidden_units=256,
+        learning_rate=0.01,
+        schedule="one-cycle",
+    ),
 }
 
 # name -> default learning rate, which is Keras' own default too.

@@ -70,6 +70,9 @@ class TrialSpec:
         require_known("model", model, MODELS)
         optimizer = optimizer or MODELS[model].optimizer
         require_known("optimizer", optimizer, OPTIMIZERS)
+        if learning_rate is None:
+            of_model = MODELS[model].learning_rate if optimizer == MODELS[model].optimizer else None
+            learning_rate = of_model or OPTIMIZERS[optimizer]
         return cls(
             model=model,
             dataset=dataset,
@@ -77,7 +80,7 @@ class TrialSpec:
             epochs=epochs,
             global_batch_size=global_batch_size,
             optimizer=optimizer,
-            learning_rate=OPTIMIZERS[optimizer] if learning_rate is None else learning_rate,
+            learning_rate=learning_rate,
             schedule=MODELS[model].schedule if schedule is None else schedule,
             precision=precision,
             hidden_units=MODELS[model].hidden_units if hidden_units is None else hidden_units,

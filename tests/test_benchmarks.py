@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training import RATIOS, Contender, contenders, run, write_digits
+from benchmarks import job
+from benchmarks.digits import write_digits
+from benchmarks.training import RATIOS, Contender, contenders, run
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +27,18 @@ def test_each_contender_runs_and_learns_something(contender: Contender, digits_f
     assert all(seconds > 0 for seconds in result.seconds)
     if "RMSprop" in contender.name or "keras" in contender.name:
         assert result.correct > 300  # of 1,000; the SGD ones need more steps than these to begin
+
+
+@pytest.mark.parametrize("name", ["--help", "a worker's import", "the notebook's cells, 1 epoch(s)", "10 empty trials"])
+def test_whole_commands_run(name: str, digits_file: Path, tmp_path: Path) -> None:
+    seconds, _ = job.run(job.commands(digits_file, tmp_path, ["--dataset", "mnist-mini"], threads=1, epochs=1)[name])
+    assert seconds > 0
+
+
+def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
+    command = job.commands(digits_file, tmp_path, [], threads=1)["scratch: a further trial"]
+    _, printed = job.run(command)
+    assert len(job.last_line(printed)["seconds"]) == 5
 
 
 def test_every_claimed_ratio_is_between_contenders_that_there_are() -> None:

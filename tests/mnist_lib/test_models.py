@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
-from mnist_lib.models import Weights, build_model
+from mnist_lib.models import RandomShift, Weights, build_model
 from mnist_lib.spec import TrialSpec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -32,12 +32,14 @@ def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
 def test_the_image_size_comes_from_the_data(name: str, image_shape: tuple[int, int, int]) -> None:
     model = build_model(small(name), image_shape)
     images = tf.zeros((3, *image_shape), tf.uint8)
-    logits, state = model.logits(model.initial_weights(0), images, training=False)
-    assert logits.shape == (3, 10)
-    assert state == []
+    weights = model.initial_weights(0)
+    for training in (False, True):
+        logits, state = model.logits(weights, images, training=training)
+        assert logits.shape == (3, 10)
+        assert [value.shape for value in state] == [value.shape for value in weights.state]
 
 
-@each_model
+@pytest.mark.parametrize("name", ["keras", "scratch"])
 def test_pixels_are_scaled_inside_to_0_to_1(name: str) -> None:
     """A white image gives what the weights give for ones."""
     model = build_model(TrialSpec.of(name, hidden_units=3), (2, 2, 1))
@@ -49,7 +51,7 @@ def test_pixels_are_scaled_inside_to_0_to_1(name: str) -> None:
 
 def stored_probabilities(name: str, folder: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     """By each way in which a stored model can be used without this project."""
-    if name == "keras":
+    if name.startswith("keras"):
         return {"keras": keras.saving.load_model(folder / "model.keras").predict(images, verbose=0)}
     arrays = np.load(folder / "weights.npz")
     hidden = np.maximum(images.reshape(len(images), -1) / np.float32(255) @ arrays["kernel_0"] + arrays["bias_0"], 0)
@@ -74,6 +76,31 @@ def test_a_stored_model_gives_the_probabilities_of_the_trained_one(name: str, di
     expected = tf.nn.softmax(model.logits(weights, tf.constant(images), training=False)[0]).numpy()
     for way, probabilities in stored_probabilities(name, tmp_path, images).items():
         np.testing.assert_allclose(probabilities, expected, atol=2e-6, err_msg=way)
+
+
+def test_a_random_shift_moves_each_image_whole_and_reproducibly() -> None:
+    images = np.zeros((200, 6, 6, 1), np.uint8)
+    images[:, 2, 3] = 255
+    keras.utils.set_random_seed(0)
+    shifted = RandomShift(1)(images).numpy()
+    places = {tuple(place) for place in np.argwhere(shifted[..., 0])[:, 1:]}
+    assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
+    assert (shifted.reshape(200, -1).sum(axis=1) == 255).all()
+    keras.utils.set_random_seed(0)
+    assert (RandomShift(1)(images).numpy() == shifted).all()
+
+
+def test_images_are_augmented_in_training_only() -> None:
+    model = build_model(small("keras-cnn"), (28, 28, 1))
+    weights = model.initial_weights(0)
+    images = tf.random.stateless_uniform((4, 28, 28, 1), [0, 0], 0, 256, tf.int32)
+    images = tf.cast(images, tf.uint8)
+    (first, _), (again, _) = (model.logits(weights, images, training=False) for _ in range(2))
+    assert (first.numpy() == again.numpy()).all()
+    (first, state), (again, _) = (model.logits(weights, images, training=True) for _ in range(2))
+    assert (first.numpy() == again.numpy()).all()  # chance is part of the state
+    (other, _) = model.logits(weights._replace(state=state), images, training=True)
+    assert (first.numpy() != other.numpy()).any()
 
 
 def test_a_weights_hash_sees_every_value_and_its_shape() -> None:

@@ -53,12 +53,14 @@ def test_a_name_like_none_of_them_gets_no_hint() -> None:
 def test_what_is_left_out_is_the_models_own(model: str) -> None:
     spec = TrialSpec.of(model)
     assert spec.optimizer == MODELS[model].optimizer
-    assert spec.learning_rate == OPTIMIZERS[spec.optimizer]
+    assert spec.learning_rate == (MODELS[model].learning_rate or OPTIMIZERS[spec.optimizer])
+    assert spec.schedule == MODELS[model].schedule
     assert spec.hidden_units == MODELS[model].hidden_units
 
 
 def test_another_optimizer_brings_its_own_learning_rate() -> None:
     assert TrialSpec.of("keras", optimizer="sgd").learning_rate == OPTIMIZERS["sgd"]
+    assert TrialSpec.of("keras-cnn", optimizer="sgd").learning_rate == OPTIMIZERS["sgd"]
 
 
 @given(st.lists(st.integers(0, LARGEST_SEED), min_size=1, max_size=20, unique=True))

@@ -1,4 +1,4 @@
-"""The same network in PyTorch, the usual loop."""
+"""The same network in PyTorch, the usual loop; eager, or with the network through `torch.compile`."""
 
 import sys
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS, digits, measure
 
-optimizer_name, threads = sys.argv[3], int(sys.argv[4])
+optimizer_name, threads, compiled = sys.argv[3], int(sys.argv[4]), sys.argv[5] == "compile"
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 data = digits()
@@ -24,11 +24,19 @@ else:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
 
+def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(model(images), labels)
+
+
+if compiled:
+    loss = torch.compile(loss)
+
+
 def train_epoch(epoch: int) -> None:
     order = torch.from_numpy(np.random.default_rng(epoch).permutation(len(images)))
     for batch in order.split(BATCH_SIZE):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        loss(images[batch], labels[batch]).backward()
         optimizer.step()
 
 

@@ -1,0 +1,128 @@
+"""Test accuracy over seeds, with seconds: `keras-cnn` after 1 and 10 epochs, and bfloat16 beside float32: `make bench`.
+
+The epoch is chosen on validation, as in the job. Beside `keras-cnn` the same network, optimizer and learning rates
+under `keras.fit`.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.digits import write_digits
+from benchmarks.record import setting
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.result import TrialFailure, TrialResult, seed_statistics
+from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.tally import Tally
+from mnist_lib.trial import Place, run_trials
+
+ROWS = {
+    "keras-cnn, 1 epoch": TrialSpec.of("keras-cnn", epochs=1),
+    "keras-cnn, 10 epochs": TrialSpec.of("keras-cnn", epochs=10),
+    "keras, 5 epochs": TrialSpec.of("keras"),
+    "keras, 5 epochs, bfloat16": TrialSpec.of("keras", precision="bfloat16"),
+    "scratch, 5 epochs": TrialSpec.of("scratch"),
+    "scratch, 5 epochs, bfloat16": TrialSpec.of("scratch", precision="bfloat16"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    dataset = load(options.source)
+    lines = [
+        setting(threads),
+        f"{len(dataset.train):,} train images, a tenth of them for validation, {len(dataset.test):,} test images;"
+        f" n = {options.seeds} seeds. Mean with the 95% interval of the mean.",
+        "",
+        "| model | mean test accuracy | lowest to highest | ensemble | s/epoch, median |",
+        "|---|---|---|---|---|",
+    ]
+    for name, spec in ROWS.items():
+        specs = [replace(spec, seed=seed) for seed in range(options.seeds)]
+        lines.append(row(name, specs, dataset, Resources(cpus=threads)))
+        print(lines[-1], file=sys.stderr)
+    lines.append(fit_row([replace(ROWS["keras-cnn, 1 epoch"], seed=seed) for seed in range(options.seeds)], dataset))
+    print("\n".join(lines))
+
+
+def load(source: Path | None) -> Dataset:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "digits.npz")
+        write_digits(file, source)
+        with np.load(file) as arrays:
+            train, test = (Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
+    return Dataset.of("bench", "1", train, test)
+
+
+def row(name: str, specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources) -> str:
+    results = []
+    for event in run_trials(specs, lambda: dataset, resources, Place(node="here")):
+        if isinstance(event, TrialFailure):
+            raise SystemExit(event.message)
+        if isinstance(event, TrialResult):
+            results.append(event)
+    tally = Tally(results[0])
+    for result in results[1:]:
+        tally.add(result)
+    seconds = [result.train_seconds / result.spec.epochs for result in results]
+    ensemble = f"{100 * tally.ensemble(dataset.test.labels).value:.2f}%"
+    return told(name, [result.test.value for result in results], ensemble, seconds)
+
+
+def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
+    import keras
+    import tensorflow as tf
+
+    from mnist_lib.models import KerasModel, build_model
+    from mnist_lib.schedules import learning_rates
+
+    train, _ = dataset.train_and_validation(specs[0].validation_percent)
+
+    class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+        def __init__(self, rates: np.ndarray) -> None:
+            self._rates = tf.constant(rates)
+
+        def __call__(self, step: tf.Tensor) -> tf.Tensor:
+            return self._rates[tf.cast(step, tf.int32)]
+
+    accuracies, seconds = [], []
+    for spec in specs:
+        model = build_model(spec, dataset.image_shape)
+        assert isinstance(model, KerasModel)
+        keras.utils.set_random_seed(spec.seed)
+        network = model.training_network()
+        steps = -(-len(train) // spec.global_batch_size)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        network.compile(keras.optimizers.Adam(Rates(learning_rates(spec.schedule, spec.learning_rate, steps))), loss)
+        ends: list[float] = []
+        clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.perf_counter()))  # noqa: B023
+        network.fit(train.images, train.labels, batch_size=spec.global_batch_size, verbose=0, callbacks=[clock])
+        seconds.append((ends[-1] - ends[0]) * steps / (steps - 1))  # without the first step, which is traced
+        predicted = network.predict(dataset.test.images, batch_size=1_000, verbose=0).argmax(axis=1)
+        accuracies.append(float((predicted == dataset.test.labels).mean()))
+    return told("the same network, 1 epoch of keras.fit", accuracies, "-", seconds)
+
+
+def told(name: str, accuracies: Sequence[float], ensemble: str, seconds: Sequence[float]) -> str:
+    found = seed_statistics(accuracies)
+    mean = f"{100 * found.mean:.2f}%"
+    if found.ci95:
+        mean += f" ({100 * found.ci95[0]:.2f} to {100 * found.ci95[1]:.2f})"
+    spread = f"{100 * min(accuracies):.2f} to {100 * max(accuracies):.2f}"
+    return f"| {name} | {mean} | {spread} | {ensemble} | {statistics.median(seconds):.2f} |"
+
+
+if __name__ == "__main__":
+    main()

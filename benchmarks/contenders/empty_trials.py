@@ -1,0 +1,49 @@
+"""The driver with nothing to drive: `jobs.train` on trials that do no training; tells its own seconds and memory."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jobs import train, worker
+from mnist_lib.environment import package_versions
+from mnist_lib.result import Accuracy, EpochDone, Event, Started, TrialResult
+from mnist_lib.spec import Resources, TrialSpec
+
+
+def run_empty_lane(specs: Sequence[TrialSpec], dataset: list[Any], resources: Resources) -> Iterator[Event]:
+    """What a trial of `mnist-mini` sends, without the model's files."""
+    probabilities = np.full((1_000, 10), 0.1, np.float32)
+    for spec in specs:
+        yield Started(trial=spec.id, pid=0, node="", devices=("CPU:0",), gpus=())
+        yield EpochDone(trial=spec.id, epoch=1, loss=1.0, train=Accuracy(0, 1), validation=None, seconds=1.0)
+        yield TrialResult(
+            trial=spec.id,
+            spec=spec,
+            test=Accuracy(0, 1_000),
+            validation=None,
+            best_epoch=1,
+            train_seconds=1.0,
+            images_per_second=1.0,
+            setup_seconds=1.0,
+            replicas=1,
+            devices=("CPU:0",),
+            gpus=(),
+            node="",
+            weights_sha256="0" * 64,
+            versions=package_versions(),
+            probabilities=probabilities,
+            files={},
+        )
+
+
+worker.run_lane = run_empty_lane
+begin = time.perf_counter()
+code = train.main(["--models", "keras", "--seeds", sys.argv[1], "--epochs", "1", "--storage", sys.argv[2], "--json"])
+seconds, kib = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"seconds": seconds, "mib": kib / 1024}))
+sys.exit(code)

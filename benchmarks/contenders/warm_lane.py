@@ -1,0 +1,26 @@
+"""What a further trial costs a lane beyond its own training: its start, evaluation, and the files of its model."""
+
+import json
+import sys
+import time
+
+from stopwatch import digits
+
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.result import TrialFailure, TrialResult
+from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.trial import Place, run_trials
+
+data = digits()
+train, test = Split(data.train_images, data.train_labels), Split(data.test_images, data.test_labels)
+dataset = Dataset.of("bench", "1", train, test)
+specs = [TrialSpec.of(sys.argv[3], seed=seed, epochs=1) for seed in range(int(sys.argv[2]) + 1)]
+seconds, begin = [], time.perf_counter()
+for event in run_trials(specs, lambda: dataset, Resources(cpus=int(sys.argv[4])), Place(node="here")):
+    if isinstance(event, TrialFailure):
+        raise SystemExit(event.message)
+    if isinstance(event, TrialResult):
+        now = time.perf_counter()
+        seconds.append(now - begin - event.train_seconds)
+        begin = now
+print(json.dumps({"seconds": seconds[1:], "correct": 0}))  # the first one compiled

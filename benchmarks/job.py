@@ -1,0 +1,136 @@
+"""Seconds of whole commands, this project's and its peers', in turn on one machine: `make bench`.
+
+Every round runs each command once. Interpreters, imports, Ray's start and the stored models are all in the time.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.digits import write_digits
+from benchmarks.record import TUNE, Ratio, ratio_table, setting
+
+ROOT = Path(__file__).parents[1]
+CONTENDERS = ROOT / "benchmarks/contenders"
+OWN = sys.executable
+IMPORT = "from jobs import worker; worker._import_tensorflow()"
+
+RATIOS = [
+    Ratio("the job: both models, 5 epoch(s)", "the notebook's cells, 5 epoch(s)", 0.6),
+    Ratio("16 trials, 1 epoch", "16 trials, 1 epoch: Ray Tune and fit", 0.5),
+    Ratio("a worker's import beside scikit-learn and others", "a worker's import", 1.3),
+]
+BOUNDS = {"--help": 0.5, "--plan": 2.0, "keras: a further trial": 0.3, "scratch: a further trial": 0.3}
+
+
+def commands(digits: Path, folder: Path, dataset: Sequence[str], threads: int, epochs: int = 5) -> dict[str, list[str]]:
+    """What is timed from outside, by name; those of an environment that is not set up are left out."""
+    results, t = str(folder), str(threads)
+
+    def script(name: str) -> str:
+        return str(CONTENDERS / name)
+
+    train = [OWN, "-m", "jobs.train"]
+    run = [*train, *dataset, "--storage", results]
+    every = {
+        "--help": [*train, "--help"],
+        "--plan": [*train, "--plan"],
+        f"the job: both models, {epochs} epoch(s)": [*run, "--epochs", str(epochs)],
+        f"the notebook's cells, {epochs} epoch(s)": [OWN, script("notebook.py"), str(digits), str(epochs), results],
+        "16 trials, 1 epoch": [*run, "--epochs", "1", "--seeds", "8"],
+        "16 trials, 1 epoch: Ray Tune and fit": [TUNE, script("ray_tune.py"), str(digits), "1", "8", results],
+        "a worker's import": [OWN, "-c", IMPORT],
+        "a worker's import beside scikit-learn and others": [TUNE, "-c", IMPORT],
+        "keras: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "keras", t],
+        "scratch: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "scratch", t],
+        "10 empty trials": [OWN, script("empty_trials.py"), "10", results],
+        "1,000 empty trials": [OWN, script("empty_trials.py"), "1000", results],
+    }
+    return {name: command for name, command in every.items() if Path(command[0]).exists()}
+
+
+def run(command: Sequence[str]) -> tuple[float, str]:
+    """-> seconds, what it printed."""
+    path = os.pathsep.join(map(str, (ROOT, CONTENDERS)))
+    environment = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "PYTHONPATH": path,
+        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    }
+    begin = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command} failed:\n{done.stderr}")
+    return time.perf_counter() - begin, done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    source: Path | None = options.source
+    dataset = ["--dataset", "mnist", "--data-source", str(source.absolute())] if source else ["--dataset", "mnist-mini"]
+    seconds: dict[str, list[float]] = {}
+    empty: list[tuple[float, float]] = []  # of each round: milliseconds a trial, MiB of growth
+    with tempfile.TemporaryDirectory() as folder:
+        digits = Path(folder, "digits.npz")
+        images = write_digits(digits, source)
+        for number in range(options.rounds):
+            printed: dict[str, str] = {}
+            for name, command in commands(digits, Path(folder), dataset, threads).items():
+                taken, printed[name] = run(command)
+                if name in ("keras: a further trial", "scratch: a further trial"):
+                    taken = statistics.median(last_line(printed[name])["seconds"])
+                seconds.setdefault(name, []).append(taken)
+                print(f"round {number + 1}: {name}: {taken:.2f} s", file=sys.stderr)
+            few, many = last_line(printed["10 empty trials"]), last_line(printed["1,000 empty trials"])
+            empty.append((1_000 * (many["seconds"] - few["seconds"]) / 990, many["mib"] - few["mib"]))
+    print(report(seconds, empty, images, options.rounds, threads))
+
+
+def last_line(printed: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return document
+
+
+def report(
+    seconds: Mapping[str, Sequence[float]],
+    empty: Sequence[tuple[float, float]],
+    images: tuple[int, int],
+    rounds: int,
+    threads: int,
+) -> str:
+    """Markdown, as it is recorded."""
+    lines = [
+        setting(threads),
+        f"{images[0]:,} train images, {images[1]:,} test images; n = {rounds} rounds.",
+        "",
+        "| command | seconds, median | min to max | bound |",
+        "|---|---|---|---|",
+    ]
+    for name, values in seconds.items():
+        bound = BOUNDS.get(name, "")
+        lines.append(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} to {max(values):.2f} | {bound} |")
+    milliseconds, mib = zip(*empty, strict=True)
+    lines += ["", *ratio_table(RATIOS, seconds), ""]
+    lines.append(
+        f"Of 1,000 empty trials, beyond the first 10: {statistics.median(milliseconds):.1f} ms each"
+        f" ({min(milliseconds):.1f} to {max(milliseconds):.1f}; bound 10), and the driver grows by"
+        f" {statistics.median(mib):.0f} MiB ({min(mib):.0f} to {max(mib):.0f}; bound 50)."
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

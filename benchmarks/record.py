@@ -1,0 +1,54 @@
+"""What every record of measurements says first, and how a ratio is told."""
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_lib.environment import package_versions
+
+# Environments of their own for what would slow Keras' import: see the Makefile.
+PEERS = str(Path(__file__).parents[1] / ".venv-bench/bin/python")  # PyTorch and JAX
+TUNE = str(Path(__file__).parents[1] / ".venv-tune/bin/python")  # Ray Tune, scikit-learn, pandas, SciPy, matplotlib
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What is claimed: the one takes at most `bound` times as long as the other."""
+
+    ours: str
+    peer: str
+    bound: float
+
+
+def setting(threads: int) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in (package_versions() | _peer_versions()).items())
+    return f"{time.strftime('%Y-%m-%d')}, {_machine()}, {threads} thread(s); {versions}."
+
+
+def ratio_table(ratios: Sequence[Ratio], seconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """Markdown. Both sides of a ratio are of the same round; `seconds` has one figure for each round."""
+    lines = ["| ratio | median of rounds | min to max | bound |", "|---|---|---|---|"]
+    for ratio in ratios:
+        if ratio.ours in seconds and ratio.peer in seconds:
+            pairs = [a / b for a, b in zip(seconds[ratio.ours], seconds[ratio.peer], strict=True)]
+            spread = f"{min(pairs):.2f} to {max(pairs):.2f}"
+            lines.append(f"| {ratio.ours} / {ratio.peer} | {statistics.median(pairs):.2f} | {spread} | {ratio.bound} |")
+    return lines
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(models)} x {models[0]}" if models else platform.processor()
+
+
+def _peer_versions() -> dict[str, str]:
+    if not Path(PEERS).exists():
+        return {}
+    code = "from importlib.metadata import version; print(version('torch'), version('jax'))"
+    torch, jax = subprocess.check_output([PEERS, "-c", code], text=True).split()
+    return {"torch": torch, "jax": jax}
