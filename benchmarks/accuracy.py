@@ -21,6 +21,7 @@ from benchmarks.record import setting
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.result import TrialFailure, TrialResult, seed_statistics
 from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.strategy import configure_process
 from mnist_lib.tally import Tally
 from mnist_lib.trial import Place, run_trials
 
@@ -40,6 +41,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
+    resources = Resources(cpus=threads)
+    configure_process(resources)  # before TFDS begins to use TensorFlow
     dataset = load(options.source)
     lines = [
         setting(threads),
@@ -51,7 +54,7 @@ def main() -> None:
     ]
     for name, spec in ROWS.items():
         specs = [replace(spec, seed=seed) for seed in range(options.seeds)]
-        lines.append(row(name, specs, dataset, Resources(cpus=threads)))
+        lines.append(row(name, specs, dataset, resources))
         print(lines[-1], file=sys.stderr)
     lines.append(fit_row([replace(ROWS["keras-cnn, 1 epoch"], seed=seed) for seed in range(options.seeds)], dataset))
     print("\n".join(lines))
@@ -107,7 +110,7 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         network.compile(keras.optimizers.Adam(Rates(learning_rates(spec.schedule, spec.learning_rate, steps))), loss)
         ends: list[float] = []
-        clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.perf_counter()))  # noqa: B023
+        clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))  # noqa: B023
         network.fit(train.images, train.labels, batch_size=spec.global_batch_size, verbose=0, callbacks=[clock])
         seconds.append((ends[-1] - ends[0]) * steps / (steps - 1))  # without the first step, which is traced
         predicted = network.predict(dataset.test.images, batch_size=1_000, verbose=0).argmax(axis=1)

@@ -81,4 +81,7 @@ def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.dat
             shards.append(Shard(tf.gather(images, index), tf.gather(labels, index), weight))
         return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(shards))
 
-    return tf.data.Dataset.range(first, last + 1).flat_map(chunks_of).prefetch(2)
+    options = tf.data.Options()
+    # There is nothing to tune, and to end the tuner's thread takes up to five seconds when it has just gone to sleep.
+    options.autotune.enabled = False
+    return tf.data.Dataset.range(first, last + 1).flat_map(chunks_of).prefetch(2).with_options(options)
