@@ -31,7 +31,7 @@ RATIOS = [
 BOUNDS = {"--help": 0.5, "--plan": 2.0, "keras: a further trial": 0.3, "scratch: a further trial": 0.3}
 
 
-def commands(digits: Path, folder: Path, dataset: Sequence[str], threads: int, epochs: int = 5) -> dict[str, list[str]]:
+def commands(digits: Path, folder: Path, dataset: str, threads: int, epochs: int = 5) -> dict[str, list[str]]:
     """What is timed from outside, by name; those of an environment that is not set up are left out."""
     results, t = str(folder), str(threads)
 
@@ -39,12 +39,12 @@ def commands(digits: Path, folder: Path, dataset: Sequence[str], threads: int, e
         return str(CONTENDERS / name)
 
     train = [OWN, "-m", "jobs.train"]
-    run = [*train, *dataset, "--storage", results]
+    run = [*train, "--dataset", dataset, "--storage", results]
     every = {
         "--help": [*train, "--help"],
         "--plan": [*train, "--plan"],
         f"the job: both models, {epochs} epoch(s)": [*run, "--epochs", str(epochs)],
-        f"the notebook's cells, {epochs} epoch(s)": [OWN, script("notebook.py"), str(digits), str(epochs), results],
+        f"the notebook's cells, {epochs} epoch(s)": [OWN, script("notebook.py"), dataset, str(epochs), results],
         "16 trials, 1 epoch": [*run, "--epochs", "1", "--seeds", "8"],
         "16 trials, 1 epoch: Ray Tune and fit": [TUNE, script("ray_tune.py"), str(digits), "1", "8", results],
         "a worker's import": [OWN, "-c", IMPORT],
@@ -79,13 +79,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
-    source: Path | None = options.source
-    dataset = ["--dataset", "mnist", "--data-source", str(source.absolute())] if source else ["--dataset", "mnist-mini"]
+    dataset = "mnist" if options.source else "mnist-mini"
     seconds: dict[str, list[float]] = {}
     empty: list[tuple[float, float]] = []  # of each round: milliseconds a trial, MiB of growth
     with tempfile.TemporaryDirectory() as folder:
         digits = Path(folder, "digits.npz")
-        images = write_digits(digits, source)
+        images = write_digits(digits, options.source)  # which prepares the set, too
         for number in range(options.rounds):
             printed: dict[str, str] = {}
             for name, command in commands(digits, Path(folder), dataset, threads).items():

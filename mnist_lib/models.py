@@ -220,7 +220,9 @@ class ScratchModel:
         served = tf.Module()
         served.weights = [tf.Variable(value, name=name) for name, value in zip(names, weights.trainable, strict=True)]
 
-        @tf.function(input_signature=[tf.TensorSpec([None, *self._image_shape], tf.uint8, name="pixels")])
+        @tf.function(
+            autograph=False, input_signature=[tf.TensorSpec([None, *self._image_shape], tf.uint8, name="pixels")]
+        )
         def serve(pixels: tf.Tensor) -> tf.Tensor:
             held = Weights([tf.convert_to_tensor(variable) for variable in served.weights], [])
             return tf.nn.softmax(self.logits(held, pixels, training=False)[0])

@@ -45,6 +45,7 @@ class Trainer:
     def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.MirroredStrategy) -> None:
         self._model, self._optimizer, self._strategy = model, optimizer, strategy
         self._steps = steps_of(model, optimizer, strategy)
+        self._compiled_softmax = tf.function(self._softmax, jit_compile=True, autograph=False)
         self.start(seed=0)
 
     @property
@@ -121,18 +122,17 @@ class Trainer:
             raise DivergedError("probabilities are not finite numbers; try a lower --learning-rate")
         return probabilities
 
-    @tf.function
+    @tf.function(autograph=False)
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
         """images: [EVALUATION_BATCH_SIZE, height, width, 1] for each replica -> the probabilities of each."""
         shares = self._strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group]
         )
         probabilities: tuple[tf.Tensor, ...] = self._strategy.experimental_local_results(
-            self._strategy.run(self._softmax, args=(weights, shares))
+            self._strategy.run(self._compiled_softmax, args=(weights, shares))
         )
         return probabilities
 
-    @tf.function(jit_compile=True)
     def _softmax(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(self._model.logits(weights, images, training=False)[0])
 

@@ -31,12 +31,12 @@ def test_each_contender_runs_and_learns_something(contender: Contender, digits_f
 
 @pytest.mark.parametrize("name", ["--help", "a worker's import", "the notebook's cells, 1 epoch(s)", "10 empty trials"])
 def test_whole_commands_run(name: str, digits_file: Path, tmp_path: Path) -> None:
-    seconds, _ = job.run(job.commands(digits_file, tmp_path, ["--dataset", "mnist-mini"], threads=1, epochs=1)[name])
+    seconds, _ = job.run(job.commands(digits_file, tmp_path, "mnist-mini", threads=1, epochs=1)[name])
     assert seconds > 0
 
 
 def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
-    command = job.commands(digits_file, tmp_path, [], threads=1)["scratch: a further trial"]
+    command = job.commands(digits_file, tmp_path, "mnist-mini", threads=1)["scratch: a further trial"]
     _, printed = job.run(command)
     assert len(job.last_line(printed)["seconds"]) == 5
 

@@ -6,20 +6,22 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS, digits
+from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS
+
+from mnist_lib.data.prepare import default_data_dir, prepare
 
 epochs, folder = int(sys.argv[2]), Path(sys.argv[3])
-data = digits()
+data = prepare(sys.argv[1], default_data_dir(), source=None)  # by TFDS, as the job has it
 train_images, test_images = (
-    images.reshape(len(images), -1).astype("float32") / 255 for images in (data.train_images, data.test_images)
+    split.images.reshape(len(split), -1).astype("float32") / 255 for split in (data.train, data.test)
 )
 
 model = keras.Sequential(
     [keras.layers.Dense(HIDDEN_UNITS, activation="relu"), keras.layers.Dense(CLASSES, activation="softmax")]
 )
 model.compile(optimizer="rmsprop", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-model.fit(train_images, data.train_labels, epochs=epochs, batch_size=BATCH_SIZE, verbose=0)
-_, keras_accuracy = model.evaluate(test_images, data.test_labels, verbose=0)
+model.fit(train_images, data.train.labels, epochs=epochs, batch_size=BATCH_SIZE, verbose=0)
+_, keras_accuracy = model.evaluate(test_images, data.test.labels, verbose=0)
 model.save(folder / "model.keras")
 
 weights = [
@@ -39,11 +41,11 @@ for _ in range(epochs):
         batch = slice(begin, begin + BATCH_SIZE)
         with tf.GradientTape() as tape:
             losses = keras.losses.sparse_categorical_crossentropy(
-                data.train_labels[batch], logits(train_images[batch]), from_logits=True
+                data.train.labels[batch], logits(train_images[batch]), from_logits=True
             )
             loss = tf.reduce_mean(losses)
         for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
             weight.assign_sub(1e-2 * gradient)
-scratch_accuracy = np.mean(logits(test_images).numpy().argmax(axis=1) == data.test_labels)
+scratch_accuracy = np.mean(logits(test_images).numpy().argmax(axis=1) == data.test.labels)
 np.savez(folder / "weights.npz", *(weight.numpy() for weight in weights))
 print(f"{keras_accuracy:.4f} {scratch_accuracy:.4f}")

@@ -61,10 +61,12 @@ def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.dat
     """
     images, labels = tf.constant(split.images), tf.constant(split.labels)
 
+    @tf.autograph.experimental.do_not_convert
     def chunks_of(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(plan.images), seed=tf.stack([seed, epoch]))
         return tf.data.Dataset.range(plan.chunks).map(lambda chunk: gather(order, chunk))
 
+    @tf.autograph.experimental.do_not_convert
     def gather(order: tf.Tensor, chunk: tf.Tensor) -> Chunk:
         first_step = tf.cast(chunk, tf.int32) * plan.steps_per_chunk
         step = (first_step + tf.range(plan.steps_per_chunk))[:, None]  # [steps, 1]
