@@ -4,7 +4,10 @@ import difflib
 import importlib
 import sys
 
-COMMANDS = {"train": "train the models, report their accuracy, store them"}
+COMMANDS = {
+    "train": "train the models, report their accuracy, store them",
+    "models": "what is stored: list, champion, history, promote, rollback, verify",
+}
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
 """A run, from the plan to the stored models. Knows both sides: trials and the cluster. Never imports TensorFlow."""
 
 import io
+import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from cluster.tasks import result_of, start_beside_driver
 from jobs import worker
 from mnist_lib.data.split import DatasetInfo, validation_size
 from mnist_lib.environment import package_versions
-from mnist_lib.report.summary import summarize, trial_row
+from mnist_lib.report.summary import Stored, summarize, trial_row
 from mnist_lib.result import EpochDone, Started, TrialFailure, TrialResult
 from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.store.champions import champion, promote
+from mnist_lib.store.promotion import Decision, rule
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import publish
 from mnist_lib.tally import Tally
@@ -27,6 +30,15 @@ from mnist_lib.tally import Tally
 log = logging.getLogger(__name__)
 
 EVENTS_IN_FLIGHT = 16  # of a lane: what a worker may be ahead of the driver, whose memory they take
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """When a stored model becomes the champion; `alpha` and `min_accuracy` as in `promotion.decide`."""
+
+    when: str  # "never", "if-better" or "always"
+    alpha: float
+    min_accuracy: float
 
 
 def run(
@@ -38,6 +50,7 @@ def run(
     data_dir: Path | None,
     data_source: Path | None,
     max_failures: int,
+    promotion: Promotion,
 ) -> dict[str, Any]:
     """Trains all trials on the connected cluster, stores the results -> the summary, as written to the run's folder.
 
@@ -66,7 +79,7 @@ def run(
         for event in fan_out.events():
             outcomes.take(event, fan_out)
     trained = time.monotonic()
-    stored = {model: _store(folder, tally, facts) for model, tally in sorted(outcomes.tallies.items())}
+    stored = {model: _store(folder, tally, facts, promotion) for model, tally in sorted(outcomes.tallies.items())}
     summary = summarize(
         run=folder.run,
         dataset=_dataset_row(facts, trials[0].validation_percent),
@@ -152,8 +165,8 @@ def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
     }
 
 
-def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo) -> int:
-    """Publishes the chosen trial of one model, with what it predicted on the test split."""
+def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo, promotion: Promotion) -> Stored:
+    """Publishes the chosen trial of one model, with what it predicted on the test split; then promotes it, or not."""
     result = tally.chosen
     predictions = io.BytesIO()
     np.savez_compressed(
@@ -162,17 +175,33 @@ def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo) -> int:
         predictions=result.probabilities.argmax(axis=1).astype(np.uint8),
         labels=facts.test_labels,
     )
-    manifest = {
-        "model": result.spec.model,
-        "run": folder.run,
+    model = result.spec.model
+    about = {
         "trial": result.trial,
-        "spec": asdict(result.spec),
         "dataset": {"name": facts.name, "version": facts.version, "fingerprint": facts.fingerprint},
         "test": asdict(result.test),
         "validation": asdict(result.validation) if result.validation else None,
-        "best_epoch": result.best_epoch,
         "weights_sha256": result.weights_sha256,
+    }
+    manifest = {
+        "model": model,
+        "run": folder.run,
+        **about,
+        "spec": asdict(result.spec),
+        "best_epoch": result.best_epoch,
+        "devices": list(result.devices),
         "versions": dict(result.versions),
     }
-    files = {**result.files, "predictions.npz": predictions.getvalue()}
-    return publish(folder.storage, result.spec.model, files, manifest)
+    files = {
+        **result.files,
+        "predictions.npz": predictions.getvalue(),
+        "manifest.json": json.dumps(manifest, indent=2).encode(),
+    }
+    version, _ = publish(folder.objects, model, folder.run, files, about)
+
+    if promotion.when == "never":
+        decision = Decision(False, "not tried: --promote never", {})
+    else:
+        decision = promote(folder.objects, version, rule(promotion.when, promotion.alpha, promotion.min_accuracy))
+    newest = champion(folder.objects, model)
+    return Stored(version.number, newest is not None and newest.version == version.number, decision.why)

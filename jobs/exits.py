@@ -16,6 +16,8 @@ EXIT_CODES = {
     "E-RESOURCES": 4,
     "E-TRAINING": 5,
     "E-STORE": 6,
+    "E-INTEGRITY": 7,
+    "E-SCHEMA": 7,
     "E-CLUSTER": 8,
 }
 DONE = 0

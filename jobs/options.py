@@ -75,11 +75,20 @@ def option(
     parse: Callable[[Any], Any] | None = None,
     metavar: str | None = None,
     short: Sequence[str] = (),
+    positional: bool = False,
 ) -> Any:
-    """`parse` None: a flag that is on or off."""
+    """`parse` None: a flag that is on or off. A positional one may be left out, and is `default` then."""
     return dataclasses.field(
-        default=default, metadata={"help": help, "parse": parse, "metavar": metavar, "short": short}
+        default=default,
+        metadata={"help": help, "parse": parse, "metavar": metavar, "short": short, "positional": positional},
     )
+
+
+PROMOTE = {
+    "if-better": "a stored model becomes the champion when it is better than that",
+    "always": "when its probabilities are numbers",
+    "never": "it does not",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +138,14 @@ class TrainOptions:
     )
     allow_cpu: bool = option(False, "train on CPU devices in place of GPUs that TensorFlow cannot see")
     max_failures: int = option(3, "how often a trial whose worker died is tried again", whole_number, "N")
+    promote: str = option(
+        "if-better",
+        "; ".join(f"{when}: {about}" for when, about in PROMOTE.items()),
+        str,
+        "WHEN",
+    )
+    alpha: float = option(0.05, "--promote if-better asks for a smaller p of McNemar's test", number, "P")
+    min_accuracy: float = option(0.0, "what a model's first champion must reach, as in 0.97", number, "X")
     storage: Path = option(Path("results"), "where runs and models are stored", user_path, "DIR")
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
     plan: bool = option(False, "print what would run, where and why, and stop")
@@ -161,6 +178,13 @@ class TrainOptions:
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
 
+    def check_promotion(self) -> None:
+        """Raises SpecError for a rule that is none."""
+        require_known("promote", self.promote, PROMOTE)
+        for name in ("alpha", "min_accuracy"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpecError(f"{name}: expected a number from 0 to 1, got {getattr(self, name)}")
+
     def _seeds(self) -> Sequence[int]:
         if not isinstance(self.seeds, int):
             return self.seeds
@@ -192,9 +216,10 @@ class _Parser(jsonargparse.ArgumentParser):
 
 
 def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
+    words = [f"[{field.metadata['metavar']}]" for field in dataclasses.fields(options) if field.metadata["positional"]]
     made = _Parser(
         prog=program,
-        usage="python -m %(prog)s [OPTIONS]",
+        usage=" ".join(["python -m %(prog)s", *words, "[OPTIONS]"]),
         description=options.__doc__,
         formatter_class=_Help,
         print_config=None,
@@ -205,7 +230,16 @@ def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
     )
     for field in dataclasses.fields(options):
         name, given = f"--{field.name.replace('_', '-')}", field.metadata
-        if given["parse"] is None:
+        if given["positional"]:
+            made.add_argument(
+                field.name,
+                nargs="?",
+                type=given["parse"],
+                default=field.default,
+                metavar=given["metavar"],
+                help=given["help"],
+            )
+        elif given["parse"] is None:
             yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides a file
             made.add_argument(name, *given["short"], action=yes_no, default=field.default, help=given["help"])
         else:

@@ -35,6 +35,7 @@ def train(arguments: Sequence[str]) -> int:
     _log_to_stderr(verbose=options.verbose)
     trials = options.trials()
     options.check_resources()
+    options.check_promotion()
     if options.run_name is not None:
         check_run_name(options.run_name)
 
@@ -68,7 +69,7 @@ def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
 def _run(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
     from cluster.resources import live_nodes
     from cluster.session import in_submitted_job, session
-    from jobs.driver import run
+    from jobs.driver import Promotion, run
 
     if in_submitted_job() and not options.storage.is_absolute():
         raise exits.UsageError(
@@ -89,8 +90,9 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
             data_dir=options.data_dir,
             data_source=options.data_source,
             max_failures=options.max_failures,
+            promotion=Promotion(options.promote, options.alpha, options.min_accuracy),
         )
-    exits.print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder))
+    exits.print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder, storage))
     return _exit_code(summary)
 
 
@@ -122,15 +124,13 @@ def _plain(value: Any) -> Any:
 
 
 def _create_folder(options: TrainOptions, storage: Path) -> RunFolder:
+    configuration = yaml.safe_dump(_configuration(options), sort_keys=False)
     if options.run_name is None:
-        folder = RunFolder.create_unnamed(storage, options.dataset)
-    else:
-        folder = RunFolder.create(storage, options.run_name)
-    folder.write_text("config.yaml", yaml.safe_dump(_configuration(options), sort_keys=False))
-    return folder
+        return RunFolder.create_unnamed(storage, options.dataset, configuration)
+    return RunFolder.create(storage, options.run_name, configuration)
 
 
-def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
+def _result_text(summary: dict[str, Any], folder: RunFolder, storage: Path) -> str:
     from rich.console import Console
 
     from mnist_lib.report.table import render
@@ -140,8 +140,10 @@ def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
         render(summary, console)
     lines = [capture.get().rstrip() + "\n", f"The run is in {folder.path}"]
     for name, model in summary["models"].items():
-        stored = f"{name} version {model['version']}, which is {model['best_trial']}"
-        lines.append(f"{stored}, is in {version_folder(folder.storage, name, model['version'])}")
+        stored = f"{name}@{model['version']}, which is {model['best_trial']}"
+        lines.append(f"{stored}, is in {storage / version_folder(name, model['version'])}")
+        champion = "the champion" if model["champion"] else "not the champion"
+        lines.append(f"  It is {champion}: {model['promotion']}")
     return "\n".join(lines)
 
 

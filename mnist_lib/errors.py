@@ -47,6 +47,18 @@ class GpuInvisibleError(MnistError):
 
 
 class StoreError(MnistError):
-    """The storage folder cannot be written."""
+    """The storage cannot be read or written."""
 
     code = "E-STORE"
+
+
+class IntegrityError(MnistError):
+    """What is stored is not what was committed."""
+
+    code = "E-INTEGRITY"
+
+
+class SchemaError(IntegrityError):
+    """What is stored was written by a newer program."""
+
+    code = "E-SCHEMA"

@@ -1,6 +1,7 @@
 """`summary.json`: the whole result of a run as one document. Programs rely on its schema: add to it, change nothing."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mnist_lib.environment import package_versions
@@ -14,12 +15,21 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What became of the chosen trial of a model."""
+
+    version: int
+    champion: bool
+    why: str  # it is the champion, or is not
+
+
 def summarize(
     *,
     run: str,
     dataset: Mapping[str, Any],
     tallies: Mapping[str, Tally],
-    stored: Mapping[str, int],
+    stored: Mapping[str, Stored],
     labels: "NDArray[np.uint8]",
     trials: Sequence[Mapping[str, Any]],
     timing: Mapping[str, float],
@@ -28,7 +38,7 @@ def summarize(
 
     Args:
         tallies: of the models of which a trial succeeded.
-        stored: the version of each of these.
+        stored: what became of each of these.
         labels: of the test split.
         trials: one `trial_row` each.
     """
@@ -43,7 +53,7 @@ def summarize(
     }
 
 
-def _model_row(tally: Tally, version: int, labels: "NDArray[np.uint8]") -> dict[str, Any]:
+def _model_row(tally: Tally, stored: Stored, labels: "NDArray[np.uint8]") -> dict[str, Any]:
     statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
     of_seeds = statistics.ci95 is not None
     return {
@@ -58,7 +68,9 @@ def _model_row(tally: Tally, version: int, labels: "NDArray[np.uint8]") -> dict[
         "ensemble_test_accuracy": ensemble.value,
         "best_trial": chosen.trial,  # on validation, without validation the first; this is the one that is stored
         "best_trial_test_accuracy": chosen.test.value,
-        "version": version,
+        "version": stored.version,
+        "champion": stored.champion,
+        "promotion": stored.why,
     }
 
 

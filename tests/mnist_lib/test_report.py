@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mnist_lib.report.summary import summarize, trial_row
+from mnist_lib.report.summary import Stored, summarize, trial_row
 from mnist_lib.report.table import render
 from mnist_lib.result import Accuracy, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -83,7 +83,7 @@ def summary_of(*predicted: list[int], failed: int = 0) -> dict[str, Any]:
         run="r",
         dataset={"name": "few", "test": 4},
         tallies=tallies,
-        stored={"keras": 7} if results else {},
+        stored={"keras": Stored(7, True, "better")} if results else {},
         labels=LABELS,
         trials=rows,
         timing={},

@@ -1,0 +1,162 @@
+"""Which version of a model is in use: an append-only log of numbered records, `models/<model>/champion/<n>`.
+
+The highest is the champion. To promote and to roll back are to append; nothing is overwritten, so nothing is lost, and
+of two who append at once one is first and the other has to look again.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.store.failpoints import failpoint
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.promotion import Decision, Predictions, Rule
+from mnist_lib.store.versions import Version, find, highest, verify
+
+
+@dataclass(frozen=True)
+class Champion:
+    """One record of the log."""
+
+    number: int  # of the record, from 1
+    version: int
+    at: str  # UTC, ISO 8601
+    kind: str  # "promote" or "rollback"
+    why: str
+    run: str  # by which it came
+    replaced: int | None  # the version before it
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def champion(objects: Objects, model: str) -> Champion | None:
+    """The newest record; None if there never was one. Whether its version is whole is not asked."""
+    newest = highest(lambda number: objects.exists(_record(model, number)))
+    return _read(objects, model, newest) if newest else None
+
+
+def history(objects: Objects, model: str) -> list[Champion]:
+    """All records, the oldest first."""
+    newest = highest(lambda number: objects.exists(_record(model, number)))
+    return [_read(objects, model, number) for number in range(1, newest + 1)]
+
+
+def champion_at(objects: Objects, model: str, at: str) -> Champion | None:
+    """Of a time in UTC, ISO 8601."""
+    return next((record for record in reversed(history(objects, model)) if record.at <= at), None)
+
+
+def promote(objects: Objects, challenger: Version, decide: Rule) -> Decision:
+    """Makes a version the champion if the decision over the two versions' predictions is for it.
+
+    The challenger is verified first. A champion that is damaged can neither win nor lose: it has to be rolled back.
+
+    Raises:
+        IntegrityError: the challenger is not what was committed.
+        StoreError: the storage refuses; the champion is unchanged.
+    """
+    verify(objects, challenger)
+    mine = Predictions.of(objects, challenger)
+    while True:
+        current = champion(objects, challenger.model)
+        if current is not None and current.version == challenger.number:
+            return Decision(False, f"{challenger.name} is the champion already", {})
+        try:
+            decision = decide(mine, _defender(objects, challenger.model, current))
+        except IntegrityError as error:
+            return Decision(False, f"the champion is damaged, roll it back first ({error})", {})
+        if not decision.promote:
+            return decision
+        if _append(objects, challenger.model, current, challenger.number, "promote", decision, challenger.run):
+            return decision
+        # Another was promoted meanwhile: it is the one to beat now.
+
+
+def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
+    """Appends the version before the champion, or version `to`, as the new champion; it is verified first.
+
+    Raises:
+        SpecError: there is nothing to go back to.
+        IntegrityError: the version to go back to is not what was committed.
+    """
+    while True:
+        current = champion(objects, model)
+        if current is None:
+            raise SpecError(f"{model}: there is no champion to roll back; promote a version first")
+        target = _before(objects, model, current) if to is None else to
+        if target == current.version:
+            return current
+        version = find(objects, model, target)
+        if version is None:
+            raise SpecError(f"{model}@{target}: there is no such version")
+        verify(objects, version)
+        decision = Decision(True, f"rolled back from {model}@{current.version}", {})
+        if _append(objects, model, current, target, "rollback", decision, version.run):
+            appended = champion(objects, model)
+            assert appended is not None
+            return appended
+
+
+def _before(objects: Objects, model: str, current: Champion) -> int:
+    """The version that was the champion before this one was, undoing roll-backs as one would expect of a history."""
+    stack: list[int] = []
+    for record in history(objects, model):
+        if record.kind == "rollback" and record.version in stack:
+            del stack[stack.index(record.version) + 1 :]
+        else:
+            stack.append(record.version)
+    if len(stack) < 2:
+        raise SpecError(f"{model}@{current.version} is the first champion: there is none to roll back to")
+    return stack[-2]
+
+
+def _defender(objects: Objects, model: str, current: Champion | None) -> Predictions | None:
+    if current is None:
+        return None
+    version = find(objects, model, current.version)
+    if version is None:
+        raise IntegrityError(f"{model}@{current.version}: expected a commit record, got none")
+    return Predictions.of(objects, version)
+
+
+def _append(
+    objects: Objects,
+    model: str,
+    current: Champion | None,
+    version: int,
+    kind: str,
+    decision: Decision,
+    run: str,
+) -> bool:
+    """False if there is a newer record than `current`."""
+    record = Champion(
+        number=current.number + 1 if current else 1,
+        version=version,
+        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        kind=kind,
+        why=decision.why,
+        run=run,
+        replaced=current.version if current else None,
+        statistics=decision.statistics,
+    )
+    failpoint(f"{kind}.before_append")
+    return objects.create(_record(model, record.number), json.dumps(asdict(record), indent=2, allow_nan=False).encode())
+
+
+def _read(objects: Objects, model: str, number: int) -> Champion:
+    name = f"{model}: champion record {number}"
+    content = objects.read(_record(model, number))
+    try:
+        document = json.loads(content or b"")
+        record = Champion(**{field: document[field] for field in Champion.__dataclass_fields__})
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{name}: expected a record, got {(content or b'')[:40]!r}") from error
+    if record.number != number or not isinstance(record.version, int):
+        raise IntegrityError(f"{name}: expected a record of that number, got {record.number!r}")
+    return record
+
+
+def _record(model: str, number: int) -> str:
+    return f"models/{model}/champion/{number:08d}.json"

@@ -1,0 +1,106 @@
+"""Whether a model may take the place of another: a paired test on the same test images.
+
+McNemar's test looks only at the images on which the two disagree; were they equally good, each of these would be a
+toss of a coin.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_lib.errors import IntegrityError
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.versions import Version, read_file
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a version answered on the test split."""
+
+    name: str
+    fingerprint: str  # of the dataset
+    right: NDArray[np.bool_]  # [test images]
+    finite: bool  # every probability is a number
+
+    @classmethod
+    def of(cls, objects: Objects, version: Version) -> "Predictions":
+        """Raises IntegrityError for what is not what was committed, or not what its name promises."""
+        content = read_file(objects, version, "predictions.npz")
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                probabilities, labels = arrays["probabilities"], arrays["labels"]
+            right = probabilities.argmax(axis=1) == labels
+        except (ValueError, KeyError, OSError) as error:
+            raise IntegrityError(f"{version.name}: predictions.npz: {error}") from error
+        fingerprint = str(version.about["dataset"]["fingerprint"])
+        return cls(version.name, fingerprint, right, bool(np.isfinite(probabilities).all()))
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
+
+
+@dataclass(frozen=True)
+class Decision:
+    promote: bool
+    why: str  # in one line, for people
+    statistics: Mapping[str, Any]  # what it rests on
+
+
+Rule = Callable[[Predictions, Predictions | None], Decision]  # of the challenger and the champion
+
+
+def decide(
+    challenger: Predictions, champion: Predictions | None, *, alpha: float = 0.05, min_accuracy: float = 0.0
+) -> Decision:
+    """The challenger is promoted if it is better and p < alpha; without a champion, if it is accurate enough.
+
+    Args:
+        alpha: how often two equally good models may change places by chance.
+        min_accuracy: of the first champion.
+    """
+    if not challenger.finite:
+        return Decision(False, f"{challenger.name} gives probabilities that are no numbers", {})
+    if champion is None:
+        statistics = {"accuracy": challenger.accuracy, "min_accuracy": min_accuracy}
+        enough = challenger.accuracy >= min_accuracy
+        why = f"{challenger.name} has {challenger.accuracy:.2%}, {min_accuracy:.2%} are asked for; there is no champion"
+        return Decision(enough, why, statistics)
+    if challenger.fingerprint != champion.fingerprint or len(challenger.right) != len(champion.right):
+        return Decision(False, f"{challenger.name} and {champion.name} were tested on different images", {})
+    gained = int((challenger.right & ~champion.right).sum())
+    lost = int((champion.right & ~challenger.right).sum())
+    p = mcnemar(gained, lost)
+    statistics = {"test": "exact McNemar", "gained": gained, "lost": lost, "p": p, "alpha": alpha}
+    why = (
+        f"{challenger.name} has {challenger.accuracy:.2%}, {champion.name} {champion.accuracy:.2%}"
+        f": {gained} images gained, {lost} lost, p = {p:.2g}"
+    )
+    return Decision(gained > lost and p < alpha, why, statistics)
+
+
+def rule(when: str, alpha: float, min_accuracy: float) -> Rule:
+    """`when`: "always", or "if-better" as `decide` does it."""
+
+    def always(challenger: Predictions, champion: Predictions | None) -> Decision:
+        if not challenger.finite:
+            return decide(challenger, champion)
+        return Decision(True, "promoted whatever it is worth, as was asked for", {})
+
+    return always if when == "always" else partial(decide, alpha=alpha, min_accuracy=min_accuracy)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The two-sided p-value of McNemar's exact test: how likely so uneven a split is among equally good models."""
+    n = gained + lost
+    # In whole numbers: 2^n of ten thousand images is no float.
+    tail = ways = 1
+    for k in range(min(gained, lost)):
+        ways = ways * (n - k) // (k + 1)  # n choose k + 1
+        tail += ways
+    return min(1.0, 2 * tail / 2**n)

@@ -1,0 +1,122 @@
+"""The store's command line, over small fake versions."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import models
+from mnist_lib.store.objects import LocalObjects
+from mnist_lib.store.versions import publish, version_folder
+from tests.mnist_lib.store.versions_of import about, files
+
+RIGHT = (100, 150, 151)
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three versions of keras, in the folder that is the default."""
+    monkeypatch.chdir(tmp_path)
+    for right in RIGHT:
+        publish(LocalObjects(tmp_path / "results"), "keras", f"run-{right}", files(right), about(right=right))
+    return tmp_path / "results"
+
+
+class Told:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> Told:
+        code = models.main(arguments)
+        return Told(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_champion_is_promoted_defended_rolled_back_and_its_history_told(told: Any) -> None:
+    assert told("champion").out == "There is no champion.\n"
+    assert told("promote", "keras@1").out.startswith("keras@1 is the champion now: keras@1 has 50.00%")
+    assert told("promote", "keras@2").out.startswith("keras@2 is the champion now: keras@2 has 75.00%, keras@1 50.00%")
+    not_better = told("promote", "keras")
+    assert not_better.code == 0
+    assert not_better.out == (
+        "keras@3 is not promoted: keras@3 has 75.50%, keras@2 75.00%: 1 images gained, 0 lost, p = 1\n"
+    )
+    assert told("promote", "keras", "--always").out.startswith("keras@3 is the champion now")
+    assert told("rollback", "keras").out == "keras@2 is the champion: rolled back from keras@3\n"
+    assert told("champion", "keras").out.startswith("keras@2 since ")
+    history = told("history", "keras").out.splitlines()
+    assert [line.split("  ")[1] for line in history] == ["keras@1", "keras@2", "keras@3", "keras@2"]
+    documents = json.loads(told("history", "--json").out)
+    assert [record["kind"] for record in documents["keras"]] == ["promote"] * 3 + ["rollback"]
+    assert told("champion", "--at", "2000-01-01T00:00:00Z").out == "There is no champion.\n"
+
+
+@pytest.mark.usefixtures("storage")
+def test_the_list_shows_accuracies_and_the_champion(told: Any) -> None:
+    told("promote", "keras@2")
+    lines = told("list").out.splitlines()
+    assert lines[0].split() == ["version", "test", "accuracy", "trial", "run", "stored", "(UTC)"]
+    assert lines[1].split()[:3] == ["keras@1", "50.00%", "keras-s0"]
+    assert lines[2].split()[:3] == ["keras@2", "champion", "75.00%"]
+    assert [row["champion"] for row in json.loads(told("list", "--json").out)] == [False, True, False]
+    assert json.loads(told("show", "keras@2").out)["run"] == "run-150"
+    assert told("list", "scratch").out == "No version is stored in results.\n"
+
+
+def test_what_is_damaged_is_found_told_and_hides_nothing_else(storage: Path, told: Any) -> None:
+    assert told("verify").out == "3 version(s) are as they were committed, 0 are not.\n"
+    path = storage / version_folder("keras", 2) / "model.keras"
+    path.write_bytes(b"m" + path.read_bytes()[1:-1] + b"?")
+    (storage / "models/keras/commits/00000001.json").write_bytes(b"{}")
+    verified = told("verify")
+    assert verified.code == 7
+    assert "keras@2: model.keras: expected sha256" in verified.out
+    assert "1 version(s) are as they were committed, 2 are not." in verified.out
+    assert [line.split()[0] for line in told("list").out.splitlines()[1:]] == ["keras@1", "keras@2", "keras@3"]
+    refused = told("promote", "keras@2")
+    assert refused.code == 7
+    assert refused.err.startswith("error[E-INTEGRITY] keras@2: model.keras: expected sha256")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lst"], "command: 'lst' is not known; did you mean list?"),
+        (["list", "kers"], "model: 'kers' is not known; did you mean keras?"),
+        (["show", "keras@9"], "there is no keras@9 in results"),
+        (["show", "keras@x"], "expected a model and a number, as in keras@3"),
+        (["show", "../keras"], "is not known"),
+        (["show"], "is not known"),
+        (["rollback"], "expected one to roll back"),
+        (["rollback", "keras"], "no champion to roll back"),
+        (["list", "--storge", "x"], "did you mean --storage?"),
+    ],
+)
+@pytest.mark.usefixtures("storage")
+def test_what_cannot_be_understood_is_one_line(arguments: list[str], message: str, told: Any) -> None:
+    refused = told(*arguments)
+    assert refused.code == 2
+    assert refused.err.startswith("error[E-USAGE] ")
+    assert len(refused.err.splitlines()) == 1
+    assert message in refused.err
+
+
+@pytest.mark.slow
+def test_a_roll_back_and_back_again_take_under_a_second_each(storage: Path) -> None:
+    command = [sys.executable, "-m", "jobs.models"]
+    root = Path(models.__file__).parents[1]
+    for arguments in (["promote", "keras@1"], ["promote", "keras@2"]):
+        subprocess.run([*command, *arguments, "--storage", str(storage)], check=True, cwd=root)
+    for arguments in (["rollback", "keras"], ["rollback", "keras", "--to", "2"]):
+        begin = time.perf_counter()
+        subprocess.run([*command, *arguments, "--storage", str(storage)], check=True, cwd=root)
+        assert time.perf_counter() - begin < 1

@@ -1,0 +1,55 @@
+"""A storage that fails at its n-th operation: by an error that is told, or by the death of the process."""
+
+from collections.abc import Iterator
+
+from mnist_lib.errors import StoreError
+from mnist_lib.store.objects import Objects
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: no `except Exception` sees it, and nothing after it runs."""
+
+
+class Faulty:
+    """Passes on to `objects`; the operation number `at` (from 1) fails before, or, with `late`, after it was done."""
+
+    def __init__(self, objects: Objects, at: int, error: type[BaseException], *, late: bool) -> None:
+        self._objects, self._at, self._error, self._late = objects, at, error, late
+        self.operations = 0
+
+    def read(self, name: str) -> bytes | None:
+        return self._run("read", name)
+
+    def exists(self, name: str) -> bool:
+        return self._run("exists", name)
+
+    def create(self, name: str, content: bytes) -> bool:
+        return self._run("create", name, content)
+
+    def replace(self, name: str, content: bytes) -> None:
+        self._run("replace", name, content)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        return self._run("names", prefix)
+
+    def delete(self, name: str) -> None:
+        self._run("delete", name)
+
+    def delete_below(self, prefix: str) -> None:
+        self._run("delete_below", prefix)
+
+    def _run(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
+        self.operations += 1
+        fails = self.operations == self._at
+        if fails and not self._late:
+            raise self._failure()
+        result = getattr(self._objects, operation)(*arguments)
+        if fails:
+            raise self._failure()
+        return result
+
+    def _failure(self) -> BaseException:
+        return self._error(f"operation {self._at}")
+
+
+FAULTS = [(error, late) for error in (StoreError, KilledError) for late in (False, True)]

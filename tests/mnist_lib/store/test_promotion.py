@@ -1,0 +1,86 @@
+"""The test that decides between two versions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_lib.errors import IntegrityError
+from mnist_lib.store.objects import LocalObjects
+from mnist_lib.store.promotion import Predictions, decide, mcnemar, rule
+from mnist_lib.store.versions import publish
+from tests.mnist_lib.store.versions_of import about, files
+
+
+def predictions(
+    name: str, right: int, *, fingerprint: str = "f", finite: bool = True, images: int = 200
+) -> Predictions:
+    return Predictions(name, fingerprint, np.arange(images) < right, finite)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),  # R: binom.test(gained, gained + lost)$p.value
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (6, 0, 0.03125), (5, 5, 1.0), (15, 5, 0.04138947), (9, 21, 0.04277395)],
+)
+def test_p_is_that_of_the_exact_binomial_test(gained: int, lost: int, p: float) -> None:
+    assert mcnemar(gained, lost) == pytest.approx(p, rel=1e-6)
+    assert mcnemar(lost, gained) == pytest.approx(p, rel=1e-6)
+
+
+def test_p_of_many_images_is_a_number() -> None:
+    assert 0 <= mcnemar(4_000, 6_000) < 1e-80
+    assert mcnemar(5_000, 5_000) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("challenger", "promoted"), [(180, False), (185, False), (186, True), (200, True), (170, False)]
+)
+def test_only_the_better_one_is_promoted_and_only_if_chance_is_unlikely(challenger: int, promoted: bool) -> None:
+    decision = decide(predictions("keras@2", challenger), predictions("keras@1", 180))
+    assert decision.promote is promoted
+    assert "keras@2 has" in decision.why
+    assert decision.statistics["gained"] - decision.statistics["lost"] == challenger - 180
+
+
+def test_without_a_champion_the_accuracy_has_to_be_enough() -> None:
+    assert decide(predictions("keras@1", 180), None).promote
+    assert decide(predictions("keras@1", 180), None, min_accuracy=0.9).promote
+    decision = decide(predictions("keras@1", 179), None, min_accuracy=0.9)
+    assert not decision.promote
+    assert decision.why == "keras@1 has 89.50%, 90.00% are asked for; there is no champion"
+
+
+@pytest.mark.parametrize(
+    "challenger", [predictions("keras@2", 200, fingerprint="other"), predictions("keras@2", 100, images=100)]
+)
+def test_what_was_tested_on_other_images_is_not_compared(challenger: Predictions) -> None:
+    decision = decide(challenger, predictions("keras@1", 100))
+    assert not decision.promote
+    assert "different images" in decision.why
+
+
+@pytest.mark.parametrize("champion", [None, predictions("keras@1", 100)])
+@pytest.mark.parametrize("when", ["if-better", "always"])
+def test_probabilities_that_are_no_numbers_never_win(champion: Predictions | None, when: str) -> None:
+    assert not rule(when, 0.05, 0.0)(predictions("keras@2", 200, finite=False), champion).promote
+
+
+def test_a_rule_is_to_promote_what_is_better_or_whatever_comes() -> None:
+    worse, better = predictions("keras@2", 100), predictions("keras@1", 110)
+    assert rule("always", 0.05, 0.0)(worse, better).promote
+    assert not rule("if-better", 0.05, 0.0)(worse, better).promote
+    assert not rule("if-better", 0.001, 0.0)(better, worse).promote  # p is 0.002
+    assert not rule("if-better", 0.05, 0.9)(better, None).promote
+
+
+def test_predictions_are_read_from_a_version(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    for run, finite in (("a", True), ("b", False)):
+        version, _ = publish(objects, "keras", run, files(150, finite=finite), about("print"))
+        read = Predictions.of(objects, version)
+        assert (read.fingerprint, read.finite, len(read.right)) == ("print", finite, 200)
+    version, _ = publish(objects, "keras", "c", files(150), about())
+    assert Predictions.of(objects, version).accuracy == 0.75
+    version, _ = publish(objects, "keras", "d", {**files(150), "predictions.npz": b"PK"}, about())
+    with pytest.raises(IntegrityError, match=r"keras@4: predictions.npz"):
+        Predictions.of(objects, version)

@@ -1,0 +1,28 @@
+"""Small versions for tests: a fake model, and predictions with as many right answers as asked for."""
+
+import io
+from typing import Any
+
+import numpy as np
+
+LABELS = np.arange(200, dtype=np.uint8) % 10
+
+
+def about(fingerprint: str = "f", *, right: int = 0) -> dict[str, Any]:
+    return {
+        "trial": "keras-s0",
+        "dataset": {"fingerprint": fingerprint},
+        "test": {"correct": right, "total": len(LABELS)},
+    }
+
+
+def files(right: int, *, finite: bool = True, images: int = 200) -> dict[str, bytes]:
+    """The first `right` of the images are answered correctly."""
+    labels = LABELS[:images]
+    answers = np.where(np.arange(images) < right, labels, (labels + 1) % 10)
+    probabilities = np.eye(10, dtype=np.float32)[answers]
+    if not finite:
+        probabilities[0, 0] = np.nan
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, probabilities=probabilities, labels=labels)
+    return {"model.keras": f"model {right}".encode(), "predictions.npz": content.getvalue()}
