@@ -181,15 +181,17 @@ class KerasModel:
 
 
 class RandomShift(keras.layers.Layer):
-    """Moves each image by up to so many pixels along each axis; what comes in at its edges is 0."""
+    """In training, moves each image by up to so many pixels along each axis; what comes in at its edges is 0."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__()
         self._pixels = pixels
         self._seeds = keras.random.SeedGenerator()
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """images: [batch, height, width, channels] -> the same shape and type."""
+        if not training:
+            return images
         height, width = images.shape[1:3]
         pad = [self._pixels, self._pixels]
         begin = keras.random.randint((tf.shape(images)[0], 2), 0, 2 * self._pixels + 1, seed=self._seeds)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.models import COMMANDS
 from jobs.options import TrainOptions, parse
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,14 @@ def test_every_train_command_is_understood_by_the_real_parser(
     start = next(i for i, word in enumerate(words) if word in ("jobs.train", "train")) + 1
     options: TrainOptions = parse("jobs.train", TrainOptions, words[start:])
     assert options.trials()
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "jobs.models" in c])
+def test_every_command_about_the_store_is_understood(command: str) -> None:
+    words = shlex.split(command)
+    name, *others = words[words.index("jobs.models") + 1 :]
+    kind, _ = COMMANDS[name]
+    assert parse(f"jobs.models {name}", kind, others)
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])

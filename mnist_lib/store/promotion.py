@@ -67,7 +67,7 @@ def decide(
     if not challenger.finite:
         return Decision(False, f"{challenger.name} gives probabilities that are no numbers", {})
     if champion is None:
-        statistics = {"accuracy": challenger.accuracy, "min_accuracy": min_accuracy}
+        statistics: dict[str, Any] = {"accuracy": challenger.accuracy, "min_accuracy": min_accuracy}
         enough = challenger.accuracy >= min_accuracy
         why = f"{challenger.name} has {challenger.accuracy:.2%}, {min_accuracy:.2%} are asked for; there is no champion"
         return Decision(enough, why, statistics)
@@ -103,4 +103,4 @@ def mcnemar(gained: int, lost: int) -> float:
     for k in range(min(gained, lost)):
         ways = ways * (n - k) // (k + 1)  # n choose k + 1
         tail += ways
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, float(2 * tail / 2**n))

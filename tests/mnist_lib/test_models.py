@@ -82,12 +82,13 @@ def test_a_random_shift_moves_each_image_whole_and_reproducibly() -> None:
     images = np.zeros((200, 6, 6, 1), np.uint8)
     images[:, 2, 3] = 255
     keras.utils.set_random_seed(0)
-    shifted = RandomShift(1)(images).numpy()
+    shifted = RandomShift(1)(images, training=True).numpy()
     places = {tuple(place) for place in np.argwhere(shifted[..., 0])[:, 1:]}
     assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
     assert (shifted.reshape(200, -1).sum(axis=1) == 255).all()
     keras.utils.set_random_seed(0)
-    assert (RandomShift(1)(images).numpy() == shifted).all()
+    assert (RandomShift(1)(images, training=True).numpy() == shifted).all()
+    assert (RandomShift(1)(images).numpy() == images).all()
 
 
 def test_images_are_augmented_in_training_only() -> None:
