@@ -69,8 +69,8 @@ def decide(
     if champion is None:
         statistics: dict[str, Any] = {"accuracy": challenger.accuracy, "min_accuracy": min_accuracy}
         enough = challenger.accuracy >= min_accuracy
-        why = f"{challenger.name} has {challenger.accuracy:.2%}, {min_accuracy:.2%} are asked for; there is no champion"
-        return Decision(enough, why, statistics)
+        verdict = "is the first champion" if enough else f"the first champion needs {min_accuracy:.2%}"
+        return Decision(enough, f"{challenger.name} has {challenger.accuracy:.2%}: {verdict}", statistics)
     if challenger.fingerprint != champion.fingerprint or len(challenger.right) != len(champion.right):
         return Decision(False, f"{challenger.name} and {champion.name} were tested on different images", {})
     gained = int((challenger.right & ~champion.right).sum())

@@ -47,7 +47,7 @@ def test_without_a_champion_the_accuracy_has_to_be_enough() -> None:
     assert decide(predictions("keras@1", 180), None, min_accuracy=0.9).promote
     decision = decide(predictions("keras@1", 179), None, min_accuracy=0.9)
     assert not decision.promote
-    assert decision.why == "keras@1 has 89.50%, 90.00% are asked for; there is no champion"
+    assert decision.why == "keras@1 has 89.50%: the first champion needs 90.00%"
 
 
 @pytest.mark.parametrize(
