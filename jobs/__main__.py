@@ -6,7 +6,7 @@ import sys
 
 COMMANDS = {
     "train": "train the models, report their accuracy, store them",
-    "models": "what is stored: list, champion, history, promote, rollback, verify",
+    "models": "what is stored: list, diff, champion, history, promote, rollback, verify",
 }
 
 

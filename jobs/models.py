@@ -1,6 +1,7 @@
 """`python -m jobs.models COMMAND`: what is stored, which version is in use and why; promote, roll back, verify."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,9 @@ from jobs.options import number, option, parse, user_path, whole_number
 from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.objects import LocalObjects
-from mnist_lib.store.versions import Version, find, numbers, verify
+from mnist_lib.store.versions import Version, find, numbers, read_file, verify
+
+ANSWERS_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +56,15 @@ class VersionOptions(_Options):
     version: str | None = option(None, "as in keras@3; without a number the newest", str, "VERSION", positional=True)
 
     def find(self) -> Version:
-        """Raises SpecError for what names no version."""
-        model, _, digits = (self.version or "").partition("@")
-        require_known("version", model, MODELS)
-        if (digits and not digits.isascii()) or not (digits or "1").isdigit():
-            raise SpecError(f"version: expected a model and a number, as in keras@3, got {self.version!r}")
-        newest = int(digits) if digits else max(numbers(self.objects, model), default=0)
-        version = find(self.objects, model, newest)
-        if version is None:
-            raise SpecError(f"version: there is no {self.version} in {self.storage}; see: jobs.models list")
-        return version
+        return _named(self, self.version or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffOptions(_Options):
+    """Two versions: how they were made, and where their answers differ."""
+
+    one: str | None = option(None, "as in keras@1", str, "VERSION", positional=True)
+    other: str | None = option(None, "as in keras@2", str, "VERSION", positional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,36 @@ def show(options: VersionOptions) -> Told:
     version = options.find()
     document = asdict(version)
     return Told(document, json.dumps(document, indent=2))
+
+
+def diff(options: DiffOptions) -> Told:
+    from mnist_lib.store.promotion import Predictions
+
+    versions = [_named(options, name or "") for name in (options.one, options.other)]
+    one, other = (Predictions.of(options.objects, version) for version in versions)
+    made, made_other = (json.loads(read_file(options.objects, version, "manifest.json")) for version in versions)
+    changed = {
+        f"{part}.{name}": [made[part].get(name), made_other[part].get(name)]
+        for part in ("spec", "versions")
+        for name in sorted({*made[part], *made_other[part]})
+        if made[part].get(name) != made_other[part].get(name)
+    }
+    lines = [f"{one.name} has {one.accuracy:.2%}, {other.name} {other.accuracy:.2%} of the test images right."]
+    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in changed.items()] or ["  They were made alike."]
+    document = {"accuracies": [one.accuracy, other.accuracy], "made": changed}
+    if not one.comparable(other):
+        return Told({**document, "images": None}, "\n".join([*lines, "They were tested on different images."]))
+    differing = (one.answers != other.answers).nonzero()[0]
+    columns = (differing, *(part[differing] for part in (one.labels, one.answers, other.answers)))
+    images = [tuple(map(int, row)) for row in zip(*columns, strict=True)]
+    lines.append(f"Their answers differ on {len(images)} of {len(one.labels)} test images{':' if images else '.'}")
+    if images:
+        rows = [list(map(str, image)) for image in images[:ANSWERS_SHOWN]]
+        lines.append(_table(("image", "label", one.name, other.name), rows))
+    if len(images) > ANSWERS_SHOWN:
+        lines.append(f"... and {len(images) - ANSWERS_SHOWN} more; --json has all.")
+    named = [dict(zip(("image", "label", "one", "other"), image, strict=True)) for image in images]
+    return Told({**document, "images": named}, "\n".join(lines))
 
 
 def show_champion(options: ChampionOptions) -> Told:
@@ -178,6 +210,7 @@ def verify_versions(options: ModelOptions) -> Told:
 COMMANDS: dict[str, tuple[type[_Options], Callable[[Any], Told]]] = {
     "list": (ModelOptions, list_versions),
     "show": (VersionOptions, show),
+    "diff": (DiffOptions, diff),
     "champion": (ChampionOptions, show_champion),
     "history": (ModelOptions, show_history),
     "promote": (PromoteOptions, promote_version),
@@ -202,6 +235,19 @@ def models(arguments: Sequence[str]) -> int:
     told = command(options)
     exits.print_result(json.dumps(told.document, indent=2) if options.json else told.text)
     return told.exit_code
+
+
+def _named(options: _Options, name: str) -> Version:
+    """Raises SpecError for what names no version."""
+    model, _, digits = name.partition("@")
+    require_known("version", model, MODELS)
+    if not re.fullmatch("[0-9]*", digits):
+        raise SpecError(f"version: expected a model and a number, as in keras@3, got {name!r}")
+    number = int(digits) if digits else max(numbers(options.objects, model), default=0)
+    version = find(options.objects, model, number)
+    if version is None:
+        raise SpecError(f"version: there is no {name} in {options.storage}; see: jobs.models list")
+    return version
 
 
 def _row(options: _Options, model: str, number: int, champion: int | None) -> dict[str, Any]:

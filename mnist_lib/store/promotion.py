@@ -24,7 +24,8 @@ class Predictions:
 
     name: str
     fingerprint: str  # of the dataset
-    right: NDArray[np.bool_]  # [test images]
+    answers: NDArray[np.integer[Any]]  # [test images]: the most probable class
+    labels: NDArray[np.integer[Any]]  # [test images]
     finite: bool  # every probability is a number
 
     @classmethod
@@ -34,11 +35,22 @@ class Predictions:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 probabilities, labels = arrays["probabilities"], arrays["labels"]
-            right = probabilities.argmax(axis=1) == labels
+            answers = probabilities.argmax(axis=1)
+            if answers.shape != labels.shape:
+                raise ValueError(f"{len(answers)} answers to {len(labels)} labels")
         except (ValueError, KeyError, OSError) as error:
             raise IntegrityError(f"{version.name}: predictions.npz: {error}") from error
         fingerprint = str(version.about["dataset"]["fingerprint"])
-        return cls(version.name, fingerprint, right, bool(np.isfinite(probabilities).all()))
+        return cls(version.name, fingerprint, answers, labels, bool(np.isfinite(probabilities).all()))
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        right: NDArray[np.bool_] = self.answers == self.labels
+        return right
+
+    def comparable(self, other: "Predictions") -> bool:
+        """Whether both answer the same images."""
+        return self.fingerprint == other.fingerprint and len(self.labels) == len(other.labels)
 
     @property
     def accuracy(self) -> float:
@@ -71,7 +83,7 @@ def decide(
         enough = challenger.accuracy >= min_accuracy
         verdict = "is the first champion" if enough else f"the first champion needs {min_accuracy:.2%}"
         return Decision(enough, f"{challenger.name} has {challenger.accuracy:.2%}: {verdict}", statistics)
-    if challenger.fingerprint != champion.fingerprint or len(challenger.right) != len(champion.right):
+    if not challenger.comparable(champion):
         return Decision(False, f"{challenger.name} and {champion.name} were tested on different images", {})
     gained = int((challenger.right & ~champion.right).sum())
     lost = int((champion.right & ~challenger.right).sum())

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from jobs import models
+from mnist_lib.errors import StoreError
 from mnist_lib.store.objects import LocalObjects
 from mnist_lib.store.versions import publish, version_folder
+from tests.mnist_lib.store.faulty import Faulty
 from tests.mnist_lib.store.versions_of import about, files
 
 RIGHT = (100, 150, 151)
@@ -72,6 +74,21 @@ def test_the_list_shows_accuracies_and_the_champion(told: Any) -> None:
     assert told("list", "scratch").out == "No version is stored in results.\n"
 
 
+@pytest.mark.usefixtures("storage")
+def test_two_versions_are_compared_in_how_they_were_made_and_in_their_answers(told: Any) -> None:
+    lines = told("diff", "keras@2", "keras@3").out.splitlines()
+    assert lines[0] == "keras@2 has 75.00%, keras@3 75.50% of the test images right."
+    assert lines[1] == "  spec.seed: 150 -> 151"
+    assert lines[2] == "Their answers differ on 1 of 200 test images:"
+    assert lines[4].split() == ["150", "0", "1", "0"]
+    document = json.loads(told("diff", "keras@1", "keras@3", "--json").out)
+    assert len(document["images"]) == 51
+    assert document["images"][0] == {"image": 100, "label": 0, "one": 1, "other": 0}
+    assert told("diff", "keras@1", "keras@3").out.endswith("... and 31 more; --json has all.\n")
+    assert "made alike" in told("diff", "keras@1", "keras@1").out
+    assert told("diff", "keras@1").code == 2
+
+
 def test_what_is_damaged_is_found_told_and_hides_nothing_else(storage: Path, told: Any) -> None:
     assert told("verify").out == "3 version(s) are as they were committed, 0 are not.\n"
     path = storage / version_folder("keras", 2) / "model.keras"
@@ -108,6 +125,34 @@ def test_what_cannot_be_understood_is_one_line(arguments: list[str], message: st
     assert refused.err.startswith("error[E-USAGE] ")
     assert len(refused.err.splitlines()) == 1
     assert message in refused.err
+
+
+@pytest.mark.slow
+def test_ten_thousand_versions_are_listed_in_seconds_and_slow_no_publisher(tmp_path: Path) -> None:
+    folders = [tmp_path / "few", tmp_path / "many"]
+    for storage in folders:
+        publish(LocalObjects(storage), "keras", "run", files(150), about(right=150))
+        assert models.main(["promote", "keras@1", "--storage", str(storage)]) == 0
+    keras = tmp_path / "many/models/keras"
+    record = json.loads((keras / "commits/00000001.json").read_text())
+    for number in range(2, 10_001):
+        (keras / f"claims/{number:08d}.json").touch()
+        (keras / f"commits/{number:08d}.json").write_text(json.dumps({**record, "number": number}))
+    for command in ("list", "champion"):
+        begin = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "jobs.models", command, "--storage", str(tmp_path / "many")],
+            cwd=Path(models.__file__).parents[1],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        assert time.perf_counter() - begin < 2
+    operations = []
+    for storage in folders:
+        counted = Faulty(LocalObjects(storage), at=0, error=StoreError, late=False)
+        publish(counted, "keras", "another", files(150), about(right=150))
+        operations.append(counted.operations)
+    assert operations[1] - operations[0] < 30  # log n questions more
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from tests.mnist_lib.store.versions_of import about, files
 def predictions(
     name: str, right: int, *, fingerprint: str = "f", finite: bool = True, images: int = 200
 ) -> Predictions:
-    return Predictions(name, fingerprint, np.arange(images) < right, finite)
+    labels = np.zeros(images, np.uint8)
+    return Predictions(name, fingerprint, (np.arange(images) >= right).astype(np.uint8), labels, finite)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Small versions for tests: a fake model, and predictions with as many right answers as asked for."""
 
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -25,4 +26,9 @@ def files(right: int, *, finite: bool = True, images: int = 200) -> dict[str, by
         probabilities[0, 0] = np.nan
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, probabilities=probabilities, labels=labels)
-    return {"model.keras": f"model {right}".encode(), "predictions.npz": content.getvalue()}
+    manifest = {"spec": {"model": "keras", "seed": right, "epochs": 5}, "versions": {"keras": "3"}}
+    return {
+        "model.keras": f"model {right}".encode(),
+        "predictions.npz": content.getvalue(),
+        "manifest.json": json.dumps(manifest).encode(),
+    }
