@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,13 @@ def run(
     data_source: Path | None,
     max_failures: int,
     promotion: Promotion,
+    code: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Trains all trials on the connected cluster, stores the results -> the summary, as written to the run's folder.
 
     Raises:
         DataError: the dataset cannot be had; nothing is trained.
-        StoreError: the storage folder cannot be written.
+        StoreError: the storage cannot be written.
     """
     begin = time.monotonic()
     dataset = trials[0].dataset
@@ -79,7 +80,10 @@ def run(
         for event in fan_out.events():
             outcomes.take(event, fan_out)
     trained = time.monotonic()
-    stored = {model: _store(folder, tally, facts, promotion) for model, tally in sorted(outcomes.tallies.items())}
+    stored = {
+        model: _store(folder, tally.chosen, outcomes.histories[tally.chosen.trial], facts, promotion, code)
+        for model, tally in sorted(outcomes.tallies.items())
+    }
     summary = summarize(
         run=folder.run,
         dataset=_dataset_row(facts, trials[0].validation_percent),
@@ -94,7 +98,7 @@ def run(
             "store_seconds": time.monotonic() - trained,
         },
     )
-    folder.write_json("summary.json", summary)
+    folder.complete(summary)
     return summary
 
 
@@ -104,18 +108,21 @@ class _Outcomes:
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
         self.tallies: dict[str, Tally] = {}
         self.rows: list[dict[str, Any]] = []
+        self.histories: dict[str, list[dict[str, Any]]] = {}  # of the trials that run, and of those that were chosen
         self._folder = folder
         self._specs = {spec.id: spec for spec in trials}
 
     def take(self, event: object, fan_out: FanOut) -> None:
         match event:
             case Started():
+                self.histories[event.trial] = []  # this attempt's
                 for notice in event.notices:
                     log.warning("%s: %s", event.trial, notice)
                 self._folder.append_history({"event": "started", **asdict(event)})
             case EpochDone():
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
                 self._folder.append_history({"event": "epoch", **asdict(event)})
+                self.histories[event.trial].append(asdict(event))
             case TrialResult():
                 self._add(event)
                 self._end(event, fan_out.attempts(event.trial))
@@ -137,6 +144,8 @@ class _Outcomes:
             log.warning("%s: trained with %s, unlike the driver", result.trial, dict(result.versions))
 
     def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
+        if all(tally.chosen.trial != outcome.trial for tally in self.tallies.values()):
+            self.histories.pop(outcome.trial, None)
         row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts)
         self.rows.append(row)
         self._folder.write_json(f"trials/{outcome.trial}/result.json", row)
@@ -165,9 +174,15 @@ def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
     }
 
 
-def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo, promotion: Promotion) -> Stored:
+def _store(
+    folder: RunFolder,
+    result: TrialResult,
+    history: Sequence[Mapping[str, Any]],
+    facts: DatasetInfo,
+    promotion: Promotion,
+    code: Mapping[str, Any],
+) -> Stored:
     """Publishes the chosen trial of one model, with what it predicted on the test split; then promotes it, or not."""
-    result = tally.chosen
     predictions = io.BytesIO()
     np.savez_compressed(
         predictions,
@@ -189,6 +204,8 @@ def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo, promotion: Promo
         **about,
         "spec": asdict(result.spec),
         "best_epoch": result.best_epoch,
+        "history": history,  # of its epochs
+        "code": code,
         "devices": list(result.devices),
         "versions": dict(result.versions),
     }
@@ -197,7 +214,7 @@ def _store(folder: RunFolder, tally: Tally, facts: DatasetInfo, promotion: Promo
         "predictions.npz": predictions.getvalue(),
         "manifest.json": json.dumps(manifest, indent=2).encode(),
     }
-    version, _ = publish(folder.objects, model, folder.run, files, about)
+    version = publish(folder.objects, model, folder.run, files, about)
 
     if promotion.when == "never":
         decision = Decision(False, "not tried: --promote never", {})

@@ -3,34 +3,36 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs import exits
-from jobs.options import number, option, parse, user_path, whole_number
+from jobs.options import STORAGE_HELP, moment, number, option, parse, whole_number
 from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.store.objects import LocalObjects
-from mnist_lib.store.versions import Version, find, numbers, read_file, verify
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.storage import is_url, open_storage
+from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy
 
 ANSWERS_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    storage: Path = option(Path("results"), "where runs and models are stored", user_path, "DIR")
+    storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     json: bool = option(False, "print one JSON document instead of text")
 
     @property
-    def objects(self) -> LocalObjects:
-        return LocalObjects(self.storage)
+    def objects(self) -> Objects:
+        return open_storage(self.storage)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(_Options):
-    """Of one model, or of all."""
+    """Every version, its accuracy, and which is the champion."""
 
     model: str | None = option(None, f"one of {', '.join(MODELS)} (default: all)", str, "MODEL", positional=True)
 
@@ -43,28 +45,30 @@ class ModelOptions(_Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HistoryOptions(ModelOptions):
+    """Which version was in use when, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChampionOptions(ModelOptions):
     """The version in use."""
 
-    at: str | None = option(None, "that was in use then, as in 2026-11-25T03:00:00Z", str, "TIME")
+    at: str | None = option(None, "that was in use then, as in 2026-11-25T03:00:00Z", moment, "TIME")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionOptions(_Options):
-    """One version."""
+    """One version: its files, their hashes, its counts."""
 
     version: str | None = option(None, "as in keras@3; without a number the newest", str, "VERSION", positional=True)
-
-    def find(self) -> Version:
-        return _named(self, self.version or "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffOptions(_Options):
     """Two versions: how they were made, and where their answers differ."""
 
-    one: str | None = option(None, "as in keras@1", str, "VERSION", positional=True)
-    other: str | None = option(None, "as in keras@2", str, "VERSION", positional=True)
+    one: str | None = option(None, "as in keras@1; or 1, of every model", str, "VERSION", positional=True)
+    other: str | None = option(None, "as in keras@2; or 2", str, "VERSION", positional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,36 @@ class PromoteOptions(VersionOptions):
 class RollbackOptions(ModelOptions):
     """Puts the champion before this one, or another version, in its place."""
 
-    to: int | None = option(None, "the number of a version (default: the champion before this one)", whole_number, "N")
+    to: str | None = option(
+        None,
+        "a version's number, or a time whose champion it was (default: the champion before this one)",
+        str,
+        "N|TIME",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(_Options):
+    """Is every byte as it was committed? Of the champions, or of what is named."""
+
+    what: str | None = option(
+        None,
+        "a model, a version, or the folder or URL of a version's copy (default: the champions)",
+        str,
+        "MODEL|VERSION|COPY",
+        positional=True,
+    )
+    all: bool = option(False, "every version of every model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectOptions(ModelOptions):
+    """Deletes old versions, and what publishers that died left."""
+
+    keep: int | None = option(
+        None, "of each model: the newest N, the champion, and N that it could be rolled back to", whole_number, "N"
+    )
+    dry_run: bool = option(False, "say what would be deleted, and delete nothing")
 
 
 @dataclass(frozen=True)
@@ -95,69 +128,61 @@ class Told:
 def list_versions(options: ModelOptions) -> Told:
     from mnist_lib.store.champions import champion
 
-    rows: list[dict[str, Any]] = []
+    objects, rows = options.objects, []
     for model in options.models:
-        newest = champion(options.objects, model)
-        for found in numbers(options.objects, model):
-            rows.append(_row(options, model, found, newest.version if newest else None))
+        newest = champion(objects, model)
+        for found, version in find_all(objects, model):
+            champion_now = newest is not None and newest.version == found
+            rows.append({"model": model, "number": found, "champion": champion_now, **_row(version)})
     if not rows:
         return Told([], f"No version is stored in {options.storage}.")
     return Told(rows, _table(("version", "", "test accuracy", "trial", "run", "stored (UTC)"), map(_cells, rows)))
 
 
 def show(options: VersionOptions) -> Told:
-    version = options.find()
-    document = asdict(version)
+    document = asdict(_named(options, options.version))
     return Told(document, json.dumps(document, indent=2))
 
 
 def diff(options: DiffOptions) -> Told:
-    from mnist_lib.store.promotion import Predictions
+    from mnist_lib.store.comparison import Comparison, compare
 
-    versions = [_named(options, name or "") for name in (options.one, options.other)]
-    one, other = (Predictions.of(options.objects, version) for version in versions)
-    made, made_other = (json.loads(read_file(options.objects, version, "manifest.json")) for version in versions)
-    changed = {
-        f"{part}.{name}": [made[part].get(name), made_other[part].get(name)]
-        for part in ("spec", "versions")
-        for name in sorted({*made[part], *made_other[part]})
-        if made[part].get(name) != made_other[part].get(name)
-    }
-    lines = [f"{one.name} has {one.accuracy:.2%}, {other.name} {other.accuracy:.2%} of the test images right."]
-    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in changed.items()] or ["  They were made alike."]
-    document = {"accuracies": [one.accuracy, other.accuracy], "made": changed}
-    if not one.comparable(other):
-        return Told({**document, "images": None}, "\n".join([*lines, "They were tested on different images."]))
-    differing = (one.answers != other.answers).nonzero()[0]
-    columns = (differing, *(part[differing] for part in (one.labels, one.answers, other.answers)))
-    images = [tuple(map(int, row)) for row in zip(*columns, strict=True)]
-    lines.append(f"Their answers differ on {len(images)} of {len(one.labels)} test images{':' if images else '.'}")
-    if images:
-        rows = [list(map(str, image)) for image in images[:ANSWERS_SHOWN]]
-        lines.append(_table(("image", "label", one.name, other.name), rows))
-    if len(images) > ANSWERS_SHOWN:
-        lines.append(f"... and {len(images) - ANSWERS_SHOWN} more; --json has all.")
-    named = [dict(zip(("image", "label", "one", "other"), image, strict=True)) for image in images]
-    return Told({**document, "images": named}, "\n".join(lines))
+    def text(found: Comparison) -> str:
+        one, other = found.accuracies
+        lines = [f"{found.one} has {one:.2%}, {found.other} {other:.2%} of the test images right."]
+        lines += [f"  {name}: {a} -> {b}" for name, (a, b) in found.made.items()] or ["  They were made alike."]
+        if found.test_images is None:
+            return "\n".join([*lines, "They were tested on different images."])
+        count = len(found.differing)
+        lines.append(f"Their answers differ on {count} of {found.test_images} test images{':' if count else '.'}")
+        if count:
+            rows = [list(map(str, asdict(answers).values())) for answers in found.differing[:ANSWERS_SHOWN]]
+            lines.append(_table(("image", "label", found.one, found.other), rows))
+        if count > ANSWERS_SHOWN:
+            lines.append(f"... and {count - ANSWERS_SHOWN} more; --json has all.")
+        return "\n".join(lines)
+
+    comparisons = [compare(options.objects, one, other) for one, other in _pairs(options)]
+    return Told(list(map(asdict, comparisons)), "\n\n".join(map(text, comparisons)))
 
 
 def show_champion(options: ChampionOptions) -> Told:
     from mnist_lib.store.champions import champion, champion_at
 
-    at = options.at
+    objects, at = options.objects, options.at
     found = {
-        model: champion(options.objects, model) if at is None else champion_at(options.objects, model, at)
-        for model in options.models
+        model: champion(objects, model) if at is None else champion_at(objects, model, at) for model in options.models
     }
     lines = [f"{model}@{record.version} since {record.at}: {record.why}" for model, record in found.items() if record]
     document = {model: asdict(record) for model, record in found.items() if record}
-    return Told(document, "\n".join(lines) or "There is no champion.")
+    return Told(document, "\n".join(lines) or f"There {'is' if at is None else 'was'} no champion.")
 
 
-def show_history(options: ModelOptions) -> Told:
+def show_history(options: HistoryOptions) -> Told:
     from mnist_lib.store.champions import history
 
-    records = {model: history(options.objects, model) for model in options.models}
+    objects = options.objects
+    records = {model: history(objects, model) for model in options.models}
     lines = [
         f"{record.at}  {model}@{record.version}  {record.kind}: {record.why} (run {record.run})"
         for model, log in records.items()
@@ -171,7 +196,7 @@ def promote_version(options: PromoteOptions) -> Told:
     from mnist_lib.store.champions import promote
     from mnist_lib.store.promotion import rule
 
-    version = options.find()
+    version = _named(options, options.version)
     when = "always" if options.always else "if-better"
     decision = promote(options.objects, version, rule(when, options.alpha, options.min_accuracy))
     verdict = f"{version.name} is the champion now" if decision.promote else f"{version.name} is not promoted"
@@ -179,32 +204,66 @@ def promote_version(options: PromoteOptions) -> Told:
 
 
 def roll_back(options: RollbackOptions) -> Told:
-    from mnist_lib.store.champions import rollback
+    from mnist_lib.store.champions import champion_at, rollback
 
     if options.model is None:
         raise SpecError("model: expected one to roll back, as in: jobs.models rollback keras")
-    (model,) = options.models
-    record = rollback(options.objects, model, options.to)
+    (model,), objects, to = options.models, options.objects, options.to
+    if to is None or re.fullmatch("[0-9]{1,8}", to):
+        target = None if to is None else int(to)
+    else:
+        try:
+            then = champion_at(objects, model, moment(to))
+        except ValueError as error:
+            raise SpecError(
+                f"to: expected a version's number, or a time as in 2026-11-25T03:00:00Z, got {to!r}"
+            ) from error
+        if then is None:
+            raise SpecError(f"to: {model} had no champion at {to}; see: jobs.models history {model}")
+        target = then.version
+    record = rollback(objects, model, target)
     return Told(asdict(record), f"{model}@{record.version} is the champion: {record.why}")
 
 
-def verify_versions(options: ModelOptions) -> Told:
+def verify_versions(options: VerifyOptions) -> Told:
     """Every version is looked at, whatever is found of the others."""
     damaged: dict[str, str] = {}
     whole: list[str] = []
-    for model in options.models:
-        for found in numbers(options.objects, model):
-            name = f"{model}@{found}"
-            try:
-                version = find(options.objects, model, found)
-                assert version is not None
-                verify(options.objects, version)
-                whole.append(name)
-            except IntegrityError as error:
-                damaged[name] = str(error)
+    for name, check in _to_verify(options):
+        try:
+            check()
+            whole.append(name)
+        except IntegrityError as error:
+            damaged[name] = str(error)
     lines = [*damaged.values(), f"{len(whole)} version(s) are as they were committed, {len(damaged)} are not."]
+    if options.what is None and not options.all:
+        lines.append("These are the champions; --all looks at every version.")
     code = exits.EXIT_CODES["E-INTEGRITY"] if damaged else exits.DONE
     return Told({"whole": whole, "damaged": damaged}, "\n".join(lines), code)
+
+
+def collect_garbage(options: CollectOptions) -> Told:
+    from mnist_lib.store.collection import collect
+
+    if options.keep is None or options.keep < 1:
+        raise SpecError(f"keep: expected how many versions to keep, 1 or more, got {options.keep}; as in: gc --keep 5")
+    found = {model: collect(options.objects, model, options.keep, dry_run=options.dry_run) for model in options.models}
+    would = "would be " if options.dry_run else ""
+    texts = {
+        "collected": f"{would}deleted: old",
+        "swept": f"{would}deleted: what a publisher that died left",
+        "completed": f"{would}committed: its publisher died just before",
+        "damaged": "not touched: its record cannot be read",
+    }
+    lines = [
+        f"{name} {text}"
+        for collection in found.values()
+        for field, text in texts.items()
+        for name in getattr(collection, field)
+    ]
+    kept = sum(len(collection.kept) for collection in found.values())
+    lines.append(f"{kept} version(s) {'would ' if options.dry_run else ''}stay.")
+    return Told({model: asdict(collection) for model, collection in found.items()}, "\n".join(lines))
 
 
 COMMANDS: dict[str, tuple[type[_Options], Callable[[Any], Told]]] = {
@@ -212,10 +271,11 @@ COMMANDS: dict[str, tuple[type[_Options], Callable[[Any], Told]]] = {
     "show": (VersionOptions, show),
     "diff": (DiffOptions, diff),
     "champion": (ChampionOptions, show_champion),
-    "history": (ModelOptions, show_history),
+    "history": (HistoryOptions, show_history),
     "promote": (PromoteOptions, promote_version),
     "rollback": (RollbackOptions, roll_back),
-    "verify": (ModelOptions, verify_versions),
+    "verify": (VerifyOptions, verify_versions),
+    "gc": (CollectOptions, collect_garbage),
 }
 
 
@@ -237,29 +297,71 @@ def models(arguments: Sequence[str]) -> int:
     return told.exit_code
 
 
-def _named(options: _Options, name: str) -> Version:
+def _named(options: _Options, name: str | None) -> Version:
     """Raises SpecError for what names no version."""
-    model, _, digits = name.partition("@")
+    model, _, digits = (name or "").partition("@")
     require_known("version", model, MODELS)
-    if not re.fullmatch("[0-9]*", digits):
+    if not re.fullmatch("[0-9]{0,8}", digits):
         raise SpecError(f"version: expected a model and a number, as in keras@3, got {name!r}")
-    number = int(digits) if digits else max(numbers(options.objects, model), default=0)
-    version = find(options.objects, model, number)
+    objects = options.objects
+    number = int(digits) if digits else max((found for found, _ in find_all(objects, model)), default=0)
+    version = find(objects, model, number)
     if version is None:
         raise SpecError(f"version: there is no {name} in {options.storage}; see: jobs.models list")
     return version
 
 
-def _row(options: _Options, model: str, number: int, champion: int | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": model, "number": number, "champion": number == champion}
-    try:
-        version = find(options.objects, model, number)
-        assert version is not None
-    except IntegrityError as error:
-        return {**row, "error": str(error)}
+def _pairs(options: DiffOptions) -> list[tuple[Version, Version]]:
+    """To compare: two versions, or with two numbers those of every model that has both."""
+    if options.one is None or options.other is None:
+        raise SpecError("version: expected two, as in: jobs.models diff keras@1 keras@2")
+    if not (options.one.isdecimal() and options.other.isdecimal()):
+        return [(_named(options, options.one), _named(options, options.other))]
+    found = []
+    for model in MODELS:
+        one, other = (find(options.objects, model, int(number)) for number in (options.one, options.other))
+        if one and other:
+            found.append((one, other))
+    if not found:
+        raise SpecError(f"version: no model has both {options.one} and {options.other}; see: jobs.models list")
+    return found
+
+
+def _to_verify(options: VerifyOptions) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Names of versions, and for each what raises IntegrityError if it is not as it was committed."""
+    from mnist_lib.store.champions import champion
+
+    objects, what = options.objects, options.what
+    if what is not None and (is_url(what) or Path(what).is_dir()):
+        yield what, partial(verify_copy, open_storage(what))
+    elif what is not None and "@" in what:
+        version = _named(options, what)
+        yield version.name, partial(verify, objects, version)
+    else:
+        if what is not None:
+            require_known("model", what, MODELS)
+        for model in MODELS if what is None else [what]:
+            if what is not None or options.all:
+                to_verify = [number for number, _ in find_all(objects, model)]
+            else:
+                newest = champion(objects, model)
+                to_verify = [newest.version] if newest else []
+            for number in to_verify:
+                yield f"{model}@{number}", partial(_verify, objects, model, number)
+
+
+def _verify(objects: Objects, model: str, number: int) -> None:
+    version = find(objects, model, number)
+    if version is None:
+        raise IntegrityError(f"{model}@{number}: expected a commit record, got none; roll back to another version")
+    verify(objects, version)
+
+
+def _row(version: Version | IntegrityError) -> dict[str, Any]:
+    if isinstance(version, IntegrityError):
+        return {"error": str(version)}
     test = version.about["test"]
     return {
-        **row,
         "test": test,
         "test_accuracy": test["correct"] / test["total"],
         "trial": version.about["trial"],

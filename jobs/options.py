@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,6 +57,15 @@ def number(value: Any) -> float:
         raise _UnreadableError(f"expected a number, got {value!r}") from None
 
 
+def moment(value: Any) -> str:
+    """As the store writes it: UTC, to the second. Without a zone it is UTC."""
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise _UnreadableError(f"expected a time, as in 2026-11-25T03:00:00Z, got {value!r}") from None
+    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def user_path(value: str | Path) -> Path:
     return Path(value).expanduser()
 
@@ -89,6 +99,9 @@ PROMOTE = {
     "always": "when its probabilities are numbers",
     "never": "it does not",
 }
+
+
+STORAGE_HELP = "where runs and models are stored: a folder, or as in s3://bucket/folder, gs://..., az://..."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +159,7 @@ class TrainOptions:
     )
     alpha: float = option(0.05, "--promote if-better asks for a smaller p of McNemar's test", number, "P")
     min_accuracy: float = option(0.0, "what a model's first champion must reach, as in 0.97", number, "X")
-    storage: Path = option(Path("results"), "where runs and models are stored", user_path, "DIR")
+    storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
     plan: bool = option(False, "print what would run, where and why, and stop")
     json: bool = option(False, "print the summary as one JSON document instead of tables")

@@ -15,8 +15,11 @@ import jobs
 import mnist_lib
 from jobs import exits
 from jobs.options import TrainOptions, parse
+from mnist_lib.environment import code_version
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable
+from mnist_lib.store.storage import check_storage, is_url, open_storage
 from mnist_lib.store.versions import version_folder
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ def train(arguments: Sequence[str]) -> int:
     trials = options.trials()
     options.check_resources()
     options.check_promotion()
+    check_storage(options.storage)
     if options.run_name is not None:
         check_run_name(options.run_name)
 
@@ -68,20 +72,14 @@ def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
 
 def _run(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
     from cluster.resources import live_nodes
-    from cluster.session import in_submitted_job, session
+    from cluster.session import session
     from jobs.driver import Promotion, run
 
-    if in_submitted_job() and not options.storage.is_absolute():
-        raise exits.UsageError(
-            "storage: expected an absolute path, since the working folder of a submitted job is deleted"
-            f", got {options.storage}; use --storage /PATH"
-        )
-    storage = options.storage.absolute()
-    check_writable(storage)
+    objects = _storage(options.storage)
     with session(options.address, PACKAGES):
         plan = _plan(options, trials, live_nodes())
         resources = options.resources(plan.cpus, plan.gpus)
-        folder = _create_folder(options, storage)
+        folder = _create_folder(options, objects)
         summary = run(
             folder=folder,
             trials=trials,
@@ -91,9 +89,24 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
             data_source=options.data_source,
             max_failures=options.max_failures,
             promotion=Promotion(options.promote, options.alpha, options.min_accuracy),
+            code=code_version(PACKAGES),
         )
-    exits.print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder, storage))
+    exits.print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder))
     return _exit_code(summary)
+
+
+def _storage(storage: str) -> Objects:
+    """Looked at before anything is started: after the training would be too late."""
+    from cluster.session import in_submitted_job
+
+    if in_submitted_job() and not is_url(storage) and not Path(storage).is_absolute():
+        raise exits.UsageError(
+            "storage: expected an absolute path, since the working folder of a submitted job is deleted"
+            f", got {storage}; use --storage /PATH"
+        )
+    objects = open_storage(storage)
+    check_writable(objects)
+    return objects
 
 
 def _plan(options: TrainOptions, trials: Sequence[TrialSpec], nodes: "Sequence[Node]") -> "LanePlan":
@@ -123,14 +136,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _create_folder(options: TrainOptions, storage: Path) -> RunFolder:
+def _create_folder(options: TrainOptions, objects: Objects) -> RunFolder:
     configuration = yaml.safe_dump(_configuration(options), sort_keys=False)
     if options.run_name is None:
-        return RunFolder.create_unnamed(storage, options.dataset, configuration)
-    return RunFolder.create(storage, options.run_name, configuration)
+        return RunFolder.create_unnamed(objects, options.dataset, configuration)
+    return RunFolder.create(objects, options.run_name, configuration)
 
 
-def _result_text(summary: dict[str, Any], folder: RunFolder, storage: Path) -> str:
+def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
     from rich.console import Console
 
     from mnist_lib.report.table import render
@@ -138,10 +151,10 @@ def _result_text(summary: dict[str, Any], folder: RunFolder, storage: Path) -> s
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE, force_terminal=sys.stdout.isatty())
     with console.capture() as capture:
         render(summary, console)
-    lines = [capture.get().rstrip() + "\n", f"The run is in {folder.path}"]
+    lines = [capture.get().rstrip() + "\n", f"The run is in {folder.where}"]
     for name, model in summary["models"].items():
         stored = f"{name}@{model['version']}, which is {model['best_trial']}"
-        lines.append(f"{stored}, is in {storage / version_folder(name, model['version'])}")
+        lines.append(f"{stored}, is in {folder.objects.where(version_folder(name, model['version']))}")
         champion = "the champion" if model["champion"] else "not the champion"
         lines.append(f"  It is {champion}: {model['promotion']}")
     return "\n".join(lines)

@@ -52,6 +52,12 @@ class StoreError(MnistError):
     code = "E-STORE"
 
 
+class StoreFullError(StoreError):
+    """The storage has no room for what is to be stored."""
+
+    code = "E-STORE-FULL"
+
+
 class IntegrityError(MnistError):
     """What is stored is not what was committed."""
 

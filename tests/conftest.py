@@ -1,7 +1,14 @@
-"""Two logical CPU devices, real digits, and one real Ray cluster of two nodes for the whole test run."""
+"""Two logical CPU devices, real digits, and for the whole test run one real Ray cluster of two nodes and one real S3
+endpoint."""
 
 import contextlib
 import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +23,8 @@ import pytest
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.spec import Resources
+
+S3_SETTINGS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "canary-of-a-secret", "AWS_REGION": "us-east-1"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,6 +72,31 @@ def ray_address() -> Iterator[str]:
         ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of moto's server, in a process of its own, on a port that the system chose."""
+    log = tmp_path_factory.mktemp("s3") / "log"
+    with log.open("w") as output:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        url = wait_for_s3(server, log)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new bucket."""
+    for name, value in {**S3_SETTINGS, "AWS_ENDPOINT_URL": s3_endpoint}.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    with urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")):
+        return f"s3://{bucket}/some/folder"
+
+
 @pytest.fixture
 def ray_address_without_gpus() -> Iterator[str]:
     """Two real nodes on this machine, with 1 and 2 CPUs."""
@@ -87,3 +121,17 @@ def two_nodes(*, gpus: bool) -> Iterator[str]:
     cluster.add_node(num_cpus=2, num_gpus=2 if gpus else 0, object_store_memory=memory)
     yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def wait_for_s3(server: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        found = [word for word in log.read_text().split() if word.startswith("http://127.0.0.1:")]
+        if found:
+            try:
+                with urllib.request.urlopen(found[0], timeout=5):
+                    return found[0]
+            except (urllib.error.URLError, ConnectionError):
+                pass
+        time.sleep(0.1)
+    pytest.fail(f"the S3 server did not start: {log.read_text()}")

@@ -4,17 +4,17 @@ The highest is the champion. To promote and to roll back are to append; nothing 
 of two who append at once one is first and the other has to look again.
 """
 
-import json
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.failpoints import failpoint
+from mnist_lib.store.holds import hold
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Decision, Predictions, Rule
-from mnist_lib.store.versions import Version, find, highest, verify
+from mnist_lib.store.records import seal, unseal
+from mnist_lib.store.versions import Version, find, highest, now, verify
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,11 @@ def promote(objects: Objects, challenger: Version, decide: Rule) -> Decision:
     The challenger is verified first. A champion that is damaged can neither win nor lose: it has to be rolled back.
 
     Raises:
-        IntegrityError: the challenger is not what was committed.
+        SpecError: the challenger was collected meanwhile.
+        IntegrityError: it is not what was committed.
         StoreError: the storage refuses; the champion is unchanged.
     """
+    hold(objects, challenger.model, challenger.number)
     verify(objects, challenger)
     mine = Predictions.of(objects, challenger)
     while True:
@@ -82,12 +84,14 @@ def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
         IntegrityError: the version to go back to is not what was committed.
     """
     while True:
-        current = champion(objects, model)
-        if current is None:
+        log = history(objects, model)
+        if not log:
             raise SpecError(f"{model}: there is no champion to roll back; promote a version first")
-        target = _before(objects, model, current) if to is None else to
+        current = log[-1]
+        target = _before(model, log) if to is None else to
         if target == current.version:
             return current
+        hold(objects, model, target)
         version = find(objects, model, target)
         if version is None:
             raise SpecError(f"{model}@{target}: there is no such version")
@@ -99,17 +103,22 @@ def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
             return appended
 
 
-def _before(objects: Objects, model: str, current: Champion) -> int:
-    """The version that was the champion before this one was, undoing roll-backs as one would expect of a history."""
-    stack: list[int] = []
-    for record in history(objects, model):
-        if record.kind == "rollback" and record.version in stack:
-            del stack[stack.index(record.version) + 1 :]
+def line_of_champions(log: Sequence[Champion]) -> list[int]:
+    """The versions that roll-backs would go through, the champion last: what was rolled back is in it no more."""
+    line: list[int] = []
+    for record in log:
+        if record.kind == "rollback" and record.version in line:
+            del line[line.index(record.version) + 1 :]
         else:
-            stack.append(record.version)
-    if len(stack) < 2:
-        raise SpecError(f"{model}@{current.version} is the first champion: there is none to roll back to")
-    return stack[-2]
+            line.append(record.version)
+    return line
+
+
+def _before(model: str, log: Sequence[Champion]) -> int:
+    line = line_of_champions(log)
+    if len(line) < 2:
+        raise SpecError(f"{model}@{line[-1]} is the first champion: there is none to roll back to")
+    return line[-2]
 
 
 def _defender(objects: Objects, model: str, current: Champion | None) -> Predictions | None:
@@ -134,7 +143,7 @@ def _append(
     record = Champion(
         number=current.number + 1 if current else 1,
         version=version,
-        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        at=now(),
         kind=kind,
         why=decision.why,
         run=run,
@@ -142,18 +151,17 @@ def _append(
         statistics=decision.statistics,
     )
     failpoint(f"{kind}.before_append")
-    return objects.create(_record(model, record.number), json.dumps(asdict(record), indent=2, allow_nan=False).encode())
+    return objects.create(_record(model, record.number), seal(asdict(record)))
 
 
 def _read(objects: Objects, model: str, number: int) -> Champion:
     name = f"{model}: champion record {number}"
-    content = objects.read(_record(model, number))
+    document = unseal(objects.read(_record(model, number)) or b"", name)
     try:
-        document = json.loads(content or b"")
-        record = Champion(**{field: document[field] for field in Champion.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{name}: expected a record, got {(content or b'')[:40]!r}") from error
-    if record.number != number or not isinstance(record.version, int):
+        record = Champion(**document)
+    except TypeError as error:
+        raise IntegrityError(f"{name}: expected a record of a champion, got one with other fields") from error
+    if record.number != number:
         raise IntegrityError(f"{name}: expected a record of that number, got {record.number!r}")
     return record
 

@@ -2,63 +2,64 @@
 
 import itertools
 import json
-import re
 import time
+import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from mnist_lib.errors import SpecError, StoreError
-from mnist_lib.store.objects import LocalObjects
+from mnist_lib.errors import SpecError
+from mnist_lib.store.objects import Objects, check_part
+from mnist_lib.store.versions import LONGEST_RUN
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+SUMMARY = "summary.json"
+HISTORY = "history.jsonl"
 
 
 def check_run_name(run: str) -> None:
     """Raises SpecError for what cannot be a folder's name on every storage."""
-    if not NAME.fullmatch(run):
-        raise SpecError(
-            f"run_name: expected up to 100 letters, digits, '.', '_' or '-', the first a letter or digit, got {run!r}"
-        )
+    check_part("run_name", run, LONGEST_RUN)
 
 
-def check_writable(storage: Path) -> None:
+def check_writable(objects: Objects) -> None:
     """Raises StoreError at once, not after the training, when nothing can be stored there."""
-    objects = LocalObjects(storage)
-    objects.replace(".writable", b"")
-    objects.delete(".writable")
+    objects.replace("writable", b"")
+    objects.delete("writable")
 
 
 class RunFolder:
     """Raises StoreError, in every method, when the folder cannot be written."""
 
-    def __init__(self, storage: Path, run: str) -> None:
-        self.objects, self.run = LocalObjects(storage), run
-        self.path = storage / "runs" / run
+    def __init__(self, objects: Objects, run: str) -> None:
+        self.objects, self.run = objects, run
 
     @classmethod
-    def create(cls, storage: Path, run: str, configuration: str) -> "RunFolder":
+    def create(cls, objects: Objects, run: str, configuration: str) -> "RunFolder":
         """Begins anew what an unfinished run of that name left.
 
         Raises:
             SpecError: a finished run has that name.
         """
-        folder = cls(storage, run)
-        if folder.objects.exists(folder._name("summary.json")):
-            raise SpecError(f"run_name: {run!r} is finished: see {folder.path}; choose another --run-name")
-        folder.objects.delete_below(folder._name(""))
-        folder.objects.replace(folder._name("config.yaml"), configuration.encode())
+        folder = cls(objects, run)
+        if objects.exists(folder._name(SUMMARY)):
+            raise SpecError(f"run_name: {run!r} is finished: see {folder.where}; choose another --run-name")
+        objects.delete_below(f"runs/{run}")
+        objects.replace(folder._name("config.yaml"), configuration.encode())
         return folder
 
     @classmethod
-    def create_unnamed(cls, storage: Path, dataset: str, configuration: str) -> "RunFolder":
+    def create_unnamed(cls, objects: Objects, dataset: str, configuration: str) -> "RunFolder":
         """Under a name that no other run has: the time and the dataset, and a number where that is taken."""
         name = f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{dataset}"
         for number in itertools.count(1):
-            folder = cls(storage, name if number == 1 else f"{name}-{number}")
-            if folder.objects.create(folder._name("config.yaml"), configuration.encode()):
+            folder = cls(objects, name if number == 1 else f"{name}-{number}")
+            # The comment makes it another's than that of a run with the same options: see `bucket`.
+            if objects.create(folder._name("config.yaml"), f"# {uuid.uuid4()}\n{configuration}".encode()):
                 return folder
         raise AssertionError("unreachable: the numbers do not end")
+
+    @property
+    def where(self) -> str:
+        return self.objects.where(f"runs/{self.run}")
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         content = json.dumps(document, indent=2, allow_nan=False) + "\n"
@@ -66,12 +67,12 @@ class RunFolder:
 
     def append_history(self, entry: Mapping[str, Any]) -> None:
         """One line of `history.jsonl`."""
-        path = self.path / "history.jsonl"
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written ({error.strerror}); name another with --storage") from error
+        self.objects.append(self._name(HISTORY), json.dumps(entry).encode() + b"\n")
+
+    def complete(self, summary: Mapping[str, Any]) -> None:
+        """Nothing is written after it."""
+        self.objects.flush()
+        self.write_json(SUMMARY, summary)
 
     def _name(self, name: str) -> str:
         return f"runs/{self.run}/{name}"

@@ -1,17 +1,20 @@
 """The store's command line, over small fake versions."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from jobs import models
 from mnist_lib.errors import StoreError
-from mnist_lib.store.objects import LocalObjects
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.versions import publish, version_folder
 from tests.mnist_lib.store.faulty import Faulty
 from tests.mnist_lib.store.versions_of import about, files
@@ -59,7 +62,8 @@ def test_a_champion_is_promoted_defended_rolled_back_and_its_history_told(told: 
     assert [line.split("  ")[1] for line in history] == ["keras@1", "keras@2", "keras@3", "keras@2"]
     documents = json.loads(told("history", "--json").out)
     assert [record["kind"] for record in documents["keras"]] == ["promote"] * 3 + ["rollback"]
-    assert told("champion", "--at", "2000-01-01T00:00:00Z").out == "There is no champion.\n"
+    assert told("champion", "--at", "2000-01-01").out == "There was no champion.\n"
+    assert told("champion", "--at", "2999-01-01T00:00:00+01:00").out.startswith("keras@2 since ")
 
 
 @pytest.mark.usefixtures("storage")
@@ -81,20 +85,34 @@ def test_two_versions_are_compared_in_how_they_were_made_and_in_their_answers(to
     assert lines[1] == "  spec.seed: 150 -> 151"
     assert lines[2] == "Their answers differ on 1 of 200 test images:"
     assert lines[4].split() == ["150", "0", "1", "0"]
-    document = json.loads(told("diff", "keras@1", "keras@3", "--json").out)
-    assert len(document["images"]) == 51
-    assert document["images"][0] == {"image": 100, "label": 0, "one": 1, "other": 0}
+    (document,) = json.loads(told("diff", "keras@1", "keras@3", "--json").out)
+    assert len(document["differing"]) == 51
+    assert document["differing"][0] == {"image": 100, "label": 0, "one": 1, "other": 0}
     assert told("diff", "keras@1", "keras@3").out.endswith("... and 31 more; --json has all.\n")
     assert "made alike" in told("diff", "keras@1", "keras@1").out
-    assert told("diff", "keras@1").code == 2
+
+
+def test_two_numbers_compare_the_versions_of_every_model_that_has_both(storage: Path, told: Any) -> None:
+    for right in (60, 70):
+        publish(LocalObjects(storage), "scratch", f"run-{right}", files(right), about(right=right))
+    document = json.loads(told("diff", "1", "2", "--json").out)
+    assert [(pair["one"], pair["other"]) for pair in document] == [("keras@1", "keras@2"), ("scratch@1", "scratch@2")]
+    assert len(json.loads(told("diff", "2", "3", "--json").out)) == 1
 
 
 def test_what_is_damaged_is_found_told_and_hides_nothing_else(storage: Path, told: Any) -> None:
-    assert told("verify").out == "3 version(s) are as they were committed, 0 are not.\n"
+    assert told("verify", "--all").out == "3 version(s) are as they were committed, 0 are not.\n"
+    told("promote", "keras@3")
+    assert told("verify").out == (
+        "1 version(s) are as they were committed, 0 are not.\nThese are the champions; --all looks at every version.\n"
+    )
     path = storage / version_folder("keras", 2) / "model.keras"
     path.write_bytes(b"m" + path.read_bytes()[1:-1] + b"?")
     (storage / "models/keras/commits/00000001.json").write_bytes(b"{}")
-    verified = told("verify")
+    assert told("verify").code == 0  # the champion is another
+    assert told("verify", "keras@3").code == 0
+    assert told("verify", "keras@2").code == 7
+    verified = told("verify", "keras")
     assert verified.code == 7
     assert "keras@2: model.keras: expected sha256" in verified.out
     assert "1 version(s) are as they were committed, 2 are not." in verified.out
@@ -102,6 +120,45 @@ def test_what_is_damaged_is_found_told_and_hides_nothing_else(storage: Path, tol
     refused = told("promote", "keras@2")
     assert refused.code == 7
     assert refused.err.startswith("error[E-INTEGRITY] keras@2: model.keras: expected sha256")
+
+
+def test_a_champion_that_is_damaged_or_gone_is_found_and_can_be_rolled_back(storage: Path, told: Any) -> None:
+    for name in ("keras@1", "keras@2"):
+        told("promote", name)
+    (storage / "models/keras/commits/00000002.json").unlink()
+    verified = told("verify")
+    assert verified.code == 7
+    assert verified.out.startswith("keras@2: expected a commit record, got none; roll back to another version\n")
+    assert told("rollback", "keras").out == "keras@1 is the champion: rolled back from keras@2\n"
+    assert told("verify").code == 0
+
+
+def test_a_copy_of_a_version_is_verified_where_it_is(storage: Path, tmp_path: Path, told: Any) -> None:
+    copy = shutil.copytree(storage / version_folder("keras", 2), tmp_path / "copy")
+    assert told("verify", str(copy)).out == "1 version(s) are as they were committed, 0 are not.\n"
+    (copy / "model.keras").write_bytes(b"other")
+    damaged = told("verify", str(copy))
+    assert damaged.code == 7
+    assert damaged.out.startswith("keras@2: model.keras: expected")
+
+
+@pytest.mark.usefixtures("storage")
+def test_old_versions_are_deleted_when_that_is_asked_for(told: Any) -> None:
+    assert told("gc", "--keep", "1", "--dry-run").out == (
+        "keras@1 would be deleted: old\nkeras@2 would be deleted: old\n1 version(s) would stay.\n"
+    )
+    assert told("gc", "keras", "--keep", "2").out == "keras@1 deleted: old\n2 version(s) stay.\n"
+    assert [row["number"] for row in json.loads(told("list", "--json").out)] == [2, 3]
+    assert json.loads(told("gc", "--keep", "2", "--json").out)["keras"]["kept"] == ["keras@2", "keras@3"]
+
+
+def test_one_can_roll_back_to_what_was_in_use_at_a_time(storage: Path, told: Any) -> None:
+    with mock.patch("mnist_lib.store.champions.now", side_effect=["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z"]):
+        for name in ("keras@1", "keras@2"):
+            told("promote", name)
+    assert told("rollback", "keras", "--to", "2026-11-01 12:00").out.startswith("keras@1 is the champion")
+    assert told("rollback", "keras", "--to", "2").out.startswith("keras@2 is the champion")
+    assert "keras had no champion at 2026-10-01" in told("rollback", "keras", "--to", "2026-10-01").err
 
 
 @pytest.mark.parametrize(
@@ -115,6 +172,14 @@ def test_what_is_damaged_is_found_told_and_hides_nothing_else(storage: Path, tol
         (["show"], "is not known"),
         (["rollback"], "expected one to roll back"),
         (["rollback", "keras"], "no champion to roll back"),
+        (["rollback", "keras", "--to", "x"], "to: expected a version's number, or a time as in 2026-11-25T03:00:00Z"),
+        (["champion", "--at", "yesterday"], "at: expected a time, as in 2026-11-25T03:00:00Z, got 'yesterday'"),
+        (["diff", "keras@1"], "expected two, as in: jobs.models diff keras@1 keras@2"),
+        (["diff", "3", "4"], "no model has both 3 and 4"),
+        (["gc"], "keep: expected how many versions to keep"),
+        (["gc", "--keep", "0"], "keep: expected how many versions to keep, 1 or more, got 0"),
+        (["verify", "nowhere/keras"], "is not known"),
+        (["list", "--storage", "s4://x"], "expected a folder, or a URL with s3://"),
         (["list", "--storge", "x"], "did you mean --storage?"),
     ],
 )
@@ -134,10 +199,10 @@ def test_ten_thousand_versions_are_listed_in_seconds_and_slow_no_publisher(tmp_p
         publish(LocalObjects(storage), "keras", "run", files(150), about(right=150))
         assert models.main(["promote", "keras@1", "--storage", str(storage)]) == 0
     keras = tmp_path / "many/models/keras"
-    record = json.loads((keras / "commits/00000001.json").read_text())
+    record = unseal((keras / "commits/00000001.json").read_bytes(), "record")
     for number in range(2, 10_001):
         (keras / f"claims/{number:08d}.json").touch()
-        (keras / f"commits/{number:08d}.json").write_text(json.dumps({**record, "number": number}))
+        (keras / f"commits/{number:08d}.json").write_bytes(seal({**record, "number": number}))
     for command in ("list", "champion"):
         begin = time.perf_counter()
         subprocess.run(

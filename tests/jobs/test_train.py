@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import yaml
 
+from jobs import models
 from mnist_lib.data.split import Dataset
+from mnist_lib.store.storage import open_storage
 
 ROOT = Path(__file__).parents[2]
 
@@ -248,6 +250,34 @@ def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pyte
     code, _, stderr = train(home=tmp_path)
     assert code == 2
     assert "storage: expected an absolute path" in stderr
+
+
+def test_a_run_can_be_stored_in_a_bucket_and_no_secret_is_in_what_it_leaves_or_says(
+    ray_address: str, data_dir: Path, tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, stdout, stderr = train(
+        *("--address", ray_address, "--data-dir", data_dir, "--dataset=sklearn-digits", "--models=keras", "--epochs=2"),
+        *("--storage", s3, "--run-name=nightly", "--verbose", "--allow-cpu"),
+        home=tmp_path,
+    )
+    assert code == 0, stderr
+    assert f"The run is in {s3}/runs/nightly" in stdout
+    assert f"keras@1, which is keras-s0, is in {s3}/models/keras/versions/1" in stdout
+    objects = open_storage(s3)
+    names = list(objects.names(""))
+    for name in ("config.yaml", "history.jsonl", "summary.json", "trials/keras-s0/result.json"):
+        assert f"runs/nightly/{name}" in names
+    events = [json.loads(line)["event"] for line in (objects.read("runs/nightly/history.jsonl") or b"").splitlines()]
+    assert events == ["started", "epoch", "epoch", "ended"]
+    manifest = json.loads(objects.read("models/keras/versions/1/manifest.json") or b"")
+    assert [epoch["epoch"] for epoch in manifest["history"]] == [1, 2]
+    assert set(manifest["code"]) >= {"sha256"}
+    assert models.main(["verify", "--all", "--storage", s3]) == 0
+    assert models.main(["champion", "--storage", s3]) == 0
+    said = stdout + stderr + "".join(capsys.readouterr())
+    assert "keras@1 since" in said
+    assert "canary" not in said
+    assert not [name for name in names if b"canary" in (objects.read(name) or b"")]
 
 
 def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_address: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ class Faulty:
     def __init__(self, objects: Objects, at: int, error: type[BaseException], *, late: bool) -> None:
         self._objects, self._at, self._error, self._late = objects, at, error, late
         self.operations = 0
+        self._dead = False
 
     def read(self, name: str) -> bytes | None:
         return self._run("read", name)
@@ -29,6 +30,12 @@ class Faulty:
     def replace(self, name: str, content: bytes) -> None:
         self._run("replace", name, content)
 
+    def append(self, name: str, content: bytes) -> None:
+        self._run("append", name, content)
+
+    def flush(self) -> None:
+        self._run("flush")
+
     def names(self, prefix: str) -> Iterator[str]:
         return self._run("names", prefix)
 
@@ -38,7 +45,12 @@ class Faulty:
     def delete_below(self, prefix: str) -> None:
         self._run("delete_below", prefix)
 
+    def where(self, name: str) -> str:
+        return self._objects.where(name)
+
     def _run(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
+        if self._dead:
+            raise KilledError("the process has ended")  # or a `finally` would do what a dead process cannot
         self.operations += 1
         fails = self.operations == self._at
         if fails and not self._late:
@@ -49,6 +61,7 @@ class Faulty:
         return result
 
     def _failure(self) -> BaseException:
+        self._dead = self._error is KilledError
         return self._error(f"operation {self._at}")
 
 

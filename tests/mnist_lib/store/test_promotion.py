@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mnist_lib.errors import IntegrityError
-from mnist_lib.store.objects import LocalObjects
+from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.promotion import Predictions, decide, mcnemar, rule
 from mnist_lib.store.versions import publish
 from tests.mnist_lib.store.versions_of import about, files
@@ -77,11 +77,11 @@ def test_a_rule_is_to_promote_what_is_better_or_whatever_comes() -> None:
 def test_predictions_are_read_from_a_version(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     for run, finite in (("a", True), ("b", False)):
-        version, _ = publish(objects, "keras", run, files(150, finite=finite), about("print"))
+        version = publish(objects, "keras", run, files(150, finite=finite), about("print"))
         read = Predictions.of(objects, version)
         assert (read.fingerprint, read.finite, len(read.right)) == ("print", finite, 200)
-    version, _ = publish(objects, "keras", "c", files(150), about())
+    version = publish(objects, "keras", "c", files(150), about())
     assert Predictions.of(objects, version).accuracy == 0.75
-    version, _ = publish(objects, "keras", "d", {**files(150), "predictions.npz": b"PK"}, about())
+    version = publish(objects, "keras", "d", {**files(150), "predictions.npz": b"PK"}, about())
     with pytest.raises(IntegrityError, match=r"keras@4: predictions.npz"):
         Predictions.of(objects, version)

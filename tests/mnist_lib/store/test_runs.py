@@ -5,23 +5,25 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import SpecError, StoreError
+from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable
 
 
 def test_an_unfinished_run_begins_again_and_a_finished_one_is_refused(tmp_path: Path) -> None:
+    objects, path = LocalObjects(tmp_path), tmp_path / "runs/r"
     for _ in range(2):
-        folder = RunFolder.create(tmp_path, "r", "epochs: 1")
-        assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
+        folder = RunFolder.create(objects, "r", "epochs: 1")
+        assert [file.name for file in path.iterdir()] == ["config.yaml"]
         folder.append_history({"event": "started"})
         folder.write_json("trials/a/result.json", {})
-    assert len((folder.path / "history.jsonl").read_text().splitlines()) == 1
-    folder.write_json("summary.json", {})
+    assert len((path / "history.jsonl").read_text().splitlines()) == 1
+    folder.complete({})
     with pytest.raises(SpecError, match=r"run_name: 'r' is finished: .*choose another --run-name"):
-        RunFolder.create(tmp_path, "r", "")
+        RunFolder.create(objects, "r", "")
 
 
 def test_runs_without_a_name_that_begin_in_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
-    assert len({RunFolder.create_unnamed(tmp_path, "mnist", "").path for _ in range(5)}) == 5
+    assert len({RunFolder.create_unnamed(LocalObjects(tmp_path), "mnist", "").where for _ in range(5)}) == 5
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "", ".hidden", "-x", "a\0b", "\uff41", "x" * 101, "a\n"])
@@ -31,12 +33,12 @@ def test_a_run_name_that_is_no_plain_folder_name_is_refused(name: str) -> None:
 
 
 def test_to_check_a_storage_leaves_nothing_there(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new")
+    check_writable(LocalObjects(tmp_path / "new"))
     assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for write in (lambda storage: RunFolder.create(storage, "r", ""), check_writable):
-        with pytest.raises(StoreError, match=r"file.* cannot be written .*--storage"):
-            write(tmp_path / "file")
+    for write in (lambda objects: RunFolder.create(objects, "r", ""), check_writable):
+        with pytest.raises(StoreError, match=r"file.* cannot be read or written .*--storage"):
+            write(LocalObjects(tmp_path / "file"))

@@ -1,0 +1,179 @@
+"""A disk that can lose its power: records what is asked of it, and tells what may be left after each call.
+
+The rules are POSIX's least: the bytes of a file are sure after its fsync, the names in a folder after that of the
+folder; until then each of them may be there or not, in any order, and bytes may be cut.
+"""
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from unittest import mock
+
+STATES_PER_CALL = 3  # drawn at random, beside the two extremes
+
+
+@dataclass(frozen=True)
+class Call:
+    """One change. `folder` is where a name changes; of a sync, what is sure after it."""
+
+    kind: str  # "name", "unname", "make", "write", "sync folder", "sync file"
+    folder: str = ""
+    path: str = ""
+    inode: int = 0
+    content: bytes = b""
+
+
+@dataclass
+class State:
+    """What is on the disk: folders, and the content of each file by its path."""
+
+    folders: set[str] = field(default_factory=set)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def write_to(self, root: Path) -> None:
+        root.mkdir()
+        for folder in sorted(self.folders):
+            (root / folder).mkdir(exist_ok=True)
+        for path, content in self.files.items():
+            (root / path).write_bytes(content)
+
+
+class Disk:
+    """Below `root`, while it is entered. Nothing else may change there meanwhile.
+
+    Args:
+        fails_at: the number, from 1, of the call that fails with an input/output error.
+        forgets: "file" or "folder": whose syncs do nothing.
+    """
+
+    def __init__(self, root: Path, *, fails_at: int = 0, forgets: str = "") -> None:
+        self.calls = 0
+        self._root, self._fails_at, self._forgets = root, fails_at, forgets
+        self._log: list[Call] = []
+        self._inodes: dict[str, int] = {}
+        self._first = State()
+        for path in root.rglob("*"):
+            name = path.relative_to(root).as_posix()
+            if path.is_dir():
+                self._first.folders.add(name)
+            else:
+                self._first.files[name] = path.read_bytes()
+
+    def __enter__(self) -> "Disk":
+        self._patches = [
+            mock.patch.object(Path, "mkdir", self._wrapped(Path.mkdir, self._mkdir)),
+            mock.patch.object(Path, "hardlink_to", self._wrapped(Path.hardlink_to, self._link)),
+            mock.patch.object(Path, "replace", self._wrapped(Path.replace, self._rename)),
+            mock.patch.object(Path, "unlink", self._wrapped(Path.unlink, self._unlink)),
+            mock.patch.object(tempfile, "mkstemp", self._wrapped(tempfile.mkstemp, self._create)),
+            mock.patch.object(os, "fsync", self._wrapped(os.fsync, self._sync)),
+            mock.patch.object(shutil, "rmtree", self._remove_tree),
+        ]
+        for patch in self._patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in reversed(self._patches):
+            patch.stop()
+
+    def states_after_power_loss(self, seed: int) -> list[State]:
+        """Before the first call, between any two, and after the last; the last state of all is the poorest there is."""
+        generator = random.Random(seed)
+        states = []
+        for length in range(len(self._log) + 1):
+            log = self._log[:length]
+            states += [self._state(log, lambda _: generator.random() < 0.5, generator) for _ in range(STATES_PER_CALL)]
+            states += [self._state(log, lambda _: True, generator), self._state(log, lambda _: False, generator)]
+        return states
+
+    def _state(self, log: list[Call], happened: Callable[[Call], bool], generator: random.Random) -> State:
+        contents: dict[int, bytes] = {}
+        state = State({*self._first.folders}, dict(self._first.files))
+        for at, call in enumerate(log):
+            later = log[at + 1 :]
+            if call.kind == "write":
+                sure = any(c.kind == "sync file" and c.inode == call.inode for c in later)
+                cut = len(call.content) if sure else generator.randrange(len(call.content) + 1)
+                contents[call.inode] = call.content[:cut]
+        for at, call in enumerate(log):
+            sure = any(c.kind == "sync folder" and c.folder == call.folder for c in log[at + 1 :])
+            if call.kind not in ("name", "unname", "make") or not (sure or happened(call)):
+                continue
+            there = call.folder == "." or call.folder in state.folders
+            if call.kind == "make" and there:
+                state.folders.add(call.path)
+            elif call.kind == "name" and there:
+                state.files[call.path] = contents.get(call.inode, b"")
+            elif call.kind == "unname":
+                state.files.pop(call.path, None)
+                state.folders.discard(call.path)
+        return State(
+            state.folders, {path: of for path, of in state.files.items() if _parent(path) in {".", *state.folders}}
+        )
+
+    def _wrapped(self, original: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._fails_at:
+                raise OSError(5, "Input/output error")
+            result = original(*arguments, **options)
+            record(result, *arguments, **options)
+            return result
+
+        return call
+
+    def _name(self, path: Path) -> tuple[str, str]:
+        name = path.relative_to(self._root).as_posix()
+        return _parent(name), name
+
+    def _mkdir(self, _: object, path: Path, **__: object) -> None:
+        folder, name = self._name(path)
+        self._log.append(Call("make", folder, name))
+
+    def _create(self, made: tuple[int, str], **__: object) -> None:
+        folder, name = self._name(Path(made[1]))
+        self._inodes[name] = len(self._inodes) + 1
+        self._log.append(Call("name", folder, name, self._inodes[name]))
+
+    def _link(self, _: object, path: Path, target: Path) -> None:
+        folder, name = self._name(path)
+        self._log.append(Call("name", folder, name, self._inodes[self._name(target)[1]]))
+
+    def _rename(self, _: object, path: Path, target: Path) -> None:
+        (folder, old), (_folder, new) = self._name(path), self._name(target)
+        self._log.append(Call("name", folder, new, self._inodes[old]))
+        self._log.append(Call("unname", folder, old))
+
+    def _unlink(self, _: object, path: Path, **__: object) -> None:
+        folder, name = self._name(path)
+        self._log.append(Call("unname", folder, name))
+
+    def _sync(self, _: object, descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        _folder, name = self._name(path)
+        if path.is_dir():
+            if self._forgets != "folder":
+                self._log.append(Call("sync folder", name))
+            return
+        self._log.append(Call("write", inode=self._inodes[name], content=path.read_bytes()))
+        if self._forgets != "file":
+            self._log.append(Call("sync file", inode=self._inodes[name]))
+
+    def _remove_tree(self, folder: Path) -> None:
+        """Deepest first, each as a call of its own."""
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir():
+                self._wrapped(os.rmdir, lambda _, path: self._unlink(None, path))(path)
+            else:
+                path.unlink()
+        self._wrapped(os.rmdir, lambda _, path: self._unlink(None, path))(folder)
+
+
+def _parent(name: str) -> str:
+    return PurePosixPath(name).parent.as_posix()

@@ -1,0 +1,105 @@
+"""Eight processes at once on one storage; what they saw has to be explained by one order of all that they did."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_lib.store.champions import history
+from mnist_lib.store.promotion import Predictions
+from mnist_lib.store.storage import open_storage
+from mnist_lib.store.versions import find
+from tests.mnist_lib.store.invariants import all_verified, champion_verified
+
+PROCESSES, VERSIONS_EACH = 8, 5
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a process did, begun and ended at these times."""
+
+    what: str
+    begin: int
+    end: int
+    value: Any
+
+
+def linearizable(numbered: list[tuple[int, Operation]]) -> bool:
+    """Whether operations that got these numbers can have taken effect in the order of the numbers, each at one instant
+    between its begin and its end. Equal numbers are reads of one state, in any order."""
+    latest_begin = 0
+    for number in sorted({number for number, _ in numbered}):
+        here = [operation for other, operation in numbered if other == number]
+        if any(operation.end < latest_begin for operation in here):
+            return False  # it had ended when one of a lower number had not begun
+        latest_begin = max([latest_begin, *(operation.begin for operation in here)])
+    return True
+
+
+def log_linearizable(appends: dict[int, Operation], reads: list[Operation]) -> bool:
+    """Whether reads of a log's length, and its appends (by their place in it), have an order that explains them: an
+    append takes effect before the reads that saw it, and after those of the same time that did not."""
+    # In one order: append 1, reads of 1, append 2, reads of 2 ...
+    steps = [(2 * place, operation) for place, operation in appends.items()]
+    steps += [(2 * read.value + 1, read) for read in reads]
+    return linearizable(steps)
+
+
+def test_the_check_finds_what_has_no_order() -> None:
+    first, second = Operation("publish", 0, 10, None), Operation("publish", 20, 30, None)
+    assert linearizable([(1, first), (2, second)])
+    assert not linearizable([(2, first), (1, second)])
+    overlapping = Operation("publish", 5, 25, None)
+    assert linearizable([(2, first), (1, overlapping)])
+    stale = Operation("read", 40, 50, 1)
+    assert not log_linearizable({1: first, 2: second}, [stale])
+    assert log_linearizable({1: first, 2: second}, [Operation("read", 25, 50, 1)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_processes_that_publish_and_promote_at_once_lose_nothing_and_the_best_ends_as_champion(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    storage = str(tmp_path) if kind == "local" else str(request.getfixturevalue("s3"))
+
+    def run(name: int) -> list[Operation]:
+        command = [sys.executable, "-m", "tests.mnist_lib.store.worker", storage, str(name), str(VERSIONS_EACH)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], env=os.environ)
+        assert (done.returncode, done.stderr) == (0, "")
+        return [Operation(**json.loads(line)) for line in done.stdout.splitlines()]
+
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        operations = [operation for process in pool.map(run, range(1, PROCESSES + 1)) for operation in process]
+
+    objects = open_storage(storage)
+    numbers = [(operation.value, operation) for operation in operations if operation.what == "publish"]
+    assert sorted(number for number, _ in numbers) == list(range(1, PROCESSES * VERSIONS_EACH + 1))
+    assert all_verified(objects) == list(range(1, PROCESSES * VERSIONS_EACH + 1))
+    assert linearizable(numbers)
+
+    log = history(objects, "keras")
+    promotions = {op.value[0]: op for op in operations if op.what == "promote" and op.value[1]}
+    assert sorted(promotions) == sorted(record.version for record in log)
+    appends = {record.number: promotions[record.version] for record in log}
+    assert log_linearizable(appends, [operation for operation in operations if operation.what == "read"])
+
+    accuracies = [accuracy_of(storage, record.version) for record in log]
+    assert accuracies == sorted(accuracies)
+    best = max(accuracy_of(storage, number) for number, _ in numbers)
+    champion = champion_verified(objects)
+    assert champion is not None
+    assert best - accuracy_of(storage, champion) <= 5 / 200  # five images more are not enough for p < 0.05
+
+
+def accuracy_of(storage: str, number: int) -> float:
+    objects = open_storage(storage)
+    version = find(objects, "keras", number)
+    assert version is not None
+    return Predictions.of(objects, version).accuracy

@@ -1,0 +1,145 @@
+"""Errors, deaths and power losses at every single operation of everything that changes a store."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mnist_lib.errors import IntegrityError, StoreError
+from mnist_lib.store.failpoints import EXIT_STATUS, VARIABLE
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.objects import Objects
+from tests.mnist_lib.store.disk import Disk
+from tests.mnist_lib.store.faulty import FAULTS, Faulty, KilledError
+from tests.mnist_lib.store.invariants import all_verified, champion_verified
+from tests.mnist_lib.store.scenarios import SCENARIOS, Scenario
+
+MOST_OPERATIONS = 500
+
+
+def check(scenario: Scenario, objects: Objects) -> None:
+    """After a fault: nothing of before is lost, what is new is whole, and the same again succeeds."""
+    before, after = scenario.versions
+    found = all_verified(objects)
+    assert {*before} & {*after} <= {*found}
+    assert len(found) <= max(len(before), len(after))
+    assert champion_verified(objects) in scenario.champion
+    scenario.act(objects)
+    found = all_verified(objects)
+    assert len(found) == len(after)
+    assert {*before} & {*after} <= {*found}
+    assert champion_verified(objects) == scenario.champion[1]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Callable[[Scenario, str], Path]:
+    """-> a folder that a scenario can begin in, by copying the one that was prepared."""
+
+    def prepare(scenario: Scenario, name: str) -> Path:
+        template = tmp_path / "template"
+        if not template.exists():
+            scenario.prepare(LocalObjects(template))
+        return Path(shutil.copytree(template, tmp_path / name))
+
+    return prepare
+
+
+@pytest.mark.parametrize(("error", "late"), FAULTS)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_an_error_or_a_death_at_any_operation_loses_nothing(
+    prepared: Callable[[Scenario, str], Path], name: str, error: type[BaseException], late: bool
+) -> None:
+    scenario = SCENARIOS[name]
+    for at in range(1, MOST_OPERATIONS):
+        folder = prepared(scenario, str(at))
+        faulty = Faulty(LocalObjects(folder), at, error, late=late)
+        try:
+            scenario.act(faulty)
+        except (StoreError, KilledError):
+            check(scenario, LocalObjects(folder))
+            shutil.rmtree(folder)
+        else:
+            if faulty.operations < at:  # it was through before the fault came
+                break
+    assert 8 < at < MOST_OPERATIONS - 1
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_an_error_of_the_disk_at_any_call_is_told_and_loses_nothing(
+    prepared: Callable[[Scenario, str], Path], name: str
+) -> None:
+    scenario = SCENARIOS[name]
+    for at in range(1, MOST_OPERATIONS):
+        folder = prepared(scenario, str(at))
+        with Disk(folder, fails_at=at) as disk, contextlib.suppress(StoreError):
+            scenario.act(LocalObjects(folder))
+        if disk.calls < at:
+            break
+        check(scenario, LocalObjects(folder))
+        shutil.rmtree(folder)
+    assert 8 < at < MOST_OPERATIONS - 1
+
+
+def check_power_losses(scenario: Scenario, disk: Disk, tmp_path: Path) -> None:
+    states = disk.states_after_power_loss(seed=0)
+    assert len(states) > 50
+    for number, state in enumerate(states):
+        folder = tmp_path / f"after-{number}"
+        state.write_to(folder)
+        check(scenario, LocalObjects(folder))
+        shutil.rmtree(folder)
+    states[-1].write_to(tmp_path / "after-all")  # all calls had returned, and nothing but what was synced is left
+    assert all_verified(LocalObjects(tmp_path / "after-all")) == scenario.versions[1]
+    assert champion_verified(LocalObjects(tmp_path / "after-all")) == scenario.champion[1]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_power_loss_at_any_call_leaves_what_was_committed_complete(
+    prepared: Callable[[Scenario, str], Path], tmp_path: Path, name: str
+) -> None:
+    scenario = SCENARIOS[name]
+    with Disk(prepared(scenario, "run")) as disk:
+        scenario.act(LocalObjects(tmp_path / "run"))
+    check_power_losses(scenario, disk, tmp_path)
+
+
+@pytest.mark.parametrize("forgotten", ["file", "folder"])
+def test_a_store_that_forgot_to_sync_would_be_found_out(
+    prepared: Callable[[Scenario, str], Path], tmp_path: Path, forgotten: str
+) -> None:
+    scenario = SCENARIOS["publish"]
+    with Disk(prepared(scenario, "run"), forgets=forgotten) as disk:
+        scenario.act(LocalObjects(tmp_path / "run"))
+    with pytest.raises((AssertionError, IntegrityError)):
+        check_power_losses(scenario, disk, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        *(("publish", f"publish.before_{place}") for place in ("files", "run", "commit")),
+        ("promote", "promote.before_append"),
+        ("rollback", "rollback.before_append"),
+        *(("gc", f"gc.before_{place}") for place in ("give_up", "record", "files", "gone")),
+    ],
+)
+def test_a_process_that_ends_at_a_named_step_loses_nothing(
+    prepared: Callable[[Scenario, str], Path], name: str, place: str
+) -> None:
+    folder = prepared(SCENARIOS[name], "run")
+    code = (
+        "import sys, pathlib; from mnist_lib.store.local import LocalObjects;"
+        "from tests.mnist_lib.store.scenarios import SCENARIOS;"
+        "SCENARIOS[sys.argv[1]].act(LocalObjects(pathlib.Path(sys.argv[2])))"
+    )
+    command = [sys.executable, "-c", code, name, str(folder)]
+    environment = {**os.environ, VARIABLE: f"{place}=exit"}
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[3])
+    assert done.returncode == EXIT_STATUS
+    check(SCENARIOS[name], LocalObjects(folder))
