@@ -21,7 +21,7 @@ from benchmarks.record import TUNE, Ratio, ratio_table, setting
 ROOT = Path(__file__).parents[1]
 CONTENDERS = ROOT / "benchmarks/contenders"
 OWN = sys.executable
-IMPORT = "from jobs import worker; worker._import_tensorflow()"
+IMPORT = "from mnist_lib.environment import import_keras; import_keras()"
 
 RATIOS = [
     Ratio("the job: both models, 5 epoch(s)", "the notebook's cells, 5 epoch(s)", 0.6),

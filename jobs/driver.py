@@ -193,7 +193,13 @@ def _store(
     model = result.spec.model
     about = {
         "trial": result.trial,
-        "dataset": {"name": facts.name, "version": facts.version, "fingerprint": facts.fingerprint},
+        "dataset": {
+            "name": facts.name,
+            "version": facts.version,
+            "fingerprint": facts.fingerprint,
+            "test": len(facts.test_labels),
+            "image_shape": facts.image_shape,
+        },
         "test": asdict(result.test),
         "validation": asdict(result.validation) if result.validation else None,
         "weights_sha256": result.weights_sha256,

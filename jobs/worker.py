@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,15 @@ from typing import Any
 import ray
 
 from mnist_lib.data.split import DatasetInfo
+from mnist_lib.environment import import_keras
 from mnist_lib.result import Event
 from mnist_lib.spec import Resources, TrialSpec
-
-# Nothing here uses them; where they are installed, they double the time of Keras' import.
-KERAS_IMPORTS_IF_INSTALLED = ("matplotlib", "pandas", "scipy", "sklearn")
 
 
 def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
     """The dataset, and what the driver needs to know of it."""
-    _import_tensorflow()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # or TensorFlow would take the memory of GPUs that are the lanes'
+    import_keras()
     from mnist_lib.data.prepare import default_data_dir, prepare
 
     dataset = prepare(name, data_dir or default_data_dir(), source)
@@ -29,21 +26,9 @@ def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tu
 
 def run_lane(specs: Sequence[TrialSpec], dataset: list[Any], resources: Resources) -> Iterator[Event]:
     """`dataset` is a reference in a list, so that Ray starts the task, and TensorFlow loads, before the data come."""
-    _import_tensorflow()
+    import_keras()
     from mnist_lib.trial import Place, run_trials
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = Place(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
     yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place)
-
-
-def _import_tensorflow() -> None:
-    """Quietly, and without what Keras imports merely because it is installed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; read when TensorFlow is imported
-    hidden = [name for name in KERAS_IMPORTS_IF_INSTALLED if name not in sys.modules]
-    for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails, as if it were not installed
-    import keras  # noqa: F401
-
-    for name in hidden:
-        del sys.modules[name]

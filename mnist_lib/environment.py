@@ -1,11 +1,17 @@
-"""What a process computes with: the versions that a result depends on, beside its spec."""
+"""What a process computes with: the versions that a result depends on, beside its spec; and how Keras is imported."""
 
+import contextlib
 import hashlib
+import os
 import platform
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+
+# Nothing here uses them; where they are installed, they double the time of Keras' import.
+KERAS_IMPORTS_IF_INSTALLED = ("matplotlib", "pandas", "scipy", "sklearn")
 
 PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
@@ -39,6 +45,35 @@ def code_version(packages: Sequence[Path]) -> dict[str, str | bool]:
         status = _git(packages[0], "status", "--porcelain", "--", *map(str, packages))
         version |= {"commit": commit, "dirty": status != ""}
     return version
+
+
+def import_keras() -> None:
+    """Before anything else of TensorFlow: quietly, and without what Keras imports merely because it is installed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; read when TensorFlow is imported
+    hidden = [name for name in KERAS_IMPORTS_IF_INSTALLED if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails, as if it were not installed
+    with _no_stderr():  # what is said before the level is read, and by CUDA where there is no GPU
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    for name in hidden:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Of the whole process, its C++ too. An exception is told nonetheless."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -6,7 +6,7 @@ A model takes raw pixels: the scaling to [0, 1] is part of it, so that whoever l
 import hashlib
 import importlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,8 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_lib import scratch
+from mnist_lib.archives import read_keras_weights, read_npz
 from mnist_lib.catalog import MODELS, NUM_CLASSES
+from mnist_lib.errors import IntegrityError
 from mnist_lib.spec import TrialSpec
+
+KERAS_FILE, NPZ_FILE = "model.keras", "weights.npz"
 
 ImageShape = tuple[int, int, int]  # height, width, channels
 Tensors = list[tf.Tensor]
@@ -54,8 +58,20 @@ class Model(Protocol):
         """
         ...
 
+    def stored(self, weights: Weights) -> Weights:
+        """Without the state that only training needs."""
+        ...
+
     def files(self, weights: Weights) -> dict[str, bytes]:
         """The model as files by path, usable without this project: raw pixels in, class probabilities out."""
+        ...
+
+    def read(self, files: Mapping[str, bytes]) -> Weights:
+        """What `files` took, without running any of it; the state that only training needs is new.
+
+        Raises:
+            IntegrityError: they are not of this model.
+        """
         ...
 
 
@@ -146,38 +162,58 @@ class KerasModel:
 
     def initial_weights(self, seed: int) -> Weights:
         keras.utils.set_random_seed(seed)  # layers without a seed of their own draw from the global one
-        network = self.training_network()
-        return Weights(
-            [tf.constant(v.numpy()) for v in network.trainable_variables],
-            [tf.constant(v.numpy()) for v in network.non_trainable_variables],
-        )
+        return _values_of(self.training_network())
 
     def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
         if not training:
-            logits, _ = self._network.stateless_call(weights.trainable, self._stored_state(weights), images)
+            logits, _ = self._network.stateless_call(weights.trainable, self._state_to_predict(weights), images)
             return logits, weights.state
         logits, state = self._in_training.stateless_call(weights.trainable, weights.state, images, training=True)
         return tf.cast(logits, tf.float32), list(state)
 
+    def stored(self, weights: Weights) -> Weights:
+        """What Keras stores: no seed states."""
+        held = {id(variable) for variable in self._in_training.weights}
+        places = zip(self._in_training.non_trainable_variables, weights.state, strict=True)
+        return weights._replace(state=[value for variable, value in places if id(variable) in held])
+
     def files(self, weights: Weights) -> dict[str, bytes]:
-        # Not compiled: its optimizer's slots would double the file, and to predict needs none.
-        stored = keras.Sequential([*self._layers(), keras.layers.Softmax(name="probabilities")])
+        stored = self._stored_network()
         for variable, value in zip(stored.trainable_variables, weights.trainable, strict=True):
             variable.assign(value)
-        for variable, value in zip(stored.non_trainable_variables, self._stored_state(weights), strict=True):
+        for variable, value in zip(stored.non_trainable_variables, self._state_to_predict(weights), strict=True):
             variable.assign(value)
         with tempfile.TemporaryDirectory() as folder:
-            stored.save(Path(folder, "model.keras"))
+            stored.save(Path(folder, KERAS_FILE))
             return _read_files(Path(folder))
+
+    def read(self, files: Mapping[str, bytes]) -> Weights:
+        stored = self._stored_network()
+        layers = ["InputLayer", *(type(layer).__name__ for layer in stored.layers)]
+        size = sum(int(np.prod(variable.shape)) * 4 for variable in stored.variables)
+        content = read_keras_weights(_require_file(files, KERAS_FILE), KERAS_FILE, layers, size)
+        with tempfile.NamedTemporaryFile(suffix=".weights.h5") as file:
+            file.write(content)
+            file.flush()
+            try:
+                stored.load_weights(file.name)
+            except (ValueError, KeyError) as error:
+                raise IntegrityError(f"{KERAS_FILE}: expected the weights of these layers: {error}") from error
+        read, state = _values_of(stored), self.initial_weights(seed=0).state
+        return read._replace(state=[*state[: len(state) - len(read.state)], *read.state])
 
     def training_network(self) -> keras.Sequential:
         """A new one, with the augmentation; it ends in logits."""
         first, *others = self._layers()
         return keras.Sequential([first, *self._augmentation(), *others])
 
-    def _stored_state(self, weights: Weights) -> Tensors:
+    def _state_to_predict(self, weights: Weights) -> Tensors:
         """Without that of the augmentation, which comes first."""
         return weights.state[len(weights.state) - len(self._network.non_trainable_variables) :]
+
+    def _stored_network(self) -> keras.Sequential:
+        """Not compiled: its optimizer's slots would double the file, and to predict needs none."""
+        return keras.Sequential([*self._layers(), keras.layers.Softmax(name="probabilities")])
 
 
 class RandomShift(keras.layers.Layer):
@@ -216,9 +252,12 @@ class ScratchModel:
         precision = self._precision if training else tf.float32
         return self._network(weights.trainable, scaled, precision), weights.state
 
+    def stored(self, weights: Weights) -> Weights:
+        return weights
+
     def files(self, weights: Weights) -> dict[str, bytes]:
         """`weights.npz` (kernel_0, bias_0, ...) for NumPy, `saved_model/` for `tf.saved_model.load(...).serve`."""
-        names = [f"{name}_{i}" for i in range(len(weights.trainable) // 2) for name in ("kernel", "bias")]
+        names = self._names()
         served = tf.Module()
         served.weights = [tf.Variable(value, name=name) for name, value in zip(names, weights.trainable, strict=True)]
 
@@ -232,12 +271,34 @@ class ScratchModel:
         served.serve = serve
         with tempfile.TemporaryDirectory() as folder:
             np.savez(
-                Path(folder, "weights.npz"),
+                Path(folder, NPZ_FILE),
                 allow_pickle=False,
                 **dict(zip(names, map(np.asarray, weights.trainable), strict=True)),
             )
             tf.saved_model.save(served, str(Path(folder, "saved_model")), signatures=serve)
             return _read_files(Path(folder))
+
+    def read(self, files: Mapping[str, bytes]) -> Weights:
+        names = self._names()
+        shapes = dict(zip(names, (tuple(w.shape) for w in self._network.initial_weights(seed=0)), strict=True))
+        arrays = read_npz(_require_file(files, NPZ_FILE), NPZ_FILE, shapes)
+        return Weights([tf.constant(arrays[name]) for name in names], [])
+
+    def _names(self) -> list[str]:
+        return [f"{name}_{i}" for i in range(self._network.depth) for name in ("kernel", "bias")]
+
+
+def _values_of(network: keras.Sequential) -> Weights:
+    return Weights(
+        [tf.constant(variable.numpy()) for variable in network.trainable_variables],
+        [tf.constant(variable.numpy()) for variable in network.non_trainable_variables],
+    )
+
+
+def _require_file(files: Mapping[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise IntegrityError(f"expected a file {name}, got {', '.join(sorted(files)) or 'none'}")
+    return files[name]
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:

@@ -42,6 +42,10 @@ class Sequential:
     def __init__(self, layers: Sequence[Dense]) -> None:
         self._layers = layers
 
+    @property
+    def depth(self) -> int:
+        return len(self._layers)
+
     def initial_weights(self, seed: int) -> Tensors:
         return [tensor for i, layer in enumerate(self._layers) for tensor in layer.initial_weights([seed, i])]
 

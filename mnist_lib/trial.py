@@ -99,7 +99,7 @@ class _Lane:
             devices=devices,
             gpus=self._place.gpus,
             node=self._place.node,
-            weights_sha256=best.weights.sha256(),
+            weights_sha256=compiled.model.stored(best.weights).sha256(),
             versions=package_versions(),
             probabilities=probabilities,
             files=compiled.model.files(best.weights),

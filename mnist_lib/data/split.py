@@ -64,6 +64,7 @@ class DatasetInfo:
     fingerprint: str
     train: int  # images, validation included
     test_labels: NDArray[np.uint8]
+    image_shape: tuple[int, int, int]  # height, width, channels
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ class Dataset:
 
     @property
     def info(self) -> DatasetInfo:
-        return DatasetInfo(self.name, self.version, self.fingerprint, len(self.train), self.test.labels)
+        return DatasetInfo(
+            self.name, self.version, self.fingerprint, len(self.train), self.test.labels, self.image_shape
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

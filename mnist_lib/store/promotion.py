@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version, read_file
@@ -24,9 +25,9 @@ class Predictions:
 
     name: str
     fingerprint: str  # of the dataset
-    answers: NDArray[np.integer[Any]]  # [test images]: the most probable class
-    labels: NDArray[np.integer[Any]]  # [test images]
-    finite: bool  # every probability is a number
+    test_images: int  # that it has
+    probabilities: NDArray[np.float32]  # [images, classes]
+    labels: NDArray[np.uint8]  # [images]
 
     @classmethod
     def of(cls, objects: Objects, version: Version) -> "Predictions":
@@ -35,22 +36,37 @@ class Predictions:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 probabilities, labels = arrays["probabilities"], arrays["labels"]
-            answers = probabilities.argmax(axis=1)
-            if answers.shape != labels.shape:
-                raise ValueError(f"{len(answers)} answers to {len(labels)} labels")
-        except (ValueError, KeyError, OSError) as error:
+            if probabilities.shape != (len(labels), NUM_CLASSES):
+                raise ValueError(f"expected {NUM_CLASSES} probabilities for each label, got {probabilities.shape}")
+            dataset = version.about["dataset"]
+            return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels)
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise IntegrityError(f"{version.name}: predictions.npz: {error}") from error
-        fingerprint = str(version.about["dataset"]["fingerprint"])
-        return cls(version.name, fingerprint, answers, labels, bool(np.isfinite(probabilities).all()))
+
+    @property
+    def answers(self) -> NDArray[np.integer[Any]]:
+        """[images]: the most probable class."""
+        answers: NDArray[np.integer[Any]] = self.probabilities.argmax(axis=1)
+        return answers
 
     @property
     def right(self) -> NDArray[np.bool_]:
+        """[images]"""
         right: NDArray[np.bool_] = self.answers == self.labels
         return right
 
     def comparable(self, other: "Predictions") -> bool:
         """Whether both answer the same images."""
         return self.fingerprint == other.fingerprint and len(self.labels) == len(other.labels)
+
+    @property
+    def unusable(self) -> str:
+        """Why no test can make it a champion; empty if nothing is in the way."""
+        if len(self.labels) != self.test_images:
+            return f"was tested on {len(self.labels):,} of {self.test_images:,} images"
+        if not np.isfinite(self.probabilities).all():
+            return "gives probabilities that are no numbers"
+        return ""
 
     @property
     def accuracy(self) -> float:
@@ -76,13 +92,14 @@ def decide(
         alpha: how often two equally good models may change places by chance.
         min_accuracy: of the first champion.
     """
-    if not challenger.finite:
-        return Decision(False, f"{challenger.name} gives probabilities that are no numbers", {})
+    if challenger.unusable:
+        return Decision(False, f"{challenger.name} {challenger.unusable}", {})
     if champion is None:
         statistics: dict[str, Any] = {"accuracy": challenger.accuracy, "min_accuracy": min_accuracy}
-        enough = challenger.accuracy >= min_accuracy
-        verdict = "is the first champion" if enough else f"the first champion needs {min_accuracy:.2%}"
-        return Decision(enough, f"{challenger.name} has {challenger.accuracy:.2%}: {verdict}", statistics)
+        if challenger.accuracy < min_accuracy:
+            needed = f"the first champion needs {min_accuracy:.2%}"
+            return Decision(False, f"{challenger.name} has {challenger.accuracy:.2%}: {needed}", statistics)
+        return Decision(True, f"{challenger.name} is the first champion, with {challenger.accuracy:.2%}", statistics)
     if not challenger.comparable(champion):
         return Decision(False, f"{challenger.name} and {champion.name} were tested on different images", {})
     gained = int((challenger.right & ~champion.right).sum())
@@ -100,7 +117,7 @@ def rule(when: str, alpha: float, min_accuracy: float) -> Rule:
     """`when`: "always", or "if-better" as `decide` does it."""
 
     def always(challenger: Predictions, champion: Predictions | None) -> Decision:
-        if not challenger.finite:
+        if challenger.unusable:
             return decide(challenger, champion)
         return Decision(True, "promoted whatever it is worth, as was asked for", {})
 

@@ -245,6 +245,22 @@ def test_data_that_are_nowhere_end_the_run_with_3_and_the_ways_out(ray_address: 
         assert said in last
 
 
+def test_what_a_run_stored_is_evaluated_again_by_loaded_weights_and_by_the_stored_file(
+    gpu_run: tuple[dict[str, Any], Path], data_dir: Path
+) -> None:
+    summary, home = gpu_run
+    command = [sys.executable, "-m", "jobs.models", "evaluate", "--json", f"--storage={home}/results"]
+    for name in summary["models"]:
+        test = next(t["test"] for t in summary["trials"] if t["id"] == summary["models"][name]["best_trial"])
+        for more in ([], ["--trust"]):
+            arguments = [*command, name, f"--data-dir={data_dir}", *more]
+            done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+            found = json.loads(done.stdout)
+            assert (found["test"], found["same"]) == (test, test["total"])
+            assert found["furthest"] < 1e-4
+
+
 def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as Ray sets it
     code, _, stderr = train(home=tmp_path)

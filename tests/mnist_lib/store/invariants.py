@@ -27,5 +27,5 @@ def champion_verified(objects: Objects, model: str = "keras") -> int | None:
     version = find(objects, model, log[-1].version)
     assert version is not None, f"the champion, {log[-1].version}, does not exist"
     verify(objects, version)
-    assert Predictions.of(objects, version).finite
+    assert not Predictions.of(objects, version).unusable
     return version.number

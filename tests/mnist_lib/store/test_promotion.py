@@ -13,10 +13,13 @@ from tests.mnist_lib.store.versions_of import about, files
 
 
 def predictions(
-    name: str, right: int, *, fingerprint: str = "f", finite: bool = True, images: int = 200
+    name: str, right: int, *, fingerprint: str = "f", finite: bool = True, images: int = 200, test_images: int = 200
 ) -> Predictions:
-    labels = np.zeros(images, np.uint8)
-    return Predictions(name, fingerprint, (np.arange(images) >= right).astype(np.uint8), labels, finite)
+    answers = (np.arange(images) >= right).astype(np.uint8)  # 0 is right
+    probabilities = np.eye(10, dtype=np.float32)[answers]
+    if not finite:
+        probabilities[0, 0] = np.nan
+    return Predictions(name, fingerprint, test_images, probabilities, np.zeros(images, np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,8 @@ def test_without_a_champion_the_accuracy_has_to_be_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    "challenger", [predictions("keras@2", 200, fingerprint="other"), predictions("keras@2", 100, images=100)]
+    "challenger",
+    [predictions("keras@2", 200, fingerprint="other"), predictions("keras@2", 100, images=100, test_images=100)],
 )
 def test_what_was_tested_on_other_images_is_not_compared(challenger: Predictions) -> None:
     decision = decide(challenger, predictions("keras@1", 100))
@@ -64,6 +68,14 @@ def test_what_was_tested_on_other_images_is_not_compared(challenger: Predictions
 @pytest.mark.parametrize("when", ["if-better", "always"])
 def test_probabilities_that_are_no_numbers_never_win(champion: Predictions | None, when: str) -> None:
     assert not rule(when, 0.05, 0.0)(predictions("keras@2", 200, finite=False), champion).promote
+
+
+@pytest.mark.parametrize("champion", [None, predictions("keras@1", 100)])
+@pytest.mark.parametrize("when", ["if-better", "always"])
+def test_what_was_tested_on_fewer_than_all_images_never_wins(champion: Predictions | None, when: str) -> None:
+    decision = rule(when, 0.05, 0.0)(predictions("keras@2", 199, images=199), champion)
+    assert not decision.promote
+    assert decision.why == "keras@2 was tested on 199 of 200 images"
 
 
 def test_a_rule_is_to_promote_what_is_better_or_whatever_comes() -> None:
@@ -79,7 +91,7 @@ def test_predictions_are_read_from_a_version(tmp_path: Path) -> None:
     for run, finite in (("a", True), ("b", False)):
         version = publish(objects, "keras", run, files(150, finite=finite), about("print"))
         read = Predictions.of(objects, version)
-        assert (read.fingerprint, read.finite, len(read.right)) == ("print", finite, 200)
+        assert (read.fingerprint, not read.unusable, len(read.right)) == ("print", finite, 200)
     version = publish(objects, "keras", "c", files(150), about())
     assert Predictions.of(objects, version).accuracy == 0.75
     version = publish(objects, "keras", "d", {**files(150), "predictions.npz": b"PK"}, about())

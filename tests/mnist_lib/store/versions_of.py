@@ -12,7 +12,7 @@ LABELS = np.arange(200, dtype=np.uint8) % 10
 def about(fingerprint: str = "f", *, right: int = 0) -> dict[str, Any]:
     return {
         "trial": "keras-s0",
-        "dataset": {"fingerprint": fingerprint},
+        "dataset": {"name": "mnist", "fingerprint": fingerprint, "test": len(LABELS)},
         "test": {"correct": right, "total": len(LABELS)},
     }
 

@@ -1,0 +1,103 @@
+"""A stored version as a model that predicts: the architecture is built from this project's code, from the store come
+numbers only.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from mnist_lib.data.split import Split
+from mnist_lib.errors import IntegrityError, MnistError
+from mnist_lib.models import KERAS_FILE, build_model
+from mnist_lib.result import Accuracy
+from mnist_lib.scratch import SGD
+from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.promotion import Predictions
+from mnist_lib.store.versions import Version, read_file
+from mnist_lib.strategy import mirrored_strategy
+from mnist_lib.training import EVALUATION_BATCH_SIZE, Trainer, accuracy_of
+
+SAME_PROBABILITY = 1e-3  # other machines and libraries round otherwise; other weights are further apart
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, 1], 0-255 -> [n, classes]
+
+
+def load(objects: Objects, version: Version) -> Predict:
+    """Nothing of what is stored is run.
+
+    Raises:
+        IntegrityError: a file is not what was committed; or it was committed, but is not of that model.
+    """
+    files = {name: read_file(objects, version, name) for name in version.files}
+    manifest = json.loads(files["manifest.json"])
+    try:
+        spec = TrialSpec(**manifest["spec"])
+        height, width, channels = map(int, manifest["dataset"]["image_shape"])
+        model = build_model(spec, (height, width, channels))
+        weights = model.read(files)
+    except (MnistError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{version.name}: {error}") from error
+    expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
+    if got != expected:
+        raise IntegrityError(f"{version.name}: expected weights with sha256 {expected}, got {got}")
+    trainer = Trainer(model, SGD(), mirrored_strategy(Resources()))  # as they were measured after training
+    return lambda images: trainer.probabilities(weights, images)
+
+
+def load_trusted(objects: Objects, version: Version) -> Predict:
+    """The stored file itself, as those will run it who do not have this project. It can do whatever it likes.
+
+    Raises:
+        IntegrityError: a file is not what was committed.
+    """
+    files = {name: read_file(objects, version, name) for name in version.files}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if KERAS_FILE in files:
+            model = keras.saving.load_model(Path(folder, KERAS_FILE))
+            return lambda images: np.asarray(model.predict(images, batch_size=EVALUATION_BATCH_SIZE, verbose=0))
+        served = tf.saved_model.load(str(Path(folder, "saved_model")))
+        return lambda images: np.concatenate(
+            [served.serve(part).numpy() for part in np.array_split(images, -(-len(images) // EVALUATION_BATCH_SIZE))]
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of a version, on the images that it was tested on."""
+
+    test: Accuracy
+    same: int  # images whose answer is the stored one
+    furthest: float  # of a probability from the stored one
+
+    @property
+    def reproduced(self) -> bool:
+        return self.same == self.test.total or self.furthest <= SAME_PROBABILITY
+
+
+def compare_with_stored(objects: Objects, version: Version, predict: Predict, test: Split) -> Evaluation:
+    """Predicts the test split again, beside what the version stored.
+
+    Raises:
+        IntegrityError: what it stored is not what was committed, or not of these images.
+    """
+    stored = Predictions.of(objects, version)
+    probabilities = predict(test.images)
+    if not np.array_equal(stored.labels, test.labels):
+        raise IntegrityError(f"{version.name}: predictions.npz: expected the labels of the test split")
+    return Evaluation(
+        accuracy_of(probabilities, test.labels),
+        int((probabilities.argmax(axis=1) == stored.answers).sum()),
+        float(np.abs(probabilities - stored.probabilities).max()),
+    )
