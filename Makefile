@@ -28,6 +28,7 @@ bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.training $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.job $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.accuracy $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.store $(BENCH_ARGS)
 
 format: .venv/dev
 	$(BIN)/ruff format
@@ -56,7 +57,7 @@ clean:
 # Environments of their own: installed beside Keras they would slow its import. Not locked: what ran is recorded.
 .venv-bench/peers:
 	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/pip install --quiet --disable-pip-version-check "torch>=2.9,<2.14" "jax>=0.7,<0.11"
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check "torch>=2.9,<2.14" "jax>=0.7,<0.11" "mlflow>=3.5,<4"
 	@touch $@
 
 .venv-tune/peers: requirements/runtime.lock

@@ -11,8 +11,10 @@ from pathlib import Path
 from mnist_lib.environment import package_versions
 
 # Environments of their own for what would slow Keras' import: see the Makefile.
-PEERS = str(Path(__file__).parents[1] / ".venv-bench/bin/python")  # PyTorch and JAX
+PEERS = str(Path(__file__).parents[1] / ".venv-bench/bin/python")  # PyTorch, JAX, MLflow
 TUNE = str(Path(__file__).parents[1] / ".venv-tune/bin/python")  # Ray Tune, scikit-learn, pandas, SciPy, matplotlib
+
+PEER_PACKAGES = ("torch", "jax", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,5 @@ def _machine() -> str:
 def _peer_versions() -> dict[str, str]:
     if not Path(PEERS).exists():
         return {}
-    code = "from importlib.metadata import version; print(version('torch'), version('jax'))"
-    torch, jax = subprocess.check_output([PEERS, "-c", code], text=True).split()
-    return {"torch": torch, "jax": jax}
+    code = f"from importlib.metadata import version; print(*map(version, {PEER_PACKAGES}))"
+    return dict(zip(PEER_PACKAGES, subprocess.check_output([PEERS, "-c", code], text=True).split(), strict=True))

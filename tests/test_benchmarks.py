@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import job
+from benchmarks import job, store
 from benchmarks.digits import write_digits
 from benchmarks.training import RATIOS, Contender, contenders, run
 
@@ -33,6 +33,15 @@ def test_each_contender_runs_and_learns_something(contender: Contender, digits_f
 def test_whole_commands_run(name: str, digits_file: Path, tmp_path: Path) -> None:
     seconds, _ = job.run(job.commands(digits_file, tmp_path, "mnist-mini", threads=1, epochs=1)[name])
     assert seconds > 0
+
+
+@pytest.mark.parametrize("name", store.SCRIPTS)
+def test_each_way_to_publish_is_timed(name: str, tmp_path: Path) -> None:
+    command = store.command(name, 2, tmp_path)
+    if not Path(command[0]).exists():
+        pytest.skip("make bench sets up the environment of this peer")
+    _, printed = job.run(command)
+    assert len(job.last_line(printed)["seconds"]) == 1
 
 
 def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
