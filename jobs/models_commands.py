@@ -1,11 +1,10 @@
 """What the commands of `jobs.models` do: each takes its options and returns what it found."""
 
 import contextlib
-import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,9 +28,10 @@ from jobs.options import moment
 from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataError, IntegrityError, SpecError
+from mnist_lib.result import Accuracy
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.storage import is_url, open_storage
-from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy
+from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy, version_folder
 
 ANSWERS_SHOWN = 10
 
@@ -49,19 +49,37 @@ def list_versions(options: ModelOptions) -> Told:
     from mnist_lib.store.champions import champion
 
     objects, rows = options.objects, []
+    damaged: list[str] = []
     for model in options.models:
-        newest = champion(objects, model)
+        try:
+            newest = champion(objects, model)
+        except IntegrityError as error:
+            newest = None
+            damaged.append(str(error))
         for found, version in find_all(objects, model):
             champion_now = newest is not None and newest.version == found
             rows.append({"model": model, "number": found, "champion": champion_now, **_row(version)})
     if not rows:
         return Told([], f"No version is stored in {options.storage}.")
-    return Told(rows, _table(("version", "", "test accuracy", "trial", "run", "stored (UTC)"), map(_cells, rows)))
+    table = _table(("version", "", "test accuracy", "trial", "run", "stored (UTC)"), map(_cells, rows))
+    return Told(rows, "\n".join([table, *damaged]), exits.EXIT_CODES["E-INTEGRITY"] if damaged else exits.DONE)
 
 
 def show(options: VersionOptions) -> Told:
-    document = asdict(_named(options, options.version))
-    return Told(document, json.dumps(document, indent=2))
+    version = _named(options, options.version)
+    about = version.about
+    test, dataset = Accuracy(**about["test"]), about["dataset"]
+    low, high = test.interval()
+    facts = {
+        "stored": f"{version.committed_at}, by run {version.run}, trial {about['trial']}",
+        "test": f"{test.correct:,} of {test.total:,} images right: {test.value:.2%} ({low:.2%} to {high:.2%})",
+        "dataset": f"{dataset['name']} {dataset['version']}, fingerprint {dataset['fingerprint']}",
+        "weights": f"sha256 {about['weights_sha256']}",
+        "where": options.objects.where(version_folder(version.model, version.number)),
+    }
+    lines = [version.name, *(f"  {name:8} {text}" for name, text in facts.items()), ""]
+    files = [(name, f"{of['bytes']:,}", of["sha256"]) for name, of in version.files.items()]
+    return Told(asdict(version), "\n".join(lines) + _table(("file", "bytes", "sha256"), files))
 
 
 def diff(options: DiffOptions) -> Told:
@@ -151,17 +169,33 @@ def roll_back(options: RollbackOptions) -> Told:
 
 
 def verify_versions(options: VerifyOptions) -> Told:
-    """Every version is looked at, whatever is found of the others."""
+    """Everything is looked at, whatever is found of the others."""
     damaged: dict[str, str] = {}
     whole: list[str] = []
-    for name, check in _to_verify(options):
+
+    def check(name: str, verify_it: Callable[[], object]) -> None:
         try:
-            check()
+            verify_it()
             whole.append(name)
         except IntegrityError as error:
             damaged[name] = str(error)
+
+    objects, what = options.objects, options.what
+    if what is not None and (is_url(what) or Path(what).is_dir()):
+        check(what, lambda: verify_copy(open_storage(what)))
+    elif what is not None and "@" in what:
+        version = _named(options, what)
+        check(version.name, lambda: verify(objects, version))
+    else:
+        if what is not None:
+            require_known("model", what, MODELS)
+        for model in MODELS if what is None else [what]:
+            versions, damage = _to_verify(objects, model, every=what is not None or options.all)
+            damaged |= damage
+            for number in versions:
+                check(f"{model}@{number}", partial(_verify, objects, model, number))
     lines = [*damaged.values(), f"{len(whole)} version(s) are as they were committed, {len(damaged)} are not."]
-    if options.what is None and not options.all:
+    if what is None and not options.all:
         lines.append("These are the champions; --all looks at every version.")
     code = exits.EXIT_CODES["E-INTEGRITY"] if damaged else exits.DONE
     return Told({"whole": whole, "damaged": damaged}, "\n".join(lines), code)
@@ -248,27 +282,17 @@ def _pairs(options: DiffOptions) -> list[tuple[Version, Version]]:
     return found
 
 
-def _to_verify(options: VerifyOptions) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Names of versions, and for each what raises IntegrityError if it is not as it was committed."""
-    from mnist_lib.store.champions import champion
+def _to_verify(objects: Objects, model: str, *, every: bool) -> tuple[list[int], dict[str, str]]:
+    """-> (the numbers of every version, or of the champion alone; what is wrong with the log of champions)."""
+    from mnist_lib.store.champions import history
 
-    objects, what = options.objects, options.what
-    if what is not None and (is_url(what) or Path(what).is_dir()):
-        yield what, partial(verify_copy, open_storage(what))
-    elif what is not None and "@" in what:
-        version = _named(options, what)
-        yield version.name, partial(verify, objects, version)
-    else:
-        if what is not None:
-            require_known("model", what, MODELS)
-        for model in MODELS if what is None else [what]:
-            if what is not None or options.all:
-                to_verify = [number for number, _ in find_all(objects, model)]
-            else:
-                newest = champion(objects, model)
-                to_verify = [newest.version] if newest else []
-            for number in to_verify:
-                yield f"{model}@{number}", partial(_verify, objects, model, number)
+    log, damage = [], {}
+    try:
+        log = history(objects, model)
+    except IntegrityError as error:
+        damage = {f"champions of {model}": str(error)}
+    champion = [log[-1].version] if log else []
+    return [number for number, _ in find_all(objects, model)] if every else champion, damage
 
 
 def _verify(objects: Objects, model: str, number: int) -> None:

@@ -6,6 +6,7 @@ whoever finds the name taken compares, and contents that decide something are ma
 
 import contextlib
 import logging
+import os
 import re
 import threading
 import time
@@ -30,7 +31,7 @@ ABSENT = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|conta
 
 
 class BucketObjects:
-    """Credentials come from where the provider's own tools look: environment, workload identity, instance metadata."""
+    """Credentials are those of the environment, of the workload's identity or of the machine's, never in the URL."""
 
     def __init__(self, url: str, store: Any = None) -> None:
         """`store`: obstore's own, in place of the one that the URL names."""
@@ -118,13 +119,11 @@ class BucketObjects:
             if ABSENT.search(str(error)):
                 raise StoreError(f"{self._url}: there is no such bucket; make it, or use another --storage") from error
             raise
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StoreError(
-                f"{self.where(name)}: {_reason(error)}; expected credentials that may read, write and list there, from "
-                "where the provider's own tools look"
-            ) from error
         except (BaseError, ValueError, OSError) as error:
-            raise StoreError(f"{self.where(name)} cannot be read or written ({_reason(error)})") from error
+            reason, what_to_do = _reason(error), "name another with --storage"
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason.startswith(("401", "403")):
+                what_to_do = "give credentials that may read, write and list there, where the provider's tools look"
+            raise StoreError(f"{self.where(name)} cannot be read or written ({reason}); {what_to_do}") from error
 
 
 def _open(url: str) -> Any:
@@ -136,6 +135,13 @@ def _open(url: str) -> Any:
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=3), "base": 2.0},
         },
     }
+    if url.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in os.environ:
+        # Profiles of ~/.aws are boto3's to read; where it is not installed, obstore looks in all other places.
+        with contextlib.suppress(ImportError):
+            from obstore.auth.boto3 import Boto3CredentialProvider
+
+            with contextlib.suppress(ValueError):  # it found none
+                options["credential_provider"] = Boto3CredentialProvider()
     return from_url(url, **options)
 
 

@@ -4,6 +4,7 @@ The highest is the champion. To promote and to roll back are to append; nothing 
 of two who append at once one is first and the other has to look again.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -71,7 +72,7 @@ def promote(objects: Objects, challenger: Version, decide: Rule) -> Decision:
             return Decision(False, f"the champion is damaged, roll it back first ({error})", {})
         if not decision.promote:
             return decision
-        if _append(objects, challenger.model, current, challenger.number, "promote", decision, challenger.run):
+        if _append(objects, challenger, current.number + 1 if current else 1, current, "promote", decision):
             return decision
         # Another was promoted meanwhile: it is the one to beat now.
 
@@ -84,20 +85,21 @@ def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
         IntegrityError: the version to go back to is not what was committed.
     """
     while True:
-        log = history(objects, model)
-        if not log:
+        newest, log = _readable(objects, model)
+        if not newest:
             raise SpecError(f"{model}: there is no champion to roll back; promote a version first")
-        current = log[-1]
-        target = _before(model, log) if to is None else to
-        if target == current.version:
+        current = log[-1] if log and log[-1].number == newest else None
+        target = _before(model, log, current) if to is None else to
+        if current is not None and target == current.version:
             return current
         hold(objects, model, target)
         version = find(objects, model, target)
         if version is None:
             raise SpecError(f"{model}@{target}: there is no such version")
         verify(objects, version)
-        decision = Decision(True, f"rolled back from {model}@{current.version}", {})
-        if _append(objects, model, current, target, "rollback", decision, version.run):
+        left = f"{model}@{current.version}" if current else f"champion record {newest}, which is damaged"
+        decision = Decision(True, f"rolled back from {left}", {})
+        if _append(objects, version, newest + 1, current, "rollback", decision):
             appended = champion(objects, model)
             assert appended is not None
             return appended
@@ -114,11 +116,24 @@ def line_of_champions(log: Sequence[Champion]) -> list[int]:
     return line
 
 
-def _before(model: str, log: Sequence[Champion]) -> int:
+def _before(model: str, log: Sequence[Champion], current: Champion | None) -> int:
+    """`current` None: its record is damaged, and the one before it is the last that can be read."""
     line = line_of_champions(log)
+    if current is None and line:
+        return line[-1]
     if len(line) < 2:
-        raise SpecError(f"{model}@{line[-1]} is the first champion: there is none to roll back to")
+        first = f"{model}@{line[-1]} is the first champion" if line else f"no champion record of {model} can be read"
+        raise SpecError(f"{first}: there is none to roll back to; name a version with --to")
     return line[-2]
+
+
+def _readable(objects: Objects, model: str) -> tuple[int, list[Champion]]:
+    """-> (the number of the newest record, those that are not damaged): a roll-back has to be possible always."""
+    newest, log = highest(lambda number: objects.exists(_record(model, number))), []
+    for number in range(1, newest + 1):
+        with contextlib.suppress(IntegrityError):
+            log.append(_read(objects, model, number))
+    return newest, log
 
 
 def _defender(objects: Objects, model: str, current: Champion | None) -> Predictions | None:
@@ -131,27 +146,21 @@ def _defender(objects: Objects, model: str, current: Champion | None) -> Predict
 
 
 def _append(
-    objects: Objects,
-    model: str,
-    current: Champion | None,
-    version: int,
-    kind: str,
-    decision: Decision,
-    run: str,
+    objects: Objects, version: Version, number: int, current: Champion | None, kind: str, decision: Decision
 ) -> bool:
-    """False if there is a newer record than `current`."""
+    """False if there is a record of that number."""
     record = Champion(
-        number=current.number + 1 if current else 1,
-        version=version,
+        number=number,
+        version=version.number,
         at=now(),
         kind=kind,
         why=decision.why,
-        run=run,
+        run=version.run,
         replaced=current.version if current else None,
         statistics=decision.statistics,
     )
     failpoint(f"{kind}.before_append")
-    return objects.create(_record(model, record.number), seal(asdict(record)))
+    return objects.create(_record(version.model, number), seal(asdict(record)))
 
 
 def _read(objects: Objects, model: str, number: int) -> Champion:

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from mnist_lib.errors import SpecError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.versions import highest, now
@@ -31,7 +31,10 @@ def newest_hold(objects: Objects, model: str, version: int) -> Hold:
     if not number:
         return Hold(0, held=False, given_up=False)
     content = objects.read(_record(model, version, number))
-    record = unseal(content or b"", f"{model}@{version}: hold {number}")
+    try:
+        record = unseal(content or b"", f"{model}@{version}: hold {number}")
+    except IntegrityError:  # nothing is deleted for it, and nobody kept from appending the next
+        return Hold(number, held=True, given_up=False)
     age = datetime.now(UTC) - datetime.fromisoformat(record["at"])
     return Hold(number, record["kind"] == "hold" and age < LASTS, record["kind"] == "give up")
 

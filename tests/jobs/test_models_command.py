@@ -76,7 +76,11 @@ def test_the_list_shows_accuracies_and_the_champion(told: Any) -> None:
     assert lines[1].split()[:3] == ["keras@1", "50.00%", "keras-s0"]
     assert lines[2].split()[:3] == ["keras@2", "champion", "75.00%"]
     assert [row["champion"] for row in json.loads(told("list", "--json").out)] == [False, True, False]
-    assert json.loads(told("show", "keras@2").out)["run"] == "run-150"
+    assert json.loads(told("show", "keras@2", "--json").out)["run"] == "run-150"
+    shown = told("show", "keras@2").out.splitlines()
+    assert shown[0] == "keras@2"
+    assert shown[2] == "  test     150 of 200 images right: 75.00% (68.57% to 80.49%)"
+    assert shown[7].split()[:2] == ["model.keras", "9"]
     assert told("list", "scratch").out == "No version is stored in results.\n"
 
 
@@ -133,6 +137,24 @@ def test_a_champion_that_is_damaged_or_gone_is_found_and_can_be_rolled_back(stor
     assert verified.out.startswith("keras@2: expected a commit record, got none; roll back to another version\n")
     assert told("rollback", "keras").out == "keras@1 is the champion: rolled back from keras@2\n"
     assert told("verify").code == 0
+
+
+def test_a_damaged_record_of_a_champion_is_told_hides_nothing_and_can_be_rolled_back(storage: Path, told: Any) -> None:
+    for name in ("keras@1", "keras@2"):
+        told("promote", name)
+    record = storage / "models/keras/champion/00000002.json"
+    record.write_bytes(record.read_bytes().replace(b'"version": 2', b'"version": 3'))
+    for command in ("list", "verify"):
+        found = told(command)
+        assert found.code == 7
+        assert "keras: champion record 2: expected a record with sha256" in found.out
+    assert told("champion").code == 7  # it does not say that there is none, or that it is another
+    assert "keras@3" in told("list").out
+    assert told("rollback", "keras").out == (
+        "keras@1 is the champion: rolled back from champion record 2, which is damaged\n"
+    )
+    assert told("champion").out.startswith("keras@1 since")
+    assert told("rollback", "keras", "--to", "3").out.startswith("keras@3 is the champion")
 
 
 def test_a_copy_of_a_version_is_verified_where_it_is(storage: Path, tmp_path: Path, told: Any) -> None:

@@ -16,7 +16,9 @@ import yaml
 
 from jobs import models
 from mnist_lib.data.split import Dataset
+from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.storage import open_storage
+from tests.mnist_lib.store.invariants import all_verified, champion_verified
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,6 +268,29 @@ def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pyte
     code, _, stderr = train(home=tmp_path)
     assert code == 2
     assert "storage: expected an absolute path" in stderr
+
+
+@pytest.mark.parametrize("place", ["publish.before_run", "publish.before_commit", "promote.before_append"])
+def test_a_driver_that_dies_while_it_stores_leaves_nothing_half_and_the_same_command_stores_each_model_once(
+    ray_address: str, data_dir: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (
+        *("--address", ray_address, "--data-dir", data_dir, "--dataset=sklearn-digits", "--models=keras", "--epochs=2"),
+        *("--storage", tmp_path, "--run-name=nightly", "--json", "--allow-cpu"),
+    )
+    monkeypatch.setenv("MNIST_FAILPOINT", f"{place}=exit")
+    assert train(*command, home=tmp_path)[0] == 86
+    objects = LocalObjects(tmp_path)
+    before = all_verified(objects)
+    assert before == ([1] if place == "promote.before_append" else [])
+    monkeypatch.delenv("MNIST_FAILPOINT")
+    code, stdout, stderr = train(*command, home=tmp_path)
+    assert code == 0, stderr
+    version = json.loads(stdout)["models"]["keras"]["version"]
+    assert all_verified(objects) == [version]
+    assert champion_verified(objects) == version
+    folders = {name.split("/")[3] for name in objects.names("models/keras/versions")}
+    assert folders == {str(version)}
 
 
 def test_a_run_can_be_stored_in_a_bucket_and_no_secret_is_in_what_it_leaves_or_says(

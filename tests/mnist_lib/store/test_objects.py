@@ -134,6 +134,29 @@ def test_a_bucket_that_does_not_answer_is_given_up_in_seconds_in_one_line_withou
     assert "canary" not in str(refused.value) + caplog.text
 
 
+def test_credentials_may_be_those_of_a_profile(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "credentials").write_text("[nightly]\naws_access_key_id = test\naws_secret_access_key = canary\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "nightly")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    objects = open_storage(s3)
+    assert objects.create("x", b"1")
+    assert objects.read("x") == b"1"
+
+
+@pytest.mark.slow
+def test_without_credentials_it_is_told_what_is_missing_in_seconds(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    begin = time.monotonic()
+    with pytest.raises(StoreError) as refused:
+        open_storage(s3).create("x", b"1")
+    assert time.monotonic() - begin < 20
+    assert len(str(refused.value).splitlines()) == 1
+
+
 def test_a_create_whose_answer_was_lost_is_known_by_its_content() -> None:
     objects = open_storage("memory://lost-answer")
     objects.create("x", b"mine")
