@@ -62,6 +62,8 @@ def test_the_file_map_is_the_tree() -> None:
 
 
 def test_every_option_that_the_text_names_exists() -> None:
-    known = {f"--{name.replace('_', '-')}" for name in TrainOptions.__dataclass_fields__} | {"--config", "--help"}
+    options = [TrainOptions, *(kind for kind, _ in COMMANDS.values())]
+    names = {name for kind in options for name in kind.__dataclass_fields__} | {"config", "help"}
+    known = {f"--{name.replace('_', '-')}" for name in names}
     prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"`(--[a-z-]+)", prose)) <= known
+    assert set(re.findall(r"`(?:gc )?(--[a-z-]+)", prose)) <= known
