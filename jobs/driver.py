@@ -1,15 +1,12 @@
 """A run, from the plan to the stored models. Knows both sides: trials and the cluster. Never imports TensorFlow."""
 
-import io
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
 from cluster.fan_out import FanOut, Lost
@@ -18,27 +15,22 @@ from cluster.tasks import result_of, start_beside_driver
 from jobs import worker
 from mnist_lib.data.split import DatasetInfo, validation_size
 from mnist_lib.environment import package_versions
+from mnist_lib.errors import IntegrityError
 from mnist_lib.report.summary import Stored, summarize, trial_row
 from mnist_lib.result import EpochDone, Started, TrialFailure, TrialResult
 from mnist_lib.spec import Resources, TrialSpec
 from mnist_lib.store.champions import champion, promote
-from mnist_lib.store.promotion import Decision, rule
+from mnist_lib.store.contents import contents_of
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import publish
+from mnist_lib.store.versions import Version
 from mnist_lib.tally import Tally
 
 log = logging.getLogger(__name__)
 
 EVENTS_IN_FLIGHT = 16  # of a lane: what a worker may be ahead of the driver, whose memory they take
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """When a stored model becomes the champion; `alpha` and `min_accuracy` as in `promotion.decide`."""
-
-    when: str  # "never", "if-better" or "always"
-    alpha: float
-    min_accuracy: float
 
 
 def run(
@@ -50,14 +42,14 @@ def run(
     data_dir: Path | None,
     data_source: Path | None,
     max_failures: int,
-    promotion: Promotion,
+    rule: Rule,
     code: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Trains all trials on the connected cluster, stores the results -> the summary, as written to the run's folder.
 
     Raises:
         DataError: the dataset cannot be had; nothing is trained.
-        StoreError: the storage cannot be written.
+        StoreError: the storage cannot be written, or the run was given up meanwhile.
     """
     begin = time.monotonic()
     dataset = trials[0].dataset
@@ -81,7 +73,7 @@ def run(
             outcomes.take(event, fan_out)
     trained = time.monotonic()
     stored = {
-        model: _store(folder, tally.chosen, outcomes.histories[tally.chosen.trial], facts, promotion, code)
+        model: _store(folder, tally.chosen, outcomes.histories[tally.chosen.trial], facts, rule, code)
         for model, tally in sorted(outcomes.tallies.items())
     }
     summary = summarize(
@@ -108,7 +100,7 @@ class _Outcomes:
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
         self.tallies: dict[str, Tally] = {}
         self.rows: list[dict[str, Any]] = []
-        self.histories: dict[str, list[dict[str, Any]]] = {}  # of the trials that run, and of those that were chosen
+        self.histories: dict[str, list[EpochDone]] = {}  # of the trials that run, and of those that were chosen
         self._folder = folder
         self._specs = {spec.id: spec for spec in trials}
 
@@ -122,7 +114,7 @@ class _Outcomes:
             case EpochDone():
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
                 self._folder.append_history({"event": "epoch", **asdict(event)})
-                self.histories[event.trial].append(asdict(event))
+                self.histories[event.trial].append(event)
             case TrialResult():
                 self._add(event)
                 self._end(event, fan_out.attempts(event.trial))
@@ -177,54 +169,22 @@ def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
 def _store(
     folder: RunFolder,
     result: TrialResult,
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[EpochDone],
     facts: DatasetInfo,
-    promotion: Promotion,
+    rule: Rule,
     code: Mapping[str, Any],
 ) -> Stored:
-    """Publishes the chosen trial of one model, with what it predicted on the test split; then promotes it, or not."""
-    predictions = io.BytesIO()
-    np.savez_compressed(
-        predictions,
-        probabilities=result.probabilities,  # [test images, classes] float32
-        predictions=result.probabilities.argmax(axis=1).astype(np.uint8),
-        labels=facts.test_labels,
-    )
+    """Publishes the chosen trial of one model; then promotes it, or not."""
     model = result.spec.model
-    about = {
-        "trial": result.trial,
-        "dataset": {
-            "name": facts.name,
-            "version": facts.version,
-            "fingerprint": facts.fingerprint,
-            "test": len(facts.test_labels),
-            "image_shape": facts.image_shape,
-        },
-        "test": asdict(result.test),
-        "validation": asdict(result.validation) if result.validation else None,
-        "weights_sha256": result.weights_sha256,
-    }
-    manifest = {
-        "model": model,
-        "run": folder.run,
-        **about,
-        "spec": asdict(result.spec),
-        "best_epoch": result.best_epoch,
-        "history": history,  # of its epochs
-        "code": code,
-        "devices": list(result.devices),
-        "versions": dict(result.versions),
-    }
-    files = {
-        **result.files,
-        "predictions.npz": predictions.getvalue(),
-        "manifest.json": json.dumps(manifest, indent=2).encode(),
-    }
+    files, about = contents_of(result, history, facts, folder.run, code)
     version = publish(folder.objects, model, folder.run, files, about)
+    decision = promote(folder.objects, version, rule)
+    return Stored(version.number, _is_champion(folder.objects, version), decision.why)
 
-    if promotion.when == "never":
-        decision = Decision(False, "not tried: --promote never", {})
-    else:
-        decision = promote(folder.objects, version, rule(promotion.when, promotion.alpha, promotion.min_accuracy))
-    newest = champion(folder.objects, model)
-    return Stored(version.number, newest is not None and newest.version == version.number, decision.why)
+
+def _is_champion(objects: Objects, version: Version) -> bool:
+    try:
+        newest = champion(objects, version.model)
+    except IntegrityError:  # which is in use is not known
+        return False
+    return newest is not None and newest.version == version.number

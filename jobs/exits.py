@@ -1,5 +1,6 @@
 """How a command ends: the one table of exit codes, and the one place where exceptions become a line and a code."""
 
+import io
 import logging
 import os
 import sys
@@ -21,6 +22,7 @@ EXIT_CODES = {
     "E-CLUSTER": 8,
 }
 DONE = 0
+INTEGRITY = EXIT_CODES["E-INTEGRITY"]
 SOME_TRIALS_FAILED = 9
 INTERRUPTED = 130
 
@@ -43,6 +45,9 @@ def exit_code_of(code: str) -> int:
 
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """Runs a command to its exit code. A failure that has a code is one line; a bug, or -v, adds the traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     try:
         return command(arguments)
     except KeyboardInterrupt:
@@ -63,5 +68,5 @@ def print_result(text: str) -> None:
     """On standard output. That nobody reads it changes nothing: what was done is done, and its exit code stands."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError:  # a closed pipe, a full disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more at its end

@@ -5,23 +5,25 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobs import exits
-from jobs import models_commands as commands
+from jobs import exits, models_change, models_read
 from jobs import models_options as options
+from jobs.models_result import CommandResult
 from jobs.options import parse
 from mnist_lib.catalog import require_known
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.storage import open_storage
 
-COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any], commands.Told]]] = {
-    "list": (options.ModelOptions, commands.list_versions),
-    "show": (options.VersionOptions, commands.show),
-    "diff": (options.DiffOptions, commands.diff),
-    "champion": (options.ChampionOptions, commands.show_champion),
-    "history": (options.HistoryOptions, commands.show_history),
-    "promote": (options.PromoteOptions, commands.promote_version),
-    "rollback": (options.RollbackOptions, commands.roll_back),
-    "verify": (options.VerifyOptions, commands.verify_versions),
-    "evaluate": (options.EvaluateOptions, commands.evaluate),
-    "gc": (options.CollectOptions, commands.collect_garbage),
+COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], CommandResult]]] = {
+    "list": (options.ModelOptions, models_read.list_versions),
+    "show": (options.VersionOptions, models_read.show),
+    "diff": (options.DiffOptions, models_read.diff),
+    "champion": (options.ChampionOptions, models_read.show_champion),
+    "history": (options.HistoryOptions, models_read.show_history),
+    "promote": (options.PromoteOptions, models_change.promote),
+    "rollback": (options.RollbackOptions, models_change.rollback),
+    "verify": (options.VerifyOptions, models_read.verify_versions),
+    "evaluate": (options.EvaluateOptions, models_read.evaluate),
+    "gc": (options.CollectOptions, models_change.collect_garbage),
 }
 
 
@@ -38,9 +40,14 @@ def models(arguments: Sequence[str]) -> int:
     require_known("command", name, COMMANDS)
     kind, command = COMMANDS[name]
     given = parse(f"jobs.models {name}", kind, others)
-    told = command(given)
-    exits.print_result(json.dumps(told.document, indent=2) if given.json else told.text)
-    return told.exit_code
+    result = command(given, open_storage(given.storage))
+    exits.print_result(json.dumps(result.document, indent=2) if given.json else _printable(result.text))
+    return result.exit_code
+
+
+def _printable(text: str) -> str:
+    """What is stored may hold codes that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,13 @@ from pathlib import Path
 
 from jobs.options import STORAGE_HELP, folder, moment, number, option, whole_number
 from mnist_lib.catalog import MODELS, require_known
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.storage import open_storage
+from mnist_lib.store.promotion import Rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions:
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     json: bool = option(False, "print one JSON document instead of text")
-
-    @property
-    def objects(self) -> Objects:
-        return open_storage(self.storage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +60,8 @@ class PromoteOptions(VersionOptions):
     """Makes a version the champion, if it is better."""
 
     always: bool = option(False, "even if it is not better")
-    alpha: float = option(0.05, "better is a smaller p of McNemar's test", number, "P")
-    min_accuracy: float = option(0.0, "what a model's first champion must reach", number, "X")
+    alpha: float = option(Rule.alpha, "better is a smaller p of McNemar's test", number, "P")
+    min_accuracy: float = option(Rule.min_accuracy, "what a model's first champion must reach", number, "X")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from jobs.exits import UsageError
 from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.spec import LARGEST_SEED, Resources, TrialSpec, trial_grid
+from mnist_lib.store.promotion import WHEN, Rule
 
 
 class _UnreadableError(argparse.ArgumentTypeError, ValueError):
@@ -61,9 +62,10 @@ def moment(value: Any) -> str:
     """As the store writes it: UTC, to the second. Without a zone it is UTC."""
     try:
         time = datetime.fromisoformat(str(value))
-    except ValueError:
+        time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise _UnreadableError(f"expected a time, as in 2026-11-25T03:00:00Z, got {value!r}") from None
-    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def user_path(value: str | Path) -> Path:
@@ -92,13 +94,6 @@ def option(
         default=default,
         metadata={"help": help, "parse": parse, "metavar": metavar, "short": short, "positional": positional},
     )
-
-
-PROMOTE = {
-    "if-better": "a stored model becomes the champion when it is better than that",
-    "always": "when its probabilities are numbers",
-    "never": "it does not",
-}
 
 
 STORAGE_HELP = "where runs and models are stored: a folder, or as in s3://bucket/folder, gs://..., az://..."
@@ -152,13 +147,13 @@ class TrainOptions:
     allow_cpu: bool = option(False, "train on CPU devices in place of GPUs that TensorFlow cannot see")
     max_failures: int = option(3, "how often a trial whose worker died is tried again", whole_number, "N")
     promote: str = option(
-        "if-better",
-        "; ".join(f"{when}: {about}" for when, about in PROMOTE.items()),
+        Rule.when,
+        "; ".join(f"{when}: {about}" for when, about in WHEN.items()),
         str,
         "WHEN",
     )
-    alpha: float = option(0.05, "--promote if-better asks for a smaller p of McNemar's test", number, "P")
-    min_accuracy: float = option(0.0, "what a model's first champion must reach, as in 0.97", number, "X")
+    alpha: float = option(Rule.alpha, "--promote if-better asks for a smaller p of McNemar's test", number, "P")
+    min_accuracy: float = option(Rule.min_accuracy, "what a model's first champion must reach, as in 0.97", number, "X")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
     plan: bool = option(False, "print what would run, where and why, and stop")
@@ -191,12 +186,9 @@ class TrainOptions:
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
 
-    def check_promotion(self) -> None:
-        """Raises SpecError for a rule that is none."""
-        require_known("promote", self.promote, PROMOTE)
-        for name in ("alpha", "min_accuracy"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"{name}: expected a number from 0 to 1, got {getattr(self, name)}")
+    def rule(self) -> Rule:
+        """Raises SpecError for one that is not valid."""
+        return Rule(when=self.promote, alpha=self.alpha, min_accuracy=self.min_accuracy)
 
     def _seeds(self) -> Sequence[int]:
         if not isinstance(self.seeds, int):

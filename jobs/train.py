@@ -38,7 +38,7 @@ def train(arguments: Sequence[str]) -> int:
     _log_to_stderr(verbose=options.verbose)
     trials = options.trials()
     options.check_resources()
-    options.check_promotion()
+    options.rule()
     check_storage(options.storage)
     if options.run_name is not None:
         check_run_name(options.run_name)
@@ -73,7 +73,7 @@ def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
 def _run(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
     from cluster.resources import live_nodes
     from cluster.session import session
-    from jobs.driver import Promotion, run
+    from jobs.driver import run
 
     objects = _storage(options.storage)
     with session(options.address, PACKAGES):
@@ -88,7 +88,7 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
             data_dir=options.data_dir,
             data_source=options.data_source,
             max_failures=options.max_failures,
-            promotion=Promotion(options.promote, options.alpha, options.min_accuracy),
+            rule=options.rule(),
             code=code_version(PACKAGES),
         )
     exits.print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder))

@@ -58,6 +58,12 @@ class StoreFullError(StoreError):
     code = "E-STORE-FULL"
 
 
+class ConflictError(StoreError):
+    """What is to be stored or used was given up meanwhile."""
+
+    code = "E-STORE-CONFLICT"
+
+
 class IntegrityError(MnistError):
     """What is stored is not what was committed."""
 

@@ -2,7 +2,6 @@
 numbers only.
 """
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +18,15 @@ from mnist_lib.models import KERAS_FILE, build_model
 from mnist_lib.result import Accuracy
 from mnist_lib.scratch import SGD
 from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.store.contents import Predictions, read_manifest
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.promotion import Predictions
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.strategy import mirrored_strategy
 from mnist_lib.training import EVALUATION_BATCH_SIZE, Trainer, accuracy_of
 
 SAME_PROBABILITY = 1e-3  # other machines and libraries round otherwise; other weights are further apart
+
+MODEST = 64 << 20  # bytes that may be taken without having seen them stored
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, 1], 0-255 -> [n, classes]
 
@@ -37,15 +38,19 @@ def load(objects: Objects, version: Version) -> Predict:
         IntegrityError: a file is not what was committed; or it was committed, but is not of that model.
     """
     files = {name: read_file(objects, version, name) for name in version.files}
-    manifest = json.loads(files["manifest.json"])
+    manifest = read_manifest(objects, version)
     try:
         spec = TrialSpec(**manifest["spec"])
         height, width, channels = map(int, manifest["dataset"]["image_shape"])
+        # Before it is built: none has a larger layer than a dense one on the pixels, whose weights are in a file.
+        largest, stored = 4 * height * width * channels * spec.hidden_units, sum(map(len, files.values()))
+        if not 0 < largest <= max(4 * stored, MODEST):
+            raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {stored:,}")
         model = build_model(spec, (height, width, channels))
         weights = model.read(files)
-    except (MnistError, KeyError, TypeError, ValueError) as error:
+        expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
+    except (MnistError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"{version.name}: {error}") from error
-    expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
     if got != expected:
         raise IntegrityError(f"{version.name}: expected weights with sha256 {expected}, got {got}")
     trainer = Trainer(model, SGD(), mirrored_strategy(Resources()))  # as they were measured after training
@@ -78,24 +83,23 @@ class Evaluation:
     """Of a version, on the images that it was tested on."""
 
     test: Accuracy
-    same: int  # images whose answer is the stored one
-    furthest: float  # of a probability from the stored one
+    matching: int  # images whose answer is the stored one
+    max_difference: float  # of a probability from the stored one
 
     @property
     def reproduced(self) -> bool:
-        return self.same == self.test.total or self.furthest <= SAME_PROBABILITY
+        return self.max_difference <= SAME_PROBABILITY
 
 
-def compare_with_stored(objects: Objects, version: Version, predict: Predict, test: Split) -> Evaluation:
+def compare_with_stored(stored: Predictions, predict: Predict, test: Split) -> Evaluation:
     """Predicts the test split again, beside what the version stored.
 
     Raises:
-        IntegrityError: what it stored is not what was committed, or not of these images.
+        IntegrityError: what it stored is not of these images.
     """
-    stored = Predictions.of(objects, version)
-    probabilities = predict(test.images)
     if not np.array_equal(stored.labels, test.labels):
-        raise IntegrityError(f"{version.name}: predictions.npz: expected the labels of the test split")
+        raise IntegrityError(f"{stored.name}: predictions.npz: expected the labels of the test split")
+    probabilities = predict(test.images)
     return Evaluation(
         accuracy_of(probabilities, test.labels),
         int((probabilities.argmax(axis=1) == stored.answers).sum()),

@@ -281,7 +281,12 @@ class ScratchModel:
     def read(self, files: Mapping[str, bytes]) -> Weights:
         names = self._names()
         shapes = dict(zip(names, (tuple(w.shape) for w in self._network.initial_weights(seed=0)), strict=True))
-        arrays = read_npz(_require_file(files, NPZ_FILE), NPZ_FILE, shapes)
+        limits = {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()}
+        arrays = read_npz(_require_file(files, NPZ_FILE), NPZ_FILE, limits)
+        for name, array in arrays.items():
+            if array.shape != shapes[name] or array.dtype != np.float32:
+                got = f"{array.dtype} {array.shape}"
+                raise IntegrityError(f"{NPZ_FILE}: {name}: expected float32 {shapes[name]}, got {got}")
         return Weights([tf.constant(arrays[name]) for name in names], [])
 
     def _names(self) -> list[str]:

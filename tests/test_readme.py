@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_the_file_map_is_the_tree() -> None:
 
 
 def test_every_option_that_the_text_names_exists() -> None:
-    options = [TrainOptions, *(kind for kind, _ in COMMANDS.values())]
+    options: list[Any] = [TrainOptions, *(kind for kind, _ in COMMANDS.values())]
     names = {name for kind in options for name in kind.__dataclass_fields__} | {"config", "help"}
     known = {f"--{name.replace('_', '-')}" for name in names}
     prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)

@@ -3,7 +3,7 @@
 from publishing import folder, measure
 
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.versions import publish
+from mnist_lib.store.publishing import publish
 
 objects = LocalObjects(folder())
 about = {"trial": "keras-s0", "test": {"correct": 9_800, "total": 10_000}}

@@ -37,8 +37,9 @@ class BucketObjects:
         """`store`: obstore's own, in place of the one that the URL names."""
         self._url = url.rstrip("/")
         self._appended: dict[str, bytearray] = {}
+        self._unsent: set[str] = set()
         self._sent_at = 0.0
-        with self._told(""):
+        with self._reported(""):
             self._store = store if store is not None else _open(self._url)
 
     def read(self, name: str) -> bytes | None:
@@ -67,12 +68,14 @@ class BucketObjects:
         if name not in self._appended:
             self._appended[name] = bytearray(self.read(name) or b"")
         self._appended[name].extend(content)
+        self._unsent.add(name)
         if time.monotonic() - self._sent_at > SECONDS_BETWEEN_APPENDS:
             self.flush()
 
     def flush(self) -> None:
-        for name, content in self._appended.items():
-            self.replace(name, bytes(content))
+        for name in self._unsent:
+            self.replace(name, bytes(self._appended[name]))
+        self._unsent.clear()
         self._sent_at = time.monotonic()
 
     def names(self, prefix: str) -> Iterator[str]:
@@ -91,6 +94,9 @@ class BucketObjects:
         for name in self.names(prefix):
             self.delete(name)
 
+    def delete_leftovers(self, prefix: str) -> None:
+        """There are none: a request is whole or it was not."""
+
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"
 
@@ -104,13 +110,13 @@ class BucketObjects:
         waiting.daemon = True
         waiting.start()
         try:
-            with self._told(name):
+            with self._reported(name):
                 return request()
         finally:
             waiting.cancel()
 
     @contextlib.contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _reported(self, name: str) -> Iterator[None]:
         try:
             yield
         except AlreadyExistsError:

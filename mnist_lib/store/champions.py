@@ -1,61 +1,92 @@
-"""Which version of a model is in use: an append-only log of numbered records, `models/<model>/champion/<n>`.
+"""Which version of a model is in use: an append-only log, `models/<model>/champion/`, whose newest record tells.
 
-The highest is the champion. To promote and to roll back are to append; nothing is overwritten, so nothing is lost, and
-of two who append at once one is first and the other has to look again.
+To promote and to roll back are to append; nothing is overwritten, so nothing is lost, and of two who append at once one
+is first and the other has to look again.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.errors import ConflictError, IntegrityError, SpecError
+from mnist_lib.store.contents import Predictions
 from mnist_lib.store.failpoints import failpoint
-from mnist_lib.store.holds import hold
+from mnist_lib.store.holds import hold, holds_of
+from mnist_lib.store.log import Log
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.promotion import Decision, Predictions, Rule
-from mnist_lib.store.records import seal, unseal
-from mnist_lib.store.versions import Version, find, highest, now, verify
+from mnist_lib.store.promotion import Decision, Rule
+from mnist_lib.store.publishing import now
+from mnist_lib.store.versions import Version, find, verify
 
 
 @dataclass(frozen=True)
 class Champion:
     """One record of the log."""
 
+    model: str
     number: int  # of the record, from 1
     version: int
     at: str  # UTC, ISO 8601
     kind: str  # "promote" or "rollback"
     why: str
     run: str  # by which it came
-    replaced: int | None  # the version before it
+    replaced: int | None  # the version before it; None of the first, and where that record is damaged
     statistics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        numbers, texts = (self.number, self.version), (self.model, self.at, self.kind, self.why, self.run)
+        if not all(type(value) is int and value > 0 for value in numbers) or not all(isinstance(t, str) for t in texts):
+            raise ValueError("numbers from 1 and texts")
 
 
 def champion(objects: Objects, model: str) -> Champion | None:
-    """The newest record; None if there never was one. Whether its version is whole is not asked."""
-    newest = highest(lambda number: objects.exists(_record(model, number)))
-    return _read(objects, model, newest) if newest else None
+    """The newest record; None if there never was one. Whether its version is whole is not asked.
+
+    Raises:
+        IntegrityError: the record is damaged: which version is in use is not known.
+    """
+    last = _log(objects, model).last()
+    return _read(objects, model, last) if last else None
 
 
-def history(objects: Objects, model: str) -> list[Champion]:
-    """All records, the oldest first."""
-    newest = highest(lambda number: objects.exists(_record(model, number)))
-    return [_read(objects, model, number) for number in range(1, newest + 1)]
+def number_of_champions(objects: Objects, model: str) -> int:
+    """Records in the log."""
+    return _log(objects, model).last()
+
+
+def history(objects: Objects, model: str) -> list[Champion | IntegrityError]:
+    """All records, the oldest first; in place of a damaged one, what is wrong with it."""
+    return [_read_or_error(objects, model, number) for number in range(1, _log(objects, model).last() + 1)]
 
 
 def champion_at(objects: Objects, model: str, at: str) -> Champion | None:
-    """Of a time in UTC, ISO 8601."""
-    return next((record for record in reversed(history(objects, model)) if record.at <= at), None)
+    """Of a time in UTC, ISO 8601.
+
+    Raises:
+        IntegrityError: a record that may be the one is damaged.
+    """
+    damage: IntegrityError | None = None
+    for record in reversed(history(objects, model)):
+        if isinstance(record, IntegrityError):
+            damage = record
+        elif record.at > at:
+            damage = None  # what came before it did not last until then
+        elif damage is not None:
+            raise damage
+        else:
+            return record
+    if damage is not None:
+        raise damage
+    return None
 
 
-def promote(objects: Objects, challenger: Version, decide: Rule) -> Decision:
-    """Makes a version the champion if the decision over the two versions' predictions is for it.
+def promote(objects: Objects, challenger: Version, rule: Rule) -> Decision:
+    """Makes a version the champion if the rule decides so over the two versions' predictions.
 
     The challenger is verified first. A champion that is damaged can neither win nor lose: it has to be rolled back.
 
     Raises:
-        SpecError: the challenger was collected meanwhile.
+        ConflictError: the challenger was collected meanwhile.
         IntegrityError: it is not what was committed.
         StoreError: the storage refuses; the champion is unchanged.
     """
@@ -63,11 +94,11 @@ def promote(objects: Objects, challenger: Version, decide: Rule) -> Decision:
     verify(objects, challenger)
     mine = Predictions.of(objects, challenger)
     while True:
-        current = champion(objects, challenger.model)
-        if current is not None and current.version == challenger.number:
-            return Decision(False, f"{challenger.name} is the champion already", {})
         try:
-            decision = decide(mine, _defender(objects, challenger.model, current))
+            current = champion(objects, challenger.model)
+            if current is not None and current.version == challenger.number:
+                return Decision(False, f"{challenger.name} is the champion already", {})
+            decision = rule.decide(mine, _defender(objects, challenger.model, current))
         except IntegrityError as error:
             return Decision(False, f"the champion is damaged, roll it back first ({error})", {})
         if not decision.promote:
@@ -80,35 +111,44 @@ def promote(objects: Objects, challenger: Version, decide: Rule) -> Decision:
 def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
     """Appends the version before the champion, or version `to`, as the new champion; it is verified first.
 
+    With `to`, it can be repeated; without, of two at once the second finds done what it wanted.
+
     Raises:
         SpecError: there is nothing to go back to.
-        IntegrityError: the version to go back to is not what was committed.
+        ConflictError: the version to go back to was collected.
+        IntegrityError: it is not what was committed.
     """
+    target = to
     while True:
-        newest, log = _readable(objects, model)
-        if not newest:
+        log = history(objects, model)
+        if not log:
             raise SpecError(f"{model}: there is no champion to roll back; promote a version first")
-        current = log[-1] if log and log[-1].number == newest else None
-        target = _before(model, log, current) if to is None else to
-        if current is not None and target == current.version:
-            return current
-        hold(objects, model, target)
+        current = log[-1] if isinstance(log[-1], Champion) else None
+        if target is None:
+            target = _before(model, log)
         version = find(objects, model, target)
         if version is None:
-            raise SpecError(f"{model}@{target}: there is no such version")
+            raise SpecError(f"{model}@{target}: there is no such version; see: jobs.models list {model}")
+        hold(objects, model, target)
         verify(objects, version)
-        left = f"{model}@{current.version}" if current else f"champion record {newest}, which is damaged"
+        disqualification = Predictions.of(objects, version).disqualification
+        if disqualification is not None:
+            raise SpecError(f"{version.name} {disqualification}; name another version with --to")
+        if current is not None and current.version == target:
+            return current
+        left = f"{model}@{current.version}" if current else f"champion record {len(log)}, which is damaged"
         decision = Decision(True, f"rolled back from {left}", {})
-        if _append(objects, version, newest + 1, current, "rollback", decision):
-            appended = champion(objects, model)
-            assert appended is not None
+        appended = _append(objects, version, len(log) + 1, current, "rollback", decision)
+        if appended is not None:
             return appended
 
 
-def line_of_champions(log: Sequence[Champion]) -> list[int]:
+def line_of_champions(log: Sequence[Champion | IntegrityError]) -> list[int]:
     """The versions that roll-backs would go through, the champion last: what was rolled back is in it no more."""
     line: list[int] = []
     for record in log:
+        if isinstance(record, IntegrityError):
+            continue
         if record.kind == "rollback" and record.version in line:
             del line[line.index(record.version) + 1 :]
         else:
@@ -116,24 +156,14 @@ def line_of_champions(log: Sequence[Champion]) -> list[int]:
     return line
 
 
-def _before(model: str, log: Sequence[Champion], current: Champion | None) -> int:
-    """`current` None: its record is damaged, and the one before it is the last that can be read."""
+def _before(model: str, log: Sequence[Champion | IntegrityError]) -> int:
     line = line_of_champions(log)
-    if current is None and line:
-        return line[-1]
+    if isinstance(log[-1], IntegrityError) and line:
+        return line[-1]  # the last that is known
     if len(line) < 2:
         first = f"{model}@{line[-1]} is the first champion" if line else f"no champion record of {model} can be read"
         raise SpecError(f"{first}: there is none to roll back to; name a version with --to")
     return line[-2]
-
-
-def _readable(objects: Objects, model: str) -> tuple[int, list[Champion]]:
-    """-> (the number of the newest record, those that are not damaged): a roll-back has to be possible always."""
-    newest, log = highest(lambda number: objects.exists(_record(model, number))), []
-    for number in range(1, newest + 1):
-        with contextlib.suppress(IntegrityError):
-            log.append(_read(objects, model, number))
-    return newest, log
 
 
 def _defender(objects: Objects, model: str, current: Champion | None) -> Predictions | None:
@@ -147,9 +177,15 @@ def _defender(objects: Objects, model: str, current: Champion | None) -> Predict
 
 def _append(
     objects: Objects, version: Version, number: int, current: Champion | None, kind: str, decision: Decision
-) -> bool:
-    """False if there is a record of that number."""
+) -> Champion | None:
+    """None if there is a record of that number.
+
+    Raises:
+        ConflictError: `gc` has condemned the version since it was held, an hour ago by some clock; the champion is the
+            one before again.
+    """
     record = Champion(
+        model=version.model,
         number=number,
         version=version.number,
         at=now(),
@@ -160,20 +196,35 @@ def _append(
         statistics=decision.statistics,
     )
     failpoint(f"{kind}.before_append")
-    return objects.create(_record(version.model, number), seal(asdict(record)))
-
-
-def _read(objects: Objects, model: str, number: int) -> Champion:
-    name = f"{model}: champion record {number}"
-    document = unseal(objects.read(_record(model, number)) or b"", name)
-    try:
-        record = Champion(**document)
-    except TypeError as error:
-        raise IntegrityError(f"{name}: expected a record of a champion, got one with other fields") from error
-    if record.number != number:
-        raise IntegrityError(f"{name}: expected a record of that number, got {record.number!r}")
+    log = _log(objects, version.model)
+    if not log.append(number, asdict(record)):
+        return None
+    if holds_of(objects, version.model, version.number).condemned:
+        if current is not None:
+            log.append(number + 1, asdict(_back_to(current, record)))
+        raise ConflictError(f"{version.name} was collected by gc meanwhile; name another version")
     return record
 
 
-def _record(model: str, number: int) -> str:
-    return f"models/{model}/champion/{number:08d}.json"
+def _back_to(before: Champion, record: Champion) -> Champion:
+    why = f"{record.model}@{record.version} was collected by gc meanwhile"
+    return replace(before, number=record.number + 1, at=now(), kind="rollback", why=why, replaced=record.version)
+
+
+def _read(objects: Objects, model: str, number: int) -> Champion:
+    record = _log(objects, model).read(number, Champion)
+    if (record.model, record.number) != (model, number):
+        got = f"{record.number} of {record.model}"
+        raise IntegrityError(f"{_log(objects, model).name(number)}: expected champion {number} of {model}, got {got}")
+    return record
+
+
+def _read_or_error(objects: Objects, model: str, number: int) -> Champion | IntegrityError:
+    try:
+        return _read(objects, model, number)
+    except IntegrityError as error:
+        return error
+
+
+def _log(objects: Objects, model: str) -> Log:
+    return Log(objects, f"models/{model}/champion")

@@ -1,14 +1,13 @@
 """Two versions beside each other: how they were made, and where their answers differ."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mnist_lib.errors import IntegrityError
+from mnist_lib.store.contents import Predictions, read_manifest
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.promotion import Predictions
-from mnist_lib.store.versions import Version, read_file
+from mnist_lib.store.versions import Version
 
 MADE_BY = ("spec", "dataset", "code", "versions")  # parts of the manifest
 
@@ -56,7 +55,7 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
 
 
 def _made(objects: Objects, version: Version) -> dict[str, Any]:
-    manifest = json.loads(read_file(objects, version, "manifest.json"))
+    manifest = read_manifest(objects, version)
     try:
         return {f"{part}.{name}": value for part in MADE_BY for name, value in manifest.get(part, {}).items()}
     except AttributeError as error:

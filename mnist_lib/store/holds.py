@@ -1,67 +1,72 @@
-"""Who needs a version, and who deletes it: `models/<model>/holds/<version>/<n>`, a log that each appends to in turn.
+"""Who needs a version, and who deletes it: `models/<model>/holds/<version>/`, a log that each appends to in turn.
 
 A promotion must not put in use what `gc` is deleting. Both append before they act, and of two who append at once one
-is second and has to look again: so a version that is held stays, and one that is given up cannot be held.
+is second and has to look again: so a version that is held stays, and one that is condemned cannot be held.
 """
 
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.errors import ConflictError, IntegrityError
+from mnist_lib.store.log import Log
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.records import seal, unseal
-from mnist_lib.store.versions import highest, now
+from mnist_lib.store.publishing import now
 
-# A promotion ends within seconds, or died. What it decided, the log of champions holds.
+# A promotion ends within seconds, or died; what it decided, the log of champions holds. Clocks may differ by less.
 LASTS = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Hold:
-    """The newest record of a version's log."""
+    kind: str  # "hold" or "condemn"
+    at: str  # UTC, ISO 8601, by the clock of who appended it
 
-    number: int  # 0 of an empty log
+
+@dataclass(frozen=True)
+class Holds:
+    """What the log of a version says at one time."""
+
+    last: int  # number of its newest record
     held: bool
-    given_up: bool
+    condemned: bool
 
 
-def newest_hold(objects: Objects, model: str, version: int) -> Hold:
-    number = highest(lambda n: objects.exists(_record(model, version, n)))
-    if not number:
-        return Hold(0, held=False, given_up=False)
-    content = objects.read(_record(model, version, number))
+def holds_of(objects: Objects, model: str, version: int) -> Holds:
+    log = _log(objects, model, version)
+    last = log.last()
+    if not last:
+        return Holds(0, held=False, condemned=False)
     try:
-        record = unseal(content or b"", f"{model}@{version}: hold {number}")
-    except IntegrityError:  # nothing is deleted for it, and nobody kept from appending the next
-        return Hold(number, held=True, given_up=False)
-    age = datetime.now(UTC) - datetime.fromisoformat(record["at"])
-    return Hold(number, record["kind"] == "hold" and age < LASTS, record["kind"] == "give up")
+        record = log.read(last, Hold)
+        age = datetime.now(UTC) - datetime.fromisoformat(record.at)
+    except (
+        IntegrityError,
+        ValueError,
+        TypeError,
+    ):  # nothing is deleted because of it, and nobody kept from appending the next
+        return Holds(last, held=True, condemned=False)
+    return Holds(last, held=record.kind == "hold" and age < LASTS, condemned=record.kind == "condemn")
 
 
 def hold(objects: Objects, model: str, version: int) -> None:
     """Nobody deletes the version for an hour.
 
     Raises:
-        SpecError: it is being deleted.
+        ConflictError: it is being deleted.
     """
     while True:
-        newest = newest_hold(objects, model, version)
-        if newest.given_up:
-            raise SpecError(f"{model}@{version} was collected by gc: name another version; see: jobs.models list")
-        if _append(objects, model, version, newest.number + 1, "hold"):
+        holds = holds_of(objects, model, version)
+        if holds.condemned:
+            raise ConflictError(f"{model}@{version} was collected by gc: name another version; see: jobs.models list")
+        if _log(objects, model, version).append(holds.last + 1, {"kind": "hold", "at": now()}):
             return
 
 
-def give_up(objects: Objects, model: str, version: int, newest: Hold) -> bool:
-    """Nobody can hold the version any more. False if there is a newer record than `newest`."""
-    return newest.given_up or _append(objects, model, version, newest.number + 1, "give up")
+def condemn(objects: Objects, model: str, version: int, holds: Holds) -> bool:
+    """Nobody can hold the version any more. False if there is a newer record than `holds` knows."""
+    document = {"kind": "condemn", "at": now()}
+    return holds.condemned or _log(objects, model, version).append(holds.last + 1, document)
 
 
-def _append(objects: Objects, model: str, version: int, number: int, kind: str) -> bool:
-    # The token makes each record another's: see `bucket`.
-    return objects.create(_record(model, version, number), seal({"kind": kind, "at": now(), "token": uuid.uuid4().hex}))
-
-
-def _record(model: str, version: int, number: int) -> str:
-    return f"models/{model}/holds/{version:08d}/{number:08d}.json"
+def _log(objects: Objects, model: str, version: int) -> Log:
+    return Log(objects, f"models/{model}/holds/{version:08d}")

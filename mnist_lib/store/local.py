@@ -6,69 +6,102 @@ Why not a library: obstore, which serves the buckets, does not fsync on a local 
 import contextlib
 import errno
 import os
+import re
 import shutil
-import tempfile
+import stat
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_lib.errors import StoreError, StoreFullError
+from mnist_lib.errors import IntegrityError, StoreError, StoreFullError
 from mnist_lib.store.objects import check_name
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
+SECONDS_OF_A_DAY = 86_400
 
 
 class LocalObjects:
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._durable: set[Path] = set()  # folders whose names were synced by this process
 
     def read(self, name: str) -> bytes | None:
-        with self._told(name):
+        with self._reported(name):
             try:
-                return self._path(name).read_bytes()
+                descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK)  # or a pipe would be waited for
             except FileNotFoundError:
                 return None
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise IntegrityError(f"{self._path(name)}: expected a file, got something else; remove it")
+            with os.fdopen(descriptor, "rb") as file:
+                return file.read()
 
     def exists(self, name: str) -> bool:
-        with self._told(name):
-            return self._path(name).is_file()
+        with self._reported(name):
+            return os.path.lexists(self._path(name))  # whatever it is: `create` is refused
 
     def create(self, name: str, content: bytes) -> bool:
         path = self._path(name)
-        with self._told(name, len(content)), _synced_file(path, content) as temporary:
+        with self._reported(name, len(content)), self._synced_file(path, content) as temporary:
             try:
                 path.hardlink_to(temporary)  # refused when the name is taken
             except FileExistsError:
+                _sync_folder(path.parent)  # who made it may have died before
                 return False
             _sync_folder(path.parent)
             return True
 
     def replace(self, name: str, content: bytes) -> None:
         path = self._path(name)
-        with self._told(name, len(content)), _synced_file(path, content) as temporary:
+        with self._reported(name, len(content)), self._synced_file(path, content) as temporary:
             temporary.replace(path)
             _sync_folder(path.parent)
 
     def append(self, name: str, content: bytes) -> None:
-        with self._told(name, len(content)), self._path(name).open("ab") as file:
-            file.write(content)
+        path = self._path(name)
+        with self._reported(name, len(content)):
+            self._make_folder(path.parent)
+            with path.open("ab") as file:
+                file.write(content)
 
     def flush(self) -> None:
         """Nothing is kept back."""
 
     def names(self, prefix: str) -> Iterator[str]:
-        with self._told(prefix):
-            folder = self._path(prefix) if prefix else self._root
-            found = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        if not self._root.is_dir():
+            raise StoreError(f"{self._root}: expected a folder, there is none; name another with --storage")
+        folder = self._path(prefix) if prefix else self._root
+        with self._reported(prefix):
+            found = [path for path in _paths_below(folder) if not TEMPORARY.fullmatch(path.name)]
         yield from sorted(path.relative_to(self._root).as_posix() for path in found)
 
     def delete(self, name: str) -> None:
-        with self._told(name):
+        with self._reported(name):
             self._path(name).unlink(missing_ok=True)
 
     def delete_below(self, prefix: str) -> None:
+        """Of two at once, each may find gone what it was about to remove."""
         folder = self._path(prefix)
-        with self._told(prefix):
-            if folder.is_dir():
-                shutil.rmtree(folder)
+        with self._reported(prefix):
+            self._durable.clear()
+            for path in _paths_below(folder):
+                path.unlink(missing_ok=True)
+            for below, _, _ in os.walk(folder, topdown=False):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(below).rmdir()
+            if folder.parent.is_dir():
                 _sync_folder(folder.parent)
+
+    def delete_leftovers(self, prefix: str) -> None:
+        folder = self._path(prefix)
+        with self._reported(prefix):
+            for below, _, files in os.walk(folder):
+                for path in (Path(below, file) for file in files if TEMPORARY.fullmatch(file)):
+                    with contextlib.suppress(FileNotFoundError):
+                        if time.time() - path.stat().st_mtime > SECONDS_OF_A_DAY:
+                            path.unlink()
 
     def where(self, name: str) -> str:
         return str(self._path(name))
@@ -78,45 +111,69 @@ class LocalObjects:
         return self._root / name
 
     @contextlib.contextmanager
-    def _told(self, name: str, needed: int = 0) -> Iterator[None]:
+    def _synced_file(self, path: Path, content: bytes) -> Iterator[Path]:
+        """A temporary file beside `path` with that content, on the disk; removed at the end if it is still there."""
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            self._make_folder(path.parent)
+            try:
+                file = temporary.open("xb")
+            except FileNotFoundError:  # another has deleted the folder meanwhile
+                self._durable.clear()
+                self._make_folder(path.parent)
+                file = temporary.open("xb")
+            with file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _make_folder(self, folder: Path) -> None:
+        """With its parents, each of them there after a power loss, also when another made it and died."""
+        if folder in self._durable:
+            return
+        if folder == self._root:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            self._make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+        with contextlib.suppress(PermissionError):  # the root may lie in a folder that cannot be read
+            _sync_folder(folder.parent)
+        self._durable.add(folder)
+
+    @contextlib.contextmanager
+    def _reported(self, name: str, needed: int = 0) -> Iterator[None]:
         path = self._root / name
         try:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                free = shutil.disk_usage(self._root).free
+                there = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
+                free = shutil.disk_usage(there).free
                 raise StoreFullError(
                     f"{path} needs {needed:,} bytes, {free:,} are free; free some (jobs.models gc) or use --storage"
                 ) from error
             # Not str(error): it names a temporary file.
-            raise StoreError(
-                f"{path} cannot be read or written ({error.strerror}); name another with --storage"
-            ) from error
+            reason = error.strerror or type(error).__name__
+            raise StoreError(f"{path} cannot be read or written ({reason}); name another with --storage") from error
 
 
-@contextlib.contextmanager
-def _synced_file(path: Path, content: bytes) -> Iterator[Path]:
-    """A temporary file beside `path` with that content, on the disk; removed at the end if it is still there."""
-    _make_folders(path.parent)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o666 & ~_umask())  # a temporary file is its owner's alone
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+def _paths_below(folder: Path) -> list[Path]:
+    """All that is not a folder; links are not followed."""
 
+    def refused(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
 
-def _make_folders(folder: Path) -> None:
-    """With its parents, each of them there after a power loss."""
-    if not folder.is_dir():
-        _make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+    if folder.is_symlink() or folder.is_file():
+        return [folder]
+    found = []
+    for below, folders, files in os.walk(folder, onerror=refused):
+        links = [name for name in folders if Path(below, name).is_symlink()]
+        found += [Path(below, name) for name in (*files, *links)]
+    return found
 
 
 def _sync_folder(folder: Path) -> None:
@@ -125,10 +182,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    """It can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,16 +15,24 @@ LONGEST_PART = 200  # some storages allow 255 bytes, and temporary files take so
 
 
 class Objects(Protocol):
-    """Names are parts joined by "/", each as `check_part` has it. Raises StoreError when the storage refuses."""
+    """Names are parts joined by "/".
+
+    Every method raises SpecError for a name that is not valid, and StoreError when the storage refuses.
+    """
 
     def read(self, name: str) -> bytes | None:
         """None if there is none of that name."""
         ...
 
-    def exists(self, name: str) -> bool: ...
+    def exists(self, name: str) -> bool:
+        """Whether there is one of that name."""
+        ...
 
     def create(self, name: str, content: bytes) -> bool:
-        """False, and nothing done, if there is one already. When it returns, the object survives a power loss."""
+        """False, and nothing done, if there is one already; when it returns, the object survives a power loss.
+
+        A bucket may say True too where there is exactly this content: a request can have been sent twice.
+        """
         ...
 
     def replace(self, name: str, content: bytes) -> None:
@@ -35,7 +43,9 @@ class Objects(Protocol):
         """Adds to its end, for records of progress: what was added since the last `flush` may be lost."""
         ...
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Sends what was appended and is still kept back."""
+        ...
 
     def names(self, prefix: str) -> Iterator[str]:
         """Every object below `prefix + "/"`, in order."""
@@ -47,6 +57,10 @@ class Objects(Protocol):
 
     def delete_below(self, prefix: str) -> None:
         """Every object below `prefix + "/"`; nothing if there is none."""
+        ...
+
+    def delete_leftovers(self, prefix: str) -> None:
+        """What writers that died left below `prefix + "/"` a day ago or longer, and that is no object."""
         ...
 
     def where(self, name: str) -> str:

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from mnist_lib.errors import SpecError
+from mnist_lib.errors import SpecError, StoreError
 from mnist_lib.store.objects import Objects, check_part
-from mnist_lib.store.versions import LONGEST_RUN
+from mnist_lib.store.publishing import LONGEST_RUN
 
 SUMMARY = "summary.json"
 HISTORY = "history.jsonl"
@@ -22,8 +22,12 @@ def check_run_name(run: str) -> None:
 
 def check_writable(objects: Objects) -> None:
     """Raises StoreError at once, not after the training, when nothing can be stored there."""
-    objects.replace("writable", b"")
-    objects.delete("writable")
+    name = f"writable-{uuid.uuid4().hex}"
+    try:
+        if not objects.create(name, b"1") or objects.create(name, b"2"):
+            raise StoreError(f"{objects.where(name)}: a second writer was not refused; name another with --storage")
+    finally:
+        objects.delete(name)
 
 
 class RunFolder:
@@ -49,7 +53,7 @@ class RunFolder:
     @classmethod
     def create_unnamed(cls, objects: Objects, dataset: str, configuration: str) -> "RunFolder":
         """Under a name that no other run has: the time and the dataset, and a number where that is taken."""
-        name = f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{dataset}"
+        name = f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}-{dataset}"
         for number in itertools.count(1):
             folder = cls(objects, name if number == 1 else f"{name}-{number}")
             # The comment makes it another's than that of a run with the same options: see `bucket`.

@@ -259,8 +259,8 @@ def test_what_a_run_stored_is_evaluated_again_by_loaded_weights_and_by_the_store
             done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
             assert (done.returncode, done.stderr) == (0, "")
             found = json.loads(done.stdout)
-            assert (found["test"], found["same"]) == (test, test["total"])
-            assert found["furthest"] < 1e-4
+            assert (found["test"], found["matching"]) == (test, test["total"])
+            assert found["max_difference"] < 1e-4
 
 
 def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_driver_that_dies_while_it_stores_leaves_nothing_half_and_the_same_com
         *("--address", ray_address, "--data-dir", data_dir, "--dataset=sklearn-digits", "--models=keras", "--epochs=2"),
         *("--storage", tmp_path, "--run-name=nightly", "--json", "--allow-cpu"),
     )
-    monkeypatch.setenv("MNIST_FAILPOINT", f"{place}=exit")
+    monkeypatch.setenv("MNIST_FAILPOINT", place)
     assert train(*command, home=tmp_path)[0] == 86
     objects = LocalObjects(tmp_path)
     before = all_verified(objects)

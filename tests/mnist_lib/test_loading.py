@@ -22,7 +22,8 @@ from mnist_lib.loading import load, load_trusted
 from mnist_lib.models import build_model
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.versions import Version, publish
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.versions import Version
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
@@ -163,7 +164,11 @@ TFSM: dict[str, Any] = {
     "config": {"name": "served", "filepath": "/tmp/saved_model", "call_endpoint": "serve"},
     "registered_name": None,
 }
-ELSEWHERE: dict[str, Any] = {"module": "os", "class_name": "Dense", "config": {}, "registered_name": None}
+
+
+def manifest_of(image_shape: tuple[int, int, int] = (28, 28, 1), **changes: Any) -> bytes:
+    spec = {**asdict(TrialSpec.of("keras")), **changes}
+    return json.dumps({"spec": spec, "dataset": {"image_shape": image_shape}, "weights_sha256": ""}).encode()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +176,6 @@ ELSEWHERE: dict[str, Any] = {"module": "os", "class_name": "Dense", "config": {}
     [
         (with_layer(LAMBDA), "expected the layers .*, got .*Lambda"),
         (with_layer(TFSM), "expected the layers .*, got .*TFSMLayer"),
-        (with_layer(ELSEWHERE), "expected the layers"),
         (
             with_member("../../canary", b"slip"),
             "expected config.json, metadata.json, model.weights.h5, got ../../canary",
@@ -184,13 +188,24 @@ ELSEWHERE: dict[str, Any] = {"module": "os", "class_name": "Dense", "config": {}
         (with_weights(virtual), "expected plain numbers"),
         (with_weights(external_link), "is a link to elsewhere"),
         (with_weights(soft_link), "is a link to elsewhere"),
-        (with_weights(loop), "is a link to elsewhere, or one too many"),
+        (with_weights(loop), "expected plain numbers|one too many"),
         (with_weights(compressed_bomb), "expected plain numbers, .* bytes in all"),
         (with_weights(never_written), "expected plain numbers, .* bytes in all"),
         (with_member("model.weights.h5", b"\x89HDF\r\n\x1a\n" + bytes(1000)), "expected an HDF5 file"),
         (lambda files: files.update({"model.keras": b"PK\3\4"}), "expected a zip archive"),
         (lambda files: files.pop("model.keras"), "expected a file model.keras"),
-        (lambda files: files.update({"manifest.json": b'{"spec": {"model": "os:system"}}'}), "keras@1: "),
+        (
+            lambda files: files.update({"manifest.json": manifest_of(model="os:system")}),
+            "model: 'os:system' is not known",
+        ),
+        (
+            lambda files: files.update({"manifest.json": manifest_of(hidden_units=65_536)}),
+            "as large as its largest layer",
+        ),
+        (lambda files: files.update({"manifest.json": manifest_of((-28, 28, 1))}), "as large as its largest layer"),
+        (lambda files: files.update({"manifest.json": b"[]"}), "manifest.json: expected a JSON object"),
+        (lambda files: files.update({"manifest.json": b"["}), "manifest.json: expected JSON"),
+        (lambda files: files.update({"manifest.json": b"{}"}), "'spec'"),
     ],
 )
 def test_what_somebody_else_committed_is_refused_unopened_in_no_time_and_no_memory(
@@ -201,7 +216,7 @@ def test_what_somebody_else_committed_is_refused_unopened_in_no_time_and_no_memo
     monkeypatch.chdir(tmp_path / "elsewhere")
     tracemalloc.start()
     begin = time.monotonic()
-    with pytest.raises(IntegrityError, match=rf"^keras@1: (.*{message})?"):
+    with pytest.raises(IntegrityError, match=rf"^keras@1: .*{message}"):
         load(LocalObjects(tmp_path / "store"), version)
     assert time.monotonic() - begin < 5
     _, most = tracemalloc.get_traced_memory()
@@ -231,12 +246,12 @@ GOOD: dict[str, Any] = {
     [
         (
             npz(**{**GOOD, "bias_1": np.array([print], object)}),
-            r"bias_1.npy: expected float32 \(10,\), got object \(1,\)",
+            r"bias_1: expected plain numbers, .* got object \(1,\)",
         ),
         (npz(**{**GOOD, "bias_1": np.zeros(11, np.float32)}), r"expected float32 \(10,\), got float32 \(11,\)"),
         (npz(**{**GOOD, "bias_1": np.zeros(1 << 28, np.float32)}), r"expected at most .* bytes, got 1,073,741,952"),
         (npz(**{**GOOD, "more": np.zeros(1)}), r"got .*more.npy"),
-        (zipped({**unzipped(npz(**GOOD)), "bias_1.npy": b"not numpy"}), r"bias_1.npy: "),
+        (zipped({**unzipped(npz(**GOOD)), "bias_1.npy": b"not numpy"}), r"bias_1: "),
     ],
 )
 def test_arrays_that_are_none_of_the_model_are_refused(content: bytes, message: str, tmp_path: Path) -> None:

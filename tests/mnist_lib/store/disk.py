@@ -6,14 +6,13 @@ folder; until then each of them may be there or not, in any order, and bytes may
 
 import os
 import random
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from unittest import mock
 
+OPEN = Path.open
 STATES_PER_CALL = 3  # drawn at random, beside the two extremes
 
 
@@ -70,9 +69,9 @@ class Disk:
             mock.patch.object(Path, "hardlink_to", self._wrapped(Path.hardlink_to, self._link)),
             mock.patch.object(Path, "replace", self._wrapped(Path.replace, self._rename)),
             mock.patch.object(Path, "unlink", self._wrapped(Path.unlink, self._unlink)),
-            mock.patch.object(tempfile, "mkstemp", self._wrapped(tempfile.mkstemp, self._create)),
+            mock.patch.object(Path, "open", self._wrapped(OPEN, self._create)),
+            mock.patch.object(Path, "rmdir", self._wrapped(Path.rmdir, self._unlink)),
             mock.patch.object(os, "fsync", self._wrapped(os.fsync, self._sync)),
-            mock.patch.object(shutil, "rmtree", self._remove_tree),
         ]
         for patch in self._patches:
             patch.start()
@@ -119,6 +118,8 @@ class Disk:
 
     def _wrapped(self, original: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
+            if original is OPEN and arguments[1:2] != ("xb",):
+                return original(*arguments, **options)  # to read
             self.calls += 1
             if self.calls == self._fails_at:
                 raise OSError(5, "Input/output error")
@@ -136,8 +137,8 @@ class Disk:
         folder, name = self._name(path)
         self._log.append(Call("make", folder, name))
 
-    def _create(self, made: tuple[int, str], **__: object) -> None:
-        folder, name = self._name(Path(made[1]))
+    def _create(self, _: object, path: Path, mode: str) -> None:
+        folder, name = self._name(path)
         self._inodes[name] = len(self._inodes) + 1
         self._log.append(Call("name", folder, name, self._inodes[name]))
 
@@ -156,6 +157,8 @@ class Disk:
 
     def _sync(self, _: object, descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if not path.is_relative_to(self._root):
+            return  # the folder that the root lies in
         _folder, name = self._name(path)
         if path.is_dir():
             if self._forgets != "folder":
@@ -164,15 +167,6 @@ class Disk:
         self._log.append(Call("write", inode=self._inodes[name], content=path.read_bytes()))
         if self._forgets != "file":
             self._log.append(Call("sync file", inode=self._inodes[name]))
-
-    def _remove_tree(self, folder: Path) -> None:
-        """Deepest first, each as a call of its own."""
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if path.is_dir():
-                self._wrapped(os.rmdir, lambda _, path: self._unlink(None, path))(path)
-            else:
-                path.unlink()
-        self._wrapped(os.rmdir, lambda _, path: self._unlink(None, path))(folder)
 
 
 def _parent(name: str) -> str:

@@ -45,6 +45,9 @@ class Faulty:
     def delete_below(self, prefix: str) -> None:
         self._run("delete_below", prefix)
 
+    def delete_leftovers(self, prefix: str) -> None:
+        self._run("delete_leftovers", prefix)
+
     def where(self, name: str) -> str:
         return self._objects.where(name)
 

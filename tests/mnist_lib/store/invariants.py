@@ -1,8 +1,8 @@
 """What holds of a storage after anything that may have happened to it: the promises, as a function."""
 
-from mnist_lib.store.champions import history
+from mnist_lib.store.champions import Champion, history
+from mnist_lib.store.contents import Predictions
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.promotion import Predictions
 from mnist_lib.store.versions import Version, find, find_all, verify
 
 
@@ -18,14 +18,22 @@ def all_verified(objects: Objects, model: str = "keras") -> list[int]:
     return [version.number for version in versions]
 
 
+def champions(objects: Objects, model: str = "keras") -> list[Champion]:
+    """The whole log, none of whose records is damaged."""
+    log = history(objects, model)
+    whole = [record for record in log if isinstance(record, Champion)]
+    assert len(whole) == len(log)
+    return whole
+
+
 def champion_verified(objects: Objects, model: str = "keras") -> int | None:
     """The number of the champion: complete, finite, and the last of a log in which each names the one before it."""
-    log = history(objects, model)
+    log = champions(objects, model)
     if not log:
         return None
     assert [record.replaced for record in log] == [None, *(record.version for record in log[:-1])]
     version = find(objects, model, log[-1].version)
     assert version is not None, f"the champion, {log[-1].version}, does not exist"
     verify(objects, version)
-    assert not Predictions.of(objects, version).unusable
+    assert Predictions.of(objects, version).disqualification is None
     return version.number

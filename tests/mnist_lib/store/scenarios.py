@@ -8,8 +8,9 @@ from mnist_lib.store import holds
 from mnist_lib.store.champions import promote, rollback
 from mnist_lib.store.collection import collect
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.promotion import decide
-from mnist_lib.store.versions import Version, find, publish
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.versions import Version, find
 from tests.mnist_lib.store.versions_of import about, files
 
 
@@ -25,7 +26,7 @@ class Scenario:
             for right in (50, 100, 150, 199):
                 version = published(objects, right)
                 if right < 199:
-                    promote(objects, version, decide)
+                    promote(objects, version, Rule())
 
 
 def published(objects: Objects, right: int) -> Version:
@@ -35,7 +36,7 @@ def published(objects: Objects, right: int) -> Version:
 def _promote_fourth(objects: Objects) -> None:
     version = find(objects, "keras", 4)
     assert version is not None
-    promote(objects, version, decide)
+    promote(objects, version, Rule())
 
 
 SCENARIOS = {

@@ -1,18 +1,22 @@
 """The log of champions: promotion and roll-back, at once and with faults at every step."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.store.champions import champion, champion_at, history, promote, rollback
+from mnist_lib.store.champions import Champion, champion, champion_at, history, promote, rollback
+from mnist_lib.store.collection import collect
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.promotion import Decision, decide
+from mnist_lib.store.promotion import Decision, Rule
+from mnist_lib.store.publishing import publish
 from mnist_lib.store.records import seal
-from mnist_lib.store.versions import Version, publish, version_folder
-from tests.mnist_lib.store.invariants import champion_verified
+from mnist_lib.store.versions import Version, version_folder
+from tests.mnist_lib.store.invariants import champion_verified, champions
 from tests.mnist_lib.store.versions_of import about, files
 
 
@@ -27,38 +31,38 @@ def published(objects: Objects, right: int) -> Version:
 
 def test_a_better_version_takes_the_place_and_says_why(objects: LocalObjects) -> None:
     for right in (100, 150, 151):
-        promote(objects, published(objects, right), decide)
+        promote(objects, published(objects, right), Rule())
     assert champion_verified(objects) == 2
-    first, second = history(objects, "keras")
+    first, second = champions(objects)
     assert (first.kind, first.version, first.replaced, first.run) == ("promote", 1, None, "run-100")
     assert (second.kind, second.version, second.replaced, second.run) == ("promote", 2, 1, "run-150")
-    assert second.why == "keras@2 has 75.00%, keras@1 50.00%: 50 images gained, 0 lost, p = 1.8e-15"
+    assert second.why == "keras@2 has 75.00%, keras@1 50.00%: images gained 50, lost 0, p = 1.8e-15"
     assert second.statistics["gained"] == 50
 
 
 def test_the_champion_is_not_promoted_again(objects: LocalObjects) -> None:
     version = published(objects, 100)
-    assert promote(objects, version, decide).promote
-    assert promote(objects, version, decide) == Decision(False, "keras@1 is the champion already", {})
-    assert len(history(objects, "keras")) == 1
+    assert promote(objects, version, Rule()).promote
+    assert promote(objects, version, Rule()) == Decision(False, "keras@1 is the champion already", {})
+    assert len(champions(objects)) == 1
 
 
 def test_roll_backs_go_back_one_by_one_and_forth_by_name(objects: LocalObjects) -> None:
     for right in (50, 100, 150):
-        promote(objects, published(objects, right), decide)
+        promote(objects, published(objects, right), Rule())
     assert rollback(objects, "keras").version == 2
     assert rollback(objects, "keras").version == 1
     with pytest.raises(SpecError, match="keras@1 is the first champion"):
         rollback(objects, "keras")
     assert rollback(objects, "keras", to=3).version == 3
     assert rollback(objects, "keras", to=3).version == 3  # as often as one likes
-    assert [(r.kind, r.version) for r in history(objects, "keras")][3:] == [("rollback", n) for n in (2, 1, 3)]
+    assert [(r.kind, r.version) for r in champions(objects)][3:] == [("rollback", n) for n in (2, 1, 3)]
 
 
 def test_what_cannot_be_rolled_back_to_is_named(objects: LocalObjects) -> None:
     with pytest.raises(SpecError, match="there is no champion to roll back"):
         rollback(objects, "keras")
-    promote(objects, published(objects, 50), decide)
+    promote(objects, published(objects, 50), Rule())
     with pytest.raises(SpecError, match="keras@9: there is no such version"):
         rollback(objects, "keras", to=9)
 
@@ -68,39 +72,85 @@ def test_a_damaged_challenger_is_not_promoted_and_a_damaged_champion_can_be_roll
 ) -> None:
     first, second, third = (published(objects, right) for right in (50, 100, 150))
     for version in (first, second):
-        promote(objects, version, decide)
+        promote(objects, version, Rule())
     (tmp_path / version_folder("keras", 2) / "predictions.npz").write_bytes(b"damaged")
-    decision = promote(objects, third, decide)
+    decision = promote(objects, third, Rule())
     assert not decision.promote
     assert "the champion is damaged, roll it back first (keras@2: predictions.npz" in decision.why
     assert rollback(objects, "keras").version == 1
-    assert promote(objects, third, decide).promote
+    assert promote(objects, third, Rule()).promote
     with pytest.raises(IntegrityError, match=r"^keras@2"):
-        promote(objects, second, decide)
+        promote(objects, second, Rule())
     with pytest.raises(IntegrityError, match=r"^keras@2"):
         rollback(objects, "keras", to=2)
 
 
-def test_of_two_promoted_at_once_the_better_ends_as_champion(objects: LocalObjects) -> None:
-    for attempt in range(5):
-        versions = [publish(objects, "keras", f"{attempt}-{right}", files(right), about()) for right in (120, 180, 60)]
+def test_of_three_promoted_at_once_the_best_ends_as_champion(tmp_path: Path) -> None:
+    for attempt in range(10):
+        objects = LocalObjects(tmp_path / str(attempt))
+        versions = [published(objects, right) for right in (120, 180, 60)]
         with ThreadPoolExecutor(3) as pool:
-            list(pool.map(lambda version: promote(objects, version, decide), versions))
-        log = history(objects, "keras")
+            decisions = list(pool.map(lambda version, at=objects: promote(at, version, Rule()), versions))
+        log = champions(objects)
         assert [record.number for record in log] == list(range(1, len(log) + 1))
-        assert [record.replaced for record in log[1:]] == [record.version for record in log[:-1]]
-        assert champion_verified(objects) == 2  # the first of 180 right; equals do not replace it
+        assert sorted(record.version for record in log) == [n for n, of in enumerate(decisions, 1) if of.promote]
+        assert champion_verified(objects) == 2
+        assert all("keras@2 90.00%" in of.why for of in (decisions[0], decisions[2]) if not of.promote) or len(log) > 1
+
+
+def test_of_two_rolled_back_at_once_both_go_back_to_the_same(tmp_path: Path) -> None:
+    for attempt in range(10):
+        objects = LocalObjects(tmp_path / str(attempt))
+        for right in (50, 100, 150):
+            promote(objects, published(objects, right), Rule())
+        with ThreadPoolExecutor(2) as pool:
+            records = list(pool.map(lambda _, at=objects: rollback(at, "keras", to=2), range(2)))
+        assert {record.version for record in records} == {2}
+        assert len(champions(objects)) == 4
 
 
 def test_the_champion_of_a_time(objects: LocalObjects) -> None:
-    promote(objects, published(objects, 50), decide)
-    (record,) = history(objects, "keras")
+    promote(objects, published(objects, 50), Rule())
+    (record,) = champions(objects)
     assert champion_at(objects, "keras", record.at) == record
     assert champion_at(objects, "keras", "2000-01-01T00:00:00Z") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[", b'{"number": 7}', seal({"number": 7})])
-def test_a_record_that_is_none_is_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"{}", b"[", b'{"number": 7}', seal({"number": 7}), b'{"schema": NaN}'])
+def test_a_damaged_record_is_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
     objects.create("models/keras/champion/00000001.json", content)
-    with pytest.raises(IntegrityError, match=r"keras: champion record 1: expected a record"):
+    with pytest.raises(IntegrityError, match=r"models/keras/champion/00000001.json: expected a record"):
+        champion(objects, "keras")
+
+
+def test_a_damaged_record_hides_no_other_and_can_be_left_behind(objects: LocalObjects, tmp_path: Path) -> None:
+    times = ["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z", "2026-11-03T03:00:00Z", "2026-11-04T03:00:00Z"]
+    with mock.patch("mnist_lib.store.champions.now", side_effect=times):
+        versions = [published(objects, right) for right in (50, 100, 150)]
+        for version in versions[:2]:
+            promote(objects, version, Rule())
+        (tmp_path / "models/keras/champion/00000002.json").write_bytes(b"damaged")
+        decision = promote(objects, versions[2], Rule())
+        assert not decision.promote
+        assert "the champion is damaged, roll it back first (models/keras/champion/00000002.json" in decision.why
+        with pytest.raises(IntegrityError, match="roll back first"):
+            collect(objects, "keras", keep=1)
+        record = rollback(objects, "keras")
+        assert (record.version, record.replaced, record.number) == (1, None, 3)
+        assert promote(objects, versions[2], Rule()).promote
+    assert champion(objects, "keras").version == 3  # type: ignore[union-attr]
+    assert [isinstance(record, Champion) for record in history(objects, "keras")] == [True, False, True, True]
+    for at, expected in (("2026-11-03T12", 1), ("2026-11-05", 3)):
+        found = champion_at(objects, "keras", at)
+        assert found is not None
+        assert found.version == expected
+    with pytest.raises(IntegrityError, match="00000002"):
+        champion_at(objects, "keras", "2026-11-01T12")  # the damaged one may have replaced it by then
+    assert collect(objects, "keras", keep=1).damaged == []
+
+
+def test_a_champion_of_another_model_is_not_taken_for_one_of_this(objects: LocalObjects, tmp_path: Path) -> None:
+    promote(objects, publish(objects, "scratch", "r", files(100), about()), Rule())
+    shutil.copytree(tmp_path / "models/scratch/champion", tmp_path / "models/keras/champion")
+    with pytest.raises(IntegrityError, match="expected champion 1 of keras, got 1 of scratch"):
         champion(objects, "keras")

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from mnist_lib.store.champions import history
-from mnist_lib.store.promotion import Predictions
+from mnist_lib.store.contents import Predictions
 from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import find
-from tests.mnist_lib.store.invariants import all_verified, champion_verified
+from tests.mnist_lib.store.invariants import all_verified, champion_verified, champions
 
 PROCESSES, VERSIONS_EACH = 8, 5
 
@@ -84,7 +83,7 @@ def test_processes_that_publish_and_promote_at_once_lose_nothing_and_the_best_en
     assert all_verified(objects) == list(range(1, PROCESSES * VERSIONS_EACH + 1))
     assert linearizable(numbers)
 
-    log = history(objects, "keras")
+    log = champions(objects)
     promotions = {op.value[0]: op for op in operations if op.what == "promote" and op.value[1]}
     assert sorted(promotions) == sorted(record.version for record in log)
     appends = {record.number: promotions[record.version] for record in log}
@@ -102,4 +101,4 @@ def right_of(storage: str, number: int) -> int:
     objects = open_storage(storage)
     version = find(objects, "keras", number)
     assert version is not None
-    return int(Predictions.of(objects, version).right.sum())
+    return int(Predictions.of(objects, version).correct.sum())

@@ -126,7 +126,7 @@ def test_a_store_that_forgot_to_sync_would_be_found_out(
         *(("publish", f"publish.before_{place}") for place in ("files", "run", "commit")),
         ("promote", "promote.before_append"),
         ("rollback", "rollback.before_append"),
-        *(("gc", f"gc.before_{place}") for place in ("give_up", "record", "files", "gone")),
+        *(("gc", f"gc.before_{place}") for place in ("condemn", "record", "files", "gone")),
     ],
 )
 def test_a_process_that_ends_at_a_named_step_loses_nothing(
@@ -139,7 +139,7 @@ def test_a_process_that_ends_at_a_named_step_loses_nothing(
         "SCENARIOS[sys.argv[1]].act(LocalObjects(pathlib.Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", code, name, str(folder)]
-    environment = {**os.environ, VARIABLE: f"{place}=exit"}
+    environment = {**os.environ, VARIABLE: place}
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[3])
     assert done.returncode == EXIT_STATUS
     check(SCENARIOS[name], LocalObjects(folder))

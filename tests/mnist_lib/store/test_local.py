@@ -1,24 +1,18 @@
 """Files that are whole or absent: who creates one, what survives a power loss, what an error leaves."""
 
 import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mnist_lib.errors import StoreError
-from mnist_lib.store import local as module
 from mnist_lib.store.local import LocalObjects
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_what_is_replaced_is_the_old_or_the_new(tmp_path: Path) -> None:
-    objects = LocalObjects(tmp_path)
-    for content in (b"old", b"new"):
-        objects.replace("x", content)
-        assert contents(tmp_path) == {"x": content}
 
 
 @pytest.mark.parametrize("operation", ["create", "replace"])
@@ -30,7 +24,7 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(
 
     def record_sync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        journal.append(f"sync {'file' if path.is_file() else path.relative_to(tmp_path).as_posix()}")
+        journal.append(f"sync {'file' if path.is_file() else path.relative_to(tmp_path.parent).as_posix()}")
         fsync(descriptor)
 
     def record_link(self: Path, target: Path) -> None:
@@ -45,13 +39,13 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(
     monkeypatch.setattr(Path, "hardlink_to", record_link)
     monkeypatch.setattr(Path, "replace", record_replace)
     getattr(LocalObjects(tmp_path), operation)("a/b/x", b"content")
-    assert journal == ["sync .", "sync a", "sync file", "name a/b/x", "sync a/b"]
+    root = tmp_path.name
+    assert journal == ["sync .", f"sync {root}", f"sync {root}/a", "sync file", "name a/b/x", f"sync {root}/a/b"]
 
 
-@pytest.mark.parametrize("operation", ["create", "replace"])
-@pytest.mark.parametrize("number", [1, 2])
-def test_an_error_of_the_disk_is_told_and_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, number: int
+@pytest.mark.parametrize(("number", "left"), [(1, b"old"), (2, b"new")])
+def test_an_error_of_the_disk_while_replacing_is_told_and_leaves_one_whole_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, left: bytes
 ) -> None:
     objects, calls, fsync = LocalObjects(tmp_path), [], os.fsync
     objects.replace("x", b"old")
@@ -63,20 +57,43 @@ def test_an_error_of_the_disk_is_told_and_leaves_the_old_file_and_no_other(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(
-        StoreError, match=r"y cannot be read or written \(Input/output error\); name another with --storage"
-    ):
-        getattr(objects, operation)("y", b"new")
-    assert contents(tmp_path) in ({"x": b"old"}, {"x": b"old", "y": b"new"})  # whole, whether or not it is durable
+    with pytest.raises(StoreError, match=r"x cannot be read or written \(Input/output error\); name another with"):
+        objects.replace("x", b"new")
+    assert contents(tmp_path) == {"x": left}
+
+
+def test_an_error_of_the_disk_while_creating_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StoreError, match=r"y cannot be read or written \(Input/output error\)"):
+        LocalObjects(tmp_path).create("y", b"new")
+    assert contents(tmp_path) == {}
+
+
+def test_of_two_who_delete_at_once_neither_fails(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    for attempt in range(20):
+        for name in range(30):
+            (tmp_path / f"a/{attempt}/{name % 3}").mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"a/{attempt}/{name % 3}/{name}").touch()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _, at=attempt: objects.delete_below(f"a/{at}"), range(4)))
+        assert not (tmp_path / f"a/{attempt}").exists()
 
 
 def test_what_is_stored_is_as_readable_as_the_umask_allows(tmp_path: Path) -> None:
-    LocalObjects(tmp_path).create("a/x", b"")
-    assert (tmp_path / "a/x").stat().st_mode & 0o777 == 0o666 & ~module._umask()
+    before = os.umask(0o027)
+    try:
+        LocalObjects(tmp_path).create("a/x", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a/x").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_temporary_file_is_no_object(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     objects.create("a/1", b"")
-    (tmp_path / "a/.2.tmp").touch()
+    (tmp_path / f"a/.2.{uuid.uuid4().hex}").touch()
     assert list(objects.names("a")) == ["a/1"]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from mnist_lib.errors import IntegrityError
+from mnist_lib.store.contents import Predictions
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.promotion import Predictions, decide, mcnemar, rule
-from mnist_lib.store.versions import publish
+from mnist_lib.store.promotion import Rule, mcnemar
+from mnist_lib.store.publishing import publish
 from tests.mnist_lib.store.versions_of import about, files
 
 
@@ -40,16 +41,16 @@ def test_p_of_many_images_is_a_number() -> None:
     ("challenger", "promoted"), [(180, False), (185, False), (186, True), (200, True), (170, False)]
 )
 def test_only_the_better_one_is_promoted_and_only_if_chance_is_unlikely(challenger: int, promoted: bool) -> None:
-    decision = decide(predictions("keras@2", challenger), predictions("keras@1", 180))
+    decision = Rule().decide(predictions("keras@2", challenger), predictions("keras@1", 180))
     assert decision.promote is promoted
     assert "keras@2 has" in decision.why
     assert decision.statistics["gained"] - decision.statistics["lost"] == challenger - 180
 
 
 def test_without_a_champion_the_accuracy_has_to_be_enough() -> None:
-    assert decide(predictions("keras@1", 180), None).promote
-    assert decide(predictions("keras@1", 180), None, min_accuracy=0.9).promote
-    decision = decide(predictions("keras@1", 179), None, min_accuracy=0.9)
+    assert Rule().decide(predictions("keras@1", 180), None).promote
+    assert Rule(min_accuracy=0.9).decide(predictions("keras@1", 180), None).promote
+    decision = Rule(min_accuracy=0.9).decide(predictions("keras@1", 179), None)
     assert not decision.promote
     assert decision.why == "keras@1 has 89.50%: the first champion needs 90.00%"
 
@@ -59,7 +60,7 @@ def test_without_a_champion_the_accuracy_has_to_be_enough() -> None:
     [predictions("keras@2", 200, fingerprint="other"), predictions("keras@2", 100, images=100, test_images=100)],
 )
 def test_what_was_tested_on_other_images_is_not_compared(challenger: Predictions) -> None:
-    decision = decide(challenger, predictions("keras@1", 100))
+    decision = Rule().decide(challenger, predictions("keras@1", 100))
     assert not decision.promote
     assert "different images" in decision.why
 
@@ -67,23 +68,27 @@ def test_what_was_tested_on_other_images_is_not_compared(challenger: Predictions
 @pytest.mark.parametrize("champion", [None, predictions("keras@1", 100)])
 @pytest.mark.parametrize("when", ["if-better", "always"])
 def test_probabilities_that_are_no_numbers_never_win(champion: Predictions | None, when: str) -> None:
-    assert not rule(when, 0.05, 0.0)(predictions("keras@2", 200, finite=False), champion).promote
+    assert (
+        not Rule(when=when, alpha=0.05, min_accuracy=0.0)
+        .decide(predictions("keras@2", 200, finite=False), champion)
+        .promote
+    )
 
 
 @pytest.mark.parametrize("champion", [None, predictions("keras@1", 100)])
 @pytest.mark.parametrize("when", ["if-better", "always"])
 def test_what_was_tested_on_fewer_than_all_images_never_wins(champion: Predictions | None, when: str) -> None:
-    decision = rule(when, 0.05, 0.0)(predictions("keras@2", 199, images=199), champion)
+    decision = Rule(when=when, alpha=0.05, min_accuracy=0.0).decide(predictions("keras@2", 199, images=199), champion)
     assert not decision.promote
     assert decision.why == "keras@2 was tested on 199 of 200 images"
 
 
 def test_a_rule_is_to_promote_what_is_better_or_whatever_comes() -> None:
     worse, better = predictions("keras@2", 100), predictions("keras@1", 110)
-    assert rule("always", 0.05, 0.0)(worse, better).promote
-    assert not rule("if-better", 0.05, 0.0)(worse, better).promote
-    assert not rule("if-better", 0.001, 0.0)(better, worse).promote  # p is 0.002
-    assert not rule("if-better", 0.05, 0.9)(better, None).promote
+    assert Rule(when="always", alpha=0.05, min_accuracy=0.0).decide(worse, better).promote
+    assert not Rule(when="if-better", alpha=0.05, min_accuracy=0.0).decide(worse, better).promote
+    assert not Rule(when="if-better", alpha=0.001, min_accuracy=0.0).decide(better, worse).promote  # p is 0.002
+    assert not Rule(when="if-better", alpha=0.05, min_accuracy=0.9).decide(better, None).promote
 
 
 def test_predictions_are_read_from_a_version(tmp_path: Path) -> None:
@@ -91,9 +96,9 @@ def test_predictions_are_read_from_a_version(tmp_path: Path) -> None:
     for run, finite in (("a", True), ("b", False)):
         version = publish(objects, "keras", run, files(150, finite=finite), about("print"))
         read = Predictions.of(objects, version)
-        assert (read.fingerprint, not read.unusable, len(read.right)) == ("print", finite, 200)
+        assert (read.fingerprint, read.disqualification is None, len(read.correct)) == ("print", finite, 200)
     version = publish(objects, "keras", "c", files(150), about())
     assert Predictions.of(objects, version).accuracy == 0.75
-    version = publish(objects, "keras", "d", {**files(150), "predictions.npz": b"PK"}, about())
+    version = publish(objects, "keras", "d", {**files(150), "predictions.npz": b"PK\3\4"}, about())
     with pytest.raises(IntegrityError, match=r"keras@4: predictions.npz"):
         Predictions.of(objects, version)

@@ -1,5 +1,6 @@
 """The folder of a run."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from mnist_lib.errors import SpecError, StoreError
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable
+from mnist_lib.store.storage import open_storage
 
 
 def test_an_unfinished_run_begins_again_and_a_finished_one_is_refused(tmp_path: Path) -> None:
@@ -22,8 +24,13 @@ def test_an_unfinished_run_begins_again_and_a_finished_one_is_refused(tmp_path: 
         RunFolder.create(objects, "r", "")
 
 
-def test_runs_without_a_name_that_begin_in_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
-    assert len({RunFolder.create_unnamed(LocalObjects(tmp_path), "mnist", "").where for _ in range(5)}) == 5
+def test_runs_without_a_name_that_begin_in_the_same_second_get_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2026, 11, 25, 3, 0, 0, 2, 329, 0)))
+    for storage in (str(tmp_path), "memory://same-second"):
+        names = [RunFolder.create_unnamed(open_storage(storage), "mnist", "same").run for _ in range(3)]
+        assert names == [f"2026-11-25T03-00-00Z-mnist{end}" for end in ("", "-2", "-3")]
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "", ".hidden", "-x", "a\0b", "\uff41", "x" * 101, "a\n"])
@@ -42,3 +49,15 @@ def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for write in (lambda objects: RunFolder.create(objects, "r", ""), check_writable):
         with pytest.raises(StoreError, match=r"file.* cannot be read or written .*--storage"):
             write(LocalObjects(tmp_path / "file"))
+
+
+def test_a_storage_on_which_nothing_can_be_created_if_absent_is_refused_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, target: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    with pytest.raises(StoreError, match="Operation not supported"):
+        check_writable(LocalObjects(tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -26,7 +26,13 @@ def files(right: int, *, finite: bool = True, images: int = 200) -> dict[str, by
     if not finite:
         probabilities[0, 0] = np.nan
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, probabilities=probabilities, labels=labels)
+    np.savez(
+        content,
+        allow_pickle=False,
+        probabilities=probabilities,
+        predictions=answers.astype(np.uint8),
+        labels=labels,
+    )
     manifest = {"spec": {"model": "keras", "seed": right, "epochs": 5}, "versions": {"keras": "3"}}
     return {
         "model.keras": f"model {right}".encode(),

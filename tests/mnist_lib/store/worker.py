@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mnist_lib.store.champions import champion, promote
-from mnist_lib.store.promotion import decide
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.publishing import publish
 from mnist_lib.store.storage import open_storage
-from mnist_lib.store.versions import Version, publish
+from mnist_lib.store.versions import Version
 from tests.mnist_lib.store.versions_of import about, files
 
 
@@ -32,7 +33,7 @@ def main(storage: str, name: str, versions: int) -> None:
         return None, newest.number if newest else 0
 
     for n in range(versions):
-        right = 20 * n + 5 * int(name)  # what comes later is better, and everybody's differ
+        right = 40 * n + 5 * int(name)  # what comes later is better, and everybody's differ
 
         def published(right: int = right, run: str = f"{name}-{n}") -> tuple[Any, int]:
             version = publish(objects, "keras", run, files(right), about(right=right))
@@ -42,7 +43,7 @@ def main(storage: str, name: str, versions: int) -> None:
         timed("read", read)
 
         def promoted(version: Version = version) -> tuple[None, list[Any]]:
-            return None, [version.number, promote(objects, version, decide).promote]
+            return None, [version.number, promote(objects, version, Rule()).promote]
 
         timed("promote", promoted)
         timed("read", read)

@@ -1,0 +1,306 @@
+"""What anybody may do to a storage: it is told in one line, and nothing lies, waits for ever or leads elsewhere."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import models
+from mnist_lib.errors import IntegrityError, SpecError, StoreError
+from mnist_lib.store.champions import champion, promote, rollback
+from mnist_lib.store.collection import collect
+from mnist_lib.store.contents import Predictions
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.records import seal, unseal
+from mnist_lib.store.versions import find, verify, version_folder
+from tests.mnist_lib.store.invariants import all_verified, champion_verified
+from tests.mnist_lib.store.scenarios import published
+from tests.mnist_lib.store.versions_of import about, files
+
+pytestmark = pytest.mark.timeout(30)  # what waits for ever is a failure
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    """Three versions, each a champion after the other."""
+    objects = LocalObjects(tmp_path / "store")
+    for right in (50, 100, 150):
+        promote(objects, published(objects, right), Rule())
+    return objects
+
+
+@pytest.fixture
+def keras(objects: LocalObjects) -> Path:
+    return Path(objects.where("models/keras"))
+
+
+def test_what_can_be_no_champion_is_none_by_a_roll_back_either(objects: LocalObjects) -> None:
+    publish(objects, "keras", "nan", files(199, finite=False), about())
+    publish(objects, "keras", "few", files(100, images=100), about())
+    publish(objects, "keras", "none", {"model.keras": b""}, about())
+    for number, message in ((4, "probabilities that are not numbers"), (5, "tested on 100 of 200 images")):
+        with pytest.raises(SpecError, match=f"keras@{number} .*{message}"):
+            rollback(objects, "keras", to=number)
+    with pytest.raises(IntegrityError, match=r"keras@6: expected a file predictions.npz"):
+        rollback(objects, "keras", to=6)
+    assert champion_verified(objects) == 3
+
+
+def folder(path: Path) -> None:
+    path.mkdir(parents=True)
+
+
+def pipe(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+
+
+def link_to_nothing(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [folder, pipe, link_to_nothing])
+@pytest.mark.parametrize("name", ["champion/00000004.json", "holds/00000002/00000002.json"])
+def test_what_is_no_file_where_the_next_record_would_be_is_told_and_not_waited_for(
+    objects: LocalObjects, keras: Path, make: Callable[[Path], None], name: str
+) -> None:
+    make(keras / name)
+    try:
+        rollback(objects, "keras")
+    except (IntegrityError, StoreError) as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("make", [folder, pipe, link_to_nothing])
+def test_what_is_no_file_where_one_was_committed_is_damage(
+    objects: LocalObjects, keras: Path, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = keras / "versions/2/model.keras"
+    path.unlink()
+    make(path)
+    assert models.main(["verify", "--all", "--storage", str(keras.parents[1])]) == 7
+    out = capsys.readouterr().out
+    assert "model.keras" in out
+    assert "2 versions are as they were committed; damaged: 1." in out
+
+
+def test_a_lost_claim_costs_a_number_and_no_version(objects: LocalObjects, keras: Path) -> None:
+    before = all_verified(objects)
+    (keras / "claims/00000001.json").unlink()
+    version = published(objects, 198)
+    assert version.number not in before
+    assert all_verified(objects) == [*before, version.number]
+    found = find(objects, "keras", version.number)
+    assert found is not None
+    assert found.run == "run-198"
+
+
+def test_a_lost_commit_record_is_not_made_up_for_by_another_run(objects: LocalObjects, keras: Path) -> None:
+    for kind in ("claims", "commits"):
+        (keras / f"{kind}/00000003.json").unlink()
+    with pytest.raises(IntegrityError, match="expected nothing there; move that folder away"):
+        published(objects, 198)
+    assert (keras / "versions/3/model.keras").exists()
+
+
+def test_a_missing_record_of_a_champion_is_found_and_the_newest_stays_the_champion(
+    objects: LocalObjects, keras: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (keras / "champion/00000001.json").unlink()
+    newest = champion(objects, "keras")
+    assert newest is not None
+    assert newest.version == 3
+    assert models.main(["verify", "--storage", str(keras.parents[1])]) == 7
+    assert "champion/00000001.json: expected a record" in capsys.readouterr().out
+    assert not promote(objects, published(objects, 10), Rule()).promote
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"about": {}},
+        {"about": {"test": {"correct": 1, "total": 0}}},
+        {"about": {"test": {"correct": 3, "total": 2}}},
+        {"about": {"test": None}},
+        {"about": []},
+        {"run": 5},
+        {"number": True},
+        {"files": {"../x": {"bytes": 0, "sha256": ""}}},
+        {"files": {"x": None}},
+        {"more": 1},
+    ],
+)
+@pytest.mark.parametrize("command", [["list"], ["show", "keras@1"], ["verify", "--all"]])
+def test_a_record_with_something_else_in_it_is_damage_and_hides_nothing(
+    objects: LocalObjects, keras: Path, change: dict[str, Any], command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = keras / "commits/00000001.json"
+    path.write_bytes(seal({**unseal(path.read_bytes(), ""), **change}))
+    code = models.main([*command, "--storage", str(keras.parents[1])])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert code == 7 or (command[0] == "verify" and "about" in change)  # whose counts are not looked at
+    if command != ["show", "keras@1"]:
+        assert "keras@3" in captured.out or "versions are as" in captured.out
+
+
+@pytest.mark.parametrize("change", [{"version": "2"}, {"version": -1}, {"version": 2.0}, {"at": 5}, {"why": None}])
+def test_a_champion_of_other_types_is_damage(objects: LocalObjects, keras: Path, change: dict[str, Any]) -> None:
+    path = keras / "champion/00000003.json"
+    path.write_bytes(seal({**unseal(path.read_bytes(), ""), **change}))
+    with pytest.raises(IntegrityError, match=r"00000003.json: expected a record"):
+        champion(objects, "keras")
+    assert rollback(objects, "keras").version == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"at": None}, {"at": "x"}, {"at": "2026-01-01"}, {"kind": 1}, {"token": 1, "more": 2}]
+)
+@pytest.mark.parametrize("name", ["claims/00000001.json", "holds/00000001/00000001.json"])
+def test_odd_claims_and_holds_keep_nobody_from_anything(
+    objects: LocalObjects, keras: Path, name: str, change: dict[str, Any]
+) -> None:
+    path = keras / name
+    path.write_bytes(seal({**unseal(path.read_bytes(), ""), **change}))
+    (keras / "commits/00000001.json").rename(keras / "away")
+    collect(objects, "keras", keep=1)
+    (keras / "away").rename(keras / "commits/00000001.json")
+    assert rollback(objects, "keras", to=1).version == 1
+    assert published(objects, 198).number == 4
+
+
+def npz(**arrays: Any) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+LABELS = np.zeros(200, np.uint8)
+GOOD: dict[str, Any] = {"probabilities": np.eye(10, dtype=np.float32)[LABELS], "predictions": LABELS, "labels": LABELS}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\3\4",
+        npz(**GOOD)[:-30],
+        npz(**{**GOOD, "labels": LABELS.astype("U1")}),
+        npz(**{**GOOD, "labels": LABELS.astype(np.float64)}),
+        npz(**{**GOOD, "labels": LABELS.reshape(2, 100)}),
+        npz(**{**GOOD, "labels": LABELS[:100]}),
+        npz(**{**GOOD, "labels": np.array([print] * 200)}),
+        npz(**{**GOOD, "probabilities": GOOD["probabilities"].astype(np.complex64)}),
+        npz(**{**GOOD, "probabilities": GOOD["probabilities"][:, :9]}),
+        npz(**{**GOOD, "more": LABELS}),
+        npz(labels=LABELS),
+    ],
+)
+def test_predictions_of_another_form_are_damage(objects: LocalObjects, content: bytes) -> None:
+    version = publish(objects, "keras", "odd", {**files(150), "predictions.npz": content}, about())
+    with pytest.raises(IntegrityError, match=r"^keras@4: predictions.npz: (\w+: )?expected"):
+        Predictions.of(objects, version)
+
+
+def test_predictions_for_other_labels_are_not_compared(objects: LocalObjects) -> None:
+    easy = npz(probabilities=np.eye(10, dtype=np.float32)[LABELS], predictions=LABELS, labels=LABELS)
+    version = publish(objects, "keras", "easy", {**files(150), "predictions.npz": easy}, about())
+    decision = promote(objects, version, Rule())
+    assert not decision.promote
+    assert "different images" in decision.why
+
+
+def test_no_images_make_no_champion(objects: LocalObjects) -> None:
+    nothing = npz(probabilities=GOOD["probabilities"][:0], predictions=LABELS[:0], labels=LABELS[:0])
+    empty = {**about(), "dataset": {**about()["dataset"], "test": 0}}
+    version = publish(objects, "scratch", "r", {"predictions.npz": nothing}, empty)
+    assert not promote(objects, version, Rule()).promote
+
+
+def test_a_link_in_place_of_a_versions_folder_is_removed_and_not_followed(
+    objects: LocalObjects, keras: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").touch()
+    (keras / "versions/1").rename(tmp_path / "moved")
+    (keras / "versions/1").symlink_to(tmp_path / "precious")
+    objects.delete_below(version_folder("keras", 1))
+    assert (tmp_path / "precious/file").exists()
+    assert not (keras / "versions/1").is_symlink()
+
+
+@pytest.mark.parametrize("name", [".hidden", "more/file"])
+def test_what_is_in_a_versions_folder_and_was_not_committed_is_found(
+    objects: LocalObjects, keras: Path, name: str
+) -> None:
+    path = keras / "versions/1" / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    version = find(objects, "keras", 1)
+    assert version is not None
+    with pytest.raises(IntegrityError, match=f"keras@1: {name}: expected no such file"):
+        verify(objects, version)
+
+
+@pytest.mark.parametrize("storage", ["nowhere", "file"])
+@pytest.mark.parametrize("command", [["list"], ["verify", "--all"], ["champion"], ["gc", "--keep=1"]])
+def test_a_storage_that_is_no_folder_is_not_taken_for_an_empty_one(
+    storage: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert models.main([*command, "--storage", str(tmp_path / storage)]) == 6
+    assert "expected a folder, there is none" in capsys.readouterr().err
+
+
+def test_neither_secrets_nor_codes_that_a_terminal_obeys_are_printed(
+    objects: LocalObjects, keras: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "credentials").write_text("[default]\naws_secret_access_key = canary")
+    path = keras / "commits/00000001.json"
+    path.unlink()
+    path.symlink_to(tmp_path / "credentials")
+    path = keras / "commits/00000002.json"
+    path.write_bytes(seal({**unseal(path.read_bytes(), ""), "run": "\x1b[31mred"}))
+    assert models.main(["list", "--storage", str(keras.parents[1])]) == 7
+    out = capsys.readouterr().out
+    assert "canary" not in out
+    assert "\x1b" not in out
+    assert "\\x1b[31mred" in out
+
+
+def test_a_version_of_another_model_is_not_taken_for_one_of_this(objects: LocalObjects, keras: Path) -> None:
+    other = publish(objects, "scratch", "r", files(100), about())
+    (keras / "commits/00000001.json").write_bytes(seal({**asdict(other)}))
+    with pytest.raises(IntegrityError, match="keras@1: expected the record of a version, got one of scratch@1"):
+        find(objects, "keras", 1)
+
+
+@pytest.mark.parametrize(
+    "option", ["--alpha=nan", "--alpha=inf", "--alpha=-1", "--min-accuracy=2", "--min-accuracy=nan"]
+)
+def test_a_rule_that_is_not_possible_is_refused(
+    objects: LocalObjects, keras: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert models.main(["promote", "keras@1", option, "--json", "--storage", str(keras.parents[1])]) == 2
+    assert "expected a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_a_document_is_json_whatever_a_manifest_holds(
+    objects: LocalObjects, keras: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, rate in (("a", "NaN"), ("b", "1")):
+        manifest = f'{{"spec": {{"rate": {rate}}}}}'.encode()
+        publish(objects, "keras", run, {**files(10), "manifest.json": manifest}, about())
+    assert models.main(["diff", "keras@4", "keras@5", "--json", "--storage", str(keras.parents[1])]) in (0, 7)
+    out = capsys.readouterr().out
+    if out:
+        json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
