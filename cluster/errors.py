@@ -7,6 +7,24 @@ class ClusterError(Exception):
     code = "E-CLUSTER"
 
 
+class ClusterLostError(ClusterError):
+    """It could be reached, and no longer can."""
+
+    code = "E-CLUSTER-LOST"
+
+
+class VersionsError(ClusterError):
+    """What computes on the workers is not what is installed here."""
+
+    code = "E-CLUSTER-VERSIONS"
+
+
+class AuthError(ClusterError):
+    """The cluster asks for a token, and does not get the right one."""
+
+    code = "E-AUTH"
+
+
 class ResourcesError(ClusterError):
     """No node has what one task asks for."""
 

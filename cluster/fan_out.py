@@ -1,20 +1,35 @@
 """Runs lanes of items as streaming generator tasks and yields their events as they come.
 
 Ray itself retries nothing here (`max_retries=0`): it would run a whole lane again, and would count what it lost its own
-way. An attempt that died gives its unfinished items to the next one, and of a dead attempt no late event is taken.
+way. An attempt that ends early gives its unfinished items to the next one, and of an attempt that was given up no late
+event is taken. No wait is without an end: for a place, for a sign of life, for the head of the cluster.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import math
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 
+from cluster.deaths import Death, Kind, death_of
+from cluster.errors import ClusterLostError, ResourcesError
+from cluster.limits import Limits
+from cluster.place import Place, kill, this_place
+from cluster.resources import LanePlan, what_is_free
+from cluster.session import head_answers
+
 log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5  # how late a deadline may be noticed
+FETCH_SECONDS = 60.0  # for an event that a node holds
+EVENTS_IN_FLIGHT = 16  # of a lane: what a worker may be ahead of the driver, whose memory they take
+BACK_OFF_SECONDS = (1.0, 30.0)  # after the first death of an item, doubled with each; at most
 
 
 class Item(Protocol):
@@ -34,84 +49,237 @@ class Event(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
-    """An item that is given up: every attempt at it died, or the task itself has a bug."""
+class Died:
+    """An attempt at an item ended early. There will be another, or, when `final`, it is given up."""
 
     item: str
-    reason: str
-    attempts: int
-    traceback: str = ""  # of a bug, as the worker saw it
+    attempt: int  # counted from 1
+    death: Death
+    final: bool
 
 
-StartLane = Callable[[Sequence[Any]], Any]  # items -> ObjectRefGenerator of their events, in their order
+Start = Callable[[Sequence[Any]], Any]  # items -> ObjectRefGenerator: a `Place`, then their events, in their order
+
+
+def lane_task(function: Callable[..., Iterator[Event]], plan: LanePlan) -> Callable[..., Any]:
+    """A task on the resources of a lane, that tells its place and then all that `function` of its arguments yields."""
+    task: Any = ray.remote(
+        num_returns="streaming",
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus,
+        max_retries=0,  # ours to retry
+        max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
+    )(_place_then_events)
+    task = task.options(name=function.__name__, _generator_backpressure_num_objects=EVENTS_IN_FLIGHT)
+    return lambda *arguments: task.remote(function, *arguments)
+
+
+def _place_then_events(function: Callable[..., Iterator[Event]], *arguments: Any) -> Iterator[Place | Event]:
+    yield this_place()
+    yield from function(*arguments)
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    """At a lane."""
+
+    generator: Any
+    items: dict[str, Any]  # that have not ended, by id, in order; the first is running
+    place: Place | None = None  # None while it waits for one
+    heard_at: float = field(default_factory=time.monotonic)
+    begun_at: float = math.inf  # the running item
+    intervals: list[float] = field(default_factory=list)  # between the events of the running item
+
+    @property
+    def running(self) -> str:
+        return next(iter(self.items))
+
+    def hear(self) -> None:
+        now = time.monotonic()
+        self.intervals.append(now - self.heard_at)
+        self.heard_at = now
+
+    def begin_next(self) -> None:
+        self.begun_at, self.intervals = time.monotonic(), []
 
 
 class FanOut:
-    """Lanes under way, from `submit` to the last of `events`; leaving the context cancels what still runs.
+    """Lanes under way, from `submit` to the last of `events`; leaving the context ends what still runs.
 
     Args:
         start: starts one attempt at a lane.
-        max_failures: how many attempts at an item may die before it is given up with one more.
+        limits: when to give up what.
+        plan: what each attempt asks of a node.
     """
 
-    def __init__(self, start: StartLane, max_failures: int) -> None:
-        self._start, self._max_failures = start, max_failures
-        self._deaths: Counter[str] = Counter()
-        self._running: dict[Any, dict[str, Any]] = {}  # generator -> its items that have not ended, by id, in order
+    def __init__(self, start: Start, limits: Limits, plan: LanePlan) -> None:
+        self._start, self._limits, self._plan = start, limits, plan
+        self._deaths: dict[str, Counter[Kind]] = defaultdict(Counter)
+        self._running: dict[Any, _Attempt] = {}  # by generator
+        self._backing_off: list[tuple[float, Sequence[Any]]] = []  # when to start them again
+        self._given_up: list[tuple[float, _Attempt]] = []  # when to end them by force
+        self._placed_at = self._told_at = self._answered_at = self._asked_at = time.monotonic()
 
     def __enter__(self) -> FanOut:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         for generator in self._running:
             ray.cancel(generator, force=True)
+        for _, attempt in self._given_up:
+            self._end_by_force(attempt)
 
     def submit(self, items: Sequence[Any]) -> None:
         """Starts a lane of these items, in their order."""
         if items:
-            self._running[self._start(items)] = {item.id: item for item in items}
+            generator = self._start(items)
+            self._running[generator] = _Attempt(generator=generator, items={item.id: item for item in items})
 
-    def events(self) -> Iterator[Event | Lost]:
-        """Every event of every lane as it comes, and `Lost` in place of an item's last, until all items have ended."""
-        while self._running:
-            ready, _ = ray.wait(list(self._running), num_returns=1)
-            yield from self._take(ready[0])
+    def events(self) -> Iterator[Event | Died]:
+        """Every event of every lane as it comes, and what died, until all items have ended.
+
+        Raises:
+            ResourcesError: no attempt has got a place in time.
+            ClusterLostError: the head of the cluster no longer answers.
+        """
+        while self._running or self._backing_off:
+            yield from self._take_what_is_ready()
+            self._check_head()
+            self._check_place()
+            yield from self._check_silence()
+            self._end_given_up()
+            self._restart()
 
     def attempts(self, item: str) -> int:
         """So far, the running one included."""
-        return self._deaths[item] + 1
+        return self._deaths[item].total() + 1
 
-    def _take(self, generator: Any) -> Iterator[Event | Lost]:
-        items = self._running[generator]
-        try:
-            event: Event = ray.get(next(generator))
-        except StopIteration:
-            del self._running[generator]
-            yield from self._retry([*items.values()], "the task ended early")
-        except ray.exceptions.RayTaskError as error:  # a bug: what an item can run into comes as an event
-            del self._running[generator]
-            reason = f"{type(error.cause).__name__}: {error.cause}"
-            for item in items:
-                yield Lost(item=item, reason=reason, attempts=self.attempts(item), traceback=str(error))
-        except ray.exceptions.RayError as error:
-            del self._running[generator]
-            ray.cancel(generator, force=True)  # it may be alive, with only its event lost
-            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-            yield from self._retry([*items.values()], reason)
-        else:
-            if event.final:
-                items.pop(event.trial, None)
-            yield event
-
-    def _retry(self, items: list[Any], reason: str) -> Iterator[Lost]:
-        """The first of the items was running; the others had not begun."""
-        if not items:
+    def _take_what_is_ready(self) -> Iterator[Event | Died]:
+        """One event of each lane that has any: none of them can keep the others waiting."""
+        if not self._running:
+            time.sleep(TICK_SECONDS)
             return
-        running = items[0].id
-        self._deaths[running] += 1
-        if self._deaths[running] > self._max_failures:
-            yield Lost(item=running, reason=reason, attempts=self._deaths[running])
-            items = items[1:]
-        else:
-            log.warning("attempt %d of %s died (%s); trying again", self._deaths[running], running, reason)
-        self.submit(items)
+        ready, _ = ray.wait([*self._running], num_returns=1, timeout=TICK_SECONDS)
+        if ready:
+            ready, _ = ray.wait([*self._running], num_returns=len(self._running), timeout=0)
+        for generator in ready:
+            yield from self._take(self._running[generator])
+
+    def _take(self, attempt: _Attempt) -> Iterator[Event | Died]:
+        try:
+            event = ray.get(next(attempt.generator), timeout=FETCH_SECONDS)
+        except StopIteration:
+            del self._running[attempt.generator]
+            if attempt.items:
+                yield from self._follow(attempt, Death(kind=Kind.ENDED_EARLY))
+            return
+        except ray.exceptions.RayError as error:
+            death = death_of(error, attempt.place)
+            if death.kind is Kind.BUG:
+                yield from self._bury(attempt, death)
+            else:
+                yield from self._give_up(attempt, death)  # it may be alive, with only its event lost
+            return
+        attempt.hear()
+        if isinstance(event, Place):
+            attempt.place = event
+            attempt.begin_next()
+            return
+        if event.final:
+            attempt.items.pop(event.trial, None)
+            attempt.begin_next()
+        yield event
+
+    def _bury(self, attempt: _Attempt, death: Death) -> Iterator[Died]:
+        """A bug ends all items: what an item can run into comes as an event."""
+        del self._running[attempt.generator]
+        for item in attempt.items:
+            yield Died(item=item, attempt=self.attempts(item), death=death, final=True)
+
+    def _give_up(self, attempt: _Attempt, death: Death) -> Iterator[Died]:
+        del self._running[attempt.generator]
+        ray.cancel(attempt.generator)
+        self._given_up.append((time.monotonic() + self._limits.cancel_seconds, attempt))
+        if attempt.items:
+            yield from self._follow(attempt, death)
+
+    def _follow(self, attempt: _Attempt, death: Death) -> Iterator[Died]:
+        """The attempt's running item has died; it and the others, which had not begun, get another attempt."""
+        running, items = attempt.running, [*attempt.items.values()]
+        final = not self._may_follow(running, death.kind)
+        number = self.attempts(running)
+        self._deaths[running][death.kind] += 1
+        least, most = BACK_OFF_SECONDS
+        delay = 0.0 if final else min(most, least * 2.0 ** (number - 1))
+        self._backing_off.append((time.monotonic() + delay, items[1:] if final else items))
+        yield Died(item=running, attempt=number, death=death, final=final)
+
+    def _may_follow(self, item: str, kind: Kind) -> bool:
+        if kind is Kind.OVERTIME:
+            return False
+        before = self._deaths[item]
+        if kind is Kind.OUT_OF_MEMORY and before[kind] >= self._limits.max_out_of_memory:
+            return False
+        return before.total() < self._limits.max_failures
+
+    def _restart(self) -> None:
+        due = [items for at, items in self._backing_off if at <= time.monotonic()]
+        self._backing_off = [(at, items) for at, items in self._backing_off if at > time.monotonic()]
+        for items in due:
+            self.submit(items)
+
+    def _check_silence(self) -> Iterator[Died]:
+        for attempt in [attempt for attempt in self._running.values() if attempt.place and attempt.items]:
+            now, silent = time.monotonic(), time.monotonic() - attempt.heard_at
+            if now - attempt.begun_at > self._limits.item_seconds:
+                death = Death(kind=Kind.OVERTIME, details=f"more than {self._limits.item_seconds:g} s")
+            elif silent > self._silence_allowed(attempt):
+                death = Death(kind=Kind.SILENT, details=f"for {silent:.0f} s, on {attempt.place}")
+            else:
+                continue
+            if not ray.wait([attempt.generator], timeout=0)[0]:  # it may have told meanwhile
+                yield from self._give_up(attempt, death)
+
+    def _silence_allowed(self, attempt: _Attempt) -> float:
+        if len(attempt.intervals) < 2:
+            return self._limits.first_silence_seconds
+        return max(self._limits.silence_seconds, 10 * max(attempt.intervals))
+
+    def _check_place(self) -> None:
+        now = time.monotonic()
+        if not self._running or any(attempt.place for attempt in self._running.values()):
+            self._placed_at = self._told_at = now
+            return
+        waited = now - self._placed_at
+        if waited > self._limits.wait_seconds:
+            raise ResourcesError(
+                f"{self._plan.asked} not free within {waited:.0f} s on any node ({what_is_free()})"
+                "; wait longer with --wait-for-resources SECONDS, or lower --cpus-per-trial or --gpus-per-trial"
+            )
+        if now - self._told_at >= self._limits.tell_seconds:
+            self._told_at = now
+            log.warning(
+                "waiting for %s on one node, for %.0f s of at most %.0f (--wait-for-resources); %s",
+                *(self._plan.asked, waited, self._limits.wait_seconds, what_is_free()),
+            )
+
+    def _check_head(self) -> None:
+        """Ray itself would end this process after a minute, without a word."""
+        if time.monotonic() - self._asked_at < 5:
+            return
+        self._asked_at = time.monotonic()
+        if head_answers():
+            self._answered_at = time.monotonic()
+        elif (silent := time.monotonic() - self._answered_at) > self._limits.head_seconds:
+            raise ClusterLostError(f"the head of the cluster has not answered for {silent:.0f} s; is it running?")
+
+    def _end_given_up(self) -> None:
+        due = [attempt for at, attempt in self._given_up if at <= time.monotonic()]
+        self._given_up = [(at, attempt) for at, attempt in self._given_up if at > time.monotonic()]
+        for attempt in due:
+            self._end_by_force(attempt)
+
+    def _end_by_force(self, attempt: _Attempt) -> None:
+        ray.cancel(attempt.generator, force=True)
+        if attempt.place:
+            kill(attempt.place)

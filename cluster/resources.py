@@ -1,18 +1,25 @@
 """What fits where. Sums over a cluster mislead: two nodes of one GPU are not two GPUs to a task that asks for two."""
 
 import itertools
+import logging
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
+from ray._private.state import available_resources_per_node
 from ray._private.utils import get_num_cpus
 
 from cluster.errors import ResourcesError
 
 T = TypeVar("T")
+
+TELL_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +38,13 @@ class LanePlan:
     cpus: int
     gpus: int
 
+    @property
+    def asked(self) -> str:
+        """Of one node, by each lane."""
+        return f"{self.cpus} CPU(s)" + (f" and {self.gpus} GPU(s)" if self.gpus else "")
+
     def __str__(self) -> str:
-        gpus = f" and {self.gpus} GPU(s)" if self.gpus else ""
-        return f"{self.lanes} lane(s) of {self.cpus} CPU(s){gpus}"
+        return f"{self.lanes} lane(s) of {self.asked}"
 
 
 def live_nodes() -> list[Node]:
@@ -49,6 +60,17 @@ def live_nodes() -> list[Node]:
         for node in nodes
         if node["Alive"]
     ]
+
+
+def what_is_free() -> str:
+    """On each node of the connected cluster, for people."""
+    free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
+    told = []
+    for node in live_nodes():
+        here = free.get(node.id, {})
+        gpus = f", {here.get('GPU', 0):g} of {node.gpus} GPU(s)" if node.gpus else ""
+        told.append(f"{node.host}: {here.get('CPU', 0):g} of {node.cpus} CPU(s){gpus} free")
+    return "; ".join(told) or "there is no node"
 
 
 def this_machine() -> Node:
@@ -95,6 +117,26 @@ def plan_lanes(
         return LanePlan(lanes=lanes, cpus=cpus_per_trial, gpus=gpus)
     cpus = max(c for c in range(1, most_cpus + 1) if min(trials, _slots(nodes, c, gpus)) == lanes)
     return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus)
+
+
+def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:
+    """Until nodes have joined on which it can be made; says why every ten seconds.
+
+    Raises:
+        ResourcesError: the last of the plan's own, when the time is up.
+    """
+    begin = told = time.monotonic()
+    while True:
+        try:
+            return plan()
+        except ResourcesError as error:
+            waited = time.monotonic() - begin
+            if waited >= seconds:
+                raise
+            if time.monotonic() - told >= TELL_SECONDS:
+                told = time.monotonic()
+                log.warning("waiting for nodes, for %.0f s of at most %.0f: %s", waited, seconds, error)
+        time.sleep(0.5)
 
 
 def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> int:

@@ -4,6 +4,8 @@ import contextlib
 import io
 import logging
 import os
+import socket
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from typing import Any
 import grpc
 import ray
 
-from cluster.errors import ClusterError, first_line
+from cluster.errors import ClusterError, ClusterLostError, first_line
 
 CONNECT_SECONDS = 4.0
+LOST_SHUTDOWN_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +47,33 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         what = f"{address} cannot be joined" if address else "Ray cannot be started here"
         raise ClusterError(f"{what}: {first_line(error)}") from error
-    try:
-        with contextlib.redirect_stdout(_Log()):
+    with contextlib.redirect_stdout(_Log()):  # while it ends, too
+        try:
             yield
-    finally:
-        ray.shutdown()
+        except ClusterLostError:
+            _shut_down_in_time()
+            raise
+        except BaseException:
+            ray.shutdown()
+            raise
+        else:
+            ray.shutdown()
+
+
+def end_children() -> None:
+    """Kills every process that this one has started, and those that they have."""
+    import psutil  # Ray brings its own
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+def _shut_down_in_time() -> None:
+    """Of a cluster that is gone, Ray waits for the answer for a minute."""
+    thread = threading.Thread(target=ray.shutdown, daemon=True)
+    thread.start()
+    thread.join(LOST_SHUTDOWN_SECONDS)
 
 
 def address_of(given: str | None) -> str | None:
@@ -68,6 +93,16 @@ class _Log(io.TextIOBase):
 def in_submitted_job() -> bool:
     """Whether Ray started this driver: its code is on the nodes already, and its working folder will be deleted."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def head_answers() -> bool:
+    """Whether the head of the connected cluster can be reached."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def _require_ray(address: str, source: str) -> None:

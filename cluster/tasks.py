@@ -1,5 +1,7 @@
 """Single tasks, as opposed to lanes."""
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +9,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterError, first_line
+
+TELL_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
 
 
 def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_returns: int = 1) -> Any:
@@ -17,13 +23,18 @@ def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_retur
     return task.options(num_returns=num_returns, scheduling_strategy=affinity).remote(*arguments)
 
 
-def result_of(reference: Any) -> Any:
-    """Waits for a task's result.
+def result_of(reference: Any, what: str = "a task") -> Any:
+    """Waits for a task's result, and says so every ten seconds.
 
     Raises:
         ClusterError: its worker died, or lacks a package.
         Exception: the one that the task raised, not Ray's wrapping of it, which becomes its cause.
     """
+    begin = told = time.monotonic()
+    while not ray.wait([reference], timeout=0.5)[0]:  # so short that a signal is soon seen
+        if time.monotonic() - told >= TELL_SECONDS:
+            told = time.monotonic()
+            log.info("waiting for %s, for %.0f s", what, told - begin)
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

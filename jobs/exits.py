@@ -16,10 +16,20 @@ EXIT_CODES = {
     "E-DATA": 3,
     "E-RESOURCES": 4,
     "E-TRAINING": 5,
+    # What a trial can end with: this is the code of a run whose every trial has.
+    "E-CRASH": 5,
+    "E-GPU-INVISIBLE": 5,
+    "E-NAN": 5,
+    "E-NODE-LOST": 5,
+    "E-OOM": 5,
+    "E-SILENT": 5,
+    "E-TIMEOUT": 5,
     "E-STORE": 6,
     "E-INTEGRITY": 7,
     "E-SCHEMA": 7,
+    "E-AUTH": 8,
     "E-CLUSTER": 8,
+    "E-BUSY": 75,
 }
 DONE = 0
 INTEGRITY = EXIT_CODES["E-INTEGRITY"]
@@ -34,9 +44,15 @@ class UsageError(Exception):
 
 
 class TrainingError(Exception):
-    """Every trial failed."""
+    """Every trial failed.
 
-    code = "E-TRAINING"
+    Args:
+        code: that of all of them, where they agree.
+    """
+
+    def __init__(self, message: str, code: str = "E-TRAINING") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def exit_code_of(code: str) -> int:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobs import exits, models_change, models_read
+from jobs import exits, models_change, models_compute, models_read
 from jobs import models_options as options
 from jobs.models_result import CommandResult
 from jobs.options import parse
@@ -22,7 +22,8 @@ COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], C
     "promote": (options.PromoteOptions, models_change.promote),
     "rollback": (options.RollbackOptions, models_change.rollback),
     "verify": (options.VerifyOptions, models_read.verify_versions),
-    "evaluate": (options.EvaluateOptions, models_read.evaluate),
+    "evaluate": (options.EvaluateOptions, models_compute.evaluate),
+    "reproduce": (options.ReproduceOptions, models_compute.reproduce),
     "gc": (options.CollectOptions, models_change.collect_garbage),
 }
 

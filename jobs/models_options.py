@@ -101,9 +101,20 @@ class CollectOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(VersionOptions):
-    """Predicts the test images again with the stored weights: are the answers those that were stored?"""
-
+class ComputeOptions(VersionOptions):
     data_dir: Path | None = option(None, "as for jobs.train", folder, "DIR")
     data_source: Path | None = option(None, "as for jobs.train", folder, "DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ComputeOptions):
+    """Predicts the test images again with the stored weights: are the answers those that were stored?"""
+
     trust: bool = option(False, "run the stored SavedModel or .keras file itself: it can run any code")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(ComputeOptions):
+    """Trains a version again, as its manifest says: does it come out the same?"""
+
+    cpus: int | None = option(None, "threads to train with (default: all)", whole_number, "N")

@@ -1,8 +1,6 @@
-"""The commands of `jobs.models` that change nothing: list, show, diff, champion, history, verify, evaluate."""
+"""The commands of `jobs.models` that change nothing: list, show, diff, champion, history, verify."""
 
-import contextlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +10,6 @@ from jobs import exits
 from jobs.models_options import (
     ChampionOptions,
     DiffOptions,
-    EvaluateOptions,
     HistoryOptions,
     ModelOptions,
     VerifyOptions,
@@ -20,8 +17,7 @@ from jobs.models_options import (
 )
 from jobs.models_result import NUMBER, CommandResult, counted, find_version, table
 from mnist_lib.catalog import MODELS, require_known
-from mnist_lib.environment import import_keras
-from mnist_lib.errors import DataError, IntegrityError, SpecError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.storage import is_url, open_storage
 from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy, version_folder
@@ -138,33 +134,6 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
     return CommandResult(
         {"whole": whole, "damaged": damaged}, "\n".join(lines), exits.INTEGRITY if damaged else exits.DONE
     )
-
-
-def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
-    version = find_version(objects, options.version, MODELS)
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a look is no reason to take a GPU from who trains on it
-    import_keras()
-    from mnist_lib.data.prepare import default_data_dir, prepare
-    from mnist_lib.loading import compare_with_stored, load, load_trusted
-    from mnist_lib.store.contents import Predictions
-
-    predict = (load_trusted if options.trust else load)(objects, version)
-    stored, dataset_name = Predictions.of(objects, version), version.about["dataset"].get("name")
-    with contextlib.redirect_stdout(sys.stderr):  # TFDS tells its progress there
-        dataset = prepare(str(dataset_name), options.data_dir or default_data_dir(), options.data_source)
-    if dataset.fingerprint != stored.fingerprint:
-        raise DataError(
-            f"{version.name} was tested on {dataset_name} with the fingerprint {stored.fingerprint}, this one has "
-            f"{dataset.fingerprint}; use the same data with --data-dir or --data-source"
-        )
-    found = compare_with_stored(stored, predict, dataset.test)
-    same = "all" if found.matching == found.test.total else f"{found.matching:,} of"
-    near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
-    text = (
-        f"{version.name} gives the stored answer to {same} {found.test.total:,} test images ({near}).\n"
-        f"It has {found.test.correct:,} right: {found.test.value:.2%}."
-    )
-    return CommandResult(asdict(found), text, exits.DONE if found.reproduced else exits.INTEGRITY)
 
 
 def _comparison_text(found: "Comparison") -> str:

@@ -7,6 +7,7 @@ An option is a field of a frozen dataclass: `learning_rate` is `--learning-rate`
 import argparse
 import dataclasses
 import difflib
+import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,10 +18,11 @@ from typing import Any, NoReturn
 
 import jsonargparse
 
+from cluster.limits import Limits
 from jobs.exits import UsageError
 from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, require_known
 from mnist_lib.errors import SpecError
-from mnist_lib.spec import LARGEST_SEED, Resources, TrialSpec, trial_grid
+from mnist_lib.spec import LARGEST_SEED, Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.store.promotion import WHEN, Rule
 
 
@@ -146,6 +148,20 @@ class TrainOptions:
     )
     allow_cpu: bool = option(False, "train on CPU devices in place of GPUs that TensorFlow cannot see")
     max_failures: int = option(3, "how often a trial whose worker died is tried again", whole_number, "N")
+    wait_for_resources: float | None = option(
+        None,
+        "seconds to wait while every node is busy (default: 600), and, if given, for nodes that are not there yet",
+        number,
+        "S",
+    )
+    trial_timeout: float | None = option(None, "seconds after which an attempt at a trial is given up", number, "S")
+    max_seconds: float | None = option(
+        None, "train fewer epochs rather than longer than this; each trial trains at least one", number, "S"
+    )
+    finish_by: str | None = option(None, "the same by a time, as in 2026-11-25T06:00:00Z", moment, "TIME")
+    checkpoint_seconds: float = option(
+        Pace.checkpoint_seconds, "from one checkpoint of a trial to the next; 0: after each epoch", number, "S"
+    )
     promote: str = option(
         Rule.when,
         "; ".join(f"{when}: {about}" for when, about in WHEN.items()),
@@ -156,6 +172,15 @@ class TrainOptions:
     min_accuracy: float = option(Rule.min_accuracy, "what a model's first champion must reach, as in 0.97", number, "X")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
+    resume: str | None = option(
+        None, "go on with that unfinished run, with the options that it was begun with", str, "RUN"
+    )
+    chaos: int | None = option(
+        None,
+        "a rehearsal on nodes on this machine: trains in peace, then while they are killed at random; keeps nothing",
+        whole_number,
+        "SEED",
+    )
     plan: bool = option(False, "print what would run, where and why, and stop")
     json: bool = option(False, "print the summary as one JSON document instead of tables")
     verbose: bool = option(False, "show every epoch, and tracebacks", short=["-v"])
@@ -181,10 +206,31 @@ class TrainOptions:
         """Raises SpecError for what no trial can run on."""
         return Resources(cpus=cpus, gpus=gpus, cpu_replicas=self.cpu_replicas, allow_cpu=self.allow_cpu)
 
-    def check_resources(self) -> None:
-        """As far as they are given; what is auto is known with the cluster."""
+    def check(self) -> None:
+        """Raises SpecError for a value that is out of range; of resources, what is auto is known with the cluster."""
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
+        self.rule()
+        self.limits()
+        self.pace(begin=0)
+
+    def limits(self) -> Limits:
+        """Raises SpecError for what is no time or count."""
+        if not 0 <= self.max_failures <= 1_000:
+            raise SpecError(f"max_failures: expected a whole number from 0 to 1000, got {self.max_failures}")
+        wait, overtime = self.wait_for_resources, self.trial_timeout
+        return Limits(
+            max_failures=self.max_failures,
+            item_seconds=_seconds("trial_timeout", math.inf if overtime is None else overtime),
+            wait_seconds=_seconds("wait_for_resources", Limits.wait_seconds if wait is None else wait),
+        )
+
+    def pace(self, begin: float) -> Pace:
+        """Of a run that began at that Unix time. Raises SpecError for what is no time."""
+        until = datetime.fromisoformat(self.finish_by).timestamp() if self.finish_by else math.inf
+        if self.max_seconds is not None:
+            until = min(until, begin + _seconds("max_seconds", self.max_seconds))
+        return Pace(checkpoint_seconds=_seconds("checkpoint_seconds", self.checkpoint_seconds), until=until)
 
     def rule(self) -> Rule:
         """Raises SpecError for one that is not valid."""
@@ -198,6 +244,12 @@ class TrainOptions:
         if self.seed + self.seeds - 1 > LARGEST_SEED:
             raise SpecError(f"seeds: expected seeds up to {LARGEST_SEED}, got {self.seed + self.seeds - 1}")
         return range(self.seed, self.seed + self.seeds)
+
+
+def _seconds(name: str, value: float) -> float:
+    if not value >= 0:  # NaN is not
+        raise SpecError(f"{name}: expected seconds, 0 or more, got {value}")
+    return value
 
 
 class _Help(argparse.HelpFormatter):

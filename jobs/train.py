@@ -2,31 +2,33 @@
 
 import json
 import logging
+import shlex
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-import cluster
-import jobs
-import mnist_lib
 from jobs import exits
 from jobs.options import TrainOptions, parse
-from mnist_lib.environment import code_version
+from jobs.packages import PACKAGES
+from mnist_lib.environment import code_version, package_versions
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.runs import RunFolder, check_run_name, check_writable
+from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, open_run
 from mnist_lib.store.storage import check_storage, is_url, open_storage
 from mnist_lib.store.versions import version_folder
 
 if TYPE_CHECKING:
     from cluster.resources import LanePlan, Node
 
+log = logging.getLogger(__name__)
+
 WIDTH_OF_A_PIPE = 110  # in columns
-PACKAGES = [Path(str(package.__file__)).parent for package in (jobs, mnist_lib, cluster)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,16 +36,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: Sequence[str]) -> int:
+    begin = time.time()
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
+    if options.resume is not None:
+        options = _options_of(options, arguments)
     _log_to_stderr(verbose=options.verbose)
     trials = options.trials()
-    options.check_resources()
-    options.rule()
+    options.check()
     check_storage(options.storage)
     if options.run_name is not None:
         check_run_name(options.run_name)
+    if options.plan:
+        return _show_plan(options, trials)
+    return _run(options, trials, begin) if options.chaos is None else _rehearse(options, trials, options.chaos)
 
-    return _show_plan(options, trials) if options.plan else _run(options, trials)
+
+def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
+    """Those of the run that `--resume` names, under the flags that are given with it."""
+    assert options.resume is not None
+    check_storage(options.storage)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(configuration_of(open_storage(options.storage), options.resume))
+        file.flush()
+        resumed: TrainOptions = parse("jobs.train", TrainOptions, ["--config", file.name, *arguments])
+    return replace(resumed, run_name=options.resume, storage=options.storage)
 
 
 def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
@@ -55,7 +71,7 @@ def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
     else:
         with session(options.address, PACKAGES):
             nodes = live_nodes()
-    plan = _plan(options, trials, nodes)
+    plan = _plan(options, len(trials), nodes)
     lanes = [[trial.id for trial in lane] for lane in deal(trials, plan.lanes)]
     if options.json:
         document = {"lanes": lanes, "cpus": plan.cpus, "gpus": plan.gpus, "nodes": [vars(node) for node in nodes]}
@@ -70,29 +86,83 @@ def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
     return exits.DONE
 
 
-def _run(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
-    from cluster.resources import live_nodes
-    from cluster.session import session
-    from jobs.driver import run
-
+def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> int:
     objects = _storage(options.storage)
-    with session(options.address, PACKAGES):
-        plan = _plan(options, trials, live_nodes())
-        resources = options.resources(plan.cpus, plan.gpus)
-        folder = _create_folder(options, objects)
-        summary = run(
-            folder=folder,
-            trials=trials,
-            plan=plan,
-            resources=resources,
-            data_dir=options.data_dir,
-            data_source=options.data_source,
-            max_failures=options.max_failures,
-            rule=options.rule(),
-            code=code_version(PACKAGES),
-        )
+    code = code_version(PACKAGES)
+    run = open_run(
+        objects,
+        options.run_name,
+        dataset=options.dataset,
+        terms=_terms(options, trials, code),
+        configuration=yaml.safe_dump(_configuration(options), sort_keys=False),
+    )
+    with run as folder:
+        summary = folder.summary()
+        if summary is None:
+            summary = _train(options, trials, begin, folder, code)
+        else:
+            log.info("run %s is complete; another one needs another --run-name", folder.run)
+            _forget(folder, trials)
     exits.print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder))
     return _exit_code(summary)
+
+
+def _forget(folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
+    """What a driver that was killed just after its summary has left."""
+    from mnist_lib.store.resumption import forget
+
+    forget(folder, [trial.id for trial in trials])
+
+
+def _rehearse(options: TrainOptions, trials: Sequence[TrialSpec], seed: int) -> int:
+    from jobs.chaos import WORKER_KILLS, rehearse
+
+    code = code_version(PACKAGES)
+
+    def train_at(address: str, folder: RunFolder) -> dict[str, Any]:
+        there = replace(options, address=address, max_failures=WORKER_KILLS + 1)
+        return _train(there, trials, time.time(), folder, code)
+
+    found = rehearse(seed, train_at)
+    exits.print_result(json.dumps(asdict(found), indent=2) if options.json else str(found))
+    return exits.DONE if found.survived else exits.INTEGRITY
+
+
+def _train(
+    options: TrainOptions, trials: Sequence[TrialSpec], begin: float, folder: RunFolder, code: Mapping[str, Any]
+) -> dict[str, Any]:
+    from cluster.session import end_children, session
+    from jobs.driver import Work, run
+    from jobs.signals import stoppable
+
+    hint = shlex.join(["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage])
+    with session(options.address, PACKAGES), stoppable(hint, end_children):
+        work = Work(
+            trials=trials,
+            plan=lambda count: _plan_in_time(options, count),
+            resources=lambda plan: options.resources(plan.cpus, plan.gpus),
+            data_dir=options.data_dir,
+            data_source=options.data_source,
+            limits=options.limits(),
+            pace=options.pace(begin),
+            rule=options.rule(),
+            code=code,
+        )
+        return run(folder, work)
+
+
+def _terms(options: TrainOptions, trials: Sequence[TrialSpec], code: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the result of a run depends on."""
+    return {
+        "trials": {trial.id: asdict(trial) for trial in trials},
+        "rule": asdict(options.rule()),
+        "gpus_per_trial": options.gpus_per_trial,
+        "cpu_replicas": options.cpu_replicas,
+        "max_seconds": options.max_seconds,
+        "finish_by": options.finish_by,
+        "code": code["sha256"],
+        "versions": package_versions(),
+    }
 
 
 def _storage(storage: str) -> Objects:
@@ -109,10 +179,17 @@ def _storage(storage: str) -> Objects:
     return objects
 
 
-def _plan(options: TrainOptions, trials: Sequence[TrialSpec], nodes: "Sequence[Node]") -> "LanePlan":
+def _plan(options: TrainOptions, trials: int, nodes: "Sequence[Node]") -> "LanePlan":
     from cluster.resources import plan_lanes
 
-    return plan_lanes(len(trials), nodes, gpus_per_trial=options.gpus_per_trial, cpus_per_trial=options.cpus_per_trial)
+    return plan_lanes(trials, nodes, gpus_per_trial=options.gpus_per_trial, cpus_per_trial=options.cpus_per_trial)
+
+
+def _plan_in_time(options: TrainOptions, trials: int) -> "LanePlan":
+    """On the connected cluster; waits for nodes that are not there yet if --wait-for-resources says for how long."""
+    from cluster.resources import live_nodes, wait_for_plan
+
+    return wait_for_plan(lambda: _plan(options, trials, live_nodes()), options.wait_for_resources or 0.0)
 
 
 def _log_to_stderr(*, verbose: bool) -> None:
@@ -126,7 +203,7 @@ def _log_to_stderr(*, verbose: bool) -> None:
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """What --config takes to do this run again, under another name."""
     plain = {field.name: getattr(options, field.name) for field in fields(options)}
-    left_out = ("run_name", "plan")
+    left_out = ("run_name", "resume", "chaos", "plan")
     return {name: _plain(value) for name, value in plain.items() if value is not None and name not in left_out}
 
 
@@ -134,13 +211,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Path) else value
-
-
-def _create_folder(options: TrainOptions, objects: Objects) -> RunFolder:
-    configuration = yaml.safe_dump(_configuration(options), sort_keys=False)
-    if options.run_name is None:
-        return RunFolder.create_unnamed(objects, options.dataset, configuration)
-    return RunFolder.create(objects, options.run_name, configuration)
 
 
 def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
@@ -161,10 +231,13 @@ def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
 
 
 def _exit_code(summary: Mapping[str, Any]) -> int:
-    failed = sum(trial["status"] == "failed" for trial in summary["trials"])
-    if failed == len(summary["trials"]):
-        raise exits.TrainingError(f"all {failed} trial(s) failed; the reasons are above and in summary.json")
-    return exits.SOME_TRIALS_FAILED if failed else exits.DONE
+    errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
+    if len(errors) < len(summary["trials"]):
+        return exits.SOME_TRIALS_FAILED if errors else exits.DONE
+    trial, first = errors[0]
+    codes = {error["code"] for _, error in errors}
+    others = f"; so did the other {len(errors) - 1} trial(s), see summary.json" if len(errors) > 1 else ""
+    raise exits.TrainingError(f"{trial} {first['message']}{others}", *(codes if len(codes) == 1 else ()))
 
 
 if __name__ == "__main__":

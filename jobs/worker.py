@@ -2,16 +2,16 @@
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from mnist_lib.data.split import DatasetInfo
-from mnist_lib.environment import import_keras
-from mnist_lib.result import Event
-from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.environment import import_keras, package_versions
+from mnist_lib.result import Event, LaneStarted
+from mnist_lib.spec import Pace, Resources, TrialSpec
 
 
 def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
@@ -24,11 +24,14 @@ def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tu
     return dataset, dataset.info
 
 
-def run_lane(specs: Sequence[TrialSpec], dataset: list[Any], resources: Resources) -> Iterator[Event]:
+def run_lane(
+    dataset: list[Any], resources: Resources, pace: Pace, specs: Sequence[TrialSpec], checkpoints: Mapping[str, bytes]
+) -> Iterator[Event]:
     """`dataset` is a reference in a list, so that Ray starts the task, and TensorFlow loads, before the data come."""
+    yield LaneStarted(trial=specs[0].id, host=socket.gethostname(), versions=package_versions())
     import_keras()
     from mnist_lib.trial import Place, run_trials
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = Place(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
-    yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place)
+    yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place, pace, checkpoints)

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +25,21 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def differing_versions(others: Mapping[str, str]) -> str:
+    """What another process computes with and this one does not, for people; "" if nothing. Python 3.11 is 3.11."""
+    own = package_versions()
+    differing = [
+        f"{name} {others.get(name, 'none')} there, {own.get(name, 'none')} here"
+        for name in ("python", *(package.replace("-", "_") for package in PACKAGES))
+        if _comparable(name, others.get(name)) != _comparable(name, own.get(name))
+    ]
+    return ", ".join(differing)
+
+
+def _comparable(name: str, version: str | None) -> str | None:
+    return version.rpartition(".")[0] if version and name == "python" else version
 
 
 def code_version(packages: Sequence[Path]) -> dict[str, str | bool]:

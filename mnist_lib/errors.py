@@ -46,6 +46,12 @@ class GpuInvisibleError(MnistError):
     code = "E-GPU-INVISIBLE"
 
 
+class CheckpointError(MnistError):
+    """A checkpoint is damaged, or not of the trial that it was given to."""
+
+    code = "E-CHECKPOINT"
+
+
 class StoreError(MnistError):
     """The storage cannot be read or written."""
 
@@ -62,6 +68,12 @@ class ConflictError(StoreError):
     """What is to be stored or used was given up meanwhile."""
 
     code = "E-STORE-CONFLICT"
+
+
+class BusyError(MnistError):
+    """Another process is at it."""
+
+    code = "E-BUSY"
 
 
 class IntegrityError(MnistError):

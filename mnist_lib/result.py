@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnist_lib.spec import TrialSpec
 
@@ -52,12 +52,21 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LaneStarted(Event):
+    """`trial` is the first of the lane. What it will train with is not loaded yet."""
+
+    host: str
+    versions: Mapping[str, str]  # of the packages there
+
+
+@dataclass(frozen=True, kw_only=True)
 class Started(Event):
     pid: int
     node: str
     devices: tuple[str, ...]  # one per replica, as TensorFlow names them
     gpus: tuple[str, ...]  # the ids that Ray granted
     notices: tuple[str, ...] = ()  # what the user asked for and did not get, with the reason
+    resumed_after: int = 0  # epochs that an earlier attempt trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +77,18 @@ class EpochDone(Event):
     validation: Accuracy | None
     seconds: float
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> EpochDone:
+        """From `asdict`, as it came back from JSON. Raises KeyError or TypeError for another."""
+        validation = Accuracy(**row["validation"]) if row["validation"] else None
+        return cls(**{**row, "train": Accuracy(**row["train"]), "validation": validation})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointTaken(Event):
+    epoch: int  # after which
+    content: bytes  # for another attempt at the same trial
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult(Event):
@@ -77,6 +98,7 @@ class TrialResult(Event):
     test: Accuracy
     validation: Accuracy | None  # at the best epoch
     best_epoch: int  # whose weights these are: the best on validation, without validation the last
+    history: tuple[EpochDone, ...]  # every epoch, whichever attempt trained it
     train_seconds: float  # without start-up and compilation
     images_per_second: float  # trained
     setup_seconds: float  # compiling and initialising; next to nothing for a further trial of the same shape

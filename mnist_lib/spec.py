@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -111,6 +112,15 @@ class Resources:
                 f"cpu_replicas: a trial on {self.gpus} GPU(s) has one replica per GPU, got {self.cpu_replicas}"
                 "; use --gpus-per-trial 0 with --cpu-replicas"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often a trial leaves a checkpoint, and when it ends before its last epoch."""
+
+    checkpoint_seconds: float = 30.0  # at least so long from one to the next; 0: after each epoch
+    until: float = math.inf  # Unix time: no epoch begins that would end later, but for the first of a trial
+    most_epochs: int | None = None  # of a trial, at the learning rates of all its epochs
 
 
 def trial_grid(models: Iterable[str], seeds: Iterable[int], **shared: Any) -> list[TrialSpec]:

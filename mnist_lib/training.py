@@ -58,6 +58,14 @@ class Trainer:
         slots = self._optimizer.initial_slots(weights.trainable)
         self._values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
 
+    @property
+    def values(self) -> Values:
+        """Everything that training has reached; `resume` goes on from there."""
+        return self._values
+
+    def resume(self, values: Values) -> None:
+        self._values = values
+
     def compile(self, split: Split, plan: Plan) -> None:
         """Compiles by running one step, whose result is dropped, so that the time of the first epoch is that of
         training."""

@@ -6,18 +6,22 @@ Trials run one after the other in one process, a *lane*: TensorFlow's start-up a
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
+import tensorflow as tf
+
+from mnist_lib.checkpoint import Best, Progress, pack, unpack
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import DivergedError, MnistError
-from mnist_lib.models import Model, Weights, build_model
-from mnist_lib.result import Accuracy, EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.errors import CheckpointError, DivergedError, MnistError
+from mnist_lib.models import Model, build_model
+from mnist_lib.result import Accuracy, CheckpointTaken, EpochDone, Event, Started, TrialFailure, TrialResult
 from mnist_lib.schedules import learning_rates
 from mnist_lib.scratch import OPTIMIZERS
-from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.spec import Pace, Resources, TrialSpec
 from mnist_lib.strategy import configure_process, devices_of, mirrored_strategy
 from mnist_lib.training import Trainer, accuracy_of
 
@@ -43,23 +47,42 @@ class _Compiled:
 
 
 def run_trials(
-    specs: Sequence[TrialSpec], load: Callable[[], Dataset], resources: Resources, place: Place
+    specs: Sequence[TrialSpec],
+    load: Callable[[], Dataset],
+    resources: Resources,
+    place: Place,
+    pace: Pace = Pace(),
+    checkpoints: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Iterator[Event]:
-    """Yields what happens, for each trial `Started`, `EpochDone`..., then `TrialResult` or `TrialFailure`.
+    """Yields what happens: for each trial `Started`, `EpochDone`, at times `CheckpointTaken`, and last `TrialResult` or
+    `TrialFailure`.
 
-    A trial that fails does not end the lane. `load` is called after TensorFlow has started, so that data may still be
-    under way until then.
+    A trial that fails does not end the lane.
+
+    Args:
+        load: called after TensorFlow has started, so that data may still be under way until then.
+        pace: what is left of the time is shared out evenly among the trials that are left.
+        checkpoints: of earlier attempts, the newest of each trial that has one, by its id.
     """
     lane: _Lane | None = None
-    for spec in specs:
+    for done, spec in enumerate(specs):
+        share = (pace.until - time.time()) / (len(specs) - done)
         try:
             lane = lane or _Lane(load, resources, place)
-            yield from lane.run(spec)
+            yield from lane.run(spec, replace(pace, until=time.time() + share), checkpoints.get(spec.id))
         except Exception as error:
-            code = error.code if isinstance(error, MnistError) else MnistError.code
-            message = str(error) if isinstance(error, MnistError) else f"{type(error).__name__}: {error}"
+            code, message = _told(error)
             details = traceback.format_exc() if code == MnistError.code else ""
             yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """-> (code, message)"""
+    if isinstance(error, MnistError):
+        return error.code, str(error)
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return "E-OOM", f"out of memory in the training ({type(error).__name__}); lower --batch-size or --hidden-units"
+    return MnistError.code, f"{type(error).__name__}: {error}"
 
 
 class _Lane:
@@ -70,21 +93,23 @@ class _Lane:
         self._place = place
         self._compiled: dict[TrialSpec, _Compiled] = {}
 
-    def run(self, spec: TrialSpec) -> Iterator[Event]:
+    def run(self, spec: TrialSpec, pace: Pace, checkpoint: bytes | None) -> Iterator[Event]:
         begin = time.perf_counter()
         devices = devices_of(self._strategy)
         compiled = self._compile(spec)
+        progress, notices = _start(compiled.trainer, spec, checkpoint)
         yield Started(
             trial=spec.id,
             pid=os.getpid(),
             node=self._place.node,
             devices=devices,
             gpus=self._place.gpus,
-            notices=compiled.notices,
+            notices=(*compiled.notices, *notices),
+            resumed_after=progress.epoch if progress else 0,
         )
-        compiled.trainer.start(spec.seed)
         setup_seconds = time.perf_counter() - begin
-        best = yield from _train(compiled, spec)
+        best, history = yield from _train(compiled, spec, progress, pace)
+        train_seconds = sum(epoch.seconds for epoch in history)
         probabilities = compiled.trainer.probabilities(best.weights, self._dataset.test.images)
         yield TrialResult(
             trial=spec.id,
@@ -92,8 +117,9 @@ class _Lane:
             test=accuracy_of(probabilities, self._dataset.test.labels),
             validation=best.validation,
             best_epoch=best.epoch,
-            train_seconds=best.train_seconds,
-            images_per_second=spec.epochs * len(compiled.train) / best.train_seconds,
+            history=history,
+            train_seconds=train_seconds,
+            images_per_second=len(history) * len(compiled.train) / train_seconds,
             setup_seconds=setup_seconds,
             replicas=len(devices),
             devices=devices,
@@ -122,21 +148,29 @@ class _Lane:
         return self._compiled[shape]
 
 
-@dataclass(frozen=True)
-class _Best:
-    epoch: int
-    weights: Weights
-    validation: Accuracy | None
-    train_seconds: float = 0.0
+def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple[Progress | None, tuple[str, ...]]:
+    """From the checkpoint, or from the beginning -> (what it holds, notices)."""
+    trainer.start(spec.seed)
+    if checkpoint is None:
+        return None, ()
+    try:
+        progress = unpack(checkpoint, spec, like=trainer.values)
+    except CheckpointError as error:
+        return None, (f"{error}; it begins anew",)
+    trainer.resume(progress.values)
+    return progress, ()
 
 
-def _train(compiled: _Compiled, spec: TrialSpec) -> Generator[Event, None, _Best]:
-    """Returns the best epoch on validation, the earliest of equals; without validation the last."""
-    best: _Best | None = None
-    train_seconds = 0.0
+def _train(
+    compiled: _Compiled, spec: TrialSpec, progress: Progress | None, pace: Pace
+) -> Generator[Event, None, tuple[Best, tuple[EpochDone, ...]]]:
+    """Returns the best epoch on validation, the earliest of equals (without validation the last), and all epochs."""
+    best, history = (progress.best, progress.history) if progress else (None, ())
     rates = learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
+    last = min(spec.epochs, pace.most_epochs or spec.epochs)
+    kept_at = time.monotonic()
     for epoch in compiled.trainer.train(
-        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, last=spec.epochs
+        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=len(history) + 1, last=last
     ):
         validation = None
         if compiled.validation:
@@ -147,9 +181,8 @@ def _train(compiled: _Compiled, spec: TrialSpec) -> Generator[Event, None, _Best
             or best.validation is None
             or validation.correct > best.validation.correct
         ):
-            best = _Best(epoch.number, compiled.trainer.weights, validation)
-        train_seconds += epoch.seconds
-        yield EpochDone(
+            best = Best(epoch.number, compiled.trainer.weights, validation)
+        done = EpochDone(
             trial=spec.id,
             epoch=epoch.number,
             loss=epoch.loss,
@@ -157,8 +190,16 @@ def _train(compiled: _Compiled, spec: TrialSpec) -> Generator[Event, None, _Best
             validation=validation,
             seconds=epoch.seconds,
         )
+        history = (*history, done)
+        yield done
+        if time.time() + max(epoch.seconds for epoch in history) > pace.until:
+            break
+        if epoch.number < last and time.monotonic() - kept_at >= pace.checkpoint_seconds:
+            content = pack(Progress(compiled.trainer.values, best, history), spec)
+            yield CheckpointTaken(trial=spec.id, epoch=epoch.number, content=content)
+            kept_at = time.monotonic()
     assert best is not None  # a spec has at least one epoch
-    return replace(best, train_seconds=train_seconds)
+    return best, history
 
 
 def _validate(trainer: Trainer, validation: Split, epoch: int) -> Accuracy:

@@ -11,6 +11,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only; read when TensorFlow is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"  # or the first cluster of a test would write a token into HOME
@@ -120,6 +121,18 @@ def two_nodes(*, gpus: bool) -> Iterator[str]:
     )
     cluster.add_node(num_cpus=2, num_gpus=2 if gpus else 0, object_store_memory=memory)
     yield cluster.address
+    cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def own_cluster(cpus: int) -> Iterator[Any]:
+    """Of a head that soon notices when a node is gone."""
+    from ray.cluster_utils import Cluster
+
+    checks = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    head = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 80 << 20, "_system_config": checks}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
 

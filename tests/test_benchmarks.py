@@ -1,10 +1,11 @@
 """Keeps the suite alive: each contender trains a few steps. What it measures that way means nothing."""
 
+import random
 from pathlib import Path
 
 import pytest
 
-from benchmarks import job, store
+from benchmarks import job, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.training import RATIOS, Contender, contenders, run
 
@@ -42,6 +43,16 @@ def test_each_way_to_publish_is_timed(name: str, tmp_path: Path) -> None:
         pytest.skip("make bench sets up the environment of this peer")
     _, printed = job.run(command)
     assert len(job.last_line(printed)["seconds"]) == 1
+
+
+def test_the_cost_of_a_kill_is_told(tmp_path: Path) -> None:
+    calm = survival.calm_run(tmp_path / "calm", None, "--models=scratch", "--epochs=60", "--checkpoint-seconds=0")
+    killed = survival.kill_a_worker(
+        tmp_path / "killed", None, random.Random(0), "--models=scratch", "--epochs=60", "--checkpoint-seconds=0"
+    )
+    survival.require_same(calm, killed, tmp_path / "killed")
+    said = survival.report([survival.overhead(killed, calm)], {"a worker": [1.0]}, calm, seed=0)
+    assert "| a worker | 1 | 1.0 | 1.0 to 1.0 |" in said
 
 
 def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,25 @@ import numpy as np
 from jobs import train, worker
 from mnist_lib.environment import package_versions
 from mnist_lib.result import Accuracy, EpochDone, Event, Started, TrialResult
-from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.spec import Pace, Resources, TrialSpec
 
 
-def run_empty_lane(specs: Sequence[TrialSpec], dataset: list[Any], resources: Resources) -> Iterator[Event]:
+def run_empty_lane(
+    dataset: list[Any], resources: Resources, pace: Pace, specs: Sequence[TrialSpec], checkpoints: Mapping[str, bytes]
+) -> Iterator[Event]:
     """What a trial of `mnist-mini` sends, without the model's files."""
     probabilities = np.full((1_000, 10), 0.1, np.float32)
     for spec in specs:
         yield Started(trial=spec.id, pid=0, node="", devices=("CPU:0",), gpus=())
-        yield EpochDone(trial=spec.id, epoch=1, loss=1.0, train=Accuracy(0, 1), validation=None, seconds=1.0)
+        epoch = EpochDone(trial=spec.id, epoch=1, loss=1.0, train=Accuracy(0, 1), validation=None, seconds=1.0)
+        yield epoch
         yield TrialResult(
             trial=spec.id,
             spec=spec,
             test=Accuracy(0, 1_000),
             validation=None,
             best_epoch=1,
+            history=(epoch,),
             train_seconds=1.0,
             images_per_second=1.0,
             setup_seconds=1.0,

@@ -55,7 +55,7 @@ def _trials(summary: dict[str, Any]) -> Table:
                 trial["id"],
                 percent(trial["test_accuracy"]),
                 f"{trial['test']['correct']:,}",
-                f"{trial['best_epoch']} of {trial['epochs']}",
+                f"{trial['best_epoch']} of {trial['trained_epochs']}",
                 f"{trial['train_seconds']:.1f}",
                 f"{trial['images_per_second']:,.0f}",
                 ", ".join(trial["devices"]),
@@ -73,6 +73,9 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     for trial in summary["trials"]:
         if trial["status"] == "failed":
             notes.append(f"{trial['id']} failed: {trial['error']['code']} {trial['error']['message']}")
+    for trial in summary["trials"]:
+        if trial["status"] == "ok" and trial["trained_epochs"] < trial["epochs"]:
+            notes.append(f"{trial['id']} trained {trial['trained_epochs']} of {trial['epochs']} epochs: time was up.")
     for name, _ in models:
         if _counted(summary, name).interval()[0] <= CHANCE:
             notes.append(f"{name} is no better than guessing yet: it needs more steps; try more --epochs.")

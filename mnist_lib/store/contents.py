@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from mnist_lib.archives import read_npz
 from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.errors import IntegrityError
-from mnist_lib.result import Accuracy, EpochDone, TrialResult
+from mnist_lib.result import Accuracy, TrialResult
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version, read_file
 
@@ -79,12 +79,11 @@ class Predictions:
 
 
 def contents_of(
-    result: TrialResult, history: Sequence[EpochDone], dataset: DatasetInfo, run: str, code: Mapping[str, Any]
+    result: TrialResult, dataset: DatasetInfo, run: str, code: Mapping[str, Any]
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """A trial as the files of a version, and what its commit record tells of it.
 
     Args:
-        history: the trial's epochs.
         code: as in `environment.code_version`.
     """
     about = {
@@ -106,7 +105,7 @@ def contents_of(
         **about,
         "spec": asdict(result.spec),
         "best_epoch": result.best_epoch,
-        "history": [asdict(epoch) for epoch in history],
+        "history": [asdict(epoch) for epoch in result.history],
         "code": code,
         "devices": list(result.devices),
         "versions": dict(result.versions),

@@ -5,16 +5,18 @@ Why not a library: obstore, which serves the buckets, does not fsync on a local 
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
+import socket
 import stat
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_lib.errors import IntegrityError, StoreError, StoreFullError
+from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
 from mnist_lib.store.objects import check_name
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
@@ -102,6 +104,26 @@ class LocalObjects:
                     with contextlib.suppress(FileNotFoundError):
                         if time.time() - path.stat().st_mtime > SECONDS_OF_A_DAY:
                             path.unlink()
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        path = self._path(name)
+        with self._reported(name):
+            self._make_folder(path.parent)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+                os.close(descriptor)
+                raise BusyError(f"{path}: held by {holder}; wait for it to end, or end it") from None
+            os.ftruncate(descriptor, 0)
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def where(self, name: str) -> str:
         return str(self._path(name))

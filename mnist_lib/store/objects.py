@@ -6,6 +6,7 @@ operation that decides between writers: of those at once, exactly one is told th
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from mnist_lib.errors import SpecError
@@ -61,6 +62,14 @@ class Objects(Protocol):
 
     def delete_leftovers(self, prefix: str) -> None:
         """What writers that died left below `prefix + "/"` a day ago or longer, and that is no object."""
+        ...
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Held by one process of this machine at a time, and given back by the kernel if it dies. A bucket has none.
+
+        Raises:
+            BusyError: at once, naming the holder.
+        """
         ...
 
     def where(self, name: str) -> str:

@@ -1,18 +1,26 @@
 """Real tasks on a real cluster; the items are not trials, since this package knows nothing of these."""
 
+import contextlib
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from cluster.fan_out import FanOut, Lost, StartLane
+from cluster.deaths import Kind, death_of
+from cluster.errors import ClusterLostError, ResourcesError
+from cluster.fan_out import Died, FanOut, Start, lane_task
+from cluster.limits import Limits
+from cluster.place import Place
+from cluster.resources import LanePlan
+from tests.conftest import own_cluster
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
@@ -45,28 +53,49 @@ def dies_in(victim: str, times: int, folder: Path, items: Sequence[Item]) -> Ite
     """Kills its own process in the victim, the first `times` that it gets there."""
     for item in items:
         yield Told(item.id, "begins")
-        deaths = folder / item.id
-        if item.id == victim and (count := len(deaths.read_text()) if deaths.exists() else 0) < times:
-            deaths.write_text("x" * (count + 1))
-            time.sleep(0.2)  # what was yielded is on its way
+        if item.id == victim and is_among_the_first(times, folder):
             os.kill(os.getpid(), signal.SIGKILL)
         yield Told(item.id, "ends", final=True)
 
 
-def start_with(function: Any, *arguments: object) -> StartLane:
-    task: Any = ray.remote(num_returns="streaming", num_cpus=0, max_retries=0, max_calls=1)(function)
-    return lambda items: task.remote(*arguments, items)
+def is_among_the_first(times: int, folder: Path) -> bool:
+    """Counts its own calls, over all processes."""
+    with (folder / "calls").open("a+") as calls:
+        calls.write("x")
+        return calls.tell() <= times
 
 
-def run(start: StartLane, *lanes: Sequence[Item], max_failures: int = 3) -> tuple[list[Told | Lost], FanOut]:
-    with FanOut(start, max_failures) as fan_out:
+NO_CPUS = LanePlan(lanes=1, cpus=0, gpus=0)  # there is always a place
+QUICK = Limits(first_silence_seconds=4, silence_seconds=4, cancel_seconds=1, wait_seconds=30)
+
+
+def start_with(function: Any, *arguments: object, plan: LanePlan = NO_CPUS) -> Start:
+    task = lane_task(function, plan)
+    return lambda items: task(*arguments, items)
+
+
+def run(
+    start: Start, *lanes: Sequence[Item], limits: Limits = QUICK, plan: LanePlan = NO_CPUS
+) -> tuple[list[Told | Died], FanOut]:
+    with FanOut(start, limits, plan) as fan_out:
         for lane in lanes:
             fan_out.submit(lane)
         return list(fan_out.events()), fan_out  # type: ignore[arg-type]
 
 
-def ended(events: list[Told | Lost]) -> list[str]:
+def ended(events: Sequence[Told | Died]) -> list[str]:
     return sorted(event.trial for event in events if isinstance(event, Told) and event.final)
+
+
+def deaths(events: Sequence[Told | Died]) -> list[tuple[str, int, Kind, bool]]:
+    return [(e.item, e.attempt, e.death.kind, e.final) for e in events if isinstance(e, Died)]
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 def test_every_event_of_every_lane_arrives_in_the_order_of_its_lane() -> None:
@@ -77,27 +106,30 @@ def test_every_event_of_every_lane_arrives_in_the_order_of_its_lane() -> None:
 
 
 def test_when_a_worker_is_killed_its_item_is_tried_again_and_what_ended_is_not(tmp_path: Path) -> None:
-    events, fan_out = run(start_with(dies_in, "b", 1, tmp_path), ITEMS)
+    begin = time.monotonic()
+    events, fan_out = run(start_with(dies_in, "b", 2, tmp_path), ITEMS)
+    assert time.monotonic() - begin > 1 + 2  # it backs off
     assert ended(events) == ["a", "b", "c"]
-    assert [fan_out.attempts(item.id) for item in ITEMS] == [1, 2, 1]
+    assert [event.trial for event in events if isinstance(event, Told) and not event.final] == ["a", *"bbb", "c"]
+    assert [fan_out.attempts(item.id) for item in ITEMS] == [1, 3, 1]
+    assert deaths(events) == [("b", 1, Kind.KILLED, False), ("b", 2, Kind.KILLED, False)]
 
 
-def test_an_item_whose_every_attempt_dies_is_lost_and_the_others_end(tmp_path: Path) -> None:
-    events, _ = run(start_with(dies_in, "b", 99, tmp_path), ITEMS, max_failures=2)
+def test_an_item_whose_every_attempt_dies_is_given_up_and_the_others_end(tmp_path: Path) -> None:
+    events, _ = run(start_with(dies_in, "b", 99, tmp_path), ITEMS, limits=Limits(max_failures=1))
     assert ended(events) == ["a", "c"]
-    (lost,) = [event for event in events if isinstance(event, Lost)]
-    assert (lost.item, lost.attempts) == ("b", 3)
-    assert "WorkerCrashedError" in lost.reason
+    assert deaths(events) == [("b", 1, Kind.KILLED, False), ("b", 2, Kind.KILLED, True)]
 
 
 def raises_at_once(items: Sequence[Item]) -> Iterator[Told]:
     yield from __import__("no_module_of_that_name").events
 
 
-def test_a_task_that_cannot_even_start_loses_its_items_with_the_reason_and_is_not_tried_again() -> None:
+def test_a_task_that_cannot_even_start_ends_its_items_with_the_reason_and_is_not_tried_again() -> None:
     events, _ = run(start_with(raises_at_once), ITEMS)
-    assert [(event.item, event.attempts) for event in events if isinstance(event, Lost)] == [(i.id, 1) for i in ITEMS]
-    assert all("no_module_of_that_name" in event.reason for event in events if isinstance(event, Lost))
+    assert deaths(events) == [(item.id, 1, Kind.BUG, True) for item in ITEMS]
+    assert all("no_module_of_that_name" in str(event.death) for event in events if isinstance(event, Died))
+    assert all("in raises_at_once" in event.death.traceback for event in events if isinstance(event, Died))
 
 
 def stops_early(items: Sequence[Item]) -> Iterator[Told]:
@@ -105,21 +137,151 @@ def stops_early(items: Sequence[Item]) -> Iterator[Told]:
 
 
 def test_a_task_that_ends_before_its_items_is_a_failure_not_a_success() -> None:
-    events, _ = run(start_with(stops_early), ITEMS[:1], max_failures=1)
-    assert events[-1] == Lost(item="a", reason="the task ended early", attempts=2)
+    events, _ = run(start_with(stops_early), ITEMS[:1], limits=Limits(max_failures=0))
+    assert deaths(events) == [("a", 1, Kind.ENDED_EARLY, True)]
 
 
-def sleeps(folder: Path, items: Sequence[Item]) -> Iterator[Told]:
+def stops_once(folder: Path, items: Sequence[Item]) -> Iterator[Told]:
+    """The whole process stands still, as if its machine had; the first time."""
     yield Told(items[0].id, str(os.getpid()))
-    time.sleep(600)
+    if is_among_the_first(1, folder):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    yield Told(items[0].id, "ends", final=True)
 
 
-def test_leaving_early_cancels_what_still_runs(tmp_path: Path) -> None:
-    with FanOut(start_with(sleeps, tmp_path), 3) as fan_out:
+def test_an_attempt_without_a_sign_of_life_is_given_up_and_ended_and_another_one_follows(tmp_path: Path) -> None:
+    events, _ = run(start_with(stops_once, tmp_path), ITEMS[:1])
+    assert deaths(events) == [("a", 1, Kind.SILENT, False)]
+    assert ended(events) == ["a"]
+    stopped = next(event.text for event in events if isinstance(event, Told))
+    wait_until(lambda: not Path(f"/proc/{stopped}").exists(), "the stopped worker is still there")
+
+
+def test_of_an_attempt_that_was_given_up_nothing_is_taken_when_it_comes_back(tmp_path: Path) -> None:
+    limits = replace(QUICK, cancel_seconds=60)  # it is not killed meanwhile
+    seen = []
+    with FanOut(start_with(stops_once, tmp_path), limits, NO_CPUS) as fan_out:
+        fan_out.submit(ITEMS[:1])
+        for event in fan_out.events():
+            seen.append(event)
+            if isinstance(event, Died):
+                os.kill(int(seen[0].text), signal.SIGCONT)  # type: ignore[union-attr]
+                time.sleep(2)
+    assert ended(seen) == ["a"]  # type: ignore[arg-type]
+
+
+def sleeps(seconds: float, items: Sequence[Item]) -> Iterator[Told]:
+    for item in items:
+        yield Told(item.id, str(os.getpid()))
+        for _ in range(int(seconds * 10)):
+            time.sleep(0.1)
+            yield Told(item.id, "still there")
+        yield Told(item.id, "ends", final=True)
+
+
+def test_an_item_that_takes_too_long_is_given_up_for_good_and_the_others_go_on() -> None:
+    def slow_a(items: Sequence[Item]) -> Iterator[Told]:
+        for item in items:
+            yield from sleeps(600 if item.id == "a" else 0, [item])
+
+    events, _ = run(start_with(slow_a), ITEMS, limits=replace(QUICK, item_seconds=2))
+    assert deaths(events) == [("a", 1, Kind.OVERTIME, True)]
+    assert ended(events) == ["b", "c"]
+
+
+def test_leaving_early_ends_what_still_runs() -> None:
+    with FanOut(start_with(sleeps, 600), QUICK, NO_CPUS) as fan_out:
         fan_out.submit(ITEMS)
         event = next(fan_out.events())
     assert isinstance(event, Told)
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{event.text}").exists():
-        assert time.monotonic() < deadline, "the worker still runs"
-        time.sleep(0.1)
+    wait_until(lambda: not Path(f"/proc/{event.text}").exists(), "the worker still runs")
+
+
+ONE_CPU = LanePlan(lanes=1, cpus=1, gpus=0)
+
+
+@contextlib.contextmanager
+def every_cpu_taken(seconds: float) -> Iterator[None]:
+    def sleep() -> None:
+        time.sleep(seconds)
+
+    busy = [ray.remote(num_cpus=cpus, max_retries=0)(sleep).remote() for cpus in (1, 2)]
+    wait_until(lambda: free_cpus() == 0, "the CPUs are not taken")
+    try:
+        yield
+    finally:
+        for task in busy:
+            ray.cancel(task, force=True)
+    wait_until(lambda: free_cpus() == 3, "the CPUs are not given back")
+
+
+def free_cpus() -> float:
+    return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+
+
+def test_a_lane_that_finds_no_place_says_why_and_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    start = start_with(tells_each, plan=ONE_CPU)
+    said = r"1 CPU\(s\) not free within 3 s on any node \(.*0 of 2 CPU\(s\), 2 of 2 GPU\(s\) free.*\); wait longer with"
+    with every_cpu_taken(600), pytest.raises(ResourcesError, match=said):
+        run(start, ITEMS, plan=ONE_CPU, limits=Limits(wait_seconds=3, tell_seconds=1))
+    (first, *_) = caplog.messages
+    assert re.match(r"waiting for 1 CPU\(s\) on one node, for \d s of at most 3 \(--wait-for-resources\)", first)
+    assert "0 of 1 CPU(s), 1 of 1 GPU(s) free" in first
+
+
+def test_a_lane_that_waits_begins_when_there_is_a_place() -> None:
+    limits = replace(QUICK, wait_seconds=60)
+    with every_cpu_taken(3):
+        events, _ = run(start_with(tells_each, plan=ONE_CPU), ITEMS, limits=limits, plan=ONE_CPU)
+    assert ended(events) == ["a", "b", "c"]
+
+
+def test_a_death_for_memory_names_the_node_and_its_memory() -> None:
+    error = ray.exceptions.OutOfMemoryError(  # type: ignore[no-untyped-call]
+        "Task was killed due to the node running low on memory.\n"
+        "Memory on the node (IP: 10.0.0.7, ID: abc) was 28.5GB used / 30.0GB limit (0.95)"
+    )
+    death = death_of(error, Place(node="abc", host="node-7", pid=1))
+    assert (death.kind, str(death)) == (Kind.OUT_OF_MEMORY, "out of memory on node-7, 28.5GB of 30.0GB in use")
+
+
+@pytest.fixture
+def other_cluster() -> Iterator[Any]:
+    """Of a head without CPUs; this process is connected to it, and afterwards again to that of the other tests."""
+    others = ray.get_runtime_context().gcs_address
+    ray.shutdown()
+    with own_cluster(cpus=0) as cluster:
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+    ray.init(address=others, log_to_driver=False)
+
+
+def test_when_a_node_is_lost_its_items_go_on_elsewhere(other_cluster: Any) -> None:
+    node = other_cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    seen: list[Any] = []
+    with FanOut(start_with(sleeps, 5, plan=ONE_CPU), Limits(wait_seconds=60), ONE_CPU) as fan_out:
+        fan_out.submit(ITEMS[:2])
+        for event in fan_out.events():
+            if not seen:
+                other_cluster.remove_node(node, allow_graceful=False)
+                other_cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+            seen.append(event)
+    assert deaths(seen) == [("a", 1, Kind.NODE_LOST, False)]
+    assert ended(seen) == ["a", "b"]
+    wait_until(lambda: free_cpus() == 1, "the CPU is not given back")
+
+
+def test_when_the_head_dies_it_is_said_within_seconds_and_not_waited_for(other_cluster: Any) -> None:
+    other_cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    with FanOut(start_with(sleeps, 600, plan=ONE_CPU), replace(QUICK, head_seconds=3), ONE_CPU) as fan_out:
+        fan_out.submit(ITEMS)
+        events = fan_out.events()
+        next(events)
+        other_cluster.head_node.kill_gcs_server()
+        begin = time.monotonic()
+        with pytest.raises(
+            ClusterLostError, match=r"the head of the cluster has not answered for \d+ s; is it running"
+        ):
+            list(events)
+        assert time.monotonic() - begin < 15

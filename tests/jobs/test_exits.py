@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster import errors as cluster_errors
+from cluster.deaths import Kind
 from jobs import exits
 from mnist_lib import errors as mnist_errors
 
@@ -22,9 +23,9 @@ ROOT = Path(__file__).parents[2]
         (mnist_errors.DataMissingError, 3),
         (mnist_errors.DataChecksumError, 3),
         (cluster_errors.ResourcesError, 4),
-        (exits.TrainingError, 5),
         (mnist_errors.StoreError, 6),
         (cluster_errors.ClusterError, 8),
+        (mnist_errors.BusyError, 75),
         (ZeroDivisionError, 1),
     ],
 )
@@ -52,13 +53,17 @@ def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str], caplog:
 
 
 def test_every_error_class_has_an_exit_code() -> None:
-    """Codes that a trial ends with are not among them: these make a row, and the run ends with 5 or 9."""
-    of_trials = {"E-NAN", "E-GPU-INVISIBLE"}
+    of_notices = {"E-CHECKPOINT"}  # no run ends with it
     for module in (mnist_errors, cluster_errors, exits):
         for item in vars(module).values():
             code = getattr(item, "code", None)
-            if isinstance(code, str) and code not in of_trials | {"E-BUG"}:
+            if isinstance(code, str) and code not in of_notices | {"E-BUG"}:
                 assert exits.exit_code_of(code) != 1, code
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_run_whose_every_trial_died_ends_with_5(kind: Kind) -> None:
+    assert exits.exit_code_of(kind.code) == (1 if kind is Kind.BUG else 5)
 
 
 def test_an_error_code_of_another_kind_is_a_bug_not_a_crash(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,42 +18,10 @@ from jobs import models
 from mnist_lib.data.split import Dataset
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.storage import open_storage
+from tests.jobs.job import ROOT, pid_of, start, summary_of, train
 from tests.mnist_lib.store.invariants import all_verified, champion_verified
 
-ROOT = Path(__file__).parents[2]
-
-# The driver must end without TensorFlow ever having been loaded.
-DRIVER = (
-    "import sys; from jobs.train import main; status = main(sys.argv[1:]);"
-    "assert not {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules); sys.exit(status)"
-)
-
 pytestmark = pytest.mark.slow
-
-
-def start(*arguments: str | Path, home: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def train(*arguments: str | Path, home: Path) -> tuple[int, str, str]:
-    process = start(*arguments, home=home)
-    stdout, stderr = process.communicate(timeout=200)
-    return process.returncode, stdout, stderr
-
-
-def summary_of(*arguments: str | Path, home: Path) -> dict[str, Any]:
-    code, stdout, stderr = train("--json", "--storage", home / "results", *arguments, home=home)
-    assert code == 0, stderr
-    summary: dict[str, Any] = json.loads(stdout)
-    assert summary == json.loads((home / "results/runs" / summary["run"] / "summary.json").read_text())
-    return summary
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +164,7 @@ def test_a_trial_that_is_killed_for_good_is_a_row_and_the_others_are_stored(
         *("--gpus-per-trial=0", "--epochs=150", "--max-failures=0"),
         home=tmp_path,
     )
-    os.kill(pid_of("keras-s0", tmp_path / "runs/killed/history.jsonl"), signal.SIGKILL)
+    os.kill(pid_of("keras-s0", tmp_path / "runs/killed"), signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 9, stderr
     rows = {trial["id"]: trial for trial in json.loads(stdout)["trials"]}
@@ -204,18 +172,6 @@ def test_a_trial_that_is_killed_for_good_is_a_row_and_the_others_are_stored(
     assert rows["scratch-s0"]["status"] == "ok"
     assert not (tmp_path / "models/keras").exists()
     assert (tmp_path / "models/scratch/versions/1").is_dir()
-
-
-def pid_of(trial: str, history: Path) -> int:
-    """Of the worker, once it tells that the trial has trained an epoch."""
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        entries = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
-        own = {entry["event"]: entry for entry in entries if entry["trial"] == trial}
-        if "epoch" in own:
-            return int(own["started"]["pid"])
-        time.sleep(0.02)
-    raise TimeoutError(f"{trial} has not begun")
 
 
 def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
@@ -228,7 +184,7 @@ def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
     )
     assert code == 5, stderr
     assert "keras-s0 failed: E-NAN loss is not a finite number in epoch 1, step " in stdout
-    assert stderr.splitlines()[-1].startswith("error[E-TRAINING] all 1 trial(s) failed")
+    assert stderr.splitlines()[-1].startswith("error[E-NAN] keras-s0 loss is not a finite number in epoch 1, step ")
     assert json.loads((tmp_path / "runs/nan/summary.json").read_text())["models"] == {}
     assert not (tmp_path / "models").exists()
 

@@ -24,6 +24,7 @@ def result(seed: int, *, predicted: list[int], sure: float = 0.9, validation: in
         test=Accuracy(int((np.array(predicted) == LABELS).sum()), 4),
         validation=None if validation is None else Accuracy(validation, 10),
         best_epoch=1,
+        history=(),
         train_seconds=1.0,
         images_per_second=1.0,
         setup_seconds=1.0,

@@ -1,6 +1,7 @@
 """A storage that fails at its n-th operation: by an error that is told, or by the death of the process."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from mnist_lib.errors import StoreError
 from mnist_lib.store.objects import Objects
@@ -47,6 +48,9 @@ class Faulty:
 
     def delete_leftovers(self, prefix: str) -> None:
         self._run("delete_leftovers", prefix)
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        return self._objects.lock(name)
 
     def where(self, name: str) -> str:
         return self._objects.where(name)

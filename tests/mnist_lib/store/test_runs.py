@@ -1,27 +1,82 @@
-"""The folder of a run."""
+"""The folder of a run, and going on with it."""
 
+import multiprocessing
+import os
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mnist_lib.errors import SpecError, StoreError
+from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.runs import RunFolder, check_run_name, check_writable
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, open_run
 from mnist_lib.store.storage import open_storage
 
+TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
 
-def test_an_unfinished_run_begins_again_and_a_finished_one_is_refused(tmp_path: Path) -> None:
-    objects, path = LocalObjects(tmp_path), tmp_path / "runs/r"
-    for _ in range(2):
-        folder = RunFolder.create(objects, "r", "epochs: 1")
-        assert [file.name for file in path.iterdir()] == ["config.yaml"]
+
+def opened(objects: Objects, name: str | None = "r", terms: dict[str, Any] = TERMS) -> Any:
+    return open_run(objects, name, dataset="mnist", terms=terms, configuration="epochs: 5")
+
+
+def test_an_unfinished_run_is_gone_on_with_and_a_complete_one_is_told(objects: Objects) -> None:
+    with opened(objects) as folder:
+        assert (folder.run, folder.resumed, folder.summary()) == ("r", False, None)
         folder.append_history({"event": "started"})
-        folder.write_json("trials/a/result.json", {})
-    assert len((path / "history.jsonl").read_text().splitlines()) == 1
-    folder.complete({})
-    with pytest.raises(SpecError, match=r"run_name: 'r' is finished: .*choose another --run-name"):
-        RunFolder.create(objects, "r", "")
+        folder.flush()
+    with opened(objects) as folder:
+        assert (folder.resumed, folder.summary()) == (True, None)
+        folder.append_history({"event": "epoch"})
+        folder.complete({"run": "r"})
+        assert len((folder.read("history.jsonl") or b"").splitlines()) == 2
+    with opened(objects) as folder:
+        assert folder.summary() == {"run": "r"}
+    assert not list(objects.names("unfinished"))
+
+
+@pytest.mark.parametrize(
+    ("terms", "differences"),
+    [
+        ({**TERMS, "code": "abd"}, "code abc, now abd"),
+        ({**TERMS, "rule": {"alpha": 1}}, "rule none, now there"),
+        ({**TERMS, "trials": {i: {**t, "epochs": 7} for i, t in TERMS["trials"].items()}}, "epochs 5, now 7"),  # type: ignore[attr-defined]
+        ({**TERMS, "trials": {"keras-s0": TERMS["trials"]["keras-s0"]}}, "keras-s1 there, now none"),  # type: ignore[index]
+    ],
+)
+def test_a_run_of_that_name_on_other_terms_is_refused_with_the_differences(
+    tmp_path: Path, terms: dict[str, Any], differences: str
+) -> None:
+    objects = LocalObjects(tmp_path)
+    with opened(objects):
+        pass
+    said = f"run_name: 'r' was begun on other terms: {differences}; choose another --run-name"
+    with pytest.raises(SpecError) as refused, opened(objects, terms=terms):
+        pass
+    assert str(refused.value) == said
+
+
+def test_without_a_name_the_unfinished_run_of_the_same_terms_is_gone_on_with(objects: Objects) -> None:
+    with opened(objects, None) as first:
+        pass
+    with opened(objects, None, {**TERMS, "code": "other"}) as other:
+        assert other.run != first.run
+    with opened(objects, None) as again:
+        assert (again.run, again.resumed) == (first.run, True)
+        again.complete({})
+    with opened(objects, None) as next_one:
+        assert (next_one.run != first.run, next_one.resumed) == (True, False)
+
+
+def test_an_unnamed_run_can_be_gone_on_with_by_its_name(objects: Objects) -> None:
+    with opened(objects, None) as first:
+        pass
+    with opened(objects, first.run) as again:
+        assert again.resumed
+        again.complete({})
+    assert not list(objects.names("unfinished"))
 
 
 def test_runs_without_a_name_that_begin_in_the_same_second_get_a_folder_each(
@@ -29,8 +84,57 @@ def test_runs_without_a_name_that_begin_in_the_same_second_get_a_folder_each(
 ) -> None:
     monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2026, 11, 25, 3, 0, 0, 2, 329, 0)))
     for storage in (str(tmp_path), "memory://same-second"):
-        names = [RunFolder.create_unnamed(open_storage(storage), "mnist", "same").run for _ in range(3)]
+        names = []
+        for number in range(3):
+            with opened(open_storage(storage), None, {"number": number}) as folder:
+                names.append(folder.run)
         assert names == [f"2026-11-25T03-00-00Z-mnist{end}" for end in ("", "-2", "-3")]
+
+
+def hold(root: Path, ready: Any) -> None:
+    with opened(LocalObjects(root)):
+        ready.set()
+        signal.pause()
+
+
+def test_a_run_that_another_process_is_at_is_refused_naming_it_and_free_when_that_one_is_killed(tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("spawn")
+    ready = processes.Event()
+    holder = processes.Process(target=hold, args=(tmp_path, ready))
+    holder.start()
+    assert ready.wait(60)
+    said = rf"unfinished/r\.lock: held by process {holder.pid} on \S+ since 20\S+Z; wait for it to end"
+    with pytest.raises(BusyError, match=said), opened(LocalObjects(tmp_path)):
+        pass
+    assert holder.pid
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with opened(LocalObjects(tmp_path)) as folder:
+        assert folder.resumed
+
+
+def test_a_line_that_a_driver_died_in_is_cut_off(objects: Objects) -> None:
+    with opened(objects) as folder:
+        folder.write("history.jsonl", b'{"event": "started"}\n{"event": "ep')
+    with opened(objects) as folder:
+        assert folder.read("history.jsonl") == b'{"event": "started"}\n'
+
+
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    with opened(objects):
+        pass
+    (tmp_path / "runs/r/run.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"runs/r/run\.json: expected a record"), opened(objects):
+        pass
+
+
+def test_other_data_under_the_same_name_are_refused(objects: Objects) -> None:
+    folder = RunFolder(objects, "r")
+    for _ in range(2):
+        folder.require_same("fingerprint.txt", "abc", "other data")
+    with pytest.raises(SpecError, match="run r: it was begun with other data; choose another --run-name"):
+        folder.require_same("fingerprint.txt", "abd", "other data")
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "", ".hidden", "-x", "a\0b", "\uff41", "x" * 101, "a\n"])
@@ -46,9 +150,12 @@ def test_to_check_a_storage_leaves_nothing_there(tmp_path: Path) -> None:
 
 def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for write in (lambda objects: RunFolder.create(objects, "r", ""), check_writable):
-        with pytest.raises(StoreError, match=r"file.* cannot be read or written .*--storage"):
-            write(LocalObjects(tmp_path / "file"))
+    objects = LocalObjects(tmp_path / "file")
+    said = r"file.* cannot be read or written .*--storage"
+    with pytest.raises(StoreError, match=said), opened(objects):
+        pass
+    with pytest.raises(StoreError, match=said):
+        check_writable(objects)
 
 
 def test_a_storage_on_which_nothing_can_be_created_if_absent_is_refused_before_the_training(

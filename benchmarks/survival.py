@@ -1,0 +1,163 @@
+"""What checkpoints cost, and what a kill costs: `make bench`. Whole runs of `jobs.train`, on a cluster of their own.
+
+Every run that is disturbed has to end with the weights of the calm one and one version of each model, or this fails.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.job import OWN, ROOT
+from benchmarks.record import setting
+
+OVERHEAD_BOUND = 0.05  # of the training's time
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that was disturbed, or was not."""
+
+    summary: dict[str, Any]
+    seconds: float
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {trial["id"]: trial["weights_sha256"] for trial in self.summary["trials"]}
+
+
+def command(storage: Path, source: Path | None, *more: str) -> list[str]:
+    data = ["--dataset", "mnist", "--data-source", str(source)] if source else ["--dataset", "mnist-mini"]
+    return [OWN, "-m", "jobs.train", *data, "--storage", str(storage), "--run-name", "r", "--json", *more]
+
+
+def calm_run(storage: Path, source: Path | None, *more: str) -> Ended:
+    begin = time.perf_counter()
+    done = subprocess.run(command(storage, source, *more), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return Ended(json.loads(done.stdout), time.perf_counter() - begin)
+
+
+def kill_a_worker(storage: Path, source: Path | None, chance: random.Random, *more: str) -> Ended:
+    """At a random moment of the training."""
+    begin = time.perf_counter()
+    driver = subprocess.Popen(
+        command(storage, source, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for_the_training(driver, storage, chance)
+    running = {e["trial"]: e["pid"] for e in _history(storage) if e["event"] == "started"}
+    for entry in _history(storage):
+        if entry["event"] == "ended":
+            running.pop(entry["trial"], None)
+    if running:
+        os.kill(running[chance.choice(sorted(running))], signal.SIGKILL)
+    stdout, stderr = driver.communicate()
+    if driver.returncode:
+        raise SystemExit(stderr)
+    return Ended(json.loads(stdout), time.perf_counter() - begin)
+
+
+def kill_the_driver(storage: Path, source: Path | None, chance: random.Random, *more: str) -> Ended:
+    """At a random moment of the training; then the same command again. The seconds are of both."""
+    begin = time.perf_counter()
+    driver = subprocess.Popen(
+        command(storage, source, *more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _wait_for_the_training(driver, storage, chance)
+    driver.kill()
+    driver.wait()
+    again = calm_run(storage, source, *more)
+    return Ended(again.summary, time.perf_counter() - begin)
+
+
+def _wait_for_the_training(driver: "subprocess.Popen[Any]", storage: Path, chance: random.Random) -> None:
+    while driver.poll() is None and not any(entry["event"] == "epoch" for entry in _history(storage)):
+        time.sleep(0.05)
+    time.sleep(chance.uniform(0, 6))
+
+
+def _history(storage: Path) -> list[dict[str, Any]]:
+    file = storage / "runs/r/history.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def require_same(calm: Ended, other: Ended, storage: Path) -> None:
+    if other.hashes != calm.hashes:
+        raise SystemExit(f"other weights than those of the calm run: {other.hashes}, {calm.hashes}")
+    commits = sorted(path.parts[-3] for path in storage.glob("models/*/commits/*"))
+    if commits != sorted(calm.summary["models"]):
+        raise SystemExit(f"expected one version of each model, got {commits}")
+
+
+def overhead(with_checkpoints: Ended, without: Ended) -> float:
+    """Of the training's time, which is that of the lanes."""
+    trained = sum(trial["train_seconds"] for trial in without.summary["trials"])
+    seconds = [run.summary["timing"]["trials_seconds"] for run in (with_checkpoints, without)]
+    return float((seconds[0] - seconds[1]) / trained)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=10, help="runs of which a worker is killed")
+    parser.add_argument("--drivers", type=int, default=3, help="runs whose driver is killed")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance, source = random.Random(options.seed), options.source
+    overheads: list[float] = []
+    lost: dict[str, list[float]] = {"a worker": [], "the driver": []}
+    with tempfile.TemporaryDirectory() as folder:
+        one = ("--models", "keras", "--epochs", "40")
+        for number in range(options.rounds):
+            often = calm_run(Path(folder, f"often{number}"), source, *one, "--checkpoint-seconds", "0")
+            never = calm_run(Path(folder, f"never{number}"), source, *one, "--checkpoint-seconds", "1e9")
+            overheads.append(overhead(often, never))
+            print(f"round {number + 1}: checkpoints take {overheads[-1]:.1%}", file=sys.stderr)
+        six = ("--seeds", "3", "--checkpoint-seconds", "0")
+        calm = calm_run(Path(folder, "calm"), source, *six)
+        for name, kill, times in (
+            ("a worker", kill_a_worker, options.workers),
+            ("the driver", kill_the_driver, options.drivers),
+        ):
+            for number in range(times):
+                storage = Path(folder, f"{name} {number}".replace(" ", "-"))
+                ended = kill(storage, source, chance, *six)
+                require_same(calm, ended, storage)
+                lost[name].append(ended.seconds - calm.seconds)
+                print(f"{name} killed: {lost[name][-1]:+.1f} s, the same weights", file=sys.stderr)
+    print(report(overheads, lost, calm, options.seed))
+
+
+def report(overheads: Sequence[float], lost: dict[str, list[float]], calm: Ended, seed: int) -> str:
+    """Markdown, as it is recorded."""
+    lines = [setting(len(os.sched_getaffinity(0)))]
+    if overheads:
+        lines.append(
+            f"A checkpoint after each of 40 epochs takes {statistics.median(overheads):.1%} of the training's time in"
+            f" the median of n = {len(overheads)} pairs ({min(overheads):.1%} to {max(overheads):.1%};"
+            f" bound {OVERHEAD_BOUND:.0%})."
+        )
+    lines.append(f"The calm run of {len(calm.summary['trials'])} trials takes {calm.seconds:.1f} s (seed {seed}).")
+    lines += ["", "| killed at a random moment | runs | seconds lost, median | min to max |", "|---|---|---|---|"]
+    for name, seconds in lost.items():
+        if seconds:
+            spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
+            lines.append(f"| {name} | {len(seconds)} | {statistics.median(seconds):.1f} | {spread} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""`jobs.train --chaos SEED`: a rehearsal. The run is trained twice on a cluster of several nodes on this machine: once
+in peace, once while workers and a node are killed at random moments. What was lost, and do the weights agree?"""
+
+import json
+import logging
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from cluster.rehearsal import RehearsalCluster, rehearsal_cluster
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.runs import HISTORY, RunFolder
+
+WORKER_KILLS = 8
+SECONDS_BETWEEN = (1.0, 6.0)
+LEAST_NODES = 2
+
+log = logging.getLogger(__name__)
+
+Train = Callable[[str, RunFolder], dict[str, Any]]  # address, folder -> summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a run under fire came to, beside the calm one."""
+
+    seed: int
+    workers_killed: int
+    nodes_lost: int
+    trials: int
+    identical: int  # trials with the weights of the calm run
+    epochs: int  # of all trials
+    epochs_repeated: int
+    recovery_seconds: tuple[float, ...]  # from a death to the next attempt's start
+    calm_seconds: float
+    seconds: float
+
+    @property
+    def survived(self) -> bool:
+        return self.identical == self.trials
+
+    def __str__(self) -> str:
+        recovery = "no attempt was hit"
+        if self.recovery_seconds:
+            median, most = statistics.median(self.recovery_seconds), max(self.recovery_seconds)
+            recovery = f"from a death to the next attempt's start: {median:.1f} s in the median, {most:.1f} s at most"
+        return "\n".join(
+            [
+                f"Seed {self.seed}: {self.workers_killed} worker(s) killed, {self.nodes_lost} node(s) lost",
+                f"  {self.identical} of {self.trials} trial(s) ended with the weights of the calm run",
+                f"  {self.epochs_repeated} of {self.epochs} epochs were trained twice",
+                f"  {recovery}",
+                f"  {self.seconds:.0f} s in all; the calm run took {self.calm_seconds:.0f} s",
+            ]
+        )
+
+
+def rehearse(seed: int, train: Train) -> Rehearsal:
+    """Nothing of it is kept."""
+    nodes = 1 + max(LEAST_NODES, os.cpu_count() or 1)  # one of them will be lost
+    with TemporaryDirectory(prefix="rehearsal-") as storage:
+        objects = LocalObjects(Path(storage))
+        log.info("the calm run, on %d nodes", nodes)
+        with rehearsal_cluster(nodes) as cluster:
+            calm, calm_seconds = _timed(lambda: train(cluster.address, RunFolder(objects, "calm")))
+        log.info("the same under fire, seed %d", seed)
+        with rehearsal_cluster(nodes) as cluster:
+            folder = RunFolder(objects, "chaos")
+            fire = _Fire(cluster, Path(storage, "runs/chaos", HISTORY), seed)
+            fire.start()
+            try:
+                chaos, seconds = _timed(lambda: train(cluster.address, folder))
+            finally:
+                fire.cease()
+        history = _entries(Path(storage, "runs/chaos", HISTORY))
+    epochs = [(entry["trial"], entry["epoch"]) for entry in history if entry["event"] == "epoch"]
+    hashes = [{t["id"]: t.get("weights_sha256") for t in summary["trials"]} for summary in (calm, chaos)]
+    return Rehearsal(
+        seed=seed,
+        workers_killed=fire.workers_killed,
+        nodes_lost=fire.nodes_lost,
+        trials=len(calm["trials"]),
+        identical=sum(sha256 is not None and hashes[1].get(trial) == sha256 for trial, sha256 in hashes[0].items()),
+        epochs=len({*epochs}),
+        epochs_repeated=len(epochs) - len({*epochs}),
+        recovery_seconds=_recoveries(history),
+        calm_seconds=calm_seconds,
+        seconds=seconds,
+    )
+
+
+class _Fire(threading.Thread):
+    """Kills a random worker at random moments; one of the times, a node goes in its place."""
+
+    def __init__(self, cluster: RehearsalCluster, history: Path, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.workers_killed = self.nodes_lost = 0
+        self._cluster, self._history, self._chance = cluster, history, random.Random(seed)
+        self._node_goes_after = self._chance.randrange(1, 4)
+        self._ceased = threading.Event()
+
+    def run(self) -> None:
+        while self.workers_killed < WORKER_KILLS and not self._ceased.wait(self._chance.uniform(*SECONDS_BETWEEN)):
+            running = _running(_entries(self._history))
+            if not running:
+                continue
+            if self.workers_killed == self._node_goes_after and not self.nodes_lost:
+                self._cluster.lose_a_node(self._chance)
+                self.nodes_lost += 1
+                log.info("a node is lost")
+                continue
+            trial = self._chance.choice(sorted(running))
+            try:
+                os.kill(running[trial], signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it has just ended
+            self.workers_killed += 1
+            log.info("the worker of %s is killed", trial)
+
+    def cease(self) -> None:
+        self._ceased.set()
+        self.join()
+
+
+def _timed(train: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+    begin = time.monotonic()
+    return train(), time.monotonic() - begin
+
+
+def _entries(history: Path) -> list[dict[str, Any]]:
+    """The whole lines so far."""
+    lines = history.read_text().splitlines(keepends=True) if history.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _running(history: list[dict[str, Any]]) -> dict[str, int]:
+    """The worker's process of each trial that is being trained."""
+    running: dict[str, int] = {}
+    for entry in history:
+        if entry["event"] == "started":
+            running[entry["trial"]] = entry["pid"]
+        elif entry["event"] in ("ended", "died"):
+            running.pop(entry["trial"], None)
+    return running
+
+
+def _recoveries(history: list[dict[str, Any]]) -> tuple[float, ...]:
+    died_at: dict[str, float] = {}
+    seconds = []
+    for entry in history:
+        if entry["event"] == "died":
+            died_at[entry["trial"]] = entry["at"]
+        elif entry["event"] == "started" and entry["trial"] in died_at:
+            seconds.append(entry["at"] - died_at.pop(entry["trial"]))
+    return tuple(seconds)

@@ -1,0 +1,76 @@
+"""The commands of `jobs.models` that compute with a stored version, in this process: evaluate, reproduce."""
+
+import contextlib
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs import exits
+from jobs.models_options import ComputeOptions, EvaluateOptions, ReproduceOptions
+from jobs.models_result import CommandResult, find_version
+from jobs.packages import PACKAGES
+from mnist_lib.catalog import MODELS
+from mnist_lib.environment import code_version, import_keras
+from mnist_lib.errors import DataError
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.versions import Version
+
+if TYPE_CHECKING:
+    from mnist_lib.data.split import Dataset
+
+
+def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
+    version = find_version(objects, options.version, MODELS)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a look is no reason to take a GPU from who trains on it
+    import_keras()
+    from mnist_lib.loading import compare_with_stored, load, load_trusted
+    from mnist_lib.store.contents import Predictions
+
+    predict = (load_trusted if options.trust else load)(objects, version)
+    stored, dataset = Predictions.of(objects, version), _dataset(options, version)
+    if dataset.fingerprint != stored.fingerprint:
+        raise DataError(
+            f"{version.name} was tested on {dataset.name} with the fingerprint {stored.fingerprint}, this one has "
+            f"{dataset.fingerprint}; use the same data with --data-dir or --data-source"
+        )
+    found = compare_with_stored(stored, predict, dataset.test)
+    same = "all" if found.matching == found.test.total else f"{found.matching:,} of"
+    near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
+    text = (
+        f"{version.name} gives the stored answer to {same} {found.test.total:,} test images ({near}).\n"
+        f"It has {found.test.correct:,} right: {found.test.value:.2%}."
+    )
+    return CommandResult(asdict(found), text, exits.DONE if found.reproduced else exits.INTEGRITY)
+
+
+def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
+    version = find_version(objects, options.version, MODELS)
+    import_keras()
+    from mnist_lib import reproduction
+
+    cpus = options.cpus or os.cpu_count() or 1
+    found = reproduction.reproduce(objects, version, lambda: _dataset(options, version), cpus, code_version(PACKAGES))
+    low, high = found.stored.interval()
+    told = {
+        reproduction.IDENTICAL: f"{version.name} came out identical: every weight is the same.",
+        reproduction.WITHIN: f"{version.name} came out within the interval: other weights, {found.again.value:.2%} of"
+        f" the test images right, stored {found.stored.value:.2%} ({low:.2%} to {high:.2%}).",
+        reproduction.DIVERGED: f"{version.name} diverged: {found.again.value:.2%} of the test images right, stored"
+        f" {found.stored.value:.2%} ({low:.2%} to {high:.2%}).",
+    }
+    differing = [f"  {name}: {stored} then, {here} now" for name, (stored, here) in found.differing.items()]
+    same = ["  Code, data, versions and devices are the same as then."]
+    text = "\n".join([told[found.verdict], *(differing or same), f"  It took {found.seconds:.1f} s."])
+    diverged = found.verdict == reproduction.DIVERGED
+    return CommandResult(asdict(found), text, exits.INTEGRITY if diverged else exits.DONE)
+
+
+def _dataset(options: ComputeOptions, version: Version) -> "Dataset":
+    """The one that it was trained and tested on, as it is here."""
+    from mnist_lib.data.prepare import default_data_dir, prepare
+
+    data_dir: Path = options.data_dir or default_data_dir()
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS tells its progress there
+        return prepare(str(version.about["dataset"].get("name")), data_dir, options.data_source)
