@@ -88,7 +88,8 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
     import keras
     import tensorflow as tf
 
-    from mnist_lib.models import KerasModel, build_model
+    from mnist_lib.keras_models import KerasModel
+    from mnist_lib.models import build_model
     from mnist_lib.schedules import learning_rates
 
     train, _ = dataset.train_and_validation(specs[0].validation_percent)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.split import Split
 from mnist_lib.errors import IntegrityError, MnistError
-from mnist_lib.models import KERAS_FILE, build_model
+from mnist_lib.keras_models import KERAS_FILE
+from mnist_lib.models import build_model
 from mnist_lib.result import Accuracy
 from mnist_lib.scratch import SGD
 from mnist_lib.spec import Resources, TrialSpec

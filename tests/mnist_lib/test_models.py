@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
-from mnist_lib.models import RandomShift, Weights, build_model
+from mnist_lib.keras_models import RandomShift
+from mnist_lib.models import Weights, build_model
 from mnist_lib.spec import TrialSpec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
