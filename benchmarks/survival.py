@@ -20,6 +20,9 @@ from typing import Any
 
 from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
+from jobs.chaos import running_workers
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.runs import RunFolder
 
 OVERHEAD_BOUND = 0.05  # of the training's time
 
@@ -56,10 +59,7 @@ def kill_a_worker(storage: Path, source: Path | None, chance: random.Random, *mo
         command(storage, source, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     _wait_for_the_training(driver, storage, chance)
-    running = {e["trial"]: e["pid"] for e in _history(storage) if e["event"] == "started"}
-    for entry in _history(storage):
-        if entry["event"] == "ended":
-            running.pop(entry["trial"], None)
+    running = running_workers(_history(storage))
     if running:
         os.kill(running[chance.choice(sorted(running))], signal.SIGKILL)
     stdout, stderr = driver.communicate()
@@ -88,9 +88,7 @@ def _wait_for_the_training(driver: "subprocess.Popen[Any]", storage: Path, chanc
 
 
 def _history(storage: Path) -> list[dict[str, Any]]:
-    file = storage / "runs/r/history.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return RunFolder(LocalObjects(storage), "r").history()
 
 
 def require_same(calm: Ended, other: Ended, storage: Path) -> None:

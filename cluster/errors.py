@@ -19,12 +19,6 @@ class VersionsError(ClusterError):
     code = "E-CLUSTER-VERSIONS"
 
 
-class AuthError(ClusterError):
-    """The cluster asks for a token, and does not get the right one."""
-
-    code = "E-AUTH"
-
-
 class ResourcesError(ClusterError):
     """No node has what one task asks for."""
 

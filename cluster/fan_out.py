@@ -7,24 +7,24 @@ event is taken. No wait is without an end: for a place, for a sign of life, for 
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import ray
 
+from cluster.attempt import Attempt
 from cluster.deaths import Death, Kind, death_of
-from cluster.errors import ClusterLostError, ResourcesError
+from cluster.errors import ResourcesError
+from cluster.head import HeadWatch
 from cluster.limits import Limits
 from cluster.place import Place, kill, this_place
 from cluster.resources import LanePlan, what_is_free
-from cluster.session import head_answers
+from cluster.waiting import Waiting
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 TICK_SECONDS = 0.5  # how late a deadline may be noticed
 FETCH_SECONDS = 60.0  # for an event that a node holds
@@ -79,30 +79,6 @@ def _place_then_events(function: Callable[..., Iterator[Event]], *arguments: Any
     yield from function(*arguments)
 
 
-@dataclass(kw_only=True)
-class _Attempt:
-    """At a lane."""
-
-    generator: Any
-    items: dict[str, Any]  # that have not ended, by id, in order; the first is running
-    place: Place | None = None  # None while it waits for one
-    heard_at: float = field(default_factory=time.monotonic)
-    begun_at: float = math.inf  # the running item
-    intervals: list[float] = field(default_factory=list)  # between the events of the running item
-
-    @property
-    def running(self) -> str:
-        return next(iter(self.items))
-
-    def hear(self) -> None:
-        now = time.monotonic()
-        self.intervals.append(now - self.heard_at)
-        self.heard_at = now
-
-    def begin_next(self) -> None:
-        self.begun_at, self.intervals = time.monotonic(), []
-
-
 class FanOut:
     """Lanes under way, from `submit` to the last of `events`; leaving the context ends what still runs.
 
@@ -115,10 +91,13 @@ class FanOut:
     def __init__(self, start: Start, limits: Limits, plan: LanePlan) -> None:
         self._start, self._limits, self._plan = start, limits, plan
         self._deaths: dict[str, Counter[Kind]] = defaultdict(Counter)
-        self._running: dict[Any, _Attempt] = {}  # by generator
+        self._running: dict[Any, Attempt] = {}  # by generator
         self._backing_off: list[tuple[float, Sequence[Any]]] = []  # when to start them again
-        self._given_up: list[tuple[float, _Attempt]] = []  # when to end them by force
-        self._placed_at = self._told_at = self._answered_at = self._asked_at = time.monotonic()
+        self._given_up: list[tuple[float, Attempt]] = []  # when to end them by force
+        self._head = HeadWatch(limits.head_seconds)
+        self._waiting = Waiting(
+            f"{plan.asked} on one node", at_most=limits.wait_seconds, tell_seconds=limits.tell_seconds
+        )
 
     def __enter__(self) -> FanOut:
         return self
@@ -133,7 +112,7 @@ class FanOut:
         """Starts a lane of these items, in their order."""
         if items:
             generator = self._start(items)
-            self._running[generator] = _Attempt(generator=generator, items={item.id: item for item in items})
+            self._running[generator] = Attempt(generator=generator, items={item.id: item for item in items})
 
     def events(self) -> Iterator[Event | Died]:
         """Every event of every lane as it comes, and what died, until all items have ended.
@@ -144,9 +123,9 @@ class FanOut:
         """
         while self._running or self._backing_off:
             yield from self._take_what_is_ready()
-            self._check_head()
+            self._head.check()
             self._check_place()
-            yield from self._check_silence()
+            yield from self._give_up_overdue()
             self._end_given_up()
             self._restart()
 
@@ -165,7 +144,7 @@ class FanOut:
         for generator in ready:
             yield from self._take(self._running[generator])
 
-    def _take(self, attempt: _Attempt) -> Iterator[Event | Died]:
+    def _take(self, attempt: Attempt) -> Iterator[Event | Died]:
         try:
             event = ray.get(next(attempt.generator), timeout=FETCH_SECONDS)
         except StopIteration:
@@ -190,20 +169,20 @@ class FanOut:
             attempt.begin_next()
         yield event
 
-    def _bury(self, attempt: _Attempt, death: Death) -> Iterator[Died]:
+    def _bury(self, attempt: Attempt, death: Death) -> Iterator[Died]:
         """A bug ends all items: what an item can run into comes as an event."""
         del self._running[attempt.generator]
         for item in attempt.items:
             yield Died(item=item, attempt=self.attempts(item), death=death, final=True)
 
-    def _give_up(self, attempt: _Attempt, death: Death) -> Iterator[Died]:
+    def _give_up(self, attempt: Attempt, death: Death) -> Iterator[Died]:
         del self._running[attempt.generator]
         ray.cancel(attempt.generator)
         self._given_up.append((time.monotonic() + self._limits.cancel_seconds, attempt))
         if attempt.items:
             yield from self._follow(attempt, death)
 
-    def _follow(self, attempt: _Attempt, death: Death) -> Iterator[Died]:
+    def _follow(self, attempt: Attempt, death: Death) -> Iterator[Died]:
         """The attempt's running item has died; it and the others, which had not begun, get another attempt."""
         running, items = attempt.running, [*attempt.items.values()]
         final = not self._may_follow(running, death.kind)
@@ -223,63 +202,39 @@ class FanOut:
         return before.total() < self._limits.max_failures
 
     def _restart(self) -> None:
-        due = [items for at, items in self._backing_off if at <= time.monotonic()]
-        self._backing_off = [(at, items) for at, items in self._backing_off if at > time.monotonic()]
+        due, self._backing_off = _split_by_time(self._backing_off)
         for items in due:
             self.submit(items)
 
-    def _check_silence(self) -> Iterator[Died]:
-        for attempt in [attempt for attempt in self._running.values() if attempt.place and attempt.items]:
-            now, silent = time.monotonic(), time.monotonic() - attempt.heard_at
-            if now - attempt.begun_at > self._limits.item_seconds:
-                death = Death(kind=Kind.OVERTIME, details=f"more than {self._limits.item_seconds:g} s")
-            elif silent > self._silence_allowed(attempt):
-                death = Death(kind=Kind.SILENT, details=f"for {silent:.0f} s, on {attempt.place}")
-            else:
-                continue
-            if not ray.wait([attempt.generator], timeout=0)[0]:  # it may have told meanwhile
+    def _give_up_overdue(self) -> Iterator[Died]:
+        for attempt in [*self._running.values()]:
+            death = attempt.overdue(self._limits)
+            if death and not ray.wait([attempt.generator], timeout=0)[0]:  # it may have told meanwhile
                 yield from self._give_up(attempt, death)
 
-    def _silence_allowed(self, attempt: _Attempt) -> float:
-        if len(attempt.intervals) < 2:
-            return self._limits.first_silence_seconds
-        return max(self._limits.silence_seconds, 10 * max(attempt.intervals))
-
     def _check_place(self) -> None:
-        now = time.monotonic()
         if not self._running or any(attempt.place for attempt in self._running.values()):
-            self._placed_at = self._told_at = now
-            return
-        waited = now - self._placed_at
-        if waited > self._limits.wait_seconds:
+            self._waiting.restart()
+        elif self._waiting.is_over:
             raise ResourcesError(
-                f"{self._plan.asked} not free within {waited:.0f} s on any node ({what_is_free()})"
+                f"{self._plan.asked} not free within {self._waiting.seconds:.0f} s on any node ({what_is_free()})"
                 "; wait longer with --wait-for-resources SECONDS, or lower --cpus-per-trial or --gpus-per-trial"
             )
-        if now - self._told_at >= self._limits.tell_seconds:
-            self._told_at = now
-            log.warning(
-                "waiting for %s on one node, for %.0f s of at most %.0f (--wait-for-resources); %s",
-                *(self._plan.asked, waited, self._limits.wait_seconds, what_is_free()),
-            )
-
-    def _check_head(self) -> None:
-        """Ray itself would end this process after a minute, without a word."""
-        if time.monotonic() - self._asked_at < 5:
-            return
-        self._asked_at = time.monotonic()
-        if head_answers():
-            self._answered_at = time.monotonic()
-        elif (silent := time.monotonic() - self._answered_at) > self._limits.head_seconds:
-            raise ClusterLostError(f"the head of the cluster has not answered for {silent:.0f} s; is it running?")
+        else:
+            self._waiting.tell(what_is_free)
 
     def _end_given_up(self) -> None:
-        due = [attempt for at, attempt in self._given_up if at <= time.monotonic()]
-        self._given_up = [(at, attempt) for at, attempt in self._given_up if at > time.monotonic()]
+        due, self._given_up = _split_by_time(self._given_up)
         for attempt in due:
             self._end_by_force(attempt)
 
-    def _end_by_force(self, attempt: _Attempt) -> None:
+    def _end_by_force(self, attempt: Attempt) -> None:
         ray.cancel(attempt.generator, force=True)
         if attempt.place:
             kill(attempt.place)
+
+
+def _split_by_time(timed: Sequence[tuple[float, T]]) -> tuple[list[T], list[tuple[float, T]]]:
+    """-> (what is due, the others with their times); by one look at the clock, or some would be neither."""
+    now = time.monotonic()
+    return [thing for at, thing in timed if at <= now], [(at, thing) for at, thing in timed if at > now]

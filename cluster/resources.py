@@ -1,11 +1,11 @@
 """What fits where. Sums over a cluster mislead: two nodes of one GPU are not two GPUs to a task that asks for two."""
 
 import itertools
-import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -14,12 +14,9 @@ from ray._private.state import available_resources_per_node
 from ray._private.utils import get_num_cpus
 
 from cluster.errors import ResourcesError
+from cluster.waiting import Waiting
 
 T = TypeVar("T")
-
-TELL_SECONDS = 10.0
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +122,14 @@ def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:
     Raises:
         ResourcesError: the last of the plan's own, when the time is up.
     """
-    begin = told = time.monotonic()
+    waiting = Waiting("nodes", at_most=seconds)
     while True:
         try:
             return plan()
         except ResourcesError as error:
-            waited = time.monotonic() - begin
-            if waited >= seconds:
+            if waiting.is_over:
                 raise
-            if time.monotonic() - told >= TELL_SECONDS:
-                told = time.monotonic()
-                log.warning("waiting for nodes, for %.0f s of at most %.0f: %s", waited, seconds, error)
+            waiting.tell(partial(str, error))
         time.sleep(0.5)
 
 

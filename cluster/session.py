@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,16 +47,14 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         what = f"{address} cannot be joined" if address else "Ray cannot be started here"
         raise ClusterError(f"{what}: {first_line(error)}") from error
     with contextlib.redirect_stdout(_Log()):  # while it ends, too
+        shut_down = ray.shutdown
         try:
             yield
         except ClusterLostError:
-            _shut_down_in_time()
+            shut_down = _shut_down_in_time
             raise
-        except BaseException:
-            ray.shutdown()
-            raise
-        else:
-            ray.shutdown()
+        finally:
+            shut_down()
 
 
 def end_children() -> None:
@@ -93,16 +90,6 @@ class _Log(io.TextIOBase):
 def in_submitted_job() -> bool:
     """Whether Ray started this driver: its code is on the nodes already, and its working folder will be deleted."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def head_answers() -> bool:
-    """Whether the head of the connected cluster can be reached."""
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 def _require_ray(address: str, source: str) -> None:

@@ -1,7 +1,5 @@
 """Single tasks, as opposed to lanes."""
 
-import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +7,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterError, first_line
-
-TELL_SECONDS = 10.0
-
-log = logging.getLogger(__name__)
+from cluster.waiting import Waiting
 
 
 def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_returns: int = 1) -> Any:
@@ -30,11 +25,9 @@ def result_of(reference: Any, what: str = "a task") -> Any:
         ClusterError: its worker died, or lacks a package.
         Exception: the one that the task raised, not Ray's wrapping of it, which becomes its cause.
     """
-    begin = told = time.monotonic()
-    while not ray.wait([reference], timeout=0.5)[0]:  # so short that a signal is soon seen
-        if time.monotonic() - told >= TELL_SECONDS:
-            told = time.monotonic()
-            log.info("waiting for %s, for %.0f s", what, told - begin)
+    waiting = Waiting(what)
+    while not ray.wait([reference], timeout=0.5)[0]:
+        waiting.tell()
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -1,7 +1,6 @@
 """`jobs.train --chaos SEED`: a rehearsal. The run is trained twice on a cluster of several nodes on this machine: once
 in peace, once while workers and a node are killed at random moments. What was lost, and do the weights agree?"""
 
-import json
 import logging
 import os
 import random
@@ -17,7 +16,7 @@ from typing import Any
 
 from cluster.rehearsal import RehearsalCluster, rehearsal_cluster
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.runs import HISTORY, RunFolder
+from mnist_lib.store.runs import RunFolder
 
 WORKER_KILLS = 8
 SECONDS_BETWEEN = (1.0, 6.0)
@@ -74,13 +73,13 @@ def rehearse(seed: int, train: Train) -> Rehearsal:
         log.info("the same under fire, seed %d", seed)
         with rehearsal_cluster(nodes) as cluster:
             folder = RunFolder(objects, "chaos")
-            fire = _Fire(cluster, Path(storage, "runs/chaos", HISTORY), seed)
+            fire = _Fire(cluster, folder, seed)
             fire.start()
             try:
                 chaos, seconds = _timed(lambda: train(cluster.address, folder))
             finally:
                 fire.cease()
-        history = _entries(Path(storage, "runs/chaos", HISTORY))
+        history = folder.history()
     epochs = [(entry["trial"], entry["epoch"]) for entry in history if entry["event"] == "epoch"]
     hashes = [{t["id"]: t.get("weights_sha256") for t in summary["trials"]} for summary in (calm, chaos)]
     return Rehearsal(
@@ -100,16 +99,16 @@ def rehearse(seed: int, train: Train) -> Rehearsal:
 class _Fire(threading.Thread):
     """Kills a random worker at random moments; one of the times, a node goes in its place."""
 
-    def __init__(self, cluster: RehearsalCluster, history: Path, seed: int) -> None:
+    def __init__(self, cluster: RehearsalCluster, folder: RunFolder, seed: int) -> None:
         super().__init__(daemon=True)
         self.workers_killed = self.nodes_lost = 0
-        self._cluster, self._history, self._chance = cluster, history, random.Random(seed)
+        self._cluster, self._folder, self._chance = cluster, folder, random.Random(seed)
         self._node_goes_after = self._chance.randrange(1, 4)
         self._ceased = threading.Event()
 
     def run(self) -> None:
         while self.workers_killed < WORKER_KILLS and not self._ceased.wait(self._chance.uniform(*SECONDS_BETWEEN)):
-            running = _running(_entries(self._history))
+            running = running_workers(self._folder.history())
             if not running:
                 continue
             if self.workers_killed == self._node_goes_after and not self.nodes_lost:
@@ -135,13 +134,7 @@ def _timed(train: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
     return train(), time.monotonic() - begin
 
 
-def _entries(history: Path) -> list[dict[str, Any]]:
-    """The whole lines so far."""
-    lines = history.read_text().splitlines(keepends=True) if history.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _running(history: list[dict[str, Any]]) -> dict[str, int]:
+def running_workers(history: list[dict[str, Any]]) -> dict[str, int]:
     """The worker's process of each trial that is being trained."""
     running: dict[str, int] = {}
     for entry in history:

@@ -27,7 +27,6 @@ EXIT_CODES = {
     "E-STORE": 6,
     "E-INTEGRITY": 7,
     "E-SCHEMA": 7,
-    "E-AUTH": 8,
     "E-CLUSTER": 8,
     "E-BUSY": 75,
 }

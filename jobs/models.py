@@ -7,8 +7,8 @@ from typing import Any
 
 from jobs import exits, models_change, models_compute, models_read
 from jobs import models_options as options
+from jobs.command_line import parse
 from jobs.models_result import CommandResult
-from jobs.options import parse
 from mnist_lib.catalog import require_known
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.storage import open_storage

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from jobs.models_options import CollectOptions, PromoteOptions, RollbackOptions
 from jobs.models_result import NUMBER, CommandResult, counted, find_version
-from jobs.options import moment
+from jobs.values import moment
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
 from mnist_lib.store.objects import Objects

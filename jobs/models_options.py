@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.options import STORAGE_HELP, folder, moment, number, option, whole_number
+from jobs.command_line import option
+from jobs.options import STORAGE_HELP
+from jobs.values import folder, moment, number, whole_number
 from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.store.promotion import Rule
 

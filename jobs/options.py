@@ -1,102 +1,21 @@
-"""One typed definition of every option: its name, default, help and type; the parser is made from it.
+"""The options of `jobs.train`: the name, default, help and type of each.
 
-An option is a field of a frozen dataclass: `learning_rate` is `--learning-rate` on the command line and
-`learning_rate:` in a --config file. Whether a value is possible is checked where it belongs (`TrialSpec`, `Resources`).
+Whether a value is possible is checked where it belongs (`TrialSpec`, `Resources`).
 """
 
-import argparse
-import dataclasses
-import difflib
 import math
-import re
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
-
-import jsonargparse
 
 from cluster.limits import Limits
-from jobs.exits import UsageError
+from jobs.command_line import option
+from jobs.values import auto_or_whole_number, comma_list, folder, moment, number, seeds, whole_number
 from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.spec import LARGEST_SEED, Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.store.promotion import WHEN, Rule
-
-
-class _UnreadableError(argparse.ArgumentTypeError, ValueError):
-    """Of the two, argparse takes over the text of the first, jsonargparse reading a file that of the second."""
-
-
-def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
-    """ "a,b" on the command line, a list in a file."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
-        raise _UnreadableError(f"expected names, as in a,b, got {value!r}")
-    return tuple(part.strip() for part in parts if part.strip())
-
-
-def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
-    """ "3" is a count, "4,8" a list, "4," a list of one."""
-    if isinstance(value, str) and "," in value:
-        return tuple(whole_number(part) for part in value.split(",") if part.strip())
-    if isinstance(value, list | tuple):
-        return tuple(map(whole_number, value))
-    return whole_number(value)
-
-
-def whole_number(value: Any) -> int:
-    if re.fullmatch(r"\s*[+-]?\d+\s*", str(value)):
-        return int(value)
-    raise _UnreadableError(f"expected a whole number, got {value!r}")
-
-
-def number(value: Any) -> float:
-    try:
-        return float(str(value))
-    except ValueError:
-        raise _UnreadableError(f"expected a number, got {value!r}") from None
-
-
-def moment(value: Any) -> str:
-    """As the store writes it: UTC, to the second. Without a zone it is UTC."""
-    try:
-        time = datetime.fromisoformat(str(value))
-        time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise _UnreadableError(f"expected a time, as in 2026-11-25T03:00:00Z, got {value!r}") from None
-    return time.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
-
-
-def user_path(value: str | Path) -> Path:
-    return Path(value).expanduser()
-
-
-def folder(value: str | Path) -> Path:
-    """Absolute, since tasks run in other folders."""
-    return user_path(value).absolute()
-
-
-def auto_or_whole_number(value: Any) -> int | None:
-    return None if value in ("auto", None) else whole_number(value)
-
-
-def option(
-    default: Any,
-    help: str,
-    parse: Callable[[Any], Any] | None = None,
-    metavar: str | None = None,
-    short: Sequence[str] = (),
-    positional: bool = False,
-) -> Any:
-    """`parse` None: a flag that is on or off. A positional one may be left out, and is `default` then."""
-    return dataclasses.field(
-        default=default,
-        metadata={"help": help, "parse": parse, "metavar": metavar, "short": short, "positional": positional},
-    )
-
 
 STORAGE_HELP = "where runs and models are stored: a folder, or as in s3://bucket/folder, gs://..., az://..."
 
@@ -250,76 +169,3 @@ def _seconds(name: str, value: float) -> float:
     if not value >= 0:  # NaN is not
         raise SpecError(f"{name}: expected seconds, 0 or more, got {value}")
     return value
-
-
-class _Help(argparse.HelpFormatter):
-    """Names the default, unless the help does or there is none to tell."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns))
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text, default = str(action.help), action.default
-        if "(default: " in text or any(default is nothing for nothing in (None, False, argparse.SUPPRESS)):
-            return text
-        return f"{text} (default: {','.join(default) if isinstance(default, tuple) else default})"
-
-
-class _Parser(jsonargparse.ArgumentParser):
-    """Says what is wrong in one line, as an exception."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(_one_line(message, [name for action in self._actions for name in action.option_strings]))
-
-
-def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
-    words = [f"[{field.metadata['metavar']}]" for field in dataclasses.fields(options) if field.metadata["positional"]]
-    made = _Parser(
-        prog=program,
-        usage=" ".join(["python -m %(prog)s", *words, "[OPTIONS]"]),
-        description=options.__doc__,
-        formatter_class=_Help,
-        print_config=None,
-        allow_abbrev=False,
-    )
-    made.add_argument(
-        "--config", action="config", metavar="FILE", help="options as YAML, without the dashes; flags override them"
-    )
-    for field in dataclasses.fields(options):
-        name, given = f"--{field.name.replace('_', '-')}", field.metadata
-        if given["positional"]:
-            made.add_argument(
-                field.name,
-                nargs="?",
-                type=given["parse"],
-                default=field.default,
-                metavar=given["metavar"],
-                help=given["help"],
-            )
-        elif given["parse"] is None:
-            yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides a file
-            made.add_argument(name, *given["short"], action=yes_no, default=field.default, help=given["help"])
-        else:
-            made.add_argument(
-                name, type=given["parse"], default=field.default, metavar=given["metavar"], help=given["help"]
-            )
-    return made
-
-
-def parse(program: str, options: type[Any], arguments: Sequence[str]) -> Any:
-    """The options of the command line, over those of --config, over the defaults.
-
-    Raises:
-        UsageError: for an unknown name or a value of the wrong type.
-    """
-    namespace = parser(program, options).parse_args(list(arguments))
-    return options(**{field.name: namespace[field.name] for field in dataclasses.fields(options)})
-
-
-def _one_line(message: str, flags: Sequence[str]) -> str:
-    unknown = re.match(r"unrecognized arguments: ([^\s=]+)|Option '(\w+)' is not accepted", message, re.IGNORECASE)
-    if unknown:
-        flag = unknown[1] or f"--{unknown[2].replace('_', '-')}"
-        near = difflib.get_close_matches(flag, flags, n=1)
-        return f"{flag} is not an option; {f'did you mean {near[0]}? ' if near else ''}--help lists all"
-    return re.sub(r'Parser key "(\w+)":', r"\1:", " ".join(message.split()))

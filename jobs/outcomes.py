@@ -19,12 +19,18 @@ from mnist_lib.tally import Tally
 log = logging.getLogger(__name__)
 
 
-class Outcomes:
-    """Begins with what earlier drivers of the run have left in its folder.
+# What to do, by the code of a death.
+ADVICE = {
+    "E-CRASH": "; see what ends processes there (dmesg, Ray's logs), then run it again under another --run-name",
+    "E-OOM": "; give a lane more of the node with --cpus-per-trial, or lower --batch-size",
+    "E-NODE-LOST": "; see why the nodes go, then run it again under another --run-name",
+    "E-SILENT": "; see what keeps that node busy, then run it again under another --run-name",
+    "E-TIMEOUT": "; raise --trial-timeout or lower --epochs",
+}
 
-    Args:
-        attempts: of a trial, so far.
-    """
+
+class Outcomes:
+    """Begins with what earlier drivers of the run have left in its folder."""
 
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
         self.tallies: dict[str, Tally] = {}
@@ -51,7 +57,13 @@ class Outcomes:
         return {spec.id: self._checkpoints[spec.id] for spec in specs if spec.id in self._checkpoints}
 
     def take(self, event: object, attempts: Callable[[str], int]) -> None:
-        """Raises VersionsError when a worker would train with other packages than are installed here."""
+        """
+        Args:
+            attempts: at a trial, so far.
+
+        Raises:
+            VersionsError: a worker would train with other packages than are installed here.
+        """
         match event:
             case LaneStarted():
                 differing = differing_versions(event.versions)
@@ -94,8 +106,10 @@ class Outcomes:
             failure = TrialFailure(trial=died.item, code=kind.code, message=message, details=died.death.traceback)
             self._end(failure, died.attempt)
             return
-        epoch = self._epochs.get(died.item, 0) + 1
-        how = f"resuming at epoch {epoch}" if died.item in self._checkpoints else "beginning it again"
+        how = "beginning it again"
+        if died.item in self._checkpoints:
+            epoch = self._epochs.get(died.item)  # an attempt that has not started does not know it
+            how = "resuming from its checkpoint" if epoch is None else f"resuming at epoch {epoch + 1}"
         where = f" ({died.death.details})" if died.death.details else ""
         log.warning("attempt %d of %s died (%s); %s%s", died.attempt, died.item, died.death.kind.said, how, where)
 
@@ -121,16 +135,6 @@ class Outcomes:
         else:
             log.warning("%s failed: %s %s", done, outcome.code, outcome.message)
             log.debug("%s", outcome.details)
-
-
-# What to do, by the code of a death.
-ADVICE = {
-    "E-CRASH": "; see what ends processes there (dmesg, Ray's logs), then run it again under another --run-name",
-    "E-OOM": "; give a lane more of the node with --cpus-per-trial, or lower --batch-size",
-    "E-NODE-LOST": "; see why the nodes go, then run it again under another --run-name",
-    "E-SILENT": "; see what keeps that node busy, then run it again under another --run-name",
-    "E-TIMEOUT": "; raise --trial-timeout or lower --epochs",
-}
 
 
 def _validated(event: EpochDone) -> str:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jobs import exits
-from jobs.options import TrainOptions, parse
+from jobs.command_line import parse
+from jobs.options import TrainOptions
 from jobs.packages import PACKAGES
 from mnist_lib.environment import code_version, package_versions
 from mnist_lib.spec import TrialSpec

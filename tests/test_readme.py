@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from jobs.command_line import parse
 from jobs.models import COMMANDS
-from jobs.options import TrainOptions, parse
+from jobs.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

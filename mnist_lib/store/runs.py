@@ -81,12 +81,18 @@ class RunFolder:
         line = json.dumps({"at": round(time.time(), 3), **entry})
         self.objects.append(self._name(HISTORY), line.encode() + b"\n")
 
+    def history(self) -> list[dict[str, Any]]:
+        """Its entries so far, without a line that is being written."""
+        lines = (self.read(HISTORY) or b"").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
     def flush(self) -> None:
+        """Sends what was appended and is still kept back."""
         self.objects.flush()
 
     def complete(self, summary: Mapping[str, Any]) -> None:
         """With it, the run is complete."""
-        self.objects.flush()
+        self.flush()
         self.write_json(SUMMARY, summary)
 
     def summary(self) -> dict[str, Any] | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobs.command_line import parse
 from jobs.exits import UsageError
-from jobs.options import TrainOptions, parse
+from jobs.options import TrainOptions
 from jobs.train import _configuration
 from mnist_lib.errors import SpecError
 

@@ -1,0 +1,65 @@
+"""What a value of an option can be, as text on the command line or as YAML has it in a file."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+class _UnreadableError(argparse.ArgumentTypeError, ValueError):
+    """Of the two, argparse takes over the text of the first, jsonargparse reading a file that of the second."""
+
+
+def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
+    """ "a,b" on the command line, a list in a file."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+        raise _UnreadableError(f"expected names, as in a,b, got {value!r}")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
+    """ "3" is a count, "4,8" a list, "4," a list of one."""
+    if isinstance(value, str) and "," in value:
+        return tuple(whole_number(part) for part in value.split(",") if part.strip())
+    if isinstance(value, list | tuple):
+        return tuple(map(whole_number, value))
+    return whole_number(value)
+
+
+def whole_number(value: Any) -> int:
+    if re.fullmatch(r"\s*[+-]?\d+\s*", str(value)):
+        return int(value)
+    raise _UnreadableError(f"expected a whole number, got {value!r}")
+
+
+def number(value: Any) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise _UnreadableError(f"expected a number, got {value!r}") from None
+
+
+def moment(value: Any) -> str:
+    """As the store writes it: UTC, to the second. Without a zone it is UTC."""
+    try:
+        time = datetime.fromisoformat(str(value))
+        time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise _UnreadableError(f"expected a time, as in 2026-11-25T03:00:00Z, got {value!r}") from None
+    return time.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
+
+
+def user_path(value: str | Path) -> Path:
+    return Path(value).expanduser()
+
+
+def folder(value: str | Path) -> Path:
+    """Absolute, since tasks run in other folders."""
+    return user_path(value).absolute()
+
+
+def auto_or_whole_number(value: Any) -> int | None:
+    return None if value in ("auto", None) else whole_number(value)
