@@ -1,7 +1,6 @@
 """Two logical CPU devices, real digits, and for the whole test run one real Ray cluster of two nodes and one real S3
 endpoint."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only; read when TensorFlow is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"  # or the first cluster of a test would write a token into HOME
@@ -67,6 +65,8 @@ def ray_address() -> Iterator[str]:
     """Two real nodes on this machine, one with 1 CPU and 1 logical GPU, one with 2 and 2; this process is connected."""
     import ray
 
+    from tests.clusters import two_nodes
+
     with two_nodes(gpus=True) as address:
         ray.init(address=address, log_to_driver=False)
         yield address
@@ -101,39 +101,10 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def ray_address_without_gpus() -> Iterator[str]:
     """Two real nodes on this machine, with 1 and 2 CPUs."""
+    from tests.clusters import two_nodes
+
     with two_nodes(gpus=False) as address:
         yield address
-
-
-@contextlib.contextmanager
-def two_nodes(*, gpus: bool) -> Iterator[str]:
-    from ray.cluster_utils import Cluster
-
-    memory = 150 << 20
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "num_gpus": 1 if gpus else 0,
-            "include_dashboard": False,
-            "object_store_memory": memory,
-        },
-    )
-    cluster.add_node(num_cpus=2, num_gpus=2 if gpus else 0, object_store_memory=memory)
-    yield cluster.address
-    cluster.shutdown()  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def own_cluster(cpus: int) -> Iterator[Any]:
-    """Of a head that soon notices when a node is gone."""
-    from ray.cluster_utils import Cluster
-
-    checks = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    head = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 80 << 20, "_system_config": checks}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield cluster
-    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def wait_for_s3(server: subprocess.Popen[bytes], log: Path) -> str:

@@ -1,12 +1,11 @@
 """Real tasks on a real cluster; the items are not trials, since this package knows nothing of these."""
 
-import contextlib
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from cluster.fan_out import Died, FanOut, Start, lane_task
 from cluster.limits import Limits
 from cluster.place import Place
 from cluster.resources import LanePlan
-from tests.conftest import own_cluster
+from tests.clusters import every_cpu_taken, free_cpus, own_cluster, wait_until
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
@@ -89,13 +88,6 @@ def ended(events: Sequence[Told | Died]) -> list[str]:
 
 def deaths(events: Sequence[Told | Died]) -> list[tuple[str, int, Kind, bool]]:
     return [(e.item, e.attempt, e.death.kind, e.final) for e in events if isinstance(e, Died)]
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def test_every_event_of_every_lane_arrives_in_the_order_of_its_lane() -> None:
@@ -198,25 +190,6 @@ def test_leaving_early_ends_what_still_runs() -> None:
 
 
 ONE_CPU = LanePlan(lanes=1, cpus=1, gpus=0)
-
-
-@contextlib.contextmanager
-def every_cpu_taken(seconds: float) -> Iterator[None]:
-    def sleep() -> None:
-        time.sleep(seconds)
-
-    busy = [ray.remote(num_cpus=cpus, max_retries=0)(sleep).remote() for cpus in (1, 2)]
-    wait_until(lambda: free_cpus() == 0, "the CPUs are not taken")
-    try:
-        yield
-    finally:
-        for task in busy:
-            ray.cancel(task, force=True)
-    wait_until(lambda: free_cpus() == 3, "the CPUs are not given back")
-
-
-def free_cpus() -> float:
-    return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
 def test_a_lane_that_finds_no_place_says_why_and_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:

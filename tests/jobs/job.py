@@ -5,10 +5,10 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.clusters import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +20,14 @@ from jobs.train import main
 status = main(sys.argv[1:])
 assert not {{'tensorflow', 'keras', 'tensorflow_datasets'}} & set(sys.modules)
 sys.exit(status)
+"""
+TRAINING = ("--epochs=40", "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--json")
+# A prelude: shorter than a user would have it.
+IMPATIENT = """
+import dataclasses
+from jobs.options import TrainOptions
+limits = TrainOptions.limits
+TrainOptions.limits = lambda self: dataclasses.replace(limits(self), silence_seconds=3.0, head_seconds=5.0)
 """
 MARK = "MNIST_TEST_PROCESS"  # in the environment of a driver and of all processes that it starts
 
@@ -53,13 +61,6 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 100) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 def history_of(run: Path) -> list[dict[str, Any]]:
     """Its whole lines so far."""
     path = run / "history.jsonl"
@@ -83,3 +84,16 @@ def pid_of(trial: str, run: Path, epoch: int = 1) -> int:
 
     wait_until(reached, f"{trial} has not trained epoch {epoch}")
     return int([e for e in history_of(run) if e["trial"] == trial and e["event"] == "started"][-1]["pid"])
+
+
+def at(address: str, data_dir: Path, storage: Path) -> tuple[str | Path, ...]:
+    return ("--address", address, "--data-dir", data_dir, "--storage", storage, *TRAINING)
+
+
+def hashes(stdout: str) -> dict[str, str]:
+    return {trial["id"]: trial["weights_sha256"] for trial in json.loads(stdout)["trials"]}
+
+
+def starts_of(trial: str, run: Path) -> list[int]:
+    """After how many epochs each attempt at it went on."""
+    return [e["resumed_after"] for e in history_of(run) if e["trial"] == trial and e["event"] == "started"]
