@@ -39,6 +39,7 @@ class Told:
     final: bool = False
 
 
+UNDER_WAY_SECONDS = 0.5  # Ray sends an event after the yield: one that a kill follows at once may never come
 ITEMS = [Item("a"), Item("b"), Item("c")]
 
 
@@ -53,6 +54,7 @@ def dies_in(victim: str, times: int, folder: Path, items: Sequence[Item]) -> Ite
     for item in items:
         yield Told(item.id, "begins")
         if item.id == victim and is_among_the_first(times, folder):
+            time.sleep(UNDER_WAY_SECONDS)
             os.kill(os.getpid(), signal.SIGKILL)
         yield Told(item.id, "ends", final=True)
 
@@ -137,6 +139,7 @@ def stops_once(folder: Path, items: Sequence[Item]) -> Iterator[Told]:
     """The whole process stands still, as if its machine had; the first time."""
     yield Told(items[0].id, str(os.getpid()))
     if is_among_the_first(1, folder):
+        time.sleep(UNDER_WAY_SECONDS)
         os.kill(os.getpid(), signal.SIGSTOP)
     yield Told(items[0].id, "ends", final=True)
 
