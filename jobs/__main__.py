@@ -6,6 +6,8 @@ import sys
 
 COMMANDS = {
     "train": "train the models, report their accuracy, store them",
+    "submit": "send that to a cluster as a job, follow it, stop it",
+    "doctor": "what would keep a run from working, here and on every node",
     "models": "what is stored: list, diff, champion, history, promote, rollback, verify",
 }
 
