@@ -17,10 +17,10 @@ def write_digits(file: Path, source: Path | None, images: int | None = None) -> 
     if source is None:
         arrays = dict(np.load(FOLDER / "mnist-mini.npz"))
     else:
-        from mnist_lib.data.prepare import default_data_dir, prepare
+        from mnist_lib.data.prepare import prepare
 
         with contextlib.redirect_stdout(sys.stderr):  # TFDS tells of its progress there
-            dataset = prepare("mnist", default_data_dir(), source)
+            dataset = prepare("mnist", None, source)
         arrays = {
             f"{split}_{kind}": getattr(getattr(dataset, split), kind)
             for split in ("train", "test")

@@ -7,6 +7,12 @@ class ClusterError(Exception):
     code = "E-CLUSTER"
 
 
+class AuthError(ClusterError):
+    """It wants another token than it gets."""
+
+    code = "E-AUTH"
+
+
 class ClusterLostError(ClusterError):
     """It could be reached, and no longer can."""
 

@@ -209,6 +209,8 @@ class FanOut:
     def _give_up_overdue(self) -> Iterator[Died]:
         for attempt in [*self._running.values()]:
             death = attempt.overdue(self._limits)
+            if attempt.place and attempt.place.node in self._head.dead_nodes:
+                death = Death(kind=Kind.NODE_LOST, details=f"on {attempt.place}")
             if death and not ray.wait([attempt.generator], timeout=0)[0]:  # it may have told meanwhile
                 yield from self._give_up(attempt, death)
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import ray
 
-from cluster.errors import ClusterError, ClusterLostError, first_line
+from cluster.address import address_of, require_head
+from cluster.errors import AuthError, ClusterError, ClusterLostError, first_line
+from cluster.tokens import ensure_own_token, what_to_set
 
-CONNECT_SECONDS = 4.0
 LOST_SHUTDOWN_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -31,18 +31,23 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         packages: the folders of the packages that tasks import; sent to the nodes of a running cluster.
 
     Raises:
+        AuthError: it wants another token than the one that is set here.
         ClusterError: no Ray answers there within seconds, or it cannot be joined or started.
     """
     source = "--address" if address else "RAY_ADDRESS"
     address = address_of(address)
     options: dict[str, Any] = {"address": "local", "include_dashboard": False}
     if address is not None:
-        _require_ray(address, source)
+        require_head(address, source)
         options = {"address": address}
         if not in_submitted_job():
             options["runtime_env"] = {"py_modules": [str(folder) for folder in packages]}
+    else:
+        ensure_own_token()
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except ray.exceptions.AuthenticationError as error:
+        raise AuthError(what_to_set()) from error
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         what = f"{address} cannot be joined" if address else "Ray cannot be started here"
         raise ClusterError(f"{what}: {first_line(error)}") from error
@@ -73,11 +78,6 @@ def _shut_down_in_time() -> None:
     thread.join(LOST_SHUTDOWN_SECONDS)
 
 
-def address_of(given: str | None) -> str | None:
-    """The cluster to join; None for one of our own."""
-    return given or os.environ.get("RAY_ADDRESS") or None
-
-
 class _Log(io.TextIOBase):
     """Takes what Ray prints, from its own threads, on a standard output that belongs to the result."""
 
@@ -90,25 +90,3 @@ class _Log(io.TextIOBase):
 def in_submitted_job() -> bool:
     """Whether Ray started this driver: its code is on the nodes already, and its working folder will be deleted."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def _require_ray(address: str, source: str) -> None:
-    """Ray itself would try for minutes. A port that merely listens is not enough: Ray's speaks gRPC."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "://" in address:
-        raise ClusterError(
-            f'{source}: expected host:port of the head, as in "10.0.0.1:6379", got {address!r}'
-            + ("" if source == "--address" else "; unset it to run on this machine")
-        )
-    if os.environ.get("RAY_USE_TLS", "0") != "0":
-        return  # Ray has the certificates
-    with grpc.insecure_channel(address) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
-        except grpc.FutureTimeoutError as error:
-            raise ClusterError(
-                f"{address}: no Ray head answers within {CONNECT_SECONDS:.0f} s; is it running, and this its port"
-                " (6379 by default, not the dashboard's 8265)?"
-            ) from error

@@ -12,8 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 
 from jobs.exits import UsageError
+
+MOST_CONFIG = 100_000  # characters
 
 
 def option(
@@ -83,6 +86,19 @@ def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
                 name, type=given["parse"], default=field.default, metavar=given["metavar"], help=given["help"]
             )
     return made
+
+
+def _load_yaml(text: str) -> Any:
+    """What a person would write: neither long enough to keep the parser busy, nor growing as it is read."""
+    if len(text) > MOST_CONFIG:
+        raise yaml.YAMLError(f"expected a file of at most {MOST_CONFIG:,} characters, got {len(text):,}")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise yaml.YAMLError("expected no aliases, as in *name; write the value again")
+    return _load_any_yaml(text)
+
+
+_load_any_yaml = jsonargparse.get_loader("yaml")
+jsonargparse.set_loader("yaml", _load_yaml, (yaml.YAMLError,))
 
 
 def parse(program: str, options: type[Any], arguments: Sequence[str]) -> Any:

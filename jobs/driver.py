@@ -108,6 +108,8 @@ def _prepared(folder: RunFolder, info: Any) -> DatasetInfo:
     """Waits for the preparation."""
     facts: DatasetInfo = result_of(info, "the preparation of the dataset")
     log.info("%s: %s images to train, %s to test", facts.name, f"{facts.train:,}", f"{len(facts.test_labels):,}")
+    if not facts.kept:
+        log.info("its folder cannot be written, so the next run will prepare it again; name one with --data-dir")
     folder.require_same("fingerprint.txt", facts.fingerprint, "other data of the same name")
     return facts
 

@@ -1,5 +1,6 @@
 """How a command ends: the one table of exit codes, and the one place where exceptions become a line and a code."""
 
+import contextlib
 import io
 import logging
 import os
@@ -27,9 +28,12 @@ EXIT_CODES = {
     "E-STORE": 6,
     "E-INTEGRITY": 7,
     "E-SCHEMA": 7,
+    "E-AUTH": 8,
     "E-CLUSTER": 8,
     "E-BUSY": 75,
 }
+# In the log of a submitted job, which has stdout and stderr in one.
+RESULT_BEGINS, RESULT_ENDS = "--- result ---\n", "\n--- end of result ---"
 DONE = 0
 INTEGRITY = EXIT_CODES["E-INTEGRITY"]
 SOME_TRIALS_FAILED = 9
@@ -72,10 +76,11 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
         code = getattr(error, "code", None)
         told = isinstance(code, str) and code.startswith("E-")
         code = code if told else "E-BUG"
-        if not told or log.isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
         message = str(error) if told else f"{type(error).__name__}: {error}; please report this"
-        print(f"error[{code}] {' '.join(message.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            if not told or log.isEnabledFor(logging.DEBUG):
+                traceback.print_exc()
+            print(f"error[{code}] {' '.join(message.split())}", file=sys.stderr)
         return exit_code_of(str(code))
 
 

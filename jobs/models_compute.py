@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import exits
@@ -69,8 +68,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
 
 def _dataset(options: ComputeOptions, version: Version) -> "Dataset":
     """The one that it was trained and tested on, as it is here."""
-    from mnist_lib.data.prepare import default_data_dir, prepare
+    from mnist_lib.data.prepare import prepare
 
-    data_dir: Path = options.data_dir or default_data_dir()
     with contextlib.redirect_stdout(sys.stderr):  # TFDS tells its progress there
-        return prepare(str(version.about["dataset"].get("name")), data_dir, options.data_source)
+        return prepare(str(version.about["dataset"].get("name")), options.data_dir, options.data_source)

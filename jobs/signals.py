@@ -30,7 +30,8 @@ def stoppable(hint: str, end_children: Callable[[], None]) -> Iterator[None]:
         os.close(read)
         if number:  # else the work is done
             said = f"{NAMES[signal.Signals(number[0])]}; resume with: {hint}\n"
-            os.write(sys.stderr.fileno(), said.encode(errors="replace"))
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                os.write(sys.stderr.fileno(), said.encode(errors="replace"))
             end_children()
             os._exit(128 + number[0])
 

@@ -27,7 +27,7 @@ from mnist_lib.store.versions import version_folder
 if TYPE_CHECKING:
     from cluster.resources import LanePlan, Node
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("jobs.train")  # __name__ is "__main__" where this is the command
 
 WIDTH_OF_A_PIPE = 110  # in columns
 
@@ -64,8 +64,9 @@ def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions
 
 
 def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
+    from cluster.address import address_of
     from cluster.resources import deal, live_nodes, this_machine
-    from cluster.session import address_of, session
+    from cluster.session import session
 
     if address_of(options.address) is None:
         nodes = [this_machine()]
@@ -76,14 +77,14 @@ def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
     lanes = [[trial.id for trial in lane] for lane in deal(trials, plan.lanes)]
     if options.json:
         document = {"lanes": lanes, "cpus": plan.cpus, "gpus": plan.gpus, "nodes": [vars(node) for node in nodes]}
-        exits.print_result(json.dumps(document, indent=2))
+        _print_result(json.dumps(document, indent=2))
         return exits.DONE
     lines = [
         f"{len(trials)} trial(s) on {options.dataset} in {plan}, the most that can run at once on",
         *(f"  {node.host}: {node.cpus} CPU(s), {node.gpus} GPU(s)" for node in nodes),
         *(f"lane {number}: {', '.join(lane)}" for number, lane in enumerate(lanes, start=1)),
     ]
-    exits.print_result("\n".join(lines))
+    _print_result("\n".join(lines))
     return exits.DONE
 
 
@@ -104,7 +105,8 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> in
         else:
             log.info("run %s is complete; another one needs another --run-name", folder.run)
             _forget(folder, trials)
-    exits.print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder))
+    result = json.dumps(summary, indent=2) if options.json else _result_text(summary, folder)
+    _print_result(result)
     return _exit_code(summary)
 
 
@@ -229,6 +231,12 @@ def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
         champion = "the champion" if model["champion"] else "not the champion"
         lines.append(f"  It is {champion}: {model['promotion']}")
     return "\n".join(lines)
+
+
+def _print_result(text: str) -> None:
+    from cluster.session import in_submitted_job
+
+    exits.print_result(f"{exits.RESULT_BEGINS}{text}{exits.RESULT_ENDS}" if in_submitted_job() else text)
 
 
 def _exit_code(summary: Mapping[str, Any]) -> int:

@@ -18,9 +18,9 @@ def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tu
     """The dataset, and what the driver needs to know of it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # or TensorFlow would take the memory of GPUs that are the lanes'
     import_keras()
-    from mnist_lib.data.prepare import default_data_dir, prepare
+    from mnist_lib.data.prepare import prepare
 
-    dataset = prepare(name, data_dir or default_data_dir(), source)
+    dataset = prepare(name, data_dir, source)
     return dataset, dataset.info
 
 

@@ -34,6 +34,10 @@ class DataChecksumError(DataError):
     code = "E-DATA-CHECKSUM"
 
 
+class DataFolderError(DataError):
+    """The folder to prepare it in cannot be written."""
+
+
 class DivergedError(MnistError):
     """The loss or a weight is no longer a finite number."""
 

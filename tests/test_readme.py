@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from jobs import submit
 from jobs.command_line import parse
+from jobs.doctor import DoctorOptions
 from jobs.models import COMMANDS
 from jobs.options import TrainOptions
 
@@ -40,6 +42,24 @@ def test_every_train_command_is_understood_by_the_real_parser(
     assert options.trials()
 
 
+@pytest.mark.parametrize("command", [c for c in commands() if "jobs.submit" in c])
+def test_every_submission_is_understood_by_both_parsers(command: str) -> None:
+    words = shlex.split(command)
+    own, _, train = " ".join(words[words.index("jobs.submit") + 1 :]).partition("-- ")
+    name = own.split()[0]
+    if name in submit.COMMANDS:
+        assert parse(f"jobs.submit {name}", submit.COMMANDS[name][0], own.split()[1:])
+    else:
+        assert parse("jobs.submit", submit.SubmitOptions, own.split())
+        assert parse("jobs.train", TrainOptions, train.split()).trials()
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "jobs.doctor" in c])
+def test_every_examination_is_understood(command: str) -> None:
+    words = shlex.split(command)
+    assert parse("jobs.doctor", DoctorOptions, words[words.index("jobs.doctor") + 1 :])
+
+
 @pytest.mark.parametrize("command", [c for c in commands() if "jobs.models" in c])
 def test_every_command_about_the_store_is_understood(command: str) -> None:
     words = shlex.split(command)
@@ -64,7 +84,7 @@ def test_the_file_map_is_the_tree() -> None:
 
 
 def test_every_option_that_the_text_names_exists() -> None:
-    options: list[Any] = [TrainOptions, *(kind for kind, _ in COMMANDS.values())]
+    options: list[Any] = [TrainOptions, *(kind for kind, _ in [*COMMANDS.values(), *submit.COMMANDS.values()])]
     names = {name for kind in options for name in kind.__dataclass_fields__} | {"config", "help"}
     known = {f"--{name.replace('_', '-')}" for name in names}
     prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)

@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS
 
-from mnist_lib.data.prepare import default_data_dir, prepare
+from mnist_lib.data.prepare import prepare
 
 epochs, folder = int(sys.argv[2]), Path(sys.argv[3])
-data = prepare(sys.argv[1], default_data_dir(), source=None)  # by TFDS, as the job has it
+data = prepare(sys.argv[1], data_dir=None, source=None)  # by TFDS, as the job has it
 train_images, test_images = (
     split.images.reshape(len(split), -1).astype("float32") / 255 for split in (data.train, data.test)
 )

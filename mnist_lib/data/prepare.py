@@ -4,15 +4,11 @@ TFDS itself has no lock (two preparations at once fail) and reads a shortened fi
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
-import os
-import queue
-import socket
-import threading
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +16,22 @@ import filelock
 import numpy as np
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
+from mnist_lib.data.availability import default_data_dir, missing, require_obtainable
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
+from mnist_lib.errors import DataChecksumError, DataError, DataFolderError
 
-CONNECT_SECONDS = 5.0  # to see whether the download's host can be reached at all
 LOCK_SECONDS = 1_800.0  # a download of MNIST over a slow line
 
 log = logging.getLogger(__name__)
 
 
-def default_data_dir() -> Path:
-    """Where TFDS itself would look."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-
-
-def prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
+def prepare(name: str, data_dir: Path | None, source: Path | None) -> Dataset:
     """The dataset of that name, prepared in `data_dir` if it is not there yet.
 
     Args:
         name: one of `catalog.DATASETS`.
-        data_dir: TFDS' folder, shared with whatever else uses TFDS.
+        data_dir: TFDS' folder, shared with whatever else uses TFDS; None for its own choice, or for a temporary one
+            where that cannot be written, as in a container without a home.
         source: a folder with the original files, read instead of a download.
 
     Raises:
@@ -47,12 +39,22 @@ def prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
         DataChecksumError: a source file is not the published one.
         DataError: what is there is damaged, or the folder cannot be used.
     """
+    if data_dir is not None:
+        return _prepare(name, data_dir, source)
+    try:
+        return _prepare(name, default_data_dir(), source)
+    except DataFolderError:
+        with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
+            return dataclasses.replace(_prepare(name, Path(temporary), source), kept=False)
+
+
+def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
     entry = DATASETS[name]
     builder = _builder(entry, data_dir)
     if not _prepared(builder):  # a prepared folder may be read-only, and is not locked
         with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
             if not _prepared(builder):
-                _require_obtainable(name, entry, source, data_dir)
+                require_obtainable(name, source, data_dir)
                 _download_and_prepare(name, builder, source)
         builder = _builder(entry, data_dir)  # anew: one reads what is on disk when it is made
     train, test = (_read(name, builder, split) for split in ("train", "test"))
@@ -71,7 +73,7 @@ def _lock(name: str, path: Path) -> Iterator[None]:
     except filelock.Timeout as error:
         raise DataError(f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; end it") from error
     except OSError as error:
-        raise DataError(
+        raise DataFolderError(
             f"{name}: {path.parent} cannot be used ({error.strerror}); name another with --data-dir"
         ) from error
     try:
@@ -83,44 +85,6 @@ def _lock(name: str, path: Path) -> Iterator[None]:
 def _prepared(builder: Any) -> bool:
     """In this very version; TFDS keeps others beside it."""
     return Path(builder.data_path, "dataset_info.json").exists()
-
-
-def _require_obtainable(name: str, entry: DatasetEntry, source: Path | None, data_dir: Path) -> None:
-    if source is not None and not entry.embedded and not source.is_dir():
-        raise DataMissingError(f"{name}: --data-source {source} is not a folder on {socket.gethostname()}")
-    if source is None and entry.url is not None:
-        url = urllib.parse.urlsplit(entry.url)
-        # A host behind a proxy is reached when the proxy is.
-        proxy = None if urllib.request.proxy_bypass(url.netloc) else urllib.request.getproxies().get(url.scheme)
-        why_not = _unreachable(urllib.parse.urlsplit(proxy) if proxy else url)
-        if why_not:
-            raise _missing(name, f"not prepared in {data_dir}, and {url.hostname} cannot be reached ({why_not})")
-
-
-def _unreachable(url: urllib.parse.SplitResult) -> str | None:
-    """Why there is no connection to that host within seconds. TFDS itself would try again for minutes."""
-    port = url.port or {"https": 443}.get(url.scheme, 80)
-    outcome: queue.Queue[str | None] = queue.Queue()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((str(url.hostname), port), timeout=CONNECT_SECONDS).close()
-            outcome.put(None)
-        except OSError as error:
-            outcome.put(str(error))
-
-    threading.Thread(target=connect, daemon=True).start()  # a look-up of a name has no time-out of its own
-    try:
-        return outcome.get(timeout=CONNECT_SECONDS)
-    except queue.Empty:
-        return f"no answer within {CONNECT_SECONDS:.0f} s"
-
-
-def _missing(name: str, why: str) -> DataMissingError:
-    return DataMissingError(
-        f"{name}: {why}; either run where there is a network, or give a folder with the original *-ubyte.gz files"
-        " as --data-source DIR, or use --dataset mnist-mini, which needs neither"
-    )
 
 
 def _builder(entry: DatasetEntry, data_dir: Path) -> Any:
@@ -143,7 +107,7 @@ def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
     try:
         builder.download_and_prepare(download_config=config)
     except (tfds.download.DownloadError, requests.RequestException) as error:
-        raise _missing(name, f"the download failed ({str(error).splitlines()[0]})") from error
+        raise missing(name, f"the download failed ({str(error).splitlines()[0]})") from error
     except NonMatchingChecksumError as error:
         raise DataChecksumError(f"{name}: what was downloaded is not the published file: {error}") from error
     except OSError as error:
@@ -155,7 +119,7 @@ def _check_source(name: str, url_infos: Any, source: Path) -> None:
     for expected in url_infos:
         path = source / expected.filename
         if not path.is_file():
-            raise _missing(name, f"{path} is not there")
+            raise missing(name, f"{path} is not there")
         with path.open("rb") as file:
             got = hashlib.file_digest(file, "sha256").hexdigest()
         if got != expected.checksum:
@@ -176,11 +140,26 @@ def _read(name: str, builder: Any, split: str) -> Split:
             read_config=tfds.ReadConfig(interleave_cycle_length=1, assert_cardinality=True),
         )
     except tf.errors.OpError as error:
-        folder = builder.data_path
+        where = _first_damage(builder.info.splits[split].filepaths) or f"a file in {builder.data_path}"
         raise DataError(
-            f"{name}/{split}: {folder} is damaged ({error.message.splitlines()[0]}); delete it and run again"
+            f"{name}/{split}: {where} is damaged ({error.message.splitlines()[0]}); delete {builder.data_path}"
+            " and run again"
         ) from error
     labels = labels.numpy()
     if len(labels) and not 0 <= labels.min() <= labels.max() <= 255:
         raise DataError(f"{name}/{split}: expected labels 0 to 9, got {labels.min()} to {labels.max()}")
     return Split(images.numpy(), labels.astype(np.uint8))
+
+
+def _first_damage(files: Iterable[Any]) -> str | None:
+    """The record that cannot be read; None if all can, so that what is in one is no example."""
+    import tensorflow as tf
+
+    for file in files:
+        number = 1
+        try:
+            for _ in tf.data.TFRecordDataset(str(file)):
+                number += 1
+        except tf.errors.DataLossError:
+            return f"record {number} of {file}"
+    return None

@@ -65,6 +65,7 @@ class DatasetInfo:
     train: int  # images, validation included
     test_labels: NDArray[np.uint8]
     image_shape: tuple[int, int, int]  # height, width, channels
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Dataset:
     train: Split
     test: Split
     fingerprint: str
+    kept: bool = True  # prepared where the next run will find it
 
     @classmethod
     def of(cls, name: str, version: str, train: Split, test: Split) -> Dataset:
@@ -85,7 +87,7 @@ class Dataset:
     @property
     def info(self) -> DatasetInfo:
         return DatasetInfo(
-            self.name, self.version, self.fingerprint, len(self.train), self.test.labels, self.image_shape
+            self.name, self.version, self.fingerprint, len(self.train), self.test.labels, self.image_shape, self.kept
         )
 
     @property

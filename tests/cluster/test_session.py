@@ -1,6 +1,9 @@
+import contextlib
+import http.server
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +24,32 @@ def test_an_address_that_is_not_rays_is_refused_within_5_seconds(listens: bool) 
         address = f"127.0.0.1:{other.getsockname()[1]}"
         begin = time.monotonic()
         with pytest.raises(ClusterError, match=f"{address}: no Ray head answers"), session(address, []):
+            pass
+        assert time.monotonic() - begin < 5
+
+
+def test_a_web_server_is_not_taken_for_ray() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        begin = time.monotonic()
+        with pytest.raises(ClusterError, match="no Ray head answers"), session(f"127.0.0.1:{server.server_port}", []):
+            pass
+        assert time.monotonic() - begin < 5
+        server.shutdown()
+
+
+def test_an_address_that_swallows_what_is_sent_to_it_is_given_up_within_5_seconds() -> None:
+    """A black hole: its queue of connections is full, so that the kernel does not even answer."""
+    with socket.socket() as hole, contextlib.ExitStack() as queue:
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        for _ in range(3):
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(hole.getsockname())
+        begin = time.monotonic()
+        address = f"127.0.0.1:{hole.getsockname()[1]}"
+        with pytest.raises(ClusterError, match="no Ray head answers"), session(address, []):
             pass
         assert time.monotonic() - begin < 5
 

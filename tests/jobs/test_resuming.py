@@ -3,10 +3,12 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,21 +32,33 @@ from tests.mnist_lib.store.invariants import all_verified
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-@pytest.mark.parametrize("damage", [None, b"damaged"], ids=["whole", "damaged"])
-def test_f5_f10_after_a_kill_of_the_driver_the_same_command_goes_on(
-    calm: dict[str, str], data_dir: Path, tmp_path: Path, damage: bytes | None
-) -> None:
-    """On a cluster of its own, whose processes end with it; with the newest checkpoint damaged, from the one before."""
-    command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--cpus-per-trial=2", "--seeds=2")
-    run = tmp_path / "results/runs/r"
-    driver = start(*command, home=tmp_path)
-    pid_of("keras-s1", run, epoch=5)
+FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")
+
+
+@pytest.fixture(scope="module")
+def killed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The storage of a run whose driver was killed in the second trial. It had a cluster of its own, which ends with
+    it, two agents of Ray's only after a minute in which they try to tell somebody."""
+    home = tmp_path_factory.mktemp("killed")
+    driver = start("--data-dir", data_dir, "--storage", home / "results", *FOUR_TRIALS, home=home)
+    pid_of("keras-s1", home / "results/runs/r", epoch=5)
     driver.kill()
     driver.communicate()
-    wait_until(lambda: not [p for p in processes_of(tmp_path) if "Agent" not in p], "processes are left", seconds=20)
+    wait_until(lambda: not [p for p in processes_of(home) if "Agent" not in p], "processes are left", seconds=20)
+    yield home / "results"
+    wait_until(lambda: not processes_of(home), f"processes are left: {processes_of(home)}", seconds=75)
+
+
+@pytest.mark.parametrize("damage", [None, b"damaged"], ids=["whole", "damaged"])
+def test_f5_f10_after_a_kill_of_the_driver_the_same_command_goes_on(
+    calm: dict[str, str], killed: Path, data_dir: Path, tmp_path: Path, damage: bytes | None
+) -> None:
+    """With the newest checkpoint damaged, from the one before."""
+    run = tmp_path / "results/runs/r"
+    shutil.copytree(killed, tmp_path / "results")
     if damage is not None:
         sorted(run.glob("trials/keras-s1/checkpoints/*"))[-1].write_bytes(damage)
-    code, stdout, stderr = train(*command, home=tmp_path)
+    code, stdout, stderr = train("--data-dir", data_dir, "--storage", tmp_path / "results", *FOUR_TRIALS, home=tmp_path)
     assert code == 0, stderr
     assert "resuming run r: 1 of 4 trial(s) have ended" in stderr
     assert ("keras-s1: the checkpoint of epoch" in stderr) == (damage is not None)
@@ -118,6 +132,17 @@ def test_f17_f18_a_run_that_is_stopped_says_how_to_go_on_and_goes_on(
     assert code == 0, stderr
     assert "resuming run r" in stderr
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+
+
+def test_a_run_that_is_stopped_when_nobody_reads_what_it_says_ends_all_the_same(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    driver = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+    pid_of("scratch-s0", tmp_path / "runs/r")
+    assert driver.stderr is not None
+    driver.stderr.close()
+    driver.terminate()
+    assert driver.wait(timeout=5) == 143
 
 
 def test_a_second_driver_of_a_run_is_refused_with_75_naming_the_first(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mnist_lib import catalog
-from mnist_lib.data import prepare as module
+from mnist_lib.data import availability
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
@@ -91,9 +91,9 @@ def test_a_host_that_never_answers_is_given_up_within_its_time(monkeypatch: pyte
         given_up.wait()
         raise TimeoutError
 
-    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(availability, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(socket, "create_connection", never_answer)
-    assert module._unreachable(urllib.parse.urlsplit("http://example.org")) == "no answer within 0 s"
+    assert availability._unreachable(urllib.parse.urlsplit("http://example.org")) == "no answer within 0 s"
     given_up.set()
 
 
@@ -138,29 +138,33 @@ def test_a_data_dir_that_cannot_be_is_named(tmp_path: Path) -> None:
         prepare("mnist-mini", tmp_path / "file", source=None)
 
 
+def record_ends(content: bytes) -> list[int]:
+    """Of a TFRecord file's records: a length in 8 bytes, 4 of checksum, the record, 4 of checksum."""
+    ends, end = [], 0
+    while end < len(content):
+        end += 8 + 4 + int.from_bytes(content[end : end + 8], "little") + 4
+        ends.append(end)
+    return ends
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_a_damaged_record_is_refused_with_the_folder_to_delete(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_record_is_named_with_the_folder_to_delete(tmp_path: Path, damage: str) -> None:
     prepare("sklearn-digits", tmp_path, source=None)
-    record = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
-    content = bytearray(record.read_bytes())
-    if damage == "cut":
-        content = content[:-100]
-    else:
-        content[len(content) // 2] ^= 1
-    record.write_bytes(content)
-    with pytest.raises(DataError, match=r"sklearn_digits.* is damaged .*; delete it and run again"):
+    file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
+    content = file.read_bytes()
+    inside = record_ends(content)[98] + 20
+    rest = bytes([content[inside] ^ 1]) + content[inside + 1 :] if damage == "flip" else b""
+    file.write_bytes(content[:inside] + rest)
+    said = rf"sklearn-digits/test: record 100 of {file} is damaged .*; delete .*sklearn_digits.* and run again"
+    with pytest.raises(DataError, match=said):
         prepare("sklearn-digits", tmp_path, source=None)
 
 
 def test_a_record_file_cut_between_records_is_refused_for_its_count(tmp_path: Path) -> None:
     prepare("sklearn-digits", tmp_path, source=None)
-    record = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
-    content = record.read_bytes()
-    ends, end = [], 0
-    while end < len(content):  # a record: its length in 8 bytes, 4 of checksum, the record, 4 of checksum
-        end += 8 + 4 + int.from_bytes(content[end : end + 8], "little") + 4
-        ends.append(end)
-    record.write_bytes(content[: ends[-2]])
+    file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
+    content = file.read_bytes()
+    file.write_bytes(content[: record_ends(content)[-2]])
     with pytest.raises(DataError, match="360"):
         prepare("sklearn-digits", tmp_path, source=None)
 
