@@ -20,7 +20,7 @@ from cluster.deaths import Death, Kind, death_of
 from cluster.errors import ResourcesError
 from cluster.head import HeadWatch
 from cluster.limits import Limits
-from cluster.place import Place, kill, this_place
+from cluster.place import Place, kill
 from cluster.resources import LanePlan, what_is_free
 from cluster.waiting import Waiting
 
@@ -28,7 +28,6 @@ T = TypeVar("T")
 
 TICK_SECONDS = 0.5  # how late a deadline may be noticed
 FETCH_SECONDS = 60.0  # for an event that a node holds
-EVENTS_IN_FLIGHT = 16  # of a lane: what a worker may be ahead of the driver, whose memory they take
 BACK_OFF_SECONDS = (1.0, 30.0)  # after the first death of an item, doubled with each; at most
 
 
@@ -61,43 +60,26 @@ class Died:
 Start = Callable[[Sequence[Any]], Any]  # items -> ObjectRefGenerator: a `Place`, then their events, in their order
 
 
-def lane_task(function: Callable[..., Iterator[Event]], plan: LanePlan) -> Callable[..., Any]:
-    """A task on the resources of a lane, that tells its place and then all that `function` of its arguments yields."""
-    task: Any = ray.remote(
-        num_returns="streaming",
-        num_cpus=plan.cpus,
-        num_gpus=plan.gpus,
-        max_retries=0,  # ours to retry
-        max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
-    )(_place_then_events)
-    task = task.options(name=function.__name__, _generator_backpressure_num_objects=EVENTS_IN_FLIGHT)
-    return lambda *arguments: task.remote(function, *arguments)
-
-
-def _place_then_events(function: Callable[..., Iterator[Event]], *arguments: Any) -> Iterator[Place | Event]:
-    yield this_place()
-    yield from function(*arguments)
-
-
 class FanOut:
     """Lanes under way, from `submit` to the last of `events`; leaving the context ends what still runs.
 
     Args:
         start: starts one attempt at a lane.
         limits: when to give up what.
-        plan: what each attempt asks of a node.
+        plan: what each attempt asks for.
+        release: gives back what one has held beside its task.
     """
 
-    def __init__(self, start: Start, limits: Limits, plan: LanePlan) -> None:
-        self._start, self._limits, self._plan = start, limits, plan
+    def __init__(
+        self, start: Start, limits: Limits, plan: LanePlan, release: Callable[[Any], None] = lambda generator: None
+    ) -> None:
+        self._start, self._limits, self._plan, self._release = start, limits, plan, release
         self._deaths: dict[str, Counter[Kind]] = defaultdict(Counter)
         self._running: dict[Any, Attempt] = {}  # by generator
         self._backing_off: list[tuple[float, Sequence[Any]]] = []  # when to start them again
         self._given_up: list[tuple[float, Attempt]] = []  # when to end them by force
         self._head = HeadWatch(limits.head_seconds)
-        self._waiting = Waiting(
-            f"{plan.asked} on one node", at_most=limits.wait_seconds, tell_seconds=limits.tell_seconds
-        )
+        self._waiting = Waiting(plan.asked, at_most=limits.wait_seconds, tell_seconds=limits.tell_seconds)
 
     def __enter__(self) -> FanOut:
         return self
@@ -105,6 +87,7 @@ class FanOut:
     def __exit__(self, *error: object) -> None:
         for generator in self._running:
             ray.cancel(generator, force=True)
+            self._release(generator)
         for _, attempt in self._given_up:
             self._end_by_force(attempt)
 
@@ -149,6 +132,7 @@ class FanOut:
             event = ray.get(next(attempt.generator), timeout=FETCH_SECONDS)
         except StopIteration:
             del self._running[attempt.generator]
+            self._release(attempt.generator)
             if attempt.items:
                 yield from self._follow(attempt, Death(kind=Kind.ENDED_EARLY))
             return
@@ -172,6 +156,7 @@ class FanOut:
     def _bury(self, attempt: Attempt, death: Death) -> Iterator[Died]:
         """A bug ends all items: what an item can run into comes as an event."""
         del self._running[attempt.generator]
+        self._release(attempt.generator)
         for item in attempt.items:
             yield Died(item=item, attempt=self.attempts(item), death=death, final=True)
 
@@ -232,6 +217,7 @@ class FanOut:
 
     def _end_by_force(self, attempt: Attempt) -> None:
         ray.cancel(attempt.generator, force=True)
+        self._release(attempt.generator)
         if attempt.place:
             kill(attempt.place)
 

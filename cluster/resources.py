@@ -29,16 +29,18 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class LanePlan:
-    """How many tasks run at once, and what each holds."""
+    """How many lanes run at once, and what each holds."""
 
     lanes: int
     cpus: int
     gpus: int
+    nodes: int = 1  # of each lane, which holds so much of each of them
 
     @property
     def asked(self) -> str:
-        """Of one node, by each lane."""
-        return f"{self.cpus} CPU(s)" + (f" and {self.gpus} GPU(s)" if self.gpus else "")
+        """By each lane."""
+        of_one = f"{self.cpus} CPU(s)" + (f" and {self.gpus} GPU(s)" if self.gpus else "")
+        return of_one if self.nodes == 1 else f"{of_one} on each of {self.nodes} nodes"
 
     def __str__(self) -> str:
         return f"{self.lanes} lane(s) of {self.asked}"
@@ -81,15 +83,22 @@ def this_machine() -> Node:
 
 
 def plan_lanes(
-    trials: int, nodes: Sequence[Node], *, gpus_per_trial: int | None = None, cpus_per_trial: int | None = None
+    trials: int,
+    nodes: Sequence[Node],
+    *,
+    gpus_per_trial: int | None = None,
+    cpus_per_trial: int | None = None,
+    nodes_per_trial: int = 1,
+    max_concurrent: int | None = None,
 ) -> LanePlan:
-    """As many lanes at once as there are trials, or as fit.
+    """As many lanes at once as there are trials, or as fit, or as are wanted.
 
     Left out, `gpus_per_trial` is 1 where there is any GPU, else 0; `cpus_per_trial` is the most that still lets as many
-    lanes run at once as one CPU each would.
+    lanes run at once as one CPU each would. Both are of each of the trial's nodes.
 
     Raises:
-        ResourcesError: no node can hold even one trial; the message has the largest node and the flag to change.
+        ResourcesError: no node, or too few, can hold even one trial; the message has the largest node and the flag to
+            change.
     """
     gpus = min(1, max((node.gpus for node in nodes), default=0)) if gpus_per_trial is None else gpus_per_trial
     most_cpus, most_gpus = (max((getattr(node, kind) for node in nodes), default=0) for kind in ("cpus", "gpus"))
@@ -104,16 +113,25 @@ def plan_lanes(
             f"each trial asks for {least_cpus} CPU(s), the largest node has {most_cpus}"
             + (f"; use --cpus-per-trial {most_cpus} or fewer" if most_cpus else "; add a node with CPUs")
         )
-    lanes = min(trials, _slots(nodes, least_cpus, gpus))
+    wanted = trials if max_concurrent is None else min(trials, max_concurrent)
+
+    def lanes_of(cpus: int) -> int:
+        return min(wanted, _groups(_slots(nodes, cpus, gpus), nodes_per_trial))
+
+    lanes = lanes_of(least_cpus)
     if not lanes:
+        fitting = sum(slots > 0 for slots in _slots(nodes, least_cpus, gpus))
+        if fitting:
+            raise ResourcesError(
+                f"each trial asks for {nodes_per_trial} nodes, {fitting} can hold a part of one"
+                f"; use --nodes-per-trial {fitting} or fewer"
+            )
         raise ResourcesError(
             f"each trial asks for {gpus} GPU(s) and {least_cpus} CPU(s), no node has both"
             "; lower --gpus-per-trial or --cpus-per-trial"
         )
-    if cpus_per_trial is not None:
-        return LanePlan(lanes=lanes, cpus=cpus_per_trial, gpus=gpus)
-    cpus = max(c for c in range(1, most_cpus + 1) if min(trials, _slots(nodes, c, gpus)) == lanes)
-    return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus)
+    cpus = cpus_per_trial or max(cpus for cpus in range(1, most_cpus + 1) if lanes_of(cpus) == lanes)
+    return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus, nodes=nodes_per_trial)
 
 
 def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:
@@ -133,11 +151,18 @@ def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:
         time.sleep(0.5)
 
 
-def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
-    by_cpus = [node.cpus // cpus for node in nodes]
-    if not gpus:
-        return sum(by_cpus)
-    return sum(min(slots, node.gpus // gpus) for slots, node in zip(by_cpus, nodes, strict=True))
+def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> list[int]:
+    """How many parts of a trial fit on each node."""
+    return [min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes]
+
+
+def _groups(slots: Sequence[int], size: int) -> int:
+    """How many groups of `size` different nodes these make: the most for which there are enough parts, where of no node
+    more than one counts for each."""
+    groups = sum(slots) // size
+    while sum(min(groups, on_node) for on_node in slots) < groups * size:
+        groups -= 1
+    return groups
 
 
 def deal(items: Sequence[T], lanes: int) -> list[Sequence[T]]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.fan_out import FanOut, lane_task
+from cluster.fan_out import FanOut
+from cluster.lanes import Lanes
 from cluster.limits import Limits
 from cluster.resources import LanePlan, deal
 from cluster.tasks import result_of, start_beside_driver
@@ -64,13 +65,13 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
     if outcomes.unfinished:
         plan = work.plan(len(outcomes.unfinished))
         log.info("preparing %s; starting %s for %d trial(s)", dataset, plan, len(outcomes.unfinished))
-        run_lane = lane_task(worker.run_lane, plan)
+        lanes = Lanes(worker.run_lane, plan)
         resources = work.resources(plan)
 
         def start(specs: Sequence[TrialSpec]) -> Any:
-            return run_lane([images], resources, work.pace, specs, outcomes.checkpoints(specs))
+            return lanes.start([images], resources, work.pace, specs, outcomes.checkpoints(specs))
 
-        with FanOut(start, work.limits, plan) as fan_out:
+        with FanOut(start, work.limits, plan, lanes.release) as fan_out:
             for lane in deal(outcomes.unfinished, plan.lanes):
                 fan_out.submit(lane)
             facts, prepared = _prepared(folder, info), time.monotonic()

@@ -62,6 +62,10 @@ class TrainOptions:
     cpus_per_trial: int | None = option(
         None, "its threads, too (default: auto, all that there are to share out)", auto_or_whole_number, "N|auto"
     )
+    nodes_per_trial: int = option(
+        1, "a trial is mirrored over so many nodes; worth it for models that keep them busy", whole_number, "N"
+    )
+    max_concurrent: int | None = option(None, "trials at once (default: as many as fit)", whole_number, "N")
     cpu_replicas: int = option(
         1, "without GPUs: mirror each trial over this many logical CPU devices", whole_number, "N"
     )
@@ -101,6 +105,7 @@ class TrainOptions:
         "SEED",
     )
     plan: bool = option(False, "print what would run, where and why, and stop")
+    calibrate: bool = option(False, "--plan, and how long it would take: trains each model for a few seconds")
     json: bool = option(False, "print the summary as one JSON document instead of tables")
     verbose: bool = option(False, "show every epoch, and tracebacks", short=["-v"])
 
@@ -123,12 +128,20 @@ class TrainOptions:
 
     def resources(self, cpus: int, gpus: int) -> Resources:
         """Raises SpecError for what no trial can run on."""
-        return Resources(cpus=cpus, gpus=gpus, cpu_replicas=self.cpu_replicas, allow_cpu=self.allow_cpu)
+        return Resources(
+            nodes=self.nodes_per_trial,
+            cpus=cpus,
+            gpus=gpus,
+            cpu_replicas=self.cpu_replicas,
+            allow_cpu=self.allow_cpu,
+        )
 
     def check(self) -> None:
         """Raises SpecError for a value that is out of range; of resources, what is auto is known with the cluster."""
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise SpecError(f"max_concurrent: expected a whole number from 1, got {self.max_concurrent}")
         self.rule()
         self.limits()
         self.pace(begin=0)

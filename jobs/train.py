@@ -47,7 +47,7 @@ def train(arguments: Sequence[str]) -> int:
     check_storage(options.storage)
     if options.run_name is not None:
         check_run_name(options.run_name)
-    if options.plan:
+    if options.plan or options.calibrate:
         return _show_plan(options, trials)
     return _run(options, trials, begin) if options.chaos is None else _rehearse(options, trials, options.chaos)
 
@@ -64,27 +64,10 @@ def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions
 
 
 def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
-    from cluster.address import address_of
-    from cluster.resources import deal, live_nodes, this_machine
-    from cluster.session import session
+    from jobs.planning import outlook
 
-    if address_of(options.address) is None:
-        nodes = [this_machine()]
-    else:
-        with session(options.address, PACKAGES):
-            nodes = live_nodes()
-    plan = _plan(options, len(trials), nodes)
-    lanes = [[trial.id for trial in lane] for lane in deal(trials, plan.lanes)]
-    if options.json:
-        document = {"lanes": lanes, "cpus": plan.cpus, "gpus": plan.gpus, "nodes": [vars(node) for node in nodes]}
-        _print_result(json.dumps(document, indent=2))
-        return exits.DONE
-    lines = [
-        f"{len(trials)} trial(s) on {options.dataset} in {plan}, the most that can run at once on",
-        *(f"  {node.host}: {node.cpus} CPU(s), {node.gpus} GPU(s)" for node in nodes),
-        *(f"lane {number}: {', '.join(lane)}" for number, lane in enumerate(lanes, start=1)),
-    ]
-    _print_result("\n".join(lines))
+    found = outlook(options, trials, lambda nodes: _plan(options, len(trials), nodes))
+    _print_result(json.dumps(found.document(), indent=2) if options.json else str(found))
     return exits.DONE
 
 
@@ -160,6 +143,7 @@ def _terms(options: TrainOptions, trials: Sequence[TrialSpec], code: Mapping[str
         "trials": {trial.id: asdict(trial) for trial in trials},
         "rule": asdict(options.rule()),
         "gpus_per_trial": options.gpus_per_trial,
+        "nodes_per_trial": options.nodes_per_trial,
         "cpu_replicas": options.cpu_replicas,
         "max_seconds": options.max_seconds,
         "finish_by": options.finish_by,
@@ -185,7 +169,14 @@ def _storage(storage: str) -> Objects:
 def _plan(options: TrainOptions, trials: int, nodes: "Sequence[Node]") -> "LanePlan":
     from cluster.resources import plan_lanes
 
-    return plan_lanes(trials, nodes, gpus_per_trial=options.gpus_per_trial, cpus_per_trial=options.cpus_per_trial)
+    return plan_lanes(
+        trials,
+        nodes,
+        gpus_per_trial=options.gpus_per_trial,
+        cpus_per_trial=options.cpus_per_trial,
+        nodes_per_trial=options.nodes_per_trial,
+        max_concurrent=options.max_concurrent,
+    )
 
 
 def _plan_in_time(options: TrainOptions, trials: int) -> "LanePlan":
@@ -206,7 +197,7 @@ def _log_to_stderr(*, verbose: bool) -> None:
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """What --config takes to do this run again, under another name."""
     plain = {field.name: getattr(options, field.name) for field in fields(options)}
-    left_out = ("run_name", "resume", "chaos", "plan")
+    left_out = ("run_name", "resume", "chaos", "plan", "calibrate")
     return {name: _plain(value) for name, value in plain.items() if value is not None and name not in left_out}
 
 

@@ -1,17 +1,21 @@
 """What Ray calls in a worker: the places where the cluster meets the trials. Imports TensorFlow only when called."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from cluster import group
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
+from mnist_lib.errors import GroupError
 from mnist_lib.result import Event, LaneStarted
-from mnist_lib.spec import Pace, Resources, TrialSpec
+from mnist_lib.spec import Group, Pace, Resources, TrialSpec
 
 
 def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
@@ -28,10 +32,49 @@ def run_lane(
     dataset: list[Any], resources: Resources, pace: Pace, specs: Sequence[TrialSpec], checkpoints: Mapping[str, bytes]
 ) -> Iterator[Event]:
     """`dataset` is a reference in a list, so that Ray starts the task, and TensorFlow loads, before the data come."""
-    yield LaneStarted(trial=specs[0].id, host=socket.gethostname(), versions=package_versions())
+    yield LaneStarted(trial=specs[0].id, **_of_this_process())
+    together: Group | None = None
+    if resources.nodes > 1:
+        others = group.Others()
+        addresses = [group.free_address()]
+        for told in others.ask(_address_and_process):
+            yield LaneStarted(trial=specs[0].id, **told["process"])
+            addresses.append(told["address"])
+        together = Group(addresses=tuple(addresses), rank=0)
+        others.start(
+            _run_beside, lambda rank: (dataset, resources, pace, specs, checkpoints, replace(together, rank=rank))
+        )
+    try:
+        yield from _run(dataset, resources, pace, specs, checkpoints, together)
+    except GroupError:
+        os.kill(os.getpid(), signal.SIGKILL)  # as it is when the other's end is noticed first: there is another attempt
+
+
+def _run_beside(*arguments: Any) -> None:
+    """The same as the lane, on another node of its group. What it tells is told there, too."""
+    for _ in _run(*arguments):
+        pass
+
+
+def _run(
+    dataset: list[Any],
+    resources: Resources,
+    pace: Pace,
+    specs: Sequence[TrialSpec],
+    checkpoints: Mapping[str, bytes],
+    together: Group | None,
+) -> Iterator[Event]:
     import_keras()
     from mnist_lib.trial import Place, run_trials
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = Place(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
-    yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place, pace, checkpoints)
+    yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place, pace, checkpoints, together)
+
+
+def _address_and_process() -> dict[str, Any]:
+    return {"address": group.free_address(), "process": _of_this_process()}
+
+
+def _of_this_process() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "versions": package_versions()}

@@ -44,6 +44,10 @@ class DivergedError(MnistError):
     code = "E-NAN"
 
 
+class GroupError(MnistError):
+    """Of the processes that train one trial together, one is gone or has failed."""
+
+
 class GpuInvisibleError(MnistError):
     """Ray granted GPUs that TensorFlow cannot see."""
 

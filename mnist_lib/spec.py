@@ -98,12 +98,14 @@ class TrialSpec:
 class Resources:
     """What one trial runs on. One replica per GPU; without GPUs, `cpu_replicas` logical CPU devices."""
 
+    nodes: int = 1  # each with all of the following
     cpus: int = 1
     gpus: int = 0
     cpu_replicas: int = 1
     allow_cpu: bool = False  # GPUs that TensorFlow cannot see become logical CPU devices instead of an error
 
     def __post_init__(self) -> None:
+        _require_whole("nodes_per_trial", self.nodes, 1, 256)
         _require_whole("cpus_per_trial", self.cpus, 1, 4_096)
         _require_whole("gpus_per_trial", self.gpus, 0, 64)
         _require_whole("cpu_replicas", self.cpu_replicas, 1, 64)
@@ -112,6 +114,14 @@ class Resources:
                 f"cpu_replicas: a trial on {self.gpus} GPU(s) has one replica per GPU, got {self.cpu_replicas}"
                 "; use --gpus-per-trial 0 with --cpu-replicas"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The processes, one on each node, that train one trial together, in lockstep."""
+
+    addresses: tuple[str, ...]  # host:port at which TensorFlow of each can be reached by the others
+    rank: int  # of this one; all do the same, but what the first tells counts
 
 
 @dataclass(frozen=True, kw_only=True)

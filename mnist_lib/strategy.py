@@ -6,7 +6,7 @@ TensorFlow takes its settings once, before its first operation: `configure_proce
 import tensorflow as tf
 
 from mnist_lib.errors import GpuInvisibleError
-from mnist_lib.spec import Resources
+from mnist_lib.spec import Group, Resources
 
 
 def configure_process(resources: Resources) -> None:
@@ -34,6 +34,7 @@ def configure_process(resources: Resources) -> None:
 
 
 def replicas(resources: Resources) -> int:
+    """On each node."""
     return resources.gpus or resources.cpu_replicas
 
 
@@ -43,6 +44,16 @@ def mirrored_strategy(resources: Resources) -> tf.distribute.MirroredStrategy:
     return tf.distribute.MirroredStrategy([f"/{kind}:{i}" for i in range(replicas(resources))])
 
 
+def group_strategy(group: Group) -> tf.distribute.MultiWorkerMirroredStrategy:
+    """The same over the devices of all processes of the group; waits until every one of them has come to this."""
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": group.addresses}), task_type="worker", task_id=group.rank, rpc_layer="grpc"
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+
+
 def devices_of(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
-    """One per replica, as in ("CPU:0", "CPU:1")."""
-    return tuple(device.rpartition("device:")[2] for device in strategy.extended.worker_devices)
+    """One per replica, as in ("CPU:0", "CPU:1"); of a group with the node before it, as in ("0/CPU:0", "1/CPU:0")."""
+    own = [device.rpartition("device:")[2] for device in strategy.extended.worker_devices]
+    nodes = strategy.num_replicas_in_sync // len(own)
+    return tuple(own) if nodes == 1 else tuple(f"{node}/{device}" for node in range(nodes) for device in own)

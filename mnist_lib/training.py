@@ -42,7 +42,7 @@ class Trainer:
         strategy: the devices; one replica each.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.MirroredStrategy) -> None:
+    def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> None:
         self._model, self._optimizer, self._strategy = model, optimizer, strategy
         self._steps = steps_of(model, optimizer, strategy)
         self._compiled_softmax = tf.function(self._softmax, jit_compile=True, autograph=False)
@@ -118,7 +118,8 @@ class Trainer:
         Raises:
             DivergedError: a probability is not a finite number.
         """
-        share, replicas = EVALUATION_BATCH_SIZE, self.replicas
+        # In a group, each process computes all of them: they are the same, and there is less to wait for.
+        share, replicas = EVALUATION_BATCH_SIZE, len(self._strategy.extended.worker_devices)
         batches = []
         for begin in range(0, len(images), share * replicas):
             batch = images[begin : begin + share * replicas]
@@ -130,11 +131,22 @@ class Trainer:
             raise DivergedError("probabilities are not finite numbers; try a lower --learning-rate")
         return probabilities
 
+    def any_says(self, flag: bool) -> bool:
+        """Whether it is true in any process of the group, which has to do as the others do."""
+        if len(self._strategy.extended.worker_devices) == self.replicas:
+            return flag
+        return bool(self._count(tf.constant(int(flag))) > 0)
+
+    @tf.function(autograph=False)
+    def _count(self, number: tf.Tensor) -> tf.Tensor:
+        of_replicas = self._strategy.experimental_distribute_values_from_function(lambda _: number)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, of_replicas, axis=None)
+
     @tf.function(autograph=False)
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
         """images: [EVALUATION_BATCH_SIZE, height, width, 1] for each replica -> the probabilities of each."""
         shares = self._strategy.experimental_distribute_values_from_function(
-            lambda context: images[context.replica_id_in_sync_group]
+            lambda context: images[context.replica_id_in_sync_group % len(images)]
         )
         probabilities: tuple[tf.Tensor, ...] = self._strategy.experimental_local_results(
             self._strategy.run(self._compiled_softmax, args=(weights, shares))

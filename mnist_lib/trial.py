@@ -3,6 +3,7 @@
 Trials run one after the other in one process, a *lane*: TensorFlow's start-up and compilation are paid once.
 """
 
+import math
 import os
 import time
 import traceback
@@ -16,13 +17,13 @@ from mnist_lib.checkpoint import Best, Progress, pack, unpack
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import CheckpointError, DivergedError, MnistError
+from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError
 from mnist_lib.models import Model, build_model
 from mnist_lib.result import Accuracy, CheckpointTaken, EpochDone, Event, Started, TrialFailure, TrialResult
 from mnist_lib.schedules import learning_rates
 from mnist_lib.scratch import OPTIMIZERS
-from mnist_lib.spec import Pace, Resources, TrialSpec
-from mnist_lib.strategy import configure_process, devices_of, mirrored_strategy
+from mnist_lib.spec import Group, Pace, Resources, TrialSpec
+from mnist_lib.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.training import Trainer, accuracy_of
 
 
@@ -53,6 +54,7 @@ def run_trials(
     place: Place,
     pace: Pace = Pace(),
     checkpoints: Mapping[str, bytes] = MappingProxyType({}),
+    group: Group | None = None,
 ) -> Iterator[Event]:
     """Yields what happens: for each trial `Started`, `EpochDone`, at times `CheckpointTaken`, and last `TrialResult` or
     `TrialFailure`.
@@ -63,17 +65,25 @@ def run_trials(
         load: called after TensorFlow has started, so that data may still be under way until then.
         pace: what is left of the time is shared out evenly among the trials that are left.
         checkpoints: of earlier attempts, the newest of each trial that has one, by its id.
+        group: of processes that do this together, all with the same arguments.
+
+    Raises:
+        GroupError: another process of the group is gone, or one of them has failed where the others may not have.
     """
     lane: _Lane | None = None
     for done, spec in enumerate(specs):
         share = (pace.until - time.time()) / (len(specs) - done)
         try:
-            lane = lane or _Lane(load, resources, place)
+            lane = lane or _Lane(load, resources, place, group)
             yield from lane.run(spec, replace(pace, until=time.time() + share), checkpoints.get(spec.id))
         except Exception as error:
+            if isinstance(error, tf.errors.OpError) and group is not None:
+                raise GroupError(f"{spec.id}: {error.message.splitlines()[0]}") from error
             code, message = _told(error)
             details = traceback.format_exc() if code == MnistError.code else ""
             yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
+            if group is not None and not isinstance(error, DivergedError):  # which all find at the same step
+                raise GroupError(f"{spec.id}: {message}") from error
 
 
 def _told(error: Exception) -> tuple[str, str]:
@@ -86,9 +96,9 @@ def _told(error: Exception) -> tuple[str, str]:
 
 
 class _Lane:
-    def __init__(self, load: Callable[[], Dataset], resources: Resources, place: Place) -> None:
+    def __init__(self, load: Callable[[], Dataset], resources: Resources, place: Place, group: Group | None) -> None:
         configure_process(resources)
-        self._strategy = mirrored_strategy(resources)
+        self._strategy = mirrored_strategy(resources) if group is None else group_strategy(group)
         self._dataset = load()
         self._place = place
         self._compiled: dict[TrialSpec, _Compiled] = {}
@@ -192,7 +202,8 @@ def _train(
         )
         history = (*history, done)
         yield done
-        if time.time() + max(epoch.seconds for epoch in history) > pace.until:
+        late = time.time() + max(epoch.seconds for epoch in history) > pace.until
+        if math.isfinite(pace.until) and compiled.trainer.any_says(late):
             break
         if epoch.number < last and time.monotonic() - kept_at >= pace.checkpoint_seconds:
             content = pack(Progress(compiled.trainer.values, best, history), spec)

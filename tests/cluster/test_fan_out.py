@@ -15,7 +15,8 @@ import ray
 
 from cluster.deaths import Kind, death_of
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.fan_out import Died, FanOut, Start, lane_task
+from cluster.fan_out import Died, FanOut, Start
+from cluster.lanes import Lanes
 from cluster.limits import Limits
 from cluster.place import Place
 from cluster.resources import LanePlan
@@ -71,8 +72,8 @@ QUICK = Limits(first_silence_seconds=4, silence_seconds=4, cancel_seconds=1, wai
 
 
 def start_with(function: Any, *arguments: object, plan: LanePlan = NO_CPUS) -> Start:
-    task = lane_task(function, plan)
-    return lambda items: task(*arguments, items)
+    lanes = Lanes(function, plan)
+    return lambda items: lanes.start(*arguments, items)
 
 
 def run(

@@ -285,6 +285,18 @@ def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_ad
     assert "each trial asks for 3 GPU(s), the largest node has 2; use --gpus-per-trial 2 or fewer" in stderr
 
 
+@pytest.mark.slow
+def test_a_calibrated_plan_tells_about_how_long_the_run_takes(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    command = ("--address", ray_address, "--data-dir", data_dir, "--epochs=60", "--gpus-per-trial=0", "--json")
+    code, stdout, stderr = train(*command, "--calibrate", home=tmp_path)
+    assert code == 0, stderr
+    expected = json.loads(stdout)["expected"]
+    assert set(expected["images_per_second"]) == {"keras", "scratch"}
+    begin = time.monotonic()
+    assert train(*command, "--storage", tmp_path, home=tmp_path)[0] == 0
+    assert 0.4 < (time.monotonic() - begin) / expected["seconds"] < 2.5
+
+
 def test_a_plan_for_this_machine_is_that_of_ray_but_starts_none(tmp_path: Path) -> None:
     code, stdout, stderr = train("--plan", "--json", "--seeds=3", home=tmp_path)
     assert (code, stderr) == (0, "")
