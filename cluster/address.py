@@ -89,11 +89,20 @@ def dead_nodes(address: str) -> set[str]:
 
 
 def lost_nodes(address: str) -> list[str]:
-    """The hosts of the nodes that have died, not of those that were taken away; one that came back is a new node."""
+    """The hosts of the nodes that have died; not of those that were taken away, or that have another by now."""
+    nodes = _nodes(address)
+    alive = [node for node in nodes if node.state == _ALIVE]
+
+    def is_back(lost: Any) -> bool:
+        return any(
+            node.node_manager_address == lost.node_manager_address and node.start_time_ms >= lost.end_time_ms
+            for node in alive
+        )
+
     return [
         f"{node.node_manager_hostname} ({node.node_id.hex()[:8]})"
-        for node in _nodes(address)
-        if node.state != _ALIVE and node.death_info.reason == _DIED
+        for node in nodes
+        if node.state != _ALIVE and node.death_info.reason == _DIED and not is_back(node)
     ]
 
 

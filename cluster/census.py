@@ -23,6 +23,7 @@ class Told(Generic[T]):
     node: Node
     answer: T | None
     why_not: str = ""
+    late: bool = False  # it may be busy
 
 
 def ask_every_node(question: Callable[[], T], seconds: float, *, gpus: bool = False) -> Iterator[Told[T]]:
@@ -44,7 +45,9 @@ def ask_every_node(question: Callable[[], T], seconds: float, *, gpus: bool = Fa
             yield Told(node, ray.get(reference, timeout=max(0.0, deadline - time.monotonic())))
         except ray.exceptions.GetTimeoutError:
             ray.cancel(reference, force=True)
-            yield Told(node, None, f"no answer within {seconds:.0f} s")
+            yield Told(node, None, f"no answer within {seconds:.0f} s", late=True)
+        except ray.exceptions.RayTaskError as error:
+            yield Told(node, None, f"{type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayError as error:
             yield Told(node, None, first_line(error))
 

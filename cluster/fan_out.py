@@ -204,7 +204,7 @@ class FanOut:
             self._waiting.restart()
         elif self._waiting.is_over:
             raise ResourcesError(
-                f"{self._plan.asked} not free within {self._waiting.seconds:.0f} s on any node ({what_is_free()})"
+                f"{self._plan.asked} not free within {self._waiting.seconds:.0f} s ({what_is_free()})"
                 "; wait longer with --wait-for-resources SECONDS, or lower --cpus-per-trial or --gpus-per-trial"
             )
         else:

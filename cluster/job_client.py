@@ -13,16 +13,20 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from cluster.errors import AuthError, ClusterError, ClusterLostError, first_line
+from cluster.errors import AuthError, ClusterError, ClusterLostError
 from cluster.tokens import what_to_set
 
 DEFAULT_URL = "http://127.0.0.1:8265"
 CONNECT_SECONDS, ANSWER_SECONDS = 4.0, 60.0
 AGENT_SECONDS = 30.0  # after the job server, the head's agent comes up, which runs jobs
 POLL_SECONDS = 0.5
-BYTES_PER_POLL = 1 << 20  # a longer log is asked for less often: it comes whole
+CHARACTERS_PER_POLL = 1 << 20  # a longer log is asked for less often: it comes whole
 LOST_SECONDS = 120.0
 TERMINATED = 143  # what SIGTERM, by which Ray stops a job, makes of a process
+
+
+class JobExistsError(ClusterError):
+    """A job has that id already."""
 
 
 class UnknownJobError(ClusterError):
@@ -79,6 +83,8 @@ class JobClient:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        if "@" in url:
+            raise ClusterError("expected a URL without a user or password in it; Ray's token goes into RAY_AUTH_TOKEN")
         if not self.url.startswith(("http://", "https://")):
             raise ClusterError(f'expected the URL of the dashboard, as in "http://10.0.0.1:8265", got {url!r}')
         for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
@@ -104,7 +110,7 @@ class JobClient:
         deadline = time.monotonic() + AGENT_SECONDS
         while True:
             try:
-                with self._told():
+                with self._told(job):
                     return self._client.submit_job(
                         entrypoint=command,
                         submission_id=job,
@@ -153,7 +159,11 @@ class JobClient:
         while True:
             try:
                 state, log = self.job(job), self.log(job)  # in this order: the log of one that has ended is whole
-            except (AuthError, UnknownJobError):
+            except UnknownJobError as error:
+                if not seen:
+                    raise
+                raise ClusterLostError(f"{self.url} no longer knows job {job}: its head was started anew") from error
+            except AuthError:
                 raise
             except ClusterError as error:
                 if time.monotonic() - answered_at > LOST_SECONDS:
@@ -164,10 +174,10 @@ class JobClient:
                 continue
             answered_at = time.monotonic()
             write(log[seen:])
-            seen = len(log)
+            seen = max(seen, len(log))  # it is empty where the server has not found it
             if state.ended:
                 return state
-            time.sleep(POLL_SECONDS * (1 + seen / BYTES_PER_POLL))
+            time.sleep(POLL_SECONDS * (1 + seen / CHARACTERS_PER_POLL))
 
     @contextlib.contextmanager
     def _told(self, job: str | None = None) -> Iterator[None]:
@@ -181,9 +191,12 @@ class JobClient:
                 " (port 8265 by default)?"
             ) from error
         except (RuntimeError, ValueError) as error:
-            if job is not None and "404" in str(error):
+            if job is not None and "status code 404" in str(error):
                 raise UnknownJobError(f"job {job} is not known at {self.url}; `list` shows all") from error
-            raise ClusterError(f"{self.url}: {first_line(error)}") from error
+            if "already exists" in str(error):
+                raise JobExistsError(f"{self.url}: a job {job} exists already") from error
+            *_, last = str(error).strip().splitlines() or [""]  # of the server's traceback
+            raise ClusterError(f"{self.url}: {last}") from error
 
 
 class _Client(JobSubmissionClient):

@@ -22,7 +22,7 @@ from cluster.errors import ClusterError
 from cluster.tokens import ensure_token
 
 HOST = "127.0.0.1"
-UP_SECONDS = 60.0
+UP_SECONDS, DOWN_SECONDS = 60.0, 20.0
 OBJECT_STORE = 200 << 20  # bytes on each node
 MARK = "MNIST_LOCAL_CLUSTER"  # in the environment of all its processes
 
@@ -50,6 +50,8 @@ def up(folder: Path, *, nodes: int, cpus: int, gpus: int, port: int, dashboard_p
     ensure_token()
     folder.mkdir(parents=True, exist_ok=True)
     address = f"{HOST}:{port or _free_port()}"
+    if count_nodes(address):
+        raise ClusterError(f"another cluster answers at {address}; choose another --port")
     dashboard = f"{HOST}:{dashboard_port or _free_port()}"
     head = ["--head", f"--port={address.rpartition(':')[2]}", f"--dashboard-port={dashboard.rpartition(':')[2]}"]
     worker = [f"--address={address}"]
@@ -70,15 +72,21 @@ def down(folder: Path) -> int:
 
     Returns:
         How many processes that were.
+
+    Raises:
+        ClusterError: one does not end.
     """
-    ended = 0
+    ended: set[int] = set()
+    deadline = time.monotonic() + DOWN_SECONDS
     while processes := processes_of(folder):  # one may just have started another
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes, timeout=10)
-        ended += len(processes)
-    return ended
+        psutil.wait_procs(processes, timeout=1)
+        ended |= {process.pid for process in processes}
+        if time.monotonic() > deadline:
+            raise ClusterError(f"process {processes[0].pid} does not end; see what it waits for (ps -o pid,stat,wchan)")
+    return len(ended)
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
@@ -130,6 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.gettempdir()) / f"mnist-cluster-{os.getuid()}"
     parser.add_argument("--folder", type=Path, default=folder, help="for its logs (default: %(default)s)")
     given = vars(parser.parse_args(arguments))
+    if given["nodes"] < 1:
+        parser.error(f"--nodes: expected 1 or more, got {given['nodes']}")
+    named = "" if given["folder"] == folder else f" --folder {given['folder']}"
+    given["folder"] = given["folder"].resolve()
     try:
         if given.pop("do") == "down":
             print(f"{down(given['folder'])} process(es) ended")
@@ -141,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{given['nodes']} node(s) are up. Train on them with")
     token = "" if os.environ["RAY_AUTH_MODE"] == "disabled" else "RAY_AUTH_MODE=token "
     print(f"  {token}python -m jobs.train --address {cluster.address}")
-    print("and end them with\n  python -m cluster.local down")
+    print(f"and end them with\n  python -m cluster.local down{named}")
     return 0
 
 

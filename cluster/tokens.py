@@ -1,5 +1,6 @@
 """Ray's token: who has it may run anything on a cluster. It is never told, only where it is looked for."""
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -28,9 +29,11 @@ def what_to_set() -> str:
     return f"the token in {file or PLACE} is not the cluster's; {take}"
 
 
-def token_file() -> Path:
-    """Where it is kept, or would be."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or PLACE).expanduser()
+def token_file() -> Path | None:
+    """Where it is kept, or would be; None without a home."""
+    with contextlib.suppress(RuntimeError):
+        return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or PLACE).expanduser()
+    return None
 
 
 def use_token_if_there_is_one() -> None:

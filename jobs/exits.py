@@ -70,18 +70,23 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
     try:
         return command(arguments)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         return INTERRUPTED
     except Exception as error:
         code = getattr(error, "code", None)
         told = isinstance(code, str) and code.startswith("E-")
         code = code if told else "E-BUG"
         message = str(error) if told else f"{type(error).__name__}: {error}; please report this"
-        with contextlib.suppress(OSError):  # nobody reads it any more
-            if not told or log.isEnabledFor(logging.DEBUG):
-                traceback.print_exc()
-            print(f"error[{code}] {' '.join(message.split())}", file=sys.stderr)
+        if not told or log.isEnabledFor(logging.DEBUG):
+            tell(traceback.format_exc().rstrip())
+        tell(f"error[{code}] {' '.join(message.split())}")
         return exit_code_of(str(code))
+
+
+def tell(text: str, end: str = "\n") -> None:
+    """On standard error. That nobody reads it changes nothing."""
+    with contextlib.suppress(OSError):
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 def print_result(text: str) -> None:

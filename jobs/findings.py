@@ -75,13 +75,13 @@ def token() -> Iterator[Finding]:
     from cluster.tokens import token_file
 
     mode = os.environ.get("RAY_AUTH_MODE", "").lower() or "unset"
-    file = token_file()
+    file = token_file()  # None without a home
     if os.environ.get("RAY_AUTH_TOKEN"):
         yield Finding(what="token", found=f"in RAY_AUTH_TOKEN; RAY_AUTH_MODE is {mode}")
-    elif file.is_file():
+    elif file is not None and file.is_file():
         if _others_read(file):
             fix = f"chmod 600 {file}, and `ray get-auth-token --generate` a new one: it may have been read"
-            yield Finding(what="token", found=f"{file} can be read by others", fix=fix, code="E-AUTH")
+            yield Finding(what="token", found=f"{file} can be read by others", fix=fix)
         else:
             yield Finding(what="token", found=f"in {file}; RAY_AUTH_MODE is {mode}")
     else:
@@ -97,7 +97,7 @@ def head(address: str, given_by: str) -> Iterator[Finding]:
         fix = (
             "start Ray there again, as in `ray start --address`; its log is in /tmp/ray/session_latest/logs/raylet.out"
         )
-        yield Finding(what=f"node {host}", found="it died", fix=fix, code="E-NODE-LOST")
+        yield Finding(what=f"node {host}", found="it died", fix=fix)
 
 
 def dashboard() -> Iterator[Finding]:
@@ -127,9 +127,13 @@ def nodes() -> Iterator[Finding]:
             yield from _node(what, told.node.cpus, told.answer, asked)
     for gpu in ask_every_node(visible_gpus, NODE_SECONDS, gpus=True):
         what = f"node {gpu.node.host} ({gpu.node.id[:8]})"
-        if gpu.answer is None:
+        if gpu.late:
             fix = "look again when its GPUs are free"
             yield Finding(what=what, found=f"{gpu.node.gpus} GPU(s), not looked at: {gpu.why_not}", fix=fix)
+        elif gpu.answer is None:
+            fix = "install requirements/gpu.lock and the driver there"
+            found = f"TensorFlow does not start beside its GPU(s): {gpu.why_not}"
+            yield Finding(what=what, found=found, fix=fix, code="E-GPU-INVISIBLE")
         elif gpu.answer < 1:
             fix = "install tensorflow[and-cuda] and the driver there, or start its Ray with --num-gpus=0"
             found = f"TensorFlow sees none of the {gpu.node.gpus} GPU(s) that Ray has there"
@@ -171,8 +175,9 @@ def _disk(what: str, folder: Path, free: int, code: str, flag: str) -> Finding:
 
 def _others_read(file: Path) -> bool:
     """Not if a folder above it keeps them out."""
-    others = file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
-    return bool(others) and all(folder.stat().st_mode & stat.S_IXOTH for folder in file.resolve().parents)
+    mode, above = file.stat().st_mode, [folder.stat().st_mode for folder in file.resolve().parents]
+    ways = [(stat.S_IRGRP, stat.S_IXGRP | stat.S_IXOTH), (stat.S_IROTH, stat.S_IXOTH)]
+    return any(mode & read and all(folder & enter for folder in above) for read, enter in ways)
 
 
 def document(finding: Finding) -> dict[str, Any]:

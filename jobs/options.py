@@ -105,7 +105,7 @@ class TrainOptions:
         "SEED",
     )
     plan: bool = option(False, "print what would run, where and why, and stop")
-    calibrate: bool = option(False, "--plan, and how long it would take: trains each model for a few seconds")
+    calibrate: bool = option(False, "--plan, and how long it would take: trains a few epochs of each model")
     json: bool = option(False, "print the summary as one JSON document instead of tables")
     verbose: bool = option(False, "show every epoch, and tracebacks", short=["-v"])
 

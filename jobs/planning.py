@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cluster.address import address_of
-from cluster.fan_out import FanOut
+from cluster.fan_out import Died, FanOut
 from cluster.lanes import Lanes
 from cluster.resources import LanePlan, Node, deal, live_nodes, this_machine
 from cluster.session import session
@@ -21,7 +21,7 @@ from mnist_lib.result import EpochDone, Started, TrialFailure
 from mnist_lib.spec import Pace, TrialSpec
 
 CALIBRATION_SET = {name: name if entry.embedded else "mnist-mini" for name, entry in DATASETS.items()}  # of its shape
-CALIBRATION_SECONDS, CALIBRATION_EPOCHS = 5.0, 30  # of each model, at most
+CALIBRATION_EPOCHS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,17 +123,18 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     specs = [replace(trial, dataset=dataset, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
     images, info = start_beside_driver(worker.prepare_dataset, dataset, options.data_dir, None, num_returns=2)
     lanes = Lanes(worker.run_lane, plan)
-    pace = Pace(until=time.time() + CALIBRATION_SECONDS * len(specs))
     resources = options.resources(plan.cpus, plan.gpus)
     told: list[tuple[float, Any]] = []
     with FanOut(
-        lambda left: lanes.start([images], resources, pace, left, {}), options.limits(), plan, lanes.release
+        lambda left: lanes.start([images], resources, Pace(), left, {}), options.limits(), plan, lanes.release
     ) as fan_out:
         fan_out.submit(specs)
         result_of(info, "the digits to calibrate with")
         for event in fan_out.events():
             if isinstance(event, TrialFailure):
                 raise exits.TrainingError(f"{event.trial}: {event.message}", event.code)
+            if isinstance(event, Died) and event.final:
+                raise exits.TrainingError(f"{event.item}: {event.death}", event.death.kind.code)
             told.append((time.monotonic(), event))
     start_seconds = next(at for at, event in told if isinstance(event, Started)) - begin
     share = 1 - options.validation_percent / 100

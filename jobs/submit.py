@@ -4,67 +4,40 @@ import json
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from jobs import exits
-from jobs.command_line import option, parse
+from jobs import exits, submitted
+from jobs.command_line import parse
 from jobs.options import TrainOptions
 from jobs.packages import PACKAGES
+from jobs.submit_options import ListOptions, LogsOptions, ServerOptions, StatusOptions, StopOptions, SubmitOptions
+from jobs.submitted import client_of, follow
 from mnist_lib.catalog import require_known
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.store.storage import check_storage, is_url
 
 if TYPE_CHECKING:
-    from cluster.job_client import Job, JobClient
+    from cluster.job_client import JobClient
 
-URL_HELP = "of the head's dashboard (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265)"
-STOP_SECONDS = 30.0
 RUN = "mnist-run"  # in a job's metadata
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerOptions:
-    address: str | None = option(None, URL_HELP, str, "URL")
-    json: bool = option(False, "print one JSON document instead of text")
+class RunIsBusyError(Exception):
+    """Another job is at it."""
+
+    code = "E-BUSY"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubmitOptions(ServerOptions):
-    """Sends this code and the options after "--", which are those of jobs.train, to a cluster; shows the log until the
-    job has ended; then prints its result and exits as it did. Paths among them are of the cluster's head."""
-
-    wait: bool = option(True, "until the job has ended; without, its id is printed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions(ServerOptions):
-    """Every job that was submitted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobOptions(ServerOptions):
-    """How a job is, or how it ended."""
-
-    job: str | None = option(None, "its id", str, "JOB", positional=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogsOptions(JobOptions):
-    """What a job has printed."""
-
-    follow: bool = option(False, "until it has ended, and exit as it did")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopOptions(JobOptions):
-    """Ends a job; the same submission again goes on from there."""
+COMMANDS: dict[str, tuple[type[ServerOptions], Callable[[Any], int]]] = {
+    "list": (ListOptions, submitted.show_list),
+    "status": (StatusOptions, submitted.show_status),
+    "logs": (LogsOptions, submitted.show_logs),
+    "stop": (StopOptions, submitted.stop),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,23 +62,51 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     run = _check(train)
-    client = _client(options)
+    client = client_of(options)
     entrypoint = shlex.join(["python", "-m", "jobs.train", *train])
-    earlier = [job for job in client.jobs() if run and job.metadata.get(RUN) == run]
-    if earlier and not earlier[-1].ended:
-        job = earlier[-1].id
-        if earlier[-1].command != entrypoint:
-            raise RunIsBusyError(f"run {run} is on its way as job {job}, by another command: {earlier[-1].command}")
-        _tell(f"run {run} is on its way already, as job {job}")
-    else:
-        name = f"{run}.{len(earlier) + 1}" if run else None
-        job = client.submit(name, entrypoint, PACKAGES, {RUN: run} if run else {})
-        size = sum(file.stat().st_size for folder in PACKAGES for file in folder.rglob("*.*") if file.suffix != ".pyc")
-        _tell(f"sent {size / 1e6:.1f} MB of code to {client.url} as job {job}")
+    job = _running(client, run, entrypoint) if run else None
+    if job is None:
+        job = _send(client, run, entrypoint)
     if not options.wait:
         exits.print_result(json.dumps({"job": job}) if options.json else job)
         return exits.DONE
-    return _follow(client, job)
+    return follow(client, job)
+
+
+def _running(client: "JobClient", run: str, entrypoint: str) -> str | None:
+    """The job that is at that run.
+
+    Raises:
+        RunIsBusyError: it does something else.
+    """
+    for job in client.jobs():
+        if job.metadata.get(RUN) == run and not job.ended:
+            if job.command != entrypoint:
+                raise RunIsBusyError(f"run {run} is on its way as job {job.id}, by another command: {job.command}")
+            exits.tell(f"run {run} is on its way already, as job {job.id}")
+            return job.id
+    return None
+
+
+def _send(client: "JobClient", run: str | None, entrypoint: str) -> str:
+    from cluster.job_client import JobExistsError
+
+    name = None
+    if run:
+        numbers = [
+            int(job.id.rpartition(".")[2]) for job in client.jobs() if re.fullmatch(rf"{re.escape(run)}\.\d+", job.id)
+        ]
+        name = f"{run}.{max(numbers, default=0) + 1}"
+    try:
+        job = client.submit(name, entrypoint, PACKAGES, {RUN: run} if run else {})
+    except JobExistsError:  # another one was sent at the same time
+        running = _running(client, str(run), entrypoint)
+        if running is None:
+            raise
+        return running
+    size = sum(file.stat().st_size for folder in PACKAGES for file in folder.rglob("*.*") if file.suffix != ".pyc")
+    exits.tell(f"sent {size / 1e6:.1f} MB of code to {client.url} as job {job}")
+    return job
 
 
 def _check(train: Sequence[str]) -> str | None:
@@ -122,9 +123,10 @@ def _check(train: Sequence[str]) -> str | None:
     for name in ("address", "chaos"):
         if getattr(options, name) is not None:
             raise exits.UsageError(f"{name}: the job runs on the cluster that it is sent to; leave out --{name}")
-    if options.run_name is not None:
-        check_run_name(options.run_name)
-    return options.run_name or options.resume
+    run = options.run_name or options.resume
+    if run is not None:
+        check_run_name(run)
+    return run
 
 
 def with_config_inline(train: Sequence[str]) -> list[str]:
@@ -138,6 +140,8 @@ def with_config_inline(train: Sequence[str]) -> list[str]:
         parse("jobs.submit --", TrainOptions, ["--config", path := file if given else next(words, "")])
         for key, value in (yaml.safe_load(Path(path).read_text()) or {}).items():
             flag = key.replace("_", "-")
+            if value is None:
+                continue
             if isinstance(value, bool):
                 flags.append(f"--{flag}" if value else f"--no-{flag}")
             else:
@@ -149,101 +153,6 @@ def _word(value: object) -> str:
     if not isinstance(value, list):
         return str(value)
     return ",".join(map(str, value)) + ("," if len(value) == 1 else "")  # "4" would be a count
-
-
-def _follow(client: "JobClient", job: str) -> int:
-    """The log goes to stderr, the result in it to stdout."""
-    log, printed = "", 0
-
-    def write(text: str) -> None:
-        nonlocal log, printed
-        log += text
-        end = log.find(exits.RESULT_BEGINS)
-        told = log[printed : end if end >= 0 else log.rfind("\n") + 1]
-        sys.stderr.write(told)
-        sys.stderr.flush()
-        printed += len(told)
-
-    try:
-        ended = client.follow(job, write)
-    except KeyboardInterrupt:
-        at = f"--address {client.url}"
-        _tell(f"\njob {job} goes on; follow it: python -m jobs.submit logs {job} --follow {at}; end it: ... stop {job}")
-        return exits.INTERRUPTED
-    before, marked, result = log[printed:].partition(exits.RESULT_BEGINS)
-    result, _, after = result.partition(exits.RESULT_ENDS)
-    sys.stderr.write(before + after.lstrip("\n"))
-    if marked:
-        exits.print_result(result)
-    _tell(f"job {job}: {ended.status.lower()}")
-    return ended.exit_code
-
-
-def show_status(options: JobOptions) -> int:
-    job = _client(options).job(_named(options))
-    exits.print_result(json.dumps(asdict(job), indent=2) if options.json else _line(job))
-    return exits.DONE
-
-
-def show_logs(options: LogsOptions) -> int:
-    client, job = _client(options), _named(options)
-    if options.follow:
-        return _follow(client, job)
-    exits.print_result(client.log(job).rstrip("\n"))
-    return exits.DONE
-
-
-def stop(options: StopOptions) -> int:
-    client, name = _client(options), _named(options)
-    client.stop(name)
-    deadline = time.monotonic() + STOP_SECONDS
-    while not (job := client.job(name)).ended and time.monotonic() < deadline:
-        time.sleep(0.2)
-    exits.print_result(json.dumps(asdict(job), indent=2) if options.json else _line(job))
-    return exits.DONE
-
-
-def show_list(options: ListOptions) -> int:
-    jobs = _client(options).jobs()
-    text = "\n".join(map(_line, jobs)) or "no job was submitted"
-    exits.print_result(json.dumps([asdict(job) for job in jobs], indent=2) if options.json else text)
-    return exits.DONE
-
-
-COMMANDS: dict[str, tuple[type[ServerOptions], Callable[[Any], int]]] = {
-    "list": (ListOptions, show_list),
-    "status": (JobOptions, show_status),
-    "logs": (LogsOptions, show_logs),
-    "stop": (StopOptions, stop),
-}
-
-
-def _line(job: "Job") -> str:
-    began = datetime.fromtimestamp(job.began, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if job.began else "not begun"
-    code = f" ({job.driver_exit_code})" if job.driver_exit_code else ""
-    return f"{job.id}  {job.status.lower()}{code}  {began}  {job.command}"
-
-
-def _named(options: JobOptions) -> str:
-    if options.job is None or not re.fullmatch(r"[\w.-]+", options.job):
-        raise exits.UsageError(f"expected a job's id, got {options.job!r}; `python -m jobs.submit list` shows all")
-    return options.job
-
-
-def _client(options: ServerOptions) -> "JobClient":
-    from cluster.job_client import JobClient, url_of
-
-    return JobClient(url_of(options.address))
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-class RunIsBusyError(Exception):
-    """Another job is at it."""
-
-    code = "E-BUSY"
 
 
 if __name__ == "__main__":

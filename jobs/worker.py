@@ -13,8 +13,8 @@ import ray
 from cluster import group
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
-from mnist_lib.errors import GroupError
-from mnist_lib.result import Event, LaneStarted
+from mnist_lib.errors import DivergedError, GroupError
+from mnist_lib.result import Event, LaneStarted, TrialFailure
 from mnist_lib.spec import Group, Pace, Resources, TrialSpec
 
 
@@ -33,10 +33,11 @@ def run_lane(
 ) -> Iterator[Event]:
     """`dataset` is a reference in a list, so that Ray starts the task, and TensorFlow loads, before the data come."""
     yield LaneStarted(trial=specs[0].id, **_of_this_process())
-    together: Group | None = None
-    if resources.nodes > 1:
-        others = group.Others()
-        addresses = [group.free_address()]
+    if resources.nodes == 1:
+        yield from _run(dataset, resources, pace, specs, checkpoints, None)
+        return
+    others, addresses = group.Others(), [group.free_address()]
+    try:
         for told in others.ask(_address_and_process):
             yield LaneStarted(trial=specs[0].id, **told["process"])
             addresses.append(told["address"])
@@ -44,16 +45,16 @@ def run_lane(
         others.start(
             _run_beside, lambda rank: (dataset, resources, pace, specs, checkpoints, replace(together, rank=rank))
         )
-    try:
         yield from _run(dataset, resources, pace, specs, checkpoints, together)
-    except GroupError:
-        os.kill(os.getpid(), signal.SIGKILL)  # as it is when the other's end is noticed first: there is another attempt
+    except (GroupError, ray.exceptions.RayError):
+        os.kill(os.getpid(), signal.SIGKILL)  # as when the other's end is noticed first: there will be another attempt
 
 
 def _run_beside(*arguments: Any) -> None:
     """The same as the lane, on another node of its group. What it tells is told there, too."""
-    for _ in _run(*arguments):
-        pass
+    for event in _run(*arguments):
+        if isinstance(event, TrialFailure) and event.code != DivergedError.code:
+            raise GroupError(f"{event.code} {event.message}")  # the others may not have come to this
 
 
 def _run(

@@ -109,6 +109,8 @@ class Resources:
         _require_whole("cpus_per_trial", self.cpus, 1, 4_096)
         _require_whole("gpus_per_trial", self.gpus, 0, 64)
         _require_whole("cpu_replicas", self.cpu_replicas, 1, 64)
+        if self.nodes > 1 and self.cpu_replicas > 1:
+            raise SpecError("cpu_replicas: expected 1 with --nodes-per-trial, where each node has one without GPUs")
         if self.gpus and self.cpu_replicas > 1:
             raise SpecError(
                 f"cpu_replicas: a trial on {self.gpus} GPU(s) has one replica per GPU, got {self.cpu_replicas}"

@@ -46,10 +46,17 @@ def mirrored_strategy(resources: Resources) -> tf.distribute.MirroredStrategy:
 
 def group_strategy(group: Group) -> tf.distribute.MultiWorkerMirroredStrategy:
     """The same over the devices of all processes of the group; waits until every one of them has come to this."""
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": group.addresses}), task_type="worker", task_id=group.rank, rpc_layer="grpc"
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver_of(group))
+
+
+def resolver_of(group: Group) -> tf.distribute.cluster_resolver.ClusterResolver:
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": group.addresses}),
+        task_type="worker",
+        task_id=group.rank,
+        num_accelerators={"GPU": len(tf.config.get_visible_devices("GPU"))},  # left out, it would take a CPU
+        rpc_layer="grpc",
     )
-    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
 def devices_of(strategy: tf.distribute.Strategy) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ def run_trials(
         group: of processes that do this together, all with the same arguments.
 
     Raises:
-        GroupError: another process of the group is gone, or one of them has failed where the others may not have.
+        GroupError: another process of the group is gone.
     """
     lane: _Lane | None = None
     for done, spec in enumerate(specs):
@@ -77,13 +77,13 @@ def run_trials(
             lane = lane or _Lane(load, resources, place, group)
             yield from lane.run(spec, replace(pace, until=time.time() + share), checkpoints.get(spec.id))
         except Exception as error:
-            if isinstance(error, tf.errors.OpError) and group is not None:
-                raise GroupError(f"{spec.id}: {error.message.splitlines()[0]}") from error
             code, message = _told(error)
+            if group is not None and code == MnistError.code and isinstance(error, tf.errors.OpError):
+                raise GroupError(f"{spec.id}: {message}") from error
             details = traceback.format_exc() if code == MnistError.code else ""
             yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
             if group is not None and not isinstance(error, DivergedError):  # which all find at the same step
-                raise GroupError(f"{spec.id}: {message}") from error
+                return  # the others may not have come to this, so that no trial can follow
 
 
 def _told(error: Exception) -> tuple[str, str]:

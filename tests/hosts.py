@@ -19,9 +19,10 @@ from cluster.rehearsal import HEALTH_CHECKS
 
 ROOT = Path(__file__).parents[1]
 NETWORK = "10.213.77"
-# Ray's folder is the host's own, and this project's code is hidden.
+# Ray's folder is the host's own; the other hosts' folders and this project's code are hidden.
 ENTER = """
-mkdir -p /tmp/ray && mount --bind "$HOST_FOLDER/ray" /tmp/ray || exit 1
+mkdir -p /tmp/ray && mount --bind "$HOST_FOLDER" /mnt && mount -t tmpfs none "$(dirname "$HOST_FOLDER")" || exit 1
+mkdir "$HOST_FOLDER" && mount --move /mnt "$HOST_FOLDER" && mount --bind "$HOST_FOLDER/ray" /tmp/ray || exit 1
 hostname "$HOST_NAME" && cd "$HOST_FOLDER/work" || exit 1
 for code in $HIDDEN; do mount -t tmpfs none "$code" || exit 1; done
 exec "$@"
@@ -43,7 +44,6 @@ class Host:
 
     def join(self, bridge: str) -> None:
         inside = f"p{self._link[1:]}"
-        _ip("netns", "add", self.namespace)
         _ip("link", "add", self._link, "type", "veth", "peer", "name", inside)
         _ip("link", "set", inside, "netns", self.namespace)
         _ip("link", "set", self._link, "master", bridge, "up")
@@ -99,17 +99,16 @@ def hosts(names: Sequence[str]) -> Iterator[list[Host]]:
     folder = Path(tempfile.mkdtemp(prefix="h"))  # short: the path of a socket may have 107 bytes
     bridge = f"b{uuid.uuid4().hex[:8]}"
     made = [Host(name, n, folder / name, has_code=name == names[-1]) for n, name in enumerate(names, start=1)]
-    _ip("link", "add", bridge, "type", "bridge")
-    _ip("link", "set", bridge, "up")
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder)
+        _ip("link", "add", bridge, "type", "bridge")
+        undo.callback(_ip, "link", "del", bridge)
+        _ip("link", "set", bridge, "up")
         for host in made:
+            _ip("netns", "add", host.namespace)
+            undo.callback(host.leave)
             host.join(bridge)
         yield made
-    finally:
-        for host in made:
-            host.leave()
-        _ip("link", "del", bridge)
-        shutil.rmtree(folder)
 
 
 def start_ray(host: Host, head: Host, environment: dict[str, str]) -> None:

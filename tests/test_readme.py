@@ -13,6 +13,7 @@ from jobs.command_line import parse
 from jobs.doctor import DoctorOptions
 from jobs.models import COMMANDS
 from jobs.options import TrainOptions
+from jobs.submit_options import SubmitOptions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -50,7 +51,7 @@ def test_every_submission_is_understood_by_both_parsers(command: str) -> None:
     if name in submit.COMMANDS:
         assert parse(f"jobs.submit {name}", submit.COMMANDS[name][0], own.split()[1:])
     else:
-        assert parse("jobs.submit", submit.SubmitOptions, own.split())
+        assert parse("jobs.submit", SubmitOptions, own.split())
         assert parse("jobs.train", TrainOptions, train.split()).trials()
 
 

@@ -9,18 +9,26 @@ import urllib.request
 from pathlib import Path
 
 from mnist_lib.catalog import DATASETS
-from mnist_lib.errors import DataMissingError
+from mnist_lib.errors import DataFolderError, DataMissingError
 
 CONNECT_SECONDS = 5.0  # to see whether the download's host can be reached at all
 
 
 def default_data_dir() -> Path:
-    """Where TFDS itself would look."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    """Where TFDS itself would look.
+
+    Raises:
+        DataFolderError: that is in a home, and there is none.
+    """
+    try:
+        return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    except RuntimeError as error:
+        raise DataFolderError("no folder for datasets: this user has no home; name one with --data-dir") from error
 
 
 def what_is_available(name: str, data_dir: Path | None, source: Path | None) -> str:
-    """How a run would get the dataset, for people; the arguments are those of `prepare`.
+    """How a run would get the dataset, for people, as far as can be told without TensorFlow: whether what is there is
+    whole, and what it should be, is looked at when it is read. The arguments are those of `prepare`.
 
     Raises:
         DataMissingError: it would not.

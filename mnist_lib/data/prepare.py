@@ -160,6 +160,6 @@ def _first_damage(files: Iterable[Any]) -> str | None:
         try:
             for _ in tf.data.TFRecordDataset(str(file)):
                 number += 1
-        except tf.errors.DataLossError:
+        except tf.errors.OpError:
             return f"record {number} of {file}"
     return None

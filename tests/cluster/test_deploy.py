@@ -34,6 +34,7 @@ from jobs.command_line import parse
 from jobs.doctor import DoctorOptions
 from jobs.models import COMMANDS as MODELS_COMMANDS
 from jobs.options import TrainOptions
+from jobs.submit_options import SubmitOptions
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.store.storage import check_storage, is_url
 
@@ -241,7 +242,7 @@ def parse_submit(arguments: Sequence[str]) -> None:
         parse("jobs.submit", kind, arguments[1:])
         return
     own, _, train = " ".join(arguments).partition("-- ")
-    parse("jobs.submit", submit.SubmitOptions, shlex.split(own))
+    parse("jobs.submit", SubmitOptions, shlex.split(own))
     options = parse_train(shlex.split(train))
     assert is_url(options.storage) or Path(options.storage).is_absolute(), "the job's working folder is deleted"
 

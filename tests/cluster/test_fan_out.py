@@ -198,7 +198,7 @@ ONE_CPU = LanePlan(lanes=1, cpus=1, gpus=0)
 
 def test_a_lane_that_finds_no_place_says_why_and_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:
     start = start_with(tells_each, plan=ONE_CPU)
-    said = r"1 CPU\(s\) not free within 3 s on any node \(.*0 of 2 CPU\(s\), 2 of 2 GPU\(s\) free.*\); wait longer with"
+    said = r"1 CPU\(s\) not free within 3 s \(.*0 of 2 CPU\(s\), 2 of 2 GPU\(s\) free.*\); wait longer with"
     with every_cpu_taken(600), pytest.raises(ResourcesError, match=said):
         run(start, ITEMS, plan=ONE_CPU, limits=Limits(wait_seconds=3, tell_seconds=1))
     (first, *_) = caplog.messages

@@ -9,10 +9,7 @@ from tests.clusters import wait_until
 from tests.hosts import Host, available, hosts, start_ray
 from tests.jobs.job import hashes, history_of
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not available(), reason="network namespaces need root and iproute2"),
-]
+pytestmark = pytest.mark.slow
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-a-token-" + 32 * "b"}
 TRAINING = ("--epochs=40", "--checkpoint-seconds=0", "--json")
@@ -21,6 +18,8 @@ TRAINING = ("--epochs=40", "--checkpoint-seconds=0", "--json")
 @pytest.fixture(scope="module")
 def machines() -> Iterator[list[Host]]:
     """A head, two workers and a laptop."""
+    if not available():
+        pytest.skip("network namespaces need root and iproute2")
     with hosts(["head", "worker1", "worker2", "laptop"]) as made:
         for host in made[:-1]:
             start_ray(host, made[0], TOKEN)

@@ -1,5 +1,6 @@
 """One trial on several nodes comes to what one node does with as many replicas, also when one of them is killed."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -64,4 +65,10 @@ def other() -> int:
 
 
 def others() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if "ray::_run_beside" in (p.info["cmdline"] or [])]
+    """Below the cluster of these tests."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "ray::_run_beside" in process.cmdline():
+                found.append(process)
+    return found

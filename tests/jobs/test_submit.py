@@ -68,9 +68,9 @@ def test_f18_a_job_that_is_stopped_ends_with_143_and_the_same_submission_goes_on
     calm: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"
-    command = at(data_dir, tmp_path, "--models=scratch", "--checkpoint-seconds=0", "--run-name=stopped")
+    command = at(data_dir, tmp_path, "--seeds=2", "--run-name=stopped")
     first = start(url, *command)
-    pid_of("scratch-s0", tmp_path / "runs/stopped", epoch=5)
+    pid_of("keras-s0", tmp_path / "runs/stopped", epoch=5)  # of four trials: the rest takes long enough
     second = start(url, *command)  # an impatient user
     assert second.stderr is not None
     assert "run stopped is on its way already, as job stopped.1" in second.stderr.readline()
@@ -87,7 +87,7 @@ def test_f18_a_job_that_is_stopped_ends_with_143_and_the_same_submission_goes_on
     code, stdout, stderr = submit(url, *command)
     assert code == 0, stderr
     assert "resuming run stopped" in stderr
-    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert hashes(stdout) == calm
 
 
 @pytest.mark.slow
@@ -156,6 +156,7 @@ def test_without_waiting_its_id_is_told_and_what_follows_can_be_asked(
         (["--storage=/s", "--address=a:1"], "address: the job runs on the cluster that it is sent to"),
         (["--storage=/s", "--chaos=1"], "chaos: the job runs on the cluster that it is sent to"),
         (["--storage=/s", "--run-name=../x"], "run_name: expected"),
+        (["--storage=/s", "--resume=a/b"], "run_name: expected"),
     ],
 )
 def test_what_the_job_would_be_refused_for_is_refused_before_anything_is_sent(
@@ -163,6 +164,13 @@ def test_what_the_job_would_be_refused_for_is_refused_before_anything_is_sent(
 ) -> None:
     assert main(["--address=http://127.0.0.1:1", "--", *train]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_secret_in_the_address_is_refused_and_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--address=http://user:canary@127.0.0.1:1", "--", "--storage=/s"]) == 8
+    told = "".join(capsys.readouterr())
+    assert "expected a URL without a user or password" in told
+    assert "canary" not in told
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:8265", "ray://127.0.0.1:10001"])
@@ -175,9 +183,9 @@ def test_an_address_that_is_no_job_servers_is_told_with_8(capsys: pytest.Capture
 
 def test_a_file_of_options_travels_as_flags_at_its_place(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text(
-        "seeds: [4]\nmodels: [keras, scratch]\njson: true\nepochs: 3\nlearning_rate: 0.1\nallow_cpu: false\n"
-    )
+    file.write_text("seeds: [4]\nmodels: [keras, scratch]\njson: true\nepochs: 3\n")
+    with file.open("a") as more:
+        more.write("learning_rate: 0.1\nallow_cpu: false\noptimizer: null\n")
     flags = with_config_inline(["--storage=/s", "--config", str(file), "--epochs", "2"])
     inline = ["--seeds=4,", "--models=keras,scratch", "--json", "--epochs=3", "--learning-rate=0.1", "--no-allow-cpu"]
     assert flags == ["--storage=/s", *inline, "--epochs", "2"]

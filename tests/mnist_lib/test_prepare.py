@@ -160,6 +160,22 @@ def test_a_damaged_record_is_named_with_the_folder_to_delete(tmp_path: Path, dam
         prepare("sklearn-digits", tmp_path, source=None)
 
 
+def test_a_record_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    prepare("sklearn-digits", tmp_path, source=None)
+    file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
+    file.unlink()
+    with pytest.raises(DataError, match=rf"record 1 of {file} is damaged"):
+        prepare("sklearn-digits", tmp_path, source=None)
+
+
+def test_without_a_home_there_is_a_folder_for_this_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert not prepare("sklearn-digits", None, source=None).kept
+
+
 def test_a_record_file_cut_between_records_is_refused_for_its_count(tmp_path: Path) -> None:
     prepare("sklearn-digits", tmp_path, source=None)
     file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))

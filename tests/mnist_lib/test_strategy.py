@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mnist_lib import strategy
 from mnist_lib.errors import GpuInvisibleError
-from mnist_lib.spec import Resources
+from mnist_lib.spec import Group, Resources
 
 
 class Config:
@@ -58,3 +58,13 @@ def test_another_number_of_gpus_than_granted_is_refused(monkeypatch: pytest.Monk
 def test_where_it_is_allowed_cpu_devices_stand_in_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = asked_of(monkeypatch, gpus=1, resources=Resources(gpus=2, allow_cpu=True))
     assert asked == {"threads": 1, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_a_group_takes_the_gpus_that_are_visible_and_a_cpu_only_without(
+    monkeypatch: pytest.MonkeyPatch, gpus: int
+) -> None:
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU"] * gpus)
+    resolver = strategy.resolver_of(Group(addresses=("10.0.0.1:1", "10.0.0.2:1"), rank=1))
+    assert resolver.num_accelerators("worker", 1) == {"GPU": gpus}
+    assert (resolver.task_id, resolver.cluster_spec().num_tasks("worker")) == (1, 2)
