@@ -79,7 +79,8 @@ class FanOut:
         self._backing_off: list[tuple[float, Sequence[Any]]] = []  # when to start them again
         self._given_up: list[tuple[float, Attempt]] = []  # when to end them by force
         self._head = HeadWatch(limits.head_seconds)
-        self._waiting = Waiting(plan.asked, at_most=limits.wait_seconds, tell_seconds=limits.tell_seconds)
+        place = plan.asked if plan.nodes > 1 else f"{plan.asked} on one node"
+        self._waiting = Waiting(place, at_most=limits.wait_seconds, tell_seconds=limits.tell_seconds)
 
     def __enter__(self) -> FanOut:
         return self

@@ -91,12 +91,17 @@ def down(folder: Path) -> int:
 
 def processes_of(folder: Path) -> list[psutil.Process]:
     """All that `up` started there, and that they started: the environment is inherited."""
-    found = []
+    mark, found = f"{MARK}={folder}".encode(), dict[int, psutil.Process]()
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == str(folder):
-                found.append(process)
-    return found
+        with contextlib.suppress(psutil.Error, OSError):
+            if mark in _environment(process.pid).split(b"\0"):
+                found |= {child.pid: child for child in (process, *process.children(recursive=True))}
+    return [*found.values()]
+
+
+def _environment(pid: int) -> bytes:
+    """Not psutil's: Ray's workers write their title over its beginning, and psutil stops there."""
+    return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def _start(arguments: Sequence[str], folder: Path, log: Path) -> "subprocess.Popen[bytes]":

@@ -49,8 +49,11 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
     except ray.exceptions.AuthenticationError as error:
         raise AuthError(what_to_set()) from error
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
-        what = f"{address} cannot be joined" if address else "Ray cannot be started here"
-        raise ClusterError(f"{what}: {first_line(error)}") from error
+        if address is None:
+            raise ClusterError(f"Ray cannot be started here: {first_line(error)}") from error
+        raise ClusterError(
+            f"{address} cannot be joined: {first_line(error)}; run this on one of its nodes, or as a job (jobs.submit)"
+        ) from error
     with contextlib.redirect_stdout(_Log()):  # while it ends, too
         shut_down = ray.shutdown
         try:

@@ -41,8 +41,8 @@ def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[F
         code = getattr(error, "code", None)
         if not isinstance(code, str):
             raise
-        found, _, fix = str(error).rpartition("; ")
-        yield Finding(what=what, found=found or fix, fix=fix, code=code)
+        found, told, fix = str(error).rpartition("; ")
+        yield Finding(what=what, found=found if told else fix, fix=fix if told else "", code=code)
 
 
 def versions_here() -> Iterator[Finding]:
@@ -57,10 +57,13 @@ def versions_here() -> Iterator[Finding]:
 
 
 def storage(where: str) -> Iterator[Finding]:
+    is_new = not is_url(where) and not Path(where).exists()
     check_writable(open_storage(where))
     yield Finding(what="storage", found=f"{where} can be written, and a second writer is refused")
     if not is_url(where):
         yield _disk("storage", Path(where), shutil.disk_usage(where).free, "E-STORE-FULL", "--storage")
+    if is_new:
+        Path(where).rmdir()
 
 
 def dataset(name: str, data_dir: Path | None, source: Path | None) -> Iterator[Finding]:

@@ -117,11 +117,13 @@ def _rehearse(options: TrainOptions, trials: Sequence[TrialSpec], seed: int) -> 
 def _train(
     options: TrainOptions, trials: Sequence[TrialSpec], begin: float, folder: RunFolder, code: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from cluster.session import end_children, session
+    from cluster.session import end_children, in_submitted_job, session
     from jobs.driver import Work, run
     from jobs.signals import stoppable
 
     hint = shlex.join(["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage])
+    if in_submitted_job():
+        hint = "the same submission again"
     with session(options.address, PACKAGES), stoppable(hint, end_children):
         work = Work(
             trials=trials,

@@ -61,6 +61,7 @@ def test_on_a_machine_without_faults_every_finding_is_ok(tmp_path: Path, home: P
     assert code == 0
     assert {finding["mark"] for finding in found} == {"ok"}
     assert [finding["what"] for finding in found] == ["packages", "storage", "storage", "dataset", "token"]
+    assert not (tmp_path / "s").exists()  # nothing is left
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_f18_a_job_that_is_stopped_ends_with_143_and_the_same_submission_goes_on
     assert time.monotonic() - begin < 10
     stdout, stderr = first.communicate(timeout=30)
     assert (first.returncode, stdout) == (143, ""), stderr
-    assert "terminated; resume with: " in stderr
+    assert "terminated; resume with: the same submission again" in stderr
     second.communicate(timeout=30)
     assert second.returncode == 143
     code, stdout, stderr = submit(url, *command)
