@@ -37,7 +37,7 @@ def up(folder: Path, *, nodes: int, cpus: int, gpus: int, port: int, dashboard_p
     """Starts the nodes, and waits until the head knows all of them.
 
     Args:
-        folder: for the logs; names the cluster.
+        folder: for all that Ray writes; names the cluster. Of at most 40 characters: the sockets are in it.
         nodes: the head among them.
         cpus: of each node; gpus: likewise, and logical ones at that.
         port: of the head; 0 for a free one, as for the dashboard.
@@ -53,7 +53,13 @@ def up(folder: Path, *, nodes: int, cpus: int, gpus: int, port: int, dashboard_p
     if count_nodes(address):
         raise ClusterError(f"another cluster answers at {address}; choose another --port")
     dashboard = f"{HOST}:{dashboard_port or _free_port()}"
-    head = ["--head", f"--port={address.rpartition(':')[2]}", f"--dashboard-port={dashboard.rpartition(':')[2]}"]
+    # A folder of its own: in Ray's common one a job looks up its cluster, and finds the one that was started last.
+    head = [
+        "--head",
+        f"--temp-dir={folder / 'ray'}",
+        f"--port={address.rpartition(':')[2]}",
+        f"--dashboard-port={dashboard.rpartition(':')[2]}",
+    ]
     worker = [f"--address={address}"]
     for number in range(nodes):
         resources = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={OBJECT_STORE}"]

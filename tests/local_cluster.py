@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +18,25 @@ ROOT = Path(__file__).parents[1]
 class Cluster:
     address: str  # host:port of the head
     dashboard: str  # URL of the job server
+    folder: Path
 
 
 @contextlib.contextmanager
 def local_cluster(folder: Path, *, nodes: int = 1, **environment: str) -> Iterator[Cluster]:
-    """`folder`: for its logs, and its HOME."""
-    home = folder / "home"
+    """`folder`: for its HOME."""
+    home, own = folder / "home", Path(tempfile.mkdtemp(prefix="c"))  # short: there are sockets in it
     home.mkdir(parents=True)
     command = [sys.executable, "-m", "cluster.local"]
     environment = {**os.environ, "HOME": str(home), **environment}
     port, dashboard = _free_ports(2)
-    flags = [f"--nodes={nodes}", f"--port={port}", f"--dashboard-port={dashboard}", f"--folder={folder / 'cluster'}"]
+    flags = [f"--nodes={nodes}", f"--port={port}", f"--dashboard-port={dashboard}", f"--folder={own}"]
     up = subprocess.run([*command, "up", *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert up.returncode == 0, up.stderr
     try:
-        yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
+        yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", own)
     finally:
         subprocess.run([*command, "down", flags[-1]], cwd=ROOT, capture_output=True, check=True)
+        shutil.rmtree(own)
 
 
 def _free_ports(count: int) -> list[int]:

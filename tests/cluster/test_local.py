@@ -32,16 +32,16 @@ def test_what_was_started_ends_with_all_that_it_has_started(tmp_path: Path) -> N
         wait_until(lambda: len(everything_of(cluster)) > 20, "Ray has not started its agents", 30)
         port = f"--port={cluster.address.rpartition(':')[2]}"
         for folder, said in (
-            ("cluster", "is up already; end it with `down`"),
-            ("other", f"another cluster answers at {cluster.address}"),
+            (cluster.folder, "is up already; end it with `down`"),
+            (tmp_path / "other", f"another cluster answers at {cluster.address}"),
         ):
-            command = [*up, port, f"--folder={tmp_path / folder}"]
+            command = [*up, port, f"--folder={folder}"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 8
             assert said in done.stderr
         started = everything_of(cluster)
     assert not psutil.wait_procs(started, timeout=1)[1]
-    assert processes_of(tmp_path / "cluster") == []
+    assert processes_of(cluster.folder) == []
 
 
 def test_no_nodes_are_no_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
