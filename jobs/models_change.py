@@ -15,7 +15,10 @@ from mnist_lib.store.promotion import Rule
 
 def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     rule = Rule(
-        when="always" if options.always else "if-better", alpha=options.alpha, min_accuracy=options.min_accuracy
+        when="always" if options.always else "if-better",
+        alpha=options.alpha,
+        min_accuracy=options.min_accuracy,
+        max_class_drop=options.max_class_drop,
     )
     version = find_version(objects, options.version, MODELS)
     from mnist_lib.store.champions import promote

@@ -64,6 +64,7 @@ class PromoteOptions(VersionOptions):
     always: bool = option(False, "even if it is not better")
     alpha: float = option(Rule.alpha, "better is a smaller p of McNemar's test", number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "what a model's first champion must reach", number, "X")
+    max_class_drop: float = option(Rule.max_class_drop, "the accuracy in no class may fall by more", number, "X")
 
 
 @dataclass(frozen=True, kw_only=True)

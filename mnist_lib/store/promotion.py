@@ -1,7 +1,7 @@
 """Whether a model may take the place of another: a paired test on the same test images.
 
 McNemar's test looks only at the images on which the two disagree; were they equally good, each of these would be a
-toss of a coin.
+toss of a coin. A model that is better on the whole may have lost a digit: so each class is looked at, too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Rule:
         when: of `WHEN`.
         alpha: how often two equally good models may change places by chance.
         min_accuracy: of the first champion, in [0, 1].
+        max_class_drop: by how much the accuracy in one class may fall, in [0, 1]; a fall that may be chance is allowed.
 
     Raises:
         SpecError: naming the field, the value and its range.
@@ -46,15 +47,18 @@ class Rule:
     when: str = "if-better"
     alpha: float = 0.05
     min_accuracy: float = 0.0
+    max_class_drop: float = 0.05
 
     def __post_init__(self) -> None:
         require_known("promote", self.when, WHEN)
-        for name, value in (("alpha", self.alpha), ("min_accuracy", self.min_accuracy)):
+        for name in ("alpha", "min_accuracy", "max_class_drop"):
+            value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise SpecError(f"{name}: expected a number from 0 to 1, got {value}")
 
     def decide(self, challenger: Predictions, champion: Predictions | None) -> Decision:
-        """The challenger is promoted if it is better and p < alpha; without a champion, if it is accurate enough."""
+        """The challenger is promoted if it is better, p < alpha and no class collapses; without a champion, if it is
+        accurate enough."""
         if self.when == "never":
             return Decision(False, "not tried: --promote never", {})
         if challenger.disqualification is not None:
@@ -73,7 +77,23 @@ class Rule:
             f"{challenger.name} has {challenger.accuracy:.2%}, {champion.name} {champion.accuracy:.2%}"
             f": images gained {gained}, lost {lost}, p = {p:.2g}"
         )
+        collapse = self._collapse(challenger, champion)
+        if collapse is not None:
+            return Decision(False, f"{why}; {collapse['why']}", {**statistics, "collapse": collapse})
         return Decision(gained > lost and p < self.alpha, why, statistics)
+
+    def _collapse(self, challenger: Predictions, champion: Predictions) -> Mapping[str, Any] | None:
+        """The class in which the challenger is worst beside the champion, if that is too bad and no chance."""
+        found: list[dict[str, Any]] = []
+        for label in sorted({int(label) for label in champion.labels}):
+            of_class = champion.labels == label
+            before, after = champion.correct[of_class], challenger.correct[of_class]
+            drop = float(before.mean() - after.mean())
+            p = mcnemar(int((after & ~before).sum()), int((before & ~after).sum()))
+            if drop > self.max_class_drop and p < self.alpha:
+                why = f"class {label} falls from {before.mean():.2%} to {after.mean():.2%}, p = {p:.2g}"
+                found.append({"class": label, "drop": drop, "p": p, "why": why})
+        return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
 
     def _decide_first(self, challenger: Predictions) -> Decision:
         statistics = {"accuracy": challenger.accuracy, "min_accuracy": self.min_accuracy}

@@ -55,6 +55,34 @@ def test_without_a_champion_the_accuracy_has_to_be_enough() -> None:
     assert decision.why == "keras@1 has 89.50%: the first champion needs 90.00%"
 
 
+def of_classes(name: str, right: dict[int, int], images: int = 100) -> Predictions:
+    """With so many right answers of the images of each class."""
+    labels = np.repeat(np.array(list(right), np.uint8), images)
+    answers = np.concatenate(
+        [np.where(np.arange(images) < count, label, (label + 1) % 10) for label, count in right.items()]
+    )
+    return Predictions(name, "f", len(labels), np.eye(10, dtype=np.float32)[answers], labels)
+
+
+def test_a_better_model_that_has_lost_a_digit_is_not_promoted() -> None:
+    champion = of_classes("keras@1", dict.fromkeys(range(10), 80))
+    better = of_classes("keras@2", {**dict.fromkeys(range(9), 100), 9: 0})
+    decision = Rule().decide(better, champion)
+    assert not decision.promote
+    assert decision.why.endswith("class 9 falls from 80.00% to 0.00%, p = 1.7e-24")
+    assert decision.statistics["collapse"]["class"] == 9
+    assert Rule(max_class_drop=0.8).decide(better, champion).promote
+
+
+def test_a_class_may_fall_a_little_or_by_chance() -> None:
+    champion = of_classes("keras@1", dict.fromkeys(range(10), 80))
+    little = of_classes("keras@2", {**dict.fromkeys(range(9), 100), 9: 75})  # 5 points
+    assert Rule().decide(little, champion).promote
+    few = of_classes("keras@1", dict.fromkeys(range(10), 16), images=20)
+    by_chance = of_classes("keras@2", {**dict.fromkeys(range(9), 20), 9: 11}, images=20)  # 25 points, p = 0.06
+    assert Rule().decide(by_chance, few).promote
+
+
 @pytest.mark.parametrize(
     "challenger",
     [predictions("keras@2", 200, fingerprint="other"), predictions("keras@2", 100, images=100, test_images=100)],
