@@ -24,9 +24,9 @@ class Log:
         """The number of the newest record, 0 of an empty log."""
         return max(self.numbers(), default=0)
 
-    def last_of_many(self) -> int:
-        """The same by O(log n) requests, if no record is missing."""
-        return last_number(lambda number: self._objects.exists(self.name(number)))
+    def last_of_many(self, known: int = 0) -> int:
+        """The same by O(log n) requests, if no record is missing; n are those after `known`, which there is."""
+        return known + last_number(lambda number: self._objects.exists(self.name(known + number)))
 
     def read(self, number: int, kind: Callable[..., T]) -> T:
         """The record as `kind(**fields)`.

@@ -1,0 +1,128 @@
+"""A lease on each kind of storage: one holder at a time, a dead one is replaced, and is refused when it wakes."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mnist_lib.errors import ConflictError, SpecError
+from mnist_lib.store.fenced import fence, lease_folder
+from mnist_lib.store.lease import Lease, LeaseLostError, Term, holder
+from mnist_lib.store.objects import Objects
+
+TIME_TO_LIVE = 30.0
+
+
+class Clock:
+    """Of one process: how far its wall is off, others do not know."""
+
+    def __init__(self, off: float = 0.0) -> None:
+        self.seconds, self.off = 0.0, off
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds + self.off)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def lease_of(objects: Objects, name: str, clock: Clock) -> Lease:
+    term = Term(name, f"host of {name}", "2026-01-01T00:00:00Z")
+    return Lease(objects, lease_folder("nightly"), term, time_to_live=TIME_TO_LIVE, clock=clock)
+
+
+def pass_time(seconds: float, *clocks: Clock) -> None:
+    for clock in clocks:
+        clock.seconds += seconds
+
+
+def test_one_has_it_at_a_time_and_who_comes_next_has_a_higher_number(objects: Objects) -> None:
+    clock = Clock()
+    one, other = lease_of(objects, "one", clock), lease_of(objects, "other", clock)
+    assert one.acquire()
+    assert not other.acquire()
+    assert one.number == 1
+    held_by = holder(objects, lease_folder("nightly"))
+    assert held_by is not None
+    assert held_by.holder == "one"
+    one.release()
+    assert other.acquire()
+    assert other.number == 2
+
+
+def test_a_holder_that_gives_no_sign_is_followed_after_its_time_to_live_and_no_sooner(objects: Objects) -> None:
+    mine, clock = Clock(), Clock(off=86_400.0)  # a day ahead: that says nothing
+    one, other = lease_of(objects, "one", mine), lease_of(objects, "other", clock)
+    assert one.acquire()
+    for _ in range(10):
+        pass_time(12, mine, clock)
+        one.renew()
+        assert not other.acquire()
+    pass_time(29, clock)
+    assert not other.acquire()
+    pass_time(2, clock)
+    assert other.acquire()
+
+
+def test_a_holder_that_cannot_renew_gives_up_before_another_takes_over(objects: Objects) -> None:
+    clock = Clock()
+    one = lease_of(objects, "one", clock)
+    assert one.acquire()
+    pass_time(19, clock)
+    assert not one.overdue()
+    pass_time(1, clock)
+    assert one.overdue()
+    with pytest.raises(LeaseLostError):
+        one.renew()
+
+
+def test_a_holder_that_slept_learns_that_it_is_too_late_and_what_it_writes_is_refused(objects: Objects) -> None:
+    mine, clock = Clock(), Clock()
+    one, other = lease_of(objects, "one", mine), lease_of(objects, "other", clock)
+    assert one.acquire()
+    assert not other.acquire()
+    pass_time(31, clock)  # its own clock stood still
+    assert other.acquire()
+    fenced = fence(objects, "nightly:1")
+    for write in (
+        lambda: fenced.create("a", b""),
+        lambda: fenced.replace("a", b""),
+        lambda: fenced.append("a", b""),
+        lambda: fenced.delete("a"),
+        lambda: fenced.delete_below("a"),
+        lambda: fenced.delete_leftovers("a"),
+        fenced.flush,
+    ):
+        with pytest.raises(ConflictError, match="lease 1 has passed to another process"):
+            write()
+    assert not fenced.exists("a")
+    assert fence(objects, "nightly:2").create("a", b"")
+    pass_time(11, mine)
+    with pytest.raises(LeaseLostError):
+        one.renew()
+    assert one.number is None
+
+
+def test_of_two_who_find_the_holder_dead_one_takes_over(objects: Objects) -> None:
+    clock = Clock()
+    leases = [lease_of(objects, name, clock) for name in ("one", "two", "three")]
+    assert leases[0].acquire()
+    assert not any(lease.acquire() for lease in leases[1:])
+    pass_time(31, clock)
+    assert [lease.acquire() for lease in leases[1:]] == [True, False]
+
+
+def test_a_beat_that_is_damaged_is_watched_like_any_other(objects: Objects) -> None:
+    clock = Clock()
+    one, other = lease_of(objects, "one", clock), lease_of(objects, "other", clock)
+    assert one.acquire()
+    objects.replace("schedules/nightly/lease/beats/00000001.json", b"{")
+    assert not other.is_fresh()
+    assert not other.acquire()
+    pass_time(31, clock)
+    assert other.acquire()
+
+
+@pytest.mark.parametrize("text", ["nightly", "nightly:", "nightly:x", "../a:1", ":1"])
+def test_what_names_no_lease_is_refused(objects: Objects, text: str) -> None:
+    with pytest.raises(SpecError, match="lease: "):
+        fence(objects, text)
