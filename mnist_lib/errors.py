@@ -16,6 +16,12 @@ class SpecError(MnistError, ValueError):
     code = "E-USAGE"
 
 
+class CronError(MnistError):
+    """A schedule is never, or not as cron has it."""
+
+    code = "E-CRON"
+
+
 class DataError(MnistError):
     """The dataset is damaged, or not what its name promises."""
 

@@ -1,0 +1,222 @@
+"""What becomes of slots: of one clock or two machines, in simulated time."""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mnist_lib.retraining import retrainer as module
+from mnist_lib.retraining.journal import Entry
+from mnist_lib.retraining.policy import Policy
+from tests.mnist_lib.retraining.world import TIME_TO_LIVE, Settings, World
+
+HOUR, DAY = 3600.0, 86_400.0
+HOURLY = "0 * * * *"
+
+
+def world(machines: int = 1, *, cron: str = HOURLY, longest_run: float = 60.0, **policy: object) -> World:
+    made = World(Settings(cron=cron, policy=Policy(**policy), longest_run=longest_run), machines)  # type: ignore[arg-type]
+    for machine in made.machines:
+        machine.boot()
+    made.advance(1)
+    return made
+
+
+def kinds(entries: list[Entry]) -> Counter[str]:
+    return Counter(entry.kind for entry in entries)
+
+
+def done(of: World) -> list[str]:
+    return [entry.slot for entry in of.journal() if entry.kind == "done"]
+
+
+def test_each_slot_is_run_once_when_it_is_due() -> None:
+    of = world()
+    of.advance(DAY + HOUR / 2)
+    assert kinds(of.journal()) == {"enrolled": 1, "started": 24, "done": 24}
+    assert all(entry.begun == entry.slot for entry in of.journal() if entry.kind == "done")
+
+
+def test_two_daemons_of_a_schedule_are_as_one() -> None:
+    of = world(machines=2)
+    of.advance(DAY + HOUR / 2)
+    assert kinds(of.journal()) == {"enrolled": 1, "started": 24, "done": 24}
+
+
+def test_i9_after_the_clock_went_back_no_slot_runs_twice() -> None:
+    of = world()
+    of.advance(6.5 * HOUR)
+    of.machines[0].set_clock(-2 * HOUR)
+    of.advance(6 * HOUR)
+    assert len(done(of)) == len(set(done(of))) == 10  # 01:00 to 06:00, then 07:00 to 10:00 by the wrong clock
+    assert kinds(of.journal())["skipped"] == 2
+    assert all("before the clock was set back" in e.why for e in of.journal() if e.kind == "skipped")
+
+
+def test_i9_after_the_clock_went_on_by_three_days_one_run_catches_up() -> None:
+    of = world()
+    of.advance(1.5 * HOUR)
+    of.machines[0].set_clock(3 * DAY)
+    of.advance(0.25 * HOUR)
+    newest = of.journal()[-1]
+    assert (newest.kind, newest.missed) == ("done", 71)
+    assert newest.slot == "2026-01-08T01:00:00Z"
+
+
+def test_i9_down_over_five_hundred_slots_costs_as_much_as_over_five(monkeypatch: pytest.MonkeyPatch) -> None:
+    def requests(hours: float) -> int:
+        of = world()
+        of.advance(1.5 * HOUR)
+        of.machines[0].die()
+        of.advance(hours * HOUR)
+        of.machines[0].boot()
+        of.machines[0].requests_until_fault = 10**9
+        of.advance(0.3 * HOUR)
+        assert kinds(of.journal()[3:]) == {"started": 1, "done": 1}
+        assert of.journal()[-1].missed == hours - 1
+        return int(10**9 - of.machines[0].requests_until_fault)
+
+    monkeypatch.setattr(module, "LONGEST_SLEEP_SECONDS", 1e9)
+    assert requests(500) < 1.5 * requests(5)
+
+
+@pytest.mark.parametrize(("catch_up", "runs"), [("latest", 1), ("none", 0), ("all", 5)])
+def test_what_was_missed_is_caught_up_with_as_was_asked_for(catch_up: str, runs: int) -> None:
+    of = world(catch_up=catch_up)
+    of.advance(0.5 * HOUR)
+    of.machines[0].die()
+    of.advance(5 * HOUR)
+    of.machines[0].boot()
+    of.advance(0.3 * HOUR)
+    assert len(done(of)) == runs
+    settled = [entry for entry in of.journal() if entry.kind in ("done", "skipped")]
+    assert sum(1 + entry.missed for entry in settled) == 5  # each slot is accounted for
+
+
+def test_no_more_is_caught_up_with_than_was_asked_for() -> None:
+    of = world(catch_up="all", most_catch_up=3)
+    of.advance(0.5 * HOUR)
+    of.machines[0].die()
+    of.advance(50 * HOUR)
+    of.machines[0].boot()
+    of.advance(0.3 * HOUR)
+    assert [entry.missed for entry in of.journal() if entry.kind == "done"] == [47, 0, 0]
+
+
+def test_a_slot_past_its_starting_deadline_is_not_run() -> None:
+    of = world(starting_deadline=600.0)
+    of.advance(0.5 * HOUR)
+    of.machines[0].die()
+    of.advance(HOUR)
+    of.machines[0].boot()
+    of.advance(0.25 * HOUR)
+    assert of.journal()[-1].why == "it is 0:30:01 late, and the starting deadline is 600 s"
+    of.advance(HOUR)
+    assert len(done(of)) == 1
+
+
+@pytest.mark.parametrize(
+    ("overlap", "expected"),
+    [
+        ("skip", {"done": ["01:00", "04:00"], "skipped": ["03:00", "06:00"]}),
+        ("queue", {"done": ["01:00", "03:00"]}),
+        ("replace", {"replaced": ["01:00", "02:00", "03:00"]}),
+    ],
+)
+def test_i10_while_a_run_goes_on_the_next_slots_wait_or_go_or_take_its_place(
+    overlap: str, expected: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = world(overlap=overlap)
+    monkeypatch.setattr(of.random, "uniform", lambda low, high: 2.5 * HOUR)  # each run takes so long
+    of.advance(6.9 * HOUR if overlap == "skip" else 6.2 * HOUR if overlap == "queue" else 4.5 * HOUR)
+    found: dict[str, list[str]] = {}
+    for entry in of.journal():
+        if entry.kind not in ("enrolled", "started"):
+            found.setdefault(entry.kind, []).append(entry.slot[11:16])
+    assert found == expected
+    assert len(of.at_work()) <= 1
+
+
+def test_i11_when_the_holder_is_killed_another_takes_over_after_its_time_to_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = world(machines=2)
+    monkeypatch.setattr(of.random, "uniform", lambda low, high: 600.0)
+    of.advance(HOUR + 120)
+    (running,) = of.at_work()
+    holder = running.machine
+    holder.die()
+    killed_at = of.now
+    while not of.at_work():
+        of.advance(1)
+    assert TIME_TO_LIVE * 2 / 3 <= of.now - killed_at <= TIME_TO_LIVE * 5 / 3
+    started = of.journal()[-1]
+    assert (started.kind, started.attempt, started.run) == ("started", 2, running.run)
+    assert started.host != f"host{holder.number}"
+    assert [entry.kind for entry in of.told] == ["started"]  # somebody is told of the recovery
+    of.advance(900)
+    assert len(done(of)) == 1
+
+
+def test_i11_what_the_old_holder_writes_when_it_wakes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = world(machines=2)
+    monkeypatch.setattr(of.random, "uniform", lambda low, high: 600.0)
+    of.advance(HOUR + 590)  # it has nearly done
+    (old,) = of.at_work()
+    old.machine.sleep(300)  # meanwhile the other has taken over
+    (new,) = [attempt for attempt in of.at_work() if attempt is not old]
+    old.end = of.now  # it comes to its end before its daemon has looked
+    outcome = old.poll()
+    assert outcome is not None
+    assert (outcome.exit_code, outcome.complete) == (6, False)
+    assert "has passed to another process" in outcome.why
+    of.advance(900)
+    assert len(done(of)) == 1
+    assert of.content[f"runs/{new.run}/summary.json"] == f"by {new.machine.number}".encode()
+
+
+def test_nothing_changed_is_a_success_without_a_run() -> None:
+    made = World(Settings(cron=HOURLY, skip_unchanged=True, longest_run=60.0))
+    made.machines[0].boot()
+    made.advance(3.5 * HOUR)
+    assert [entry.kind for entry in made.journal()] == ["enrolled", "started", "done", "unchanged", "unchanged"]
+    assert made.journal()[-1].why == f"data, configuration and code are those of run {made.journal()[1].run}"
+    made.fingerprint = "of other data"
+    made.advance(HOUR)
+    assert made.journal()[-1].kind == "done"
+
+
+def test_a_run_that_keeps_dying_is_given_up_and_the_next_slot_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = world(max_attempts=3)
+    monkeypatch.setattr(of.random, "uniform", lambda low, high: 600.0)
+    of.advance(HOUR + 5)
+    for _ in range(3):
+        of.machines[0].die()
+        of.machines[0].boot()
+        of.advance(2 * TIME_TO_LIVE)
+    failed = of.journal()[-1]
+    assert (failed.kind, failed.why) == ("failed", "given up after 3 attempts, the last of which died")
+    of.advance(HOUR + 600)
+    assert done(of) == ["2026-01-05T02:00:00Z"]
+
+
+def test_the_start_of_a_slot_is_delayed_by_the_same_time_on_every_machine() -> None:
+    policy = Policy(jitter=600.0)
+    slot = datetime(2026, 1, 5, 3, tzinfo=UTC)
+    delays = {policy.delay("nightly", slot + timedelta(days=day)) for day in range(100)}
+    assert len(delays) == 100
+    assert all(timedelta(0) <= delay < timedelta(minutes=10) for delay in delays)
+    assert policy.delay("nightly", slot) == Policy(jitter=600.0).delay("nightly", slot)
+
+
+@pytest.mark.parametrize("failure", [lambda of: of.machines[0].die(), lambda of: of.machines[0].set_clock(10 * DAY)])
+def test_it_is_never_stuck(failure: Callable[[World], None]) -> None:
+    of = world()
+    of.advance(1.5 * HOUR)
+    failure(of)
+    of.advance(2 * HOUR)
+    of.machines[0].set_clock(0.0)
+    of.machines[0].boot()
+    of.advance(3.5 * HOUR)
+    assert [slot[11:16] for slot in done(of)[-3:]] == ["04:00", "05:00", "06:00"]

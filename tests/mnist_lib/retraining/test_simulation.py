@@ -1,0 +1,135 @@
+"""Weeks of a schedule in seconds, with all that goes wrong at random: what a user relies on holds at every instant."""
+
+import itertools
+import logging
+import random
+import time
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from mnist_lib.clock import moment_of
+from mnist_lib.retraining.journal import Entry
+from mnist_lib.retraining.policy import CATCH_UP, OVERLAP, Policy
+from tests.mnist_lib.retraining.world import BEGIN, SCHEDULE, DiedError, Settings, World
+
+WEEKS = 1000
+HOUR, DAY, WEEK = 3600.0, 86_400.0, 7 * 86_400.0
+CRONS = ["0 3 * * *", "30 2 * * *", "0 */8 * * *", "0 2,14 * * 1-5", "30 * * * 0", "0 4 * * 0"]
+ZONES = ["Europe/Berlin", "America/New_York", "UTC", "Australia/Lord_Howe"]
+
+
+@pytest.mark.slow
+def test_a_thousand_random_weeks(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    begin = time.process_time()
+    for seed in range(WEEKS):
+        try:
+            week(seed)
+        except Exception as error:
+            pytest.fail(f"seed {seed}: {type(error).__name__}: {error}")
+    seconds = time.process_time() - begin  # of this process: others do not count
+    assert seconds < 30, f"{seconds:.0f} s: nobody would run it"
+
+
+def week(seed: int) -> None:
+    chance = random.Random(seed)
+    world = World(settings(chance), machines=chance.choice([1, 2, 2]), seed=seed, begin=BEGIN + first_day(chance))
+    for machine in world.machines:
+        machine.boot()
+    for _ in range(chance.randint(0, 6)):
+        world.at(chance.uniform(0, WEEK), misfortune(world, chance))
+    world.advance(WEEK)
+    heal(world)
+    check(world)
+
+
+def first_day(chance: random.Random) -> timedelta:
+    """Every other week has a change of the clocks in it, somewhere."""
+    return timedelta(days=chance.choice([chance.randint(0, 350), 78, 60, 290, 297]) + chance.random())
+
+
+def settings(chance: random.Random) -> Settings:
+    policy = Policy(
+        catch_up=chance.choice(list(CATCH_UP)),
+        overlap=chance.choice(list(OVERLAP)),
+        starting_deadline=chance.choice([None, None, 2 * HOUR]),
+        jitter=chance.choice([0.0, 0.0, 120.0]),
+    )
+    return Settings(
+        cron=chance.choice(CRONS),
+        zone=chance.choice(ZONES),
+        policy=policy,
+        longest_run=chance.choice([60.0, 600.0, 4000.0]),
+        failing=chance.choice([0.0, 0.2]),
+    )
+
+
+def misfortune(world: World, chance: random.Random):  # type: ignore[no-untyped-def]
+    machine = chance.choice(world.machines)
+    back = chance.choice([30.0, HOUR, DAY])
+
+    def die() -> None:
+        machine.die()
+        world.at(world.now + chance.uniform(1, back), machine.boot)
+
+    def die_in_a_request() -> None:
+        def fault() -> None:
+            world.at(world.now + chance.uniform(1, back), machine.boot)
+            raise DiedError
+
+        machine.fault, machine.requests_until_fault = fault, chance.randint(0, 60)
+
+    def sleep_in_a_request() -> None:
+        seconds = chance.choice([20.0, 90.0, 600.0, 5 * HOUR])
+        machine.fault, machine.requests_until_fault = lambda: machine.sleep(seconds), chance.randint(0, 60)
+
+    def be_cut_off() -> None:
+        machine.cut_until = world.now + chance.choice([15.0, 70.0, 600.0, HOUR])
+
+    def jump() -> None:
+        machine.set_clock(chance.choice([-2 * HOUR, 2 * HOUR, 3 * DAY, -DAY, 0.0]))
+
+    return chance.choice([die, die_in_a_request, sleep_in_a_request, be_cut_off, jump])
+
+
+def heal(world: World) -> None:
+    """Nothing goes wrong any more: the next slot is run, whatever was before."""
+    for machine in world.machines:
+        machine.requests_until_fault, machine.cut_until = float("inf"), 0.0
+        machine.set_clock(0.0)
+        machine.boot()
+    world.plans.clear()
+    world.settings = replace(world.settings, longest_run=30.0, failing=0.0)
+    for _ in range(3):
+        slot = world.timetable.next(world.time() + timedelta(hours=2))
+        world.advance((slot - world.time()).total_seconds() + HOUR)
+        if f"runs/{SCHEDULE}-{slot:%Y-%m-%dT%H-%M-%SZ}/summary.json" in world.content:
+            return
+    raise AssertionError(f"stuck: {world.journal()[-3:]}")
+
+
+def check(world: World) -> None:
+    journal = world.journal()
+    for before, entry in itertools.pairwise(journal):
+        if before.is_open:
+            assert entry.slot == before.slot, "a slot is settled before another begins"
+        if entry.kind == "started" and not before.is_open:
+            assert entry.attempt == 1
+            check_start(world, entry)
+    for kind in ("done", "started"):
+        slots = [entry.slot for entry in journal if entry.kind == kind and (kind == "done" or entry.attempt == 1)]
+        assert len(slots) == len(set(slots)), f"{kind} twice"
+    done = {f"runs/{entry.run}/summary.json" for entry in journal if entry.kind == "done"}
+    assert done <= world.content.keys()
+
+
+def check_start(world: World, entry: Entry) -> None:
+    """All that came due before it is settled with it: so of an outage, one slot is caught up with."""
+    begun = moment_of(entry.begun)
+    woken = [moment for machine in world.machines for moment in machine.woken]
+    dozed_off = any(abs(begun - moment) < timedelta(seconds=5) for moment in woken)  # while it began
+    if world.settings.policy.catch_up != "all" and not dozed_off:
+        slack = timedelta(minutes=10)  # of the start's delay, and of waiting for a lease
+        assert world.timetable.latest(begun - slack) <= entry.due <= begun, entry

@@ -1,0 +1,87 @@
+"""When a schedule is due, through the changes of the clocks too."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mnist_lib.errors import CronError
+from mnist_lib.retraining.timetable import MOST_COUNTED, Timetable
+
+BERLIN = "Europe/Berlin"
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def slots(timetable: Timetable, after: str, until: str) -> list[str]:
+    moment, found = timetable.next(utc(after)), []
+    while moment <= utc(until):
+        found.append(f"{moment:%d %H:%M}")
+        moment = timetable.next(moment)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "message"),
+    [
+        ("61 * * * *", "UTC", "cron: minute: expected 0 to 59, got '61'"),
+        ("0 3 * *", "UTC", "cron: expected five fields (minute, hour, day-of-month, month, day-of-week), got 4"),
+        ("0 0 3 * * *", "UTC", "got 6"),
+        ("0 0 30 2 *", "UTC", "cron: day-of-month: expected a day that month 2 has, got '30'"),
+        ("0 24 * * *", "UTC", "cron: hour: expected 0 to 23, got '24'"),
+        ("0 3 * XYZ *", "UTC", "cron: month: expected 1 to 12, or JAN to DEC, got 'XYZ'"),
+        ("0 3 * * 8", "UTC", "cron: day-of-week: expected 0 to 7, or SUN to SAT, got '8'"),
+        (
+            "0 3 * * *",
+            "Europe/Berln",
+            "tz: expected a time zone, as in Europe/Berlin, got 'Europe/Berln'; did you mean",
+        ),
+        ("0 3 * * *", "../../etc/passwd", "tz: expected a time zone"),
+    ],
+)
+def test_i7_what_is_no_timetable_is_refused_by_field(cron: str, zone: str, message: str) -> None:
+    with pytest.raises(CronError, match=re.escape(message)):
+        Timetable(cron, zone)
+
+
+def test_i8_a_time_that_is_left_out_comes_once_at_the_first_instant_after() -> None:
+    found = slots(Timetable("30 2 * * *", BERLIN), "2026-03-27T12:00", "2026-03-30T12:00")
+    assert found == ["28 01:30", "29 01:00", "30 00:30"]  # at 03:00 of summer on the 29th
+
+
+def test_i8_a_time_that_comes_twice_is_one_slot() -> None:
+    found = slots(Timetable("30 2 * * *", BERLIN), "2026-10-24T12:00", "2026-10-26T12:00")
+    assert found == ["25 00:30", "26 01:30"]
+
+
+def test_i8_what_is_hourly_comes_in_both_hours() -> None:
+    found = slots(Timetable("30 * * * *", BERLIN), "2026-10-24T23:00", "2026-10-25T02:00")
+    assert found == ["24 23:30", "25 00:30", "25 01:30"]
+
+
+@pytest.mark.parametrize("cron", ["30 2 * * *", "0 3 * * *", "30 * * * *", "*/15 2 * * *", "0 2,3 * * *", "0 1 * * 0"])
+@pytest.mark.parametrize("day", ["2026-03-28", "2026-10-24", "2026-06-01"])
+def test_forwards_and_backwards_from_any_minute_it_is_one_timetable(cron: str, day: str) -> None:
+    timetable, begin = Timetable(cron, BERLIN), utc(f"{day}T00:00")
+    every = [timetable.latest(begin)]
+    while every[-1] < begin + timedelta(days=3):
+        every.append(timetable.next(every[-1]))
+    assert every == sorted(set(every))
+    for minute in range(0, 2 * 24 * 60, 7):
+        moment = begin + timedelta(minutes=minute)
+        before = [slot for slot in every if slot <= moment]
+        assert Timetable(cron, BERLIN).latest(moment) == before[-1]
+        assert timetable.next(moment) == every[len(before)]
+        assert timetable.count(begin, moment) == len(before) - 1
+
+
+def test_a_moment_that_is_a_slot_is_the_latest_and_not_the_next() -> None:
+    timetable = Timetable("0 3 * * *")
+    assert timetable.latest(utc("2026-01-02T03:00")) == utc("2026-01-02T03:00")
+    assert timetable.next(utc("2026-01-02T03:00")) == utc("2026-01-03T03:00")
+
+
+def test_of_a_long_outage_not_every_slot_is_counted() -> None:
+    assert Timetable("* * * * *").count(utc("2016-01-01T00:00"), utc("2026-01-01T00:00")) == MOST_COUNTED
