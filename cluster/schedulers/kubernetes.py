@@ -1,0 +1,135 @@
+"""For Kubernetes: a CronJob that trains in its own pod, or KubeRay's RayCronJob, which makes a cluster for each run."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.schedulers import Timer
+
+RAYJOB = Path(__file__).parents[1] / "kubernetes/rayjob.yaml"
+LABELS = {"app.kubernetes.io/part-of": "mnist-jobs"}
+# 1 a bug, 2 configuration, 3 data, 5 failed trials, 7 integrity, 9 some trials failed: the next would meet the same.
+FINAL_EXIT_CODES = [1, 2, 3, 5, 7, 9]
+LONGEST_RUN_SECONDS = 8 * 3600
+
+Document = dict[str, Any]
+
+
+def cronjob(timer: Timer, image: str) -> str:
+    pod: Document = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "runAsGroup": 1000,
+            "fsGroup": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(timer, image)],
+        "volumes": [
+            {"name": "storage", "persistentVolumeClaim": {"claimName": "digits-storage"}},
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "home", "emptyDir": {}},
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+        ],
+    }
+    job: Document = {
+        "backoffLimit": 5,
+        "activeDeadlineSeconds": LONGEST_RUN_SECONDS,
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "retrain", "operator": "In", "values": FINAL_EXIT_CODES},
+                },
+            ]
+        },
+        "template": {"metadata": {"labels": LABELS}, "spec": pod},
+    }
+    spec: Document = {
+        "schedule": timer.cron,
+        "timeZone": timer.zone,
+        "concurrencyPolicy": "Forbid",
+        "successfulJobsHistoryLimit": 3,
+        "failedJobsHistoryLimit": 3,
+        "jobTemplate": {"spec": job},
+    }
+    if timer.starting_deadline is not None:
+        spec["startingDeadlineSeconds"] = max(10, round(timer.starting_deadline))
+    return _text(
+        {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": _metadata(timer), "spec": spec},
+        timer.about,
+        "It trains in its own pod. A run that was cut off goes on in the next one, from its checkpoints; a pod that",
+        "comes while the lease of the one before lasts ends with 75 and is tried again. Forbid is per CronJob; that",
+        "one run of the schedule goes on at a time, wherever, and none twice, the lease and the slot's own run see to.",
+    )
+
+
+def raycronjob(timer: Timer, image: str) -> str:
+    job: Document = yaml.safe_load(RAYJOB.read_text())["spec"]
+    job["entrypoint"] = shlex.join(timer.command)
+    cluster = job["rayClusterSpec"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        for container in group["template"]["spec"]["containers"]:
+            container["image"] = image
+    spec: Document = {"schedule": timer.cron, "jobTemplate": job}
+    if timer.zone not in ("UTC", "Etc/UTC"):
+        spec["timeZone"] = timer.zone
+    return _text(
+        {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "metadata": _metadata(timer), "spec": spec},
+        timer.about,
+        "It needs KubeRay with the feature gate RayCronJob, and timeZone one that has that field. A RayCronJob has",
+        "no concurrency policy and no deadline, and may start a slot twice: the slot's own run and the schedule's",
+        "lease, in the storage, see to it that one run goes on at a time and none twice; another start ends with 75.",
+    )
+
+
+def _container(timer: Timer, image: str) -> Document:
+    return {
+        "name": "retrain",
+        "image": image,
+        "command": list(timer.command),
+        "env": [
+            {"name": "HOME", "value": "/home/ray"},
+            {"name": "TFDS_DATA_DIR", "value": "/storage/tensorflow_datasets"},
+            *(
+                {
+                    "name": variable,
+                    "valueFrom": {"secretKeyRef": {"name": "mnist-jobs-notify", "key": key, "optional": True}},
+                }
+                for variable, key in (("MNIST_JOBS_NOTIFY", "url"), ("MNIST_JOBS_NOTIFY_SECRET", "secret"))
+            ),
+        ],
+        "resources": {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "storage", "mountPath": "/storage"},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "home", "mountPath": "/home/ray"},
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+        ],
+    }
+
+
+def _metadata(timer: Timer) -> Document:
+    return {"name": f"mnist-{timer.name}".lower().replace("_", "-").replace(".", "-"), "labels": LABELS}
+
+
+def _text(document: Document, *comments: str) -> str:
+    return "".join(f"# {line}\n" for line in comments) + yaml.dump(document, Dumper=_Plain, sort_keys=False, width=110)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes again what is used twice, in place of an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
