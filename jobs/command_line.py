@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -109,6 +109,30 @@ def parse(program: str, options: type[Any], arguments: Sequence[str]) -> Any:
     """
     namespace = parser(program, options).parse_args(list(arguments))
     return options(**{field.name: namespace[field.name] for field in dataclasses.fields(options)})
+
+
+def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is before "--", and what is after it: the options of another command."""
+    at = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:at]), list(arguments[at + 1 :])
+
+
+def flags_of(options: Mapping[str, Any]) -> list[str]:
+    """As YAML has them -> for a command line."""
+    flags = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            flags.append(f"--{name}={_word(value)}")
+    return flags
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    return ",".join(map(str, value)) + ("," if len(value) == 1 else "")  # "4" would be a count
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:

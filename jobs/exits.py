@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 EXIT_CODES = {
     "E-BUG": 1,
     "E-USAGE": 2,
+    "E-CRON": 2,
     "E-DATA": 3,
     "E-RESOURCES": 4,
     "E-TRAINING": 5,

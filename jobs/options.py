@@ -93,6 +93,9 @@ class TrainOptions:
     )
     alpha: float = option(Rule.alpha, "--promote if-better asks for a smaller p of McNemar's test", number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "what a model's first champion must reach, as in 0.97", number, "X")
+    max_class_drop: float = option(
+        Rule.max_class_drop, "--promote if-better lets the accuracy in no class fall by more, as in 0.05", number, "X"
+    )
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
     resume: str | None = option(
@@ -103,6 +106,12 @@ class TrainOptions:
         "a rehearsal on nodes on this machine: trains in peace, then while they are killed at random; keeps nothing",
         whole_number,
         "SEED",
+    )
+    lease: str | None = option(
+        None,
+        "write nothing once that lease of the storage has passed to another process; jobs.retrain gives it",
+        str,
+        "NAME:N",
     )
     plan: bool = option(False, "print what would run, where and why, and stop")
     calibrate: bool = option(False, "--plan, and how long it would take: trains a few epochs of each model")
@@ -166,7 +175,12 @@ class TrainOptions:
 
     def rule(self) -> Rule:
         """Raises SpecError for one that is not valid."""
-        return Rule(when=self.promote, alpha=self.alpha, min_accuracy=self.min_accuracy)
+        return Rule(
+            when=self.promote,
+            alpha=self.alpha,
+            min_accuracy=self.min_accuracy,
+            max_class_drop=self.max_class_drop,
+        )
 
     def _seeds(self) -> Sequence[int]:
         if not isinstance(self.seeds, int):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jobs import exits, submitted
-from jobs.command_line import parse
+from jobs.command_line import flags_of, parse, split_at_dashes
 from jobs.options import TrainOptions
 from jobs.packages import PACKAGES
 from jobs.submit_options import ListOptions, LogsOptions, ServerOptions, StatusOptions, StopOptions, SubmitOptions
@@ -50,14 +50,9 @@ def command(arguments: Sequence[str]) -> int:
         require_known("command", name, COMMANDS)
         kind, run = COMMANDS[name]
         return run(parse(f"jobs.submit {name}", kind, others))
-    own, train = _split(arguments)
+    own, train = split_at_dashes(arguments)
     options: SubmitOptions = parse("jobs.submit", SubmitOptions, own)
     return _submit(options, with_config_inline(train))
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    at = list(arguments).index("--") if "--" in arguments else len(arguments)
-    return list(arguments[:at]), list(arguments[at + 1 :])
 
 
 def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
@@ -138,21 +133,8 @@ def with_config_inline(train: Sequence[str]) -> list[str]:
             flags.append(word)
             continue
         parse("jobs.submit --", TrainOptions, ["--config", path := file if given else next(words, "")])
-        for key, value in (yaml.safe_load(Path(path).read_text()) or {}).items():
-            flag = key.replace("_", "-")
-            if value is None:
-                continue
-            if isinstance(value, bool):
-                flags.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                flags.append(f"--{flag}={_word(value)}")
+        flags.extend(flags_of(yaml.safe_load(Path(path).read_text()) or {}))
     return flags
-
-
-def _word(value: object) -> str:
-    if not isinstance(value, list):
-        return str(value)
-    return ",".join(map(str, value)) + ("," if len(value) == 1 else "")  # "4" would be a count
 
 
 if __name__ == "__main__":

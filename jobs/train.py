@@ -15,10 +15,13 @@ import yaml
 
 from jobs import exits
 from jobs.command_line import parse
+from jobs.messages import to_stderr
 from jobs.options import TrainOptions
 from jobs.packages import PACKAGES
-from mnist_lib.environment import code_version, package_versions
+from jobs.terms import terms_of
+from mnist_lib.environment import code_version
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.fenced import fence
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, open_run
 from mnist_lib.store.storage import check_storage, is_url, open_storage
@@ -41,7 +44,7 @@ def train(arguments: Sequence[str]) -> int:
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
     if options.resume is not None:
         options = _options_of(options, arguments)
-    _log_to_stderr(verbose=options.verbose)
+    to_stderr(verbose=options.verbose)
     trials = options.trials()
     options.check()
     check_storage(options.storage)
@@ -72,13 +75,13 @@ def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
 
 
 def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> int:
-    objects = _storage(options.storage)
+    objects = _storage(options.storage, options.lease)
     code = code_version(PACKAGES)
     run = open_run(
         objects,
         options.run_name,
         dataset=options.dataset,
-        terms=_terms(options, trials, code),
+        terms=terms_of(options, trials, code),
         configuration=yaml.safe_dump(_configuration(options), sort_keys=False),
     )
     with run as folder:
@@ -139,22 +142,7 @@ def _train(
         return run(folder, work)
 
 
-def _terms(options: TrainOptions, trials: Sequence[TrialSpec], code: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the result of a run depends on."""
-    return {
-        "trials": {trial.id: asdict(trial) for trial in trials},
-        "rule": asdict(options.rule()),
-        "gpus_per_trial": options.gpus_per_trial,
-        "nodes_per_trial": options.nodes_per_trial,
-        "cpu_replicas": options.cpu_replicas,
-        "max_seconds": options.max_seconds,
-        "finish_by": options.finish_by,
-        "code": code["sha256"],
-        "versions": package_versions(),
-    }
-
-
-def _storage(storage: str) -> Objects:
+def _storage(storage: str, lease: str | None) -> Objects:
     """Looked at before anything is started: after the training would be too late."""
     from cluster.session import in_submitted_job
 
@@ -164,6 +152,8 @@ def _storage(storage: str) -> Objects:
             f", got {storage}; use --storage /PATH"
         )
     objects = open_storage(storage)
+    if lease is not None:
+        objects = fence(objects, lease)
     check_writable(objects)
     return objects
 
@@ -188,18 +178,10 @@ def _plan_in_time(options: TrainOptions, trials: int) -> "LanePlan":
     return wait_for_plan(lambda: _plan(options, trials, live_nodes()), options.wait_for_resources or 0.0)
 
 
-def _log_to_stderr(*, verbose: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for package in ("jobs", "mnist_lib", "cluster"):
-        logging.getLogger(package).addHandler(handler)
-        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
-
-
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """What --config takes to do this run again, under another name."""
     plain = {field.name: getattr(options, field.name) for field in fields(options)}
-    left_out = ("run_name", "resume", "chaos", "plan", "calibrate")
+    left_out = ("run_name", "resume", "chaos", "plan", "calibrate", "lease")
     return {name: _plain(value) for name, value in plain.items() if value is not None and name not in left_out}
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from jobs import submit
-from jobs.command_line import parse
+from jobs import retrain, submit
+from jobs.command_line import parse, split_at_dashes
 from jobs.doctor import DoctorOptions
 from jobs.models import COMMANDS
 from jobs.options import TrainOptions
+from jobs.retrain_options import RetrainOptions, check_train, train_flags
 from jobs.submit_options import SubmitOptions
 
 ROOT = Path(__file__).parents[1]
@@ -32,11 +33,8 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize("command", [c for c in commands() if "jobs.train" in c or "mnist-jobs train" in c])
 def test_every_train_command_is_understood_by_the_real_parser(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (file,) = [body for kind, body in BLOCKS if kind == "yaml"]
-    Path("nightly.yaml").write_text(file)
     words = shlex.split(command)
     start = next(i for i, word in enumerate(words) if word in ("jobs.train", "train")) + 1
     options: TrainOptions = parse("jobs.train", TrainOptions, words[start:])
@@ -53,6 +51,22 @@ def test_every_submission_is_understood_by_both_parsers(command: str) -> None:
     else:
         assert parse("jobs.submit", SubmitOptions, own.split())
         assert parse("jobs.train", TrainOptions, train.split()).trials()
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "jobs.retrain" in c])
+def test_every_schedule_is_understood_with_the_file_that_is_shown(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (file,) = [body for kind, body in BLOCKS if kind == "yaml"]
+    Path("retrain.yaml").write_text(file)
+    words = shlex.split(command)
+    own, train = split_at_dashes(words[words.index("jobs.retrain") + 1 :])
+    name = None if own[0].startswith("-") else own.pop(0)
+    options: RetrainOptions = parse("jobs.retrain", retrain.COMMANDS[name][0] if name else RetrainOptions, own)
+    options.check()
+    assert options.timetable()
+    assert check_train(train_flags(options, train)).trials()
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if "jobs.doctor" in c])
@@ -85,7 +99,8 @@ def test_the_file_map_is_the_tree() -> None:
 
 
 def test_every_option_that_the_text_names_exists() -> None:
-    options: list[Any] = [TrainOptions, *(kind for kind, _ in [*COMMANDS.values(), *submit.COMMANDS.values()])]
+    commands = [*COMMANDS.values(), *submit.COMMANDS.values(), *retrain.COMMANDS.values()]
+    options: list[Any] = [TrainOptions, RetrainOptions, *(kind for kind, _ in commands)]
     names = {name for kind in options for name in kind.__dataclass_fields__} | {"config", "help"}
     known = {f"--{name.replace('_', '-')}" for name in names}
     prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)

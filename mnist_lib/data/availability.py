@@ -1,5 +1,6 @@
 """Is a dataset here, or could it be had? Known within seconds, without TensorFlow."""
 
+import hashlib
 import os
 import queue
 import socket
@@ -40,6 +41,21 @@ def what_is_available(name: str, data_dir: Path | None, source: Path | None) -> 
     if entry.embedded:
         return f"{name} lies in the package"
     return f"{name} can be prepared from {source or entry.url}"
+
+
+def fingerprint_of_prepared(name: str, data_dir: Path | None) -> str | None:
+    """sha256 of the examples that a run would read, as they lie in TFDS' folder; None if they are not there.
+
+    It is not that of the decoded images: this one costs no TensorFlow.
+    """
+    folder = (data_dir or default_data_dir()) / DATASETS[name].tfds_name
+    digest = hashlib.sha256()
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".json"]
+    for path in files:
+        with path.open("rb") as file:
+            of_file = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {of_file}\n".encode())
+    return digest.hexdigest() if files else None
 
 
 def require_obtainable(name: str, source: Path | None, data_dir: Path) -> None:

@@ -14,6 +14,7 @@ from jobs import exits
 from jobs.command_line import parse
 from jobs.doctor import DoctorOptions
 from jobs.models import COMMANDS as MODELS_COMMANDS
+from jobs.retrain_options import EmitOptions
 from tests.cluster.deploy_files import (
     GROUPS,
     LAUNCHERS,
@@ -55,6 +56,7 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "jobs.train": parse_train,
     "jobs.submit": parse_submit,
     "jobs.models": parse_models,
+    "jobs.retrain": lambda arguments: parse("jobs.retrain", EmitOptions, arguments[1:]),
     "jobs.doctor": lambda arguments: parse("jobs.doctor", DoctorOptions, arguments),
     "cluster.local": parse_local,
     "venv": lambda arguments: None,

@@ -1,0 +1,110 @@
+"""Tells somebody what became of a slot: JSON to a web server or a command, in the background.
+
+Signed as Standard Webhooks 1.0 has it (https://www.standardwebhooks.com), which libraries of many languages verify.
+Who cannot be reached in time is not told: a run does not fail for that.
+"""
+
+import binascii
+import http.client
+import json
+import logging
+import queue
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
+
+from jobs.exits import UsageError
+
+DEADLINE_SECONDS = 60.0  # for one notice, with all attempts
+ANSWER_SECONDS = 10.0  # for one attempt
+BACK_OFF_SECONDS = 1.0  # doubled each time
+BUSY = (408, 425, 429)  # of HTTP: later, perhaps
+
+log = logging.getLogger(__name__)
+
+
+class Notifier:
+    """
+    Args:
+        receiver: a URL, or a command for the shell, which reads the notice from its standard input.
+        secret: of the signature, "whsec_" and base64; None: notices are not signed.
+
+    Raises:
+        UsageError: it is no secret.
+    """
+
+    def __init__(self, receiver: str, secret: str | None, deadline: float = DEADLINE_SECONDS) -> None:
+        try:
+            self._signer = None if secret is None else Webhook(secret)
+        except (binascii.Error, EmptyWebhookSecretError) as error:
+            raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ and base64, got something else") from error
+        self._receiver, self._deadline = receiver, deadline
+        self._notices: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._deliver_all, daemon=True)
+        self._thread.start()
+
+    def tell(self, notice: Mapping[str, Any]) -> None:
+        """Returns at once."""
+        self._notices.put(notice)
+
+    def close(self) -> None:
+        """Waits for what is still to be told, but no longer than its deadline."""
+        self._notices.put(None)
+        self._thread.join(self._deadline + ANSWER_SECONDS)
+
+    def _deliver_all(self) -> None:
+        while (notice := self._notices.get()) is not None:
+            try:
+                self._deliver(json.dumps(notice).encode())
+            except Exception as error:  # of whatever kind: the run is not to blame
+                log.warning("a notice was not delivered: %s", type(error).__name__)
+
+    def _deliver(self, body: bytes) -> None:
+        if not is_url(self._receiver):
+            self._run(body)
+            return
+        identity, begin, pause = f"msg_{uuid.uuid4().hex}", time.monotonic(), BACK_OFF_SECONDS
+        while True:
+            why_not, final = self._post(identity, body)
+            if not why_not:
+                return
+            if final or time.monotonic() + pause - begin > self._deadline:
+                host = urllib.parse.urlsplit(self._receiver).hostname  # the rest of a URL may be a secret
+                log.warning("%s was not told for %.0f s (%s); given up", host, time.monotonic() - begin, why_not)
+                return
+            time.sleep(pause)
+            pause *= 2
+
+    def _post(self, identity: str, body: bytes) -> tuple[str, bool]:
+        """Why it was not accepted, "" if it was, and whether another attempt would not be either."""
+        now = datetime.now(UTC)
+        headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
+        headers["webhook-timestamp"] = str(int(now.timestamp()))
+        if self._signer is not None:
+            headers["webhook-signature"] = self._signer.sign(identity, now, body.decode())
+        request = urllib.request.Request(self._receiver, body, headers, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
+                return "", True
+        except urllib.error.HTTPError as error:
+            return f"HTTP {error.code}", error.code < 500 and error.code not in BUSY
+        except (OSError, http.client.HTTPException) as error:
+            return type(error).__name__, False
+
+    def _run(self, body: bytes) -> None:
+        done = subprocess.run(self._receiver, shell=True, input=body, timeout=self._deadline, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            log.warning("the command of --notify ended with exit code %d", done.returncode)
+
+
+def is_url(receiver: str) -> bool:
+    return receiver.startswith(("http://", "https://"))
