@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRAIN_ARGS ?= --seeds 3 --epochs 40
+# Two files at a time, each with clusters of its own; in order, so that the short ones come last.
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup train test test-fast check bench format lock clean
 
@@ -11,17 +13,17 @@ train: .venv/runtime
 	$(BIN)/python -m jobs.train $(TRAIN_ARGS)
 
 test: .venv/dev
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 test-fast: .venv/dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/$(PYTEST) -m "not slow"
 
 check: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 # BENCH_ARGS="--source DIR" with the four original MNIST files is what the record is made with.
 bench: .venv/dev .venv-bench/peers .venv-tune/peers

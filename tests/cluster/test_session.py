@@ -15,6 +15,7 @@ from cluster.session import session
 from cluster.tasks import result_of, start_beside_driver
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listens", [False, True], ids=["nobody listens", "not Ray listens"])
 def test_an_address_that_is_not_rays_is_refused_within_5_seconds(listens: bool) -> None:
     with socket.socket() as other:
@@ -28,6 +29,7 @@ def test_an_address_that_is_not_rays_is_refused_within_5_seconds(listens: bool) 
         assert time.monotonic() - begin < 5
 
 
+@pytest.mark.slow
 def test_a_web_server_is_not_taken_for_ray() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -38,6 +40,7 @@ def test_a_web_server_is_not_taken_for_ray() -> None:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_an_address_that_swallows_what_is_sent_to_it_is_given_up_within_5_seconds() -> None:
     """A black hole: its queue of connections is full, so that the kernel does not even answer."""
     with socket.socket() as hole, contextlib.ExitStack() as queue:

@@ -21,7 +21,7 @@ status = main(sys.argv[1:])
 assert not {{'tensorflow', 'keras', 'tensorflow_datasets'}} & set(sys.modules)
 sys.exit(status)
 """
-TRAINING = ("--epochs=40", "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--json")
+TRAINING = ("--epochs=20", "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--json")
 # A prelude: shorter than a user would have it.
 IMPATIENT = """
 import dataclasses
@@ -47,7 +47,7 @@ def start(*arguments: str | Path, home: Path, prelude: str = "", **environment: 
 
 def train(*arguments: str | Path, home: Path, prelude: str = "", **environment: str) -> tuple[int, str, str]:
     process = start(*arguments, home=home, prelude=prelude, **environment)
-    stdout, stderr = process.communicate(timeout=200)
+    stdout, stderr = process.communicate(timeout=280)
     return process.returncode, stdout, stderr
 
 

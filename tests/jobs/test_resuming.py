@@ -35,39 +35,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")
 
 
-@pytest.fixture(scope="module")
-def killed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The storage of a run whose driver was killed in the second trial. It had a cluster of its own, which ends with
-    it, two agents of Ray's only after a minute in which they try to tell somebody."""
-    home = tmp_path_factory.mktemp("killed")
-    driver = start("--data-dir", data_dir, "--storage", home / "results", *FOUR_TRIALS, home=home)
-    pid_of("keras-s1", home / "results/runs/r", epoch=5)
-    driver.kill()
-    driver.communicate()
-    wait_until(lambda: not [p for p in processes_of(home) if "Agent" not in p], "processes are left", seconds=20)
-    yield home / "results"
-    wait_until(lambda: not processes_of(home), f"processes are left: {processes_of(home)}", seconds=75)
-
-
-@pytest.mark.parametrize("damage", [None, b"damaged"], ids=["whole", "damaged"])
-def test_f5_f10_after_a_kill_of_the_driver_the_same_command_goes_on(
-    calm: dict[str, str], killed: Path, data_dir: Path, tmp_path: Path, damage: bytes | None
-) -> None:
-    """With the newest checkpoint damaged, from the one before."""
-    run = tmp_path / "results/runs/r"
-    shutil.copytree(killed, tmp_path / "results")
-    if damage is not None:
-        sorted(run.glob("trials/keras-s1/checkpoints/*"))[-1].write_bytes(damage)
-    code, stdout, stderr = train("--data-dir", data_dir, "--storage", tmp_path / "results", *FOUR_TRIALS, home=tmp_path)
-    assert code == 0, stderr
-    assert "resuming run r: 1 of 4 trial(s) have ended" in stderr
-    assert ("keras-s1: the checkpoint of epoch" in stderr) == (damage is not None)
-    assert starts_of("keras-s0", run) == [0]
-    assert len(starts_of("keras-s1", run)) == 2
-    assert starts_of("keras-s1", run)[1] >= 3
-    assert hashes(stdout) == calm
-
-
 @pytest.mark.parametrize("place", ["run.before_summary", "run.before_forget"])
 def test_f6_a_driver_that_dies_at_the_end_of_storing_is_recognised_as_done(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str
@@ -155,16 +122,37 @@ def test_a_second_driver_of_a_run_is_refused_with_75_naming_the_first(
     assert not list((tmp_path / "unfinished").iterdir())
 
 
-def test_f23_under_fire_every_trial_ends_with_the_weights_of_the_calm_run(data_dir: Path, tmp_path: Path) -> None:
-    command = ("--chaos=7", "--seeds=10", "--epochs=15", "--checkpoint-seconds=0", "--data-dir", data_dir, "--json")
-    code, stdout, stderr = train(*command, "--storage", tmp_path, home=tmp_path)
+@pytest.fixture(scope="module")
+def killed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The storage of a run whose driver was killed in the second trial. It had a cluster of its own, which ends with
+    it, two agents of Ray's only after a minute in which they try to tell somebody."""
+    home = tmp_path_factory.mktemp("killed")
+    driver = start("--data-dir", data_dir, "--storage", home / "results", *FOUR_TRIALS, home=home)
+    pid_of("keras-s1", home / "results/runs/r", epoch=5)
+    driver.kill()
+    driver.communicate()
+    wait_until(lambda: not [p for p in processes_of(home) if "Agent" not in p], "processes are left", seconds=20)
+    yield home / "results"
+    wait_until(lambda: not processes_of(home), f"processes are left: {processes_of(home)}", seconds=75)
+
+
+@pytest.mark.parametrize("damage", [None, b"damaged"], ids=["whole", "damaged"])
+def test_f5_f10_after_a_kill_of_the_driver_the_same_command_goes_on(
+    calm: dict[str, str], killed: Path, data_dir: Path, tmp_path: Path, damage: bytes | None
+) -> None:
+    """With the newest checkpoint damaged, from the one before."""
+    run = tmp_path / "results/runs/r"
+    shutil.copytree(killed, tmp_path / "results")
+    if damage is not None:
+        sorted(run.glob("trials/keras-s1/checkpoints/*"))[-1].write_bytes(damage)
+    code, stdout, stderr = train("--data-dir", data_dir, "--storage", tmp_path / "results", *FOUR_TRIALS, home=tmp_path)
     assert code == 0, stderr
-    found = json.loads(stdout)
-    assert (found["trials"], found["identical"]) == (20, 20)
-    assert found["nodes_lost"] == 1
-    assert found["workers_killed"] >= 3
-    assert len(found["recovery_seconds"]) >= 3
-    assert not list(tmp_path.glob("runs"))  # nothing of it is kept
+    assert "resuming run r: 1 of 4 trial(s) have ended" in stderr
+    assert ("keras-s1: the checkpoint of epoch" in stderr) == (damage is not None)
+    assert starts_of("keras-s0", run) == [0]
+    assert len(starts_of("keras-s1", run)) == 2
+    assert starts_of("keras-s1", run)[1] >= 3
+    assert hashes(stdout) == calm
 
 
 def test_a_stored_version_that_is_trained_again_comes_out_the_same_or_it_is_said_what_differs(

@@ -3,11 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mnist_lib.environment import KERAS_IMPORTS_IF_INSTALLED
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_import_what_keras_would_merely_because_it_is_installed(tmp_path: Path) -> None:
     """Packages of these names are installed, and leave a trace when they are imported."""
     for name in KERAS_IMPORTS_IF_INSTALLED:
@@ -21,6 +24,7 @@ def test_a_worker_does_not_import_what_keras_would_merely_because_it_is_installe
     assert (tmp_path / "imported").exists(), "Keras does not import these any more: the list can go"
 
 
+@pytest.mark.slow
 def test_what_was_hidden_can_be_imported_afterwards() -> None:
     code = (
         "import sys; from mnist_lib.environment import import_keras; import_keras();"

@@ -98,6 +98,7 @@ def check_power_losses(scenario: Scenario, disk: Disk, tmp_path: Path) -> None:
     assert champion_verified(LocalObjects(tmp_path / "after-all")) == scenario.champion[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_power_loss_at_any_call_leaves_what_was_committed_complete(
     prepared: Callable[[Scenario, str], Path], tmp_path: Path, name: str
@@ -108,6 +109,7 @@ def test_a_power_loss_at_any_call_leaves_what_was_committed_complete(
     check_power_losses(scenario, disk, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forgotten", ["file", "folder"])
 def test_a_store_that_forgot_to_sync_would_be_found_out(
     prepared: Callable[[Scenario, str], Path], tmp_path: Path, forgotten: str
