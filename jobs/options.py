@@ -94,7 +94,7 @@ class TrainOptions:
     alpha: float = option(Rule.alpha, "--promote if-better asks for a smaller p of McNemar's test", number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "what a model's first champion must reach, as in 0.97", number, "X")
     max_class_drop: float = option(
-        Rule.max_class_drop, "--promote if-better lets the accuracy in no class fall by more, as in 0.05", number, "X"
+        Rule.max_class_drop, "--promote if-better lets the accuracy in no class fall by more, as in 0.1", number, "X"
     )
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")

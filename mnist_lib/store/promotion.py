@@ -47,7 +47,7 @@ class Rule:
     when: str = "if-better"
     alpha: float = 0.05
     min_accuracy: float = 0.0
-    max_class_drop: float = 0.05
+    max_class_drop: float = 0.1
 
     def __post_init__(self) -> None:
         require_known("promote", self.when, WHEN)
@@ -85,12 +85,13 @@ class Rule:
     def _collapse(self, challenger: Predictions, champion: Predictions) -> Mapping[str, Any] | None:
         """The class in which the challenger is worst beside the champion, if that is too bad and no chance."""
         found: list[dict[str, Any]] = []
-        for label in sorted({int(label) for label in champion.labels}):
+        labels = sorted({int(label) for label in champion.labels})
+        for label in labels:
             of_class = champion.labels == label
             before, after = champion.correct[of_class], challenger.correct[of_class]
             drop = float(before.mean() - after.mean())
             p = mcnemar(int((after & ~before).sum()), int((before & ~after).sum()))
-            if drop > self.max_class_drop and p < self.alpha:
+            if drop > self.max_class_drop and p < self.alpha / len(labels):  # Bonferroni: of ten, one may look bad
                 why = f"class {label} falls from {before.mean():.2%} to {after.mean():.2%}, p = {p:.2g}"
                 found.append({"class": label, "drop": drop, "p": p, "why": why})
         return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
