@@ -108,7 +108,8 @@ def parse(program: str, options: type[Any], arguments: Sequence[str]) -> Any:
         UsageError: for an unknown name or a value of the wrong type.
     """
     namespace = parser(program, options).parse_args(list(arguments))
-    return options(**{field.name: namespace[field.name] for field in dataclasses.fields(options)})
+    given = {field.name: namespace[field.name] for field in dataclasses.fields(options)}
+    return options(**{name: value for name, value in given.items() if value is not None})  # null: its default
 
 
 def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -121,6 +122,8 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
     """As YAML has them -> for a command line."""
     flags = []
     for key, value in options.items():
+        if not isinstance(key, str):
+            raise UsageError(f"expected the name of an option, got {key!r}")
         name = key.replace("_", "-")
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")

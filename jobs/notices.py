@@ -32,6 +32,16 @@ BUSY = (408, 425, 429)  # of HTTP: later, perhaps
 log = logging.getLogger(__name__)
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST becomes a GET of another page: nobody would have read the notice."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+_WITHOUT_REDIRECTS = urllib.request.build_opener(_NoRedirects)
+
+
 class Notifier:
     """
     Args:
@@ -47,7 +57,9 @@ class Notifier:
             self._signer = None if secret is None else Webhook(secret)
         except (binascii.Error, EmptyWebhookSecretError) as error:
             raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ and base64, got something else") from error
-        self._receiver, self._deadline = receiver, deadline
+        self._receiver, self._deadline = receiver.strip(), deadline
+        if not is_url(self._receiver) and "://" in self._receiver.split()[0]:  # or a shell would print it
+            raise UsageError("notify: expected a URL with http:// or https://, or a command, got a URL of another kind")
         self._notices: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._deliver_all, daemon=True)
         self._thread.start()
@@ -56,10 +68,10 @@ class Notifier:
         """Returns at once."""
         self._notices.put(notice)
 
-    def close(self) -> None:
-        """Waits for what is still to be told, but no longer than its deadline."""
+    def close(self, seconds: float | None = None) -> None:
+        """Waits for what is still to be told, for so long, or until it is given up."""
         self._notices.put(None)
-        self._thread.join(self._deadline + ANSWER_SECONDS)
+        self._thread.join(self._deadline + ANSWER_SECONDS if seconds is None else seconds)
 
     def _deliver_all(self) -> None:
         while (notice := self._notices.get()) is not None:
@@ -93,7 +105,7 @@ class Notifier:
             headers["webhook-signature"] = self._signer.sign(identity, now, body.decode())
         request = urllib.request.Request(self._receiver, body, headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
+            with _WITHOUT_REDIRECTS.open(request, timeout=ANSWER_SECONDS):
                 return "", True
         except urllib.error.HTTPError as error:
             return f"HTTP {error.code}", error.code < 500 and error.code not in BUSY
@@ -107,4 +119,4 @@ class Notifier:
 
 
 def is_url(receiver: str) -> bool:
-    return receiver.startswith(("http://", "https://"))
+    return receiver.lower().startswith(("http://", "https://"))

@@ -40,6 +40,7 @@ from mnist_lib.store.storage import open_storage
 
 STORE_SECONDS = 30.0  # until a storage that refuses is asked again; with a run going on, sooner
 RUNNING_SECONDS = 2.0
+SIGNALLED_SECONDS = 5.0  # for what is still to be told when a signal has come
 
 log = logging.getLogger("jobs.retrain")  # __name__ is "__main__" where this is the command
 
@@ -93,7 +94,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
         options.policy(),
         journal=Journal(objects, options.name),
         lease=lease,
-        work=TrainWork(objects, options.name, options.storage, flags, train),
+        work=TrainWork(objects, options.name, options.storage, flags, train, stop_seconds=options.lease_seconds / 3),
         clock=clock,
         host=host,
         enroll=enroll,
@@ -108,7 +109,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
         return _stay(retrainer, stop)
     finally:
         if notifier:
-            notifier.close()
+            notifier.close(SIGNALLED_SECONDS if stop.exit_code else None)
 
 
 def _stay(retrainer: Retrainer, stop: "_Stop") -> int:
@@ -187,8 +188,8 @@ class _Stop:
         if self._event.is_set():
             os._exit(128 + number)  # the run's process is ended by the kernel
         self.exit_code = 128 + number
+        self._event.set()  # first: nobody may read what is told
         exits.tell("stopping; the same command goes on with what is not done")
-        self._event.set()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`jobs.retrain status` and `history`: what became of the slots of a schedule, and what comes next."""
 
 import itertools
+import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -91,7 +92,8 @@ def _what(entry: Entry) -> str:
 def _champions(objects: Objects, schedule: str) -> list[Champion]:
     """That this schedule's runs brought, and what became of them."""
     records = itertools.chain.from_iterable(history(objects, model) for model in MODELS)
-    own = [record for record in records if isinstance(record, Champion) and record.run.startswith(f"{schedule}-")]
+    run = re.compile(rf"{re.escape(schedule)}-\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
+    own = [record for record in records if isinstance(record, Champion) and run.fullmatch(record.run)]
     return sorted(own, key=lambda record: record.at)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from jobs.terms import terms_of
 from mnist_lib.data.availability import fingerprint_of_prepared
 from mnist_lib.environment import code_version
 from mnist_lib.errors import MnistError
-from mnist_lib.retraining.work import Outcome
+from mnist_lib.retraining.work import Attempt, Outcome
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RECORD, RunFolder
 
@@ -31,21 +32,35 @@ AGAIN = {exits.exit_code_of(code) for code in ("E-RESOURCES", "E-STORE", "E-CLUS
     exits.INTERRUPTED,
     128 + signal.SIGTERM,
 }
+LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec, little is allowed
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, of Linux
 
 
 class TrainWork:
     """`flags`: of `jobs.train`, which are `options` too."""
 
-    def __init__(self, objects: Objects, schedule: str, storage: str, flags: Sequence[str], options: TrainOptions):
+    def __init__(
+        self,
+        objects: Objects,
+        schedule: str,
+        storage: str,
+        flags: Sequence[str],
+        options: TrainOptions,
+        *,
+        stop_seconds: float,
+    ) -> None:
         self._objects, self._schedule, self._storage = objects, schedule, storage
-        self._flags, self._options = flags, options
+        self._flags, self._options, self._stop_seconds = flags, options, min(stop_seconds, STOP_SECONDS)
 
     def was_begun(self, run: str) -> bool:
         return self._objects.exists(f"runs/{run}/{RECORD}")
 
     def fingerprint(self) -> str | None:
+        from cluster.address import address_of
+
         options = self._options
+        if address_of(options.address) is not None:  # the data are wherever the run prepares them
+            return None
         try:
             data = fingerprint_of_prepared(options.dataset, options.data_dir)
         except (MnistError, OSError):
@@ -55,16 +70,20 @@ class TrainWork:
         terms = terms_of(options, options.trials(), code_version(PACKAGES))
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()
 
-    def start(self, run: str, term: int) -> "TrainAttempt":
+    def start(self, run: str, term: int) -> Attempt:
         own = ["--storage", self._storage, "--run-name", run, "--lease", f"{self._schedule}:{term}"]
-        return TrainAttempt([sys.executable, "-m", "jobs.train", *self._flags, *own], RunFolder(self._objects, run))
+        command, folder = [sys.executable, "-m", "jobs.train", *self._flags, *own], RunFolder(self._objects, run)
+        try:
+            return TrainAttempt(command, folder, self._stop_seconds)
+        except OSError as error:
+            return NoAttempt(f"error[E-RESOURCES] no process can be started: {error.strerror}")
 
 
 class TrainAttempt:
     """Its output goes where this process's messages go."""
 
-    def __init__(self, command: Sequence[str], folder: RunFolder) -> None:
-        self._folder = folder
+    def __init__(self, command: Sequence[str], folder: RunFolder, stop_seconds: float) -> None:
+        self._folder, self._stop_seconds = folder, stop_seconds
         self._error = ""
         self._process = subprocess.Popen(
             command,
@@ -74,7 +93,7 @@ class TrainAttempt:
             text=True,
             errors="backslashreplace",
             start_new_session=True,  # a Ctrl-C is for this process, which then stops that one
-            preexec_fn=_end_with_parent,
+            preexec_fn=functools.partial(_end_with_parent, os.getpid()),
         )
         assert self._process.stderr is not None
         self._reader = threading.Thread(target=self._read, args=[self._process.stderr], daemon=True)
@@ -99,7 +118,7 @@ class TrainAttempt:
     def stop(self) -> None:
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(self._stop_seconds)
         self.kill()
 
     def kill(self) -> None:
@@ -112,6 +131,21 @@ class TrainAttempt:
             exits.tell(line, end="")
             found = ERROR.match(line)
             self._error = found[0] if found else self._error
+
+
+class NoAttempt:
+    """The machine has no room for one."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def poll(self) -> Outcome:
+        return Outcome(exits.exit_code_of("E-RESOURCES"), complete=False, again=True, why=self._why)
+
+    def stop(self) -> None:
+        pass
+
+    kill = stop
 
 
 def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +170,9 @@ def _why(code: int, summary: Mapping[str, Any] | None) -> str:
     return f"it was killed by signal {code - 128}" if code > 128 else f"it ended with exit code {code}"
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """In the child: the kernel asks it to end when its parent has died, however that came."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        LIBC.prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:  # it has died already
+            os._exit(128 + signal.SIGTERM)

@@ -11,7 +11,7 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Seconds; of two readings only the difference means something."""
+        """Seconds, of sleep too; of two readings only the difference means something."""
         ...
 
 
@@ -20,7 +20,8 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        # Linux' monotonic clock stands still while the machine sleeps.
+        return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def text_of(moment: datetime) -> str:

@@ -3,6 +3,7 @@
 Each of them starts one command when a slot is due. What it cannot do, that command does itself, and the text says so.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,5 +32,10 @@ class Timer:
     command: tuple[str, ...]
     folder: Path
     about: str
-    jitter: float = 0.0  # seconds
     starting_deadline: float | None = None  # seconds
+
+
+def require_plain(cron: str, scheduler: str) -> None:
+    """Raises SchedulerError for what only some crons understand."""
+    if re.search("[L#W]", re.sub("[A-Z]{3}", "", cron.upper())):
+        raise SchedulerError(f"cron: {scheduler} has no L, LW or #, got {cron!r}; run the daemon instead")

@@ -1,15 +1,13 @@
 """For cron: lines to be added by `crontab -e`."""
 
-import re
 import shlex
 
-from cluster.schedulers import SchedulerError, Timer
+from cluster.schedulers import Timer, require_plain
 
 
 def crontab(timer: Timer) -> str:
     """Raises SchedulerError for what only some crons understand."""
-    if re.search("[L#W]", re.sub("[A-Z]{3}", "", timer.cron.upper())):
-        raise SchedulerError(f"cron: a crontab has no L, LW or #, got {timer.cron!r}; use emit systemd, or the daemon")
+    require_plain(timer.cron, "a crontab")
     command = f"cd {shlex.quote(str(timer.folder))} && {shlex.join(timer.command)}"
     line = command.replace("%", r"\%")  # for cron it is a new line
     return "\n".join(
@@ -17,6 +15,7 @@ def crontab(timer: Timer) -> str:
             f"# {timer.about}",
             "# cron only starts it: what was missed, what still runs and what is done already, the command finds out",
             "# itself, by the slot's own run and the schedule's lease.",
+            "# MNIST_JOBS_NOTIFY=URL, on a line above, names who is told.",
             "# CRON_TZ is of cronie. Debian's cron goes by the machine's time zone: set that, or run the daemon.",
             f"CRON_TZ={timer.zone}",
             f"{timer.cron} {line}",

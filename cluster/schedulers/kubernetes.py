@@ -1,20 +1,30 @@
 """For Kubernetes: a CronJob that trains in its own pod, or KubeRay's RayCronJob, which makes a cluster for each run."""
 
+import re
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from cronsim import CronSim
 
-from cluster.schedulers import Timer
+from cluster.schedulers import Timer, require_plain
 
 RAYJOB = Path(__file__).parents[1] / "kubernetes/rayjob.yaml"
 LABELS = {"app.kubernetes.io/part-of": "mnist-jobs"}
 # 1 a bug, 2 configuration, 3 data, 5 failed trials, 7 integrity, 9 some trials failed: the next would meet the same.
 FINAL_EXIT_CODES = [1, 2, 3, 5, 7, 9]
+LONGEST_NAME = 52  # of a CronJob; its Jobs are called after it
 LONGEST_RUN_SECONDS = 8 * 3600
 
 Document = dict[str, Any]
+
+# Who is told: a secret that may be there.
+NOTIFY: list[Document] = [
+    {"name": variable, "valueFrom": {"secretKeyRef": {"name": "mnist-jobs-notify", "key": key, "optional": True}}}
+    for variable, key in (("MNIST_JOBS_NOTIFY", "url"), ("MNIST_JOBS_NOTIFY_SECRET", "secret"))
+]
 
 
 def cronjob(timer: Timer, image: str) -> str:
@@ -52,7 +62,7 @@ def cronjob(timer: Timer, image: str) -> str:
         "template": {"metadata": {"labels": LABELS}, "spec": pod},
     }
     spec: Document = {
-        "schedule": timer.cron,
+        "schedule": _schedule(timer.cron),
         "timeZone": timer.zone,
         "concurrencyPolicy": "Forbid",
         "successfulJobsHistoryLimit": 3,
@@ -77,7 +87,9 @@ def raycronjob(timer: Timer, image: str) -> str:
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         for container in group["template"]["spec"]["containers"]:
             container["image"] = image
-    spec: Document = {"schedule": timer.cron, "jobTemplate": job}
+    head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    head["env"] = [*head["env"], *NOTIFY]
+    spec: Document = {"schedule": _schedule(timer.cron), "jobTemplate": job}
     if timer.zone not in ("UTC", "Etc/UTC"):
         spec["timeZone"] = timer.zone
     return _text(
@@ -97,13 +109,7 @@ def _container(timer: Timer, image: str) -> Document:
         "env": [
             {"name": "HOME", "value": "/home/ray"},
             {"name": "TFDS_DATA_DIR", "value": "/storage/tensorflow_datasets"},
-            *(
-                {
-                    "name": variable,
-                    "valueFrom": {"secretKeyRef": {"name": "mnist-jobs-notify", "key": key, "optional": True}},
-                }
-                for variable, key in (("MNIST_JOBS_NOTIFY", "url"), ("MNIST_JOBS_NOTIFY_SECRET", "secret"))
-            ),
+            *NOTIFY,
         ],
         "resources": {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}},
         "securityContext": {
@@ -121,7 +127,18 @@ def _container(timer: Timer, image: str) -> Document:
 
 
 def _metadata(timer: Timer) -> Document:
-    return {"name": f"mnist-{timer.name}".lower().replace("_", "-").replace(".", "-"), "labels": LABELS}
+    name = re.sub("[^a-z0-9]+", "-", f"mnist-{timer.name}".lower())[:LONGEST_NAME].strip("-")
+    return {"name": name, "labels": LABELS}
+
+
+def _schedule(cron: str) -> str:
+    """As Kubernetes' parser has it, for which Sunday is 0 only."""
+    require_plain(cron, "Kubernetes")
+    *others, weekdays = cron.split()
+    if "7" in weekdays:
+        days = CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)).weekdays
+        weekdays = ",".join(map(str, sorted({day % 7 for day in days if isinstance(day, int)})))
+    return " ".join([*others, weekdays])
 
 
 def _text(document: Document, *comments: str) -> str:

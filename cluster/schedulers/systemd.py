@@ -42,7 +42,9 @@ def on_calendar(cron: str, zone: str) -> list[str]:
     if CronSim.LAST in times.days:
         dates.append(f"*-{months}~01")
     every_weekday = len({day % 7 for day in weekdays}) == 7
-    if times.day_and or every_weekday:
+    if every_weekday and not times.day_and:
+        return [f"*-{months}-* {clock}"]
+    if times.day_and:
         return [f"{date} {clock}" if every_weekday else f"{days_of_week} {date} {clock}" for date in dates]
     # Where cron is told a day of the month and a day of the week, either will do; for systemd it takes both.
     return [*(f"{date} {clock}" for date in dates), f"{days_of_week} *-{months}-* {clock}"]
@@ -58,8 +60,7 @@ def _service(timer: Timer) -> str:
 Description={_text(timer.about)}
 Wants=network-online.target
 After=network-online.target
-StartLimitIntervalSec=1h
-StartLimitBurst=5
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot

@@ -36,7 +36,7 @@ class Entry:
     at: str
     host: str
     run: str = ""
-    begun: str = ""  # its last attempt
+    begun: str = ""  # since when a process is at it, or was
     attempt: int = 0
     failures: int = 0  # attempts that ended by themselves before their work was done
     missed: int = 0  # slots before this one that have no entry and no run

@@ -78,9 +78,9 @@ class Policy:
         return Due(newest, missed, self._why_not(timetable, last, newest, now))
 
     def is_too_late(self, slot: datetime, now: datetime) -> str:
-        """Why, for people; "" if it is not."""
+        """Why, for people; "" if it is not. A start that is delayed to spread them is not late for that."""
         late = (now - slot).total_seconds()
-        if self.starting_deadline is not None and late > self.starting_deadline:
+        if self.starting_deadline is not None and late > self.starting_deadline + self.jitter:
             told = f"the starting deadline is {self.starting_deadline:.0f} s"
             return f"it is {timedelta(seconds=round(late))} late, and {told}"
         return ""
@@ -92,12 +92,13 @@ class Policy:
 
     def back_off(self, failures: int) -> float:
         """Seconds until the next attempt."""
-        return min(BACK_OFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACK_OFF_SECONDS)
+        return min(BACK_OFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACK_OFF_SECONDS) if failures else 0.0
 
     def _why_not(self, timetable: Timetable, last: Entry, slot: datetime, now: datetime) -> str:
         if self._is_overlap(timetable, last, slot):
-            return f"the run of {last.slot} was going on" if self.overlap == "skip" else ""
-        if self.catch_up == "none" and now - slot > ON_TIME + timedelta(seconds=self.jitter):
+            if self.overlap == "skip":
+                return f"the run of {last.slot} was going on"
+        elif self.catch_up == "none" and now - slot > ON_TIME + timedelta(seconds=self.jitter):
             return "it was missed, and catch-up is none"
         return self.is_too_late(slot, now)
 

@@ -76,9 +76,8 @@ class Retrainer:
         self._journal, self._lease, self._work, self._clock = journal, lease, work, clock
         self._host, self._enroll, self._tell, self._skip_unchanged = host, enroll, tell, skip_unchanged
         self._running: _Running | None = None
-        self._not_before = 0.0  # by the monotonic clock, of the next attempt
         self._seen = clock.now()
-        self._floor: datetime | None = None  # where the clock was set back to
+        self._floor = enroll  # where this process began, or the clock was set back to
         self.settled: Entry | None = None  # the last that this process saw
 
     @property
@@ -94,13 +93,16 @@ class Retrainer:
         return self._look() if self._running is None else self._watch(self._running)
 
     def run_now(self) -> Entry | None:
-        """Starts a run that is in no timetable; its slot is this moment. `step` goes on with it.
+        """Starts a run that is in no timetable, whose slot is this moment; or goes on with one that was cut off.
 
-        None if a run is going on, or another process is at this schedule.
+        None if another process is at this schedule.
         """
-        number, last = self._journal.last()
-        if (last is not None and last.is_open) or not self._lease.acquire():
+        if not self._lease.acquire():
             return None
+        number, last = self._journal.last()
+        if last is not None and last.is_open:
+            self._resume(number, last)
+            return last
         slot = self._clock.now().replace(microsecond=0)
         missed = self._timetable.count(last.due, slot) if last else 0
         return self._start(number, last, Due(slot, missed), skip_unchanged=False)
@@ -160,11 +162,14 @@ class Retrainer:
 
     def _go_on(self, number: int, last: Entry) -> Pause:
         """With a slot that is open: its process has died, or is about to try again, or is at it right now."""
-        wait = self._not_before - self._clock.monotonic()
-        if wait > 0:
-            return Pause("waiting", min(wait, LONGEST_SLEEP_SECONDS))
-        if not self._lease.acquire():
-            return self._busy()
+        now, pause = self._clock.now(), timedelta(seconds=self._policy.back_off(last.failures))
+        again = moment_of(last.at) + pause
+        if last.kind == "interrupted" and again - pause <= now < again:
+            return self._until("waiting", again, now)
+        return self._resume(number, last) if self._lease.acquire() else self._busy()
+
+    def _resume(self, number: int, last: Entry) -> Pause:
+        """Under the lease, as `_start`."""
         try:
             failures = last.failures + (last.kind == "started")
             now = self._clock.now()
@@ -176,6 +181,8 @@ class Retrainer:
                 why = too_late or f"given up after {last.attempt} attempts, the last of which died"
                 return self._settle(number, self._ended(last, "failed", why=why, failures=failures, exit_code=GIVEN_UP))
             again = replace(last, kind="started", attempt=last.attempt + 1, failures=failures, host=self._host)
+            if last.exit_code is None:  # nobody was at it for a while
+                again = replace(again, begun="")
             if self._launch(number, again) and last.kind == "started":
                 log.warning("the process at slot %s has died on %s; going on with its run", last.slot, last.host)
                 self._tell(again)
@@ -185,10 +192,10 @@ class Retrainer:
                 self._lease.release()
 
     def _launch(self, number: int, entry: Entry) -> Entry | None:
-        """None if another process has appended an entry since."""
+        """None if another process has appended an entry since, or will: this one slept for too long."""
         at = text_of(self._clock.now())
-        entry = replace(entry, at=at, begun=at, exit_code=None, why="")
-        if self._lease.number is None or not self._append(number, entry):
+        entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
+        if self._lease.number is None or not self._append(number, entry) or self._lease.overdue():
             return None
         attempt = self._work.start(entry.run, self._lease.number)
         self._running = _Running(number + 1, entry, attempt, moment_of(at))
@@ -228,7 +235,6 @@ class Retrainer:
             closed = self._ended(entry, "done", results=outcome.results, last_done=done)
         elif outcome.again and failures < self._policy.max_attempts:
             closed = self._ended(entry, "interrupted", failures=failures)
-            self._not_before = self._clock.monotonic() + self._policy.back_off(failures)
         else:
             closed = self._ended(entry, "failed", failures=failures)
         return self._finish(running, replace(closed, why=outcome.why, exit_code=outcome.exit_code))
@@ -279,11 +285,7 @@ class Retrainer:
 
     def _through(self, last: Entry, now: datetime) -> datetime:
         """Up to where the slots are settled. If that is in the future, the clock was wrong then or is wrong now."""
-        if last.due <= now:
-            return last.due
-        if self._floor is None or self._floor > now:
-            self._floor = now
-        return self._floor
+        return last.due if last.due <= now else min(self._floor, now)
 
     def _run_of(self, slot: datetime) -> str:
         return f"{self._schedule}-{slot.strftime('%Y-%m-%dT%H-%M-%SZ')}"

@@ -36,14 +36,14 @@ class Timetable:
     """
 
     def __init__(self, cron: str, zone: str = "UTC") -> None:
-        self.cron, self.zone = cron, zone
+        fields = cron.split()
+        self.cron, self.zone = " ".join(fields), zone
         try:
             self.tz = zoneinfo.ZoneInfo(zone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:  # of an absolute path, of a folder
             near = difflib.get_close_matches(zone, zoneinfo.available_timezones(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise CronError(f"tz: expected a time zone, as in Europe/Berlin, got {zone!r}{hint}") from error
-        fields = cron.split()
         if len(fields) != len(FIELDS):
             raise CronError(f"cron: expected five fields ({', '.join(FIELDS)}), got {len(fields)}: {cron!r}")
         for place, (name, allowed) in enumerate(FIELDS.items()):

@@ -58,11 +58,11 @@ class Lease:
         """False while another has it. To notice that it died, ask again and again."""
         terms = terms_of(self._objects, self._folder)
         last = self._last = terms.last_of_many(known=self._last)
+        asked = self._clock.monotonic()  # before the answer: this process may sleep meanwhile
         if last:
             beat = self._objects.read(self._beat(last))
-            if beat != ENDED and not self._is_dead(last, beat):
+            if beat != ENDED and not self._is_dead(last, beat, asked):
                 return False
-        asked = self._clock.monotonic()
         if not terms.append(last + 1, asdict(self._term)):
             return False  # another was faster
         self.number, self._renewed = last + 1, asked
@@ -108,10 +108,10 @@ class Lease:
             return False
         return abs(self._clock.now() - at) < timedelta(seconds=2 * self.seconds_between_beats)
 
-    def _is_dead(self, number: int, beat: bytes | None) -> bool:
+    def _is_dead(self, number: int, beat: bytes | None, asked: float) -> bool:
         if self._watched != (number, beat):
             self._watched, self._watched_since = (number, beat), self._clock.monotonic()
-        return self._clock.monotonic() - self._watched_since > self._time_to_live
+        return asked - self._watched_since > self._time_to_live
 
     def _alive(self) -> bytes:
         """Unlike each one before it."""

@@ -1,5 +1,6 @@
 """A timetable for other schedulers, each checked by what its scheduler itself reads."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ CRONS = [
     "5-50/15 1-23/2 * JAN,JUN SUN",
     "0 12 13 * 5",  # on the 13th, and on Fridays
     "0 0 1,15 */3 *",
+    "0 3 1 * 0-6",  # either will do: every day
 ]
 RAY_CRON_JOB_SCHEMA = {  # raycronjob_types.go of KubeRay; timeZone came later
     "type": "object",
@@ -137,6 +139,26 @@ def test_the_ray_cron_job_has_only_fields_that_kuberay_knows(zone: str, told: st
     assert made["spec"].get("timeZone") == told
     assert made["spec"]["jobTemplate"]["entrypoint"].startswith("/usr/bin/python3 -m jobs.retrain --once")
     assert set(re.findall(r"image: (\S+)", yaml.dump(made))) == {"an-image:1"}
+
+
+@pytest.mark.parametrize("name", ["a_", "x" * 60, "A.B", "nightly"])
+def test_a_name_is_one_that_kubernetes_takes(name: str) -> None:
+    for text in (
+        cronjob(dataclasses.replace(timer(), name=name), "i"),
+        raycronjob(dataclasses.replace(timer(), name=name), "i"),
+    ):
+        assert re.fullmatch("[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?", yaml.safe_load(text)["metadata"]["name"])
+
+
+@pytest.mark.parametrize(("cron", "schedule"), [("0 3 * * 7", "0 3 * * 0"), ("0 3 * * 5-7", "0 3 * * 0,5,6")])
+def test_sunday_is_0_for_kubernetes(cron: str, schedule: str) -> None:
+    assert yaml.safe_load(cronjob(timer(cron), "i"))["spec"]["schedule"] == schedule
+    assert yaml.safe_load(raycronjob(timer(cron), "i"))["spec"]["schedule"] == schedule
+
+
+def test_what_kubernetes_does_not_know_is_refused() -> None:
+    with pytest.raises(SchedulerError, match="Kubernetes has no L, LW or #"):
+        cronjob(timer("0 3 L * *"), "i")
 
 
 def test_each_says_what_its_scheduler_leaves_to_the_command() -> None:

@@ -39,7 +39,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
         answers = self.server.answers
-        self.send_response(answers.pop(0) if len(answers) > 1 else answers[0])
+        self.send_response(answer := answers.pop(0) if len(answers) > 1 else answers[0])
+        if 300 <= answer < 400:
+            self.send_header("Location", "/login")
         self.end_headers()
 
     def log_message(self, *arguments: Any) -> None:
@@ -92,6 +94,29 @@ def test_it_is_given_up_after_its_deadline_and_the_next_one_is_sent(
     assert len({headers["webhook-id"] for headers, _ in receivers[0].got}) == 2
     assert "127.0.0.1 was not told for 1 s (HTTP 500); given up" in caplog.text
     assert "canary" not in caplog.text
+
+
+def test_a_redirect_is_no_delivery(receivers: list[Receiver], caplog: pytest.LogCaptureFixture) -> None:
+    receivers.append(Receiver(302))
+    notifier = Notifier(receivers[0].url, None)
+    notifier.tell(NOTICE)
+    notifier.close()
+    assert "HTTP 302" in caplog.text
+
+
+@pytest.mark.parametrize("receiver", ["ftp://canary", " htps://canary"])
+def test_a_url_of_another_kind_is_refused_and_not_run(receiver: str) -> None:
+    with pytest.raises(UsageError, match="notify: expected a URL with http:// or https://, or a command") as refused:
+        Notifier(receiver, None)
+    assert "canary" not in str(refused.value)
+
+
+def test_a_url_is_one_with_a_space_before_it_too(receivers: list[Receiver]) -> None:
+    receivers.append(Receiver(200))
+    notifier = Notifier(" " + receivers[0].url.replace("http", "HTTP", 1) + "\n", None)
+    notifier.tell(NOTICE)
+    notifier.close()
+    assert len(receivers[0].got) == 1
 
 
 def test_a_refusal_is_not_repeated(receivers: list[Receiver], caplog: pytest.LogCaptureFixture) -> None:

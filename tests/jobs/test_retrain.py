@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.command_line import parse
+from jobs.options import TrainOptions
+from jobs.retrain_options import RetrainOptions
+from jobs.retrain_work import TrainWork
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.local import LocalObjects
 from tests.clusters import wait_until
@@ -161,7 +165,7 @@ def test_i10_a_second_start_is_refused_with_75_and_a_signal_leaves_a_run_that_go
     assert processes_of(schedule.folder) == []
     before = epochs_of(schedule)
     assert schedule.entries()[-1]["kind"] == "interrupted"
-    again = schedule.start("--once", HOURLY, train=LONG)
+    again = schedule.start("--now", HOURLY, train=LONG)
     wait_until(lambda: epochs_of(schedule) > before, "it does not go on")
     terminate(again)
     (run,) = (schedule.storage / "runs").iterdir()
@@ -293,6 +297,19 @@ def test_i7_what_cannot_be_is_refused_with_2_before_anything_starts(
     assert done.stderr.count("\n") == 1
     assert time.monotonic() - begin < 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_null_in_a_file_is_the_default(tmp_path: Path) -> None:
+    config = tmp_path / "retrain.yaml"
+    config.write_text("cron: 0 3 * * *\njitter: null\nname: null\nmax_attempts: null\nnotify_on: null\ntrain: null\n")
+    options = parse("jobs.retrain", RetrainOptions, ["--config", str(config)])
+    assert options == RetrainOptions(cron="0 3 * * *")
+
+
+def test_data_of_a_cluster_are_not_looked_for_here(tmp_path: Path, data_dir: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    for options in (TrainOptions(data_dir=data_dir, address="10.0.0.1:6379"), TrainOptions(data_dir=tmp_path)):
+        assert TrainWork(objects, "s", str(tmp_path), [], options, stop_seconds=1).fingerprint() is None
 
 
 def test_a_secret_of_the_webhook_is_nowhere(schedule: Schedule) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mnist_lib.clock import moment_of
 from mnist_lib.retraining import retrainer as module
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.retraining.policy import Policy
@@ -199,6 +200,80 @@ def test_a_run_that_keeps_dying_is_given_up_and_the_next_slot_is_not(monkeypatch
     assert (failed.kind, failed.why) == ("failed", "given up after 3 attempts, the last of which died")
     of.advance(HOUR + 600)
     assert done(of) == ["2026-01-05T02:00:00Z"]
+
+
+def test_after_a_failure_every_daemon_waits_before_the_next_attempt() -> None:
+    made = World(
+        Settings(cron=HOURLY, failing=1.0, longest_run=10.0, policy=Policy(max_attempts=4)), machines=2, seed=3
+    )
+    for machine in made.machines:
+        machine.boot()
+    made.advance(1.5 * HOUR)
+    attempts = [entry for entry in made.journal() if entry.kind != "enrolled"]
+    assert [entry.kind for entry in attempts] == ["started", "interrupted"] * 3 + ["started", "failed"]
+    begun = [moment_of(entry.at) for entry in attempts]
+    pauses = [(later - before).total_seconds() for before, later in zip(begun[1::2], begun[2::2], strict=False)]
+    assert all(pause >= least for pause, least in zip(pauses, (10, 20, 40), strict=True)), pauses
+
+
+def test_what_came_due_during_an_attempt_that_failed_was_overlapped_too() -> None:
+    timetable = world().timetable
+    last = Entry(
+        "done",
+        "2026-01-05T03:00:00Z",
+        "2026-01-05T04:50:00Z",
+        "host",
+        begun="2026-01-05T03:00:00Z",
+        attempt=2,
+        failures=1,
+    )
+    due = Policy().due(timetable, last, last.due, moment_of("2026-01-05T04:50:01Z"))
+    assert due is not None
+    assert due.skip == "the run of 2026-01-05T03:00:00Z was going on"
+    made = World(Settings(cron=HOURLY, failing=1.0, longest_run=10.0))
+    made.machines[0].boot()
+    made.advance(1.2 * HOUR)
+    begun = {entry.begun for entry in made.journal() if entry.attempt > 1}
+    assert begun == {"2026-01-05T01:00:00Z"}  # since then it is at it
+
+
+def test_with_the_clock_ahead_once_another_scheduler_still_gets_its_runs() -> None:
+    """Each of its calls is a new process, which knows nothing of the clock that was set right."""
+    of = world()
+    of.machines[0].set_clock(4 * 365 * DAY)
+    of.advance(HOUR)
+    ahead = len(done(of))
+    of.machines[0].die()
+    of.machines[0].set_clock(0.0)
+    of.advance(HOUR / 2)
+    of.machines[0].boot(enroll=of.timetable.latest(of.time()) - timedelta(seconds=1))
+    of.advance(120)
+    assert len(done(of)) == ahead + 1
+
+
+def test_run_now_goes_on_with_a_run_that_was_stopped() -> None:
+    of = world()
+    machine = of.machines[0]
+    assert machine.retrainer is not None
+    begun = machine.retrainer.run_now()
+    assert begun is not None
+    machine.retrainer.stop()
+    assert of.journal()[-1].kind == "interrupted"
+    again = machine.retrainer.run_now()
+    assert again is not None
+    assert (again.slot, of.journal()[-1].attempt) == (begun.slot, 2)
+
+
+def test_a_start_that_is_delayed_is_not_too_late_for_that_but_one_that_was_queued_can_be() -> None:
+    of = world(jitter=1800.0, starting_deadline=60.0)
+    of.advance(24.9 * HOUR)
+    assert len(done(of)) == 24
+    late = Policy(overlap="queue", starting_deadline=60.0)
+    slot = datetime(2026, 1, 5, 1, tzinfo=UTC)
+    last = Entry("done", "2026-01-05T00:00:00Z", "2026-01-05T01:50:00Z", "host", begun="2026-01-05T00:00:00Z")
+    due = late.due(of.timetable, last, last.due, slot + timedelta(minutes=50))
+    assert due is not None
+    assert due.skip == "it is 0:50:00 late, and the starting deadline is 60 s"
 
 
 def test_the_start_of_a_slot_is_delayed_by_the_same_time_on_every_machine() -> None:

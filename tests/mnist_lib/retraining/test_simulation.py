@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from mnist_lib.clock import moment_of
+from mnist_lib.retraining import retrainer
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.retraining.policy import CATCH_UP, OVERLAP, Policy
 from tests.mnist_lib.retraining.world import BEGIN, SCHEDULE, DiedError, Settings, World
@@ -21,8 +22,9 @@ ZONES = ["Europe/Berlin", "America/New_York", "UTC", "Australia/Lord_Howe"]
 
 
 @pytest.mark.slow
-def test_a_thousand_random_weeks(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_thousand_random_weeks(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.ERROR)
+    monkeypatch.setattr(retrainer, "LONGEST_SLEEP_SECONDS", WEEK)  # half a minute would be many steps
     begin = time.process_time()
     for seed in range(WEEKS):
         try:
@@ -38,8 +40,8 @@ def week(seed: int) -> None:
     world = World(settings(chance), machines=chance.choice([1, 2, 2]), seed=seed, begin=BEGIN + first_day(chance))
     for machine in world.machines:
         machine.boot()
-    for _ in range(chance.randint(0, 6)):
-        world.at(chance.uniform(0, WEEK), misfortune(world, chance))
+    for _ in range(chance.randint(0, 8)):
+        world.at(moment(world, chance), misfortune(world, chance))
     world.advance(WEEK)
     heal(world)
     check(world)
@@ -66,6 +68,13 @@ def settings(chance: random.Random) -> Settings:
     )
 
 
+def moment(world: World, chance: random.Random) -> float:
+    """More often than not about the time of a run."""
+    anywhere = chance.uniform(0, WEEK)
+    slot = world.timetable.next(world.time() + timedelta(seconds=anywhere))
+    return chance.choice([anywhere, *[(slot - world.time()).total_seconds() + chance.uniform(-60, 1800)] * 2])
+
+
 def misfortune(world: World, chance: random.Random):  # type: ignore[no-untyped-def]
     machine = chance.choice(world.machines)
     back = chance.choice([30.0, HOUR, DAY])
@@ -85,13 +94,16 @@ def misfortune(world: World, chance: random.Random):  # type: ignore[no-untyped-
         seconds = chance.choice([20.0, 90.0, 600.0, 5 * HOUR])
         machine.fault, machine.requests_until_fault = lambda: machine.sleep(seconds), chance.randint(0, 60)
 
+    def sleep() -> None:
+        machine.sleep(chance.choice([90.0, 200.0, 600.0]))
+
     def be_cut_off() -> None:
         machine.cut_until = world.now + chance.choice([15.0, 70.0, 600.0, HOUR])
 
     def jump() -> None:
         machine.set_clock(chance.choice([-2 * HOUR, 2 * HOUR, 3 * DAY, -DAY, 0.0]))
 
-    return chance.choice([die, die_in_a_request, sleep_in_a_request, be_cut_off, jump])
+    return chance.choice([die, die_in_a_request, sleep_in_a_request, sleep, be_cut_off, jump])
 
 
 def heal(world: World) -> None:
@@ -121,6 +133,8 @@ def check(world: World) -> None:
     for kind in ("done", "started"):
         slots = [entry.slot for entry in journal if entry.kind == kind and (kind == "done" or entry.attempt == 1)]
         assert len(slots) == len(set(slots)), f"{kind} twice"
+    last = {entry.slot: entry.kind for entry in journal if entry.slot != journal[-1].slot}
+    assert {"started", "interrupted"}.isdisjoint(last.values()), "begun, and forgotten"
     done = {f"runs/{entry.run}/summary.json" for entry in journal if entry.kind == "done"}
     assert done <= world.content.keys()
 

@@ -77,6 +77,10 @@ def test_forwards_and_backwards_from_any_minute_it_is_one_timetable(cron: str, d
         assert timetable.count(begin, moment) == len(before) - 1
 
 
+def test_a_line_that_a_file_ends_with_is_no_part_of_it() -> None:
+    assert Timetable("0 3\t* * *\n").cron == "0 3 * * *"
+
+
 def test_a_moment_that_is_a_slot_is_the_latest_and_not_the_next() -> None:
     timetable = Timetable("0 3 * * *")
     assert timetable.latest(utc("2026-01-02T03:00")) == utc("2026-01-02T03:00")

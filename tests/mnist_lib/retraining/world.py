@@ -102,7 +102,7 @@ class Machine:
         self.attempt: FakeAttempt | None = None
         self.next_step = 0.0
 
-    def boot(self) -> None:
+    def boot(self, enroll: datetime | None = None) -> None:
         if self.retrainer is None:
             term = Term(f"daemon {self.number}", f"host{self.number}", "now")
             lease = Lease(self.objects, lease_folder(SCHEDULE), term, time_to_live=TIME_TO_LIVE, clock=self)
@@ -115,7 +115,7 @@ class Machine:
                 work=FakeWork(self),
                 clock=self,
                 host=term.host,
-                enroll=self.now(),
+                enroll=enroll or self.now(),
                 tell=self.world.told.append,
                 skip_unchanged=self.world.settings.skip_unchanged,
             )
@@ -132,6 +132,7 @@ class Machine:
             self.asleep = False
             self.slept += seconds
             self.woken.append(self.now())
+            self.next_step = self.world.now
             if self.attempt:
                 self.attempt.end += seconds
 
@@ -139,15 +140,18 @@ class Machine:
         self.offset, self.next_step = offset, self.world.now  # a real one notices within half a minute
 
     def step(self) -> None:
-        assert self.retrainer is not None
+        retrainer = self.retrainer
+        assert retrainer is not None
         try:
-            seconds = self.retrainer.step().seconds
+            seconds = retrainer.step().seconds
         except StoreError:
             seconds = TRY_AGAIN_SECONDS
         except DiedError:
             self.die()
+            seconds = NEVER
+        if self.retrainer is not retrainer:  # it has died, perhaps in its sleep
             return
-        self.next_step = self.world.now + (max(seconds, WATCH_SECONDS) if self.retrainer.is_running else seconds)
+        self.next_step = self.world.now + (max(seconds, WATCH_SECONDS) if retrainer.is_running else seconds)
         if self.attempt and self.attempt.end > self.world.now:
             self.next_step = min(self.next_step, self.attempt.end)
 
@@ -155,7 +159,7 @@ class Machine:
         return self.world.time() + timedelta(seconds=self.offset)
 
     def monotonic(self) -> float:
-        return self.world.now - self.slept
+        return self.world.now
 
 
 class ObjectsOfMachine:
@@ -238,7 +242,7 @@ class FakeAttempt:
     """At a run: it writes that it began, computes for a while, and writes its result, all under its lease."""
 
     def __init__(self, machine: Machine, run: str, term: int) -> None:
-        self.run = run
+        self.run, self._term = run, term
         world = machine.world
         others = [attempt.run for attempt in world.at_work()]
         assert not others, f"{run} begins while {others} are at work"
@@ -268,8 +272,12 @@ class FakeAttempt:
     def _ended(self) -> Outcome:
         if self._fails:
             return Outcome(5 if self._permanently else 4, complete=False, again=not self._permanently)
+        machine, slept = self.machine, self.machine.slept
         try:
-            self._objects.create(f"runs/{self.run}/summary.json", f"by {self.machine.number}".encode())
+            self._objects.create(f"runs/{self.run}/summary.json", f"by {machine.number}".encode())
+            given_up = f"{lease_folder(SCHEDULE)}/terms/{self._term + 1:08d}.json" in machine.world.content
+            # It may fall asleep between asking whether it was, and writing.
+            assert not given_up or machine.slept > slept, f"{self.run}: written by a holder that was given up"
         except StoreError as error:  # or the lease has passed to another
             return Outcome(6, complete=False, again=True, why=str(error))
         return Outcome(0, complete=True)
