@@ -53,6 +53,7 @@ def up(folder: Path, *, nodes: int, cpus: int, gpus: int, port: int, dashboard_p
     if count_nodes(address):
         raise ClusterError(f"another cluster answers at {address}; choose another --port")
     dashboard = f"{HOST}:{dashboard_port or _free_port()}"
+    _require_free(dashboard)
     # A folder of its own: in Ray's common one a job looks up its cluster, and finds the one that was started last.
     head = [
         "--head",
@@ -132,6 +133,16 @@ def _wait_for(address: str, nodes: int, process: "subprocess.Popen[bytes]") -> b
     return False
 
 
+def _require_free(dashboard: str) -> None:
+    """Ray would start without its job server, and say nothing."""
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was left a moment ago is free
+        try:
+            free.bind((HOST, int(dashboard.rpartition(":")[2])))
+        except OSError as error:
+            raise ClusterError(f"{dashboard} is taken, by a tunnel perhaps; choose another --dashboard-port") from error
+
+
 def _free_port() -> int:
     with socket.socket() as free:
         free.bind((HOST, 0))
@@ -163,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 8
     print(f"{given['nodes']} node(s) are up. Train on them with")
     token = "" if os.environ["RAY_AUTH_MODE"] == "disabled" else "RAY_AUTH_MODE=token "
+    print(f"  {token}python -m jobs.submit --address {cluster.dashboard} -- --storage /tmp/digits")
     print(f"  {token}python -m jobs.train --address {cluster.address}")
     print(f"and end them with\n  python -m cluster.local down{named}")
     return 0

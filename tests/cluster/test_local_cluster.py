@@ -1,6 +1,7 @@
 """What `cluster.local` starts, it ends, and nothing else."""
 
 import contextlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,19 @@ def test_what_was_started_ends_with_all_that_it_has_started(tmp_path: Path) -> N
         started = everything_of(cluster)
     assert not psutil.wait_procs(started, timeout=1)[1]
     assert processes_of(cluster.folder) == []
+
+
+def test_where_a_tunnel_has_the_dashboards_port_it_does_not_start_without_its_job_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with socket.socket() as tunnel:
+        tunnel.bind(("127.0.0.1", 0))
+        tunnel.listen()
+        taken = tunnel.getsockname()[1]
+        assert main(["up", "--port=0", f"--dashboard-port={taken}", f"--folder={tmp_path}"]) == 8
+    assert f"127.0.0.1:{taken} is taken, by a tunnel perhaps; choose another" in capsys.readouterr().err
+    assert processes_of(tmp_path) == []
 
 
 def test_no_nodes_are_no_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
