@@ -22,6 +22,9 @@ from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 SOURCES = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
 
 
+pytestmark = pytest.mark.usefixtures("tensorflow")  # whichever test is the first of a process sets it up
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port of this machine that nobody listens on stands for the host to download from."""
