@@ -21,7 +21,8 @@ status = main(sys.argv[1:])
 assert not {{'tensorflow', 'keras', 'tensorflow_datasets'}} & set(sys.modules)
 sys.exit(status)
 """
-TRAINING = ("--epochs=20", "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--json")
+EPOCHS = "--epochs=20"
+TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--json")
 # A prelude: shorter than a user would have it.
 IMPATIENT = """
 import dataclasses

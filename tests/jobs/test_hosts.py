@@ -7,12 +7,12 @@ import pytest
 
 from tests.clusters import wait_until
 from tests.hosts import Host, available, hosts, start_ray
-from tests.jobs.job import hashes, history_of
+from tests.jobs.job import EPOCHS, hashes, history_of
 
 pytestmark = pytest.mark.slow
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-a-token-" + 32 * "b"}
-TRAINING = ("--epochs=40", "--checkpoint-seconds=0", "--json")
+TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--json")  # those of the calm run, whose weights are expected
 
 
 @pytest.fixture(scope="module")
