@@ -58,7 +58,7 @@ class Notifier:
         except (binascii.Error, EmptyWebhookSecretError) as error:
             raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ and base64, got something else") from error
         self._receiver, self._deadline = receiver.strip(), deadline
-        if not is_url(self._receiver) and "://" in self._receiver.split()[0]:  # or a shell would print it
+        if not is_url(self._receiver) and "://" in self._receiver.partition(" ")[0]:  # or a shell would print it
             raise UsageError("notify: expected a URL with http:// or https://, or a command, got a URL of another kind")
         self._notices: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._deliver_all, daemon=True)

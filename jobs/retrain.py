@@ -32,6 +32,7 @@ from mnist_lib.clock import SystemClock, text_of
 from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.retrainer import Pause, Retrainer
+from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.fenced import lease_folder
 from mnist_lib.store.lease import Lease, Term, holder
 from mnist_lib.store.objects import Objects
@@ -167,7 +168,7 @@ def _tell_nobody(entry: Entry) -> None:
     pass
 
 
-def _next(timetable: Any, now: datetime) -> str:
+def _next(timetable: Timetable, now: datetime) -> str:
     return f"{timetable.next(now).astimezone(timetable.tz):%a %Y-%m-%d %H:%M %Z}"
 
 

@@ -107,7 +107,7 @@ class RetrainOptions:
     @property
     def receiver(self) -> str | None:
         """Who is told."""
-        return self.notify or os.environ.get("MNIST_JOBS_NOTIFY") or None
+        return (self.notify or os.environ.get("MNIST_JOBS_NOTIFY") or "").strip() or None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,7 @@
 import itertools
 import re
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from jobs.models_result import CommandResult, table
 from jobs.retrain_news import seconds_of
@@ -16,7 +15,7 @@ from mnist_lib.retraining.policy import counted
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.fenced import lease_folder
-from mnist_lib.store.lease import holder
+from mnist_lib.store.lease import Term, holder
 from mnist_lib.store.objects import Objects
 
 NEXT_SLOTS = 3
@@ -61,7 +60,7 @@ def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
     return CommandResult([asdict(entry) for entry in entries], text)
 
 
-def _now_line(name: str, going_on: Entry | None, term: Any, zone: Any) -> str:
+def _now_line(name: str, going_on: Entry | None, term: Term | None, zone: tzinfo) -> str:
     if going_on is None:
         return f"{name}: no run is going on"
     if going_on.kind == "interrupted":
@@ -70,7 +69,7 @@ def _now_line(name: str, going_on: Entry | None, term: Any, zone: Any) -> str:
     return f"{name}: run {going_on.run} is going on since {_local(going_on.begun, zone)}, by {by}"
 
 
-def _row(entry: Entry, zone: Any) -> list[str]:
+def _row(entry: Entry, zone: tzinfo) -> list[str]:
     seconds = seconds_of(entry)
     took = "" if seconds is None or entry.kind == "started" else str(timedelta(seconds=seconds))
     return [_local(entry.slot, zone), entry.kind, took, _what(entry)]
@@ -105,5 +104,5 @@ def _coming(timetable: Timetable) -> list[datetime]:
     return moments
 
 
-def _local(text: str, zone: Any) -> str:
+def _local(text: str, zone: tzinfo) -> str:
     return f"{moment_of(text).astimezone(zone):%Y-%m-%d %H:%M %Z}"

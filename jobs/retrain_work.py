@@ -27,11 +27,9 @@ from mnist_lib.store.runs import RECORD, RunFolder
 
 STOP_SECONDS = 15.0  # then it is killed; it loses no more than since its last checkpoint
 ERROR = re.compile(r"error\[E-[A-Z-]+\] .*")
-# By what may be over the next time: no resources, no storage, no cluster, another at it, stopped by somebody.
-AGAIN = {exits.exit_code_of(code) for code in ("E-RESOURCES", "E-STORE", "E-CLUSTER", "E-BUSY")} | {
-    exits.INTERRUPTED,
-    128 + signal.SIGTERM,
-}
+# By what may be over the next time: no resources, no storage, no cluster, another at it, ended by somebody.
+AGAIN = {exits.exit_code_of(code) for code in ("E-RESOURCES", "E-STORE", "E-CLUSTER", "E-BUSY")}
+AGAIN |= {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)}
 LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec, little is allowed
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, of Linux
 
@@ -110,7 +108,7 @@ class TrainAttempt:
         return Outcome(
             exit_code=code,
             complete=complete,
-            again=code in AGAIN or code == 128 + signal.SIGKILL,
+            again=code in AGAIN,
             why=self._error or _why(code, summary),
             results=results_of(summary or {}),
         )

@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# Another attempt would meet the same: a bug, configuration, data, failed trials, integrity, some trials failed.
+FINAL_EXIT_CODES = [1, 2, 3, 5, 7, 9]
+
 
 class SchedulerError(Exception):
     """A timetable that this scheduler has no words for."""

@@ -9,12 +9,10 @@ from typing import Any
 import yaml
 from cronsim import CronSim
 
-from cluster.schedulers import Timer, require_plain
+from cluster.schedulers import FINAL_EXIT_CODES, Timer, require_plain
 
 RAYJOB = Path(__file__).parents[1] / "kubernetes/rayjob.yaml"
 LABELS = {"app.kubernetes.io/part-of": "mnist-jobs"}
-# 1 a bug, 2 configuration, 3 data, 5 failed trials, 7 integrity, 9 some trials failed: the next would meet the same.
-FINAL_EXIT_CODES = [1, 2, 3, 5, 7, 9]
 LONGEST_NAME = 52  # of a CronJob; its Jobs are called after it
 LONGEST_RUN_SECONDS = 8 * 3600
 
@@ -71,9 +69,11 @@ def cronjob(timer: Timer, image: str) -> str:
     }
     if timer.starting_deadline is not None:
         spec["startingDeadlineSeconds"] = max(10, round(timer.starting_deadline))
-    return _text(
-        {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": _metadata(timer), "spec": spec},
-        timer.about,
+    return _manifest(
+        timer,
+        "batch/v1",
+        "CronJob",
+        spec,
         "It trains in its own pod. A run that was cut off goes on in the next one, from its checkpoints; a pod that",
         "comes while the lease of the one before lasts ends with 75 and is tried again. Forbid is per CronJob; that",
         "one run of the schedule goes on at a time, wherever, and none twice, the lease and the slot's own run see to.",
@@ -92,9 +92,11 @@ def raycronjob(timer: Timer, image: str) -> str:
     spec: Document = {"schedule": _schedule(timer.cron), "jobTemplate": job}
     if timer.zone not in ("UTC", "Etc/UTC"):
         spec["timeZone"] = timer.zone
-    return _text(
-        {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "metadata": _metadata(timer), "spec": spec},
-        timer.about,
+    return _manifest(
+        timer,
+        "ray.io/v1",
+        "RayCronJob",
+        spec,
         "It needs KubeRay with the feature gate RayCronJob, and timeZone one that has that field. A RayCronJob has",
         "no concurrency policy and no deadline, and may start a slot twice: the slot's own run and the schedule's",
         "lease, in the storage, see to it that one run goes on at a time and none twice; another start ends with 75.",
@@ -126,11 +128,6 @@ def _container(timer: Timer, image: str) -> Document:
     }
 
 
-def _metadata(timer: Timer) -> Document:
-    name = re.sub("[^a-z0-9]+", "-", f"mnist-{timer.name}".lower())[:LONGEST_NAME].strip("-")
-    return {"name": name, "labels": LABELS}
-
-
 def _schedule(cron: str) -> str:
     """As Kubernetes' parser has it, for which Sunday is 0 only."""
     require_plain(cron, "Kubernetes")
@@ -141,8 +138,11 @@ def _schedule(cron: str) -> str:
     return " ".join([*others, weekdays])
 
 
-def _text(document: Document, *comments: str) -> str:
-    return "".join(f"# {line}\n" for line in comments) + yaml.dump(document, Dumper=_Plain, sort_keys=False, width=110)
+def _manifest(timer: Timer, api: str, kind: str, spec: Document, *comments: str) -> str:
+    name = re.sub("[^a-z0-9]+", "-", f"mnist-{timer.name}".lower())[:LONGEST_NAME].strip("-")
+    document = {"apiVersion": api, "kind": kind, "metadata": {"name": name, "labels": LABELS}, "spec": spec}
+    told = "".join(f"# {line}\n" for line in (timer.about, *comments))
+    return told + yaml.dump(document, Dumper=_Plain, sort_keys=False, width=110)
 
 
 class _Plain(yaml.SafeDumper):

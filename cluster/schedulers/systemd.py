@@ -6,11 +6,9 @@ from datetime import UTC, datetime
 
 from cronsim import CronSim
 
-from cluster.schedulers import SchedulerError, Timer
+from cluster.schedulers import FINAL_EXIT_CODES, SchedulerError, Timer
 
 DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
-# Another attempt would meet the same: configuration, data, failed trials, integrity, some trials failed.
-FINAL_EXIT_CODES = (1, 2, 3, 5, 7, 9)
 RESTART_SECONDS = 60
 STOP_SECONDS = 30
 

@@ -5,11 +5,11 @@ all are settled. Of two who append at once, one has to look again; so of two who
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from mnist_lib.clock import moment_of
+from mnist_lib.clock import moment_of, text_of
 from mnist_lib.store.log import Log
 from mnist_lib.store.objects import Objects
 
@@ -52,6 +52,10 @@ class Entry:
         for text in (self.slot, self.at, self.begun or self.at):
             moment_of(text)
 
+    def followed(self, kind: str, now: datetime, host: str, **fields: Any) -> "Entry":
+        """What comes next of this slot."""
+        return replace(self, kind=kind, at=text_of(now), host=host, **fields)
+
     @property
     def is_open(self) -> bool:
         return self.kind in OPEN
@@ -75,9 +79,9 @@ class Journal:
             self._last = (number, self._log.read(number, Entry))
         return self._last
 
-    def append(self, number: int, entry: Entry) -> bool:
-        """False if there is one of that number."""
-        return self._log.append(number, asdict(entry))
+    def append(self, last: int, entry: Entry) -> bool:
+        """False if `last` is the newest no more."""
+        return self._log.append(last + 1, asdict(entry))
 
     def backwards(self, most: int | None = None) -> Iterator[Entry]:
         """The newest entries, or all, the newest first."""

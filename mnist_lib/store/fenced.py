@@ -5,7 +5,6 @@ A process that was suspended, or cut off, does not know that it was given up. Wh
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import NoReturn
 
 from mnist_lib.errors import ConflictError, SpecError
 from mnist_lib.store.lease import is_over
@@ -67,13 +66,10 @@ class FencedObjects:
 
     def _require_term(self) -> None:
         if is_over(self._objects, self._folder, self._number):
-            self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise ConflictError(
-            f"{self._objects.where(self._folder)}: lease {self._number} has passed to another process, which goes on"
-            " with this; see: jobs.retrain status"
-        )
+            raise ConflictError(
+                f"{self._objects.where(self._folder)}: lease {self._number} has passed to another process, which goes"
+                " on with this; see: jobs.retrain status"
+            )
 
 
 def fence(objects: Objects, lease: str) -> FencedObjects:
