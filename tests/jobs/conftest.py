@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from tests.clusters import wait_until
 from tests.jobs.job import at, hashes, processes_of, train
+from tests.jobs.schedule import Schedule
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,8 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     yield
     wait_until(lambda: not processes_of(tmp_path), f"processes are left: {processes_of(tmp_path)}", 75)
     assert not list(tmp_path.rglob(".*.????????????????????????????????"))
+
+
+@pytest.fixture
+def schedule(tmp_path: Path, data_dir: Path) -> Schedule:
+    return Schedule(tmp_path, data_dir)

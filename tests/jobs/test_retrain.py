@@ -1,104 +1,25 @@
 """`jobs.retrain` as a user runs it: a daemon, a step of another scheduler, and what it tells."""
 
 import json
-import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from datetime import datetime
 
 import pytest
-import yaml
 
-from jobs.command_line import parse
-from jobs.options import TrainOptions
-from jobs.retrain_options import RetrainOptions
-from jobs.retrain_work import TrainWork
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.local import LocalObjects
 from tests.clusters import wait_until
-from tests.jobs.job import MARK, ROOT, processes_of
-from tests.jobs.test_notices import Receiver
+from tests.jobs.job import ROOT, processes_of
+from tests.jobs.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, terminate
 
 pytestmark = pytest.mark.slow
 
-# The wall clock of a daemon can be ahead of this machine's, so that a test need not wait for a slot.
-COMMAND = """
-import os, sys
-from datetime import timedelta
-from mnist_lib.clock import SystemClock
-now, ahead = SystemClock.now, timedelta(seconds=float(os.environ.get("MNIST_TEST_AHEAD", "0")))
-SystemClock.now = lambda self: now(self) + ahead
-from jobs.retrain import main
-sys.exit(main(sys.argv[1:]))
-"""
 TRAIN = ("--models=scratch", "--epochs=2")
 LONG = ("--models=scratch", "--epochs=3000", "--checkpoint-seconds=0", "--validation-percent=0")
-HOURLY, DAILY = "--cron=0 * * * *", "--cron=0 0 * * *"
-
-
-class Schedule:
-    """One storage, and commands upon it."""
-
-    def __init__(self, folder: Path, data_dir: Path) -> None:
-        self.folder, self.data_dir, self.storage = folder, data_dir, folder / "results"
-
-    def start(self, *arguments: str, train: tuple[str, ...] = (), ahead: float = 0) -> subprocess.Popen[str]:
-        words = [*arguments, "--storage", str(self.storage), "--", "--data-dir", str(self.data_dir), *train]
-        environment = {"HOME": str(self.folder), MARK: str(self.folder), "MNIST_TEST_AHEAD": str(ahead)}
-        with (self.folder / "log").open("a") as log:
-            return subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *words],
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-
-    def run(self, *arguments: str, train: tuple[str, ...] = (), ahead: float = 0) -> tuple[int, str]:
-        process = self.start(*arguments, train=train, ahead=ahead)
-        stdout, _ = process.communicate(timeout=200)
-        return process.returncode, stdout
-
-    def read(self, command: str, *arguments: str) -> Any:
-        code, stdout = self.run(command, "--json", *arguments)
-        assert code == 0, self.log()
-        return json.loads(stdout)
-
-    def entries(self) -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = self.read("history")[::-1]
-        return entries
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-
-@pytest.fixture
-def schedule(tmp_path: Path, data_dir: Path) -> Schedule:
-    return Schedule(tmp_path, data_dir)
-
-
-def epochs_of(schedule: Schedule) -> int:
-    """That the newest run has told of."""
-    files = sorted((schedule.storage / "runs").glob("*/history.jsonl"))
-    return files[-1].read_text().count('"event": "epoch"') if files else 0
-
-
-def kill(daemon: subprocess.Popen[str]) -> None:
-    daemon.kill()
-    daemon.communicate()
-
-
-def terminate(daemon: subprocess.Popen[str]) -> int:
-    daemon.terminate()
-    daemon.communicate(timeout=30)
-    return daemon.returncode
 
 
 @pytest.mark.timeout(400)
@@ -232,111 +153,3 @@ def test_bad_data_are_trained_with_and_not_promoted_and_that_is_told(schedule: S
     assert "is not the champion" in notice["text"]
     champions = history(LocalObjects(schedule.storage), "scratch")
     assert [record.version for record in champions if isinstance(record, Champion)] == [1]
-
-
-def test_each_command_that_is_emitted_runs_here_as_it_is_written(schedule: Schedule) -> None:
-    config = schedule.folder / "retrain.yaml"
-    train = {"models": ["scratch"], "epochs": 2, "data_dir": str(schedule.data_dir)}
-    config.write_text(yaml.safe_dump({"cron": "0 0 * * *", "storage": str(schedule.storage), "train": train}))
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-
-    def emitted(scheduler: str) -> str:
-        command = [sys.executable, "-m", "jobs.retrain", "emit", scheduler, "--config", str(config)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-    def run(command: str | list[str]) -> subprocess.CompletedProcess[str]:
-        shell = isinstance(command, str)
-        return subprocess.run(command, shell=shell, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-    (line,) = [line for line in emitted("crontab").splitlines() if line.startswith("@reboot ")]
-    first = run(line.removeprefix("@reboot ").replace(r"\%", "%"))
-    assert first.returncode == 0, first.stderr
-    assert "scratch@1 has" in first.stdout
-    (exec_start,) = re.findall("^ExecStart=(.*)", emitted("systemd"), re.MULTILINE)
-    words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(exec_start)]
-    cron_job = yaml.safe_load(emitted("kubernetes"))["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    entrypoint = yaml.safe_load(emitted("raycronjob"))["spec"]["jobTemplate"]["entrypoint"]
-    for command in (words, cron_job["containers"][0]["command"], entrypoint):
-        done = run(command)
-        assert (done.returncode, done.stdout) == (0, first.stdout), done.stderr  # the slot's own run, done before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        (["--cron=61 * * * *"], "error[E-CRON] cron: minute: expected 0 to 59, got '61'"),
-        (["--cron=0 3 * *"], "error[E-CRON] cron: expected five fields"),
-        (["--cron=0 0 30 2 *"], "error[E-CRON] cron: day-of-month"),
-        ([HOURLY, "--tz=Mars/Base"], "error[E-CRON] tz: expected a time zone"),
-        ([], "error[E-USAGE] cron: expected a timetable, got none"),
-        ([HOURLY, "--overlap=kill"], "error[E-USAGE] overlap: "),
-        ([HOURLY, "--once", "--now"], "error[E-USAGE] once, now: expected one of them"),
-        ([HOURLY, "--name=../x"], "error[E-USAGE] name: expected"),
-        ([HOURLY, "--lease-seconds=nan"], "error[E-USAGE] lease_seconds: expected a number from 3 on"),
-        ([HOURLY, "--notify-on=succes"], "error[E-USAGE] notify_on: "),
-        ([HOURLY, "--", "--epochs=0"], "error[E-USAGE] epochs: "),
-        (
-            [HOURLY, "--", "--storage=x"],
-            "error[E-USAGE] storage: each slot's run is given its own; give it before --",
-        ),
-        ([HOURLY, "--", "--run-name=x"], "error[E-USAGE] run_name: "),
-        (["emit", "cron", HOURLY], "error[E-USAGE] scheduler: "),
-        (["emit", "kubernetes", HOURLY], "error[E-USAGE] storage: expected a URL or a path in the pod"),
-        (["stats"], "error[E-USAGE] command: "),
-    ],
-)
-def test_i7_what_cannot_be_is_refused_with_2_before_anything_starts(
-    arguments: list[str], error: str, tmp_path: Path
-) -> None:
-    begin = time.monotonic()
-    command = [sys.executable, "-m", "jobs.retrain", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(error)
-    assert done.stderr.count("\n") == 1
-    assert time.monotonic() - begin < 4
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_null_in_a_file_is_the_default(tmp_path: Path) -> None:
-    config = tmp_path / "retrain.yaml"
-    config.write_text("cron: 0 3 * * *\njitter: null\nname: null\nmax_attempts: null\nnotify_on: null\ntrain: null\n")
-    options = parse("jobs.retrain", RetrainOptions, ["--config", str(config)])
-    assert options == RetrainOptions(cron="0 3 * * *")
-
-
-def test_data_of_a_cluster_are_not_looked_for_here(tmp_path: Path, data_dir: Path) -> None:
-    objects = LocalObjects(tmp_path)
-    for options in (TrainOptions(data_dir=data_dir, address="10.0.0.1:6379"), TrainOptions(data_dir=tmp_path)):
-        assert TrainWork(objects, "s", str(tmp_path), [], options, stop_seconds=1).fingerprint() is None
-
-
-def test_a_secret_of_the_webhook_is_nowhere(schedule: Schedule) -> None:
-    canary = "canary-of-a-secret"
-    receiver = Receiver(401)
-    url = f"--notify={receiver.url}"
-    assert canary in url
-    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}/none")
-    code, stdout = schedule.run("--once", DAILY, url, "--json", train=train)
-    receiver.shutdown()
-    receiver.server_close()
-    assert code == 3
-    assert "127.0.0.1 was not told" in schedule.log()
-    stored = b"".join(path.read_bytes() for path in schedule.storage.rglob("*") if path.is_file())
-    assert canary not in stdout + schedule.log() + stored.decode(errors="replace")
-    emitted = subprocess.run(
-        [sys.executable, "-m", "jobs.retrain", "emit", "systemd", DAILY, url], cwd=ROOT, capture_output=True, text=True
-    )
-    assert emitted.returncode == 0
-    assert canary not in emitted.stdout
-
-
-def test_the_times_of_status_are_local(schedule: Schedule) -> None:
-    noon = datetime.now(UTC).replace(hour=12, minute=30)
-    ahead = (noon - datetime.now(UTC)).total_seconds()
-    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}/none")
-    schedule.run("--once", "--cron=30 14 * * *", "--tz=Asia/Tokyo", train=train, ahead=ahead)
-    _, text = schedule.run("status", "--cron=30 14 * * *", "--tz=Asia/Tokyo")
-    assert re.search(r"\d{4}-\d\d-\d\d 14:30 JST  failed", text), text
-    assert re.search(r"Next: \w{3} \d{4}-\d\d-\d\d 14:30 JST", text)
