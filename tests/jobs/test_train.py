@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mnist_lib.data.split import Dataset
-from tests.jobs.job import pid_of, start, summary_of, train
+from tests.jobs.job import ROOT, pid_of, start, summary_of, train
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +117,22 @@ def test_the_stored_models_give_the_counts_of_the_summary_without_this_project(
     for name, model in summary["models"].items():
         predicted = np.load(storage / "models" / name / "versions" / str(model["version"]) / "predictions.npz")
         assert (predicted["predictions"] == predicted["labels"]).sum() == expected[name]
+
+
+def test_what_a_run_stored_is_evaluated_again_by_loaded_weights_and_by_the_stored_file(
+    gpu_run: tuple[dict[str, Any], Path], data_dir: Path
+) -> None:
+    summary, home = gpu_run
+    command = [sys.executable, "-m", "jobs.models", "evaluate", "--json", f"--storage={home}/results"]
+    for name in summary["models"]:
+        test = next(t["test"] for t in summary["trials"] if t["id"] == summary["models"][name]["best_trial"])
+        for more in ([], ["--trust"]):
+            arguments = [*command, name, f"--data-dir={data_dir}", *more]
+            done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+            found = json.loads(done.stdout)
+            assert (found["test"], found["matching"]) == (test, test["total"])
+            assert found["max_difference"] < 1e-4
 
 
 @pytest.mark.mnist
