@@ -105,6 +105,7 @@ class FanOut:
             ResourcesError: no attempt has got a place in time.
             ClusterLostError: the head of the cluster no longer answers.
         """
+        self._waiting.restart()  # until now its caller may have waited for something else, and told of that
         while self._running or self._backing_off:
             yield from self._take_what_is_ready()
             self._head.check()

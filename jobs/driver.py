@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from cluster.limits import Limits
 from cluster.resources import LanePlan, deal
 from cluster.tasks import result_of, start_beside_driver
 from jobs import worker
+from jobs.display import Show
 from jobs.outcomes import Outcomes
+from jobs.progress import Progress
 from mnist_lib.data.split import DatasetInfo, validation_size
 from mnist_lib.errors import IntegrityError
 from mnist_lib.report.summary import Stored, summarize
@@ -24,7 +27,7 @@ from mnist_lib.store.contents import contents_of
 from mnist_lib.store.failpoints import failpoint
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
-from mnist_lib.store.publishing import publish
+from mnist_lib.store.publishing import now, publish
 from mnist_lib.store.resumption import forget
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
@@ -45,6 +48,8 @@ class Work:
     pace: Pace
     rule: Rule
     code: Mapping[str, Any]  # as in `environment.code_version`
+    display: Callable[[Progress], AbstractContextManager[Show]]  # what a person sees meanwhile
+    report: bool  # whether to write it, and the index over all runs
 
 
 def run(folder: RunFolder, work: Work) -> dict[str, Any]:
@@ -75,8 +80,13 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
             for lane in deal(outcomes.unfinished, plan.lanes):
                 fan_out.submit(lane)
             facts, prepared = _prepared(folder, info), time.monotonic()
-            for event in fan_out.events():
-                outcomes.take(event, fan_out.attempts)
+            progress = Progress(work.trials, outcomes.rows)
+            with work.display(progress) as show:
+                for event in fan_out.events():
+                    outcomes.take(event, fan_out.attempts)
+                    trial = progress.take(event, fan_out.attempts)
+                    if trial is not None:
+                        show(trial)
     else:
         facts, prepared = _prepared(folder, info), time.monotonic()
     trained = time.monotonic()
@@ -97,11 +107,20 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
             "trials_seconds": trained - prepared,
             "store_seconds": time.monotonic() - trained,
         },
+        ended=now(),
     )
+    if work.report:
+        from jobs.reporting import write_report  # Matplotlib, now that no lane waits for this process
+
+        write_report(folder, summary, outcomes.tallies, lambda: result_of(images, "the dataset"), work.code)
     failpoint("run.before_summary")
     folder.complete(summary)
     failpoint("run.before_forget")
     forget(folder, [spec.id for spec in work.trials])
+    if work.report:
+        from jobs.reporting import write_index
+
+        write_index(folder.objects)
     return summary
 
 

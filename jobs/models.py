@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobs import exits, models_change, models_compute, models_read
+from jobs import exits, models_change, models_compute, models_diff, models_read
 from jobs import models_options as options
 from jobs.command_line import parse
 from jobs.models_result import CommandResult
@@ -15,8 +15,8 @@ from mnist_lib.store.storage import open_storage
 
 COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], CommandResult]]] = {
     "list": (options.ModelOptions, models_read.list_versions),
-    "show": (options.VersionOptions, models_read.show),
-    "diff": (options.DiffOptions, models_read.diff),
+    "show": (options.ShowOptions, models_read.show),
+    "diff": (options.DiffOptions, models_diff.diff),
     "champion": (options.ChampionOptions, models_read.show_champion),
     "history": (options.HistoryOptions, models_read.show_history),
     "promote": (options.PromoteOptions, models_change.promote),

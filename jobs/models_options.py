@@ -44,9 +44,14 @@ class ChampionOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class VersionOptions(StoreOptions):
-    """One version: its files, their hashes, its counts."""
-
     version: str | None = option(None, "as in keras@3; without a number the newest", str, "VERSION", positional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(VersionOptions):
+    """One version: its files, their hashes, its counts, the report of its run."""
+
+    open: bool = option(False, "show that report in a browser")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,32 +1,33 @@
-"""The commands of `jobs.models` that change nothing: list, show, diff, champion, history, verify."""
+"""The commands of `jobs.models` that change nothing: list, show, champion, history, verify."""
 
 import os
+import tempfile
+import webbrowser
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import exits
 from jobs.models_options import (
     ChampionOptions,
-    DiffOptions,
     HistoryOptions,
     ModelOptions,
+    ShowOptions,
     VerifyOptions,
-    VersionOptions,
 )
-from jobs.models_result import NUMBER, CommandResult, counted, find_version, table
+from jobs.models_result import CommandResult, counted, find_version, table
 from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.objects import Objects
+from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.storage import is_url, open_storage
 from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy, version_folder
 
 if TYPE_CHECKING:
     from mnist_lib.store.champions import Champion
-    from mnist_lib.store.comparison import Comparison
 
-ANSWERS_SHOWN = 10
 
 # Beyond these, the store loads NumPy: imported where it is needed, a refusal is at once.
 
@@ -52,10 +53,13 @@ def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
     return CommandResult(rows, "\n".join([text, *damaged]), exits.INTEGRITY if damaged else exits.DONE)
 
 
-def show(options: VersionOptions, objects: Objects) -> CommandResult:
+def show(options: ShowOptions, objects: Objects) -> CommandResult:
     from mnist_lib.store.contents import accuracy_of_version
 
     version = find_version(objects, options.version, MODELS)
+    folder = RunFolder(objects, version.run)
+    if options.open:
+        _open_report(folder)
     test, about = accuracy_of_version(version), version.about
     low, high = test.interval()
     dataset = about.get("dataset", {})
@@ -65,17 +69,11 @@ def show(options: VersionOptions, objects: Objects) -> CommandResult:
         "dataset": f"{dataset.get('name')} {dataset.get('version')}, fingerprint {dataset.get('fingerprint')}",
         "weights": f"sha256 {about.get('weights_sha256')}",
         "where": objects.where(version_folder(version.model, version.number)),
+        "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
     }
     lines = [version.name, *(f"  {name:8} {text}" for name, text in facts.items()), ""]
     files = [(name, f"{of['bytes']:,}", of["sha256"]) for name, of in version.files.items()]
     return CommandResult(asdict(version), "\n".join(lines) + "\n" + table(("file", "bytes", "sha256"), files))
-
-
-def diff(options: DiffOptions, objects: Objects) -> CommandResult:
-    from mnist_lib.store.comparison import compare
-
-    comparisons = [compare(objects, one, other) for one, other in _pairs(options, objects)]
-    return CommandResult(list(map(asdict, comparisons)), "\n\n".join(map(_comparison_text, comparisons)))
 
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
@@ -136,42 +134,14 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
     )
 
 
-def _comparison_text(found: "Comparison") -> str:
-    one, other = found.accuracies
-    lines = [f"{found.one} has {one:.2%}, {found.other} {other:.2%} of the test images right."]
-    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in found.made.items()] or ["  They were made alike."]
-    if found.test_images is None:
-        return "\n".join([*lines, "They were tested on different images."])
-    count = len(found.differing)
-    gained = sum(answers.other == answers.label for answers in found.differing)
-    lost = sum(answers.one == answers.label for answers in found.differing)
-    lines.append(
-        f"Their answers differ on {count:,} of {found.test_images:,} test images"
-        f"; right in {found.other} only: {gained:,}, in {found.one} only: {lost:,}."
-    )
-    if count:
-        rows = [list(map(str, asdict(answers).values())) for answers in found.differing[:ANSWERS_SHOWN]]
-        lines.append(table(("image", "label", found.one, found.other), rows))
-    if count > ANSWERS_SHOWN:
-        lines.append(f"... and {count - ANSWERS_SHOWN} more; --json has all.")
-    return "\n".join(lines)
-
-
-def _pairs(options: DiffOptions, objects: Objects) -> list[tuple[Version, Version]]:
-    """To compare: two versions, or with two numbers those of every model that has both."""
-    one, other = options.one, options.other
-    if one is None or other is None:
-        raise SpecError("version: expected two, as in: jobs.models diff keras@1 keras@2")
-    if not (NUMBER.fullmatch(one) and NUMBER.fullmatch(other)):
-        return [(find_version(objects, one, MODELS), find_version(objects, other, MODELS))]
-    pairs = []
-    for model in MODELS:
-        first, second = (find(objects, model, int(number)) for number in (one, other))
-        if first and second:
-            pairs.append((first, second))
-    if not pairs:
-        raise SpecError(f"version: no model has both {one} and {other}; see: jobs.models list")
-    return pairs
+def _open_report(folder: RunFolder) -> None:
+    page = folder.read(REPORT)
+    if page is None:
+        raise SpecError(f"open: expected a report in {folder.where}, got none; its run was trained with --no-report")
+    with tempfile.NamedTemporaryFile("wb", prefix=f"{folder.run}-", suffix=".html", delete=False) as file:
+        file.write(page)  # a copy, which a browser can read wherever the storage is
+    if not webbrowser.open(Path(file.name).as_uri()):
+        raise SpecError(f"open: expected a browser, got none; the report is {folder.where}/{REPORT}")
 
 
 def _history_line(record: "Champion | IntegrityError") -> str:

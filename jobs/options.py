@@ -97,6 +97,7 @@ class TrainOptions:
         Rule.max_class_drop, "--promote if-better lets the accuracy in no class fall by more, as in 0.1", number, "X"
     )
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
+    report: bool = option(True, "write report.html and plots of the run, and index.html over all runs (default: on)")
     run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
     resume: str | None = option(
         None, "go on with that unfinished run, with the options that it was begun with", str, "RUN"
@@ -116,6 +117,7 @@ class TrainOptions:
     plan: bool = option(False, "print what would run, where and why, and stop")
     calibrate: bool = option(False, "--plan, and how long it would take: trains a few epochs of each model")
     json: bool = option(False, "print the summary as one JSON document instead of tables")
+    quiet: bool = option(False, "show warnings and errors only", short=["-q"])
     verbose: bool = option(False, "show every epoch, and tracebacks", short=["-v"])
 
     def trials(self) -> list[TrialSpec]:
@@ -151,6 +153,8 @@ class TrainOptions:
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise SpecError(f"max_concurrent: expected a whole number from 1, got {self.max_concurrent}")
+        if self.quiet and self.verbose:
+            raise SpecError("quiet: expected one of --quiet and --verbose, got both")
         self.rule()
         self.limits()
         self.pace(begin=0)

@@ -29,7 +29,8 @@ def stoppable(hint: str, end_children: Callable[[], None]) -> Iterator[None]:
         number = os.read(read, 1)
         os.close(read)
         if number:  # else the work is done
-            said = f"{NAMES[signal.Signals(number[0])]}; resume with: {hint}\n"
+            line = "\n" if sys.stderr.isatty() else ""  # below what a live table has drawn
+            said = f"{line}{NAMES[signal.Signals(number[0])]}; resume with: {hint}\n"
             with contextlib.suppress(OSError):  # nobody reads it any more
                 os.write(sys.stderr.fileno(), said.encode(errors="replace"))
             end_children()

@@ -23,7 +23,7 @@ from mnist_lib.environment import code_version
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.fenced import fence
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, open_run
+from mnist_lib.store.runs import REPORT, RunFolder, check_run_name, check_writable, configuration_of, open_run
 from mnist_lib.store.storage import check_storage, is_url, open_storage
 from mnist_lib.store.versions import version_folder
 
@@ -44,7 +44,7 @@ def train(arguments: Sequence[str]) -> int:
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
     if options.resume is not None:
         options = _options_of(options, arguments)
-    to_stderr(verbose=options.verbose)
+    to_stderr(verbose=options.verbose, quiet=options.quiet)
     trials = options.trials()
     options.check()
     check_storage(options.storage)
@@ -109,7 +109,7 @@ def _rehearse(options: TrainOptions, trials: Sequence[TrialSpec], seed: int) -> 
     code = code_version(PACKAGES)
 
     def train_at(address: str, folder: RunFolder) -> dict[str, Any]:
-        there = replace(options, address=address, max_failures=WORKER_KILLS + 1)
+        there = replace(options, address=address, max_failures=WORKER_KILLS + 1, report=False)
         return _train(there, trials, time.time(), folder, code)
 
     found = rehearse(seed, train_at)
@@ -121,6 +121,7 @@ def _train(
     options: TrainOptions, trials: Sequence[TrialSpec], begin: float, folder: RunFolder, code: Mapping[str, Any]
 ) -> dict[str, Any]:
     from cluster.session import end_children, in_submitted_job, session
+    from jobs.display import display, nothing_shown
     from jobs.driver import Work, run
     from jobs.signals import stoppable
 
@@ -138,6 +139,8 @@ def _train(
             pace=options.pace(begin),
             rule=options.rule(),
             code=code,
+            display=nothing_shown if options.quiet else display,
+            report=options.report,
         )
         return run(folder, work)
 
@@ -205,6 +208,8 @@ def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
         lines.append(f"{stored}, is in {folder.objects.where(version_folder(name, model['version']))}")
         champion = "the champion" if model["champion"] else "not the champion"
         lines.append(f"  It is {champion}: {model['promotion']}")
+    if folder.has_report:
+        lines.append(f"Look at it in {folder.where}/{REPORT}")
     return "\n".join(lines)
 
 

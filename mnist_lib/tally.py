@@ -21,11 +21,13 @@ class Tally:
     def __init__(self, first: TrialResult) -> None:
         self.chosen = first
         self._accuracies = [first.test.value]
-        self._sum: NDArray[np.float64] = first.probabilities.astype("float64")  # [test images, classes]
+        self.sum_of_probabilities: NDArray[np.float64] = first.probabilities.astype("float64")  # [test images, classes]
+        self.votes: NDArray[np.int32] = _votes(first.probabilities)  # [test images, classes]: trials that answer so
 
     def add(self, result: TrialResult) -> None:
         self._accuracies.append(result.test.value)
-        self._sum += result.probabilities
+        self.sum_of_probabilities += result.probabilities
+        self.votes += _votes(result.probabilities)
         if _preference(result) > _preference(self.chosen):
             self.chosen = result
 
@@ -40,7 +42,13 @@ class Tally:
 
     def ensemble(self, labels: NDArray[np.uint8]) -> Accuracy:
         """Of the mean of all trials' probabilities, on the test labels."""
-        return Accuracy(int((self._sum.argmax(axis=1) == labels).sum()), len(labels))
+        return Accuracy(int((self.sum_of_probabilities.argmax(axis=1) == labels).sum()), len(labels))
+
+
+def _votes(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
+    answers = probabilities.argmax(axis=1)
+    votes: NDArray[np.int32] = (answers[:, None] == range(probabilities.shape[1])).astype("int32")
+    return votes
 
 
 def _preference(result: TrialResult) -> tuple[int, int]:

@@ -33,6 +33,7 @@ def summarize(
     labels: "NDArray[np.uint8]",
     trials: Sequence[Mapping[str, Any]],
     timing: Mapping[str, float],
+    ended: str,
 ) -> dict[str, Any]:
     """The document of DESIGN's schema 1.
 
@@ -41,6 +42,7 @@ def summarize(
         stored: what became of each of these.
         labels: of the test split.
         trials: one `trial_row` each.
+        ended: UTC, ISO 8601.
     """
     return {
         "schema": SCHEMA,
@@ -48,6 +50,7 @@ def summarize(
         "dataset": dict(dataset),
         "models": {model: _model_row(tally, stored[model], labels) for model, tally in sorted(tallies.items())},
         "trials": sorted(trials, key=lambda row: (row["model"], row["seed"])),
+        "ended": ended,
         "timing": dict(timing),
         "versions": dict(next((tally.chosen.versions for _, tally in sorted(tallies.items())), package_versions())),
     }

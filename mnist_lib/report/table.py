@@ -1,5 +1,6 @@
 """The summary as a table for people: the answer per model, then what it is made of."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -12,17 +13,17 @@ from mnist_lib.result import Accuracy
 CHANCE = 0.1  # ten classes of about equal size
 
 
-def render(summary: dict[str, Any], console: Console) -> None:
+def render(summary: Mapping[str, Any], console: Console) -> None:
     """Prints the tables and the notes that belong to them."""
     tables = [_models(summary)] if summary["models"] else []
-    console.print(Group(*tables, _trials(summary), *map(Text, _notes(summary))))
+    console.print(Group(*tables, _trials(summary), *map(Text, [*_failures(summary), *notes(summary)])))
 
 
 def percent(value: float) -> str:
     return f"{100 * value:.2f}%"
 
 
-def _models(summary: dict[str, Any]) -> Table:
+def _models(summary: Mapping[str, Any]) -> Table:
     test = summary["dataset"]["test"]
     table = Table(
         title=f"Accuracy on the {test:,} test images of {summary['dataset']['name']}",
@@ -45,7 +46,7 @@ def _models(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _trials(summary: dict[str, Any]) -> Table:
+def _trials(summary: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("trial", "test", "correct", "best epoch", "seconds", "images/s", "devices"):
         table.add_column(heading, justify="left" if heading in ("trial", "devices") else "right")
@@ -65,14 +66,17 @@ def _trials(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _notes(summary: dict[str, Any]) -> list[str]:
+def _failures(summary: Mapping[str, Any]) -> list[str]:
+    failed = [trial for trial in summary["trials"] if trial["status"] == "failed"]
+    return [f"{trial['id']} failed: {trial['error']['code']} {trial['error']['message']}" for trial in failed]
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the figures should know."""
     models = summary["models"].items()
     notes = []
     if any(model["ci95_over"] == "test images" for _, model in models):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
-    for trial in summary["trials"]:
-        if trial["status"] == "failed":
-            notes.append(f"{trial['id']} failed: {trial['error']['code']} {trial['error']['message']}")
     for trial in summary["trials"]:
         if trial["status"] == "ok" and trial["trained_epochs"] < trial["epochs"]:
             notes.append(f"{trial['id']} trained {trial['trained_epochs']} of {trial['epochs']} epochs: time was up.")
@@ -82,7 +86,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _counted(summary: dict[str, Any], model: str) -> Accuracy:
+def _counted(summary: Mapping[str, Any], model: str) -> Accuracy:
     """Over all trials of a model."""
     counts = [trial["test"] for trial in summary["trials"] if trial["model"] == model and trial["status"] == "ok"]
     return sum((Accuracy(**count) for count in counts), Accuracy(0, 0))

@@ -21,6 +21,7 @@ from mnist_lib.store.publishing import LONGEST_RUN, now
 from mnist_lib.store.records import seal, unseal
 
 RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
+REPORT, PLOTS = "report.html", "plots"
 # Of runs that are not complete: who trains them, and which run it is that has such terms.
 UNFINISHED = "unfinished"
 MOST_DIFFERENCES = 5  # in one line
@@ -105,6 +106,10 @@ class RunFolder:
         except ValueError as error:
             raise IntegrityError(f"{self.objects.where(self._name(SUMMARY))}: expected JSON: {error}") from error
         return summary
+
+    @property
+    def has_report(self) -> bool:
+        return self.objects.exists(self._name(REPORT))
 
     def require_same(self, name: str, value: str, what: str) -> None:
         """Raises SpecError when an earlier driver of this run has found another value of that name."""

@@ -22,7 +22,7 @@ assert not {{'tensorflow', 'keras', 'tensorflow_datasets'}} & set(sys.modules)
 sys.exit(status)
 """
 EPOCHS = "--epochs=20"
-TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--json")
+TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--no-report", "--json")
 # A prelude: shorter than a user would have it.
 IMPATIENT = """
 import dataclasses
@@ -49,6 +49,8 @@ def start(*arguments: str | Path, home: Path, prelude: str = "", **environment: 
 def train(*arguments: str | Path, home: Path, prelude: str = "", **environment: str) -> tuple[int, str, str]:
     process = start(*arguments, home=home, prelude=prelude, **environment)
     stdout, stderr = process.communicate(timeout=280)
+    assert "\x1b" not in stdout + stderr  # neither is a terminal
+    assert "Warning: " not in stderr
     return process.returncode, stdout, stderr
 
 

@@ -81,7 +81,8 @@ def test_the_list_shows_accuracies_and_the_champion(told: Any) -> None:
     shown = told("show", "keras@2").out.splitlines()
     assert shown[0] == "keras@2"
     assert shown[2] == "  test     150 of 200 images right: 75.00% (68.57% to 80.49%)"
-    assert shown[8].split()[:2] == ["model.keras", "9"]
+    assert shown[6] == "  report   none"  # its run wrote none
+    assert shown[9].split()[:2] == ["model.keras", "9"]
     assert told("list", "scratch").out == "No version is stored in results.\n"
 
 

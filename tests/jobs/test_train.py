@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from mnist_lib.data.split import Dataset
+from tests.figures import assert_says_what_the_summary_says
 from tests.jobs.job import ROOT, pid_of, start, summary_of, train
 
 pytestmark = pytest.mark.slow
@@ -80,6 +81,35 @@ def test_a_run_leaves_its_configuration_its_history_and_a_result_for_each_trial(
         own = [entry["event"] for entry in history if entry["trial"] == trial["id"]]
         assert own == ["started", *["epoch"] * 20, "ended"]
         assert json.loads((folder / "trials" / trial["id"] / "result.json").read_text()) == trial
+
+
+def test_a_run_leaves_a_report_that_says_what_its_summary_says_and_an_index_that_leads_to_it(
+    gpu_run: tuple[dict[str, Any], Path],
+) -> None:
+    summary, home = gpu_run
+    report = home / "results/runs" / summary["run"] / "report.html"
+    assert_says_what_the_summary_says(report.read_text(), summary)
+    assert sorted(path.name for path in (report.parent / "plots").iterdir()) == [
+        *("accuracy.png", "calibration.png", "confusion-keras.png", "confusion-scratch.png"),
+        *("learning-curves.png", "time-line.png"),
+    ]
+    assert f'href="runs/{summary["run"]}/report.html"' in (home / "results/index.html").read_text()
+
+
+def test_the_report_of_a_versions_run_is_opened_in_a_browser(
+    gpu_run: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    summary, home = gpu_run
+    command = [sys.executable, "-m", "jobs.models", "show", "keras", "--open", f"--storage={home}/results"]
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    environment = {**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(tmp_path)}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    report = home / "results/runs" / summary["run"] / "report.html"
+    assert f"report   {report}" in shown.stdout
+    opened = Path((tmp_path / "opened").read_text().strip().removeprefix("file://"))
+    assert opened.read_bytes() == report.read_bytes()
 
 
 LOADED_WITHOUT_THIS_PROJECT = {

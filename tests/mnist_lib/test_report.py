@@ -88,6 +88,7 @@ def summary_of(*predicted: list[int], failed: int = 0) -> dict[str, Any]:
         labels=LABELS,
         trials=rows,
         timing={},
+        ended="2026-11-25T03:00:00Z",
     )
 
 

@@ -1,0 +1,29 @@
+"""The figures of a report, as a program reads them."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mnist_lib.report.page import FORMATS
+
+FIGURE = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
+
+
+def assert_says_what_the_summary_says(page: str, summary: Mapping[str, Any]) -> None:
+    """Each figure is that of the summary, and of the core none is left out."""
+    figures = FIGURE.findall(page)
+    for value, path, text in figures:
+        expected = _at(summary, path)
+        assert value == str(expected), path
+        assert text in {shown(expected) for shown in FORMATS.values()}, path
+    shown = {path for _, path, _ in figures}
+    for name in summary["models"]:
+        assert {f"models/{name}/{key}" for key in ("mean_test_accuracy", "ci95/0", "ci95/1", "trials")} <= shown
+    for number, trial in enumerate(summary["trials"]):
+        assert (f"trials/{number}/test_accuracy" in shown) == (trial["status"] == "ok")
+
+
+def _at(part: Any, path: str) -> Any:
+    for key in path.split("/"):
+        part = part[int(key) if isinstance(part, list) else key]
+    return part
