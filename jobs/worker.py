@@ -21,7 +21,6 @@ from mnist_lib.spec import Group, Pace, Resources, TrialSpec
 def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
     """The dataset, and what the driver needs to know of it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # or TensorFlow would take the memory of GPUs that are the lanes'
-    import_keras()
     from mnist_lib.data.prepare import prepare
 
     dataset = prepare(name, data_dir, source)

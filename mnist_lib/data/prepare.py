@@ -17,7 +17,9 @@ import numpy as np
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
 from mnist_lib.data.availability import default_data_dir, missing, require_obtainable
+from mnist_lib.data.decoded import keep, kept
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataFolderError
 
 LOCK_SECONDS = 1_800.0  # a download of MNIST over a slow line
@@ -50,17 +52,23 @@ def prepare(name: str, data_dir: Path | None, source: Path | None) -> Dataset:
 
 def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
     entry = DATASETS[name]
-    builder = _builder(entry, data_dir)
-    if not _prepared(builder):  # a prepared folder may be read-only, and is not locked
-        with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
-            if not _prepared(builder):
-                require_obtainable(name, source, data_dir)
-                _download_and_prepare(name, builder, source)
-        builder = _builder(entry, data_dir)  # anew: one reads what is on disk when it is made
-    train, test = (_read(name, builder, split) for split in ("train", "test"))
-    train.check(f"{name}/train", entry.train)
-    test.check(f"{name}/test", entry.test)
-    return Dataset.of(name, str(builder.version), train, test)
+    dataset = kept(name, data_dir / entry.tfds_name)
+    if dataset is None:
+        builder, is_new = _builder(entry, data_dir), False
+        if not _prepared(builder):  # a prepared folder may be read-only, and is not locked
+            with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
+                if not _prepared(builder):
+                    require_obtainable(name, source, data_dir)
+                    _download_and_prepare(name, builder, source)
+                    is_new = True
+            builder = _builder(entry, data_dir)  # anew: one reads what is on disk when it is made
+        train, test = (_read(name, builder, split) for split in ("train", "test"))
+        dataset = Dataset.of(name, str(builder.version), train, test)
+        if is_new:
+            keep(dataset, Path(builder.data_path))
+    dataset.train.check(f"{name}/train", entry.train)
+    dataset.test.check(f"{name}/test", entry.test)
+    return dataset
 
 
 @contextlib.contextmanager
@@ -88,6 +96,7 @@ def _prepared(builder: Any) -> bool:
 
 
 def _builder(entry: DatasetEntry, data_dir: Path) -> Any:
+    import_keras()
     import tensorflow_datasets as tfds
 
     from mnist_lib.data.embedded import builders  # noqa: F401  importing registers the embedded sets
