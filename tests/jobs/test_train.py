@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lib.data.split import Dataset
-from tests.jobs.job import ROOT, pid_of, start, summary_of, train
+from tests.jobs.job import ROOT, history_of, pid_of, start, summary_of, train
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,21 @@ def test_a_run_leaves_its_configuration_its_history_and_a_result_for_each_trial(
         own = [entry["event"] for entry in history if entry["trial"] == trial["id"]]
         assert own == ["started", *["epoch"] * 20, "ended"]
         assert json.loads((folder / "trials" / trial["id"] / "result.json").read_text()) == trial
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_tensorboard_shows_of_every_trial_what_the_history_tells(gpu_run: tuple[dict[str, Any], Path]) -> None:
+    summary, home = gpu_run
+    folder = home / "results/runs" / summary["run"]
+    for trial in summary["trials"]:
+        epochs = [e for e in history_of(folder) if (e["event"], e["trial"]) == ("epoch", trial["id"])]
+        (path,) = (folder / "trials" / trial["id"] / "tb").iterdir()
+        seen = EventAccumulator(str(path)).Reload()
+        losses = [(loss.step, loss.value) for loss in seen.Scalars("loss")]
+        assert losses == [(epoch["epoch"], np.float32(epoch["loss"])) for epoch in epochs]
+        validated = [epoch["validation"]["correct"] / epoch["validation"]["total"] for epoch in epochs]
+        assert [a.value for a in seen.Scalars("accuracy/validation")] == np.asarray(validated, np.float32).tolist()
+        assert len(seen.Tags()["images"]) == 10
 
 
 LOADED_WITHOUT_THIS_PROJECT = {
