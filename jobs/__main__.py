@@ -10,7 +10,7 @@ COMMANDS = {
     "submit": "send that to a cluster as a job, follow it, stop it",
     "retrain": "that by a timetable: a daemon, or a step of another scheduler",
     "doctor": "what would keep a run from working, here and on every node",
-    "models": "what is stored: list, diff, champion, history, promote, rollback, verify",
+    "models": "what is stored: list, diff, champion, history, promote, rollback, verify, export",
 }
 
 
