@@ -5,11 +5,12 @@ import importlib
 import sys
 
 COMMANDS = {
+    "show": "a dataset, before one trains on it",
     "train": "train the models, report their accuracy, store them",
     "submit": "send that to a cluster as a job, follow it, stop it",
     "retrain": "that by a timetable: a daemon, or a step of another scheduler",
     "doctor": "what would keep a run from working, here and on every node",
-    "models": "what is stored: list, diff, champion, history, promote, rollback, verify",
+    "models": "what is stored: list, diff, champion, history, promote, rollback, verify, export",
 }
 
 

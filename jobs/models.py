@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], C
     "verify": (options.VerifyOptions, models_read.verify_versions),
     "evaluate": (options.EvaluateOptions, models_compute.evaluate),
     "reproduce": (options.ReproduceOptions, models_compute.reproduce),
+    "export": (options.ExportOptions, models_compute.export),
     "gc": (options.CollectOptions, models_change.collect_garbage),
 }
 

@@ -1,23 +1,28 @@
-"""The commands of `jobs.models` that compute with a stored version, in this process: evaluate, reproduce."""
+"""The commands of `jobs.models` that compute with a stored version, in this process: evaluate, reproduce, export."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import exits
-from jobs.models_options import ComputeOptions, EvaluateOptions, ReproduceOptions
+from jobs.models_options import ComputeOptions, EvaluateOptions, ExportOptions, ReproduceOptions
 from jobs.models_result import CommandResult, find_version
 from jobs.packages import PACKAGES
-from mnist_lib.catalog import MODELS
-from mnist_lib.environment import code_version, import_keras
-from mnist_lib.errors import DataError
+from mnist_lib.catalog import FORMATS, MODELS, require_known
+from mnist_lib.environment import code_version, import_keras, quietly
+from mnist_lib.errors import DataError, SpecError
 from mnist_lib.store.objects import Objects
+from mnist_lib.store.outside import require_free
 from mnist_lib.store.versions import Version
 
 if TYPE_CHECKING:
     from mnist_lib.data.split import Dataset
+
+IMAGES_TO_TRY = 100
 
 
 def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
@@ -64,6 +69,31 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     text = "\n".join([told[found.verdict], *(differing or same), f"  It took {found.seconds:.1f} s."])
     diverged = found.verdict == reproduction.DIVERGED
     return CommandResult(asdict(found), text, exits.INTEGRITY if diverged else exits.DONE)
+
+
+def export(options: ExportOptions, objects: Objects) -> CommandResult:
+    version, form = find_version(objects, options.version, MODELS), options.format
+    if form is None:
+        raise SpecError(f"format: expected one of {', '.join(FORMATS)}")
+    require_known("format", form, FORMATS)
+    lacking = [module for module in FORMATS[form].modules if importlib.util.find_spec(module) is None]
+    if lacking:
+        raise SpecError(f"format: {form} needs {', '.join(lacking)}; install the extra: pip install '.[export]'")
+    target = options.to or Path.cwd() / f"{version.model}-{version.number}{FORMATS[form].suffix}"
+    require_free(target)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import_keras()
+    from mnist_lib import exporting
+    from mnist_lib.loading import read_model
+
+    images = _dataset(options, version).test.images[:IMAGES_TO_TRY]
+    with quietly():
+        found = exporting.export(read_model(objects, version), form, target, images)
+    text = (
+        f"{version.name} is in {found.path} ({found.bytes:,} bytes).\n"
+        f"It gives the same answers to {found.tried} test images (probabilities within {found.max_difference:.0e})."
+    )
+    return CommandResult(asdict(found), text)
 
 
 def _dataset(options: ComputeOptions, version: Version) -> "Dataset":

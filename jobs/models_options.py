@@ -6,7 +6,7 @@ from pathlib import Path
 from jobs.command_line import option
 from jobs.options import STORAGE_HELP
 from jobs.values import folder, moment, number, whole_number
-from mnist_lib.catalog import MODELS, require_known
+from mnist_lib.catalog import FORMATS, MODELS, require_known
 from mnist_lib.store.promotion import Rule
 
 
@@ -126,3 +126,13 @@ class ReproduceOptions(ComputeOptions):
     """Trains a version again, as its manifest says: does it come out the same?"""
 
     cpus: int | None = option(None, "threads to train with (default: all)", whole_number, "N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(ComputeOptions):
+    """Writes a version in another format, and tries what was written on test images."""
+
+    format: str | None = option(
+        None, "; ".join(f"{name}: {entry.about}" for name, entry in FORMATS.items()), str, "NAME"
+    )
+    to: Path | None = option(None, "where to; nothing may be there (default: as in keras-3.onnx, here)", folder, "PATH")

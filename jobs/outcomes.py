@@ -88,6 +88,8 @@ class Outcomes:
                 keep_checkpoint(self._folder, event.trial, event.epoch, event.content)
             case TrialResult():
                 self._add(event, attempts(event.trial))
+                tensorboard = f"trials/{event.trial}/tb/events.out.tfevents.{event.trial}"
+                self._folder.write(tensorboard, event.tensorboard)
                 chosen = self.tallies[event.spec.model].chosen is event
                 keep_result(self._folder, event, attempts(event.trial), with_model=chosen)
             case TrialFailure():

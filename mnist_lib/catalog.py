@@ -58,6 +58,23 @@ PRECISIONS = {"float32": "", "bfloat16": "faster where the hardware has it"}
 
 NUM_CLASSES = 10
 
+
+@dataclass(frozen=True, kw_only=True)
+class FormatEntry:
+    suffix: str
+    about: str
+    modules: tuple[str, ...] = ()  # that it takes, beside what trains: the extra `export`
+
+
+# What a stored model can be exported to.
+FORMATS = {
+    "saved_model": FormatEntry(suffix=".savedmodel", about="for TensorFlow Serving and TensorFlow"),
+    "litert": FormatEntry(suffix=".tflite", about="for phones and small devices", modules=("ai_edge_litert",)),
+    "onnx": FormatEntry(
+        suffix=".onnx", about="for ONNX Runtime and what else reads ONNX", modules=("onnxruntime", "tf2onnx")
+    ),
+}
+
 DATASETS = {
     "mnist-mini": DatasetEntry(
         tfds_name="mnist_mini", train=4_000, test=1_000, about="5,000 real MNIST digits, in the package"

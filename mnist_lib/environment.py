@@ -68,7 +68,7 @@ def import_keras() -> None:
     hidden = [name for name in KERAS_IMPORTS_IF_INSTALLED if name not in sys.modules]
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails, as if it were not installed
-    with _no_stderr():  # what is said before the level is read, and by CUDA where there is no GPU
+    with quietly():  # what is said before the level is read, and by CUDA where there is no GPU
         import keras  # noqa: F401
         import tensorflow as tf
 
@@ -78,7 +78,7 @@ def import_keras() -> None:
 
 
 @contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Of the whole process, its C++ too. An exception is told nonetheless."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.split import Split
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.keras_models import KERAS_FILE
-from mnist_lib.models import build_model
+from mnist_lib.models import ImageShape, Model, Weights, build_model
 from mnist_lib.result import Accuracy
 from mnist_lib.scratch import SGD
 from mnist_lib.spec import Resources, TrialSpec
@@ -32,7 +32,25 @@ MODEST = 64 << 20  # bytes that may be taken without having seen them stored
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, 1], 0-255 -> [n, classes]
 
 
+@dataclass(frozen=True)
+class StoredModel:
+    model: Model
+    weights: Weights
+    image_shape: ImageShape
+
+
 def load(objects: Objects, version: Version) -> Predict:
+    """`read_model`, ready to predict."""
+    return predictor(read_model(objects, version))
+
+
+def predictor(stored: StoredModel) -> Predict:
+    """Predicts as it was measured after training."""
+    trainer = Trainer(stored.model, SGD(), mirrored_strategy(Resources()))
+    return lambda images: trainer.probabilities(stored.weights, images)
+
+
+def read_model(objects: Objects, version: Version) -> StoredModel:
     """Nothing of what is stored is run.
 
     Raises:
@@ -47,15 +65,15 @@ def load(objects: Objects, version: Version) -> Predict:
         largest, stored = 4 * height * width * channels * spec.hidden_units, sum(map(len, files.values()))
         if not 0 < largest <= max(4 * stored, MODEST):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {stored:,}")
-        model = build_model(spec, (height, width, channels))
+        image_shape = (height, width, channels)
+        model = build_model(spec, image_shape)
         weights = model.read(files)
         expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
     except (MnistError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"{version.name}: {error}") from error
     if got != expected:
         raise IntegrityError(f"{version.name}: expected weights with sha256 {expected}, got {got}")
-    trainer = Trainer(model, SGD(), mirrored_strategy(Resources()))  # as they were measured after training
-    return lambda images: trainer.probabilities(weights, images)
+    return StoredModel(model, weights, image_shape)
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:

@@ -110,6 +110,7 @@ class TrialResult(Event):
     versions: Mapping[str, str]  # of the packages that trained it
     probabilities: NDArray[np.float32]  # [test images, classes]
     files: Mapping[str, bytes]  # the stored model, by path
+    tensorboard: bytes = b""  # an event file; of a trial that ended under an earlier driver it is in the run's folder
 
 
 @dataclass(frozen=True, kw_only=True)

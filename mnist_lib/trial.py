@@ -11,7 +11,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from mnist_lib.checkpoint import Best, Progress, pack, unpack
 from mnist_lib.data.batches import Plan
@@ -24,6 +26,7 @@ from mnist_lib.schedules import learning_rates
 from mnist_lib.scratch import OPTIMIZERS
 from mnist_lib.spec import Group, Pace, Resources, TrialSpec
 from mnist_lib.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
+from mnist_lib.tensorboard import event_file
 from mnist_lib.training import Trainer, accuracy_of
 
 
@@ -120,11 +123,13 @@ class _Lane:
         setup_seconds = time.perf_counter() - begin
         best, history = yield from _train(compiled, spec, progress, pace)
         train_seconds = sum(epoch.seconds for epoch in history)
-        probabilities = compiled.trainer.probabilities(best.weights, self._dataset.test.images)
+        test = self._dataset.test
+        probabilities = compiled.trainer.probabilities(best.weights, test.images)
+        rates = _learning_rates(compiled, spec)[compiled.plan.steps - 1 :: compiled.plan.steps]
         yield TrialResult(
             trial=spec.id,
             spec=spec,
-            test=accuracy_of(probabilities, self._dataset.test.labels),
+            test=accuracy_of(probabilities, test.labels),
             validation=best.validation,
             best_epoch=best.epoch,
             history=history,
@@ -139,6 +144,7 @@ class _Lane:
             versions=package_versions(),
             probabilities=probabilities,
             files=compiled.model.files(best.weights),
+            tensorboard=event_file(history, rates, best.epoch, probabilities, test),
         )
 
     def _compile(self, spec: TrialSpec) -> _Compiled:
@@ -176,7 +182,7 @@ def _train(
 ) -> Generator[Event, None, tuple[Best, tuple[EpochDone, ...]]]:
     """Returns the best epoch on validation, the earliest of equals (without validation the last), and all epochs."""
     best, history = (progress.best, progress.history) if progress else (None, ())
-    rates = learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
+    rates = _learning_rates(compiled, spec)
     last = min(spec.epochs, pace.most_epochs or spec.epochs)
     kept_at = time.monotonic()
     for epoch in compiled.trainer.train(
@@ -211,6 +217,11 @@ def _train(
             kept_at = time.monotonic()
     assert best is not None  # a spec has at least one epoch
     return best, history
+
+
+def _learning_rates(compiled: _Compiled, spec: TrialSpec) -> NDArray[np.float32]:
+    """Of every step."""
+    return learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
 
 
 def _validate(trainer: Trainer, validation: Split, epoch: int) -> Accuracy:

@@ -14,6 +14,7 @@ from jobs.doctor import DoctorOptions
 from jobs.models import COMMANDS
 from jobs.options import TrainOptions
 from jobs.retrain_options import RetrainOptions, check_train, train_flags
+from jobs.show import ShowOptions
 from jobs.submit_options import SubmitOptions
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +76,13 @@ def test_every_examination_is_understood(command: str) -> None:
     assert parse("jobs.doctor", DoctorOptions, words[words.index("jobs.doctor") + 1 :])
 
 
+@pytest.mark.parametrize("command", [c for c in commands() if "jobs.show" in c])
+def test_every_look_at_a_dataset_is_understood(command: str) -> None:
+    words = shlex.split(command)
+    options: ShowOptions = parse("jobs.show", ShowOptions, words[words.index("jobs.show") + 1 :])
+    options.check()
+
+
 @pytest.mark.parametrize("command", [c for c in commands() if "jobs.models" in c])
 def test_every_command_about_the_store_is_understood(command: str) -> None:
     words = shlex.split(command)
@@ -100,7 +108,7 @@ def test_the_file_map_is_the_tree() -> None:
 
 def test_every_option_that_the_text_names_exists() -> None:
     commands = [*COMMANDS.values(), *submit.COMMANDS.values(), *retrain.COMMANDS.values()]
-    options: list[Any] = [TrainOptions, RetrainOptions, *(kind for kind, _ in commands)]
+    options: list[Any] = [TrainOptions, RetrainOptions, ShowOptions, *(kind for kind, _ in commands)]
     names = {name for kind in options for name in kind.__dataclass_fields__} | {"config", "help"}
     known = {f"--{name.replace('_', '-')}" for name in names}
     prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)

@@ -29,7 +29,7 @@ KEPT_CHECKPOINTS = 2
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
 PROBABILITIES = "probabilities.npz"
 LARGEST_PROBABILITIES = 1 << 28  # bytes
-APART = ("probabilities", "files")  # fields of a result that are files of their own
+APART = ("probabilities", "files", "tensorboard")  # fields of a result that are files of their own
 
 log = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ def test_f1_a_worker_that_is_killed_is_followed_by_one_that_goes_on_where_it_was
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
     assert json.loads(stdout)["trials"][0]["attempts"] == 2
     assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
-    assert [path.name for path in (tmp_path / "runs/r/trials/scratch-s0").iterdir()] == ["result.json"]
+    assert sorted(path.name for path in (tmp_path / "runs/r/trials/scratch-s0").iterdir()) == ["result.json", "tb"]
 
 
 KILLS_ITSELF = """

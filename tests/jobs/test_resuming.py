@@ -46,7 +46,8 @@ def test_f6_a_driver_that_dies_at_the_end_of_storing_is_recognised_as_done(
     assert starts_of("keras-s0", tmp_path / "runs/r") == [0]
     assert json.loads(stdout)["models"]["keras"]["version"] == 1
     assert all_verified(LocalObjects(tmp_path)) == [1]
-    assert [path.name for path in (tmp_path / "runs/r/trials/keras-s0").iterdir()] == ["result.json"]
+    left = [path.name for path in (tmp_path / "runs/r/trials/keras-s0").rglob("*")]
+    assert sorted(left) == ["events.out.tfevents.keras-s0", "result.json", "tb"]
 
 
 def test_f7_when_the_head_dies_the_run_ends_with_8_and_goes_on_with_another_cluster(
@@ -153,6 +154,7 @@ def test_f5_f10_after_a_kill_of_the_driver_the_same_command_goes_on(
     assert len(starts_of("keras-s1", run)) == 2
     assert starts_of("keras-s1", run)[1] >= 3
     assert hashes(stdout) == calm
+    assert len(list(run.glob("trials/*/tb/*"))) == 4
 
 
 def test_a_stored_version_that_is_trained_again_comes_out_the_same_or_it_is_said_what_differs(

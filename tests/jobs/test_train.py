@@ -3,20 +3,19 @@
 import gzip
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lib.data.split import Dataset
 from tests.figures import assert_says_what_the_summary_says
-from tests.jobs.job import ROOT, pid_of, start, summary_of, train
+from tests.jobs.job import ROOT, history_of, summary_of, train
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +111,21 @@ def test_the_report_of_a_versions_run_is_opened_in_a_browser(
     assert opened.read_bytes() == report.read_bytes()
 
 
+@pytest.mark.usefixtures("tensorflow")
+def test_tensorboard_shows_of_every_trial_what_the_history_tells(gpu_run: tuple[dict[str, Any], Path]) -> None:
+    summary, home = gpu_run
+    folder = home / "results/runs" / summary["run"]
+    for trial in summary["trials"]:
+        epochs = [e for e in history_of(folder) if (e["event"], e["trial"]) == ("epoch", trial["id"])]
+        (path,) = (folder / "trials" / trial["id"] / "tb").iterdir()
+        seen = EventAccumulator(str(path)).Reload()
+        losses = [(loss.step, loss.value) for loss in seen.Scalars("loss")]
+        assert losses == [(epoch["epoch"], np.float32(epoch["loss"])) for epoch in epochs]
+        validated = [epoch["validation"]["correct"] / epoch["validation"]["total"] for epoch in epochs]
+        assert [a.value for a in seen.Scalars("accuracy/validation")] == np.asarray(validated, np.float32).tolist()
+        assert len(seen.Tags()["images"]) == 10
+
+
 LOADED_WITHOUT_THIS_PROJECT = {
     "keras": "import keras; predict = keras.saving.load_model(f'{folder}/model.keras').predict",
     "scratch": "import tensorflow as tf; s = tf.saved_model.load(f'{folder}/saved_model'); predict = s.serve",
@@ -196,58 +210,3 @@ def test_on_a_cluster_of_its_own_a_run_ends_with_a_table_and_where_things_are(da
     assert "Traceback" not in stderr
     assert (tmp_path / "results/models/keras/versions/1/model.keras").is_file()
     assert (tmp_path / "results/models/scratch/versions/1/saved_model/saved_model.pb").is_file()
-
-
-def test_a_trial_that_is_killed_for_good_is_a_row_and_the_others_are_stored(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    process = start(
-        *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=killed", "--json"),
-        *("--gpus-per-trial=0", "--epochs=150", "--max-failures=0"),
-        home=tmp_path,
-    )
-    os.kill(pid_of("keras-s0", tmp_path / "runs/killed"), signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 9, stderr
-    rows = {trial["id"]: trial for trial in json.loads(stdout)["trials"]}
-    assert rows["keras-s0"]["error"]["code"] == "E-CRASH"
-    assert rows["scratch-s0"]["status"] == "ok"
-    assert not (tmp_path / "models/keras").exists()
-    assert (tmp_path / "models/scratch/versions/1").is_dir()
-
-
-def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    code, stdout, stderr = train(
-        *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=nan", "--optimizer=sgd"),
-        *("--learning-rate=1e38", "--models=keras", "--gpus-per-trial=0"),
-        home=tmp_path,
-    )
-    assert code == 5, stderr
-    assert "keras-s0 failed: E-NAN loss is not a finite number in epoch 1, step " in stdout
-    assert stderr.splitlines()[-1].startswith("error[E-NAN] keras-s0 loss is not a finite number in epoch 1, step ")
-    assert json.loads((tmp_path / "runs/nan/summary.json").read_text())["models"] == {}
-    assert not (tmp_path / "models").exists()
-
-
-def test_data_that_are_nowhere_end_the_run_with_3_and_the_ways_out(ray_address: str, tmp_path: Path) -> None:
-    begin = time.monotonic()
-    code, stdout, stderr = train(
-        *("--address", ray_address, "--dataset=mnist", "--data-dir", tmp_path / "tfds", "--data-source", tmp_path),
-        *("--storage", tmp_path),
-        home=tmp_path,
-    )
-    assert time.monotonic() - begin < 15
-    assert (code, stdout) == (3, "")
-    last = stderr.splitlines()[-1]
-    for said in ("error[E-DATA-MISSING] mnist: ", "a network", "--data-source DIR", "--dataset mnist-mini"):
-        assert said in last
-
-
-def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_address: str, tmp_path: Path) -> None:
-    begin = time.monotonic()
-    code, _, stderr = train(*("--address", ray_address, "--gpus-per-trial=3", "--storage", tmp_path), home=tmp_path)
-    assert time.monotonic() - begin < 10
-    assert code == 4
-    assert "each trial asks for 3 GPU(s), the largest node has 2; use --gpus-per-trial 2 or fewer" in stderr

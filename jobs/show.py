@@ -1,0 +1,85 @@
+"""`python -m jobs.show DATASET`: a look at a dataset before one trains on it."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs import exits
+from jobs.command_line import option, parse
+from jobs.values import folder, whole_number
+from mnist_lib.catalog import DATASETS, require_known
+from mnist_lib.data.availability import default_data_dir
+from mnist_lib.environment import import_keras
+from mnist_lib.errors import SpecError
+from mnist_lib.store.outside import whole_at
+
+if TYPE_CHECKING:
+    from mnist_lib.data.split import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """What a dataset holds: its sizes, its classes, its pixels; and a picture of some of its images."""
+
+    dataset: str = option("mnist-mini", f"one of {', '.join(DATASETS)}", str, "DATASET", positional=True)
+    data_dir: Path | None = option(None, "as for jobs.train", folder, "DIR")
+    data_source: Path | None = option(None, "as for jobs.train", folder, "DIR")
+    picture: Path | None = option(None, "write a picture of ten training images of each class", folder, "FILE.png")
+    seed: int = option(0, "chooses these images", whole_number, "N")
+    json: bool = option(False, "print one JSON document instead of tables")
+
+    def check(self) -> None:
+        require_known("dataset", self.dataset, DATASETS)
+        if self.seed < 0:
+            raise SpecError(f"seed: expected 0 or more, got {self.seed}")
+        if self.picture is not None and self.picture.suffix != ".png":
+            raise SpecError(f"picture: expected a name that ends in .png, got {self.picture.name}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return exits.run(show, sys.argv[1:] if arguments is None else arguments)
+
+
+def show(arguments: Sequence[str]) -> int:
+    options: ShowOptions = parse("jobs.show", ShowOptions, arguments)
+    options.check()
+    dataset = _load(options)
+    from rich.console import Console
+
+    from mnist_lib.report.dataset import describe, render
+    from mnist_lib.report.examples import draw_examples, examples_as_text
+
+    description = describe(dataset, options.data_dir or default_data_dir() if dataset.kept else None)
+    if options.picture is not None:
+        with whole_at(options.picture) as written:
+            draw_examples(dataset, options.seed, written)
+    if options.json:
+        exits.print_result(json.dumps(description, indent=2))
+        return exits.DONE
+    console = Console(width=None if sys.stdout.isatty() else 120, force_terminal=sys.stdout.isatty())
+    with console.capture() as capture:
+        render(description, console)
+        if options.picture is not None:
+            console.print(f"\nTraining images of each class are in {options.picture}", soft_wrap=True, markup=False)
+        elif console.color_system and not console.no_color:
+            console.print(examples_as_text(dataset, options.seed))
+    exits.print_result("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()))
+    return exits.DONE
+
+
+def _load(options: ShowOptions) -> "Dataset":
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a look is no reason to take a GPU from who trains on it
+    import_keras()
+    from mnist_lib.data.prepare import prepare
+
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS tells its progress there
+        return prepare(options.dataset, options.data_dir, options.data_source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

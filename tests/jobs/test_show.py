@@ -1,0 +1,163 @@
+"""A look at a dataset: as a document, as tables, as a picture, and in a terminal."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import show
+from mnist_lib.catalog import DATASETS
+from mnist_lib.data.embedded import FOLDER
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.report.examples import EXAMPLES, choose, draw_examples, examples_as_text
+from tests.jobs.job import ROOT
+
+# Of a picture, in its pixels: where the images begin.
+TOP, LEFT = 86, 72
+
+
+@pytest.fixture
+def told(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """-> (exit code, standard output, standard error)"""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # as the command does, but not for good
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = show.main([*arguments, f"--data-dir={data_dir}"])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def embedded(name: str) -> Dataset:
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
+    return Dataset.of(name, "1.0.0", train, test)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
+@pytest.mark.parametrize("name", ["mnist-mini", "sklearn-digits"])
+def test_the_document_and_the_table_tell_what_is_in_the_files(name: str, told: Any) -> None:
+    code, stdout, _ = told(name, "--json")
+    assert code == 0
+    document, dataset = json.loads(stdout), embedded(name)
+    assert document["image_shape"] == list(dataset.image_shape)
+    assert Path(document["prepared_in"], "dataset_info.json").is_file()
+    for split, of in (("train", dataset.train), ("test", dataset.test)):
+        found = document["splits"][split]
+        assert found["images"] == len(of.labels)
+        assert found["per_class"] == [int((of.labels == label).sum()) for label in range(10)]
+        assert (found["lowest_pixel"], found["highest_pixel"]) == (of.images.min(), of.images.max())
+        assert found["mean_pixel"] == pytest.approx(of.images.mean())
+    code, stdout, stderr = told(name)
+    assert (code, stderr) == (0, "")
+    assert "\x1b" not in stdout
+    lines = stdout.splitlines()
+    assert lines[0] == f"{name} {document['version']}: {DATASETS[name].about}"
+    assert f"  fingerprint  {document['fingerprint']}" in lines
+    rows = [line.split() for line in lines[-10:]]
+    per_class = [document["splits"][split]["per_class"] for split in ("train", "test")]
+    assert [(row[1], row[3]) for row in rows] == [(str(a), str(b)) for a, b in zip(*per_class, strict=True)]
+    longest = max(len(row[2]) for row in rows)
+    assert longest == 20
+    assert len(rows[per_class[0].index(max(per_class[0]))][2]) == longest
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
+def test_the_picture_has_ten_different_images_of_each_class_in_its_row(told: Any, tmp_path: Path) -> None:
+    code, stdout, _ = told("sklearn-digits", "--picture", str(tmp_path / "a.png"))
+    assert code == 0
+    assert stdout.endswith(f"\nTraining images of each class are in {tmp_path}/a.png\n")
+    train = embedded("sklearn-digits").train
+    ink = 255 - np.asarray(Image.open(tmp_path / "a.png"))
+    for label in range(10):
+        known = {image.tobytes() for image in train.images[train.labels == label]}
+        y = TOP + 94 * label
+        row = {ink[y : y + 80 : 10, x : x + 80 : 10].tobytes() for x in range(LEFT, LEFT + 940, 94)}
+        assert row <= known
+        assert len(row) == 10
+
+
+def test_the_same_seed_chooses_the_same_images_and_another_seed_others(tmp_path: Path) -> None:
+    dataset = embedded("mnist-mini")
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        draw_examples(dataset, seed, tmp_path / name)
+    one, again, other = ((tmp_path / name).read_bytes() for name in "abc")
+    assert one == again != other
+
+
+def test_a_class_of_few_images_has_all_of_them_and_its_row_an_end(tmp_path: Path) -> None:
+    dataset = embedded("mnist-mini")
+    kept = np.flatnonzero((dataset.train.labels != 3) | (np.cumsum(dataset.train.labels == 3) <= 4))
+    few = Dataset.of("mnist-mini", "1", dataset.train.take(kept), dataset.test)
+    chosen = choose(few.train, seed=0)
+    assert [len(indices) for indices in chosen] == [EXAMPLES] * 3 + [4] + [EXAMPLES] * 6
+    assert all((few.train.labels[indices] == label).all() for label, indices in enumerate(chosen))
+    draw_examples(few, 0, tmp_path / "few.png")
+    row = np.asarray(Image.open(tmp_path / "few.png"))[TOP + 3 * 98 : TOP + 4 * 98, LEFT:]
+    assert (row[:, 4 * 98 :] == 255).all()
+    assert all((row[:, place * 98 : (place + 1) * 98] < 128).any() for place in range(4))
+
+
+@pytest.mark.parametrize(("name", "columns", "lines"), [("mnist-mini", 80, 7), ("sklearn-digits", 50, 4)])
+def test_in_a_terminal_two_lines_of_digits_fit_into_80_columns(name: str, columns: int, lines: int) -> None:
+    shown = [line for line in examples_as_text(embedded(name), seed=0).plain.splitlines() if line]
+    assert {len(line) for line in shown} == {columns}
+    assert len(shown) == 2 * lines
+
+
+@pytest.mark.slow
+def test_digits_are_shown_in_a_terminal_with_colours_only(data_dir: Path) -> None:
+    def shown(**environment: str) -> str:
+        ours, terminal = os.openpty()
+        command = [sys.executable, "-m", "jobs.show", "sklearn-digits", f"--data-dir={data_dir}"]
+        variables = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color", **environment}
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=terminal)
+        os.close(terminal)
+        content = b""
+        try:
+            while part := os.read(ours, 1 << 16):
+                content += part
+        except OSError:  # the other end is closed
+            pass
+        os.close(ours)
+        assert process.wait() == 0
+        return content.decode()
+
+    assert shown(COLORTERM="truecolor").count("▀") == 50 * 8
+    assert "▀" not in shown(NO_COLOR="1")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("mnist-mni", "dataset: 'mnist-mni' is not known; did you mean mnist-mini?"),
+        ("--seed=-1", "seed: expected 0 or more, got -1"),
+        ("--picture=digits.jpg", "picture: expected a name that ends in .png, got digits.jpg"),
+        ("--pictur=digits.png", "--pictur is not an option; did you mean --picture?"),
+    ],
+)
+def test_what_cannot_be_understood_is_one_line(argument: str, message: str, told: Any) -> None:
+    code, stdout, stderr = told(argument)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert stderr.startswith(f"error[E-USAGE] {message}")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
+def test_data_that_are_nowhere_end_it_with_3_and_a_picture_that_cannot_be_written_with_6(
+    told: Any, tmp_path: Path
+) -> None:
+    code, stdout, stderr = told("kmnist", f"--data-source={tmp_path}")
+    assert (code, stdout) == (3, "")
+    assert stderr.splitlines()[-1].startswith("error[E-DATA-MISSING] kmnist: ")
+    code, stdout, stderr = told("sklearn-digits", f"--picture={tmp_path}/absent/a.png")
+    assert (code, stdout) == (6, "")
+    assert stderr.splitlines()[-1].startswith(f"error[E-STORE] {tmp_path}/absent/a.png: expected a folder")
