@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 # Nothing here uses them; where they are installed, they double the time of Keras' import.
-KERAS_IMPORTS_IF_INSTALLED = ("matplotlib", "pandas", "scipy", "sklearn")
+KERAS_IMPORTS_IF_INSTALLED = ("matplotlib", "pandas", "PIL", "scipy", "sklearn")
 
 PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 

@@ -12,6 +12,7 @@ from tests.jobs.job import pid_of, start, train
 
 pytestmark = pytest.mark.slow
 
+
 def test_a_trial_that_is_killed_for_good_is_a_row_and_the_others_are_stored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:

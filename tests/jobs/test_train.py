@@ -1,6 +1,5 @@
 """The whole job: real processes, real clusters, real digits."""
 
-import gzip
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnist_lib.data.split import Dataset
 from tests.figures import assert_says_what_the_summary_says
 from tests.jobs.job import ROOT, history_of, summary_of, train
+from tests.jobs.stored import correct_of_stored, counts_of_summary
 
 pytestmark = pytest.mark.slow
 
@@ -126,32 +126,6 @@ def test_tensorboard_shows_of_every_trial_what_the_history_tells(gpu_run: tuple[
         assert len(seen.Tags()["images"]) == 10
 
 
-LOADED_WITHOUT_THIS_PROJECT = {
-    "keras": "import keras; predict = keras.saving.load_model(f'{folder}/model.keras').predict",
-    "scratch": "import tensorflow as tf; s = tf.saved_model.load(f'{folder}/saved_model'); predict = s.serve",
-}
-
-
-def correct_of_stored(summary: dict[str, Any], storage: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, int]:
-    """By model, in a process that knows nothing of this project."""
-    np.savez(storage / "raw.npz", images=images, labels=labels)
-    counts = {}
-    for name, model in summary["models"].items():
-        script = (
-            f"import numpy as np; folder = 'models/{name}/versions/{model['version']}'; raw = np.load('raw.npz');"
-            f"{LOADED_WITHOUT_THIS_PROJECT[name]};"
-            "print(int((np.asarray(predict(raw['images'])).argmax(1) == raw['labels']).sum()))"
-        )
-        done = subprocess.run([sys.executable, "-c", script], cwd=storage, capture_output=True, text=True, check=True)
-        counts[name] = int(done.stdout.split()[-1])
-    return counts
-
-
-def counts_of_summary(summary: dict[str, Any]) -> dict[str, int]:
-    correct = {trial["id"]: trial["test"]["correct"] for trial in summary["trials"]}
-    return {name: correct[model["best_trial"]] for name, model in summary["models"].items()}
-
-
 def test_the_stored_models_give_the_counts_of_the_summary_without_this_project(
     gpu_run: tuple[dict[str, Any], Path], digits: Dataset
 ) -> None:
@@ -177,25 +151,6 @@ def test_what_a_run_stored_is_evaluated_again_by_loaded_weights_and_by_the_store
             found = json.loads(done.stdout)
             assert (found["test"], found["matching"]) == (test, test["total"])
             assert found["max_difference"] < 1e-4
-
-
-@pytest.mark.mnist
-def test_on_full_mnist_the_models_are_as_good_as_promised_and_so_are_the_stored_ones(
-    data_dir: Path, mnist_source: Path, tmp_path: Path
-) -> None:
-    summary = summary_of(
-        *("--dataset=mnist", "--data-source", mnist_source, "--data-dir", data_dir, "--seeds=3"), home=tmp_path
-    )
-    assert [trial["test"]["total"] for trial in summary["trials"]] == [10_000] * 6
-    assert summary["models"]["keras"]["mean_test_accuracy"] >= 0.975
-    assert summary["models"]["scratch"]["mean_test_accuracy"] >= 0.88
-    raw = (
-        gzip.decompress((mnist_source / f"t10k-{name}-ubyte.gz").read_bytes())
-        for name in ("images-idx3", "labels-idx1")
-    )
-    images, labels = (np.frombuffer(data, np.uint8, offset=offset) for data, offset in zip(raw, (16, 8), strict=True))
-    stored = correct_of_stored(summary, tmp_path / "results", images.reshape(-1, 28, 28, 1), labels)
-    assert stored == counts_of_summary(summary)
 
 
 def test_on_a_cluster_of_its_own_a_run_ends_with_a_table_and_where_things_are(data_dir: Path, tmp_path: Path) -> None:
