@@ -46,6 +46,11 @@ class StoredTrial:
     calibration_error: float  # mean distance of probability and accuracy over the images (Naeini et al., 2015)
 
     @property
+    def wrong(self) -> int:
+        """Images."""
+        return int(self.confusion.sum() - self.confusion.diagonal().sum())
+
+    @property
     def most_confused(self) -> int:
         """Images in the largest cell of the confusion that is not right; at least 1."""
         return max(1, int((self.confusion - np.diag(self.confusion.diagonal())).max()))
@@ -86,8 +91,10 @@ class Disputes:
     """Over the trials of all models."""
 
     trials: int
-    contradicted: Sequence[Dispute]  # most trials give one and the same other digit: the label may be wrong
-    divided: Sequence[Dispute]  # the answers are spread most evenly
+    images_contradicted: int  # on which most trials give one and the same other digit
+    contradicted: Sequence[Dispute]  # the clearest of them: their labels may be wrong
+    images_divided: int  # on which not all trials give the same answer
+    divided: Sequence[Dispute]  # those whose answers are spread most evenly
 
     @classmethod
     def of(cls, tallies: Sequence[Tally], labels: NDArray[np.uint8]) -> Disputes:
@@ -103,11 +110,11 @@ class Disputes:
             found = []
             for image in images[:MOST_PICTURES]:
                 order = np.argsort(-votes[image], kind="stable")
-                told = {int(answer): int(votes[image, answer]) for answer in order if votes[image, answer]}
-                found.append(Dispute(int(image), int(labels[image]), told))
+                answers = {int(answer): int(votes[image, answer]) for answer in order if votes[image, answer]}
+                found.append(Dispute(int(image), int(labels[image]), answers))
             return found
 
-        return cls(trials, told(contradicted), told(divided))
+        return cls(trials, len(contradicted), told(contradicted), len(divided), told(divided))
 
 
 def _calibration(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> list[CalibrationBin]:

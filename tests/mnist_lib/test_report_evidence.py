@@ -41,6 +41,7 @@ def test_mistakes_are_wrong_each_once_and_the_most_confident_come_first(given_an
     probabilities, labels = given_answers
     mistakes = StoredTrial.of(probabilities, labels).mistakes
     wrong = int((probabilities.argmax(axis=1) != labels).sum())
+    assert StoredTrial.of(probabilities, labels).wrong == wrong
     assert len({mistake.image for mistake in mistakes}) == len(mistakes) == min(wrong, MOST_PICTURES)
     assert all(mistake.answer != mistake.label == labels[mistake.image] for mistake in mistakes)
     assert [m.probability for m in mistakes] == sorted((m.probability for m in mistakes), reverse=True)
@@ -57,7 +58,7 @@ def test_a_label_that_most_trials_contradict_and_an_answer_that_is_divided_are_t
     labels = np.array([0, 1, 2, 3], np.uint8)
     told = [[0, 7, 2, 3], [0, 7, 2, 8], [0, 7, 2, 9]]  # all give 7 for the second; three answers for the last
     found = Disputes.of([tally_of(*(result(seed, predicted=given) for seed, given in enumerate(told)))], labels)
-    assert found.trials == 3
+    assert (found.trials, found.images_contradicted, found.images_divided) == (3, 1, 1)
     assert [(d.image, d.label, dict(d.votes)) for d in found.contradicted] == [(1, 1, {7: 3})]
     assert [(d.image, dict(d.votes)) for d in found.divided] == [(3, {3: 1, 8: 1, 9: 1})]
 
