@@ -44,7 +44,7 @@ def test_a_driver_that_dies_while_it_stores_leaves_nothing_half_and_the_same_com
     assert folders == {str(version)}
 
 
-def test_a_run_can_be_stored_in_a_bucket_and_no_secret_is_in_what_it_leaves_or_says(
+def test_i12_a_run_is_stored_in_a_bucket_with_its_report_and_no_secret_is_in_what_it_leaves_or_says(
     ray_address: str, data_dir: Path, tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, stdout, stderr = train(
@@ -57,8 +57,9 @@ def test_a_run_can_be_stored_in_a_bucket_and_no_secret_is_in_what_it_leaves_or_s
     assert f"keras@1, which is keras-s0, is in {s3}/models/keras/versions/1" in stdout
     objects = open_storage(s3)
     names = list(objects.names(""))
-    for name in ("config.yaml", "history.jsonl", "summary.json", "trials/keras-s0/result.json"):
+    for name in ("config.yaml", "history.jsonl", "summary.json", "trials/keras-s0/result.json", "report.html"):
         assert f"runs/nightly/{name}" in names
+    assert "index.html" in names
     events = [json.loads(line)["event"] for line in (objects.read("runs/nightly/history.jsonl") or b"").splitlines()]
     assert events == ["started", "epoch", "epoch", "ended"]
     manifest = json.loads(objects.read("models/keras/versions/1/manifest.json") or b"")
