@@ -94,3 +94,17 @@ def test_the_page_is_good_on_a_telephone_and_on_a_desk_by_day_and_by_night(
         seen = look_at(browser, path, size, scheme)
         assert_good(seen)
         assert seen.headings[-1] == "How to reproduce it"
+
+
+@pytest.mark.slow
+def test_on_paper_it_is_dark_on_white_whatever_the_screen_is(browser: Browser, digits: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_bytes(report(made_run(digits, seeds=1)).page)
+    page = browser.new_page(color_scheme="dark")
+    page.goto(path.as_uri())
+    colours = []
+    for medium in ("screen", "print"):
+        page.emulate_media(media=medium, color_scheme="dark")
+        colours.append(page.evaluate("getComputedStyle(document.body).color"))
+    page.close()
+    assert colours == ["rgb(230, 233, 237)", "rgb(31, 35, 40)"]
