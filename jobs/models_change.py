@@ -9,6 +9,7 @@ from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
+from mnist_lib.store.runs import INDEX
 
 # Beyond these, the store loads NumPy: imported where it is needed, a refusal is at once.
 
@@ -24,6 +25,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     from mnist_lib.store.champions import promote
 
     decision = promote(objects, version, rule)
+    _update_index(objects)
     verdict = f"{version.name} is the champion now" if decision.promote else f"{version.name} is not promoted"
     return CommandResult(asdict(decision), f"{verdict}: {decision.why}")
 
@@ -35,7 +37,16 @@ def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     from mnist_lib.store.champions import rollback
 
     record = rollback(objects, model, _target(objects, model, options.to))
+    _update_index(objects)
     return CommandResult(asdict(record), f"{model}@{record.version} is the champion: {record.why}")
+
+
+def _update_index(objects: Objects) -> None:
+    """Where runs have written one: it tells which version is in use."""
+    if objects.exists(INDEX):
+        from jobs.reporting import write_index
+
+        write_index(objects)
 
 
 def _target(objects: Objects, model: str, to: str | None) -> int | None:

@@ -14,11 +14,10 @@ from mnist_lib.report.page import Run, report
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.contents import accuracy_of_version
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, SUMMARY, RunFolder
+from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SUMMARY, RunFolder
 from mnist_lib.store.versions import find
 from mnist_lib.tally import Tally
 
-INDEX = "index.html"
 READERS = 16  # summaries at once; a bucket answers late, but many
 
 log = logging.getLogger(__name__)

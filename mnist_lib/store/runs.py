@@ -22,6 +22,7 @@ from mnist_lib.store.records import seal, unseal
 
 RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"
+INDEX = "index.html"  # over all runs; not in the folder of one
 # Of runs that are not complete: who trains them, and which run it is that has such terms.
 UNFINISHED = "unfinished"
 MOST_DIFFERENCES = 5  # in one line

@@ -69,6 +69,17 @@ def test_a_champion_is_promoted_defended_rolled_back_and_its_history_told(told: 
     assert told("champion", "--at", "2999-01-01T00:00:00+01:00").out.startswith("keras@2 since ")
 
 
+def test_an_index_that_runs_have_begun_tells_of_a_rollback_at_once(told: Any, storage: Path) -> None:
+    for version in ("keras@1", "keras@2"):
+        told("promote", version)
+    assert not (storage / "index.html").exists()
+    (storage / "index.html").write_text("as a run has written it")
+    assert told("rollback", "keras").code == 0
+    champions = (storage / "index.html").read_text().partition("<h2>Champions</h2>")[2]
+    assert "<td>rollback</td>" in champions
+    assert champions.count("keras@1</th>") == 2
+
+
 @pytest.mark.usefixtures("storage")
 def test_the_list_shows_accuracies_and_the_champion(told: Any) -> None:
     told("promote", "keras@2")
