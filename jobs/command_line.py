@@ -26,11 +26,20 @@ def option(
     metavar: str | None = None,
     short: Sequence[str] = (),
     positional: bool = False,
+    several: bool = False,
 ) -> Any:
-    """`parse` None: a flag that is on or off. A positional one may be left out, and is `default` then."""
+    """`parse` None: a flag that is on or off. A positional one may be left out, and is `default` then; `several`: it
+    takes all words that are left."""
     return dataclasses.field(
         default=default,
-        metadata={"help": help, "parse": parse, "metavar": metavar, "short": short, "positional": positional},
+        metadata={
+            "help": help,
+            "parse": parse,
+            "metavar": metavar,
+            "short": short,
+            "positional": positional,
+            "several": several,
+        },
     )
 
 
@@ -55,7 +64,11 @@ class _Parser(jsonargparse.ArgumentParser):
 
 
 def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
-    words = [f"[{field.metadata['metavar']}]" for field in dataclasses.fields(options) if field.metadata["positional"]]
+    words = [
+        f"[{field.metadata['metavar']}{'...' if field.metadata['several'] else ''}]"
+        for field in dataclasses.fields(options)
+        if field.metadata["positional"]
+    ]
     made = _Parser(
         prog=program,
         usage=" ".join(["python -m %(prog)s", *words, "[OPTIONS]"]),
@@ -72,7 +85,7 @@ def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
         if given["positional"]:
             made.add_argument(
                 field.name,
-                nargs="?",
+                nargs="*" if given["several"] else "?",
                 type=given["parse"],
                 default=field.default,
                 metavar=given["metavar"],
