@@ -51,7 +51,8 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = str(action.help), action.default
-        if "(default: " in text or any(default is nothing for nothing in (None, False, argparse.SUPPRESS)):
+        none = default == () or any(default is nothing for nothing in (None, False, argparse.SUPPRESS))
+        if none or "(default: " in text:
             return text
         return f"{text} (default: {','.join(default) if isinstance(default, tuple) else default})"
 

@@ -168,12 +168,10 @@ def _tell_resized(answers: Sequence[Answer]) -> None:
     if len(resized) <= MOST_NOTICES:
         for answer in resized:
             size = "{} x {}".format(*answer.picture.size)
-            log.warning(
-                "%s is %s and was fitted into %d x %d", exits.printable(answer.name, keep=""), size, width, height
-            )
+            log.warning("%s is %s; resized to %d x %d", exits.printable(answer.name, keep=""), size, width, height)
     else:
         of = f"{len(resized):,} of {counted(len(answers), 'picture')}"
-        log.warning("%s were of another size and were fitted into %d x %d", of, width, height)
+        log.warning("%s were of another size; resized to %d x %d", of, width, height)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ LEAST_CONTRAST = 8.0  # of 255, between ink and paper
 NOISE = 3.0  # standard deviations by which paper may differ from paper
 MAD = 1.4826  # standard deviations of a normal distribution in one median of absolute deviations
 SAMPLES = 2_000  # pixels that tell what the paper is like
-EDGE = 0.15  # of full ink: less is blur, or a trace of compression
+EDGE = 0.3  # of full ink: less is blur, or a trace of compression
 SPECK = 0.05  # of the largest run of ink: less is dirt
 DETAIL = 4  # pixels of the part with the ink for one of the result: more make its lines no better
 THIN, PEN = 1.6, 2.0  # pixels of the result: lines below the one are widened to the other
@@ -61,12 +61,11 @@ def laid_out(ink: Levels, shape: tuple[int, int], box: int) -> NDArray[np.uint8]
         [height, width] of that shape, 0-255.
     """
     part = _without_margins(ink)
-    scale = box / max(part.shape)
-    if scale < 1 / DETAIL:
-        part, scale = _resized(part, DETAIL * scale), 1 / DETAIL
-    if scale <= 1 / 2:
-        part = _with_a_pen(part, scale)
-    part = _resized(part, scale)
+    if max(part.shape) > DETAIL * box:
+        part = _resized(part, DETAIL * box)
+    if max(part.shape) >= 2 * box:
+        part = _with_a_pen(part, box / max(part.shape))
+    part = _resized(part, box)
     part *= 255 / part.max()
     height, width = part.shape
     top, left = (_begin(part.sum(axis=1 - axis), shape[axis], box) for axis in (0, 1))
@@ -149,7 +148,8 @@ def _with_a_pen(part: Levels, scale: float) -> Levels:
     return _without_margins(np.asarray(Image.fromarray(padded).filter(ImageFilter.MaxFilter(size))))
 
 
-def _resized(part: Levels, scale: float) -> Levels:
+def _resized(part: Levels, longer_side: int) -> Levels:
+    scale = longer_side / max(part.shape)
     height, width = (max(1, round(side * scale)) for side in part.shape)
     if (height, width) == part.shape:
         return part.copy()
