@@ -145,16 +145,16 @@ def _conclude(outcomes: Sequence[Outcome], options: PredictOptions, version: Ver
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     _tell_resized(answers)
-    if options.picture is not None and answers:
-        from jobs.predict_grid import draw
-
-        draw(answers, options.picture)
     if options.json:
         exits.print_result(predict_output.as_json(answers, failures, version))
     elif options.csv:
         exits.print_result(predict_output.as_csv(answers))
     elif answers:
         exits.print_result(exits.printable(predict_output.as_table(answers)))
+    if options.picture is not None and answers:
+        from jobs.predict_grid import draw
+
+        draw(answers, options.picture)
     if failures and answers:
         return exits.SOME_FAILED
     return exits.exit_code_of(ImageError.code) if failures else exits.DONE

@@ -10,12 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures import Layout, Picture, content_or_error, read_pictures
 
 FEW = 50  # pictures that are read sooner than processes have started
+MOST_PROCESSES = 8  # what they read, one model has to predict
 FILES_OF_A_TASK = 100
 TASKS_PER_PROCESS = 4  # what is read may be ahead of the model, but not by everything
 
@@ -25,7 +27,7 @@ class Readers:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
-        self._processes = min(len(os.sched_getaffinity(0)), len(paths) // FEW)
+        self._processes = min(os.cpu_count() or 1, MOST_PROCESSES, len(paths) // FEW)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Readers":
@@ -41,15 +43,27 @@ class Readers:
             self._pool.shutdown(cancel_futures=True)
 
     def pictures(self, layout: Layout) -> Iterator[Picture | ImageError]:
-        """In the order of the paths; in place of each that is none, what is wrong with it."""
-        tasks = (self._paths[at : at + FILES_OF_A_TASK] for at in range(0, len(self._paths), FILES_OF_A_TASK))
+        """In the order of the paths; in place of each that is none, what is wrong with it.
+
+        Raises:
+            ImageError: a process died of one.
+        """
         if self._pool is None:
             for path in self._paths:
                 yield from _read([path], layout)
             return
+        try:
+            yield from self._read_ahead(self._pool, layout)
+        except BrokenProcessPool as error:
+            raise ImageError(
+                "expected to read every file, but a process that did was killed, for memory or by a file; "
+                "predict fewer of them at once"
+            ) from error
+
+    def _read_ahead(self, pool: ProcessPoolExecutor, layout: Layout) -> Iterator[Picture | ImageError]:
         pending: deque[Future[list[Picture | ImageError]]] = deque()
-        for task in tasks:
-            pending.append(self._pool.submit(_read, task, layout))
+        for at in range(0, len(self._paths), FILES_OF_A_TASK):
+            pending.append(pool.submit(_read, self._paths[at : at + FILES_OF_A_TASK], layout))
             if len(pending) >= TASKS_PER_PROCESS * self._processes:
                 yield from pending.popleft().result()
         while pending:
