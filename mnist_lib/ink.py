@@ -15,6 +15,8 @@ LEAST_CONTRAST = 8.0  # of 255, between ink and paper
 NOISE = 3.0  # standard deviations by which paper may differ from paper
 MAD = 1.4826  # standard deviations of a normal distribution in one median of absolute deviations
 SAMPLES = 2_000  # pixels that tell what the paper is like
+SHADOW = 1.0  # of 255, beyond noise: light that falls smoothly leaves less unexplained
+COARSE, AROUND = 64, 21  # pixels of a picture that is as coarse as shadows are; of those, around each
 EDGE = 0.3  # of full ink: less is blur, or a trace of compression
 SPECK = 0.05  # of the largest run of ink: less is dirt
 DETAIL = 4  # pixels of the part with the ink for one of the result: more make its lines no better
@@ -90,8 +92,23 @@ def _paper(levels: Levels) -> Levels:
         paper = off <= 1 + NOISE * MAD * np.median(off)  # and not ink that goes over the border
         of_light = np.linalg.lstsq(places[paper], border[paper], rcond=None)[0]
         off = np.abs(border - places @ of_light).max(axis=1)
+    if np.median(off) > SHADOW + 1.5 * np.median(_steps(levels)) or paper.mean() < 0.9:
+        return _local_paper(levels)
     found: Levels = light @ of_light
     return found
+
+
+def _local_paper(levels: Levels) -> Levels:
+    """Where a shadow has an edge: the middle value around each pixel, which no line of a pen is."""
+    height, width = levels.shape[:2]
+    scale = min(1, COARSE / max(height, width))
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    channels = []
+    for channel in np.moveaxis(levels, 2, 0):
+        coarse = Image.fromarray(np.ascontiguousarray(channel)).resize(small, Image.Resampling.BOX)
+        around = coarse.filter(ImageFilter.MedianFilter(AROUND))
+        channels.append(np.asarray(around.resize((width, height), Image.Resampling.BILINEAR)))
+    return np.stack(channels, axis=2)
 
 
 def _border(values: Levels) -> Levels:
@@ -101,6 +118,12 @@ def _border(values: Levels) -> Levels:
     sides = (values[:depth], values[-depth:], values[depth:-depth, :depth], values[depth:-depth, -depth:])
     pixels = np.concatenate([side.reshape(-1, *values.shape[2:]) for side in sides])
     return pixels[:: -(-len(pixels) // SAMPLES)]
+
+
+def _steps(values: Levels) -> Levels:
+    """From one pixel at the border to the next."""
+    along = (np.diff(values[[0, -1]], axis=1), np.diff(values[:, [0, -1]], axis=0))
+    return np.concatenate([np.abs(side).max(axis=2).ravel() for side in along])
 
 
 def _otsu(distance: Levels) -> int:

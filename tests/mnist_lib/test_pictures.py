@@ -135,6 +135,19 @@ def test_paper_need_not_be_evenly_lit_nor_clean() -> None:
     assert np.mean(differences) < NEAR
 
 
+def test_a_shadow_with_an_edge_is_no_ink() -> None:
+    random = np.random.default_rng(0)
+    differences = []
+    for digit in DIGITS[:1000:50]:
+        sheet = np.zeros((500, 420), np.float32)
+        sheet[150:350, 100:300] = enlarged(digit, 200) / 255
+        y, x = np.mgrid[-1:1:500j, -1:1:420j]
+        shadow = 1 / (1 + np.exp(-12 * (x + y / 2 - random.uniform(-0.6, 0.6))))
+        pixels = (235 - 190 * sheet) * (1 - 0.2 * shadow) + random.normal(0, 2, sheet.shape)
+        differences.append(difference(laid(pixels.clip(0, 255).astype(np.uint8)), digit))
+    assert np.mean(differences) < NEAR
+
+
 def test_ink_that_goes_over_the_border_is_no_paper() -> None:
     pixels = np.full((200, 200), 240, np.uint8)
     pixels[:, 90:110] = 30
