@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,16 +20,13 @@ from jobs.predict_answers import Answer, Failure, Outcome
 from jobs.predict_model import version_to_ask
 from jobs.predict_options import PredictOptions
 from jobs.predict_reading import Readers
-from jobs.predict_work import layout_of, predict_here, predict_on_cluster
+from jobs.predict_work import Predict, layout_of, predict_here, predict_on_cluster
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.pictures import Picture, find_pictures
 from mnist_lib.store.contents import StoredModel, accuracy_of_version
 from mnist_lib.store.storage import check_storage, open_storage
 from mnist_lib.store.versions import Version
-
-if TYPE_CHECKING:
-    from jobs.predict_work import Predict
 
 MOST_NOTICES = 5  # of more pictures, one line tells
 
@@ -101,7 +97,7 @@ def _of_test_images(options: PredictOptions, version: Version, stored: StoredMod
     ]
 
 
-def _built(stored: StoredModel) -> "Predict":
+def _built(stored: StoredModel) -> Predict:
     """Compiled, too."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a look is no reason to take a GPU from who trains on it
     import_keras()

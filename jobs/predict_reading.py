@@ -23,7 +23,7 @@ TASKS_PER_PROCESS = 4  # what is read may be ahead of the model, but not by ever
 
 
 class Readers:
-    """Started by `warm_up`, so that they come up while TensorFlow is loaded; they end with the context."""
+    """Processes, where there is enough to read; in the context, they come up while TensorFlow is loaded."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths

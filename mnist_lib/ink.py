@@ -67,8 +67,7 @@ def laid_out(ink: Levels, shape: tuple[int, int], box: int) -> NDArray[np.uint8]
         part = _resized(part, DETAIL * box)
     if max(part.shape) >= 2 * box:
         part = _with_a_pen(part, box / max(part.shape))
-    part = _resized(part, box)
-    part *= 255 / part.max()
+    part = 255 * _resized(part, box)
     height, width = part.shape
     top, left = (_begin(part.sum(axis=1 - axis), shape[axis], box) for axis in (0, 1))
     picture = np.zeros(shape, np.uint8)
@@ -151,13 +150,12 @@ def _without_margins(ink: Levels) -> Levels:
 def _extent(profile: NDArray[np.integer]) -> tuple[int, int]:
     """From the first to behind the last run of it that is no speck."""
     filled = np.flatnonzero(profile)
-    runs = (
-        np.split(filled, np.flatnonzero(np.diff(filled) > 1) + 1) if filled[-1] - filled[0] >= len(filled) else [filled]
-    )
-    if len(runs) > 1:
-        amounts = [int(profile[run].sum()) for run in runs]
-        runs = [run for run, amount in zip(runs, amounts, strict=True) if amount >= SPECK * max(amounts)]
-    return int(runs[0][0]), int(runs[-1][-1]) + 1
+    if filled[-1] - filled[0] >= len(filled):  # there are gaps
+        runs = np.split(filled, np.flatnonzero(np.diff(filled) > 1) + 1)
+        amounts = [profile[run].sum() for run in runs]
+        least = SPECK * max(amounts)
+        filled = np.concatenate([run for run, amount in zip(runs, amounts, strict=True) if amount >= least])
+    return int(filled[0]), int(filled[-1]) + 1
 
 
 def _with_a_pen(part: Levels, scale: float) -> Levels:
@@ -172,12 +170,13 @@ def _with_a_pen(part: Levels, scale: float) -> Levels:
 
 
 def _resized(part: Levels, longer_side: int) -> Levels:
+    """With as much ink somewhere as there can be: lines that are narrower than a pixel fade."""
     scale = longer_side / max(part.shape)
     height, width = (max(1, round(side * scale)) for side in part.shape)
-    if (height, width) == part.shape:
-        return part.copy()
-    filter = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-    resized: Levels = np.clip(np.asarray(Image.fromarray(part).resize((width, height), filter)), 0, 1)
+    if (height, width) != part.shape:
+        filter = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+        part = np.clip(np.asarray(Image.fromarray(part).resize((width, height), filter)), 0, None)
+    resized: Levels = part / part.max()
     return resized
 
 

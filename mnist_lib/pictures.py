@@ -122,7 +122,7 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     try:
         with warnings.catch_warnings():  # Pillow's, of what is odd in a file
             warnings.simplefilter("ignore")
-            return _read_picture(content, layout)
+            plain, size = _decoded(content, whole=layout.box is None)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -132,24 +132,24 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     except Exception as error:  # of whatever kind: the decoders have many
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"expected a whole picture, got a damaged one ({why}); copy or save it again") from error
-
-
-def _read_picture(content: bytes, layout: Layout) -> Picture:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if math.prod(image.size) > MOST_PIXELS:
-            raise _too_many_pixels("{:,} x {:,}".format(*image.size))
-        size = image.size
-        if layout.box is not None:
-            image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))  # of a JPEG, it decodes no more than that needs
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        plain = _plain(image)
     pixels = _as_it_is(plain, layout.shape) if layout.box is None else _framed(plain, layout.shape, layout.box)
     return Picture(pixels[..., None], size)
 
 
+def _decoded(content: bytes, whole: bool) -> tuple[Image.Image, tuple[int, int]]:
+    """In one of the modes F (0-255), L, RGB, RGBA; width and height of the file. `whole`: in every detail."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        size = image.size
+        if math.prod(size) > MOST_PIXELS:
+            raise _too_many_pixels("{:,} x {:,}".format(*size))
+        if not whole:
+            image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))  # a JPEG is decoded smaller in less time
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _plain(image), size
+
+
 def _plain(image: Image.Image) -> Image.Image:
-    """In one of the modes F (0-255), L, RGB, RGBA."""
     if image.mode.startswith(("I", "F")):
         levels = np.asarray(image).astype(np.float32)
         if image.mode.startswith("I;16"):
