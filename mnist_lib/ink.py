@@ -20,7 +20,7 @@ COARSE, AROUND = 64, 21  # pixels of a picture that is as coarse as shadows are;
 EDGE = 0.3  # of full ink: less is blur, or a trace of compression
 SPECK = 0.05  # of the largest run of ink: less is dirt
 DETAIL = 4  # pixels of the part with the ink for one of the result: more make its lines no better
-THIN, PEN = 1.6, 2.0  # pixels of the result: lines below the one are widened to the other
+THIN, PEN = 0.08, 0.1  # of the box: lines narrower than the one are made as wide as the other
 
 Levels = NDArray[np.float32]
 
@@ -57,7 +57,7 @@ def ink_of(levels: Levels) -> Levels:
 
 def laid_out(ink: Levels, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:
     """The ink alone, in a box whose longer side is `box` pixels, with its centre of mass in the middle of the picture,
-    as MNIST's authors did it. A box that fills the picture lies in its middle itself.
+    as MNIST's authors did it, or as near to that as the picture lets it be.
 
     Returns:
         [height, width] of that shape, 0-255.
@@ -66,7 +66,7 @@ def laid_out(ink: Levels, shape: tuple[int, int], box: int) -> NDArray[np.uint8]
     if max(part.shape) > DETAIL * box:
         part = _resized(part, DETAIL * box)
     if max(part.shape) >= 2 * box:
-        part = _with_a_pen(part, box / max(part.shape))
+        part = _with_a_pen(part, max(part.shape))
     part = 255 * _resized(part, box)
     height, width = part.shape
     top, left = (_begin(part.sum(axis=1 - axis), shape[axis], box) for axis in (0, 1))
@@ -158,14 +158,14 @@ def _extent(profile: NDArray[np.integer]) -> tuple[int, int]:
     return int(filled[0]), int(filled[-1]) + 1
 
 
-def _with_a_pen(part: Levels, scale: float) -> Levels:
+def _with_a_pen(part: Levels, side: int) -> Levels:
     """Lines as wide as in the datasets: those of a ballpoint on a large sheet would fade."""
-    padded = np.pad(part, math.ceil(PEN / scale))
+    padded = np.pad(part, math.ceil(PEN * side))
     edges = sum(float(np.abs(np.diff(padded, axis=axis)).sum()) for axis in (0, 1)) * math.pi / 4  # of any direction
     line = 2 * float(part.sum()) / edges
-    if line * scale >= THIN:
+    if line >= THIN * side:
         return part
-    size = 2 * round((PEN / scale - line) / 2) + 1
+    size = 2 * round((PEN * side - line) / 2) + 1
     return _without_margins(np.asarray(Image.fromarray(padded).filter(ImageFilter.MaxFilter(size))))
 
 
@@ -183,7 +183,6 @@ def _resized(part: Levels, longer_side: int) -> Levels:
 def _begin(mass: Levels, side: int, box: int) -> int:
     """Where on an axis the ink has to begin."""
     length = len(mass)
-    if box >= side:
-        return (side - length) // 2
     centre = float(mass @ np.arange(length)) / float(mass.sum())
-    return min(max(round(side / 2 - centre), 0), side - length)
+    middle = side / 2 if box < side else (side - 1) / 2  # MNIST's is at 14 of 0 to 27
+    return min(max(round(middle - centre), 0), side - length)

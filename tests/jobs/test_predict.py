@@ -19,8 +19,7 @@ from PIL import Image
 from jobs import predict
 from mnist_lib.data.split import Dataset, Split
 from tests.jobs.job import ROOT, train
-from tests.mnist_lib.drawing import KINDS, drawn
-from tests.mnist_lib.test_pictures import header_only, png
+from tests.mnist_lib.drawing import KINDS, drawn, header_only, png
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 

@@ -1,6 +1,8 @@
 """Digits as people hand them in: in some ink, on some paper, of some size, somewhere on the sheet."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,3 +64,19 @@ def saved(pixels: NDArray[np.uint8], mode: str, format: str) -> bytes:
     content = io.BytesIO()
     image.save(content, format)
     return content.getvalue()
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def header_only(width: int, height: int) -> bytes:
+    """A PNG that promises so many pixels, and has none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
