@@ -31,6 +31,7 @@ bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.job $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.accuracy $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.store $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.predicting $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.survival $(BENCH_ARGS)
 
 format: .venv/dev

@@ -19,15 +19,20 @@ def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_retur
 
 
 def result_of(reference: Any, what: str = "a task") -> Any:
-    """Waits for a task's result, and says so every ten seconds.
+    """Waits for a task's result, and says so every ten seconds. Raises as `value_of` does."""
+    waiting = Waiting(what)
+    while not ray.wait([reference], timeout=0.5)[0]:
+        waiting.tell()
+    return value_of(reference)
+
+
+def value_of(reference: Any) -> Any:
+    """Of a task that has ended.
 
     Raises:
         ClusterError: its worker died, or lacks a package.
         Exception: the one that the task raised, not Ray's wrapping of it, which becomes its cause.
     """
-    waiting = Waiting(what)
-    while not ray.wait([reference], timeout=0.5)[0]:
-        waiting.tell()
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train the models, report their accuracy, store them",
     "submit": "send that to a cluster as a job, follow it, stop it",
     "retrain": "that by a timetable: a daemon, or a step of another scheduler",
+    "predict": "which digits are on pictures, by a stored model",
     "doctor": "what would keep a run from working, here and on every node",
     "models": "what is stored: list, diff, champion, history, promote, rollback, verify, export",
 }

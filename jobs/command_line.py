@@ -26,11 +26,20 @@ def option(
     metavar: str | None = None,
     short: Sequence[str] = (),
     positional: bool = False,
+    several: bool = False,
 ) -> Any:
-    """`parse` None: a flag that is on or off. A positional one may be left out, and is `default` then."""
+    """`parse` None: a flag that is on or off. A positional one may be left out, and is `default` then; `several`: it
+    takes all words that are left."""
     return dataclasses.field(
         default=default,
-        metadata={"help": help, "parse": parse, "metavar": metavar, "short": short, "positional": positional},
+        metadata={
+            "help": help,
+            "parse": parse,
+            "metavar": metavar,
+            "short": short,
+            "positional": positional,
+            "several": several,
+        },
     )
 
 
@@ -42,7 +51,8 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = str(action.help), action.default
-        if "(default: " in text or any(default is nothing for nothing in (None, False, argparse.SUPPRESS)):
+        none = default == () or any(default is nothing for nothing in (None, False, argparse.SUPPRESS))
+        if none or "(default: " in text:
             return text
         return f"{text} (default: {','.join(default) if isinstance(default, tuple) else default})"
 
@@ -55,7 +65,11 @@ class _Parser(jsonargparse.ArgumentParser):
 
 
 def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
-    words = [f"[{field.metadata['metavar']}]" for field in dataclasses.fields(options) if field.metadata["positional"]]
+    words = [
+        f"[{field.metadata['metavar']}{'...' if field.metadata['several'] else ''}]"
+        for field in dataclasses.fields(options)
+        if field.metadata["positional"]
+    ]
     made = _Parser(
         prog=program,
         usage=" ".join(["python -m %(prog)s", *words, "[OPTIONS]"]),
@@ -72,7 +86,7 @@ def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
         if given["positional"]:
             made.add_argument(
                 field.name,
-                nargs="?",
+                nargs="*" if given["several"] else "?",
                 type=given["parse"],
                 default=field.default,
                 metavar=given["metavar"],

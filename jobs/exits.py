@@ -15,6 +15,7 @@ EXIT_CODES = {
     "E-BUG": 1,
     "E-USAGE": 2,
     "E-CRON": 2,
+    "E-IMAGE": 2,
     "E-DATA": 3,
     "E-RESOURCES": 4,
     "E-TRAINING": 5,
@@ -37,7 +38,7 @@ EXIT_CODES = {
 RESULT_BEGINS, RESULT_ENDS = "--- result ---\n", "\n--- end of result ---"
 DONE = 0
 INTEGRITY = EXIT_CODES["E-INTEGRITY"]
-SOME_TRIALS_FAILED = 9
+SOME_FAILED = 9  # trials, or pictures; the others are stored, or predicted
 INTERRUPTED = 130
 
 
@@ -82,6 +83,11 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
             tell(traceback.format_exc().rstrip())
         tell(f"error[{code}] {' '.join(message.split())}")
         return exit_code_of(str(code))
+
+
+def printable(text: str, keep: str = "\n") -> str:
+    """What is stored, or the name of a file, may hold codes that a terminal would obey."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def tell(text: str, end: str = "\n") -> None:

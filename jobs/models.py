@@ -43,13 +43,8 @@ def models(arguments: Sequence[str]) -> int:
     kind, command = COMMANDS[name]
     given = parse(f"jobs.models {name}", kind, others)
     result = command(given, open_storage(given.storage))
-    exits.print_result(json.dumps(result.document, indent=2) if given.json else _printable(result.text))
+    exits.print_result(json.dumps(result.document, indent=2) if given.json else exits.printable(result.text))
     return result.exit_code
-
-
-def _printable(text: str) -> str:
-    """What is stored may hold codes that a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import exits
-from jobs.models_options import ComputeOptions, EvaluateOptions, ExportOptions, ReproduceOptions
+from jobs.models_options import EvaluateOptions, ExportOptions, ReproduceOptions
 from jobs.models_result import CommandResult, find_version
 from jobs.packages import PACKAGES
 from mnist_lib.catalog import FORMATS, MODELS, require_known
@@ -20,7 +20,7 @@ from mnist_lib.store.outside import require_free
 from mnist_lib.store.versions import Version
 
 if TYPE_CHECKING:
-    from mnist_lib.data.split import Dataset
+    from mnist_lib.data.split import Dataset, Split
 
 IMAGES_TO_TRY = 100
 
@@ -33,13 +33,8 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     from mnist_lib.store.contents import Predictions
 
     predict = (load_trusted if options.trust else load)(objects, version)
-    stored, dataset = Predictions.of(objects, version), _dataset(options, version)
-    if dataset.fingerprint != stored.fingerprint:
-        raise DataError(
-            f"{version.name} was tested on {dataset.name} with the fingerprint {stored.fingerprint}, this one has "
-            f"{dataset.fingerprint}; use the same data with --data-dir or --data-source"
-        )
-    found = compare_with_stored(stored, predict, dataset.test)
+    stored = Predictions.of(objects, version)
+    found = compare_with_stored(stored, predict, tested_split(version, options.data_dir, options.data_source))
     same = "all" if found.matching == found.test.total else f"{found.matching:,} of"
     near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
     text = (
@@ -55,7 +50,9 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     from mnist_lib import reproduction
 
     cpus = options.cpus or os.cpu_count() or 1
-    found = reproduction.reproduce(objects, version, lambda: _dataset(options, version), cpus, code_version(PACKAGES))
+    found = reproduction.reproduce(
+        objects, version, lambda: _dataset(version, options.data_dir, options.data_source), cpus, code_version(PACKAGES)
+    )
     low, high = found.stored.interval()
     told = {
         reproduction.IDENTICAL: f"{version.name} came out identical: every weight is the same.",
@@ -84,11 +81,12 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import_keras()
     from mnist_lib import exporting
-    from mnist_lib.loading import read_model
+    from mnist_lib.loading import build
+    from mnist_lib.store.contents import StoredModel
 
-    images = _dataset(options, version).test.images[:IMAGES_TO_TRY]
+    images = _dataset(version, options.data_dir, options.data_source).test.images[:IMAGES_TO_TRY]
     with quietly():
-        found = exporting.export(read_model(objects, version), form, target, images)
+        found = exporting.export(build(StoredModel.of(objects, version)), form, target, images)
     text = (
         f"{version.name} is in {found.path} ({found.bytes:,} bytes).\n"
         f"It gives the same answers to {found.tried} test images (probabilities within {found.max_difference:.0e})."
@@ -96,9 +94,21 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     return CommandResult(asdict(found), text)
 
 
-def _dataset(options: ComputeOptions, version: Version) -> "Dataset":
+def tested_split(version: Version, data_dir: Path | None, data_source: Path | None) -> "Split":
+    """The images that it was tested on. Raises DataError if they are others here."""
+    dataset = _dataset(version, data_dir, data_source)
+    tested_on = version.about["dataset"].get("fingerprint")
+    if dataset.fingerprint != tested_on:
+        raise DataError(
+            f"{version.name} was tested on {dataset.name} with the fingerprint {tested_on}, this one has "
+            f"{dataset.fingerprint}; use the same data with --data-dir or --data-source"
+        )
+    return dataset.test
+
+
+def _dataset(version: Version, data_dir: Path | None, data_source: Path | None) -> "Dataset":
     """The one that it was trained and tested on, as it is here."""
     from mnist_lib.data.prepare import prepare
 
     with contextlib.redirect_stdout(sys.stderr):  # TFDS tells its progress there
-        return prepare(str(version.about["dataset"].get("name")), options.data_dir, options.data_source)
+        return prepare(str(version.about["dataset"].get("name")), data_dir, data_source)

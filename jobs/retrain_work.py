@@ -103,7 +103,7 @@ class TrainAttempt:
         self._reader.join(timeout=1)
         code = self._process.returncode
         code = 128 - code if code < 0 else code
-        complete = code in (exits.DONE, exits.SOME_TRIALS_FAILED)
+        complete = code in (exits.DONE, exits.SOME_FAILED)
         summary = self._folder.summary() if complete else None
         return Outcome(
             exit_code=code,

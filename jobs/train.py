@@ -222,7 +222,7 @@ def _print_result(text: str) -> None:
 def _exit_code(summary: Mapping[str, Any]) -> int:
     errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
     if len(errors) < len(summary["trials"]):
-        return exits.SOME_TRIALS_FAILED if errors else exits.DONE
+        return exits.SOME_FAILED if errors else exits.DONE
     trial, first = errors[0]
     codes = {error["code"] for _, error in errors}
     others = f"; so did the other {len(errors) - 1} trial(s), see summary.json" if len(errors) > 1 else ""

@@ -28,6 +28,7 @@ class DatasetEntry:
     test: int
     about: str
     url: str | None = None  # where TFDS downloads it from; None of a set that lies in the package
+    box: float = 1.0  # the longer side of what is on its pictures, as a share of theirs
 
     @property
     def embedded(self) -> bool:
@@ -77,13 +78,18 @@ FORMATS = {
 
 DATASETS = {
     "mnist-mini": DatasetEntry(
-        tfds_name="mnist_mini", train=4_000, test=1_000, about="5,000 real MNIST digits, in the package"
+        tfds_name="mnist_mini", train=4_000, test=1_000, about="5,000 real MNIST digits, in the package", box=20 / 28
     ),
     "sklearn-digits": DatasetEntry(
         tfds_name="sklearn_digits", train=1_437, test=360, about="1,797 digits of 8x8, in the package"
     ),
     "mnist": DatasetEntry(
-        tfds_name="mnist", train=60_000, test=10_000, about="the full MNIST", url="https://storage.googleapis.com"
+        tfds_name="mnist",
+        train=60_000,
+        test=10_000,
+        about="the full MNIST",
+        url="https://storage.googleapis.com",
+        box=20 / 28,
     ),
     "fashion-mnist": DatasetEntry(
         tfds_name="fashion_mnist",

@@ -44,6 +44,12 @@ class DataFolderError(DataError):
     """The folder to prepare it in cannot be written."""
 
 
+class ImageError(MnistError):
+    """A file is no picture that can be read, or there is nothing on it."""
+
+    code = "E-IMAGE"
+
+
 class DivergedError(MnistError):
     """The loss or a weight is no longer a finite number."""
 

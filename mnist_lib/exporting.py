@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.errors import IntegrityError
-from mnist_lib.loading import SAME_PROBABILITY, Predict, StoredModel, predictor
+from mnist_lib.loading import SAME_PROBABILITY, LoadedModel, Predict, predictor
 from mnist_lib.models import Weights
 from mnist_lib.store.outside import require_free, whole_at
 
@@ -29,7 +29,7 @@ class Exported:
     max_difference: float  # of a probability from the stored version's
 
 
-def export(stored: StoredModel, form: str, target: Path, images: NDArray[np.uint8]) -> Exported:
+def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint8]) -> Exported:
     """
     Args:
         form: of `catalog.FORMATS`.
@@ -61,7 +61,7 @@ def export(stored: StoredModel, form: str, target: Path, images: NDArray[np.uint
     return Exported(str(target), size, len(images), most)
 
 
-def _served(stored: StoredModel) -> tf.Module:
+def _served(stored: LoadedModel) -> tf.Module:
     """`serve`: pixels [n, height, width, 1] uint8, 0-255 -> {"probabilities": [n, classes] float32}"""
     served = tf.Module()
     served.trainable, served.state = (list(map(tf.Variable, part)) for part in stored.weights)

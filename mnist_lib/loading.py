@@ -19,7 +19,7 @@ from mnist_lib.models import ImageShape, Model, Weights, build_model
 from mnist_lib.result import Accuracy
 from mnist_lib.scratch import SGD
 from mnist_lib.spec import Resources, TrialSpec
-from mnist_lib.store.contents import Predictions, read_manifest
+from mnist_lib.store.contents import Predictions, StoredModel
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.strategy import mirrored_strategy
@@ -33,47 +33,46 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, widt
 
 
 @dataclass(frozen=True)
-class StoredModel:
+class LoadedModel:
     model: Model
     weights: Weights
     image_shape: ImageShape
 
 
 def load(objects: Objects, version: Version) -> Predict:
-    """`read_model`, ready to predict."""
-    return predictor(read_model(objects, version))
-
-
-def predictor(stored: StoredModel) -> Predict:
-    """Predicts as it was measured after training."""
-    trainer = Trainer(stored.model, SGD(), mirrored_strategy(Resources()))
-    return lambda images: trainer.probabilities(stored.weights, images)
-
-
-def read_model(objects: Objects, version: Version) -> StoredModel:
     """Nothing of what is stored is run.
 
     Raises:
         IntegrityError: a file is not what was committed; or it was committed, but is not of that model.
     """
-    files = {name: read_file(objects, version, name) for name in version.files}
-    manifest = read_manifest(objects, version)
+    return predictor(build(StoredModel.of(objects, version)))
+
+
+def predictor(loaded: LoadedModel) -> Predict:
+    """Predicts as it was measured after training."""
+    trainer = Trainer(loaded.model, SGD(), mirrored_strategy(Resources()))
+    return lambda images: trainer.probabilities(loaded.weights, images)
+
+
+def build(stored: StoredModel) -> LoadedModel:
+    """Raises IntegrityError for what is not of the model that its manifest names."""
+    manifest, files = stored.manifest, stored.files
     try:
         spec = TrialSpec(**manifest["spec"])
         height, width, channels = map(int, manifest["dataset"]["image_shape"])
         # Before it is built: none has a larger layer than a dense one on the pixels, whose weights are in a file.
-        largest, stored = 4 * height * width * channels * spec.hidden_units, sum(map(len, files.values()))
-        if not 0 < largest <= max(4 * stored, MODEST):
-            raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {stored:,}")
+        largest, size = 4 * height * width * channels * spec.hidden_units, sum(map(len, files.values()))
+        if not 0 < largest <= max(4 * size, MODEST):
+            raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
         image_shape = (height, width, channels)
         model = build_model(spec, image_shape)
         weights = model.read(files)
         expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
     except (MnistError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise IntegrityError(f"{version.name}: {error}") from error
+        raise IntegrityError(f"{stored.name}: {error}") from error
     if got != expected:
-        raise IntegrityError(f"{version.name}: expected weights with sha256 {expected}, got {got}")
-    return StoredModel(model, weights, image_shape)
+        raise IntegrityError(f"{stored.name}: expected weights with sha256 {expected}, got {got}")
+    return LoadedModel(model, weights, image_shape)
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:

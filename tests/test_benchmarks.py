@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import job, store, survival
+from benchmarks import job, predicting, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.training import RATIOS, Contender, contenders, run
 
@@ -43,6 +43,14 @@ def test_each_way_to_publish_is_timed(name: str, tmp_path: Path) -> None:
         pytest.skip("make bench sets up the environment of this peer")
     _, printed = job.run(command)
     assert len(job.last_line(printed)["seconds"]) == 1
+
+
+def test_the_rate_of_predictions_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    predicting.write_pictures(tmp_path / "pictures", 120)
+    predicting.train(tmp_path / "results")
+    assert predicting.pictures_per_second(tmp_path / "results", tmp_path / "pictures") > 1
+    assert "| 2,000 | 1,000 to 3,000 |" in predicting.report([1_000, 2_000, 3_000], 120)
 
 
 def test_the_cost_of_a_kill_is_told(tmp_path: Path) -> None:

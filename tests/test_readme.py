@@ -13,6 +13,7 @@ from jobs.command_line import parse, split_at_dashes
 from jobs.doctor import DoctorOptions
 from jobs.models import COMMANDS
 from jobs.options import TrainOptions
+from jobs.predict_options import PredictOptions
 from jobs.retrain_options import RetrainOptions, check_train, train_flags
 from jobs.show import ShowOptions
 from jobs.submit_options import SubmitOptions
@@ -91,6 +92,13 @@ def test_every_command_about_the_store_is_understood(command: str) -> None:
     assert parse(f"jobs.models {name}", kind, others)
 
 
+@pytest.mark.parametrize("command", [c for c in commands() if "jobs.predict" in c])
+def test_every_prediction_is_understood(command: str) -> None:
+    words = shlex.split(command)
+    options: PredictOptions = parse("jobs.predict", PredictOptions, words[words.index("jobs.predict") + 1 :])
+    options.check()
+
+
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])
 def test_every_make_command_has_its_target(command: str) -> None:
     done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
@@ -108,7 +116,8 @@ def test_the_file_map_is_the_tree() -> None:
 
 def test_every_option_that_the_text_names_exists() -> None:
     commands = [*COMMANDS.values(), *submit.COMMANDS.values(), *retrain.COMMANDS.values()]
-    options: list[Any] = [TrainOptions, RetrainOptions, ShowOptions, *(kind for kind, _ in commands)]
+    own = [TrainOptions, RetrainOptions, PredictOptions, ShowOptions]
+    options: list[Any] = [*own, *(kind for kind, _ in commands)]
     names = {name for kind in options for name in kind.__dataclass_fields__} | {"config", "help"}
     known = {f"--{name.replace('_', '-')}" for name in names}
     prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)

@@ -78,6 +78,21 @@ class Predictions:
         return float(self.correct.mean())
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """A version's files: all that a process needs to build the model which does not see the store."""
+
+    name: str
+    files: Mapping[str, bytes]
+    manifest: Mapping[str, Any]  # of JSON; whoever may commit has written it
+
+    @classmethod
+    def of(cls, objects: Objects, version: Version) -> "StoredModel":
+        """Raises IntegrityError for what is not what was committed."""
+        files = {name: read_file(objects, version, name) for name in version.files}
+        return cls(name=version.name, files=files, manifest=read_manifest(objects, version))
+
+
 def contents_of(
     result: TrialResult, dataset: DatasetInfo, run: str, code: Mapping[str, Any]
 ) -> tuple[dict[str, bytes], dict[str, Any]]:

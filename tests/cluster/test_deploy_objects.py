@@ -153,7 +153,7 @@ def test_a_pod_has_time_to_drain(pod: Any) -> None:
 
 def fatal_codes() -> set[int]:
     """What the same command under the same name does not cure: see the table in cluster/README.md."""
-    complete = {exits.EXIT_CODES["E-TRAINING"], exits.SOME_TRIALS_FAILED}
+    complete = {exits.EXIT_CODES["E-TRAINING"], exits.SOME_FAILED}
     return complete | {exits.EXIT_CODES[code] for code in ("E-USAGE", "E-DATA", "E-STORE", "E-INTEGRITY")}
 
 
@@ -173,7 +173,7 @@ def test_the_table_of_exit_codes_is_the_one_of_the_job_and_of_the_cronjob() -> N
     rows = re.findall(r"^\| ([\d, ]+) \|.*\| ([^|]+) \|$", README, re.MULTILINE)
     told = {int(code): then for codes, then in rows for code in codes.split(",")}
     killed = {128 + 9, 128 + 15, exits.INTERRUPTED}
-    assert set(told) == {exits.DONE, exits.SOME_TRIALS_FAILED, *exits.EXIT_CODES.values(), *killed}
+    assert set(told) == {exits.DONE, exits.SOME_FAILED, *exits.EXIT_CODES.values(), *killed}
     assert {code for code, then in told.items() if then == "fails"} == fatal_codes()
     (systemd,) = re.findall(r"RestartPreventExitStatus=([\d ]+)", README)
     assert set(map(int, systemd.split())) == fatal_codes()

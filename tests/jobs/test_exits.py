@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
     [
         (mnist_errors.SpecError, 2),
         (exits.UsageError, 2),
+        (mnist_errors.ImageError, 2),
         (mnist_errors.DataMissingError, 3),
         (mnist_errors.DataChecksumError, 3),
         (cluster_errors.ResourcesError, 4),

@@ -1,0 +1,77 @@
+"""Answers as a table for people, as CSV and as JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.exits import printable
+from jobs.models_result import table
+from jobs.predict_answers import Answer, Failure
+from mnist_lib.errors import ImageError
+from mnist_lib.store.versions import Version
+
+COLUMNS = ("picture", "digit", "probability", "next", "next_probability", "unsure", "resized")
+LABEL_COLUMNS = ("label", "right")  # where they are known
+
+
+def as_table(answers: Sequence[Answer]) -> str:
+    labelled = any(answer.label is not None for answer in answers)
+    rows = [_row(answer, labelled) for answer in answers]
+    lines = [
+        table(["picture", "digit", "probability", "next", "probability", *(["label"] if labelled else []), ""], rows)
+    ]
+    unsure = sum(answer.unsure for answer in answers)
+    if unsure:
+        lines.append(f"unsure: of {unsure:,} of {len(answers):,} no digit is as probable as all others together.")
+    if labelled:
+        right = sum(bool(answer.right) for answer in answers)
+        lines.append(f"{right:,} of {len(answers):,} are right.")
+    return "\n".join(lines)
+
+
+def _row(answer: Answer, labelled: bool) -> list[str]:
+    (digit, probability), (after, its_probability), *_ = answer.ranking
+    label = [str(answer.label)] if labelled else []
+    marks = [mark for mark, holds in (("unsure", answer.unsure), ("wrong", answer.right is False)) if holds]
+    name = printable(answer.name, keep="")
+    return [name, str(digit), f"{probability:.1%}", str(after), f"{its_probability:.1%}", *label, ", ".join(marks)]
+
+
+def as_csv(answers: Sequence[Answer]) -> str:
+    """RFC 4180: a name may hold commas, quotes and new lines. Printing adds the last "\\n"."""
+    text = io.StringIO(newline="")
+    columns = COLUMNS if any(answer.label is None for answer in answers) else (*COLUMNS, *LABEL_COLUMNS)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(map(_document, answers))
+    return text.getvalue().removesuffix("\n")
+
+
+def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Version) -> str:
+    document = {
+        "model": version.name,
+        "dataset": version.about["dataset"],
+        "pictures": [_document(answer) for answer in answers],
+        "failed": [
+            {"picture": failure.name, "code": ImageError.code, "message": str(failure.error)} for failure in failures
+        ],
+    }
+    return json.dumps(document, indent=2)
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    (digit, probability), (after, its_probability), *_ = answer.ranking
+    known = {} if answer.label is None else {"label": answer.label, "right": answer.right}
+    return {
+        "picture": answer.name,
+        "digit": digit,
+        "probability": round(probability, 6),
+        "next": after,
+        "next_probability": round(its_probability, 6),
+        "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of 0 to 9
+        "unsure": answer.unsure,
+        "resized": answer.picture.resized,
+        **known,
+    }
