@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jobs.exits import printable
 from jobs.predict_answers import Answer
-from mnist_lib.errors import StoreError
+from mnist_lib.store.outside import whole_at
 
 MOST = 100  # pictures: more would be too small to be looked at
 TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times MNIST's pictures
@@ -39,13 +38,8 @@ def draw(answers: Sequence[Answer], path: Path) -> None:
         row, column = divmod(number, columns)
         _draw_tile(sheet, drawing, answer, GAP + column * (TILE + GAP), GAP + row * (TILE + CAPTION + GAP))
     drawing.text((GAP, sheet.height - GAP - LINE), note, FAINT, _font(13))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        sheet.save(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"picture: {path} cannot be written ({error.strerror or error}); name another file") from error
+    with whole_at(path) as written:
+        sheet.save(written, Image.registered_extensions()[path.suffix.lower()])
 
 
 def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer, left: int, top: int) -> None:

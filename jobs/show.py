@@ -14,7 +14,6 @@ from jobs.command_line import option, parse
 from jobs.values import folder, whole_number
 from mnist_lib.catalog import DATASETS, require_known
 from mnist_lib.data.availability import default_data_dir
-from mnist_lib.environment import import_keras
 from mnist_lib.errors import SpecError
 from mnist_lib.store.outside import whole_at
 
@@ -74,7 +73,6 @@ def show(arguments: Sequence[str]) -> int:
 
 def _load(options: ShowOptions) -> "Dataset":
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a look is no reason to take a GPU from who trains on it
-    import_keras()
     from mnist_lib.data.prepare import prepare
 
     with contextlib.redirect_stdout(sys.stderr):  # TFDS tells its progress there

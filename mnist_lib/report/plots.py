@@ -131,10 +131,9 @@ def time_line(summary: Mapping[str, Any], attempts: Sequence[Attempt]) -> Plot:
                 max(attempt.end - attempt.begin, 1e-3),
                 left=attempt.begin,
                 height=0.62,
-                color=color_of(numbers[name]),
+                facecolor=(color_of(numbers[name]), 0.35 if lost else 0.85),
                 edgecolor=LOST if lost else "none",
                 linewidth=1.5 if lost else 0,
-                alpha=0.35 if lost else 0.85,
                 label=name if name not in labelled else None,
             )
             labelled.add(name)

@@ -50,16 +50,16 @@ class LocalObjects:
             try:
                 path.hardlink_to(temporary)  # refused when the name is taken
             except FileExistsError:
-                _sync_folder(path.parent)  # who made it may have died before
+                sync(path.parent)  # who made it may have died before
                 return False
-            _sync_folder(path.parent)
+            sync(path.parent)
             return True
 
     def replace(self, name: str, content: bytes) -> None:
         path = self._path(name)
         with self._reported(name, len(content)), self._synced_file(path, content) as temporary:
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync(path.parent)
 
     def append(self, name: str, content: bytes) -> None:
         path = self._path(name)
@@ -94,7 +94,7 @@ class LocalObjects:
                 with contextlib.suppress(FileNotFoundError):
                     Path(below).rmdir()
             if folder.parent.is_dir():
-                _sync_folder(folder.parent)
+                sync(folder.parent)
 
     def delete_leftovers(self, prefix: str) -> None:
         folder = self._path(prefix)
@@ -162,7 +162,7 @@ class LocalObjects:
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
         with contextlib.suppress(PermissionError):  # the root may lie in a folder that cannot be read
-            _sync_folder(folder.parent)
+            sync(folder.parent)
         self._durable.add(folder)
 
     @contextlib.contextmanager
@@ -198,8 +198,9 @@ def _paths_below(folder: Path) -> list[Path]:
     return found
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Of a folder: the names in it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_lib.errors import SpecError, StoreError
+from mnist_lib.store.local import sync
 
 
 def require_free(target: Path) -> None:
@@ -30,9 +31,9 @@ def whole_at(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in [temporary, *temporary.rglob("*")]:
-            _sync(path)
+            sync(path)
         temporary.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise StoreError(f"{target} cannot be written ({error.strerror or error}); name another place") from error
     finally:
@@ -40,11 +41,3 @@ def whole_at(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from playwright.sync_api import Browser
 
-from tests.browser import CHROMIUM, LOOKS, assert_good, chromium, look_at
+from tests.browser import LOOKS, assert_good, look_at
 from tests.figures import assert_says_what_the_summary_says
 from tests.jobs.job import summary_of
 from tests.jobs.stored import correct_of_stored, counts_of_summary
@@ -39,13 +40,11 @@ def test_the_models_are_as_good_as_promised_and_so_are_the_stored_ones(
     assert correct_of_stored(summary, storage, images.reshape(-1, 28, 28, 1), labels) == counts_of_summary(summary)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_its_report_is_good_in_a_browser_and_says_what_the_summary_says(
-    full_run: tuple[dict[str, Any], Path],
+    full_run: tuple[dict[str, Any], Path], browser: Browser
 ) -> None:
     summary, storage = full_run
     report = storage / "runs" / summary["run"] / "report.html"
     assert_says_what_the_summary_says(report.read_text(), summary)
-    with chromium() as browser:
-        for size, scheme in LOOKS:
-            assert_good(look_at(browser, report, size, scheme))
+    for size, scheme in LOOKS:
+        assert_good(look_at(browser, report, size, scheme))

@@ -1,7 +1,6 @@
 """The index over all runs."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from playwright.sync_api import Browser
 
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.index import MOST_RUNS_SHOWN, Change, index
-from tests.browser import CHROMIUM, LOOKS, assert_good, chromium, look_at
+from tests.browser import LOOKS, assert_good, look_at
 from tests.mnist_lib.made_run import NAUGHTY, made_run
 
 
@@ -57,14 +56,6 @@ def test_of_very_many_runs_the_newest_are_shown(summary: dict[str, Any]) -> None
     page = index(runs_of(summary, MOST_RUNS_SHOWN + 1), {}, []).decode()
     assert f"<h1>{MOST_RUNS_SHOWN + 1} runs" in page
     assert page.count('<th scope="row">run-') == MOST_RUNS_SHOWN
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.page import Report, Run, report
-from tests.browser import CHROMIUM, LOOKS, assert_good, chromium, look_at
+from tests.browser import LOOKS, assert_good, look_at
 from tests.figures import assert_says_what_the_summary_says
 from tests.mnist_lib.made_run import NAUGHTY, made_run
 
@@ -73,14 +73,6 @@ def test_each_plot_of_the_page_is_there_as_a_picture_too(reported: tuple[Run, Re
     assert all(content.startswith(b"\x89PNG") for content in made.plots.values())
     if run.tallies:
         assert {"accuracy", "learning-curves", "calibration", "time-line"} < set(made.plots)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.mark.slow
