@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.progress import Progress, State, TrialProgress
+from jobs.terminal import terminal
 
 log = logging.getLogger(__name__)
 
@@ -26,19 +26,13 @@ Show = Callable[[TrialProgress], None]  # a trial has changed
 
 def display(progress: Progress) -> AbstractContextManager[Show]:
     """The live table where standard error is a terminal that can move its cursor."""
-    console = _Console(file=sys.stderr)
-    return _live(progress, console) if sys.stderr.isatty() and not console.is_dumb_terminal else _lines(progress)
+    console = terminal()
+    return _lines(progress) if console is None else _live(progress, console)
 
 
 @contextlib.contextmanager
 def nothing_shown(progress: Progress) -> Iterator[Show]:
     yield lambda trial: None
-
-
-class _Console(Console):
-    def show_cursor(self, show: bool = True) -> bool:
-        """It stays: whoever is killed cannot bring it back."""
-        return False
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from jobs import worker
 from jobs.display import Show
 from jobs.outcomes import Outcomes
 from jobs.progress import Progress
+from jobs.reporting import write_index, write_report
 from mnist_lib.data.split import DatasetInfo, validation_size
 from mnist_lib.errors import IntegrityError
 from mnist_lib.report.summary import Stored, summarize
@@ -80,7 +81,7 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
             for lane in deal(outcomes.unfinished, plan.lanes):
                 fan_out.submit(lane)
             facts, prepared = _prepared(folder, info), time.monotonic()
-            progress = Progress(work.trials, outcomes.rows)
+            progress = Progress(work.trials, outcomes.rows, work.pace.until)
             with work.display(progress) as show:
                 for event in fan_out.events():
                     outcomes.take(event, fan_out.attempts)
@@ -110,16 +111,12 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
         ended=now(),
     )
     if work.report:
-        from jobs.reporting import write_report  # Matplotlib, now that no lane waits for this process
-
         write_report(folder, summary, outcomes.tallies, lambda: result_of(images, "the dataset"), work.code)
     failpoint("run.before_summary")
     folder.complete(summary)
     failpoint("run.before_forget")
     forget(folder, [spec.id for spec in work.trials])
     if work.report:
-        from jobs.reporting import write_index
-
         write_index(folder.objects)
     return summary
 

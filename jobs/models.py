@@ -44,6 +44,8 @@ def models(arguments: Sequence[str]) -> int:
     given = parse(f"jobs.models {name}", kind, others)
     result = command(given, open_storage(given.storage))
     exits.print_result(json.dumps(result.document, indent=2) if given.json else exits.printable(result.text))
+    if result.afterwards is not None:
+        result.afterwards()
     return result.exit_code
 
 

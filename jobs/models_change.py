@@ -1,6 +1,7 @@
 """The commands of `jobs.models` that change what is stored: promote, rollback, gc."""
 
 from dataclasses import asdict
+from functools import partial
 
 from jobs.models_options import CollectOptions, PromoteOptions, RollbackOptions
 from jobs.models_result import NUMBER, CommandResult, counted, find_version
@@ -25,9 +26,8 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     from mnist_lib.store.champions import promote
 
     decision = promote(objects, version, rule)
-    _update_index(objects)
     verdict = f"{version.name} is the champion now" if decision.promote else f"{version.name} is not promoted"
-    return CommandResult(asdict(decision), f"{verdict}: {decision.why}")
+    return CommandResult(asdict(decision), f"{verdict}: {decision.why}", afterwards=partial(_update_index, objects))
 
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
@@ -37,8 +37,8 @@ def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     from mnist_lib.store.champions import rollback
 
     record = rollback(objects, model, _target(objects, model, options.to))
-    _update_index(objects)
-    return CommandResult(asdict(record), f"{model}@{record.version} is the champion: {record.why}")
+    text = f"{model}@{record.version} is the champion: {record.why}"
+    return CommandResult(asdict(record), text, afterwards=partial(_update_index, objects))
 
 
 def _update_index(objects: Objects) -> None:

@@ -137,7 +137,7 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
 def _open_report(folder: RunFolder) -> None:
     page = folder.read(REPORT)
     if page is None:
-        raise SpecError(f"open: expected a report in {folder.where}, got none; its run was trained with --no-report")
+        raise SpecError(f"open: expected a report in {folder.where}, got none; see its summary.json")
     with tempfile.NamedTemporaryFile("wb", prefix=f"{folder.run}-", suffix=".html", delete=False) as file:
         file.write(page)  # a copy, which a browser can read wherever the storage is
     if not webbrowser.open(Path(file.name).as_uri()):

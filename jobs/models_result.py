@@ -1,7 +1,7 @@
 """What the commands of `jobs.models` share: how a result is told, and how a version is named."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ class CommandResult:
     document: Any  # of JSON
     text: str
     exit_code: int = exits.DONE
+    afterwards: Callable[[], None] | None = None  # what need not be waited for
 
 
 def find_version(objects: Objects, name: str | None, models: Iterable[str]) -> Version:

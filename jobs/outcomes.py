@@ -90,6 +90,7 @@ class Outcomes:
                 self._add(event, attempts(event.trial))
                 tensorboard = f"trials/{event.trial}/tb/events.out.tfevents.{event.trial}"
                 self._folder.write(tensorboard, event.tensorboard)
+                self._folder.flush()  # the history first: what has ended is not told again
                 chosen = self.tallies[event.spec.model].chosen is event
                 keep_result(self._folder, event, attempts(event.trial), with_model=chosen)
             case TrialFailure():

@@ -125,14 +125,16 @@ def _told(batches: Iterable[list[Outcome]], pictures: int) -> Iterator[Outcome]:
 @contextlib.contextmanager
 def _progress(pictures: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from jobs.terminal import terminal
+
+    console = terminal()
+    if console is None:
+        yield lambda count: None
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=pictures)
         yield lambda count: progress.advance(task, count)
 
@@ -144,7 +146,7 @@ def _conclude(outcomes: Sequence[Outcome], options: PredictOptions, version: Ver
     if options.json:
         exits.print_result(predict_output.as_json(answers, failures, version))
     elif options.csv:
-        exits.print_result(predict_output.as_csv(answers))
+        exits.print_result(predict_output.as_csv(answers, labelled=options.from_test is not None))
     elif answers:
         exits.print_result(exits.printable(predict_output.as_table(answers)))
     if options.picture is not None and answers:

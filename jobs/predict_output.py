@@ -39,10 +39,10 @@ def _row(answer: Answer, labelled: bool) -> list[str]:
     return [name, str(digit), f"{probability:.1%}", str(after), f"{its_probability:.1%}", *label, ", ".join(marks)]
 
 
-def as_csv(answers: Sequence[Answer]) -> str:
+def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
     """RFC 4180: a name may hold commas, quotes and new lines. Printing adds the last "\\n"."""
     text = io.StringIO(newline="")
-    columns = COLUMNS if any(answer.label is None for answer in answers) else (*COLUMNS, *LABEL_COLUMNS)
+    columns = (*COLUMNS, *LABEL_COLUMNS) if labelled else COLUMNS
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(map(_document, answers))

@@ -27,7 +27,7 @@ class Readers:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
-        self._processes = min(os.cpu_count() or 1, MOST_PROCESSES, len(paths) // FEW)
+        self._processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, len(paths) // FEW)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Readers":

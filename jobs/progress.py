@@ -1,8 +1,8 @@
 """How far each trial of a run is, as its events tell: what the live table and the plain lines show."""
 
 import enum
+import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,11 +54,13 @@ class Progress:
 
     Args:
         rows: of those that earlier drivers of the run have ended (`trial_row`).
+        until: the Unix time at which it ends in any case.
     """
 
-    def __init__(self, trials: Sequence[TrialSpec], rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, trials: Sequence[TrialSpec], rows: Sequence[Mapping[str, Any]], until: float = math.inf) -> None:
         self.trials = {spec.id: TrialProgress(spec.id, spec.model, spec.epochs) for spec in trials}
-        self._epochs: dict[str, _Epochs] = defaultdict(_Epochs)  # by model
+        self._until = until
+        self._epochs: dict[str, _Epochs] = {}  # by model
         self._count_ended = 0
         self.begin = time.monotonic()
         for row in rows:
@@ -79,8 +81,8 @@ class Progress:
                 trial = self.trials[event.trial]
                 trial.epoch, trial.loss = event.epoch, event.loss
                 trial.accuracy = (event.validation or event.train).value
-                trial.images_per_second = event.train.total / event.seconds if event.seconds else None
-                self._epochs[trial.model] += _Epochs(1, event.seconds)
+                trial.images_per_second = event.images_per_second
+                self._epochs[trial.model] = self._epochs.get(trial.model, _Epochs()) + _Epochs(1, event.seconds)
             case TrialResult():
                 trial = self.trials[event.trial]
                 trial.state, trial.test_accuracy = State.DONE, event.test.value
@@ -106,9 +108,8 @@ class Progress:
         """Of its training, by the epochs of its model so far, or else of the others; None while there is none."""
         if trial.ended:
             return 0.0
-        own, all_of_them = self._epochs[trial.model], sum(self._epochs.values(), _Epochs())
-        epochs = own if own.count else all_of_them
-        return (trial.epochs - trial.epoch) * epochs.seconds / epochs.count if epochs.count else None
+        epochs = self._epochs.get(trial.model) or sum([*self._epochs.values()], _Epochs())
+        return self._in_time((trial.epochs - trial.epoch) * epochs.seconds / epochs.count) if epochs.count else None
 
     @property
     def total_seconds_left(self) -> float | None:
@@ -116,7 +117,10 @@ class Progress:
         left = [self.seconds_left(trial) for trial in self.trials.values()]
         known = [seconds for seconds in left if seconds is not None]
         running = self.count(State.RUNNING)
-        return sum(known) / running if running and len(known) == len(left) else None
+        return self._in_time(sum(known) / running) if running and len(known) == len(left) else None
+
+    def _in_time(self, seconds: float) -> float:
+        return max(0.0, min(seconds, self._until - time.time()))
 
     def _ended(self, trial: TrialProgress) -> None:
         self._count_ended += 1

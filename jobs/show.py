@@ -36,8 +36,11 @@ class ShowOptions:
         require_known("dataset", self.dataset, DATASETS)
         if self.seed < 0:
             raise SpecError(f"seed: expected 0 or more, got {self.seed}")
-        if self.picture is not None and self.picture.suffix != ".png":
-            raise SpecError(f"picture: expected a name that ends in .png, got {self.picture.name}")
+        if self.picture is not None:
+            if self.picture.suffix.lower() != ".png":
+                raise SpecError(f"picture: expected a name that ends in .png, got {self.picture.name}")
+            if not self.picture.parent.is_dir() or self.picture.is_dir():
+                raise SpecError(f"picture: expected a file in a folder that is there, got {self.picture}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -90,17 +90,20 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> in
             summary = _train(options, trials, begin, folder, code)
         else:
             log.info("run %s is complete; another one needs another --run-name", folder.run)
-            _forget(folder, trials)
+            _catch_up(folder, trials, options)
     result = json.dumps(summary, indent=2) if options.json else _result_text(summary, folder)
     _print_result(result)
     return _exit_code(summary)
 
 
-def _forget(folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
-    """What a driver that was killed just after its summary has left."""
+def _catch_up(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
+    """With what a driver that was killed just after its summary has left undone."""
+    from jobs.reporting import is_in_index, write_index
     from mnist_lib.store.resumption import forget
 
     forget(folder, [trial.id for trial in trials])
+    if options.report and not is_in_index(folder.objects, folder.run):
+        write_index(folder.objects)
 
 
 def _rehearse(options: TrainOptions, trials: Sequence[TrialSpec], seed: int) -> int:
@@ -184,7 +187,7 @@ def _plan_in_time(options: TrainOptions, trials: int) -> "LanePlan":
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """What --config takes to do this run again, under another name."""
     plain = {field.name: getattr(options, field.name) for field in fields(options)}
-    left_out = ("run_name", "resume", "chaos", "plan", "calibrate", "lease")
+    left_out = ("run_name", "resume", "chaos", "plan", "calibrate", "lease", "json", "quiet", "verbose")
     return {name: _plain(value) for name, value in plain.items() if value is not None and name not in left_out}
 
 

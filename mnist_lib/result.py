@@ -40,7 +40,7 @@ class Accuracy:
         z, n, p = 1.959964, self.total, self.value
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (max(0.0, centre - half), min(1.0, centre + half))
+        return (max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))  # of none or all, rounding matters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,10 @@ class EpochDone(Event):
     train: Accuracy
     validation: Accuracy | None
     seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        return self.train.total / max(self.seconds, 1e-9)
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> EpochDone:

@@ -57,7 +57,7 @@ def _scalars(epoch: EpochDone, learning_rate: float) -> dict[str, float]:
         "accuracy/train": epoch.train.value,
         **validation,
         "learning_rate": learning_rate,
-        "images_per_second": epoch.train.total / epoch.seconds,
+        "images_per_second": epoch.images_per_second,
     }
 
 

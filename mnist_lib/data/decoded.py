@@ -1,6 +1,6 @@
 """A dataset's arrays, kept beside what TFDS has prepared: a further run needs no TensorFlow to have them.
 
-They are taken only if TFDS' files are, byte for byte, those that they were decoded from, by the same TFDS.
+They are taken only if TFDS' files are, byte for byte, those that they were decoded from, by the same TFDS and builders.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_lib.archives import read_npz
+from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 
@@ -76,11 +77,12 @@ def _place(versions: Path) -> Path:
 
 
 def _source(prepared: Path) -> str:
-    """sha256 of all that the arrays were made from: every file with its name, TFDS' version, the schema here."""
+    """sha256 of all that the arrays were made from: TFDS' files and version, the builders and sets in the package."""
     digest = hashlib.sha256(f"{SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode())
-    for path in sorted(prepared.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                of_file = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(prepared).as_posix()} {of_file}\n".encode())
+    for folder in (prepared, EMBEDDED):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                with path.open("rb") as file:
+                    of_file = hashlib.file_digest(file, "sha256").hexdigest()
+                digest.update(f"{path.relative_to(folder).as_posix()} {of_file}\n".encode())
     return digest.hexdigest()

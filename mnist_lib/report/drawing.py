@@ -5,7 +5,10 @@ Colours are named here and nowhere else. In the page each becomes a CSS variable
 
 import io
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
@@ -50,8 +53,17 @@ def color_of(number: int) -> str:
     return SERIES[number % len(SERIES)]
 
 
+@contextmanager
+def _settings(more: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
+    """Whatever the user's own are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**SETTINGS, **more})
+        yield
+
+
 def figure_of(height: float, rows: int = 1) -> tuple[Figure, Any]:
-    with mpl.rc_context(SETTINGS):
+    with _settings():
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         return figure, figure.subplots(rows)
 
@@ -69,7 +81,7 @@ def legend(axes: Axes) -> None:
 def plot(name: str, about: str, figure: Figure, *, in_page: bool = True) -> Plot:
     """`in_page` False: it has no `svg`."""
     svg, png = io.StringIO(), io.BytesIO()
-    with mpl.rc_context({**SETTINGS, "svg.hashsalt": name}):  # or identifiers of two plots in a page could be the same
+    with _settings({"svg.hashsalt": name}):  # or identifiers of two plots in a page could be the same
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
         if in_page:

@@ -14,6 +14,20 @@ from mnist_lib.report.page import template
 MOST_RUNS_SHOWN = 500
 
 
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A run."""
+
+    run: str
+    ended: str  # UTC, ISO 8601; "" of one that an older program completed
+    dataset: str
+    trials: int
+    failed: int
+    accuracies: Mapping[str, float]  # by model, the mean over its trials
+    champions: Mapping[str, int]  # of the models whose version was the champion then, its number
+    link: str | None  # to its report
+
+
 @dataclass(frozen=True)
 class Change:
     """A version that became champion."""
@@ -26,19 +40,32 @@ class Change:
     accuracy: float | None  # on the test split; None if that cannot be told any more
 
 
-def index(summaries: Sequence[Mapping[str, Any]], reports: Mapping[str, str], changes: Sequence[Change]) -> bytes:
-    """
-    Args:
-        summaries: of the complete runs, in any order.
-        reports: where they are, from the index on, by the names of the runs that have one.
-        changes: of all models, in any order.
-    """
-    runs = sorted(summaries, key=lambda summary: (summary.get("ended", ""), summary["run"]), reverse=True)
+def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
+    """Raises KeyError, TypeError, ValueError or AttributeError for what is no summary."""
+    models, trials = summary["models"], summary["trials"]
+    ended = str(summary.get("ended", ""))
+    if ended:
+        datetime.fromisoformat(ended)
+    return Row(
+        run=str(summary["run"]),
+        ended=ended,
+        dataset=str(summary["dataset"]["name"]),
+        trials=len(trials),
+        failed=sum(trial["status"] == "failed" for trial in trials),
+        accuracies={str(name): float(model["mean_test_accuracy"]) for name, model in models.items()},
+        champions={str(name): int(model["version"]) for name, model in models.items() if model.get("champion")},
+        link=link,
+    )
+
+
+def index(rows: Sequence[Row], changes: Sequence[Change]) -> bytes:
+    """Both in any order; the changes of all models."""
+    runs = sorted(rows, key=lambda row: (row.ended, row.run), reverse=True)
     accuracies: dict[str, list[tuple[datetime, float]]] = defaultdict(list)
-    for summary in reversed(runs):
-        if "ended" in summary:  # an older program did not write it
-            for name, model in summary["models"].items():
-                accuracies[name].append((datetime.fromisoformat(summary["ended"]), model["mean_test_accuracy"]))
+    for row in reversed(runs):
+        if row.ended:
+            for name, accuracy in row.accuracies.items():
+                accuracies[name].append((datetime.fromisoformat(row.ended), accuracy))
     stars: dict[str, list[tuple[datetime, float]]] = defaultdict(list)
     for change in sorted(changes, key=lambda change: change.at):
         if change.accuracy is not None:
@@ -46,8 +73,7 @@ def index(summaries: Sequence[Mapping[str, Any]], reports: Mapping[str, str], ch
     page = template("index.html").render(
         runs=runs[:MOST_RUNS_SHOWN],
         total=len(runs),
-        models=sorted({name for summary in runs for name in summary["models"]}),
-        reports=reports,
+        models=sorted({name for row in runs for name in row.accuracies}),
         changes=sorted(changes, key=lambda change: change.at, reverse=True),
         plot=Markup(plots.over_time(accuracies, stars).svg) if accuracies else None,
     )

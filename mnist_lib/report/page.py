@@ -17,7 +17,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.report import plots
 from mnist_lib.report.attempts import attempts, learning_curves
 from mnist_lib.report.digits import data_url, sample_of
-from mnist_lib.report.drawing import Plot
+from mnist_lib.report.drawing import VARIABLES, Plot
 from mnist_lib.report.evidence import Disputes, StoredTrial
 from mnist_lib.report.table import notes, percent
 from mnist_lib.tally import Tally
@@ -61,7 +61,6 @@ def report(run: Run) -> Report:
     drawn = _plots(run, stored)
     page = template("report.html").render(
         summary=run.summary,
-        best=max(run.summary["models"].items(), key=lambda item: item[1]["mean_test_accuracy"], default=(None, None)),
         failed=[trial for trial in run.summary["trials"] if trial["status"] == "failed"],
         figure=_figures(run.summary),
         notes=notes(run.summary),
@@ -89,6 +88,7 @@ def template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals["colours"] = VARIABLES
     environment.filters |= {**FORMATS, "quoted": shlex.quote}
     return environment.get_template(name)
 

@@ -1,6 +1,10 @@
 """What is seen while a run trains."""
 
+import contextlib
 import logging
+import os
+import pty
+import sys
 import time
 from collections.abc import Callable
 
@@ -88,6 +92,23 @@ def test_the_time_left_is_that_of_the_epochs_left_shared_out_among_what_runs() -
 )
 def test_a_duration_reads_as_people_say_it(seconds: float | None, text: str) -> None:
     assert display.duration(seconds) == text
+
+
+def test_a_terminal_that_is_lost_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = pty.openpty()
+    stream = os.fdopen(its, "w")
+    progress = progress_of(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        patch.setenv("TERM", "xterm")
+        with display.display(progress) as show:
+            start(progress, "keras-s0")
+            os.close(ours)
+            show(progress.trials["keras-s0"])
+            with pytest.raises(OSError, match="Input/output"):
+                os.write(its, b"is it lost?")
+    with contextlib.suppress(OSError):
+        stream.close()
 
 
 def test_without_a_terminal_a_trial_is_told_of_at_most_every_ten_seconds(

@@ -232,6 +232,7 @@ def processes_below(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one CPU it reads in its own process")
 def test_no_process_outlives_a_command_that_is_killed(storage: Path, digits: Dataset, tmp_path: Path) -> None:
     import psutil
 
@@ -240,7 +241,7 @@ def test_no_process_outlives_a_command_that_is_killed(storage: Path, digits: Dat
     command = [sys.executable, "-m", "jobs.predict", str(tmp_path), "--storage", str(storage)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(below := processes_below(process.pid)) < min(2, len(os.sched_getaffinity(0))):
+    while len(below := processes_below(process.pid)) < 2:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)

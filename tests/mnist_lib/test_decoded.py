@@ -1,5 +1,6 @@
 """Arrays that were kept are those that TFDS would give, or are not taken."""
 
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from mnist_lib.data import decoded
+from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.split import Dataset
 
@@ -65,6 +67,17 @@ def test_of_other_files_nothing_is_taken(prepared: tuple[Dataset, Path], change:
 
 def test_of_another_tfds_nothing_is_taken(prepared: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "4.9.11")
+    assert decoded.kept("sklearn-digits", prepared[1]) is None
+
+
+def test_of_another_builder_in_the_package_nothing_is_taken(
+    prepared: tuple[Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = shutil.copytree(FOLDER, tmp_path / "embedded")
+    monkeypatch.setattr(decoded, "EMBEDDED", changed)
+    assert decoded.kept("sklearn-digits", prepared[1]) is not None
+    builders = changed / "builders.py"
+    builders.write_text(builders.read_text().replace("1.0.0", "1.1.0"))
     assert decoded.kept("sklearn-digits", prepared[1]) is None
 
 
