@@ -104,6 +104,7 @@ def test_a_terminal_that_is_lost_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
         with display.display(progress) as show:
             start(progress, "keras-s0")
             os.close(ours)
+            sys.stderr.write("a line above the table\n")
             show(progress.trials["keras-s0"])
             with pytest.raises(OSError, match="Input/output"):
                 os.write(its, b"is it lost?")
