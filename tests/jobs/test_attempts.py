@@ -112,7 +112,7 @@ def test_f8_an_attempt_that_goes_silent_is_given_up_and_is_not_heard_when_it_com
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     driver = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path, prelude=IMPATIENT)
-    silent = pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
+    silent = pid_of("scratch-s0", tmp_path / "runs/r")
     os.kill(silent, signal.SIGSTOP)
     wait_until(lambda: [e for e in history_of(tmp_path / "runs/r") if e["event"] == "died"], "it was not given up", 30)
     os.kill(silent, signal.SIGCONT)

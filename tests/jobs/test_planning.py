@@ -14,7 +14,16 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_calibrated_plan_tells_about_how_long_the_run_takes(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
-    command = ("--address", ray_address, "--data-dir", data_dir, "--epochs=60", "--gpus-per-trial=0", "--json")
+    command = (
+        "--address",
+        ray_address,
+        "--data-dir",
+        data_dir,
+        "--epochs=60",
+        "--gpus-per-trial=0",
+        "--no-report",
+        "--json",
+    )
     code, stdout, stderr = train(*command, "--calibrate", home=tmp_path)
     assert code == 0, stderr
     expected = json.loads(stdout)["expected"]
