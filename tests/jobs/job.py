@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ def train(*arguments: str | Path, home: Path, prelude: str = "", **environment: 
     stdout, stderr = process.communicate(timeout=280)
     assert "\x1b" not in stdout + stderr  # neither is a terminal
     assert "Warning: " not in stderr
+    assert not re.search("the (report|index) could not be written", stderr)
     return process.returncode, stdout, stderr
 
 

@@ -53,6 +53,7 @@ def test_a_job_is_followed_to_its_end_its_result_is_on_stdout_and_its_log_on_std
     assert hashes(stdout) == calm
     assert "MB of code" in stderr
     assert "mnist-mini: 4,000 images to train" in stderr
+    assert (tmp_path / "runs/calm/report.html").exists()  # its templates were sent, too
     code, stdout, _ = submit("status", "calm.1", url, "--json")
     assert (code, json.loads(stdout)["status"]) == (0, "SUCCEEDED")
     code, stdout, _ = submit("logs", "calm.1", url, "--follow")
