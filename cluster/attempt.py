@@ -11,6 +11,8 @@ from cluster.deaths import Death, Kind
 from cluster.limits import Limits
 from cluster.place import Place
 
+START_UP_EVENTS = 2  # of an item: imports and compilation before them take longer than anything after
+
 
 @dataclass(kw_only=True)
 class Attempt:
@@ -21,7 +23,7 @@ class Attempt:
     # Of the running item:
     _begun_at: float = math.inf
     _events: int = 0
-    _longest: float = 0.0  # interval between two events
+    _longest: float = 0.0  # interval between two events, since it has started up
 
     @property
     def running(self) -> str:
@@ -31,7 +33,8 @@ class Attempt:
         """An event has come."""
         now = time.monotonic()
         self._events += 1
-        self._longest = max(self._longest, now - self._heard_at)
+        if self._events > START_UP_EVENTS:
+            self._longest = max(self._longest, now - self._heard_at)
         self._heard_at = now
 
     def begin_next(self) -> None:
@@ -46,6 +49,6 @@ class Attempt:
             return Death(kind=Kind.OVERTIME, details=f"more than {limits.item_seconds:g} s")
         silent = now - self._heard_at
         measured = max(limits.silence_seconds, 10 * self._longest)
-        if silent > (measured if self._events >= 2 else limits.first_silence_seconds):
+        if silent > (measured if self._longest else limits.first_silence_seconds):
             return Death(kind=Kind.SILENT, details=f"for {silent:.0f} s, on {self.place}")
         return None

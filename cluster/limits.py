@@ -11,7 +11,8 @@ class Limits:
     max_failures: int = 3  # attempts at an item that may die and be followed by another
     max_out_of_memory: int = 1  # of these, for memory
     item_seconds: float = math.inf  # of an attempt at one item
-    # Without any event. Until an item's second event there is no measure; later it is ten times the longest interval.
+    # Without any event. Until an item's third event there is no measure; then it is ten times the longest interval
+    # since the second.
     first_silence_seconds: float = 900.0
     silence_seconds: float = 60.0  # at least
     cancel_seconds: float = 5.0  # from asking an attempt to end to ending it

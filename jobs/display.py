@@ -49,8 +49,11 @@ def _live(progress: Progress, console: Console) -> Iterator[Show]:
 @contextlib.contextmanager
 def _lines(progress: Progress) -> Iterator[Show]:
     told: dict[str, float] = {}  # when, by trial
+    every_epoch_is_told = log.isEnabledFor(logging.DEBUG)
 
     def show(trial: TrialProgress) -> None:
+        if every_epoch_is_told:
+            return
         now = time.monotonic()
         if trial.state is not State.RUNNING or not trial.epoch:
             told[trial.id] = now

@@ -187,7 +187,7 @@ def _plan_in_time(options: TrainOptions, trials: int) -> "LanePlan":
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """What --config takes to do this run again, under another name."""
     plain = {field.name: getattr(options, field.name) for field in fields(options)}
-    left_out = ("run_name", "resume", "chaos", "plan", "calibrate", "lease", "json", "quiet", "verbose")
+    left_out = ("run_name", "resume", "chaos", "plan", "calibrate", "lease", "quiet", "verbose")
     return {name: _plain(value) for name, value in plain.items() if value is not None and name not in left_out}
 
 

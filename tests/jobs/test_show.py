@@ -152,12 +152,13 @@ def test_what_cannot_be_understood_is_one_line(argument: str, message: str, told
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_data_that_are_nowhere_end_it_with_3_and_a_picture_that_cannot_be_written_with_6(
-    told: Any, tmp_path: Path
-) -> None:
+def test_data_that_are_nowhere_end_it_with_3(told: Any, tmp_path: Path) -> None:
     code, stdout, stderr = told("kmnist", f"--data-source={tmp_path}")
     assert (code, stdout) == (3, "")
     assert stderr.splitlines()[-1].startswith("error[E-DATA-MISSING] kmnist: ")
-    code, stdout, stderr = told("sklearn-digits", f"--picture={tmp_path}/absent/a.png")
-    assert (code, stdout) == (6, "")
-    assert stderr.splitlines()[-1].startswith(f"error[E-STORE] {tmp_path}/absent/a.png: expected a folder")
+
+
+def test_a_picture_in_a_folder_that_is_not_there_is_refused_before_any_data_are_read(told: Any, tmp_path: Path) -> None:
+    code, stdout, stderr = told("kmnist", f"--picture={tmp_path}/absent/a.png")
+    assert (code, stdout) == (2, "")
+    assert stderr == f"error[E-USAGE] picture: expected a file in a folder that is there, got {tmp_path}/absent/a.png\n"

@@ -96,7 +96,7 @@ def test_f18_a_job_that_is_stopped_ends_with_143_and_the_same_submission_goes_on
     ("arguments", "code", "said"),
     [
         (["--learning-rate=1e38"], 5, "error[E-NAN] "),
-        (["--dataset=mnist", "--data-source=/nowhere"], 3, "error[E-DATA-MISSING] "),
+        (["--dataset=kmnist", "--data-source=/nowhere"], 3, "error[E-DATA-MISSING] "),
         (["--gpus-per-trial=64"], 4, "error[E-RESOURCES] "),
     ],
 )
