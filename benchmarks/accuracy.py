@@ -19,11 +19,10 @@ import numpy as np
 from benchmarks.digits import write_digits
 from benchmarks.record import setting
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.result import TrialFailure, TrialResult, seed_statistics
+from mnist_lib.results import Tally, TrialFailure, TrialResult, seed_statistics
 from mnist_lib.spec import Resources, TrialSpec
-from mnist_lib.strategy import configure_process
-from mnist_lib.tally import Tally
-from mnist_lib.trial import Place, run_trials
+from mnist_lib.training.strategy import configure_process
+from mnist_lib.training.trial import Place, run_trials
 
 ROWS = {
     "keras-cnn, 1 epoch": TrialSpec.of("keras-cnn", epochs=1),
@@ -88,9 +87,9 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
     import keras
     import tensorflow as tf
 
-    from mnist_lib.keras_models import KerasModel
-    from mnist_lib.models import build_model
-    from mnist_lib.schedules import learning_rates
+    from mnist_lib.models.keras_models import KerasModel
+    from mnist_lib.models.model import build_model
+    from mnist_lib.training.loop import learning_rates
 
     train, _ = dataset.train_and_validation(specs[0].validation_percent)
 

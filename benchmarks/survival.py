@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
-from jobs.chaos import running_workers
+from jobs.rehearse import running_workers
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
 

@@ -6,20 +6,23 @@ Whoever would use it needs its token. Its processes are marked, so that `down` e
 import argparse
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+from ray.cluster_utils import Cluster
 
-from cluster.address import count_nodes
+from cluster.connection.address import count_nodes
+from cluster.connection.tokens import ensure_token
 from cluster.errors import ClusterError
-from cluster.tokens import ensure_token
 
 HOST = "127.0.0.1"
 UP_SECONDS, DOWN_SECONDS = 60.0, 20.0
@@ -182,3 +185,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+REHEARSAL_OBJECT_STORE = 200 << 20  # bytes on each node
+# The head notices within two seconds that a node is gone, not within half a minute.
+HEALTH_CHECKS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+
+
+class RehearsalCluster:
+    """A head, which runs nothing, and nodes of one CPU each."""
+
+    def __init__(self, nodes: int) -> None:
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": REHEARSAL_OBJECT_STORE}
+        self._cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": HEALTH_CHECKS})
+        node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": REHEARSAL_OBJECT_STORE}
+        self._nodes: list[Any] = [self._cluster.add_node(**node) for _ in range(nodes)]
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def lose_a_node(self, chance: random.Random) -> None:
+        """One goes without a word; the others have to do. To add one, Ray needs the main thread."""
+        node = self._nodes.pop(chance.randrange(len(self._nodes)))
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def shut_down(self) -> None:
+        self._cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def rehearsal_cluster(nodes: int) -> Iterator[RehearsalCluster]:
+    """Its processes end with the context."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # it listens to this machine alone
+    cluster = RehearsalCluster(nodes)
+    try:
+        yield cluster
+    finally:
+        cluster.shut_down()

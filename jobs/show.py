@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs import exits
-from jobs.command_line import option, parse
-from jobs.values import folder, whole_number
+from jobs.console import exit_codes
+from jobs.console.options import option, parse
+from jobs.console.output import print_result, run_command
+from jobs.console.values import folder, whole_number
 from mnist_lib.catalog import DATASETS, require_known
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.errors import SpecError
-from mnist_lib.store.outside import whole_at
+from mnist_lib.store.local import whole_at
 
 if TYPE_CHECKING:
     from mnist_lib.data.split import Dataset
@@ -44,7 +45,7 @@ class ShowOptions:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return exits.run(show, sys.argv[1:] if arguments is None else arguments)
+    return run_command(show, sys.argv[1:] if arguments is None else arguments)
 
 
 def show(arguments: Sequence[str]) -> int:
@@ -54,15 +55,15 @@ def show(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from mnist_lib.report.dataset import describe, render
-    from mnist_lib.report.examples import draw_examples, examples_as_text
+    from mnist_lib.report.images import draw_examples, examples_as_text
 
     description = describe(dataset, options.data_dir or default_data_dir() if dataset.kept else None)
     if options.picture is not None:
         with whole_at(options.picture) as written:
             draw_examples(dataset, options.seed, written)
     if options.json:
-        exits.print_result(json.dumps(description, indent=2))
-        return exits.DONE
+        print_result(json.dumps(description, indent=2))
+        return exit_codes.DONE
     console = Console(width=None if sys.stdout.isatty() else 120, force_terminal=sys.stdout.isatty())
     with console.capture() as capture:
         render(description, console)
@@ -70,8 +71,8 @@ def show(arguments: Sequence[str]) -> int:
             console.print(f"\nTraining images of each class are in {options.picture}", soft_wrap=True, markup=False)
         elif console.color_system and not console.no_color:
             console.print(examples_as_text(dataset, options.seed))
-    exits.print_result("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()))
-    return exits.DONE
+    print_result("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()))
+    return exit_codes.DONE
 
 
 def _load(options: ShowOptions) -> "Dataset":

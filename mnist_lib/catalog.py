@@ -37,10 +37,10 @@ class DatasetEntry:
 
 # The first two have the defaults of the notebook of "Deep Learning with Python": one hidden layer of 512.
 MODELS = {
-    "keras": ModelEntry(build="mnist_lib.keras_models:keras_dense", optimizer="rmsprop", hidden_units=512),
-    "scratch": ModelEntry(build="mnist_lib.scratch_models:scratch_dense", optimizer="sgd", hidden_units=512),
+    "keras": ModelEntry(build="mnist_lib.models.keras_models:keras_dense", optimizer="rmsprop", hidden_units=512),
+    "scratch": ModelEntry(build="mnist_lib.models.scratch_models:scratch_dense", optimizer="sgd", hidden_units=512),
     "keras-cnn": ModelEntry(
-        build="mnist_lib.keras_models:keras_cnn",
+        build="mnist_lib.models.keras_models:keras_cnn",
         optimizer="adam",
         hidden_units=256,
         learning_rate=0.01,

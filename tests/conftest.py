@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tensorflow() -> None:
     """TensorFlow as a worker sets it up, with two logical devices."""
-    from mnist_lib.strategy import configure_process
+    from mnist_lib.training.strategy import configure_process
 
     configure_process(Resources(cpus=2, cpu_replicas=2))
 
@@ -69,7 +69,7 @@ def ray_address() -> Iterator[str]:
     """Two real nodes on this machine, one with 1 CPU and 1 logical GPU, one with 2 and 2; this process is connected."""
     import ray
 
-    from tests.clusters import two_nodes
+    from tests.support.clusters import two_nodes
 
     with two_nodes(gpus=True) as address:
         ray.init(address=address, log_to_driver=False)
@@ -105,7 +105,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
     """Chromium, where it is installed."""
-    from tests.browser import CHROMIUM, chromium
+    from tests.support.browser import CHROMIUM, chromium
 
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
@@ -116,7 +116,7 @@ def browser() -> Iterator["Browser"]:
 @pytest.fixture
 def ray_address_without_gpus() -> Iterator[str]:
     """Two real nodes on this machine, with 1 and 2 CPUs."""
-    from tests.clusters import two_nodes
+    from tests.support.clusters import two_nodes
 
     with two_nodes(gpus=False) as address:
         yield address

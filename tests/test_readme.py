@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from jobs import retrain, submit
-from jobs.command_line import parse, split_at_dashes
-from jobs.doctor import DoctorOptions
-from jobs.models import COMMANDS
-from jobs.options import TrainOptions
-from jobs.predict_options import PredictOptions
-from jobs.retrain_options import RetrainOptions, check_train, train_flags
+from jobs.console.options import parse, split_at_dashes
+from jobs.doctor.__main__ import DoctorOptions
+from jobs.models.__main__ import COMMANDS
+from jobs.predict.options import PredictOptions
+from jobs.retrain import __main__ as retrain
+from jobs.retrain.options import RetrainOptions, check_train, train_flags
 from jobs.show import ShowOptions
-from jobs.submit_options import SubmitOptions
+from jobs.submit import __main__ as submit
+from jobs.submit.following import SubmitOptions
+from jobs.train.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jobs import train, worker
+from jobs.train import __main__ as train
+from jobs.train import worker
 from mnist_lib.environment import package_versions
-from mnist_lib.result import Accuracy, EpochDone, Event, Started, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, Event, Started, TrialResult
 from mnist_lib.spec import Pace, Resources, TrialSpec
 
 

@@ -6,12 +6,11 @@ from stopwatch import BATCH_SIZE, HIDDEN_UNITS, digits, measure
 
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
-from mnist_lib.models import build_model
-from mnist_lib.schedules import learning_rates
-from mnist_lib.scratch import OPTIMIZERS
+from mnist_lib.models.model import build_model
+from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.spec import Resources, TrialSpec
-from mnist_lib.strategy import configure_process, mirrored_strategy
-from mnist_lib.training import Trainer, accuracy_of
+from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
+from mnist_lib.training.strategy import configure_process, mirrored_strategy
 
 model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
 resources = Resources(cpus=threads, cpu_replicas=replicas)

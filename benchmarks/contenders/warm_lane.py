@@ -7,9 +7,9 @@ import time
 from stopwatch import digits
 
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.result import TrialFailure, TrialResult
+from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import Resources, TrialSpec
-from mnist_lib.trial import Place, run_trials
+from mnist_lib.training.trial import Place, run_trials
 
 data = digits()
 train, test = Split(data.train_images, data.train_labels), Split(data.test_images, data.test_labels)

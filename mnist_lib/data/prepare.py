@@ -17,7 +17,7 @@ import numpy as np
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
 from mnist_lib.data.availability import default_data_dir, missing, require_obtainable
-from mnist_lib.data.decoded import keep, kept
+from mnist_lib.data.cache import keep, kept
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataFolderError

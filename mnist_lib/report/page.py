@@ -15,12 +15,11 @@ from markupsafe import Markup
 
 from mnist_lib.data.split import Dataset
 from mnist_lib.report import plots
-from mnist_lib.report.attempts import attempts, learning_curves
-from mnist_lib.report.digits import data_url, sample_of
 from mnist_lib.report.drawing import VARIABLES, Plot
-from mnist_lib.report.evidence import Disputes, StoredTrial
+from mnist_lib.report.evidence import Disputes, StoredTrial, attempts, learning_curves
+from mnist_lib.report.images import data_url, sample_of
 from mnist_lib.report.table import notes, percent
-from mnist_lib.tally import Tally
+from mnist_lib.results import Tally
 
 MOST_ROWS_OPEN = 20  # of the trials; more are there to be opened
 

@@ -14,9 +14,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, figure_of, legend, plot
 
 if TYPE_CHECKING:
-    from mnist_lib.report.attempts import Attempt
-    from mnist_lib.report.evidence import StoredTrial
-    from mnist_lib.result import EpochDone
+    from mnist_lib.report.evidence import Attempt, StoredTrial
+    from mnist_lib.results import EpochDone
 
 MOST_CURVES = 12  # of a model, drawn strongly enough to be told apart
 MOST_LANES = 24

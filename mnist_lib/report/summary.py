@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mnist_lib.environment import package_versions
-from mnist_lib.result import Accuracy, TrialFailure, TrialResult
-from mnist_lib.tally import Tally
+from mnist_lib.results import Accuracy, Tally, TrialFailure, TrialResult
 
 if TYPE_CHECKING:
     import numpy as np

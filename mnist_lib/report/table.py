@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from mnist_lib.result import Accuracy
+from mnist_lib.results import Accuracy
 
 CHANCE = 0.1  # ten classes of about equal size
 

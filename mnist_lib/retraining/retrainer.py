@@ -18,9 +18,8 @@ from mnist_lib.clock import Clock, moment_of, text_of
 from mnist_lib.errors import StoreError
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.policy import Due, Policy, counted
-from mnist_lib.retraining.running import Run
 from mnist_lib.retraining.timetable import Timetable
-from mnist_lib.retraining.work import Work
+from mnist_lib.retraining.work import Run, Work
 from mnist_lib.store.lease import Lease, LeaseLostError
 
 RUNNING_SECONDS = 0.5  # from one look at a run to the next

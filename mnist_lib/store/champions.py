@@ -10,10 +10,9 @@ from typing import Any
 
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.store.contents import Predictions
-from mnist_lib.store.failpoints import failpoint
 from mnist_lib.store.holds import hold, holds_of
 from mnist_lib.store.log import Log
-from mnist_lib.store.objects import Objects
+from mnist_lib.store.objects import Objects, failpoint
 from mnist_lib.store.promotion import Decision, Rule
 from mnist_lib.store.publishing import now
 from mnist_lib.store.versions import Version, find, verify

@@ -11,11 +11,10 @@ from datetime import UTC, datetime, timedelta
 
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.champions import history, line_of_champions, number_of_champions
-from mnist_lib.store.failpoints import failpoint
 from mnist_lib.store.holds import condemn, holds_of
-from mnist_lib.store.objects import Objects
+from mnist_lib.store.log import seal
+from mnist_lib.store.objects import Objects, failpoint
 from mnist_lib.store.publishing import Claim, claims, run_record
-from mnist_lib.store.records import seal
 from mnist_lib.store.versions import Version, commit_record, commits, parse_version, replace_state, version_folder
 
 # A publisher stores its files within seconds; after this time it is dead, and its run is told so if it is not.

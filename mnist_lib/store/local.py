@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
+from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError, StoreFullError
 from mnist_lib.store.objects import check_name
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
@@ -205,3 +205,35 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_free(target: Path) -> None:
+    """Raises SpecError when something is there already."""
+    if os.path.lexists(target):
+        raise SpecError(f"{target}: expected nothing there yet; remove it, or name another place")
+
+
+@contextlib.contextmanager
+def whole_at(target: Path) -> Iterator[Path]:
+    """A place beside `target` to write a file or a folder to. It is moved there at the end; after an exception it is
+    gone.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    if not target.parent.is_dir():  # TensorFlow would make it
+        raise StoreError(f"{target}: expected a folder {target.parent}; name another place")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        for path in [temporary, *temporary.rglob("*")]:
+            sync(path)
+        temporary.rename(target)
+        sync(target.parent)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written ({error.strerror or error}); name another place") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ What a store needs of a disk or a bucket is little: read, create if absent, repl
 operation that decides between writers: of those at once, exactly one is told that it did.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -90,3 +91,12 @@ def check_name(name: str) -> None:
     """Raises SpecError for what could lead out of the root, or be another name on another storage."""
     for part in name.split("/"):
         check_part("name of an object", part)
+
+
+VARIABLE = "MNIST_FAILPOINT"
+EXIT_STATUS = 86  # tells a test that the process ended here and nowhere else
+
+
+def failpoint(name: str) -> None:
+    if os.environ.get(VARIABLE) == name:
+        os._exit(EXIT_STATUS)  # as a kill would: nothing is flushed, no `finally` runs

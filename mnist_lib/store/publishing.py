@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
-from mnist_lib.store.failpoints import failpoint
 from mnist_lib.store.log import Log
-from mnist_lib.store.objects import Objects, check_name, check_part
+from mnist_lib.store.objects import Objects, check_name, check_part, failpoint
 from mnist_lib.store.versions import (
     RECORD,
     Version,

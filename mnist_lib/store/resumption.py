@@ -20,9 +20,9 @@ import numpy as np
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import IntegrityError
-from mnist_lib.result import Accuracy, EpochDone, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.records import seal, unseal
+from mnist_lib.store.log import seal, unseal
 from mnist_lib.store.runs import RunFolder
 
 KEPT_CHECKPOINTS = 2

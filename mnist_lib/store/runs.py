@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
+from mnist_lib.store.log import seal, unseal
 from mnist_lib.store.objects import Objects, check_part
 from mnist_lib.store.publishing import LONGEST_RUN, now
-from mnist_lib.store.records import seal, unseal
 
 RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"

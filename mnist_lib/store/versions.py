@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.store.log import Log
+from mnist_lib.store.log import Log, seal, unseal
 from mnist_lib.store.objects import Objects, check_name
-from mnist_lib.store.records import seal, unseal
 
 RECORD = "record.json"  # in the folder of a version
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.clusters import wait_until
-from tests.jobs.job import at, hashes, processes_of, train
-from tests.jobs.schedule import Schedule
+from tests.support.clusters import wait_until
+from tests.support.job import at, hashes, processes_of, train
+from tests.support.schedule import Schedule
 
 
 @pytest.fixture(scope="session")

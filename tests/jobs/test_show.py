@@ -15,8 +15,8 @@ from jobs import show
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.report.examples import EXAMPLES, choose, draw_examples, examples_as_text
-from tests.jobs.job import ROOT
+from mnist_lib.report.images import EXAMPLES, choose, draw_examples, examples_as_text
+from tests.support.job import ROOT
 
 # Of a picture, in its pixels: where the images begin.
 TOP, LEFT = 86, 72

@@ -8,8 +8,8 @@ import pytest
 from mnist_lib.clock import moment_of
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.retraining.policy import Policy
-from tests.mnist_lib.retraining.hourly import DAY, HOUR, HOURLY, done, world
-from tests.mnist_lib.retraining.world import TIME_TO_LIVE, Settings, World
+from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done, world
+from tests.support.retraining.world import TIME_TO_LIVE, Settings, World
 
 
 def test_i11_when_the_holder_is_killed_another_takes_over_after_its_time_to_live(

@@ -7,8 +7,8 @@ import pytest
 from mnist_lib.retraining import retrainer as module
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.retraining.policy import Policy
-from tests.mnist_lib.retraining.hourly import DAY, HOUR, HOURLY, done, kinds, world
-from tests.mnist_lib.retraining.world import Settings, World
+from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done, kinds, world
+from tests.support.retraining.world import Settings, World
 
 
 def test_each_slot_is_run_once_when_it_is_due() -> None:

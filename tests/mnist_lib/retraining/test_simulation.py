@@ -13,8 +13,8 @@ from mnist_lib.clock import moment_of
 from mnist_lib.retraining import retrainer
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.retraining.policy import CATCH_UP, OVERLAP, Policy
-from tests.mnist_lib.retraining.fakes import SCHEDULE, DiedError
-from tests.mnist_lib.retraining.world import BEGIN, Settings, World
+from tests.support.retraining.fakes import SCHEDULE, DiedError
+from tests.support.retraining.world import BEGIN, Settings, World
 
 WEEKS = 1000
 HOUR, DAY, WEEK = 3600.0, 86_400.0, 7 * 86_400.0

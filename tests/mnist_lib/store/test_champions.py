@@ -11,13 +11,13 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.champions import Champion, champion, champion_at, history, promote, rollback
 from mnist_lib.store.collection import collect
 from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.log import seal
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Decision, Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.records import seal
 from mnist_lib.store.versions import Version, version_folder
-from tests.mnist_lib.store.invariants import champion_verified, champions
-from tests.mnist_lib.store.versions_of import about, files
+from tests.support.store.invariants import champion_verified, champions
+from tests.support.store.versions_of import about, files
 
 
 @pytest.fixture

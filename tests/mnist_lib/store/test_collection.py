@@ -17,10 +17,10 @@ from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version, find, find_all, version_folder
-from tests.mnist_lib.store.faulty import Faulty, KilledError
-from tests.mnist_lib.store.invariants import all_verified, champion_verified
-from tests.mnist_lib.store.scenarios import published
-from tests.mnist_lib.store.versions_of import about, files
+from tests.support.store.faulty import Faulty, KilledError
+from tests.support.store.invariants import all_verified, champion_verified
+from tests.support.store.scenarios import published
+from tests.support.store.versions_of import about, files
 
 ALWAYS = Rule(when="always")
 

@@ -14,7 +14,7 @@ import pytest
 from mnist_lib.store.contents import Predictions
 from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import find
-from tests.mnist_lib.store.invariants import all_verified, champion_verified, champions
+from tests.support.store.invariants import all_verified, champion_verified, champions
 
 PROCESSES, VERSIONS_EACH = 8, 5
 
@@ -69,7 +69,7 @@ def test_processes_that_publish_and_promote_at_once_lose_nothing_and_the_best_en
     storage = str(tmp_path) if kind == "local" else str(request.getfixturevalue("s3"))
 
     def run(name: int) -> list[Operation]:
-        command = [sys.executable, "-m", "tests.mnist_lib.store.worker", storage, str(name), str(VERSIONS_EACH)]
+        command = [sys.executable, "-m", "tests.support.store.worker", storage, str(name), str(VERSIONS_EACH)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], env=os.environ)
         assert (done.returncode, done.stderr) == (0, "")
         return [Operation(**json.loads(line)) for line in done.stdout.splitlines()]

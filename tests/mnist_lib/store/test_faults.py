@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import IntegrityError, StoreError
-from mnist_lib.store.failpoints import EXIT_STATUS, VARIABLE
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import Objects
-from tests.mnist_lib.store.disk import Disk
-from tests.mnist_lib.store.faulty import FAULTS, Faulty, KilledError
-from tests.mnist_lib.store.invariants import all_verified, champion_verified
-from tests.mnist_lib.store.scenarios import SCENARIOS, Scenario
+from mnist_lib.store.objects import EXIT_STATUS, VARIABLE, Objects
+from tests.support.store.disk import Disk
+from tests.support.store.faulty import FAULTS, Faulty, KilledError
+from tests.support.store.invariants import all_verified, champion_verified
+from tests.support.store.scenarios import SCENARIOS, Scenario
 
 MOST_OPERATIONS = 500
 
@@ -137,7 +136,7 @@ def test_a_process_that_ends_at_a_named_step_loses_nothing(
     folder = prepared(SCENARIOS[name], "run")
     code = (
         "import sys, pathlib; from mnist_lib.store.local import LocalObjects;"
-        "from tests.mnist_lib.store.scenarios import SCENARIOS;"
+        "from tests.support.store.scenarios import SCENARIOS;"
         "SCENARIOS[sys.argv[1]].act(LocalObjects(pathlib.Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", code, name, str(folder)]

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import models
+from jobs.models import __main__ as models
 from mnist_lib.errors import IntegrityError, SpecError, StoreError
 from mnist_lib.store.champions import champion, promote, rollback
 from mnist_lib.store.collection import collect
 from mnist_lib.store.contents import Predictions
 from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.log import seal, unseal
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.versions import find, verify, version_folder
-from tests.mnist_lib.store.invariants import all_verified, champion_verified
-from tests.mnist_lib.store.scenarios import published
-from tests.mnist_lib.store.versions_of import about, files
+from tests.support.store.invariants import all_verified, champion_verified
+from tests.support.store.scenarios import published
+from tests.support.store.versions_of import about, files
 
 pytestmark = pytest.mark.timeout(30)  # what waits for ever is a failure
 

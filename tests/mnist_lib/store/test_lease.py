@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mnist_lib.errors import ConflictError, SpecError
-from mnist_lib.store.fenced import fence, lease_folder
-from mnist_lib.store.lease import Lease, LeaseLostError, Term, holder
+from mnist_lib.store.lease import Lease, LeaseLostError, Term, fence, holder, lease_folder
 from mnist_lib.store.objects import Objects
 
 TIME_TO_LIVE = 30.0

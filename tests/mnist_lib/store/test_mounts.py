@@ -32,8 +32,8 @@ from mnist_lib.store.champions import promote
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.storage import open_storage
 from mnist_lib.store.publishing import publish
-from tests.mnist_lib.store.invariants import all_verified, champion_verified
-from tests.mnist_lib.store.versions_of import about, files
+from tests.support.store.invariants import all_verified, champion_verified
+from tests.support.store.versions_of import about, files
 
 objects = open_storage(sys.argv[1])
 promote(objects, publish(objects, "keras", "first", files(150), about()), Rule())

@@ -10,7 +10,7 @@ from mnist_lib.store.contents import Predictions
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.promotion import Rule, mcnemar
 from mnist_lib.store.publishing import publish
-from tests.mnist_lib.store.versions_of import about, files
+from tests.support.store.versions_of import about, files
 
 
 def predictions(

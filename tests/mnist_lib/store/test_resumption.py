@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_lib.result import Accuracy, EpochDone, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.objects import Objects

@@ -11,12 +11,11 @@ import pytest
 
 from mnist_lib.errors import IntegrityError, SchemaError, SpecError
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.log import last_number
+from mnist_lib.store.log import last_number, seal
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.records import seal
 from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import find, find_all, read_file, verify, verify_copy, version_folder
-from tests.mnist_lib.store.invariants import all_verified
+from tests.support.store.invariants import all_verified
 
 FILES = {"model.keras": b"model", "saved_model/variables/index": b"index"}
 

@@ -1,0 +1,131 @@
+"""What comes of a picture: an answer, or why there is none."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.console.output import printable, table
+from mnist_lib.errors import ImageError
+from mnist_lib.pictures.reading import Picture
+from mnist_lib.store.versions import Version
+
+UNSURE = 0.5  # below, all other digits together are more probable
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model makes of a picture."""
+
+    name: str
+    picture: Picture
+    probabilities: NDArray[np.float32]  # [classes]
+    label: int | None = None  # what is on it, where that is known
+
+    @property
+    def ranking(self) -> list[tuple[int, float]]:
+        """The digits and their probabilities, the most probable first; of two alike the lower digit."""
+        order = np.argsort(-self.probabilities, kind="stable")
+        return [(int(digit), float(self.probabilities[digit])) for digit in order]
+
+    @property
+    def digit(self) -> int:
+        return int(self.probabilities.argmax())
+
+    @property
+    def unsure(self) -> bool:
+        return bool(self.probabilities.max() < UNSURE)
+
+    @property
+    def right(self) -> bool | None:
+        return None if self.label is None else self.digit == self.label
+
+
+@dataclass(frozen=True)
+class Failure:
+    name: str
+    error: ImageError
+
+
+Outcome = Answer | Failure
+
+
+def outcomes(
+    names: Iterable[str], found: Sequence[Picture | ImageError], probabilities: NDArray[np.float32]
+) -> list[Outcome]:
+    """probabilities: [n, classes], of the n that are pictures."""
+    rows = iter(probabilities)
+    return [
+        Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows))
+        for name, picture in zip(names, found, strict=True)
+    ]
+
+
+COLUMNS = ("picture", "digit", "probability", "next", "next_probability", "unsure", "resized")
+LABEL_COLUMNS = ("label", "right")  # where they are known
+
+
+def as_table(answers: Sequence[Answer]) -> str:
+    labelled = any(answer.label is not None for answer in answers)
+    rows = [_row(answer, labelled) for answer in answers]
+    lines = [
+        table(["picture", "digit", "probability", "next", "probability", *(["label"] if labelled else []), ""], rows)
+    ]
+    unsure = sum(answer.unsure for answer in answers)
+    if unsure:
+        lines.append(f"unsure: of {unsure:,} of {len(answers):,} no digit is as probable as all others together.")
+    if labelled:
+        right = sum(bool(answer.right) for answer in answers)
+        lines.append(f"{right:,} of {len(answers):,} are right.")
+    return "\n".join(lines)
+
+
+def _row(answer: Answer, labelled: bool) -> list[str]:
+    (digit, probability), (after, its_probability), *_ = answer.ranking
+    label = [str(answer.label)] if labelled else []
+    marks = [mark for mark, holds in (("unsure", answer.unsure), ("wrong", answer.right is False)) if holds]
+    name = printable(answer.name, keep="")
+    return [name, str(digit), f"{probability:.1%}", str(after), f"{its_probability:.1%}", *label, ", ".join(marks)]
+
+
+def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
+    """RFC 4180: a name may hold commas, quotes and new lines. Printing adds the last "\\n"."""
+    text = io.StringIO(newline="")
+    columns = (*COLUMNS, *LABEL_COLUMNS) if labelled else COLUMNS
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(map(_document, answers))
+    return text.getvalue().removesuffix("\n")
+
+
+def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Version) -> str:
+    document = {
+        "model": version.name,
+        "dataset": version.about["dataset"],
+        "pictures": [_document(answer) for answer in answers],
+        "failed": [
+            {"picture": failure.name, "code": ImageError.code, "message": str(failure.error)} for failure in failures
+        ],
+    }
+    return json.dumps(document, indent=2)
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    (digit, probability), (after, its_probability), *_ = answer.ranking
+    known = {} if answer.label is None else {"label": answer.label, "right": answer.right}
+    return {
+        "picture": answer.name,
+        "digit": digit,
+        "probability": round(probability, 6),
+        "next": after,
+        "next_probability": round(its_probability, 6),
+        "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of 0 to 9
+        "unsure": answer.unsure,
+        "resized": answer.picture.resized,
+        **known,
+    }

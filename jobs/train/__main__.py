@@ -1,0 +1,177 @@
+"""`python -m jobs.train`: the main job. Progress on stderr, the result on stdout."""
+
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from jobs import SOURCE_FOLDERS
+from jobs.console import exit_codes
+from jobs.console.options import parse
+from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, print_result, run_command, to_stderr
+from jobs.train.options import TrainOptions, terms_of
+from mnist_lib.environment import code_version
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.lease import fence
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.runs import REPORT, RunFolder, check_run_name, check_writable, configuration_of, open_run
+from mnist_lib.store.storage import check_storage, is_url, open_storage
+from mnist_lib.store.versions import version_folder
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger("jobs.train")  # __name__ is "__main__" where this is the command
+
+WIDTH_OF_A_PIPE = 110  # in columns
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(train, sys.argv[1:] if arguments is None else arguments)
+
+
+def train(arguments: Sequence[str]) -> int:
+    begin = time.time()
+    if any(word.partition("=")[0] == "--chaos" for word in arguments):
+        raise exit_codes.UsageError("--chaos is a command of its own: python -m jobs.rehearse --seed N")
+    options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
+    if options.resume is not None:
+        options = _options_of(options, arguments)
+    to_stderr(verbose=options.verbose, quiet=options.quiet)
+    trials = options.trials()
+    options.check()
+    check_storage(options.storage)
+    if options.run_name is not None:
+        check_run_name(options.run_name)
+    if options.plan or options.calibrate:
+        return _show_plan(options, trials)
+    return _run(options, trials, begin)
+
+
+def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
+    """Those of the run that `--resume` names, under the flags that are given with it."""
+    assert options.resume is not None
+    check_storage(options.storage)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(configuration_of(open_storage(options.storage), options.resume))
+        file.flush()
+        resumed: TrainOptions = parse("jobs.train", TrainOptions, ["--config", file.name, *arguments])
+    return replace(resumed, run_name=options.resume, storage=options.storage)
+
+
+def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
+    from jobs.train.driver import plan_of
+    from jobs.train.planning import outlook
+
+    found = outlook(options, trials, lambda nodes: plan_of(options, len(trials), nodes))
+    _print_result(json.dumps(found.document(), indent=2) if options.json else str(found))
+    return exit_codes.DONE
+
+
+def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> int:
+    from jobs.train.driver import train_trials
+
+    objects = _storage(options.storage, options.lease)
+    code = code_version(SOURCE_FOLDERS)
+    run = open_run(
+        objects,
+        options.run_name,
+        dataset=options.dataset,
+        terms=terms_of(options, trials, code),
+        configuration=yaml.safe_dump(_configuration(options), sort_keys=False),
+    )
+    with run as folder:
+        summary = folder.summary()
+        if summary is None:
+            summary = train_trials(options, trials, begin, folder, code)
+        else:
+            log.info("run %s is complete; another one needs another --run-name", folder.run)
+            _catch_up(folder, trials, options)
+    result = json.dumps(summary, indent=2) if options.json else _result_text(summary, folder)
+    _print_result(result)
+    return _exit_code(summary)
+
+
+def _catch_up(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
+    """With what a driver that was killed just after its summary has left undone."""
+    from jobs.train.reporting import is_in_index, write_index
+    from mnist_lib.store.resumption import forget
+
+    forget(folder, [trial.id for trial in trials])
+    if options.report and not is_in_index(folder.objects, folder.run):
+        write_index(folder.objects)
+
+
+def _storage(storage: str, lease: str | None) -> Objects:
+    """Looked at before anything is started: after the training would be too late."""
+    from cluster.connection.session import in_submitted_job
+
+    if in_submitted_job() and not is_url(storage) and not Path(storage).is_absolute():
+        raise exit_codes.UsageError(
+            "storage: expected an absolute path, since the working folder of a submitted job is deleted"
+            f", got {storage}; use --storage /PATH"
+        )
+    objects = open_storage(storage)
+    if lease is not None:
+        objects = fence(objects, lease)
+    check_writable(objects)
+    return objects
+
+
+def _configuration(options: TrainOptions) -> dict[str, Any]:
+    """What --config takes to do this run again, under another name."""
+    plain = {field.name: getattr(options, field.name) for field in fields(options)}
+    left_out = ("run_name", "resume", "plan", "calibrate", "lease", "quiet", "verbose")
+    return {name: _plain(value) for name, value in plain.items() if value is not None and name not in left_out}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
+    from rich.console import Console
+
+    from mnist_lib.report.table import render
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE, force_terminal=sys.stdout.isatty())
+    with console.capture() as capture:
+        render(summary, console)
+    lines = [capture.get().rstrip() + "\n", f"The run is in {folder.where}"]
+    for name, model in summary["models"].items():
+        stored = f"{name}@{model['version']}, which is {model['best_trial']}"
+        lines.append(f"{stored}, is in {folder.objects.where(version_folder(name, model['version']))}")
+        champion = "the champion" if model["champion"] else "not the champion"
+        lines.append(f"  It is {champion}: {model['promotion']}")
+    if folder.has_report:
+        lines.append(f"Look at it in {folder.where}/{REPORT}")
+    return "\n".join(lines)
+
+
+def _print_result(text: str) -> None:
+    from cluster.connection.session import in_submitted_job
+
+    print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if in_submitted_job() else text)
+
+
+def _exit_code(summary: Mapping[str, Any]) -> int:
+    errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
+    if len(errors) < len(summary["trials"]):
+        return exit_codes.SOME_FAILED if errors else exit_codes.DONE
+    trial, first = errors[0]
+    codes = {error["code"] for _, error in errors}
+    others = f"; so did the other {len(errors) - 1} trial(s), see summary.json" if len(errors) > 1 else ""
+    raise exit_codes.TrainingError(f"{trial} {first['message']}{others}", *(codes if len(codes) == 1 else ()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""A run, from the plan to the stored models. Knows both sides: trials and the cluster. Never imports TensorFlow."""
+
+import logging
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.connection.session import end_children, in_submitted_job, session
+from cluster.lanes.deadlines import Limits
+from cluster.lanes.fan_out import FanOut
+from cluster.lanes.lane import Lanes
+from cluster.lanes.resources import LanePlan, Node, deal, live_nodes, plan_lanes, wait_for_plan
+from cluster.lanes.tasks import result_of, start_beside_driver
+from jobs import SOURCE_FOLDERS
+from jobs.console.signals import stoppable
+from jobs.train import worker
+from jobs.train.display import Show, display, nothing_shown
+from jobs.train.options import TrainOptions
+from jobs.train.progress import Progress
+from jobs.train.recorder import Outcomes
+from jobs.train.reporting import write_index, write_report
+from mnist_lib.data.split import DatasetInfo, validation_size
+from mnist_lib.errors import IntegrityError
+from mnist_lib.report.summary import Stored, summarize
+from mnist_lib.results import TrialResult
+from mnist_lib.spec import Pace, Resources, TrialSpec
+from mnist_lib.store.champions import champion, promote
+from mnist_lib.store.contents import contents_of
+from mnist_lib.store.objects import Objects, failpoint
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.publishing import now, publish
+from mnist_lib.store.resumption import forget
+from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.versions import Version
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be done, and how."""
+
+    trials: Sequence[TrialSpec]
+    plan: Callable[[int], LanePlan]  # for so many trials, on the connected cluster
+    resources: Callable[[LanePlan], Resources]  # of one trial
+    data_dir: Path | None
+    data_source: Path | None
+    limits: Limits
+    pace: Pace
+    rule: Rule
+    code: Mapping[str, Any]  # as in `environment.code_version`
+    display: Callable[[Progress], AbstractContextManager[Show]]  # what a person sees meanwhile
+    report: bool  # whether to write it, and the index over all runs
+
+
+def run(folder: RunFolder, work: Work) -> dict[str, Any]:
+    """Trains all trials on the connected cluster, stores the results -> the summary, as written to the run's folder.
+
+    What earlier drivers have left there is not done again.
+
+    Raises:
+        DataError: the dataset cannot be had; nothing is trained.
+        ResourcesError, ClusterLostError: as in `FanOut.events`.
+        VersionsError: the workers are not as this process is.
+        StoreError: the storage cannot be written, or the run was given up meanwhile.
+    """
+    begin = time.monotonic()
+    outcomes = Outcomes(folder, work.trials)
+    dataset = work.trials[0].dataset
+    images, info = start_beside_driver(worker.prepare_dataset, dataset, work.data_dir, work.data_source, num_returns=2)
+    if outcomes.unfinished:
+        plan = work.plan(len(outcomes.unfinished))
+        log.info("preparing %s; starting %s for %d trial(s)", dataset, plan, len(outcomes.unfinished))
+        lanes = Lanes(worker.run_lane, plan)
+        resources = work.resources(plan)
+
+        def start(specs: Sequence[TrialSpec]) -> Any:
+            return lanes.start([images], resources, work.pace, specs, outcomes.checkpoints(specs))
+
+        with FanOut(start, work.limits, plan, lanes.release) as fan_out:
+            for lane in deal(outcomes.unfinished, plan.lanes):
+                fan_out.submit(lane)
+            facts, prepared = _prepared(folder, info), time.monotonic()
+            progress = Progress(work.trials, outcomes.rows, work.pace.until)
+            with work.display(progress) as show:
+                for event in fan_out.events():
+                    outcomes.take(event, fan_out.attempts)
+                    trial = progress.take(event, fan_out.attempts)
+                    if trial is not None:
+                        show(trial)
+    else:
+        facts, prepared = _prepared(folder, info), time.monotonic()
+    trained = time.monotonic()
+    stored = {
+        model: _store(folder, tally.chosen, facts, work.rule, work.code)
+        for model, tally in sorted(outcomes.tallies.items())
+    }
+    summary = summarize(
+        run=folder.run,
+        dataset=_dataset_row(facts, work.trials[0].validation_percent),
+        tallies=outcomes.tallies,
+        stored=stored,
+        labels=facts.test_labels,
+        trials=outcomes.rows,
+        timing={
+            "wall_seconds": time.monotonic() - begin,
+            "prepare_seconds": prepared - begin,
+            "trials_seconds": trained - prepared,
+            "store_seconds": time.monotonic() - trained,
+        },
+        ended=now(),
+    )
+    if work.report:
+        write_report(folder, summary, outcomes.tallies, lambda: result_of(images, "the dataset"), work.code)
+    failpoint("run.before_summary")
+    folder.complete(summary)
+    failpoint("run.before_forget")
+    forget(folder, [spec.id for spec in work.trials])
+    if work.report:
+        write_index(folder.objects)
+    return summary
+
+
+def _prepared(folder: RunFolder, info: Any) -> DatasetInfo:
+    """Waits for the preparation."""
+    facts: DatasetInfo = result_of(info, "the preparation of the dataset")
+    log.info("%s: %s images to train, %s to test", facts.name, f"{facts.train:,}", f"{len(facts.test_labels):,}")
+    if not facts.kept:
+        log.info("its folder cannot be written, so the next run will prepare it again; name one with --data-dir")
+    folder.require_same("fingerprint.txt", facts.fingerprint, "other data of the same name")
+    return facts
+
+
+def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
+    validation = validation_size(facts.train, validation_percent)
+    return {
+        "name": facts.name,
+        "version": facts.version,
+        "fingerprint": facts.fingerprint,
+        "train": facts.train - validation,
+        "validation": validation,
+        "test": len(facts.test_labels),
+    }
+
+
+def _store(
+    folder: RunFolder,
+    result: TrialResult,
+    facts: DatasetInfo,
+    rule: Rule,
+    code: Mapping[str, Any],
+) -> Stored:
+    """Publishes the chosen trial of one model; then promotes it, or not."""
+    model = result.spec.model
+    files, about = contents_of(result, facts, folder.run, code)
+    version = publish(folder.objects, model, folder.run, files, about)
+    decision = promote(folder.objects, version, rule)
+    return Stored(version.number, _is_champion(folder.objects, version), decision.why)
+
+
+def _is_champion(objects: Objects, version: Version) -> bool:
+    try:
+        newest = champion(objects, version.model)
+    except IntegrityError:  # which is in use is not known
+        return False
+    return newest is not None and newest.version == version.number
+
+
+def train_trials(
+    options: TrainOptions, trials: Sequence[TrialSpec], begin: float, folder: RunFolder, code: Mapping[str, Any]
+) -> dict[str, Any]:
+    hint = shlex.join(["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage])
+    if in_submitted_job():
+        hint = "the same submission again"
+    with session(options.address, SOURCE_FOLDERS), stoppable(hint, end_children):
+        work = Work(
+            trials=trials,
+            plan=lambda count: _plan_in_time(options, count),
+            resources=lambda plan: options.resources(plan.cpus, plan.gpus),
+            data_dir=options.data_dir,
+            data_source=options.data_source,
+            limits=options.limits(),
+            pace=options.pace(begin),
+            rule=options.rule(),
+            code=code,
+            display=nothing_shown if options.quiet else display,
+            report=options.report,
+        )
+        return run(folder, work)
+
+
+def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePlan:
+    return plan_lanes(
+        trials,
+        nodes,
+        gpus_per_trial=options.gpus_per_trial,
+        cpus_per_trial=options.cpus_per_trial,
+        nodes_per_trial=options.nodes_per_trial,
+        max_concurrent=options.max_concurrent,
+    )
+
+
+def _plan_in_time(options: TrainOptions, trials: int) -> LanePlan:
+    """On the connected cluster; waits for nodes that are not there yet if --wait-for-resources says for how long."""
+    return wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)

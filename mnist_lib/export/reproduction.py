@@ -1,0 +1,79 @@
+"""A stored version trained again, from what its manifest says of how it was made: does it come out the same?"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mnist_lib.data.split import Dataset
+from mnist_lib.environment import package_versions
+from mnist_lib.errors import IntegrityError, MnistError
+from mnist_lib.results import Accuracy, TrialFailure, TrialResult
+from mnist_lib.spec import Pace, Resources, TrialSpec
+from mnist_lib.store.contents import accuracy_of_version, read_manifest
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.versions import Version
+from mnist_lib.training.trial import Place, run_trials
+
+IDENTICAL, WITHIN, DIVERGED = "identical", "within the interval", "diverged"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    verdict: str
+    stored: Accuracy  # on the test split
+    again: Accuracy
+    differing: Mapping[str, tuple[str, str]]  # of how the two were made: what the stored one says, what is here
+    seconds: float
+
+
+def reproduce(
+    objects: Objects, version: Version, load: Callable[[], Dataset], cpus: int, code: Mapping[str, Any]
+) -> Reproduction:
+    """Trains in this process, on as many replicas as then.
+
+    Args:
+        load: the dataset that it was trained on; called after TensorFlow has been set up.
+        cpus: threads to train with; they do not change the result.
+        code: of this project, as in `environment.code_version`.
+
+    Returns:
+        The verdict is `IDENTICAL` if the weights have the same hash, else `WITHIN` if the test accuracy lies in the 95%
+        interval of the stored one.
+
+    Raises:
+        IntegrityError: the manifest is not what was committed, or lacks what a training needs.
+        MnistError: the training failed.
+    """
+    manifest, begin = read_manifest(objects, version), time.monotonic()
+    try:
+        spec, devices = TrialSpec(**manifest["spec"]), list(manifest["devices"])
+        epochs, sha256 = len(manifest["history"]), manifest["weights_sha256"]
+        made = _made(manifest["code"], manifest["dataset"]["fingerprint"], manifest["versions"], devices)
+    except (MnistError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{version.name}: manifest.json: expected how it was trained: {error}") from error
+    gpus = sum("GPU" in device for device in devices)
+    resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
+    pace = Pace(checkpoint_seconds=float("inf"), most_epochs=epochs)
+    loaded: list[Dataset] = []
+
+    def load_once() -> Dataset:
+        loaded.append(load())
+        return loaded[0]
+
+    (*_, last) = run_trials([spec], load_once, resources, Place(node="here"), pace)
+    if isinstance(last, TrialFailure):
+        raise MnistError(f"{version.name}: the training failed: {last.code} {last.message}")
+    assert isinstance(last, TrialResult)
+    stored = accuracy_of_version(version)
+    low, high = stored.interval()
+    verdict = IDENTICAL if last.weights_sha256 == sha256 else WITHIN if low <= last.test.value <= high else DIVERGED
+    here = _made(code, loaded[0].fingerprint, package_versions(), list(last.devices))
+    names = [name for name in {**made, **here} if made.get(name) != here.get(name)]
+    differing = {name: (made.get(name, "none"), here.get(name, "none")) for name in names}
+    return Reproduction(verdict, stored, last.test, differing, time.monotonic() - begin)
+
+
+def _made(code: Mapping[str, Any], fingerprint: str, versions: Mapping[str, str], devices: list[str]) -> dict[str, str]:
+    """All that the weights depend on beside the spec, by name."""
+    return {"code": str(code["sha256"]), "data": fingerprint, **versions, "devices": ", ".join(devices)}

@@ -1,0 +1,230 @@
+"""Trials from beginning to end: all that a worker calls. An ordinary generator of events; Ray need not be there.
+
+Trials run one after the other in one process, a *lane*: TensorFlow's start-up and compilation are paid once.
+"""
+
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from mnist_lib.data.batches import Plan
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.environment import package_versions
+from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError
+from mnist_lib.models.model import Model, build_model
+from mnist_lib.models.scratch import OPTIMIZERS
+from mnist_lib.report.tensorboard import event_file
+from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.spec import Group, Pace, Resources, TrialSpec
+from mnist_lib.training.checkpoint import Best, Progress, pack, unpack
+from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
+from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a lane runs, for the record."""
+
+    node: str
+    gpus: tuple[str, ...] = ()  # the ids that were granted
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What further trials of the same shape need not build again."""
+
+    model: Model
+    trainer: Trainer
+    plan: Plan
+    train: Split
+    validation: Split | None
+    notices: tuple[str, ...]
+
+
+def run_trials(
+    specs: Sequence[TrialSpec],
+    load: Callable[[], Dataset],
+    resources: Resources,
+    place: Place,
+    pace: Pace = Pace(),
+    checkpoints: Mapping[str, bytes] = MappingProxyType({}),
+    group: Group | None = None,
+) -> Iterator[Event]:
+    """Yields what happens: for each trial `Started`, `EpochDone`, at times `CheckpointTaken`, and last `TrialResult` or
+    `TrialFailure`.
+
+    A trial that fails does not end the lane.
+
+    Args:
+        load: called after TensorFlow has started, so that data may still be under way until then.
+        pace: what is left of the time is shared out evenly among the trials that are left.
+        checkpoints: of earlier attempts, the newest of each trial that has one, by its id.
+        group: of processes that do this together, all with the same arguments.
+
+    Raises:
+        GroupError: another process of the group is gone.
+    """
+    lane: _Lane | None = None
+    for done, spec in enumerate(specs):
+        share = (pace.until - time.time()) / (len(specs) - done)
+        try:
+            lane = lane or _Lane(load, resources, place, group)
+            yield from lane.run(spec, replace(pace, until=time.time() + share), checkpoints.get(spec.id))
+        except Exception as error:
+            code, message = _told(error)
+            if group is not None and code == MnistError.code and isinstance(error, tf.errors.OpError):
+                raise GroupError(f"{spec.id}: {message}") from error
+            details = traceback.format_exc() if code == MnistError.code else ""
+            yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
+            if group is not None and not isinstance(error, DivergedError):  # which all find at the same step
+                return  # the others may not have come to this, so that no trial can follow
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """-> (code, message)"""
+    if isinstance(error, MnistError):
+        return error.code, str(error)
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return "E-OOM", f"out of memory in the training ({type(error).__name__}); lower --batch-size or --hidden-units"
+    return MnistError.code, f"{type(error).__name__}: {error}"
+
+
+class _Lane:
+    def __init__(self, load: Callable[[], Dataset], resources: Resources, place: Place, group: Group | None) -> None:
+        configure_process(resources)
+        self._strategy = mirrored_strategy(resources) if group is None else group_strategy(group)
+        self._dataset = load()
+        self._place = place
+        self._compiled: dict[TrialSpec, _Compiled] = {}
+
+    def run(self, spec: TrialSpec, pace: Pace, checkpoint: bytes | None) -> Iterator[Event]:
+        begin = time.perf_counter()
+        devices = devices_of(self._strategy)
+        compiled = self._compile(spec)
+        progress, notices = _start(compiled.trainer, spec, checkpoint)
+        yield Started(
+            trial=spec.id,
+            pid=os.getpid(),
+            node=self._place.node,
+            devices=devices,
+            gpus=self._place.gpus,
+            notices=(*compiled.notices, *notices),
+            resumed_after=progress.epoch if progress else 0,
+        )
+        setup_seconds = time.perf_counter() - begin
+        best, history = yield from _train(compiled, spec, progress, pace)
+        train_seconds = sum(epoch.seconds for epoch in history)
+        test = self._dataset.test
+        probabilities = compiled.trainer.probabilities(best.weights, test.images)
+        rates = _learning_rates(compiled, spec)[compiled.plan.steps - 1 :: compiled.plan.steps]
+        yield TrialResult(
+            trial=spec.id,
+            spec=spec,
+            test=accuracy_of(probabilities, test.labels),
+            validation=best.validation,
+            best_epoch=best.epoch,
+            history=history,
+            train_seconds=train_seconds,
+            images_per_second=len(history) * len(compiled.train) / train_seconds,
+            setup_seconds=setup_seconds,
+            replicas=len(devices),
+            devices=devices,
+            gpus=self._place.gpus,
+            node=self._place.node,
+            weights_sha256=compiled.model.stored(best.weights).sha256(),
+            versions=package_versions(),
+            probabilities=probabilities,
+            files=compiled.model.files(best.weights),
+            tensorboard=event_file(history, rates, best.epoch, probabilities, test),
+        )
+
+    def _compile(self, spec: TrialSpec) -> _Compiled:
+        """Once for all trials that differ only in what is not compiled in."""
+        shape = replace(spec, seed=0, epochs=1, learning_rate=1.0, schedule="constant")
+        if shape not in self._compiled:
+            train, validation = self._dataset.train_and_validation(spec.validation_percent)
+            notices: tuple[str, ...] = ()
+            batch_size = min(spec.global_batch_size, len(train))
+            if batch_size < spec.global_batch_size:
+                notices = (f"the global batch is {batch_size}, all images there are, not {spec.global_batch_size}",)
+            model = build_model(spec, self._dataset.image_shape)
+            trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy)
+            plan = Plan(len(train), batch_size, trainer.replicas)
+            trainer.compile(train, plan)
+            self._compiled[shape] = _Compiled(model, trainer, plan, train, validation, notices)
+        return self._compiled[shape]
+
+
+def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple[Progress | None, tuple[str, ...]]:
+    """From the checkpoint, or from the beginning -> (what it holds, notices)."""
+    trainer.start(spec.seed)
+    if checkpoint is None:
+        return None, ()
+    try:
+        progress = unpack(checkpoint, spec, like=trainer.values)
+    except CheckpointError as error:
+        return None, (f"{error}; it begins anew",)
+    trainer.resume(progress.values)
+    return progress, ()
+
+
+def _train(
+    compiled: _Compiled, spec: TrialSpec, progress: Progress | None, pace: Pace
+) -> Generator[Event, None, tuple[Best, tuple[EpochDone, ...]]]:
+    """Returns the best epoch on validation, the earliest of equals (without validation the last), and all epochs."""
+    best, history = (progress.best, progress.history) if progress else (None, ())
+    rates = _learning_rates(compiled, spec)
+    last = min(spec.epochs, pace.most_epochs or spec.epochs)
+    kept_at = time.monotonic()
+    for epoch in compiled.trainer.train(
+        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=len(history) + 1, last=last
+    ):
+        validation = None
+        if compiled.validation:
+            validation = _validate(compiled.trainer, compiled.validation, epoch.number)
+        if (
+            best is None
+            or validation is None
+            or best.validation is None
+            or validation.correct > best.validation.correct
+        ):
+            best = Best(epoch.number, compiled.trainer.weights, validation)
+        done = EpochDone(
+            trial=spec.id,
+            epoch=epoch.number,
+            loss=epoch.loss,
+            train=epoch.train,
+            validation=validation,
+            seconds=epoch.seconds,
+        )
+        history = (*history, done)
+        yield done
+        late = time.time() + max(epoch.seconds for epoch in history) > pace.until
+        if math.isfinite(pace.until) and compiled.trainer.any_says(late):
+            break
+        if epoch.number < last and time.monotonic() - kept_at >= pace.checkpoint_seconds:
+            content = pack(Progress(compiled.trainer.values, best, history), spec)
+            yield CheckpointTaken(trial=spec.id, epoch=epoch.number, content=content)
+            kept_at = time.monotonic()
+    assert best is not None  # a spec has at least one epoch
+    return best, history
+
+
+def _learning_rates(compiled: _Compiled, spec: TrialSpec) -> NDArray[np.float32]:
+    """Of every step."""
+    return learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
+
+
+def _validate(trainer: Trainer, validation: Split, epoch: int) -> Accuracy:
+    try:
+        return accuracy_of(trainer.probabilities(trainer.weights, validation.images), validation.labels)
+    except DivergedError as error:
+        raise DivergedError(f"after epoch {epoch}, {error}") from error

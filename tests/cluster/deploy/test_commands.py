@@ -1,0 +1,126 @@
+"""Every command of the files that deploy the job is held to the real parser, and what it names to what is there."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from ray.scripts.scripts import cli as ray_cli
+
+from cluster import local
+from jobs.console import exit_codes
+from jobs.console.options import parse
+from jobs.doctor.__main__ import DoctorOptions
+from jobs.models.__main__ import COMMANDS as MODELS_COMMANDS
+from jobs.retrain.options import EmitOptions
+from tests.support.deploy_files import (
+    GROUPS,
+    LAUNCHERS,
+    OBJECTS,
+    README,
+    ROOT,
+    commands,
+    parse_submit,
+    parse_train,
+    simple_commands,
+)
+
+# Programs whose flags nobody here can check; those of kubectl and docker name things that are checked below.
+UNCHECKED = {"apt-get", "chmod", "docker", "install", "kubectl", "ln", "mkdir", "pip", "scp", "ssh", "ulimit"}
+UNCHECKED |= {"kill", "pkill", "sleep"}
+
+
+def parse_ray(arguments: Sequence[str]) -> None:
+    command: Any = ray_cli
+    while isinstance(command, click.Group):
+        name, *arguments = arguments
+        command = command.commands[name]
+    command.make_context(name, list(arguments))
+
+
+def parse_models(arguments: Sequence[str]) -> None:
+    kind, _ = MODELS_COMMANDS[arguments[0]]
+    parse("jobs.models", kind, arguments[1:])
+
+
+def parse_local(arguments: Sequence[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "up", lambda **_: local.LocalCluster("host:1", "http://host:2"))
+        patch.setattr(local, "down", lambda _: 0)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        assert local.main(arguments) == 0
+
+
+PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
+    "jobs.train": parse_train,
+    "jobs.submit": parse_submit,
+    "jobs.models": parse_models,
+    "jobs.retrain": lambda arguments: parse("jobs.retrain", EmitOptions, arguments[1:]),
+    "jobs.doctor": lambda arguments: parse("jobs.doctor", DoctorOptions, arguments),
+    "cluster.local": parse_local,
+    "venv": lambda arguments: None,
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "command"), [(file, command) for file, found in commands().items() for command in found]
+)
+def test_every_command_is_understood_by_the_parser_that_it_is_for(file: str, command: list[str]) -> None:
+    program, *arguments = command
+    name = Path(program).name
+    if name == "ray":
+        parse_ray(arguments)
+    elif name in ("python", "python3"):
+        assert arguments[0] == "-m", "only then the packages are found"
+        PARSERS[arguments[1]]([word for word in arguments[2:] if word != "--help"])
+    else:
+        assert name in UNCHECKED, f"{file}: nobody has looked at {name}"
+
+
+def test_each_file_has_commands_to_check() -> None:
+    assert {file for file, found in commands().items() if any("ray" in words[0] for words in found)} >= {
+        "README.md",
+        *(file.name for file in LAUNCHERS),
+    }
+    assert ["python", "-m", "jobs.submit", "list"] in commands()["README.md"]
+
+
+@pytest.mark.parametrize("wrong", ["ray start --num-cpu=1", "ray job lst", "python -m jobs.train --epoch 1"])
+def test_a_flag_that_does_not_exist_is_found(wrong: str) -> None:
+    (command,) = simple_commands(wrong)
+    with pytest.raises((click.NoSuchOption, KeyError, exit_codes.UsageError)):
+        test_every_command_is_understood_by_the_parser_that_it_is_for("any", command)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_ray_start_params_are_flags_of_ray_start(group: Any) -> None:
+    parse_ray(["start", "--address=head:6379", *(f"--{key}={value}" for key, value in group["rayStartParams"].items())])
+
+
+def test_what_kubectl_and_docker_are_told_about_exists() -> None:
+    for command in commands()["README.md"]:
+        if command[0] == "docker":
+            assert all((ROOT / word).exists() for word in command if word.startswith("cluster/"))
+            locks = [word.removeprefix("LOCK=") for word in command if word.startswith("LOCK=")]
+            assert all((ROOT / "requirements" / f"{lock}.lock").exists() for lock in locks)
+        if command[0] != "kubectl":
+            continue
+        for word in command:
+            if word.startswith("cluster/"):
+                assert (ROOT / word).exists()
+            if word.startswith("service/"):  # KubeRay appends to the name of a cluster, and of a job
+                assert word.removeprefix("service/").removesuffix("-head-svc") in {name for _, name in OBJECTS}
+            if word.startswith("--from=cronjob/"):
+                assert ("CronJob", word.removeprefix("--from=cronjob/")) in OBJECTS
+        if "rayjob" in command:
+            assert ("RayJob", command[command.index("rayjob") + 1]) in OBJECTS
+
+
+def test_every_link_within_the_text_leads_somewhere() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings

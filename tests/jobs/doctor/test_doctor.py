@@ -1,0 +1,183 @@
+"""Ten faults are planted; each is found and named with its fix, and what a run would end with is the exit code."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.connection.address import lost_nodes
+from jobs.doctor.__main__ import worst
+from jobs.doctor.checks import Finding
+from tests.jobs.train.test_waiting import OTHER_VERSION
+from tests.mnist_lib.store.test_mounts import NAMESPACE
+from tests.support.clusters import own_cluster, wait_until
+from tests.support.job import ROOT
+from tests.support.local_cluster import Cluster, local_cluster
+
+DOCTOR = "import sys\n{prelude}\nfrom jobs.doctor.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+
+
+def doctor(
+    *arguments: str | Path, within: str | None = None, prelude: str = "", **environment: str
+) -> tuple[int, list[dict[str, Any]]]:
+    """`within`: a shell command that mounts something first, in a namespace of its own."""
+    command = [sys.executable, "-c", DOCTOR.format(prelude=prelude), "--json", *map(str, arguments)]
+    if within is not None:
+        command = [*NAMESPACE, "sh", "-c", f'{within} && exec "$@"', "sh", *command]
+        if subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode:
+            pytest.skip("this machine allows no mount namespaces")
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def fault(found: list[dict[str, Any]], what: str) -> dict[str, Any]:
+    (one,) = [finding for finding in found if finding["what"].startswith(what) and finding["mark"] == "fault"]
+    return one
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with local_cluster(tmp_path_factory.mktemp("guarded"), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=32 * "c") as cluster:
+        yield cluster
+
+
+def test_on_a_machine_without_faults_every_finding_is_ok(tmp_path: Path, home: Path) -> None:
+    code, found = doctor("--storage", tmp_path / "s", HOME=str(home))
+    assert code == 0
+    assert {finding["mark"] for finding in found} == {"ok"}
+    assert [finding["what"] for finding in found] == ["packages", "storage", "storage", "dataset", "token"]
+    assert not (tmp_path / "s").exists()  # nothing is left
+
+
+@pytest.mark.slow
+def test_a_cluster_without_faults_is_told_node_by_node(guarded: Cluster, tmp_path: Path, home: Path) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "c"}
+    code, found = doctor("--storage", tmp_path / "s", "--address", guarded.address, HOME=str(home), **token)
+    assert code == 0, found
+    (node,) = [finding for finding in found if finding["what"].startswith("node ")]
+    assert "1 CPU(s)" in node["found"]
+    assert "the same versions" in node["found"]
+    (dashboard,) = [finding for finding in found if finding["what"] == "dashboard"]
+    assert dashboard["mark"] == "ok"
+    assert 32 * "c" not in json.dumps(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "fix"),
+    [
+        ({"RAY_AUTH_MODE": "token"}, "put its token, which `ray get-auth-token` prints on its head, into"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary"}, "put its token"),
+    ],
+    ids=["no token", "another token"],
+)
+def test_a_token_that_the_head_does_not_take(
+    guarded: Cluster, tmp_path: Path, home: Path, environment: dict[str, str], fix: str
+) -> None:
+    where = ("--storage", tmp_path / "s", "--address", guarded.address)
+    code, found = doctor(*where, HOME=str(home), **environment)
+    assert code == 8
+    assert fix in fault(found, "head")["fix"]
+    assert "canary" not in json.dumps(found)
+
+
+def test_a_storage_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    code, found = doctor("--storage", tmp_path / "s", within=f"mount -t tmpfs -o ro none {tmp_path}/s")
+    assert code == 6
+    assert "--storage" in fault(found, "storage")["fix"]
+
+
+def test_a_storage_with_next_to_no_room(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    code, found = doctor("--storage", tmp_path / "s", within=f"mount -t tmpfs -o size=1m none {tmp_path}/s")
+    assert code == 6
+    assert fault(found, "storage")["fix"] == "free some, or name another folder with --storage"
+
+
+def test_a_dataset_that_cannot_be_had(tmp_path: Path) -> None:
+    code, found = doctor("--storage", tmp_path / "s", "--dataset=mnist", "--data-source=/nowhere", "--data-dir=/no")
+    assert code == 3
+    assert "/nowhere" in fault(found, "dataset")["found"]
+
+
+def test_a_token_that_others_can_read(tmp_path: Path) -> None:
+    home = Path(tempfile.mkdtemp())  # pytest's own folders keep others out
+    home.chmod(0o755)
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_text("canary")
+    try:
+        code, found = doctor("--storage", tmp_path / "s", HOME=str(home))
+        (warning,) = [finding for finding in found if finding["mark"] == "warning"]
+        assert (code, warning["what"]) == (0, "token")  # a run would work
+        assert warning["fix"].startswith(f"chmod 600 {home}/.ray/auth_token")
+        (home / ".ray/auth_token").chmod(0o600)
+        _, found = doctor("--storage", tmp_path / "s", HOME=str(home))
+        assert {finding["mark"] for finding in found} == {"ok"}
+    finally:
+        shutil.rmtree(home)
+
+
+def test_an_address_at_which_nobody_listens(tmp_path: Path) -> None:
+    code, found = doctor("--storage", tmp_path / "s", "--address=127.0.0.1:1")
+    assert code == 8
+    assert "is it running" in fault(found, "head")["fix"]
+
+
+@pytest.mark.slow
+def test_gpus_that_tensorflow_does_not_see(ray_address: str, tmp_path: Path) -> None:
+    code, found = doctor("--storage", tmp_path / "s", "--address", ray_address)
+    assert code == 5
+    hidden = [finding for finding in found if finding["code"] == "E-GPU-INVISIBLE"]
+    assert len(hidden) == 2
+    assert "start its Ray with --num-gpus=0" in hidden[0]["fix"]
+
+
+@pytest.mark.slow
+def test_versions_that_differ(ray_address_without_gpus: str, tmp_path: Path) -> None:
+    where = ("--storage", tmp_path / "s", "--address", ray_address_without_gpus)
+    code, found = doctor(*where, prelude=OTHER_VERSION)
+    assert code == 8
+    differing = [finding for finding in found if finding["code"] == "E-CLUSTER-VERSIONS"]
+    assert [finding["found"] for finding in differing] == 2 * ["tensorflow 2.21.0 there, 2.20.0 here"]
+    assert differing[0]["fix"] == "install requirements/runtime.lock on every node"
+
+
+@pytest.mark.slow
+def test_a_node_that_died(tmp_path: Path) -> None:
+    with own_cluster(cpus=1) as cluster:
+        node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        where = ("--storage", tmp_path / "s", "--address", cluster.address)
+        assert doctor(*where)[0] == 0
+        cluster.remove_node(node, allow_graceful=False)
+        wait_until(lambda: lost_nodes(cluster.address), "the head has not noticed", 60)
+        code, found = doctor(*where)
+        (died,) = [finding for finding in found if finding["found"] == "it died"]
+        assert (code, died["mark"]) == (0, "warning")  # a run would work
+        assert "ray start --address" in died["fix"]
+        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        assert lost_nodes(cluster.address) == []  # it is back
+
+
+def test_the_first_fault_decides_the_exit_code() -> None:
+    found = [
+        Finding(what="a", found="x", fix="y"),
+        Finding(what="b", found="x", code="E-STORE-FULL"),
+        Finding(what="c", found="x", code="E-DATA"),
+    ]
+    assert [worst(found), worst(found[2:]), worst(found[:1])] == [6, 3, 0]

@@ -1,0 +1,155 @@
+"""`jobs.retrain` as a user runs it: a daemon, a step of another scheduler, and what it tells."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+
+import pytest
+
+from mnist_lib.store.champions import Champion, history
+from mnist_lib.store.local import LocalObjects
+from tests.support.clusters import wait_until
+from tests.support.job import ROOT, processes_of
+from tests.support.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, terminate
+
+pytestmark = pytest.mark.slow
+
+TRAIN = ("--models=scratch", "--epochs=2")
+LONG = ("--models=scratch", "--epochs=3000", "--checkpoint-seconds=0", "--validation-percent=0")
+
+
+@pytest.mark.timeout(400)
+def test_a_daemon_runs_each_minute_is_killed_in_the_middle_of_one_and_ends_with_each_slot_done_once(
+    schedule: Schedule,
+) -> None:
+    command = ("--cron=* * * * *", "--lease-seconds=6", "--tz=Europe/Berlin")
+    train = ("--models=scratch", "--epochs=30", "--checkpoint-seconds=0")
+    daemon = schedule.start(*command, train=train)
+    runs = schedule.storage / "runs"
+    wait_until(lambda: len(list(runs.glob("*/summary.json"))) == 1, schedule.log(), seconds=120)
+    wait_until(lambda: len(list(runs.glob("*"))) == 2 and epochs_of(schedule) >= 1, schedule.log(), seconds=120)
+    kill(daemon)
+    daemon = schedule.start(*command, train=train)
+    wait_until(lambda: len(list(runs.glob("*/summary.json"))) == 3, schedule.log(), seconds=180)
+    wait_until(lambda: schedule.read("status")["going_on"] is None, schedule.log())
+    assert terminate(daemon) == 128 + signal.SIGTERM
+    assert processes_of(schedule.folder) == []
+
+    done = [entry for entry in schedule.entries() if entry["kind"] == "done"]
+    slots = [datetime.fromisoformat(entry["slot"]) for entry in done]
+    assert [(slot - slots[0]).total_seconds() for slot in slots] == [0, 60, 120]
+    assert [entry["attempt"] for entry in done] == [1, 2, 1]
+    versions = [entry["results"]["scratch"]["version"] for entry in done]
+    assert versions == [1, 2, 3]
+    log = history(LocalObjects(schedule.storage), "scratch")
+    assert [record.version for record in log if isinstance(record, Champion)] == [1]  # equal ones do not replace it
+    reasons = [entry["results"]["scratch"]["why"] for entry in done]
+    assert reasons[0].startswith("scratch@1 is the first champion")
+    assert all("gained 0, lost 0" in reason for reason in reasons[1:])  # the same seed: the same model
+    _, text = schedule.run("status", *command)
+    assert text.count("CE") >= 4, text  # CET or CEST
+    assert "Next: " in text
+
+
+def test_a_slot_that_is_done_is_a_success_at_once_and_one_that_brings_nothing_new_is_skipped(
+    schedule: Schedule,
+) -> None:
+    command = ("--once", HOURLY, "--skip-unchanged", "--json")
+    code, stdout = schedule.run(*command, train=TRAIN)
+    first = json.loads(stdout)
+    assert (code, first["outcome"], first["events"]) == (0, "done", ["success", "promotion"]), schedule.log()
+    begin = time.monotonic()
+    code, stdout = schedule.run(*command, train=TRAIN)
+    assert (code, json.loads(stdout)["run"]) == (0, first["run"])
+    assert time.monotonic() - begin < 5
+    code, stdout = schedule.run(*command, train=TRAIN, ahead=3600)
+    skipped = json.loads(stdout)
+    assert (code, skipped["outcome"], skipped["events"]) == (0, "unchanged", ["skip"])
+    assert skipped["cause"] == f"data, configuration and code are those of run {first['run']}"
+    code, stdout = schedule.run(*command, train=(*TRAIN, "--seed=5"), ahead=7200)
+    assert (code, json.loads(stdout)["outcome"]) == (0, "done")
+
+
+def test_i10_a_second_start_is_refused_with_75_and_a_signal_leaves_a_run_that_goes_on(schedule: Schedule) -> None:
+    running = schedule.start("--now", HOURLY, train=LONG)
+    wait_until(lambda: epochs_of(schedule) >= 1, "nothing is trained")
+    for how in ("--now", "--once"):
+        code, _ = schedule.run(how, HOURLY, train=LONG)
+        assert code == 75
+        (error,) = re.findall(r"error\[E-BUSY\] .*", schedule.log())[-1:]
+        assert re.search(rf"a run is going on, by process {running.pid} on \S+, since 20\S+Z; wait for it", error)
+    assert terminate(running) == 128 + signal.SIGTERM
+    assert processes_of(schedule.folder) == []
+    before = epochs_of(schedule)
+    assert schedule.entries()[-1]["kind"] == "interrupted"
+    again = schedule.start("--now", HOURLY, train=LONG)
+    wait_until(lambda: epochs_of(schedule) > before, "it does not go on")
+    terminate(again)
+    (run,) = (schedule.storage / "runs").iterdir()
+    starts = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines() if '"started"' in line]
+    assert [start["resumed_after"] > 0 for start in starts] == [False, True]
+
+
+def test_when_the_daemon_is_killed_its_run_ends_with_it(schedule: Schedule) -> None:
+    daemon = schedule.start("--now", HOURLY, train=LONG)
+    wait_until(lambda: epochs_of(schedule) >= 1, "nothing is trained")
+    kill(daemon)
+    wait_until(lambda: processes_of(schedule.folder) == [], "the run goes on without it", seconds=30)
+
+
+def test_a_run_that_fails_is_told_with_its_cause_and_what_to_type(schedule: Schedule) -> None:
+    told = schedule.folder / "told"
+    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}/none")
+    code, stdout = schedule.run("--once", DAILY, f"--notify=cat > {told}", "--json", train=train)
+    notice = json.loads(told.read_text())
+    assert (code, notice) == (3, json.loads(stdout))
+    assert (notice["outcome"], notice["events"], notice["exit_code"]) == ("failed", ["failure"], 3)
+    assert notice["cause"].startswith("error[E-DATA-MISSING] mnist: ")
+    assert notice["next_command"].startswith("python -m jobs.train --resume nightly-")
+    assert notice["cause"] in notice["text"]
+    code, _ = schedule.run("--once", DAILY, train=train)
+    assert code == 3  # it is settled, and is not tried in vain
+    assert [entry["kind"] for entry in schedule.entries()] == ["enrolled", "started", "failed"]
+
+
+SHUFFLED = """
+import sys
+from pathlib import Path
+import numpy as np
+from mnist_lib.data import embedded
+folder, data_dir = map(Path, sys.argv[1:])
+with np.load(embedded.FOLDER / "mnist-mini.npz") as arrays:
+    digits = dict(arrays)
+np.random.default_rng(0).shuffle(digits["train_labels"])
+np.savez(folder / "mnist-mini.npz", **digits)
+from mnist_lib.data.embedded import builders
+builders.FOLDER = folder
+builders.MnistMini(data_dir=str(data_dir)).download_and_prepare()
+"""
+
+
+def test_bad_data_are_trained_with_and_not_promoted_and_that_is_told(schedule: Schedule) -> None:
+    bad, told = schedule.folder / "bad", schedule.folder / "told"
+    train = ("--models=scratch", "--epochs=5")
+    code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train)
+    assert (code, json.loads(stdout)["events"]) == (0, ["success", "promotion"])
+    (schedule.folder / "npz").mkdir()
+    subprocess.run(
+        [sys.executable, "-c", SHUFFLED, schedule.folder / "npz", bad], cwd=ROOT, check=True, capture_output=True
+    )
+    command = ("--once", HOURLY, "--skip-unchanged", f"--notify=cat > {told}", "--notify-on=rejection,failure")
+    code, _ = schedule.run(*command, train=(*train, f"--data-dir={bad}"), ahead=3600)
+    assert code == 0, schedule.log()
+    notice = json.loads(told.read_text())
+    assert notice["events"] == ["success", "rejection"]
+    scratch = notice["models"]["scratch"]
+    assert (scratch["version"], scratch["champion"]) == (2, False)  # it is kept
+    assert scratch["test_accuracy"] < 0.3
+    assert "different images" in scratch["why"] or "class" in scratch["why"]
+    assert "is not the champion" in notice["text"]
+    champions = history(LocalObjects(schedule.storage), "scratch")
+    assert [record.version for record in champions if isinstance(record, Champion)] == [1]

@@ -1,0 +1,194 @@
+"""The main job as one of Ray's jobs, on a real head with a job server, and what becomes of it."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.console.exit_codes import UsageError
+from jobs.submit.__main__ import main, with_config_inline
+from tests.support.job import ROOT, TRAINING, hashes, pid_of
+from tests.support.local_cluster import Cluster, local_cluster
+from tests.support.relay import relay_to
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with local_cluster(tmp_path_factory.mktemp("served"), nodes=2) as cluster:
+        yield cluster
+
+
+def start(*arguments: str | Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.submit", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def submit(*arguments: str | Path) -> tuple[int, str, str]:
+    process = start(*arguments)
+    stdout, stderr = process.communicate(timeout=150)
+    return process.returncode, stdout, stderr
+
+
+def at(data_dir: Path, storage: Path, *more: str) -> tuple[str | Path, ...]:
+    return ("--", *TRAINING[:2], "--json", "--data-dir", data_dir, "--storage", storage, *more)
+
+
+@pytest.mark.slow
+def test_a_job_is_followed_to_its_end_its_result_is_on_stdout_and_its_log_on_stderr(
+    calm: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
+) -> None:
+    url = f"--address={cluster.dashboard}"
+    code, stdout, stderr = submit(url, *at(data_dir, tmp_path, "--seeds=2", "--run-name=calm"))
+    assert code == 0, stderr
+    assert hashes(stdout) == calm
+    assert "MB of code" in stderr
+    assert "mnist-mini: 4,000 images to train" in stderr
+    assert (tmp_path / "runs/calm/report.html").exists()  # its templates were sent, too
+    code, stdout, _ = submit("status", "calm.1", url, "--json")
+    assert (code, json.loads(stdout)["status"]) == (0, "SUCCEEDED")
+    code, stdout, _ = submit("logs", "calm.1", url, "--follow")
+    assert (code, hashes(stdout)) == (0, calm)
+    # The same again is another job, which finds that all is done.
+    code, stdout, stderr = submit(url, *at(data_dir, tmp_path, "--seeds=2", "--run-name=calm"))
+    assert (code, hashes(stdout)) == (0, calm)
+    assert "run calm is complete" in stderr
+
+
+@pytest.mark.slow
+def test_f18_a_job_that_is_stopped_ends_with_143_and_the_same_submission_goes_on(
+    calm: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
+) -> None:
+    url = f"--address={cluster.dashboard}"
+    command = at(data_dir, tmp_path, "--seeds=2", "--run-name=stopped")
+    first = start(url, *command)
+    pid_of("keras-s0", tmp_path / "runs/stopped", epoch=5)  # of four trials: the rest takes long enough
+    second = start(url, *command)  # an impatient user
+    assert second.stderr is not None
+    assert "run stopped is on its way already, as job stopped.1" in second.stderr.readline()
+    begin = time.monotonic()
+    code, stdout, _ = submit("stop", "stopped.1", url)
+    assert code == 0
+    assert "stopped.1  stopped" in stdout
+    assert time.monotonic() - begin < 10
+    stdout, stderr = first.communicate(timeout=30)
+    assert (first.returncode, stdout) == (143, ""), stderr
+    assert "terminated; resume with: the same submission again" in stderr
+    second.communicate(timeout=30)
+    assert second.returncode == 143
+    code, stdout, stderr = submit(url, *command)
+    assert code == 0, stderr
+    assert "resuming run stopped" in stderr
+    assert hashes(stdout) == calm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--learning-rate=1e38"], 5, "error[E-NAN] "),
+        (["--dataset=kmnist", "--data-source=/nowhere"], 3, "error[E-DATA-MISSING] "),
+        (["--gpus-per-trial=64"], 4, "error[E-RESOURCES] "),
+    ],
+)
+def test_a_job_that_fails_ends_with_the_code_of_its_driver(
+    cluster: Cluster, data_dir: Path, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    done, stdout, stderr = submit(
+        f"--address={cluster.dashboard}", *at(data_dir, tmp_path, "--models=scratch", *arguments)
+    )
+    assert done == code, stderr
+    assert said in stderr
+    assert said not in stdout
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_cut_midway_is_made_again_and_nothing_of_the_log_is_lost_or_told_twice(
+    cluster: Cluster, data_dir: Path, tmp_path: Path
+) -> None:
+    with relay_to(cluster.dashboard) as relay:
+        command = at(data_dir, tmp_path, "--models=scratch", "--epochs=300", "--run-name=cut", "--verbose")
+        following = start(f"--address={relay.url}", *command)
+        pid_of("scratch-s0", tmp_path / "runs/cut", epoch=5)
+        relay.cut()
+        time.sleep(3)
+        relay.mend()
+        stdout, stderr = following.communicate(timeout=100)
+    assert following.returncode == 0, stderr
+    assert len(hashes(stdout)) == 1
+    epochs = [int(found) for found in re.findall(r"scratch-s0: epoch (\d+)", stderr)]
+    assert epochs == [*range(1, 301)]
+
+
+@pytest.mark.slow
+def test_without_waiting_its_id_is_told_and_what_follows_can_be_asked(
+    cluster: Cluster, data_dir: Path, tmp_path: Path
+) -> None:
+    url = f"--address={cluster.dashboard}"
+    code, stdout, stderr = submit(url, "--no-wait", *at(data_dir, tmp_path, "--models=scratch", "--plan"))
+    assert code == 0, stderr
+    job = stdout.strip()
+    code, stdout, stderr = submit("logs", job, url, "--follow")
+    assert code == 0, stderr
+    assert json.loads(stdout)["lanes"] == [["scratch-s0"]]
+    code, stdout, _ = submit("list", url)
+    assert code == 0
+    assert f"{job}  succeeded" in stdout
+    code, _, stderr = submit("status", "no-such", url)
+    assert code == 2
+    assert "job no-such is not known" in stderr
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (["--epoch=3"], "--epoch is not an option; did you mean --epochs?"),
+        (["--epochs=0"], "epochs: expected a whole number from 1"),
+        ([], "storage: expected a URL, or an absolute path on the cluster's head, got 'results'"),
+        (["--storage=/s", "--address=a:1"], "address: the job runs on the cluster that it is sent to"),
+        (["--storage=/s", "--run-name=../x"], "run_name: expected"),
+        (["--storage=/s", "--resume=a/b"], "run_name: expected"),
+    ],
+)
+def test_what_the_job_would_be_refused_for_is_refused_before_anything_is_sent(
+    capsys: pytest.CaptureFixture[str], train: list[str], said: str
+) -> None:
+    assert main(["--address=http://127.0.0.1:1", "--", *train]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_secret_in_the_address_is_refused_and_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--address=http://user:canary@127.0.0.1:1", "--", "--storage=/s"]) == 8
+    told = "".join(capsys.readouterr())
+    assert "expected a URL without a user or password" in told
+    assert "canary" not in told
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:8265", "ray://127.0.0.1:10001"])
+def test_an_address_that_is_no_job_servers_is_told_with_8(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert main([f"--address={url}", "--", "--storage=/s"]) == 8
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error[E-CLUSTER] ")
+    assert "8265" in line
+
+
+def test_a_file_of_options_travels_as_flags_at_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("seeds: [4]\nmodels: [keras, scratch]\njson: true\nepochs: 3\n")
+    with file.open("a") as more:
+        more.write("learning_rate: 0.1\nallow_cpu: false\noptimizer: null\n")
+    flags = with_config_inline(["--storage=/s", "--config", str(file), "--epochs", "2"])
+    inline = ["--seeds=4,", "--models=keras,scratch", "--json", "--epochs=3", "--learning-rate=0.1", "--no-allow-cpu"]
+    assert flags == ["--storage=/s", *inline, "--epochs", "2"]
+    file.write_text("epoch: 3\n")
+    with pytest.raises(UsageError, match="did you mean --epochs"):
+        with_config_inline([f"--config={file}"])

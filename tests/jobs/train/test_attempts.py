@@ -1,0 +1,182 @@
+"""Faults of workers, nodes and trials, by real kills: what recovers ends with the weights of the calm run."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from mnist_lib.store.local import LocalObjects
+from tests.support.clusters import own_cluster, wait_until
+from tests.support.job import (
+    IMPATIENT,
+    at,
+    hashes,
+    history_of,
+    pid_of,
+    start,
+    starts_of,
+    train,
+)
+from tests.support.store.invariants import all_verified
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
+
+
+def test_f1_a_worker_that_is_killed_is_followed_by_one_that_goes_on_where_it_was(
+    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    driver = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+    os.kill(pid_of("scratch-s0", tmp_path / "runs/r", epoch=5), signal.SIGKILL)
+    stdout, stderr = driver.communicate(timeout=100)
+    assert driver.returncode == 0, stderr
+    _, resumed_after = starts_of("scratch-s0", tmp_path / "runs/r")
+    assert resumed_after >= 4
+    assert f"attempt 1 of scratch-s0 died (worker killed); resuming at epoch {resumed_after + 1}" in stderr
+    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert json.loads(stdout)["trials"][0]["attempts"] == 2
+    assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
+    assert sorted(path.name for path in (tmp_path / "runs/r/trials/scratch-s0").iterdir()) == ["result.json", "tb"]
+
+
+KILLS_ITSELF = """
+from jobs.train import worker
+train_lane = worker.run_lane
+def run_lane(dataset, resources, pace, specs, checkpoints):
+    import os
+    if specs[0].id in DYING:
+        os.kill(os.getpid(), 9)
+    yield from train_lane(dataset, resources, pace, specs, checkpoints)
+worker.run_lane = run_lane
+"""
+
+
+def test_f2_a_trial_that_dies_each_time_ends_the_run_with_5(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    prelude = "DYING = ['keras-s0']" + KILLS_ITSELF
+    code, _, stderr = train(*at(ray_address, data_dir, tmp_path), "--models=keras", home=tmp_path, prelude=prelude)
+    assert code == 5, stderr
+    assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0 failed after 4 attempts: worker killed")
+    assert "run it again under another --run-name" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+
+
+def test_f2_when_others_have_ended_they_are_stored_and_the_run_ends_with_9(
+    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    prelude = "DYING = ['keras-s0']" + KILLS_ITSELF
+    code, stdout, stderr = train(
+        *at(ray_address, data_dir, tmp_path), "--max-failures=1", home=tmp_path, prelude=prelude
+    )
+    assert code == 9, stderr
+    assert "keras-s0: failed: E-CRASH failed after 2 attempts: worker killed" in stderr
+    rows = {trial["id"]: trial for trial in json.loads(stdout)["trials"]}
+    assert rows["keras-s0"]["error"]["code"] == "E-CRASH"
+    assert rows["scratch-s0"]["weights_sha256"] == calm["scratch-s0"]
+    assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
+    assert not (tmp_path / "models/keras").exists()
+
+
+def test_f3_when_a_node_is_lost_its_trial_goes_on_elsewhere(
+    calm: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    with own_cluster(cpus=0) as cluster:
+        node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        driver = start(*at(cluster.address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+        pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        stdout, stderr = driver.communicate(timeout=100)
+    assert driver.returncode == 0, stderr
+    assert "attempt 1 of scratch-s0 died (node lost); resuming at epoch" in stderr
+    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+
+
+def test_f4_a_worker_that_is_killed_for_memory_is_tried_once_more(data_dir: Path, tmp_path: Path) -> None:
+    """The node counts as full as soon as anything is in use, but only once it has prepared the data."""
+    with own_cluster(cpus=0) as cluster:
+        threshold = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in threshold.items():
+                environment.setenv(name, value)
+            cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        code, _, stderr = train(*at(cluster.address, data_dir, tmp_path), "--models=keras", home=tmp_path)
+    assert code == 5, stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith("error[E-OOM] keras-s0 failed after 2 attempts: out of memory on ")
+    assert "GB in use" in last
+    assert "--cpus-per-trial" in last
+
+
+def test_f8_an_attempt_that_goes_silent_is_given_up_and_is_not_heard_when_it_comes_back(
+    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    driver = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path, prelude=IMPATIENT)
+    silent = pid_of("scratch-s0", tmp_path / "runs/r")
+    os.kill(silent, signal.SIGSTOP)
+    wait_until(lambda: [e for e in history_of(tmp_path / "runs/r") if e["event"] == "died"], "it was not given up", 30)
+    os.kill(silent, signal.SIGCONT)
+    stdout, stderr = driver.communicate(timeout=100)
+    assert driver.returncode == 0, stderr
+    assert "attempt 1 of scratch-s0 died (no sign of life); resuming at epoch" in stderr
+    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
+    wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker is still there", 20)
+
+
+def test_f9_a_lane_that_dies_between_two_trials_gives_the_others_to_the_next_attempt(
+    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs/r"
+    driver = start(*at(ray_address, data_dir, tmp_path), "--seeds=2", "--cpus-per-trial=2", home=tmp_path)
+    wait_until(lambda: [e for e in history_of(run) if e["event"] == "ended"], "no trial has ended")
+    os.kill(next(e["pid"] for e in history_of(run) if e["event"] == "started"), signal.SIGKILL)
+    stdout, stderr = driver.communicate(timeout=100)
+    assert driver.returncode == 0, stderr
+    assert "attempt 1 of keras-s1 died (worker killed)" in stderr
+    assert [len(starts_of(trial, run)) for trial in ("keras-s0", "scratch-s0", "scratch-s1")] == [1, 1, 1]
+    assert hashes(stdout) == calm
+
+
+ONE_DIVERGES = """
+from jobs.train import worker
+train_lane = worker.run_lane
+def run_lane(dataset, resources, pace, specs, checkpoints):
+    import dataclasses
+    specs = [dataclasses.replace(s, learning_rate=1e38) if s.id == "scratch-s0" else s for s in specs]
+    yield from train_lane(dataset, resources, pace, specs, checkpoints)
+worker.run_lane = run_lane
+"""
+
+
+def test_f11_f12_a_trial_that_diverges_is_a_row_is_not_tried_again_and_the_others_are_stored(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    arguments = [argument for argument in at(ray_address, data_dir, tmp_path) if argument != "--json"]
+    code, stdout, stderr = train(*arguments, "--seeds=2", "--epochs=2", home=tmp_path, prelude=ONE_DIVERGES)
+    assert code == 9, stderr
+    assert "scratch-s0 failed: E-NAN loss is not a finite number in epoch 1, step" in stdout
+    assert "scratch-s0: failed: E-NAN loss is not a finite number in epoch 1, step" in stderr
+    assert len(starts_of("scratch-s0", tmp_path / "runs/r")) == 1
+    for model, trials in (("keras", 2), ("scratch", 1)):
+        assert all_verified(LocalObjects(tmp_path), model) == [1]
+        summary = json.loads((tmp_path / "runs/r/summary.json").read_text())
+        assert summary["models"][model]["trials"] == trials
+
+
+def test_f16_a_granted_gpu_that_tensorflow_cannot_see_ends_the_run_with_5(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    command = ("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--models=keras")
+    code, _, stderr = train(*command, home=tmp_path)
+    assert code == 5, stderr
+    assert stderr.splitlines()[-1].startswith("error[E-GPU-INVISIBLE] keras-s0 1 GPU(s) granted, TensorFlow sees 0")
+    assert "--allow-cpu" in stderr.splitlines()[-1]
+
+
+def test_a_trial_that_takes_longer_than_it_may_is_given_up(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100000", "--trial-timeout=8")
+    code, _, stderr = train(*command, home=tmp_path)
+    assert code == 5, stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith("error[E-TIMEOUT] scratch-s0 failed after 1 attempt: took too long more than 8 s")

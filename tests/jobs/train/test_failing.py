@@ -1,0 +1,68 @@
+"""Runs that fail, in part or whole: each says why, and how it ends."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.job import pid_of, start, train
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_trial_that_is_killed_for_good_is_a_row_and_the_others_are_stored(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    process = start(
+        *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=killed", "--json"),
+        *("--gpus-per-trial=0", "--epochs=150", "--max-failures=0"),
+        home=tmp_path,
+    )
+    os.kill(pid_of("keras-s0", tmp_path / "runs/killed"), signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 9, stderr
+    rows = {trial["id"]: trial for trial in json.loads(stdout)["trials"]}
+    assert rows["keras-s0"]["error"]["code"] == "E-CRASH"
+    assert rows["scratch-s0"]["status"] == "ok"
+    assert not (tmp_path / "models/keras").exists()
+    assert (tmp_path / "models/scratch/versions/1").is_dir()
+
+
+def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    code, stdout, stderr = train(
+        *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=nan", "--optimizer=sgd"),
+        *("--learning-rate=1e38", "--models=keras", "--gpus-per-trial=0"),
+        home=tmp_path,
+    )
+    assert code == 5, stderr
+    assert "keras-s0 failed: E-NAN loss is not a finite number in epoch 1, step " in stdout
+    assert stderr.splitlines()[-1].startswith("error[E-NAN] keras-s0 loss is not a finite number in epoch 1, step ")
+    assert json.loads((tmp_path / "runs/nan/summary.json").read_text())["models"] == {}
+    assert not (tmp_path / "models").exists()
+
+
+def test_data_that_are_nowhere_end_the_run_with_3_and_the_ways_out(ray_address: str, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    code, stdout, stderr = train(
+        *("--address", ray_address, "--dataset=mnist", "--data-dir", tmp_path / "tfds", "--data-source", tmp_path),
+        *("--storage", tmp_path),
+        home=tmp_path,
+    )
+    assert time.monotonic() - begin < 15
+    assert (code, stdout) == (3, "")
+    last = stderr.splitlines()[-1]
+    for said in ("error[E-DATA-MISSING] mnist: ", "a network", "--data-source DIR", "--dataset mnist-mini"):
+        assert said in last
+
+
+def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_address: str, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    code, _, stderr = train(*("--address", ray_address, "--gpus-per-trial=3", "--storage", tmp_path), home=tmp_path)
+    assert time.monotonic() - begin < 10
+    assert code == 4
+    assert "each trial asks for 3 GPU(s), the largest node has 2; use --gpus-per-trial 2 or fewer" in stderr

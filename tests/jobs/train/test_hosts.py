@@ -1,0 +1,92 @@
+"""The job on hosts that share nothing, submitted from one that is no part of the cluster, with a token."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.clusters import wait_until
+from tests.support.hosts import Host, available, hosts, start_ray
+from tests.support.job import EPOCHS, hashes, history_of
+
+pytestmark = pytest.mark.slow
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-a-token-" + 32 * "b"}
+TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--json")  # those of the calm run, whose weights are expected
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[list[Host]]:
+    """A head, two workers and a laptop."""
+    if not available():
+        pytest.skip("network namespaces need root and iproute2")
+    with hosts(["head", "worker1", "worker2", "laptop"]) as made:
+        for host in made[:-1]:
+            start_ray(host, made[0], TOKEN)
+        yield made
+
+
+def submission(machines: list[Host], run: str, *more: str) -> list[str]:
+    head = machines[0]
+    own = ["python", "-m", "jobs.submit", f"--address=http://{head.address}:8265", "--"]
+    return [
+        *own,
+        *TRAINING,
+        f"--storage={head.folder}/storage",
+        f"--data-dir={head.folder}/tfds",
+        f"--run-name={run}",
+        *more,
+    ]
+
+
+def test_submitted_from_outside_both_models_train_on_hosts_that_share_nothing(
+    calm: dict[str, str], machines: list[Host]
+) -> None:
+    *cluster, laptop = machines
+    code, stdout, stderr = laptop.run(*submission(machines, "calm", "--seeds=2"), environment=TOKEN)
+    assert code == 0, stderr
+    assert hashes(stdout) == calm
+    assert "MB of code" in stderr
+    assert len(trained_on(cluster[0].folder / "storage/runs/calm")) == 3
+    assert "canary" not in stdout + stderr
+    for host in cluster[1:]:  # neither data nor results are there
+        assert not list(host.folder.rglob("*.tfrecord*")) + list(host.folder.rglob("?*.keras"))
+    assert not list(laptop.folder.rglob("?*.keras"))
+
+
+def kill(host: Host) -> None:
+    host.kill()
+
+
+def cut(host: Host) -> None:
+    """For longer than the head waits for its answer."""
+    host.set_link("down")
+
+
+@pytest.mark.parametrize("lose", [cut, kill])
+def test_when_a_host_is_lost_in_training_the_result_is_the_same(
+    calm: dict[str, str], machines: list[Host], lose: Callable[[Host], None]
+) -> None:
+    *cluster, laptop = machines
+    run = cluster[0].folder / f"storage/runs/{lose.__name__}"
+    submitted = laptop.start(*submission(machines, lose.__name__, "--seeds=2"), environment=TOKEN)
+    worker = cluster[1 if lose is cut else 2]
+    wait_until(lambda: worker.name in trained_on(run), "no trial is trained there")
+    lose(worker)
+    stdout, stderr = submitted.communicate(timeout=150)
+    worker.set_link("up")
+    assert submitted.returncode == 0, stderr
+    assert "(node lost); resuming at epoch" in stderr, stderr
+    assert hashes(stdout) == calm
+
+
+def trained_on(run: Path) -> dict[str, set[str]]:
+    """By host, the trials of which an attempt there has come to its fifth epoch."""
+    host_of: dict[str, str] = {}
+    found: dict[str, set[str]] = {}
+    for event in history_of(run):
+        if event["event"] == "started":
+            host_of[event["trial"]] = event["node"].partition("/")[0]
+        elif event["event"] == "epoch" and event["epoch"] >= 5:
+            found.setdefault(host_of[event["trial"]], set()).add(event["trial"])
+    return found

@@ -1,0 +1,74 @@
+"""One trial on several nodes comes to what one node does with as many replicas, also when one of them is killed."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.clusters import wait_until
+from tests.support.job import at, hashes, history_of, pid_of, start, starts_of, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
+
+SHORT = "--epochs=12"
+
+
+@pytest.fixture(scope="module")
+def one_node(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("one-node")
+    code, stdout, stderr = train(*at(ray_address, data_dir, home), SHORT, "--cpu-replicas=2", home=home)
+    assert code == 0, stderr
+    return hashes(stdout)
+
+
+def test_two_nodes_come_to_the_weights_of_two_replicas_on_one(
+    one_node: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    command = (*at(ray_address, data_dir, tmp_path), SHORT, "--nodes-per-trial=2")
+    code, stdout, stderr = train(*command, home=tmp_path)
+    assert code == 0, stderr
+    assert "1 lane(s) of 1 CPU(s) on each of 2 nodes" in stderr
+    assert hashes(stdout) == one_node
+    (started, *_) = [event for event in history_of(tmp_path / "runs/r") if event["event"] == "started"]
+    assert started["devices"] == ["0/CPU:0", "1/CPU:0"]
+
+
+@pytest.mark.parametrize("which", ["first", "other"])
+def test_when_a_process_of_the_group_is_killed_it_begins_again_from_the_checkpoint(
+    one_node: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path, which: str
+) -> None:
+    command = (*at(ray_address, data_dir, tmp_path), SHORT, "--models=keras", "--nodes-per-trial=2")
+    driver = start(*command, home=tmp_path)
+    first = pid_of("keras-s0", tmp_path / "runs/r", epoch=5)
+    os.kill(first if which == "first" else other(), signal.SIGKILL)
+    stdout, stderr = driver.communicate(timeout=150)
+    assert driver.returncode == 0, stderr
+    assert "attempt 1 of keras-s0 died (worker killed); resuming at epoch" in stderr
+    assert starts_of("keras-s0", tmp_path / "runs/r")[1] >= 4
+    assert hashes(stdout) == {"keras-s0": one_node["keras-s0"]}
+    wait_until(lambda: not others(), "a process of the group is left", 20)
+
+
+def test_all_of_a_group_end_early_together_when_time_is_up(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--nodes-per-trial=2", "--epochs=100000")
+    code, _, stderr = train(*command, "--max-seconds=12", home=tmp_path)
+    assert code == 0, stderr
+    assert "of 100000 epochs: time was up" in stderr
+
+
+def other() -> int:
+    (process,) = others()
+    return process.pid
+
+
+def others() -> list[psutil.Process]:
+    """Below the cluster of these tests."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "ray::_run_beside" in process.cmdline():
+                found.append(process)
+    return found

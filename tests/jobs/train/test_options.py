@@ -1,0 +1,164 @@
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.console.exit_codes import UsageError
+from jobs.console.options import parse
+from jobs.train.__main__ import _configuration
+from jobs.train.options import TrainOptions
+from mnist_lib.errors import SpecError
+
+ROOT = Path(__file__).parents[3]
+
+
+BILLION_LAUGHS = "l0: &l0 [lol]\n" + "".join(f"l{n}: &l{n} [{','.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 10))
+
+
+def options(*arguments: str) -> TrainOptions:
+    parsed: TrainOptions = parse("jobs.train", TrainOptions, arguments)
+    return parsed
+
+
+def test_without_arguments_both_models_train_on_mnist_mini() -> None:
+    assert [trial.id for trial in options().trials()] == ["keras-s0", "scratch-s0"]
+    assert options() == TrainOptions()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds"),
+    [
+        ([], [0]),
+        (["--seeds=3"], [0, 1, 2]),
+        (["--seeds=2", "--seed=7"], [7, 8]),
+        (["--seeds=4,8"], [4, 8]),
+        (["--seeds=5,"], [5]),
+    ],
+)
+def test_seeds_are_a_count_or_a_list(arguments: list[str], seeds: list[int]) -> None:
+    assert [trial.seed for trial in options("--models=keras", *arguments).trials()] == seeds
+
+
+@pytest.mark.parametrize("seeds", ["0", "-1", "100001", "2,2"])
+def test_impossible_seeds_are_refused(seeds: str) -> None:
+    with pytest.raises(SpecError, match="seeds"):
+        options(f"--seeds={seeds}").trials()
+
+
+def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        yaml.safe_dump({"epochs": 7, "batch_size": 32, "seeds": [1, 3], "models": ["scratch"], "json": True})
+    )
+    parsed = options("--config", str(file), "--epochs", "9")
+    assert (parsed.epochs, parsed.batch_size, parsed.seeds, parsed.models, parsed.json) == (
+        9,
+        32,
+        (1, 3),
+        ("scratch",),
+        True,
+    )
+    assert parsed.dataset == "mnist-mini"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("epoch: 3\n", "--epoch is not an option; did you mean --epochs?"),
+        ("epochs: 1.5\n", "expected a whole number, got 1.5"),
+        ("models: [1, 2]\n", "models: expected names, as in a,b, got [1, 2]"),
+        ("models: 5\n", "models: expected names, as in a,b, got 5"),
+        ("seeds: true\n", "seeds: expected a whole number, got True"),
+        ("seeds: 1.5\n", "seeds: expected a whole number, got 1.5"),
+        ("learning_rate: true\n", "learning_rate: expected a number, got True"),
+        ("plan: maybe\n", "not boolean: maybe"),
+        ("dataset: !!python/object/apply:os.system ['touch canary']\n", "python"),
+        ("[", "config"),
+        ("models: " + "[" * 1_000, "config"),
+        (BILLION_LAUGHS, "expected no aliases, as in *name"),
+        ("epochs: 3 #" + "x" * 1_100_000, "expected a file of at most 100,000 characters, got 1,100,011"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(content)
+    begin = time.monotonic()
+    with pytest.raises(UsageError) as error:
+        options("--config", "config.yaml")
+    assert time.monotonic() - begin < 1
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epoch", "3"], "--epoch is not an option; did you mean --epochs?"),
+        (["--zzz"], "--zzz is not an option; --help lists all"),
+        (["--dataset", "mnits"], "dataset: 'mnits' is not known; did you mean mnist?"),
+        (["--models", "keras,scrach"], "model: 'scrach' is not known; did you mean scratch?"),
+        (["--epochs", "0"], "epochs: expected a whole number from 1 to 100000, got 0"),
+        (["--epochs", "x"], "--epochs: expected a whole number, got 'x'"),
+        (["--learning-rate", "nan"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got nan"),
+        (["--learning-rate", "1e-50"], "learning_rate: expected a number from 1.2e-38"),
+        (["--seeds", " "], "--seeds: expected a whole number, got ' '"),
+        (["--cpus-per-trial", "0"], "cpus_per_trial: expected a whole number from 1 to 4096, got 0"),
+        (["--gpus-per-trial", "-1"], "gpus_per_trial: expected a whole number from 0 to 64, got -1"),
+        (["--run-name", "../x"], "run_name: expected"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_within_2_seconds_and_ray_is_not_even_loaded(
+    arguments: list[str], said: str
+) -> None:
+    code = (
+        "import sys; from jobs.train.__main__ import main; status = main(sys.argv[1:]);"
+        "assert not {'ray', 'tensorflow', 'numpy'} & set(sys.modules); sys.exit(status)"
+    )
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert time.monotonic() - begin < 2
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error[E-USAGE] ")
+    assert said in line
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "110"},
+    )
+    entries = [" ".join(entry.split()) for entry in done.stdout.split("\n  -")]
+    for field in dataclasses.fields(TrainOptions):
+        name = f"-{field.name.replace('_', '-')}"
+        (entry,) = [entry for entry in entries if entry.startswith((f"{name} ", f"{name},"))]
+        told = "(default: " in entry
+        assert told == (
+            (field.default is not None and field.default is not False) or "(default: " in field.metadata["help"]
+        )
+
+
+def test_the_configuration_that_a_run_leaves_gives_the_same_options_again(tmp_path: Path) -> None:
+    given = options("--seeds=4,8", "--learning-rate=0.1", "--allow-cpu", "--data-dir=/data", "--cpus-per-trial=2")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(_configuration(given)))
+    assert options("--config", str(tmp_path / "config.yaml")) == given
+
+
+def test_a_flag_can_be_taken_back_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("json: true\n")
+    assert options("--config", str(tmp_path / "config.yaml")).json
+    assert not options("--config", str(tmp_path / "config.yaml"), "--no-json").json

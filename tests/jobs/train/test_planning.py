@@ -1,0 +1,51 @@
+"""What `--plan` tells, beside what then happens."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.job import ROOT, train
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_calibrated_plan_tells_about_how_long_the_run_takes(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    command = (
+        "--address",
+        ray_address,
+        "--data-dir",
+        data_dir,
+        "--epochs=60",
+        "--gpus-per-trial=0",
+        "--no-report",
+        "--json",
+    )
+    code, stdout, stderr = train(*command, "--calibrate", home=tmp_path)
+    assert code == 0, stderr
+    expected = json.loads(stdout)["expected"]
+    assert set(expected["images_per_second"]) == {"keras", "scratch"}
+    begin = time.monotonic()
+    assert train(*command, "--storage", tmp_path, home=tmp_path)[0] == 0
+    assert 0.4 < (time.monotonic() - begin) / expected["seconds"] < 2.5
+
+
+def test_a_plan_for_this_machine_is_that_of_ray_but_starts_none(tmp_path: Path) -> None:
+    code, stdout, stderr = train("--plan", "--json", "--seeds=3", home=tmp_path)
+    assert (code, stderr) == (0, "")
+    assert not list(tmp_path.iterdir())  # Ray would have written there
+    document = json.loads(stdout)
+    assert [trial for lane in document["lanes"] for trial in lane] == [
+        f"{model}-s{seed}" for model in ("keras", "scratch") for seed in range(3)
+    ]
+    script = (
+        "from cluster.connection.session import session; from cluster.lanes.resources import live_nodes\n"
+        "with session(None, []): nodes = live_nodes()\n"
+        "print(nodes[0].cpus, nodes[0].gpus)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    (planned,) = document["nodes"]
+    assert found.stdout.split() == [str(planned["cpus"]), str(planned["gpus"])]

@@ -1,0 +1,73 @@
+"""What a run stores, where, and what is there when its driver dies meanwhile."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.models import __main__ as models
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.storage import open_storage
+from tests.support.job import train
+from tests.support.store.invariants import all_verified, champion_verified
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as Ray sets it
+    code, _, stderr = train(home=tmp_path)
+    assert code == 2
+    assert "storage: expected an absolute path" in stderr
+
+
+@pytest.mark.parametrize("place", ["publish.before_run", "publish.before_commit", "promote.before_append"])
+def test_a_driver_that_dies_while_it_stores_leaves_nothing_half_and_the_same_command_stores_each_model_once(
+    ray_address: str, data_dir: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (
+        *("--address", ray_address, "--data-dir", data_dir, "--dataset=sklearn-digits", "--models=keras", "--epochs=2"),
+        *("--storage", tmp_path, "--run-name=nightly", "--json", "--allow-cpu"),
+    )
+    monkeypatch.setenv("MNIST_FAILPOINT", place)
+    assert train(*command, home=tmp_path)[0] == 86
+    objects = LocalObjects(tmp_path)
+    before = all_verified(objects)
+    assert before == ([1] if place == "promote.before_append" else [])
+    monkeypatch.delenv("MNIST_FAILPOINT")
+    code, stdout, stderr = train(*command, home=tmp_path)
+    assert code == 0, stderr
+    version = json.loads(stdout)["models"]["keras"]["version"]
+    assert all_verified(objects) == [version]
+    assert champion_verified(objects) == version
+    folders = {name.split("/")[3] for name in objects.names("models/keras/versions")}
+    assert folders == {str(version)}
+
+
+def test_i12_a_run_is_stored_in_a_bucket_with_its_report_and_no_secret_is_in_what_it_leaves_or_says(
+    ray_address: str, data_dir: Path, tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, stdout, stderr = train(
+        *("--address", ray_address, "--data-dir", data_dir, "--dataset=sklearn-digits", "--models=keras", "--epochs=2"),
+        *("--storage", s3, "--run-name=nightly", "--verbose", "--allow-cpu"),
+        home=tmp_path,
+    )
+    assert code == 0, stderr
+    assert f"The run is in {s3}/runs/nightly" in stdout
+    assert f"keras@1, which is keras-s0, is in {s3}/models/keras/versions/1" in stdout
+    objects = open_storage(s3)
+    names = list(objects.names(""))
+    for name in ("config.yaml", "history.jsonl", "summary.json", "trials/keras-s0/result.json", "report.html"):
+        assert f"runs/nightly/{name}" in names
+    assert "index.html" in names
+    events = [json.loads(line)["event"] for line in (objects.read("runs/nightly/history.jsonl") or b"").splitlines()]
+    assert events == ["started", "epoch", "epoch", "ended"]
+    manifest = json.loads(objects.read("models/keras/versions/1/manifest.json") or b"")
+    assert [epoch["epoch"] for epoch in manifest["history"]] == [1, 2]
+    assert set(manifest["code"]) >= {"sha256"}
+    assert models.main(["verify", "--all", "--storage", s3]) == 0
+    assert models.main(["champion", "--storage", s3]) == 0
+    said = stdout + stderr + "".join(capsys.readouterr())
+    assert "keras@1 since" in said
+    assert "canary" not in said
+    assert not [name for name in names if b"canary" in (objects.read(name) or b"")]

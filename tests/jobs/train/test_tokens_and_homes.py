@@ -1,0 +1,91 @@
+"""Who may join a cluster, and machines on which there is no home to keep a token in."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.job import ROOT, train
+from tests.support.local_cluster import Cluster, local_cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
+
+TOKEN = "canary-of-a-token-" + 32 * "a"
+SHORT = ("--models=scratch", "--epochs=1", "--run-name=r")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("guarded")
+    with local_cluster(folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "none is sent; set RAY_AUTH_MODE=token and put its token"),
+        ({"RAY_AUTH_MODE": "token"}, "none is found here; put its token"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-another"}, "the token in RAY_AUTH_TOKEN is not the"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "RAY_AUTH_TOKEN_PATH names /nowhere, which"),
+    ],
+    ids=["no mode", "no token", "another token", "no file"],
+)
+def test_f20_without_the_token_a_line_says_what_to_set_and_never_the_token(
+    guarded: Cluster, data_dir: Path, tmp_path: Path, environment: dict[str, str], said: str
+) -> None:
+    where = ("--address", guarded.address, "--data-dir", data_dir, "--storage", tmp_path / "results", "-v")
+    code, stdout, stderr = train(*where, *SHORT, home=tmp_path, **environment)
+    assert code == 8, stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith(f"error[E-AUTH] {guarded.address}: ")
+    assert said in last
+    assert "canary" not in stdout + stderr
+
+
+@pytest.mark.parametrize("address", ["explicit", "auto"])
+def test_f20_with_a_wrong_token_in_its_home_it_is_that_file_which_is_named_and_with_the_right_one_it_runs(
+    guarded: Cluster, data_dir: Path, tmp_path: Path, address: str
+) -> None:
+    at = guarded.address if address == "explicit" else "auto"
+    command = ("--address", at, "--data-dir", data_dir, "--storage", tmp_path / "results", *SHORT)
+    file = tmp_path / ".ray/auth_token"
+    file.parent.mkdir()
+    file.write_text("canary-of-another")
+    mode = {"RAY_AUTH_MODE": "token", "RAY_ADDRESS": guarded.address}
+    code, stdout, stderr = train(*command, home=tmp_path, **mode)
+    assert code == 8, stderr
+    assert "the token in ~/.ray/auth_token is not the cluster's" in stderr
+    file.write_text(TOKEN)
+    code, stdout, stderr = train(*command, home=tmp_path, **mode)
+    assert code == 0, stderr
+    assert "canary" not in stdout + stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != file and b"canary" in p.read_bytes()]
+
+
+def test_f21_without_a_home_it_runs(data_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.train", f"--storage={tmp_path}/results", f"--data-dir={data_dir}", *SHORT]
+    plain = ["env", "-u", "HOME", "-u", "RAY_AUTH_MODE", f"MNIST_TEST_PROCESS={tmp_path}", *command]
+    done = subprocess.run(plain, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_f21_with_a_home_that_cannot_be_written_it_runs_and_says_what_is_not_kept(tmp_path: Path) -> None:
+    """Neither Ray's token nor the prepared dataset has a place there."""
+    (tmp_path / "home").mkdir()
+    command = f"{sys.executable} -m jobs.train --storage={tmp_path}/results {' '.join(SHORT)}"
+    run = f"mount -t tmpfs -o ro none {tmp_path}/home && env -u RAY_AUTH_MODE {command}"
+    environment = [f"HOME={tmp_path}/home", f"MNIST_TEST_PROCESS={tmp_path}"]
+    done = subprocess.run(
+        ["unshare", "-m", "env", *environment, "sh", "-c", run], cwd=ROOT, capture_output=True, text=True
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("mount namespaces are not to be had here")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "its folder cannot be written, so the next run will prepare it again; name one with --data-dir" in done.stderr
+    )
+    assert not list((tmp_path / "home").iterdir())

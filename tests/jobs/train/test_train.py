@@ -1,0 +1,167 @@
+"""The whole job: real processes, real clusters, real digits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_lib.data.split import Dataset
+from tests.support.figures import assert_says_what_the_summary_says
+from tests.support.job import ROOT, history_of, summary_of, train
+from tests.support.stored import correct_of_stored, counts_of_summary
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def gpu_run(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Both models with two seeds, one logical GPU a trial: three lanes on two nodes."""
+    home = tmp_path_factory.mktemp("gpus")
+    arguments = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
+    return summary_of(*arguments, home=home), home
+
+
+def test_a_run_over_two_nodes_counts_every_test_image_of_every_trial(gpu_run: tuple[dict[str, Any], Path]) -> None:
+    summary, _ = gpu_run
+    assert [trial["id"] for trial in summary["trials"]] == ["keras-s0", "keras-s1", "scratch-s0", "scratch-s1"]
+    assert all(trial["status"] == "ok" and trial["test"]["total"] == 1_000 for trial in summary["trials"])
+    assert len({trial["node"] for trial in summary["trials"]}) == 2
+    for name, floor in (("keras", 0.9), ("scratch", 0.3)):
+        model = summary["models"][name]
+        accuracies = [trial["test_accuracy"] for trial in summary["trials"] if trial["model"] == name]
+        assert model["mean_test_accuracy"] == pytest.approx(np.mean(accuracies))
+        assert model["std_test_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+        assert model["highest_test_accuracy"] == max(accuracies)
+        assert model["mean_test_accuracy"] > floor
+        assert model["ensemble_test"]["total"] == 1_000
+
+
+def test_each_task_sees_just_the_gpu_that_it_was_granted(gpu_run: tuple[dict[str, Any], Path]) -> None:
+    """Three lanes ran at once, so their (node, GPU) pairs are distinct; a lane's trials share its pair."""
+    summary, _ = gpu_run
+    assert all(len(trial["gpus"]) == 1 and trial["replicas"] == 1 for trial in summary["trials"])
+    assert len({(trial["node"], trial["gpus"][0]) for trial in summary["trials"]}) == 3
+
+
+def test_the_same_seeds_give_the_same_weights_again_on_a_cluster_without_gpus(
+    gpu_run: tuple[dict[str, Any], Path], ray_address_without_gpus: str, data_dir: Path, tmp_path: Path
+) -> None:
+    common = ("--address", ray_address_without_gpus, "--data-dir", data_dir, "--seeds=2", "--epochs=20")
+    summary = summary_of(*common, home=tmp_path)
+    assert not any(trial["gpus"] for trial in summary["trials"])
+    hashes = [[trial["weights_sha256"] for trial in run["trials"]] for run in (gpu_run[0], summary)]
+    assert hashes[0] == hashes[1]
+
+
+def test_two_gpus_a_trial_are_two_replicas(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    summary = summary_of(
+        *("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--gpus-per-trial=2", "--allow-cpu"),
+        home=tmp_path,
+    )
+    (trial,) = summary["trials"]
+    assert (trial["replicas"], trial["devices"], sorted(trial["gpus"])) == (2, ["CPU:0", "CPU:1"], ["0", "1"])
+
+
+def test_a_run_leaves_its_configuration_its_history_and_a_result_for_each_trial(
+    gpu_run: tuple[dict[str, Any], Path],
+) -> None:
+    summary, home = gpu_run
+    folder = home / "results/runs" / summary["run"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["epochs"] == 20
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    for trial in summary["trials"]:
+        own = [entry["event"] for entry in history if entry["trial"] == trial["id"]]
+        assert own == ["started", *["epoch"] * 20, "ended"]
+        assert json.loads((folder / "trials" / trial["id"] / "result.json").read_text()) == trial
+
+
+def test_a_run_leaves_a_report_that_says_what_its_summary_says_and_an_index_that_leads_to_it(
+    gpu_run: tuple[dict[str, Any], Path],
+) -> None:
+    summary, home = gpu_run
+    report = home / "results/runs" / summary["run"] / "report.html"
+    assert_says_what_the_summary_says(report.read_text(), summary)
+    assert sorted(path.name for path in (report.parent / "plots").iterdir()) == [
+        *("accuracy.png", "calibration.png", "confusion-keras.png", "confusion-scratch.png"),
+        *("learning-curves.png", "time-line.png"),
+    ]
+    assert f'href="runs/{summary["run"]}/report.html"' in (home / "results/index.html").read_text()
+
+
+def test_the_report_of_a_versions_run_is_opened_in_a_browser(
+    gpu_run: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    summary, home = gpu_run
+    command = [sys.executable, "-m", "jobs.models", "show", "keras", "--open", f"--storage={home}/results"]
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    environment = {**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(tmp_path)}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    report = home / "results/runs" / summary["run"] / "report.html"
+    assert f"report   {report}" in shown.stdout
+    opened = Path((tmp_path / "opened").read_text().strip().removeprefix("file://"))
+    assert opened.read_bytes() == report.read_bytes()
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_tensorboard_shows_of_every_trial_what_the_history_tells(gpu_run: tuple[dict[str, Any], Path]) -> None:
+    summary, home = gpu_run
+    folder = home / "results/runs" / summary["run"]
+    for trial in summary["trials"]:
+        epochs = [e for e in history_of(folder) if (e["event"], e["trial"]) == ("epoch", trial["id"])]
+        (path,) = (folder / "trials" / trial["id"] / "tb").iterdir()
+        seen = EventAccumulator(str(path)).Reload()
+        losses = [(loss.step, loss.value) for loss in seen.Scalars("loss")]
+        assert losses == [(epoch["epoch"], np.float32(epoch["loss"])) for epoch in epochs]
+        validated = [epoch["validation"]["correct"] / epoch["validation"]["total"] for epoch in epochs]
+        assert [a.value for a in seen.Scalars("accuracy/validation")] == np.asarray(validated, np.float32).tolist()
+        assert len(seen.Tags()["images"]) == 10
+
+
+def test_the_stored_models_give_the_counts_of_the_summary_without_this_project(
+    gpu_run: tuple[dict[str, Any], Path], digits: Dataset
+) -> None:
+    summary, home = gpu_run
+    storage, expected = home / "results", counts_of_summary(summary)
+    assert correct_of_stored(summary, storage, digits.test.images, digits.test.labels) == expected
+    for name, model in summary["models"].items():
+        predicted = np.load(storage / "models" / name / "versions" / str(model["version"]) / "predictions.npz")
+        assert (predicted["predictions"] == predicted["labels"]).sum() == expected[name]
+
+
+def test_what_a_run_stored_is_evaluated_again_by_loaded_weights_and_by_the_stored_file(
+    gpu_run: tuple[dict[str, Any], Path], data_dir: Path
+) -> None:
+    summary, home = gpu_run
+    command = [sys.executable, "-m", "jobs.models", "evaluate", "--json", f"--storage={home}/results"]
+    for name in summary["models"]:
+        test = next(t["test"] for t in summary["trials"] if t["id"] == summary["models"][name]["best_trial"])
+        for more in ([], ["--trust"]):
+            arguments = [*command, name, f"--data-dir={data_dir}", *more]
+            done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+            found = json.loads(done.stdout)
+            assert (found["test"], found["matching"]) == (test, test["total"])
+            assert found["max_difference"] < 1e-4
+
+
+def test_on_a_cluster_of_its_own_a_run_ends_with_a_table_and_where_things_are(data_dir: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = train(
+        *("--dataset=sklearn-digits", "--data-dir", data_dir, "--storage", tmp_path / "results", "--run-name=first"),
+        home=tmp_path,
+    )
+    assert code == 0, stderr
+    for said in ("360 test images of sklearn-digits", "keras-s0", "scratch-s0", "95% interval", "results/runs/first"):
+        assert said in stdout
+    assert "\x1b" not in stdout + stderr
+    assert "Traceback" not in stderr
+    assert (tmp_path / "results/models/keras/versions/1/model.keras").is_file()
+    assert (tmp_path / "results/models/scratch/versions/1/saved_model/saved_model.pb").is_file()

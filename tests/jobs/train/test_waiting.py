@@ -1,0 +1,77 @@
+"""Runs that have to wait, or that must not begin or go on for ever."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.clusters import every_cpu_taken, own_cluster
+from tests.support.job import (
+    at,
+    hashes,
+    history_of,
+    start,
+    train,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
+
+
+def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_4(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    with every_cpu_taken(600):
+        code, _, stderr = train(*at(ray_address, data_dir, tmp_path), "--wait-for-resources=12", home=tmp_path)
+    assert code == 4, stderr
+    lines = stderr.splitlines()
+    assert any("waiting for" in line and "at most 12 (--wait-for-resources)" in line for line in lines), stderr
+    assert any("0 of 2 CPU(s), 2 of 2 GPU(s) free" in line for line in lines), stderr
+    assert lines[-1].startswith("error[E-RESOURCES] ")
+    assert "wait longer with --wait-for-resources" in lines[-1]
+
+
+def test_f15_a_node_that_joins_late_lets_the_run_begin(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
+    with own_cluster(cpus=0) as cluster:
+        command = (*at(cluster.address, data_dir, tmp_path), "--models=scratch")
+        refused = train(*command, home=tmp_path)
+        assert refused[0] == 4
+        assert "the largest node has 0; add a node with CPUs" in refused[2]
+        driver = start(*command, "--wait-for-resources=60", home=tmp_path)
+        time.sleep(5)
+        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        stdout, stderr = driver.communicate(timeout=100)
+    assert driver.returncode == 0, stderr
+    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+
+
+OTHER_VERSION = """
+from importlib import metadata
+version = metadata.version
+metadata.version = lambda name: "2.20.0" if name == "tensorflow" else version(name)
+"""
+
+
+def test_f22_other_versions_on_the_workers_are_refused_before_training(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    code, _, stderr = train(*at(ray_address, data_dir, tmp_path), home=tmp_path, prelude=OTHER_VERSION)
+    assert code == 8, stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith("error[E-CLUSTER-VERSIONS] the worker on ")
+    assert "tensorflow 2.21.0 there, 2.20.0 here; install requirements/runtime.lock on every node" in last
+    assert not [event for event in history_of(tmp_path / "runs/r") if event["event"] == "started"]
+
+
+def test_a_run_whose_time_is_up_trains_fewer_epochs_and_says_so(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100000", "--max-seconds=12")
+    begin = time.monotonic()
+    code, stdout, stderr = train(*command, home=tmp_path)
+    assert code == 0, stderr
+    assert time.monotonic() - begin < 40
+    (trial,) = json.loads(stdout)["trials"]
+    assert 1 <= trial["trained_epochs"] < 100_000
+    assert f"after {trial['trained_epochs']} of 100000 epochs: time was up" in stderr
+    assert trial["test"]["total"] == 1_000

@@ -1,0 +1,260 @@
+"""What is loaded is what was trained; and what anybody may have put into a store does nothing."""
+
+import io
+import json
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from mnist_lib.catalog import MODELS
+from mnist_lib.data.split import Dataset
+from mnist_lib.errors import IntegrityError
+from mnist_lib.export.loading import load, load_trusted
+from mnist_lib.models.model import build_model
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.versions import Version
+
+pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
+
+Members = dict[str, bytes]
+
+
+def stored(name: str, folder: Path, change: Callable[[Members], None] = lambda files: None) -> Version:
+    """A version of initial weights, whose files were changed by somebody who can commit them."""
+    spec = TrialSpec.of(name, hidden_units=16)
+    model = build_model(spec, (28, 28, 1))
+    weights = model.initial_weights(1)
+    files = model.files(weights)
+    manifest = {
+        "spec": asdict(spec),
+        "dataset": {"image_shape": [28, 28, 1]},
+        "weights_sha256": model.stored(weights).sha256(),
+    }
+    files["manifest.json"] = json.dumps(manifest).encode()
+    change(files)
+    return publish(LocalObjects(folder), name, "r", files, {})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_version_predicts_what_the_stored_file_does(name: str, tmp_path: Path, digits: Dataset) -> None:
+    version, objects = stored(name, tmp_path), LocalObjects(tmp_path)
+    images = digits.test.images[:1_001]
+    predicted = load(objects, version)(images)
+    assert predicted.shape == (len(images), 10)
+    np.testing.assert_allclose(predicted, load_trusted(objects, version)(images), atol=1e-5)
+
+
+def test_weights_that_are_not_those_of_the_manifest_are_refused(tmp_path: Path) -> None:
+    def other_weights(files: Members) -> None:
+        spec = TrialSpec.of("scratch", hidden_units=16)
+        model = build_model(spec, (28, 28, 1))
+        files["weights.npz"] = model.files(model.initial_weights(2))["weights.npz"]
+
+    version = stored("scratch", tmp_path, other_weights)
+    with pytest.raises(IntegrityError, match=r"scratch@1: expected weights with sha256 \w{64}, got \w{64}"):
+        load(LocalObjects(tmp_path), version)
+
+
+def test_a_flipped_byte_is_found_before_anything_is_opened(tmp_path: Path) -> None:
+    version = stored("keras", tmp_path)
+    path = tmp_path / "models/keras/versions/1/model.keras"
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+    with pytest.raises(IntegrityError, match=r"keras@1: model.keras: expected sha256"):
+        load(LocalObjects(tmp_path), version)
+
+
+def unzipped(content: bytes) -> Members:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", compression) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return content.getvalue()
+
+
+def with_layer(layer: dict[str, Any]) -> Callable[[Members], None]:
+    """One more layer in the configuration."""
+
+    def change(files: Members) -> None:
+        members = unzipped(files["model.keras"])
+        config = json.loads(members["config.json"])
+        config["config"]["layers"].append(layer)
+        files["model.keras"] = zipped({**members, "config.json": json.dumps(config).encode()})
+
+    return change
+
+
+def with_member(name: str, content: bytes) -> Callable[[Members], None]:
+    def change(files: Members) -> None:
+        members = {**unzipped(files["model.keras"]), name: content}
+        files["model.keras"] = zipped(members, zipfile.ZIP_DEFLATED)
+
+    return change
+
+
+def with_weights(change_file: Callable[[h5py.File], None]) -> Callable[[Members], None]:
+    def change(files: Members) -> None:
+        members = unzipped(files["model.keras"])
+        content = io.BytesIO(members["model.weights.h5"])
+        with h5py.File(content, "r+") as file:
+            change_file(file)
+        files["model.keras"] = zipped({**members, "model.weights.h5": content.getvalue()})
+
+    return change
+
+
+def external_storage(file: h5py.File) -> None:
+    """The numbers of a layer are in another file."""
+    del file["layers/dense/vars/1"]
+    file["layers/dense/vars"].create_dataset("1", (16,), "float32", external=[("/etc/passwd", 0, 64)])
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((16,), "float32")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (16,))
+    del file["layers/dense/vars/1"]
+    file["layers/dense/vars"].create_virtual_dataset("1", layout)
+
+
+def external_link(file: h5py.File) -> None:
+    del file["layers/dense/vars/1"]
+    file["layers/dense/vars/1"] = h5py.ExternalLink("/etc/passwd", "x")
+
+
+def soft_link(file: h5py.File) -> None:
+    file["layers/more"] = h5py.SoftLink("/layers")
+
+
+def loop(file: h5py.File) -> None:
+    file["layers/again"] = file["layers"]
+
+
+def compressed_bomb(file: h5py.File) -> None:
+    del file["layers/dense/vars/1"]
+    file["layers/dense/vars"].create_dataset("1", (1 << 31,), "uint8", compression="gzip", chunks=(1 << 20,))
+
+
+def never_written(file: h5py.File) -> None:
+    """No byte is in the file, four gigabytes come out."""
+    del file["layers/dense/vars/1"]
+    file["layers/dense/vars"].create_dataset("1", (1 << 30,), "float32")
+
+
+CODE: dict[str, Any] = keras.saving.serialize_keras_object(keras.layers.Lambda(lambda x: open("canary", "w") and x))  # noqa: SIM115, PTH123
+LAMBDA: dict[str, Any] = {**CODE, "build_config": {"input_shape": [None, 10]}}
+TFSM: dict[str, Any] = {
+    "module": "keras.layers",
+    "class_name": "TFSMLayer",
+    "config": {"name": "served", "filepath": "/tmp/saved_model", "call_endpoint": "serve"},
+    "registered_name": None,
+}
+
+
+def manifest_of(image_shape: tuple[int, int, int] = (28, 28, 1), **changes: Any) -> bytes:
+    spec = {**asdict(TrialSpec.of("keras")), **changes}
+    return json.dumps({"spec": spec, "dataset": {"image_shape": image_shape}, "weights_sha256": ""}).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_layer(LAMBDA), "expected the layers .*, got .*Lambda"),
+        (with_layer(TFSM), "expected the layers .*, got .*TFSMLayer"),
+        (
+            with_member("../../canary", b"slip"),
+            "expected config.json, metadata.json, model.weights.h5, got ../../canary",
+        ),
+        (with_member("/tmp/canary", b"slip"), "expected config.json, metadata.json, model.weights.h5, got /tmp/canary"),
+        (with_member("model.weights.h5", bytes(1 << 30)), "expected at most .* bytes, got 1,073,741,824"),
+        (with_member("config.json", b"[" * (1 << 21)), "config.json: expected at most 1,048,576 bytes, got 2,097,152"),
+        (with_member("config.json", b"[" * (1 << 19)), "config.json: expected that of a Sequential of layers"),
+        (with_weights(external_storage), "expected plain numbers"),
+        (with_weights(virtual), "expected plain numbers"),
+        (with_weights(external_link), "is a link to elsewhere"),
+        (with_weights(soft_link), "is a link to elsewhere"),
+        (with_weights(loop), "expected plain numbers|one too many"),
+        (with_weights(compressed_bomb), "expected plain numbers, .* bytes in all"),
+        (with_weights(never_written), "expected plain numbers, .* bytes in all"),
+        (with_member("model.weights.h5", b"\x89HDF\r\n\x1a\n" + bytes(1000)), "expected an HDF5 file"),
+        (lambda files: files.update({"model.keras": b"PK\3\4"}), "expected a zip archive"),
+        (lambda files: files.pop("model.keras"), "expected a file model.keras"),
+        (
+            lambda files: files.update({"manifest.json": manifest_of(model="os:system")}),
+            "model: 'os:system' is not known",
+        ),
+        (
+            lambda files: files.update({"manifest.json": manifest_of(hidden_units=65_536)}),
+            "as large as its largest layer",
+        ),
+        (lambda files: files.update({"manifest.json": manifest_of((-28, 28, 1))}), "as large as its largest layer"),
+        (lambda files: files.update({"manifest.json": b"[]"}), "manifest.json: expected a JSON object"),
+        (lambda files: files.update({"manifest.json": b"["}), "manifest.json: expected JSON"),
+        (lambda files: files.update({"manifest.json": b"{}"}), "'spec'"),
+    ],
+)
+def test_what_somebody_else_committed_is_refused_unopened_in_no_time_and_no_memory(
+    change: Callable[[Members], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = stored("keras", tmp_path / "store", change)  # type: ignore[arg-type]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    tracemalloc.start()
+    begin = time.monotonic()
+    with pytest.raises(IntegrityError, match=rf"^keras@1: .*{message}"):
+        load(LocalObjects(tmp_path / "store"), version)
+    assert time.monotonic() - begin < 5
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100 << 20
+    assert not list(Path.cwd().iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"store", "elsewhere"}
+    assert not Path("/tmp/canary").exists()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
+
+
+GOOD: dict[str, Any] = {
+    "kernel_0": np.zeros((784, 16), np.float32),
+    "bias_0": np.zeros(16, np.float32),
+    "kernel_1": np.zeros((16, 10), np.float32),
+    "bias_1": np.zeros(10, np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            npz(**{**GOOD, "bias_1": np.array([print], object)}),
+            r"bias_1: expected plain numbers, .* got object \(1,\)",
+        ),
+        (npz(**{**GOOD, "bias_1": np.zeros(11, np.float32)}), r"expected float32 \(10,\), got float32 \(11,\)"),
+        (npz(**{**GOOD, "bias_1": np.zeros(1 << 28, np.float32)}), r"expected at most .* bytes, got 1,073,741,952"),
+        (npz(**{**GOOD, "more": np.zeros(1)}), r"got .*more.npy"),
+        (zipped({**unzipped(npz(**GOOD)), "bias_1.npy": b"not numpy"}), r"bias_1: "),
+    ],
+)
+def test_arrays_that_are_none_of_the_model_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    version = stored("scratch", tmp_path, lambda files: files.update({"weights.npz": content}))
+    with pytest.raises(IntegrityError, match=rf"^scratch@1: weights.npz: .*{message}"):
+        load(LocalObjects(tmp_path), version)

@@ -1,0 +1,121 @@
+import io
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnist_lib.catalog import MODELS
+from mnist_lib.data.split import Dataset
+from mnist_lib.models.keras_models import RandomShift
+from mnist_lib.models.model import Weights, build_model
+from mnist_lib.spec import TrialSpec
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def small(name: str) -> TrialSpec:
+    return TrialSpec.of(name, hidden_units=16)
+
+
+@each_model
+def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
+    model = build_model(small(name), (28, 28, 1))
+    first, again, other = (model.initial_weights(seed).sha256() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@each_model
+@pytest.mark.parametrize("image_shape", [(28, 28, 1), (8, 8, 1), (5, 7, 1)])
+def test_the_image_size_comes_from_the_data(name: str, image_shape: tuple[int, int, int]) -> None:
+    model = build_model(small(name), image_shape)
+    images = tf.zeros((3, *image_shape), tf.uint8)
+    weights = model.initial_weights(0)
+    for training in (False, True):
+        logits, state = model.logits(weights, images, training=training)
+        assert logits.shape == (3, 10)
+        assert [value.shape for value in state] == [value.shape for value in weights.state]
+
+
+@pytest.mark.parametrize("name", ["keras", "scratch"])
+def test_pixels_are_scaled_inside_to_0_to_1(name: str) -> None:
+    """A white image gives what the weights give for ones."""
+    model = build_model(TrialSpec.of(name, hidden_units=3), (2, 2, 1))
+    weights = model.initial_weights(0)
+    logits, _ = model.logits(weights, tf.fill((1, 2, 2, 1), tf.constant(255, tf.uint8)), training=False)
+    kernel, bias, kernel2, bias2 = (value.numpy() for value in weights.trainable)
+    np.testing.assert_allclose(logits, np.maximum(np.ones((1, 4)) @ kernel + bias, 0) @ kernel2 + bias2, rtol=1e-5)
+
+
+def stored_probabilities(name: str, folder: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """By each way in which a stored model can be used without this project."""
+    if name.startswith("keras"):
+        return {"keras": keras.saving.load_model(folder / "model.keras").predict(images, verbose=0)}
+    arrays = np.load(folder / "weights.npz")
+    hidden = np.maximum(images.reshape(len(images), -1) / np.float32(255) @ arrays["kernel_0"] + arrays["bias_0"], 0)
+    logits = hidden @ arrays["kernel_1"] + arrays["bias_1"]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    served = tf.saved_model.load(str(folder / "saved_model"))
+    (signature,) = served.signatures["serving_default"](pixels=tf.constant(images)).values()
+    return {
+        "numpy": exponentials / exponentials.sum(axis=1, keepdims=True),
+        "saved_model": served.serve(images).numpy(),
+        "signature": signature.numpy(),
+    }
+
+
+@each_model
+def test_a_stored_model_gives_the_probabilities_of_the_trained_one(name: str, digits: Dataset, tmp_path: Path) -> None:
+    model, images = build_model(small(name), digits.image_shape), digits.test.images[::10]
+    weights = model.initial_weights(3)
+    for path, content in model.files(weights).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    expected = tf.nn.softmax(model.logits(weights, tf.constant(images), training=False)[0]).numpy()
+    for way, probabilities in stored_probabilities(name, tmp_path, images).items():
+        np.testing.assert_allclose(probabilities, expected, atol=2e-6, err_msg=way)
+
+
+def test_a_random_shift_moves_each_image_whole_and_reproducibly() -> None:
+    images = np.zeros((200, 6, 6, 1), np.uint8)
+    images[:, 2, 3] = 255
+    keras.utils.set_random_seed(0)
+    shifted = RandomShift(1)(images, training=True).numpy()
+    places = {tuple(place) for place in np.argwhere(shifted[..., 0])[:, 1:]}
+    assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
+    assert (shifted.reshape(200, -1).sum(axis=1) == 255).all()
+    keras.utils.set_random_seed(0)
+    assert (RandomShift(1)(images, training=True).numpy() == shifted).all()
+    assert (RandomShift(1)(images).numpy() == images).all()
+
+
+def test_images_are_augmented_in_training_only() -> None:
+    model = build_model(small("keras-cnn"), (28, 28, 1))
+    weights = model.initial_weights(0)
+    images = tf.random.stateless_uniform((4, 28, 28, 1), [0, 0], 0, 256, tf.int32)
+    images = tf.cast(images, tf.uint8)
+    (first, _), (again, _) = (model.logits(weights, images, training=False) for _ in range(2))
+    assert (first.numpy() == again.numpy()).all()
+    (first, state), (again, _) = (model.logits(weights, images, training=True) for _ in range(2))
+    assert (first.numpy() == again.numpy()).all()  # chance is part of the state
+    (other, _) = model.logits(weights._replace(state=state), images, training=True)
+    assert (first.numpy() != other.numpy()).any()
+
+
+def test_a_weights_hash_sees_every_value_and_its_shape() -> None:
+    def hashed(*values: np.ndarray) -> str:
+        return Weights([tf.constant(value) for value in values], []).sha256()
+
+    ones = np.ones((2, 3), np.float32)
+    changed = ones.copy()
+    changed[1, 2] = np.nextafter(np.float32(1), np.float32(2))
+    assert len({hashed(ones), hashed(changed), hashed(ones.reshape(3, 2)), hashed(ones.astype(np.float64))}) == 4
+
+
+def test_the_weights_file_of_scratch_holds_no_pickled_objects() -> None:
+    files = build_model(small("scratch"), (8, 8, 1))
+    arrays = np.load(io.BytesIO(files.files(files.initial_weights(0))["weights.npz"]), allow_pickle=False)
+    assert sorted(arrays) == ["bias_0", "bias_1", "kernel_0", "kernel_1"]

@@ -1,0 +1,98 @@
+"""Each piece from scratch against Keras' own, on equal weights."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_lib.models.scratch import SGD, Adam, Dense, Optimizer, RMSprop, Sequential, softmax_cross_entropy
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+INPUTS = np.random.default_rng(0).normal(size=(32, 20)).astype(np.float32)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_dense_computes_what_keras_dense_does(activation: str | None) -> None:
+    ours = Dense(20, 7, tf.nn.relu if activation else None)
+    theirs = keras.layers.Dense(7, activation=activation)
+    theirs.build((None, 20))
+    weights = ours.initial_weights([1, 2])
+    theirs.set_weights([w.numpy() for w in weights])
+    np.testing.assert_allclose(ours(weights, INPUTS), theirs(INPUTS), rtol=1e-6)
+
+
+def test_sequential_computes_what_keras_sequential_does() -> None:
+    ours = Sequential([Dense(20, 9, tf.nn.relu), Dense(9, 4)])
+    theirs = keras.Sequential([keras.Input((20,)), keras.layers.Dense(9, activation="relu"), keras.layers.Dense(4)])
+    weights = ours.initial_weights(5)
+    theirs.set_weights([w.numpy() for w in weights])
+    np.testing.assert_allclose(ours(weights, INPUTS), theirs(INPUTS), rtol=1e-5)
+
+
+def test_the_kernel_starts_uniform_from_0_to_a_tenth_and_the_bias_at_0() -> None:
+    kernel, bias = Dense(1_000, 100).initial_weights([0, 0])
+    assert 0 <= kernel.numpy().min() < 1e-5
+    assert 0.1 - 1e-5 < kernel.numpy().max() <= 0.1
+    assert kernel.numpy().mean() == pytest.approx(0.05, abs=1e-3)
+    assert not bias.numpy().any()
+
+
+def test_initial_weights_are_a_function_of_the_seed_and_differ_between_layers() -> None:
+    network = Sequential([Dense(5, 5), Dense(5, 5)])
+    first, again, other = (network.initial_weights(seed) for seed in (1, 1, 2))
+    assert (first[0].numpy() == again[0].numpy()).all()
+    assert (first[0].numpy() != other[0].numpy()).any()
+    assert (first[0].numpy() != first[2].numpy()).any()
+
+
+@settings(deadline=None, max_examples=50)
+@given(scale=st.floats(1e-3, 1e4), seed=st.integers(0, 1_000))
+def test_the_loss_and_its_gradient_are_keras(scale: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    logits = tf.constant(generator.normal(scale=scale, size=(16, 10)).astype(np.float32))
+    labels = tf.constant(generator.integers(0, 10, 16).astype(np.uint8))
+    values, gradients = [], []
+    for loss in (
+        softmax_cross_entropy,
+        lambda z, y: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(logits, labels)
+        values.append(value.numpy())
+        gradients.append(tape.gradient(value, logits).numpy())
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-5, atol=1e-6 * max(1, scale))
+    np.testing.assert_allclose(gradients[0], gradients[1], atol=1e-5)
+
+
+def test_the_loss_of_a_confident_mistake_is_finite() -> None:
+    assert softmax_cross_entropy(tf.constant([[1e4, 0.0]]), tf.constant([1])).numpy() == pytest.approx([1e4])
+
+
+@pytest.mark.parametrize(
+    ("ours", "keras_class"),
+    [
+        (SGD(), keras.optimizers.SGD),
+        (RMSprop(), keras.optimizers.RMSprop),
+        (Adam(), keras.optimizers.Adam),
+    ],
+    ids=["sgd", "rmsprop", "adam"],
+)
+def test_an_optimizer_takes_the_steps_that_keras_takes(
+    ours: Optimizer, keras_class: type[keras.optimizers.Optimizer]
+) -> None:
+    theirs = keras_class(0.05)
+    generator = np.random.default_rng(0)
+    start = [generator.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
+    weights = [tf.constant(value) for value in start]
+    slots = ours.initial_slots(weights)
+    variables = [keras.Variable(value) for value in start]
+    for step in range(20):
+        gradients = [tf.constant(generator.normal(size=w.shape).astype(np.float32)) for w in start]
+        weights, slots = ours.update(weights, slots, gradients, tf.constant(0.05), tf.constant(step))
+        theirs.apply(gradients, variables)
+    for mine, variable in zip(weights, variables, strict=True):
+        np.testing.assert_allclose(mine, variable.numpy(), rtol=1e-5, atol=1e-6)

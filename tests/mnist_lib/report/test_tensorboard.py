@@ -1,0 +1,106 @@
+"""What TensorBoard itself reads of a real trial."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_lib.data.split import Dataset
+from mnist_lib.results import CheckpointTaken, EpochDone, Event, TrialResult
+from mnist_lib.spec import Pace, Resources, TrialSpec
+from mnist_lib.training.loop import learning_rates
+from mnist_lib.training.trial import Place, run_trials
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+SPEC = TrialSpec.of("keras", epochs=4, hidden_units=8, schedule="one-cycle")
+STEPS = 3  # of an epoch: 360 images
+
+
+def events_of(digits: Dataset, checkpoint: bytes | None = None, spec: TrialSpec = SPEC) -> list[Event]:
+    train = digits.train.take(np.arange(0, 4_000, 10))
+    dataset, resources = Dataset.of("few", "1", train, digits.test), Resources(cpus=2, cpu_replicas=2)
+    checkpoints = {spec.id: checkpoint} if checkpoint else {}
+    return list(
+        run_trials([spec], lambda: dataset, resources, Place(node="here"), Pace(checkpoint_seconds=0), checkpoints)
+    )
+
+
+@pytest.fixture(scope="module")
+def events(tensorflow: None, digits: Dataset) -> list[Event]:
+    return events_of(digits)
+
+
+def result_of(events: list[Event]) -> TrialResult:
+    assert isinstance(events[-1], TrialResult)
+    return events[-1]
+
+
+def shown(result: TrialResult, folder: Path) -> EventAccumulator:
+    (folder / f"events.out.tfevents.{result.trial}").write_bytes(result.tensorboard)
+    return EventAccumulator(str(folder)).Reload()
+
+
+def test_every_epoch_has_its_numbers_at_its_step(events: list[Event], tmp_path: Path) -> None:
+    seen, epochs = shown(result_of(events), tmp_path), [event for event in events if isinstance(event, EpochDone)]
+    rates = learning_rates("one-cycle", SPEC.learning_rate, SPEC.epochs * STEPS)
+    expected = {
+        "loss": [epoch.loss for epoch in epochs],
+        "accuracy/train": [epoch.train.value for epoch in epochs],
+        "accuracy/validation": [epoch.validation.value for epoch in epochs if epoch.validation],
+        "learning_rate": rates[STEPS - 1 :: STEPS],
+        "images_per_second": [360 / epoch.seconds for epoch in epochs],
+    }
+    assert set(seen.Tags()["scalars"]) == set(expected)
+    for tag, values in expected.items():
+        scalars = seen.Scalars(tag)
+        assert [scalar.step for scalar in scalars] == [1, 2, 3, 4]
+        np.testing.assert_array_equal([scalar.value for scalar in scalars], np.asarray(values, np.float32))
+        times = [scalar.wall_time for scalar in scalars]
+        np.testing.assert_allclose(np.diff(times), [epoch.seconds for epoch in epochs[1:]], atol=1e-5)
+        assert time.time() - 300 < times[0]
+        assert times[-1] <= time.time()
+
+
+def test_the_mistakes_are_the_wrong_test_images_with_the_most_probable_answers(
+    events: list[Event], digits: Dataset, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    result, test = result_of(events), digits.test
+    answers, sureness = result.probabilities.argmax(axis=1), result.probabilities.max(axis=1)
+    wrong = np.flatnonzero(answers != test.labels)
+    surest = wrong[np.argsort(-sureness[wrong], kind="stable")][:10]
+    seen = shown(result, tmp_path)
+    assert seen.Tags()["images"] == [
+        f"mistakes/{place:02}: a {test.labels[i]}, taken for a {answers[i]} at {sureness[i]:.1%} (image {i})"
+        for place, i in enumerate(surest, start=1)
+    ]
+    for tag, index in zip(seen.Tags()["images"], surest, strict=True):
+        (image,) = seen.Images(tag)
+        assert (image.step, image.width, image.height) == (result.best_epoch, 28, 28)
+        np.testing.assert_array_equal(tf.io.decode_png(image.encoded_image_string), test.images[index])
+
+
+def test_a_trial_that_went_on_from_a_checkpoint_has_every_epoch_once(
+    events: list[Event], digits: Dataset, tmp_path: Path
+) -> None:
+    checkpoint = next(event for event in events if isinstance(event, CheckpointTaken) and event.epoch == 2)
+    resumed = result_of(events_of(digits, checkpoint.content))
+    losses = [(loss.step, loss.value) for loss in shown(resumed, tmp_path).Scalars("loss")]
+    assert losses == [(epoch.epoch, np.float32(epoch.loss)) for epoch in result_of(events).history]
+
+
+def test_without_validation_and_without_mistakes_the_rest_is_there(
+    events: list[Event], digits: Dataset, tmp_path: Path
+) -> None:
+    from mnist_lib.report.tensorboard import event_file
+
+    history = (EpochDone(trial="t", epoch=1, loss=0.5, train=result_of(events).test, validation=None, seconds=1.0),)
+    certain = np.eye(10, dtype=np.float32)[digits.test.labels]
+    (tmp_path / "tfevents").write_bytes(event_file(history, np.array([0.01], np.float32), 1, certain, digits.test))
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()
+    assert set(tags["scalars"]) == {"loss", "accuracy/train", "learning_rate", "images_per_second"}
+    assert tags["images"] == []

@@ -1,0 +1,237 @@
+"""The loop against `fit`, and two replicas against one."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from mnist_lib.catalog import MODELS, PRECISIONS
+from mnist_lib.data import batches
+from mnist_lib.data.batches import Plan, epochs
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.errors import DivergedError
+from mnist_lib.models.model import build_model
+from mnist_lib.models.scratch import OPTIMIZERS
+from mnist_lib.results import Accuracy
+from mnist_lib.spec import TrialSpec
+from mnist_lib.training.loop import Epoch, Trainer, accuracy_of, learning_rates
+from mnist_lib.training.steps import StepByStep, Values, WholeChunk
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+
+@functools.cache
+def trainer_of(spec: TrialSpec, replicas: int = 1) -> Trainer:
+    """Shared by the tests, as by the trials of a lane."""
+    strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
+    return Trainer(build_model(spec, (28, 28, 1)), OPTIMIZERS[spec.optimizer](), strategy)
+
+
+def constant(learning_rate: float, steps: int = 1_000) -> NDArray[np.float32]:
+    return np.full(steps, learning_rate, np.float32)
+
+
+def first(split: Split, n: int) -> Split:
+    return split.take(np.arange(n))
+
+
+def keras_twin(spec: TrialSpec) -> keras.Model:
+    """The network as a user of Keras would write it, probabilities and all."""
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(spec.hidden_units, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    classes = {"sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop, "adam": keras.optimizers.Adam}
+    model.compile(classes[spec.optimizer](spec.learning_rate), loss="sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_loop_takes_the_steps_of_fit_on_equal_batches(
+    digits: Dataset, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 1)  # so that a chunk's loss is a step's
+    spec = TrialSpec.of("keras", hidden_units=32, optimizer=optimizer)
+    train = first(digits.train, 50 * 64)
+    plan = Plan(len(train), 64, 1)
+    trainer = trainer_of(spec)
+    trainer.start(seed=0)
+    twin = keras_twin(spec)
+    twin.set_weights([value.numpy() for value in trainer.weights.trainable])
+
+    chunks = list(epochs(train, plan, seed=0, first=1, last=1))
+    totals = [trainer.train_chunk(chunk, constant(spec.learning_rate, 1)) for chunk in chunks]
+    ours = [float(total.loss) / int(total.seen) for total in totals]
+    pairs = [(chunk.shards[0].images[0], chunk.shards[0].labels[0]) for chunk in chunks]
+    steps = tf.data.Dataset.from_tensor_slices(tuple(map(tf.stack, zip(*pairs, strict=True))))
+    history = twin.fit(steps, epochs=50, steps_per_epoch=1, shuffle=False, verbose=0)  # an epoch of fit is a step
+
+    assert len(ours) == 50
+    np.testing.assert_allclose(ours, history.history["loss"], rtol=0, atol=1e-5)
+    for mine, theirs in zip(trainer.weights.trainable, twin.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
+def test_how_many_steps_a_chunk_has_changes_no_bit(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 500)
+    hashes = set()
+    for steps in (1, 3, batches.STEPS_PER_CHUNK):
+        monkeypatch.setattr(batches, "STEPS_PER_CHUNK", steps)
+        trainer = trainer_of(spec)
+        trainer.start(seed=0)
+        list(trainer.train(train, Plan(500, 32, 1), seed=0, learning_rates=constant(0.001), last=2))
+        hashes.add(trainer.weights.sha256())
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 32, 33, 200])
+@pytest.mark.parametrize("n", [97, 98, 99, 100, 101])
+def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int) -> None:
+    spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, n)
+    runs: list[tuple[Epoch, Accuracy, np.ndarray]] = []
+    for replicas in (1, 2):
+        trainer = trainer_of(spec, replicas)
+        trainer.start(seed=0)
+        (epoch,) = trainer.train(
+            train, Plan(n, batch, replicas), seed=0, learning_rates=constant(spec.learning_rate), last=1
+        )
+        probabilities = trainer.probabilities(trainer.weights, first(digits.test, n).images)
+        runs.append((epoch, accuracy_of(probabilities, first(digits.test, n).labels), probabilities))
+    (one, one_test, one_probabilities), (two, two_test, two_probabilities) = runs
+    assert one.train.total == two.train.total == n
+    assert one_test.total == n
+    assert two.loss == pytest.approx(one.loss, abs=1e-5)
+    assert two.train == one.train
+    assert two_test == one_test
+    np.testing.assert_allclose(two_probabilities, one_probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("compile_gradients", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_step_by_step_is_the_whole_chunk_at_once(digits: Dataset, optimizer: str, compile_gradients: bool) -> None:
+    spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 320)
+    model = build_model(spec, digits.image_shape)
+    (chunk,) = epochs(train, Plan(len(train), 32, 1), seed=0, first=1, last=1)
+    strategy = tf.distribute.MirroredStrategy(["/CPU:0"])
+    rates = tf.constant(learning_rates("one-cycle", 0.01, 10))
+    weights, ours = model.initial_weights(seed=0), OPTIMIZERS[optimizer]()
+    start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
+    step_by_step = StepByStep(model, ours, strategy, compile_gradients=compile_gradients)
+    (once, totals), (stepped, stepped_totals) = (
+        steps.run(start, chunk, rates) for steps in (WholeChunk(model, ours, strategy), step_by_step)
+    )
+    assert once.step == stepped.step == 10
+    assert totals[1:] == stepped_totals[1:]
+    assert stepped_totals.loss.numpy() == pytest.approx(totals.loss.numpy(), rel=1e-5)
+    for one, other in zip(tf.nest.flatten(once), tf.nest.flatten(stepped), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bfloat16_trains_float32_weights_to_about_the_same(digits: Dataset, model: str) -> None:
+    train = first(digits.train, 2_000)
+    losses = []
+    for precision in PRECISIONS:
+        spec = TrialSpec.of(model, hidden_units=64, precision=precision)
+        trainer = trainer_of(spec)
+        trainer.start(seed=0)
+        rates = constant(spec.learning_rate)
+        *_, last = trainer.train(train, Plan(len(train), 32, 1), seed=0, learning_rates=rates, last=2)
+        losses.append(last.loss)
+        assert {weight.dtype for weight in trainer.weights.trainable} == {tf.float32}
+    assert losses[0] != losses[1]  # it was bfloat16
+    assert losses[1] == pytest.approx(losses[0], rel=0.15)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits: Dataset, replicas: int) -> None:
+    spec, train = TrialSpec.of("scratch", hidden_units=8), first(digits.train, 300)
+    trainer, plan = trainer_of(spec, replicas), Plan(300, 32, replicas)
+    hashes = []
+    for seed in (0, 1, 0):
+        trainer.start(seed)
+        list(trainer.train(train, plan, seed=seed, learning_rates=constant(0.01), last=2))
+        hashes.append(trainer.weights.sha256())
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_epochs_in_two_calls_are_epochs_in_one(digits: Dataset) -> None:
+    spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 300)
+    trainer, plan = trainer_of(spec), Plan(300, 32, 1)
+    hashes = []
+    for cuts in ([(1, 4)], [(1, 2), (3, 4)]):
+        trainer.start(seed=0)
+        for begin, end in cuts:
+            list(trainer.train(train, plan, seed=0, learning_rates=constant(0.001), first=begin, last=end))
+        hashes.append(trainer.weights.sha256())
+    assert hashes[0] == hashes[1]
+
+
+def test_compiling_trains_nothing(digits: Dataset) -> None:
+    spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 100)
+    trainer = trainer_of(spec)
+    trainer.start(seed=0)
+    before = trainer.weights.sha256()
+    trainer.compile(train, Plan(100, 32, 1))
+    assert trainer.weights.sha256() == before
+
+
+@pytest.mark.parametrize("n", [1, 999, 1_000, 1_001, 2_001])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_every_image_gets_its_own_probabilities_whatever_their_number(digits: Dataset, n: int, replicas: int) -> None:
+    spec = TrialSpec.of("keras", hidden_units=8)
+    trainer = trainer_of(spec, replicas)
+    images = first(digits.train, n).images
+    probabilities = trainer.probabilities(trainer.weights, images)
+    model = build_model(spec, digits.image_shape)
+    logits, _ = model.logits(trainer.weights, tf.constant(images), training=False)
+    np.testing.assert_allclose(probabilities, tf.nn.softmax(logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_loss_that_is_no_number_stops_the_trial_and_is_located(digits: Dataset, replicas: int) -> None:
+    train = first(digits.train, 256)
+    trainer = trainer_of(TrialSpec.of("keras", hidden_units=8, optimizer="sgd"), replicas)
+    trainer.start(seed=0)
+    with pytest.raises(DivergedError, match=r"epoch 1, step 2 of 2; try a --learning-rate below 1e\+38"):
+        list(trainer.train(train, Plan(256, 128, replicas), seed=0, learning_rates=constant(1e38), last=3))
+
+
+def test_probabilities_that_are_no_numbers_are_refused(digits: Dataset) -> None:
+    trainer = trainer_of(TrialSpec.of("keras", hidden_units=8))
+    weights = trainer.weights
+    broken = weights._replace(trainable=[tf.fill(value.shape, np.nan) for value in weights.trainable])
+    with pytest.raises(DivergedError, match="not finite"):
+        trainer.probabilities(broken, digits.test.images[:3])
+
+
+def test_a_tie_is_the_lower_class() -> None:
+    assert accuracy_of(np.full((2, 10), 0.1, np.float32), np.array([0, 1], np.uint8)) == Accuracy(1, 2)
+
+
+def test_constant_is_the_same_at_every_step() -> None:
+    assert learning_rates("constant", 0.5, 3).tolist() == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 100])
+def test_one_cycle_goes_up_then_down_and_never_stands_still_at_nothing(steps: int) -> None:
+    rates = learning_rates("one-cycle", 0.5, steps)
+    top = int(rates.argmax())
+    assert len(rates) == steps
+    assert 0 < rates.min() <= rates.max() <= 0.5
+    assert (np.diff(rates[: top + 1]) >= 0).all()
+    assert (np.diff(rates[top:]) <= 0).all()
+
+
+def test_one_cycle_has_its_peak_after_a_quarter_of_the_steps() -> None:
+    rates = learning_rates("one-cycle", 0.5, 999)
+    assert rates.argmax() == 249
+    assert rates.max() == 0.5

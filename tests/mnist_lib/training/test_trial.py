@@ -1,0 +1,138 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_lib.data.batches import Plan
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.errors import DataError
+from mnist_lib.results import EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.spec import Resources, TrialSpec, trial_grid
+from mnist_lib.training.loop import Trainer
+from mnist_lib.training.trial import Place, run_trials
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+TWO_REPLICAS = Resources(cpus=2, cpu_replicas=2)  # as the fixture `tensorflow` sets the process up
+PLACE = Place(node="here", gpus=("3",))
+
+
+def events_of(specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources = TWO_REPLICAS) -> list[Event]:
+    return list(run_trials(specs, lambda: dataset, resources, PLACE))
+
+
+def results_of(events: Sequence[Event]) -> dict[str, TrialResult]:
+    return {event.trial: event for event in events if isinstance(event, TrialResult)}
+
+
+def few(digits: Dataset) -> Dataset:
+    """120 digits to train, 110 to test."""
+    train, test = digits.train.take(np.arange(0, 4_000, 33)[:120]), digits.test.take(np.arange(0, 1_000, 9)[:110])
+    return Dataset.of("few", "1", train, test)
+
+
+def test_a_trial_starts_tells_each_epoch_and_ends_with_its_result(digits: Dataset) -> None:
+    (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
+    started, *epochs, result = events_of([spec], few(digits))
+    assert isinstance(started, Started)
+    assert (started.devices, started.gpus, started.node) == (("CPU:0", "CPU:1"), ("3",), "here")
+    assert [epoch.epoch for epoch in epochs if isinstance(epoch, EpochDone)] == [1, 2, 3]
+    assert all(epoch.train.total == 108 and epoch.validation.total == 12 for epoch in epochs)  # type: ignore[attr-defined]
+    assert isinstance(result, TrialResult)
+    assert result.test.total == 110
+    assert result.probabilities.shape == (110, 10)
+    assert "model.keras" in result.files
+    assert [event.final for event in (started, *epochs, result)] == [False] * 4 + [True]
+
+
+def test_the_result_is_of_the_epoch_that_is_best_on_validation(digits: Dataset) -> None:
+    """Trained for just as long as that epoch, without validation choosing, the weights are the same."""
+    (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02)
+    events = events_of([spec], few(digits))
+    result = results_of(events)[spec.id]
+    validation = [event.validation.correct for event in events if isinstance(event, EpochDone) and event.validation]
+    assert result.best_epoch == 1 + validation.index(max(validation))  # the earliest of equals
+    assert result.validation is not None
+    assert result.validation.correct == max(validation)
+    shorter = replace(spec, epochs=result.best_epoch)
+    assert results_of(events_of([shorter], few(digits)))[spec.id].weights_sha256 == result.weights_sha256
+
+
+def test_without_validation_the_last_epoch_counts(digits: Dataset) -> None:
+    (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8, validation_percent=0)
+    result = results_of(events_of([spec], few(digits)))[spec.id]
+    assert (result.best_epoch, result.validation) == (3, None)
+
+
+def test_a_trial_that_fails_does_not_end_the_lane(digits: Dataset) -> None:
+    good, diverging, after = trial_grid(["scratch"], [0, 1, 2], epochs=1, hidden_units=8)
+    diverging = replace(diverging, learning_rate=1e38, epochs=3)
+    events = events_of([good, diverging, after], few(digits))
+    (failure,) = [event for event in events if isinstance(event, TrialFailure)]
+    assert (failure.trial, failure.code, failure.final) == (diverging.id, "E-NAN", True)
+    assert "epoch" in failure.message
+    assert set(results_of(events)) == {good.id, after.id}
+
+
+def test_a_trial_gives_the_same_weights_alone_and_after_others_in_a_lane(digits: Dataset) -> None:
+    specs = trial_grid(["keras", "scratch"], [0, 1], epochs=2, hidden_units=8)
+    together = results_of(events_of(specs, few(digits)))
+    for spec in specs:
+        alone = results_of(events_of([spec], few(digits)))
+        assert alone[spec.id].weights_sha256 == together[spec.id].weights_sha256
+
+
+def test_a_further_trial_of_the_same_shape_is_not_compiled_again(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Trainer] = []
+    compile_once = Trainer.compile
+
+    def recorded(self: Trainer, train: Split, plan: Plan) -> None:
+        compiled.append(self)
+        compile_once(self, train, plan)
+
+    monkeypatch.setattr(Trainer, "compile", recorded)
+    specs = trial_grid(["keras"], [0, 1], epochs=1, hidden_units=8)
+    assert len(results_of(events_of([*specs, replace(specs[1], seed=2, epochs=2)], few(digits)))) == 3
+    (trainer,) = compiled
+    run_chunk: Any = trainer._steps.run  # a tf.function
+    assert run_chunk.experimental_get_tracing_count() == 1
+
+
+def test_a_batch_larger_than_the_data_is_cut_to_it_with_a_notice(digits: Dataset) -> None:
+    (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
+    events = events_of([spec], few(digits))
+    assert isinstance(events[0], Started)
+    assert events[0].notices == ("the global batch is 108, all images there are, not 1000",)
+    assert isinstance(events[-1], TrialResult)
+
+
+def test_data_that_cannot_be_had_fail_every_trial_with_their_own_code() -> None:
+    def load() -> Dataset:
+        raise DataError("damaged")
+
+    specs = trial_grid(["keras"], [0, 1])
+    failures = list(run_trials(specs, load, TWO_REPLICAS, PLACE))
+    assert [(failure.trial, failure.code) for failure in failures if isinstance(failure, TrialFailure)] == [
+        (spec.id, "E-DATA") for spec in specs
+    ]
+
+
+def test_a_bug_is_told_as_one_with_its_traceback(digits: Dataset) -> None:
+    broken = Dataset.of(
+        "broken", "1", few(digits).train, Split(np.zeros((3, 9, 9, 1), np.uint8), np.zeros(3, np.uint8))
+    )
+    (failure,) = [e for e in events_of(trial_grid(["keras"], [0], epochs=1), broken) if isinstance(e, TrialFailure)]
+    assert failure.code == "E-BUG"
+    assert "Traceback" in failure.details
+
+
+def test_gpus_that_tensorflow_cannot_see_are_an_error_that_names_the_way_out(digits: Dataset) -> None:
+    (failure,) = events_of(trial_grid(["keras"], [0]), digits, Resources(cpus=1, gpus=2))
+    assert isinstance(failure, TrialFailure)
+    assert failure.code == "E-GPU-INVISIBLE"
+    assert "2 GPU(s) granted, TensorFlow sees 0" in failure.message
+    assert "--allow-cpu" in failure.message

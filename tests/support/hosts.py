@@ -1,0 +1,142 @@
+"""Hosts of their own, as far as one machine can have them: network namespaces joined by a bridge, each with an address,
+a name, a home, a temporary and a working folder. They share neither files nor this project's code, only the kernel, the
+clock and the installed packages."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from cluster.local import HEALTH_CHECKS
+
+ROOT = Path(__file__).parents[1]
+NETWORK = "10.213.77"
+# Ray's folder is the host's own; the other hosts' folders and this project's code are hidden.
+ENTER = """
+mkdir -p /tmp/ray && mount --bind "$HOST_FOLDER" /mnt && mount -t tmpfs none "$(dirname "$HOST_FOLDER")" || exit 1
+mkdir "$HOST_FOLDER" && mount --move /mnt "$HOST_FOLDER" && mount --bind "$HOST_FOLDER/ray" /tmp/ray || exit 1
+hostname "$HOST_NAME" && cd "$HOST_FOLDER/work" || exit 1
+for code in $HIDDEN; do mount -t tmpfs none "$code" || exit 1; done
+exec "$@"
+"""
+SYSTEM_CONFIG = json.dumps({**HEALTH_CHECKS, "health_check_timeout_ms": 1_000})  # of a node that does not answer
+
+
+class Host:
+    """`folder`: for all that it writes."""
+
+    def __init__(self, name: str, number: int, folder: Path, *, has_code: bool) -> None:
+        self.name, self.address, self.folder = name, f"{NETWORK}.{number}", folder
+        self.namespace = f"{name}-{uuid.uuid4().hex[:6]}"
+        self._link = f"v{uuid.uuid4().hex[:8]}"
+        self._hidden = [] if has_code else [str(ROOT / package) for package in ("jobs", "mnist_lib", "cluster")]
+        self._processes: list[subprocess.Popen[str]] = []
+        for sub in ("home", "work", "tmp", "ray"):
+            (folder / sub).mkdir(parents=True)
+
+    def join(self, bridge: str) -> None:
+        inside = f"p{self._link[1:]}"
+        _ip("link", "add", self._link, "type", "veth", "peer", "name", inside)
+        _ip("link", "set", inside, "netns", self.namespace)
+        _ip("link", "set", self._link, "master", bridge, "up")
+        _ip("-n", self.namespace, "addr", "add", f"{self.address}/24", "dev", inside)
+        for device in ("lo", inside):
+            _ip("-n", self.namespace, "link", "set", device, "up")
+        _ip("-n", self.namespace, "route", "add", "default", "dev", inside)  # Ray looks which way the world would be
+
+    def leave(self) -> None:
+        self.kill()
+        _ip("netns", "del", self.namespace)  # and its end of the link with it
+
+    def set_link(self, state: str) -> None:
+        """Up or down, as by the cable."""
+        _ip("link", "set", self._link, state)
+
+    def kill(self) -> None:
+        """All that runs there, at once."""
+        while pids := subprocess.run(
+            ["ip", "netns", "pids", self.namespace], capture_output=True, text=True
+        ).stdout.split():
+            subprocess.run(["kill", "-KILL", *pids], capture_output=True)
+            time.sleep(0.1)
+        for process in self._processes:
+            process.wait()
+
+    def start(self, *command: str, environment: dict[str, str], log: IO[str] | None = None) -> "subprocess.Popen[str]":
+        enter = ["ip", "netns", "exec", self.namespace, "unshare", "--mount", "--uts", "sh", "-c", ENTER, "sh"]
+        own = {
+            "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.folder / "tmp"),
+            "HOST_FOLDER": str(self.folder),
+            "HOST_NAME": self.name,
+            "HIDDEN": " ".join(self._hidden),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        output, errors = (subprocess.PIPE, subprocess.PIPE) if log is None else (log, log)
+        process = subprocess.Popen(
+            [*enter, *command], env={**os.environ, **own, **environment}, stdout=output, stderr=errors, text=True
+        )
+        self._processes.append(process)
+        return process
+
+    def run(self, *command: str, environment: dict[str, str]) -> tuple[int, str, str]:
+        process = self.start(*command, environment=environment)
+        stdout, stderr = process.communicate(timeout=200)
+        return process.returncode, stdout, stderr
+
+
+@contextlib.contextmanager
+def hosts(names: Sequence[str]) -> Iterator[list[Host]]:
+    """The last one is no part of a cluster, and has this project's code."""
+    folder = Path(tempfile.mkdtemp(prefix="h"))  # short: the path of a socket may have 107 bytes
+    bridge = f"b{uuid.uuid4().hex[:8]}"
+    made = [Host(name, n, folder / name, has_code=name == names[-1]) for n, name in enumerate(names, start=1)]
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder)
+        _ip("link", "add", bridge, "type", "bridge")
+        undo.callback(_ip, "link", "del", bridge)
+        _ip("link", "set", bridge, "up")
+        for host in made:
+            _ip("netns", "add", host.namespace)
+            undo.callback(host.leave)
+            host.join(bridge)
+        yield made
+
+
+def start_ray(host: Host, head: Host, environment: dict[str, str]) -> None:
+    """As an administrator would on each machine, and waits until it is up."""
+    own = [f"--node-ip-address={host.address}", "--num-cpus=1", "--object-store-memory=100000000", "--block"]
+    if host is head:
+        role = ["--head", "--port=6379", f"--dashboard-host={host.address}", f"--system-config={SYSTEM_CONFIG}"]
+    else:
+        role = [f"--address={head.address}:6379"]
+    log = host.folder / "ray.log"
+    with log.open("w") as output:
+        process = host.start("ray", "start", *role, *own, "--disable-usage-stats", log=output, environment=environment)
+    deadline = time.monotonic() + 60
+    while "Ray runtime started" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def available() -> bool:
+    """Whether this process may make network namespaces."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        return False
+    name = f"try-{uuid.uuid4().hex[:6]}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0
+    return made and subprocess.run(["ip", "netns", "del", name], capture_output=True).returncode == 0
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, (arguments, done.stderr)

@@ -1,0 +1,108 @@
+"""The job as a user runs it: a process of its own."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.clusters import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+# The driver must end without TensorFlow ever having been loaded.
+DRIVER = """
+import sys
+{prelude}
+from {module} import main
+status = main(sys.argv[1:])
+assert not {{'tensorflow', 'keras', 'tensorflow_datasets'}} & set(sys.modules)
+sys.exit(status)
+"""
+EPOCHS = "--epochs=20"
+TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--no-report", "--json")
+# A prelude: shorter than a user would have it.
+IMPATIENT = """
+import dataclasses
+from jobs.train.options import TrainOptions
+limits = TrainOptions.limits
+TrainOptions.limits = lambda self: dataclasses.replace(limits(self), silence_seconds=3.0, head_seconds=5.0)
+"""
+MARK = "MNIST_TEST_PROCESS"  # in the environment of a driver and of all processes that it starts
+
+
+def start(
+    *arguments: str | Path, home: Path, prelude: str = "", module: str = "jobs.train.__main__", **environment: str
+) -> subprocess.Popen[str]:
+    """`prelude`: Python that runs first, to bring about what cannot be had otherwise."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER.format(prelude=prelude, module=module), *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(home), MARK: str(home), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a signal to its group is none to the tests
+    )
+
+
+def train(
+    *arguments: str | Path, home: Path, prelude: str = "", module: str = "jobs.train.__main__", **environment: str
+) -> tuple[int, str, str]:
+    process = start(*arguments, home=home, prelude=prelude, module=module, **environment)
+    stdout, stderr = process.communicate(timeout=280)
+    assert "\x1b" not in stdout + stderr  # neither is a terminal
+    assert "Warning: " not in stderr
+    assert not re.search("the (report|index) could not be written", stderr)
+    return process.returncode, stdout, stderr
+
+
+def processes_of(home: Path) -> list[str]:
+    """What a driver with that HOME has started, and that still runs."""
+    mark, found = f"{MARK}={home}".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(f"{process.name} {(process / 'cmdline').read_bytes()[:200]!r}")
+    return found
+
+
+def history_of(run: Path) -> list[dict[str, Any]]:
+    """Its whole lines so far."""
+    path = run / "history.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def summary_of(*arguments: str | Path, home: Path) -> dict[str, Any]:
+    code, stdout, stderr = train("--json", "--storage", home / "results", *arguments, home=home)
+    assert code == 0, stderr
+    summary: dict[str, Any] = json.loads(stdout)
+    assert summary == json.loads((home / "results/runs" / summary["run"] / "summary.json").read_text())
+    return summary
+
+
+def pid_of(trial: str, run: Path, epoch: int = 1) -> int:
+    """Of the worker that trains it, once it tells that it has trained that epoch."""
+
+    def reached() -> bool:
+        return any(e["trial"] == trial and e["event"] == "epoch" and e["epoch"] >= epoch for e in history_of(run))
+
+    wait_until(reached, f"{trial} has not trained epoch {epoch}")
+    return int([e for e in history_of(run) if e["trial"] == trial and e["event"] == "started"][-1]["pid"])
+
+
+def at(address: str, data_dir: Path, storage: Path) -> tuple[str | Path, ...]:
+    return ("--address", address, "--data-dir", data_dir, "--storage", storage, *TRAINING)
+
+
+def hashes(stdout: str) -> dict[str, str]:
+    return {trial["id"]: trial["weights_sha256"] for trial in json.loads(stdout)["trials"]}
+
+
+def starts_of(trial: str, run: Path) -> list[int]:
+    """After how many epochs each attempt at it went on."""
+    return [e["resumed_after"] for e in history_of(run) if e["trial"] == trial and e["event"] == "started"]

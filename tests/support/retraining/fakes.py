@@ -1,0 +1,146 @@
+"""What a machine of the simulated world meets: a storage that fails, and work that only takes time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, TypeVar
+
+from mnist_lib.errors import StoreError
+from mnist_lib.retraining.work import Outcome
+from mnist_lib.store.lease import fence, lease_folder
+from mnist_lib.store.objects import check_name
+
+if TYPE_CHECKING:
+    from tests.support.retraining.world import Machine
+
+SCHEDULE = "nightly"
+
+
+NEVER = float("inf")
+
+
+T = TypeVar("T")
+
+
+class DiedError(BaseException):
+    """A kill: nothing of ours may catch it."""
+
+
+class ObjectsOfMachine:
+    """As a bucket; a fault comes before a request, or after it and before its answer."""
+
+    def __init__(self, machine: "Machine") -> None:
+        self._machine, self._content = machine, machine.world.content
+
+    def read(self, name: str) -> bytes | None:
+        return self._do(lambda: self._content.get(name))
+
+    def exists(self, name: str) -> bool:
+        return self._do(lambda: name in self._content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        check_name(name)
+        return self._do(lambda: self._content.setdefault(name, content) is content)
+
+    def replace(self, name: str, content: bytes) -> None:
+        check_name(name)
+        self._do(lambda: self._content.__setitem__(name, content))
+
+    def delete(self, name: str) -> None:
+        self._do(lambda: self._content.pop(name, None))
+
+    def where(self, name: str) -> str:
+        return name
+
+    def _do(self, request: Callable[[], T]) -> T:
+        machine = self._machine
+        machine.requests_until_fault -= 1
+        fault = machine.requests_until_fault < 0
+        late = fault and machine.world.random.random() < 0.5
+        if fault:
+            machine.requests_until_fault = NEVER
+        if fault and not late:
+            machine.fault()
+        if machine.world.now < machine.cut_until:
+            raise StoreError("the storage cannot be reached")
+        answer = request()
+        if late:
+            machine.fault()
+        return answer
+
+    def names(self, prefix: str) -> Iterator[str]:
+        raise NotImplementedError
+
+    def append(self, name: str, content: bytes) -> None:
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        raise NotImplementedError
+
+    def delete_below(self, prefix: str) -> None:
+        raise NotImplementedError
+
+    def delete_leftovers(self, prefix: str) -> None:
+        raise NotImplementedError
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class FakeWork:
+    def __init__(self, machine: "Machine") -> None:
+        self._machine = machine
+
+    def was_begun(self, run: str) -> bool:
+        return self._machine.objects.exists(f"runs/{run}/run.json")
+
+    def fingerprint(self) -> str | None:
+        return self._machine.world.fingerprint
+
+    def start(self, run: str, term: int) -> "FakeAttempt":
+        self._machine.attempt = FakeAttempt(self._machine, run, term)
+        return self._machine.attempt
+
+
+class FakeAttempt:
+    """At a run: it writes that it began, computes for a while, and writes its result, all under its lease."""
+
+    def __init__(self, machine: "Machine", run: str, term: int) -> None:
+        self.run, self._term = run, term
+        world = machine.world
+        others = [attempt.run for attempt in world.at_work()]
+        assert not others, f"{run} begins while {others} are at work"
+        self.machine = machine
+        self._objects = fence(machine.objects, f"{SCHEDULE}:{term}")
+        self._fails = world.random.random() < world.settings.failing
+        self._permanently = self._fails and world.random.random() < 0.3
+        self.end = world.now + world.random.uniform(5, world.settings.longest_run)
+        self._outcome: Outcome | None = None
+        try:
+            self._objects.create(f"runs/{run}/run.json", b"begun")
+            if self._objects.exists(f"runs/{run}/summary.json"):
+                self.end, self._fails = world.now, False
+        except StoreError as error:
+            self._outcome = Outcome(6, complete=False, again=True, why=str(error))
+
+    def poll(self) -> Outcome | None:
+        if self._outcome is None and self.machine.world.now >= self.end:
+            self._outcome = self._ended()
+        return self._outcome
+
+    def stop(self) -> None:
+        self.machine.attempt = None
+
+    kill = stop
+
+    def _ended(self) -> Outcome:
+        if self._fails:
+            return Outcome(5 if self._permanently else 4, complete=False, again=not self._permanently)
+        machine, slept = self.machine, self.machine.slept
+        try:
+            self._objects.create(f"runs/{self.run}/summary.json", f"by {machine.number}".encode())
+            given_up = f"{lease_folder(SCHEDULE)}/terms/{self._term + 1:08d}.json" in machine.world.content
+            # It may fall asleep between asking whether it was, and writing.
+            assert not given_up or machine.slept > slept, f"{self.run}: written by a holder that was given up"
+        except StoreError as error:  # or the lease has passed to another
+            return Outcome(6, complete=False, again=True, why=str(error))
+        return Outcome(0, complete=True)

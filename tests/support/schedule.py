@@ -1,0 +1,76 @@
+"""One schedule in one storage, and commands upon it, as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.job import MARK, ROOT
+
+HOURLY, DAILY = "--cron=0 * * * *", "--cron=0 0 * * *"
+# The wall clock of a daemon can be ahead of this machine's, so that a test need not wait for a slot.
+COMMAND = """
+import os, sys
+from datetime import timedelta
+from mnist_lib.clock import SystemClock
+now, ahead = SystemClock.now, timedelta(seconds=float(os.environ.get("MNIST_TEST_AHEAD", "0")))
+SystemClock.now = lambda self: now(self) + ahead
+from jobs.retrain.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Schedule:
+    """One storage, and commands upon it."""
+
+    def __init__(self, folder: Path, data_dir: Path) -> None:
+        self.folder, self.data_dir, self.storage = folder, data_dir, folder / "results"
+
+    def start(self, *arguments: str, train: tuple[str, ...] = (), ahead: float = 0) -> subprocess.Popen[str]:
+        words = [*arguments, "--storage", str(self.storage), "--", "--data-dir", str(self.data_dir), *train]
+        environment = {"HOME": str(self.folder), MARK: str(self.folder), "MNIST_TEST_AHEAD": str(ahead)}
+        with (self.folder / "log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", COMMAND, *words],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def run(self, *arguments: str, train: tuple[str, ...] = (), ahead: float = 0) -> tuple[int, str]:
+        process = self.start(*arguments, train=train, ahead=ahead)
+        stdout, _ = process.communicate(timeout=200)
+        return process.returncode, stdout
+
+    def read(self, command: str, *arguments: str) -> Any:
+        code, stdout = self.run(command, "--json", *arguments)
+        assert code == 0, self.log()
+        return json.loads(stdout)
+
+    def entries(self) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = self.read("history")[::-1]
+        return entries
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+def epochs_of(schedule: Schedule) -> int:
+    """That the newest run has told of."""
+    files = sorted((schedule.storage / "runs").glob("*/history.jsonl"))
+    return files[-1].read_text().count('"event": "epoch"') if files else 0
+
+
+def kill(daemon: subprocess.Popen[str]) -> None:
+    daemon.kill()
+    daemon.communicate()
+
+
+def terminate(daemon: subprocess.Popen[str]) -> int:
+    daemon.terminate()
+    daemon.communicate(timeout=30)
+    return daemon.returncode

@@ -1,0 +1,47 @@
+"""What is done to a store, each with what it needs before and what holds after: for faults at every step of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
+
+from mnist_lib.store import holds
+from mnist_lib.store.champions import promote, rollback
+from mnist_lib.store.collection import collect
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.versions import Version, find
+from tests.support.store.versions_of import about, files
+
+
+@dataclass(frozen=True)
+class Scenario:
+    act: Callable[[Objects], object]
+    versions: tuple[list[int], list[int]]  # there before, and after
+    champion: tuple[int, int]  # before, and after
+
+    def prepare(self, objects: Objects) -> None:
+        """Four versions, each better; the first, the second and the third were promoted, one after the other."""
+        with mock.patch.object(holds, "now", return_value="2026-01-01T00:00:00Z"):  # holds of just now keep gc away
+            for right in (50, 100, 150, 199):
+                version = published(objects, right)
+                if right < 199:
+                    promote(objects, version, Rule())
+
+
+def published(objects: Objects, right: int) -> Version:
+    return publish(objects, "keras", f"run-{right}", files(right), about(right=right))
+
+
+def _promote_fourth(objects: Objects) -> None:
+    version = find(objects, "keras", 4)
+    assert version is not None
+    promote(objects, version, Rule())
+
+
+SCENARIOS = {
+    "publish": Scenario(lambda objects: published(objects, 198), ([1, 2, 3, 4], [1, 2, 3, 4, 5]), (3, 3)),
+    "promote": Scenario(_promote_fourth, ([1, 2, 3, 4], [1, 2, 3, 4]), (3, 4)),
+    "rollback": Scenario(lambda objects: rollback(objects, "keras", to=1), ([1, 2, 3, 4], [1, 2, 3, 4]), (3, 1)),
+    "gc": Scenario(lambda objects: collect(objects, "keras", keep=1), ([1, 2, 3, 4], [2, 3, 4]), (3, 3)),
+}

@@ -1,0 +1,53 @@
+"""A process that publishes and promotes: `python -m tests.support.store.worker STORAGE NAME VERSIONS`.
+
+Prints what it did as lines of JSON: what, from when to when (in nanoseconds of the machine's one monotonic clock), and
+what came of it.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mnist_lib.store.champions import champion, promote
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.storage import open_storage
+from mnist_lib.store.versions import Version
+from tests.support.store.versions_of import about, files
+
+
+def main(storage: str, name: str, versions: int) -> None:
+    objects = open_storage(storage)
+
+    def timed(what: str, act: Callable[[], Any]) -> Any:
+        begin = time.monotonic_ns()
+        result, value = act()
+        line = {"what": what, "begin": begin, "end": time.monotonic_ns(), "value": value}
+        sys.stdout.write(f"{json.dumps(line)}\n")
+        return result
+
+    def read() -> tuple[None, int]:
+        newest = champion(objects, "keras")
+        return None, newest.number if newest else 0
+
+    for n in range(versions):
+        right = 40 * n + 5 * int(name)  # what comes later is better, and everybody's differ
+
+        def published(right: int = right, run: str = f"{name}-{n}") -> tuple[Any, int]:
+            version = publish(objects, "keras", run, files(right), about(right=right))
+            return version, version.number
+
+        version = timed("publish", published)
+        timed("read", read)
+
+        def promoted(version: Version = version) -> tuple[None, list[Any]]:
+            return None, [version.number, promote(objects, version, Rule()).promote]
+
+        timed("promote", promoted)
+        timed("read", read)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
