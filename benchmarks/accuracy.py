@@ -22,7 +22,7 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import Tally, TrialFailure, TrialResult, seed_statistics
 from mnist_lib.spec import Resources, TrialSpec
 from mnist_lib.training.strategy import configure_process
-from mnist_lib.training.trial import Place, run_trials
+from mnist_lib.training.trial import WorkerPlace, run_trials
 
 ROWS = {
     "keras-cnn, 1 epoch": TrialSpec.of("keras-cnn", epochs=1),
@@ -70,7 +70,7 @@ def load(source: Path | None) -> Dataset:
 
 def row(name: str, specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources) -> str:
     results = []
-    for event in run_trials(specs, lambda: dataset, resources, Place(node="here")):
+    for event in run_trials(specs, lambda: dataset, resources, WorkerPlace(node="here")):
         if isinstance(event, TrialFailure):
             raise SystemExit(event.message)
         if isinstance(event, TrialResult):

@@ -68,7 +68,7 @@ class FormatEntry:
 
 
 # What a stored model can be exported to.
-FORMATS = {
+EXPORT_FORMATS = {
     "saved_model": FormatEntry(suffix=".savedmodel", about="for TensorFlow Serving and TensorFlow"),
     "litert": FormatEntry(suffix=".tflite", about="for phones and small devices", modules=("ai_edge_litert",)),
     "onnx": FormatEntry(

@@ -51,7 +51,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class TrialEvent:
     """Something that a trial tells. `final` says that the trial has ended with it."""
 
     trial: str
@@ -59,7 +59,7 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaneStarted(Event):
+class LaneStarted(TrialEvent):
     """`trial` is the first of the lane. What it will train with is not loaded yet."""
 
     host: str
@@ -67,7 +67,7 @@ class LaneStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started(Event):
+class Started(TrialEvent):
     pid: int
     node: str
     devices: tuple[str, ...]  # one per replica, as TensorFlow names them
@@ -77,7 +77,7 @@ class Started(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochDone(Event):
+class EpochDone(TrialEvent):
     epoch: int  # counted from 1
     loss: float  # mean over the images of the epoch, as they were trained on
     train: Accuracy
@@ -96,13 +96,13 @@ class EpochDone(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointTaken(Event):
+class CheckpointTaken(TrialEvent):
     epoch: int  # after which
     content: bytes  # for another attempt at the same trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialResult(Event):
+class TrialResult(TrialEvent):
     final = True
 
     spec: TrialSpec
@@ -125,7 +125,7 @@ class TrialResult(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialFailure(Event):
+class TrialFailure(TrialEvent):
     final = True
 
     code: str  # as in "E-NAN"

@@ -9,14 +9,14 @@ from stopwatch import digits
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import Resources, TrialSpec
-from mnist_lib.training.trial import Place, run_trials
+from mnist_lib.training.trial import WorkerPlace, run_trials
 
 data = digits()
 train, test = Split(data.train_images, data.train_labels), Split(data.test_images, data.test_labels)
 dataset = Dataset.of("bench", "1", train, test)
 specs = [TrialSpec.of(sys.argv[3], seed=seed, epochs=1) for seed in range(int(sys.argv[2]) + 1)]
 seconds, begin = [], time.perf_counter()
-for event in run_trials(specs, lambda: dataset, Resources(cpus=int(sys.argv[4])), Place(node="here")):
+for event in run_trials(specs, lambda: dataset, Resources(cpus=int(sys.argv[4])), WorkerPlace(node="here")):
     if isinstance(event, TrialFailure):
         raise SystemExit(event.message)
     if isinstance(event, TrialResult):

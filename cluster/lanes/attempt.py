@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.lanes.deadlines import Limits
 from cluster.lanes.deaths import Death, Kind
-from cluster.lanes.lane import Place
+from cluster.lanes.lane import WorkerProcess
 
 START_UP_EVENTS = 2  # of an item: imports and compilation before them take longer than anything after
 
@@ -18,7 +18,7 @@ START_UP_EVENTS = 2  # of an item: imports and compilation before them take long
 class Attempt:
     generator: Any  # of Ray: the events
     items: dict[str, Any]  # that have not ended, by id, in order; the first is running
-    place: Place | None = None  # None while it waits for one
+    place: WorkerProcess | None = None  # None while it waits for one
     _heard_at: float = field(default_factory=time.monotonic)
     # Of the running item:
     _begun_at: float = math.inf

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from cluster.errors import first_line
-from cluster.lanes.lane import Place
+from cluster.lanes.lane import WorkerProcess
 
 # A lost node is told by its tasks before the cluster knows of it, or the other way round.
 NODE_LOST = (
@@ -49,7 +49,7 @@ class Death:
         return f"{self.kind.said} {self.details}".rstrip()
 
 
-def death_of(error: ray.exceptions.RayError, place: Place | None) -> Death:
+def death_of(error: ray.exceptions.RayError, place: WorkerProcess | None) -> Death:
     """Sorts what waiting for an attempt's next event has raised.
 
     Args:
@@ -70,15 +70,15 @@ def death_of(error: ray.exceptions.RayError, place: Place | None) -> Death:
     return Death(kind=Kind.KILLED, details=f"{where} ({type(error).__name__}: {first_line(error)})".strip())
 
 
-def _alive(place: Place) -> bool:
+def _alive(place: WorkerProcess) -> bool:
     return bool(_row(place).get("Alive", True))
 
 
-def _reason(place: Place) -> str:
+def _reason(place: WorkerProcess) -> str:
     row = _row(place)
     return f"{row.get('DeathReason', '')} {row.get('DeathReasonMessage', '')}"
 
 
-def _row(place: Place) -> dict[str, Any]:
+def _row(place: WorkerProcess) -> dict[str, Any]:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return next((node for node in nodes if node["NodeID"] == place.node), {})

@@ -20,7 +20,7 @@ from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt
 from cluster.lanes.deadlines import Limits, Waiting
 from cluster.lanes.deaths import Death, Kind, death_of
-from cluster.lanes.lane import Place, kill
+from cluster.lanes.lane import WorkerProcess, kill
 from cluster.lanes.resources import LanePlan, what_is_free
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Item(Protocol):
     def id(self) -> str: ...
 
 
-class Event(Protocol):
+class LaneEvent(Protocol):
     """Tells of the item whose id is `trial`; it is the last to do so when `final`."""
 
     @property
@@ -56,7 +56,9 @@ class Died:
     final: bool
 
 
-Start = Callable[[Sequence[Any]], Any]  # items -> ObjectRefGenerator: a `Place`, then their events, in their order
+Start = Callable[
+    [Sequence[Any]], Any
+]  # items -> ObjectRefGenerator: a `WorkerProcess`, then their events, in their order
 
 
 class FanOut:
@@ -97,7 +99,7 @@ class FanOut:
             generator = self._start(items)
             self._running[generator] = Attempt(generator=generator, items={item.id: item for item in items})
 
-    def events(self) -> Iterator[Event | Died]:
+    def events(self) -> Iterator[LaneEvent | Died]:
         """Every event of every lane as it comes, and what died, until all items have ended.
 
         Raises:
@@ -117,7 +119,7 @@ class FanOut:
         """So far, the running one included."""
         return self._deaths[item].total() + 1
 
-    def _take_what_is_ready(self) -> Iterator[Event | Died]:
+    def _take_what_is_ready(self) -> Iterator[LaneEvent | Died]:
         """One event of each lane that has any: none of them can keep the others waiting."""
         if not self._running:
             time.sleep(TICK_SECONDS)
@@ -128,7 +130,7 @@ class FanOut:
         for generator in ready:
             yield from self._take(self._running[generator])
 
-    def _take(self, attempt: Attempt) -> Iterator[Event | Died]:
+    def _take(self, attempt: Attempt) -> Iterator[LaneEvent | Died]:
         try:
             event = ray.get(next(attempt.generator), timeout=FETCH_SECONDS)
         except StopIteration:
@@ -145,7 +147,7 @@ class FanOut:
                 yield from self._give_up(attempt, death)  # it may be alive, with only its event lost
             return
         attempt.hear()
-        if isinstance(event, Place):
+        if isinstance(event, WorkerProcess):
             attempt.place = event
             attempt.begin_next()
             return

@@ -19,7 +19,7 @@ EVENTS_IN_FLIGHT = 16  # what a worker may be ahead of the driver, whose memory 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WorkerProcess:
     node: str  # Ray's id
     host: str
     pid: int
@@ -28,12 +28,12 @@ class Place:
         return self.host
 
 
-def this_place() -> Place:
+def this_process() -> WorkerProcess:
     """Of the task that asks."""
-    return Place(node=ray.get_runtime_context().get_node_id(), host=socket.gethostname(), pid=os.getpid())
+    return WorkerProcess(node=ray.get_runtime_context().get_node_id(), host=socket.gethostname(), pid=os.getpid())
 
 
-def kill(place: Place) -> None:
+def kill(place: WorkerProcess) -> None:
     """Ends the process by a task on its node. Ray's own way asks the process, which may be stopped, to end itself."""
     on_node = NodeAffinitySchedulingStrategy(place.node, soft=False)
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_kill_worker)
@@ -89,8 +89,8 @@ class Lanes:
             release_group(self._groups.pop(generator))
 
 
-def _place_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Place | Any]:
-    yield this_place()
+def _place_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[WorkerProcess | Any]:
+    yield this_process()
     yield from function(*arguments)
 
 

@@ -13,7 +13,7 @@ from jobs.console import exit_codes
 from jobs.console.output import CommandResult
 from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from mnist_lib.api import find_version
-from mnist_lib.catalog import FORMATS, MODELS, require_known
+from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.store.local import require_free
@@ -76,12 +76,12 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
 def export(options: ExportOptions, objects: Objects) -> CommandResult:
     version, form = find_version(objects, options.version, MODELS), options.format
     if form is None:
-        raise SpecError(f"format: expected one of {', '.join(FORMATS)}")
-    require_known("format", form, FORMATS)
-    lacking = [module for module in FORMATS[form].modules if importlib.util.find_spec(module) is None]
+        raise SpecError(f"format: expected one of {', '.join(EXPORT_FORMATS)}")
+    require_known("format", form, EXPORT_FORMATS)
+    lacking = [module for module in EXPORT_FORMATS[form].modules if importlib.util.find_spec(module) is None]
     if lacking:
         raise SpecError(f"format: {form} needs {', '.join(lacking)}; install the extra: pip install '.[export]'")
-    target = options.to or Path.cwd() / f"{version.model}-{version.number}{FORMATS[form].suffix}"
+    target = options.to or Path.cwd() / f"{version.model}-{version.number}{EXPORT_FORMATS[form].suffix}"
     require_free(target)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import_keras()

@@ -6,7 +6,7 @@ from pathlib import Path
 from jobs.console.options import option
 from jobs.console.values import folder, moment, number, whole_number
 from jobs.train.options import STORAGE_HELP
-from mnist_lib.catalog import FORMATS, MODELS, require_known
+from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
 from mnist_lib.store.promotion import Rule
 
 
@@ -133,6 +133,6 @@ class ExportOptions(ComputeOptions):
     """Writes a version in another format, and tries what was written on test images."""
 
     format: str | None = option(
-        None, "; ".join(f"{name}: {entry.about}" for name, entry in FORMATS.items()), str, "NAME"
+        None, "; ".join(f"{name}: {entry.about}" for name, entry in EXPORT_FORMATS.items()), str, "NAME"
     )
     to: Path | None = option(None, "where to; nothing may be there (default: as in keras-3.onnx, here)", folder, "PATH")

@@ -16,7 +16,7 @@ from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.console.output import counted, print_result, print_stderr, printable, run_command, to_stderr
 from jobs.predict import answers as predict_output
-from jobs.predict.answers import Answer, Failure, Outcome
+from jobs.predict.answers import Answer, Failure, PictureResult
 from jobs.predict.batches import Predict, layout_of, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from jobs.predict.reading import Readers
@@ -60,7 +60,7 @@ def predict(arguments: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _here(
     paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
-) -> Iterator[Iterable[list[Outcome]]]:
+) -> Iterator[Iterable[list[PictureResult]]]:
     with Readers(paths) as readers:
         model = _built(stored)
         yield predict_here(paths, readers.pictures(layout_of(stored, options.as_is)), model)
@@ -69,7 +69,7 @@ def _here(
 @contextlib.contextmanager
 def _on_cluster(
     paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
-) -> Iterator[Iterable[list[Outcome]]]:
+) -> Iterator[Iterable[list[PictureResult]]]:
     import ray
 
     from cluster.connection.session import end_children, session
@@ -80,7 +80,7 @@ def _on_cluster(
         yield predict_on_cluster(paths, ray.put(stored), options.as_is, options.limits())
 
 
-def _of_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[Outcome]:
+def _of_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
     model = _built(stored)
     from jobs.models.compute import tested_split
 
@@ -108,7 +108,7 @@ def _built(stored: StoredModel) -> Predict:
     return model
 
 
-def _told(batches: Iterable[list[Outcome]], pictures: int) -> Iterator[Outcome]:
+def _told(batches: Iterable[list[PictureResult]], pictures: int) -> Iterator[PictureResult]:
     """Every outcome, with what cannot be predicted told at once."""
     begin = time.perf_counter()
     with _progress(pictures) as advance:
@@ -139,7 +139,7 @@ def _progress(pictures: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
-def _conclude(outcomes: Sequence[Outcome], options: PredictOptions, version: Version) -> int:
+def _conclude(outcomes: Sequence[PictureResult], options: PredictOptions, version: Version) -> int:
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     _tell_resized(answers)

@@ -52,12 +52,12 @@ class Failure:
     error: ImageError
 
 
-Outcome = Answer | Failure
+PictureResult = Answer | Failure
 
 
 def outcomes(
     names: Iterable[str], found: Sequence[Picture | ImageError], probabilities: NDArray[np.float32]
-) -> list[Outcome]:
+) -> list[PictureResult]:
     """probabilities: [n, classes], of the n that are pictures."""
     rows = iter(probabilities)
     return [

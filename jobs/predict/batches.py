@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import VersionsError
 from cluster.lanes.deadlines import Limits
-from jobs.predict.answers import Outcome, outcomes
+from jobs.predict.answers import PictureResult, outcomes
 from mnist_lib.environment import differing_versions, import_keras
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Layout, Picture, content_or_error, read_pictures
@@ -32,7 +32,7 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # as in `loading`
 
 def predict_here(
     paths: Sequence[Path], pictures: Iterable[Picture | ImageError], predict: Predict
-) -> Iterator[list[Outcome]]:
+) -> Iterator[list[PictureResult]]:
     """In the time in which it does, others may be reading the next pictures."""
     begin = 0
     for batch in _in_batches(pictures):
@@ -41,7 +41,9 @@ def predict_here(
         begin += len(batch)
 
 
-def predict_on_cluster(paths: Sequence[Path], stored: Any, as_is: bool, limits: Limits) -> Iterator[list[Outcome]]:
+def predict_on_cluster(
+    paths: Sequence[Path], stored: Any, as_is: bool, limits: Limits
+) -> Iterator[list[PictureResult]]:
     """On the connected one, whose workers see neither the files nor the store.
 
     Args:

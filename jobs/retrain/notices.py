@@ -127,7 +127,7 @@ def is_url(receiver: str) -> bool:
     return receiver.lower().startswith(("http://", "https://"))
 
 
-SCHEMA = 1
+NOTICE_SCHEMA = 1
 EVENTS_OF = {
     "started": ["recovery"],
     "failed": ["failure"],
@@ -150,7 +150,7 @@ def document_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
     """For programs; `text` is for people, and is what a Slack webhook shows."""
     command = next_command(entry, schedule, storage)
     return {
-        "schema": SCHEMA,
+        "schema": NOTICE_SCHEMA,
         "events": events_of(entry),
         "schedule": schedule,
         "host": socket.gethostname(),

@@ -21,7 +21,7 @@ from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.data.availability import fingerprint_of_prepared
 from mnist_lib.environment import code_version
 from mnist_lib.errors import MnistError
-from mnist_lib.retraining.work import Attempt, Outcome
+from mnist_lib.retraining.work import AttemptResult, RunAttempt
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RECORD, RunFolder
 
@@ -68,7 +68,7 @@ class TrainWork:
         terms = terms_of(options, options.trials(), code_version(SOURCE_FOLDERS))
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()
 
-    def start(self, run: str, term: int) -> Attempt:
+    def start(self, run: str, term: int) -> RunAttempt:
         own = ["--storage", self._storage, "--run-name", run, "--lease", f"{self._schedule}:{term}"]
         command, folder = [sys.executable, "-m", "jobs.train", *self._flags, *own], RunFolder(self._objects, run)
         try:
@@ -97,7 +97,7 @@ class TrainAttempt:
         self._reader = threading.Thread(target=self._read, args=[self._process.stderr], daemon=True)
         self._reader.start()
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> AttemptResult | None:
         if self._process.poll() is None:
             return None
         self._reader.join(timeout=1)
@@ -105,7 +105,7 @@ class TrainAttempt:
         code = 128 - code if code < 0 else code
         complete = code in (exit_codes.DONE, exit_codes.SOME_FAILED)
         summary = self._folder.summary() if complete else None
-        return Outcome(
+        return AttemptResult(
             exit_code=code,
             complete=complete,
             again=code in AGAIN,
@@ -137,8 +137,8 @@ class NoAttempt:
     def __init__(self, why: str) -> None:
         self._why = why
 
-    def poll(self) -> Outcome:
-        return Outcome(exit_codes.exit_code_of("E-RESOURCES"), complete=False, again=True, why=self._why)
+    def poll(self) -> AttemptResult:
+        return AttemptResult(exit_codes.exit_code_of("E-RESOURCES"), complete=False, again=True, why=self._why)
 
     def stop(self) -> None:
         pass

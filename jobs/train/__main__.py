@@ -1,4 +1,4 @@
-"""`python -m jobs.train`: the main job. Progress on stderr, the result on stdout."""
+"""`python -m jobs.train`: the main job. RunProgress on stderr, the result on stdout."""
 
 import json
 import logging

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.console.terminal import terminal
-from jobs.train.progress import Progress, State, TrialProgress
+from jobs.train.progress import RunProgress, State, TrialProgress
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +24,19 @@ STYLES = {State.RUNNING: "cyan", State.DIED: "yellow", State.FAILED: "red", Stat
 Show = Callable[[TrialProgress], None]  # a trial has changed
 
 
-def display(progress: Progress) -> AbstractContextManager[Show]:
+def display(progress: RunProgress) -> AbstractContextManager[Show]:
     """The live table where standard error is a terminal that can move its cursor."""
     console = terminal()
     return _lines(progress) if console is None else _live(progress, console)
 
 
 @contextlib.contextmanager
-def nothing_shown(progress: Progress) -> Iterator[Show]:
+def nothing_shown(progress: RunProgress) -> Iterator[Show]:
     yield lambda trial: None
 
 
 @contextlib.contextmanager
-def _live(progress: Progress, console: Console) -> Iterator[Show]:
+def _live(progress: RunProgress, console: Console) -> Iterator[Show]:
     """Gone at the end: the lines above it, and the result, stay."""
 
     def drawn() -> Group:
@@ -47,7 +47,7 @@ def _live(progress: Progress, console: Console) -> Iterator[Show]:
 
 
 @contextlib.contextmanager
-def _lines(progress: Progress) -> Iterator[Show]:
+def _lines(progress: RunProgress) -> Iterator[Show]:
     told: dict[str, float] = {}  # when, by trial
     every_epoch_is_told = log.isEnabledFor(logging.DEBUG)
 
@@ -69,7 +69,7 @@ def _lines(progress: Progress) -> Iterator[Show]:
     yield show
 
 
-def drawing(progress: Progress, size: ConsoleDimensions) -> Group:
+def drawing(progress: RunProgress, size: ConsoleDimensions) -> Group:
     """A row per trial as far as there is room, those under way first, then who ended last; and a line for all."""
     wide = size.width >= WIDE
     order = list(State)
@@ -112,7 +112,7 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def _total(progress: Progress) -> Text:
+def _total(progress: RunProgress) -> Text:
     told = {state: progress.count(state) for state in State}
     ended = told[State.DONE] + told[State.FAILED]
     words = [f"{ended} of {len(progress.trials)} trials ended"]

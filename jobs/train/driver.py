@@ -20,8 +20,8 @@ from jobs.console.signals import stoppable
 from jobs.train import worker
 from jobs.train.display import Show, display, nothing_shown
 from jobs.train.options import TrainOptions
-from jobs.train.progress import Progress
-from jobs.train.recorder import Outcomes
+from jobs.train.progress import RunProgress
+from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
 from mnist_lib.data.split import DatasetInfo, validation_size
 from mnist_lib.errors import IntegrityError
@@ -53,7 +53,7 @@ class Work:
     pace: Pace
     rule: Rule
     code: Mapping[str, Any]  # as in `environment.code_version`
-    display: Callable[[Progress], AbstractContextManager[Show]]  # what a person sees meanwhile
+    display: Callable[[RunProgress], AbstractContextManager[Show]]  # what a person sees meanwhile
     report: bool  # whether to write it, and the index over all runs
 
 
@@ -69,26 +69,26 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
         StoreError: the storage cannot be written, or the run was given up meanwhile.
     """
     begin = time.monotonic()
-    outcomes = Outcomes(folder, work.trials)
+    recorder = Recorder(folder, work.trials)
     dataset = work.trials[0].dataset
     images, info = start_beside_driver(worker.prepare_dataset, dataset, work.data_dir, work.data_source, num_returns=2)
-    if outcomes.unfinished:
-        plan = work.plan(len(outcomes.unfinished))
-        log.info("preparing %s; starting %s for %d trial(s)", dataset, plan, len(outcomes.unfinished))
+    if recorder.unfinished:
+        plan = work.plan(len(recorder.unfinished))
+        log.info("preparing %s; starting %s for %d trial(s)", dataset, plan, len(recorder.unfinished))
         lanes = Lanes(worker.run_lane, plan)
         resources = work.resources(plan)
 
         def start(specs: Sequence[TrialSpec]) -> Any:
-            return lanes.start([images], resources, work.pace, specs, outcomes.checkpoints(specs))
+            return lanes.start([images], resources, work.pace, specs, recorder.checkpoints(specs))
 
         with FanOut(start, work.limits, plan, lanes.release) as fan_out:
-            for lane in deal(outcomes.unfinished, plan.lanes):
+            for lane in deal(recorder.unfinished, plan.lanes):
                 fan_out.submit(lane)
             facts, prepared = _prepared(folder, info), time.monotonic()
-            progress = Progress(work.trials, outcomes.rows, work.pace.until)
+            progress = RunProgress(work.trials, recorder.rows, work.pace.until)
             with work.display(progress) as show:
                 for event in fan_out.events():
-                    outcomes.take(event, fan_out.attempts)
+                    recorder.take(event, fan_out.attempts)
                     trial = progress.take(event, fan_out.attempts)
                     if trial is not None:
                         show(trial)
@@ -97,15 +97,15 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
     trained = time.monotonic()
     stored = {
         model: _store(folder, tally.chosen, facts, work.rule, work.code)
-        for model, tally in sorted(outcomes.tallies.items())
+        for model, tally in sorted(recorder.tallies.items())
     }
     summary = summarize(
         run=folder.run,
         dataset=_dataset_row(facts, work.trials[0].validation_percent),
-        tallies=outcomes.tallies,
+        tallies=recorder.tallies,
         stored=stored,
         labels=facts.test_labels,
-        trials=outcomes.rows,
+        trials=recorder.rows,
         timing={
             "wall_seconds": time.monotonic() - begin,
             "prepare_seconds": prepared - begin,
@@ -115,7 +115,7 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
         ended=now(),
     )
     if work.report:
-        write_report(folder, summary, outcomes.tallies, lambda: result_of(images, "the dataset"), work.code)
+        write_report(folder, summary, recorder.tallies, lambda: result_of(images, "the dataset"), work.code)
     failpoint("run.before_summary")
     folder.complete(summary)
     failpoint("run.before_forget")

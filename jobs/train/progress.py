@@ -49,7 +49,7 @@ class _Epochs:
         return _Epochs(self.count + other.count, self.seconds + other.seconds)
 
 
-class Progress:
+class RunProgress:
     """Of all trials, in their order.
 
     Args:

@@ -28,7 +28,7 @@ ADVICE = {
 }
 
 
-class Outcomes:
+class Recorder:
     """Begins with what earlier drivers of the run have left in its folder."""
 
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec]) -> None:

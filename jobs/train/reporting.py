@@ -34,10 +34,10 @@ def write_report(
     code: Mapping[str, Any],
 ) -> None:
     with _no_run_fails("report"):
-        from mnist_lib.report.page import Run, report
+        from mnist_lib.report.page import ReportedRun, report
 
         folder.flush()
-        run = Run(
+        run = ReportedRun(
             summary=summary,
             history=folder.history(),
             tallies=tallies,

@@ -14,7 +14,7 @@ from cluster.lanes.lane import Others, free_address
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DivergedError, GroupError
-from mnist_lib.results import Event, LaneStarted, TrialFailure
+from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import Group, Pace, Resources, TrialSpec
 
 
@@ -29,7 +29,7 @@ def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tu
 
 def run_lane(
     dataset: list[Any], resources: Resources, pace: Pace, specs: Sequence[TrialSpec], checkpoints: Mapping[str, bytes]
-) -> Iterator[Event]:
+) -> Iterator[TrialEvent]:
     """`dataset` is a reference in a list, so that Ray starts the task, and TensorFlow loads, before the data come."""
     yield LaneStarted(trial=specs[0].id, **_of_this_process())
     if resources.nodes == 1:
@@ -63,12 +63,12 @@ def _run(
     specs: Sequence[TrialSpec],
     checkpoints: Mapping[str, bytes],
     together: Group | None,
-) -> Iterator[Event]:
+) -> Iterator[TrialEvent]:
     import_keras()
-    from mnist_lib.training.trial import Place, run_trials
+    from mnist_lib.training.trial import WorkerPlace, run_trials
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    place = Place(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
+    place = WorkerPlace(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
     yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place, pace, checkpoints, together)
 
 

@@ -19,7 +19,7 @@ from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 
-SCHEMA = 1
+CACHE_SCHEMA = 1
 LARGEST_ARRAY = 1 << 30  # bytes; none of the catalog has a tenth of it
 SPLITS = ("train_images", "train_labels", "test_images", "test_labels")
 ABOUT = "about"  # JSON, as bytes
@@ -78,7 +78,7 @@ def _place(versions: Path) -> Path:
 
 def _source(prepared: Path) -> str:
     """sha256 of all that the arrays were made from: TFDS' files and version, the builders and sets in the package."""
-    digest = hashlib.sha256(f"{SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode())
+    digest = hashlib.sha256(f"{CACHE_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode())
     for folder in (prepared, EMBEDDED):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":

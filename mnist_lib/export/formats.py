@@ -41,7 +41,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
         SpecError: there is something at `target`.
         StoreError: it cannot be written.
     """
-    write, run = FORMATS[form]
+    write, run = WRITERS[form]
     expected = predictor(stored)(images)
     with whole_at(target) as written:
         write(_served(stored), written)
@@ -113,7 +113,7 @@ def _run_onnx(path: Path) -> Predict:
     return lambda images: np.asarray(session.run([PROBABILITIES], {PIXELS: images})[0])
 
 
-FORMATS: dict[str, tuple[Callable[[tf.Module, Path], None], Callable[[Path], Predict]]] = {
+WRITERS: dict[str, tuple[Callable[[tf.Module, Path], None], Callable[[Path], Predict]]] = {
     "saved_model": (_write_saved_model, _run_saved_model),
     "litert": (_write_litert, _run_litert),
     "onnx": (_write_onnx, _run_onnx),

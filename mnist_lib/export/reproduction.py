@@ -13,7 +13,7 @@ from mnist_lib.spec import Pace, Resources, TrialSpec
 from mnist_lib.store.contents import accuracy_of_version, read_manifest
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version
-from mnist_lib.training.trial import Place, run_trials
+from mnist_lib.training.trial import WorkerPlace, run_trials
 
 IDENTICAL, WITHIN, DIVERGED = "identical", "within the interval", "diverged"
 
@@ -61,7 +61,7 @@ def reproduce(
         loaded.append(load())
         return loaded[0]
 
-    (*_, last) = run_trials([spec], load_once, resources, Place(node="here"), pace)
+    (*_, last) = run_trials([spec], load_once, resources, WorkerPlace(node="here"), pace)
     if isinstance(last, TrialFailure):
         raise MnistError(f"{version.name}: the training failed: {last.code} {last.message}")
     assert isinstance(last, TrialResult)

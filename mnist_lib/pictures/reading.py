@@ -21,7 +21,7 @@ from mnist_lib.catalog import DATASETS
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.ink import Levels, ink_of, laid_out
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
 LARGEST_FILE = 10_000_000  # bytes
 MOST_PIXELS = 50_000_000  # of a telephone's largest photos
@@ -126,7 +126,9 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"expected a picture ({', '.join(FORMATS)}), got something else; convert it") from error
+        raise ImageError(
+            f"expected a picture ({', '.join(PICTURE_FORMATS)}), got something else; convert it"
+        ) from error
     except Image.DecompressionBombError as error:
         raise _too_many_pixels("far more") from error
     except Exception as error:  # of whatever kind: the decoders have many
@@ -138,7 +140,7 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
 
 def _decoded(content: bytes, whole: bool) -> tuple[Image.Image, tuple[int, int]]:
     """In one of the modes F (0-255), L, RGB, RGBA; width and height of the file. `whole`: in every detail."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
         size = image.size
         if math.prod(size) > MOST_PIXELS:
             raise _too_many_pixels("{:,} x {:,}".format(*size))

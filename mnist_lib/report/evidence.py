@@ -137,7 +137,7 @@ NOT_OF_AN_EPOCH = ("at", "event")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class AttemptTimes:
     """Seconds are counted from the first entry of the history."""
 
     trial: str
@@ -157,10 +157,10 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, list[Epoc
     return {trial: [of_trial[number] for number in sorted(of_trial)] for trial, of_trial in epochs.items()}
 
 
-def attempts(history: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+def attempts(history: Iterable[Mapping[str, Any]]) -> list[AttemptTimes]:
     """In the order in which they began."""
-    found: list[Attempt] = []
-    under_way: dict[str, Attempt] = {}  # by trial, as far as it is known
+    found: list[AttemptTimes] = []
+    under_way: dict[str, AttemptTimes] = {}  # by trial, as far as it is known
     first: float | None = None
     for entry in history:
         first = entry["at"] if first is None else first
@@ -171,7 +171,7 @@ def attempts(history: Iterable[Mapping[str, Any]]) -> list[Attempt]:
                 if known is not None:
                     found.append(known)  # its driver was killed, and could not tell when it ended
                 lane = f"{entry['node']}, process {entry['pid']}"
-                under_way[trial] = Attempt(trial=trial, lane=lane, begin=seconds, end=seconds, outcome="lost")
+                under_way[trial] = AttemptTimes(trial=trial, lane=lane, begin=seconds, end=seconds, outcome="lost")
             case "ended" | "died" as event if known is not None:
                 outcome = "died" if event == "died" else entry["status"]
                 found.append(replace(under_way.pop(trial), end=seconds, outcome=outcome))

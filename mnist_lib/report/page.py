@@ -24,7 +24,7 @@ from mnist_lib.results import Tally
 MOST_ROWS_OPEN = 20  # of the trials; more are there to be opened
 
 # By name, in the page's template.
-FORMATS: dict[str, Callable[[Any], str]] = {
+NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
     "percent": percent,
     "points": lambda value: f"{100 * value:.2f}",
     "count": lambda value: f"{value:,}",
@@ -34,7 +34,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ReportedRun:
     """What a report is made from."""
 
     summary: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Report:
     plots: Mapping[str, bytes]  # PNG, by name
 
 
-def report(run: Run) -> Report:
+def report(run: ReportedRun) -> Report:
     stored = {
         name: StoredTrial.of(tally.chosen.probabilities, run.dataset.test.labels)
         for name, tally in sorted(run.tallies.items())
@@ -88,11 +88,11 @@ def template(name: str) -> jinja2.Template:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["colours"] = VARIABLES
-    environment.filters |= {**FORMATS, "quoted": shlex.quote}
+    environment.filters |= {**NUMBER_FORMATS, "quoted": shlex.quote}
     return environment.get_template(name)
 
 
-def _plots(run: Run, stored: Mapping[str, StoredTrial]) -> list[Plot]:
+def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:
     drawn = []
     if stored:
         drawn.append(plots.accuracy_of_trials(run.summary))
@@ -113,7 +113,7 @@ def _figures(summary: Mapping[str, Any]) -> Callable[[str, str], Markup]:
         value: Any = summary
         for key in path.split("/"):
             value = value[int(key) if isinstance(value, list) else key]
-        text = FORMATS[format](value)
+        text = NUMBER_FORMATS[format](value)
         return Markup(f'<data value="{value}" data-path="{path}">{text}</data>')  # numbers, and names of the catalog
 
     return figure

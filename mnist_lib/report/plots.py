@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, figure_of, legend, plot
 
 if TYPE_CHECKING:
-    from mnist_lib.report.evidence import Attempt, StoredTrial
+    from mnist_lib.report.evidence import AttemptTimes, StoredTrial
     from mnist_lib.results import EpochDone
 
 MOST_CURVES = 12  # of a model, drawn strongly enough to be told apart
@@ -114,7 +114,7 @@ def calibration(stored: Mapping[str, StoredTrial]) -> Plot:
     return plot("calibration", "How often answers are right, by the probability that the model gives them.", figure)
 
 
-def time_line(summary: Mapping[str, Any], attempts: Sequence[Attempt]) -> Plot:
+def time_line(summary: Mapping[str, Any], attempts: Sequence[AttemptTimes]) -> Plot:
     """A row for each process that trained, a bar for each attempt at a trial."""
     models = {trial["id"]: trial["model"] for trial in summary["trials"]}
     numbers = {name: number for number, name in enumerate(_models(summary))}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 1
+SUMMARY_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def summarize(
         ended: UTC, ISO 8601.
     """
     return {
-        "schema": SCHEMA,
+        "schema": SUMMARY_SCHEMA,
         "run": run,
         "dataset": dict(dataset),
         "models": {model: _model_row(tally, stored[model], labels) for model, tally in sorted(tallies.items())},

@@ -19,7 +19,7 @@ from mnist_lib.errors import StoreError
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.policy import Due, Policy, counted
 from mnist_lib.retraining.timetable import Timetable
-from mnist_lib.retraining.work import Run, Work
+from mnist_lib.retraining.work import ActiveRun, Work
 from mnist_lib.store.lease import Lease, LeaseLostError
 
 RUNNING_SECONDS = 0.5  # from one look at a run to the next
@@ -66,7 +66,7 @@ class Retrainer:
         self._schedule, self._timetable, self._policy = schedule, timetable, policy
         self._journal, self._lease, self._work, self._clock = journal, lease, work, clock
         self._host, self._enroll, self._tell, self._skip_unchanged = host, enroll, tell, skip_unchanged
-        self._running: Run | None = None
+        self._running: ActiveRun | None = None
         self._seen = clock.now()
         self._floor = enroll  # where this process began, or the clock was set back to
         self.settled: Entry | None = None  # the last that this process saw
@@ -196,11 +196,11 @@ class Retrainer:
         entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
         if self._lease.number is None or not self._journal.append(number, entry) or self._lease.overdue():
             return None
-        self._running = Run(number + 1, entry, self._work.start(entry.run, self._lease.number))
+        self._running = ActiveRun(number + 1, entry, self._work.start(entry.run, self._lease.number))
         log.info("slot %s: run %s, attempt %d", entry.slot, entry.run, entry.attempt)
         return entry
 
-    def _watch(self, run: Run) -> Pause:
+    def _watch(self, run: ActiveRun) -> Pause:
         try:
             self._lease.renew()
         except LeaseLostError as error:
@@ -227,7 +227,7 @@ class Retrainer:
             self.settled = entry
             self._tell(entry)
 
-    def _give_up(self, run: Run, why: str) -> Pause:
+    def _give_up(self, run: ActiveRun, why: str) -> Pause:
         log.warning("%s; run %s is stopped here", why, run.entry.run)
         self._running = None
         run.attempt.kill()

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttemptResult:
     """How an attempt at a run ended.
 
     Args:
@@ -30,10 +30,10 @@ class Outcome:
     results: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Attempt(Protocol):
+class RunAttempt(Protocol):
     """At a run, going on elsewhere."""
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> AttemptResult | None:
         """None while it goes on."""
         ...
 
@@ -57,20 +57,20 @@ class Work(Protocol):
         """Of all that a result depends on, as it is now; None where that cannot be told."""
         ...
 
-    def start(self, run: str, term: int) -> Attempt:
+    def start(self, run: str, term: int) -> RunAttempt:
         """`term`: the fencing number; what the attempt writes under it is refused once there is a higher one."""
         ...
 
 
-class Run:
+class ActiveRun:
     """
     Args:
         number: of the entry in the journal that began it.
     """
 
-    def __init__(self, number: int, entry: Entry, attempt: Attempt) -> None:
+    def __init__(self, number: int, entry: Entry, attempt: RunAttempt) -> None:
         self.number, self.entry, self.attempt = number, entry, attempt
-        self._outcome: Outcome | None = None
+        self._outcome: AttemptResult | None = None
         self._told = moment_of(entry.at)  # the last slot that came due meanwhile
 
     def look(self, timetable: Timetable, policy: Policy, work: Work, now: datetime) -> Entry | None:
@@ -90,7 +90,7 @@ class Run:
     def ended(self, kind: str, now: datetime, **fields: Any) -> Entry:
         return self.entry.followed(kind, now, self.entry.host, **fields)
 
-    def _closed(self, outcome: Outcome, policy: Policy, work: Work, now: datetime) -> Entry:
+    def _closed(self, outcome: AttemptResult, policy: Policy, work: Work, now: datetime) -> Entry:
         told: dict[str, Any] = {"why": outcome.why, "exit_code": outcome.exit_code}
         if outcome.complete:
             # Data that were not there before it are by now.

@@ -79,11 +79,11 @@ def last_number(exists: Callable[[int], bool]) -> int:
     return low
 
 
-SCHEMA = 1
+RECORD_SCHEMA = 1
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    return _text({"schema": SCHEMA, **document, "sha256": _sha256(document)})
+    return _text({"schema": RECORD_SCHEMA, **document, "sha256": _sha256(document)})
 
 
 def unseal(content: bytes, name: str) -> dict[str, Any]:
@@ -97,8 +97,10 @@ def unseal(content: bytes, name: str) -> dict[str, Any]:
         schema, sha256 = document.pop("schema"), document.pop("sha256", None)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{name}: expected a record, got {len(content)} bytes that are none") from error
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise SchemaError(f"{name}: its record has schema {schema}, this program knows {SCHEMA}; use a newer one")
+    if isinstance(schema, int) and schema > RECORD_SCHEMA:
+        raise SchemaError(
+            f"{name}: its record has schema {schema}, this program knows {RECORD_SCHEMA}; use a newer one"
+        )
     try:
         whole = seal(document) == content  # whitespace and the order of fields included
     except ValueError:  # NaN, which JSON does not have

@@ -32,7 +32,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingState:
     """All that an unfinished trial has reached, after its newest epoch."""
 
     values: Values
@@ -44,7 +44,7 @@ class Progress:
         return self.history[-1].epoch
 
 
-def pack(progress: Progress, spec: TrialSpec) -> bytes:
+def pack(progress: TrainingState, spec: TrialSpec) -> bytes:
     best = progress.best
     notes = {
         "spec": asdict(spec),
@@ -58,7 +58,7 @@ def pack(progress: Progress, spec: TrialSpec) -> bytes:
     return content.getvalue()
 
 
-def unpack(content: bytes, spec: TrialSpec, like: Values) -> Progress:
+def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
     """`like`: values of the same trial, for their shapes and types.
 
     Raises:
@@ -76,7 +76,7 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> Progress:
             raise ValueError(f"it is of {notes['spec']}")
         validation = notes["best"]["validation"]
         tensors = iter([tf.constant(arrays[name]) for name in shapes])
-        return Progress(
+        return TrainingState(
             _take(tensors, like),
             Best(
                 notes["best"]["epoch"],

@@ -22,15 +22,15 @@ from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistEr
 from mnist_lib.models.model import Model, build_model
 from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.report.tensorboard import event_file
-from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Started, TrialEvent, TrialFailure, TrialResult
 from mnist_lib.spec import Group, Pace, Resources, TrialSpec
-from mnist_lib.training.checkpoint import Best, Progress, pack, unpack
+from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WorkerPlace:
     """Where a lane runs, for the record."""
 
     node: str
@@ -53,11 +53,11 @@ def run_trials(
     specs: Sequence[TrialSpec],
     load: Callable[[], Dataset],
     resources: Resources,
-    place: Place,
+    place: WorkerPlace,
     pace: Pace = Pace(),
     checkpoints: Mapping[str, bytes] = MappingProxyType({}),
     group: Group | None = None,
-) -> Iterator[Event]:
+) -> Iterator[TrialEvent]:
     """Yields what happens: for each trial `Started`, `EpochDone`, at times `CheckpointTaken`, and last `TrialResult` or
     `TrialFailure`.
 
@@ -98,14 +98,16 @@ def _told(error: Exception) -> tuple[str, str]:
 
 
 class _Lane:
-    def __init__(self, load: Callable[[], Dataset], resources: Resources, place: Place, group: Group | None) -> None:
+    def __init__(
+        self, load: Callable[[], Dataset], resources: Resources, place: WorkerPlace, group: Group | None
+    ) -> None:
         configure_process(resources)
         self._strategy = mirrored_strategy(resources) if group is None else group_strategy(group)
         self._dataset = load()
         self._place = place
         self._compiled: dict[TrialSpec, _Compiled] = {}
 
-    def run(self, spec: TrialSpec, pace: Pace, checkpoint: bytes | None) -> Iterator[Event]:
+    def run(self, spec: TrialSpec, pace: Pace, checkpoint: bytes | None) -> Iterator[TrialEvent]:
         begin = time.perf_counter()
         devices = devices_of(self._strategy)
         compiled = self._compile(spec)
@@ -163,7 +165,7 @@ class _Lane:
         return self._compiled[shape]
 
 
-def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple[Progress | None, tuple[str, ...]]:
+def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple[TrainingState | None, tuple[str, ...]]:
     """From the checkpoint, or from the beginning -> (what it holds, notices)."""
     trainer.start(spec.seed)
     if checkpoint is None:
@@ -177,8 +179,8 @@ def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple
 
 
 def _train(
-    compiled: _Compiled, spec: TrialSpec, progress: Progress | None, pace: Pace
-) -> Generator[Event, None, tuple[Best, tuple[EpochDone, ...]]]:
+    compiled: _Compiled, spec: TrialSpec, progress: TrainingState | None, pace: Pace
+) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
     """Returns the best epoch on validation, the earliest of equals (without validation the last), and all epochs."""
     best, history = (progress.best, progress.history) if progress else (None, ())
     rates = _learning_rates(compiled, spec)
@@ -211,7 +213,7 @@ def _train(
         if math.isfinite(pace.until) and compiled.trainer.any_says(late):
             break
         if epoch.number < last and time.monotonic() - kept_at >= pace.checkpoint_seconds:
-            content = pack(Progress(compiled.trainer.values, best, history), spec)
+            content = pack(TrainingState(compiled.trainer.values, best, history), spec)
             yield CheckpointTaken(trial=spec.id, epoch=epoch.number, content=content)
             kept_at = time.monotonic()
     assert best is not None  # a spec has at least one epoch

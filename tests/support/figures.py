@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mnist_lib.report.page import FORMATS
+from mnist_lib.report.page import NUMBER_FORMATS
 
 FIGURE = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
 
@@ -15,7 +15,7 @@ def assert_says_what_the_summary_says(page: str, summary: Mapping[str, Any]) -> 
     for value, path, text in figures:
         expected = _at(summary, path)
         assert value == str(expected), path
-        assert text in {shown(expected) for shown in FORMATS.values()}, path
+        assert text in {shown(expected) for shown in NUMBER_FORMATS.values()}, path
     shown = {path for _, path, _ in figures}
     for name in summary["models"]:
         assert {f"models/{name}/{key}" for key in ("mean_test_accuracy", "ci95/0", "ci95/1", "trials")} <= shown

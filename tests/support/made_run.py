@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 
 from mnist_lib.data.split import Dataset, validation_size
-from mnist_lib.report.page import Run
+from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, summarize, trial_row
 from mnist_lib.results import Accuracy, EpochDone, Tally, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec, trial_grid
@@ -13,7 +13,9 @@ from mnist_lib.spec import TrialSpec, trial_grid
 NAUGHTY = "<script>alert(1)</script> & \"quotes\" of '{{ 7 * 7 }}'"
 
 
-def made_run(dataset: Dataset, *, seeds: int, failed: int = 0, models: tuple[str, ...] = ("keras", "scratch")) -> Run:
+def made_run(
+    dataset: Dataset, *, seeds: int, failed: int = 0, models: tuple[str, ...] = ("keras", "scratch")
+) -> ReportedRun:
     """`failed`: of the trials, the last ones."""
     rng = np.random.default_rng(0)
     specs = trial_grid(models, range(seeds), dataset=dataset.name, epochs=8)
@@ -54,7 +56,7 @@ def made_run(dataset: Dataset, *, seeds: int, failed: int = 0, models: tuple[str
         timing={"wall_seconds": 31.0, "prepare_seconds": 6.0, "trials_seconds": 24.5, "store_seconds": 0.5},
         ended="2026-11-25T03:00:31Z",
     )
-    return Run(
+    return ReportedRun(
         summary=summary,
         history=sorted(history, key=lambda entry: float(entry["at"])),
         tallies=tallies,

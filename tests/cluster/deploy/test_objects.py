@@ -154,8 +154,8 @@ def test_a_pod_has_time_to_drain(pod: Any) -> None:
 
 def fatal_codes() -> set[int]:
     """What the same command under the same name does not cure: see the table in docs/cluster.md."""
-    complete = {exit_codes.EXIT_CODES["E-TRAINING"], exit_codes.SOME_FAILED}
-    return complete | {exit_codes.EXIT_CODES[code] for code in ("E-USAGE", "E-DATA", "E-STORE", "E-INTEGRITY")}
+    complete = {exit_codes.EXIT_CODE_OF["E-TRAINING"], exit_codes.SOME_FAILED}
+    return complete | {exit_codes.EXIT_CODE_OF[code] for code in ("E-USAGE", "E-DATA", "E-STORE", "E-INTEGRITY")}
 
 
 def test_the_cronjob_tries_again_what_trying_again_may_cure() -> None:
@@ -174,7 +174,7 @@ def test_the_table_of_exit_codes_is_the_one_of_the_job_and_of_the_cronjob() -> N
     rows = re.findall(r"^\| ([\d, ]+) \|.*\| ([^|]+) \|$", README, re.MULTILINE)
     told = {int(code): then for codes, then in rows for code in codes.split(",")}
     killed = {128 + 9, 128 + 15, exit_codes.INTERRUPTED}
-    assert set(told) == {exit_codes.DONE, exit_codes.SOME_FAILED, *exit_codes.EXIT_CODES.values(), *killed}
+    assert set(told) == {exit_codes.DONE, exit_codes.SOME_FAILED, *exit_codes.EXIT_CODE_OF.values(), *killed}
     assert {code for code, then in told.items() if then == "fails"} == fatal_codes()
     (systemd,) = re.findall(r"RestartPreventExitStatus=([\d ]+)", README)
     assert set(map(int, systemd.split())) == fatal_codes()

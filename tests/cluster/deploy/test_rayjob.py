@@ -161,7 +161,7 @@ def test_a_cluster_that_does_not_come_up_is_a_lack_of_resources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kubernetes = Kubernetes(then=[{"jobDeploymentStatus": "Failed", "message": "no node"}])
-    assert start(kubernetes, tmp_path, monkeypatch) == exit_codes.EXIT_CODES["E-RESOURCES"]
+    assert start(kubernetes, tmp_path, monkeypatch) == exit_codes.EXIT_CODE_OF["E-RESOURCES"]
 
 
 @pytest.mark.parametrize("code", [403, 404, 422])
@@ -170,7 +170,7 @@ def test_a_rayjob_that_is_refused_is_not_tried_again(
 ) -> None:
     kubernetes = Kubernetes()
     kubernetes.refuses = code
-    assert start(kubernetes, tmp_path, monkeypatch) == exit_codes.EXIT_CODES["E-USAGE"]
+    assert start(kubernetes, tmp_path, monkeypatch) == exit_codes.EXIT_CODE_OF["E-USAGE"]
 
 
 def test_a_kubernetes_that_only_answers_with_errors_of_its_own_is_given_up(
@@ -178,8 +178,8 @@ def test_a_kubernetes_that_only_answers_with_errors_of_its_own_is_given_up(
 ) -> None:
     kubernetes = Kubernetes()
     kubernetes.refuses = 500
-    assert start(kubernetes, tmp_path, monkeypatch) == exit_codes.EXIT_CODES["E-CLUSTER"]
+    assert start(kubernetes, tmp_path, monkeypatch) == exit_codes.EXIT_CODE_OF["E-CLUSTER"]
 
 
 def test_a_kubernetes_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert start(None, tmp_path, monkeypatch) == exit_codes.EXIT_CODES["E-CLUSTER"]
+    assert start(None, tmp_path, monkeypatch) == exit_codes.EXIT_CODE_OF["E-CLUSTER"]

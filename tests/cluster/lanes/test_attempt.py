@@ -6,7 +6,7 @@ import pytest
 
 from cluster.lanes.attempt import Attempt
 from cluster.lanes.deadlines import Limits
-from cluster.lanes.lane import Place
+from cluster.lanes.lane import WorkerProcess
 
 LIMITS = Limits(silence_seconds=3.0, first_silence_seconds=100.0)
 
@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def heard_after(clock: Clock, *seconds: float) -> Attempt:
     """An attempt of whose item events came in these intervals."""
-    attempt = Attempt(generator=None, items={"x": None}, place=Place(host="h", pid=1, node="n"))
+    attempt = Attempt(generator=None, items={"x": None}, place=WorkerProcess(host="h", pid=1, node="n"))
     attempt.begin_next()
     for interval in seconds:
         clock.now += interval

@@ -17,7 +17,7 @@ from cluster.errors import ClusterLostError, ResourcesError
 from cluster.lanes.deadlines import Limits
 from cluster.lanes.deaths import Kind, death_of
 from cluster.lanes.fan_out import Died, FanOut, Start
-from cluster.lanes.lane import Lanes, Place
+from cluster.lanes.lane import Lanes, WorkerProcess
 from cluster.lanes.resources import LanePlan
 from tests.support.clusters import every_cpu_taken, free_cpus, own_cluster, wait_until
 
@@ -217,7 +217,7 @@ def test_a_death_for_memory_names_the_node_and_its_memory() -> None:
         "Task was killed due to the node running low on memory.\n"
         "Memory on the node (IP: 10.0.0.7, ID: abc) was 28.5GB used / 30.0GB limit (0.95)"
     )
-    death = death_of(error, Place(node="abc", host="node-7", pid=1))
+    death = death_of(error, WorkerProcess(node="abc", host="node-7", pid=1))
     assert (death.kind, str(death)) == (Kind.OUT_OF_MEMORY, "out of memory on node-7, 28.5GB of 30.0GB in use")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jobs.models import __main__ as models
-from mnist_lib.catalog import FORMATS, MODELS
+from mnist_lib.catalog import EXPORT_FORMATS, MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.local import LocalObjects
@@ -58,7 +58,7 @@ def export(
 
 
 def require(form: str) -> None:
-    for module in FORMATS[form].modules:
+    for module in EXPORT_FORMATS[form].modules:
         pytest.importorskip(module, reason=f"{form} needs the extra `export`: pip install '.[export]'")
 
 
@@ -81,7 +81,7 @@ def deployed(form: str, path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
 def test_an_exported_version_takes_any_number_of_raw_images_and_gives_the_stored_probabilities(
     form: str, name: str, export: Any, storage: Path, digits: Dataset
 ) -> None:
@@ -91,7 +91,7 @@ def test_an_exported_version_takes_any_number_of_raw_images_and_gives_the_stored
 
     code, stdout, stderr = export(name, "--format", form, "--json")
     assert (code, stderr) == (0, "")
-    path = Path.cwd() / f"{name}-1{FORMATS[form].suffix}"
+    path = Path.cwd() / f"{name}-1{EXPORT_FORMATS[form].suffix}"
     found = json.loads(stdout)
     assert (found["path"], found["tried"], list(Path.cwd().iterdir())) == (str(path), 100, [path])
     assert found["bytes"] == sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
@@ -129,18 +129,18 @@ def cut_short(write: Callable[[Any, Path], None]) -> Callable[[Any, Path], None]
         (cut_short, "its own runtime refuses it: "),
     ],
 )
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
 def test_what_answers_otherwise_than_the_stored_version_is_refused_and_removed(
     form: str, sabotage: Any, message: str, export: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(form)
     from mnist_lib.export import formats as exporting
 
-    write, run = exporting.FORMATS[form]
-    monkeypatch.setitem(exporting.FORMATS, form, (sabotage(write), run))
+    write, run = exporting.WRITERS[form]
+    monkeypatch.setitem(exporting.WRITERS, form, (sabotage(write), run))
     code, stdout, stderr = export("keras@1", "--format", form)
     assert (code, stdout) == (7, "")
-    assert stderr.startswith(f"error[E-INTEGRITY] {Path.cwd()}/keras-1{FORMATS[form].suffix}: {message}")
+    assert stderr.startswith(f"error[E-INTEGRITY] {Path.cwd()}/keras-1{EXPORT_FORMATS[form].suffix}: {message}")
     assert stderr.count("\n") == 1
     assert not list(Path.cwd().iterdir())
 
@@ -163,13 +163,13 @@ def test_what_comes_to_be_there_meanwhile_is_not_overwritten_either(
 ) -> None:
     from mnist_lib.export import formats as exporting
 
-    write, run = exporting.FORMATS["saved_model"]
+    write, run = exporting.WRITERS["saved_model"]
 
     def slowly(served: Any, to: Path) -> None:
         Path("there").mkdir()
         write(served, to)
 
-    monkeypatch.setitem(exporting.FORMATS, "saved_model", (slowly, run))
+    monkeypatch.setitem(exporting.WRITERS, "saved_model", (slowly, run))
     code, _, stderr = export("scratch", "--format=saved_model", "--to=there")
     assert (code, "expected nothing there yet" in stderr) == (2, True)
     assert [path.name for path in Path.cwd().rglob("*")] == ["there"]

@@ -14,20 +14,20 @@ from rich.console import Console, ConsoleDimensions
 from cluster.lanes.deaths import Death, Kind
 from cluster.lanes.fan_out import Died
 from jobs.train import display
-from jobs.train.progress import Progress, State
+from jobs.train.progress import RunProgress, State
 from mnist_lib.results import Accuracy, EpochDone, Started, TrialFailure
 from mnist_lib.spec import trial_grid
 
 
-def progress_of(trials: int) -> Progress:
-    return Progress(trial_grid(("keras",), range(trials), dataset="mnist-mini", epochs=10), [])
+def progress_of(trials: int) -> RunProgress:
+    return RunProgress(trial_grid(("keras",), range(trials), dataset="mnist-mini", epochs=10), [])
 
 
 def first(item: str) -> int:
     return 1
 
 
-def start(progress: Progress, trial: str, attempts: Callable[[str], int] = first, resumed_after: int = 0) -> None:
+def start(progress: RunProgress, trial: str, attempts: Callable[[str], int] = first, resumed_after: int = 0) -> None:
     event = Started(
         trial=trial, pid=1, node="host-of-a-long-name/0123abcd", devices=(), gpus=(), resumed_after=resumed_after
     )
@@ -40,7 +40,7 @@ def epoch(trial: str, number: int, seconds: float = 2.0) -> EpochDone:
     )
 
 
-def drawn(progress: Progress, width: int, height: int) -> list[str]:
+def drawn(progress: RunProgress, width: int, height: int) -> list[str]:
     console = Console(width=width, height=height, color_system=None)
     with console.capture() as capture:
         console.print(display.drawing(progress, ConsoleDimensions(width, height)))

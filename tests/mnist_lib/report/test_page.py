@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.report.page import Report, Run, report
+from mnist_lib.report.page import Report, ReportedRun, report
 from tests.support.browser import LOOKS, assert_good, look_at
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.made_run import NAUGHTY, made_run
@@ -23,7 +23,7 @@ def sklearn_digits() -> Dataset:
     return Dataset.of("sklearn-digits", "1.0.0", train, test)
 
 
-RUNS: dict[str, Callable[[Dataset], Run]] = {
+RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
     "six": lambda digits: made_run(digits, seeds=3),
     "a failed one": lambda digits: made_run(digits, seeds=3, failed=1),
     "a hundred": lambda digits: made_run(digits, seeds=50, failed=3),
@@ -34,12 +34,14 @@ RUNS: dict[str, Callable[[Dataset], Run]] = {
 
 
 @pytest.fixture(scope="module", params=RUNS)
-def reported(request: pytest.FixtureRequest, digits: Dataset) -> tuple[Run, Report]:
+def reported(request: pytest.FixtureRequest, digits: Dataset) -> tuple[ReportedRun, Report]:
     run = RUNS[request.param](digits)
     return run, report(run)
 
 
-def test_each_figure_is_that_of_the_summary_and_none_of_the_core_is_left_out(reported: tuple[Run, Report]) -> None:
+def test_each_figure_is_that_of_the_summary_and_none_of_the_core_is_left_out(
+    reported: tuple[ReportedRun, Report],
+) -> None:
     run, made = reported
     assert_says_what_the_summary_says(made.page.decode(), run.summary)
 
@@ -54,7 +56,7 @@ def test_no_figure_stands_in_the_page_that_is_not_of_the_summary_in_the_table_of
     assert set(re.findall(r"[\d.]+%", table[0])) == {f"{100 * value:.2f}%" for value in allowed}
 
 
-def test_the_page_holds_all_that_it_shows_and_is_small(reported: tuple[Run, Report]) -> None:
+def test_the_page_holds_all_that_it_shows_and_is_small(reported: tuple[ReportedRun, Report]) -> None:
     page = reported[1].page
     assert len(page) < 3_000_000
     assert not re.findall(rb"(?:src|href)=\"(?!data:|#)[^\"]*\"", page)
@@ -68,7 +70,7 @@ def test_what_a_message_holds_is_text_and_nothing_else(digits: Dataset) -> None:
     assert html.unescape(page).count(NAUGHTY) == 5  # two promotions, a failure twice, the configuration
 
 
-def test_each_plot_of_the_page_is_there_as_a_picture_too(reported: tuple[Run, Report]) -> None:
+def test_each_plot_of_the_page_is_there_as_a_picture_too(reported: tuple[ReportedRun, Report]) -> None:
     run, made = reported
     assert all(content.startswith(b"\x89PNG") for content in made.plots.values())
     if run.tallies:
@@ -77,7 +79,7 @@ def test_each_plot_of_the_page_is_there_as_a_picture_too(reported: tuple[Run, Re
 
 @pytest.mark.slow
 def test_the_page_is_good_on_a_telephone_and_on_a_desk_by_day_and_by_night(
-    browser: Browser, reported: tuple[Run, Report], tmp_path: Path
+    browser: Browser, reported: tuple[ReportedRun, Report], tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
     path.write_bytes(reported[1].page)

@@ -8,10 +8,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lib.data.split import Dataset
-from mnist_lib.results import CheckpointTaken, EpochDone, Event, TrialResult
+from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
 from mnist_lib.spec import Pace, Resources, TrialSpec
 from mnist_lib.training.loop import learning_rates
-from mnist_lib.training.trial import Place, run_trials
+from mnist_lib.training.trial import WorkerPlace, run_trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -19,21 +19,23 @@ SPEC = TrialSpec.of("keras", epochs=4, hidden_units=8, schedule="one-cycle")
 STEPS = 3  # of an epoch: 360 images
 
 
-def events_of(digits: Dataset, checkpoint: bytes | None = None, spec: TrialSpec = SPEC) -> list[Event]:
+def events_of(digits: Dataset, checkpoint: bytes | None = None, spec: TrialSpec = SPEC) -> list[TrialEvent]:
     train = digits.train.take(np.arange(0, 4_000, 10))
     dataset, resources = Dataset.of("few", "1", train, digits.test), Resources(cpus=2, cpu_replicas=2)
     checkpoints = {spec.id: checkpoint} if checkpoint else {}
     return list(
-        run_trials([spec], lambda: dataset, resources, Place(node="here"), Pace(checkpoint_seconds=0), checkpoints)
+        run_trials(
+            [spec], lambda: dataset, resources, WorkerPlace(node="here"), Pace(checkpoint_seconds=0), checkpoints
+        )
     )
 
 
 @pytest.fixture(scope="module")
-def events(tensorflow: None, digits: Dataset) -> list[Event]:
+def events(tensorflow: None, digits: Dataset) -> list[TrialEvent]:
     return events_of(digits)
 
 
-def result_of(events: list[Event]) -> TrialResult:
+def result_of(events: list[TrialEvent]) -> TrialResult:
     assert isinstance(events[-1], TrialResult)
     return events[-1]
 
@@ -43,7 +45,7 @@ def shown(result: TrialResult, folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder)).Reload()
 
 
-def test_every_epoch_has_its_numbers_at_its_step(events: list[Event], tmp_path: Path) -> None:
+def test_every_epoch_has_its_numbers_at_its_step(events: list[TrialEvent], tmp_path: Path) -> None:
     seen, epochs = shown(result_of(events), tmp_path), [event for event in events if isinstance(event, EpochDone)]
     rates = learning_rates("one-cycle", SPEC.learning_rate, SPEC.epochs * STEPS)
     expected = {
@@ -65,7 +67,7 @@ def test_every_epoch_has_its_numbers_at_its_step(events: list[Event], tmp_path: 
 
 
 def test_the_mistakes_are_the_wrong_test_images_with_the_most_probable_answers(
-    events: list[Event], digits: Dataset, tmp_path: Path
+    events: list[TrialEvent], digits: Dataset, tmp_path: Path
 ) -> None:
     import tensorflow as tf
 
@@ -85,7 +87,7 @@ def test_the_mistakes_are_the_wrong_test_images_with_the_most_probable_answers(
 
 
 def test_a_trial_that_went_on_from_a_checkpoint_has_every_epoch_once(
-    events: list[Event], digits: Dataset, tmp_path: Path
+    events: list[TrialEvent], digits: Dataset, tmp_path: Path
 ) -> None:
     checkpoint = next(event for event in events if isinstance(event, CheckpointTaken) and event.epoch == 2)
     resumed = result_of(events_of(digits, checkpoint.content))
@@ -94,7 +96,7 @@ def test_a_trial_that_went_on_from_a_checkpoint_has_every_epoch_once(
 
 
 def test_without_validation_and_without_mistakes_the_rest_is_there(
-    events: list[Event], digits: Dataset, tmp_path: Path
+    events: list[TrialEvent], digits: Dataset, tmp_path: Path
 ) -> None:
     from mnist_lib.report.tensorboard import event_file
 

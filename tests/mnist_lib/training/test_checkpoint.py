@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mnist_lib.data.split import Dataset
-from mnist_lib.results import CheckpointTaken, EpochDone, Event, Started, TrialResult
+from mnist_lib.results import CheckpointTaken, EpochDone, Started, TrialEvent, TrialResult
 from mnist_lib.spec import Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.training import trial
-from mnist_lib.training.trial import Place, run_trials
+from mnist_lib.training.trial import WorkerPlace, run_trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -33,11 +33,11 @@ def few(digits: Dataset) -> Dataset:
 
 def events(
     specs: Sequence[TrialSpec], few: Dataset, pace: Pace, checkpoints: dict[str, bytes], resources: Resources = ONE
-) -> Iterator[Event]:
-    return run_trials(specs, lambda: few, resources, Place(node="here"), pace, checkpoints)
+) -> Iterator[TrialEvent]:
+    return run_trials(specs, lambda: few, resources, WorkerPlace(node="here"), pace, checkpoints)
 
 
-def result(told: Sequence[Event]) -> TrialResult:
+def result(told: Sequence[TrialEvent]) -> TrialResult:
     (found,) = [event for event in told if isinstance(event, TrialResult)]
     return found
 

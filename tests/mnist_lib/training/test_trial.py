@@ -8,22 +8,22 @@ import pytest
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
-from mnist_lib.results import EpochDone, Event, Started, TrialFailure, TrialResult
+from mnist_lib.results import EpochDone, Started, TrialEvent, TrialFailure, TrialResult
 from mnist_lib.spec import Resources, TrialSpec, trial_grid
 from mnist_lib.training.loop import Trainer
-from mnist_lib.training.trial import Place, run_trials
+from mnist_lib.training.trial import WorkerPlace, run_trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 TWO_REPLICAS = Resources(cpus=2, cpu_replicas=2)  # as the fixture `tensorflow` sets the process up
-PLACE = Place(node="here", gpus=("3",))
+PLACE = WorkerPlace(node="here", gpus=("3",))
 
 
-def events_of(specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources = TWO_REPLICAS) -> list[Event]:
+def events_of(specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources = TWO_REPLICAS) -> list[TrialEvent]:
     return list(run_trials(specs, lambda: dataset, resources, PLACE))
 
 
-def results_of(events: Sequence[Event]) -> dict[str, TrialResult]:
+def results_of(events: Sequence[TrialEvent]) -> dict[str, TrialResult]:
     return {event.trial: event for event in events if isinstance(event, TrialResult)}
 
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 from mnist_lib.errors import StoreError
-from mnist_lib.retraining.work import Outcome
+from mnist_lib.retraining.work import AttemptResult
 from mnist_lib.store.lease import fence, lease_folder
 from mnist_lib.store.objects import check_name
 
@@ -114,15 +114,15 @@ class FakeAttempt:
         self._fails = world.random.random() < world.settings.failing
         self._permanently = self._fails and world.random.random() < 0.3
         self.end = world.now + world.random.uniform(5, world.settings.longest_run)
-        self._outcome: Outcome | None = None
+        self._outcome: AttemptResult | None = None
         try:
             self._objects.create(f"runs/{run}/run.json", b"begun")
             if self._objects.exists(f"runs/{run}/summary.json"):
                 self.end, self._fails = world.now, False
         except StoreError as error:
-            self._outcome = Outcome(6, complete=False, again=True, why=str(error))
+            self._outcome = AttemptResult(6, complete=False, again=True, why=str(error))
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> AttemptResult | None:
         if self._outcome is None and self.machine.world.now >= self.end:
             self._outcome = self._ended()
         return self._outcome
@@ -132,9 +132,9 @@ class FakeAttempt:
 
     kill = stop
 
-    def _ended(self) -> Outcome:
+    def _ended(self) -> AttemptResult:
         if self._fails:
-            return Outcome(5 if self._permanently else 4, complete=False, again=not self._permanently)
+            return AttemptResult(5 if self._permanently else 4, complete=False, again=not self._permanently)
         machine, slept = self.machine, self.machine.slept
         try:
             self._objects.create(f"runs/{self.run}/summary.json", f"by {machine.number}".encode())
@@ -142,5 +142,5 @@ class FakeAttempt:
             # It may fall asleep between asking whether it was, and writing.
             assert not given_up or machine.slept > slept, f"{self.run}: written by a holder that was given up"
         except StoreError as error:  # or the lease has passed to another
-            return Outcome(6, complete=False, again=True, why=str(error))
-        return Outcome(0, complete=True)
+            return AttemptResult(6, complete=False, again=True, why=str(error))
+        return AttemptResult(0, complete=True)
