@@ -1,0 +1,21 @@
+"""How counts, shares and durations are written for people, the same in every command and report."""
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 trial", "2 trials", "1,000 trials"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """Return a share of 1 as a percentage with two decimals: 0.97134 is "97.13%"."""
+    return f"{share:.2%}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as "45 s", "3:05" or "2:03:05"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, seconds = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
