@@ -1,4 +1,4 @@
-"""The time: of the wall, which people set and which can jump, and one that only goes on."""
+"""The current time, and how times are written: UTC to the second, as in 2026-11-26T03:00:00Z."""
 
 import time
 from datetime import UTC, datetime
@@ -7,11 +7,11 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """In UTC, by the wall."""
+        """Return the wall clock's time in UTC. It jumps when somebody sets the clock."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds, of sleep too; of two readings only the difference means something."""
+        """Return seconds since an arbitrary instant, including time the machine was suspended."""
         ...
 
 
@@ -20,18 +20,32 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        # Linux' monotonic clock stands still while the machine sleeps.
+        # Linux's monotonic clock stops while the machine is suspended; CLOCK_BOOTTIME does not.
         return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def text_of(moment: datetime) -> str:
-    """UTC, ISO 8601, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return an aware time as ISO 8601 in UTC, cut to the second: "2026-11-26T03:00:00Z"."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
+
+
+def now_text() -> str:
+    """Return the current time as `text_of` writes it."""
+    return text_of(datetime.now(UTC))
+
+
+def as_file_name(text: str) -> str:
+    """Return the text of a time without colons, for names of files and runs: "2026-11-26T03-00-00Z"."""
+    return text.replace(":", "-")
 
 
 def moment_of(text: str) -> datetime:
-    """Raises ValueError for what `text_of` does not give."""
+    """Return the time that `text_of` has written.
+
+    Raises:
+        ValueError: the text has another form.
+    """
     moment = datetime.fromisoformat(text)
     if text_of(moment) != text:
-        raise ValueError(f"expected a time in UTC to the second, got {text!r}")
+        raise ValueError(f"expected a UTC time such as 2026-11-26T03:00:00Z, got {text!r}")
     return moment

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mnist_lib.clock import text_of
+
 
 class _UnreadableError(argparse.ArgumentTypeError, ValueError):
     """Of the two, argparse takes over the text of the first, jsonargparse reading a file that of the second."""
@@ -46,10 +48,9 @@ def moment(value: Any) -> str:
     """As the store writes it: UTC, to the second. Without a zone it is UTC."""
     try:
         time = datetime.fromisoformat(str(value))
-        time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+        return text_of(time.replace(tzinfo=time.tzinfo or UTC))
     except (ValueError, OverflowError):
         raise _UnreadableError(f"expected a time, as in 2026-11-25T03:00:00Z, got {value!r}") from None
-    return time.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def user_path(value: str | Path) -> Path:

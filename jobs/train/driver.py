@@ -23,6 +23,7 @@ from jobs.train.options import TrainOptions
 from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
+from mnist_lib.clock import now_text
 from mnist_lib.data.split import DatasetInfo, validation_size
 from mnist_lib.errors import IntegrityError
 from mnist_lib.report.summary import Stored, summarize
@@ -32,7 +33,7 @@ from mnist_lib.store.champions import champion, promote
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.objects import Objects, failpoint
 from mnist_lib.store.promotion import Rule
-from mnist_lib.store.publishing import now, publish
+from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import forget
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
@@ -112,7 +113,7 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
             "trials_seconds": trained - prepared,
             "store_seconds": time.monotonic() - trained,
         },
-        ended=now(),
+        ended=now_text(),
     )
     if work.report:
         write_report(folder, summary, recorder.tallies, lambda: result_of(images, "the dataset"), work.code)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.store.contents import Predictions
 from mnist_lib.store.holds import hold, holds_of
 from mnist_lib.store.log import Log
 from mnist_lib.store.objects import Objects, failpoint
 from mnist_lib.store.promotion import Decision, Rule
-from mnist_lib.store.publishing import now
 from mnist_lib.store.versions import Version, find, verify
 
 
@@ -187,7 +187,7 @@ def _append(
         model=version.model,
         number=number,
         version=version.number,
-        at=now(),
+        at=now_text(),
         kind=kind,
         why=decision.why,
         run=version.run,
@@ -207,7 +207,7 @@ def _append(
 
 def _back_to(before: Champion, record: Champion) -> Champion:
     why = f"{record.model}@{record.version} was collected by gc meanwhile"
-    return replace(before, number=record.number + 1, at=now(), kind="rollback", why=why, replaced=record.version)
+    return replace(before, number=record.number + 1, at=now_text(), kind="rollback", why=why, replaced=record.version)
 
 
 def _read(objects: Objects, model: str, number: int) -> Champion:

@@ -7,10 +7,10 @@ is second and has to look again: so a version that is held stays, and one that i
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError
 from mnist_lib.store.log import Log
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.publishing import now
 
 # A promotion ends within seconds, or died; what it decided, the log of champions holds. Clocks may differ by less.
 LASTS = timedelta(hours=1)
@@ -58,13 +58,13 @@ def hold(objects: Objects, model: str, version: int) -> None:
         holds = holds_of(objects, model, version)
         if holds.condemned:
             raise ConflictError(f"{model}@{version} was collected by gc: name another version; see: jobs.models list")
-        if _log(objects, model, version).append(holds.last + 1, {"kind": "hold", "at": now()}):
+        if _log(objects, model, version).append(holds.last + 1, {"kind": "hold", "at": now_text()}):
             return
 
 
 def condemn(objects: Objects, model: str, version: int, holds: Holds) -> bool:
     """Nobody can hold the version any more. False if there is a newer record than `holds` knows."""
-    document = {"kind": "condemn", "at": now()}
+    document = {"kind": "condemn", "at": now_text()}
     return holds.condemned or _log(objects, model, version).append(holds.last + 1, document)
 
 

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from mnist_lib.clock import now_text
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError, StoreFullError
 from mnist_lib.store.objects import check_name
 
@@ -118,8 +119,7 @@ class LocalObjects:
                 os.close(descriptor)
                 raise BusyError(f"{path}: held by {holder}; wait for it to end, or end it") from None
             os.ftruncate(descriptor, 0)
-            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now_text()}".encode())
         try:
             yield
         finally:

@@ -11,11 +11,11 @@ its commit completed by the next attempt of the same run, or by `gc`.
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.store.log import Log
 from mnist_lib.store.objects import Objects, check_name, check_part, failpoint
@@ -85,16 +85,11 @@ def run_record(model: str, run: str) -> str:
     return f"models/{model}/runs/{run}.json"
 
 
-def now() -> str:
-    """UTC, ISO 8601, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
 def _claim(objects: Objects, model: str, run: str) -> int:
     log = claims(objects, model)
     number = log.last_of_many() + 1
     # A commit without its claim: the claim was lost, not the version.
-    while objects.exists(commit_record(model, number)) or not log.append(number, {"run": run, "at": now()}):
+    while objects.exists(commit_record(model, number)) or not log.append(number, {"run": run, "at": now_text()}):
         number += 1
     return number
 
@@ -104,7 +99,7 @@ def _store_files(
 ) -> bytes:
     """-> the record of the version that they are."""
     hashes = {name: {"bytes": len(of), "sha256": hashlib.sha256(of).hexdigest()} for name, of in files.items()}
-    record = record_of(Version(model, number, run, now(), hashes, dict(about)))
+    record = record_of(Version(model, number, run, now_text(), hashes, dict(about)))
     folder = version_folder(model, number)
     failpoint("publish.before_files")
     if any(True for _ in objects.names(folder)):

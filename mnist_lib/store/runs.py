@@ -15,10 +15,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mnist_lib.clock import as_file_name, now_text
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
 from mnist_lib.store.log import seal, unseal
 from mnist_lib.store.objects import Objects, check_part
-from mnist_lib.store.publishing import LONGEST_RUN, now
+from mnist_lib.store.publishing import LONGEST_RUN
 
 RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"
@@ -174,7 +175,7 @@ def configuration_of(objects: Objects, run: str) -> str:
 
 def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunFolder | None:
     """None if there is a run of that name."""
-    record = {"run": run, "begun": now(), "terms": terms, "token": uuid.uuid4().hex}
+    record = {"run": run, "begun": now_text(), "terms": terms, "token": uuid.uuid4().hex}
     if not objects.create(f"runs/{run}/{RECORD}", seal(record)):
         return None
     folder = RunFolder(objects, run)
@@ -225,7 +226,7 @@ def _terms_of(objects: Objects, run: str) -> dict[str, Any]:
 
 
 def _new_names(dataset: str) -> Iterator[str]:
-    name = f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}-{dataset}"
+    name = f"{as_file_name(now_text())}-{dataset}"
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
 

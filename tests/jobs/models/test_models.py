@@ -193,7 +193,7 @@ def test_old_versions_are_deleted_when_that_is_asked_for(told: Any) -> None:
 
 
 def test_one_can_roll_back_to_what_was_in_use_at_a_time(storage: Path, told: Any) -> None:
-    with mock.patch("mnist_lib.store.champions.now", side_effect=["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z"]):
+    with mock.patch("mnist_lib.store.champions.now_text", side_effect=["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z"]):
         for name in ("keras@1", "keras@2"):
             told("promote", name)
     assert told("rollback", "keras", "--to", "2026-11-01 12:00").out.startswith("keras@1 is the champion")

@@ -125,7 +125,7 @@ def test_a_damaged_record_is_an_integrity_error(objects: LocalObjects, content: 
 
 def test_a_damaged_record_hides_no_other_and_can_be_left_behind(objects: LocalObjects, tmp_path: Path) -> None:
     times = ["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z", "2026-11-03T03:00:00Z", "2026-11-04T03:00:00Z"]
-    with mock.patch("mnist_lib.store.champions.now", side_effect=times):
+    with mock.patch("mnist_lib.store.champions.now_text", side_effect=times):
         versions = [published(objects, right) for right in (50, 100, 150)]
         for version in versions[:2]:
             promote(objects, version, Rule())

@@ -28,7 +28,7 @@ ALWAYS = Rule(when="always")
 def five(objects: Objects) -> list[Version]:
     """Versions, each better; the second and the fourth were champions, the fourth is."""
     versions = [published(objects, right) for right in (40, 80, 120, 160, 199)]
-    with mock.patch.object(holds, "now", return_value="2026-01-01T00:00:00Z"):  # holds of just now keep gc away
+    with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # holds of just now keep gc away
         for version in (versions[1], versions[3]):
             promote(objects, version, Rule())
     return versions

@@ -3,13 +3,13 @@
 import multiprocessing
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
+from mnist_lib.store import runs
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, open_run
@@ -82,7 +82,7 @@ def test_an_unnamed_run_can_be_gone_on_with_by_its_name(objects: Objects) -> Non
 def test_runs_without_a_name_that_begin_in_the_same_second_get_a_folder_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2026, 11, 25, 3, 0, 0, 2, 329, 0)))
+    monkeypatch.setattr(runs, "now_text", lambda: "2026-11-25T03:00:00Z")
     for storage in (str(tmp_path), "memory://same-second"):
         names = []
         for number in range(3):

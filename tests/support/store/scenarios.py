@@ -22,7 +22,7 @@ class Scenario:
 
     def prepare(self, objects: Objects) -> None:
         """Four versions, each better; the first, the second and the third were promoted, one after the other."""
-        with mock.patch.object(holds, "now", return_value="2026-01-01T00:00:00Z"):  # holds of just now keep gc away
+        with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds keep gc away
             for right in (50, 100, 150, 199):
                 version = published(objects, right)
                 if right < 199:
