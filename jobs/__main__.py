@@ -1,36 +1,34 @@
 """`mnist-jobs COMMAND`, the same as `python -m jobs.COMMAND`."""
 
-import difflib
 import importlib
 import sys
+from collections.abc import Sequence
+
+from jobs.console.options import split_subcommand
+from jobs.console.output import run_command
 
 COMMANDS = {
-    "show": "a dataset, before one trains on it",
-    "train": "train the models, report their accuracy, store them",
-    "submit": "send that to a cluster as a job, follow it, stop it",
-    "retrain": "that by a timetable: a daemon, or a step of another scheduler",
-    "predict": "which digits are on pictures, by a stored model",
-    "rehearse": "train on several nodes of this machine while workers are killed at random",
-    "doctor": "what would keep a run from working, here and on every node",
-    "models": "what is stored: list, diff, champion, history, promote, rollback, verify, export",
+    "show": "print the sizes, classes and pixels of a data set",
+    "train": "train models, report their accuracy and store them",
+    "submit": "run `train` on a cluster as a job; follow and stop jobs",
+    "retrain": "run `train` on a schedule, as a daemon or from another scheduler",
+    "predict": "recognize the digits on pictures with a stored model",
+    "rehearse": "train on a local cluster while workers are killed at random",
+    "doctor": "find what would prevent a run, on this machine and on every node",
+    "models": "manage stored models: list, compare, promote, roll back, verify, export",
 }
 
 
-def main() -> int:
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in COMMANDS:
-        module = importlib.import_module(f"jobs.{name}")
-        if hasattr(module, "__path__"):  # a package
-            module = importlib.import_module(f"jobs.{name}.__main__")
-        return int(module.main(sys.argv[2:]))
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    if near:
-        print(f"error[E-USAGE] {name} is not a command; did you mean {near[0]}?", file=sys.stderr)
-        return 2
-    listing = "\n".join(f"  {command:10} {about}" for command, about in COMMANDS.items())
-    asked = name in ("-h", "--help")
-    print(f"usage: mnist-jobs COMMAND [OPTIONS]\n\n{listing}", file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(_run, sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name, others = split_subcommand("mnist-jobs", COMMANDS, arguments)
+    module = importlib.import_module(f"jobs.{name}")
+    if hasattr(module, "__path__"):  # a package
+        module = importlib.import_module(f"jobs.{name}.__main__")
+    return int(module.main(others))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Options as fields of a dataclass, and the parser that is made from them.
+"""Options as fields of a dataclass, the parser that is made from them, and the choice of a subcommand.
 
 `learning_rate` is `--learning-rate` on the command line and `learning_rate:` in a --config file.
 """
@@ -8,15 +8,20 @@ import dataclasses
 import difflib
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import metadata
 from typing import Any, NoReturn
 
 import jsonargparse
 import yaml
 
 from jobs.console.exit_codes import UsageError
+from jobs.console.output import print_result
+from mnist_lib.catalog import require_known
 
-MOST_CONFIG = 100_000  # characters
+MAX_CONFIG_CHARACTERS = 100_000
 
 
 def option(
@@ -28,8 +33,14 @@ def option(
     positional: bool = False,
     several: bool = False,
 ) -> Any:
-    """`parse` None: a flag that is on or off. A positional one may be left out, and is `default` then; `several`: it
-    takes all words that are left."""
+    """Return the dataclass field of one option.
+
+    Args:
+        parse: text of the command line, or a value of a YAML file, to the value; None for a flag that is on or off.
+        short: one-letter names, as in `-v`.
+        positional: the value is given without the option's name; it may be left out.
+        several: a positional option that takes all remaining words.
+    """
     return dataclasses.field(
         default=default,
         metadata={
@@ -44,10 +55,13 @@ def option(
 
 
 class _Help(argparse.HelpFormatter):
-    """Names the default, unless the help does or there is none to tell."""
+    """Adds the default to each help text that does not name it."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = str(action.help), action.default
@@ -58,16 +72,22 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """Says what is wrong in one line, as an exception."""
+    """Raises an error of one line instead of exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(_one_line(message, [name for action in self._actions for name in action.option_strings]))
 
 
-def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
+class _Version(argparse.Action):
+    def __call__(self, *_: Any) -> NoReturn:
+        print_version()
+
+
+def parser(program: str, options: type[Any], left_out: Collection[str] = ()) -> jsonargparse.ArgumentParser:
+    fields = [field for field in dataclasses.fields(options) if field.name not in left_out]
     words = [
         f"[{field.metadata['metavar']}{'...' if field.metadata['several'] else ''}]"
-        for field in dataclasses.fields(options)
+        for field in fields
         if field.metadata["positional"]
     ]
     made = _Parser(
@@ -78,10 +98,11 @@ def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
         print_config=None,
         allow_abbrev=False,
     )
+    made.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="print the version")
     made.add_argument(
-        "--config", action="config", metavar="FILE", help="options as YAML, without the dashes; flags override them"
+        "--config", action="config", metavar="FILE", help="YAML file of options, named as here; flags override it"
     )
-    for field in dataclasses.fields(options):
+    for field in fields:
         name, given = f"--{field.name.replace('_', '-')}", field.metadata
         if given["positional"]:
             made.add_argument(
@@ -103,9 +124,9 @@ def parser(program: str, options: type[Any]) -> jsonargparse.ArgumentParser:
 
 
 def _load_yaml(text: str) -> Any:
-    """What a person would write: neither long enough to keep the parser busy, nor growing as it is read."""
-    if len(text) > MOST_CONFIG:
-        raise yaml.YAMLError(f"expected a file of at most {MOST_CONFIG:,} characters, got {len(text):,}")
+    """Load YAML that is short and has no aliases: others could keep the parser busy for hours."""
+    if len(text) > MAX_CONFIG_CHARACTERS:
+        raise yaml.YAMLError(f"expected a file of at most {MAX_CONFIG_CHARACTERS:,} characters, got {len(text):,}")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise yaml.YAMLError("expected no aliases, as in *name; write the value again")
     return _load_any_yaml(text)
@@ -115,25 +136,61 @@ _load_any_yaml = jsonargparse.get_loader("yaml")
 jsonargparse.set_loader("yaml", _load_yaml, (yaml.YAMLError,))
 
 
-def parse(program: str, options: type[Any], arguments: Sequence[str]) -> Any:
-    """The options of the command line, over those of --config, over the defaults.
+def parse(program: str, options: type[Any], arguments: Sequence[str], left_out: Collection[str] = ()) -> Any:
+    """Return the options: the command line overrides the --config file, which overrides the defaults.
+
+    Args:
+        left_out: fields that this command does not offer; they have their defaults.
 
     Raises:
         UsageError: for an unknown name or a value of the wrong type.
     """
-    namespace = parser(program, options).parse_args(list(arguments))
-    given = {field.name: namespace[field.name] for field in dataclasses.fields(options)}
-    return options(**{name: value for name, value in given.items() if value is not None})  # null: its default
+    namespace = parser(program, options, left_out).parse_args(list(arguments))
+    names = [field.name for field in dataclasses.fields(options) if field.name not in left_out]
+    return options(**{name: namespace[name] for name in names if namespace[name] is not None})  # null: its default
+
+
+def split_subcommand(program: str, about: Mapping[str, str | None], arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the subcommand that the arguments begin with, and the arguments after it.
+
+    Args:
+        about: one help text for each subcommand; "" stands for the program without a subcommand, where it has a use.
+
+    Raises:
+        SystemExit: --help or --version was asked for, and is printed.
+        SpecError: there is no such subcommand.
+    """
+    name, *others = arguments or [""]
+    if "" in about and (not name or name.startswith("-")):
+        return "", list(arguments)
+    if name == "--version":
+        print_version()
+    if name in ("", "-h", "--help"):
+        width = max(map(len, about))
+        lines = [f"  {command:{width}}  {' '.join((text or '').split())}" for command, text in about.items()]
+        print_result("\n".join([f"usage: {program} COMMAND [OPTIONS]", "", *lines]))
+        sys.exit()
+    require_known("command", name, about)
+    return name, others
+
+
+def print_version() -> NoReturn:
+    try:
+        version = metadata.version("mnist-jobs")
+    except metadata.PackageNotFoundError:  # run from a folder of source code, as in a submitted job
+        version = "(version unknown: not installed)"
+    print_result(f"mnist-jobs {version}")
+    sys.exit()
 
 
 def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is before "--", and what is after it: the options of another command."""
+    """Return the arguments before "--", and those after it, which are the options of another command."""
     at = list(arguments).index("--") if "--" in arguments else len(arguments)
     return list(arguments[:at]), list(arguments[at + 1 :])
 
 
 def flags_of(options: Mapping[str, Any]) -> list[str]:
-    """As YAML has them -> for a command line."""
+    """Return options, with values as parsed or as in a YAML file, as words of a command line."""
     flags = []
     for key, value in options.items():
         if not isinstance(key, str):
@@ -147,15 +204,28 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
 
 
 def _word(value: Any) -> str:
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         return str(value)
-    return ",".join(map(str, value)) + ("," if len(value) == 1 else "")  # "4" would be a count
+    is_one_number = len(value) == 1 and isinstance(value[0], int)
+    return ",".join(map(str, value)) + ("," if is_one_number else "")  # --seeds=4 would be a count
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:
     unknown = re.match(r"unrecognized arguments: ([^\s=]+)|Option '(\w+)' is not accepted", message, re.IGNORECASE)
     if unknown:
-        flag = unknown[1] or f"--{unknown[2].replace('_', '-')}"
-        near = difflib.get_close_matches(flag, flags, n=1)
-        return f"{flag} is not an option; {f'did you mean {near[0]}? ' if near else ''}--help lists all"
+        name = (unknown[1] or unknown[2]).strip("-").replace("_", "-")
+        known = [flag.strip("-") for flag in flags]
+        near = [full for full in known if "-" in full and _abbreviates(name.replace("-", ""), full.split("-"))]
+        near = near or difflib.get_close_matches(name, known, n=1)
+        flag = unknown[1] or f"--{name}"
+        return f"{flag} is not an option; {f'did you mean --{near[0]}? ' if near else ''}--help lists all"
     return re.sub(r'Parser key "(\w+)":', r"\1:", " ".join(message.split()))
+
+
+def _abbreviates(letters: str, words: Sequence[str]) -> bool:
+    """Return whether the letters are beginnings of all the words, as "lr" and "learnrate" of "learning" and "rate"."""
+    if not words:
+        return not letters
+    return any(
+        letters.startswith(words[0][:n]) and _abbreviates(letters[n:], words[1:]) for n in range(1, len(words[0]) + 1)
+    )

@@ -5,15 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobs.console import exit_codes
-from jobs.console.options import parse
+from jobs.console.options import parse, split_subcommand
 from jobs.console.output import CommandResult, print_result, printable, run_command
 from jobs.models import changes as models_change
 from jobs.models import compute as models_compute
 from jobs.models import diff as models_diff
 from jobs.models import options
 from jobs.models import queries as models_read
-from mnist_lib.catalog import require_known
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.storage import open_storage
 
@@ -38,12 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def models(arguments: Sequence[str]) -> int:
-    name, *others = arguments or ["--help"]
-    if name in ("-h", "--help"):
-        listing = "\n".join(f"  {command:9} {kind.__doc__}" for command, (kind, _) in COMMANDS.items())
-        print_result(f"usage: python -m jobs.models COMMAND [OPTIONS]\n\n{listing}")
-        return exit_codes.DONE
-    require_known("command", name, COMMANDS)
+    about = {name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}
+    name, others = split_subcommand("python -m jobs.models", about, arguments)
     kind, command = COMMANDS[name]
     given = parse(f"jobs.models {name}", kind, others)
     result = command(given, open_storage(given.storage))

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from jobs.console import exit_codes
-from jobs.console.options import parse, split_at_dashes
+from jobs.console.options import parse, split_at_dashes, split_subcommand
 from jobs.console.output import CommandResult, print_result, print_stderr, run_command, to_stderr
 from jobs.retrain import emit as retrain_emit
 from jobs.retrain import status as retrain_read
@@ -27,7 +27,6 @@ from jobs.retrain.options import (
     train_flags,
 )
 from jobs.retrain.work import TrainWork
-from mnist_lib.catalog import require_known
 from mnist_lib.clock import SystemClock, text_of
 from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.retraining.journal import Entry, Journal
@@ -57,15 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command(arguments: Sequence[str]) -> int:
     own, after_dashes = split_at_dashes(arguments)
-    name, kind = None, RetrainOptions
-    if own and not own[0].startswith("-"):
-        name, *own = own
-        require_known("command", name, COMMANDS)
-        kind = COMMANDS[name][0]
-    options: RetrainOptions = parse(f"jobs.retrain {name}" if name else "jobs.retrain", kind, own)
+    kinds: dict[str, type[RetrainOptions]] = {
+        "": RetrainOptions,
+        **{name: kind for name, (kind, _) in COMMANDS.items()},
+    }
+    about = {name: kind.__doc__ for name, kind in kinds.items()}
+    name, own = split_subcommand("python -m jobs.retrain", about, own)
+    options: RetrainOptions = parse(f"jobs.retrain {name}".strip(), kinds[name], own)
     options.check()
     flags = train_flags(options, after_dashes)
-    if name is None:
+    if not name:
         return _retrain(options, flags)
     if name == "emit":
         check_train(flags)

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from cluster.deploy.schedulers import Timer
 from cluster.deploy.schedulers.crontab import crontab
 from cluster.deploy.schedulers.kubernetes import cronjob, raycronjob
 from cluster.deploy.schedulers.systemd import units
 from jobs.console.exit_codes import UsageError
+from jobs.console.options import flags_of
 from jobs.console.output import CommandResult
 from jobs.retrain.options import EmitOptions, RetrainOptions
 from mnist_lib.catalog import require_known
@@ -48,7 +48,7 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
     for field in fields(RetrainOptions):
         value = storage if field.name == "storage" else getattr(options, field.name)
         if field.name not in LEFT_OUT and (value != field.default or field.name in ("name", "cron", "tz")):
-            command.extend(_flag(field.name, value))
+            command.extend(flags_of({field.name: value}))
     return Timer(
         name=options.name,
         cron=timetable.cron,
@@ -58,10 +58,3 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
         about=f"Retraining of the handwritten digits: schedule {options.name}, {timetable.cron} in {timetable.zone}",
         starting_deadline=options.starting_deadline,
     )
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [flag] if value else [f"--no-{flag[2:]}"]
-    return [flag, ",".join(value) if isinstance(value, tuple) else str(value)]

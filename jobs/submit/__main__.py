@@ -12,7 +12,7 @@ import yaml
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
-from jobs.console.options import flags_of, parse, split_at_dashes
+from jobs.console.options import flags_of, parse, split_at_dashes, split_subcommand
 from jobs.console.output import print_result, print_stderr, run_command
 from jobs.submit import following as submitted
 from jobs.submit.following import (
@@ -26,7 +26,6 @@ from jobs.submit.following import (
     follow,
 )
 from jobs.train.options import TrainOptions
-from mnist_lib.catalog import require_known
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.store.storage import check_storage, is_url
 
@@ -55,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command(arguments: Sequence[str]) -> int:
-    if arguments and not arguments[0].startswith("-"):
-        name, *others = arguments
-        require_known("command", name, COMMANDS)
+    about = {"": SubmitOptions.__doc__, **{name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}}
+    name, others = split_subcommand("python -m jobs.submit", about, arguments)
+    if name:
         kind, run = COMMANDS[name]
         return run(parse(f"jobs.submit {name}", kind, others))
     own, train = split_at_dashes(arguments)
