@@ -1,11 +1,11 @@
-"""`summary.json`: the whole result of a run as one document. Programs rely on its schema: add to it, change nothing."""
+"""`summary.json`: the whole result of a run in one document. Programs rely on its schema: only add to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, Tally, TrialFailure, TrialResult
+from mnist_lib.results import Tally, TrialFailure, TrialResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,10 +13,22 @@ if TYPE_CHECKING:
 
 SUMMARY_SCHEMA = 1
 
+# The fields of a trial's specification that people compare, with their names in pages.
+SETTINGS = {
+    "epochs": "epochs",
+    "global_batch_size": "batch size",
+    "optimizer": "optimizer",
+    "learning_rate": "learning rate",
+    "schedule": "schedule",
+    "precision": "precision",
+    "hidden_units": "hidden units",
+    "validation_percent": "validation %",
+}
+
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of the chosen trial of a model."""
+    """The version that holds the chosen trial of a model."""
 
     version: int
     champion: bool
@@ -34,12 +46,12 @@ def summarize(
     timing: Mapping[str, float],
     ended: str,
 ) -> dict[str, Any]:
-    """The document of DESIGN's schema 1.
+    """Return the summary of a run.
 
     Args:
-        tallies: of the models of which a trial succeeded.
-        stored: what became of each of these.
-        labels: of the test split.
+        tallies: one for each model of which a trial succeeded.
+        stored: one for each of these models.
+        labels: [test images]
         trials: one `trial_row` each.
         ended: UTC, ISO 8601.
     """
@@ -57,18 +69,17 @@ def summarize(
 
 def _model_row(tally: Tally, stored: Stored, labels: "NDArray[np.uint8]") -> dict[str, Any]:
     statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
-    of_seeds = statistics.ci95 is not None
     return {
         "trials": statistics.count,
         "mean_test_accuracy": statistics.mean,
         "std_test_accuracy": statistics.std,
         "ci95": list(statistics.ci95 or chosen.test.interval()),
-        # What the interval allows for: another seed, or (of a single trial) other test images.
-        "ci95_over": "seeds" if of_seeds else "test images",
+        # What the interval covers: another seed or, for a single trial, other test images.
+        "ci95_over": "test images" if statistics.ci95 is None else "seeds",
         "highest_test_accuracy": tally.highest,
-        "ensemble_test": _counts(ensemble),
+        "ensemble_test": asdict(ensemble),
         "ensemble_test_accuracy": ensemble.value,
-        "best_trial": chosen.trial,  # on validation, without validation the first; this is the one that is stored
+        "best_trial": chosen.trial,  # the best on validation, without validation the first; it is the one stored
         "best_trial_test_accuracy": chosen.test.value,
         "version": stored.version,
         "champion": stored.champion,
@@ -77,7 +88,11 @@ def _model_row(tally: Tally, stored: Stored, labels: "NDArray[np.uint8]") -> dic
 
 
 def trial_row(spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, attempts: int) -> dict[str, Any]:
-    """One trial, as it ended."""
+    """Return one trial with its result or its error.
+
+    Args:
+        spec_row: the fields of its `TrialSpec`.
+    """
     row = {"id": outcome.trial, **spec_row, "attempts": attempts}
     if isinstance(outcome, TrialFailure):
         error = {"code": outcome.code, "message": outcome.message, "details": outcome.details}
@@ -85,10 +100,10 @@ def trial_row(spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, 
     return {
         **row,
         "status": "ok",
-        "test": _counts(outcome.test),
+        "test": asdict(outcome.test),
         "test_accuracy": outcome.test.value,
         "test_ci95": list(outcome.test.interval()),
-        "validation": _counts(outcome.validation) if outcome.validation else None,
+        "validation": asdict(outcome.validation) if outcome.validation else None,
         "best_epoch": outcome.best_epoch,
         "trained_epochs": len(outcome.history),
         "train_seconds": outcome.train_seconds,
@@ -102,5 +117,9 @@ def trial_row(spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, 
     }
 
 
-def _counts(accuracy: Accuracy) -> dict[str, int]:
-    return {"correct": accuracy.correct, "total": accuracy.total}
+def settings_of(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the text of each setting by its name in pages and by model, for all trials, failed ones included."""
+    return {
+        name: {str(trial["model"]): str(trial[field]) for trial in summary["trials"] if field in trial}
+        for field, name in SETTINGS.items()
+    }
