@@ -83,7 +83,9 @@ class _Version(argparse.Action):
         print_version()
 
 
-def parser(program: str, options: type[Any], left_out: Collection[str] = ()) -> jsonargparse.ArgumentParser:
+def parser(
+    program: str, options: type[Any], left_out: Collection[str] = (), hidden: Collection[str] = ()
+) -> jsonargparse.ArgumentParser:
     fields = [field for field in dataclasses.fields(options) if field.name not in left_out]
     words = [
         f"[{field.metadata['metavar']}{'...' if field.metadata['several'] else ''}]"
@@ -104,6 +106,7 @@ def parser(program: str, options: type[Any], left_out: Collection[str] = ()) -> 
     )
     for field in fields:
         name, given = f"--{field.name.replace('_', '-')}", field.metadata
+        text = argparse.SUPPRESS if field.name in hidden else given["help"]
         if given["positional"]:
             made.add_argument(
                 field.name,
@@ -111,15 +114,13 @@ def parser(program: str, options: type[Any], left_out: Collection[str] = ()) -> 
                 type=given["parse"],
                 default=field.default,
                 metavar=given["metavar"],
-                help=given["help"],
+                help=text,
             )
         elif given["parse"] is None:
             yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides a file
-            made.add_argument(name, *given["short"], action=yes_no, default=field.default, help=given["help"])
+            made.add_argument(name, *given["short"], action=yes_no, default=field.default, help=text)
         else:
-            made.add_argument(
-                name, type=given["parse"], default=field.default, metavar=given["metavar"], help=given["help"]
-            )
+            made.add_argument(name, type=given["parse"], default=field.default, metavar=given["metavar"], help=text)
     return made
 
 
@@ -136,16 +137,23 @@ _load_any_yaml = jsonargparse.get_loader("yaml")
 jsonargparse.set_loader("yaml", _load_yaml, (yaml.YAMLError,))
 
 
-def parse(program: str, options: type[Any], arguments: Sequence[str], left_out: Collection[str] = ()) -> Any:
+def parse(
+    program: str,
+    options: type[Any],
+    arguments: Sequence[str],
+    left_out: Collection[str] = (),
+    hidden: Collection[str] = (),
+) -> Any:
     """Return the options: the command line overrides the --config file, which overrides the defaults.
 
     Args:
         left_out: fields that this command does not offer; they have their defaults.
+        hidden: fields that --help does not list.
 
     Raises:
         UsageError: for an unknown name or a value of the wrong type.
     """
-    namespace = parser(program, options, left_out).parse_args(list(arguments))
+    namespace = parser(program, options, left_out, hidden).parse_args(list(arguments))
     names = [field.name for field in dataclasses.fields(options) if field.name not in left_out]
     return options(**{name: namespace[name] for name in names if namespace[name] is not None})  # null: its default
 
