@@ -20,7 +20,7 @@ from cluster.local import RehearsalCluster, rehearsal_cluster
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
-from jobs.console.output import print_result, run_command, to_stderr
+from jobs.console.output import log_to_stderr, print_result, run_command
 from jobs.console.values import whole_number
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
@@ -50,7 +50,7 @@ def command(arguments: Sequence[str]) -> int:
     from jobs.train.driver import train_trials
 
     options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments)
-    to_stderr(verbose=options.verbose, quiet=options.quiet)
+    log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     trials = options.trials()
     options.check()
     code = code_version(SOURCE_FOLDERS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
-from jobs.console.output import print_result, run_command
+from jobs.console.output import as_text, has_colors, print_result, run_command
 from jobs.console.values import folder, whole_number
 from mnist_lib.catalog import DATASETS, require_known
 from mnist_lib.data.availability import default_data_dir
@@ -19,6 +19,8 @@ from mnist_lib.errors import SpecError
 from mnist_lib.store.local import whole_at
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from mnist_lib.data.split import Dataset
 
 
@@ -52,26 +54,24 @@ def show(arguments: Sequence[str]) -> int:
     options: ShowOptions = parse("jobs.show", ShowOptions, arguments)
     options.check()
     dataset = _load(options)
-    from rich.console import Console
+    from rich.text import Text
 
-    from mnist_lib.report.dataset import describe, render
-    from mnist_lib.report.images import draw_examples, examples_as_text
+    from mnist_lib.report.dataset import dataset_tables, describe, draw_examples, examples_as_text
 
-    description = describe(dataset, options.data_dir or default_data_dir() if dataset.kept else None)
+    description = describe(dataset, options.data_dir or default_data_dir() if dataset.reusable else None)
     if options.picture is not None:
         with whole_at(options.picture) as written:
             draw_examples(dataset, options.seed, written)
     if options.json:
         print_result(json.dumps(description, indent=2))
         return exit_codes.DONE
-    console = Console(width=None if sys.stdout.isatty() else 120, force_terminal=sys.stdout.isatty())
-    with console.capture() as capture:
-        render(description, console)
-        if options.picture is not None:
-            console.print(f"\nTraining images of each class are in {options.picture}", soft_wrap=True, markup=False)
-        elif console.color_system and not console.no_color:
-            console.print(examples_as_text(dataset, options.seed))
-    print_result("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()))
+    shown: list[RenderableType] = [dataset_tables(description)]
+    if options.picture is not None:
+        where = f"\nTraining images of each class are in {options.picture}"
+        shown.append(Text(where, no_wrap=True, overflow="ignore"))
+    elif has_colors():
+        shown.append(examples_as_text(dataset, options.seed))
+    print_result(as_text(*shown))
     return exit_codes.DONE
 
 

@@ -1,4 +1,7 @@
-"""What a command prints: its result on standard output, errors of one line and everything else on standard error."""
+"""What a command prints: its result on standard output; errors, log messages and progress on standard error.
+
+Rich is imported only where something is drawn: a refused option must not wait for it.
+"""
 
 import contextlib
 import io
@@ -7,30 +10,44 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from jobs.console import exit_codes
+from jobs.console.terminal import above_step
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 log = logging.getLogger(__name__)
 
-# In the log of a submitted job, which has stdout and stderr in one.
+PIPE_WIDTH = 120  # columns, where standard output is no terminal and COLUMNS is not set
+
+# Around the result in the log of a submitted job, which holds stdout and stderr.
 RESULT_BEGINS, RESULT_ENDS = "--- result ---\n", "\n--- end of result ---"
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """For programs, for people, and for whoever started it."""
+    """What a command has to report.
 
-    document: Any  # of JSON
+    Args:
+        document: the result as JSON values, for --json.
+        text: the result for people.
+        afterwards: work to do once the result is printed.
+    """
+
+    document: Any
     text: str
     exit_code: int = exit_codes.DONE
-    afterwards: Callable[[], None] | None = None  # what need not be waited for
+    afterwards: Callable[[], None] | None = None
 
 
 def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Runs a command to its exit code. A failure that has a code is one line; a bug, or -v, adds the traceback."""
+    """Run a command and return its exit code. An error prints one line; a bug, or -v, also the traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
@@ -41,48 +58,115 @@ def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str
         return exit_codes.INTERRUPTED
     except Exception as error:
         code = getattr(error, "code", None)
-        told = isinstance(code, str) and code.startswith("E-")
-        code = code if told else "E-BUG"
-        message = str(error) if told else f"{type(error).__name__}: {error}; please report this"
-        if not told or log.isEnabledFor(logging.DEBUG):
+        is_known = isinstance(code, str) and code.startswith("E-")
+        code = code if is_known else "E-BUG"
+        message = str(error) if is_known else f"{type(error).__name__}: {error}; please report this"
+        if not is_known or log.isEnabledFor(logging.DEBUG):
             print_stderr(traceback.format_exc().rstrip())
         print_stderr(f"error[{code}] {' '.join(message.split())}")
         return exit_codes.exit_code_of(str(code))
 
 
 def printable(text: str, keep: str = "\n") -> str:
-    """What is stored, or the name of a file, may hold codes that a terminal would obey."""
+    """Escape control characters, which a terminal would obey, in stored text or file names, except those to keep."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def print_stderr(text: str, end: str = "\n") -> None:
-    """On standard error. That nobody reads it changes nothing."""
-    with contextlib.suppress(OSError):
+    """Print on standard error. A closed or full standard error is ignored."""
+    with contextlib.suppress(OSError), above_step():
         print(text, end=end, file=sys.stderr, flush=True)
 
 
 def print_result(text: str) -> None:
-    """On standard output. That nobody reads it changes nothing: what was done is done, and its exit code stands."""
+    """Print on standard output. A closed or full one is ignored: the work is done, and its exit code stands."""
     try:
         print(text, flush=True)
-    except OSError:  # a closed pipe, a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more at its end
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it exits
 
 
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def as_text(*renderables: "RenderableType") -> str:
+    """Draw tables and text for standard output, with colours if it is a terminal, and without trailing spaces.
+
+    On a terminal, tables are as wide as it at most: lines break between words, and what is still too long is cut or
+    folded, as its column says. Elsewhere no word is cut. A path that must stay in one line, whatever its length, is
+    `Text(path, no_wrap=True, overflow="ignore")`.
+    """
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    console = _stdout()
+    tables = [renderable for renderable in renderables if isinstance(renderable, Table)]
+    if not console.is_terminal:
+        unlimited = console.options.update(max_width=sys.maxsize)
+        console.width = max([console.width, *(Measurement.get(console, unlimited, table).minimum for table in tables)])
+    for table in tables:
+        _fit(table, console)
+    with console.capture() as capture:
+        for renderable in renderables:
+            console.print(renderable, crop=False)
+    return "\n".join(line.rstrip() for line in capture.get().split("\n")).rstrip()
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+def has_colors() -> bool:
+    """Return whether `as_text` draws in colours."""
+    console = _stdout()
+    return console.color_system is not None and not console.no_color
+
+
+def _stdout() -> "Console":
+    from rich.console import Console
+
+    is_terminal = sys.stdout.isatty()
+    width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(width=width, force_terminal=is_terminal, markup=False, emoji=False, highlight=False)
+
+
+def grid(headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], fold: Collection[str] = ()) -> "Table":
+    """Return a table without lines. Control characters in its strings are escaped.
+
+    Args:
+        fold: headings of the columns in which a word that is too long is continued in the next line, not cut.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for heading in headings:
+        table.add_column(heading, overflow="fold" if heading in fold else "ellipsis")
+    for row in rows:
+        table.add_row(*(printable(cell, keep="") if isinstance(cell, str) else cell for cell in row))
+    return table
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], fold: Collection[str] = ()) -> str:
+    """Return a table as text, in the width of standard output; see `grid`."""
+    return as_text(grid(headings, rows, fold))
+
+
+def _fit(table: "Table", console: "Console") -> None:
+    """Set the widths of the columns of a table that is too wide: the widest are cut first, below a word last."""
+    from rich.measure import Measurement
+
+    unlimited = console.options.update(max_width=sys.maxsize)
+    excess = Measurement.get(console, unlimited, table).maximum - console.width
+    if excess <= 0:
+        return
+    sizes = [
+        [Measurement.get(console, unlimited, cell) for cell in (column.header, *column.cells)]
+        for column in table.columns
+    ]
+    words = [max(size.minimum for size in column) for column in sizes]
+    widths = [max(size.maximum for size in column) for column in sizes]
+    for _ in range(excess):
+        widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))
+        widths[widest] -= 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width = max(1, width)
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):
-    """To what `sys.stderr` is at that moment: a live table puts lines above itself."""
+    """Writes to the current `sys.stderr`, which a live table replaces to put lines above itself."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -91,11 +175,15 @@ class _ToStderr(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
 
+    def emit(self, record: logging.LogRecord) -> None:
+        with above_step():
+            super().emit(record)
 
-def to_stderr(*, verbose: bool, quiet: bool = False, stamped: bool = False) -> None:
-    """`quiet`: warnings only. `stamped`: with the time, for what goes on over days."""
+
+def log_to_stderr(*, verbose: bool, quiet: bool = False, timestamps: bool = False) -> None:
+    """Print log messages on standard error: all if verbose, warnings and errors only if quiet."""
     handler = _ToStderr()
-    formatter = logging.Formatter("%(asctime)s %(message)s" if stamped else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter = logging.Formatter("%(asctime)s %(message)s" if timestamps else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO

@@ -1,15 +1,92 @@
-"""Standard error as a console that moves its cursor, and that may be lost: whoever works goes on when nobody looks."""
+"""Standard error as a terminal: the current step with a spinner, and the console of live tables.
+
+A terminal that is closed or full never stops the work, and the cursor stays visible: a process that is killed could
+not show it again. Rich is imported late, since its import would delay the first output.
+"""
 
 import contextlib
 import io
+import itertools
+import os
 import sys
-from typing import TextIO, cast
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TextIO, cast
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+ASCII_FRAMES = "|/-\\"
+FRAME_SECONDS = 0.1
+ERASE_LINE = "\r\x1b[2K"
+
+_lock = threading.RLock()
+_shown: "list[_Step]" = []  # steps within steps; the last is drawn
+
+
+class _Step(threading.Thread):
+    def __init__(self, text: str) -> None:
+        super().__init__(daemon=True)
+        self._text, self._begin, self._ended = text, time.monotonic(), threading.Event()
+        self._file = os.dup(sys.stderr.fileno())  # TensorFlow is imported with standard error redirected
+        utf8 = sys.stderr.encoding.lower() == "utf-8"
+        self._frames = itertools.cycle(FRAMES if utf8 else ASCII_FRAMES)
+
+    def draw(self) -> None:
+        with _lock:
+            if _shown and _shown[-1] is self:
+                seconds = time.monotonic() - self._begin
+                self.write(
+                    f"{ERASE_LINE}{next(self._frames)} {self._text}" + (f" ({seconds:.0f} s)" if seconds > 2 else "")
+                )
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._file, text.encode())
+
+    def run(self) -> None:
+        while not self._ended.wait(FRAME_SECONDS):
+            self.draw()
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+        os.close(self._file)
+
+
+@contextlib.contextmanager
+def step(text: str, *, shown: bool = True) -> Iterator[None]:
+    """Show a step, as in "starting Ray", beside a spinner until the block ends; without a terminal do nothing."""
+    if not (shown and _is_capable()):
+        yield
+        return
+    current = _Step(text)
+    with _lock:
+        _shown.append(current)
+    current.draw()
+    current.start()
+    try:
+        yield
+    finally:
+        with _lock:
+            _shown.remove(current)
+            current.write(ERASE_LINE)
+        current.end()
+
+
+@contextlib.contextmanager
+def above_step() -> Iterator[None]:
+    """Write lines in place of the current step, which is drawn again below them."""
+    with _lock:
+        if _shown:
+            _shown[-1].write(ERASE_LINE)
+        yield
 
 
 class _Survivor(io.TextIOBase):
-    """What cannot be written is left out: a terminal that was closed, or is full."""
+    """Drops what cannot be written to its stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -35,15 +112,16 @@ class _Survivor(io.TextIOBase):
             self._stream.flush()
 
 
-class _Console(Console):
-    def show_cursor(self, show: bool = True) -> bool:
-        """It stays: whoever is killed cannot bring it back."""
-        return False
-
-
-def terminal() -> Console | None:
-    """None where standard error is no terminal, or one that cannot move its cursor."""
-    if not sys.stderr.isatty():
+def terminal() -> "Console | None":
+    """Return a console on standard error; None if that is no terminal or one that cannot move its cursor."""
+    if not _is_capable():
         return None
-    console = _Console(file=cast(TextIO, _Survivor(sys.stderr)))
-    return None if console.is_dumb_terminal else console
+    from rich.console import Console
+
+    console = Console(file=cast(TextIO, _Survivor(sys.stderr)))
+    console.show_cursor = lambda show=True: False  # type: ignore[method-assign]  # it stays visible
+    return console
+
+
+def _is_capable() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

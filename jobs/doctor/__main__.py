@@ -9,14 +9,14 @@ from pathlib import Path
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
-from jobs.console.output import print_result, run_command
+from jobs.console.output import as_text, grid, print_result, run_command
 from jobs.console.values import folder
 from jobs.doctor import checks as findings
 from jobs.doctor.checks import Finding, findings_of
 from jobs.train.options import STORAGE_HELP
 from mnist_lib.store.storage import check_storage
 
-MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "fault": "[red]fault[/]"}
+COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +77,10 @@ def worst(found: Sequence[Finding]) -> int:
 
 
 def _table(found: Sequence[Finding]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("", "what", "found", "fix"):
-        table.add_column(heading, overflow="fold")
-    for finding in found:
-        table.add_row(MARKS[finding.mark], *map(escape, (finding.what, finding.found, finding.fix)))
-    console = Console(width=None if sys.stdout.isatty() else 120, force_terminal=sys.stdout.isatty())
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
+    rows = [(Text(f.mark, style=COLORS[f.mark]), f.what, f.found, f.fix) for f in found]
+    return as_text(grid(("", "what", "found", "fix"), rows, fold=("what", "found", "fix")))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
-from jobs.console.output import counted, print_result, print_stderr, printable, run_command, to_stderr
+from jobs.console.output import log_to_stderr, print_result, print_stderr, printable, run_command
 from jobs.predict import answers as predict_output
 from jobs.predict.answers import Answer, Failure, PictureResult
 from jobs.predict.batches import Predict, layout_of, predict_here, predict_on_cluster
@@ -27,6 +27,7 @@ from mnist_lib.pictures.reading import Picture, find_pictures
 from mnist_lib.store.contents import StoredModel, accuracy_of_version
 from mnist_lib.store.storage import check_storage, open_storage
 from mnist_lib.store.versions import Version
+from mnist_lib.wording import counted
 
 MOST_NOTICES = 5  # of more pictures, one line tells
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def predict(arguments: Sequence[str]) -> int:
     options: PredictOptions = parse("jobs.predict", PredictOptions, arguments)
-    to_stderr(verbose=options.verbose)
+    log_to_stderr(verbose=options.verbose)
     options.check()
     check_storage(options.storage)
     objects = open_storage(options.storage)

@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.options import parse, split_at_dashes, split_subcommand
-from jobs.console.output import CommandResult, print_result, print_stderr, run_command, to_stderr
+from jobs.console.output import CommandResult, log_to_stderr, print_result, print_stderr, run_command
 from jobs.retrain import emit as retrain_emit
 from jobs.retrain import status as retrain_read
 from jobs.retrain.notices import Notifier, document_of, sentence_of, teller
@@ -80,7 +80,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
     timetable, train = options.timetable(), check_train(flags)
     objects = open_storage(options.storage)
     check_writable(objects)
-    to_stderr(verbose=options.verbose, stamped=True)
+    log_to_stderr(verbose=options.verbose, timestamps=True)
     clock, host = SystemClock(), socket.gethostname()
     began = clock.now()
     # For another scheduler's first call, the slot is due that it calls for.

@@ -15,7 +15,7 @@ import yaml
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
-from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, print_result, run_command, to_stderr
+from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result, run_command
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.environment import code_version
 from mnist_lib.spec import TrialSpec
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" where this is the command
 
-WIDTH_OF_A_PIPE = 110  # in columns
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(train, sys.argv[1:] if arguments is None else arguments)
@@ -44,7 +42,7 @@ def train(arguments: Sequence[str]) -> int:
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
     if options.resume is not None:
         options = _options_of(options, arguments)
-    to_stderr(verbose=options.verbose, quiet=options.quiet)
+    log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     trials = options.trials()
     options.check()
     check_storage(options.storage)
@@ -139,14 +137,9 @@ def _plain(value: Any) -> Any:
 
 
 def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
-    from rich.console import Console
+    from mnist_lib.report.table import result_tables
 
-    from mnist_lib.report.table import render
-
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE, force_terminal=sys.stdout.isatty())
-    with console.capture() as capture:
-        render(summary, console)
-    lines = [capture.get().rstrip() + "\n", f"The run is in {folder.where}"]
+    lines = [as_text(result_tables(summary)) + "\n", f"The run is in {folder.where}"]
     for name, model in summary["models"].items():
         stored = f"{name}@{model['version']}, which is {model['best_trial']}"
         lines.append(f"{stored}, is in {folder.objects.where(version_folder(name, model['version']))}")
