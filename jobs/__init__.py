@@ -1,6 +1,6 @@
-"""Command lines: what people and schedulers call. Arguments, printing and exit codes; the work is done elsewhere."""
+"""The commands that people and schedulers call: arguments, output and exit codes. Only this package prints."""
 
 from pathlib import Path
 
-# What is sent to workers, and hashed as the code that a model was made with.
+# The source code that is sent to workers, and whose hash is stored with a model.
 SOURCE_FOLDERS = [Path(__file__).parents[1] / package for package in ("jobs", "mnist_lib", "cluster")]

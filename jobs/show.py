@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
 from jobs.console.output import as_text, has_colors, print_result, run_command
-from jobs.console.values import folder, whole_number
+from jobs.console.values import existing_folder, folder, whole_number
 from mnist_lib.catalog import DATASETS, require_known
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.errors import SpecError
@@ -29,7 +29,7 @@ class ShowOptions:
     """What a dataset holds: its sizes, its classes, its pixels; and a picture of some of its images."""
 
     dataset: str = option("mnist-mini", f"one of {', '.join(DATASETS)}", str, "DATASET", positional=True)
-    data_dir: Path | None = option(None, "as for jobs.train", folder, "DIR")
+    data_dir: Path | None = option(None, "as for jobs.train", existing_folder, "DIR")
     data_source: Path | None = option(None, "as for jobs.train", folder, "DIR")
     picture: Path | None = option(None, "write a picture of ten training images of each class", folder, "FILE.png")
     seed: int = option(0, "chooses these images", whole_number, "N")

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM end the process at once: nothing has to be tidied that the next driver of the run would not find.
+"""SIGINT and SIGTERM end a run at once: the next driver of the run needs no tidying.
 
-An orderly end would be a race: a signal that goes to a whole group (Ctrl-C, systemd) ends Ray's processes too, and Ray
-then ends this one, within a tenth of a second, with an exit code of its own.
+An orderly end would be a race: a signal to the process group (Ctrl-C, systemd) also ends Ray's processes, and within
+0.1 s Ray then ends this process with an exit code of its own.
 """
 
 import contextlib
@@ -16,30 +16,30 @@ NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 @contextlib.contextmanager
 def stoppable(hint: str, end_children: Callable[[], None]) -> Iterator[None]:
-    """Entered after Ray has started, which has handlers of its own.
+    """End this process on SIGINT or SIGTERM. Enter it after Ray has started, since Ray sets its own handlers.
 
     Args:
-        hint: the command that goes on from here.
-        end_children: what would outlive this process.
+        hint: the command that resumes the run.
+        end_children: ends the processes that would outlive this one.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
 
-    def end() -> None:
+    def wait_for_signal() -> None:
         number = os.read(read, 1)
         os.close(read)
-        if number:  # else the work is done
-            line = "\n" if sys.stderr.isatty() else ""  # below what a live table has drawn
-            said = f"{line}{NAMES[signal.Signals(number[0])]}; resume with: {hint}\n"
-            with contextlib.suppress(OSError):  # nobody reads it any more
-                os.write(sys.stderr.fileno(), said.encode(errors="replace"))
+        if number:  # an empty read: the pipe was closed at the end of the block
+            line = "\n" if sys.stderr.isatty() else ""  # below a live table
+            message = f"{line}{NAMES[signal.Signals(number[0])]}; resume with: {hint}\n"
+            with contextlib.suppress(OSError):  # standard error may be closed
+                os.write(sys.stderr.fileno(), message.encode(errors="replace"))
             end_children()
             os._exit(128 + number[0])
 
-    # Told by the file descriptor to a thread: the main one may wait in Ray's C++ for half a second.
+    # A thread waits for the signal, because the main thread may be in Ray's C++ code for half a second.
     before = {number: signal.signal(number, lambda *_: None) for number in NAMES}
     signal.set_wakeup_fd(write)
-    threading.Thread(target=end, daemon=True).start()
+    threading.Thread(target=wait_for_signal, daemon=True).start()
     try:
         yield
     finally:

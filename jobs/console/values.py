@@ -1,4 +1,4 @@
-"""What a value of an option can be, as text on the command line or as YAML has it in a file."""
+"""The types of option values. Each function takes the text of the command line or a value of a YAML file."""
 
 import argparse
 import re
@@ -11,11 +11,11 @@ from mnist_lib.clock import text_of
 
 
 class _UnreadableError(argparse.ArgumentTypeError, ValueError):
-    """Of the two, argparse takes over the text of the first, jsonargparse reading a file that of the second."""
+    """argparse shows the text of an ArgumentTypeError, jsonargparse that of a ValueError in a file."""
 
 
 def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
-    """ "a,b" on the command line, a list in a file."""
+    """Return the names of "a,b" or of a list."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
         raise _UnreadableError(f"expected names, as in a,b, got {value!r}")
@@ -23,7 +23,7 @@ def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
-    """ "3" is a count, "4,8" a list, "4," a list of one."""
+    """Return the count "3", or the seeds of a list: "4,8" or "4,"."""
     if isinstance(value, str) and "," in value:
         return tuple(whole_number(part) for part in value.split(",") if part.strip())
     if isinstance(value, list | tuple):
@@ -45,7 +45,7 @@ def number(value: Any) -> float:
 
 
 def moment(value: Any) -> str:
-    """As the store writes it: UTC, to the second. Without a zone it is UTC."""
+    """Return a time as the store writes it: in UTC, to the second. Without a time zone it is UTC."""
     try:
         time = datetime.fromisoformat(str(value))
         return text_of(time.replace(tzinfo=time.tzinfo or UTC))
@@ -58,8 +58,16 @@ def user_path(value: str | Path) -> Path:
 
 
 def folder(value: str | Path) -> Path:
-    """Absolute, since tasks run in other folders."""
+    """Return an absolute path, since tasks run in other folders."""
     return user_path(value).absolute()
+
+
+def existing_folder(value: str | Path) -> Path:
+    """Return the absolute path of a folder that exists: a mistyped name must not become an empty folder."""
+    path = folder(value)
+    if not path.is_dir():
+        raise _UnreadableError(f"expected an existing folder, got {path}; create it (mkdir -p {path}) or leave it out")
+    return path
 
 
 def auto_or_whole_number(value: Any) -> int | None:

@@ -10,7 +10,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
 from jobs.console.output import as_text, grid, print_result, run_command
-from jobs.console.values import folder
+from jobs.console.values import existing_folder, folder
 from jobs.doctor import checks as findings
 from jobs.doctor.checks import Finding, findings_of
 from jobs.train.options import STORAGE_HELP
@@ -29,7 +29,7 @@ class DoctorOptions:
     )
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     dataset: str = option("mnist-mini", "as for jobs.train", str, "NAME")
-    data_dir: Path | None = option(None, "as for jobs.train", folder, "DIR")
+    data_dir: Path | None = option(None, "as for jobs.train", existing_folder, "DIR")
     data_source: Path | None = option(None, "as for jobs.train", folder, "DIR")
     json: bool = option(False, "print one JSON document instead of a table")
 

@@ -1,13 +1,15 @@
-"""The options of `jobs.models`, a class for each command; its docstring is the command's help."""
+"""The options of `jobs.models`: one class per command, whose docstring is the command's help."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.console.options import option
-from jobs.console.values import folder, moment, number, whole_number
-from jobs.train.options import STORAGE_HELP
+from jobs.console.values import existing_folder, folder, moment, number, whole_number
+from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
 from mnist_lib.store.promotion import Rule
+
+VERSION_HELP = "keras for the champion, keras@latest for the newest version, keras@3 for version 3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class StoreOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(StoreOptions):
-    """Every version, its accuracy, and which is the champion."""
+    """List every version with its test accuracy, and mark the champions."""
 
     model: str | None = option(None, f"one of {', '.join(MODELS)} (default: all)", str, "MODEL", positional=True)
 
@@ -32,53 +34,67 @@ class ModelOptions(StoreOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryOptions(ModelOptions):
-    """Which version was in use when, and why."""
+    """Show which version was the champion from when on, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChampionOptions(ModelOptions):
-    """The version in use."""
+    """Show the champion of each model: the version in use."""
 
-    at: str | None = option(None, "that was in use then, as in 2026-11-25T03:00:00Z", moment, "TIME")
+    at: str | None = option(
+        None, "show the champion at that time, such as 2026-11-25T03:00:00Z (default: now)", moment, "TIME"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionOptions(StoreOptions):
-    version: str | None = option(None, "as in keras@3; without a number the newest", str, "VERSION", positional=True)
+    version: str | None = option(None, VERSION_HELP, str, "VERSION", positional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(VersionOptions):
-    """One version: its files, their hashes, its counts, the report of its run."""
+    """Show one version: its accuracy, data set, files with their hashes, and the report of its run."""
 
-    open: bool = option(False, "show that report in a browser")
+    open: bool = option(False, "open the report of its run in a browser")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffOptions(StoreOptions):
-    """Two versions: how they were made, and where their answers differ."""
+    """Compare two versions: how they were made, and which test images they predict differently."""
 
-    one: str | None = option(None, "as in keras@1; or 1, of every model", str, "VERSION", positional=True)
-    other: str | None = option(None, "as in keras@2; or 2", str, "VERSION", positional=True)
+    one: str | None = option(
+        None, f"{VERSION_HELP}; or 1 for version 1 of every model", str, "VERSION", positional=True
+    )
+    other: str | None = option(None, "the version to compare with, named likewise", str, "VERSION", positional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteOptions(VersionOptions):
-    """Makes a version the champion, if it is better."""
+class PromoteOptions(StoreOptions):
+    """Make a version the champion of its model if it is significantly better than the current champion."""
 
-    always: bool = option(False, "even if it is not better")
-    alpha: float = option(Rule.alpha, "better is a smaller p of McNemar's test", number, "P")
-    min_accuracy: float = option(Rule.min_accuracy, "what a model's first champion must reach", number, "X")
-    max_class_drop: float = option(Rule.max_class_drop, "the accuracy in no class may fall by more", number, "X")
+    version: str | None = option(
+        None,
+        "keras@latest for the newest version, keras@3 for version 3; a number or latest is required",
+        str,
+        "VERSION",
+        positional=True,
+    )
+    always: bool = option(False, "promote it even if it is not better")
+    alpha: float = option(Rule.alpha, "significance level of McNemar's test against the champion", number, "P")
+    min_accuracy: float = option(Rule.min_accuracy, "test accuracy that a first champion needs, 0 to 1", number, "X")
+    max_class_drop: float = option(
+        Rule.max_class_drop, "largest drop of the accuracy in any class, 0 to 1, unless it may be chance", number, "X"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackOptions(ModelOptions):
-    """Puts the champion before this one, or another version, in its place."""
+    """Make an earlier version the champion again."""
 
+    model: str | None = option(None, f"one of {', '.join(MODELS)}; required", str, "MODEL", positional=True)
     to: str | None = option(
         None,
-        "a version's number, or a time whose champion it was (default: the champion before this one)",
+        "number of the version, or a time at which it was the champion (default: the previous champion)",
         str,
         "N|TIME",
     )
@@ -86,53 +102,58 @@ class RollbackOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(StoreOptions):
-    """Is every byte as it was committed? Of the champions, or of what is named."""
+    """Check that every byte of the champions, or of what is named, is as it was committed."""
 
     what: str | None = option(
         None,
-        "a model, a version, or the folder or URL of a version's copy (default: the champions)",
+        f"{VERSION_HELP}; or the folder or URL of a copy of a version (default: the champion of every model)",
         str,
-        "MODEL|VERSION|COPY",
+        "VERSION|COPY",
         positional=True,
     )
-    all: bool = option(False, "every version of every model")
+    all: bool = option(False, "check every version, of every model or of the model that is named")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectOptions(ModelOptions):
-    """Deletes old versions, and what publishers that died left."""
+    """Delete old versions and the leftovers of crashed runs."""
 
     keep: int | None = option(
-        None, "of each model: the newest N, the champion, and N that it could be rolled back to", whole_number, "N"
+        None,
+        "of each model keep the N newest versions, the champion, and the N champions before it; required",
+        whole_number,
+        "N",
     )
-    dry_run: bool = option(False, "say what would be deleted, and delete nothing")
+    dry_run: bool = option(False, "list what would be deleted, and delete nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(VersionOptions):
-    data_dir: Path | None = option(None, "as for jobs.train", folder, "DIR")
-    data_source: Path | None = option(None, "as for jobs.train", folder, "DIR")
+    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
+    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ComputeOptions):
-    """Predicts the test images again with the stored weights: are the answers those that were stored?"""
+    """Predict the test images again from the stored weights, and compare with the stored predictions."""
 
-    trust: bool = option(False, "run the stored SavedModel or .keras file itself: it can run any code")
+    trust: bool = option(False, "run the stored SavedModel or .keras file itself, which can run any code")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions(ComputeOptions):
-    """Trains a version again, as its manifest says: does it come out the same?"""
+    """Train a version again as its manifest says, and compare the weights."""
 
-    cpus: int | None = option(None, "threads to train with (default: all)", whole_number, "N")
+    cpus: int | None = option(None, "number of threads to train with (default: all)", whole_number, "N")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(ComputeOptions):
-    """Writes a version in another format, and tries what was written on test images."""
+    """Write a version in another format, and test what was written on test images."""
 
     format: str | None = option(
         None, "; ".join(f"{name}: {entry.about}" for name, entry in EXPORT_FORMATS.items()), str, "NAME"
     )
-    to: Path | None = option(None, "where to; nothing may be there (default: as in keras-3.onnx, here)", folder, "PATH")
+    to: Path | None = option(
+        None, "path to write, at which nothing exists (default: such as keras-3.onnx, in this folder)", folder, "PATH"
+    )

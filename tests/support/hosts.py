@@ -17,7 +17,7 @@ from typing import IO
 
 from cluster.local import HEALTH_CHECKS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NETWORK = "10.213.77"
 # Ray's folder is the host's own; the other hosts' folders and this project's code are hidden.
 ENTER = """

@@ -111,7 +111,9 @@ def test_a_storage_with_next_to_no_room(tmp_path: Path) -> None:
 
 
 def test_a_dataset_that_cannot_be_had(tmp_path: Path) -> None:
-    code, found = doctor("--storage", tmp_path / "s", "--dataset=mnist", "--data-source=/nowhere", "--data-dir=/no")
+    code, found = doctor(
+        "--storage", tmp_path / "s", "--dataset=mnist", "--data-source=/nowhere", "--data-dir", tmp_path
+    )
     assert code == 3
     assert "/nowhere" in fault(found, "dataset")["found"]
 

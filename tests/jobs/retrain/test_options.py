@@ -107,7 +107,7 @@ def test_a_secret_of_the_webhook_is_nowhere(schedule: Schedule) -> None:
     receiver = Receiver(401)
     url = f"--notify={receiver.url}"
     assert canary in url
-    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}/none")
+    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")
     code, stdout = schedule.run("--once", DAILY, url, "--json", train=train)
     receiver.shutdown()
     receiver.server_close()
@@ -125,7 +125,7 @@ def test_a_secret_of_the_webhook_is_nowhere(schedule: Schedule) -> None:
 def test_the_times_of_status_are_local(schedule: Schedule) -> None:
     noon = datetime.now(UTC).replace(hour=12, minute=30)
     ahead = (noon - datetime.now(UTC)).total_seconds()
-    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}/none")
+    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")
     schedule.run("--once", "--cron=30 14 * * *", "--tz=Asia/Tokyo", train=train, ahead=ahead)
     _, text = schedule.run("status", "--cron=30 14 * * *", "--tz=Asia/Tokyo")
     assert re.search(r"\d{4}-\d\d-\d\d 14:30 JST  failed", text), text

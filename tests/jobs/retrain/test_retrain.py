@@ -103,7 +103,7 @@ def test_when_the_daemon_is_killed_its_run_ends_with_it(schedule: Schedule) -> N
 
 def test_a_run_that_fails_is_told_with_its_cause_and_what_to_type(schedule: Schedule) -> None:
     told = schedule.folder / "told"
-    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}/none")
+    train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")
     code, stdout = schedule.run("--once", DAILY, f"--notify=cat > {told}", "--json", train=train)
     notice = json.loads(told.read_text())
     assert (code, notice) == (3, json.loads(stdout))

@@ -40,8 +40,8 @@ def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
         home=tmp_path,
     )
     assert code == 5, stderr
-    assert "keras-s0 failed: E-NAN loss is not a finite number in epoch 1, step " in stdout
-    assert stderr.splitlines()[-1].startswith("error[E-NAN] keras-s0 loss is not a finite number in epoch 1, step ")
+    assert "keras-s0 failed: E-NAN the loss of epoch 1, step " in stdout
+    assert stderr.splitlines()[-1].startswith("error[E-NAN] keras-s0 the loss of epoch 1, step ")
     assert json.loads((tmp_path / "runs/nan/summary.json").read_text())["models"] == {}
     assert not (tmp_path / "models").exists()
 
@@ -49,7 +49,7 @@ def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
 def test_data_that_are_nowhere_end_the_run_with_3_and_the_ways_out(ray_address: str, tmp_path: Path) -> None:
     begin = time.monotonic()
     code, stdout, stderr = train(
-        *("--address", ray_address, "--dataset=mnist", "--data-dir", tmp_path / "tfds", "--data-source", tmp_path),
+        *("--address", ray_address, "--dataset=mnist", "--data-dir", tmp_path, "--data-source", tmp_path),
         *("--storage", tmp_path),
         home=tmp_path,
     )
@@ -65,4 +65,4 @@ def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_ad
     code, _, stderr = train(*("--address", ray_address, "--gpus-per-trial=3", "--storage", tmp_path), home=tmp_path)
     assert time.monotonic() - begin < 10
     assert code == 4
-    assert "each trial asks for 3 GPU(s), the largest node has 2; use --gpus-per-trial 2 or fewer" in stderr
+    assert "each trial asks for 3 GPUs, the largest node has 2; use --gpus-per-trial 2 or fewer" in stderr

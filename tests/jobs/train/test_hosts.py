@@ -21,6 +21,7 @@ def machines() -> Iterator[list[Host]]:
     if not available():
         pytest.skip("network namespaces need root and iproute2")
     with hosts(["head", "worker1", "worker2", "laptop"]) as made:
+        (made[0].folder / "tfds").mkdir()
         for host in made[:-1]:
             start_ray(host, made[0], TOKEN)
         yield made
