@@ -8,7 +8,7 @@ from jobs.console.options import split_subcommand
 from jobs.console.output import run_command
 
 COMMANDS = {
-    "show": "print the sizes, classes and pixels of a data set",
+    "show": "print the sizes, classes and pixels of a dataset",
     "train": "train models, report their accuracy and store them",
     "submit": "run `train` on a cluster as a job; follow and stop jobs",
     "retrain": "run `train` on a schedule, as a daemon or from another scheduler",

@@ -62,11 +62,11 @@ TABLE = (
     ),
     ExitCode(
         number=3,
-        meaning="the data set is missing or damaged",
+        meaning="the dataset is missing or damaged",
         retry="no",
         errors={
-            "E-DATA": _permanent("the data set is damaged or differs from the expected one"),
-            "E-DATA-MISSING": _permanent("the data set is not on this machine and cannot be downloaded"),
+            "E-DATA": _permanent("the dataset is damaged or differs from the expected one"),
+            "E-DATA-MISSING": _permanent("the dataset is not on this machine and cannot be downloaded"),
             "E-DATA-CHECKSUM": _permanent("a source file differs from its checksum"),
         },
     ),

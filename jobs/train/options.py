@@ -1,123 +1,153 @@
 """The options of `jobs.train`: the name, default, help and type of each.
 
-Whether a value is possible is checked where it belongs (`TrialSpec`, `Resources`).
+Ranges are checked by the types that are made from the options: `TrialSpec`, `Resources`, `Limits`, `Pace`, `Rule`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cluster.lanes.deadlines import Limits
+from cluster.deadlines import Limits
+from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
-from jobs.console.values import auto_or_whole_number, comma_list, folder, moment, number, seeds, whole_number
-from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, require_known
+from jobs.console.values import (
+    auto_or_whole_number,
+    comma_list,
+    existing_folder,
+    folder,
+    moment,
+    number,
+    seeds,
+    whole_number,
+)
+from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, require_known
+from mnist_lib.clock import moment_of
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import SpecError
-from mnist_lib.spec import LARGEST_SEED, Pace, Resources, TrialSpec, trial_grid
+from mnist_lib.spec import MAX_SEED, Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.store.promotion import WHEN, Rule
 
-STORAGE_HELP = "where runs and models are stored: a folder, or as in s3://bucket/folder, gs://..., az://..."
+STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
+DATA_DIR_HELP = "folder of TensorFlow Datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
+DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files, for machines without a network"
+
+
+def _list(abouts: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {about}" for name, about in abouts.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Trains every model with every seed, reports test accuracy, and stores the best trial of each model."""
+    """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
     dataset: str = option(
-        "mnist-mini", "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items()), str, "NAME"
+        "mnist-mini", "dataset. " + _list({name: entry.about for name, entry in DATASETS.items()}), str, "NAME"
     )
-    data_dir: Path | None = option(
-        None, "TensorFlow Datasets' folder (default: TFDS_DATA_DIR or ~/tensorflow_datasets)", folder, "DIR"
+    data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")
+    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
+    models: tuple[str, ...] = option(
+        ("keras", "scratch"), f"models to train, of {', '.join(MODELS)}", comma_list, "A,B"
     )
-    data_source: Path | None = option(
-        None, "a folder with the original *-ubyte.gz files, for machines without a network", folder, "DIR"
+    seeds: tuple[int, ...] | int = option(
+        1, "number of seeds, which begin with --seed; or a list of seeds, such as 4,8", seeds, "N|A,B"
     )
-    models: tuple[str, ...] = option(("keras", "scratch"), "which of: " + ", ".join(MODELS), comma_list, "A,B")
-    seeds: tuple[int, ...] | int = option(1, "how many seeds from --seed on; or a list, as in 4,8", seeds, "N|A,B")
-    seed: int = option(0, "the first seed", whole_number, "N")
+    seed: int = option(0, "first seed", whole_number, "N")
     epochs: int = option(5, "passes over the training images", whole_number, "N")
-    batch_size: int = option(128, "images per step, over all replicas of a trial", whole_number, "N")
-    optimizer: str | None = option(None, f"{' or '.join(OPTIMIZERS)} (default: the model's own)", str, "NAME")
+    batch_size: int = option(128, "images per training step, over all replicas of a trial", whole_number, "N")
+    optimizer: str | None = option(
+        None, f"optimizer, of {', '.join(OPTIMIZERS)} (default: that of the model)", str, "NAME"
+    )
     learning_rate: float | None = option(
-        None, "step size, at its peak (default: the model's or the optimizer's own)", number, "X"
+        None, "peak of the learning rate (default: that of the model or the optimizer)", number, "X"
     )
     schedule: str | None = option(
-        None,
-        "; ".join(f"{name}: {about}" for name, about in SCHEDULES.items()) + " (default: the model's own)",
-        str,
-        "NAME",
+        None, f"learning-rate schedule. {_list(SCHEDULES)} (default: that of the model)", str, "NAME"
     )
-    precision: str = option("float32", "or bfloat16 in training; weights and results are float32", str, "NAME")
-    hidden_units: int | None = option(None, "width of the hidden layer (default: the model's own)", whole_number, "N")
+    precision: str = option(
+        "float32", f"number format of training: {' or '.join(PRECISIONS)}; weights stay float32", str, "NAME"
+    )
+    hidden_units: int | None = option(None, "units of the hidden layer (default: that of the model)", whole_number, "N")
     validation_percent: int = option(
-        10, "share of the training images that chooses the epoch and the trial to store", whole_number, "N"
+        10,
+        "percentage of the training images that is held out for validation, which selects the epoch and the trial to"
+        " store",
+        whole_number,
+        "N",
     )
     address: str | None = option(
-        None, "a running Ray cluster (default: RAY_ADDRESS, or a cluster of our own, here)", str, "HOST:PORT"
+        None, "running Ray cluster to join (default: RAY_ADDRESS, or a cluster on this machine)", str, "HOST:PORT"
     )
     gpus_per_trial: int | None = option(
-        None, "a trial is mirrored over them (default: auto, 1 where there are any)", auto_or_whole_number, "N|auto"
+        None, "GPUs on each node of a trial (default: auto, 1 if any node has a GPU)", auto_or_whole_number, "N|auto"
     )
     cpus_per_trial: int | None = option(
-        None, "its threads, too (default: auto, all that there are to share out)", auto_or_whole_number, "N|auto"
+        None,
+        "CPUs on each node of a trial, and its threads (default: auto, an equal share for each concurrent trial)",
+        auto_or_whole_number,
+        "N|auto",
     )
     nodes_per_trial: int = option(
-        1, "a trial is mirrored over so many nodes; worth it for models that keep them busy", whole_number, "N"
+        1, "nodes per trial; more than 1 only helps models that keep several nodes busy", whole_number, "N"
     )
-    max_concurrent: int | None = option(None, "trials at once (default: as many as fit)", whole_number, "N")
-    cpu_replicas: int = option(
-        1, "without GPUs: mirror each trial over this many logical CPU devices", whole_number, "N"
+    max_concurrent: int | None = option(
+        None, "maximum number of concurrent trials (default: as many as fit)", whole_number, "N"
     )
-    allow_cpu: bool = option(False, "train on CPU devices in place of GPUs that TensorFlow cannot see")
-    max_failures: int = option(3, "how often a trial whose worker died is tried again", whole_number, "N")
+    cpu_replicas: int = option(1, "replicas per node of a trial that has no GPU", whole_number, "N")
+    allow_cpu: bool = option(False, "train on CPUs if TensorFlow does not see the GPUs that Ray granted")
+    max_failures: int = option(3, "retries of a trial whose worker died", whole_number, "N")
     wait_for_resources: float | None = option(
         None,
-        "seconds to wait while every node is busy (default: 600), and, if given, for nodes that are not there yet",
+        "seconds to wait for busy nodes (default: 600) and, if given, for nodes that have not joined yet",
         number,
         "S",
     )
-    trial_timeout: float | None = option(None, "seconds after which an attempt at a trial is given up", number, "S")
+    trial_timeout: float | None = option(
+        None, "seconds after which an attempt at a trial is abandoned (default: no limit)", number, "S"
+    )
     max_seconds: float | None = option(
-        None, "train fewer epochs rather than longer than this; each trial trains at least one", number, "S"
+        None,
+        "seconds after which the run trains no further epoch; each trial trains at least one (default: no limit)",
+        number,
+        "S",
     )
-    finish_by: str | None = option(None, "the same by a time, as in 2026-11-25T06:00:00Z", moment, "TIME")
+    finish_by: str | None = option(
+        None,
+        "time after which the run trains no further epoch, such as 2026-11-25T06:00:00Z (default: no limit)",
+        moment,
+        "TIME",
+    )
     checkpoint_seconds: float = option(
-        Pace.checkpoint_seconds, "from one checkpoint of a trial to the next; 0: after each epoch", number, "S"
+        Pace.checkpoint_seconds, "seconds between two checkpoints of a trial; 0: after every epoch", number, "S"
     )
-    promote: str = option(
-        Rule.when,
-        "; ".join(f"{when}: {about}" for when, about in WHEN.items()),
-        str,
-        "WHEN",
+    promote: str = option(Rule.when, f"when to make a stored model the champion. {_list(WHEN)}", str, "WHEN")
+    alpha: float = option(
+        Rule.alpha, "significance level of McNemar's test for --promote if-better; lower is stricter", number, "P"
     )
-    alpha: float = option(Rule.alpha, "--promote if-better asks for a smaller p of McNemar's test", number, "P")
-    min_accuracy: float = option(Rule.min_accuracy, "what a model's first champion must reach, as in 0.97", number, "X")
+    min_accuracy: float = option(
+        Rule.min_accuracy, "minimum test accuracy of a model's first champion, such as 0.97", number, "X"
+    )
     max_class_drop: float = option(
-        Rule.max_class_drop, "--promote if-better lets the accuracy in no class fall by more, as in 0.1", number, "X"
+        Rule.max_class_drop, "maximum loss of accuracy in any class for --promote if-better, such as 0.1", number, "X"
     )
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
-    report: bool = option(True, "write report.html and plots of the run, and index.html over all runs (default: on)")
-    run_name: str | None = option(None, "the run's name (default: the time and the dataset)", str, "NAME")
-    resume: str | None = option(
-        None, "go on with that unfinished run, with the options that it was begun with", str, "RUN"
-    )
+    report: bool = option(True, "write report.html and plots of the run, and index.html of all runs (default: on)")
+    run_name: str | None = option(None, "name of the run (default: the time and the dataset)", str, "NAME")
+    resume: str | None = option(None, "resume this unfinished run with the options that it started with", str, "RUN")
     lease: str | None = option(
-        None,
-        "write nothing once that lease of the storage has passed to another process; jobs.retrain gives it",
-        str,
-        "NAME:N",
+        None, "stop writing when this lease passes to another process; jobs.retrain sets it", str, "NAME:N"
     )
-    plan: bool = option(False, "print what would run, where and why, and stop")
-    calibrate: bool = option(False, "--plan, and how long it would take: trains a few epochs of each model")
-    json: bool = option(False, "print the summary as one JSON document instead of tables")
-    quiet: bool = option(False, "show warnings and errors only", short=["-q"])
-    verbose: bool = option(False, "show every epoch, and tracebacks", short=["-v"])
+    plan: bool = option(False, "print what would run, where and why, then exit")
+    calibrate: bool = option(
+        False, "like --plan, with the expected duration: trains each model for a few epochs to measure it"
+    )
+    json: bool = option(False, "print one JSON document instead of tables")
+    quiet: bool = option(False, "print warnings and errors only", short=["-q"])
+    verbose: bool = option(False, "print every epoch, and the traceback of an error", short=["-v"])
 
     def trials(self) -> list[TrialSpec]:
-        """Raises SpecError for what no trial can have."""
+        """Return the trials. Raises SpecError for an invalid value."""
         require_known("dataset", self.dataset, DATASETS)
         return trial_grid(
             self.models,
@@ -134,7 +164,7 @@ class TrainOptions:
         )
 
     def resources(self, cpus: int, gpus: int) -> Resources:
-        """Raises SpecError for what no trial can run on."""
+        """Return what a trial runs on. Raises SpecError for an invalid value."""
         return Resources(
             nodes=self.nodes_per_trial,
             cpus=cpus,
@@ -144,19 +174,27 @@ class TrainOptions:
         )
 
     def check(self) -> None:
-        """Raises SpecError for a value that is out of range; of resources, what is auto is known with the cluster."""
+        """Raise SpecError for a value that is out of range. Resources that are auto are known with the cluster."""
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
         if self.max_concurrent is not None and self.max_concurrent < 1:
-            raise SpecError(f"max_concurrent: expected a whole number from 1, got {self.max_concurrent}")
+            raise SpecError(f"max_concurrent: expected 1 or more, got {self.max_concurrent}")
         if self.quiet and self.verbose:
             raise SpecError("quiet: expected one of --quiet and --verbose, got both")
         self.rule()
         self.limits()
         self.pace(begin=0)
 
+    def check_data_dir(self) -> None:
+        """Raise UsageError if the data folder is not on this machine, where a submitted job does not run."""
+        if self.data_dir is not None:
+            try:
+                existing_folder(self.data_dir)
+            except ValueError as error:
+                raise UsageError(f"data_dir: {error}") from None
+
     def limits(self) -> Limits:
-        """Raises SpecError for what is no time or count."""
+        """Return the limits of the cluster's supervision. Raises SpecError for an invalid value."""
         if not 0 <= self.max_failures <= 1_000:
             raise SpecError(f"max_failures: expected a whole number from 0 to 1000, got {self.max_failures}")
         wait, overtime = self.wait_for_resources, self.trial_timeout
@@ -167,14 +205,14 @@ class TrainOptions:
         )
 
     def pace(self, begin: float) -> Pace:
-        """Of a run that began at that Unix time. Raises SpecError for what is no time."""
-        until = datetime.fromisoformat(self.finish_by).timestamp() if self.finish_by else math.inf
+        """Return the pace of a run that began at that Unix time. Raises SpecError for an invalid value."""
+        until = moment_of(self.finish_by).timestamp() if self.finish_by else math.inf
         if self.max_seconds is not None:
             until = min(until, begin + _seconds("max_seconds", self.max_seconds))
-        return Pace(checkpoint_seconds=_seconds("checkpoint_seconds", self.checkpoint_seconds), until=until)
+        return Pace(checkpoint_seconds=_seconds("checkpoint_seconds", self.checkpoint_seconds), deadline=until)
 
     def rule(self) -> Rule:
-        """Raises SpecError for one that is not valid."""
+        """Return the rule of promotion. Raises SpecError for an invalid value."""
         return Rule(
             when=self.promote,
             alpha=self.alpha,
@@ -187,19 +225,19 @@ class TrainOptions:
             return self.seeds
         if not 1 <= self.seeds <= 100_000:
             raise SpecError(f"seeds: expected a count from 1 to 100000, got {self.seeds}")
-        if self.seed + self.seeds - 1 > LARGEST_SEED:
-            raise SpecError(f"seeds: expected seeds up to {LARGEST_SEED}, got {self.seed + self.seeds - 1}")
+        if self.seed + self.seeds - 1 > MAX_SEED:
+            raise SpecError(f"seeds: expected seeds up to {MAX_SEED}, got {self.seed + self.seeds - 1}")
         return range(self.seed, self.seed + self.seeds)
 
 
 def _seconds(name: str, value: float) -> float:
-    if not value >= 0:  # NaN is not
+    if not value >= 0:  # also refuses NaN
         raise SpecError(f"{name}: expected seconds, 0 or more, got {value}")
     return value
 
 
 def terms_of(options: TrainOptions, trials: Sequence[TrialSpec], code: Mapping[str, Any]) -> dict[str, Any]:
-    """`code`: as `code_version` gives it."""
+    """Return everything that the result of a run depends on; `code` is that of `code_version`."""
     return {
         "trials": {trial.id: asdict(trial) for trial in trials},
         "rule": asdict(options.rule()),
