@@ -1,4 +1,4 @@
-"""`python -m jobs.show DATASET`: a look at a dataset before one trains on it."""
+"""`python -m jobs.show DATASET`: describe a dataset and show some of its images."""
 
 import contextlib
 import json
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
 from jobs.console.output import as_text, has_colors, print_result, run_command
+from jobs.console.terminal import step
 from jobs.console.values import existing_folder, folder, whole_number
+from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP
 from mnist_lib.catalog import DATASETS, require_known
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.errors import SpecError
@@ -26,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    """What a dataset holds: its sizes, its classes, its pixels; and a picture of some of its images."""
+    """Describe a dataset: its size, classes and pixels, with some of its images."""
 
     dataset: str = option("mnist-mini", f"one of {', '.join(DATASETS)}", str, "DATASET", positional=True)
-    data_dir: Path | None = option(None, "as for jobs.train", existing_folder, "DIR")
-    data_source: Path | None = option(None, "as for jobs.train", folder, "DIR")
-    picture: Path | None = option(None, "write a picture of ten training images of each class", folder, "FILE.png")
-    seed: int = option(0, "chooses these images", whole_number, "N")
+    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
+    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
+    picture: Path | None = option(None, "file to draw ten training images of each class into", folder, "FILE.png")
+    seed: int = option(0, "random seed that chooses the images to show", whole_number, "N")
     json: bool = option(False, "print one JSON document instead of tables")
 
     def check(self) -> None:
@@ -43,7 +45,7 @@ class ShowOptions:
             if self.picture.suffix.lower() != ".png":
                 raise SpecError(f"picture: expected a name that ends in .png, got {self.picture.name}")
             if not self.picture.parent.is_dir() or self.picture.is_dir():
-                raise SpecError(f"picture: expected a file in a folder that is there, got {self.picture}")
+                raise SpecError(f"picture: expected a file in an existing folder, got {self.picture}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,10 +78,11 @@ def show(arguments: Sequence[str]) -> int:
 
 
 def _load(options: ShowOptions) -> "Dataset":
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a look is no reason to take a GPU from who trains on it
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the memory of GPUs that others train on
     from mnist_lib.data.prepare import prepare
 
-    with contextlib.redirect_stdout(sys.stderr):  # TFDS tells its progress there
+    # TFDS prints its progress on standard output.
+    with step(f"loading {options.dataset}"), contextlib.redirect_stdout(sys.stderr):
         return prepare(options.dataset, options.data_dir, options.data_source)
 
 

@@ -1,59 +1,211 @@
-"""Versions of models by the names that people give them."""
+"""The Python API: stored versions by name, as classifiers that predict, and the runs of a storage as plain records.
+
+A bare model name means its champion, here and in every command.
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mnist_lib.catalog import MODELS, require_known
+from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.results import Accuracy
 from mnist_lib.store.champions import champion
-from mnist_lib.store.contents import accuracy_of_version
+from mnist_lib.store.contents import StoredModel, accuracy_of_version
+from mnist_lib.store.log import unseal
 from mnist_lib.store.objects import Objects
+from mnist_lib.store.runs import RECORD, RunFolder
+from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import Version, find, find_all
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mnist_lib.export.loading import Predict
+
+LATEST = "latest"
 NUMBER = re.compile("[0-9]{1,8}", re.ASCII)
 
+Status = Literal["complete", "some failed", "unfinished", "damaged"]
 
-def find_version(objects: Objects, name: str | None, models: Iterable[str]) -> Version:
-    """`name`: as in "keras@3", or "keras" for its newest. Raises SpecError if there is none."""
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A stored version that predicts, on the CPU."""
+
+    name: str  # such as "keras@3"
+    accuracy: Accuracy  # on the test split: correct, total, value, interval()
+    manifest: Mapping[str, Any] = field(repr=False)  # how it was made: spec, dataset, history, versions, ...
+    _predict: "Predict" = field(repr=False)
+
+    def predict(self, images: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+        """Return the probability of each class, [n, classes].
+
+        Args:
+            images: [n, height, width, 1] uint8, 0-255, light digits on a dark ground as in the training data.
+
+        Raises:
+            SpecError: the images have another type or shape.
+        """
+        return self._predict(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOfRun:
+    version: int
+    accuracy: float  # of this version, on the test split, in [0, 1]
+    champion: bool | None  # whether this version is the champion today; None if the log of champions is damaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    name: str
+    status: Status
+    dataset: str | None = None  # None only if the run is damaged
+    ended: str | None = None  # UTC, ISO 8601; None if the run has not ended
+    models: Mapping[str, ModelOfRun] = field(default_factory=dict)  # by model; those with a successful trial
+
+
+def load(name: str | None = None, storage: str | Path = "results") -> Classifier:
+    """Return a stored version as a classifier. TensorFlow starts without GPUs, which stay free for training.
+
+    Args:
+        name: "keras" for the champion, "keras@latest" for the newest version, "keras@3" for version 3; None for the
+            most accurate champion.
+        storage: a folder or a URL.
+
+    Raises:
+        SpecError: there is no such version or no champion.
+        IntegrityError: what is stored is not what was committed.
+        StoreError: the storage cannot be read.
+    """
+    objects = open_storage(str(storage))
+    version = find_version(objects, name) if name else best_champion(objects)
+    stored, accuracy = StoredModel.of(objects, version), accuracy_of_version(version)
+    import_keras(gpus=False)
+    from mnist_lib.export.loading import build, predictor
+
+    predict = predictor(build(stored))
+    return Classifier(name=version.name, accuracy=accuracy, manifest=stored.manifest, _predict=predict)
+
+
+def runs(storage: str | Path = "results") -> list[RunRecord]:
+    """Return every run of a storage: those that have not ended, then the others, the newest first.
+
+    Args:
+        storage: a folder or a URL.
+
+    Raises:
+        StoreError: the storage cannot be read.
+    """
+    objects = open_storage(str(storage))
+    champions = {model: _champion_number(objects, model) for model in MODELS}
+    names = {name.split("/")[1] for name in objects.names("runs")}
+    with ThreadPoolExecutor() as readers:  # a bucket takes long for each summary
+        found = readers.map(partial(_run_record, objects, champions), sorted(names))
+        return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
+
+
+def find_version(objects: Objects, name: str | None, *, option: str = "version") -> Version:
+    """Return the version that a name stands for.
+
+    Args:
+        name: "keras" for the champion, "keras@latest" for the newest version, "keras@3" for version 3.
+        option: the name of the option or argument, for errors.
+
+    Raises:
+        SpecError: there is no such version or no champion.
+        IntegrityError: the record of the version or of the champion is damaged.
+    """
     if name is None:
-        raise SpecError("version: expected one, as in keras@3; see: jobs.models list")
-    model, at, digits = name.partition("@")
-    require_known("version", model, models)
-    if at and not NUMBER.fullmatch(digits):
-        raise SpecError(f"version: expected a model and a number, as in keras@3, got {name!r}")
-    newest = 0 if at else next((number for number, _ in find_all(objects, model, newest_first=True)), 0)
-    version = find(objects, model, int(digits) if at else newest)
+        raise SpecError(f"{option}: expected a version, as in keras@3 or keras@latest; see: jobs.models list")
+    model, at, which = name.partition("@")
+    require_known(option, model, MODELS)
+    if not at:
+        found = _champion_version(objects, model)
+        if found is None:
+            raise SpecError(
+                f"{option}: {model} has no champion in {objects.where('models')}"
+                f"; promote a version, or name one, as in {model}@{LATEST}"
+            )
+        return found
+    if which == LATEST:
+        number = next((number for number, _ in find_all(objects, model, newest_first=True)), 0)
+    elif NUMBER.fullmatch(which):
+        number = int(which)
+    else:
+        raise SpecError(f"{option}: expected a number or {LATEST} after the @, as in keras@3, got {name!r}")
+    version = find(objects, model, number)
     if version is None:
-        raise SpecError(f"version: there is no {name} in {objects.where('models')}; see: jobs.models list")
+        raise SpecError(f"{option}: there is no {name} in {objects.where('models')}; see: jobs.models list")
     return version
 
 
-def version_to_ask(objects: Objects, name: str | None) -> Version:
-    """`name`: a version, as in "keras@3", or a model, for its champion; None for the best of all champions.
+def best_champion(objects: Objects) -> Version:
+    """Return the champion with the highest test accuracy; of equals, the first in the catalog.
 
     Raises:
-        SpecError: there is none.
-        IntegrityError: which version is a champion cannot be read; none is taken in its place.
+        SpecError: no model has a champion.
+        IntegrityError: the record of a champion is damaged: the best of the others might not be the best.
     """
-    if name is not None and "@" in name:
-        return find_version(objects, name, MODELS)
-    if name is not None:
-        require_known("model", name, MODELS)
-    champions = [found for model in MODELS if name in (None, model) and (found := _champion(objects, model))]
+    champions = [found for model in MODELS if (found := _champion_version(objects, model))]
     if not champions:
-        whose = "there is no champion" if name is None else f"{name} has no champion"
         raise SpecError(
-            f"model: {whose} in {objects.where('models')}; train one with jobs.train, or name a version"
-            f", as in --model {name or 'keras'}@1"
+            f"model: there is no champion in {objects.where('models')}"
+            f"; train one with jobs.train, or name a version, as in keras@{LATEST}"
         )
     return max(champions, key=lambda version: accuracy_of_version(version).value)
 
 
-def _champion(objects: Objects, model: str) -> Version | None:
+def _champion_version(objects: Objects, model: str) -> Version | None:
     current = champion(objects, model)
     if current is None:
         return None
     version = find(objects, model, current.version)
     if version is None:
-        raise IntegrityError(f"{model}@{current.version}: expected a commit record, got none; roll back to another")
+        raise IntegrityError(
+            f"{model}@{current.version}: expected a commit record, got none; roll back to another version"
+        )
     return version
+
+
+def _champion_number(objects: Objects, model: str) -> int | None:
+    """Return the number of the champion, 0 if there is none, None if the record is damaged."""
+    try:
+        current = champion(objects, model)
+    except IntegrityError:
+        return None
+    return current.version if current else 0
+
+
+def _run_record(objects: Objects, champions: Mapping[str, int | None], name: str) -> RunRecord:
+    folder = RunFolder(objects, name)
+    try:
+        summary = folder.summary()
+        if summary is None:
+            trials = unseal(folder.read(RECORD) or b"", name)["terms"]["trials"]
+            return RunRecord(name=name, status="unfinished", dataset=str(next(iter(trials.values()))["dataset"]))
+        models = {}
+        for model, row in summary["models"].items():
+            in_use = champions.get(model, 0)
+            models[model] = ModelOfRun(
+                version=int(row["version"]),
+                accuracy=float(row["best_trial_test_accuracy"]),
+                champion=None if in_use is None else in_use == row["version"],
+            )
+        failed = any(trial["status"] == "failed" for trial in summary["trials"])
+        return RunRecord(
+            name=name,
+            status="some failed" if failed else "complete",
+            dataset=str(summary["dataset"]["name"]),
+            ended=str(summary["ended"]) if summary.get("ended") else None,
+            models=models,
+        )
+    except (IntegrityError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
+        return RunRecord(name=name, status="damaged")

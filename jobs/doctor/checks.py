@@ -1,4 +1,4 @@
-"""What `jobs.doctor` looks at. Each check yields findings; an error that it runs into is one, with its fix."""
+"""The checks of `jobs.doctor`. Each yields findings; an error in a check becomes a finding with its fix."""
 
 import os
 import shutil
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mnist_lib.catalog import DATASETS, require_known
-from mnist_lib.environment import PACKAGES, differing_versions, import_keras, package_versions
+from mnist_lib.environment import RESULT_PACKAGES, differing_versions, import_keras, package_versions
 from mnist_lib.store.runs import check_writable
 from mnist_lib.store.storage import is_url, open_storage
+from mnist_lib.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class NodeFacts:
 
 
 def node_facts() -> NodeFacts:
-    import psutil  # Ray brings its own
+    import psutil  # part of Ray
 
     temporary = tempfile.gettempdir()
     return NodeFacts(
@@ -39,17 +40,17 @@ def node_facts() -> NodeFacts:
 
 
 def visible_gpus() -> int:
-    """Of those that Ray has granted to this task, those that TensorFlow can use."""
+    """Return how many of the GPUs that Ray granted to this task TensorFlow can use."""
     import_keras()
     import tensorflow as tf
 
     return len(tf.config.list_physical_devices("GPU"))
 
 
-LEAST_DISK = 500 << 20  # bytes: for the prepared data, checkpoints and models
-LEAST_MEMORY = 2 << 30  # bytes: TensorFlow and a dataset in one worker
-MOST_CLOCK_SECONDS = 5.0
-NODE_SECONDS = 60.0  # a new worker has to start, and on GPU nodes import TensorFlow
+MIN_DISK = 500 << 20  # bytes, for prepared data, checkpoints and models
+MIN_MEMORY = 2 << 30  # bytes, for TensorFlow and a dataset in one worker
+MAX_CLOCK_SECONDS = 5.0  # difference between the clocks of a node and of this machine
+NODE_SECONDS = 60.0  # timeout: a new worker has to start, and on GPU nodes import TensorFlow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class Finding:
     what: str
     found: str
     fix: str = ""
-    code: str | None = None  # of the error that a run would end with; None: it would not
+    code: str | None = None  # of the error with which a run would end; None if it would not
 
     @property
     def mark(self) -> str:
@@ -65,26 +66,25 @@ class Finding:
 
 
 def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Those of the check; of an error with a code, its message, whose last part is what to do."""
+    """Yield the findings of a check. An error with a code becomes one; the last part of its message is the fix."""
     try:
         yield from check()
     except Exception as error:
         code = getattr(error, "code", None)
         if not isinstance(code, str):
             raise
-        found, told, fix = str(error).rpartition("; ")
-        yield Finding(what=what, found=found if told else fix, fix=fix if told else "", code=code)
+        found, separator, fix = str(error).rpartition("; ")
+        yield Finding(what=what, found=found if separator else fix, fix=fix if separator else "", code=code)
 
 
 def versions_here() -> Iterator[Finding]:
     versions = package_versions()
-    missing = [name for name in PACKAGES if name.replace("-", "_") not in versions]
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    missing = [name for name in RESULT_PACKAGES if name.replace("-", "_") not in versions]
     if missing:
         fix = "install requirements/runtime.lock"
         yield Finding(what="packages", found=f"{', '.join(missing)} missing", fix=fix, code="E-CLUSTER-VERSIONS")
     else:
-        yield Finding(what="packages", found=told)
+        yield Finding(what="packages", found=", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def storage(where: str) -> Iterator[Finding]:
@@ -98,15 +98,15 @@ def storage(where: str) -> Iterator[Finding]:
 
 
 def dataset(name: str, data_dir: Path | None, source: Path | None) -> Iterator[Finding]:
-    from mnist_lib.data.availability import what_is_available
+    from mnist_lib.data.availability import describe_availability
 
     require_known("dataset", name, DATASETS)
-    yield Finding(what="dataset", found=what_is_available(name, data_dir, source))
+    yield Finding(what="dataset", found=describe_availability(name, data_dir, source))
 
 
 def token() -> Iterator[Finding]:
-    """Where it is, and who else could read it."""
-    from cluster.connection.tokens import token_file
+    """Check where the token is, and whether other users can read it."""
+    from cluster.connection.address import token_file
 
     mode = os.environ.get("RAY_AUTH_MODE", "").lower() or "unset"
     file = token_file()  # None without a home
@@ -114,8 +114,8 @@ def token() -> Iterator[Finding]:
         yield Finding(what="token", found=f"in RAY_AUTH_TOKEN; RAY_AUTH_MODE is {mode}")
     elif file is not None and file.is_file():
         if _others_read(file):
-            fix = f"chmod 600 {file}, and `ray get-auth-token --generate` a new one: it may have been read"
-            yield Finding(what="token", found=f"{file} can be read by others", fix=fix)
+            fix = f"chmod 600 {file}, then make a new token: ray get-auth-token --generate"
+            yield Finding(what="token", found=f"other users can read {file}", fix=fix)
         else:
             yield Finding(what="token", found=f"in {file}; RAY_AUTH_MODE is {mode}")
     else:
@@ -128,87 +128,85 @@ def head(address: str, given_by: str) -> Iterator[Finding]:
     resolved = require_head(address, given_by)
     yield Finding(what="head", found=f"{resolved} answers")
     for host in lost_nodes(resolved):
-        fix = (
-            "start Ray there again, as in `ray start --address`; its log is in /tmp/ray/session_latest/logs/raylet.out"
-        )
+        fix = "restart Ray there (ray start --address); see /tmp/ray/session_latest/logs/raylet.out"
         yield Finding(what=f"node {host}", found="it died", fix=fix)
 
 
 def dashboard() -> Iterator[Finding]:
-    from cluster.lanes.tasks import dashboard_address
+    from cluster.connection.ray_private import dashboard_address
 
     address = dashboard_address()
     if address is None:
-        fix = "start the head with `ray start --head`, of ray[default], to submit jobs"
+        fix = "to submit jobs, install ray[default] and start the head with `ray start --head`"
         yield Finding(what="dashboard", found="none", fix=fix)
     elif os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and not address.startswith(("127.", "localhost")):
         fix = "start the head with --dashboard-host 127.0.0.1, or with RAY_AUTH_MODE=token"
-        yield Finding(what="dashboard", found=f"whoever reaches {address} can run anything", fix=fix)
+        yield Finding(what="dashboard", found=f"anyone who can connect to {address} can run code", fix=fix)
     else:
         yield Finding(what="dashboard", found=address)
 
 
 def nodes() -> Iterator[Finding]:
-    from cluster.lanes.tasks import ask_every_node
+    from cluster.lanes.tasks import call_on_every_node
 
     asked = time.time()
-    for told in ask_every_node(node_facts, NODE_SECONDS):
-        what = f"node {told.node.host} ({told.node.id[:8]})"
-        if told.answer is None:
-            fix = "look into its raylet.out, or start Ray there again"
-            yield Finding(what=what, found=f"does not run tasks: {told.why_not}", fix=fix, code="E-CLUSTER")
+    for answer in call_on_every_node(node_facts, NODE_SECONDS):
+        what = f"node {answer.node.host} ({answer.node.id[:8]})"
+        if answer.value is None:
+            fix = "see its raylet.out, or restart Ray there"
+            yield Finding(what=what, found=f"does not run tasks: {answer.error}", fix=fix, code="E-CLUSTER")
         else:
-            yield from _node(what, told.node.cpus, told.answer, asked)
-    for gpu in ask_every_node(visible_gpus, NODE_SECONDS, gpus=True):
-        what = f"node {gpu.node.host} ({gpu.node.id[:8]})"
-        if gpu.late:
-            fix = "look again when its GPUs are free"
-            yield Finding(what=what, found=f"{gpu.node.gpus} GPU(s), not looked at: {gpu.why_not}", fix=fix)
-        elif gpu.answer is None:
-            fix = "install requirements/gpu.lock and the driver there"
-            found = f"TensorFlow does not start beside its GPU(s): {gpu.why_not}"
+            yield from _node(what, answer.node.cpus, answer.value, asked)
+    for gpu in call_on_every_node(visible_gpus, NODE_SECONDS, gpus=True):
+        what, gpus = f"node {gpu.node.host} ({gpu.node.id[:8]})", counted(gpu.node.gpus, "GPU")
+        if gpu.timed_out:
+            fix = "run this again when its GPUs are free"
+            yield Finding(what=what, found=f"{gpus}, not checked: {gpu.error}", fix=fix)
+        elif gpu.value is None:
+            fix = "install requirements/gpu.lock and the NVIDIA driver there"
+            found = f"TensorFlow does not start with {gpus}: {gpu.error}"
             yield Finding(what=what, found=found, fix=fix, code="E-GPU-INVISIBLE")
-        elif gpu.answer < 1:
-            fix = "install tensorflow[and-cuda] and the driver there, or start its Ray with --num-gpus=0"
-            found = f"TensorFlow sees none of the {gpu.node.gpus} GPU(s) that Ray has there"
+        elif gpu.value < 1:
+            fix = "install requirements/gpu.lock and the NVIDIA driver there, or start its Ray with --num-gpus=0"
+            found = f"Ray has {gpus} there, of which TensorFlow sees none"
             yield Finding(what=what, found=found, fix=fix, code="E-GPU-INVISIBLE")
         else:
-            yield Finding(what=what, found=f"{gpu.node.gpus} GPU(s), which TensorFlow sees")
+            yield Finding(what=what, found=f"{gpus}, which TensorFlow sees")
 
 
 def _node(what: str, cpus: int, facts: NodeFacts, asked: float) -> Iterator[Finding]:
-    found = len(faults := list(_faults(what, facts, asked)))
+    faults = list(_faults(what, facts, asked))
     yield from faults
-    if not found:
+    if not faults:
         free = f"{facts.disk_free / 1e9:.0f} GB of disk and {facts.memory_free / 1e9:.0f} GB of memory free"
-        yield Finding(what=what, found=f"{cpus} CPU(s), {free}, the same versions")
+        yield Finding(what=what, found=f"{counted(cpus, 'CPU')}, {free}, the same package versions")
 
 
 def _faults(what: str, facts: NodeFacts, asked: float) -> Iterator[Finding]:
     if differing := differing_versions(facts.versions):
         fix = "install requirements/runtime.lock on every node"
         yield Finding(what=what, found=differing, fix=fix, code="E-CLUSTER-VERSIONS")
-    if facts.disk_free < LEAST_DISK:
+    if facts.disk_free < MIN_DISK:
         yield _disk(what, Path(facts.temporary), facts.disk_free, "E-RESOURCES", "TMPDIR")
-    if facts.memory_free < LEAST_MEMORY:
-        fix = f"end what else runs there: a worker needs {LEAST_MEMORY / 1e9:.0f} GB"
+    if facts.memory_free < MIN_MEMORY:
+        fix = f"end other programs there: a worker needs {MIN_MEMORY / 1e9:.0f} GB"
         yield Finding(what=what, found=f"{facts.memory_free / 1e9:.1f} GB of memory free", fix=fix, code="E-RESOURCES")
-    # It was told between the question and now.
+    # The node read its clock between `asked` and now.
     off = max(asked - facts.clock, facts.clock - time.time())
-    if off > MOST_CLOCK_SECONDS:
+    if off > MAX_CLOCK_SECONDS:
         fix = "let NTP set the clocks (timedatectl set-ntp true)"
         yield Finding(what=what, found=f"its clock is {off:.0f} s off", fix=fix)
 
 
 def _disk(what: str, folder: Path, free: int, code: str, flag: str) -> Finding:
-    told = f"{free / 1e6:,.0f} MB free in {folder}"
-    if free >= LEAST_DISK:
-        return Finding(what=what, found=told)
-    return Finding(what=what, found=told, fix=f"free some, or name another folder with {flag}", code=code)
+    found = f"{free / 1e6:,.0f} MB free in {folder}"
+    if free >= MIN_DISK:
+        return Finding(what=what, found=found)
+    return Finding(what=what, found=found, fix=f"free some, or name another folder with {flag}", code=code)
 
 
 def _others_read(file: Path) -> bool:
-    """Not if a folder above it keeps them out."""
+    """Return whether other users can read a file: its own mode and that of all folders above decide."""
     mode, above = file.stat().st_mode, [folder.stat().st_mode for folder in file.resolve().parents]
     ways = [(stat.S_IRGRP, stat.S_IXGRP | stat.S_IXOTH), (stat.S_IROTH, stat.S_IXOTH)]
     return any(mode & read and all(folder & enter for folder in above) for read, enter in ways)

@@ -1,4 +1,4 @@
-"""`python -m jobs.models COMMAND`: what is stored, which version is in use and why; promote, roll back, verify."""
+"""`python -m jobs.models COMMAND`: list, compare, verify, promote, export and delete stored versions."""
 
 import json
 import sys
@@ -7,27 +7,23 @@ from typing import Any
 
 from jobs.console.options import parse, split_subcommand
 from jobs.console.output import CommandResult, print_result, printable, run_command
-from jobs.models import changes as models_change
-from jobs.models import compute as models_compute
-from jobs.models import diff as models_diff
-from jobs.models import options
-from jobs.models import queries as models_read
+from jobs.models import changes, compute, diff, options, queries
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.storage import open_storage
 
 COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], CommandResult]]] = {
-    "list": (options.ModelOptions, models_read.list_versions),
-    "show": (options.ShowOptions, models_read.show),
-    "diff": (options.DiffOptions, models_diff.diff),
-    "champion": (options.ChampionOptions, models_read.show_champion),
-    "history": (options.HistoryOptions, models_read.show_history),
-    "promote": (options.PromoteOptions, models_change.promote),
-    "rollback": (options.RollbackOptions, models_change.rollback),
-    "verify": (options.VerifyOptions, models_read.verify_versions),
-    "evaluate": (options.EvaluateOptions, models_compute.evaluate),
-    "reproduce": (options.ReproduceOptions, models_compute.reproduce),
-    "export": (options.ExportOptions, models_compute.export),
-    "gc": (options.CollectOptions, models_change.collect_garbage),
+    "list": (options.ModelOptions, queries.list_versions),
+    "show": (options.ShowOptions, queries.show),
+    "diff": (options.DiffOptions, diff.diff),
+    "champion": (options.ChampionOptions, queries.show_champion),
+    "history": (options.HistoryOptions, queries.show_history),
+    "promote": (options.PromoteOptions, changes.promote),
+    "rollback": (options.RollbackOptions, changes.rollback),
+    "verify": (options.VerifyOptions, queries.verify_versions),
+    "evaluate": (options.EvaluateOptions, compute.evaluate),
+    "reproduce": (options.ReproduceOptions, compute.reproduce),
+    "export": (options.ExportOptions, compute.export),
+    "gc": (options.CollectOptions, changes.collect_garbage),
 }
 
 

@@ -3,17 +3,18 @@
 from dataclasses import asdict
 from functools import partial
 
-from jobs.console.output import CommandResult, counted
+from jobs.console.output import CommandResult
 from jobs.console.values import moment
 from jobs.models.options import CollectOptions, PromoteOptions, RollbackOptions
-from mnist_lib.api import NUMBER, find_version
+from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
+from mnist_lib.store import champions
+from mnist_lib.store.collection import collect
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.runs import INDEX
-
-# Beyond these, the store loads NumPy: imported where it is needed, a refusal is at once.
+from mnist_lib.wording import counted
 
 
 def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
@@ -23,44 +24,43 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
         min_accuracy=options.min_accuracy,
         max_class_drop=options.max_class_drop,
     )
-    version = find_version(objects, options.version, MODELS)
-    from mnist_lib.store.champions import promote
-
-    decision = promote(objects, version, rule)
-    verdict = f"{version.name} is the champion now" if decision.promote else f"{version.name} is not promoted"
+    name = options.version
+    if name in MODELS:
+        raise SpecError(f"version: expected {name}@{LATEST} or a number, as in {name}@3, got {name}: its champion")
+    version = find_version(objects, name)
+    decision = champions.promote(objects, version, rule)
+    verdict = f"{version.name} is now the champion" if decision.promote else f"{version.name} is not promoted"
     return CommandResult(asdict(decision), f"{verdict}: {decision.why}", afterwards=partial(_update_index, objects))
 
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     if options.model is None:
-        raise SpecError("model: expected one to roll back, as in: jobs.models rollback keras")
+        raise SpecError("model: expected the model to roll back, as in: jobs.models rollback keras")
     (model,) = options.models
-    from mnist_lib.store.champions import rollback
-
-    record = rollback(objects, model, _target(objects, model, options.to))
+    record = champions.rollback(objects, model, _target(objects, model, options.to))
     text = f"{model}@{record.version} is the champion: {record.why}"
     return CommandResult(asdict(record), text, afterwards=partial(_update_index, objects))
 
 
 def _update_index(objects: Objects) -> None:
-    """Where runs have written one: it tells which version is in use."""
+    """Write the index again, which names the champions, if a run has written one."""
     if objects.exists(INDEX):
-        from jobs.train.reporting import write_index
+        from jobs.train.reporting import write_index  # loads the report's plots
 
         write_index(objects)
 
 
 def _target(objects: Objects, model: str, to: str | None) -> int | None:
-    """The number of a version; None for the one before the champion."""
-    from mnist_lib.store.champions import champion_at
-
+    """Return the number of the version to roll back to, or None for the previous champion."""
     if to is None or NUMBER.fullmatch(to):
         return None if to is None else int(to)
     try:
         time = moment(to)
     except ValueError as error:
-        raise SpecError(f"to: expected a version's number, or a time as in 2026-11-25T03:00:00Z, got {to!r}") from error
-    then = champion_at(objects, model, time)
+        raise SpecError(
+            f"to: expected the number of a version, or a time such as 2026-11-25T03:00:00Z, got {to!r}"
+        ) from error
+    then = champions.champion_at(objects, model, time)
     if then is None:
         raise SpecError(f"to: {model} had no champion at {to}; see: jobs.models history {model}")
     return then.version
@@ -68,16 +68,14 @@ def _target(objects: Objects, model: str, to: str | None) -> int | None:
 
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     if options.keep is None or options.keep < 1:
-        raise SpecError(f"keep: expected how many versions to keep, 1 or more, got {options.keep}; as in: gc --keep 5")
-    from mnist_lib.store.collection import collect
-
+        raise SpecError(f"keep: expected a number of versions, 1 or more, got {options.keep}; as in: gc --keep 5")
     found = {model: collect(objects, model, options.keep, dry_run=options.dry_run) for model in options.models}
     would = "would be " if options.dry_run else ""
     texts = {
-        "deleted": f"{would}deleted: old",
-        "swept": f"{would}deleted: what a publisher that died left",
-        "completed": f"{would}committed: its publisher died just before",
-        "damaged": "not touched: its record cannot be read",
+        "deleted": f"{would}deleted: old version",
+        "swept": f"{would}deleted: leftovers of a crashed run",
+        "completed": f"{would}committed: its run crashed just before",
+        "damaged": "not changed: its record cannot be read",
     }
     lines = [
         f"{name} {text}"
@@ -86,5 +84,5 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
         for name in getattr(collected, field)
     ]
     kept = sum(len(collected.kept) for collected in found.values())
-    lines.append(f"{counted(kept, 'version')} {'would stay' if options.dry_run else 'kept'}.")
+    lines.append(f"{counted(kept, 'version')} {'would be kept' if options.dry_run else 'kept'}.")
     return CommandResult({model: asdict(collected) for model, collected in found.items()}, "\n".join(lines))

@@ -1,4 +1,4 @@
-"""The commands of `jobs.models` that change nothing: list, show, champion, history, verify."""
+"""The commands of `jobs.models` that only read the storage: list, show, champion, history, verify."""
 
 import os
 import tempfile
@@ -7,42 +7,31 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs.console import exit_codes
-from jobs.console.output import CommandResult, counted, table
-from jobs.models.options import (
-    ChampionOptions,
-    HistoryOptions,
-    ModelOptions,
-    ShowOptions,
-    VerifyOptions,
-)
+from jobs.console.output import CommandResult, table
+from jobs.models.options import ChampionOptions, HistoryOptions, ModelOptions, ShowOptions, VerifyOptions
 from mnist_lib.api import find_version
-from mnist_lib.catalog import MODELS, require_known
+from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.store.champions import Champion, champion, champion_at, history
+from mnist_lib.store.contents import accuracy_of_version
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.storage import is_url, open_storage
 from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy, version_folder
-
-if TYPE_CHECKING:
-    from mnist_lib.store.champions import Champion
-
-
-# Beyond these, the store loads NumPy: imported where it is needed, a refusal is at once.
+from mnist_lib.wording import counted, percent
 
 
 def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
-    from mnist_lib.store.champions import champion
-
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
     for model in options.models:
         in_use = 0
         try:
-            newest = champion(objects, model)
-            in_use = newest.version if newest else 0
+            current = champion(objects, model)
+            in_use = current.version if current else 0
         except IntegrityError as error:
             damaged.append(str(error))
         for number, version in find_all(objects, model):
@@ -55,31 +44,27 @@ def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
 
 
 def show(options: ShowOptions, objects: Objects) -> CommandResult:
-    from mnist_lib.store.contents import accuracy_of_version
-
-    version = find_version(objects, options.version, MODELS)
+    version = find_version(objects, options.version)
     folder = RunFolder(objects, version.run)
     if options.open:
         _open_report(folder)
     test, about = accuracy_of_version(version), version.about
-    low, high = test.interval()
+    low, high = map(percent, test.interval())
     dataset = about.get("dataset", {})
     facts = {
         "stored": f"{version.committed_at}, by run {version.run}, trial {about.get('trial')}",
-        "test": f"{test.correct:,} of {test.total:,} images right: {test.value:.2%} ({low:.2%} to {high:.2%})",
+        "test": f"{test.correct:,} of {test.total:,} images right: {percent(test.value)} ({low} to {high})",
         "dataset": f"{dataset.get('name')} {dataset.get('version')}, fingerprint {dataset.get('fingerprint')}",
         "weights": f"sha256 {about.get('weights_sha256')}",
         "where": objects.where(version_folder(version.model, version.number)),
         "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
     }
     lines = [version.name, *(f"  {name:8} {text}" for name, text in facts.items()), ""]
-    files = [(name, f"{of['bytes']:,}", of["sha256"]) for name, of in version.files.items()]
+    files = [(name, f"{file['bytes']:,}", file["sha256"]) for name, file in version.files.items()]
     return CommandResult(asdict(version), "\n".join(lines) + "\n" + table(("file", "bytes", "sha256"), files))
 
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
-    from mnist_lib.store.champions import champion, champion_at
-
     at = options.at
     found = {
         model: champion(objects, model) if at is None else champion_at(objects, model, at) for model in options.models
@@ -90,18 +75,16 @@ def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
 
 
 def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
-    from mnist_lib.store.champions import history
-
     logs = {model: history(objects, model) for model in options.models}
     lines = [_history_line(record) for log in logs.values() for record in log]
     document = {model: [_history_entry(record) for record in log] for model, log in logs.items() if log}
     damaged = any(isinstance(record, IntegrityError) for log in logs.values() for record in log)
-    text = "\n".join(lines) or "There never was a champion."
+    text = "\n".join(lines) or "There has been no champion."
     return CommandResult(document, text, exit_codes.INTEGRITY if damaged else exit_codes.DONE)
 
 
 def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
-    """Everything is looked at, whatever is found of the others."""
+    """Check every version that is meant, also after one was found damaged."""
     damaged: dict[str, str] = {}
     whole: list[str] = []
 
@@ -112,24 +95,23 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
         except IntegrityError as error:
             damaged[name] = str(error)
 
-    what = options.what
+    what, every = options.what, options.all
     if what is not None and (is_url(what) or os.sep in what):
         check(what, lambda: verify_copy(open_storage(what)))
-    elif what is not None and "@" in what:
-        version = find_version(objects, what, MODELS)
+    elif what is not None and not (every and what in MODELS):
+        version = find_version(objects, what)
         check(version.name, lambda: verify(objects, version))
     else:
-        if what is not None:
-            require_known("model", what, MODELS)
         for model in MODELS if what is None else [what]:
-            numbers, damage = _to_verify(objects, model, every=what is not None or options.all)
+            numbers, damage = _to_verify(objects, model, every=every)
             damaged |= damage
             for number in numbers:
                 check(f"{model}@{number}", partial(_verify, objects, model, number))
     are = "is as it was" if len(whole) == 1 else "are as they were"
     lines = [*damaged.values(), f"{counted(len(whole), 'version')} {are} committed; damaged: {len(damaged)}."]
-    if what is None and not options.all:
-        lines.append("Only the champions were looked at; --all looks at every version.")
+    if not every and (what is None or what in MODELS):
+        checked = "Only the champions were" if what is None else f"Only the champion of {what} was"
+        lines.append(f"{checked} checked; --all checks every version.")
     return CommandResult(
         {"whole": whole, "damaged": damaged}, "\n".join(lines), exit_codes.INTEGRITY if damaged else exit_codes.DONE
     )
@@ -140,25 +122,23 @@ def _open_report(folder: RunFolder) -> None:
     if page is None:
         raise SpecError(f"open: expected a report in {folder.where}, got none; see its summary.json")
     with tempfile.NamedTemporaryFile("wb", prefix=f"{folder.run}-", suffix=".html", delete=False) as file:
-        file.write(page)  # a copy, which a browser can read wherever the storage is
+        file.write(page)  # the storage may be a bucket, which a browser cannot read
     if not webbrowser.open(Path(file.name).as_uri()):
         raise SpecError(f"open: expected a browser, got none; the report is {folder.where}/{REPORT}")
 
 
-def _history_line(record: "Champion | IntegrityError") -> str:
+def _history_line(record: Champion | IntegrityError) -> str:
     if isinstance(record, IntegrityError):
         return f"damaged               {record}"
     return f"{record.at}  {record.model}@{record.version}  {record.kind}: {record.why} (run {record.run})"
 
 
-def _history_entry(record: "Champion | IntegrityError") -> dict[str, Any]:
+def _history_entry(record: Champion | IntegrityError) -> dict[str, Any]:
     return {"error": str(record)} if isinstance(record, IntegrityError) else asdict(record)
 
 
 def _to_verify(objects: Objects, model: str, *, every: bool) -> tuple[list[int], dict[str, str]]:
-    """-> (the numbers of every version, or of the champion alone; what is wrong with the log of champions)."""
-    from mnist_lib.store.champions import history
-
+    """Return the numbers of every version or of the champion alone, and the damage in the log of champions."""
     log = history(objects, model)
     damage = {f"champions of {model}": str(record) for record in log if isinstance(record, IntegrityError)}
     in_use = [log[-1].version] if log and not isinstance(log[-1], IntegrityError) else []
@@ -175,8 +155,6 @@ def _verify(objects: Objects, model: str, number: int) -> None:
 
 
 def _row(version: Version | IntegrityError) -> dict[str, Any]:
-    from mnist_lib.store.contents import accuracy_of_version
-
     try:
         if isinstance(version, IntegrityError):
             raise version
@@ -196,4 +174,4 @@ def _cells(row: dict[str, Any]) -> list[str]:
     name, mark = f"{row['model']}@{row['number']}", "champion" if row["champion"] else ""
     if "error" in row:
         return [name, mark, "damaged", "", "", ""]
-    return [name, mark, f"{row['test_accuracy']:.2%}", row["trial"], row["run"], row["committed_at"]]
+    return [name, mark, percent(row["test_accuracy"]), row["trial"], row["run"], row["committed_at"]]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The command that predicts the digits on pictures with a stored version."""

@@ -1,4 +1,4 @@
-"""`python -m jobs.predict PICTURE...`: which digits are on pictures. Progress on stderr, the result on stdout."""
+"""`python -m jobs.predict PICTURE...`: predict the digits on pictures."""
 
 import contextlib
 import logging
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,21 +16,25 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.console.output import log_to_stderr, print_result, print_stderr, printable, run_command
-from jobs.predict import answers as predict_output
+from jobs.console.terminal import step, terminal
+from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult
-from jobs.predict.batches import Predict, layout_of, predict_here, predict_on_cluster
+from jobs.predict.batches import layout_of, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from jobs.predict.reading import Readers
-from mnist_lib.api import version_to_ask
+from mnist_lib.api import best_champion, find_version
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.pictures.reading import Picture, find_pictures
 from mnist_lib.store.contents import StoredModel, accuracy_of_version
-from mnist_lib.store.storage import check_storage, open_storage
+from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import Version
-from mnist_lib.wording import counted
+from mnist_lib.wording import counted, percent
 
-MOST_NOTICES = 5  # of more pictures, one line tells
+if TYPE_CHECKING:
+    from mnist_lib.export.loading import Predict
+
+MAX_RESIZED_LINES = 5  # a line for each resized picture, up to this number; for more, one line for all
 
 log = logging.getLogger("jobs.predict")  # __name__ is "__main__" where this is the command
 
@@ -39,23 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def predict(arguments: Sequence[str]) -> int:
+    begin = time.monotonic()
     options: PredictOptions = parse("jobs.predict", PredictOptions, arguments)
     log_to_stderr(verbose=options.verbose)
     options.check()
-    check_storage(options.storage)
     objects = open_storage(options.storage)
-    version = version_to_ask(objects, options.model)
+    version = find_version(objects, options.model, option="model") if options.model else best_champion(objects)
     stored = StoredModel.of(objects, version)
     tested = accuracy_of_version(version)
-    log.info("%s answers; it is right on %.2f%% of its test images", version.name, 100 * tested.value)
+    log.info("%s predicts; it is right on %s of its test images", version.name, percent(tested.value))
     if options.from_test is not None:
-        outcomes = _of_test_images(options, version, stored)
+        results = _predict_test_images(options.from_test, options, version, stored)
     else:
         paths = find_pictures(options.pictures)
         where = _on_cluster if options.address or os.environ.get("RAY_ADDRESS") else _here
         with where(paths, stored, options, arguments) as batches:
-            outcomes = list(_told(batches, len(paths)))
-    return _conclude(outcomes, options, version)
+            results = _collected(batches, len(paths), begin)
+    return _finish(results, options, version)
 
 
 @contextlib.contextmanager
@@ -71,25 +76,28 @@ def _here(
 def _on_cluster(
     paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
 ) -> Iterator[Iterable[list[PictureResult]]]:
-    import ray
+    with contextlib.ExitStack() as stack:
+        with step("connecting to the Ray cluster"):
+            import ray
 
-    from cluster.connection.session import end_children, session
-    from jobs.console.signals import stoppable
+            from cluster.connection.session import end_children, session
+            from jobs.console.signals import stoppable
 
-    hint = shlex.join(["python", "-m", "jobs.predict", *arguments])
-    with session(options.address, SOURCE_FOLDERS), stoppable(hint, end_children):
+            stack.enter_context(session(options.address, SOURCE_FOLDERS))
+        command = shlex.join(["python", "-m", "jobs.predict", *arguments])
+        stack.enter_context(stoppable(f"start again with: {command}", end_children))
         yield predict_on_cluster(paths, ray.put(stored), options.as_is, options.limits())
 
 
-def _of_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
+def _predict_test_images(
+    count: int, options: PredictOptions, version: Version, stored: StoredModel
+) -> list[PictureResult]:
     model = _built(stored)
     from jobs.models.compute import tested_split
 
     split = tested_split(version, options.data_dir, options.data_source)
-    count = options.from_test
-    assert count is not None
     if count > len(split):
-        raise SpecError(f"from_test: expected at most the {len(split):,} test images, got {count}")
+        raise SpecError(f"from_test: expected at most the {len(split):,} test images, got {count:,}")
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)
     height, width, _ = split.images.shape[1:]
     return [
@@ -98,79 +106,85 @@ def _of_test_images(options: PredictOptions, version: Version, stored: StoredMod
     ]
 
 
-def _built(stored: StoredModel) -> Predict:
-    """Compiled, too."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a look is no reason to take a GPU from who trains on it
-    import_keras()
-    from mnist_lib.export.loading import build, predictor
+def _built(stored: StoredModel) -> "Predict":
+    """Return the model, compiled."""
+    with step(f"loading {stored.name}"):
+        import_keras(gpus=False)
+        from mnist_lib.export.loading import build, predictor
 
-    model = predictor(build(stored))
-    model(np.zeros((1, *stored.manifest["dataset"]["image_shape"]), np.uint8))
+        model = predictor(build(stored))
+        model(np.zeros((1, *stored.manifest["dataset"]["image_shape"]), np.uint8))
     return model
 
 
-def _told(batches: Iterable[list[PictureResult]], pictures: int) -> Iterator[PictureResult]:
-    """Every outcome, with what cannot be predicted told at once."""
-    begin = time.perf_counter()
+def _collected(batches: Iterable[list[PictureResult]], pictures: int, begin: float) -> list[PictureResult]:
+    """Collect all results, and report each failure at once.
+
+    Args:
+        begin: of the command, by the monotonic clock.
+    """
+    predicting = time.monotonic()
+    results: list[PictureResult] = []
     with _progress(pictures) as advance:
         for batch in batches:
-            for outcome in batch:
-                if isinstance(outcome, Failure):
-                    print_stderr(printable(f"error[{ImageError.code}] {outcome.name}: {outcome.error}", keep=""))
-                yield outcome
+            for result in batch:
+                if isinstance(result, Failure):
+                    print_stderr(printable(f"error[{ImageError.code}] {result.name}: {result.error}", keep=""))
+            results += batch
             advance(len(batch))
-    seconds = time.perf_counter() - begin
-    log.info("%s in %.1f s: %s pictures/s", counted(pictures, "picture"), seconds, f"{pictures / seconds:,.0f}")
+    end = time.monotonic()
+    rate = f"{end - predicting:.1f} s predicting, {pictures / (end - predicting):,.0f} pictures/s"
+    log.info("%s in %.1f s (%s)", counted(pictures, "picture"), end - begin, rate)
+    return results
 
 
 @contextlib.contextmanager
 def _progress(pictures: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from jobs.console.terminal import terminal
-
+    """Show a progress bar if standard error is a terminal."""
     console = terminal()
     if console is None:
         yield lambda count: None
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=pictures)
         yield lambda count: progress.advance(task, count)
 
 
-def _conclude(outcomes: Sequence[PictureResult], options: PredictOptions, version: Version) -> int:
-    answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    _tell_resized(answers)
+def _finish(results: Sequence[PictureResult], options: PredictOptions, version: Version) -> int:
+    """Print the results, draw them if asked to, and return the exit code."""
+    predicted = [result for result in results if isinstance(result, Answer)]
+    failures = [result for result in results if isinstance(result, Failure)]
+    _warn_of_resized(predicted)
     if options.json:
-        print_result(predict_output.as_json(answers, failures, version))
+        print_result(answers.as_json(predicted, failures, version))
     elif options.csv:
-        print_result(predict_output.as_csv(answers, labelled=options.from_test is not None))
-    elif answers:
-        print_result(printable(predict_output.as_table(answers)))
-    if options.picture is not None and answers:
+        print_result(answers.as_csv(predicted, labelled=options.from_test is not None))
+    elif predicted:
+        print_result(answers.as_table(predicted))
+    if options.picture is not None and predicted:
         from jobs.predict.grid import draw
 
-        draw(answers, options.picture)
-    if failures and answers:
+        draw(predicted, options.picture)
+    if failures and predicted:
         return exit_codes.SOME_FAILED
     return exit_codes.exit_code_of(ImageError.code) if failures else exit_codes.DONE
 
 
-def _tell_resized(answers: Sequence[Answer]) -> None:
-    resized = [answer for answer in answers if answer.picture.resized]
+def _warn_of_resized(predicted: Sequence[Answer]) -> None:
+    resized = [answer for answer in predicted if answer.picture.resized]
     if not resized:
         return
     height, width, _ = resized[0].picture.image.shape
-    if len(resized) <= MOST_NOTICES:
+    if len(resized) <= MAX_RESIZED_LINES:
         for answer in resized:
             size = "{} x {}".format(*answer.picture.size)
             log.warning("%s is %s; resized to %d x %d", printable(answer.name, keep=""), size, width, height)
     else:
-        of = f"{len(resized):,} of {counted(len(answers), 'picture')}"
-        log.warning("%s were of another size; resized to %d x %d", of, width, height)
+        share = f"{len(resized):,} of {counted(len(predicted), 'picture')}"
+        log.warning("%s were of another size; resized to %d x %d", share, width, height)
 
 
 if __name__ == "__main__":

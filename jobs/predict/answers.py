@@ -1,4 +1,4 @@
-"""What comes of a picture: an answer, or why there is none."""
+"""The predictions of pictures, as a table, CSV or JSON."""
 
 import csv
 import io
@@ -10,26 +10,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.console.output import printable, table
+from jobs.console.output import table
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.store.versions import Version
+from mnist_lib.wording import counted
 
-UNSURE = 0.5  # below, all other digits together are more probable
+UNSURE = 0.5  # a lower probability means that all other digits together are more probable
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model makes of a picture."""
+    """The prediction for one picture."""
 
     name: str
     picture: Picture
     probabilities: NDArray[np.float32]  # [classes]
-    label: int | None = None  # what is on it, where that is known
+    label: int | None = None  # the digit on the picture, where it is known
 
     @property
     def ranking(self) -> list[tuple[int, float]]:
-        """The digits and their probabilities, the most probable first; of two alike the lower digit."""
+        """The digits with their probabilities, the most probable first; of equals, the lower digit first."""
         order = np.argsort(-self.probabilities, kind="stable")
         return [(int(digit), float(self.probabilities[digit])) for digit in order]
 
@@ -55,10 +56,14 @@ class Failure:
 PictureResult = Answer | Failure
 
 
-def outcomes(
+def results_of(
     names: Iterable[str], found: Sequence[Picture | ImageError], probabilities: NDArray[np.float32]
 ) -> list[PictureResult]:
-    """probabilities: [n, classes], of the n that are pictures."""
+    """Return one result for each name.
+
+    Args:
+        probabilities: [n, classes], a row for each of the n that are pictures.
+    """
     rows = iter(probabilities)
     return [
         Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows))
@@ -67,34 +72,34 @@ def outcomes(
 
 
 COLUMNS = ("picture", "digit", "probability", "next", "next_probability", "unsure", "resized")
-LABEL_COLUMNS = ("label", "right")  # where they are known
+LABEL_COLUMNS = ("label", "right")  # where labels are known
 
 
 def as_table(answers: Sequence[Answer]) -> str:
     labelled = any(answer.label is not None for answer in answers)
-    rows = [_row(answer, labelled) for answer in answers]
-    lines = [
-        table(["picture", "digit", "probability", "next", "probability", *(["label"] if labelled else []), ""], rows)
-    ]
+    headings = ["picture", "digit", "probability", "next", "probability", *(["label"] if labelled else []), ""]
+    lines = [table(headings, [_row(answer, labelled) for answer in answers], fold=["picture"])]
     unsure = sum(answer.unsure for answer in answers)
     if unsure:
-        lines.append(f"unsure: of {unsure:,} of {len(answers):,} no digit is as probable as all others together.")
+        lines.append(f"unsure: {unsure:,} of {len(answers):,} {'is' if unsure == 1 else 'are'} below {UNSURE:.0%}.")
     if labelled:
         right = sum(bool(answer.right) for answer in answers)
-        lines.append(f"{right:,} of {len(answers):,} are right.")
+        lines.append(f"{right:,} of {counted(len(answers), 'image')} {'is' if right == 1 else 'are'} right.")
     return "\n".join(lines)
 
 
 def _row(answer: Answer, labelled: bool) -> list[str]:
-    (digit, probability), (after, its_probability), *_ = answer.ranking
+    (digit, probability), (second, second_probability), *_ = answer.ranking
     label = [str(answer.label)] if labelled else []
     marks = [mark for mark, holds in (("unsure", answer.unsure), ("wrong", answer.right is False)) if holds]
-    name = printable(answer.name, keep="")
-    return [name, str(digit), f"{probability:.1%}", str(after), f"{its_probability:.1%}", *label, ", ".join(marks)]
+    return [
+        *(answer.name, str(digit), f"{probability:.1%}", str(second), f"{second_probability:.1%}"),
+        *(*label, ", ".join(marks)),
+    ]
 
 
 def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
-    """RFC 4180: a name may hold commas, quotes and new lines. Printing adds the last "\\n"."""
+    """Return CSV as in RFC 4180, since names may hold commas and line breaks; printing adds the last line feed."""
     text = io.StringIO(newline="")
     columns = (*COLUMNS, *LABEL_COLUMNS) if labelled else COLUMNS
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
@@ -116,16 +121,16 @@ def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Ver
 
 
 def _document(answer: Answer) -> dict[str, Any]:
-    (digit, probability), (after, its_probability), *_ = answer.ranking
-    known = {} if answer.label is None else {"label": answer.label, "right": answer.right}
+    (digit, probability), (second, second_probability), *_ = answer.ranking
+    label = {} if answer.label is None else {"label": answer.label, "right": answer.right}
     return {
         "picture": answer.name,
         "digit": digit,
         "probability": round(probability, 6),
-        "next": after,
-        "next_probability": round(its_probability, 6),
-        "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of 0 to 9
+        "next": second,
+        "next_probability": round(second_probability, 6),
+        "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of the digits 0 to 9
         "unsure": answer.unsure,
         "resized": answer.picture.resized,
-        **known,
+        **label,
     }

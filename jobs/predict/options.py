@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster.deadlines import Limits
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
-from jobs.console.values import folder, number, user_path, whole_number
+from jobs.console.values import existing_folder, folder, number, user_path, whole_number
 from jobs.models.options import VERSION_HELP
 from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
 from mnist_lib.spec import MAX_SEED
@@ -45,7 +45,7 @@ class PredictOptions:
         "N",
     )
     seed: int = option(0, "random seed that chooses the images of --from-test", whole_number, "N")
-    data_dir: Path | None = option(None, f"for --from-test: {DATA_DIR_HELP}", folder, "DIR")
+    data_dir: Path | None = option(None, f"for --from-test: {DATA_DIR_HELP}", existing_folder, "DIR")
     data_source: Path | None = option(None, f"for --from-test: {DATA_SOURCE_HELP}", folder, "DIR")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     address: str | None = option(

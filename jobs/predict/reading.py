@@ -1,6 +1,6 @@
-"""Files -> pictures, read by as many processes as there are CPUs.
+"""Read picture files with one process per CPU.
 
-Threads would wait for each other: most of the work on a small picture is Python's.
+Processes, not threads: most of the work on a small picture is done in Python, in which threads wait for each other.
 """
 
 import multiprocessing
@@ -16,26 +16,26 @@ from pathlib import Path
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Layout, Picture, content_or_error, read_pictures
 
-FEW = 50  # pictures that are read sooner than processes have started
-MOST_PROCESSES = 8  # what they read, one model has to predict
-FILES_OF_A_TASK = 100
-TASKS_PER_PROCESS = 4  # what is read may be ahead of the model, but not by everything
+MIN_PICTURES_PER_PROCESS = 50  # fewer are read sooner than a process starts
+MAX_PROCESSES = 8  # more would read faster than one model predicts
+FILES_PER_TASK = 100
+MAX_TASKS_PER_PROCESS = 4  # limits the pictures in memory that the model has not predicted yet
 
 
 class Readers:
-    """Processes, where there is enough to read; in the context, they come up while TensorFlow is loaded."""
+    """A context with processes that read pictures, if there are enough; they start while TensorFlow is loaded."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
-        self._processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, len(paths) // FEW)
+        self._processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES, len(paths) // MIN_PICTURES_PER_PROCESS)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Readers":
         if self._processes > 1:
-            context = multiprocessing.get_context("spawn")  # a fork of a process with threads may never wake up
+            context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
             self._pool = ProcessPoolExecutor(self._processes, context, _set_up)
             for _ in range(self._processes):
-                self._pool.submit(read_pictures, [], Layout(shape=(1, 1), box=None))  # starts one each
+                self._pool.submit(read_pictures, [], Layout(shape=(1, 1), box=None))  # each call starts a process
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -43,10 +43,10 @@ class Readers:
             self._pool.shutdown(cancel_futures=True)
 
     def pictures(self, layout: Layout) -> Iterator[Picture | ImageError]:
-        """In the order of the paths; in place of each that is none, what is wrong with it.
+        """Yield for each path, in their order, its picture or what is wrong with it.
 
         Raises:
-            ImageError: a process died of one.
+            ImageError: a process was killed.
         """
         if self._pool is None:
             for path in self._paths:
@@ -56,15 +56,15 @@ class Readers:
             yield from self._read_ahead(self._pool, layout)
         except BrokenProcessPool as error:
             raise ImageError(
-                "expected to read every file, but a process that did was killed, for memory or by a file; "
-                "predict fewer of them at once"
+                "expected to read every file, but a reading process was killed, for its memory or because of a file"
+                "; predict fewer files at once"
             ) from error
 
     def _read_ahead(self, pool: ProcessPoolExecutor, layout: Layout) -> Iterator[Picture | ImageError]:
         pending: deque[Future[list[Picture | ImageError]]] = deque()
-        for at in range(0, len(self._paths), FILES_OF_A_TASK):
-            pending.append(pool.submit(_read, self._paths[at : at + FILES_OF_A_TASK], layout))
-            if len(pending) >= TASKS_PER_PROCESS * self._processes:
+        for begin in range(0, len(self._paths), FILES_PER_TASK):
+            pending.append(pool.submit(_read, self._paths[begin : begin + FILES_PER_TASK], layout))
+            if len(pending) >= MAX_TASKS_PER_PROCESS * self._processes:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
@@ -75,7 +75,7 @@ def _read(paths: Sequence[Path], layout: Layout) -> list[Picture | ImageError]:
 
 
 def _set_up() -> None:
-    """Of a process that must neither answer to Ctrl-C itself nor outlive the one that started it."""
+    """Make a reading process ignore Ctrl-C, which its parent handles, and end with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

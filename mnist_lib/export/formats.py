@@ -1,7 +1,7 @@
-"""A stored version in a format of those who deploy it, without this project: raw pixels in, probabilities out.
+"""Export a stored version to a format that runs without this project: raw pixels in, probabilities out.
 
-What was written is run by that format's own runtime before it has its name. The packages of the extra `export` are
-imported where they are needed.
+Each file is run by the runtime of its format before it gets its final name. The packages of the extra `export` are
+imported only by the functions that need them.
 """
 
 from collections.abc import Callable
@@ -13,83 +13,69 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.errors import IntegrityError
-from mnist_lib.export.loading import SAME_PROBABILITY, LoadedModel, Predict, predictor
-from mnist_lib.models.model import Weights
+from mnist_lib.export.loading import MAX_ROUNDING, LoadedModel, Predict, predictor
+from mnist_lib.models.model import serving_module
 from mnist_lib.store.local import require_free, whole_at
 
-# Names of what every exported model takes and gives.
-PIXELS, PROBABILITIES = "pixels", "probabilities"
+PIXELS, PROBABILITIES = "pixels", "probabilities"  # the names of the input, as in `serving_module`, and the output
 
 
 @dataclass(frozen=True)
 class Exported:
     path: str
     bytes: int
-    tried: int  # images, whose classes are all those of the stored version
-    max_difference: float  # of a probability from the stored version's
+    tried: int  # images for which the file and the stored version predict the same class
+    max_difference: float  # between their probabilities
 
 
 def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint8]) -> Exported:
-    """
+    """Write a stored version in another format, if the result predicts the same.
+
     Args:
-        form: of `catalog.FORMATS`.
-        target: there is nothing yet; a folder for saved_model, a file for the others.
-        images: [n, height, width, 1] uint8, 0-255, to try what was written.
+        form: one of `catalog.EXPORT_FORMATS`.
+        target: a path that does not exist; it becomes a folder for saved_model, a file for the others.
+        images: [n, height, width, 1] uint8, 0-255, predicted to compare.
 
     Raises:
-        IntegrityError: what was written answers otherwise than the stored version; it is gone.
-        SpecError: there is something at `target`.
-        StoreError: it cannot be written.
+        IntegrityError: the written model predicts something else than the stored version; it is deleted.
+        SpecError: `target` exists.
+        StoreError: the target cannot be written.
     """
     write, run = WRITERS[form]
     expected = predictor(stored)(images)
     with whole_at(target) as written:
-        write(_served(stored), written)
+        write(serving_module(stored.model, stored.weights, stored.image_shape, PROBABILITIES), written)
         try:
             got = run(written)(images)
-        except Exception as error:  # of whatever kind the runtime has
-            raise IntegrityError(f"{target}: its own runtime refuses it: {error}; please report this") from error
+        except Exception as error:  # each runtime raises its own kinds
+            raise IntegrityError(f"{target}: its own runtime cannot run it: {error}; please report this") from error
         differing = int((got.argmax(axis=1) != expected.argmax(axis=1)).sum())
-        most = float(np.abs(got - expected).max())
-        if differing or not most <= SAME_PROBABILITY:
+        max_difference = float(np.abs(got - expected).max())
+        if differing or not max_difference <= MAX_ROUNDING:
             raise IntegrityError(
-                f"{target}: expected the answers of the stored version, got others to {differing} of {len(images)}"
-                f" images, probabilities up to {most:.0e} apart; it was removed, please report this"
+                f"{target}: expected the predictions of the stored version, got others for {differing} of {len(images)}"
+                f" images, with probabilities up to {max_difference:.0e} apart; it was deleted, please report this"
             )
         size = sum(path.stat().st_size for path in [written, *written.rglob("*")] if path.is_file())
         require_free(target)
-    return Exported(str(target), size, len(images), most)
+    return Exported(str(target), size, len(images), max_difference)
 
 
-def _served(stored: LoadedModel) -> tf.Module:
-    """`serve`: pixels [n, height, width, 1] uint8, 0-255 -> {"probabilities": [n, classes] float32}"""
-    served = tf.Module()
-    served.trainable, served.state = (list(map(tf.Variable, part)) for part in stored.weights)
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *stored.image_shape], tf.uint8, name=PIXELS)])
-    def serve(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        weights = Weights(*(list(map(tf.convert_to_tensor, part)) for part in (served.trainable, served.state)))
-        return {PROBABILITIES: tf.nn.softmax(stored.model.logits(weights, pixels, training=False)[0])}
-
-    served.serve = serve
-    return served
-
-
-def _write_saved_model(served: tf.Module, to: Path) -> None:
+def _write_saved_model(module: tf.Module, path: Path) -> None:
     try:
-        tf.saved_model.save(served, str(to), signatures=served.serve)
+        tf.saved_model.save(module, str(path), signatures=module.serve)
     except tf.errors.OpError as error:
         raise OSError(error.message) from error
 
 
 def _run_saved_model(path: Path) -> Predict:
-    loaded = tf.saved_model.load(str(path))  # without it, its functions have no variables
+    loaded = tf.saved_model.load(str(path))  # referenced by the function returned, or its variables would be deleted
     return lambda images: np.asarray(loaded.serve(images)[PROBABILITIES])
 
 
-def _write_litert(served: tf.Module, to: Path) -> None:
-    concrete = served.serve.get_concrete_function()
-    to.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete], served).convert())
+def _write_litert(module: tf.Module, path: Path) -> None:
+    concrete = module.serve.get_concrete_function()
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert())
 
 
 def _run_litert(path: Path) -> Predict:
@@ -99,11 +85,11 @@ def _run_litert(path: Path) -> Predict:
     return lambda images: np.asarray(serve(**{PIXELS: images})[PROBABILITIES])
 
 
-def _write_onnx(served: tf.Module, to: Path) -> None:
+def _write_onnx(module: tf.Module, path: Path) -> None:
     import tf2onnx
 
-    model, _ = tf2onnx.convert.from_function(served.serve, input_signature=served.serve.input_signature)
-    to.write_bytes(model.SerializeToString())
+    model, _ = tf2onnx.convert.from_function(module.serve, input_signature=module.serve.input_signature)
+    path.write_bytes(model.SerializeToString())
 
 
 def _run_onnx(path: Path) -> Predict:

@@ -1,19 +1,24 @@
-"""A stored version as a model that predicts: the architecture is built from this project's code, from the store come
-numbers only.
+"""Load a stored version as a model that predicts.
+
+The architecture is built from this project's code; only numbers come from the store, so that no stored code is run.
 """
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from mnist_lib.catalog import NUM_CLASSES
+from mnist_lib.data.batches import EVALUATION_BATCH_SIZE
 from mnist_lib.data.split import Split
-from mnist_lib.errors import IntegrityError, MnistError
+from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.models.keras_models import KERAS_FILE
 from mnist_lib.models.model import ImageShape, Model, Weights, build_model
 from mnist_lib.models.scratch import SGD
@@ -22,12 +27,12 @@ from mnist_lib.spec import Resources, TrialSpec
 from mnist_lib.store.contents import Predictions, StoredModel
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version, read_file
-from mnist_lib.training.loop import EVALUATION_BATCH_SIZE, Trainer, accuracy_of
+from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
 
-SAME_PROBABILITY = 1e-3  # other machines and libraries round otherwise; other weights are further apart
+MAX_ROUNDING = 1e-3  # of a probability: machines and libraries round differently, other weights differ by more
 
-MODEST = 64 << 20  # bytes that may be taken without having seen them stored
+MIN_LAYER_LIMIT = 64 << 20  # bytes of a layer that may be allocated whatever the size of the stored files
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, 1], 0-255 -> [n, classes]
 
@@ -40,29 +45,63 @@ class LoadedModel:
 
 
 def load(objects: Objects, version: Version) -> Predict:
-    """Nothing of what is stored is run.
+    """Return the version as a function that predicts, without running any stored code.
 
     Raises:
-        IntegrityError: a file is not what was committed; or it was committed, but is not of that model.
+        IntegrityError: a file differs from what was committed, or what was committed is not such a model.
     """
     return predictor(build(StoredModel.of(objects, version)))
 
 
 def predictor(loaded: LoadedModel) -> Predict:
-    """Predicts as it was measured after training."""
+    """Return a function that predicts as the evaluation after training does. It raises SpecError as `check_images`."""
     trainer = Trainer(loaded.model, SGD(), mirrored_strategy(Resources()))
-    return lambda images: trainer.probabilities(loaded.weights, images)
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        check_images(images, loaded.image_shape)
+        if not len(images):
+            return np.empty((0, NUM_CLASSES), np.float32)
+        return trainer.probabilities(loaded.weights, images)
+
+    return predict
+
+
+def check_images(images: Any, image_shape: ImageShape) -> None:
+    """Check that images are pixels as the model was trained on: it would give an answer for anything else, too.
+
+    Raises:
+        SpecError: the images are not a NumPy array of uint8 [n, *image_shape].
+    """
+    dtype, shape = getattr(images, "dtype", type(images).__name__), tuple(getattr(images, "shape", ()))
+    sides = ", ".join(map(str, image_shape))
+    if isinstance(images, np.ndarray) and dtype == np.uint8 and shape[1:] == image_shape and len(shape) == 4:
+        return
+    if not isinstance(images, np.ndarray):
+        advice = "convert them with numpy.asarray(images, dtype='uint8')"
+    elif np.issubdtype(dtype, np.floating) and images.size and 0 <= images.min() <= images.max() <= 1:
+        advice = "multiply by 255 and convert: (images * 255).round().astype('uint8')"
+    elif dtype != np.uint8:
+        advice = "scale them to 0-255 and convert: images.astype('uint8')"
+    elif images.size % math.prod(image_shape) == 0:
+        advice = f"reshape them: images.reshape(-1, {sides})"
+    else:
+        advice = "resize them"
+    raise SpecError(f"expected images as uint8 [n, {sides}] pixels 0-255, got {dtype} {list(shape)}; {advice}")
 
 
 def build(stored: StoredModel) -> LoadedModel:
-    """Raises IntegrityError for what is not of the model that its manifest names."""
+    """Return the model that the manifest describes, with the stored weights.
+
+    Raises:
+        IntegrityError: the files are not of that model.
+    """
     manifest, files = stored.manifest, stored.files
     try:
         spec = TrialSpec(**manifest["spec"])
         height, width, channels = map(int, manifest["dataset"]["image_shape"])
-        # Before it is built: none has a larger layer than a dense one on the pixels, whose weights are in a file.
+        # A manifest must not make us allocate much more than is stored. No layer is larger than a dense one on pixels.
         largest, size = 4 * height * width * channels * spec.hidden_units, sum(map(len, files.values()))
-        if not 0 < largest <= max(4 * size, MODEST):
+        if not 0 < largest <= max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
         image_shape = (height, width, channels)
         model = build_model(spec, image_shape)
@@ -76,10 +115,10 @@ def build(stored: StoredModel) -> LoadedModel:
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:
-    """The stored file itself, as those will run it who do not have this project. It can do whatever it likes.
+    """Return the stored file itself as a function that predicts, as it runs without this project. It can run any code.
 
     Raises:
-        IntegrityError: a file is not what was committed.
+        IntegrityError: a file differs from what was committed.
     """
     files = {name: read_file(objects, version, name) for name in version.files}
     with tempfile.TemporaryDirectory() as folder:
@@ -98,22 +137,22 @@ def load_trusted(objects: Objects, version: Version) -> Predict:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of a version, on the images that it was tested on."""
+    """What a version predicts for the test split, beside the predictions that were stored with it."""
 
     test: Accuracy
-    matching: int  # images whose answer is the stored one
-    max_difference: float  # of a probability from the stored one
+    matching: int  # images with the stored prediction
+    max_difference: float  # of a probability
 
     @property
     def reproduced(self) -> bool:
-        return self.max_difference <= SAME_PROBABILITY
+        return self.max_difference <= MAX_ROUNDING
 
 
 def compare_with_stored(stored: Predictions, predict: Predict, test: Split) -> Evaluation:
-    """Predicts the test split again, beside what the version stored.
+    """Predict the test split again and compare with the stored predictions.
 
     Raises:
-        IntegrityError: what it stored is not of these images.
+        IntegrityError: the stored predictions are of other images.
     """
     if not np.array_equal(stored.labels, test.labels):
         raise IntegrityError(f"{stored.name}: predictions.npz: expected the labels of the test split")

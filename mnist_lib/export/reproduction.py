@@ -1,4 +1,4 @@
-"""A stored version trained again, from what its manifest says of how it was made: does it come out the same?"""
+"""Train a stored version again from its manifest and compare the weights."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -23,26 +23,26 @@ class Reproduction:
     verdict: str
     stored: Accuracy  # on the test split
     again: Accuracy
-    differing: Mapping[str, tuple[str, str]]  # of how the two were made: what the stored one says, what is here
+    differing: Mapping[str, tuple[str, str]]  # what differs in how they were made: name -> (stored, here)
     seconds: float
 
 
 def reproduce(
     objects: Objects, version: Version, load: Callable[[], Dataset], cpus: int, code: Mapping[str, Any]
 ) -> Reproduction:
-    """Trains in this process, on as many replicas as then.
+    """Train a version again in this process, on the same number of replicas.
 
     Args:
-        load: the dataset that it was trained on; called after TensorFlow has been set up.
-        cpus: threads to train with; they do not change the result.
-        code: of this project, as in `environment.code_version`.
+        load: returns the dataset that the version was trained on; called after TensorFlow has been set up.
+        cpus: threads; their number does not change the result.
+        code: this project's code, as in `environment.code_version`.
 
     Returns:
-        The verdict is `IDENTICAL` if the weights have the same hash, else `WITHIN` if the test accuracy lies in the 95%
-        interval of the stored one.
+        The verdict is `IDENTICAL` if the weights have the same hash, otherwise `WITHIN` if the test accuracy lies in
+        the 95% interval of the stored one, otherwise `DIVERGED`.
 
     Raises:
-        IntegrityError: the manifest is not what was committed, or lacks what a training needs.
+        IntegrityError: the manifest differs from what was committed, or does not say how the version was trained.
         MnistError: the training failed.
     """
     manifest, begin = read_manifest(objects, version), time.monotonic()
@@ -54,7 +54,7 @@ def reproduce(
         raise IntegrityError(f"{version.name}: manifest.json: expected how it was trained: {error}") from error
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
-    pace = Pace(checkpoint_seconds=float("inf"), most_epochs=epochs)
+    pace = Pace(checkpoint_seconds=float("inf"), max_epochs=epochs)
     loaded: list[Dataset] = []
 
     def load_once() -> Dataset:
@@ -75,5 +75,5 @@ def reproduce(
 
 
 def _made(code: Mapping[str, Any], fingerprint: str, versions: Mapping[str, str], devices: list[str]) -> dict[str, str]:
-    """All that the weights depend on beside the spec, by name."""
+    """Return everything that the weights depend on apart from the spec, by name."""
     return {"code": str(code["sha256"]), "data": fingerprint, **versions, "devices": ", ".join(devices)}

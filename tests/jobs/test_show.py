@@ -1,4 +1,4 @@
-"""A look at a dataset: as a document, as tables, as a picture, and in a terminal."""
+"""`jobs.show`: a dataset as a document, as tables, as a picture, and in a terminal."""
 
 import json
 import os
@@ -15,17 +15,16 @@ from jobs import show
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.report.images import EXAMPLES, choose, draw_examples, examples_as_text
+from mnist_lib.report.dataset import EXAMPLES, choose, draw_examples, examples_as_text
 from tests.support.job import ROOT
 
-# Of a picture, in its pixels: where the images begin.
-TOP, LEFT = 86, 72
+TOP, LEFT = 86, 72  # pixels of a picture before its first image
 
 
 @pytest.fixture
-def told(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """-> (exit code, standard output, standard error)"""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # as the command does, but not for good
+def command(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Returns (exit code, standard output, standard error)."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # the command sets it; this restores it
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = show.main([*arguments, f"--data-dir={data_dir}"])
@@ -43,19 +42,19 @@ def embedded(name: str) -> Dataset:
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
 @pytest.mark.parametrize("name", ["mnist-mini", "sklearn-digits"])
-def test_the_document_and_the_table_tell_what_is_in_the_files(name: str, told: Any) -> None:
-    code, stdout, _ = told(name, "--json")
+def test_the_document_and_the_table_describe_what_is_in_the_files(name: str, command: Any) -> None:
+    code, stdout, _ = command(name, "--json")
     assert code == 0
     document, dataset = json.loads(stdout), embedded(name)
     assert document["image_shape"] == list(dataset.image_shape)
     assert Path(document["prepared_in"], "dataset_info.json").is_file()
-    for split, of in (("train", dataset.train), ("test", dataset.test)):
+    for split, examples in (("train", dataset.train), ("test", dataset.test)):
         found = document["splits"][split]
-        assert found["images"] == len(of.labels)
-        assert found["per_class"] == [int((of.labels == label).sum()) for label in range(10)]
-        assert (found["lowest_pixel"], found["highest_pixel"]) == (of.images.min(), of.images.max())
-        assert found["mean_pixel"] == pytest.approx(of.images.mean())
-    code, stdout, stderr = told(name)
+        assert found["images"] == len(examples.labels)
+        assert found["per_class"] == [int((examples.labels == label).sum()) for label in range(10)]
+        assert (found["lowest_pixel"], found["highest_pixel"]) == (examples.images.min(), examples.images.max())
+        assert found["mean_pixel"] == pytest.approx(examples.images.mean())
+    code, stdout, stderr = command(name)
     assert (code, stderr) == (0, "")
     assert "\x1b" not in stdout
     lines = stdout.splitlines()
@@ -71,8 +70,8 @@ def test_the_document_and_the_table_tell_what_is_in_the_files(name: str, told: A
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_the_picture_has_ten_different_images_of_each_class_in_its_row(told: Any, tmp_path: Path) -> None:
-    code, stdout, _ = told("sklearn-digits", "--picture", str(tmp_path / "a.png"))
+def test_the_picture_has_ten_different_images_of_each_class_in_one_row(command: Any, tmp_path: Path) -> None:
+    code, stdout, _ = command("sklearn-digits", "--picture", str(tmp_path / "a.png"))
     assert code == 0
     assert stdout.endswith(f"\nTraining images of each class are in {tmp_path}/a.png\n")
     train = embedded("sklearn-digits").train
@@ -85,7 +84,7 @@ def test_the_picture_has_ten_different_images_of_each_class_in_its_row(told: Any
         assert len(row) == 10
 
 
-def test_the_same_seed_chooses_the_same_images_and_another_seed_others(tmp_path: Path) -> None:
+def test_the_seed_decides_which_images_are_drawn(tmp_path: Path) -> None:
     dataset = embedded("mnist-mini")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         draw_examples(dataset, seed, tmp_path / name)
@@ -93,7 +92,7 @@ def test_the_same_seed_chooses_the_same_images_and_another_seed_others(tmp_path:
     assert one == again != other
 
 
-def test_a_class_of_few_images_has_all_of_them_and_its_row_an_end(tmp_path: Path) -> None:
+def test_a_class_with_few_images_has_a_short_row(tmp_path: Path) -> None:
     dataset = embedded("mnist-mini")
     kept = np.flatnonzero((dataset.train.labels != 3) | (np.cumsum(dataset.train.labels == 3) <= 4))
     few = Dataset.of("mnist-mini", "1", dataset.train.take(kept), dataset.test)
@@ -107,14 +106,14 @@ def test_a_class_of_few_images_has_all_of_them_and_its_row_an_end(tmp_path: Path
 
 
 @pytest.mark.parametrize(("name", "columns", "lines"), [("mnist-mini", 80, 7), ("sklearn-digits", 50, 4)])
-def test_in_a_terminal_two_lines_of_digits_fit_into_80_columns(name: str, columns: int, lines: int) -> None:
+def test_in_a_terminal_two_rows_of_digits_fit_into_80_columns(name: str, columns: int, lines: int) -> None:
     shown = [line for line in examples_as_text(embedded(name), seed=0).plain.splitlines() if line]
     assert {len(line) for line in shown} == {columns}
     assert len(shown) == 2 * lines
 
 
 @pytest.mark.slow
-def test_digits_are_shown_in_a_terminal_with_colours_only(data_dir: Path) -> None:
+def test_digits_are_shown_only_in_a_terminal_with_colours(data_dir: Path) -> None:
     def shown(**environment: str) -> str:
         ours, terminal = os.openpty()
         command = [sys.executable, "-m", "jobs.show", "sklearn-digits", f"--data-dir={data_dir}"]
@@ -144,21 +143,21 @@ def test_digits_are_shown_in_a_terminal_with_colours_only(data_dir: Path) -> Non
         ("--pictur=digits.png", "--pictur is not an option; did you mean --picture?"),
     ],
 )
-def test_what_cannot_be_understood_is_one_line(argument: str, message: str, told: Any) -> None:
-    code, stdout, stderr = told(argument)
+def test_a_wrong_command_line_is_refused_in_one_line(argument: str, message: str, command: Any) -> None:
+    code, stdout, stderr = command(argument)
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert stderr.startswith(f"error[E-USAGE] {message}")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_data_that_are_nowhere_end_it_with_3(told: Any, tmp_path: Path) -> None:
-    code, stdout, stderr = told("kmnist", f"--data-source={tmp_path}")
+def test_data_that_cannot_be_had_end_it_with_exit_code_3(command: Any, tmp_path: Path) -> None:
+    code, stdout, stderr = command("kmnist", f"--data-source={tmp_path}")
     assert (code, stdout) == (3, "")
     assert stderr.splitlines()[-1].startswith("error[E-DATA-MISSING] kmnist: ")
 
 
-def test_a_picture_in_a_folder_that_is_not_there_is_refused_before_any_data_are_read(told: Any, tmp_path: Path) -> None:
-    code, stdout, stderr = told("kmnist", f"--picture={tmp_path}/absent/a.png")
+def test_a_picture_in_a_missing_folder_is_refused_before_data_are_read(command: Any, tmp_path: Path) -> None:
+    code, stdout, stderr = command("kmnist", f"--picture={tmp_path}/absent/a.png")
     assert (code, stdout) == (2, "")
-    assert stderr == f"error[E-USAGE] picture: expected a file in a folder that is there, got {tmp_path}/absent/a.png\n"
+    assert stderr == f"error[E-USAGE] picture: expected a file in an existing folder, got {tmp_path}/absent/a.png\n"

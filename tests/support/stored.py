@@ -1,11 +1,22 @@
-"""Stored models, as those use them who do not have this project."""
+"""Stored models for tests, and stored models used without this project."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mnist_lib.data.split import Dataset
+from mnist_lib.results import TrialResult
+from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.store.contents import contents_of
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.versions import Version
 
 LOADED_WITHOUT_THIS_PROJECT = {
     "keras": "import keras; predict = keras.saving.load_model(f'{folder}/model.keras').predict",
@@ -13,8 +24,35 @@ LOADED_WITHOUT_THIS_PROJECT = {
 }
 
 
+def publish_trained(objects: Objects, dataset: Dataset, run: str, spec: TrialSpec) -> Version:
+    """Train a trial in this process and publish it as a run does. Needs the fixture `tensorflow`."""
+    from mnist_lib.training.trial import WorkerPlace, run_trials
+
+    resources = Resources(cpus=2, cpu_replicas=2)  # those of the fixture
+    (*_, result) = run_trials([spec], lambda: dataset, resources, WorkerPlace(node="here"))
+    assert isinstance(result, TrialResult), result
+    files, about = contents_of(result, dataset.info, run, {"sha256": "0" * 64})
+    return publish(objects, spec.model, run, files, about)
+
+
+def publish_untrained(
+    objects: Objects, model: str, change: Callable[[dict[str, bytes]], object] = lambda files: None
+) -> Version:
+    """Publish a version with initial weights, whose files are changed before they are committed."""
+    from mnist_lib.models.model import build_model
+
+    spec = TrialSpec.of(model, hidden_units=16)
+    built = build_model(spec, (28, 28, 1))
+    weights = built.initial_weights(1)
+    about = {"dataset": {"name": "mnist-mini", "image_shape": [28, 28, 1]}}
+    manifest = {**about, "spec": asdict(spec), "weights_sha256": built.stored(weights).sha256()}
+    files = {**built.files(weights), "manifest.json": json.dumps(manifest).encode()}
+    change(files)
+    return publish(objects, model, "r", files, about)
+
+
 def correct_of_stored(summary: dict[str, Any], storage: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, int]:
-    """By model, in a process that knows nothing of this project."""
+    """Return how many images each stored model predicts correctly in a process without this project."""
     np.savez(storage / "raw.npz", images=images, labels=labels)
     counts = {}
     for name, model in summary["models"].items():
@@ -29,5 +67,6 @@ def correct_of_stored(summary: dict[str, Any], storage: Path, images: np.ndarray
 
 
 def counts_of_summary(summary: dict[str, Any]) -> dict[str, int]:
+    """Return how many test images the best trial of each model predicts correctly."""
     correct = {trial["id"]: trial["test"]["correct"] for trial in summary["trials"]}
     return {name: correct[model["best_trial"]] for name, model in summary["models"].items()}

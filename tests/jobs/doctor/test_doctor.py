@@ -1,4 +1,4 @@
-"""Ten faults are planted; each is found and named with its fix, and what a run would end with is the exit code."""
+"""Each of ten faults is found and named with its fix, and decides the exit code as it would in a run."""
 
 import json
 import os
@@ -27,12 +27,16 @@ DOCTOR = "import sys\n{prelude}\nfrom jobs.doctor.__main__ import main\nsys.exit
 def doctor(
     *arguments: str | Path, within: str | None = None, prelude: str = "", **environment: str
 ) -> tuple[int, list[dict[str, Any]]]:
-    """`within`: a shell command that mounts something first, in a namespace of its own."""
+    """Run the command and return its exit code and findings.
+
+    Args:
+        within: a shell command that mounts something first, in a mount namespace of its own.
+    """
     command = [sys.executable, "-c", DOCTOR.format(prelude=prelude), "--json", *map(str, arguments)]
     if within is not None:
         command = [*NAMESPACE, "sh", "-c", f'{within} && exec "$@"', "sh", *command]
         if subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode:
-            pytest.skip("this machine allows no mount namespaces")
+            pytest.skip("this machine does not allow mount namespaces")
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.stdout, done.stderr
@@ -61,17 +65,17 @@ def test_on_a_machine_without_faults_every_finding_is_ok(tmp_path: Path, home: P
     assert code == 0
     assert {finding["mark"] for finding in found} == {"ok"}
     assert [finding["what"] for finding in found] == ["packages", "storage", "storage", "dataset", "token"]
-    assert not (tmp_path / "s").exists()  # nothing is left
+    assert not (tmp_path / "s").exists()  # the check leaves nothing
 
 
 @pytest.mark.slow
-def test_a_cluster_without_faults_is_told_node_by_node(guarded: Cluster, tmp_path: Path, home: Path) -> None:
+def test_a_cluster_without_faults_has_an_ok_finding_for_each_node(guarded: Cluster, tmp_path: Path, home: Path) -> None:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "c"}
     code, found = doctor("--storage", tmp_path / "s", "--address", guarded.address, HOME=str(home), **token)
     assert code == 0, found
     (node,) = [finding for finding in found if finding["what"].startswith("node ")]
-    assert "1 CPU(s)" in node["found"]
-    assert "the same versions" in node["found"]
+    assert node["found"].startswith("1 CPU, ")
+    assert "the same package versions" in node["found"]
     (dashboard,) = [finding for finding in found if finding["what"] == "dashboard"]
     assert dashboard["mark"] == "ok"
     assert 32 * "c" not in json.dumps(found)
@@ -86,7 +90,7 @@ def test_a_cluster_without_faults_is_told_node_by_node(guarded: Cluster, tmp_pat
     ],
     ids=["no token", "another token"],
 )
-def test_a_token_that_the_head_does_not_take(
+def test_a_token_that_the_head_refuses_is_a_fault(
     guarded: Cluster, tmp_path: Path, home: Path, environment: dict[str, str], fix: str
 ) -> None:
     where = ("--storage", tmp_path / "s", "--address", guarded.address)
@@ -96,21 +100,21 @@ def test_a_token_that_the_head_does_not_take(
     assert "canary" not in json.dumps(found)
 
 
-def test_a_storage_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_storage_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     code, found = doctor("--storage", tmp_path / "s", within=f"mount -t tmpfs -o ro none {tmp_path}/s")
     assert code == 6
     assert "--storage" in fault(found, "storage")["fix"]
 
 
-def test_a_storage_with_next_to_no_room(tmp_path: Path) -> None:
+def test_a_storage_that_is_almost_full_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     code, found = doctor("--storage", tmp_path / "s", within=f"mount -t tmpfs -o size=1m none {tmp_path}/s")
     assert code == 6
     assert fault(found, "storage")["fix"] == "free some, or name another folder with --storage"
 
 
-def test_a_dataset_that_cannot_be_had(tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_had_is_a_fault(tmp_path: Path) -> None:
     code, found = doctor(
         "--storage", tmp_path / "s", "--dataset=mnist", "--data-source=/nowhere", "--data-dir", tmp_path
     )
@@ -118,7 +122,7 @@ def test_a_dataset_that_cannot_be_had(tmp_path: Path) -> None:
     assert "/nowhere" in fault(found, "dataset")["found"]
 
 
-def test_a_token_that_others_can_read(tmp_path: Path) -> None:
+def test_a_token_that_other_users_can_read_is_a_warning(tmp_path: Path) -> None:
     home = Path(tempfile.mkdtemp())  # pytest's own folders keep others out
     home.chmod(0o755)
     (home / ".ray").mkdir()
@@ -135,14 +139,14 @@ def test_a_token_that_others_can_read(tmp_path: Path) -> None:
         shutil.rmtree(home)
 
 
-def test_an_address_at_which_nobody_listens(tmp_path: Path) -> None:
+def test_an_address_where_no_head_listens_is_a_fault(tmp_path: Path) -> None:
     code, found = doctor("--storage", tmp_path / "s", "--address=127.0.0.1:1")
     assert code == 8
     assert "is it running" in fault(found, "head")["fix"]
 
 
 @pytest.mark.slow
-def test_gpus_that_tensorflow_does_not_see(ray_address: str, tmp_path: Path) -> None:
+def test_gpus_that_tensorflow_does_not_see_are_a_fault(ray_address: str, tmp_path: Path) -> None:
     code, found = doctor("--storage", tmp_path / "s", "--address", ray_address)
     assert code == 5
     hidden = [finding for finding in found if finding["code"] == "E-GPU-INVISIBLE"]
@@ -151,7 +155,7 @@ def test_gpus_that_tensorflow_does_not_see(ray_address: str, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_versions_that_differ(ray_address_without_gpus: str, tmp_path: Path) -> None:
+def test_package_versions_that_differ_between_nodes_are_a_fault(ray_address_without_gpus: str, tmp_path: Path) -> None:
     where = ("--storage", tmp_path / "s", "--address", ray_address_without_gpus)
     code, found = doctor(*where, prelude=OTHER_VERSION)
     assert code == 8
@@ -161,7 +165,7 @@ def test_versions_that_differ(ray_address_without_gpus: str, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_node_that_died(tmp_path: Path) -> None:
+def test_a_node_that_died_is_a_warning_until_it_is_back(tmp_path: Path) -> None:
     with own_cluster(cpus=1) as cluster:
         node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
         where = ("--storage", tmp_path / "s", "--address", cluster.address)

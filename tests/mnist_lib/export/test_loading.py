@@ -1,7 +1,8 @@
-"""What is loaded is what was trained; and what anybody may have put into a store does nothing."""
+"""A loaded model predicts as the trained one, and files that somebody else put into the store run no code."""
 
 import io
 import json
+import re
 import time
 import tracemalloc
 import zipfile
@@ -17,62 +18,75 @@ import pytest
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.export.loading import load, load_trusted
 from mnist_lib.models.model import build_model
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.publishing import publish
-from mnist_lib.store.versions import Version
+from tests.support.stored import publish_untrained
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
 Members = dict[str, bytes]
 
 
-def stored(name: str, folder: Path, change: Callable[[Members], None] = lambda files: None) -> Version:
-    """A version of initial weights, whose files were changed by somebody who can commit them."""
-    spec = TrialSpec.of(name, hidden_units=16)
-    model = build_model(spec, (28, 28, 1))
-    weights = model.initial_weights(1)
-    files = model.files(weights)
-    manifest = {
-        "spec": asdict(spec),
-        "dataset": {"image_shape": [28, 28, 1]},
-        "weights_sha256": model.stored(weights).sha256(),
-    }
-    files["manifest.json"] = json.dumps(manifest).encode()
-    change(files)
-    return publish(LocalObjects(folder), name, "r", files, {})
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    return LocalObjects(tmp_path / "store")
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_loaded_version_predicts_what_the_stored_file_does(name: str, tmp_path: Path, digits: Dataset) -> None:
-    version, objects = stored(name, tmp_path), LocalObjects(tmp_path)
+def test_a_loaded_version_predicts_what_the_stored_file_does(name: str, objects: LocalObjects, digits: Dataset) -> None:
+    version = publish_untrained(objects, name)
     images = digits.test.images[:1_001]
     predicted = load(objects, version)(images)
     assert predicted.shape == (len(images), 10)
     np.testing.assert_allclose(predicted, load_trusted(objects, version)(images), atol=1e-5)
 
 
-def test_weights_that_are_not_those_of_the_manifest_are_refused(tmp_path: Path) -> None:
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "got", "advice"),
+    [
+        (IMAGES / 255, "float64 [3, 28, 28, 1]", "multiply by 255 and convert: (images * 255).round().astype('uint8')"),
+        ((IMAGES / 255).astype("float32"), "float32 [3, 28, 28, 1]", "multiply by 255 and convert: (images * 255)"),
+        (IMAGES / 127.5 - 1, "float64 [3, 28, 28, 1]", "scale them to 0-255 and convert: images.astype('uint8')"),
+        (IMAGES.astype(int), "int64 [3, 28, 28, 1]", "scale them to 0-255 and convert: images.astype('uint8')"),
+        (IMAGES[0], "uint8 [28, 28, 1]", "reshape them: images.reshape(-1, 28, 28, 1)"),
+        (IMAGES[..., 0], "uint8 [3, 28, 28]", "reshape them: images.reshape(-1, 28, 28, 1)"),
+        (IMAGES[:, :8, :8], "uint8 [3, 8, 8, 1]", "resize them"),
+        (IMAGES.tolist(), "list []", "convert them with numpy.asarray(images, dtype='uint8')"),
+    ],
+)
+def test_images_of_another_type_or_shape_are_refused_with_advice(
+    images: Any, got: str, advice: str, objects: LocalObjects
+) -> None:
+    message = f"expected images as uint8 [n, 28, 28, 1] pixels 0-255, got {got}; {advice}"
+    predict = load(objects, publish_untrained(objects, "keras"))
+    with pytest.raises(SpecError, match=f"^{re.escape(message)}"):
+        predict(images)
+
+
+def test_weights_that_are_not_those_of_the_manifest_are_refused(objects: LocalObjects) -> None:
     def other_weights(files: Members) -> None:
         spec = TrialSpec.of("scratch", hidden_units=16)
         model = build_model(spec, (28, 28, 1))
         files["weights.npz"] = model.files(model.initial_weights(2))["weights.npz"]
 
-    version = stored("scratch", tmp_path, other_weights)
+    version = publish_untrained(objects, "scratch", other_weights)
     with pytest.raises(IntegrityError, match=r"scratch@1: expected weights with sha256 \w{64}, got \w{64}"):
-        load(LocalObjects(tmp_path), version)
+        load(objects, version)
 
 
-def test_a_flipped_byte_is_found_before_anything_is_opened(tmp_path: Path) -> None:
-    version = stored("keras", tmp_path)
-    path = tmp_path / "models/keras/versions/1/model.keras"
+def test_a_flipped_byte_is_found_before_anything_is_opened(objects: LocalObjects, tmp_path: Path) -> None:
+    version = publish_untrained(objects, "keras")
+    path = tmp_path / "store/models/keras/versions/1/model.keras"
     content = path.read_bytes()
     path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
     with pytest.raises(IntegrityError, match=r"keras@1: model.keras: expected sha256"):
-        load(LocalObjects(tmp_path), version)
+        load(objects, version)
 
 
 def unzipped(content: bytes) -> Members:
@@ -89,7 +103,7 @@ def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
 
 
 def with_layer(layer: dict[str, Any]) -> Callable[[Members], None]:
-    """One more layer in the configuration."""
+    """Add a layer to the configuration."""
 
     def change(files: Members) -> None:
         members = unzipped(files["model.keras"])
@@ -120,7 +134,7 @@ def with_weights(change_file: Callable[[h5py.File], None]) -> Callable[[Members]
 
 
 def external_storage(file: h5py.File) -> None:
-    """The numbers of a layer are in another file."""
+    """Store the values of a layer in another file."""
     del file["layers/dense/vars/1"]
     file["layers/dense/vars"].create_dataset("1", (16,), "float32", external=[("/etc/passwd", 0, 64)])
 
@@ -151,7 +165,7 @@ def compressed_bomb(file: h5py.File) -> None:
 
 
 def never_written(file: h5py.File) -> None:
-    """No byte is in the file, four gigabytes come out."""
+    """Reading gives four gigabytes, although the file holds none."""
     del file["layers/dense/vars/1"]
     file["layers/dense/vars"].create_dataset("1", (1 << 30,), "float32")
 
@@ -208,20 +222,24 @@ def manifest_of(image_shape: tuple[int, int, int] = (28, 28, 1), **changes: Any)
         (lambda files: files.update({"manifest.json": b"{}"}), "'spec'"),
     ],
 )
-def test_what_somebody_else_committed_is_refused_unopened_in_no_time_and_no_memory(
-    change: Callable[[Members], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_that_are_not_of_the_model_are_refused_without_running_or_unpacking_them(
+    change: Callable[[Members], object],
+    message: str,
+    objects: LocalObjects,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    version = stored("keras", tmp_path / "store", change)  # type: ignore[arg-type]
+    version = publish_untrained(objects, "keras", change)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     tracemalloc.start()
     begin = time.monotonic()
     with pytest.raises(IntegrityError, match=rf"^keras@1: .*{message}"):
-        load(LocalObjects(tmp_path / "store"), version)
+        load(objects, version)
     assert time.monotonic() - begin < 5
-    _, most = tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 100 << 20
+    assert peak < 100 << 20
     assert not list(Path.cwd().iterdir())
     assert {path.name for path in tmp_path.iterdir()} == {"store", "elsewhere"}
     assert not Path("/tmp/canary").exists()
@@ -254,7 +272,7 @@ GOOD: dict[str, Any] = {
         (zipped({**unzipped(npz(**GOOD)), "bias_1.npy": b"not numpy"}), r"bias_1: "),
     ],
 )
-def test_arrays_that_are_none_of_the_model_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
-    version = stored("scratch", tmp_path, lambda files: files.update({"weights.npz": content}))
+def test_arrays_that_are_not_of_the_model_are_refused(content: bytes, message: str, objects: LocalObjects) -> None:
+    version = publish_untrained(objects, "scratch", lambda files: files.update({"weights.npz": content}))
     with pytest.raises(IntegrityError, match=rf"^scratch@1: weights.npz: .*{message}"):
-        load(LocalObjects(tmp_path), version)
+        load(objects, version)
