@@ -1,5 +1,7 @@
-"""`python -m jobs.rehearse`: a rehearsal. The run is trained twice on a cluster of several nodes on this machine: once
-in peace, once while workers and a node are killed at random moments. What was lost, and do the weights agree?"""
+"""`python -m jobs.rehearse`: trains twice on a local cluster, once while workers and a node are killed at random.
+
+The report says how much work was lost and repeated, and whether both runs ended with the same weights.
+"""
 
 import json
 import logging
@@ -16,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cluster.local import RehearsalCluster, rehearsal_cluster
+from cluster.local import LocalCluster, local_cluster
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
@@ -26,20 +28,26 @@ from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
+from mnist_lib.wording import counted, duration
 
-WORKER_KILLS = 8
-SECONDS_BETWEEN = (1.0, 6.0)
-LEAST_NODES = 2
+MAX_WORKER_KILLS = 8
+KILL_SECONDS = (1.0, 6.0)  # shortest and longest time between two kills
+MIN_NODES = 2
+# Options of jobs.train without a use here: the cluster is local, nothing is stored, and no deadline may cut epochs.
+LEFT_OUT = (
+    *("address", "wait_for_resources", "max_failures", "max_seconds", "finish_by", "promote", "alpha", "min_accuracy"),
+    *("max_class_drop", "storage", "report", "run_name", "resume", "lease", "plan", "calibrate"),
+)
 
 log = logging.getLogger("jobs.rehearse")  # __name__ is "__main__" where this is the command
 
 
 @dataclass(frozen=True, kw_only=True)
 class RehearseOptions(TrainOptions):
-    """Trains twice on a cluster of several nodes on this machine: once undisturbed, once while workers and a node are
-    killed at random moments. Exits with 0 if both end with the same weights."""
+    """Train twice on a cluster of several nodes on this machine: first undisturbed, then while workers and a node are
+    killed at random moments. Nothing is stored. The exit code is 0 if both runs end with the same weights."""
 
-    seed: int = option(0, "of the random moments", whole_number, "N")
+    seed: int = option(0, "seed of the random kills, and first seed of the trials", whole_number, "N")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,38 +55,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command(arguments: Sequence[str]) -> int:
-    from jobs.train.driver import train_trials
-
-    options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments)
+    options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments, LEFT_OUT)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     trials = options.trials()
     options.check()
+    options.check_data_dir()
+    from jobs.train.driver import train_trials
+
     code = code_version(SOURCE_FOLDERS)
 
-    def train_at(address: str, folder: RunFolder) -> dict[str, Any]:
-        there = replace(options, address=address, max_failures=WORKER_KILLS + 1, report=False)
-        return train_trials(there, trials, time.time(), folder, code)
+    def train_on(address: str, folder: RunFolder) -> dict[str, Any]:
+        there = replace(options, address=address, max_failures=MAX_WORKER_KILLS + 1, report=False)
+        return train_trials(there, trials, time.time(), folder, code, "nothing was stored; start the rehearsal again")
 
-    found = rehearse(options.seed, train_at)
+    found = rehearse(options.seed, train_on)
     print_result(json.dumps(asdict(found), indent=2) if options.json else str(found))
     return exit_codes.DONE if found.survived else exit_codes.INTEGRITY
 
 
-Train = Callable[[str, RunFolder], dict[str, Any]]  # address, folder -> summary
+Train = Callable[[str, RunFolder], dict[str, Any]]  # (address, folder) -> summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What a run under fire came to, beside the calm one."""
+    """The disturbed run beside the undisturbed one, which is called calm.
+
+    Args:
+        identical: trials with the same weights as in the calm run.
+        epochs: of all trials, of which `epochs_repeated` were trained twice.
+        recovery_seconds: from each death to the start of the next attempt.
+    """
 
     seed: int
     workers_killed: int
     nodes_lost: int
     trials: int
-    identical: int  # trials with the weights of the calm run
-    epochs: int  # of all trials
+    identical: int
+    epochs: int
     epochs_repeated: int
-    recovery_seconds: tuple[float, ...]  # from a death to the next attempt's start
+    recovery_seconds: tuple[float, ...]
     calm_seconds: float
     seconds: float
 
@@ -87,85 +102,88 @@ class Rehearsal:
         return self.identical == self.trials
 
     def __str__(self) -> str:
-        recovery = "no attempt was hit"
+        recovery = "no attempt died"
         if self.recovery_seconds:
-            median, most = statistics.median(self.recovery_seconds), max(self.recovery_seconds)
-            recovery = f"from a death to the next attempt's start: {median:.1f} s in the median, {most:.1f} s at most"
+            median, longest = statistics.median(self.recovery_seconds), max(self.recovery_seconds)
+            recovery = f"next attempt after a death: {median:.1f} s (median), {longest:.1f} s (longest)"
+        killed = f"{counted(self.workers_killed, 'worker')} and {counted(self.nodes_lost, 'node')}"
         return "\n".join(
             [
-                f"Seed {self.seed}: {self.workers_killed} worker(s) killed, {self.nodes_lost} node(s) lost",
-                f"  {self.identical} of {self.trials} trial(s) ended with the weights of the calm run",
-                f"  {self.epochs_repeated} of {self.epochs} epochs were trained twice",
+                f"Seed {self.seed}: killed {killed}",
+                f"  {self.identical} of {counted(self.trials, 'trial')} ended with the weights of the undisturbed run",
+                f"  {self.epochs_repeated} of {counted(self.epochs, 'epoch')} trained twice",
                 f"  {recovery}",
-                f"  {self.seconds:.0f} s in all; the calm run took {self.calm_seconds:.0f} s",
+                f"  {duration(self.seconds)} in total; the undisturbed run took {duration(self.calm_seconds)}",
             ]
         )
 
 
 def rehearse(seed: int, train: Train) -> Rehearsal:
-    """Nothing of it is kept."""
-    nodes = 1 + max(LEAST_NODES, os.cpu_count() or 1)  # one of them will be lost
+    """Train twice with temporary storage, and compare the runs."""
+    nodes = 1 + max(MIN_NODES, os.cpu_count() or 1)  # one of them will be lost
     with TemporaryDirectory(prefix="rehearsal-") as storage:
         objects = LocalObjects(Path(storage))
-        log.info("the calm run, on %d nodes", nodes)
-        with rehearsal_cluster(nodes) as cluster:
+        log.info("undisturbed run on %d nodes", nodes)
+        with local_cluster(cpus=0) as cluster:
+            cluster.add_nodes(nodes, cpus=1)
             calm, calm_seconds = _timed(lambda: train(cluster.address, RunFolder(objects, "calm")))
-        log.info("the same under fire, seed %d", seed)
-        with rehearsal_cluster(nodes) as cluster:
+        log.info("the same run with random kills, seed %d", seed)
+        with local_cluster(cpus=0) as cluster:
+            numbers = cluster.add_nodes(nodes, cpus=1)
             folder = RunFolder(objects, "chaos")
-            fire = _Fire(cluster, folder, seed)
-            fire.start()
+            killer = _Killer(cluster, numbers, folder, seed)
+            killer.start()
             try:
                 chaos, seconds = _timed(lambda: train(cluster.address, folder))
             finally:
-                fire.cease()
+                killer.stop()
         history = folder.history()
     epochs = [(entry["trial"], entry["epoch"]) for entry in history if entry["event"] == "epoch"]
     hashes = [{t["id"]: t.get("weights_sha256") for t in summary["trials"]} for summary in (calm, chaos)]
     return Rehearsal(
         seed=seed,
-        workers_killed=fire.workers_killed,
-        nodes_lost=fire.nodes_lost,
+        workers_killed=killer.workers_killed,
+        nodes_lost=killer.nodes_lost,
         trials=len(calm["trials"]),
         identical=sum(sha256 is not None and hashes[1].get(trial) == sha256 for trial, sha256 in hashes[0].items()),
         epochs=len({*epochs}),
         epochs_repeated=len(epochs) - len({*epochs}),
-        recovery_seconds=_recoveries(history),
+        recovery_seconds=_recovery_seconds(history),
         calm_seconds=calm_seconds,
         seconds=seconds,
     )
 
 
-class _Fire(threading.Thread):
-    """Kills a random worker at random moments; one of the times, a node goes in its place."""
+class _Killer(threading.Thread):
+    """Kills random workers at random moments, and once a node."""
 
-    def __init__(self, cluster: RehearsalCluster, folder: RunFolder, seed: int) -> None:
+    def __init__(self, cluster: LocalCluster, nodes: Sequence[int], folder: RunFolder, seed: int) -> None:
         super().__init__(daemon=True)
         self.workers_killed = self.nodes_lost = 0
-        self._cluster, self._folder, self._chance = cluster, folder, random.Random(seed)
-        self._node_goes_after = self._chance.randrange(1, 4)
-        self._ceased = threading.Event()
+        self._cluster, self._nodes, self._folder, self._random = cluster, nodes, folder, random.Random(seed)
+        self._kills_before_node = self._random.randrange(1, 4)
+        self._stopped = threading.Event()
 
     def run(self) -> None:
-        while self.workers_killed < WORKER_KILLS and not self._ceased.wait(self._chance.uniform(*SECONDS_BETWEEN)):
+        while self.workers_killed < MAX_WORKER_KILLS and not self._stopped.wait(self._random.uniform(*KILL_SECONDS)):
             running = running_workers(self._folder.history())
             if not running:
                 continue
-            if self.workers_killed == self._node_goes_after and not self.nodes_lost:
-                self._cluster.lose_a_node(self._chance)
+            if self.workers_killed == self._kills_before_node and not self.nodes_lost:
+                self._cluster.kill_node(self._random.choice(self._nodes))
                 self.nodes_lost += 1
-                log.info("a node is lost")
+                log.info("killed a node")
                 continue
-            trial = self._chance.choice(sorted(running))
+            trial = self._random.choice(sorted(running))
             try:
                 os.kill(running[trial], signal.SIGKILL)
             except ProcessLookupError:
                 continue  # it has just ended
             self.workers_killed += 1
-            log.info("the worker of %s is killed", trial)
+            log.info("killed the worker of %s", trial)
 
-    def cease(self) -> None:
-        self._ceased.set()
+    def stop(self) -> None:
+        self._stopped.set()
         self.join()
 
 
@@ -174,8 +192,8 @@ def _timed(train: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
     return train(), time.monotonic() - begin
 
 
-def running_workers(history: list[dict[str, Any]]) -> dict[str, int]:
-    """The worker's process of each trial that is being trained."""
+def running_workers(history: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return the worker's process id of each trial that is being trained."""
     running: dict[str, int] = {}
     for entry in history:
         if entry["event"] == "started":
@@ -185,7 +203,7 @@ def running_workers(history: list[dict[str, Any]]) -> dict[str, int]:
     return running
 
 
-def _recoveries(history: list[dict[str, Any]]) -> tuple[float, ...]:
+def _recovery_seconds(history: Sequence[dict[str, Any]]) -> tuple[float, ...]:
     died_at: dict[str, float] = {}
     seconds = []
     for entry in history:

@@ -15,11 +15,11 @@ NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 @contextlib.contextmanager
-def stoppable(hint: str, end_children: Callable[[], None]) -> Iterator[None]:
+def stoppable(advice: str, end_children: Callable[[], None]) -> Iterator[None]:
     """End this process on SIGINT or SIGTERM. Enter it after Ray has started, since Ray sets its own handlers.
 
     Args:
-        hint: the command that resumes the run.
+        advice: what the user can do then, printed after "interrupted" or "terminated".
         end_children: ends the processes that would outlive this one.
     """
     read, write = os.pipe()
@@ -30,7 +30,7 @@ def stoppable(hint: str, end_children: Callable[[], None]) -> Iterator[None]:
         os.close(read)
         if number:  # an empty read: the pipe was closed at the end of the block
             line = "\n" if sys.stderr.isatty() else ""  # below a live table
-            message = f"{line}{NAMES[signal.Signals(number[0])]}; resume with: {hint}\n"
+            message = f"{line}{NAMES[signal.Signals(number[0])]}; {advice}\n"
             with contextlib.suppress(OSError):  # standard error may be closed
                 os.write(sys.stderr.fileno(), message.encode(errors="replace"))
             end_children()

@@ -1,14 +1,15 @@
-"""`python -m jobs.train`: the main job. RunProgress on stderr, the result on stdout."""
+"""`python -m jobs.train`: trains models on a cluster. Progress goes to stderr, the result to stdout."""
 
 import json
 import logging
+import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -16,17 +17,24 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result, run_command
+from jobs.console.terminal import step
 from jobs.train.options import TrainOptions, terms_of
+from mnist_lib.clock import now_text
 from mnist_lib.environment import code_version
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.lease import fence
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.runs import REPORT, RunFolder, check_run_name, check_writable, configuration_of, open_run
+from mnist_lib.store.runs import (
+    REPORT,
+    RunFolder,
+    check_run_name,
+    check_writable,
+    configuration_of,
+    open_run,
+    run_to_resume,
+)
 from mnist_lib.store.storage import check_storage, is_url, open_storage
 from mnist_lib.store.versions import version_folder
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" where this is the command
 
@@ -45,6 +53,7 @@ def train(arguments: Sequence[str]) -> int:
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     trials = options.trials()
     options.check()
+    options.check_data_dir()
     check_storage(options.storage)
     if options.run_name is not None:
         check_run_name(options.run_name)
@@ -54,7 +63,7 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
-    """Those of the run that `--resume` names, under the flags that are given with it."""
+    """Return the options of the run that `--resume` names, overridden by the flags of this command line."""
     assert options.resume is not None
     check_storage(options.storage)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
@@ -65,40 +74,56 @@ def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions
 
 
 def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
-    from jobs.train.driver import plan_of
-    from jobs.train.planning import outlook
+    with step("loading Ray", shown=not options.quiet):
+        from jobs.train.driver import plan_of
+        from jobs.train.planning import forecast
 
-    found = outlook(options, trials, lambda nodes: plan_of(options, len(trials), nodes))
+    found = forecast(options, trials, lambda nodes: plan_of(options, len(trials), nodes))
     _print_result(json.dumps(found.document(), indent=2) if options.json else str(found))
     return exit_codes.DONE
 
 
 def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> int:
-    from jobs.train.driver import train_trials
+    with step("loading Ray", shown=not options.quiet):
+        from jobs.train.driver import train_trials
 
-    objects = _storage(options.storage, options.lease)
+    with step("checking the storage", shown=not options.quiet):
+        objects = _storage(options.storage, options.lease)
     code = code_version(SOURCE_FOLDERS)
+    terms = terms_of(options, trials, code)
+    is_late = options.pace(begin).deadline <= begin
+    if options.finish_by and is_late and run_to_resume(objects, options.run_name, terms) is None:
+        raise exit_codes.UsageError(
+            f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()}"
+        )
     run = open_run(
         objects,
         options.run_name,
         dataset=options.dataset,
-        terms=terms_of(options, trials, code),
+        terms=terms,
         configuration=yaml.safe_dump(_configuration(options), sort_keys=False),
     )
     with run as folder:
         summary = folder.summary()
         if summary is None:
-            summary = train_trials(options, trials, begin, folder, code)
+            summary = train_trials(options, trials, begin, folder, code, _advice(folder.run, options.storage))
         else:
-            log.info("run %s is complete; another one needs another --run-name", folder.run)
-            _catch_up(folder, trials, options)
+            log.info("run %s is complete; for another run, use another --run-name", folder.run)
+            _finish(folder, trials, options)
     result = json.dumps(summary, indent=2) if options.json else _result_text(summary, folder)
     _print_result(result)
     return _exit_code(summary)
 
 
-def _catch_up(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
-    """With what a driver that was killed just after its summary has left undone."""
+def _advice(run: str, storage: str) -> str:
+    from cluster.connection.session import in_submitted_job
+
+    command = shlex.join(["python", "-m", "jobs.train", "--resume", run, "--storage", storage])
+    return "resume with: " + ("the same submission" if in_submitted_job() else command)
+
+
+def _finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
+    """Do what is left after the summary, in case that the driver was killed there."""
     from jobs.train.reporting import is_in_index, write_index
     from mnist_lib.store.resumption import forget
 
@@ -108,7 +133,7 @@ def _catch_up(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOpti
 
 
 def _storage(storage: str, lease: str | None) -> Objects:
-    """Looked at before anything is started: after the training would be too late."""
+    """Return the storage. Raises StoreError before anything starts if it cannot be written."""
     from cluster.connection.session import in_submitted_job
 
     if in_submitted_job() and not is_url(storage) and not Path(storage).is_absolute():
@@ -124,7 +149,7 @@ def _storage(storage: str, lease: str | None) -> Objects:
 
 
 def _configuration(options: TrainOptions) -> dict[str, Any]:
-    """What --config takes to do this run again, under another name."""
+    """Return the options of this run as a --config file has them, without those of this command alone."""
     plain = {field.name: getattr(options, field.name) for field in fields(options)}
     left_out = ("run_name", "resume", "plan", "calibrate", "lease", "quiet", "verbose")
     return {name: _plain(value) for name, value in plain.items() if value is not None and name not in left_out}
@@ -139,14 +164,14 @@ def _plain(value: Any) -> Any:
 def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
     from mnist_lib.report.table import result_tables
 
-    lines = [as_text(result_tables(summary)) + "\n", f"The run is in {folder.where}"]
-    for name, model in summary["models"].items():
-        stored = f"{name}@{model['version']}, which is {model['best_trial']}"
-        lines.append(f"{stored}, is in {folder.objects.where(version_folder(name, model['version']))}")
-        champion = "the champion" if model["champion"] else "not the champion"
-        lines.append(f"  It is {champion}: {model['promotion']}")
+    lines = [as_text(result_tables(summary)) + "\n", f"Run: {folder.where}"]
     if folder.has_report:
-        lines.append(f"Look at it in {folder.where}/{REPORT}")
+        lines.append(f"Report: {folder.where}/{REPORT}")
+    for name, model in summary["models"].items():
+        where = folder.objects.where(version_folder(name, model["version"]))
+        champion = "the champion" if model["champion"] else "not the champion"
+        lines.append(f"{name}@{model['version']} (trial {model['best_trial']}): {where}")
+        lines.append(f"  It is {champion}: {model['promotion']}")
     return "\n".join(lines)
 
 
@@ -162,7 +187,7 @@ def _exit_code(summary: Mapping[str, Any]) -> int:
         return exit_codes.SOME_FAILED if errors else exit_codes.DONE
     trial, first = errors[0]
     codes = {error["code"] for _, error in errors}
-    others = f"; so did the other {len(errors) - 1} trial(s), see summary.json" if len(errors) > 1 else ""
+    others = f" (1 of {len(errors)} trials that failed; see summary.json)" if len(errors) > 1 else ""
     raise exit_codes.TrainingError(f"{trial} {first['message']}{others}", *(codes if len(codes) == 1 else ()))
 
 

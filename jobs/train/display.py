@@ -1,12 +1,12 @@
-"""What a person sees while a run trains, on standard error: a live table, or without a terminal a line now and then."""
+"""The progress of a run on standard error: a live table on a terminal, otherwise log lines at intervals."""
 
 import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from functools import partial
 
-from rich.console import Console, ConsoleDimensions, Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -14,123 +14,132 @@ from rich.text import Text
 
 from jobs.console.terminal import terminal
 from jobs.train.progress import RunProgress, State, TrialProgress
+from mnist_lib.wording import duration, percent
 
 log = logging.getLogger(__name__)
 
-LINE_SECONDS = 10.0  # from one plain line of a trial to the next
-WIDE = 110  # columns, from which on there is room for the node
-STYLES = {State.RUNNING: "cyan", State.DIED: "yellow", State.FAILED: "red", State.DONE: "green", State.WAITING: "dim"}
+LINE_SECONDS = 10.0  # between two log lines of a trial
+GAP = 2  # columns of the terminal between two columns of the table
+MAX_TRIAL_WIDTH, MIN_TRIAL_WIDTH = 28, 8
+MAX_BAR_WIDTH, MIN_BAR_WIDTH = 24, 4
+WIDTHS = {"state": 8, "loss": 7, "test": 8, "images/s": 9, "left": 7, "attempt": 7, "node": 24}
+OPTIONAL = ("node", "images/s", "loss", "left", "attempt")  # left out in this order where the terminal is narrow
+STYLES = {
+    State.RUNNING: "cyan",
+    State.RETRYING: "yellow",
+    State.FAILED: "red",
+    State.DONE: "green",
+    State.WAITING: "dim",
+}
 
-Show = Callable[[TrialProgress], None]  # a trial has changed
-
-
-def display(progress: RunProgress) -> AbstractContextManager[Show]:
-    """The live table where standard error is a terminal that can move its cursor."""
-    console = terminal()
-    return _lines(progress) if console is None else _live(progress, console)
+Show = Callable[[TrialProgress], None]  # to be called when a trial has changed
 
 
 @contextlib.contextmanager
-def nothing_shown(progress: RunProgress) -> Iterator[Show]:
-    yield lambda trial: None
-
-
-@contextlib.contextmanager
-def _live(progress: RunProgress, console: Console) -> Iterator[Show]:
-    """Gone at the end: the lines above it, and the result, stay."""
-
-    def drawn() -> Group:
-        return drawing(progress, console.size)
-
-    with Live(get_renderable=drawn, console=console, refresh_per_second=4, transient=True):
+def display(progress: RunProgress, *, shown: bool = True) -> Iterator[Show]:
+    """Show the progress until the block ends."""
+    if not shown:
         yield lambda trial: None
+    elif console := terminal():
+        # The table is erased at the end; the lines above it, and the result, stay.
+        drawn = partial(drawing, progress, console)
+        with Live(get_renderable=drawn, console=console, refresh_per_second=4, transient=True):
+            yield lambda trial: None
+    else:
+        yield _lines(progress)
 
 
-@contextlib.contextmanager
-def _lines(progress: RunProgress) -> Iterator[Show]:
-    told: dict[str, float] = {}  # when, by trial
-    every_epoch_is_told = log.isEnabledFor(logging.DEBUG)
+def _lines(progress: RunProgress) -> Show:
+    last_line: dict[str, float] = {}  # by trial
+    recorder_logs_epochs = log.isEnabledFor(logging.DEBUG)
 
     def show(trial: TrialProgress) -> None:
-        if every_epoch_is_told:
+        if recorder_logs_epochs:
             return
         now = time.monotonic()
         if trial.state is not State.RUNNING or not trial.epoch:
-            told[trial.id] = now
-        elif now - told.setdefault(trial.id, now) >= LINE_SECONDS:
-            told[trial.id] = now
-            left = progress.seconds_left(trial)
+            last_line[trial.id] = now
+        elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS:
+            last_line[trial.id] = now
             log.info(
-                "%s: epoch %d of %d, loss %s, %s right, %s images/s, %s left",
-                *(trial.id, trial.epoch, trial.epochs, _loss(trial), _percent(trial.accuracy), _speed(trial)),
-                duration(left),
+                "%s: epoch %d of %d, loss %s, %s accuracy %s, %s images/s, %s left",
+                *(trial.id, trial.epoch, trial.epochs, _loss(trial), "validation" if trial.validates else "training"),
+                *(_percent(trial.accuracy), _speed(trial), time_left(progress.seconds_left(trial))),
             )
 
-    yield show
+    return show
 
 
-def drawing(progress: RunProgress, size: ConsoleDimensions) -> Group:
-    """A row per trial as far as there is room, those under way first, then who ended last; and a line for all."""
-    wide = size.width >= WIDE
-    order = list(State)
-    trials = sorted(progress.trials.values(), key=lambda trial: (order.index(trial.state), -trial.ended))  # stable
-    room = max(1, size.height - 5)  # the heading, an empty line, two of totals, the cursor's
-    again = any(trial.attempt > 1 for trial in trials)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("trial", no_wrap=True, max_width=28 if wide else 14)
-    table.add_column("state", no_wrap=True)
-    table.add_column("epochs", no_wrap=True)
-    for heading in ("loss", "accuracy", "images/s", "left", *(["attempt"] if again else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if wide:
-        table.add_column("node", no_wrap=True)
+def drawing(progress: RunProgress, console: Console) -> Group:
+    """Return a row for each trial as far as there is room, running trials first, and a line of totals."""
+    order, size = list(State), console.size
+    trials = sorted(progress.trials.values(), key=lambda trial: (order.index(trial.state), -trial.end))  # stable
+    room = max(1, size.height - 6)  # an empty line, two lines of headings, two of totals, and the cursor's
+    accuracy = "validation" if trials[0].validates else "training"
+    widths = {
+        "trial": min(MAX_TRIAL_WIDTH, max(len(trial.id) for trial in trials)),
+        "state": WIDTHS["state"],
+        "epochs": max(len("epochs"), *(len(_epochs(trial)) for trial in trials)),
+        "loss": WIDTHS["loss"],
+        accuracy: len("validation"),
+        **{heading: WIDTHS[heading] for heading in ("test", "images/s", "left", "attempt", "node")},
+    }
+    if all(trial.attempt == 1 for trial in trials):
+        del widths["attempt"]
+    for heading in OPTIONAL:
+        if _total_width(widths) > size.width:
+            widths.pop(heading, None)
+    free = size.width - _total_width(widths)
+    if free < 0:
+        widths["trial"] = max(MIN_TRIAL_WIDTH, widths["trial"] + free)
+    bar_width = min(MAX_BAR_WIDTH, free - GAP)
+
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, GAP, 0, 0))
+    if bar_width >= MIN_BAR_WIDTH:
+        widths = {**{name: widths.pop(name) for name in ("trial", "state")}, "": bar_width, **widths}
+    for heading, width in widths.items():
+        text = f"{heading}\naccuracy" if heading in (accuracy, "test") else heading
+        left = heading in ("trial", "state", "", "node")
+        table.add_column(text, justify="left" if left else "right", no_wrap=True, width=width, vertical="bottom")
     for trial in trials[:room]:
-        cells: list[RenderableType] = [
-            Text(trial.id),
-            Text(trial.state.value, style=STYLES[trial.state]),
-            _epochs(trial, bar_width=24 if wide else 8) if trial.state is not State.WAITING else "",
-            _loss(trial),
-            _percent(trial.accuracy if trial.test_accuracy is None else trial.test_accuracy),
-            _speed(trial),
-            duration(progress.seconds_left(trial)) if trial.state in (State.RUNNING, State.DIED) else "",
-            *([str(trial.attempt)] if again else []),
-            *([Text(trial.node)] if wide else []),
-        ]
-        table.add_row(*cells)
-    unseen = [Text(f"... and {len(trials) - room} more", style="dim")] if len(trials) > room else []
-    return Group(Text(""), table, *unseen, _total(progress))
+        cells: dict[str, RenderableType] = {
+            "trial": Text(trial.id),
+            "state": Text(trial.state.value, style=STYLES[trial.state]),
+            "": ProgressBar(total=trial.epochs, completed=trial.epoch, width=bar_width, finished_style="green"),
+            "epochs": _epochs(trial),
+            "loss": _loss(trial),
+            accuracy: _percent(trial.accuracy),
+            "test": _percent(trial.test_accuracy),
+            "images/s": _speed(trial),
+            "left": time_left(progress.seconds_left(trial)) if trial.state in (State.RUNNING, State.RETRYING) else "",
+            "attempt": str(trial.attempt),
+            "node": Text(trial.node),
+        }
+        table.add_row(*(cells[heading] for heading in widths))
+    more = [Text(f"... and {len(trials) - room} more", style="dim")] if len(trials) > room else []
+    return Group(Text(""), table, *more, _totals(progress))
 
 
-def duration(seconds: float | None) -> str:
-    """As in 45 s, 3:05 or 2:03:05."""
-    if seconds is None:
-        return "-"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+def _total_width(widths: dict[str, int]) -> int:
+    return sum(widths.values()) + GAP * (len(widths) - 1)
 
 
-def _total(progress: RunProgress) -> Text:
-    told = {state: progress.count(state) for state in State}
-    ended = told[State.DONE] + told[State.FAILED]
-    words = [f"{ended} of {len(progress.trials)} trials ended"]
-    words += [f"{told[state]} {state.value}" for state in (State.FAILED, State.RUNNING, State.DIED) if told[state]]
+def _totals(progress: RunProgress) -> Text:
+    counts = {state: progress.count(state) for state in State}
+    ended = counts[State.DONE] + counts[State.FAILED]
+    parts = [f"{ended} of {len(progress.trials)} trials ended"]
+    parts += [f"{counts[s]} {s.value}" for s in (State.FAILED, State.RUNNING, State.RETRYING) if counts[s]]
+    if counts[State.WAITING] == len(progress.trials):
+        parts.append("workers are importing TensorFlow")
     left = progress.total_seconds_left
     if left is not None:
-        words.append(f"about {duration(left)} left")
-    words.append(f"{duration(time.monotonic() - progress.begin)} so far")
-    return Text(", ".join(words), style="bold")
+        parts.append(f"about {duration(left)} left")
+    parts.append(f"{duration(time.monotonic() - progress.begin)} elapsed")
+    return Text(", ".join(parts), style="bold")
 
 
-def _epochs(trial: TrialProgress, bar_width: int) -> Table:
-    cell = Table.grid(padding=(0, 1, 0, 0))
-    cell.add_column(no_wrap=True)
-    cell.add_column(no_wrap=True, justify="right")
-    bar = ProgressBar(total=trial.epochs, completed=trial.epoch, width=bar_width, finished_style="green")
-    cell.add_row(bar, f"{trial.epoch}/{trial.epochs}")
-    return cell
+def _epochs(trial: TrialProgress) -> str:
+    return f"{trial.epoch}/{trial.epochs}"
 
 
 def _loss(trial: TrialProgress) -> str:
@@ -138,8 +147,12 @@ def _loss(trial: TrialProgress) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
+    return "" if value is None else percent(value)
 
 
 def _speed(trial: TrialProgress) -> str:
     return "" if trial.images_per_second is None else f"{trial.images_per_second:,.0f}"
+
+
+def time_left(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)

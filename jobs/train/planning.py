@@ -1,42 +1,52 @@
-"""`jobs.train --plan`: what would run where, and why so; with --calibrate also for how long, by a short training."""
+"""`jobs.train --plan`: what would run where, and why; with --calibrate also for how long, measured by training."""
 
 import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cluster.connection.address import address_of
 from cluster.connection.session import session
 from cluster.lanes.fan_out import Died, FanOut
-from cluster.lanes.lane import Lanes
-from cluster.lanes.resources import LanePlan, Node, deal, live_nodes, this_machine
+from cluster.lanes.lane import LaneStarter
+from cluster.lanes.resources import LanePlan, Node, live_nodes, split_evenly, this_machine
 from cluster.lanes.tasks import result_of, start_beside_driver
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
+from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
 from mnist_lib.catalog import DATASETS
 from mnist_lib.results import EpochDone, Started, TrialFailure
 from mnist_lib.spec import Pace, TrialSpec
+from mnist_lib.wording import counted
 
-CALIBRATION_SET = {name: name if entry.embedded else "mnist-mini" for name, entry in DATASETS.items()}  # of its shape
+CALIBRATION_SET = {
+    name: name if entry.embedded else "mnist-mini" for name, entry in DATASETS.items()
+}  # of the same image shape
 CALIBRATION_EPOCHS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """How long the run would take."""
+    """The expected duration of a run.
+
+    Args:
+        seconds: of the whole run, of which `start_seconds` pass before the first trial trains.
+        images_per_second: by model; the time of validation is included.
+    """
 
     seconds: float
-    start_seconds: float  # until the first trial trains
-    images_per_second: dict[str, float]  # by model, validation included
+    start_seconds: float
+    images_per_second: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """What would run where."""
+class Forecast:
+    """What would run where, and for how long if that was measured."""
 
     options: TrainOptions
     trials: Sequence[TrialSpec]
@@ -46,26 +56,28 @@ class Outlook:
 
     @property
     def lanes(self) -> list[Sequence[TrialSpec]]:
-        return deal(self.trials, self.plan.lanes)
+        return split_evenly(self.trials, self.plan.lanes)
 
     @property
     def devices(self) -> str:
-        """Of each trial."""
+        """What each trial runs on."""
         resources = self.options.resources(self.plan.cpus, self.plan.gpus)
         count = self.plan.nodes * (resources.gpus or resources.cpu_replicas)
         kind = "GPU" if resources.gpus else "CPU device"
-        return f"{count} replica(s), one for each {kind}, and {self.plan.nodes * self.plan.cpus} thread(s)"
+        threads = counted(self.plan.nodes * self.plan.cpus, "thread")
+        return f"{counted(count, 'replica')} (1 per {kind}), {threads}"
 
     @property
     def why(self) -> str:
         if self.plan.lanes == len(self.trials):
-            lanes = "every trial has a lane of its own"
+            lanes = "all at the same time"
         elif self.plan.lanes == self.options.max_concurrent:
-            lanes = "no more at once, by --max-concurrent"
+            lanes = f"{self.plan.lanes} at a time (--max-concurrent)"
         else:
-            lanes = f"no more fit, of {self.plan.asked} each"
+            lanes = f"{self.plan.lanes} at a time, as many as fit"
+        lanes += f", {self.plan.lane_resources} each"
         if self.plan.gpus and self.options.gpus_per_trial is None:
-            lanes += "; one GPU each, since models as small as these gain less from a second than two trials do"
+            lanes += "; 1 GPU each, because a second GPU would speed up a small model less than a second trial"
         return lanes
 
     def document(self) -> dict[str, Any]:
@@ -81,74 +93,80 @@ class Outlook:
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self.trials)} trial(s) on {self.options.dataset} in {self.plan}: {self.why}",
+            f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
             f"each trial: {self.devices}",
-            *(f"  {node.host}: {node.cpus} CPU(s), {node.gpus} GPU(s)" for node in self.nodes),
+            *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             *(f"lane {n}: {', '.join(trial.id for trial in lane)}" for n, lane in enumerate(self.lanes, start=1)),
         ]
         if self.expected:
             rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())
             lines.append(
-                f"expected: {self.expected.seconds:.0f} s, of which {self.expected.start_seconds:.0f} s until the first"
-                f" trial trains (images/s as measured just now: {rates})"
+                f"expected duration: {self.expected.seconds:.0f} s, with {self.expected.start_seconds:.0f} s before the"
+                f" first trial trains (measured images/s: {rates})"
             )
         return "\n".join(lines)
 
 
-def outlook(
+def forecast(
     options: TrainOptions, trials: Sequence[TrialSpec], plan_on: Callable[[Sequence[Node]], LanePlan]
-) -> Outlook:
-    """
+) -> Forecast:
+    """Return what would run where.
+
     Args:
-        plan_on: nodes -> the plan of this run on them.
+        plan_on: nodes to the plan of this run on them.
 
     Raises:
-        ResourcesError: there is none.
-        TrainingError: a model that was to be measured failed.
+        ResourcesError: not even one trial fits on the nodes.
+        TrainingError: a model failed while it was measured.
     """
     if address_of(options.address) is None and not options.calibrate:
-        nodes = [this_machine()]  # as Ray would see it: to start one takes seconds
-        return Outlook(options=options, trials=trials, nodes=nodes, plan=plan_on(nodes), expected=None)
+        nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
+        return Forecast(options=options, trials=trials, nodes=nodes, plan=plan_on(nodes), expected=None)
     begin = time.monotonic()
-    with session(options.address, SOURCE_FOLDERS):
+    with ExitStack() as stack:
+        with step("starting Ray", shown=not options.quiet):
+            stack.enter_context(session(options.address, SOURCE_FOLDERS))
         nodes = live_nodes()
         plan = plan_on(nodes)
         expected = _measure(options, trials, plan, begin) if options.calibrate else None
-    return Outlook(options=options, trials=trials, nodes=nodes, plan=plan, expected=expected)
+    return Forecast(options=options, trials=trials, nodes=nodes, plan=plan, expected=expected)
 
 
 def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan, begin: float) -> Expected:
-    """Trains each model for a while, one after the other in one lane."""
+    """Train each model for a few epochs, one after the other in one lane."""
     models = {trial.model: trial for trial in trials}
     dataset = CALIBRATION_SET[options.dataset]
     specs = [replace(trial, dataset=dataset, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
     images, info = start_beside_driver(worker.prepare_dataset, dataset, options.data_dir, None, num_returns=2)
-    lanes = Lanes(worker.run_lane, plan)
+    lanes = LaneStarter(worker.run_lane, plan)
     resources = options.resources(plan.cpus, plan.gpus)
-    told: list[tuple[float, Any]] = []
-    with FanOut(
-        lambda left: lanes.start([images], resources, Pace(), left, {}), options.limits(), plan, lanes.release
-    ) as fan_out:
+    events: list[tuple[float, Any]] = []  # with the time at which each came
+    with (
+        step("training each model for a few epochs", shown=not options.quiet),
+        FanOut(
+            lambda left: lanes.start([images], resources, Pace(), left, {}), options.limits(), plan, lanes.release
+        ) as fan_out,
+    ):
         fan_out.submit(specs)
-        result_of(info, "the digits to calibrate with")
+        result_of(info, "the preparation of the dataset")
         for event in fan_out.events():
             if isinstance(event, TrialFailure):
                 raise exit_codes.TrainingError(f"{event.trial}: {event.message}", event.code)
             if isinstance(event, Died) and event.final:
                 raise exit_codes.TrainingError(f"{event.item}: {event.death}", event.death.kind.code)
-            told.append((time.monotonic(), event))
-    start_seconds = next(at for at, event in told if isinstance(event, Started)) - begin
+            events.append((time.monotonic(), event))
+    start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
     share = 1 - options.validation_percent / 100
     trained = int(DATASETS[dataset].train * share)
-    rates = {spec.model: trained / statistics.median(_epoch_seconds(spec, told)) for spec in specs}
-    of_trial = {
+    rates = {spec.model: trained / statistics.median(_epoch_seconds(spec, events)) for spec in specs}
+    seconds = {
         model: trial.epochs * DATASETS[options.dataset].train * share / rates[model] for model, trial in models.items()
     }
-    longest = max(sum(of_trial[trial.model] for trial in lane) for lane in deal(trials, plan.lanes))
+    longest = max(sum(seconds[trial.model] for trial in lane) for lane in split_evenly(trials, plan.lanes))
     return Expected(seconds=start_seconds + longest, start_seconds=start_seconds, images_per_second=rates)
 
 
-def _epoch_seconds(spec: TrialSpec, told: Sequence[tuple[float, Any]]) -> Iterator[float]:
-    """Of all but the first, which may wait for the data."""
-    ends = [at for at, event in told if isinstance(event, EpochDone) and event.trial == spec.id]
+def _epoch_seconds(spec: TrialSpec, events: Sequence[tuple[float, Any]]) -> Iterator[float]:
+    """Yield the seconds of each epoch but the first, which may include a wait for the dataset."""
+    ends = [at for at, event in events if isinstance(event, EpochDone) and event.trial == spec.id]
     return (later - earlier for earlier, later in itertools.pairwise(ends))

@@ -1,4 +1,4 @@
-"""How far each trial of a run is, as its events tell: what the live table and the plain lines show."""
+"""The progress of each trial of a run, from its events: the data of the live table and of the progress lines."""
 
 import enum
 import math
@@ -13,10 +13,10 @@ from mnist_lib.spec import TrialSpec
 
 
 class State(enum.Enum):
-    """Those to look at first come first."""
+    """The state of a trial, in the order of the live table."""
 
     RUNNING = "running"
-    DIED = "died, again"  # another attempt is to come
+    RETRYING = "retrying"  # its worker died; another attempt follows
     FAILED = "failed"
     DONE = "done"
     WAITING = "waiting"
@@ -24,54 +24,56 @@ class State(enum.Enum):
 
 @dataclass
 class TrialProgress:
+    """How far a trial is.
+
+    Args:
+        epochs: to train; `epoch` are trained so far.
+        accuracy: after the last epoch, on the validation images; on the training images of a trial without validation.
+        test_accuracy: of a trial that has ended.
+        end: 1 for the first trial of the run that ended, 2 for the next; 0 for a trial that has not ended.
+    """
+
     id: str
     model: str
-    epochs: int  # to train
+    epochs: int
+    validates: bool
     state: State = State.WAITING
-    epoch: int = 0  # trained so far
+    epoch: int = 0
     loss: float | None = None
-    accuracy: float | None = None  # on validation, without validation in training
-    test_accuracy: float | None = None  # once it has ended
+    accuracy: float | None = None
+    test_accuracy: float | None = None
     images_per_second: float | None = None
     attempt: int = 1
     node: str = ""
-    ended: int = 0  # as the how many-th of the run
-
-
-@dataclass(frozen=True)
-class _Epochs:
-    """How many were timed, and how long they took together."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: "_Epochs") -> "_Epochs":
-        return _Epochs(self.count + other.count, self.seconds + other.seconds)
+    end: int = 0
 
 
 class RunProgress:
-    """Of all trials, in their order.
+    """The progress of all trials, in their order.
 
     Args:
-        rows: of those that earlier drivers of the run have ended (`trial_row`).
-        until: the Unix time at which it ends in any case.
+        rows: of the trials that earlier drivers of the run have finished (`trial_row`).
+        deadline: the Unix time after which no further epoch is trained.
     """
 
-    def __init__(self, trials: Sequence[TrialSpec], rows: Sequence[Mapping[str, Any]], until: float = math.inf) -> None:
-        self.trials = {spec.id: TrialProgress(spec.id, spec.model, spec.epochs) for spec in trials}
-        self._until = until
-        self._epochs: dict[str, _Epochs] = {}  # by model
-        self._count_ended = 0
+    def __init__(
+        self, trials: Sequence[TrialSpec], rows: Sequence[Mapping[str, Any]], deadline: float = math.inf
+    ) -> None:
+        self.trials = {
+            spec.id: TrialProgress(spec.id, spec.model, spec.epochs, spec.validation_percent > 0) for spec in trials
+        }
         self.begin = time.monotonic()
+        self._deadline = deadline
+        self._epochs: dict[str, tuple[int, float]] = {}  # by model: their number and their seconds
+        self._ended = 0
         for row in rows:
             trial = self.trials[row["id"]]
-            trial.state = State.DONE if row["status"] == "ok" else State.FAILED
             trial.epoch, trial.test_accuracy = row.get("trained_epochs", 0), row.get("test_accuracy")
             trial.attempt = row["attempts"]
-            self._ended(trial)
+            self._end(trial, State.DONE if row["status"] == "ok" else State.FAILED)
 
-    def take(self, event: object, attempts: Callable[[str], int]) -> TrialProgress | None:
-        """-> the trial that it changed."""
+    def update(self, event: object, attempts: Callable[[str], int]) -> TrialProgress | None:
+        """Return the trial that the event changed, if it changed one."""
         match event:
             case Started():
                 trial = self.trials[event.trial]
@@ -82,46 +84,51 @@ class RunProgress:
                 trial.epoch, trial.loss = event.epoch, event.loss
                 trial.accuracy = (event.validation or event.train).value
                 trial.images_per_second = event.images_per_second
-                self._epochs[trial.model] = self._epochs.get(trial.model, _Epochs()) + _Epochs(1, event.seconds)
+                count, seconds = self._epochs.get(trial.model, (0, 0.0))
+                self._epochs[trial.model] = (count + 1, seconds + event.seconds)
             case TrialResult():
                 trial = self.trials[event.trial]
-                trial.state, trial.test_accuracy = State.DONE, event.test.value
-                trial.images_per_second = event.images_per_second
-                self._ended(trial)
+                trial.test_accuracy, trial.images_per_second = event.test.value, event.images_per_second
+                self._end(trial, State.DONE)
             case TrialFailure():
                 trial = self.trials[event.trial]
-                trial.state = State.FAILED
-                self._ended(trial)
+                self._end(trial, State.FAILED)
             case Died():
                 trial = self.trials[event.item]
-                trial.state = State.FAILED if event.final else State.DIED
+                trial.state = State.RETRYING
                 if event.final:
-                    self._ended(trial)
+                    self._end(trial, State.FAILED)
             case _:
                 return None
         return trial
 
-    def count(self, *states: State) -> int:
-        return sum(trial.state in states for trial in self.trials.values())
+    def count(self, state: State) -> int:
+        return sum(trial.state is state for trial in self.trials.values())
 
     def seconds_left(self, trial: TrialProgress) -> float | None:
-        """Of its training, by the epochs of its model so far, or else of the others; None while there is none."""
-        if trial.ended:
+        """Return the rest of a trial's training, by the mean epoch of its model, or of all models if it has none.
+
+        None if no epoch was trained yet.
+        """
+        if trial.end:
             return 0.0
-        epochs = self._epochs.get(trial.model) or sum([*self._epochs.values()], _Epochs())
-        return self._in_time((trial.epochs - trial.epoch) * epochs.seconds / epochs.count) if epochs.count else None
+        if not self._epochs:
+            return None
+        timed = [self._epochs[trial.model]] if trial.model in self._epochs else self._epochs.values()
+        mean = sum(seconds for _, seconds in timed) / sum(count for count, _ in timed)
+        return self._until_deadline((trial.epochs - trial.epoch) * mean)
 
     @property
     def total_seconds_left(self) -> float | None:
-        """With as many at once as there are now; None while that is not known."""
+        """The rest of the run, with as many concurrent trials as now. None if it is not known yet."""
         left = [self.seconds_left(trial) for trial in self.trials.values()]
         known = [seconds for seconds in left if seconds is not None]
         running = self.count(State.RUNNING)
-        return self._in_time(sum(known) / running) if running and len(known) == len(left) else None
+        return self._until_deadline(sum(known) / running) if running and len(known) == len(left) else None
 
-    def _in_time(self, seconds: float) -> float:
-        return max(0.0, min(seconds, self._until - time.time()))
+    def _until_deadline(self, seconds: float) -> float:
+        return max(0.0, min(seconds, self._deadline - time.time()))
 
-    def _ended(self, trial: TrialProgress) -> None:
-        self._count_ended += 1
-        trial.ended = self._count_ended
+    def _end(self, trial: TrialProgress, state: State) -> None:
+        self._ended += 1
+        trial.state, trial.end = state, self._ended

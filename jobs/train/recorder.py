@@ -1,35 +1,35 @@
-"""What becomes of each trial of a run: takes every event to the log, the run's folder and the tallies, and knows where
-a trial goes on."""
+"""Records every event of a run in the log, the run's folder and the tallies, and holds the newest checkpoints."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from cluster.errors import VersionsError
 from cluster.lanes.fan_out import Died
-from mnist_lib.environment import differing_versions
+from jobs.console.exit_codes import is_worth_a_retry
+from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.report.summary import trial_row
 from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, Tally, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.resumption import keep_checkpoint, keep_result, newest_checkpoint, read_result
 from mnist_lib.store.runs import RunFolder
+from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
 
-
-# What to do, by the code of a death.
+# error code -> what to do after the last attempt at a trial died with it.
 ADVICE = {
-    "E-CRASH": "; see what ends processes there (dmesg, Ray's logs), then run it again under another --run-name",
-    "E-OOM": "; give a lane more of the node with --cpus-per-trial, or lower --batch-size",
-    "E-NODE-LOST": "; see why the nodes go, then run it again under another --run-name",
-    "E-SILENT": "; see what keeps that node busy, then run it again under another --run-name",
+    "E-CRASH": "; find what ends processes there (dmesg, Ray's logs), then start a run with another --run-name",
+    "E-OOM": "; raise --cpus-per-trial, so that fewer trials share a node, or lower --batch-size",
+    "E-NODE-LOST": "; find out why nodes are lost, then start a run with another --run-name",
+    "E-SILENT": "; find out what keeps that node busy, then start a run with another --run-name",
     "E-TIMEOUT": "; raise --trial-timeout or lower --epochs",
 }
 
 
 class Recorder:
-    """Begins with what earlier drivers of the run have left in its folder."""
+    """Records the events of a run. It starts with the results and checkpoints of the run's earlier drivers."""
 
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
         self.tallies: dict[str, Tally] = {}
@@ -38,7 +38,7 @@ class Recorder:
         self._folder = folder
         self._specs = {spec.id: spec for spec in trials}
         self._checkpoints: dict[str, bytes] = {}
-        self._epochs: dict[str, int] = {}  # that a trial has reached with its newest checkpoint
+        self._epochs: dict[str, int] = {}  # of each trial's newest checkpoint
         for spec in trials:
             ended = read_result(folder, spec) if folder.resumed else None
             if ended:
@@ -49,34 +49,30 @@ class Recorder:
                 if checkpoint:
                     self._checkpoints[spec.id] = checkpoint
         if folder.resumed:
-            log.info("resuming run %s: %d of %d trial(s) have ended", folder.run, len(self.rows), len(trials))
+            log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
 
     def checkpoints(self, specs: Sequence[TrialSpec]) -> dict[str, bytes]:
-        """The newest of each that has one."""
+        """Return the newest checkpoint of each trial that has one."""
         return {spec.id: self._checkpoints[spec.id] for spec in specs if spec.id in self._checkpoints}
 
-    def take(self, event: object, attempts: Callable[[str], int]) -> None:
-        """
+    def record(self, event: object, attempts: Callable[[str], int]) -> None:
+        """Record an event.
+
         Args:
-            attempts: at a trial, so far.
+            attempts: a trial's id to the number of attempts at it so far.
 
         Raises:
-            VersionsError: a worker would train with other packages than are installed here.
+            VersionsError: a worker has different package versions than this process.
         """
         match event:
             case LaneStarted():
-                differing = differing_versions(event.versions)
-                if differing:
-                    raise VersionsError(
-                        f"the worker on {event.host} and this process differ: {differing}"
-                        "; install requirements/runtime.lock on every node"
-                    )
+                require_same_versions(event.host, event.versions, package_versions())
             case Started():
                 for notice in event.notices:
                     log.warning("%s: %s", event.trial, notice)
                 self._epochs[event.trial] = event.resumed_after
                 if event.resumed_after:
-                    log.info("%s: goes on after epoch %d", event.trial, event.resumed_after)
+                    log.info("%s: resumed after epoch %d", event.trial, event.resumed_after)
                 self._folder.append_history({"event": "started", **asdict(event)})
             case EpochDone():
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
@@ -89,31 +85,30 @@ class Recorder:
                 self._add(event, attempts(event.trial))
                 tensorboard = f"trials/{event.trial}/tb/events.out.tfevents.{event.trial}"
                 self._folder.write(tensorboard, event.tensorboard)
-                self._folder.flush()  # the history first: what has ended is not told again
+                self._folder.flush()  # before the result: events of a trial that has ended are not repeated
                 chosen = self.tallies[event.spec.model].chosen is event
                 keep_result(self._folder, event, attempts(event.trial), with_model=chosen)
             case TrialFailure():
                 self._end(event, attempts(event.trial))
             case Died():
-                self._take_death(event)
+                self._record_death(event)
 
-    def _take_death(self, died: Died) -> None:
+    def _record_death(self, died: Died) -> None:
         self._folder.append_history(
             {"event": "died", "trial": died.item, "attempt": died.attempt, "reason": str(died.death)}
         )
         if died.final:
             kind = died.death.kind
-            attempts = "1 attempt" if died.attempt == 1 else f"{died.attempt} attempts"
-            message = f"failed after {attempts}: {died.death}{ADVICE.get(kind.code, '')}"
+            message = f"failed after {counted(died.attempt, 'attempt')}: {died.death}{ADVICE.get(kind.code, '')}"
             failure = TrialFailure(trial=died.item, code=kind.code, message=message, details=died.death.traceback)
             self._end(failure, died.attempt)
             return
-        how = "beginning it again"
+        how = "starting it again"
         if died.item in self._checkpoints:
-            epoch = self._epochs.get(died.item)  # an attempt that has not started does not know it
+            epoch = self._epochs.get(died.item)
             how = "resuming from its checkpoint" if epoch is None else f"resuming at epoch {epoch + 1}"
         where = f" ({died.death.details})" if died.death.details else ""
-        log.warning("attempt %d of %s died (%s); %s%s", died.attempt, died.item, died.death.kind.said, how, where)
+        log.warning("attempt %d of %s died (%s); %s%s", died.attempt, died.item, died.death.kind.text, how, where)
 
     def _add(self, result: TrialResult, attempts: int) -> None:
         model = result.spec.model
@@ -125,18 +120,29 @@ class Recorder:
 
     def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
         self._checkpoints.pop(outcome.trial, None)
-        row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts)
+        retry = isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
+        row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts, retry=retry)
         self.rows.append(row)
         self._folder.write_json(f"trials/{outcome.trial}/result.json", row)
         self._folder.append_history({"event": "ended", "trial": outcome.trial, "status": row["status"]})
-        done = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
+        position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
         if isinstance(outcome, TrialResult):
             early = len(outcome.history) < outcome.spec.epochs
             short = f", after {len(outcome.history)} of {outcome.spec.epochs} epochs: time was up" if early else ""
-            log.info("%s %.2f%% of the test images right%s", done, 100 * outcome.test.value, short)
+            log.info("%s test accuracy %s%s", position, percent(outcome.test.value), short)
         else:
-            log.warning("%s failed: %s %s", done, outcome.code, outcome.message)
+            log.warning("%s failed: %s %s", position, outcome.code, outcome.message)
             log.debug("%s", outcome.details)
+
+
+def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Mapping[str, str]) -> None:
+    """Raise VersionsError if the package versions of a worker are not those of the driver."""
+    differing = differing_versions(of_worker, of_driver)
+    if differing:
+        raise VersionsError(
+            f"the worker on {host} has other packages than the driver: {differing}"
+            "; install requirements/runtime.lock on every node"
+        )
 
 
 def _validated(event: EpochDone) -> str:

@@ -1,4 +1,4 @@
-"""What Ray calls in a worker: the places where the cluster meets the trials. Imports TensorFlow only when called."""
+"""The functions that Ray calls in workers. They import TensorFlow when they are called."""
 
 import os
 import signal
@@ -10,50 +10,57 @@ from typing import Any
 
 import ray
 
-from cluster.lanes.lane import Others, free_address
+from cluster.lanes.lane import OtherMembers, unused_address
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
-from mnist_lib.errors import DivergedError, GroupError
+from mnist_lib.errors import DataMissingError, DivergedError, GroupError
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import Group, Pace, Resources, TrialSpec
 
 
 def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
-    """The dataset, and what the driver needs to know of it."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # or TensorFlow would take the memory of GPUs that are the lanes'
+    """Return the dataset, and what the driver needs to know of it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     from mnist_lib.data.prepare import prepare
 
-    dataset = prepare(name, data_dir, source)
+    try:
+        dataset = prepare(name, data_dir, source)
+    except DataMissingError as error:
+        raise DataMissingError(f"{error}, or use --dataset mnist-mini, which needs neither") from error
     return dataset, dataset.info
 
 
 def run_lane(
     dataset: list[Any], resources: Resources, pace: Pace, specs: Sequence[TrialSpec], checkpoints: Mapping[str, bytes]
 ) -> Iterator[TrialEvent]:
-    """`dataset` is a reference in a list, so that Ray starts the task, and TensorFlow loads, before the data come."""
-    yield LaneStarted(trial=specs[0].id, **_of_this_process())
+    """Train the trials of a lane and yield their events.
+
+    Args:
+        dataset: a Ray reference in a list, so that Ray starts the task before the dataset is prepared.
+    """
+    yield LaneStarted(trial=specs[0].id, **_this_process())
     if resources.nodes == 1:
         yield from _run(dataset, resources, pace, specs, checkpoints, None)
         return
-    others, addresses = Others(), [free_address()]
+    others, addresses = OtherMembers(), [unused_address()]
     try:
-        for told in others.ask(_address_and_process):
-            yield LaneStarted(trial=specs[0].id, **told["process"])
-            addresses.append(told["address"])
-        together = Group(addresses=tuple(addresses), rank=0)
+        for member in others.call(_address_and_process):
+            yield LaneStarted(trial=specs[0].id, **member["process"])
+            addresses.append(member["address"])
+        group = Group(addresses=tuple(addresses), rank=0)
         others.start(
-            _run_beside, lambda rank: (dataset, resources, pace, specs, checkpoints, replace(together, rank=rank))
+            _run_member, lambda rank: (dataset, resources, pace, specs, checkpoints, replace(group, rank=rank))
         )
-        yield from _run(dataset, resources, pace, specs, checkpoints, together)
+        yield from _run(dataset, resources, pace, specs, checkpoints, group)
     except (GroupError, ray.exceptions.RayError):
-        os.kill(os.getpid(), signal.SIGKILL)  # as when the other's end is noticed first: there will be another attempt
+        os.kill(os.getpid(), signal.SIGKILL)  # the driver then starts another attempt, as after any other death
 
 
-def _run_beside(*arguments: Any) -> None:
-    """The same as the lane, on another node of its group. What it tells is told there, too."""
+def _run_member(*arguments: Any) -> None:
+    """Train the trials of a lane as another member of its group. The first member reports the events."""
     for event in _run(*arguments):
         if isinstance(event, TrialFailure) and event.code != DivergedError.code:
-            raise GroupError(f"{event.code} {event.message}")  # the others may not have come to this
+            raise GroupError(f"{event.code} {event.message}")  # the other members may not have failed
 
 
 def _run(
@@ -62,19 +69,19 @@ def _run(
     pace: Pace,
     specs: Sequence[TrialSpec],
     checkpoints: Mapping[str, bytes],
-    together: Group | None,
+    group: Group | None,
 ) -> Iterator[TrialEvent]:
     import_keras()
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = WorkerPlace(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
-    yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place, pace, checkpoints, together)
+    yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place, pace, checkpoints, group)
 
 
 def _address_and_process() -> dict[str, Any]:
-    return {"address": free_address(), "process": _of_this_process()}
+    return {"address": unused_address(), "process": _this_process()}
 
 
-def _of_this_process() -> dict[str, Any]:
+def _this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "versions": package_versions()}

@@ -1,11 +1,12 @@
 """`summary.json`: the whole result of a run in one document. Programs rely on its schema: only add to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Tally, TrialFailure, TrialResult
+from mnist_lib.spec import TrialSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,17 +14,7 @@ if TYPE_CHECKING:
 
 SUMMARY_SCHEMA = 1
 
-# The fields of a trial's specification that people compare, with their names in pages.
-SETTINGS = {
-    "epochs": "epochs",
-    "global_batch_size": "batch size",
-    "optimizer": "optimizer",
-    "learning_rate": "learning rate",
-    "schedule": "schedule",
-    "precision": "precision",
-    "hidden_units": "hidden units",
-    "validation_percent": "validation %",
-}
+SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed")]
 
 
 @dataclass(frozen=True)
@@ -87,15 +78,18 @@ def _model_row(tally: Tally, stored: Stored, labels: "NDArray[np.uint8]") -> dic
     }
 
 
-def trial_row(spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, attempts: int) -> dict[str, Any]:
+def trial_row(
+    spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, attempts: int, *, retry: bool = False
+) -> dict[str, Any]:
     """Return one trial with its result or its error.
 
     Args:
         spec_row: the fields of its `TrialSpec`.
+        retry: whether a failed trial may succeed in another run of the same command.
     """
     row = {"id": outcome.trial, **spec_row, "attempts": attempts}
     if isinstance(outcome, TrialFailure):
-        error = {"code": outcome.code, "message": outcome.message, "details": outcome.details}
+        error = {"code": outcome.code, "message": outcome.message, "details": outcome.details, "retry": retry}
         return {**row, "status": "failed", "error": error}
     return {
         **row,
@@ -118,8 +112,6 @@ def trial_row(spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, 
 
 
 def settings_of(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the text of each setting by its name in pages and by model, for all trials, failed ones included."""
-    return {
-        name: {str(trial["model"]): str(trial[field]) for trial in summary["trials"] if field in trial}
-        for field, name in SETTINGS.items()
-    }
+    """Return each setting of the trials as text, by its name in pages, as in "learning rate", and by model."""
+    trials = summary["trials"]
+    return {name.replace("_", " "): {t["model"]: str(t[name]) for t in trials if name in t} for name in SETTINGS}

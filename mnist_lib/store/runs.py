@@ -164,6 +164,12 @@ def open_run(
             objects.delete(_lock(folder.run))
 
 
+def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
+    """Return the run that `open_run` would resume, None if it would begin one."""
+    run = name or _unfinished(objects, terms)
+    return run if run is not None and objects.exists(f"runs/{run}/{RECORD}") else None
+
+
 def configuration_of(objects: Objects, run: str) -> str:
     """Raises SpecError if there is no run of that name."""
     check_run_name(run)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from rich.console import Console, ConsoleDimensions
+from rich.console import Console
 
 from cluster.lanes.deaths import Death, Kind
 from cluster.lanes.fan_out import Died
@@ -31,7 +31,7 @@ def start(progress: RunProgress, trial: str, attempts: Callable[[str], int] = fi
     event = Started(
         trial=trial, pid=1, node="host-of-a-long-name/0123abcd", devices=(), gpus=(), resumed_after=resumed_after
     )
-    progress.take(event, attempts)
+    progress.update(event, attempts)
 
 
 def epoch(trial: str, number: int, seconds: float = 2.0) -> EpochDone:
@@ -43,7 +43,7 @@ def epoch(trial: str, number: int, seconds: float = 2.0) -> EpochDone:
 def drawn(progress: RunProgress, width: int, height: int) -> list[str]:
     console = Console(width=width, height=height, color_system=None)
     with console.capture() as capture:
-        console.print(display.drawing(progress, ConsoleDimensions(width, height)))
+        console.print(display.drawing(progress, console))
     return capture.get().splitlines()
 
 
@@ -52,7 +52,7 @@ def drawn(progress: RunProgress, width: int, height: int) -> list[str]:
 def test_the_table_fits_into_the_terminal_and_shows_what_runs(width: int, height: int, trials: int) -> None:
     progress = progress_of(trials)
     start(progress, f"keras-s{trials - 1}")  # the last in order, the first to look at
-    progress.take(epoch(f"keras-s{trials - 1}", 3), first)
+    progress.update(epoch(f"keras-s{trials - 1}", 3), first)
     lines = drawn(progress, width, height)
     assert len(lines) < height
     assert max(map(len, lines)) <= width
@@ -66,13 +66,13 @@ def test_an_attempt_that_died_and_one_that_goes_on_are_seen() -> None:
     progress = progress_of(2)
     start(progress, "keras-s0")
     death = Death(kind=Kind.KILLED, details="on a node")
-    progress.take(Died(item="keras-s0", attempt=1, death=death, final=False), first)
-    assert progress.trials["keras-s0"].state is State.DIED
+    progress.update(Died(item="keras-s0", attempt=1, death=death, final=False), first)
+    assert progress.trials["keras-s0"].state is State.RETRYING
     start(progress, "keras-s0", lambda item: 2, resumed_after=4)
     trial = progress.trials["keras-s0"]
     assert (trial.state, trial.attempt, trial.epoch) == (State.RUNNING, 2, 4)
-    progress.take(Died(item="keras-s0", attempt=2, death=death, final=True), first)
-    progress.take(TrialFailure(trial="keras-s1", code="E-NAN", message="no number"), first)
+    progress.update(Died(item="keras-s0", attempt=2, death=death, final=True), first)
+    progress.update(TrialFailure(trial="keras-s1", code="E-NAN", message="no number"), first)
     assert progress.count(State.FAILED) == 2
     assert "2 of 2 trials ended, 2 failed" in drawn(progress, 80, 24)[-1]
 
@@ -82,7 +82,7 @@ def test_the_time_left_is_that_of_the_epochs_left_shared_out_among_what_runs() -
     assert progress.total_seconds_left is None
     for trial in ("keras-s0", "keras-s1"):
         start(progress, trial)
-        progress.take(epoch(trial, 5), first)
+        progress.update(epoch(trial, 5), first)
     assert progress.seconds_left(progress.trials["keras-s0"]) == 5 * 2.0
     assert progress.total_seconds_left == (5 + 5 + 10 + 10) * 2.0 / 2
 
@@ -91,7 +91,7 @@ def test_the_time_left_is_that_of_the_epochs_left_shared_out_among_what_runs() -
     ("seconds", "text"), [(None, "-"), (0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (7_384, "2:03:04")]
 )
 def test_a_duration_reads_as_people_say_it(seconds: float | None, text: str) -> None:
-    assert display.duration(seconds) == text
+    assert display.time_left(seconds) == text
 
 
 def test_a_terminal_that_is_lost_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +122,9 @@ def test_without_a_terminal_a_trial_is_told_of_at_most_every_ten_seconds(
         start(progress, "keras-s0")
         for number in range(1, 10):
             now += 4.0
-            progress.take(epoch("keras-s0", number, seconds=4.0), first)
+            progress.update(epoch("keras-s0", number, seconds=4.0), first)
             show(progress.trials["keras-s0"])
     assert [record.getMessage() for record in caplog.records] == [
-        f"keras-s0: epoch {number} of 10, loss 0.5000, 80.00% right, 25 images/s, {4 * (10 - number)} s left"
+        f"keras-s0: epoch {number} of 10, loss 0.5000, validation accuracy 80.00%, 25 images/s, {4 * (10 - number)} s left"
         for number in (4, 7)
     ]
