@@ -1,4 +1,4 @@
-"""Digits as people hand them in: in some ink, on some paper, of some size, somewhere on the sheet."""
+"""Pictures of digits as people make them: of any size, ink and paper, anywhere on the sheet, in many file formats."""
 
 import io
 import struct
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# What is saved: (mode, format).
+# (mode, format) of the saved files.
 KINDS = (
     ("RGB", "PNG"),
     ("RGB", "JPEG"),
@@ -24,10 +24,11 @@ KINDS = (
 
 
 def drawn(digit: NDArray[np.uint8], number: int) -> bytes:
-    """The picture of that number, with that digit on it.
+    """Return a file with a picture of the digit.
 
     Args:
-        digit: [28, 28], 0-255, light on dark.
+        digit: [28, 28] uint8, 0-255, light on dark.
+        number: random seed, which also chooses the kind.
     """
     random = np.random.default_rng(number)
     mode, format = KINDS[number % len(KINDS)]
@@ -41,7 +42,12 @@ def drawn(digit: NDArray[np.uint8], number: int) -> bytes:
 
 
 def painted(sheet: NDArray[np.float32], random: np.random.Generator, plain: bool = False) -> NDArray[np.uint8]:
-    """sheet: [height, width], 1 where there is ink -> [height, width, 3], with a camera's noise and uneven light."""
+    """Return [height, width, 3] uint8: coloured ink on coloured paper, with the noise and uneven light of a camera.
+
+    Args:
+        sheet: [height, width] in [0, 1], 1 where there is ink.
+        plain: without noise and uneven light.
+    """
     width = sheet.shape[1]
     dark, light = random.uniform(0, 80, 3), random.uniform(170, 255, 3)
     paper, ink = (light, dark) if random.random() < 0.5 else (dark, light)
@@ -73,7 +79,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def header_only(width: int, height: int) -> bytes:
-    """A PNG that promises so many pixels, and has none."""
+    """Return a PNG whose header promises that size, without pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,14 +1,13 @@
-"""Pictures as people have them, asked of a model that was trained and stored by the job."""
+"""Pictures as people have them, predicted by a model that was trained and stored by the job."""
 
 import csv
 import io
 import json
-import logging
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.predict import __main__ as predict
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.split import Dataset
 from tests.support.drawing import KINDS, drawn, header_only, png
 from tests.support.job import ROOT, train
 
@@ -34,7 +32,7 @@ sys.exit(status)
 
 @pytest.fixture(scope="module")
 def storage(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a champion of keras, trained on mnist-mini."""
+    """A storage with a champion of keras, trained on mnist-mini."""
     home = tmp_path_factory.mktemp("predict")
     command = ("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--epochs=20", "--gpus-per-trial=0")
     code, _, stderr = train(*command, "--storage", home / "results", home=home)
@@ -42,31 +40,15 @@ def storage(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathF
     return home / "results"
 
 
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """The command in this process, which has TensorFlow already."""
-    loggers = [logging.getLogger(package) for package in ("jobs", "mnist_lib", "cluster")]
-    before = [(logger.level, [*logger.handlers]) for logger in loggers]
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = predict.main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    yield run
-    for logger, (level, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
-
-
 @pytest.fixture(scope="module")
 def folder(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 drawn digits, each named with what it is."""
+    """A folder with 40 drawn digits, whose file names contain their labels, and the same 40 as images of MNIST."""
     folder = tmp_path_factory.mktemp("pictures")
     for number, index in enumerate(np.random.default_rng(1).choice(1_000, 40, replace=False)):
         mode, format = KINDS[number % len(KINDS)]
         name = f"{number:02d}-{digits.test.labels[index]}-{mode}.{format.lower()}"
         (folder / name).write_bytes(drawn(digits.test.images[index, ..., 0], number))
-        Image.fromarray(digits.test.images[index, ..., 0]).save(folder / f".{number:02d}.png")  # as it was
+        Image.fromarray(digits.test.images[index, ..., 0]).save(folder / f".{number:02d}.png")
     return folder
 
 
@@ -74,10 +56,10 @@ def digits_of(stdout: str) -> list[int]:
     return [row["digit"] for row in json.loads(stdout)["pictures"]]
 
 
-def test_drawn_digits_are_read_like_those_of_the_dataset_and_shown(
-    storage: Path, folder: Path, tmp_path: Path, told: Any
+def test_drawn_digits_are_read_like_those_of_the_data_set_and_drawn_into_a_file(
+    storage: Path, folder: Path, tmp_path: Path, predict: Any
 ) -> None:
-    code, stdout, stderr = told(folder, "--storage", storage, "--json", "--picture", tmp_path / "seen.png")
+    code, stdout, stderr = predict(folder, "--storage", storage, "--json", "--picture", tmp_path / "seen.png")
     assert code == 0
     document = json.loads(stdout)
     assert document["model"] == "keras@1"
@@ -85,22 +67,21 @@ def test_drawn_digits_are_read_like_those_of_the_dataset_and_shown(
     rows = document["pictures"]
     assert [row["picture"] for row in rows] == sorted(str(path) for path in folder.glob("[!.]*"))
     labels = np.array([int(Path(row["picture"]).name.split("-")[1]) for row in rows])
-    plain = np.array(digits_of(told(*sorted(folder.glob(".*")), "--as-is", "--storage", storage, "--json")[1]))
-    readable = plain == labels  # by this model at all
+    plain = np.array(digits_of(predict(*sorted(folder.glob(".*")), "--as-is", "--storage", storage, "--json")[1]))
+    readable = plain == labels  # some digits of MNIST are too hard for this model
     assert readable.mean() > 0.85
     assert (np.array([row["digit"] for row in rows]) == labels)[readable].mean() >= 0.97
     assert all(row["resized"] for row in rows)
     lines = stderr.splitlines()
-    assert lines[0].startswith("keras@1 answers; it is right on 9")
-    assert lines[1].startswith("40 pictures in ")
-    assert lines[1].endswith(" pictures/s")
+    assert lines[0].startswith("keras@1 predicts; it is right on 9")
+    assert re.fullmatch(r"40 pictures in [\d.]+ s \([\d.]+ s predicting, [\d,]+ pictures/s\)", lines[1])
     assert lines[2:] == ["40 of 40 pictures were of another size; resized to 28 x 28"]
     with Image.open(tmp_path / "seen.png") as seen:
         assert seen.width < 1_500
         assert seen.height < 1_500
 
 
-def test_bad_files_are_named_each_in_one_line_and_keep_no_other_from_being_read(
+def test_each_bad_file_is_one_error_line_and_the_other_files_are_read(
     storage: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     bad = {
@@ -115,17 +96,14 @@ def test_bad_files_are_named_each_in_one_line_and_keep_no_other_from_being_read(
         (tmp_path / name).write_bytes(content)
     (tmp_path / "good, 'yes'.png").write_bytes(png(digits.test.images[0, ..., 0]))
     (tmp_path / "nothing").mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.predict",
-        "--storage",
-        str(storage),
-        str(tmp_path),
-        str(tmp_path / "nothing"),
-    ]
+    pictures = [str(tmp_path), str(tmp_path / "nothing")]
+    command = [sys.executable, "-m", "jobs.predict", "--storage", str(storage), *pictures]
+    begin = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - begin
     assert done.returncode == 9, done.stderr
+    (reported,) = re.findall(r"^8 pictures in ([\d.]+) s ", done.stderr, re.MULTILINE)
+    assert seconds / 2 < float(reported) < seconds  # all but the start of Python
     errors = [line for line in done.stderr.splitlines() if line.startswith("error[E-IMAGE] ")]
     assert len(errors) == len(bad) + 1
     for name, (_, message) in bad.items():
@@ -140,20 +118,22 @@ def test_bad_files_are_named_each_in_one_line_and_keep_no_other_from_being_read(
     assert answer.startswith(str(tmp_path / "good, 'yes'.png"))
 
 
-def test_where_nothing_could_be_predicted_the_exit_code_is_2(storage: Path, tmp_path: Path, told: Any) -> None:
+def test_if_no_picture_can_be_predicted_the_exit_code_is_2(storage: Path, tmp_path: Path, predict: Any) -> None:
     path = tmp_path / "gone.png"
-    code, stdout, stderr = told(path, "--storage", storage, "--json")
+    code, stdout, stderr = predict(path, "--storage", storage, "--json")
     assert code == 2
     assert json.loads(stdout)["failed"][0]["picture"] == str(path)
     assert f"error[E-IMAGE] {path}: expected a file or a folder" in stderr
-    assert told(path, "--storage", storage)[:2] == (2, "")
+    assert predict(path, "--storage", storage)[:2] == (2, "")
 
 
-def test_csv_holds_whatever_a_name_does(storage: Path, digits: Dataset, tmp_path: Path, told: Any) -> None:
+def test_csv_quotes_names_with_commas_quotes_and_line_breaks(
+    storage: Path, digits: Dataset, tmp_path: Path, predict: Any
+) -> None:
     paths = [tmp_path / name for name in ('a "b", c.png', "two\nlines.png", "-x.png", "=1+1.png")]
     for path in paths:
         path.write_bytes(png(digits.test.images[700, ..., 0]))
-    code, stdout, _ = told(*paths, "--storage", storage, "--csv")
+    code, stdout, _ = predict(*paths, "--storage", storage, "--csv")
     assert code == 0
     assert stdout.endswith("\r\n")
     rows = list(csv.DictReader(io.StringIO(stdout, newline="")))
@@ -162,44 +142,46 @@ def test_csv_holds_whatever_a_name_does(storage: Path, digits: Dataset, tmp_path
     assert all(float(row["probability"]) >= float(row["next_probability"]) for row in rows)
 
 
-def test_test_images_come_with_their_labels_and_are_those_of_the_seed(storage: Path, data_dir: Path, told: Any) -> None:
+def test_test_images_have_their_labels_and_are_chosen_by_the_seed(storage: Path, data_dir: Path, predict: Any) -> None:
     from mnist_lib.data.prepare import prepare
 
     labels = prepare("mnist-mini", data_dir, None).test.labels
     command = ("--from-test=10", "--storage", storage, "--data-dir", data_dir)
-    code, stdout, _ = told(*command, "--json")
+    code, stdout, _ = predict(*command, "--json")
     assert code == 0
     rows = json.loads(stdout)["pictures"]
     assert len({row["picture"] for row in rows}) == 10
     for row in rows:
         assert row["label"] == labels[int(row["picture"].split()[-1])]
         assert row["right"] == (row["label"] == row["digit"])
-    assert told(*command, "--json")[1] == stdout
-    assert told(*command, "--json", "--seed=1")[1] != stdout
-    assert f"{sum(row['right'] for row in rows)} of 10 are right." in told(*command)[1]
-    assert told("--from-test=1001", "--storage", storage, "--data-dir", data_dir)[0] == 2
+    assert predict(*command, "--json")[1] == stdout
+    assert predict(*command, "--json", "--seed=1")[1] != stdout
+    assert f"{sum(row['right'] for row in rows)} of 10 images are right." in predict(*command)[1]
+    assert predict("--from-test=1001", "--storage", storage, "--data-dir", data_dir)[0] == 2
 
 
-def test_what_no_digit_is_likely_for_is_marked(storage: Path, digits: Dataset, tmp_path: Path, told: Any) -> None:
+def test_a_picture_on_which_no_digit_is_likely_is_marked(
+    storage: Path, digits: Dataset, tmp_path: Path, predict: Any
+) -> None:
     images = digits.test.images[..., 0].astype(float)
-    for number in range(20):  # between two digits
+    for number in range(20):  # the mean of two digits
         mixed = (images[number * 50] + images[999 - number * 37]) / 2
         (tmp_path / f"{number}.png").write_bytes(png(mixed.astype(np.uint8)))
-    rows = json.loads(told(tmp_path, "--as-is", "--storage", storage, "--json")[1])["pictures"]
+    rows = json.loads(predict(tmp_path, "--as-is", "--storage", storage, "--json")[1])["pictures"]
     unsure = [row["picture"] for row in rows if row["probability"] < 0.5]
     assert unsure
-    table = told(tmp_path, "--as-is", "--storage", storage)[1].splitlines()
+    table = predict(tmp_path, "--as-is", "--storage", storage)[1].splitlines()
     assert [line.split()[0] for line in table if line.endswith("  unsure")] == unsure
-    assert table[-1].startswith(f"unsure: of {len(unsure)} of 20 ")
+    assert re.fullmatch(rf"unsure: {len(unsure)} of 20 (is|are) below 50%\.", table[-1])
 
 
-def test_many_pictures_are_read_by_several_processes_in_their_order(
-    storage: Path, digits: Dataset, tmp_path: Path, told: Any
+def test_pictures_read_by_several_processes_stay_in_their_order(
+    storage: Path, digits: Dataset, tmp_path: Path, predict: Any
 ) -> None:
     for number in range(250):
         content = b"" if number == 120 else png(digits.test.images[number * 4, ..., 0])
         (tmp_path / f"{number:03d}.png").write_bytes(content)
-    code, stdout, stderr = told(tmp_path, "--as-is", "--storage", storage, "--json")
+    code, stdout, stderr = predict(tmp_path, "--as-is", "--storage", storage, "--json")
     assert code == 9
     assert stderr.count("error[E-IMAGE]") == 1
     rows = json.loads(stdout)["pictures"]
@@ -209,12 +191,12 @@ def test_many_pictures_are_read_by_several_processes_in_their_order(
     assert "28 x 28" not in stderr  # none was resized
 
 
-def test_a_cluster_answers_as_this_machine_does_and_the_driver_loads_no_tensorflow(
-    storage: Path, folder: Path, ray_address: str, tmp_path: Path, told: Any
+def test_a_cluster_predicts_the_same_and_the_driver_loads_no_tensorflow(
+    storage: Path, folder: Path, ray_address: str, tmp_path: Path, predict: Any
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"bad")
     arguments = (folder, tmp_path, "--storage", storage, "--json")
-    here = told(*arguments)
+    here = predict(*arguments)
     command = [sys.executable, "-c", NO_TENSORFLOW, *map(str, arguments), "--address", ray_address]
     there = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert there.returncode == here[0] == 9, there.stderr
@@ -232,8 +214,8 @@ def processes_below(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one CPU it reads in its own process")
-def test_no_process_outlives_a_command_that_is_killed(storage: Path, digits: Dataset, tmp_path: Path) -> None:
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one CPU the command reads pictures itself")
+def test_no_process_outlives_a_killed_command(storage: Path, digits: Dataset, tmp_path: Path) -> None:
     import psutil
 
     for number in range(200):
@@ -251,64 +233,3 @@ def test_no_process_outlives_a_command_that_is_killed(storage: Path, digits: Dat
     while any(map(psutil.pid_exists, below)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def mnist(
-    mnist_source: Path, data_dir: Path, ray_address: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Split]:
-    """A storage with a champion of at least 98% on the full MNIST, and 1,000 test images."""
-    from mnist_lib.data.prepare import prepare
-
-    home = tmp_path_factory.mktemp("predict-mnist")
-    data = ("--dataset=mnist", "--data-dir", data_dir, "--data-source", mnist_source)
-    where = ("--address", ray_address, "--gpus-per-trial=0", "--storage", home / "results")
-    how = ("--models=keras", "--epochs=8", "--optimizer=adam", "--schedule=one-cycle", "--learning-rate=0.003")
-    code, stdout, stderr = train(*data, *where, *how, "--json", home=home)
-    assert code == 0, stderr
-    assert json.loads(stdout)["trials"][0]["test_accuracy"] >= 0.98
-    test = prepare("mnist", data_dir, mnist_source).test
-    return home / "results", test.take(np.random.default_rng(0).choice(10_000, 1_000, replace=False))
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    content = io.BytesIO()
-    image.save(content, "JPEG")
-    return content.getvalue()
-
-
-def _scaled(image: Image.Image, side: int) -> Image.Image:
-    return image.resize((side, side), Image.Resampling.BICUBIC)
-
-
-VARIANTS: dict[str, Callable[[Image.Image], bytes]] = {
-    "PNG": lambda image: png(np.asarray(image)),
-    "JPEG": _jpeg,
-    "inverted": lambda image: png(255 - np.asarray(image)),
-    "three times as large": lambda image: png(np.asarray(_scaled(image, 84))),
-    "smaller": lambda image: png(np.asarray(_scaled(image, 22))),
-    "large, as JPEG, dark on light": lambda image: _jpeg(Image.fromarray(255 - np.asarray(_scaled(image, 300)))),
-}
-
-
-@pytest.mark.mnist
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_of_a_thousand_digits_of_mnist_97_percent_are_read_however_they_were_saved(
-    variant: str, mnist: tuple[Path, Split], tmp_path: Path, told: Any
-) -> None:
-    storage, test = mnist
-    for number, image in enumerate(test.images[..., 0]):
-        (tmp_path / f"{number:04d}").write_bytes(VARIANTS[variant](Image.fromarray(image)))
-    code, stdout, _ = told(*sorted(tmp_path.iterdir()), "--storage", storage, "--json")
-    assert code == 0
-    assert (np.array(digits_of(stdout)) == test.labels).mean() >= 0.97
-
-
-@pytest.mark.mnist
-def test_drawn_digits_of_mnist_are_read_nearly_as_well(mnist: tuple[Path, Split], tmp_path: Path, told: Any) -> None:
-    storage, test = mnist
-    for number in range(40):
-        (tmp_path / f"{number:04d}").write_bytes(drawn(test.images[number, ..., 0], number))
-    code, stdout, _ = told(*sorted(tmp_path.iterdir()), "--storage", storage, "--json")
-    assert code == 0
-    assert (np.array(digits_of(stdout)) == test.labels[:40]).mean() >= 0.95

@@ -1,0 +1,93 @@
+"""The commands that compute with a stored version: evaluate, reproduce, export."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.console.options import parser
+from jobs.models import __main__ as models
+from jobs.models.options import EvaluateOptions
+from mnist_lib.data.split import Dataset
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.champions import promote
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.promotion import Rule
+from tests.support.stored import publish_trained
+
+pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def storage(
+    tensorflow: None, digits: Dataset, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> LocalObjects:
+    """scratch@1 is the champion; scratch@2, of an accuracy below 30%, was refused. The data set is prepared."""
+    from mnist_lib.data.prepare import prepare
+
+    prepare("mnist-mini", data_dir, None)
+    objects = LocalObjects(tmp_path_factory.mktemp("store"))
+    good = TrialSpec.of("scratch", hidden_units=32, epochs=3)
+    promotions = []
+    for run, spec in (("a", good), ("b", replace(good, epochs=1, learning_rate=1e-6))):
+        version = publish_trained(objects, digits, run, spec)
+        promotions.append(promote(objects, version, Rule(when="if-better")).promote)
+    assert promotions == [True, False]
+    assert version.about["test"]["correct"] < 300
+    return objects
+
+
+@pytest.fixture
+def command(
+    storage: LocalObjects, data_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = models.main([*arguments, f"--storage={storage.where('')}", f"--data-dir={data_dir}"])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_export_of_a_bare_name_writes_the_champion_not_the_refused_newest_version(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, stdout, _ = command("export", "scratch", "--format=saved_model")
+    assert (code, stdout.split()[0]) == (0, "scratch@1")
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch-1.savedmodel"]
+    assert command("export", "scratch@latest", "--format=saved_model")[1].startswith("scratch@2 is in ")
+
+
+def test_evaluate_of_a_bare_name_evaluates_the_champion(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, stdout, _ = command("evaluate", "scratch")
+    assert code == 0
+    assert stdout.startswith("scratch@1 gives the stored prediction for all 1,000 test images ")
+    assert command("evaluate", "scratch@latest")[1].startswith("scratch@2 gives ")
+
+
+def test_reproduce_of_a_bare_name_trains_the_champion_again(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, stdout, _ = command("reproduce", "scratch", "--cpus=2")
+    assert code == 0
+    assert stdout.startswith("scratch@1 was reproduced: every weight is the same.\n")
+    _, stdout, _ = command("reproduce", "scratch@latest", "--cpus=2", "--json")
+    assert json.loads(stdout)["stored"]["correct"] < 300
+
+
+def test_evaluate_without_the_data_advises_only_options_that_it_has(
+    digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mnist = Dataset.of("mnist", "3.0.1", digits.train, digits.test)
+    publish_trained(LocalObjects(tmp_path / "store"), mnist, "a", TrialSpec.of("keras", dataset="mnist", epochs=1))
+    (tmp_path / "empty").mkdir()
+    data = [f"--data-dir={tmp_path}", f"--data-source={tmp_path}/empty", f"--storage={tmp_path}/store"]
+    assert models.main(["evaluate", "keras@1", *data]) == 3
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error[E-DATA-MISSING] mnist: ")
+    known = {name for action in parser("evaluate", EvaluateOptions)._actions for name in action.option_strings}
+    advised = set(re.findall(r"--[a-z-]+", message))
+    assert "--data-source" in advised
+    assert advised <= known
