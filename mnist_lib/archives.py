@@ -1,6 +1,6 @@
-"""Weights out of files that anybody may have written. Nothing in them is run, unpacked to a path, or followed.
+"""Reading arrays and weights from untrusted files: no code in them is run, no file is extracted, no link is followed.
 
-Everything that a file says of itself is held against what the model expects, before it is read.
+Every size, type and name that a file declares is compared with what the model expects before its data are read.
 """
 
 import io
@@ -19,37 +19,43 @@ from mnist_lib.errors import IntegrityError
 Arrays = dict[str, NDArray[Any]]
 
 KERAS_MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
-LARGEST_JSON = 1 << 20
-HEADERS = 1 << 16  # of HDF5 or NumPy, beside the numbers; HDF5 takes some KB for a layer
-MOST_HDF5_OBJECTS = 1_000
+MAX_JSON_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 16  # of a NumPy array, or of a layer in HDF5, which takes some KB
+MAX_HDF5_OBJECTS = 1_000
 
 
 def read_npz(content: bytes, name: str, limits: Mapping[str, int]) -> Arrays:
-    """Exactly the arrays of these names, of plain numbers, each of at most so many bytes.
+    """Return the arrays of numbers in a .npz file.
+
+    Args:
+        name: of the file, for errors.
+        limits: the names of all its arrays, and the maximum size of each in bytes.
 
     Raises:
-        IntegrityError: naming what was expected and what came.
+        IntegrityError: the file has other arrays, or larger ones, or is damaged.
     """
-    members = _unzip(content, name, {f"{array}.npy": limit + HEADERS for array, limit in limits.items()})
+    members = _unzip(content, name, {f"{array}.npy": limit + MAX_HEADER_BYTES for array, limit in limits.items()})
     return {array: _read_npy(members[f"{array}.npy"], f"{name}: {array}") for array in limits}
 
 
 def read_keras_weights(content: bytes, name: str, layers: Sequence[str], weights: int) -> bytes:
-    """The HDF5 file of weights in a `.keras` archive, safe to be handed to Keras.
+    """Return the HDF5 file of weights in a `.keras` archive, once it is safe to give to Keras.
 
     Args:
-        layers: the class names of the model's layers, as this program builds it.
-        weights: how many bytes the model's weights take.
+        name: of the archive, for errors.
+        layers: the class names of the layers of the expected model.
+        weights: the size of the expected model's weights in bytes.
 
     Raises:
-        IntegrityError: it is of another architecture, or has something in it that weights do not need.
+        IntegrityError: the architecture differs, or the file contains something other than weights.
     """
-    limits = dict.fromkeys(KERAS_MEMBERS, LARGEST_JSON) | {"model.weights.h5": weights + HEADERS * (len(layers) + 1)}
+    limits = dict.fromkeys(KERAS_MEMBERS, MAX_JSON_BYTES)
+    limits["model.weights.h5"] = weights + MAX_HEADER_BYTES * (len(layers) + 1)
     members = _unzip(content, name, limits)
     try:
         found = [layer["class_name"] for layer in json.loads(members["config.json"])["config"]["layers"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"{name}: config.json: expected that of a Sequential of layers") from error
+        raise IntegrityError(f"{name}: config.json: expected the configuration of a Sequential model") from error
     if found != list(layers):
         raise IntegrityError(f"{name}: expected the layers {', '.join(layers)}, got {', '.join(map(str, found))[:300]}")
     _check_hdf5(members["model.weights.h5"], name, weights)
@@ -57,14 +63,14 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], weights
 
 
 def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, bytes]:
-    """Exactly these members, none of them larger than its limit."""
+    """Return the members of a zip archive, which must be those of `limits` and not larger than its values in bytes."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             found = sorted(archive.namelist())
             if found != sorted(limits):
                 raise IntegrityError(f"{name}: expected {', '.join(sorted(limits))}, got {', '.join(found)[:300]}")
             for member, limit in limits.items():
-                size = archive.getinfo(member).file_size  # more than that zipfile does not unpack
+                size = archive.getinfo(member).file_size  # zipfile does not unpack more than this
                 if size > limit:
                     raise IntegrityError(f"{name}: {member}: expected at most {limit:,} bytes, got {size:,}")
             return {member: archive.read(member) for member in limits}
@@ -73,22 +79,22 @@ def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, by
 
 
 def _read_npy(content: bytes, name: str) -> NDArray[Any]:
-    """By its header and its bytes: NumPy's own reader takes the memory that the header asks for."""
+    """Parse a .npy file. NumPy's own reader would allocate whatever size the header declares."""
     file = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(file)
         shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception as error:  # it parses Python, and raises what that does
-        raise IntegrityError(f"{name}: expected a header of NumPy's: {error}") from error
+    except Exception as error:  # NumPy evaluates the header as Python, which can raise anything
+        raise IntegrityError(f"{name}: expected a NumPy header: {error}") from error
     numbers = content[file.tell() :]
     size = dtype.itemsize * math.prod(shape)
     if version != (1, 0) or in_fortran_order or dtype.kind not in "fiu" or len(numbers) != size:
-        raise IntegrityError(f"{name}: expected plain numbers, {len(numbers):,} bytes, got {dtype} {shape}")
+        raise IntegrityError(f"{name}: expected {len(numbers):,} bytes of numbers, got {dtype} {shape}")
     return np.frombuffer(numbers, dtype).reshape(shape)
 
 
 def _check_hdf5(content: bytes, name: str, weights: int) -> None:
-    import h5py  # with Keras, whose files these are
+    import h5py  # here, since most processes never read a Keras file
 
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
@@ -98,15 +104,17 @@ def _check_hdf5(content: bytes, name: str, weights: int) -> None:
                 plain = not (dataset.external or dataset.is_virtual or dataset.chunks) and dataset.dtype.kind in "fiu"
                 if not plain or size > weights:
                     raise IntegrityError(
-                        f"{name}: model.weights.h5: expected plain numbers, {weights:,} bytes in all, got {path} with "
-                        f"{dataset.dtype} {dataset.shape}"
+                        f"{name}: model.weights.h5: expected {weights:,} bytes of numbers in total, got {path} with"
+                        f" {dataset.dtype} {dataset.shape}"
                     )
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise IntegrityError(f"{name}: model.weights.h5: expected an HDF5 file: {error}") from error
 
 
 def _hdf5_datasets(file: Any) -> Iterator[tuple[str, Any]]:
-    """Over hard links alone, and not for ever: other links lead to other files, and a group may contain itself."""
+    """Yield each dataset by path. Links that can lead to other files are refused. The number of objects is limited,
+    since a group can contain itself.
+    """
     import h5py
 
     pending, seen = [file], 0
@@ -115,8 +123,8 @@ def _hdf5_datasets(file: Any) -> Iterator[tuple[str, Any]]:
         for key in group:
             seen += 1
             path = f"{group.name}/{key}"
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink) or seen > MOST_HDF5_OBJECTS:
-                raise ValueError(f"{path[:100]} is a link to elsewhere, or one too many")
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink) or seen > MAX_HDF5_OBJECTS:
+                raise ValueError(f"expected at most {MAX_HDF5_OBJECTS:,} objects and no links, got {path[:100]}")
             found = group[key]
             if isinstance(found, h5py.Dataset):
                 yield path, found

@@ -1,7 +1,7 @@
-"""What can be asked for by name: models, optimizers, datasets.
+"""The names that options accept: models, optimizers, schedules, precisions, export formats and datasets.
 
-Standard library only: the driver refuses an unknown name before anything heavy is imported. The code behind a model is
-therefore given by name too, and imported by the worker that trains it.
+It is fast to import, so that a wrong name is reported before anything slow is imported. For the same reason the code of
+a model is given by name; the worker imports it.
 """
 
 import difflib
@@ -14,21 +14,21 @@ from mnist_lib.errors import SpecError
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
     build: str  # "module:function" of (TrialSpec, image shape) -> Model
-    # Defaults of its trials.
+    # Defaults of the options of the same names:
     optimizer: str
     hidden_units: int
-    learning_rate: float | None = None  # None: the optimizer's
+    learning_rate: float | None = None  # None: the optimizer's default
     schedule: str = "constant"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry:
     tfds_name: str
-    train: int  # images, before validation is taken off
+    train: int  # images, including those for validation
     test: int
     about: str
-    url: str | None = None  # where TFDS downloads it from; None of a set that lies in the package
-    box: float = 1.0  # the longer side of what is on its pictures, as a share of theirs
+    url: str | None = None  # the host that TFDS downloads from; None if the dataset is part of this package
+    box: float = 1.0  # the longer side of the object in an image, as a share of the image's side
 
     @property
     def embedded(self) -> bool:
@@ -38,7 +38,7 @@ class DatasetEntry:
 # The first two have the defaults of the notebook of "Deep Learning with Python": one hidden layer of 512.
 MODELS = {
     "keras": ModelEntry(build="mnist_lib.models.keras_models:keras_dense", optimizer="rmsprop", hidden_units=512),
-    "scratch": ModelEntry(build="mnist_lib.models.scratch_models:scratch_dense", optimizer="sgd", hidden_units=512),
+    "scratch": ModelEntry(build="mnist_lib.models.scratch:scratch_dense", optimizer="sgd", hidden_units=512),
     "keras-cnn": ModelEntry(
         build="mnist_lib.models.keras_models:keras_cnn",
         optimizer="adam",
@@ -48,13 +48,16 @@ MODELS = {
     ),
 }
 
-# name -> default learning rate, which is Keras' own default too.
+# name -> default learning rate, that of Keras.
 OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001}
 
-# How the learning rate goes over the training.
-SCHEDULES = {"constant": "the same at every step", "one-cycle": "up to it in the first quarter, down to 0 at the end"}
+# name -> how the learning rate changes during training.
+SCHEDULES = {
+    "constant": "the same rate at every step",
+    "one-cycle": "rises to the rate in the first quarter of the steps, then falls to 0",
+}
 
-# What training computes in; weights are float32 always.
+# The types in which training can compute; the weights are always float32.
 PRECISIONS = {"float32": "", "bfloat16": "faster where the hardware has it"}
 
 NUM_CLASSES = 10
@@ -64,15 +67,15 @@ NUM_CLASSES = 10
 class FormatEntry:
     suffix: str
     about: str
-    modules: tuple[str, ...] = ()  # that it takes, beside what trains: the extra `export`
+    modules: tuple[str, ...] = ()  # packages that it needs from the extra `export`
 
 
-# What a stored model can be exported to.
+# The formats that a stored model can be exported to.
 EXPORT_FORMATS = {
     "saved_model": FormatEntry(suffix=".savedmodel", about="for TensorFlow Serving and TensorFlow"),
     "litert": FormatEntry(suffix=".tflite", about="for phones and small devices", modules=("ai_edge_litert",)),
     "onnx": FormatEntry(
-        suffix=".onnx", about="for ONNX Runtime and what else reads ONNX", modules=("onnxruntime", "tf2onnx")
+        suffix=".onnx", about="for ONNX Runtime and others that read ONNX", modules=("onnxruntime", "tf2onnx")
     ),
 }
 
@@ -105,10 +108,13 @@ DATASETS = {
 
 
 def require_known(field: str, name: str, known: Iterable[str]) -> None:
-    """Refuses a name that is not among the known ones.
+    """Check that a name is known.
+
+    Args:
+        field: of the name, for the error.
 
     Raises:
-        SpecError: with the nearest known name, if one is near, and all of them.
+        SpecError: it is not; the message lists the known names, with the most similar one first.
     """
     known = tuple(known)
     if name not in known:

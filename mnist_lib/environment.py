@@ -1,4 +1,4 @@
-"""What a process computes with: the versions that a result depends on, beside its spec; and how Keras is imported."""
+"""The software of this process: the versions that a result depends on, and how Keras is imported."""
 
 import contextlib
 import hashlib
@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-# Nothing here uses them; where they are installed, they double the time of Keras' import.
+# Keras imports these if they are installed, which doubles the time of its import; nothing here needs them.
 KERAS_IMPORTS_IF_INSTALLED = ("matplotlib", "pandas", "PIL", "scipy", "sklearn")
 
-PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
+# A result depends on the versions of these; they are recorded with it.
+RESULT_PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
 
 def package_versions() -> dict[str, str]:
-    """Of this process's Python and packages, without importing any; what is not installed is left out."""
+    """Return the versions of Python and of `RESULT_PACKAGES`, without those that are not installed or importing any."""
     versions = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in RESULT_PACKAGES:
         try:
             versions[name.replace("-", "_")] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -27,12 +28,18 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def differing_versions(others: Mapping[str, str]) -> str:
-    """What another process computes with and this one does not, for people; "" if nothing. Python 3.11 is 3.11."""
-    own = package_versions()
+def differing_versions(others: Mapping[str, str], own: Mapping[str, str] | None = None) -> str:
+    """Return in words how the versions of another process differ from those of this one; "" if they do not.
+
+    Patch releases of Python are regarded as equal.
+
+    Args:
+        own: versions to compare with instead of those of this process.
+    """
+    own = package_versions() if own is None else own
     differing = [
         f"{name} {others.get(name, 'none')} there, {own.get(name, 'none')} here"
-        for name in ("python", *(package.replace("-", "_") for package in PACKAGES))
+        for name in ("python", *(package.replace("-", "_") for package in RESULT_PACKAGES))
         if _comparable(name, others.get(name)) != _comparable(name, own.get(name))
     ]
     return ", ".join(differing)
@@ -43,11 +50,14 @@ def _comparable(name: str, version: str | None) -> str | None:
 
 
 def code_version(packages: Sequence[Path]) -> dict[str, str | bool]:
-    """Of the folders of this project's packages.
+    """Return the version of this project's code.
+
+    Args:
+        packages: the folders of its packages.
 
     Returns:
-        `sha256` of all their Python files, in order, with their paths; where they lie in a Git checkout also its
-        `commit`, and whether they are `dirty`: unlike what was committed.
+        `sha256` of the paths and contents of all Python files; in a Git checkout also the `commit`, and whether the
+        folders are `dirty`, that is, differ from the commit.
     """
     digest = hashlib.sha256()
     for package in sorted(packages):
@@ -62,13 +72,18 @@ def code_version(packages: Sequence[Path]) -> dict[str, str | bool]:
     return version
 
 
-def import_keras() -> None:
-    """Before anything else of TensorFlow: quietly, and without what Keras imports merely because it is installed."""
+def import_keras(*, gpus: bool = True) -> None:
+    """Import Keras and TensorFlow, quietly, and without what Keras imports merely because it is installed.
+
+    Args:
+        gpus: False hides every GPU from TensorFlow in this process, but not from processes that it starts.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; read when TensorFlow is imported
     hidden = [name for name in KERAS_IMPORTS_IF_INSTALLED if name not in sys.modules]
     for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails, as if it were not installed
-    with quietly():  # what is said before the level is read, and by CUDA where there is no GPU
+        sys.modules[name] = None  # type: ignore[assignment]  # its import fails as if it were not installed
+    hiding = contextlib.nullcontext() if gpus else _gpus_hidden()
+    with quietly(), hiding:  # for messages before TensorFlow reads the level, and of CUDA where there is no GPU
         import keras  # noqa: F401
         import tensorflow as tf
 
@@ -78,21 +93,34 @@ def import_keras() -> None:
 
 
 @contextlib.contextmanager
+def _gpus_hidden() -> Iterator[None]:
+    """Hide GPUs from CUDA, which reads this variable once: when TensorFlow first lists its devices."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    try:
+        yield
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+@contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Of the whole process, its C++ too. An exception is told nonetheless."""
+    """Discard what this process writes to stderr, including its C++ code. Exceptions still propagate."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """None where there is no Git, or no checkout."""
+    """Return the output of a Git command, or None without Git or outside a checkout."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,73 +1,73 @@
-"""What can go wrong with a trial, its data or its files, each with the code that the driver turns into an exit status.
+"""The errors of trials, data and stored files. Each has the error code that the driver turns into an exit code.
 
-A message says what was expected, what came and what to do, in one line.
+A message is one line: what was expected, what was found, and what to do about it.
 """
 
 
 class MnistError(Exception):
-    """A failure that is told to the user in one line; anything else is a bug of ours."""
+    """A failure that the user sees as one line. Every other exception is a bug in this program."""
 
     code = "E-BUG"
 
 
 class SpecError(MnistError, ValueError):
-    """A value that no trial can have."""
+    """An option or a field of a spec has an invalid value."""
 
     code = "E-USAGE"
 
 
 class CronError(MnistError):
-    """A schedule is never, or not as cron has it."""
+    """A cron expression is invalid, or never matches."""
 
     code = "E-CRON"
 
 
 class DataError(MnistError):
-    """The dataset is damaged, or not what its name promises."""
+    """A dataset is damaged or differs from the one that its name stands for."""
 
     code = "E-DATA"
 
 
 class DataMissingError(DataError):
-    """The dataset is not on this machine and cannot be had from here."""
+    """A dataset is not on this machine and cannot be downloaded."""
 
     code = "E-DATA-MISSING"
 
 
 class DataChecksumError(DataError):
-    """A source file is not the published one."""
+    """A source file of a dataset differs from the published file."""
 
     code = "E-DATA-CHECKSUM"
 
 
 class DataFolderError(DataError):
-    """The folder to prepare it in cannot be written."""
+    """The folder for prepared datasets cannot be written."""
 
 
 class ImageError(MnistError):
-    """A file is no picture that can be read, or there is nothing on it."""
+    """A file is not a readable picture, or the picture is blank."""
 
     code = "E-IMAGE"
 
 
 class DivergedError(MnistError):
-    """The loss or a weight is no longer a finite number."""
+    """A loss or a probability is not a finite number."""
 
     code = "E-NAN"
 
 
 class GroupError(MnistError):
-    """Of the processes that train one trial together, one is gone or has failed."""
+    """Another process of a group that trains one trial together has died or failed."""
 
 
 class GpuInvisibleError(MnistError):
-    """Ray granted GPUs that TensorFlow cannot see."""
+    """TensorFlow does not see the GPUs that Ray granted."""
 
     code = "E-GPU-INVISIBLE"
 
 
 class CheckpointError(MnistError):
-    """A checkpoint is damaged, or not of the trial that it was given to."""
+    """A checkpoint is damaged or belongs to another trial."""
 
     code = "E-CHECKPOINT"
 
@@ -79,30 +79,30 @@ class StoreError(MnistError):
 
 
 class StoreFullError(StoreError):
-    """The storage has no room for what is to be stored."""
+    """The storage has no space left."""
 
     code = "E-STORE-FULL"
 
 
 class ConflictError(StoreError):
-    """What is to be stored or used was given up meanwhile."""
+    """Another process deleted or replaced an object while this one was using it."""
 
     code = "E-STORE-CONFLICT"
 
 
 class BusyError(MnistError):
-    """Another process is at it."""
+    """Another process holds the lock or the lease."""
 
     code = "E-BUSY"
 
 
 class IntegrityError(MnistError):
-    """What is stored is not what was committed."""
+    """Stored data differ from what was committed."""
 
     code = "E-INTEGRITY"
 
 
 class SchemaError(IntegrityError):
-    """What is stored was written by a newer program."""
+    """A stored record was written by a newer release."""
 
     code = "E-SCHEMA"

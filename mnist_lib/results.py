@@ -1,6 +1,6 @@
-"""What a trial tells while it runs and when it ends, and how results add up.
+"""The events and results of trials, and statistics over them.
 
-Counts add, ratios divide once: a mean of batch accuracies would weigh a short last batch like a full one.
+Accuracies are added as counts and divided once: a mean over batches would weigh a short last batch like a full one.
 """
 
 from __future__ import annotations
@@ -18,16 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of how many were right. A monoid: `Accuracy(0, 0)` is its zero."""
+    """A number of correct predictions among a total. `Accuracy(0, 0)` is the zero of addition."""
 
     correct: int
     total: int
@@ -37,22 +30,25 @@ class Accuracy:
 
     @property
     def value(self) -> float:
-        """In [0, 1]; NaN of nothing."""
+        """The share of correct predictions in [0, 1], or NaN if the total is 0."""
         return self.correct / self.total if self.total else math.nan
 
     def interval(self) -> tuple[float, float]:
-        """The 95% interval of the true accuracy, as far as these images can tell (Wilson, 1927)."""
+        """Return the 95% confidence interval of the accuracy (Wilson, 1927)."""
         if not self.total:
             return (0.0, 1.0)
         z, n, p = 1.959964, self.total, self.value
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))  # of none or all, rounding matters
+        return (
+            max(0.0, min(p, centre - half)),
+            min(1.0, max(p, centre + half)),
+        )  # rounding can exceed p where it is 0 or 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEvent:
-    """Something that a trial tells. `final` says that the trial has ended with it."""
+    """An event of a trial. `final` marks the last one."""
 
     trial: str
     final = False
@@ -60,10 +56,10 @@ class TrialEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class LaneStarted(TrialEvent):
-    """`trial` is the first of the lane. What it will train with is not loaded yet."""
+    """A worker has started; it has not loaded TensorFlow or the dataset. `trial` is the first of the lane."""
 
     host: str
-    versions: Mapping[str, str]  # of the packages there
+    versions: Mapping[str, str]  # of Python and packages in the worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +67,15 @@ class Started(TrialEvent):
     pid: int
     node: str
     devices: tuple[str, ...]  # one per replica, as TensorFlow names them
-    gpus: tuple[str, ...]  # the ids that Ray granted
-    notices: tuple[str, ...] = ()  # what the user asked for and did not get, with the reason
-    resumed_after: int = 0  # epochs that an earlier attempt trained
+    gpus: tuple[str, ...]  # ids of the GPUs that Ray granted
+    notices: tuple[str, ...] = ()  # requests that could not be met, with the reason
+    resumed_after: int = 0  # the number of epochs that an earlier attempt trained
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochDone(TrialEvent):
     epoch: int  # counted from 1
-    loss: float  # mean over the images of the epoch, as they were trained on
+    loss: float  # mean over the images, each at the step that trained on it
     train: Accuracy
     validation: Accuracy | None
     seconds: float
@@ -90,15 +86,15 @@ class EpochDone(TrialEvent):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> EpochDone:
-        """From `asdict`, as it came back from JSON. Raises KeyError or TypeError for another."""
+        """Return the epoch that `asdict` and JSON made a row of. Raises KeyError or TypeError if it is no such row."""
         validation = Accuracy(**row["validation"]) if row["validation"] else None
         return cls(**{**row, "train": Accuracy(**row["train"]), "validation": validation})
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointTaken(TrialEvent):
-    epoch: int  # after which
-    content: bytes  # for another attempt at the same trial
+    epoch: int  # the last epoch in it
+    content: bytes  # from which another attempt continues the trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,43 +104,43 @@ class TrialResult(TrialEvent):
     spec: TrialSpec
     test: Accuracy
     validation: Accuracy | None  # at the best epoch
-    best_epoch: int  # whose weights these are: the best on validation, without validation the last
-    history: tuple[EpochDone, ...]  # every epoch, whichever attempt trained it
+    best_epoch: int  # the epoch of the stored weights: the best on validation, or the last without validation
+    history: tuple[EpochDone, ...]  # every epoch of all attempts
     train_seconds: float  # without start-up and compilation
-    images_per_second: float  # trained
-    setup_seconds: float  # compiling and initialising; next to nothing for a further trial of the same shape
+    images_per_second: float  # in training
+    setup_seconds: float  # compilation and initialisation, nearly 0 after a trial of the same shape
     replicas: int
     devices: tuple[str, ...]
     gpus: tuple[str, ...]
     node: str
     weights_sha256: str
-    versions: Mapping[str, str]  # of the packages that trained it
+    versions: Mapping[str, str]  # of Python and packages in the worker
     probabilities: NDArray[np.float32]  # [test images, classes]
-    files: Mapping[str, bytes]  # the stored model, by path
-    tensorboard: bytes = b""  # an event file; of a trial that ended under an earlier driver it is in the run's folder
+    files: Mapping[str, bytes]  # the model to store, by path
+    tensorboard: bytes = b""  # an event file; empty if an earlier driver wrote it to the run's folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFailure(TrialEvent):
     final = True
 
-    code: str  # as in "E-NAN"
+    code: str  # the error code, such as "E-NAN"
     message: str
-    details: str = ""  # the traceback of a bug
+    details: str = ""  # the traceback, if the cause is a bug
 
 
 @dataclass(frozen=True)
 class SeedStatistics:
-    """What the accuracies of several seeds say about the next one."""
+    """Statistics of the accuracy over seeds."""
 
     count: int
     mean: float
-    std: float | None  # of the sample, divided by n - 1; None of a single one
-    ci95: tuple[float, float] | None  # of the mean (Student's t); None of a single one
+    std: float | None  # of the sample, with n - 1; None for a single seed
+    ci95: tuple[float, float] | None  # 95% confidence interval of the mean (Student's t); None for a single seed
 
 
 def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
-    """Mean, sample standard deviation and 95% interval of the mean of at least one accuracy in [0, 1]."""
+    """Return the statistics of at least one accuracy in [0, 1]."""
     count, mean = len(accuracies), statistics.fmean(accuracies)
     if count == 1:
         return SeedStatistics(1, mean, None, None)
@@ -154,9 +150,9 @@ def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
 
 
 def student_t_quantile(probability: float, degrees: int) -> float:
-    """The value that Student's t stays below with `probability` in [0.5, 1), by bisection of its exact distribution.
+    """Return the quantile of Student's t at `probability` in [0.5, 1), by bisection of its exact distribution.
 
-    Written out because SciPy, installed, would be imported by Keras in every worker.
+    SciPy is not used because Keras would import it in every worker.
     """
     low, high = 0.0, 1e6
     for _ in range(100):
@@ -166,7 +162,7 @@ def student_t_quantile(probability: float, degrees: int) -> float:
 
 
 def _student_t_cdf(t: float, degrees: int) -> float:
-    # Abramowitz and Stegun 26.7.3 and 26.7.4: a finite series for whole degrees of freedom.
+    # Abramowitz and Stegun 26.7.3 and 26.7.4: a finite series for integer degrees of freedom.
     theta = math.atan(t / math.sqrt(degrees))
     cos2 = math.cos(theta) ** 2
     odd = degrees % 2 == 1
@@ -180,17 +176,19 @@ def _student_t_cdf(t: float, degrees: int) -> float:
 
 
 class Tally:
-    """Begins with the first result.
+    """The results of a model's trials, added one by one.
 
-    `chosen` is the trial to store: the best on validation, of equals the one of the lowest seed. Never by its test
-    accuracy, which would make the figure that is reported a selected one.
+    `chosen` is the trial to store: the best on validation, of equals that with the lowest seed. It is never chosen by
+    test accuracy, since the reported test accuracy would then be too high.
     """
 
     def __init__(self, first: TrialResult) -> None:
         self.chosen = first
         self._accuracies = [first.test.value]
         self.sum_of_probabilities: NDArray[np.float64] = first.probabilities.astype("float64")  # [test images, classes]
-        self.votes: NDArray[np.int32] = _votes(first.probabilities)  # [test images, classes]: trials that answer so
+        self.votes: NDArray[np.int32] = _votes(
+            first.probabilities
+        )  # [test images, classes]: trials that predict the class
 
     def add(self, result: TrialResult) -> None:
         self._accuracies.append(result.test.value)
@@ -205,17 +203,17 @@ class Tally:
 
     @property
     def highest(self) -> float:
-        """The best test accuracy of any trial; luck is part of it."""
+        """The highest test accuracy of a trial, partly by chance."""
         return max(self._accuracies)
 
     def ensemble(self, labels: NDArray[np.uint8]) -> Accuracy:
-        """Of the mean of all trials' probabilities, on the test labels."""
+        """Return the accuracy of the mean of all trials' probabilities. labels: [test images]."""
         return Accuracy(int((self.sum_of_probabilities.argmax(axis=1) == labels).sum()), len(labels))
 
 
 def _votes(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
-    answers = probabilities.argmax(axis=1)
-    votes: NDArray[np.int32] = (answers[:, None] == range(probabilities.shape[1])).astype("int32")
+    predictions = probabilities.argmax(axis=1)
+    votes: NDArray[np.int32] = (predictions[:, None] == range(probabilities.shape[1])).astype("int32")
     return votes
 
 

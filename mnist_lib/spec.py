@@ -1,4 +1,4 @@
-"""What a trial is: a `TrialSpec` says everything that its result depends on, and nothing of where it runs."""
+"""What a trial is and what it runs on. The result of a trial depends on its `TrialSpec`, not on its `Resources`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from typing import Any
 
 from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, require_known
 from mnist_lib.errors import SpecError
+from mnist_lib.wording import counted
 
-LARGEST_SEED = 2**31 - 1  # what every random generator here takes
-SMALLEST_FLOAT32, LARGEST_FLOAT32 = 1.2e-38, 3.4e38  # below, a learning rate would be 0
+MAX_SEED = 2**31 - 1  # every random generator here accepts it
+MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would become 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """One training of one model; `TrialSpec.of` fills in the model's own defaults.
+    """One training of one model. `TrialSpec.of` fills in the model's defaults.
 
     Raises:
-        SpecError: naming the field, the value and its range.
+        SpecError: a value is out of its range; the message names both.
     """
 
     model: str
     dataset: str
-    seed: int  # of the initial weights and of the order of the images
+    seed: int  # determines the initial weights and the order of the images
     epochs: int
-    global_batch_size: int  # images per step over all replicas
+    global_batch_size: int  # images per step, over all replicas
     optimizer: str
-    learning_rate: float  # at its peak
+    learning_rate: float  # the peak of the schedule
     schedule: str
     precision: str
     hidden_units: int
-    validation_percent: int  # of the train split; chooses the epoch and the trial to store
+    validation_percent: int  # of the train split; validation selects the epoch and the trial to store
 
     def __post_init__(self) -> None:
         require_known("model", self.model, MODELS)
@@ -41,15 +42,14 @@ class TrialSpec:
         require_known("optimizer", self.optimizer, OPTIMIZERS)
         require_known("schedule", self.schedule, SCHEDULES)
         require_known("precision", self.precision, PRECISIONS)
-        _require_whole("seed", self.seed, 0, LARGEST_SEED)
+        _require_whole("seed", self.seed, 0, MAX_SEED)
         _require_whole("epochs", self.epochs, 1, 100_000)
         _require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
         _require_whole("hidden_units", self.hidden_units, 1, 65_536)
         _require_whole("validation_percent", self.validation_percent, 0, 50)
-        if not SMALLEST_FLOAT32 <= self.learning_rate <= LARGEST_FLOAT32:  # NaN is not
+        if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # also false for NaN
             raise SpecError(
-                f"learning_rate: expected a number from {SMALLEST_FLOAT32:g} to {LARGEST_FLOAT32:g}"
-                f", got {self.learning_rate}"
+                f"learning_rate: expected a number from {MIN_FLOAT32:g} to {MAX_FLOAT32:g}, got {self.learning_rate}"
             )
 
     @classmethod
@@ -72,8 +72,8 @@ class TrialSpec:
         optimizer = optimizer or MODELS[model].optimizer
         require_known("optimizer", optimizer, OPTIMIZERS)
         if learning_rate is None:
-            of_model = MODELS[model].learning_rate if optimizer == MODELS[model].optimizer else None
-            learning_rate = of_model or OPTIMIZERS[optimizer]
+            default = MODELS[model].learning_rate if optimizer == MODELS[model].optimizer else None
+            learning_rate = default or OPTIMIZERS[optimizer]
         return cls(
             model=model,
             dataset=dataset,
@@ -90,19 +90,19 @@ class TrialSpec:
 
     @property
     def id(self) -> str:
-        """Names the trial within its run: the same everywhere."""
+        """The name of the trial within its run."""
         return f"{self.model}-s{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial runs on. One replica per GPU; without GPUs, `cpu_replicas` logical CPU devices."""
+    """What a trial runs on: one replica per GPU, or without GPUs on `cpu_replicas` logical CPU devices."""
 
-    nodes: int = 1  # each with all of the following
+    nodes: int = 1  # the other fields are for each node
     cpus: int = 1
     gpus: int = 0
     cpu_replicas: int = 1
-    allow_cpu: bool = False  # GPUs that TensorFlow cannot see become logical CPU devices instead of an error
+    allow_cpu: bool = False  # use CPU devices in place of GPUs that TensorFlow does not see
 
     def __post_init__(self) -> None:
         _require_whole("nodes_per_trial", self.nodes, 1, 256)
@@ -110,47 +110,49 @@ class Resources:
         _require_whole("gpus_per_trial", self.gpus, 0, 64)
         _require_whole("cpu_replicas", self.cpu_replicas, 1, 64)
         if self.nodes > 1 and self.cpu_replicas > 1:
-            raise SpecError("cpu_replicas: expected 1 with --nodes-per-trial, where each node has one without GPUs")
+            raise SpecError(
+                f"cpu_replicas: expected 1 with --nodes-per-trial, got {self.cpu_replicas}; leave out --cpu-replicas"
+            )
         if self.gpus and self.cpu_replicas > 1:
             raise SpecError(
-                f"cpu_replicas: a trial on {self.gpus} GPU(s) has one replica per GPU, got {self.cpu_replicas}"
+                f"cpu_replicas: expected 1 for a trial on {counted(self.gpus, 'GPU')}, got {self.cpu_replicas}"
                 "; use --gpus-per-trial 0 with --cpu-replicas"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The processes, one on each node, that train one trial together, in lockstep."""
+    """The processes, one on each node, that train one trial together in lockstep, as one of them sees it."""
 
-    addresses: tuple[str, ...]  # host:port at which TensorFlow of each can be reached by the others
-    rank: int  # of this one; all do the same, but what the first tells counts
+    addresses: tuple[str, ...]  # host:port of each process, for the TensorFlow of the others
+    rank: int  # of this process; the events of rank 0 are those of the trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How often a trial leaves a checkpoint, and when it ends before its last epoch."""
+    """How often a trial yields a checkpoint, and when it ends before its last epoch."""
 
-    checkpoint_seconds: float = 30.0  # at least so long from one to the next; 0: after each epoch
-    until: float = math.inf  # Unix time: no epoch begins that would end later, but for the first of a trial
-    most_epochs: int | None = None  # of a trial, at the learning rates of all its epochs
+    checkpoint_seconds: float = 30.0  # at least, between checkpoints; 0: a checkpoint after each epoch
+    deadline: float = math.inf  # Unix time; an epoch that would end later is not started, except the first of a trial
+    max_epochs: int | None = None  # end a trial after this epoch, with the learning rates of the whole trial
 
 
 def trial_grid(models: Iterable[str], seeds: Iterable[int], **shared: Any) -> list[TrialSpec]:
-    """Every model with every seed, the trials of one model side by side; `shared` as in `TrialSpec.of`.
+    """Return a trial for each model and seed, ordered by model. `shared` are arguments of `TrialSpec.of`.
 
     Raises:
-        SpecError: for a value out of range, and when a model or a seed is named twice or not at all.
+        SpecError: a value is out of range, there is no model or seed, or one is given twice.
     """
     seeds = list(seeds)
     trials = [TrialSpec.of(model, seed=seed, **shared) for model in models for seed in seeds]
-    twice = [trial_id for trial_id, count in Counter(trial.id for trial in trials).items() if count > 1]
-    if twice:
-        raise SpecError(f"models and seeds: expected each once, got {', '.join(twice)} more than once")
+    repeated = [trial_id for trial_id, count in Counter(trial.id for trial in trials).items() if count > 1]
+    if repeated:
+        raise SpecError(f"models and seeds: expected each once, got {', '.join(repeated)} more than once")
     if not trials:
         raise SpecError("models and seeds: expected at least one of each, got none")
     return trials
 
 
-def _require_whole(field: str, value: object, smallest: int, largest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
-        raise SpecError(f"{field}: expected a whole number from {smallest} to {largest}, got {value!r}")
+def _require_whole(field: str, value: object, minimum: int, maximum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise SpecError(f"{field}: expected a whole number from {minimum} to {maximum}, got {value!r}")

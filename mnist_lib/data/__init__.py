@@ -1,1 +1,1 @@
-"""Datasets: TensorFlow Datasets in, dense arrays between processes, tf.data batches out."""
+"""Datasets: from a name in the catalog to arrays, and from arrays to the batches that training and evaluation use."""

@@ -1,7 +1,7 @@
-"""A split as tf.data chunks for the compiled training loop.
+"""The batches of training, as a tf.data dataset of chunks, and the sizes of chunks and of evaluation batches.
 
-A chunk holds several steps, so that Python is left once per chunk, not once per step. The order of the images is a
-function of (seed, epoch) and of nothing else: that is what makes a resumed run equal to an uninterrupted one.
+A chunk holds several steps, so that compiled code is entered once per chunk and not once per step. The order of the
+images depends only on the seed and the epoch, so that a resumed run trains on the same batches as an uninterrupted run.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,16 @@ import tensorflow as tf
 
 from mnist_lib.data.split import Split
 
-# The most steps in a chunk. A few dozen make Python's share small; more would only take memory (11 MB at batch 128).
+# At most. A few dozen make Python's share of the time small; more would only take memory (11 MB at batch 128).
 STEPS_PER_CHUNK = 117
+
+# Images per replica. Every evaluation batch is padded to this size, so that evaluation is compiled once for all splits.
+EVALUATION_BATCH_SIZE = 1_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How an epoch is cut: into chunks of steps of global batches of one batch per replica, each rounded up."""
+    """How an epoch is divided into chunks of steps, and a global batch among replicas. All divisions round up."""
 
     images: int
     global_batch_size: int
@@ -33,7 +36,7 @@ class Plan:
 
     @property
     def steps_per_chunk(self) -> int:
-        """The last chunk may have fewer real steps; its shape is the same, so that nothing is compiled twice."""
+        """The same for all chunks, so that one compilation serves them; the last may have fewer real steps."""
         return -(-self.steps // self.chunks)
 
     @property
@@ -42,22 +45,22 @@ class Plan:
 
 
 class Shard(NamedTuple):
-    """What one replica gets of a chunk. Padding, at the end of a short batch or chunk, has the weight 0."""
+    """One replica's part of a chunk. Padding at the end of a short batch or chunk has the weight 0."""
 
     images: tf.Tensor  # [steps, replica batch, height, width, 1] uint8, 0-255
     labels: tf.Tensor  # [steps, replica batch] uint8
-    weights: tf.Tensor  # [steps, replica batch] float32: 1 / images in the global batch; they sum to 1 over replicas
+    weights: tf.Tensor  # [steps, replica batch] float32: 1 / images in the global batch; their sum over replicas is 1
 
 
 class Chunk(NamedTuple):
-    steps: tf.Tensor  # [] int32: how many of the steps are real
+    steps: tf.Tensor  # [] int32: the number of real steps
     shards: tuple[Shard, ...]  # one per replica
 
 
 def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.data.Dataset:
-    """`plan.chunks` chunks for each epoch from `first` to `last` (both counted from 1 and included), in order.
+    """Return the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` of each.
 
-    One dataset for all epochs: the first chunk of the next is gathered while the last of this one trains.
+    With one dataset for all epochs, the first chunk of an epoch is gathered while the one before it is trained on.
     """
     images, labels = tf.constant(split.images), tf.constant(split.labels)
 
@@ -72,18 +75,17 @@ def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.dat
         step = (first_step + tf.range(plan.steps_per_chunk))[:, None]  # [steps, 1]
         shards = []
         for replica in range(plan.replicas):
-            place = (
-                replica * plan.replica_batch_size + tf.range(plan.replica_batch_size)[None, :]
-            )  # in the global batch
-            position = step * plan.global_batch_size + place  # in the epoch: [steps, replica batch]
-            real = (place < plan.global_batch_size) & (position < plan.images)
-            in_batch = tf.minimum(plan.global_batch_size, plan.images - step * plan.global_batch_size)
+            # Of each image, its position in the global batch, and in the epoch: [steps, replica batch].
+            in_batch = replica * plan.replica_batch_size + tf.range(plan.replica_batch_size)[None, :]
+            position = step * plan.global_batch_size + in_batch
+            real = (in_batch < plan.global_batch_size) & (position < plan.images)
+            batch_size = tf.minimum(plan.global_batch_size, plan.images - step * plan.global_batch_size)
             index = tf.gather(order, tf.where(real, position, 0))
-            weight = tf.where(real, 1.0 / tf.cast(in_batch, tf.float32), 0.0)
+            weight = tf.where(real, 1.0 / tf.cast(batch_size, tf.float32), 0.0)
             shards.append(Shard(tf.gather(images, index), tf.gather(labels, index), weight))
         return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(shards))
 
     options = tf.data.Options()
-    # There is nothing to tune, and to end the tuner's thread takes up to five seconds when it has just gone to sleep.
+    # There is nothing to tune, and stopping the tuner's thread can take five seconds.
     options.autotune.enabled = False
     return tf.data.Dataset.range(first, last + 1).flat_map(chunks_of).prefetch(2).with_options(options)

@@ -1,6 +1,6 @@
-"""A dataset's arrays, kept beside what TFDS has prepared: a further run needs no TensorFlow to have them.
+"""A cache of decoded arrays beside the files that TFDS prepared, so that later runs read a dataset without TensorFlow.
 
-They are taken only if TFDS' files are, byte for byte, those that they were decoded from, by the same TFDS and builders.
+A cache is used only if TFDS' files, its version and the builders in this package are those that it was decoded from.
 """
 
 import contextlib
@@ -15,25 +15,26 @@ from pathlib import Path
 import numpy as np
 
 from mnist_lib.archives import read_npz
+from mnist_lib.data.availability import file_hashes
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 
 CACHE_SCHEMA = 1
-LARGEST_ARRAY = 1 << 30  # bytes; none of the catalog has a tenth of it
+MAX_ARRAY_BYTES = 1 << 30  # ten times the largest array of the catalog
 SPLITS = ("train_images", "train_labels", "test_images", "test_labels")
-ABOUT = "about"  # JSON, as bytes
+ABOUT = "about"  # the array that holds JSON, as bytes
 
 log = logging.getLogger(__name__)
 
 
-def keep(dataset: Dataset, prepared: Path) -> None:
-    """
+def write_cache(dataset: Dataset, prepared: Path) -> None:
+    """Write the arrays of a dataset beside its prepared files. Where that is not permitted, do nothing.
+
     Args:
-        prepared: TFDS' folder of this version, as in `~/tensorflow_datasets/mnist/3.0.1`. If what lies beside it cannot
-            be written, nothing is kept, and nothing is lost.
+        prepared: TFDS' folder of this version, such as `~/tensorflow_datasets/mnist/3.0.1`.
     """
-    about = {"version": prepared.name, "source": _source(prepared), "fingerprint": dataset.fingerprint}
+    about = {"version": prepared.name, "source": _source_hash(prepared), "fingerprint": dataset.fingerprint}
     content = io.BytesIO()
     arrays = (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels)
     np.savez(
@@ -42,47 +43,44 @@ def keep(dataset: Dataset, prepared: Path) -> None:
         **dict(zip(SPLITS, arrays, strict=True)),
         **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)},
     )
-    place = _place(prepared.parent)
+    path = _cache_path(prepared.parent)
     with contextlib.suppress(OSError):
-        place.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-            written = Path(folder, place.name)
-            written.write_bytes(content.getbuffer())
-            written.replace(place)
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            temporary = Path(folder, path.name)
+            temporary.write_bytes(content.getbuffer())
+            temporary.replace(path)
 
 
-def kept(name: str, versions: Path) -> Dataset | None:
-    """What `keep` has kept of the dataset of that name; None if there is nothing, or something else is prepared by now.
+def read_cache(name: str, versions: Path) -> Dataset | None:
+    """Return the cached dataset of that name, or None if there is no cache or it is damaged or stale.
 
     Args:
-        versions: TFDS' folder of all its versions, as in `~/tensorflow_datasets/mnist`.
+        versions: TFDS' folder of all versions of the dataset, such as `~/tensorflow_datasets/mnist`.
     """
-    place = _place(versions)
+    path = _cache_path(versions)
     try:
-        arrays = read_npz(place.read_bytes(), str(place), dict.fromkeys((*SPLITS, ABOUT), LARGEST_ARRAY))
+        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys((*SPLITS, ABOUT), MAX_ARRAY_BYTES))
         about = json.loads(arrays[ABOUT].tobytes())
         train_images, train_labels, test_images, test_labels = (arrays[split] for split in SPLITS)
-        if about["source"] != _source(versions / about["version"]):
+        if about["source"] != _source_hash(versions / about["version"]):
             return None
         train, test = Split(train_images, train_labels), Split(test_images, test_labels)
         dataset = Dataset.of(name, about["version"], train, test)
         return dataset if dataset.fingerprint == about["fingerprint"] else None
     except (OSError, IntegrityError, ValueError, KeyError, TypeError) as error:
-        log.debug("%s: %s", place, error)
+        log.debug("%s: %s", path, error)
         return None
 
 
-def _place(versions: Path) -> Path:
+def _cache_path(versions: Path) -> Path:
     return versions.parent / ".decoded" / f"{versions.name}.npz"
 
 
-def _source(prepared: Path) -> str:
-    """sha256 of all that the arrays were made from: TFDS' files and version, the builders and sets in the package."""
+def _source_hash(prepared: Path) -> str:
+    """Return the sha256 of all that the arrays depend on: TFDS' files and version, and the builders in this package."""
     digest = hashlib.sha256(f"{CACHE_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode())
     for folder in (prepared, EMBEDDED):
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
-                with path.open("rb") as file:
-                    of_file = hashlib.file_digest(file, "sha256").hexdigest()
-                digest.update(f"{path.relative_to(folder).as_posix()} {of_file}\n".encode())
+        for line in file_hashes(folder, ignored_suffix=".pyc"):
+            digest.update(line)
     return digest.hexdigest()

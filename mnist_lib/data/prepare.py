@@ -1,6 +1,6 @@
-"""TensorFlow Datasets -> dense arrays, once per run: fetch or read the sources, prepare under a lock, decode, check.
+"""From a dataset's name to its arrays, through TensorFlow Datasets: download, prepare, decode and check, once per run.
 
-TFDS itself has no lock (two preparations at once fail) and reads a shortened file silently (hence the counts).
+TFDS takes no lock, so that two preparations at once would fail, and reads truncated files without an error.
 """
 
 import contextlib
@@ -16,30 +16,30 @@ import filelock
 import numpy as np
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
-from mnist_lib.data.availability import default_data_dir, missing, require_obtainable
-from mnist_lib.data.cache import keep, kept
+from mnist_lib.data.availability import default_data_dir, missing_data, require_obtainable
+from mnist_lib.data.cache import read_cache, write_cache
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataFolderError
 
-LOCK_SECONDS = 1_800.0  # a download of MNIST over a slow line
+LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
 
 log = logging.getLogger(__name__)
 
 
 def prepare(name: str, data_dir: Path | None, source: Path | None) -> Dataset:
-    """The dataset of that name, prepared in `data_dir` if it is not there yet.
+    """Return the dataset of that name. If it is not in `data_dir`, prepare it there.
 
     Args:
         name: one of `catalog.DATASETS`.
-        data_dir: TFDS' folder, shared with whatever else uses TFDS; None for its own choice, or for a temporary one
-            where that cannot be written, as in a container without a home.
-        source: a folder with the original files, read instead of a download.
+        data_dir: the folder of TFDS, which other programs may share. None stands for TFDS' default, or for a temporary
+            folder if that cannot be written, as in a container without a home.
+        source: a folder with the original files, which are read instead of downloaded.
 
     Raises:
-        DataMissingError: not prepared, and neither source files nor a network to prepare it from.
-        DataChecksumError: a source file is not the published one.
-        DataError: what is there is damaged, or the folder cannot be used.
+        DataMissingError: it is not prepared, and there are neither source files nor a network to prepare it from.
+        DataChecksumError: a source file differs from the published one.
+        DataError: the prepared files are damaged, or the folder cannot be written.
     """
     if data_dir is not None:
         return _prepare(name, data_dir, source)
@@ -47,25 +47,27 @@ def prepare(name: str, data_dir: Path | None, source: Path | None) -> Dataset:
         return _prepare(name, default_data_dir(), source)
     except DataFolderError:
         with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return dataclasses.replace(_prepare(name, Path(temporary), source), kept=False)
+            return dataclasses.replace(_prepare(name, Path(temporary), source), reusable=False)
 
 
 def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
     entry = DATASETS[name]
-    dataset = kept(name, data_dir / entry.tfds_name)
+    dataset = read_cache(name, data_dir / entry.tfds_name)
     if dataset is None:
         builder, is_new = _builder(entry, data_dir), False
-        if not _prepared(builder):  # a prepared folder may be read-only, and is not locked
+        if not _is_prepared(builder):  # a prepared folder is not locked, since it may be read-only
+            if not data_dir.exists():
+                require_obtainable(name, source, data_dir)  # a mistyped path must not leave an empty folder
             with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
-                if not _prepared(builder):
+                if not _is_prepared(builder):
                     require_obtainable(name, source, data_dir)
                     _download_and_prepare(name, builder, source)
                     is_new = True
-            builder = _builder(entry, data_dir)  # anew: one reads what is on disk when it is made
+            builder = _builder(entry, data_dir)  # a builder reads the disk only when it is made
         train, test = (_read(name, builder, split) for split in ("train", "test"))
         dataset = Dataset.of(name, str(builder.version), train, test)
         if is_new:
-            keep(dataset, Path(builder.data_path))
+            write_cache(dataset, Path(builder.data_path))
     dataset.train.check(f"{name}/train", entry.train)
     dataset.test.check(f"{name}/test", entry.test)
     return dataset
@@ -73,16 +75,18 @@ def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
 
 @contextlib.contextmanager
 def _lock(name: str, path: Path) -> Iterator[None]:
-    """Held by one process of this machine at a time; the kernel takes it back from a dead one."""
+    """Hold a lock among the processes of this machine. The kernel releases it if its holder dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
         lock.acquire(timeout=LOCK_SECONDS)
     except filelock.Timeout as error:
-        raise DataError(f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; end it") from error
+        raise DataError(
+            f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; stop that process"
+        ) from error
     except OSError as error:
         raise DataFolderError(
-            f"{name}: {path.parent} cannot be used ({error.strerror}); name another with --data-dir"
+            f"{name}: {path.parent} cannot be written ({error.strerror}); name another folder with --data-dir"
         ) from error
     try:
         yield
@@ -90,8 +94,8 @@ def _lock(name: str, path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _prepared(builder: Any) -> bool:
-    """In this very version; TFDS keeps others beside it."""
+def _is_prepared(builder: Any) -> bool:
+    """Whether the builder's own version is prepared; other versions may lie beside it."""
     return Path(builder.data_path, "dataset_info.json").exists()
 
 
@@ -99,14 +103,14 @@ def _builder(entry: DatasetEntry, data_dir: Path) -> Any:
     import_keras()
     import tensorflow_datasets as tfds
 
-    from mnist_lib.data.embedded import builders  # noqa: F401  importing registers the embedded sets
+    from mnist_lib.data.embedded import builders  # noqa: F401  the import registers the embedded datasets
 
     tfds.disable_progress_bar()
     return tfds.builder(entry.tfds_name, data_dir=str(data_dir))
 
 
 def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
-    import requests  # what TFDS downloads with, and depends on
+    import requests  # TFDS depends on it and lets its exceptions through
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -116,19 +120,24 @@ def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
     try:
         builder.download_and_prepare(download_config=config)
     except (tfds.download.DownloadError, requests.RequestException) as error:
-        raise missing(name, f"the download failed ({str(error).splitlines()[0]})") from error
+        raise missing_data(name, f"the download failed ({str(error).splitlines()[0]})") from error
     except NonMatchingChecksumError as error:
-        raise DataChecksumError(f"{name}: what was downloaded is not the published file: {error}") from error
+        raise DataChecksumError(
+            f"{name}: the downloaded file differs from the published one ({error}); try again"
+        ) from error
     except OSError as error:
-        raise DataError(f"{name}: cannot be prepared in {builder.data_path} ({error.strerror or error})") from error
+        raise DataError(
+            f"{name}: cannot be prepared in {builder.data_path} ({error.strerror or error}); name another folder with"
+            " --data-dir"
+        ) from error
 
 
 def _check_source(name: str, url_infos: Any, source: Path) -> None:
-    """TFDS checks too, but would download what is missing and name a file by its URL."""
+    """Check the source files. TFDS would download a missing file, and name a wrong one by its URL."""
     for expected in url_infos:
         path = source / expected.filename
         if not path.is_file():
-            raise missing(name, f"{path} is not there")
+            raise missing_data(name, f"the file {path} does not exist")
         with path.open("rb") as file:
             got = hashlib.file_digest(file, "sha256").hexdigest()
         if got != expected.checksum:
@@ -140,7 +149,7 @@ def _read(name: str, builder: Any, split: str) -> Split:
     import tensorflow_datasets as tfds
 
     try:
-        # [n, height, width, 1] uint8 and [n] int64, in the order of the files (TFDS shuffled once, with a fixed key).
+        # [n, height, width, 1] uint8 and [n] int64, in the order of the files, which TFDS shuffled with a fixed key.
         images, labels = builder.as_dataset(
             split=split,
             batch_size=-1,
@@ -161,7 +170,7 @@ def _read(name: str, builder: Any, split: str) -> Split:
 
 
 def _first_damage(files: Iterable[Any]) -> str | None:
-    """The record that cannot be read; None if all can, so that what is in one is no example."""
+    """Return the first record that cannot be read, or None if the damage is within a record."""
     import tensorflow as tf
 
     for file in files:

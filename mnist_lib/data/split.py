@@ -1,4 +1,4 @@
-"""A dataset as dense arrays: what travels through the object store, once, instead of files."""
+"""A dataset as arrays in memory, which travel to the workers through Ray's object store, and its validation split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import DataError
 
-# One validation split for all trials and runs, so that their validation accuracies can be compared.
+# One split for all trials and runs, so that their validation accuracies can be compared.
 VALIDATION_SEED = 20_260_101
 
 
@@ -31,7 +31,7 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the images, then the labels, with their shapes."""
+        """The sha256 of the images and the labels, with their types and shapes."""
         digest = hashlib.sha256()
         for array in (self.images, self.labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -39,10 +39,10 @@ class Split:
         return digest.hexdigest()
 
     def check(self, name: str, expected: int) -> None:
-        """Refuses what cannot be the split of that name.
+        """Check that this can be the split of that name.
 
         Raises:
-            DataError: a wrong count, a label outside 0..9, or an image of one single value.
+            DataError: not `expected` images, a label above 9, or an image whose pixels are all equal.
         """
         if not len(self) == len(self.images) == expected:
             raise DataError(f"{name}: expected {expected} images, got {len(self.images)} and {len(self)} labels")
@@ -52,32 +52,32 @@ class Split:
         flat = self.images.reshape(len(self), -1)
         constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
         if len(constant):
-            raise DataError(f"{name}: image {constant[0]} is blank: all pixels are {flat[constant[0], 0]}")
+            raise DataError(f"{name}: image {constant[0]} is blank: all its pixels are {flat[constant[0], 0]}")
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What the driver needs of a dataset, without its images."""
+    """What the driver needs to know of a dataset: everything but the images."""
 
     name: str
     version: str
     fingerprint: str
-    train: int  # images, validation included
+    train: int  # images, including those for validation
     test_labels: NDArray[np.uint8]
     image_shape: tuple[int, int, int]  # height, width, channels
-    kept: bool
+    reusable: bool
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The two published splits; the fingerprint stands for every image and label of both."""
+    """The two published splits. The fingerprint covers every image and label of both."""
 
     name: str
     version: str
     train: Split
     test: Split
     fingerprint: str
-    kept: bool = True  # prepared where the next run will find it
+    reusable: bool = True  # prepared in a folder where the next run finds it
 
     @classmethod
     def of(cls, name: str, version: str, train: Split, test: Split) -> Dataset:
@@ -87,7 +87,13 @@ class Dataset:
     @property
     def info(self) -> DatasetInfo:
         return DatasetInfo(
-            self.name, self.version, self.fingerprint, len(self.train), self.test.labels, self.image_shape, self.kept
+            self.name,
+            self.version,
+            self.fingerprint,
+            len(self.train),
+            self.test.labels,
+            self.image_shape,
+            self.reusable,
         )
 
     @property
@@ -96,7 +102,7 @@ class Dataset:
         return height, width, channels
 
     def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
-        """The train split in two, disjoint and complete; no validation for 0 percent."""
+        """Split the train images in two, the second for validation, which is None at 0 percent."""
         held_out = validation_size(len(self.train), validation_percent)
         if not held_out:
             return self.train, None
@@ -105,5 +111,5 @@ class Dataset:
 
 
 def validation_size(train: int, validation_percent: int) -> int:
-    """How many of `train` images validate; at least one, if any percent is asked for."""
+    """Return how many of `train` images are for validation: the share rounded up."""
     return -(-train * validation_percent // 100)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Models: the interface of all models, the Keras models, and the model from scratch."""

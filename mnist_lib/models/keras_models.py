@@ -1,4 +1,4 @@
-"""Models as stacks of Keras layers."""
+"""The Keras models of the catalog, as stacks of layers."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ KERAS_FILE = "model.keras"
 
 
 def keras_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
-    """The classic of the Keras notebook: 512 relu, 10."""
+    """Return the network of the notebook of "Deep Learning with Python": one hidden dense layer with relu."""
     return KerasModel(
         lambda: [
             keras.Input(image_shape, dtype="uint8", name="pixels"),
@@ -32,12 +32,11 @@ def keras_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
 
 
 def keras_cnn(spec: TrialSpec, image_shape: ImageShape) -> Model:
-    """Two convolutions, for accuracy per second: see the record in benchmarks/README.md."""
-
-    padding = "same" if min(image_shape[:2]) < 16 else "valid"  # sklearn-digits would be worn away
+    """Return a network of two convolutions, chosen for accuracy per second: see benchmarks/README.md."""
+    padding = "same" if min(image_shape[:2]) < 16 else "valid"  # 8x8 images would shrink to nothing
 
     def normalized() -> list[keras.Layer]:
-        # A short memory for the averages: an epoch has a few hundred steps.
+        # A short memory for the moving averages, since an epoch has only a few hundred steps.
         return [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
 
     return KerasModel(
@@ -68,10 +67,10 @@ class KerasModel:
     """A stack of Keras layers that ends in logits; the stored model ends in their softmax.
 
     Args:
-        layers: makes them anew: the initial weights of a seed are those of a new stack.
-        precision: of the layers in training; the weights are float32 always.
-        augmentation: what changes the images of training before they come to the layers.
-        fast_in_xla_on_cpu: as in `Model`, in float32.
+        layers: returns new layers at each call, since the initial weights of a seed are those of a new stack.
+        precision: the type in which the layers compute in training; the weights are always float32.
+        augmentation: returns new layers that change the training images before the first of `layers`.
+        fast_in_xla_on_cpu: as in `Model`, for float32.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class KerasModel:
         return tf.cast(logits, tf.float32), list(state)
 
     def stored(self, weights: Weights) -> Weights:
-        """What Keras stores: no seed states."""
+        """Return the weights without seed states, which Keras does not store."""
         held = {id(variable) for variable in self._in_training.weights}
         places = zip(self._in_training.non_trainable_variables, weights.state, strict=True)
         return weights._replace(state=[value for variable, value in places if id(variable) in held])
@@ -126,26 +125,28 @@ class KerasModel:
             try:
                 stored.load_weights(file.name)
             except (ValueError, KeyError) as error:
-                raise IntegrityError(f"{KERAS_FILE}: expected the weights of these layers: {error}") from error
+                raise IntegrityError(
+                    f"{KERAS_FILE}: expected weights of the layers {', '.join(layers)}: {error}"
+                ) from error
         read, state = _values_of(stored), self.initial_weights(seed=0).state
         return read._replace(state=[*state[: len(state) - len(read.state)], *read.state])
 
     def training_network(self) -> keras.Sequential:
-        """A new one, with the augmentation; it ends in logits."""
+        """Return a new network that ends in logits, with the augmentation."""
         first, *others = self._layers()
         return keras.Sequential([first, *self._augmentation(), *others])
 
     def _state_to_predict(self, weights: Weights) -> Tensors:
-        """Without that of the augmentation, which comes first."""
+        """Return the state without that of the augmentation, which comes first."""
         return weights.state[len(weights.state) - len(self._network.non_trainable_variables) :]
 
     def _stored_network(self) -> keras.Sequential:
-        """Not compiled: its optimizer's slots would double the file, and to predict needs none."""
+        """Return a new network as it is stored: not compiled, since the slots of an optimizer would double the file."""
         return keras.Sequential([*self._layers(), keras.layers.Softmax(name="probabilities")])
 
 
 class RandomShift(keras.layers.Layer):
-    """In training, moves each image by up to so many pixels along each axis; what comes in at its edges is 0."""
+    """Moves each training image by at most `pixels` along each axis. The pixels that come in at an edge are 0."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""What a model is: a function (spec, image shape) -> `Model`, named in `catalog.MODELS`.
+"""The interface of all models. `catalog.MODELS` names the function (spec, image shape) -> `Model` that builds each.
 
-A model takes raw pixels: the scaling to [0, 1] is part of it, so that whoever loads a stored one cannot forget it.
+A model takes raw pixels: the scaling to [0, 1] is part of it, so that users of a stored model cannot forget it.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ Tensors = list[tf.Tensor]
 
 
 class Weights(NamedTuple):
-    """All that a trained model is."""
+    """The values of a trained model."""
 
     trainable: Tensors
-    state: Tensors  # what training changes without a gradient: moving averages, seed states
+    state: Tensors  # changed by training without a gradient: moving averages, seed states
 
     def sha256(self) -> str:
-        """Of every value, its type and its shape. Files are no measure: they hold the time of day."""
+        """Return the sha256 of every value, its type and its shape. A hash of files would depend on the time of day."""
         digest = hashlib.sha256()
         for tensor in (*self.trainable, *self.state):
             array = np.ascontiguousarray(tensor)
@@ -37,34 +37,39 @@ class Weights(NamedTuple):
 
 
 class Model(Protocol):
-    """A model as functions of its weights. Who holds the weights, on which devices, is the training loop's business."""
+    """A model as functions of its weights, which the training loop holds on its devices."""
 
-    fast_in_xla_on_cpu: bool  # not slower than with TensorFlow's own kernels, oneDNN's
+    fast_in_xla_on_cpu: bool  # whether XLA is at least as fast as TensorFlow's own kernels, those of oneDNN
 
     def initial_weights(self, seed: int) -> Weights:
-        """The same for the same seed."""
+        """Return initial weights that are a function of the seed."""
         ...
 
     def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
-        """images: [batch, height, width, 1] uint8 -> ([batch, classes] float32, the state after).
+        """Return the logits, [batch, classes] float32, and the state after this batch.
 
-        Only training may compute in the precision of the spec: what is measured is what is stored, in float32.
+        Training computes in the precision of the spec. Evaluation computes in float32, as users of a stored model do.
+
+        Args:
+            images: [batch, height, width, 1] uint8, 0-255.
         """
         ...
 
     def stored(self, weights: Weights) -> Weights:
-        """Without the state that only training needs."""
+        """Return the weights without the state that only training needs."""
         ...
 
     def files(self, weights: Weights) -> dict[str, bytes]:
-        """The model as files by path, usable without this project: raw pixels in, class probabilities out."""
+        """Return the model as files by path. They work without this project: raw pixels in, class probabilities out."""
         ...
 
     def read(self, files: Mapping[str, bytes]) -> Weights:
-        """What `files` took, without running any of it; the state that only training needs is new.
+        """Return the weights in what `files` returned, without running any stored code.
+
+        The state that only training needs is initialised.
 
         Raises:
-            IntegrityError: they are not of this model.
+            IntegrityError: the files are not of this model.
         """
         ...
 
@@ -75,15 +80,36 @@ def build_model(spec: TrialSpec, image_shape: ImageShape) -> Model:
     return build(spec, image_shape)
 
 
+def serving_module(model: Model, weights: Weights, image_shape: ImageShape, output: str | None = None) -> tf.Module:
+    """Return a module to save, whose function `serve` takes pixels, [n, *image_shape] uint8, 0-255, and predicts.
+
+    Args:
+        output: `serve` returns {output: probabilities}, or for None the probabilities alone, [n, classes] float32.
+    """
+    module = tf.Module()
+    module.weights = list(map(tf.Variable, (*weights.trainable, *weights.state)))
+    count = len(weights.trainable)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *image_shape], tf.uint8, name="pixels")])
+    def serve(pixels: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
+        values = list(map(tf.convert_to_tensor, module.weights))
+        logits, _ = model.logits(Weights(values[:count], values[count:]), pixels, training=False)
+        probabilities = tf.nn.softmax(logits)
+        return probabilities if output is None else {output: probabilities}
+
+    module.serve = serve
+    return module
+
+
 def require_file(files: Mapping[str, bytes], name: str) -> bytes:
-    """Raises IntegrityError when it is not among them."""
+    """Return the content of the file of that name, or raise IntegrityError."""
     if name not in files:
         raise IntegrityError(f"expected a file {name}, got {', '.join(sorted(files)) or 'none'}")
     return files[name]
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Every file below, by its path."""
+    """Return the content of every file below the folder, by path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }

@@ -1,4 +1,4 @@
-"""Files of pictures -> images as a model's dataset has them. Whatever is in a file, it costs little to refuse.
+"""Reading files of pictures as images like those of a dataset, or as an error, quickly for any content of a file.
 
 Pillow's own limits are too wide: it reads 179 million pixels, and formats for which it starts other programs.
 """
@@ -19,21 +19,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_lib.catalog import DATASETS
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.ink import Levels, ink_of, laid_out
+from mnist_lib.pictures.centring import centre
+from mnist_lib.pictures.ink import Levels, find_ink
 
 PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
-LARGEST_FILE = 10_000_000  # bytes
-MOST_PIXELS = 50_000_000  # of a telephone's largest photos
-WORKING_SIDE = 512  # pixels that the longer side of a larger picture is reduced to
+MAX_FILE_BYTES = 10_000_000
+MAX_PIXELS = 50_000_000  # the largest photos of telephones
+WORKING_SIDE = 512  # pixels: a picture with a longer side is reduced to it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the pictures of a dataset are like."""
+    """How the images of a dataset are laid out."""
 
     shape: tuple[int, int]  # height, width
-    box: int | None  # pixels of the longer side of what is on them; None: take pictures as they are
+    box: int | None  # pixels of the longer side of the ink; None: pictures are neither cropped nor inverted
 
     @classmethod
     def of(cls, dataset: str, shape: tuple[int, int], *, as_is: bool = False) -> "Layout":
@@ -42,10 +43,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Picture:
-    """image: [height, width, 1] uint8, as a model takes it; size: width and height of what it was made from."""
-
-    image: NDArray[np.uint8]
-    size: tuple[int, int]
+    image: NDArray[np.uint8]  # [height, width, 1], 0-255, as a model takes it
+    size: tuple[int, int]  # width and height of the file's picture
 
     @property
     def resized(self) -> bool:
@@ -54,27 +53,27 @@ class Picture:
 
 
 def find_pictures(named: Iterable[Path]) -> list[Path]:
-    """Files as they are named; of folders all that has a picture's suffix, in the order of the paths.
+    """Return the named files, and in place of a named folder all files below it with the suffix of a picture, sorted.
 
-    A folder with none, or that cannot be listed, stands for itself: to read it will tell.
+    A folder without pictures, or that cannot be listed, is returned itself: reading it raises the error.
     """
-    return [found for path in named for found in (_inside(path) if path.is_dir() else [path])]
+    return [found for path in named for found in (_pictures_in(path) if path.is_dir() else [path])]
 
 
-def _inside(top: Path) -> list[Path]:
+def _pictures_in(top: Path) -> list[Path]:
     found: list[Path] = []
     for folder, folders, files in os.walk(top, onerror=lambda error: found.append(Path(error.filename))):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(Path(folder, name) for name in files if _looks_like_a_picture(name))
+        found.extend(Path(folder, name) for name in files if _has_picture_name(name))
     return sorted(found) or [top]
 
 
-def _looks_like_a_picture(name: str) -> bool:
+def _has_picture_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def read_pictures(contents: Iterable[bytes | ImageError], layout: Layout) -> list[Picture | ImageError]:
-    """In place of each that is none, what is wrong with it."""
+    """Return the picture in each content, or the error in its place."""
     return [content if isinstance(content, ImageError) else _picture_or_error(content, layout) for content in contents]
 
 
@@ -93,36 +92,41 @@ def _picture_or_error(content: bytes, layout: Layout) -> Picture | ImageError:
 
 
 def read_content(path: Path) -> bytes:
-    """Raises ImageError for what cannot be read, is no file, or too large a one."""
+    """Return the content of a file, or raise ImageError if it is not a file, too large or unreadable."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             next(path.iterdir(), None)
-            raise ImageError(f"expected pictures ({' '.join(SUFFIXES)}), got a folder without any; name the files")
+            raise ImageError(
+                f"expected pictures ({' '.join(SUFFIXES)}), got a folder without any; name another folder or file"
+            )
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError("expected a file, got something else, such as a pipe; name a file")
-        if status.st_size > LARGEST_FILE:
+            raise ImageError("expected a file, got a device, a pipe or a socket; name a file")
+        if status.st_size > MAX_FILE_BYTES:
             got = f"{status.st_size / 1e6:,.1f}"
-            raise ImageError(f"expected at most {LARGEST_FILE // 10**6} MB, got {got}; scale the picture down")
+            raise ImageError(f"expected at most {MAX_FILE_BYTES // 10**6} MB, got {got}; scale the picture down")
         return path.read_bytes()
     except FileNotFoundError:
-        raise ImageError("expected a file or a folder, got a path at which nothing is; check its spelling") from None
-    except (OSError, ValueError) as error:  # a name with a NUL in it is a ValueError
-        why = getattr(error, "strerror", None) or error
-        raise ImageError(f"expected a file that can be read, got: {why}; check its permissions and its path") from error
+        raise ImageError("expected a file or a folder, got a path that does not exist; check its spelling") from None
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(
+            f"expected a readable file, got an error ({reason}); check its path and permissions"
+        ) from error
 
 
 def read_picture(content: bytes, layout: Layout) -> Picture:
-    """
+    """Return the picture in the content of a file.
+
     Raises:
-        ImageError: it is no picture, damaged, too large, or there is nothing on it.
+        ImageError: it is not a picture, damaged, too large or blank.
     """
     if not content:
         raise ImageError("expected a picture, got an empty file; copy it again")
     try:
-        with warnings.catch_warnings():  # Pillow's, of what is odd in a file
+        with warnings.catch_warnings():  # Pillow warns of oddities in files
             warnings.simplefilter("ignore")
-            plain, size = _decoded(content, whole=layout.box is None)
+            plain, size = _decoded(content, reduce=layout.box is not None)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -131,21 +135,25 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
         ) from error
     except Image.DecompressionBombError as error:
         raise _too_many_pixels("far more") from error
-    except Exception as error:  # of whatever kind: the decoders have many
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"expected a whole picture, got a damaged one ({why}); copy or save it again") from error
-    pixels = _as_it_is(plain, layout.shape) if layout.box is None else _framed(plain, layout.shape, layout.box)
+    except Exception as error:  # each decoder raises its own kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError(f"expected a complete picture, got a damaged one ({reason}); copy or save it again") from error
+    pixels = _resized(plain, layout.shape) if layout.box is None else _centred(plain, layout.shape, layout.box)
     return Picture(pixels[..., None], size)
 
 
-def _decoded(content: bytes, whole: bool) -> tuple[Image.Image, tuple[int, int]]:
-    """In one of the modes F (0-255), L, RGB, RGBA; width and height of the file. `whole`: in every detail."""
+def _decoded(content: bytes, reduce: bool) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the picture in mode F (0-255), L, RGB or RGBA, and its width and height in the file.
+
+    Args:
+        reduce: a JPEG may be decoded at a smaller size, which is faster.
+    """
     with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
         size = image.size
-        if math.prod(size) > MOST_PIXELS:
+        if math.prod(size) > MAX_PIXELS:
             raise _too_many_pixels("{:,} x {:,}".format(*size))
-        if not whole:
-            image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))  # a JPEG is decoded smaller in less time
+        if reduce:
+            image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return _plain(image), size
@@ -156,7 +164,7 @@ def _plain(image: Image.Image) -> Image.Image:
         levels = np.asarray(image).astype(np.float32)
         if image.mode.startswith("I;16"):
             levels /= 257
-        else:  # their numbers have no scale
+        else:  # these modes have no fixed range
             levels = (levels - levels.min()) * (255 / max(float(np.ptp(levels)), 1e-9))
         return Image.fromarray(levels)
     if image.has_transparency_data:
@@ -164,7 +172,7 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _as_it_is(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
+def _resized(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
     if plain.mode == "RGBA":
         plain = _on(plain, "black")
     if plain.mode == "RGB":
@@ -175,23 +183,23 @@ def _as_it_is(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
     )
     pixels: NDArray[np.uint8] = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
     if pixels.min() == pixels.max():
-        raise ImageError("expected a digit, got a picture of one single colour")
+        raise ImageError("expected a digit, got a picture of a single colour; use another picture")
     return pixels
 
 
-def _framed(plain: Image.Image, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:
+def _centred(plain: Image.Image, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:
     plain = plain.reduce(math.ceil(max(plain.size) / WORKING_SIDE))
     if plain.mode != "RGBA":
-        return laid_out(ink_of(_levels(plain)), shape, box)
+        return centre(find_ink(_levels(plain)), shape, box)
     try:
-        ink = ink_of(_levels(_on(plain, "white")))
-    except ImageError:  # white ink on nothing
-        ink = ink_of(_levels(_on(plain, "black")))
-    return laid_out(ink, shape, box)
+        ink = find_ink(_levels(_on(plain, "white")))
+    except ImageError:  # the ink itself is white
+        ink = find_ink(_levels(_on(plain, "black")))
+    return centre(ink, shape, box)
 
 
 def _on(picture: Image.Image, colour: str) -> Image.Image:
-    """A transparent one, on paper."""
+    """Put a transparent picture on paper of that colour."""
     return Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture).convert("RGB")
 
 
@@ -201,4 +209,4 @@ def _levels(plain: Image.Image) -> Levels:
 
 
 def _too_many_pixels(got: str) -> ImageError:
-    return ImageError(f"expected at most {MOST_PIXELS:,} pixels, got {got}; scale the picture down")
+    return ImageError(f"expected at most {MAX_PIXELS:,} pixels, got {got}; scale the picture down")

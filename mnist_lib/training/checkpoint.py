@@ -1,6 +1,6 @@
-"""A training between two epochs as bytes: with it, a trial goes on anywhere as if it had never stopped.
+"""Checkpoints: a training between two epochs as bytes, from which a trial continues as if it had never stopped.
 
-It comes back from a store that anybody may write to: it is read as numbers only.
+Others may write to the store that checkpoints come from, so only numbers are read from them.
 """
 
 import io
@@ -19,12 +19,12 @@ from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.steps import Values
 
-LARGEST_NOTES = 1 << 24  # bytes: a hundred thousand epochs
+MAX_NOTES_BYTES = 1 << 24  # enough for a hundred thousand epochs
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far."""
+    """The best epoch so far, with its weights."""
 
     epoch: int
     weights: Weights
@@ -33,7 +33,7 @@ class Best:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that an unfinished trial has reached, after its newest epoch."""
+    """Everything that an unfinished trial needs to continue after its last epoch."""
 
     values: Values
     best: Best
@@ -44,14 +44,14 @@ class TrainingState:
         return self.history[-1].epoch
 
 
-def pack(progress: TrainingState, spec: TrialSpec) -> bytes:
-    best = progress.best
+def pack(state: TrainingState, spec: TrialSpec) -> bytes:
+    best = state.best
     notes = {
         "spec": asdict(spec),
         "best": {"epoch": best.epoch, "validation": asdict(best.validation) if best.validation else None},
-        "history": [asdict(epoch) for epoch in progress.history],
+        "history": [asdict(epoch) for epoch in state.history],
     }
-    arrays = dict(_arrays(progress.values, best.weights))
+    arrays = dict(_arrays(state.values, best.weights))
     arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
@@ -59,38 +59,41 @@ def pack(progress: TrainingState, spec: TrialSpec) -> bytes:
 
 
 def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
-    """`like`: values of the same trial, for their shapes and types.
+    """Return what `pack` was given.
+
+    Args:
+        like: values of the same trial, for their shapes and types.
 
     Raises:
-        CheckpointError: it is damaged, or of another trial.
+        CheckpointError: the checkpoint is damaged or belongs to another trial.
     """
     shapes = dict(_arrays(like, Weights(like.trainable, like.state)))
     try:
-        limits = {name: array.nbytes for name, array in shapes.items()} | {"notes": LARGEST_NOTES}
+        limits = {name: array.nbytes for name, array in shapes.items()} | {"notes": MAX_NOTES_BYTES}
         arrays = read_npz(content, f"checkpoint of {spec.id}", limits)
         for name, expected in shapes.items():
             if (arrays[name].shape, arrays[name].dtype) != (expected.shape, expected.dtype):
-                raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}")
+                raise ValueError(f"{name} has type {arrays[name].dtype} and shape {arrays[name].shape}")
         notes = json.loads(arrays.pop("notes").tobytes())
         if notes["spec"] != asdict(spec):
-            raise ValueError(f"it is of {notes['spec']}")
+            raise ValueError(f"its spec is {notes['spec']}")
         validation = notes["best"]["validation"]
         tensors = iter([tf.constant(arrays[name]) for name in shapes])
         return TrainingState(
-            _take(tensors, like),
+            _next_values(tensors, like),
             Best(
                 notes["best"]["epoch"],
-                Weights(*(_take_like(tensors, part) for part in (like.trainable, like.state))),
+                Weights(*(_next_tensors(tensors, part) for part in (like.trainable, like.state))),
                 Accuracy(**validation) if validation else None,
             ),
             tuple(map(EpochDone.of, notes["history"])),
         )
     except (IntegrityError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint of {spec.id} is damaged, or of another trial: {error}") from error
+        raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error
 
 
 def _arrays(values: Values, best: Weights) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """In the order in which `_take` takes them."""
+    """Yield the arrays by name, in the order in which `_next_values` consumes them."""
     parts = {"weight": values.trainable, "state": values.state, "step": [values.step]}
     parts |= {f"slot{i}": slot for i, slot in enumerate(values.slots)}
     parts |= {"best_weight": best.trainable, "best_state": best.state}
@@ -99,11 +102,11 @@ def _arrays(values: Values, best: Weights) -> Iterator[tuple[str, NDArray[np.gen
             yield f"{name}_{i}", np.asarray(tensor)
 
 
-def _take(tensors: Iterator[tf.Tensor], like: Values) -> Values:
-    trainable, state = _take_like(tensors, like.trainable), _take_like(tensors, like.state)
+def _next_values(tensors: Iterator[tf.Tensor], like: Values) -> Values:
+    trainable, state = _next_tensors(tensors, like.trainable), _next_tensors(tensors, like.state)
     step = next(tensors)
-    return Values(trainable, [_take_like(tensors, slot) for slot in like.slots], state, step)
+    return Values(trainable, [_next_tensors(tensors, slot) for slot in like.slots], state, step)
 
 
-def _take_like(tensors: Iterator[tf.Tensor], like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _next_tensors(tensors: Iterator[tf.Tensor], like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [next(tensors) for _ in like]

@@ -1,4 +1,4 @@
-"""The one training loop and the one evaluation, used by every model on every number of replicas.
+"""The training loop and the evaluation of every model, on any number of replicas, and the learning-rate schedules.
 
 A `Trainer` is compiled once for a shape of data and then trains any number of trials of that shape.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.data.batches import Chunk, Plan, epochs
+from mnist_lib.data.batches import EVALUATION_BATCH_SIZE, Chunk, Plan, epochs
 from mnist_lib.data.split import Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
@@ -19,28 +19,19 @@ from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import Accuracy
 from mnist_lib.training.steps import Totals, Values, steps_of
 
-# Evaluation pads to this many images a replica: one shape for every split, so one compilation.
-EVALUATION_BATCH_SIZE = 1_000
-
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch of training came to."""
+    """The result of an epoch of training."""
 
     number: int  # counted from 1
-    loss: float  # mean over its images, each as it was trained on
+    loss: float  # mean over the images, each at the step that trained on it
     train: Accuracy
     seconds: float
 
 
 class Trainer:
-    """A model and an optimizer on the devices of a strategy, and the values that training has reached.
-
-    Args:
-        model: which function to learn.
-        optimizer: how to follow the gradients.
-        strategy: the devices; one replica each.
-    """
+    """A model and an optimizer on the devices of a strategy, one replica on each, and the values of training."""
 
     def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> None:
         self._model, self._optimizer, self._strategy = model, optimizer, strategy
@@ -53,22 +44,21 @@ class Trainer:
         return int(self._strategy.num_replicas_in_sync)
 
     def start(self, seed: int) -> None:
-        """Back to the beginning, with the initial weights of that seed."""
+        """Reset training to its start, with the initial weights of that seed."""
         weights = self._model.initial_weights(seed)
         slots = self._optimizer.initial_slots(weights.trainable)
         self._values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
 
     @property
     def values(self) -> Values:
-        """Everything that training has reached; `resume` goes on from there."""
+        """Everything that training has changed; `resume` continues from it."""
         return self._values
 
     def resume(self, values: Values) -> None:
         self._values = values
 
     def compile(self, split: Split, plan: Plan) -> None:
-        """Compiles by running one step, whose result is dropped, so that the time of the first epoch is that of
-        training."""
+        """Compile by running one step and dropping its result, so that no epoch is timed with the compilation."""
         chunk: Chunk = next(iter(epochs(split, plan, seed=0, first=1, last=1)))
         rates = np.zeros(plan.steps_per_chunk, np.float32)
         self._steps.run(self._values, chunk._replace(steps=tf.constant(1)), tf.constant(rates))
@@ -80,15 +70,15 @@ class Trainer:
     def train(
         self, split: Split, plan: Plan, *, seed: int, learning_rates: NDArray[np.float32], last: int, first: int = 1
     ) -> Iterator[Epoch]:
-        """Trains from epoch `first` to `last`, and yields after each.
+        """Train the epochs `first` to `last`, and yield the result of each.
 
         Args:
-            plan: for `replicas` of them.
-            seed: of the order of the images.
-            learning_rates: [steps], of every step from the first of epoch 1 on.
+            plan: for the number of replicas of this trainer.
+            seed: determines the order of the images.
+            learning_rates: [steps], of every step from the first of epoch 1.
 
         Raises:
-            DivergedError: naming epoch and step of the first loss that is not finite.
+            DivergedError: a loss is not a finite number; the message names the first such epoch and step.
         """
         chunks = iter(epochs(split, plan, seed, first, last))
         for number in range(first, last + 1):
@@ -96,55 +86,58 @@ class Trainer:
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
             padded = np.pad(rates, (0, plan.chunks * plan.steps_per_chunk - plan.steps))
             parts = [self.train_chunk(next(chunks), part) for part in np.split(padded, plan.chunks)]
-            # Added in Python: whole numbers exactly, the loss in double precision.
+            # Added in Python, so that counts are exact and the loss is in double precision.
             loss, correct, seen, finite_steps = (
                 sum(total.numpy().item() for total in column) for column in zip(*parts, strict=True)
             )
             if finite_steps < plan.steps:
                 raise DivergedError(
-                    f"loss is not a finite number in epoch {number}, step {finite_steps + 1} of {plan.steps}"
-                    f"; try a --learning-rate below {learning_rates.max():g}"
+                    f"the loss of epoch {number}, step {finite_steps + 1} of {plan.steps} is not a finite number"
+                    f"; use a lower --learning-rate ({learning_rates.max():g} is too high)"
                 )
             yield Epoch(number, loss / seen, Accuracy(correct, seen), time.perf_counter() - begin)
 
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32]) -> Totals:
-        """Trains the steps of one chunk at its learning rates, [steps] -> their sums over all replicas."""
+        """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas."""
         self._values, totals = self._steps.run(self._values, chunk, tf.constant(learning_rates))
         return totals
 
     def probabilities(self, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """images: [n, height, width, 1] uint8 -> [n, classes] float32, each image computed once; the rest is padding.
+        """Return the probabilities of the classes, [n, classes] float32.
+
+        Args:
+            images: [n, height, width, 1] uint8, 0-255.
 
         Raises:
             DivergedError: a probability is not a finite number.
         """
-        # In a group, each process computes all of them: they are the same, and there is less to wait for.
-        share, replicas = EVALUATION_BATCH_SIZE, len(self._strategy.extended.worker_devices)
+        # In a group, each process computes all of them: that needs no communication, and the results are the same.
+        replicas = len(self._strategy.extended.worker_devices)
+        batch_size = EVALUATION_BATCH_SIZE * replicas
         batches = []
-        for begin in range(0, len(images), share * replicas):
-            batch = images[begin : begin + share * replicas]
-            padded = np.pad(batch, [(0, share * replicas - len(batch)), (0, 0), (0, 0), (0, 0)])
-            shares = self._predict(weights, tf.split(padded, replicas))
-            batches.append(np.concatenate(shares)[: len(batch)])
+        for begin in range(0, len(images), batch_size):
+            batch = images[begin : begin + batch_size]
+            padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            batches.append(np.concatenate(self._predict(weights, tf.split(padded, replicas)))[: len(batch)])
         probabilities: NDArray[np.float32] = np.concatenate(batches)
         if not np.isfinite(probabilities).all():
-            raise DivergedError("probabilities are not finite numbers; try a lower --learning-rate")
+            raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
         return probabilities
 
-    def any_says(self, flag: bool) -> bool:
-        """Whether it is true in any process of the group, which has to do as the others do."""
+    def any_process(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process of the group, so that all processes act alike."""
         if len(self._strategy.extended.worker_devices) == self.replicas:
             return flag
         return bool(self._count(tf.constant(int(flag))) > 0)
 
     @tf.function(autograph=False)
     def _count(self, number: tf.Tensor) -> tf.Tensor:
-        of_replicas = self._strategy.experimental_distribute_values_from_function(lambda _: number)
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, of_replicas, axis=None)
+        numbers = self._strategy.experimental_distribute_values_from_function(lambda _: number)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
 
     @tf.function(autograph=False)
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        """images: [EVALUATION_BATCH_SIZE, height, width, 1] for each replica -> the probabilities of each."""
+        """Return the probabilities of each replica's images, [EVALUATION_BATCH_SIZE, height, width, 1] each."""
         shares = self._strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % len(images)]
         )
@@ -158,19 +151,24 @@ class Trainer:
 
 
 def accuracy_of(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Accuracy:
-    """probabilities: [n, classes]; labels: [n]. The prediction is the most probable class, the lower one of a tie."""
+    """Count the images whose most probable class is the label; in a tie the lower class is the prediction.
+
+    Args:
+        probabilities: [n, classes].
+        labels: [n].
+    """
     return Accuracy(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
 
 
-WARM_UP = 0.25  # of the steps of a cycle
+WARM_UP = 0.25  # the share of the steps in which the rate of one-cycle rises
 
 
 def learning_rates(schedule: str, peak: float, steps: int) -> NDArray[np.float32]:
-    """-> [steps], the rate of each step.
+    """Return the learning rate of each step, [steps].
 
-    "constant" is `peak` always; "one-cycle" goes linearly up to `peak` and down to 0 (Smith, 2018).
+    "constant" is always `peak`; "one-cycle" rises linearly to `peak`, then falls linearly to 0 (Smith, 2018).
     """
     if schedule == "constant":
         return np.full(steps, peak, np.float32)
-    done = np.arange(1, steps + 1) / (steps + 1)  # neither 0 nor 1: no step is for nothing
+    done = np.arange(1, steps + 1) / (steps + 1)  # neither 0 nor 1, at which the rate would be 0
     return (peak * np.minimum(done / WARM_UP, (1 - done) / (1 - WARM_UP))).astype(np.float32)

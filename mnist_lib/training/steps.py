@@ -1,9 +1,9 @@
-"""The compiled training steps: a chunk of them -> the values after it, and sums over its images.
+"""The compiled training steps of a chunk. They return the values after the chunk and sums over its images.
 
-Two ways, and `steps_of` chooses: on one replica all steps of a chunk are one XLA function (`WholeChunk`); else each
-step is the gradients of every replica, one all-reduce of one flat vector, and one compiled update (`StepByStep`).
+`steps_of` chooses one of two ways. On one replica, all steps of a chunk are one XLA function (`WholeChunk`). Otherwise
+each step is the gradients of every replica, one all-reduce of a flat vector, and one compiled update (`StepByStep`).
 
-Where no Python loop or branch depends on a tensor, AutoGraph is off: looking for one takes 0.6 s of a lane's start.
+AutoGraph is off where no Python loop or branch depends on a tensor, which saves 0.6 s at the start of a lane.
 """
 
 import itertools
@@ -13,35 +13,35 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from mnist_lib.data.batches import Chunk, Shard
-from mnist_lib.models.model import Model, Weights
-from mnist_lib.models.scratch import Optimizer, Tensors, softmax_cross_entropy
+from mnist_lib.models.model import Model, Tensors, Weights
+from mnist_lib.models.scratch import Optimizer, softmax_cross_entropy
 
-# A kernel of so few columns is held transposed in `WholeChunk`: XLA on CPUs takes 9 times as long for its gradient,
-# inputs^T @ g with 10 columns, as for g^T @ inputs, and 6 times with 16; with 32 the difference is gone.
+# `WholeChunk` transposes kernels with at most this many columns: XLA on CPUs takes 9 times as long for the gradient
+# inputs^T @ g with 10 columns as for g^T @ inputs, 6 times with 16, and equally long with 32.
 NARROW = 16
 
 
 class Values(NamedTuple):
-    """Everything that training changes. A step gives new ones."""
+    """Everything that training changes. A step returns new values."""
 
     trainable: Tensors
-    slots: list[Tensors]  # the optimizer's memory; each like `trainable`
+    slots: list[Tensors]  # the optimizer's memory: lists of tensors shaped like `trainable`
     state: Tensors
-    step: tf.Tensor  # [] int32: how many were taken
+    step: tf.Tensor  # [] int32: the number of steps so far
 
 
 class Totals(NamedTuple):
-    """Sums over the images of some steps; they add up over steps, chunks and replicas."""
+    """Sums over images, which are added over steps, chunks and replicas."""
 
     loss: tf.Tensor  # [] float32
     correct: tf.Tensor  # [] int32
     seen: tf.Tensor  # [] int32
-    finite_steps: tf.Tensor  # [] int32: steps whose loss is finite; once it is not, no later one is
+    finite_steps: tf.Tensor  # [] int32: steps with a finite loss; after a loss that is not, no loss is finite
 
 
 class Steps(Protocol):
     def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals]:
-        """learning_rates: [steps of a chunk] float32 -> (values after the chunk, sums over its steps)."""
+        """Train a chunk and return the values after it and the sums over it. learning_rates: [steps] float32."""
         ...
 
 
@@ -49,8 +49,8 @@ def steps_of(model: Model, optimizer: Optimizer, strategy: tf.distribute.Strateg
     on_gpu = "GPU" in strategy.extended.worker_devices[0]
     if strategy.num_replicas_in_sync == 1 and (on_gpu or model.fast_in_xla_on_cpu):
         return WholeChunk(model, optimizer, strategy)
-    # Logical CPU devices share their threads: XLA functions that run at once there wait for each other more than they
-    # compute. TensorFlow's own kernels do not.
+    # Logical CPU devices share their threads. XLA functions that run on them at once mostly wait for each other;
+    # TensorFlow's own kernels do not.
     return StepByStep(model, optimizer, strategy, compile_gradients=on_gpu)
 
 
@@ -71,24 +71,24 @@ class WholeChunk:
     ) -> tuple[Values, Totals]:
         narrow = [len(tensor.shape) == 2 and tensor.shape[1] <= NARROW for tensor in values.trainable]
 
-        def turned(tensors: Tensors) -> Tensors:
-            return [tf.transpose(t) if turn else t for t, turn in zip(tensors, narrow, strict=True)]
+        def transposed(tensors: Tensors) -> Tensors:
+            return [tf.transpose(t) if is_narrow else t for t, is_narrow in zip(tensors, narrow, strict=True)]
 
         def body(index: tf.Tensor, values: Values, totals: Totals) -> tuple[tf.Tensor, Values, Totals]:
-            weights = Weights(turned(values.trainable), values.state)
+            weights = Weights(transposed(values.trainable), values.state)
             gradients, state, part = _gradients(self._model, weights, Shard(*(part[index] for part in shard)))
             trainable, slots = self._optimizer.update(
-                values.trainable, values.slots, turned(gradients), learning_rates[index], values.step
+                values.trainable, values.slots, transposed(gradients), learning_rates[index], values.step
             )
             return index + 1, Values(trainable, slots, state, values.step + 1), _add(totals, part)
 
-        start = (tf.constant(0), _map(values, turned), _no_totals())
+        start = (tf.constant(0), _map(values, transposed), _no_totals())
         _, values, totals = tf.while_loop(lambda index, *_: index < steps, body, start)
-        return _map(values, turned), totals
+        return _map(values, transposed), totals
 
 
 class StepByStep:
-    """`compile_gradients`: by XLA; the update always is."""
+    """The update is always compiled by XLA, the gradients only with `compile_gradients`."""
 
     def __init__(
         self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, compile_gradients: bool
@@ -120,7 +120,7 @@ class StepByStep:
                 trainable, slots = self._update(values, self._sum(gradients), learning_rates[index])
             values = Values(trainable, slots, [self._one(tensor) for tensor in state], values.step + 1)
             part = Totals(*map(self._sum, part))
-            # The loss of a step is finite when every replica's is.
+            # The loss of a step is finite if that of every replica is.
             part = part._replace(finite_steps=part.finite_steps // self._strategy.num_replicas_in_sync)
             totals = _add(totals, part)
         return _map(values, lambda flat: _split(flat[0], shapes)), totals
@@ -133,7 +133,7 @@ class StepByStep:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
     def _one(self, parts: tf.Tensor) -> tf.Tensor:
-        """Of the state of each replica: the mean, as of moving averages; what cannot have one is equal."""
+        """Return one state for all replicas: the mean of floats (moving averages); other values are equal already."""
         first: tf.Tensor = self._strategy.experimental_local_results(parts)[0]
         if not first.dtype.is_floating:
             return first
@@ -141,9 +141,9 @@ class StepByStep:
 
 
 def _gradients(model: Model, weights: Weights, batch: Shard) -> tuple[Tensors, Tensors, Totals]:
-    """Of one replica's share of the loss of the global batch, so that they add up over replicas; and the state after.
+    """Return the gradients of one step of a shard, the state after it, and its totals.
 
-    batch: one step of a shard.
+    The loss is the replica's share of the loss of the global batch, so that gradients add up over replicas.
     """
     with tf.GradientTape() as tape:
         tape.watch(weights.trainable)
@@ -170,7 +170,7 @@ def _add(totals: Totals, part: Totals) -> Totals:
 
 
 def _map(values: Values, change: Callable[[Tensors], Tensors]) -> Values:
-    """Changes how the weights and what the optimizer holds beside each are laid out."""
+    """Change the layout of the weights and, in the same way, of the slots."""
     return values._replace(trainable=change(values.trainable), slots=[change(slot) for slot in values.slots])
 
 
@@ -179,7 +179,7 @@ def _concat(tensors: Tensors) -> tf.Tensor:
 
 
 def _split(flat: tf.Tensor, shapes: Sequence[tf.TensorShape]) -> Tensors:
-    # By tf.slice: where memory is aligned it copies nothing, as tf.split would.
+    # tf.slice copies nothing where memory is aligned; tf.split would.
     sizes = [shape.num_elements() for shape in shapes]
     begins = itertools.accumulate(sizes, initial=0)
     return [

@@ -1,6 +1,6 @@
-"""Trials from beginning to end: all that a worker calls. An ordinary generator of events; Ray need not be there.
+"""Trials from start to end, as a generator of events that a worker runs. It does not need Ray.
 
-Trials run one after the other in one process, a *lane*: TensorFlow's start-up and compilation are paid once.
+Trials run one after the other in one process, a *lane*, which starts TensorFlow and compiles only once.
 """
 
 import math
@@ -31,15 +31,15 @@ from mnist_lib.training.strategy import configure_process, devices_of, group_str
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlace:
-    """Where a lane runs, for the record."""
+    """Where a lane runs. It is recorded in the results."""
 
     node: str
-    gpus: tuple[str, ...] = ()  # the ids that were granted
+    gpus: tuple[str, ...] = ()  # ids of the granted GPUs
 
 
 @dataclass(frozen=True)
 class _Compiled:
-    """What further trials of the same shape need not build again."""
+    """What trials of the same shape share."""
 
     model: Model
     trainer: Trainer
@@ -58,42 +58,43 @@ def run_trials(
     checkpoints: Mapping[str, bytes] = MappingProxyType({}),
     group: Group | None = None,
 ) -> Iterator[TrialEvent]:
-    """Yields what happens: for each trial `Started`, `EpochDone`, at times `CheckpointTaken`, and last `TrialResult` or
-    `TrialFailure`.
+    """Train trials one after the other and yield their events.
 
-    A trial that fails does not end the lane.
+    Each trial yields `Started`, `EpochDone` after each epoch, `CheckpointTaken` now and then, and `TrialResult` or
+    `TrialFailure` at its end. A failed trial does not end the lane.
 
     Args:
-        load: called after TensorFlow has started, so that data may still be under way until then.
-        pace: what is left of the time is shared out evenly among the trials that are left.
-        checkpoints: of earlier attempts, the newest of each trial that has one, by its id.
-        group: of processes that do this together, all with the same arguments.
+        load: returns the dataset; called once TensorFlow has started, so that the data can arrive in the meantime.
+        pace: the time until its deadline is divided evenly among the remaining trials.
+        checkpoints: the newest of each trial that has one from an earlier attempt, by trial id.
+        group: the processes that train these trials together, all with the same arguments.
 
     Raises:
-        GroupError: another process of the group is gone.
+        GroupError: another process of the group has died.
     """
     lane: _Lane | None = None
     for done, spec in enumerate(specs):
-        share = (pace.until - time.time()) / (len(specs) - done)
+        share = (pace.deadline - time.time()) / (len(specs) - done)
         try:
             lane = lane or _Lane(load, resources, place, group)
-            yield from lane.run(spec, replace(pace, until=time.time() + share), checkpoints.get(spec.id))
+            yield from lane.run(spec, replace(pace, deadline=time.time() + share), checkpoints.get(spec.id))
         except Exception as error:
-            code, message = _told(error)
+            code, message = _code_and_message(error)
             if group is not None and code == MnistError.code and isinstance(error, tf.errors.OpError):
                 raise GroupError(f"{spec.id}: {message}") from error
             details = traceback.format_exc() if code == MnistError.code else ""
             yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
-            if group is not None and not isinstance(error, DivergedError):  # which all find at the same step
-                return  # the others may not have come to this, so that no trial can follow
+            # All processes of a group see a divergence at the same step. After any other error they may be at different
+            # points, so that no further trial is possible.
+            if group is not None and not isinstance(error, DivergedError):
+                return
 
 
-def _told(error: Exception) -> tuple[str, str]:
-    """-> (code, message)"""
+def _code_and_message(error: Exception) -> tuple[str, str]:
     if isinstance(error, MnistError):
         return error.code, str(error)
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
-        return "E-OOM", f"out of memory in the training ({type(error).__name__}); lower --batch-size or --hidden-units"
+        return "E-OOM", f"training ran out of memory ({type(error).__name__}); lower --batch-size or --hidden-units"
     return MnistError.code, f"{type(error).__name__}: {error}"
 
 
@@ -111,7 +112,7 @@ class _Lane:
         begin = time.perf_counter()
         devices = devices_of(self._strategy)
         compiled = self._compile(spec)
-        progress, notices = _start(compiled.trainer, spec, checkpoint)
+        state, notices = _start(compiled.trainer, spec, checkpoint)
         yield Started(
             trial=spec.id,
             pid=os.getpid(),
@@ -119,10 +120,10 @@ class _Lane:
             devices=devices,
             gpus=self._place.gpus,
             notices=(*compiled.notices, *notices),
-            resumed_after=progress.epoch if progress else 0,
+            resumed_after=state.epoch if state else 0,
         )
         setup_seconds = time.perf_counter() - begin
-        best, history = yield from _train(compiled, spec, progress, pace)
+        best, history = yield from _train(compiled, spec, state, pace)
         train_seconds = sum(epoch.seconds for epoch in history)
         test = self._dataset.test
         probabilities = compiled.trainer.probabilities(best.weights, test.images)
@@ -149,14 +150,16 @@ class _Lane:
         )
 
     def _compile(self, spec: TrialSpec) -> _Compiled:
-        """Once for all trials that differ only in what is not compiled in."""
+        """Compile the model of a trial, unless an earlier trial of the same shape did."""
         shape = replace(spec, seed=0, epochs=1, learning_rate=1.0, schedule="constant")
         if shape not in self._compiled:
             train, validation = self._dataset.train_and_validation(spec.validation_percent)
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))
             if batch_size < spec.global_batch_size:
-                notices = (f"the global batch is {batch_size}, all images there are, not {spec.global_batch_size}",)
+                notices = (
+                    f"the global batch is {batch_size}, all training images, instead of {spec.global_batch_size}",
+                )
             model = build_model(spec, self._dataset.image_shape)
             trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy)
             plan = Plan(len(train), batch_size, trainer.replicas)
@@ -166,26 +169,28 @@ class _Lane:
 
 
 def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple[TrainingState | None, tuple[str, ...]]:
-    """From the checkpoint, or from the beginning -> (what it holds, notices)."""
+    """Start training from the checkpoint if it is usable, and return its state and the notices."""
     trainer.start(spec.seed)
     if checkpoint is None:
         return None, ()
     try:
-        progress = unpack(checkpoint, spec, like=trainer.values)
+        state = unpack(checkpoint, spec, like=trainer.values)
     except CheckpointError as error:
-        return None, (f"{error}; it begins anew",)
-    trainer.resume(progress.values)
-    return progress, ()
+        return None, (f"{error}; the trial starts from the beginning",)
+    trainer.resume(state.values)
+    return state, ()
 
 
 def _train(
-    compiled: _Compiled, spec: TrialSpec, progress: TrainingState | None, pace: Pace
+    compiled: _Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace
 ) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
-    """Returns the best epoch on validation, the earliest of equals (without validation the last), and all epochs."""
-    best, history = (progress.best, progress.history) if progress else (None, ())
+    """Train and return the best epoch and all epochs. The best is the first with the highest validation accuracy, or
+    without validation the last epoch.
+    """
+    best, history = (state.best, state.history) if state else (None, ())
     rates = _learning_rates(compiled, spec)
-    last = min(spec.epochs, pace.most_epochs or spec.epochs)
-    kept_at = time.monotonic()
+    last = min(spec.epochs, pace.max_epochs or spec.epochs)
+    checkpoint_at = time.monotonic()
     for epoch in compiled.trainer.train(
         compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=len(history) + 1, last=last
     ):
@@ -209,19 +214,19 @@ def _train(
         )
         history = (*history, done)
         yield done
-        late = time.time() + max(epoch.seconds for epoch in history) > pace.until
-        if math.isfinite(pace.until) and compiled.trainer.any_says(late):
+        late = time.time() + max(epoch.seconds for epoch in history) > pace.deadline
+        if math.isfinite(pace.deadline) and compiled.trainer.any_process(late):
             break
-        if epoch.number < last and time.monotonic() - kept_at >= pace.checkpoint_seconds:
+        if epoch.number < last and time.monotonic() - checkpoint_at >= pace.checkpoint_seconds:
             content = pack(TrainingState(compiled.trainer.values, best, history), spec)
             yield CheckpointTaken(trial=spec.id, epoch=epoch.number, content=content)
-            kept_at = time.monotonic()
+            checkpoint_at = time.monotonic()
     assert best is not None  # a spec has at least one epoch
     return best, history
 
 
 def _learning_rates(compiled: _Compiled, spec: TrialSpec) -> NDArray[np.float32]:
-    """Of every step."""
+    """Return the learning rate of every step of the trial, [steps]."""
     return learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
 
 

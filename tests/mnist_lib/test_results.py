@@ -10,12 +10,12 @@ counts = st.integers(0, 10**6).flatmap(lambda total: st.builds(Accuracy, st.inte
 
 
 @given(counts, counts, counts)
-def test_accuracies_add_in_any_grouping_and_zero_changes_nothing(a: Accuracy, b: Accuracy, c: Accuracy) -> None:
+def test_the_addition_of_accuracies_is_associative_and_has_a_zero(a: Accuracy, b: Accuracy, c: Accuracy) -> None:
     assert (a + b) + c == a + (b + c)
     assert a + Accuracy(0, 0) == a
 
 
-def test_adding_counts_is_not_averaging_accuracies() -> None:
+def test_the_accuracy_of_a_sum_is_not_the_mean_of_accuracies() -> None:
     full, short = Accuracy(50, 100), Accuracy(1, 1)
     assert (full + short).value == pytest.approx(51 / 101)
 
@@ -25,32 +25,32 @@ def test_the_accuracy_of_nothing_is_not_a_number() -> None:
 
 
 @given(counts)
-def test_an_interval_holds_its_accuracy_and_stays_within_0_and_1(accuracy: Accuracy) -> None:
+def test_an_interval_contains_its_accuracy_and_is_within_0_and_1(accuracy: Accuracy) -> None:
     low, high = accuracy.interval()
     assert 0 <= low <= high <= 1
     if accuracy.total:
         assert low - 1e-12 <= accuracy.value <= high + 1e-12
 
 
-def test_the_interval_is_wilsons() -> None:
+def test_the_interval_is_that_of_wilson() -> None:
     # R: prop.test(9800, 10000, correct = FALSE)$conf.int
     assert Accuracy(9_800, 10_000).interval() == pytest.approx((0.9770661, 0.9825653), abs=1e-7)
 
 
 @pytest.mark.parametrize(
-    ("degrees", "quantile"),  # qt(0.975, df) of published tables
+    ("degrees", "quantile"),  # qt(0.975, degrees)
     [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (120, 1.97993)],
 )
-def test_students_quantile_is_that_of_the_tables(degrees: int, quantile: float) -> None:
+def test_the_quantiles_of_students_t_are_those_of_published_tables(degrees: int, quantile: float) -> None:
     assert student_t_quantile(0.975, degrees) == pytest.approx(quantile, abs=1e-4)
 
 
-def test_one_seed_has_a_mean_but_no_spread() -> None:
+def test_one_seed_has_a_mean_but_no_deviation() -> None:
     statistics = seed_statistics([0.9])
     assert (statistics.mean, statistics.std, statistics.ci95) == (0.9, None, None)
 
 
-def test_the_interval_over_seeds_is_students() -> None:
+def test_the_interval_over_seeds_is_that_of_students_t() -> None:
     statistics = seed_statistics([0.97, 0.98, 0.99])
     assert statistics.std == pytest.approx(0.01)
     assert statistics.ci95 == pytest.approx((0.98 - 4.30265 * 0.01 / 3**0.5, 1.0), abs=1e-6)  # cut at 1

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mnist_lib.catalog import MODELS, OPTIMIZERS, require_known
 from mnist_lib.errors import SpecError
-from mnist_lib.spec import LARGEST_SEED, Resources, TrialSpec, trial_grid
+from mnist_lib.spec import MAX_SEED, Resources, TrialSpec, trial_grid
 
 
 @pytest.mark.parametrize(
@@ -23,34 +23,34 @@ from mnist_lib.spec import LARGEST_SEED, Resources, TrialSpec, trial_grid
         ("learning_rate", float("inf")),
         ("global_batch_size", 0),
         ("seed", -1),
-        ("seed", LARGEST_SEED + 1),
+        ("seed", MAX_SEED + 1),
         ("hidden_units", 0),
         ("validation_percent", -1),
         ("validation_percent", 51),
     ],
 )
-def test_a_value_out_of_range_is_refused_with_field_value_and_range(field: str, value: Any) -> None:
+def test_the_error_names_a_field_its_range_and_the_value_out_of_it(field: str, value: Any) -> None:
     with pytest.raises(SpecError, match=rf"{field.removeprefix('global_')}: expected .*, got {value}"):
         TrialSpec.of("keras", **{field: value})
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "near"),
+    ("field", "value", "similar"),
     [("model", "kera", "keras"), ("dataset", "mnits", "mnist"), ("optimizer", "rmsprob", "rmsprop")],
 )
-def test_an_unknown_name_is_refused_with_the_near_one_and_all_known(field: str, value: str, near: str) -> None:
+def test_the_error_for_an_unknown_name_suggests_a_similar_one(field: str, value: str, similar: str) -> None:
     fields: dict[str, Any] = {"model": "keras", **{field: value}}
-    with pytest.raises(SpecError, match=f"{field}: '{value}' is not known; did you mean {near}\\? known: "):
+    with pytest.raises(SpecError, match=f"{field}: '{value}' is not known; did you mean {similar}\\? known: "):
         TrialSpec.of(**fields)
 
 
-def test_a_name_like_none_of_them_gets_no_hint() -> None:
+def test_the_error_for_a_name_unlike_all_others_suggests_none() -> None:
     with pytest.raises(SpecError, match="'zzz' is not known; known: a, b"):
         require_known("field", "zzz", ["a", "b"])
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_left_out_is_the_models_own(model: str) -> None:
+def test_the_defaults_of_a_spec_are_those_of_its_model(model: str) -> None:
     spec = TrialSpec.of(model)
     assert spec.optimizer == MODELS[model].optimizer
     assert spec.learning_rate == (MODELS[model].learning_rate or OPTIMIZERS[spec.optimizer])
@@ -58,13 +58,13 @@ def test_what_is_left_out_is_the_models_own(model: str) -> None:
     assert spec.hidden_units == MODELS[model].hidden_units
 
 
-def test_another_optimizer_brings_its_own_learning_rate() -> None:
+def test_another_optimizer_has_its_own_default_learning_rate() -> None:
     assert TrialSpec.of("keras", optimizer="sgd").learning_rate == OPTIMIZERS["sgd"]
     assert TrialSpec.of("keras-cnn", optimizer="sgd").learning_rate == OPTIMIZERS["sgd"]
 
 
-@given(st.lists(st.integers(0, LARGEST_SEED), min_size=1, max_size=20, unique=True))
-def test_a_grid_is_every_model_with_every_seed_under_distinct_ids(seeds: list[int]) -> None:
+@given(st.lists(st.integers(0, MAX_SEED), min_size=1, max_size=20, unique=True))
+def test_a_grid_has_every_model_with_every_seed_and_distinct_ids(seeds: list[int]) -> None:
     trials = trial_grid(MODELS, seeds)
     assert [(trial.model, trial.seed) for trial in trials] == [(model, seed) for model in MODELS for seed in seeds]
     assert len({trial.id for trial in trials}) == len(trials)
@@ -73,11 +73,11 @@ def test_a_grid_is_every_model_with_every_seed_under_distinct_ids(seeds: list[in
 @pytest.mark.parametrize(
     ("models", "seeds"), [(["keras", "keras"], [0]), (["keras"], [1, 1]), ([], [0]), (["keras"], [])]
 )
-def test_a_grid_with_repetitions_or_with_nothing_is_refused(models: list[str], seeds: list[int]) -> None:
+def test_an_empty_grid_and_one_with_repetitions_are_refused(models: list[str], seeds: list[int]) -> None:
     with pytest.raises(SpecError, match="models and seeds: expected"):
         trial_grid(models, seeds)
 
 
-def test_replicas_on_cpu_and_gpus_exclude_each_other() -> None:
-    with pytest.raises(SpecError, match="cpu_replicas: a trial on 1 GPU"):
+def test_cpu_replicas_are_refused_with_gpus() -> None:
+    with pytest.raises(SpecError, match="cpu_replicas: expected 1 for a trial on 1 GPU, got 2"):
         Resources(gpus=1, cpu_replicas=2)

@@ -1,4 +1,4 @@
-"""The digits that lie in the package, as TensorFlow Datasets builders."""
+"""The digits that are part of this package, as TensorFlow Datasets builders."""
 
 from pathlib import Path
 

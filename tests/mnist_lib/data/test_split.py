@@ -10,7 +10,7 @@ def random_split(n: int) -> Split:
     return Split(generator.integers(0, 256, (n, 4, 4, 1), np.uint8), generator.integers(0, 10, n).astype(np.uint8))
 
 
-def test_a_whole_split_passes() -> None:
+def test_a_complete_split_passes_the_check() -> None:
     random_split(5).check("x", 5)
 
 
@@ -20,14 +20,14 @@ def test_a_wrong_count_is_refused_with_both_numbers(got: int) -> None:
         random_split(got).check("x", 5)
 
 
-def test_a_label_above_9_is_refused_and_located() -> None:
+def test_the_error_locates_a_label_above_9() -> None:
     split = random_split(5)
     split.labels[3] = 10
     with pytest.raises(DataError, match="expected labels 0 to 9, image 3 has 10"):
         split.check("x", 5)
 
 
-def test_a_blank_image_is_refused_and_located() -> None:
+def test_the_error_locates_a_blank_image() -> None:
     split = random_split(5)
     split.images[2] = 7
     with pytest.raises(DataError, match="image 2 is blank"):
@@ -44,14 +44,15 @@ def test_one_changed_value_changes_the_fingerprint(part: str) -> None:
 
 @pytest.mark.parametrize(("percent", "validation"), [(0, 0), (1, 2), (10, 11), (50, 51)])
 def test_train_and_validation_are_disjoint_and_complete(percent: int, validation: int) -> None:
-    whole = random_split(101)
-    train, held_out = Dataset.of("x", "1", whole, whole).train_and_validation(percent)
-    held = held_out.images if held_out else whole.images[:0]
-    assert len(held) == validation
-    assert sorted(image.tobytes() for image in (*train.images, *held)) == sorted(i.tobytes() for i in whole.images)
+    split = random_split(101)
+    train, held_out = Dataset.of("x", "1", split, split).train_and_validation(percent)
+    held_out_images = held_out.images if held_out else split.images[:0]
+    assert len(held_out_images) == validation
+    images = (*train.images, *held_out_images)
+    assert sorted(image.tobytes() for image in images) == sorted(image.tobytes() for image in split.images)
 
 
-def test_validation_is_the_same_every_time(digits: Dataset) -> None:
+def test_the_validation_split_is_always_the_same(digits: Dataset) -> None:
     first, second = (digits.train_and_validation(10)[1] for _ in range(2))
     assert first is not None
     assert second is not None

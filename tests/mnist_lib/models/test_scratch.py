@@ -1,4 +1,6 @@
-"""Each piece from scratch against Keras' own, on equal weights."""
+"""Each part from scratch computes what that of Keras computes, on equal weights."""
+
+import io
 
 import keras
 import numpy as np
@@ -7,7 +9,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnist_lib.models.model import build_model
 from mnist_lib.models.scratch import SGD, Adam, Dense, Optimizer, RMSprop, Sequential, softmax_cross_entropy
+from mnist_lib.spec import TrialSpec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -15,7 +19,7 @@ INPUTS = np.random.default_rng(0).normal(size=(32, 20)).astype(np.float32)
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])
-def test_dense_computes_what_keras_dense_does(activation: str | None) -> None:
+def test_dense_computes_what_dense_of_keras_computes(activation: str | None) -> None:
     ours = Dense(20, 7, tf.nn.relu if activation else None)
     theirs = keras.layers.Dense(7, activation=activation)
     theirs.build((None, 20))
@@ -24,7 +28,7 @@ def test_dense_computes_what_keras_dense_does(activation: str | None) -> None:
     np.testing.assert_allclose(ours(weights, INPUTS), theirs(INPUTS), rtol=1e-6)
 
 
-def test_sequential_computes_what_keras_sequential_does() -> None:
+def test_sequential_computes_what_sequential_of_keras_computes() -> None:
     ours = Sequential([Dense(20, 9, tf.nn.relu), Dense(9, 4)])
     theirs = keras.Sequential([keras.Input((20,)), keras.layers.Dense(9, activation="relu"), keras.layers.Dense(4)])
     weights = ours.initial_weights(5)
@@ -32,7 +36,7 @@ def test_sequential_computes_what_keras_sequential_does() -> None:
     np.testing.assert_allclose(ours(weights, INPUTS), theirs(INPUTS), rtol=1e-5)
 
 
-def test_the_kernel_starts_uniform_from_0_to_a_tenth_and_the_bias_at_0() -> None:
+def test_the_kernel_starts_uniform_in_0_to_a_tenth_and_the_bias_at_0() -> None:
     kernel, bias = Dense(1_000, 100).initial_weights([0, 0])
     assert 0 <= kernel.numpy().min() < 1e-5
     assert 0.1 - 1e-5 < kernel.numpy().max() <= 0.1
@@ -50,7 +54,7 @@ def test_initial_weights_are_a_function_of_the_seed_and_differ_between_layers() 
 
 @settings(deadline=None, max_examples=50)
 @given(scale=st.floats(1e-3, 1e4), seed=st.integers(0, 1_000))
-def test_the_loss_and_its_gradient_are_keras(scale: float, seed: int) -> None:
+def test_the_loss_and_its_gradient_are_those_of_keras(scale: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     logits = tf.constant(generator.normal(scale=scale, size=(16, 10)).astype(np.float32))
     labels = tf.constant(generator.integers(0, 10, 16).astype(np.uint8))
@@ -81,7 +85,7 @@ def test_the_loss_of_a_confident_mistake_is_finite() -> None:
     ],
     ids=["sgd", "rmsprop", "adam"],
 )
-def test_an_optimizer_takes_the_steps_that_keras_takes(
+def test_an_optimizer_takes_the_steps_of_the_one_in_keras(
     ours: Optimizer, keras_class: type[keras.optimizers.Optimizer]
 ) -> None:
     theirs = keras_class(0.05)
@@ -96,3 +100,10 @@ def test_an_optimizer_takes_the_steps_that_keras_takes(
         theirs.apply(gradients, variables)
     for mine, variable in zip(weights, variables, strict=True):
         np.testing.assert_allclose(mine, variable.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_weights_file_contains_no_pickled_objects() -> None:
+    model = build_model(TrialSpec.of("scratch", hidden_units=16), (8, 8, 1))
+    content = model.files(model.initial_weights(0))["weights.npz"]
+    arrays = np.load(io.BytesIO(content), allow_pickle=False)
+    assert sorted(arrays) == ["bias_0", "bias_1", "kernel_0", "kernel_1"]

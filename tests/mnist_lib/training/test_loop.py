@@ -1,4 +1,4 @@
-"""The loop against `fit`, and two replicas against one."""
+"""The training loop against `keras.fit` and on two replicas against one; evaluation; learning-rate schedules."""
 
 import functools
 
@@ -18,14 +18,13 @@ from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import Epoch, Trainer, accuracy_of, learning_rates
-from mnist_lib.training.steps import StepByStep, Values, WholeChunk
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
 @functools.cache
 def trainer_of(spec: TrialSpec, replicas: int = 1) -> Trainer:
-    """Shared by the tests, as by the trials of a lane."""
+    """Cached, as trainers are shared by the trials of a lane."""
     strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
     return Trainer(build_model(spec, (28, 28, 1)), OPTIMIZERS[spec.optimizer](), strategy)
 
@@ -39,7 +38,7 @@ def first(split: Split, n: int) -> Split:
 
 
 def keras_twin(spec: TrialSpec) -> keras.Model:
-    """The network as a user of Keras would write it, probabilities and all."""
+    """Return the network as a user of Keras would write it, ending in probabilities."""
     model = keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -58,7 +57,7 @@ def keras_twin(spec: TrialSpec) -> keras.Model:
 def test_the_loop_takes_the_steps_of_fit_on_equal_batches(
     digits: Dataset, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 1)  # so that a chunk's loss is a step's
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 1)  # so that the loss of a chunk is that of a step
     spec = TrialSpec.of("keras", hidden_units=32, optimizer=optimizer)
     train = first(digits.train, 50 * 64)
     plan = Plan(len(train), 64, 1)
@@ -80,7 +79,9 @@ def test_the_loop_takes_the_steps_of_fit_on_equal_batches(
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
 
-def test_how_many_steps_a_chunk_has_changes_no_bit(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_steps_per_chunk_does_not_change_the_weights(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 500)
     hashes = set()
     for steps in (1, 3, batches.STEPS_PER_CHUNK):
@@ -114,45 +115,8 @@ def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int)
     np.testing.assert_allclose(two_probabilities, one_probabilities, atol=1e-4)
 
 
-@pytest.mark.parametrize("compile_gradients", [False, True])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_step_by_step_is_the_whole_chunk_at_once(digits: Dataset, optimizer: str, compile_gradients: bool) -> None:
-    spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 320)
-    model = build_model(spec, digits.image_shape)
-    (chunk,) = epochs(train, Plan(len(train), 32, 1), seed=0, first=1, last=1)
-    strategy = tf.distribute.MirroredStrategy(["/CPU:0"])
-    rates = tf.constant(learning_rates("one-cycle", 0.01, 10))
-    weights, ours = model.initial_weights(seed=0), OPTIMIZERS[optimizer]()
-    start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
-    step_by_step = StepByStep(model, ours, strategy, compile_gradients=compile_gradients)
-    (once, totals), (stepped, stepped_totals) = (
-        steps.run(start, chunk, rates) for steps in (WholeChunk(model, ours, strategy), step_by_step)
-    )
-    assert once.step == stepped.step == 10
-    assert totals[1:] == stepped_totals[1:]
-    assert stepped_totals.loss.numpy() == pytest.approx(totals.loss.numpy(), rel=1e-5)
-    for one, other in zip(tf.nest.flatten(once), tf.nest.flatten(stepped), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_bfloat16_trains_float32_weights_to_about_the_same(digits: Dataset, model: str) -> None:
-    train = first(digits.train, 2_000)
-    losses = []
-    for precision in PRECISIONS:
-        spec = TrialSpec.of(model, hidden_units=64, precision=precision)
-        trainer = trainer_of(spec)
-        trainer.start(seed=0)
-        rates = constant(spec.learning_rate)
-        *_, last = trainer.train(train, Plan(len(train), 32, 1), seed=0, learning_rates=rates, last=2)
-        losses.append(last.loss)
-        assert {weight.dtype for weight in trainer.weights.trainable} == {tf.float32}
-    assert losses[0] != losses[1]  # it was bfloat16
-    assert losses[1] == pytest.approx(losses[0], rel=0.15)
-
-
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits: Dataset, replicas: int) -> None:
+def test_weights_are_equal_for_equal_seeds_and_differ_for_others(digits: Dataset, replicas: int) -> None:
     spec, train = TrialSpec.of("scratch", hidden_units=8), first(digits.train, 300)
     trainer, plan = trainer_of(spec, replicas), Plan(300, 32, replicas)
     hashes = []
@@ -163,7 +127,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits: Da
     assert hashes[0] == hashes[2] != hashes[1]
 
 
-def test_epochs_in_two_calls_are_epochs_in_one(digits: Dataset) -> None:
+def test_epochs_trained_in_two_calls_equal_those_in_one(digits: Dataset) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 300)
     trainer, plan = trainer_of(spec), Plan(300, 32, 1)
     hashes = []
@@ -175,7 +139,7 @@ def test_epochs_in_two_calls_are_epochs_in_one(digits: Dataset) -> None:
     assert hashes[0] == hashes[1]
 
 
-def test_compiling_trains_nothing(digits: Dataset) -> None:
+def test_compiling_does_not_change_the_weights(digits: Dataset) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, 100)
     trainer = trainer_of(spec)
     trainer.start(seed=0)
@@ -184,9 +148,36 @@ def test_compiling_trains_nothing(digits: Dataset) -> None:
     assert trainer.weights.sha256() == before
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_bfloat16_trains_float32_weights_to_a_similar_loss(digits: Dataset, model: str) -> None:
+    train = first(digits.train, 2_000)
+    losses = []
+    for precision in PRECISIONS:
+        spec = TrialSpec.of(model, hidden_units=64, precision=precision)
+        trainer = trainer_of(spec)
+        trainer.start(seed=0)
+        rates = constant(spec.learning_rate)
+        *_, last = trainer.train(train, Plan(len(train), 32, 1), seed=0, learning_rates=rates, last=2)
+        losses.append(last.loss)
+        assert {weight.dtype for weight in trainer.weights.trainable} == {tf.float32}
+    assert losses[0] != losses[1]  # the second was computed in bfloat16
+    assert losses[1] == pytest.approx(losses[0], rel=0.15)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_error_locates_the_first_loss_that_is_not_finite(digits: Dataset, replicas: int) -> None:
+    train = first(digits.train, 256)
+    trainer = trainer_of(TrialSpec.of("keras", hidden_units=8, optimizer="sgd"), replicas)
+    trainer.start(seed=0)
+    with pytest.raises(
+        DivergedError, match="the loss of epoch 1, step 2 of 2 is not a finite number; use a lower --learning-rate"
+    ):
+        list(trainer.train(train, Plan(256, 128, replicas), seed=0, learning_rates=constant(1e38), last=3))
+
+
 @pytest.mark.parametrize("n", [1, 999, 1_000, 1_001, 2_001])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_every_image_gets_its_own_probabilities_whatever_their_number(digits: Dataset, n: int, replicas: int) -> None:
+def test_any_number_of_images_gets_one_prediction_each(digits: Dataset, n: int, replicas: int) -> None:
     spec = TrialSpec.of("keras", hidden_units=8)
     trainer = trainer_of(spec, replicas)
     images = first(digits.train, n).images
@@ -196,16 +187,7 @@ def test_every_image_gets_its_own_probabilities_whatever_their_number(digits: Da
     np.testing.assert_allclose(probabilities, tf.nn.softmax(logits), atol=1e-5)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_a_loss_that_is_no_number_stops_the_trial_and_is_located(digits: Dataset, replicas: int) -> None:
-    train = first(digits.train, 256)
-    trainer = trainer_of(TrialSpec.of("keras", hidden_units=8, optimizer="sgd"), replicas)
-    trainer.start(seed=0)
-    with pytest.raises(DivergedError, match=r"epoch 1, step 2 of 2; try a --learning-rate below 1e\+38"):
-        list(trainer.train(train, Plan(256, 128, replicas), seed=0, learning_rates=constant(1e38), last=3))
-
-
-def test_probabilities_that_are_no_numbers_are_refused(digits: Dataset) -> None:
+def test_probabilities_that_are_not_finite_are_refused(digits: Dataset) -> None:
     trainer = trainer_of(TrialSpec.of("keras", hidden_units=8))
     weights = trainer.weights
     broken = weights._replace(trainable=[tf.fill(value.shape, np.nan) for value in weights.trainable])
@@ -213,16 +195,16 @@ def test_probabilities_that_are_no_numbers_are_refused(digits: Dataset) -> None:
         trainer.probabilities(broken, digits.test.images[:3])
 
 
-def test_a_tie_is_the_lower_class() -> None:
+def test_a_tie_between_classes_counts_for_the_lower_one() -> None:
     assert accuracy_of(np.full((2, 10), 0.1, np.float32), np.array([0, 1], np.uint8)) == Accuracy(1, 2)
 
 
-def test_constant_is_the_same_at_every_step() -> None:
+def test_the_constant_schedule_has_the_same_rate_at_every_step() -> None:
     assert learning_rates("constant", 0.5, 3).tolist() == [0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 100])
-def test_one_cycle_goes_up_then_down_and_never_stands_still_at_nothing(steps: int) -> None:
+def test_the_one_cycle_schedule_rises_then_falls_and_is_never_0(steps: int) -> None:
     rates = learning_rates("one-cycle", 0.5, steps)
     top = int(rates.argmax())
     assert len(rates) == steps
@@ -231,7 +213,7 @@ def test_one_cycle_goes_up_then_down_and_never_stands_still_at_nothing(steps: in
     assert (np.diff(rates[top:]) <= 0).all()
 
 
-def test_one_cycle_has_its_peak_after_a_quarter_of_the_steps() -> None:
+def test_the_one_cycle_schedule_peaks_after_a_quarter_of_the_steps() -> None:
     rates = learning_rates("one-cycle", 0.5, 999)
     assert rates.argmax() == 249
     assert rates.max() == 0.5

@@ -1,4 +1,4 @@
-"""What a process asks of TensorFlow; GPUs, which are not here, are pretended by name."""
+"""The settings of TensorFlow in a process. GPUs are simulated by name."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,14 +12,14 @@ from mnist_lib.training import strategy
 
 
 class Config:
-    """tf.config with so many GPUs; remembers what was asked of it."""
+    """A tf.config with a number of GPUs that records the settings made."""
 
     def __init__(self, gpus: int) -> None:
-        self.asked: list[tuple[str, Any]] = []
+        self.settings: list[tuple[str, Any]] = []
         self.threading = SimpleNamespace(
-            set_intra_op_parallelism_threads=lambda threads: self.asked.append(("threads", threads))
+            set_intra_op_parallelism_threads=lambda threads: self.settings.append(("threads", threads))
         )
-        self.experimental = SimpleNamespace(set_memory_growth=lambda gpu, on: self.asked.append(("growth", gpu)))
+        self.experimental = SimpleNamespace(set_memory_growth=lambda gpu, on: self.settings.append(("growth", gpu)))
         self.LogicalDeviceConfiguration = object
         self._devices = {"GPU": [f"GPU:{i}" for i in range(gpus)], "CPU": ["CPU:0"]}
 
@@ -27,41 +27,41 @@ class Config:
         return self._devices[kind]
 
     def set_visible_devices(self, devices: list[str], kind: str) -> None:
-        self.asked.append(("visible", (kind, devices)))
+        self.settings.append(("visible", (kind, devices)))
 
     def set_logical_device_configuration(self, device: str, configurations: list[object]) -> None:
-        self.asked.append(("logical", (device, len(configurations))))
+        self.settings.append(("logical", (device, len(configurations))))
 
 
-def asked_of(monkeypatch: pytest.MonkeyPatch, gpus: int, resources: Resources) -> dict[str, Any]:
+def settings_of(monkeypatch: pytest.MonkeyPatch, gpus: int, resources: Resources) -> dict[str, Any]:
     config = Config(gpus)
     monkeypatch.setattr(tf, "config", config)
     strategy.configure_process(resources)
-    return dict(config.asked)
+    return dict(config.settings)
 
 
-def test_without_gpus_granted_those_of_the_node_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = asked_of(monkeypatch, gpus=4, resources=Resources(cpus=3, cpu_replicas=2))
-    assert asked == {"threads": 1, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
+def test_a_process_without_granted_gpus_hides_those_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(monkeypatch, gpus=4, resources=Resources(cpus=3, cpu_replicas=2))
+    assert settings == {"threads": 1, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
 
 
-def test_granted_gpus_are_used_and_their_memory_is_taken_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked_of(monkeypatch, gpus=1, resources=Resources(gpus=1)) == {"threads": 1, "growth": "GPU:0"}
+def test_granted_gpus_allocate_memory_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of(monkeypatch, gpus=1, resources=Resources(gpus=1)) == {"threads": 1, "growth": "GPU:0"}
 
 
 @pytest.mark.parametrize("seen", [0, 1, 3])
-def test_another_number_of_gpus_than_granted_is_refused(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
-    with pytest.raises(GpuInvisibleError, match=rf"2 GPU\(s\) granted, TensorFlow sees {seen}"):
-        asked_of(monkeypatch, gpus=seen, resources=Resources(gpus=2))
+def test_a_number_of_gpus_other_than_granted_is_refused(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
+    with pytest.raises(GpuInvisibleError, match=f"expected TensorFlow to see 2 GPUs, it sees {seen}"):
+        settings_of(monkeypatch, gpus=seen, resources=Resources(gpus=2))
 
 
-def test_where_it_is_allowed_cpu_devices_stand_in_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = asked_of(monkeypatch, gpus=1, resources=Resources(gpus=2, allow_cpu=True))
-    assert asked == {"threads": 1, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
+def test_with_allow_cpu_logical_cpu_devices_replace_missing_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(monkeypatch, gpus=1, resources=Resources(gpus=2, allow_cpu=True))
+    assert settings == {"threads": 1, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
-def test_a_group_takes_the_gpus_that_are_visible_and_a_cpu_only_without(
+def test_a_group_uses_the_visible_gpus_and_a_cpu_only_if_there_are_none(
     monkeypatch: pytest.MonkeyPatch, gpus: int
 ) -> None:
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU"] * gpus)

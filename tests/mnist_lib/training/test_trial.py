@@ -1,3 +1,5 @@
+"""Trials from start to end, in one process and without Ray."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,7 +35,7 @@ def few(digits: Dataset) -> Dataset:
     return Dataset.of("few", "1", train, test)
 
 
-def test_a_trial_starts_tells_each_epoch_and_ends_with_its_result(digits: Dataset) -> None:
+def test_a_trial_yields_its_start_each_epoch_and_its_result(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
     started, *epochs, result = events_of([spec], few(digits))
     assert isinstance(started, Started)
@@ -47,8 +49,8 @@ def test_a_trial_starts_tells_each_epoch_and_ends_with_its_result(digits: Datase
     assert [event.final for event in (started, *epochs, result)] == [False] * 4 + [True]
 
 
-def test_the_result_is_of_the_epoch_that_is_best_on_validation(digits: Dataset) -> None:
-    """Trained for just as long as that epoch, without validation choosing, the weights are the same."""
+def test_the_result_has_the_weights_of_the_best_epoch_on_validation(digits: Dataset) -> None:
+    """A trial of just as many epochs ends with the same weights."""
     (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02)
     events = events_of([spec], few(digits))
     result = results_of(events)[spec.id]
@@ -60,7 +62,7 @@ def test_the_result_is_of_the_epoch_that_is_best_on_validation(digits: Dataset) 
     assert results_of(events_of([shorter], few(digits)))[spec.id].weights_sha256 == result.weights_sha256
 
 
-def test_without_validation_the_last_epoch_counts(digits: Dataset) -> None:
+def test_without_validation_the_result_is_of_the_last_epoch(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8, validation_percent=0)
     result = results_of(events_of([spec], few(digits)))[spec.id]
     assert (result.best_epoch, result.validation) == (3, None)
@@ -76,7 +78,7 @@ def test_a_trial_that_fails_does_not_end_the_lane(digits: Dataset) -> None:
     assert set(results_of(events)) == {good.id, after.id}
 
 
-def test_a_trial_gives_the_same_weights_alone_and_after_others_in_a_lane(digits: Dataset) -> None:
+def test_a_trial_has_the_same_weights_alone_and_after_others_in_a_lane(digits: Dataset) -> None:
     specs = trial_grid(["keras", "scratch"], [0, 1], epochs=2, hidden_units=8)
     together = results_of(events_of(specs, few(digits)))
     for spec in specs:
@@ -84,17 +86,15 @@ def test_a_trial_gives_the_same_weights_alone_and_after_others_in_a_lane(digits:
         assert alone[spec.id].weights_sha256 == together[spec.id].weights_sha256
 
 
-def test_a_further_trial_of_the_same_shape_is_not_compiled_again(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_of_the_same_shape_are_compiled_once(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Trainer] = []
     compile_once = Trainer.compile
 
-    def recorded(self: Trainer, train: Split, plan: Plan) -> None:
+    def record(self: Trainer, train: Split, plan: Plan) -> None:
         compiled.append(self)
         compile_once(self, train, plan)
 
-    monkeypatch.setattr(Trainer, "compile", recorded)
+    monkeypatch.setattr(Trainer, "compile", record)
     specs = trial_grid(["keras"], [0, 1], epochs=1, hidden_units=8)
     assert len(results_of(events_of([*specs, replace(specs[1], seed=2, epochs=2)], few(digits)))) == 3
     (trainer,) = compiled
@@ -102,15 +102,15 @@ def test_a_further_trial_of_the_same_shape_is_not_compiled_again(
     assert run_chunk.experimental_get_tracing_count() == 1
 
 
-def test_a_batch_larger_than_the_data_is_cut_to_it_with_a_notice(digits: Dataset) -> None:
+def test_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
     events = events_of([spec], few(digits))
     assert isinstance(events[0], Started)
-    assert events[0].notices == ("the global batch is 108, all images there are, not 1000",)
+    assert events[0].notices == ("the global batch is 108, all training images, instead of 1000",)
     assert isinstance(events[-1], TrialResult)
 
 
-def test_data_that_cannot_be_had_fail_every_trial_with_their_own_code() -> None:
+def test_every_trial_fails_with_the_code_of_the_dataset_that_cannot_be_loaded() -> None:
     def load() -> Dataset:
         raise DataError("damaged")
 
@@ -121,7 +121,7 @@ def test_data_that_cannot_be_had_fail_every_trial_with_their_own_code() -> None:
     ]
 
 
-def test_a_bug_is_told_as_one_with_its_traceback(digits: Dataset) -> None:
+def test_a_bug_is_reported_with_its_traceback(digits: Dataset) -> None:
     broken = Dataset.of(
         "broken", "1", few(digits).train, Split(np.zeros((3, 9, 9, 1), np.uint8), np.zeros(3, np.uint8))
     )
@@ -130,9 +130,9 @@ def test_a_bug_is_told_as_one_with_its_traceback(digits: Dataset) -> None:
     assert "Traceback" in failure.details
 
 
-def test_gpus_that_tensorflow_cannot_see_are_an_error_that_names_the_way_out(digits: Dataset) -> None:
+def test_the_error_for_invisible_gpus_suggests_allow_cpu(digits: Dataset) -> None:
     (failure,) = events_of(trial_grid(["keras"], [0]), digits, Resources(cpus=1, gpus=2))
     assert isinstance(failure, TrialFailure)
     assert failure.code == "E-GPU-INVISIBLE"
-    assert "2 GPU(s) granted, TensorFlow sees 0" in failure.message
+    assert "expected TensorFlow to see 2 GPUs, it sees 0" in failure.message
     assert "--allow-cpu" in failure.message

@@ -1,4 +1,5 @@
-import io
+"""Every model of the catalog keeps the contract of `Model`, and its stored files give the same predictions."""
+
 from pathlib import Path
 
 import keras
@@ -8,7 +9,6 @@ import tensorflow as tf
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
-from mnist_lib.models.keras_models import RandomShift
 from mnist_lib.models.model import Weights, build_model
 from mnist_lib.spec import TrialSpec
 
@@ -30,7 +30,7 @@ def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
 
 @each_model
 @pytest.mark.parametrize("image_shape", [(28, 28, 1), (8, 8, 1), (5, 7, 1)])
-def test_the_image_size_comes_from_the_data(name: str, image_shape: tuple[int, int, int]) -> None:
+def test_a_model_takes_the_image_shape_of_its_dataset(name: str, image_shape: tuple[int, int, int]) -> None:
     model = build_model(small(name), image_shape)
     images = tf.zeros((3, *image_shape), tf.uint8)
     weights = model.initial_weights(0)
@@ -41,8 +41,8 @@ def test_the_image_size_comes_from_the_data(name: str, image_shape: tuple[int, i
 
 
 @pytest.mark.parametrize("name", ["keras", "scratch"])
-def test_pixels_are_scaled_inside_to_0_to_1(name: str) -> None:
-    """A white image gives what the weights give for ones."""
+def test_a_model_scales_pixels_to_0_to_1(name: str) -> None:
+    """A white image gives the logits that the weights give for ones."""
     model = build_model(TrialSpec.of(name, hidden_units=3), (2, 2, 1))
     weights = model.initial_weights(0)
     logits, _ = model.logits(weights, tf.fill((1, 2, 2, 1), tf.constant(255, tf.uint8)), training=False)
@@ -51,7 +51,7 @@ def test_pixels_are_scaled_inside_to_0_to_1(name: str) -> None:
 
 
 def stored_probabilities(name: str, folder: Path, images: np.ndarray) -> dict[str, np.ndarray]:
-    """By each way in which a stored model can be used without this project."""
+    """Return the probabilities by each way in which a stored model can be used without this project."""
     if name.startswith("keras"):
         return {"keras": keras.saving.load_model(folder / "model.keras").predict(images, verbose=0)}
     arrays = np.load(folder / "weights.npz")
@@ -68,7 +68,7 @@ def stored_probabilities(name: str, folder: Path, images: np.ndarray) -> dict[st
 
 
 @each_model
-def test_a_stored_model_gives_the_probabilities_of_the_trained_one(name: str, digits: Dataset, tmp_path: Path) -> None:
+def test_a_stored_model_predicts_as_the_trained_one(name: str, digits: Dataset, tmp_path: Path) -> None:
     model, images = build_model(small(name), digits.image_shape), digits.test.images[::10]
     weights = model.initial_weights(3)
     for path, content in model.files(weights).items():
@@ -79,33 +79,7 @@ def test_a_stored_model_gives_the_probabilities_of_the_trained_one(name: str, di
         np.testing.assert_allclose(probabilities, expected, atol=2e-6, err_msg=way)
 
 
-def test_a_random_shift_moves_each_image_whole_and_reproducibly() -> None:
-    images = np.zeros((200, 6, 6, 1), np.uint8)
-    images[:, 2, 3] = 255
-    keras.utils.set_random_seed(0)
-    shifted = RandomShift(1)(images, training=True).numpy()
-    places = {tuple(place) for place in np.argwhere(shifted[..., 0])[:, 1:]}
-    assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
-    assert (shifted.reshape(200, -1).sum(axis=1) == 255).all()
-    keras.utils.set_random_seed(0)
-    assert (RandomShift(1)(images, training=True).numpy() == shifted).all()
-    assert (RandomShift(1)(images).numpy() == images).all()
-
-
-def test_images_are_augmented_in_training_only() -> None:
-    model = build_model(small("keras-cnn"), (28, 28, 1))
-    weights = model.initial_weights(0)
-    images = tf.random.stateless_uniform((4, 28, 28, 1), [0, 0], 0, 256, tf.int32)
-    images = tf.cast(images, tf.uint8)
-    (first, _), (again, _) = (model.logits(weights, images, training=False) for _ in range(2))
-    assert (first.numpy() == again.numpy()).all()
-    (first, state), (again, _) = (model.logits(weights, images, training=True) for _ in range(2))
-    assert (first.numpy() == again.numpy()).all()  # chance is part of the state
-    (other, _) = model.logits(weights._replace(state=state), images, training=True)
-    assert (first.numpy() != other.numpy()).any()
-
-
-def test_a_weights_hash_sees_every_value_and_its_shape() -> None:
+def test_the_hash_of_weights_depends_on_every_value_type_and_shape() -> None:
     def hashed(*values: np.ndarray) -> str:
         return Weights([tf.constant(value) for value in values], []).sha256()
 
@@ -113,9 +87,3 @@ def test_a_weights_hash_sees_every_value_and_its_shape() -> None:
     changed = ones.copy()
     changed[1, 2] = np.nextafter(np.float32(1), np.float32(2))
     assert len({hashed(ones), hashed(changed), hashed(ones.reshape(3, 2)), hashed(ones.astype(np.float64))}) == 4
-
-
-def test_the_weights_file_of_scratch_holds_no_pickled_objects() -> None:
-    files = build_model(small("scratch"), (8, 8, 1))
-    arrays = np.load(io.BytesIO(files.files(files.initial_weights(0))["weights.npz"]), allow_pickle=False)
-    assert sorted(arrays) == ["bias_0", "bias_1", "kernel_0", "kernel_1"]

@@ -1,0 +1,38 @@
+"""Both ways to run the steps of a chunk give the same result."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnist_lib.data.batches import Plan, epochs
+from mnist_lib.data.split import Dataset
+from mnist_lib.models.model import build_model
+from mnist_lib.models.scratch import OPTIMIZERS
+from mnist_lib.spec import TrialSpec
+from mnist_lib.training.loop import learning_rates
+from mnist_lib.training.steps import StepByStep, Values, WholeChunk
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+
+@pytest.mark.parametrize("compile_gradients", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_step_by_step_gives_the_result_of_the_whole_chunk(
+    digits: Dataset, optimizer: str, compile_gradients: bool
+) -> None:
+    spec, train = TrialSpec.of("keras", hidden_units=8), digits.train.take(np.arange(320))
+    model = build_model(spec, digits.image_shape)
+    (chunk,) = epochs(train, Plan(len(train), 32, 1), seed=0, first=1, last=1)
+    strategy = tf.distribute.MirroredStrategy(["/CPU:0"])
+    rates = tf.constant(learning_rates("one-cycle", 0.01, 10))
+    weights, ours = model.initial_weights(seed=0), OPTIMIZERS[optimizer]()
+    start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
+    step_by_step = StepByStep(model, ours, strategy, compile_gradients=compile_gradients)
+    (once, totals), (stepped, stepped_totals) = (
+        steps.run(start, chunk, rates) for steps in (WholeChunk(model, ours, strategy), step_by_step)
+    )
+    assert once.step == stepped.step == 10
+    assert totals[1:] == stepped_totals[1:]
+    assert stepped_totals.loss.numpy() == pytest.approx(totals.loss.numpy(), rel=1e-5)
+    for one, other in zip(tf.nest.flatten(once), tf.nest.flatten(stepped), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

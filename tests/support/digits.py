@@ -1,0 +1,31 @@
+"""Test digits of mnist-mini, and how far an image differs from one."""
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnist_lib.data.embedded import FOLDER
+from mnist_lib.pictures.centring import centre
+from mnist_lib.pictures.ink import find_ink
+
+with np.load(FOLDER / "mnist-mini.npz") as arrays:
+    DIGITS: NDArray[np.uint8] = arrays["test_images"][..., 0]
+
+MAX_DIFFERENCE = 10.0  # of 255, the mean over pixels and digits, for images of the same digit
+
+any_digit = st.integers(0, len(DIGITS) - 1).map(lambda index: DIGITS[index])
+
+
+def centred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """pixels: [height, width] or [height, width, channels] -> [28, 28]."""
+    return centre(find_ink(pixels.astype(np.float32).reshape(*pixels.shape[:2], -1)), (28, 28), 20)
+
+
+def enlarged(digit: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Return the mean absolute difference over pixels, of 255."""
+    return float(np.abs(one.astype(float) - other.astype(float)).mean())
