@@ -18,7 +18,7 @@ from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP
 from mnist_lib.catalog import DATASETS, require_known
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.errors import SpecError
-from mnist_lib.store.local import whole_at
+from mnist_lib.store.local import atomic_output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,7 +62,7 @@ def show(arguments: Sequence[str]) -> int:
 
     description = describe(dataset, options.data_dir or default_data_dir() if dataset.reusable else None)
     if options.picture is not None:
-        with whole_at(options.picture) as written:
+        with atomic_output(options.picture) as written:
             draw_examples(dataset, options.seed, written)
     if options.json:
         print_result(json.dumps(description, indent=2))

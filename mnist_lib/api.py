@@ -1,4 +1,4 @@
-"""The Python API: stored versions by name, as classifiers that predict, and the runs of a storage as plain records.
+"""The Python API: stored versions by name, as classifiers that predict, and the runs of a storage as records.
 
 A bare model name means its champion, here and in every command.
 """
@@ -17,9 +17,9 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions import champion
 from mnist_lib.store.contents import StoredModel, accuracy_of_version
-from mnist_lib.store.log import unseal
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.runs import RECORD, RunFolder
+from mnist_lib.store.records import unseal
+from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import Version, find, find_all
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 LATEST = "latest"
 NUMBER = re.compile("[0-9]{1,8}", re.ASCII)
 
-Status = Literal["complete", "some failed", "unfinished", "damaged"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
@@ -45,10 +43,10 @@ class Classifier:
     _predict: "Predict" = field(repr=False)
 
     def predict(self, images: "NDArray[np.uint8]") -> "NDArray[np.float32]":
-        """Return the probability of each class, [n, classes].
+        """Return the probabilities of the classes, [n, classes].
 
         Args:
-            images: [n, height, width, 1] uint8, 0-255, light digits on a dark ground as in the training data.
+            images: [n, height, width, 1], 0-255, light on dark as in the training data.
 
         Raises:
             SpecError: the images have another type or shape.
@@ -59,25 +57,24 @@ class Classifier:
 @dataclass(frozen=True, kw_only=True)
 class ModelOfRun:
     version: int
-    accuracy: float  # of this version, on the test split, in [0, 1]
+    accuracy: float  # of this version on the test split, 0 to 1
     champion: bool | None  # whether this version is the champion today; None if the log of champions is damaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     name: str
-    status: Status
-    dataset: str | None = None  # None only if the run is damaged
-    ended: str | None = None  # UTC, ISO 8601; None if the run has not ended
-    models: Mapping[str, ModelOfRun] = field(default_factory=dict)  # by model; those with a successful trial
+    status: Literal["complete", "some failed", "unfinished", "damaged"]
+    dataset: str | None = None  # None of a damaged run
+    ended: str | None = None  # UTC, ISO 8601; None of an unfinished run
+    models: Mapping[str, ModelOfRun] = field(default_factory=dict)
 
 
 def load(name: str | None = None, storage: str | Path = "results") -> Classifier:
     """Return a stored version as a classifier. TensorFlow starts without GPUs, which stay free for training.
 
     Args:
-        name: "keras" for the champion, "keras@latest" for the newest version, "keras@3" for version 3; None for the
-            most accurate champion.
+        name: as in `find_version`; None for the most accurate champion.
         storage: a folder or a URL.
 
     Raises:
@@ -87,7 +84,7 @@ def load(name: str | None = None, storage: str | Path = "results") -> Classifier
     """
     objects = open_storage(str(storage))
     version = find_version(objects, name) if name else best_champion(objects)
-    stored, accuracy = StoredModel.of(objects, version), accuracy_of_version(version)
+    stored, accuracy = StoredModel.read(objects, version), accuracy_of_version(version)
     import_keras(gpus=False)
     from mnist_lib.export.loading import build, predictor
 
@@ -96,10 +93,7 @@ def load(name: str | None = None, storage: str | Path = "results") -> Classifier
 
 
 def runs(storage: str | Path = "results") -> list[RunRecord]:
-    """Return every run of a storage: those that have not ended, then the others, the newest first.
-
-    Args:
-        storage: a folder or a URL.
+    """Return every run of a storage, a folder or a URL: those that have not ended, then the others, newest first.
 
     Raises:
         StoreError: the storage cannot be read.
@@ -108,42 +102,39 @@ def runs(storage: str | Path = "results") -> list[RunRecord]:
     champions = {model: _champion_number(objects, model) for model in MODELS}
     names = {name.split("/")[1] for name in objects.names("runs")}
     with ThreadPoolExecutor() as readers:  # a bucket takes long for each summary
-        found = readers.map(partial(_run_record, objects, champions), sorted(names))
+        found = readers.map(partial(_run_record, objects, champions), names)
         return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
 
 
-def find_version(objects: Objects, name: str | None, *, option: str = "version") -> Version:
+def find_version(objects: Objects, name: str | None) -> Version:
     """Return the version that a name stands for.
 
     Args:
         name: "keras" for the champion, "keras@latest" for the newest version, "keras@3" for version 3.
-        option: the name of the option or argument, for errors.
 
     Raises:
         SpecError: there is no such version or no champion.
         IntegrityError: the record of the version or of the champion is damaged.
     """
     if name is None:
-        raise SpecError(f"{option}: expected a version, as in keras@3 or keras@latest; see: jobs.models list")
+        raise SpecError("expected a version, as in keras@3 or keras@latest; see: jobs.models list")
     model, at, which = name.partition("@")
-    require_known(option, model, MODELS)
+    require_known("model", model, MODELS)
     if not at:
         found = _champion_version(objects, model)
         if found is None:
-            raise SpecError(
-                f"{option}: {model} has no champion in {objects.where('models')}"
-                f"; promote a version, or name one, as in {model}@{LATEST}"
-            )
+            where = f"{model} has no champion in {objects.where('models')}"
+            raise SpecError(f"{where}; promote a version, or name one, as in {model}@{LATEST}")
         return found
     if which == LATEST:
         number = next((number for number, _ in find_all(objects, model, newest_first=True)), 0)
     elif NUMBER.fullmatch(which):
         number = int(which)
     else:
-        raise SpecError(f"{option}: expected a number or {LATEST} after the @, as in keras@3, got {name!r}")
+        raise SpecError(f"expected a number or {LATEST} after the @, as in keras@3, got {name!r}")
     version = find(objects, model, number)
     if version is None:
-        raise SpecError(f"{option}: there is no {name} in {objects.where('models')}; see: jobs.models list")
+        raise SpecError(f"there is no {name} in {objects.where('models')}; see: jobs.models list")
     return version
 
 
@@ -152,26 +143,21 @@ def best_champion(objects: Objects) -> Version:
 
     Raises:
         SpecError: no model has a champion.
-        IntegrityError: the record of a champion is damaged: the best of the others might not be the best.
+        IntegrityError: the record of any champion is damaged.
     """
     champions = [found for model in MODELS if (found := _champion_version(objects, model))]
     if not champions:
-        raise SpecError(
-            f"model: there is no champion in {objects.where('models')}"
-            f"; train one with jobs.train, or name a version, as in keras@{LATEST}"
-        )
+        where = f"there is no champion in {objects.where('models')}"
+        raise SpecError(f"{where}; train one with jobs.train, or name a version, as in keras@{LATEST}")
     return max(champions, key=lambda version: accuracy_of_version(version).value)
 
 
 def _champion_version(objects: Objects, model: str) -> Version | None:
     current = champion(objects, model)
-    if current is None:
-        return None
-    version = find(objects, model, current.version)
-    if version is None:
-        raise IntegrityError(
-            f"{model}@{current.version}: expected a commit record, got none; roll back to another version"
-        )
+    version = find(objects, model, current.version) if current else None
+    if current and version is None:
+        name = f"{model}@{current.version}"
+        raise IntegrityError(f"{name}: expected a commit record, got none; roll back to another version")
     return version
 
 
@@ -189,23 +175,17 @@ def _run_record(objects: Objects, champions: Mapping[str, int | None], name: str
     try:
         summary = folder.summary()
         if summary is None:
-            trials = unseal(folder.read(RECORD) or b"", name)["terms"]["trials"]
+            trials = unseal(folder.read(RUN_RECORD) or b"", name)["terms"]["trials"]
             return RunRecord(name=name, status="unfinished", dataset=str(next(iter(trials.values()))["dataset"]))
         models = {}
         for model, row in summary["models"].items():
-            in_use = champions.get(model, 0)
-            models[model] = ModelOfRun(
-                version=int(row["version"]),
-                accuracy=float(row["best_trial_test_accuracy"]),
-                champion=None if in_use is None else in_use == row["version"],
-            )
+            version, in_use = int(row["version"]), champions.get(model, 0)
+            is_champion = None if in_use is None else in_use == version
+            accuracy = float(row["best_trial_test_accuracy"])
+            models[model] = ModelOfRun(version=version, accuracy=accuracy, champion=is_champion)
         failed = any(trial["status"] == "failed" for trial in summary["trials"])
-        return RunRecord(
-            name=name,
-            status="some failed" if failed else "complete",
-            dataset=str(summary["dataset"]["name"]),
-            ended=str(summary["ended"]) if summary.get("ended") else None,
-            models=models,
-        )
+        ended, dataset = summary.get("ended"), str(summary["dataset"]["name"])
+        status: Literal["complete", "some failed"] = "some failed" if failed else "complete"
+        return RunRecord(name=name, status=status, dataset=dataset, ended=ended and str(ended), models=models)
     except (IntegrityError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
         return RunRecord(name=name, status="damaged")

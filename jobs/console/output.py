@@ -7,7 +7,9 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -121,6 +123,15 @@ def _stdout() -> "Console":
     is_terminal = sys.stdout.isatty()
     width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
     return Console(width=width, force_terminal=is_terminal, markup=False, emoji=False, highlight=False)
+
+
+def wrapped(text: str) -> str:
+    """Break lines that are longer than the terminal between their words; elsewhere, return the text as it is."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join("\n".join(parts) for parts in lines)
 
 
 def grid(headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], fold: Collection[str] = ()) -> "Table":

@@ -45,7 +45,7 @@ def doctor(arguments: Sequence[str]) -> int:
     check_storage(options.storage)
     with step("checking"):
         found = list(_examine(options))
-    print_result(json.dumps([*map(checks.document, found)], indent=2) if options.json else _table(found))
+    print_result(json.dumps([finding.document for finding in found], indent=2) if options.json else _table(found))
     return worst(found)
 
 

@@ -16,8 +16,32 @@ from mnist_lib.store.runs import check_writable
 from mnist_lib.store.storage import is_url, open_storage
 from mnist_lib.wording import counted
 
+MIN_DISK = 500 << 20  # bytes, for prepared data, checkpoints and models
+MIN_MEMORY = 2 << 30  # bytes, for TensorFlow and a dataset in one worker
+MAX_CLOCK_SECONDS = 5.0  # difference between the clocks of a node and of this machine
+NODE_SECONDS = 60.0  # timeout: a new worker has to start, and on GPU nodes import TensorFlow
 
-@dataclass(frozen=True, kw_only=True)
+INSTALL = "install requirements/runtime.lock on every node"
+INSTALL_GPU = "install requirements/gpu.lock and the NVIDIA driver there"
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    found: str
+    fix: str = ""
+    code: str | None = None  # of the error with which a run would end; None if it would not
+
+    @property
+    def mark(self) -> str:
+        return "fault" if self.code else "warning" if self.fix else "ok"
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {"mark": self.mark, **asdict(self)}
+
+
+@dataclass(frozen=True)
 class NodeFacts:
     versions: dict[str, str]
     clock: float  # Unix time
@@ -30,13 +54,8 @@ def node_facts() -> NodeFacts:
     import psutil  # part of Ray
 
     temporary = tempfile.gettempdir()
-    return NodeFacts(
-        versions=package_versions(),
-        clock=time.time(),
-        temporary=temporary,
-        disk_free=shutil.disk_usage(temporary).free,
-        memory_free=psutil.virtual_memory().available,
-    )
+    disk_free, memory_free = shutil.disk_usage(temporary).free, psutil.virtual_memory().available
+    return NodeFacts(package_versions(), time.time(), temporary, disk_free, memory_free)
 
 
 def visible_gpus() -> int:
@@ -45,24 +64,6 @@ def visible_gpus() -> int:
     import tensorflow as tf
 
     return len(tf.config.list_physical_devices("GPU"))
-
-
-MIN_DISK = 500 << 20  # bytes, for prepared data, checkpoints and models
-MIN_MEMORY = 2 << 30  # bytes, for TensorFlow and a dataset in one worker
-MAX_CLOCK_SECONDS = 5.0  # difference between the clocks of a node and of this machine
-NODE_SECONDS = 60.0  # timeout: a new worker has to start, and on GPU nodes import TensorFlow
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    what: str
-    found: str
-    fix: str = ""
-    code: str | None = None  # of the error with which a run would end; None if it would not
-
-    @property
-    def mark(self) -> str:
-        return "fault" if self.code else "warning" if self.fix else "ok"
 
 
 def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -74,23 +75,22 @@ def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[F
         if not isinstance(code, str):
             raise
         found, separator, fix = str(error).rpartition("; ")
-        yield Finding(what=what, found=found if separator else fix, fix=fix if separator else "", code=code)
+        yield Finding(what, found, fix, code) if separator else Finding(what, fix, code=code)
 
 
 def versions_here() -> Iterator[Finding]:
     versions = package_versions()
     missing = [name for name in RESULT_PACKAGES if name.replace("-", "_") not in versions]
     if missing:
-        fix = "install requirements/runtime.lock"
-        yield Finding(what="packages", found=f"{', '.join(missing)} missing", fix=fix, code="E-CLUSTER-VERSIONS")
+        yield Finding("packages", f"{', '.join(missing)} missing", INSTALL, "E-CLUSTER-VERSIONS")
     else:
-        yield Finding(what="packages", found=", ".join(f"{name} {version}" for name, version in versions.items()))
+        yield Finding("packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def storage(where: str) -> Iterator[Finding]:
     is_new = not is_url(where) and not Path(where).exists()
     check_writable(open_storage(where))
-    yield Finding(what="storage", found=f"{where} can be written, and a second writer is refused")
+    yield Finding("storage", f"{where} can be written, and a second writer is refused")
     if not is_url(where):
         yield _disk("storage", Path(where), shutil.disk_usage(where).free, "E-STORE-FULL", "--storage")
     if is_new:
@@ -101,35 +101,34 @@ def dataset(name: str, data_dir: Path | None, source: Path | None) -> Iterator[F
     from mnist_lib.data.availability import describe_availability
 
     require_known("dataset", name, DATASETS)
-    yield Finding(what="dataset", found=describe_availability(name, data_dir, source))
+    yield Finding("dataset", describe_availability(name, data_dir, source))
 
 
 def token() -> Iterator[Finding]:
     """Check where the token is, and whether other users can read it."""
     from cluster.connection.address import token_file
 
-    mode = os.environ.get("RAY_AUTH_MODE", "").lower() or "unset"
+    mode = f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', '').lower() or 'unset'}"
     file = token_file()  # None without a home
     if os.environ.get("RAY_AUTH_TOKEN"):
-        yield Finding(what="token", found=f"in RAY_AUTH_TOKEN; RAY_AUTH_MODE is {mode}")
-    elif file is not None and file.is_file():
-        if _others_read(file):
-            fix = f"chmod 600 {file}, then make a new token: ray get-auth-token --generate"
-            yield Finding(what="token", found=f"other users can read {file}", fix=fix)
-        else:
-            yield Finding(what="token", found=f"in {file}; RAY_AUTH_MODE is {mode}")
+        yield Finding("token", f"in RAY_AUTH_TOKEN; {mode}")
+    elif file is None or not file.is_file():
+        yield Finding("token", f"none; {mode}")
+    elif _others_read(file):
+        fix = f"chmod 600 {file}, then make a new token: ray get-auth-token --generate"
+        yield Finding("token", f"other users can read {file}", fix)
     else:
-        yield Finding(what="token", found=f"none; RAY_AUTH_MODE is {mode}")
+        yield Finding("token", f"in {file}; {mode}")
 
 
 def head(address: str, given_by: str) -> Iterator[Finding]:
     from cluster.connection.address import lost_nodes, require_head
 
     resolved = require_head(address, given_by)
-    yield Finding(what="head", found=f"{resolved} answers")
+    yield Finding("head", f"{resolved} answers")
     for host in lost_nodes(resolved):
         fix = "restart Ray there (ray start --address); see /tmp/ray/session_latest/logs/raylet.out"
-        yield Finding(what=f"node {host}", found="it died", fix=fix)
+        yield Finding(f"node {host}", "it died", fix)
 
 
 def dashboard() -> Iterator[Finding]:
@@ -138,12 +137,12 @@ def dashboard() -> Iterator[Finding]:
     address = dashboard_address()
     if address is None:
         fix = "to submit jobs, install ray[default] and start the head with `ray start --head`"
-        yield Finding(what="dashboard", found="none", fix=fix)
+        yield Finding("dashboard", "none", fix)
     elif os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and not address.startswith(("127.", "localhost")):
         fix = "start the head with --dashboard-host 127.0.0.1, or with RAY_AUTH_MODE=token"
-        yield Finding(what="dashboard", found=f"anyone who can connect to {address} can run code", fix=fix)
+        yield Finding("dashboard", f"anyone who can connect to {address} can run code", fix)
     else:
-        yield Finding(what="dashboard", found=address)
+        yield Finding("dashboard", address)
 
 
 def nodes() -> Iterator[Finding]:
@@ -154,24 +153,20 @@ def nodes() -> Iterator[Finding]:
         what = f"node {answer.node.host} ({answer.node.id[:8]})"
         if answer.value is None:
             fix = "see its raylet.out, or restart Ray there"
-            yield Finding(what=what, found=f"does not run tasks: {answer.error}", fix=fix, code="E-CLUSTER")
+            yield Finding(what, f"does not run tasks: {answer.error}", fix, "E-CLUSTER")
         else:
             yield from _node(what, answer.node.cpus, answer.value, asked)
     for gpu in call_on_every_node(visible_gpus, NODE_SECONDS, gpus=True):
         what, gpus = f"node {gpu.node.host} ({gpu.node.id[:8]})", counted(gpu.node.gpus, "GPU")
         if gpu.timed_out:
-            fix = "run this again when its GPUs are free"
-            yield Finding(what=what, found=f"{gpus}, not checked: {gpu.error}", fix=fix)
+            yield Finding(what, f"{gpus}, not checked: {gpu.error}", "run this again when its GPUs are free")
         elif gpu.value is None:
-            fix = "install requirements/gpu.lock and the NVIDIA driver there"
-            found = f"TensorFlow does not start with {gpus}: {gpu.error}"
-            yield Finding(what=what, found=found, fix=fix, code="E-GPU-INVISIBLE")
+            yield Finding(what, f"TensorFlow does not start with {gpus}: {gpu.error}", INSTALL_GPU, "E-GPU-INVISIBLE")
         elif gpu.value < 1:
-            fix = "install requirements/gpu.lock and the NVIDIA driver there, or start its Ray with --num-gpus=0"
-            found = f"Ray has {gpus} there, of which TensorFlow sees none"
-            yield Finding(what=what, found=found, fix=fix, code="E-GPU-INVISIBLE")
+            fix = f"{INSTALL_GPU}, or start its Ray with --num-gpus=0"
+            yield Finding(what, f"Ray has {gpus} there, of which TensorFlow sees none", fix, "E-GPU-INVISIBLE")
         else:
-            yield Finding(what=what, found=f"{gpus}, which TensorFlow sees")
+            yield Finding(what, f"{gpus}, which TensorFlow sees")
 
 
 def _node(what: str, cpus: int, facts: NodeFacts, asked: float) -> Iterator[Finding]:
@@ -179,30 +174,28 @@ def _node(what: str, cpus: int, facts: NodeFacts, asked: float) -> Iterator[Find
     yield from faults
     if not faults:
         free = f"{facts.disk_free / 1e9:.0f} GB of disk and {facts.memory_free / 1e9:.0f} GB of memory free"
-        yield Finding(what=what, found=f"{counted(cpus, 'CPU')}, {free}, the same package versions")
+        yield Finding(what, f"{counted(cpus, 'CPU')}, {free}, the same package versions")
 
 
 def _faults(what: str, facts: NodeFacts, asked: float) -> Iterator[Finding]:
     if differing := differing_versions(facts.versions):
-        fix = "install requirements/runtime.lock on every node"
-        yield Finding(what=what, found=differing, fix=fix, code="E-CLUSTER-VERSIONS")
+        yield Finding(what, differing, INSTALL, "E-CLUSTER-VERSIONS")
     if facts.disk_free < MIN_DISK:
         yield _disk(what, Path(facts.temporary), facts.disk_free, "E-RESOURCES", "TMPDIR")
     if facts.memory_free < MIN_MEMORY:
         fix = f"end other programs there: a worker needs {MIN_MEMORY / 1e9:.0f} GB"
-        yield Finding(what=what, found=f"{facts.memory_free / 1e9:.1f} GB of memory free", fix=fix, code="E-RESOURCES")
+        yield Finding(what, f"{facts.memory_free / 1e9:.1f} GB of memory free", fix, "E-RESOURCES")
     # The node read its clock between `asked` and now.
     off = max(asked - facts.clock, facts.clock - time.time())
     if off > MAX_CLOCK_SECONDS:
-        fix = "let NTP set the clocks (timedatectl set-ntp true)"
-        yield Finding(what=what, found=f"its clock is {off:.0f} s off", fix=fix)
+        yield Finding(what, f"its clock is {off:.0f} s off", "let NTP set the clocks (timedatectl set-ntp true)")
 
 
 def _disk(what: str, folder: Path, free: int, code: str, flag: str) -> Finding:
     found = f"{free / 1e6:,.0f} MB free in {folder}"
     if free >= MIN_DISK:
-        return Finding(what=what, found=found)
-    return Finding(what=what, found=found, fix=f"free some, or name another folder with {flag}", code=code)
+        return Finding(what, found)
+    return Finding(what, found, f"free some, or name another folder with {flag}", code)
 
 
 def _others_read(file: Path) -> bool:
@@ -210,7 +203,3 @@ def _others_read(file: Path) -> bool:
     mode, above = file.stat().st_mode, [folder.stat().st_mode for folder in file.resolve().parents]
     ways = [(stat.S_IRGRP, stat.S_IXGRP | stat.S_IXOTH), (stat.S_IROTH, stat.S_IXOTH)]
     return any(mode & read and all(folder & enter for folder in above) for read, enter in ways)
-
-
-def document(finding: Finding) -> dict[str, Any]:
-    return {"mark": finding.mark, **asdict(finding)}

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs.console.options import parse, split_subcommand
-from jobs.console.output import CommandResult, print_result, printable, run_command
-from jobs.models import changes, compute, diff, options, queries
+from jobs.console.output import CommandResult, print_result, printable, run_command, wrapped
+from jobs.models import changes, compute, options, queries
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.storage import open_storage
 
 COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], CommandResult]]] = {
     "list": (options.ModelOptions, queries.list_versions),
     "show": (options.ShowOptions, queries.show),
-    "diff": (options.DiffOptions, diff.diff),
+    "diff": (options.DiffOptions, queries.diff),
     "champion": (options.ChampionOptions, queries.show_champion),
     "history": (options.HistoryOptions, queries.show_history),
     "promote": (options.PromoteOptions, changes.promote),
@@ -37,7 +37,7 @@ def models(arguments: Sequence[str]) -> int:
     kind, command = COMMANDS[name]
     given = parse(f"jobs.models {name}", kind, others)
     result = command(given, open_storage(given.storage))
-    print_result(json.dumps(result.document, indent=2) if given.json else printable(result.text))
+    print_result(json.dumps(result.document, indent=2) if given.json else wrapped(printable(result.text)))
     if result.afterwards is not None:
         result.afterwards()
     return result.exit_code

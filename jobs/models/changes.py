@@ -10,7 +10,7 @@ from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
 from mnist_lib.store import champions
-from mnist_lib.store.collection import collect
+from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.runs import INDEX
@@ -57,9 +57,7 @@ def _target(objects: Objects, model: str, to: str | None) -> int | None:
     try:
         time = moment(to)
     except ValueError as error:
-        raise SpecError(
-            f"to: expected the number of a version, or a time such as 2026-11-25T03:00:00Z, got {to!r}"
-        ) from error
+        raise SpecError(f"to: expected a number or a time such as 2026-11-25T03:00:00Z, got {to!r}") from error
     then = champions.champion_at(objects, model, time)
     if then is None:
         raise SpecError(f"to: {model} had no champion at {to}; see: jobs.models history {model}")

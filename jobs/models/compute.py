@@ -17,7 +17,7 @@ from mnist_lib.catalog import EXPORT_FORMATS, require_known
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.store.contents import Predictions, StoredModel
-from mnist_lib.store.local import require_free
+from mnist_lib.store.local import require_absent
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import percent
@@ -30,7 +30,7 @@ NUM_EXPORT_IMAGES = 100  # test images on which an exported file is compared wit
 
 def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     version = find_version(objects, options.version)
-    stored = Predictions.of(objects, version)
+    stored = Predictions.read(objects, version)
     import_keras(gpus=False)
     from mnist_lib.export.loading import compare_with_stored, load, load_trusted
 
@@ -50,27 +50,21 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     import_keras()
     from mnist_lib.export import reproduction
 
-    cpus = options.cpus or os.cpu_count() or 1
-    found = reproduction.reproduce(
-        objects,
-        version,
-        lambda: _dataset(version, options.data_dir, options.data_source),
-        cpus,
-        code_version(SOURCE_FOLDERS),
-    )
-    low, high = map(percent, found.stored.interval())
-    accuracies = (
-        f"{percent(found.again.value)} of the test images are right, {percent(found.stored.value)} of the stored"
-        f" version ({low} to {high})"
-    )
+    def load() -> "Dataset":
+        return _dataset(version, options.data_dir, options.data_source)
+
+    cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
+    found = reproduction.reproduce(objects, version, load, cpus, code)
+    again, stored, low, high = map(percent, (found.again.value, found.stored.value, *found.stored.interval()))
     verdicts = {
-        reproduction.IDENTICAL: f"{version.name} was reproduced: every weight is the same.",
-        reproduction.WITHIN: f"{version.name} was reproduced within the interval: other weights, {accuracies}.",
-        reproduction.DIVERGED: f"{version.name} was not reproduced: {accuracies}.",
+        reproduction.IDENTICAL: "reproduced: every weight is the same.",
+        reproduction.WITHIN: f"reproduced with other weights: test accuracy {again}, stored {stored} ({low} to {high}).",
+        reproduction.DIVERGED: f"not reproduced: test accuracy {again}, stored {stored} ({low} to {high}).",
     }
     differing = [f"  {name}: {stored} then, {here} here" for name, (stored, here) in found.differing.items()]
     same = ["  Code, data, package versions and devices are the same."]
-    text = "\n".join([verdicts[found.verdict], *(differing or same), f"  It took {found.seconds:.1f} s."])
+    verdict = f"{version.name} was {verdicts[found.verdict]}"
+    text = "\n".join([verdict, *(differing or same), f"  It took {found.seconds:.1f} s."])
     diverged = found.verdict == reproduction.DIVERGED
     return CommandResult(asdict(found), text, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
 
@@ -84,14 +78,14 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     if missing:
         raise SpecError(f"format: {form} needs {', '.join(missing)}; install the extra: pip install '.[export]'")
     target = options.to or Path.cwd() / f"{version.model}-{version.number}{EXPORT_FORMATS[form].suffix}"
-    require_free(target)
+    require_absent(target)
     import_keras(gpus=False)
     from mnist_lib.export import formats
     from mnist_lib.export.loading import build
 
     images = _dataset(version, options.data_dir, options.data_source).test.images[:NUM_EXPORT_IMAGES]
     with quietly():
-        found = formats.export(build(StoredModel.of(objects, version)), form, target, images)
+        found = formats.export(build(StoredModel.read(objects, version)), form, target, images)
     text = (
         f"{version.name} is in {found.path} ({found.bytes:,} bytes).\n"
         f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e})."

@@ -41,9 +41,7 @@ class HistoryOptions(ModelOptions):
 class ChampionOptions(ModelOptions):
     """Show the champion of each model: the version in use."""
 
-    at: str | None = option(
-        None, "show the champion at that time, such as 2026-11-25T03:00:00Z (default: now)", moment, "TIME"
-    )
+    at: str | None = option(None, "show the champion of that time, such as 2026-11-25T03:00:00Z", moment, "TIME")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +60,7 @@ class ShowOptions(VersionOptions):
 class DiffOptions(StoreOptions):
     """Compare two versions: how they were made, and which test images they predict differently."""
 
-    one: str | None = option(
-        None, f"{VERSION_HELP}; or 1 for version 1 of every model", str, "VERSION", positional=True
-    )
+    one: str | None = option(None, f"{VERSION_HELP}; 1 for that of every model", str, "VERSION", positional=True)
     other: str | None = option(None, "the version to compare with, named likewise", str, "VERSION", positional=True)
 
 
@@ -73,30 +69,21 @@ class PromoteOptions(StoreOptions):
     """Make a version the champion of its model if it is significantly better than the current champion."""
 
     version: str | None = option(
-        None,
-        "keras@latest for the newest version, keras@3 for version 3; a number or latest is required",
-        str,
-        "VERSION",
-        positional=True,
+        None, "required: keras@latest or a number, as in keras@3", str, "VERSION", positional=True
     )
     always: bool = option(False, "promote it even if it is not better")
     alpha: float = option(Rule.alpha, "significance level of McNemar's test against the champion", number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "test accuracy that a first champion needs, 0 to 1", number, "X")
-    max_class_drop: float = option(
-        Rule.max_class_drop, "largest drop of the accuracy in any class, 0 to 1, unless it may be chance", number, "X"
-    )
+    max_class_drop: float = option(Rule.max_class_drop, "largest drop of the accuracy in a class, 0 to 1", number, "X")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackOptions(ModelOptions):
     """Make an earlier version the champion again."""
 
-    model: str | None = option(None, f"one of {', '.join(MODELS)}; required", str, "MODEL", positional=True)
+    model: str | None = option(None, f"required: one of {', '.join(MODELS)}", str, "MODEL", positional=True)
     to: str | None = option(
-        None,
-        "number of the version, or a time at which it was the champion (default: the previous champion)",
-        str,
-        "N|TIME",
+        None, "number of a version, or a time when it was the champion (default: the previous champion)", str, "N|TIME"
     )
 
 
@@ -106,7 +93,7 @@ class VerifyOptions(StoreOptions):
 
     what: str | None = option(
         None,
-        f"{VERSION_HELP}; or the folder or URL of a copy of a version (default: the champion of every model)",
+        f"{VERSION_HELP}; or the folder or URL of a copy (default: all champions)",
         str,
         "VERSION|COPY",
         positional=True,
@@ -119,10 +106,7 @@ class CollectOptions(ModelOptions):
     """Delete old versions and the leftovers of crashed runs."""
 
     keep: int | None = option(
-        None,
-        "of each model keep the N newest versions, the champion, and the N champions before it; required",
-        whole_number,
-        "N",
+        None, "required: keep the N newest versions, the champion and the N champions before it", whole_number, "N"
     )
     dry_run: bool = option(False, "list what would be deleted, and delete nothing")
 
@@ -155,5 +139,5 @@ class ExportOptions(ComputeOptions):
         None, "; ".join(f"{name}: {entry.about}" for name, entry in EXPORT_FORMATS.items()), str, "NAME"
     )
     to: Path | None = option(
-        None, "path to write, at which nothing exists (default: such as keras-3.onnx, in this folder)", folder, "PATH"
+        None, "path to write, which must not exist (default: such as keras-3.onnx)", folder, "PATH"
     )

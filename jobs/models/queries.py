@@ -1,4 +1,4 @@
-"""The commands of `jobs.models` that only read the storage: list, show, champion, history, verify."""
+"""The commands of `jobs.models` that only read the storage: list, show, diff, champion, history, verify."""
 
 import os
 import tempfile
@@ -11,17 +11,19 @@ from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
-from jobs.models.options import ChampionOptions, HistoryOptions, ModelOptions, ShowOptions, VerifyOptions
-from mnist_lib.api import find_version
+from jobs.models.options import ChampionOptions, DiffOptions, HistoryOptions, ModelOptions, ShowOptions, VerifyOptions
+from mnist_lib.api import NUMBER, find_version
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.champions import Champion, champion, champion_at, history
-from mnist_lib.store.contents import accuracy_of_version
+from mnist_lib.store.contents import Comparison, accuracy_of_version, compare
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.storage import is_url, open_storage
 from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy, version_folder
 from mnist_lib.wording import counted, percent
+
+MAX_IMAGES_SHOWN = 10  # by diff
 
 
 def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
@@ -59,9 +61,17 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
         "where": objects.where(version_folder(version.model, version.number)),
         "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
     }
-    lines = [version.name, *(f"  {name:8} {text}" for name, text in facts.items()), ""]
     files = [(name, f"{file['bytes']:,}", file["sha256"]) for name, file in version.files.items()]
-    return CommandResult(asdict(version), "\n".join(lines) + "\n" + table(("file", "bytes", "sha256"), files))
+    tables = (
+        table((version.name, ""), facts.items(), fold=[""]),
+        table(("file", "bytes", "sha256"), files, fold=["file", "sha256"]),
+    )
+    return CommandResult(asdict(version), "\n\n".join(tables))
+
+
+def diff(options: DiffOptions, objects: Objects) -> CommandResult:
+    comparisons = [compare(objects, one, other) for one, other in _pairs(options, objects)]
+    return CommandResult(list(map(asdict, comparisons)), "\n\n".join(map(_comparison_text, comparisons)))
 
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
@@ -75,10 +85,19 @@ def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
 
 
 def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
-    logs = {model: history(objects, model) for model in options.models}
-    lines = [_history_line(record) for log in logs.values() for record in log]
-    document = {model: [_history_entry(record) for record in log] for model, log in logs.items() if log}
-    damaged = any(isinstance(record, IntegrityError) for log in logs.values() for record in log)
+    document: dict[str, list[dict[str, Any]]] = {}
+    lines: list[str] = []
+    damaged = False
+    for model in options.models:
+        for record in history(objects, model):
+            entries = document.setdefault(model, [])
+            if isinstance(record, IntegrityError):
+                damaged = True
+                entries.append({"error": str(record)})
+                lines.append(f"damaged               {record}")
+            else:
+                entries.append(asdict(record))
+                lines.append(f"{record.at}  {model}@{record.version}  {record.kind}: {record.why} (run {record.run})")
     text = "\n".join(lines) or "There has been no champion."
     return CommandResult(document, text, exit_codes.INTEGRITY if damaged else exit_codes.DONE)
 
@@ -95,21 +114,24 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
         except IntegrityError as error:
             damaged[name] = str(error)
 
-    what, every = options.what, options.all
+    what = options.what
     if what is not None and (is_url(what) or os.sep in what):
         check(what, lambda: verify_copy(open_storage(what)))
-    elif what is not None and not (every and what in MODELS):
+    elif what is not None and not (options.all and what in MODELS):
         version = find_version(objects, what)
         check(version.name, lambda: verify(objects, version))
     else:
         for model in MODELS if what is None else [what]:
-            numbers, damage = _to_verify(objects, model, every=every)
-            damaged |= damage
-            for number in numbers:
+            log = history(objects, model)
+            damaged |= {f"champions of {model}": str(record) for record in log if isinstance(record, IntegrityError)}
+            numbers = {record.version for record in log[-1:] if isinstance(record, Champion)}
+            if options.all:
+                numbers |= {number for number, _ in find_all(objects, model)}
+            for number in sorted(numbers):
                 check(f"{model}@{number}", partial(_verify, objects, model, number))
     are = "is as it was" if len(whole) == 1 else "are as they were"
     lines = [*damaged.values(), f"{counted(len(whole), 'version')} {are} committed; damaged: {len(damaged)}."]
-    if not every and (what is None or what in MODELS):
+    if not options.all and (what is None or what in MODELS):
         checked = "Only the champions were" if what is None else f"Only the champion of {what} was"
         lines.append(f"{checked} checked; --all checks every version.")
     return CommandResult(
@@ -125,26 +147,6 @@ def _open_report(folder: RunFolder) -> None:
         file.write(page)  # the storage may be a bucket, which a browser cannot read
     if not webbrowser.open(Path(file.name).as_uri()):
         raise SpecError(f"open: expected a browser, got none; the report is {folder.where}/{REPORT}")
-
-
-def _history_line(record: Champion | IntegrityError) -> str:
-    if isinstance(record, IntegrityError):
-        return f"damaged               {record}"
-    return f"{record.at}  {record.model}@{record.version}  {record.kind}: {record.why} (run {record.run})"
-
-
-def _history_entry(record: Champion | IntegrityError) -> dict[str, Any]:
-    return {"error": str(record)} if isinstance(record, IntegrityError) else asdict(record)
-
-
-def _to_verify(objects: Objects, model: str, *, every: bool) -> tuple[list[int], dict[str, str]]:
-    """Return the numbers of every version or of the champion alone, and the damage in the log of champions."""
-    log = history(objects, model)
-    damage = {f"champions of {model}": str(record) for record in log if isinstance(record, IntegrityError)}
-    in_use = [log[-1].version] if log and not isinstance(log[-1], IntegrityError) else []
-    if every:
-        return sorted({*in_use, *(number for number, _ in find_all(objects, model))}), damage
-    return in_use, damage
 
 
 def _verify(objects: Objects, model: str, number: int) -> None:
@@ -175,3 +177,41 @@ def _cells(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [name, mark, "damaged", "", "", ""]
     return [name, mark, percent(row["test_accuracy"]), row["trial"], row["run"], row["committed_at"]]
+
+
+def _comparison_text(found: Comparison) -> str:
+    one, other = map(percent, found.accuracies)
+    lines = [f"{found.one} has {one}, {found.other} {other} of the test images right."]
+    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in found.made.items()] or ["  They were made in the same way."]
+    if found.test_images is None:
+        return "\n".join([*lines, "They were tested on different images."])
+    count = len(found.differing)
+    gained = sum(answers.other == answers.label for answers in found.differing)
+    lost = sum(answers.one == answers.label for answers in found.differing)
+    lines.append(
+        f"They predict {count:,} of {found.test_images:,} test images differently"
+        f"; only {found.other} is right on {gained:,}, only {found.one} on {lost:,}."
+    )
+    if count:
+        rows = [list(map(str, asdict(answers).values())) for answers in found.differing[:MAX_IMAGES_SHOWN]]
+        lines.append(table(("image", "label", found.one, found.other), rows))
+    if count > MAX_IMAGES_SHOWN:
+        lines.append(f"... and {count - MAX_IMAGES_SHOWN:,} more; --json prints all.")
+    return "\n".join(lines)
+
+
+def _pairs(options: DiffOptions, objects: Objects) -> list[tuple[Version, Version]]:
+    """Return the versions to compare: the two that are named, or of each model those with the two numbers."""
+    one, other = options.one, options.other
+    if one is None or other is None:
+        raise SpecError("version: expected two, as in: jobs.models diff keras@1 keras@2")
+    if not (NUMBER.fullmatch(one) and NUMBER.fullmatch(other)):
+        return [(find_version(objects, one), find_version(objects, other))]
+    pairs = []
+    for model in MODELS:
+        first, second = (find(objects, model, int(number)) for number in (one, other))
+        if first and second:
+            pairs.append((first, second))
+    if not pairs:
+        raise SpecError(f"version: no model has both {one} and {other}; see: jobs.models list")
+    return pairs

@@ -49,33 +49,29 @@ def predict(arguments: Sequence[str]) -> int:
     log_to_stderr(verbose=options.verbose)
     options.check()
     objects = open_storage(options.storage)
-    version = find_version(objects, options.model, option="model") if options.model else best_champion(objects)
-    stored = StoredModel.of(objects, version)
+    version = find_version(objects, options.model) if options.model else best_champion(objects)
+    stored = StoredModel.read(objects, version)
     tested = accuracy_of_version(version)
     log.info("%s predicts; it is right on %s of its test images", version.name, percent(tested.value))
     if options.from_test is not None:
         results = _predict_test_images(options.from_test, options, version, stored)
     else:
         paths = find_pictures(options.pictures)
-        where = _on_cluster if options.address or os.environ.get("RAY_ADDRESS") else _here
-        with where(paths, stored, options, arguments) as batches:
+        with _batches(paths, stored, options, arguments) as batches:
             results = _collected(batches, len(paths), begin)
     return _finish(results, options, version)
 
 
 @contextlib.contextmanager
-def _here(
+def _batches(
     paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
 ) -> Iterator[Iterable[list[PictureResult]]]:
-    with Readers(paths) as readers:
-        model = _built(stored)
-        yield predict_here(paths, readers.pictures(layout_of(stored, options.as_is)), model)
-
-
-@contextlib.contextmanager
-def _on_cluster(
-    paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
-) -> Iterator[Iterable[list[PictureResult]]]:
+    """Load the model, here or on the cluster, and give the results, which are computed as they are taken."""
+    if not (options.address or os.environ.get("RAY_ADDRESS")):
+        with Readers(paths) as readers:
+            model = _built(stored)
+            yield predict_here(paths, readers.pictures(layout_of(stored, options.as_is)), model)
+        return
     with contextlib.ExitStack() as stack:
         with step("connecting to the Ray cluster"):
             import ray
@@ -118,12 +114,8 @@ def _built(stored: StoredModel) -> "Predict":
 
 
 def _collected(batches: Iterable[list[PictureResult]], pictures: int, begin: float) -> list[PictureResult]:
-    """Collect all results, and report each failure at once.
-
-    Args:
-        begin: of the command, by the monotonic clock.
-    """
-    predicting = time.monotonic()
+    """Return all results, and print each failure as it comes. `begin`: of the command, by the monotonic clock."""
+    loaded = time.monotonic()
     results: list[PictureResult] = []
     with _progress(pictures) as advance:
         for batch in batches:
@@ -133,7 +125,7 @@ def _collected(batches: Iterable[list[PictureResult]], pictures: int, begin: flo
             results += batch
             advance(len(batch))
     end = time.monotonic()
-    rate = f"{end - predicting:.1f} s predicting, {pictures / (end - predicting):,.0f} pictures/s"
+    rate = f"{end - loaded:.1f} s predicting, {pictures / (end - loaded):,.0f} pictures/s"
     log.info("%s in %.1f s (%s)", counted(pictures, "picture"), end - begin, rate)
     return results
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jobs.console.output import printable
 from jobs.predict.answers import Answer
-from mnist_lib.store.local import whole_at
+from mnist_lib.store.local import atomic_output
 
 MAX_PICTURES = 100  # more would be hard to view in one image
 TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times as large as a picture of MNIST
@@ -38,7 +38,7 @@ def draw(answers: Sequence[Answer], path: Path) -> None:
         row, column = divmod(number, columns)
         _draw_tile(sheet, drawing, answer, GAP + column * (TILE + GAP), GAP + row * (TILE + CAPTION + GAP))
     drawing.text((GAP, sheet.height - GAP - LINE), note, FAINT, _font(13))
-    with whole_at(path) as written:
+    with atomic_output(path) as written:
         sheet.save(written, Image.registered_extensions()[path.suffix.lower()])
 
 

@@ -20,43 +20,24 @@ class PredictOptions:
     is cropped, scaled and centred like the digits that the model was trained on."""
 
     pictures: tuple[Path, ...] = option(
-        (),
-        "picture files, and folders that contain some; names that begin with a dot are left out of folders",
-        user_path,
-        "PICTURE",
-        positional=True,
-        several=True,
+        (), "picture files, and folders of pictures", user_path, "PICTURE", positional=True, several=True
     )
-    model: str | None = option(
-        None,
-        f"{VERSION_HELP} (default: the champion with the highest test accuracy of all models)",
-        str,
-        "VERSION",
-    )
+    model: str | None = option(None, f"{VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
     as_is: bool = option(
         False,
-        "use pictures as they are, with no cropping or inversion: light digits on dark, only converted to grey and"
-        " resized",
+        "no cropping or inversion: pictures show light digits on dark, and are only converted to grey and resized",
     )
     from_test: int | None = option(
-        None,
-        "instead of files, predict N random test images of the model's data set, and compare with their labels",
-        whole_number,
-        "N",
+        None, "predict N random test images of the model's data set, which have labels, and no files", whole_number, "N"
     )
     seed: int = option(0, "random seed that chooses the images of --from-test", whole_number, "N")
     data_dir: Path | None = option(None, f"for --from-test: {DATA_DIR_HELP}", existing_folder, "DIR")
     data_source: Path | None = option(None, f"for --from-test: {DATA_SOURCE_HELP}", folder, "DIR")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     address: str | None = option(
-        None,
-        "Ray cluster to predict on; pictures and model are sent to it (default: RAY_ADDRESS, or this machine)",
-        str,
-        "HOST:PORT",
+        None, "Ray cluster that predicts the pictures (default: RAY_ADDRESS, or this machine)", str, "HOST:PORT"
     )
-    wait_for_resources: float = option(
-        Limits.wait_seconds, "seconds to wait while every node of the cluster is busy", number, "S"
-    )
+    wait_for_resources: float = option(Limits.wait_seconds, "seconds to wait for a free node", number, "S")
     picture: Path | None = option(
         None, "file to draw the pictures into, as the model sees them, with their predictions", user_path, "FILE.png"
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mnist_lib.errors import IntegrityError
 from mnist_lib.export.loading import MAX_ROUNDING, LoadedModel, Predict, predictor
 from mnist_lib.models.model import serving_module
-from mnist_lib.store.local import require_free, whole_at
+from mnist_lib.store.local import atomic_output, require_absent
 
 PIXELS, PROBABILITIES = "pixels", "probabilities"  # the names of the input, as in `serving_module`, and the output
 
@@ -43,7 +43,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
     """
     write, run = WRITERS[form]
     expected = predictor(stored)(images)
-    with whole_at(target) as written:
+    with atomic_output(target) as written:
         write(serving_module(stored.model, stored.weights, stored.image_shape, PROBABILITIES), written)
         try:
             got = run(written)(images)
@@ -57,7 +57,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
                 f" images, with probabilities up to {max_difference:.0e} apart; it was deleted, please report this"
             )
         size = sum(path.stat().st_size for path in [written, *written.rglob("*")] if path.is_file())
-        require_free(target)
+        require_absent(target)
     return Exported(str(target), size, len(images), max_difference)
 
 

@@ -50,7 +50,7 @@ def load(objects: Objects, version: Version) -> Predict:
     Raises:
         IntegrityError: a file differs from what was committed, or what was committed is not such a model.
     """
-    return predictor(build(StoredModel.of(objects, version)))
+    return predictor(build(StoredModel.read(objects, version)))
 
 
 def predictor(loaded: LoadedModel) -> Predict:

@@ -23,7 +23,7 @@ from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder, open_run
 from tests.support.job import ROOT
 from tests.support.made_run import made_run
-from tests.support.store.versions_of import about, files
+from tests.support.store.fake_versions import about, files
 from tests.support.stored import publish_trained
 
 LOADS_NOTHING_HEAVY = """
@@ -76,15 +76,15 @@ def test_a_bare_name_is_the_champion_latest_the_newest_version_and_a_number_that
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "version: expected a version, as in keras@3 or keras@latest"),
-        ("kears", "version: 'kears' is not known; did you mean keras?"),
-        ("kears@latest", "version: 'kears' is not known; did you mean keras?"),
-        ("keras@x", "version: expected a number or latest after the @, as in keras@3, got 'keras@x'"),
-        ("keras@", "version: expected a number or latest after the @"),
-        ("keras@\u0663", "version: expected a number or latest after the @"),
-        ("keras@9", "version: there is no keras@9 in .*/models; see: jobs.models list"),
-        ("scratch@latest", "version: there is no scratch@latest in "),
-        ("keras", "version: keras has no champion in .*/models; promote a version, or name one, as in keras@latest"),
+        (None, "expected a version, as in keras@3 or keras@latest"),
+        ("kears", "model: 'kears' is not known; did you mean keras?"),
+        ("kears@latest", "model: 'kears' is not known; did you mean keras?"),
+        ("keras@x", "expected a number or latest after the @, as in keras@3, got 'keras@x'"),
+        ("keras@", "expected a number or latest after the @"),
+        ("keras@\u0663", "expected a number or latest after the @"),
+        ("keras@9", "there is no keras@9 in .*/models; see: jobs.models list"),
+        ("scratch@latest", "there is no scratch@latest in "),
+        ("keras", "keras has no champion in .*/models; promote a version, or name one, as in keras@latest"),
     ],
 )
 def test_a_name_that_stands_for_no_version_is_refused_with_the_reason(

@@ -141,10 +141,8 @@ def test_an_existing_file_folder_or_link_is_not_overwritten(export: Any, tmp_pat
     Path("link").symlink_to("nowhere")
     for name in ("file", "folder", "link"):
         code, _, stderr = export("scratch@1", "--format=saved_model", "--to", name)
-        assert (code, stderr) == (
-            2,
-            f"error[E-USAGE] {tmp_path}/{name}: expected nothing there yet; remove it, or name another place\n",
-        )
+        advice = "expected nothing at this path, got a file or folder; remove it, or name another"
+        assert (code, stderr) == (2, f"error[E-USAGE] {tmp_path}/{name}: {advice}\n")
     assert (Path("file").read_text(), list(Path("folder").iterdir()), Path("link").exists()) == ("mine", [], False)
 
 
@@ -161,7 +159,7 @@ def test_a_folder_that_appears_during_the_export_is_not_overwritten(
 
     monkeypatch.setitem(formats.WRITERS, "saved_model", (slowly, run))
     code, _, stderr = export("scratch@1", "--format=saved_model", "--to=there")
-    assert (code, "expected nothing there yet" in stderr) == (2, True)
+    assert (code, "expected nothing at this path" in stderr) == (2, True)
     assert [path.name for path in Path.cwd().rglob("*")] == ["there"]
 
 
@@ -170,7 +168,8 @@ def test_a_path_that_cannot_be_written_is_one_error_line(export: Any) -> None:
     for to in ("absent/keras", "file/keras"):
         code, _, stderr = export("scratch@1", "--format=saved_model", "--to", to)
         place = Path.cwd() / to
-        assert (code, stderr) == (6, f"error[E-STORE] {place}: expected a folder {place.parent}; name another place\n")
+        expected = f"error[E-STORE] {place}: expected a folder {place.parent}, got none; name another place\n"
+        assert (code, stderr) == (6, expected)
     assert [path.name for path in Path.cwd().iterdir()] == ["file"]
 
 
@@ -190,8 +189,8 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     [
         (["keras@1"], "format: expected one of saved_model, litert, onnx; name one with --format"),
         (["keras@1", "--format=savedmodel"], "format: 'savedmodel' is not known; did you mean saved_model?"),
-        (["--format=onnx"], "version: expected a version, as in keras@3 or keras@latest"),
-        (["keras", "--format=onnx"], "version: keras has no champion in "),
+        (["--format=onnx"], "expected a version, as in keras@3 or keras@latest"),
+        (["keras", "--format=onnx"], "keras has no champion in "),
         (["keras@7", "--format=onnx"], "there is no keras@7 in "),
     ],
 )

@@ -15,11 +15,11 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.errors import StoreError
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.log import seal, unseal
 from mnist_lib.store.publishing import publish
+from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.versions import version_folder
+from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Faulty
-from tests.support.store.versions_of import about, files
 
 RIGHT = (100, 150, 151)
 
@@ -95,8 +95,8 @@ def test_the_list_shows_accuracies_and_the_champion(command: Callable[..., Outpu
     assert json.loads(command("show", "keras@2", "--json").out)["run"] == "run-150"
     shown = command("show", "keras@2").out.splitlines()
     assert shown[0] == "keras@2"
-    assert shown[2] == "  test     150 of 200 images right: 75.00% (68.57% to 80.49%)"
-    assert shown[6] == "  report   none"  # its run wrote none
+    assert shown[2] == "test     150 of 200 images right: 75.00% (68.57% to 80.49%)"
+    assert shown[6] == "report   none"
     assert shown[9].split()[:2] == ["model.keras", "9"]
     assert command("list", "scratch").out == "No version is stored in results.\n"
 
@@ -238,10 +238,10 @@ def test_rollback_to_a_time_restores_the_champion_of_that_time(storage: Path, co
         (["promote", "keras"], "expected keras@latest or a number, as in keras@3, got keras: its champion"),
         (["promote", "keras@1", "--alpha", "7"], "alpha: expected a number from 0 to 1, got 7.0"),
         (["rollback"], "expected the model to roll back, as in: jobs.models rollback keras"),
-        (["rollback", "keras"], "no champion to roll back"),
+        (["rollback", "keras"], "expected a champion to roll back"),
         (
             ["rollback", "keras", "--to", "x"],
-            "to: expected the number of a version, or a time such as 2026-11-25T03:00:00Z",
+            "to: expected a number or a time such as 2026-11-25T03:00:00Z, got 'x'",
         ),
         (["champion", "--at", "yesterday"], "at: expected a time, as in 2026-11-25T03:00:00Z, got 'yesterday'"),
         (["diff", "keras@1"], "expected two, as in: jobs.models diff keras@1 keras@2"),

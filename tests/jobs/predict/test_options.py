@@ -13,7 +13,7 @@ from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from tests.support.job import ROOT
-from tests.support.store.versions_of import about, files
+from tests.support.store.fake_versions import about, files
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ from tests.support.store.versions_of import about, files
         (["a.png", "--storge", "x"], "did you mean --storage?"),
         (["a.png", "--storage", "s4://x"], "expected a folder, or a URL with s3://"),
         (["a.png", "--model", "kears"], "model: 'kears' is not known; did you mean keras?"),
-        (["a.png", "--model", "keras@x"], "model: expected a number or latest after the @, as in keras@3"),
+        (["a.png", "--model", "keras@x"], "expected a number or latest after the @, as in keras@3"),
         (["a.png", "--model", "keras@3"], "there is no keras@3 in "),
-        (["a.png", "--model", "scratch"], "model: scratch has no champion in "),
+        (["a.png", "--model", "scratch"], "scratch has no champion in "),
         (["--from-test", "3", "--data-dir", "/no/such/folder"], "expected an existing folder, got /no/such/folder"),
         (["a.png"], "there is no champion in "),
     ],
