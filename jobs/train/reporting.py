@@ -1,4 +1,4 @@
-"""Writes what people look at after a run: its report, and the index over all runs. No run fails for them."""
+"""Writes the report of a run and the index of all runs. A failure to write them is a warning, never an error."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from jobs.console.options import flags_of
+from jobs.train.options import TrainOptions
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
@@ -20,8 +24,8 @@ from mnist_lib.store.versions import find
 if TYPE_CHECKING:
     from mnist_lib.report.index import Change, Row
 
-READERS = 16  # summaries at once; a bucket answers late, but many
-MOST_TRIES = 5
+MAX_READERS = 16  # of summaries at once: each answer of a bucket takes long
+MAX_ATTEMPTS = 5  # at an index that holds every complete run
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +37,21 @@ def write_report(
     dataset: Callable[[], Dataset],
     code: Mapping[str, Any],
 ) -> None:
-    with _no_run_fails("report"):
+    with _warn_only("report"):
         from mnist_lib.report.page import ReportedRun, report
 
         folder.flush()
+        configuration = (folder.read(CONFIGURATION) or b"").decode(errors="replace")
         run = ReportedRun(
             summary=summary,
             history=folder.history(),
             tallies=tallies,
             dataset=dataset(),
-            configuration=(folder.read(CONFIGURATION) or b"").decode(errors="replace"),
+            configuration=configuration,
+            options=_options(configuration),
             storage=folder.where.removesuffix(f"/runs/{folder.run}"),
             code=code,
+            resumed=folder.resumed,
         )
         made = report(run)
         for name, content in made.plots.items():
@@ -52,18 +59,25 @@ def write_report(
         folder.write(REPORT, made.page)
 
 
+def _options(configuration: str) -> tuple[list[str], list[str]]:
+    """Return the options as on a command line: those that differ from their defaults, and the others."""
+    options = yaml.safe_load(configuration) or {}
+    flags, defaults = flags_of(options), flags_of({name: getattr(TrainOptions, name, None) for name in options})
+    return [flag for flag in flags if flag not in defaults], [flag for flag in flags if flag in defaults]
+
+
 def write_index(objects: Objects) -> None:
-    """Of all runs that are complete when it returns, whoever else completes one and writes it at the same time."""
-    with _no_run_fails("index"):
+    """Write the index of every run that is complete on return, even if other processes complete runs meanwhile."""
+    with _warn_only("index"):
         from mnist_lib.report.index import index
 
         written: set[str] | None = None
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_ATTEMPTS):
             names = set(objects.names("runs"))
             complete = {name.split("/")[1] for name in names if name.endswith(f"/{SUMMARY}")}
             if complete == written:
                 break
-            with ThreadPoolExecutor(READERS) as readers:
+            with ThreadPoolExecutor(MAX_READERS) as readers:
                 rows = list(readers.map(partial(_row, objects, names), sorted(complete)))
             objects.replace(INDEX, index([row for row in rows if row is not None], [*_changes(objects)]))
             written = complete
@@ -76,12 +90,12 @@ def _row(objects: Objects, names: Set[str], run: str) -> "Row | None":
     try:
         return row_of(RunFolder(objects, run).summary() or {}, report if report in names else None)
     except (IntegrityError, KeyError, TypeError, ValueError, AttributeError) as error:
-        log.warning("the index leaves out run %s: its summary is damaged (%s)", run, error)
+        log.warning("the index leaves out run %s, because its summary is damaged (%s)", run, error)
         return None
 
 
 def is_in_index(objects: Objects, run: str) -> bool:
-    """A driver that was killed between a run's end and the index has left it out."""
+    """Return False if a driver was killed after it had completed the run and before it wrote the index."""
     return f">{run}<".encode() in (objects.read(INDEX) or b"")
 
 
@@ -89,24 +103,26 @@ def _changes(objects: Objects) -> "Iterator[Change]":
     from mnist_lib.report.index import Change
 
     for model in MODELS:
-        for record in history(objects, model):
+        records = history(objects, model)
+        for record in records:
             if isinstance(record, Champion):
-                accuracy = _accuracy(objects, record)
-                yield Change(model, record.version, record.at, record.kind, record.why, accuracy)
+                current, test = record is records[-1], _test_of(objects, record)
+                yield Change(model, record.version, record.at, record.kind, record.why, current, *test)
 
 
-def _accuracy(objects: Objects, record: Champion) -> float | None:
+def _test_of(objects: Objects, record: Champion) -> tuple[str, float] | tuple[None, None]:
+    """Return the dataset that the version was tested on, and its accuracy, if they are still known."""
     try:
         version = find(objects, record.model, record.version)
-        return None if version is None else accuracy_of_version(version).value
-    except IntegrityError:
-        return None
+        return (str(version.about["dataset"]["name"]), accuracy_of_version(version).value) if version else (None, None)
+    except (IntegrityError, KeyError, TypeError):
+        return None, None
 
 
 @contextmanager
-def _no_run_fails(what: str) -> Iterator[None]:
-    """What was trained is stored by now; a page that cannot be drawn is told, and that is all."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # or it would tell of its caches
+def _warn_only(what: str) -> Iterator[None]:
+    """Turn every failure into a warning: what was trained is stored by now."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs about its caches
     try:
         yield
     except Exception as error:

@@ -1,14 +1,14 @@
-"""How a plot of a report is drawn by Matplotlib: once, as SVG for the page and as PNG.
+"""Draws a plot with Matplotlib once, and returns it as SVG for a page and as PNG.
 
-Colours are named here and nowhere else. In the page each becomes a CSS variable, so that a dark page has others.
+All colours are defined here. In a page each becomes a CSS variable, so that a dark page can have its own.
 """
 
+import html
 import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
@@ -17,26 +17,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 TEXT, LINE, LOST = "#1f2328", "#c8ccd1", "#c4320a"
-SERIES = ("#1f5fbf", "#b2570a", "#1a7f4b", "#8250c4", "#a3346b", "#57606a")  # of models
+SERIES = ("#1f5fbf", "#b2570a", "#1a7f4b", "#8250c4", "#a3346b", "#57606a")  # one for each model
 VARIABLES = {TEXT: "--text", LINE: "--line", LOST: "--lost"} | {c: f"--series-{n}" for n, c in enumerate(SERIES)}
-WIDTH = 4.6  # inches; at the width of a telephone its letters are still read
+WIDTH = 5.0  # inches: text stays readable on a phone, and is no larger than the page's in a column of a wide screen
 DOTS_PER_INCH = 160
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "text.color": TEXT,
-    "axes.labelcolor": TEXT,
-    "axes.edgecolor": LINE,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": TEXT,
-    "ytick.labelcolor": TEXT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
+    **dict.fromkeys(("font.size", "axes.titlesize"), 10),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), TEXT),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), LINE),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     "grid.linewidth": 0.5,
 }
 
@@ -44,8 +35,7 @@ SETTINGS: dict[Any, Any] = {
 @dataclass(frozen=True)
 class Plot:
     name: str
-    about: str  # what it shows, for who does not see it
-    svg: str
+    svg: str  # "" if it was drawn without one
     png: bytes
 
 
@@ -54,47 +44,48 @@ def color_of(number: int) -> str:
 
 
 @contextmanager
-def _settings(more: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
-    """Whatever the user's own are."""
+def _settings(more: Mapping[Any, Any] | None = None) -> Iterator[None]:
+    """Ignore the user's own settings of Matplotlib."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update({**SETTINGS, **more})
+        mpl.rcParams.update({**SETTINGS, **(more or {})})
         yield
 
 
-def figure_of(height: float, rows: int = 1) -> tuple[Figure, Any]:
+def new_figure(height: float, rows: int = 1) -> tuple[Figure, Any]:
     with _settings():
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         return figure, figure.subplots(rows)
 
 
 def legend(axes: Axes) -> None:
-    """Above the plot, if there is more than one thing to tell apart."""
+    """Draw a legend above the plot, if it shows more than one thing."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1 and isinstance(axes.figure, Figure):
         made = axes.figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT)
         for handle in made.legend_handles:
             if handle is not None:
-                handle.set_alpha(1.0)  # lines that are drawn faintly for their number
+                handle.set_alpha(1.0)  # many curves are drawn nearly transparent
 
 
-def plot(name: str, about: str, figure: Figure, *, in_page: bool = True) -> Plot:
-    """`in_page` False: it has no `svg`."""
+def plot(name: str, figure: Figure, *, in_page: bool = True) -> Plot:
+    """Draw the figure as PNG and, for a page, as SVG."""
     svg, png = io.StringIO(), io.BytesIO()
-    with _settings({"svg.hashsalt": name}):  # or identifiers of two plots in a page could be the same
+    with _settings({"svg.hashsalt": name}):  # otherwise two plots in a page could have the same identifiers
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
         if in_page:
-            figure.set_layout_engine("none")  # where everything is, is known now; it took a third of the time
+            figure.set_layout_engine("none")  # the PNG's layout is reused, which saves a third of the time
             figure.savefig(svg, format="svg", metadata={"Date": None}, transparent=True)
-    return Plot(name, about, _for_page(svg.getvalue(), about) if in_page else "", png.getvalue())
+    return Plot(name, _for_page(svg.getvalue(), name) if in_page else "", png.getvalue())
 
 
-def _for_page(svg: str, about: str) -> str:
-    """Without what belongs to a file of its own; with the page's font and colours."""
+def _for_page(svg: str, name: str) -> str:
+    """Return SVG for use inside HTML, with the page's font and colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    return re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg role="img" aria-label="{about}" \1>', svg, count=1)
+    start = rf'<svg role="img" aria-label="plot: {html.escape(name)}" \1>'
+    return re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", start, svg, count=1)

@@ -1,4 +1,4 @@
-"""The index of a storage: every complete run, the newest first; accuracy over time; when which version took over."""
+"""The index of a storage: current champions, the runs of each data set, and the history of the champions."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from mnist_lib.report import plots
 from mnist_lib.report.page import template
+from mnist_lib.report.summary import settings_of
 
-MOST_RUNS_SHOWN = 500
+MAX_RUNS = 500  # of one dataset in its table; the plot shows all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +20,13 @@ class Row:
     """A run."""
 
     run: str
-    ended: str  # UTC, ISO 8601; "" of one that an older program completed
+    ended: str  # UTC, ISO 8601; "" for a run of an early version of the program
     dataset: str
     trials: int
     failed: int
+    settings: Mapping[str, Mapping[str, str]]  # as `settings_of` gives them
     accuracies: Mapping[str, float]  # by model, the mean over its trials
-    champions: Mapping[str, int]  # of the models whose version was the champion then, its number
+    champions: Mapping[str, int]  # by model, the version of this run if it was the champion at the end
     link: str | None  # to its report
 
 
@@ -35,15 +37,16 @@ class Change:
     model: str
     version: int
     at: str  # UTC, ISO 8601
-    kind: str
+    kind: str  # "promote" or "rollback"
     why: str
-    accuracy: float | None  # on the test split; None if that cannot be told any more
+    current: bool  # whether it is the latest change of its model
+    dataset: str | None = None  # that it was tested on; None if that is not known any more
+    accuracy: float | None = None  # on test, likewise
 
 
 def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
-    """Raises KeyError, TypeError, ValueError or AttributeError for what is no summary."""
-    models, trials = summary["models"], summary["trials"]
-    ended = str(summary.get("ended", ""))
+    """Raises KeyError, TypeError, ValueError or AttributeError for a document that is not a summary."""
+    models, trials, ended = summary["models"], summary["trials"], str(summary.get("ended", ""))
     if ended:
         datetime.fromisoformat(ended)
     return Row(
@@ -52,6 +55,7 @@ def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
         dataset=str(summary["dataset"]["name"]),
         trials=len(trials),
         failed=sum(trial["status"] == "failed" for trial in trials),
+        settings=settings_of(summary),
         accuracies={str(name): float(model["mean_test_accuracy"]) for name, model in models.items()},
         champions={str(name): int(model["version"]) for name, model in models.items() if model.get("champion")},
         link=link,
@@ -59,22 +63,47 @@ def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
 
 
 def index(rows: Sequence[Row], changes: Sequence[Change]) -> bytes:
-    """Both in any order; the changes of all models."""
+    """Return the page of all complete runs, in any order, and of the changes of all models, each in their order."""
     runs = sorted(rows, key=lambda row: (row.ended, row.run), reverse=True)
-    accuracies: dict[str, list[tuple[datetime, float]]] = defaultdict(list)
-    for row in reversed(runs):
-        if row.ended:
-            for name, accuracy in row.accuracies.items():
-                accuracies[name].append((datetime.fromisoformat(row.ended), accuracy))
-    stars: dict[str, list[tuple[datetime, float]]] = defaultdict(list)
-    for change in sorted(changes, key=lambda change: change.at):
-        if change.accuracy is not None:
-            stars[change.model].append((datetime.fromisoformat(change.at), change.accuracy))
+    changes = sorted(changes, key=lambda change: change.at)
+    models = sorted({name for row in runs for name in row.accuracies})
+    groups = []
+    for dataset in dict.fromkeys(row.dataset for row in runs):
+        own = [row for row in runs if row.dataset == dataset]
+        groups.append(
+            {
+                "dataset": dataset,
+                "rows": own,
+                "differing": _differing(own),
+                "models": [name for name in models if any(name in row.accuracies for row in own)],
+                "plot": _plot(f"over-time-{dataset}", models, own, [c for c in changes if c.dataset == dataset]),
+            }
+        )
+    champions = sorted((change for change in changes if change.current), key=lambda change: change.model)
     page = template("index.html").render(
-        runs=runs[:MOST_RUNS_SHOWN],
-        total=len(runs),
-        models=sorted({name for row in runs for name in row.accuracies}),
-        changes=sorted(changes, key=lambda change: change.at, reverse=True),
-        plot=Markup(plots.over_time(accuracies, stars).svg) if accuracies else None,
+        groups=groups, total=len(runs), max_runs=MAX_RUNS, models=models, champions=champions, changes=changes[::-1]
     )
     return page.encode()
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
+    """Return the settings in which two runs differ for the same model."""
+    values = defaultdict(set)
+    for row in rows:
+        for setting, by_model in row.settings.items():
+            for model, value in by_model.items():
+                values[setting, model].add(value)
+    return list(dict.fromkeys(setting for (setting, _), found in values.items() if len(found) > 1))
+
+
+def _plot(name: str, models: Sequence[str], rows: Sequence[Row], changes: Sequence[Change]) -> Markup | None:
+    """Return the accuracies of one dataset over time; None if there is none."""
+    series = {}
+    for number, model in enumerate(models):
+        dated = [(row.ended, row.accuracies[model]) for row in rows[::-1] if row.ended and model in row.accuracies]
+        runs = [(datetime.fromisoformat(at), accuracy) for at, accuracy in dated]
+        own = [change for change in changes if change.model == model]
+        stars = [(datetime.fromisoformat(c.at), c.accuracy) for c in own if c.accuracy is not None]
+        if runs:
+            series[model] = number, runs, stars
+    return Markup(plots.over_time(name, series).svg) if series else None

@@ -1,6 +1,6 @@
-"""The report of a run: one self-contained page, with the answer at the top, and its plots.
+"""The report of a run: one self-contained page that begins with the result, and its plots.
 
-Every figure that the summary holds is taken from it by its path, which stands beside it in the page (`data-path`).
+Every figure that the summary holds is taken from it by its path, which the page repeats (`data-path`).
 """
 
 import platform
@@ -14,16 +14,16 @@ import jinja2
 from markupsafe import Markup
 
 from mnist_lib.data.split import Dataset
-from mnist_lib.report import plots
+from mnist_lib.report import evidence, plots
+from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.drawing import VARIABLES, Plot
-from mnist_lib.report.evidence import Disputes, StoredTrial, attempts, learning_curves
-from mnist_lib.report.images import data_url, sample_of
-from mnist_lib.report.table import notes, percent
+from mnist_lib.report.evidence import StoredTrial
+from mnist_lib.report.summary import settings_of
+from mnist_lib.report.table import notes
 from mnist_lib.results import Tally
+from mnist_lib.wording import counted, percent
 
-MOST_ROWS_OPEN = 20  # of the trials; more are there to be opened
-
-# By name, in the page's template.
+# By name, for the templates.
 NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
     "percent": percent,
     "points": lambda value: f"{100 * value:.2f}",
@@ -41,9 +41,11 @@ class ReportedRun:
     history: Sequence[Mapping[str, Any]]
     tallies: Mapping[str, Tally]  # of the models of which a trial succeeded
     dataset: Dataset
-    configuration: str  # as YAML
+    configuration: str  # YAML
+    options: tuple[Sequence[str], Sequence[str]]  # as on a command line: those that differ from the defaults, others
     storage: str
     code: Mapping[str, Any]  # as in `environment.code_version`
+    resumed: bool  # whether an earlier process began the run
 
 
 @dataclass(frozen=True)
@@ -53,42 +55,40 @@ class Report:
 
 
 def report(run: ReportedRun) -> Report:
-    stored = {
-        name: StoredTrial.of(tally.chosen.probabilities, run.dataset.test.labels)
-        for name, tally in sorted(run.tallies.items())
-    }
+    labels = run.dataset.test.labels
+    stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
     drawn = _plots(run, stored)
     page = template("report.html").render(
+        run=run,
         summary=run.summary,
         failed=[trial for trial in run.summary["trials"] if trial["status"] == "failed"],
         figure=_figures(run.summary),
         notes=notes(run.summary),
+        settings=settings_of(run.summary),
         plots={plot.name: Markup(plot.svg) for plot in drawn},
         stored=stored,
-        disputes=Disputes.of([*run.tallies.values()], run.dataset.test.labels) if run.tallies else None,
+        disagreements=evidence.Disagreements.of(run.tallies, labels) if run.tallies else None,
+        evidence=evidence,
         test=run.dataset.test,
-        sample=data_url(sample_of(run.dataset.train)),
+        examples=data_url(examples_for_report(run.dataset.train)),
         data_url=data_url,
-        attempts=attempts(run.history),
-        most_rows_open=MOST_ROWS_OPEN,
+        attempts=evidence.attempts(run.history),
         nodes=sorted({trial["node"] for trial in run.summary["trials"] if trial["status"] == "ok"}),
-        configuration=run.configuration,
-        storage=run.storage,
-        code=run.code,
         system=f"{platform.system()} {platform.machine()}",
     )
     return Report(page.encode(), {plot.name: plot.png for plot in drawn})
 
 
 def template(name: str) -> jinja2.Template:
-    """Of this package's; what is put into it is escaped, and a name that is not there is an error."""
+    """Return a template of this package; values are escaped, and a missing name is an error."""
     folder = resources.files("mnist_lib.report") / "templates"
     loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals["colours"] = VARIABLES
+    environment.globals |= {"colours": VARIABLES, "counted": counted}
     environment.filters |= {**NUMBER_FORMATS, "quoted": shlex.quote}
+    environment.filters["minute"] = lambda moment: moment[:16].replace("T", " ")  # "2026-11-25 03:00"
     return environment.get_template(name)
 
 
@@ -98,22 +98,22 @@ def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:
         drawn.append(plots.accuracy_of_trials(run.summary))
         drawn += [plots.confusion(name, number, trial) for number, (name, trial) in enumerate(stored.items())]
         drawn.append(plots.calibration(stored))
-    curves, tried = learning_curves(run.history), attempts(run.history)
+    curves, attempts = evidence.learning_curves(run.history), evidence.attempts(run.history)
     if curves:
         drawn.append(plots.learning_curves(run.summary, curves))
-    if tried:
-        drawn.append(plots.time_line(run.summary, tried))
+    if attempts:
+        drawn.append(plots.time_line(run.summary, attempts))
     return drawn
 
 
 def _figures(summary: Mapping[str, Any]) -> Callable[[str, str], Markup]:
-    """(path, format) -> that figure of the summary, for people and for programs."""
+    """Return a function of a path and a format that shows that figure of the summary to people and to programs."""
 
     def figure(path: str, format: str) -> Markup:
         value: Any = summary
         for key in path.split("/"):
             value = value[int(key) if isinstance(value, list) else key]
         text = NUMBER_FORMATS[format](value)
-        return Markup(f'<data value="{value}" data-path="{path}">{text}</data>')  # numbers, and names of the catalog
+        return Markup(f'<data value="{value}" data-path="{path}">{text}</data>')  # only numbers and model names
 
     return figure

@@ -30,22 +30,14 @@ def summarize(
     *,
     run: str,
     dataset: Mapping[str, Any],
-    tallies: Mapping[str, Tally],
-    stored: Mapping[str, Stored],
-    labels: "NDArray[np.uint8]",
-    trials: Sequence[Mapping[str, Any]],
+    tallies: Mapping[str, Tally],  # of the models of which a trial succeeded
+    stored: Mapping[str, Stored],  # of the same models
+    labels: "NDArray[np.uint8]",  # [test images]
+    trials: Sequence[Mapping[str, Any]],  # a `trial_row` each
     timing: Mapping[str, float],
-    ended: str,
+    ended: str,  # UTC, ISO 8601
 ) -> dict[str, Any]:
-    """Return the summary of a run.
-
-    Args:
-        tallies: one for each model of which a trial succeeded.
-        stored: one for each of these models.
-        labels: [test images]
-        trials: one `trial_row` each.
-        ended: UTC, ISO 8601.
-    """
+    """Return the summary of a run."""
     return {
         "schema": SUMMARY_SCHEMA,
         "run": run,

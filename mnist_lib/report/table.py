@@ -1,38 +1,40 @@
-"""The summary as a table for people: the answer per model, then what it is made of."""
+"""The summary as tables and lines of text for a terminal."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mnist_lib.results import Accuracy
+from mnist_lib.wording import percent
 
-CHANCE = 0.1  # ten classes of about equal size
-
-
-def render(summary: Mapping[str, Any], console: Console) -> None:
-    """Prints the tables and the notes that belong to them."""
-    tables = [_models(summary)] if summary["models"] else []
-    console.print(Group(*tables, _trials(summary), *map(Text, [*_failures(summary), *notes(summary)])))
+CHANCE = 0.1  # accuracy of guessing among ten classes of about equal size
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.2f}%"
+def result_tables(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """Return a table of models, a table of trials, the reasons of failures, the notes and the time."""
+    dataset, timing = summary["dataset"], summary["timing"]
+    title = Text(f"Accuracy on the {dataset['test']:,} test images of {dataset['name']}\n", "bold")
+    failed = [trial for trial in summary["trials"] if trial["status"] == "failed"]
+    failures = [f"{trial['id']} failed: {trial['error']['code']} {trial['error']['message']}" for trial in failed]
+    total, data, training, storing = (timing[f"{part}_seconds"] for part in ("wall", "prepare", "trials", "store"))
+    time = f"{total:.1f} s in total: {data:.1f} s data, {training:.1f} s training, {storing:.1f} s storing"
+    models: list[RenderableType] = [title, _models(summary), ""] if summary["models"] else []
+    return [*models, _trials(summary), "", *map(Text, [*failures, *notes(summary), f"Time: {time}"])]
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    table.add_column(first)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def _models(summary: Mapping[str, Any]) -> Table:
-    test = summary["dataset"]["test"]
-    table = Table(
-        title=f"Accuracy on the {test:,} test images of {summary['dataset']['name']}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-    )
-    for heading in ("model", "trials", "mean ± std", "95% interval", "highest", "ensemble"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+    table = _table("model", "trials", "mean ± std", "95% interval", "highest", "ensemble")
     for name, model in summary["models"].items():
         std = model["std_test_accuracy"]
         table.add_row(
@@ -47,15 +49,12 @@ def _models(summary: Mapping[str, Any]) -> Table:
 
 
 def _trials(summary: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("trial", "test", "correct", "best epoch", "seconds", "images/s", "devices"):
-        table.add_column(heading, justify="left" if heading in ("trial", "devices") else "right")
+    table = _table("trial", "test", "best epoch", "seconds", "images/s", "devices")
     for trial in summary["trials"]:
         if trial["status"] == "ok":
             table.add_row(
                 trial["id"],
                 percent(trial["test_accuracy"]),
-                f"{trial['test']['correct']:,}",
                 f"{trial['best_epoch']} of {trial['trained_epochs']}",
                 f"{trial['train_seconds']:.1f}",
                 f"{trial['images_per_second']:,.0f}",
@@ -66,27 +65,22 @@ def _trials(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _failures(summary: Mapping[str, Any]) -> list[str]:
-    failed = [trial for trial in summary["trials"] if trial["status"] == "failed"]
-    return [f"{trial['id']} failed: {trial['error']['code']} {trial['error']['message']}" for trial in failed]
-
-
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader of the figures should know."""
-    models = summary["models"].items()
+    """Return what a reader of the figures should know, one sentence each."""
     notes = []
-    if any(model["ci95_over"] == "test images" for _, model in models):
+    if any(model["ci95_over"] == "test images" for model in summary["models"].values()):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
     for trial in summary["trials"]:
         if trial["status"] == "ok" and trial["trained_epochs"] < trial["epochs"]:
-            notes.append(f"{trial['id']} trained {trial['trained_epochs']} of {trial['epochs']} epochs: time was up.")
-    for name, _ in models:
-        if _counted(summary, name).interval()[0] <= CHANCE:
-            notes.append(f"{name} is no better than guessing yet: it needs more steps; try more --epochs.")
+            epochs = f"{trial['trained_epochs']} of {trial['epochs']} epochs"
+            notes.append(f"{trial['id']} trained {epochs}, as many as the time limit allowed.")
+    for name in summary["models"]:
+        if _test_counts(summary, name).interval()[0] <= CHANCE:
+            notes.append(f"{name} is not better than guessing: it needs more steps; try more --epochs.")
     return notes
 
 
-def _counted(summary: Mapping[str, Any], model: str) -> Accuracy:
-    """Over all trials of a model."""
+def _test_counts(summary: Mapping[str, Any], model: str) -> Accuracy:
+    """Return the sum over all trials of a model."""
     counts = [trial["test"] for trial in summary["trials"] if trial["model"] == model and trial["status"] == "ok"]
     return sum((Accuracy(**count) for count in counts), Accuracy(0, 0))

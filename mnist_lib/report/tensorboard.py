@@ -1,7 +1,7 @@
-"""A trial as an event file of TensorBoard: what each epoch came to, and the mistakes that it was surest of.
+"""A trial as an event file of TensorBoard: the figures of each epoch, and the most confident mistakes as images.
 
-The file is a TFRecord of TensorFlow's own messages. `tf.summary.scalar` needs tensorboard, which is not there at run
-time, and `tf.summary.write` would give every epoch the time at which the trial ended.
+The file is a TFRecord of TensorFlow's own messages. `tf.summary.scalar` needs tensorboard, which is not installed at
+run time, and `tf.summary.write` would date every epoch at the end of the trial.
 """
 
 import tempfile
@@ -14,32 +14,27 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.data.split import Split
+from mnist_lib.report.evidence import most_confident_mistakes
 from mnist_lib.results import EpochDone
 
 Event, Summary = tf.compat.v1.Event, tf.compat.v1.Summary
 
-MISTAKES_SHOWN = 10
+MAX_MISTAKES = 10
 
 
 def event_file(
     history: Sequence[EpochDone],
-    learning_rates: NDArray[np.float32],
-    best_epoch: int,
-    probabilities: NDArray[np.float32],
+    learning_rates: NDArray[np.float32],  # [epochs or more], at the last step of each epoch
+    best_epoch: int,  # whose weights gave the probabilities
+    probabilities: NDArray[np.float32],  # [test images, classes]
     test: Split,
 ) -> bytes:
-    """
-    Args:
-        history: every epoch; its number is the step.
-        learning_rates: [epochs or more], with which each of them ended.
-        best_epoch: whose weights the probabilities are of.
-        probabilities: [test images, classes].
-    """
+    """Return the content of an event file, whose steps are epochs."""
     at = time.time() - sum(epoch.seconds for epoch in history)
     events = [Event(wall_time=at, file_version="brain.Event:2")]
     for epoch, learning_rate in zip(history, learning_rates.tolist(), strict=False):
         at += epoch.seconds
-        values = [Summary.Value(tag=tag, simple_value=of) for tag, of in _scalars(epoch, learning_rate).items()]
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(epoch, learning_rate).items()]
         events.append(Event(wall_time=at, step=epoch.epoch, summary=Summary(value=values)))
     mistakes = Summary(value=_mistakes(probabilities, test))
     events.append(Event(wall_time=at, step=best_epoch, summary=mistakes))
@@ -62,16 +57,9 @@ def _scalars(epoch: EpochDone, learning_rate: float) -> dict[str, float]:
 
 
 def _mistakes(probabilities: NDArray[np.float32], test: Split) -> Iterator[Any]:
-    """The surest first."""
-    answers, sureness = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(answers != test.labels)
-    for place, index in enumerate(wrong[np.argsort(-sureness[wrong], kind="stable")][:MISTAKES_SHOWN], start=1):
-        image = test.images[index]  # [height, width, 1]
-        height, width, _ = image.shape
-        yield Summary.Value(
-            tag=f"mistakes/{place:02}: a {test.labels[index]}, taken for a {answers[index]} at {sureness[index]:.1%}"
-            f" (image {index})",
-            image=Summary.Image(
-                height=height, width=width, colorspace=1, encoded_image_string=tf.io.encode_png(image).numpy()
-            ),
-        )
+    for rank, mistake in enumerate(most_confident_mistakes(probabilities, test.labels, MAX_MISTAKES), start=1):
+        image = test.images[mistake.image]
+        height, width, channels = image.shape
+        png = tf.io.encode_png(image).numpy()
+        picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+        yield Summary.Value(tag=f"mistakes/{rank:02}: {mistake}, image {mistake.image}", image=picture)

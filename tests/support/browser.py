@@ -1,36 +1,65 @@
-"""A page as Chromium shows it: on a telephone and on a desk, light and dark."""
+"""A page as Chromium shows it: on a phone and on a wide screen, light and dark."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
-PHONE, DESK = (360, 740), (1280, 900)  # CSS pixels
-LOOKS = [(size, scheme) for size in (PHONE, DESK) for scheme in ("light", "dark")]
-SMALLEST_LETTERS = 8.5  # CSS pixels, as drawn
+PHONE, SMALL_PHONE, WIDE = (390, 844), (360, 740), (1280, 900)  # CSS pixels
+LOOKS = [(size, scheme) for size in (PHONE, WIDE) for scheme in ("light", "dark")] + [(SMALL_PHONE, "light")]
+MIN_LETTER_HEIGHT = 8.5  # CSS pixels, as drawn
 
-# The words that are seen, with the height of their letters: in a picture they are scaled with it.
+# The visible texts with the height of their letters: those of a plot are scaled with it.
 LETTERS = """() => [...document.querySelectorAll("body *")]
-  .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.getClientRects().length)
+  .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.checkVisibility())
   .map(e => {
     const svg = e.closest("svg"), scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
     return [parseFloat(getComputedStyle(e).fontSize) * scale, e.textContent.trim().slice(0, 40)];
   })"""
+# Elements that end outside of the screen or of their scrolling region, but for those that only screen readers see.
+CUT_OFF = """() => [...document.querySelectorAll("body *")]
+  .filter(e => e.checkVisibility() && !e.closest("svg, .heard, .stack thead, pre") && e.getClientRects().length)
+  .filter(e => {
+    const region = e.closest(".scroll") ?? document.body;
+    return e.getBoundingClientRect().right > region.getBoundingClientRect().right + 1;
+  })
+  .map(e => e.tagName + " " + e.textContent.trim().slice(0, 40))"""
+# Headings of a row that come closer than 4 pixels to the one before.
+COLLISIONS = """() => [...document.querySelectorAll("thead tr")].filter(row => row.checkVisibility()).flatMap(row => {
+    const boxes = [...row.cells].filter(cell => cell.textContent.trim()).map(cell => {
+      const range = document.createRange();
+      range.selectNodeContents(cell);
+      return [cell.textContent, range.getBoundingClientRect()];
+    });
+    return boxes.slice(1).filter(([_, box], n) => box.left < boxes[n][1].right + 4).map(([text]) => text);
+  })"""
+# Plots that are narrower than their column, with both widths.
+VISIBLE_PLOTS = """() => [...document.querySelectorAll("figure.plot")].filter(e => e.checkVisibility()).length"""
+NARROW_PLOTS = """() => [...document.querySelectorAll("figure.plot")].filter(e => e.checkVisibility()).map(e =>
+    [e.querySelector("svg").getBoundingClientRect().width, e.getBoundingClientRect().width]
+  ).filter(([plot, column]) => Math.abs(plot - column) > 1)"""
 
 
 @dataclass(frozen=True)
 class Seen:
     complaints: list[str]  # of the console
-    requests: list[str]  # beside the page itself and what it holds
+    requests: list[str]  # for anything but the page itself
     overflow: int  # pixels
-    smallest: tuple[float, str]  # letters, and what they say
-    violations: str  # of axe-core's rules; "" if none
+    smallest: tuple[float, str]  # letters and their text
+    cut_off: list[str]
+    collisions: list[str]
+    narrow_plots: list[Any]
+    violations: str  # of axe-core's rules; "" if there are none
     headings: list[str]
+    # As the page opens, before anything is unfolded:
+    height_at_first: int  # pixels
+    plots_at_first: int
 
 
 @contextmanager
@@ -41,37 +70,50 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def look_at(browser: Browser, path: Path, size: tuple[int, int], scheme: str, picture: Path | None = None) -> Seen:
+def look_at(browser: Browser, path: Path, size: tuple[int, int], scheme: str) -> Seen:
+    """Open a page, unfold everything in it, and measure it."""
     complaints: list[str] = []
     requests: list[str] = []
     page = browser.new_page(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if scheme == "dark" else "light",
-        is_mobile=size == PHONE,
+        is_mobile=size != WIDE,
     )
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri())
-    found = Axe().run(page)
-    letters = [(float(height), str(words)) for height, words in page.evaluate(LETTERS)]
+    height, plots = page.evaluate("document.documentElement.scrollHeight"), page.evaluate(VISIBLE_PLOTS)
+    violations = _violations(page)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     seen = Seen(
         complaints=complaints,
         requests=[url for url in requests if url != path.as_uri() and not url.startswith("data:")],
         overflow=int(page.evaluate("document.documentElement.scrollWidth")) - size[0],
-        smallest=min(letters),
-        violations=found.generate_report() if found.violations_count else "",
+        smallest=min((float(height), str(text)) for height, text in page.evaluate(LETTERS)),
+        cut_off=page.evaluate(CUT_OFF),
+        collisions=page.evaluate(COLLISIONS),
+        narrow_plots=page.evaluate(NARROW_PLOTS),
+        violations=violations or _violations(page),
         headings=page.locator("h1, h2").all_inner_texts(),
+        height_at_first=int(height),
+        plots_at_first=int(plots),
     )
-    if picture is not None:
-        page.screenshot(path=picture, full_page=True)
     page.close()
     return seen
+
+
+def _violations(page: Page) -> str:
+    found = Axe().run(page)
+    return found.generate_report() if found.violations_count else ""
 
 
 def assert_good(seen: Seen) -> None:
     assert seen.complaints == []
     assert seen.requests == []
     assert seen.overflow <= 0
-    assert seen.smallest[0] >= SMALLEST_LETTERS, seen.smallest
+    assert seen.smallest[0] >= MIN_LETTER_HEIGHT, seen.smallest
+    assert seen.cut_off == []
+    assert seen.collisions == []
+    assert seen.narrow_plots == []
     assert seen.violations == ""

@@ -1,4 +1,4 @@
-"""The figures of a report, as a program reads them."""
+"""The figures of a report, read from its page."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ FIGURE = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
 
 
 def assert_says_what_the_summary_says(page: str, summary: Mapping[str, Any]) -> None:
-    """Each figure is that of the summary, and of the core none is left out."""
+    """Each figure of the page is that of the summary, and the page has all figures of the core."""
     figures = FIGURE.findall(page)
     for value, path, text in figures:
         expected = _at(summary, path)

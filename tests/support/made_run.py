@@ -1,6 +1,7 @@
-"""A run as its driver would hand it to the report, with answers that were drawn by chance on real images."""
+"""Made-up results: whole runs for reports, and trials with chosen predictions for what is counted from them."""
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -11,14 +12,27 @@ from mnist_lib.results import Accuracy, EpochDone, Tally, TrialFailure, TrialRes
 from mnist_lib.spec import TrialSpec, trial_grid
 
 NAUGHTY = "<script>alert(1)</script> & \"quotes\" of '{{ 7 * 7 }}'"
+TIMING = {"wall_seconds": 31.0, "prepare_seconds": 6.0, "trials_seconds": 24.5, "store_seconds": 0.5}
+FOUR_LABELS = np.array([0, 1, 2, 3], np.uint8)
 
 
 def made_run(
-    dataset: Dataset, *, seeds: int, failed: int = 0, models: tuple[str, ...] = ("keras", "scratch")
+    dataset: Dataset,
+    *,
+    seeds: int,
+    failed: int = 0,
+    models: tuple[str, ...] = ("keras", "scratch"),
+    margin: float = 6.0,
+    epochs: int = 8,
 ) -> ReportedRun:
-    """`failed`: of the trials, the last ones."""
+    """Return a run as its driver gives it to the report, with random predictions for real images.
+
+    Args:
+        failed: number of failed trials, which are the last ones.
+        margin: how much larger the logit of the label is on average; 6 gives an accuracy of about 90%, 12 of 100%.
+    """
     rng = np.random.default_rng(0)
-    specs = trial_grid(models, range(seeds), dataset=dataset.name, epochs=8)
+    specs = trial_grid(models, range(seeds), dataset=dataset.name, epochs=epochs)
     tallies: dict[str, Tally] = {}
     rows, history = [], []
     now = 1_764_000_000.0
@@ -26,9 +40,9 @@ def made_run(
         lane, begin = number % 2, now + number // 2 * 9
         about = {"trial": spec.id, "node": f"node-{lane}/0123abcd", "pid": 100 + lane}
         history.append({"at": begin, "event": "started", **about, "resumed_after": 0})
-        outcome: TrialResult | TrialFailure = _result(spec, dataset, rng)
+        outcome: TrialResult | TrialFailure = _result(spec, dataset, rng, margin)
         if number >= len(specs) - failed:
-            outcome = TrialFailure(trial=spec.id, code="E-NAN", message=f"the loss is no number: {NAUGHTY}")
+            outcome = TrialFailure(trial=spec.id, code="E-NAN", message=f"the loss is not a number: {NAUGHTY}")
         if isinstance(outcome, TrialResult):
             tally = tallies.get(spec.model)
             if tally is None:
@@ -53,7 +67,7 @@ def made_run(
         stored={name: Stored(number + 1, number == 0, NAUGHTY) for number, name in enumerate(sorted(tallies))},
         labels=dataset.test.labels,
         trials=rows,
-        timing={"wall_seconds": 31.0, "prepare_seconds": 6.0, "trials_seconds": 24.5, "store_seconds": 0.5},
+        timing=TIMING,
         ended="2026-11-25T03:00:31Z",
     )
     return ReportedRun(
@@ -62,15 +76,17 @@ def made_run(
         tallies=tallies,
         dataset=dataset,
         configuration=f"run_name: {NAUGHTY}\n",
+        options=([f"--seeds={seeds}", f"--epochs={epochs}"], ["--dataset=mnist-mini", "--batch-size=128"]),
         storage="results",
         code={"sha256": "0" * 64},
+        resumed=False,
     )
 
 
-def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator) -> TrialResult:
+def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator, margin: float) -> TrialResult:
     labels = dataset.test.labels
     logits = rng.normal(size=(len(labels), 10)) * 2
-    logits[np.arange(len(labels)), labels] += 6
+    logits[np.arange(len(labels)), labels] += margin
     probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
     correct = int((probabilities.argmax(axis=1) == labels).sum())
     history = tuple(
@@ -78,8 +94,8 @@ def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator) -> Tria
             trial=spec.id,
             epoch=epoch,
             loss=2.3 / epoch,
-            train=Accuracy(90 + epoch, 100),
-            validation=Accuracy(88 + epoch, 100),
+            train=Accuracy(900 + epoch, 1_000),
+            validation=Accuracy(880 + epoch, 1_000),
             seconds=1.0,
         )
         for epoch in range(1, spec.epochs + 1)
@@ -89,7 +105,7 @@ def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator) -> Tria
         spec=spec,
         test=Accuracy(correct, len(labels)),
         validation=Accuracy(96, 100),
-        best_epoch=8,
+        best_epoch=spec.epochs,
         history=history,
         train_seconds=8.0,
         images_per_second=45_000.0,
@@ -102,4 +118,64 @@ def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator) -> Tria
         versions={"python": "3.11.7", "tensorflow": "2.21.0"},
         probabilities=probabilities,
         files={},
+    )
+
+
+def small_result(
+    seed: int,
+    *,
+    predicted: list[int],
+    confidence: float = 0.9,
+    labels: np.ndarray[tuple[int], np.dtype[np.uint8]] = FOUR_LABELS,
+    validation: int | None = 5,
+) -> TrialResult:
+    """Return a trial of keras with these predictions, all of the same confidence."""
+    count = len(predicted)
+    probabilities = np.full((count, 10), (1 - confidence) / 9, np.float32)
+    probabilities[np.arange(count), predicted] = confidence
+    return TrialResult(
+        trial=f"keras-s{seed}",
+        spec=TrialSpec.of("keras", seed=seed),
+        test=Accuracy(int((np.array(predicted) == labels).sum()), count),
+        validation=None if validation is None else Accuracy(validation, 10),
+        best_epoch=1,
+        history=(),
+        train_seconds=1.0,
+        images_per_second=1.0,
+        setup_seconds=1.0,
+        replicas=1,
+        devices=("CPU:0",),
+        gpus=(),
+        node="here",
+        weights_sha256="",
+        probabilities=probabilities,
+        files={},
+        versions={"numpy": "2.4.6"},
+    )
+
+
+def tally_of(first: TrialResult, *others: TrialResult) -> Tally:
+    tally = Tally(first)
+    for result in others:
+        tally.add(result)
+    return tally
+
+
+def small_summary(*predicted: list[int], failed: int = 0) -> dict[str, Any]:
+    """Return the summary of trials of keras with these predictions for FOUR_LABELS, and of failed ones."""
+    results = [small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)]
+    tallies = {"keras": tally_of(*results)} if results else {}
+    rows = [trial_row({"model": "keras", "seed": r.spec.seed, "epochs": 5}, r, attempts=1) for r in results]
+    for seed in range(len(results), len(results) + failed):
+        failure = TrialFailure(trial=f"keras-s{seed}", code="E-NAN", message="loss is not a number")
+        rows.append(trial_row({"model": "keras", "seed": seed, "epochs": 5}, failure, attempts=1))
+    return summarize(
+        run="r",
+        dataset={"name": "few", "test": 4},
+        tallies=tallies,
+        stored={"keras": Stored(7, True, "better")} if results else {},
+        labels=FOUR_LABELS,
+        trials=rows,
+        timing=TIMING,
+        ended="2026-11-25T03:00:00Z",
     )

@@ -1,4 +1,4 @@
-"""What a report counts: its laws, and what history tells of attempts."""
+"""What a report counts from probabilities, and what it reads from the history of a run."""
 
 from typing import Any
 
@@ -9,23 +9,32 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from mnist_lib.report.evidence import MOST_PICTURES, Disputes, StoredTrial, attempts, learning_curves
-from tests.mnist_lib.report.test_table import result, tally_of
+from mnist_lib.report.evidence import (
+    MAX_PICTURES,
+    Disagreements,
+    StoredTrial,
+    attempts,
+    learning_curves,
+    most_confident_mistakes,
+)
+from mnist_lib.results import TrialResult
+from tests.support.made_run import FOUR_LABELS, small_result, tally_of
 
-Answers = tuple[NDArray[np.float32], NDArray[np.uint8]]
+Predictions = tuple[NDArray[np.float32], NDArray[np.uint8]]
+HUNDRED_LABELS = np.arange(100, dtype=np.uint8) % 10
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> Answers:
+def predictions(draw: st.DrawFn) -> Predictions:
     images = draw(st.integers(1, 60))
     weights = draw(npst.arrays(np.float32, (images, 10), elements=st.floats(0.015625, 1, width=32)))
     labels = draw(npst.arrays(np.uint8, images, elements=st.integers(0, 9)))
     return weights / weights.sum(axis=1, keepdims=True), labels
 
 
-@given(answers())
-def test_each_image_is_in_one_cell_of_the_confusion_and_in_one_bin_of_the_calibration(given_answers: Answers) -> None:
-    probabilities, labels = given_answers
+@given(predictions())
+def test_each_image_is_in_one_cell_of_the_confusion_and_in_one_bin_of_the_calibration(given: Predictions) -> None:
+    probabilities, labels = given
     found = StoredTrial.of(probabilities, labels)
     correct = int((probabilities.argmax(axis=1) == labels).sum())
     assert found.confusion.sum() == sum(b.images for b in found.calibration) == len(labels)
@@ -35,31 +44,67 @@ def test_each_image_is_in_one_cell_of_the_confusion_and_in_one_bin_of_the_calibr
     assert 0 <= found.calibration_error <= 1
 
 
-@given(answers())
-def test_mistakes_are_wrong_each_once_and_the_most_confident_come_first(given_answers: Answers) -> None:
-    probabilities, labels = given_answers
+@given(predictions())
+def test_mistakes_are_wrong_each_once_and_the_most_confident_come_first(given: Predictions) -> None:
+    probabilities, labels = given
     mistakes = StoredTrial.of(probabilities, labels).mistakes
     wrong = int((probabilities.argmax(axis=1) != labels).sum())
     assert StoredTrial.of(probabilities, labels).wrong == wrong
-    assert len({mistake.image for mistake in mistakes}) == len(mistakes) == min(wrong, MOST_PICTURES)
-    assert all(mistake.answer != mistake.label == labels[mistake.image] for mistake in mistakes)
+    assert len({mistake.image for mistake in mistakes}) == len(mistakes) == min(wrong, MAX_PICTURES)
+    assert all(mistake.predicted != mistake.label == labels[mistake.image] for mistake in mistakes)
     assert [m.probability for m in mistakes] == sorted((m.probability for m in mistakes), reverse=True)
+    assert most_confident_mistakes(probabilities, labels, 3) == list(mistakes[:3])
 
 
-def test_a_model_that_is_as_sure_as_it_is_right_has_no_calibration_error() -> None:
+def test_a_model_that_is_as_confident_as_it_is_accurate_has_no_calibration_error() -> None:
     probabilities = np.full((10, 10), 0.2 / 9, np.float32)
     probabilities[:, 3] = 0.8
     labels = np.array([3] * 8 + [5] * 2, np.uint8)
     assert StoredTrial.of(probabilities, labels).calibration_error == pytest.approx(0, abs=1e-6)
 
 
-def test_a_label_that_most_trials_contradict_and_an_answer_that_is_divided_are_told_apart() -> None:
-    labels = np.array([0, 1, 2, 3], np.uint8)
-    told = [[0, 7, 2, 3], [0, 7, 2, 8], [0, 7, 2, 9]]  # all give 7 for the second; three answers for the last
-    found = Disputes.of([tally_of(*(result(seed, predicted=given) for seed, given in enumerate(told)))], labels)
-    assert (found.trials, found.images_contradicted, found.images_divided) == (3, 1, 1)
-    assert [(d.image, d.label, dict(d.votes)) for d in found.contradicted] == [(1, 1, {7: 3})]
-    assert [(d.image, dict(d.votes)) for d in found.divided] == [(3, {3: 1, 8: 1, 9: 1})]
+def hundred(seed: int, wrong: dict[int, int], confidence: float = 0.99) -> TrialResult:
+    """Return a trial on 100 images that predicts the label but for some images."""
+    predicted = [wrong.get(image, int(label)) for image, label in enumerate(HUNDRED_LABELS)]
+    return small_result(seed, predicted=predicted, labels=HUNDRED_LABELS, confidence=confidence)
+
+
+def questioned(*trials: TrialResult) -> list[tuple[int, int, int]]:
+    found = Disagreements.of({"keras": tally_of(*trials)}, HUNDRED_LABELS)
+    return [(mistake.image, mistake.label, mistake.predicted) for mistake in found.questioned]
+
+
+def test_a_label_is_questioned_where_all_accurate_trials_predict_the_same_other_class() -> None:
+    assert questioned(hundred(0, {15: 3, 40: 7}), hundred(1, {15: 3, 40: 8}), hundred(2, {15: 3, 60: 7})) == [
+        (15, 5, 3)
+    ]
+
+
+def test_a_label_is_not_questioned_by_a_single_trial_or_without_confidence() -> None:
+    assert questioned(hundred(0, {15: 3})) == []
+    assert questioned(hundred(0, {15: 3}, 0.85), hundred(1, {15: 3}, 0.85)) == []
+
+
+@pytest.mark.parametrize(("mistakes", "count"), [(3, 3), (4, 0)])
+def test_only_models_with_an_accuracy_of_at_least_97_percent_question_labels(mistakes: int, count: int) -> None:
+    wrong = dict.fromkeys(range(mistakes), 9)
+    assert len(questioned(hundred(0, wrong), hundred(1, wrong))) == count
+
+
+def test_an_inaccurate_model_neither_questions_a_label_nor_defends_it() -> None:
+    accurate = tally_of(hundred(0, {15: 3}), hundred(1, {15: 3}))
+    weak = tally_of(*(hundred(seed, dict.fromkeys(range(20, 60), 9)) for seed in range(5)))
+    found = Disagreements.of({"keras": accurate, "scratch": weak}, HUNDRED_LABELS)
+    assert (found.trials, found.accurate_trials, found.accurate_models) == (7, 2, ["keras"])
+    assert [(mistake.image, round(mistake.probability, 2)) for mistake in found.questioned] == [(15, 0.99)]
+
+
+def test_the_most_divided_images_come_first_with_the_votes_for_each_class() -> None:
+    predicted = [[0, 7, 2, 3], [0, 7, 2, 8], [0, 1, 2, 9]]
+    tally = tally_of(*(small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)))
+    found = Disagreements.of({"keras": tally}, FOUR_LABELS)
+    assert (found.trials, found.divided_images) == (3, 2)
+    assert [(d.image, dict(d.votes)) for d in found.divided] == [(3, {3: 1, 8: 1, 9: 1}), (1, {7: 2, 1: 1})]
 
 
 def epoch(at: float, trial: str, number: int, loss: float = 1.0) -> dict[str, Any]:

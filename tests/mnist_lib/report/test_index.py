@@ -1,4 +1,4 @@
-"""The index over all runs."""
+"""The index of all runs."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,17 @@ import pytest
 from playwright.sync_api import Browser
 
 from mnist_lib.data.split import Dataset
-from mnist_lib.report.index import MOST_RUNS_SHOWN, Change, Row, index, row_of
-from tests.support.browser import LOOKS, assert_good, look_at
+from mnist_lib.report.index import MAX_RUNS, Change, Row, index, row_of
+from tests.support.browser import LOOKS, PHONE, WIDE, assert_good, look_at
 from tests.support.made_run import NAUGHTY, made_run
+
+LINK = "runs/run-0/report.html"
+CHANGES = [
+    Change("keras", 1, "2026-01-01T03:00:00Z", "promote", "the first", False, "mnist-mini", 0.94),
+    Change("keras", 2, "2026-01-03T03:00:00Z", "promote", NAUGHTY, False, "mnist-mini", 0.95),
+    Change("keras", 1, "2026-01-04T03:00:00Z", "rollback", "by hand", True),
+    Change("scratch", 5, "2026-01-02T03:00:00Z", "promote", "the first", True, "mnist", 0.88),
+]
 
 
 @pytest.fixture(scope="module")
@@ -19,60 +27,130 @@ def summary(digits: Dataset) -> dict[str, Any]:
 
 
 def rows_of(summary: dict[str, Any], count: int) -> list[Row]:
-    """The first with a report."""
+    """Return a row for each of so many days; only the first has a report."""
     return [
         row_of(
             {**summary, "run": f"run-{day}", "ended": f"2026-{day // 28 % 12 + 1:02}-{day % 28 + 1:02}T03:00:00Z"},
-            None if day else "runs/run-0/report.html",
+            None if day else LINK,
         )
         for day in range(count)
     ]
 
 
-CHANGES = [
-    Change("keras", 1, "2026-01-01T03:00:00Z", "promote", "the first", 0.94),
-    Change("keras", 2, "2026-01-03T03:00:00Z", "promote", NAUGHTY, 0.95),
-    Change("keras", 1, "2026-01-04T03:00:00Z", "rollback", "by hand", None),
-]
+def on(summary: dict[str, Any], dataset: str, run: str, **settings: object) -> Row:
+    trials = [{**trial, **settings} for trial in summary["trials"]]
+    dataset_row = {**summary["dataset"], "name": dataset}
+    return row_of({**summary, "run": run, "dataset": dataset_row, "trials": trials}, None)
+
+
+def section(page: str, title: str) -> str:
+    found = re.search(rf"<h2>{title}</h2>.*?(?=<h2>|$)", page, re.DOTALL)
+    assert found is not None, title
+    return found[0]
+
+
+def columns(part: str) -> list[str]:
+    return re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', part)
 
 
 def test_the_newest_run_comes_first_and_leads_to_its_report(summary: dict[str, Any]) -> None:
     page = index(rows_of(summary, 3), CHANGES).decode()
-    assert re.findall(r'<th scope="row">(?:<a[^>]*>)?(run-\d)', page) == ["run-2", "run-1", "run-0"]
-    assert re.findall(r'href="([^"#]*)"', page) == ["runs/run-0/report.html"]
-    assert re.findall(r'<th scope="row">(keras@\d)', page) == ["keras@1", "keras@2", "keras@1"]
+    assert re.findall(r'<th scope="row"[^>]*><(?:a|span)[^>]*>(run-\d)', page) == ["run-2", "run-1", "run-0"]
+    assert re.findall(r'href="([^"#]*)"', page) == [LINK]
     assert "<script>alert" not in page
+
+
+def test_current_champions_stand_apart_from_their_history(summary: dict[str, Any]) -> None:
+    page = index(rows_of(summary, 3), CHANGES).decode()
+    found = {
+        title: re.findall(r'<th scope="row">(\w+@\d)', section(page, title))
+        for title in ("Current champions", "Champion history")
+    }
+    assert found["Current champions"] == ["keras@1", "scratch@5"]
+    assert found["Champion history"] == ["keras@1", "keras@2", "scratch@5", "keras@1"]
+
+
+def test_each_dataset_is_a_line_of_the_overview_and_a_group_of_runs_with_a_plot_of_its_own(
+    summary: dict[str, Any],
+) -> None:
+    rows = [on(summary, "mnist", "a"), on(summary, "kmnist", "b"), on(summary, "mnist", "c")]
+    page = index(rows, CHANGES).decode()
+    overview = re.findall(r'<a href="#dataset-\d">(\w+)</a></th><td data-label="runs">(\d)', section(page, "Datasets"))
+    assert overview == [("mnist", "2"), ("kmnist", "1")]
+    for dataset, runs in (("mnist", ["c", "a"]), ("kmnist", ["b"])):
+        group = section(page, dataset)
+        assert re.findall(r"<span>(\w+)</span>", group) == runs
+        assert f'aria-label="plot: over-time-{dataset}"' in group
+    assert "<h2>Datasets</h2>" not in index(rows[:1], CHANGES).decode()
+
+
+def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(summary: dict[str, Any]) -> None:
+    """The two models of a run differ in their optimizers, but all runs have the same."""
+    rows = [
+        on(summary, "mnist", "a"),
+        on(summary, "mnist", "b", epochs=20, hidden_units=64),
+        on(summary, "kmnist", "c"),
+    ]
+    page = index(rows, []).decode()
+    assert columns(section(page, "mnist")) == [
+        *("run", "ended (UTC)", "keras", "scratch", "trials"),
+        *("epochs", "hidden units"),
+    ]
+    assert '<td data-label="epochs">20</td><td data-label="hidden units">64</td>' in section(page, "mnist")
+    assert "<dt>optimizer</dt><dd>rmsprop (keras), sgd (scratch)</dd>" in section(page, "mnist")
+    assert columns(section(page, "kmnist")) == ["run", "ended (UTC)", "keras", "scratch", "trials"]
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_runs_have_an_index_too(summary: dict[str, Any], count: int) -> None:
     page = index(rows_of(summary, count), []).decode()
     assert f"<h1>{count} run" in page
-    assert "There is none yet." in page
+    assert "There is none." in section(page, "Current champions")
 
 
-def test_a_run_of_an_older_program_is_listed_without_its_time(summary: dict[str, Any]) -> None:
-    older = {name: value for name, value in summary.items() if name != "ended"}
-    assert "2026-11-25T03-00-00Z-made" in index([row_of(older, None)], []).decode()
+def test_a_run_of_an_early_version_is_listed_without_its_time(summary: dict[str, Any]) -> None:
+    early = {name: value for name, value in summary.items() if name != "ended"}
+    assert "2026-11-25T03-00-00Z-made" in index([row_of(early, None)], []).decode()
 
 
 @pytest.mark.parametrize("missing", ["run", "models", "trials", "dataset"])
-def test_what_is_no_summary_is_no_row(summary: dict[str, Any], missing: str) -> None:
+def test_a_document_that_is_not_a_summary_has_no_row(summary: dict[str, Any], missing: str) -> None:
     with pytest.raises(KeyError):
         row_of({name: value for name, value in summary.items() if name != missing}, None)
 
 
-def test_of_very_many_runs_the_newest_are_shown(summary: dict[str, Any]) -> None:
-    page = index(rows_of(summary, MOST_RUNS_SHOWN + 1), []).decode()
-    assert f"<h1>{MOST_RUNS_SHOWN + 1} runs" in page
-    assert page.count('<th scope="row">run-') == MOST_RUNS_SHOWN
+def test_of_very_many_runs_the_newest_are_listed(summary: dict[str, Any]) -> None:
+    page = index(rows_of(summary, MAX_RUNS + 1), []).decode()
+    assert f"<h1>{MAX_RUNS + 1} runs" in page
+    assert len(re.findall(r"<(?:a|span)[^>]*>run-", page)) == MAX_RUNS
+    assert f"Only the newest {MAX_RUNS} runs are listed." in page
 
 
 @pytest.mark.slow
-def test_the_index_is_good_on_a_telephone_and_on_a_desk_by_day_and_by_night(
+def test_the_index_is_good_on_a_phone_and_on_a_wide_screen_light_and_dark(
     browser: Browser, summary: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "index.html"
     path.write_bytes(index(rows_of(summary, 40), CHANGES))
     for size, scheme in LOOKS:
         assert_good(look_at(browser, path, size, scheme))
+
+
+@pytest.mark.slow
+def test_many_models_that_differ_in_every_setting_are_not_cut_off(
+    browser: Browser, digits: Dataset, tmp_path: Path
+) -> None:
+    summary = dict(made_run(digits, seeds=1, models=("keras", "keras-cnn", "scratch")).summary)
+    champions = {name: {**model, "champion": True, "version": 100} for name, model in summary["models"].items()}
+    settings: list[dict[str, Any]] = [
+        *({"epochs": 100, "global_batch_size": 8192, "hidden_units": 1024, "validation_percent": 20},),
+        *({"precision": "bfloat16", "schedule": "one-cycle", "learning_rate": 0.00123, "optimizer": "adam"},),
+    ]
+    rows = [
+        on({**summary, "models": champions}, "fashion-mnist", f"2026-11-25T0{n}-00-00Z-fashion-mnist", **given)
+        for n, given in enumerate(settings)
+    ]
+    path = tmp_path / "index.html"
+    path.write_bytes(index(rows, CHANGES))
+    for size in (PHONE, WIDE):
+        assert_good(look_at(browser, path, size, "light"))

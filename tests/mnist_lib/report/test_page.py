@@ -1,8 +1,9 @@
-"""The page about a run: what it says is what the summary says, whatever the run was."""
+"""The report of a run: it says what the summary says, whatever the run was."""
 
 import html
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from playwright.sync_api import Browser
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.page import Report, ReportedRun, report
-from tests.support.browser import LOOKS, assert_good, look_at
+from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.made_run import NAUGHTY, made_run
 
@@ -23,6 +24,13 @@ def sklearn_digits() -> Dataset:
     return Dataset.of("sklearn-digits", "1.0.0", train, test)
 
 
+def with_wrong_labels(run: ReportedRun) -> ReportedRun:
+    """Return the run as if the labels of five test images were others than those that all its trials predict."""
+    test = run.dataset.test
+    labels = np.concatenate([(test.labels[:5] + 1) % 10, test.labels[5:]])
+    return replace(run, dataset=replace(run.dataset, test=Split(test.images, labels)))
+
+
 RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
     "six": lambda digits: made_run(digits, seeds=3),
     "a failed one": lambda digits: made_run(digits, seeds=3, failed=1),
@@ -30,6 +38,7 @@ RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
     "one": lambda digits: made_run(digits, seeds=1, models=("keras-cnn",)),
     "none succeeded": lambda digits: made_run(digits, seeds=2, failed=4),
     "eight by eight": lambda _: made_run(sklearn_digits(), seeds=3),
+    "questioned labels": lambda digits: with_wrong_labels(made_run(digits, seeds=2, margin=12, epochs=40)),
 }
 
 
@@ -46,8 +55,8 @@ def test_each_figure_is_that_of_the_summary_and_none_of_the_core_is_left_out(
     assert_says_what_the_summary_says(made.page.decode(), run.summary)
 
 
-def test_no_figure_stands_in_the_page_that_is_not_of_the_summary_in_the_table_of_trials(digits: Dataset) -> None:
-    """A percentage that was typed in, or computed another way, would be found here."""
+def test_the_table_of_trials_has_no_percentage_that_is_not_in_the_summary(digits: Dataset) -> None:
+    """Finds a percentage that was typed in, or computed another way."""
     run = made_run(digits, seeds=3)
     table = re.search(r"<tbody>.*?</tbody>", report(run).page.decode(), re.DOTALL)
     assert table is not None
@@ -56,7 +65,7 @@ def test_no_figure_stands_in_the_page_that_is_not_of_the_summary_in_the_table_of
     assert set(re.findall(r"[\d.]+%", table[0])) == {f"{100 * value:.2f}%" for value in allowed}
 
 
-def test_the_page_holds_all_that_it_shows_and_is_small(reported: tuple[ReportedRun, Report]) -> None:
+def test_the_page_contains_all_that_it_shows_and_is_small(reported: tuple[ReportedRun, Report]) -> None:
     page = reported[1].page
     assert len(page) < 3_000_000
     assert not re.findall(rb"(?:src|href)=\"(?!data:|#)[^\"]*\"", page)
@@ -64,10 +73,12 @@ def test_the_page_holds_all_that_it_shows_and_is_small(reported: tuple[ReportedR
     assert b"url(http" not in page
 
 
-def test_what_a_message_holds_is_text_and_nothing_else(digits: Dataset) -> None:
-    page = report(made_run(digits, seeds=2, failed=1)).page.decode()
+def test_markup_in_a_message_is_shown_as_text(digits: Dataset) -> None:
+    run = replace(made_run(digits, seeds=2, failed=1), options=([f"--storage={NAUGHTY}"], []))
+    page = report(run).page.decode()
     assert "<script>alert" not in page
     assert html.unescape(page).count(NAUGHTY) == 5  # two promotions, a failure twice, the configuration
+    assert html.unescape(page).count("--storage=<script>alert(1)</script>") == 1  # quoted as a shell needs it
 
 
 def test_each_plot_of_the_page_is_there_as_a_picture_too(reported: tuple[ReportedRun, Report]) -> None:
@@ -77,28 +88,79 @@ def test_each_plot_of_the_page_is_there_as_a_picture_too(reported: tuple[Reporte
         assert {"accuracy", "learning-curves", "calibration", "time-line"} < set(made.plots)
 
 
+@pytest.mark.parametrize(("epochs", "ticks"), [(1, [1]), (8, [*range(1, 9)]), (100, [1, 20, 40, 60, 80, 100])])
+def test_epochs_are_numbered_from_1(digits: Dataset, epochs: int, ticks: list[int]) -> None:
+    page = report(made_run(digits, seeds=1, models=("keras",), epochs=epochs)).page.decode()
+    plot = re.search(r'aria-label="plot: learning-curves".*?</svg>', page, re.DOTALL)
+    assert plot is not None
+    labels = re.findall(r'<g id="xtick_\d+">.*?<text[^>]*>([^<]*)</text>', plot[0], re.DOTALL)
+    assert [int(label) for label in labels] == ticks * 2
+    assert f"{figure_of(page, 'best_epoch')} of {figure_of(page, 'trained_epochs')}" == f"{epochs} of {epochs}"
+
+
+def figure_of(page: str, name: str) -> str:
+    found = re.search(rf'data-path="trials/0/{name}">([^<]*)<', page)
+    assert found is not None
+    return found[1]
+
+
+def test_labels_are_questioned_by_accurate_models_only_and_the_page_says_so(digits: Dataset) -> None:
+    run = made_run(digits, seeds=2, margin=12)
+    page = " ".join(report(with_wrong_labels(run)).page.decode().split())
+    assert "Labels that may be wrong: 5 images" in page
+    assert (
+        "A label is questioned where all 4 trials of models with a mean test accuracy of at least 97% (keras, scratch)"
+        " predict the same other class with a mean probability of at least 90%." in page
+    )
+    page = report(with_wrong_labels(made_run(digits, seeds=2))).page.decode()  # their accuracy is 90%
+    assert "Labels that may be wrong: 0 images" in page
+    assert "No label is questioned: that takes at least 2 trials of models with a mean test accuracy of at" in page
+
+
+def test_options_that_differ_from_their_defaults_come_first_and_the_others_are_folded(digits: Dataset) -> None:
+    page = report(made_run(digits, seeds=2)).page.decode()
+    changed, _, rest = page.partition("Changed from the defaults:")[2].partition("<details>")
+    assert re.findall(r"<code>([^<]*)</code>", changed) == ["--seeds=2", "--epochs=8"]
+    folded = rest.partition("</details>")[0]
+    assert re.findall(r"<code>([^<]*)</code>", folded) == ["--dataset=mnist-mini", "--batch-size=128"]
+    assert "<dt>optimizer</dt><dd>rmsprop (keras), sgd (scratch)</dd>" in folded
+    unchanged = replace(made_run(digits, seeds=1), options=([], []))
+    assert "All options have their defaults." in report(unchanged).page.decode()
+
+
 @pytest.mark.slow
-def test_the_page_is_good_on_a_telephone_and_on_a_desk_by_day_and_by_night(
+def test_the_page_is_good_on_a_phone_and_on_a_wide_screen_light_and_dark(
     browser: Browser, reported: tuple[ReportedRun, Report], tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
     path.write_bytes(reported[1].page)
-    every_look = len(reported[0].summary["trials"]) == 6
-    for size, scheme in LOOKS if every_look else LOOKS[1:3]:
+    all_looks = len(reported[0].summary["trials"]) == 6
+    for size, scheme in LOOKS if all_looks else LOOKS[1:3]:
         seen = look_at(browser, path, size, scheme)
         assert_good(seen)
-        assert seen.headings[-1] == "How to reproduce it"
+        assert seen.headings[-1] == "Reproduce this run"
 
 
 @pytest.mark.slow
-def test_on_paper_it_is_dark_on_white_whatever_the_screen_is(browser: Browser, digits: Dataset, tmp_path: Path) -> None:
+def test_a_phone_shows_an_overview_and_folded_sections_a_wide_screen_shows_all(
+    browser: Browser, digits: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_bytes(report(made_run(digits, seeds=3)).page)
+    phone, wide = (look_at(browser, path, size, "light") for size in (PHONE, WIDE))
+    assert (phone.plots_at_first, wide.plots_at_first) == (0, 4)
+    assert phone.height_at_first < 2 * PHONE[1]
+
+
+@pytest.mark.slow
+def test_on_paper_it_is_dark_on_white_with_all_sections(browser: Browser, digits: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_bytes(report(made_run(digits, seeds=1)).page)
-    page = browser.new_page(color_scheme="dark")
+    page = browser.new_page(color_scheme="dark", viewport={"width": PHONE[0], "height": PHONE[1]})
     page.goto(path.as_uri())
-    colours = []
+    seen = []
     for medium in ("screen", "print"):
         page.emulate_media(media=medium, color_scheme="dark")
-        colours.append(page.evaluate("getComputedStyle(document.body).color"))
+        seen.append((page.evaluate("getComputedStyle(document.body).color"), page.evaluate(VISIBLE_PLOTS)))
     page.close()
-    assert colours == ["rgb(230, 233, 237)", "rgb(31, 35, 40)"]
+    assert seen == [("rgb(230, 233, 237)", 0), ("rgb(31, 35, 40)", 4)]
