@@ -32,7 +32,7 @@ from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.retrainer import Pause, Retrainer
 from mnist_lib.retraining.timetable import Timetable
-from mnist_lib.store.lease import Lease, Term, holder, lease_folder
+from mnist_lib.store.lease import Lease, LeaseTerm, lease_folder, newest_term
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import check_writable
 from mnist_lib.store.storage import open_storage
@@ -85,7 +85,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
     began = clock.now()
     # For another scheduler's first call, the slot is due that it calls for.
     enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began
-    term = Term(f"process {os.getpid()}", host, text_of(began))
+    term = LeaseTerm(f"process {os.getpid()}", host, text_of(began))
     lease = Lease(objects, lease_folder(options.name), term, time_to_live=options.lease_seconds, clock=clock)
     notifier = Notifier(options.receiver, os.environ.get("MNIST_JOBS_NOTIFY_SECRET")) if options.receiver else None
     retrainer = Retrainer(
@@ -152,7 +152,7 @@ def _step(retrainer: Retrainer, *, patient: bool = True) -> Pause:
 
 
 def _busy(options: RetrainOptions, objects: Objects) -> BusyError:
-    term = holder(objects, lease_folder(options.name))
+    term = newest_term(objects, lease_folder(options.name))
     who = f"{term.holder} on {term.host}, since {term.since}" if term else "another process"
     return BusyError(f"schedule {options.name}: a run is going on, by {who}; wait for it, or see: jobs.retrain status")
 

@@ -14,7 +14,7 @@ from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.policy import counted
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.champions import Champion, history
-from mnist_lib.store.lease import Term, holder, lease_folder
+from mnist_lib.store.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.store.objects import Objects
 
 NEXT_SLOTS = 3
@@ -28,7 +28,7 @@ def show_status(options: StatusOptions, objects: Objects) -> CommandResult:
     going_on = entries[0] if entries and entries[0].is_open else None
     champions = _champions(objects, options.name)[-options.last :]
     coming = _coming(timetable) if timetable else []
-    term = holder(objects, lease_folder(options.name)) if going_on else None
+    term = newest_term(objects, lease_folder(options.name)) if going_on else None
     document = {
         "schedule": options.name,
         "cron": options.cron,
@@ -59,7 +59,7 @@ def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
     return CommandResult([asdict(entry) for entry in entries], text)
 
 
-def _now_line(name: str, going_on: Entry | None, term: Term | None, zone: tzinfo) -> str:
+def _now_line(name: str, going_on: Entry | None, term: LeaseTerm | None, zone: tzinfo) -> str:
     if going_on is None:
         return f"{name}: no run is going on"
     if going_on.kind == "interrupted":

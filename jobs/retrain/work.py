@@ -23,7 +23,7 @@ from mnist_lib.environment import code_version
 from mnist_lib.errors import MnistError
 from mnist_lib.retraining.work import AttemptResult, RunAttempt
 from mnist_lib.store.objects import Objects
-from mnist_lib.store.runs import RECORD, RunFolder
+from mnist_lib.store.runs import RUN_RECORD, RunFolder
 
 STOP_SECONDS = 15.0  # then it is killed; it loses no more than since its last checkpoint
 ERROR = re.compile(r"error\[E-[A-Z-]+\] .*")
@@ -51,7 +51,7 @@ class TrainWork:
         self._flags, self._options, self._stop_seconds = flags, options, min(stop_seconds, STOP_SECONDS)
 
     def was_begun(self, run: str) -> bool:
-        return self._objects.exists(f"runs/{run}/{RECORD}")
+        return self._objects.exists(f"runs/{run}/{RUN_RECORD}")
 
     def fingerprint(self) -> str | None:
         from cluster.connection.address import address_of

@@ -125,9 +125,9 @@ def _advice(run: str, storage: str) -> str:
 def _finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
     """Do what is left after the summary, in case that the driver was killed there."""
     from jobs.train.reporting import is_in_index, write_index
-    from mnist_lib.store.resumption import forget
+    from mnist_lib.store.resumption import delete_trial_state
 
-    forget(folder, [trial.id for trial in trials])
+    delete_trial_state(folder, [trial.id for trial in trials])
     if options.report and not is_in_index(folder.objects, folder.run):
         write_index(folder.objects)
 

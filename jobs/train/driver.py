@@ -35,7 +35,7 @@ from mnist_lib.store.contents import contents_of
 from mnist_lib.store.objects import Objects, failpoint
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.resumption import forget
+from mnist_lib.store.resumption import delete_trial_state
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
@@ -132,7 +132,7 @@ def run(folder: RunFolder, work: Work) -> dict[str, Any]:
     failpoint("run.before_summary")
     folder.complete(summary)
     failpoint("run.before_forget")
-    forget(folder, [spec.id for spec in work.trials])
+    delete_trial_state(folder, [spec.id for spec in work.trials])
     if work.report:
         write_index(folder.objects)
     return summary
@@ -145,7 +145,7 @@ def _prepared(folder: RunFolder, info: Any, work: Work) -> DatasetInfo:
     log.info("%s: %s training images, %s test images", facts.name, f"{facts.train:,}", f"{len(facts.test_labels):,}")
     if not facts.reusable:
         log.info("its folder cannot be written, so the next run prepares it again; choose another with --data-dir")
-    folder.require_same("fingerprint.txt", facts.fingerprint, "other data of the same name")
+    folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
     return facts
 
 

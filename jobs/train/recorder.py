@@ -12,7 +12,7 @@ from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.report.summary import trial_row
 from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, Tally, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.resumption import keep_checkpoint, keep_result, newest_checkpoint, read_result
+from mnist_lib.store.resumption import newest_checkpoint, read_result, store_checkpoint, store_result
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, percent
 
@@ -80,14 +80,14 @@ class Recorder:
             case CheckpointTaken():
                 self._checkpoints[event.trial] = event.content
                 self._epochs[event.trial] = event.epoch
-                keep_checkpoint(self._folder, event.trial, event.epoch, event.content)
+                store_checkpoint(self._folder, event.trial, event.epoch, event.content)
             case TrialResult():
                 self._add(event, attempts(event.trial))
                 tensorboard = f"trials/{event.trial}/tb/events.out.tfevents.{event.trial}"
                 self._folder.write(tensorboard, event.tensorboard)
                 self._folder.flush()  # before the result: events of a trial that has ended are not repeated
                 chosen = self.tallies[event.spec.model].chosen is event
-                keep_result(self._folder, event, attempts(event.trial), with_model=chosen)
+                store_result(self._folder, event, attempts(event.trial), with_model=chosen)
             case TrialFailure():
                 self._end(event, attempts(event.trial))
             case Died():

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from mnist_lib.clock import moment_of, text_of
-from mnist_lib.store.log import Log
 from mnist_lib.store.objects import Objects
+from mnist_lib.store.records import RecordLog
 
 OPEN = {
     "started": "an attempt at it was begun",
@@ -69,12 +69,12 @@ class Journal:
     """Raises StoreError when the storage refuses, IntegrityError for a damaged entry."""
 
     def __init__(self, objects: Objects, schedule: str) -> None:
-        self._log = Log(objects, f"schedules/{schedule}/journal")
+        self._log = RecordLog(objects, f"schedules/{schedule}/journal")
         self._last: tuple[int, Entry | None] = (0, None)  # that was seen
 
     def last(self) -> tuple[int, Entry | None]:
         """The number of the newest entry, 0 of none, and that."""
-        number = self._log.last_of_many(known=self._last[0])
+        number = self._log.probe_last(known=self._last[0])
         if number != self._last[0]:
             self._last = (number, self._log.read(number, Entry))
         return self._last
@@ -85,6 +85,6 @@ class Journal:
 
     def backwards(self, most: int | None = None) -> Iterator[Entry]:
         """The newest entries, or all, the newest first."""
-        last = self._log.last_of_many()
+        last = self._log.probe_last()
         for number in range(last, 0 if most is None else max(last - most, 0), -1):
             yield self._log.read(number, Entry)

@@ -1,1 +1,3 @@
-"""What a run leaves behind: its own folder, and a version of each model. Only the driver writes here."""
+"""What is stored: a folder for each run, and numbered versions of each model with a log of champions.
+
+Drivers and commands write here, workers never do."""

@@ -1,7 +1,7 @@
-"""Objects in a bucket: s3://, gs://, az://, through obstore. Imported only where a storage is a URL.
+"""Objects in a bucket: s3://, gs:// or az://, through obstore. Imported only when a storage is a URL.
 
-A request that was answered, with the answer lost, is sent again: a `create` may then find what it made itself. So
-whoever finds the name taken compares, and contents that decide something are made unique by their writers.
+A request whose answer is lost is sent again, so `create` may find the object that it created itself. It therefore
+compares contents; writers that compete for a name must write different contents, or each of them seems to succeed.
 """
 
 import contextlib
@@ -25,32 +25,32 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SECONDS_UNTIL_TOLD = 10  # that a request waits
-SECONDS_BETWEEN_APPENDS = 10  # a bucket cannot append: the whole object is sent again
-ABSENT = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
+SECONDS_BEFORE_WARNING = 10  # how long a request may wait in silence
+SECONDS_BETWEEN_APPENDS = 10  # a bucket cannot append: the whole object is sent each time
+NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
 
 class BucketObjects:
-    """Credentials are those of the environment, of the workload's identity or of the machine's, never in the URL."""
+    """Objects below a URL. Credentials come from the environment or the machine's identity, never from the URL."""
 
     def __init__(self, url: str, store: Any = None) -> None:
-        """`store`: obstore's own, in place of the one that the URL names."""
+        """`store`: an obstore store to use instead of opening the URL."""
         self._url = url.rstrip("/")
-        self._appended: dict[str, bytearray] = {}
+        self._appended: dict[str, bytearray] = {}  # whole contents
         self._unsent: set[str] = set()
         self._sent_at = 0.0
-        with self._reported(""):
+        with self._store_errors(""):
             self._store = store if store is not None else _open(self._url)
 
     def read(self, name: str) -> bytes | None:
         check_name(name)
         try:
-            return self._do(name, lambda: bytes(obstore.get(self._store, name).bytes()))
+            return self._request(name, lambda: bytes(obstore.get(self._store, name).bytes()))
         except FileNotFoundError:
             return None
 
     def exists(self, name: str) -> bool:
-        """By reading: the answer to a HEAD request does not tell a bucket that is not there from an object."""
+        """Read the object: the answer to a HEAD request does not distinguish a missing bucket from a missing object."""
         return self.read(name) is not None
 
     def create(self, name: str, content: bytes) -> bool:
@@ -64,7 +64,6 @@ class BucketObjects:
         self._put(name, content, "overwrite")
 
     def append(self, name: str, content: bytes) -> None:
-        """Kept, and sent at intervals."""
         if name not in self._appended:
             self._appended[name] = bytearray(self.read(name) or b"")
         self._appended[name].extend(content)
@@ -81,58 +80,58 @@ class BucketObjects:
     def names(self, prefix: str) -> Iterator[str]:
         if prefix:
             check_name(prefix)
-        pages = self._do(prefix, lambda: list(obstore.list(self._store, prefix or None)))
-        found = [entry["path"] for page in pages for entry in page]
-        yield from sorted(found)
+        pages = self._request(prefix, lambda: list(obstore.list(self._store, prefix or None)))
+        yield from sorted(entry["path"] for page in pages for entry in page)
 
     def delete(self, name: str) -> None:
         check_name(name)
         with contextlib.suppress(FileNotFoundError):
-            self._do(name, lambda: obstore.delete(self._store, name))
+            self._request(name, lambda: obstore.delete(self._store, name))
 
     def delete_below(self, prefix: str) -> None:
         for name in self.names(prefix):
             self.delete(name)
 
     def delete_leftovers(self, prefix: str) -> None:
-        """There are none: a request is whole or it was not."""
+        """Do nothing: a bucket holds no temporary files."""
 
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # of two drivers of a run, the first to publish a model decides
+        return contextlib.nullcontext()  # if two drivers work on one run, the first to publish a model decides
 
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"
 
     def _put(self, name: str, content: bytes, mode: Any) -> None:
         check_name(name)
-        # In one request: of several parts, the last would decide, without a condition.
-        self._do(name, lambda: obstore.put(self._store, name, content, mode=mode, use_multipart=False))
+        # Not in several parts: only the last of them would count, and without the condition on the name.
+        self._request(name, lambda: obstore.put(self._store, name, content, mode=mode, use_multipart=False))
 
-    def _do(self, name: str, request: Callable[[], T]) -> T:
-        waiting = threading.Timer(SECONDS_UNTIL_TOLD, log.warning, ("still waiting for %s", self.where(name)))
-        waiting.daemon = True
-        waiting.start()
+    def _request(self, name: str, request: Callable[[], T]) -> T:
+        warning = threading.Timer(SECONDS_BEFORE_WARNING, log.warning, ("still waiting for %s", self.where(name)))
+        warning.daemon = True
+        warning.start()
         try:
-            with self._reported(name):
+            with self._store_errors(name):
                 return request()
         finally:
-            waiting.cancel()
+            warning.cancel()
 
     @contextlib.contextmanager
-    def _reported(self, name: str) -> Iterator[None]:
+    def _store_errors(self, name: str) -> Iterator[None]:
+        """Turn an error of the bucket into a StoreError, except that an object exists or is missing."""
         try:
             yield
         except AlreadyExistsError:
             raise
         except FileNotFoundError as error:
-            if ABSENT.search(str(error)):
-                raise StoreError(f"{self._url}: there is no such bucket; make it, or use another --storage") from error
+            if NO_SUCH_BUCKET.search(str(error)):
+                raise StoreError(f"{self._url}: there is no such bucket; create it or name another") from error
             raise
         except (BaseError, ValueError, OSError) as error:
-            reason, what_to_do = _reason(error), "name another with --storage"
+            reason, advice = _reason(error), "name another with --storage"
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason.startswith(("401", "403")):
-                what_to_do = "give credentials that may read, write and list there, where the provider's tools look"
-            raise StoreError(f"{self.where(name)} cannot be read or written ({reason}); {what_to_do}") from error
+                advice = "provide credentials that may read, write and list there, where the provider's own tools look"
+            raise StoreError(f"{self.where(name)} cannot be read or written ({reason}); {advice}") from error
 
 
 def _open(url: str) -> Any:
@@ -145,17 +144,17 @@ def _open(url: str) -> Any:
         },
     }
     if url.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in os.environ:
-        # Profiles of ~/.aws are boto3's to read; where it is not installed, obstore looks in all other places.
+        # Only boto3 reads the profiles in ~/.aws. If it is not installed, obstore looks in all other places.
         with contextlib.suppress(ImportError):
             from obstore.auth.boto3 import Boto3CredentialProvider
 
-            with contextlib.suppress(ValueError):  # it found none
+            with contextlib.suppress(ValueError):  # it found no credentials
                 options["credential_provider"] = Boto3CredentialProvider()
     return from_url(url, **options)
 
 
 def _reason(error: Exception) -> str:
-    """The status, or what the network said: obstore tells all that it tried, over many lines."""
+    """Return the HTTP status, or the network's error in one line: obstore's text lists every attempt on many lines."""
     text = str(error).partition("\n\nDebug source:")[0]
     status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
     code = re.search(r"<Code>(\w+)</Code>", text)

@@ -1,26 +1,26 @@
-"""Which version of a model is in use: an append-only log, `models/<model>/champion/`, whose newest record tells.
+"""The log of champions: which version of a model is in use. Promotions and roll-backs append to it.
 
-To promote and to roll back are to append; nothing is overwritten, so nothing is lost, and of two who append at once one
-is first and the other has to look again.
+The newest record of `models/<model>/champion/` names the champion. Nothing is overwritten: a roll-back appends an older
+version again, so the highest version number is not the champion. The rule that decides a promotion is in `promotion`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.store.contents import Predictions
-from mnist_lib.store.holds import hold, holds_of
-from mnist_lib.store.log import Log
+from mnist_lib.store.holds import hold, read_hold_state
 from mnist_lib.store.objects import Objects, failpoint
 from mnist_lib.store.promotion import Decision, Rule
+from mnist_lib.store.records import RecordLog
 from mnist_lib.store.versions import Version, find, verify
 
 
 @dataclass(frozen=True)
 class Champion:
-    """One record of the log."""
+    """A record of the log."""
 
     model: str
     number: int  # of the record, from 1
@@ -28,109 +28,108 @@ class Champion:
     at: str  # UTC, ISO 8601
     kind: str  # "promote" or "rollback"
     why: str
-    run: str  # by which it came
-    replaced: int | None  # the version before it; None of the first, and where that record is damaged
+    run: str  # that published the version
+    replaced: int | None  # the version before it; None in the first record, or if the record before is damaged
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers, texts = (self.number, self.version), (self.model, self.at, self.kind, self.why, self.run)
         if not all(type(value) is int and value > 0 for value in numbers) or not all(isinstance(t, str) for t in texts):
-            raise ValueError("numbers from 1 and texts")
+            raise ValueError("a number or a text has another type")
 
 
 def champion(objects: Objects, model: str) -> Champion | None:
-    """The newest record; None if there never was one. Whether its version is whole is not asked.
-
-    Raises:
-        IntegrityError: the record is damaged: which version is in use is not known.
-    """
-    last = _log(objects, model).last()
+    """Return the newest record, or None. Raises IntegrityError if it is damaged; its version is not verified."""
+    last = number_of_champions(objects, model)
     return _read(objects, model, last) if last else None
 
 
 def number_of_champions(objects: Objects, model: str) -> int:
-    """Records in the log."""
+    """Return the number of records in the log."""
     return _log(objects, model).last()
 
 
 def history(objects: Objects, model: str) -> list[Champion | IntegrityError]:
-    """All records, the oldest first; in place of a damaged one, what is wrong with it."""
-    return [_read_or_error(objects, model, number) for number in range(1, _log(objects, model).last() + 1)]
+    """Return all records, the oldest first; in place of a damaged one, the error."""
+
+    def read(number: int) -> Champion | IntegrityError:
+        try:
+            return _read(objects, model, number)
+        except IntegrityError as error:
+            return error
+
+    return [read(number) for number in range(1, number_of_champions(objects, model) + 1)]
 
 
 def champion_at(objects: Objects, model: str, at: str) -> Champion | None:
-    """Of a time in UTC, ISO 8601.
-
-    Raises:
-        IntegrityError: a record that may be the one is damaged.
-    """
+    """Return the champion at a time (UTC, ISO 8601), or None. Raises IntegrityError if its record may be damaged."""
     damage: IntegrityError | None = None
     for record in reversed(history(objects, model)):
         if isinstance(record, IntegrityError):
             damage = record
         elif record.at > at:
-            damage = None  # what came before it did not last until then
-        elif damage is not None:
-            raise damage
-        else:
+            damage = None  # the damaged record is later than this one
+        elif damage is None:
             return record
+        else:
+            break
     if damage is not None:
         raise damage
     return None
 
 
 def promote(objects: Objects, challenger: Version, rule: Rule) -> Decision:
-    """Makes a version the champion if the rule decides so over the two versions' predictions.
+    """Make a version the champion if the rule says so.
 
-    The challenger is verified first. A champion that is damaged can neither win nor lose: it has to be rolled back.
+    A damaged champion cannot be compared, so it has to be rolled back before another version can be promoted.
 
     Raises:
-        ConflictError: the challenger was collected meanwhile.
-        IntegrityError: it is not what was committed.
-        StoreError: the storage refuses; the champion is unchanged.
+        ConflictError: `gc` has deleted the challenger.
+        IntegrityError: the challenger is damaged.
+        StoreError: the storage fails; the champion is unchanged.
     """
     hold(objects, challenger.model, challenger.number)
     verify(objects, challenger)
-    mine = Predictions.of(objects, challenger)
+    predictions = Predictions.read(objects, challenger)
     while True:
         try:
             current = champion(objects, challenger.model)
             if current is not None and current.version == challenger.number:
-                return Decision(False, f"{challenger.name} is the champion already", {})
-            decision = rule.decide(mine, _defender(objects, challenger.model, current))
+                return Decision(False, f"{challenger.name} is already the champion", {})
+            decision = rule.decide(predictions, _predictions_of(objects, current))
         except IntegrityError as error:
             return Decision(False, f"the champion is damaged, roll it back first ({error})", {})
         if not decision.promote:
             return decision
         if _append(objects, challenger, current.number + 1 if current else 1, current, "promote", decision):
             return decision
-        # Another was promoted meanwhile: it is the one to beat now.
+        # Another version was promoted at the same time: compare with that one.
 
 
 def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
-    """Appends the version before the champion, or version `to`, as the new champion; it is verified first.
+    """Make version `to`, or else the version before the champion, the champion again.
 
-    With `to`, it can be repeated; without, of two at once the second finds done what it wanted.
+    The same roll-back at the same time, or with `to` at any later time, changes nothing more.
 
     Raises:
-        SpecError: there is nothing to go back to.
-        ConflictError: the version to go back to was collected.
-        IntegrityError: it is not what was committed.
+        SpecError: there is no version to roll back to.
+        ConflictError: `gc` has deleted it.
+        IntegrityError: it is damaged.
     """
     target = to
     while True:
         log = history(objects, model)
         if not log:
-            raise SpecError(f"{model}: there is no champion to roll back; promote a version first")
+            raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
         current = log[-1] if isinstance(log[-1], Champion) else None
         if target is None:
-            target = _before(model, log)
+            target = _version_before(model, log)
         version = find(objects, model, target)
         if version is None:
             raise SpecError(f"{model}@{target}: there is no such version; see: jobs.models list {model}")
         hold(objects, model, target)
         verify(objects, version)
-        disqualification = Predictions.of(objects, version).disqualification
+        disqualification = Predictions.read(objects, version).disqualification
         if disqualification is not None:
             raise SpecError(f"{version.name} {disqualification}; name another version with --to")
         if current is not None and current.version == target:
@@ -142,8 +141,8 @@ def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
             return appended
 
 
-def line_of_champions(log: Sequence[Champion | IntegrityError]) -> list[int]:
-    """The versions that roll-backs would go through, the champion last: what was rolled back is in it no more."""
+def rollback_line(log: Sequence[Champion | IntegrityError]) -> list[int]:
+    """Return the versions that repeated roll-backs would go through, the current champion last."""
     line: list[int] = []
     for record in log:
         if isinstance(record, IntegrityError):
@@ -155,33 +154,31 @@ def line_of_champions(log: Sequence[Champion | IntegrityError]) -> list[int]:
     return line
 
 
-def _before(model: str, log: Sequence[Champion | IntegrityError]) -> int:
-    line = line_of_champions(log)
+def _version_before(model: str, log: Sequence[Champion | IntegrityError]) -> int:
+    line = rollback_line(log)
     if isinstance(log[-1], IntegrityError) and line:
-        return line[-1]  # the last that is known
+        return line[-1]  # the last one that is known
     if len(line) < 2:
         first = f"{model}@{line[-1]} is the first champion" if line else f"no champion record of {model} can be read"
-        raise SpecError(f"{first}: there is none to roll back to; name a version with --to")
+        raise SpecError(f"{first}, so there is none to roll back to; name a version with --to")
     return line[-2]
 
 
-def _defender(objects: Objects, model: str, current: Champion | None) -> Predictions | None:
+def _predictions_of(objects: Objects, current: Champion | None) -> Predictions | None:
     if current is None:
         return None
-    version = find(objects, model, current.version)
+    version = find(objects, current.model, current.version)
     if version is None:
-        raise IntegrityError(f"{model}@{current.version}: expected a commit record, got none")
-    return Predictions.of(objects, version)
+        raise IntegrityError(f"{current.model}@{current.version}: expected a commit record, got none")
+    return Predictions.read(objects, version)
 
 
 def _append(
     objects: Objects, version: Version, number: int, current: Champion | None, kind: str, decision: Decision
 ) -> Champion | None:
-    """None if there is a record of that number.
+    """Append a record, or return None if that number is taken.
 
-    Raises:
-        ConflictError: `gc` has condemned the version since it was held, an hour ago by some clock; the champion is the
-            one before again.
+    Raises ConflictError, and restores the champion, if `gc` has condemned the version: by its clock, the hold was old.
     """
     record = Champion(
         model=version.model,
@@ -198,32 +195,29 @@ def _append(
     log = _log(objects, version.model)
     if not log.append(number, asdict(record)):
         return None
-    if holds_of(objects, version.model, version.number).condemned:
+    if read_hold_state(objects, version.model, version.number).condemned:
         if current is not None:
-            log.append(number + 1, asdict(_back_to(current, record)))
-        raise ConflictError(f"{version.name} was collected by gc meanwhile; name another version")
+            why = f"{version.name} was deleted by gc at the same time"
+            changes = {
+                "number": number + 1,
+                "at": now_text(),
+                "kind": "rollback",
+                "why": why,
+                "replaced": version.number,
+            }
+            log.append(number + 1, {**asdict(current), **changes})
+        raise ConflictError(f"{version.name} was deleted by gc at the same time; name another version")
     return record
-
-
-def _back_to(before: Champion, record: Champion) -> Champion:
-    why = f"{record.model}@{record.version} was collected by gc meanwhile"
-    return replace(before, number=record.number + 1, at=now_text(), kind="rollback", why=why, replaced=record.version)
 
 
 def _read(objects: Objects, model: str, number: int) -> Champion:
-    record = _log(objects, model).read(number, Champion)
+    log = _log(objects, model)
+    record = log.read(number, Champion)
     if (record.model, record.number) != (model, number):
         got = f"{record.number} of {record.model}"
-        raise IntegrityError(f"{_log(objects, model).name(number)}: expected champion {number} of {model}, got {got}")
+        raise IntegrityError(f"{log.name(number)}: expected champion {number} of {model}, got {got}")
     return record
 
 
-def _read_or_error(objects: Objects, model: str, number: int) -> Champion | IntegrityError:
-    try:
-        return _read(objects, model, number)
-    except IntegrityError as error:
-        return error
-
-
-def _log(objects: Objects, model: str) -> Log:
-    return Log(objects, f"models/{model}/champion")
+def _log(objects: Objects, model: str) -> RecordLog:
+    return RecordLog(objects, f"models/{model}/champion")

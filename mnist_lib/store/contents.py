@@ -1,4 +1,8 @@
-"""What a version holds beside the model: its predictions on the test split, how it was made, what a listing shows."""
+"""What a version contains besides the model: its predictions on the test split and its manifest, which says how it was
+made. Also how two versions compare by these.
+
+All of it may have been written by anybody, so every file is verified and checked when it is read.
+"""
 
 import io
 import json
@@ -15,33 +19,34 @@ from mnist_lib.data.split import DatasetInfo
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, TrialResult
 from mnist_lib.store.objects import Objects
+from mnist_lib.store.records import parse_object
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS, MANIFEST = "predictions.npz", "manifest.json"
-LARGEST_ARRAY = 1 << 28  # bytes of one in `predictions.npz`: of six million images
+MAX_ARRAY_BYTES = 1 << 28  # of one array in `predictions.npz`: enough for six million images
+COMPARED_PARTS = ("spec", "dataset", "code", "versions")  # of the manifest
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a version answered on the test split."""
+    """What a version predicted on the test split."""
 
     name: str
     fingerprint: str  # of the dataset
-    test_images: int  # that it has
+    test_images: int  # in the dataset
     probabilities: NDArray[np.float32]  # [images, classes]
     labels: NDArray[np.uint8]  # [images]
 
     @classmethod
-    def of(cls, objects: Objects, version: Version) -> "Predictions":
-        """Raises IntegrityError for what is not what was committed, or not what its name promises."""
+    def read(cls, objects: Objects, version: Version) -> "Predictions":
+        """Raises IntegrityError if the file is damaged, or is not what its name promises."""
         content = read_file(objects, version, PREDICTIONS)
         name = f"{version.name}: {PREDICTIONS}"
-        arrays = read_npz(content, name, dict.fromkeys(("probabilities", "predictions", "labels"), LARGEST_ARRAY))
+        arrays = read_npz(content, name, dict.fromkeys(("probabilities", "predictions", "labels"), MAX_ARRAY_BYTES))
         probabilities, labels = arrays["probabilities"], arrays["labels"]
-        types = (probabilities.dtype.name, labels.dtype.name)
-        if types != ("float32", "uint8") or labels.ndim != 1 or probabilities.shape != (len(labels), NUM_CLASSES):
-            got = f"{probabilities.dtype} {probabilities.shape} and {labels.dtype} {labels.shape}"
-            raise IntegrityError(f"{name}: expected float32 [n, {NUM_CLASSES}] and uint8 [n], got {got}")
+        form = (probabilities.dtype.name, probabilities.shape, labels.dtype.name, labels.shape)
+        if form != ("float32", (labels.size, NUM_CLASSES), "uint8", (labels.size,)):
+            raise IntegrityError(f"{name}: expected float32 [n, {NUM_CLASSES}] and uint8 [n], got {form}")
         try:
             dataset = version.about["dataset"]
             return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels)
@@ -50,45 +55,43 @@ class Predictions:
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:
-        """[images]: the most probable class."""
-        answers: NDArray[np.integer[Any]] = self.probabilities.argmax(axis=1)
-        return answers
+        """The most probable class of each image: [images]."""
+        return np.asarray(self.probabilities.argmax(axis=1))
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """[images]"""
-        correct: NDArray[np.bool_] = self.answers == self.labels
-        return correct
-
-    @property
-    def disqualification(self) -> str | None:
-        """Why no test can make it a champion; None if nothing is in the way."""
-        if len(self.labels) != self.test_images or not len(self.labels):
-            return f"was tested on {len(self.labels):,} of {self.test_images:,} images"
-        if not np.isfinite(self.probabilities).all():
-            return "gives probabilities that are not numbers"
-        return None
-
-    def comparable(self, other: "Predictions") -> bool:
-        """Whether both answer the same images."""
-        return self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
+        """Whether each answer is right: [images]."""
+        return np.asarray(self.answers == self.labels)
 
     @property
     def accuracy(self) -> float:
         return float(self.correct.mean())
 
+    @property
+    def disqualification(self) -> str | None:
+        """Why the version can never be a champion, as a phrase that follows its name; None if it can."""
+        if len(self.labels) != self.test_images or not len(self.labels):
+            return f"was tested on {len(self.labels):,} of {self.test_images:,} images"
+        if not np.isfinite(self.probabilities).all():
+            return "has probabilities that are not finite numbers"
+        return None
+
+    def comparable(self, other: "Predictions") -> bool:
+        """Return whether both were tested on the same images."""
+        return self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredModel:
-    """A version's files: all that a process needs to build the model which does not see the store."""
+    """The files of a version: all that a process without access to the storage needs to build the model."""
 
     name: str
     files: Mapping[str, bytes]
-    manifest: Mapping[str, Any]  # of JSON; whoever may commit has written it
+    manifest: Mapping[str, Any]
 
     @classmethod
-    def of(cls, objects: Objects, version: Version) -> "StoredModel":
-        """Raises IntegrityError for what is not what was committed."""
+    def read(cls, objects: Objects, version: Version) -> "StoredModel":
+        """Raises IntegrityError if a file is damaged."""
         files = {name: read_file(objects, version, name) for name in version.files}
         return cls(name=version.name, files=files, manifest=read_manifest(objects, version))
 
@@ -96,7 +99,7 @@ class StoredModel:
 def contents_of(
     result: TrialResult, dataset: DatasetInfo, run: str, code: Mapping[str, Any]
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """A trial as the files of a version, and what its commit record tells of it.
+    """Return the files of the version that a trial becomes, and the `about` of its commit record.
 
     Args:
         code: as in `environment.code_version`.
@@ -132,48 +135,31 @@ def contents_of(
         predictions=result.probabilities.argmax(axis=1).astype(np.uint8),
         labels=dataset.test_labels,
     )
-    files = {
-        **result.files,
-        PREDICTIONS: predictions.getvalue(),
-        MANIFEST: json.dumps(manifest, indent=2).encode(),
-    }
-    return files, about
+    made = {PREDICTIONS: predictions.getvalue(), MANIFEST: json.dumps(manifest, indent=2).encode()}
+    return {**result.files, **made}, about
 
 
 def read_manifest(objects: Objects, version: Version) -> dict[str, Any]:
-    """Raises IntegrityError for what is not what was committed, or not a JSON object."""
-    try:
-        manifest = json.loads(read_file(objects, version, MANIFEST), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{version.name}: {MANIFEST}: expected JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise IntegrityError(f"{version.name}: {MANIFEST}: expected a JSON object, got {type(manifest).__name__}")
-    return manifest
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    """Return the manifest of a version. Raises IntegrityError if it is damaged, or not a JSON object."""
+    return parse_object(read_file(objects, version, MANIFEST), f"{version.name}: {MANIFEST}")
 
 
 def accuracy_of_version(version: Version) -> Accuracy:
-    """On the test split, as its record tells. Raises IntegrityError for a record that does not."""
+    """Return the accuracy on the test split. Raises IntegrityError if the commit record has no valid counts."""
     try:
         test = Accuracy(**version.about["test"])
         if type(test.correct) is int and type(test.total) is int and 0 <= test.correct <= test.total > 0:
             return test
     except (KeyError, TypeError):
         pass
-    raise IntegrityError(f"{version.name}: expected the counts of its test in its record")
-
-
-MADE_BY = ("spec", "dataset", "code", "versions")  # parts of the manifest
+    raise IntegrityError(f"{version.name}: expected the counts of its test in its record, got none that are possible")
 
 
 @dataclass(frozen=True)
-class Answers:
-    """To one test image, by its place in the test split."""
+class DifferingAnswer:
+    """A test image that two versions answer differently."""
 
-    image: int
+    image: int  # index in the test split
     label: int
     one: int
     other: int
@@ -184,36 +170,31 @@ class Comparison:
     one: str
     other: str
     accuracies: tuple[float, float]  # on the test split
-    made: Mapping[str, tuple[Any, Any]]  # what differs in how they were made, as in "spec.seed"
-    test_images: int | None  # None: they were tested on different ones
-    differing: Sequence[Answers]
+    made: Mapping[str, tuple[Any, Any]]  # what differs in their manifests, by names such as "spec.seed"
+    test_images: int | None  # None if they were tested on different images
+    differing: Sequence[DifferingAnswer]
 
 
 def compare(objects: Objects, one: Version, other: Version) -> Comparison:
-    """Raises IntegrityError for what is not what was committed."""
-    answers, others = Predictions.of(objects, one), Predictions.of(objects, other)
-    made, made_other = _made(objects, one), _made(objects, other)
-    names = {*made, *made_other}
-    changed = {name: (made.get(name), made_other.get(name)) for name in names if made.get(name) != made_other.get(name)}
-    comparable = answers.comparable(others)
-    differing = []
-    if comparable:
-        for image in (answers.answers != others.answers).nonzero()[0]:
-            row = (answers.labels[image], answers.answers[image], others.answers[image])
-            differing.append(Answers(int(image), *map(int, row)))
+    """Compare two versions. Raises IntegrityError if a file is damaged."""
+    predictions, others = Predictions.read(objects, one), Predictions.read(objects, other)
+    made, made_other = _compared_values(objects, one), _compared_values(objects, other)
+    pairs = {name: (made.get(name), made_other.get(name)) for name in {*made, *made_other}}
+    comparable = predictions.comparable(others)
+    rows = zip(predictions.labels.tolist(), predictions.answers.tolist(), others.answers.tolist(), strict=False)
     return Comparison(
-        one.name,
-        other.name,
-        (answers.accuracy, others.accuracy),
-        dict(sorted(changed.items())),
-        len(answers.labels) if comparable else None,
-        differing,
+        one=one.name,
+        other=other.name,
+        accuracies=(predictions.accuracy, others.accuracy),
+        made={name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]},
+        test_images=len(predictions.labels) if comparable else None,
+        differing=[DifferingAnswer(i, *row) for i, row in enumerate(rows) if comparable and row[1] != row[2]],
     )
 
 
-def _made(objects: Objects, version: Version) -> dict[str, Any]:
+def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
     manifest = read_manifest(objects, version)
     try:
-        return {f"{part}.{name}": value for part in MADE_BY for name, value in manifest.get(part, {}).items()}
+        return {f"{part}.{name}": value for part in COMPARED_PARTS for name, value in manifest.get(part, {}).items()}
     except AttributeError as error:
-        raise IntegrityError(f"{version.name}: manifest.json: expected tables {', '.join(MADE_BY)}") from error
+        raise IntegrityError(f"{version.name}: {MANIFEST}: expected objects {', '.join(COMPARED_PARTS)}") from error

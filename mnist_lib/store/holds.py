@@ -1,29 +1,31 @@
-"""Who needs a version, and who deletes it: `models/<model>/holds/<version>/`, a log that each appends to in turn.
+"""Holds keep `gc` from deleting a version that is being promoted: `models/<model>/holds/<version>/`, a log.
 
-A promotion must not put in use what `gc` is deleting. Both append before they act, and of two who append at once one
-is second and has to look again: so a version that is held stays, and one that is condemned cannot be held.
+Promotion and `gc` each append to the log before they act, so one of the two is first and the other notices: a held
+version is not deleted, and a condemned one cannot be held. A hold is not a lock: it expires after an hour.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from mnist_lib.clock import now_text
+from mnist_lib.clock import moment_of, now_text
 from mnist_lib.errors import ConflictError, IntegrityError
-from mnist_lib.store.log import Log
 from mnist_lib.store.objects import Objects
+from mnist_lib.store.records import RecordLog
 
-# A promotion ends within seconds, or died; what it decided, the log of champions holds. Clocks may differ by less.
-LASTS = timedelta(hours=1)
+# A promotion takes seconds, and clocks of two machines are assumed to differ by less than the rest of the hour.
+HOLD_DURATION = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Hold:
+    """A record of the log."""
+
     kind: str  # "hold" or "condemn"
-    at: str  # UTC, ISO 8601, by the clock of who appended it
+    at: str  # UTC, ISO 8601, by the clock of the process that appended it
 
 
 @dataclass(frozen=True)
-class Holds:
+class HoldState:
     """What the log of a version says at one time."""
 
     last: int  # number of its newest record
@@ -31,42 +33,38 @@ class Holds:
     condemned: bool
 
 
-def holds_of(objects: Objects, model: str, version: int) -> Holds:
-    log = _log(objects, model, version)
-    last = log.last()
-    if not last:
-        return Holds(0, held=False, condemned=False)
-    try:
-        record = log.read(last, Hold)
-        age = datetime.now(UTC) - datetime.fromisoformat(record.at)
-    except (
-        IntegrityError,
-        ValueError,
-        TypeError,
-    ):  # nothing is deleted because of it, and nobody kept from appending the next
-        return Holds(last, held=True, condemned=False)
-    return Holds(last, held=record.kind == "hold" and age < LASTS, condemned=record.kind == "condemn")
-
-
 def hold(objects: Objects, model: str, version: int) -> None:
-    """Nobody deletes the version for an hour.
-
-    Raises:
-        ConflictError: it is being deleted.
-    """
+    """Keep `gc` from deleting a version for an hour. Raises ConflictError if it is being deleted."""
     while True:
-        holds = holds_of(objects, model, version)
-        if holds.condemned:
-            raise ConflictError(f"{model}@{version} was collected by gc: name another version; see: jobs.models list")
-        if _log(objects, model, version).append(holds.last + 1, {"kind": "hold", "at": now_text()}):
+        state = read_hold_state(objects, model, version)
+        if state.condemned:
+            raise ConflictError(f"{model}@{version} was deleted by gc; name another version (see: jobs.models list)")
+        if _append(objects, model, version, state, "hold"):
             return
 
 
-def condemn(objects: Objects, model: str, version: int, holds: Holds) -> bool:
-    """Nobody can hold the version any more. False if there is a newer record than `holds` knows."""
-    document = {"kind": "condemn", "at": now_text()}
-    return holds.condemned or _log(objects, model, version).append(holds.last + 1, document)
+def condemn(objects: Objects, model: str, version: int, state: HoldState) -> bool:
+    """Exclude new holds of a version, or return False if its log has grown since `state` was read."""
+    return state.condemned or _append(objects, model, version, state, "condemn")
 
 
-def _log(objects: Objects, model: str, version: int) -> Log:
-    return Log(objects, f"models/{model}/holds/{version:08d}")
+def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
+    """Return whether a version is held. A damaged newest record counts as a hold, so nothing is deleted by mistake."""
+    log = _log(objects, model, version)
+    last = log.last()
+    if not last:
+        return HoldState(0, held=False, condemned=False)
+    try:
+        record = log.read(last, Hold)
+        fresh = datetime.now(UTC) - moment_of(record.at) < HOLD_DURATION
+    except (IntegrityError, ValueError, TypeError):
+        return HoldState(last, held=True, condemned=False)
+    return HoldState(last, held=record.kind == "hold" and fresh, condemned=record.kind == "condemn")
+
+
+def _append(objects: Objects, model: str, version: int, state: HoldState, kind: str) -> bool:
+    return _log(objects, model, version).append(state.last + 1, {"kind": kind, "at": now_text()})
+
+
+def _log(objects: Objects, model: str, version: int) -> RecordLog:
+    return RecordLog(objects, f"models/{model}/holds/{version:08d}")

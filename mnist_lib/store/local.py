@@ -1,6 +1,8 @@
-"""Objects as files below a folder. A temporary name begins with a dot and is no object.
+"""Files on this machine: objects below a folder, and single output files outside of any storage.
 
-Why not a library: obstore, which serves the buckets, does not fsync on a local disk.
+Both are written to a temporary file, synced, and then given their name, so a file is complete or absent. The folder has
+to be synced too: without that, a power loss can take the name of a file whose content is safe. obstore, which serves
+the buckets, syncs nothing on a local disk.
 """
 
 import contextlib
@@ -20,96 +22,96 @@ from mnist_lib.clock import now_text
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError, StoreFullError
 from mnist_lib.store.objects import check_name
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
-SECONDS_OF_A_DAY = 86_400
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
+LEFTOVER_AGE_SECONDS = 86_400
 
 
 class LocalObjects:
+    """Objects as files below a folder."""
+
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._durable: set[Path] = set()  # folders whose names were synced by this process
+        self._durable: set[Path] = set()  # folders that this process has created or found, and synced
 
     def read(self, name: str) -> bytes | None:
-        with self._reported(name):
+        with self._store_errors(name):
             try:
-                descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK)  # or a pipe would be waited for
+                descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK)  # never wait for a pipe's writer
             except FileNotFoundError:
                 return None
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
-                raise IntegrityError(f"{self._path(name)}: expected a file, got something else; remove it")
+                raise IntegrityError(f"{self._path(name)}: expected a regular file, got something else; remove it")
             with os.fdopen(descriptor, "rb") as file:
                 return file.read()
 
     def exists(self, name: str) -> bool:
-        with self._reported(name):
-            return os.path.lexists(self._path(name))  # whatever it is: `create` is refused
+        with self._store_errors(name):
+            return os.path.lexists(self._path(name))  # a folder or a dead link counts: `create` would fail
 
     def create(self, name: str, content: bytes) -> bool:
         path = self._path(name)
-        with self._reported(name, len(content)), self._synced_file(path, content) as temporary:
+        with self._store_errors(name, len(content)), self._synced_file(path, content) as temporary:
             try:
-                path.hardlink_to(temporary)  # refused when the name is taken
+                path.hardlink_to(temporary)  # fails if the name is taken
             except FileExistsError:
-                sync(path.parent)  # who made it may have died before
+                _sync(path.parent)  # its creator may have died before doing so
                 return False
-            sync(path.parent)
+            _sync(path.parent)
             return True
 
     def replace(self, name: str, content: bytes) -> None:
         path = self._path(name)
-        with self._reported(name, len(content)), self._synced_file(path, content) as temporary:
+        with self._store_errors(name, len(content)), self._synced_file(path, content) as temporary:
             temporary.replace(path)
-            sync(path.parent)
+            _sync(path.parent)
 
     def append(self, name: str, content: bytes) -> None:
         path = self._path(name)
-        with self._reported(name, len(content)):
+        with self._store_errors(name, len(content)):
             self._make_folder(path.parent)
             with path.open("ab") as file:
                 file.write(content)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: `append` buffers nothing."""
 
     def names(self, prefix: str) -> Iterator[str]:
         if not self._root.is_dir():
-            raise StoreError(f"{self._root}: expected a folder, there is none; name another with --storage")
+            raise StoreError(f"{self._root}: expected a folder, got none; name another with --storage")
         folder = self._path(prefix) if prefix else self._root
-        with self._reported(prefix):
+        with self._store_errors(prefix):
             found = [path for path in _paths_below(folder) if not TEMPORARY.fullmatch(path.name)]
         yield from sorted(path.relative_to(self._root).as_posix() for path in found)
 
     def delete(self, name: str) -> None:
-        with self._reported(name):
+        with self._store_errors(name):
             self._path(name).unlink(missing_ok=True)
 
     def delete_below(self, prefix: str) -> None:
-        """Of two at once, each may find gone what it was about to remove."""
         folder = self._path(prefix)
-        with self._reported(prefix):
+        with self._store_errors(prefix):
             self._durable.clear()
             for path in _paths_below(folder):
-                path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)  # another process may be deleting the same
             for below, _, _ in os.walk(folder, topdown=False):
                 with contextlib.suppress(FileNotFoundError):
                     Path(below).rmdir()
             if folder.parent.is_dir():
-                sync(folder.parent)
+                _sync(folder.parent)
 
     def delete_leftovers(self, prefix: str) -> None:
-        folder = self._path(prefix)
-        with self._reported(prefix):
-            for below, _, files in os.walk(folder):
-                for path in (Path(below, file) for file in files if TEMPORARY.fullmatch(file)):
-                    with contextlib.suppress(FileNotFoundError):
-                        if time.time() - path.stat().st_mtime > SECONDS_OF_A_DAY:
-                            path.unlink()
+        with self._store_errors(prefix):
+            for path in _paths_below(self._path(prefix)):
+                with contextlib.suppress(FileNotFoundError):
+                    old = time.time() - path.lstat().st_mtime > LEFTOVER_AGE_SECONDS
+                    if old and TEMPORARY.fullmatch(path.name):
+                        path.unlink()
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         path = self._path(name)
-        with self._reported(name):
+        with self._store_errors(name):
             self._make_folder(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -117,7 +119,9 @@ class LocalObjects:
             except BlockingIOError:
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 os.close(descriptor)
-                raise BusyError(f"{path}: held by {holder}; wait for it to end, or end it") from None
+                raise BusyError(
+                    f"{path}: expected no other process, got {holder}; wait for it to end, or end it"
+                ) from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now_text()}".encode())
         try:
@@ -134,13 +138,13 @@ class LocalObjects:
 
     @contextlib.contextmanager
     def _synced_file(self, path: Path, content: bytes) -> Iterator[Path]:
-        """A temporary file beside `path` with that content, on the disk; removed at the end if it is still there."""
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        """Yield a temporary file beside `path` with that content, synced; delete it afterwards if it is still there."""
+        temporary = _temporary_beside(path)
         try:
             self._make_folder(path.parent)
             try:
                 file = temporary.open("xb")
-            except FileNotFoundError:  # another has deleted the folder meanwhile
+            except FileNotFoundError:  # another process has deleted the folder since
                 self._durable.clear()
                 self._make_folder(path.parent)
                 file = temporary.open("xb")
@@ -153,7 +157,7 @@ class LocalObjects:
             temporary.unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
-        """With its parents, each of them there after a power loss, also when another made it and died."""
+        """Create a folder and its parents durably. One that exists is synced too: its creator may have died before."""
         if folder in self._durable:
             return
         if folder == self._root:
@@ -161,75 +165,42 @@ class LocalObjects:
         else:
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
-        with contextlib.suppress(PermissionError):  # the root may lie in a folder that cannot be read
-            sync(folder.parent)
+        with contextlib.suppress(PermissionError):  # the folder that the root is in may be unreadable
+            _sync(folder.parent)
         self._durable.add(folder)
 
     @contextlib.contextmanager
-    def _reported(self, name: str, needed: int = 0) -> Iterator[None]:
+    def _store_errors(self, name: str, needed: int = 0) -> Iterator[None]:
+        """Turn an OSError into a StoreError; `needed`: the bytes that are to be written."""
         path = self._root / name
         try:
             yield
         except OSError as error:
+            reason = error.strerror or type(error).__name__  # str(error) would name a temporary file
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                there = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
-                free = shutil.disk_usage(there).free
+                disk = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
                 raise StoreFullError(
-                    f"{path} needs {needed:,} bytes, {free:,} are free; free some (jobs.models gc) or use --storage"
+                    f"{path}: expected {needed:,} bytes of free space, got {shutil.disk_usage(disk).free:,} ({reason})"
+                    "; delete old versions (jobs.models gc) or name another with --storage"
                 ) from error
-            # Not str(error): it names a temporary file.
-            reason = error.strerror or type(error).__name__
             raise StoreError(f"{path} cannot be read or written ({reason}); name another with --storage") from error
 
 
-def _paths_below(folder: Path) -> list[Path]:
-    """All that is not a folder; links are not followed."""
-
-    def refused(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    if folder.is_symlink() or folder.is_file():
-        return [folder]
-    found = []
-    for below, folders, files in os.walk(folder, onerror=refused):
-        links = [name for name in folders if Path(below, name).is_symlink()]
-        found += [Path(below, name) for name in (*files, *links)]
-    return found
-
-
-def sync(path: Path) -> None:
-    """Of a folder: the names in it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def require_free(target: Path) -> None:
-    """Raises SpecError when something is there already."""
-    if os.path.lexists(target):
-        raise SpecError(f"{target}: expected nothing there yet; remove it, or name another place")
-
-
 @contextlib.contextmanager
-def whole_at(target: Path) -> Iterator[Path]:
-    """A place beside `target` to write a file or a folder to. It is moved there at the end; after an exception it is
-    gone.
+def atomic_output(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write a file or a folder to. It becomes `target`, or is deleted on an exception.
 
-    Raises:
-        StoreError: it cannot be written.
+    Raises StoreError if it cannot be written.
     """
-    if not target.parent.is_dir():  # TensorFlow would make it
-        raise StoreError(f"{target}: expected a folder {target.parent}; name another place")
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    if not target.parent.is_dir():  # TensorFlow would create it
+        raise StoreError(f"{target}: expected a folder {target.parent}, got none; name another place")
+    temporary = _temporary_beside(target)
     try:
         yield temporary
         for path in [temporary, *temporary.rglob("*")]:
-            sync(path)
+            _sync(path)
         temporary.rename(target)
-        sync(target.parent)
+        _sync(target.parent)
     except OSError as error:
         raise StoreError(f"{target} cannot be written ({error.strerror or error}); name another place") from error
     finally:
@@ -237,3 +208,38 @@ def whole_at(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def require_absent(target: Path) -> None:
+    """Raise SpecError if something exists at that path."""
+    if os.path.lexists(target):
+        raise SpecError(f"{target}: expected nothing at this path, got a file or folder; remove it, or name another")
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
+def _paths_below(folder: Path) -> list[Path]:
+    """Return the paths of everything that is not a folder. Links are returned, not followed."""
+
+    def raise_unless_absent(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    if folder.is_symlink() or folder.is_file():
+        return [folder]
+    found = []
+    for below, folders, files in os.walk(folder, onerror=raise_unless_absent):
+        links = [name for name in folders if Path(below, name).is_symlink()]
+        found += [Path(below, name) for name in (*files, *links)]
+    return found
+
+
+def _sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,7 +1,7 @@
-"""Named bytes under one root, each written whole or not at all, and never half seen.
+"""What the store needs of a disk or a bucket, as the protocol `Objects`, and which names of objects are valid.
 
-What a store needs of a disk or a bucket is little: read, create if absent, replace, list, delete. Creating is the one
-operation that decides between writers: of those at once, exactly one is told that it did.
+`create` is the one operation that decides between concurrent writers: exactly one of them succeeds. Asking `exists`
+first and then calling `replace` decides nothing.
 """
 
 import os
@@ -12,91 +12,78 @@ from typing import Protocol
 
 from mnist_lib.errors import SpecError
 
-PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-LONGEST_PART = 200  # some storages allow 255 bytes, and temporary files take some of them
+NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+MAX_PART_LENGTH = 200  # some storages allow 255 bytes, and names of temporary files add some to that
+
+FAILPOINT_VARIABLE = "MNIST_FAILPOINT"
+FAILPOINT_EXIT_STATUS = 86
 
 
 class Objects(Protocol):
-    """Names are parts joined by "/".
+    """Named bytes below one root. A name is one or more parts joined by "/".
 
-    Every method raises SpecError for a name that is not valid, and StoreError when the storage refuses.
+    Every method raises SpecError for an invalid name, and StoreError if the storage fails.
     """
 
     def read(self, name: str) -> bytes | None:
-        """None if there is none of that name."""
-        ...
+        """Return the content of an object, or None if it does not exist."""
 
     def exists(self, name: str) -> bool:
-        """Whether there is one of that name."""
-        ...
+        """Return whether an object of that name exists."""
 
     def create(self, name: str, content: bytes) -> bool:
-        """False, and nothing done, if there is one already; when it returns, the object survives a power loss.
+        """Write a new object atomically and durably; return False and do nothing if the name is taken.
 
-        A bucket may say True too where there is exactly this content: a request can have been sent twice.
+        A bucket may also return True if the object has exactly this content, because it may have sent a request twice.
         """
-        ...
 
     def replace(self, name: str, content: bytes) -> None:
-        """Creates it, or puts it in place of what was there, in one instant; durable as `create`."""
-        ...
+        """Write an object atomically and durably, whether or not it exists."""
 
     def append(self, name: str, content: bytes) -> None:
-        """Adds to its end, for records of progress: what was added since the last `flush` may be lost."""
-        ...
+        """Add to the end of an object. What was appended after the last `flush` may be lost."""
 
     def flush(self) -> None:
-        """Sends what was appended and is still kept back."""
-        ...
+        """Write what was appended and is still buffered."""
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Every object below `prefix + "/"`, in order."""
-        ...
+        """Yield the name of every object below `prefix + "/"`, sorted; below the root if `prefix` is empty."""
 
     def delete(self, name: str) -> None:
-        """Nothing if there is none."""
-        ...
+        """Delete an object if it exists."""
 
     def delete_below(self, prefix: str) -> None:
-        """Every object below `prefix + "/"`; nothing if there is none."""
-        ...
+        """Delete every object below `prefix + "/"`."""
 
     def delete_leftovers(self, prefix: str) -> None:
-        """What writers that died left below `prefix + "/"` a day ago or longer, and that is no object."""
-        ...
+        """Delete temporary files below `prefix + "/"` that are more than a day old."""
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """Held by one process of this machine at a time, and given back by the kernel if it dies. A bucket has none.
+        """Exclude other processes of this machine until the context or the process ends; in a bucket, do nothing.
 
-        Raises:
-            BusyError: at once, naming the holder.
+        Raises BusyError, which names the other process, if it is locked.
         """
-        ...
 
     def where(self, name: str) -> str:
-        """Its path or URL, for people."""
-        ...
+        """Return the path or URL of an object, for messages."""
 
 
-def check_part(what: str, part: str, longest: int = LONGEST_PART) -> None:
-    """Raises SpecError for what cannot be one part of a name on every storage."""
-    if len(part) > longest or not PART.fullmatch(part):
+def check_part(what: str, part: str, max_length: int = MAX_PART_LENGTH) -> None:
+    """Raise SpecError, which begins with `what`, for text that cannot be one part of a name on every storage."""
+    if len(part) > max_length or not NAME_PART.fullmatch(part):
         raise SpecError(
-            f"{what}: expected up to {longest} letters, digits, '.', '_' or '-', the first a letter or digit"
-            f", got {part[:longest]!r}"
+            f"{what}: expected up to {max_length} letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            f", got {part[:max_length]!r}; choose another"
         )
 
 
 def check_name(name: str) -> None:
-    """Raises SpecError for what could lead out of the root, or be another name on another storage."""
+    """Raise SpecError for a name that could lead out of the root, or mean another object on another storage."""
     for part in name.split("/"):
         check_part("name of an object", part)
 
 
-VARIABLE = "MNIST_FAILPOINT"
-EXIT_STATUS = 86  # tells a test that the process ended here and nowhere else
-
-
 def failpoint(name: str) -> None:
-    if os.environ.get(VARIABLE) == name:
-        os._exit(EXIT_STATUS)  # as a kill would: nothing is flushed, no `finally` runs
+    """End the process here if the environment says so. For tests of what a killed process leaves."""
+    if os.environ.get(FAILPOINT_VARIABLE) == name:
+        os._exit(FAILPOINT_EXIT_STATUS)  # like a kill: nothing is flushed, no `finally` runs

@@ -1,7 +1,7 @@
-"""Whether a model may take the place of another: a paired test on the same test images.
+"""The promotion rule: when a version replaces the champion, and the statistical test that decides it.
 
-McNemar's test looks only at the images on which the two disagree; were they equally good, each of these would be a
-toss of a coin. A model that is better on the whole may have lost a digit: so each class is looked at, too.
+McNemar's test looks only at the images on which the two models disagree. If they were equally good, each of those would
+be a coin toss. Higher accuracy is not enough: it may be chance, and it may hide a class that got much worse.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING, Any
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
 
-if TYPE_CHECKING:  # NumPy would make a refusal slower
+if TYPE_CHECKING:  # loading NumPy would delay usage errors
     from mnist_lib.store.contents import Predictions
 
 WHEN = {
-    "if-better": "a stored model becomes the champion when it is better than that",
-    "always": "regardless of its accuracy",
-    "never": "it does not",
+    "if-better": "promote a stored model if it is significantly better than the champion",
+    "always": "promote it regardless of its accuracy",
+    "never": "do not promote it",
 }
 
 
 @dataclass(frozen=True)
 class Decision:
+    """Whether to promote, with the reason."""
+
     promote: bool
-    why: str  # in one line, for people
-    statistics: Mapping[str, Any]  # what it rests on
+    why: str  # one line, for people
+    statistics: Mapping[str, Any]  # the numbers that decided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +37,13 @@ class Rule:
     """When a version becomes the champion.
 
     Args:
-        when: of `WHEN`.
-        alpha: how often two equally good models may change places by chance.
-        min_accuracy: of the first champion, in [0, 1].
-        max_class_drop: by how much the accuracy in one class may fall, in [0, 1]; a fall that may be chance is allowed.
+        when: a key of `WHEN`.
+        alpha: significance level of the test, in [0, 1].
+        min_accuracy: accuracy that the first champion needs, in [0, 1].
+        max_class_drop: loss of accuracy in one class, in [0, 1], beyond which a significant loss prevents promotion.
 
     Raises:
-        SpecError: naming the field, the value and its range.
+        SpecError: a value is out of range.
     """
 
     when: str = "if-better"
@@ -57,14 +59,14 @@ class Rule:
                 raise SpecError(f"{name}: expected a number from 0 to 1, got {value}")
 
     def decide(self, challenger: Predictions, champion: Predictions | None) -> Decision:
-        """The challenger is promoted if it is better, p < alpha and no class collapses; without a champion, if it is
-        accurate enough."""
+        """Return whether the challenger is better, with p < alpha, and no class is much worse. Without a champion:
+        whether it is accurate enough."""
         if self.when == "never":
             return Decision(False, "not tried: --promote never", {})
         if challenger.disqualification is not None:
             return Decision(False, f"{challenger.name} {challenger.disqualification}", {})
         if self.when == "always":
-            return Decision(True, "promoted regardless of its accuracy, as was asked for", {})
+            return Decision(True, "promoted regardless of its accuracy, as requested", {})
         if champion is None:
             return self._decide_first(challenger)
         if not challenger.comparable(champion):
@@ -82,20 +84,6 @@ class Rule:
             return Decision(False, f"{why}; {collapse['why']}", {**statistics, "collapse": collapse})
         return Decision(gained > lost and p < self.alpha, why, statistics)
 
-    def _collapse(self, challenger: Predictions, champion: Predictions) -> Mapping[str, Any] | None:
-        """The class in which the challenger is worst beside the champion, if that is too bad and no chance."""
-        found: list[dict[str, Any]] = []
-        labels = sorted({int(label) for label in champion.labels})
-        for label in labels:
-            of_class = champion.labels == label
-            before, after = champion.correct[of_class], challenger.correct[of_class]
-            drop = float(before.mean() - after.mean())
-            p = mcnemar(int((after & ~before).sum()), int((before & ~after).sum()))
-            if drop > self.max_class_drop and p < self.alpha / len(labels):  # Bonferroni: of ten, one may look bad
-                why = f"class {label} falls from {before.mean():.2%} to {after.mean():.2%}, p = {p:.2g}"
-                found.append({"class": label, "drop": drop, "p": p, "why": why})
-        return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
-
     def _decide_first(self, challenger: Predictions) -> Decision:
         statistics = {"accuracy": challenger.accuracy, "min_accuracy": self.min_accuracy}
         if challenger.accuracy < self.min_accuracy:
@@ -103,11 +91,26 @@ class Rule:
             return Decision(False, f"{challenger.name} has {challenger.accuracy:.2%}: {needed}", statistics)
         return Decision(True, f"{challenger.name} is the first champion, with {challenger.accuracy:.2%}", statistics)
 
+    def _collapse(self, challenger: Predictions, champion: Predictions) -> Mapping[str, Any] | None:
+        """Return the class whose accuracy drops most, if it drops too much and significantly, or None."""
+        found: list[dict[str, Any]] = []
+        labels = sorted({int(label) for label in champion.labels})
+        for label in labels:
+            of_class = champion.labels == label
+            before, after = champion.correct[of_class], challenger.correct[of_class]
+            drop = float(before.mean() - after.mean())
+            p = mcnemar(int((after & ~before).sum()), int((before & ~after).sum()))
+            if drop > self.max_class_drop and p < self.alpha / len(labels):  # Bonferroni: one test for each class
+                why = f"class {label} drops from {before.mean():.2%} to {after.mean():.2%}, p = {p:.2g}"
+                found.append({"class": label, "drop": drop, "p": p, "why": why})
+        return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
+
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The two-sided p-value of McNemar's exact test: how likely so uneven a split is among equally good models."""
+    """Return the two-sided p-value of McNemar's exact test: the probability that equally good models split as unevenly
+    over the images on which they disagree."""
     n = gained + lost
-    # In whole numbers: 2^n of ten thousand images is no float.
+    # In integers: as a float, 2**n overflows for n > 1023.
     tail = ways = 1
     for k in range(min(gained, lost)):
         ways = ways * (n - k) // (k + 1)  # n choose k + 1

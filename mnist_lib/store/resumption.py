@@ -1,10 +1,10 @@
-"""What an unfinished run has reached: the trials that have ended, and checkpoints of those that have not.
+"""What a run needs to be resumed: the results of trials that have ended, and checkpoints of those that have not.
 
-    trials/<trial>/ended.json              written last; with it, the trial has ended
-                   ended/...               its probabilities, and the model if it is the one to store so far
+    trials/<trial>/ended.json              written last: with it, the trial has ended
+                   ended/...               its probabilities, and its model if that is the best one so far
                    checkpoints/<epoch>-<sha256>.npz
 
-Deleted when the run is complete.
+All of it is deleted when the run is complete.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.log import seal, unseal
+from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.runs import RunFolder
 
-KEPT_CHECKPOINTS = 2
+CHECKPOINTS_PER_TRIAL = 2
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
 PROBABILITIES = "probabilities.npz"
-LARGEST_PROBABILITIES = 1 << 28  # bytes
-APART = ("probabilities", "files", "tensorboard")  # fields of a result that are files of their own
+MAX_PROBABILITIES_BYTES = 1 << 28
+SEPARATE_FIELDS = ("probabilities", "files", "tensorboard")  # of a result: not in `ended.json`
 
 log = logging.getLogger(__name__)
 
 
-def keep_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_model: bool) -> None:
-    """The trial has ended; its checkpoints are no longer needed."""
+def store_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_model: bool) -> None:
+    """Store the result of a trial that has ended, and delete its checkpoints."""
     probabilities = io.BytesIO()
     np.savez(probabilities, allow_pickle=False, probabilities=result.probabilities)
     files = {PROBABILITIES: probabilities.getvalue()}
@@ -43,7 +43,7 @@ def keep_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_m
         files |= {f"model/{path}": content for path, content in result.files.items()}
     for path, content in files.items():
         folder.write(f"trials/{result.trial}/ended/{path}", content)
-    row = {field.name: getattr(result, field.name) for field in fields(result) if field.name not in APART}
+    row = {field.name: getattr(result, field.name) for field in fields(result) if field.name not in SEPARATE_FIELDS}
     row |= {name: asdict(row[name]) for name in ("spec", "test")}
     row["validation"] = asdict(result.validation) if result.validation else None
     row["history"] = [asdict(epoch) for epoch in result.history]
@@ -54,7 +54,7 @@ def keep_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_m
 
 
 def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] | None:
-    """A trial that has ended, and its attempts; None if it has not, or if what is there is damaged."""
+    """Return the result of a trial and the number of its attempts, or None if it has not ended or is damaged."""
     name = f"trials/{spec.id}/ended.json"
     content = folder.read(name)
     if content is None:
@@ -62,42 +62,40 @@ def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] |
     try:
         record = unseal(content, name)
         files = {path: _read_file(folder, spec.id, path, sha256) for path, sha256 in record["files"].items()}
-        result = _result(record["result"], files)
+        result = _parse_result(record["result"], files)
         if result.spec != spec:
             raise IntegrityError(f"{name}: expected {spec}, got {result.spec}")
         return result, int(record["attempts"])
     except (IntegrityError, KeyError, TypeError, ValueError, AttributeError) as error:
-        log.warning("%s: what an earlier driver left is damaged (%s); it is trained again", spec.id, error)
+        log.warning("%s: its stored result is damaged (%s); training it again", spec.id, error)
         return None
 
 
-def keep_checkpoint(folder: RunFolder, trial: str, epoch: int, content: bytes) -> None:
-    """Written whole or not at all; the newest two are kept."""
-    prefix = f"trials/{trial}/checkpoints"
-    folder.write(f"{prefix}/{epoch:08d}-{hashlib.sha256(content).hexdigest()}.npz", content)
-    for name in _checkpoints(folder, trial)[KEPT_CHECKPOINTS:]:
+def store_checkpoint(folder: RunFolder, trial: str, epoch: int, content: bytes) -> None:
+    """Store a checkpoint, and delete all but the newest two."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    folder.write(f"trials/{trial}/checkpoints/{epoch:08d}-{sha256}.npz", content)
+    for name in _checkpoints(folder, trial)[CHECKPOINTS_PER_TRIAL:]:
         folder.delete(name)
 
 
 def newest_checkpoint(folder: RunFolder, trial: str) -> bytes | None:
-    """A damaged one is put aside, and the one before it used; None if there is none."""
+    """Return the newest checkpoint that is intact, or None. Damaged ones are moved to `damaged/`."""
     for name in _checkpoints(folder, trial):
         content = folder.read(name) or b""
         last_part = name.rpartition("/")[2]
         match = CHECKPOINT.fullmatch(last_part)
         if match and hashlib.sha256(content).hexdigest() == match[2]:
             return content
-        aside = f"trials/{trial}/damaged/{last_part}"
-        log.warning(
-            "%s: the checkpoint of epoch %s is damaged; put aside as %s", trial, last_part[:8].lstrip("0"), aside
-        )
-        folder.write(aside, content)
+        moved = f"trials/{trial}/damaged/{last_part}"
+        log.warning("%s: the checkpoint of epoch %d is damaged; moved to %s", trial, int(last_part[:8]), moved)
+        folder.write(moved, content)
         folder.delete(name)
     return None
 
 
-def forget(folder: RunFolder, trials: Iterable[str]) -> None:
-    """All of it: the run is complete."""
+def delete_trial_state(folder: RunFolder, trials: Iterable[str]) -> None:
+    """Delete the stored results and checkpoints of all trials of a run that is complete."""
     for trial in trials:
         for part in ("ended", "checkpoints"):
             folder.delete_below(f"trials/{trial}/{part}")
@@ -105,7 +103,7 @@ def forget(folder: RunFolder, trials: Iterable[str]) -> None:
 
 
 def _checkpoints(folder: RunFolder, trial: str) -> list[str]:
-    """The newest first."""
+    """Return the names of a trial's checkpoints, the newest first."""
     names = folder.names(f"trials/{trial}/checkpoints")
     return sorted((name for name in names if CHECKPOINT.fullmatch(name.rpartition("/")[2])), reverse=True)
 
@@ -114,16 +112,16 @@ def _read_file(folder: RunFolder, trial: str, path: str, sha256: str) -> bytes:
     name = f"trials/{trial}/ended/{path}"
     content = folder.read(name)
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
-        raise IntegrityError(f"{name}: expected sha256 {sha256}")
+        raise IntegrityError(f"{name}: expected sha256 {sha256}, got {'no file' if content is None else 'another'}")
     return content
 
 
-def _result(row: dict[str, Any], files: dict[str, bytes]) -> TrialResult:
-    content = files.pop(PROBABILITIES)
-    arrays = read_npz(content, PROBABILITIES, {"probabilities": LARGEST_PROBABILITIES})
+def _parse_result(row: dict[str, Any], files: dict[str, bytes]) -> TrialResult:
+    arrays = read_npz(files.pop(PROBABILITIES), PROBABILITIES, {"probabilities": MAX_PROBABILITIES_BYTES})
     probabilities = arrays["probabilities"]
-    if probabilities.dtype != np.float32 or probabilities.shape != (row["test"]["total"], NUM_CLASSES):
-        raise IntegrityError(f"{PROBABILITIES}: got {probabilities.dtype} {probabilities.shape}")
+    expected, got = ("float32", (row["test"]["total"], NUM_CLASSES)), (str(probabilities.dtype), probabilities.shape)
+    if got != expected:
+        raise IntegrityError(f"{PROBABILITIES}: expected {expected}, got {got}")
     return TrialResult(
         **{
             **row,
@@ -135,5 +133,5 @@ def _result(row: dict[str, Any], files: dict[str, bytes]) -> TrialResult:
             "gpus": tuple(row["gpus"]),
         },
         probabilities=probabilities,
-        files={path.removeprefix("model/"): of for path, of in files.items()},
+        files={path.removeprefix("model/"): content for path, content in files.items()},
     )

@@ -1,9 +1,7 @@
-"""The folder of one run: `<storage>/runs/<run>/`.
+"""The folder of one run, `<storage>/runs/<run>/`, and how an unfinished run is resumed.
 
-`run.json` comes first, with the terms of the run: all that its result depends on. `summary.json` comes last: with it,
-the run is complete.
-
-Whoever comes with the same terms goes on with an unfinished run, by its name or, without one, by its terms.
+`run.json` is written first, with the run's terms: everything that its result depends on. `summary.json` is written
+last: with it, the run is complete. A run is resumed by its name or, without a name, by its terms; never on other terms.
 """
 
 import contextlib
@@ -17,40 +15,24 @@ from typing import Any
 
 from mnist_lib.clock import as_file_name, now_text
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
-from mnist_lib.store.log import seal, unseal
 from mnist_lib.store.objects import Objects, check_part
-from mnist_lib.store.publishing import LONGEST_RUN
+from mnist_lib.store.publishing import MAX_RUN_NAME_LENGTH
+from mnist_lib.store.records import parse_object, read_record, seal
 
-RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
+RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"
-INDEX = "index.html"  # over all runs; not in the folder of one
-# Of runs that are not complete: who trains them, and which run it is that has such terms.
-UNFINISHED = "unfinished"
-MOST_DIFFERENCES = 5  # in one line
+INDEX = "index.html"  # of all runs, at the root of the storage
+UNFINISHED = "unfinished"  # folder: the lock of each unfinished run, and the unnamed run of each set of terms
+MAX_DIFFERENCES = 5  # in one message
 
-Terms = Mapping[str, Any]  # as JSON has it
-
-
-def check_run_name(run: str) -> None:
-    """Raises SpecError for what cannot be a folder's name on every storage."""
-    check_part("run_name", run, LONGEST_RUN)
-
-
-def check_writable(objects: Objects) -> None:
-    """Raises StoreError at once, not after the training, when nothing can be stored there."""
-    name = f"writable-{uuid.uuid4().hex}"
-    try:
-        if not objects.create(name, b"1") or objects.create(name, b"2"):
-            raise StoreError(f"{objects.where(name)}: a second writer was not refused; name another with --storage")
-    finally:
-        objects.delete(name)
+Terms = Mapping[str, Any]  # JSON
 
 
 class RunFolder:
-    """Raises StoreError, in every method, when the folder cannot be written.
+    """The files of one run. Every method raises StoreError if the storage fails.
 
     Args:
-        resumed: whether an earlier driver has begun the run.
+        resumed: whether an earlier process began the run.
     """
 
     def __init__(self, objects: Objects, run: str, *, resumed: bool = False) -> None:
@@ -66,8 +48,11 @@ class RunFolder:
     def write(self, name: str, content: bytes) -> None:
         self.objects.replace(self._name(name), content)
 
+    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        self.write(name, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+
     def names(self, prefix: str) -> list[str]:
-        """Of all files below, from the run's folder on."""
+        """Return the names of all files below a prefix, relative to the run's folder."""
         return [name.removeprefix(self._name("")) for name in self.objects.names(self._name(prefix))]
 
     def delete(self, name: str) -> None:
@@ -76,102 +61,107 @@ class RunFolder:
     def delete_below(self, prefix: str) -> None:
         self.objects.delete_below(self._name(prefix))
 
-    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        self.write(name, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
-
     def append_history(self, entry: Mapping[str, Any]) -> None:
-        """One line of `history.jsonl`, with the Unix time."""
+        """Append a line to `history.jsonl`, with the Unix time."""
         line = json.dumps({"at": round(time.time(), 3), **entry})
         self.objects.append(self._name(HISTORY), line.encode() + b"\n")
 
+    def flush(self) -> None:
+        """Write what was appended and is still buffered."""
+        self.objects.flush()
+
     def history(self) -> list[dict[str, Any]]:
-        """Its entries so far, without a line that is being written."""
+        """Return the entries of `history.jsonl`, without a last line that is incomplete."""
         lines = (self.read(HISTORY) or b"").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
-    def flush(self) -> None:
-        """Sends what was appended and is still kept back."""
-        self.objects.flush()
+    def repair_history(self) -> None:
+        """Cut off a line that was incomplete when a process died."""
+        history = self.read(HISTORY) or b""
+        if history and not history.endswith(b"\n"):
+            self.write(HISTORY, history[: history.rfind(b"\n") + 1])
 
     def complete(self, summary: Mapping[str, Any]) -> None:
-        """With it, the run is complete."""
+        """Write the summary: with it, the run is complete."""
         self.flush()
         self.write_json(SUMMARY, summary)
 
     def summary(self) -> dict[str, Any] | None:
-        """Of a complete run."""
+        """Return the summary of a complete run, or None if it is unfinished. Raises IntegrityError if it is damaged."""
         content = self.read(SUMMARY)
-        if content is None:
-            return None
-        try:
-            summary: dict[str, Any] = json.loads(content)
-        except ValueError as error:
-            raise IntegrityError(f"{self.objects.where(self._name(SUMMARY))}: expected JSON: {error}") from error
-        return summary
+        return None if content is None else parse_object(content, self.objects.where(self._name(SUMMARY)))
 
     @property
     def has_report(self) -> bool:
         return self.objects.exists(self._name(REPORT))
 
     def require_same(self, name: str, value: str, what: str) -> None:
-        """Raises SpecError when an earlier driver of this run has found another value of that name."""
+        """Store a value in the run's folder, or raise SpecError if an earlier process has stored another."""
         if not self.objects.create(self._name(name), value.encode()) and self.read(name) != value.encode():
-            raise SpecError(f"run {self.run}: it was begun with {what}; choose another --run-name")
-
-    def mend_history(self) -> None:
-        """Without a line that a driver died in."""
-        history = self.read(HISTORY) or b""
-        if history and not history.endswith(b"\n"):
-            self.write(HISTORY, history[: history.rfind(b"\n") + 1])
+            raise SpecError(
+                f"run {self.run}: expected the {what} it was begun with, got another; choose another --run-name"
+            )
 
     def _name(self, name: str) -> str:
         return f"runs/{self.run}/{name}"
+
+
+def check_run_name(run: str) -> None:
+    """Raise SpecError for a name that cannot be a folder on every storage."""
+    check_part("run_name", run, MAX_RUN_NAME_LENGTH)
+
+
+def check_writable(objects: Objects) -> None:
+    """Raise StoreError if nothing can be stored, or if two writers could create the same object."""
+    name = f"writable-{uuid.uuid4().hex}"
+    try:
+        if not objects.create(name, b"1") or objects.create(name, b"2"):
+            raise StoreError(f"{objects.where(name)}: a second writer was not refused; name another with --storage")
+    finally:
+        objects.delete(name)
 
 
 @contextlib.contextmanager
 def open_run(
     objects: Objects, name: str | None, *, dataset: str, terms: Terms, configuration: str
 ) -> Iterator[RunFolder]:
-    """The run of that name, begun anew or gone on with, for this process alone.
+    """Begin or resume a run, and lock it for this process.
 
     Args:
-        name: None for the unfinished run of these terms, or else a new one named after the time and the dataset.
+        name: None to resume the unfinished run of these terms or, without one, to begin one named after the time and
+            the dataset.
+        configuration: YAML, stored when the run is begun.
 
     Raises:
         SpecError: the run of that name has other terms.
-        BusyError: another process of this machine is at it.
+        BusyError: another process of this machine works on it.
         IntegrityError: its record is damaged.
     """
     check_part("dataset", dataset)
-    with contextlib.ExitStack() as held:
-        folder = None
-        if name is None:
-            folder = _resume_unnamed(objects, terms, held)
-        for run in [name] if name else _new_names(dataset):
-            if folder is not None:
-                break
-            held.enter_context(objects.lock(_lock(run)))
-            folder = _begin(objects, run, terms, configuration)
-            if folder is None and name:
-                folder = _resume(objects, run, terms)
-        assert folder is not None  # the names do not end
+    with contextlib.ExitStack() as locks:
+        folder = None if name else _resume_unnamed(objects, terms, locks)
+        names = iter([name]) if name else _new_names(dataset)
+        while folder is None:
+            run = next(names)
+            locks.enter_context(objects.lock(_lock(run)))
+            folder = _begin(objects, run, terms, configuration) or (_resume(objects, run, terms) if name else None)
         if not name:
             objects.replace(_pointer(terms), seal({"run": folder.run}))
         yield folder
         if folder.summary() is not None:
-            if _unfinished(objects, terms) == folder.run:
+            if _unfinished_run(objects, terms) == folder.run:
                 objects.delete(_pointer(terms))
             objects.delete(_lock(folder.run))
 
 
 def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
-    """Return the run that `open_run` would resume, None if it would begin one."""
-    run = name or _unfinished(objects, terms)
-    return run if run is not None and objects.exists(f"runs/{run}/{RECORD}") else None
+    """Return the run that `open_run` would resume, or None if it would begin one."""
+    run = name or _unfinished_run(objects, terms)
+    return run if run is not None and objects.exists(f"runs/{run}/{RUN_RECORD}") else None
 
 
 def configuration_of(objects: Objects, run: str) -> str:
-    """Raises SpecError if there is no run of that name."""
+    """Return the stored configuration of a run, YAML. Raises SpecError if there is no such run."""
     check_run_name(run)
     content = objects.read(f"runs/{run}/{CONFIGURATION}")
     if content is None:
@@ -180,9 +170,9 @@ def configuration_of(objects: Objects, run: str) -> str:
 
 
 def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunFolder | None:
-    """None if there is a run of that name."""
+    """Begin a run, or return None if the name is taken."""
     record = {"run": run, "begun": now_text(), "terms": terms, "token": uuid.uuid4().hex}
-    if not objects.create(f"runs/{run}/{RECORD}", seal(record)):
+    if not objects.create(f"runs/{run}/{RUN_RECORD}", seal(record)):
         return None
     folder = RunFolder(objects, run)
     folder.write(CONFIGURATION, configuration.encode())
@@ -190,44 +180,41 @@ def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunF
 
 
 def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
-    before = _terms_of(objects, run)
-    differences = _differences(before, json.loads(json.dumps(terms)))
+    differences = _differences(_terms_of(objects, run), json.loads(json.dumps(terms)))
     if differences:
-        more = len(differences) - MOST_DIFFERENCES
-        told = "; ".join(differences[:MOST_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
-        raise SpecError(f"run_name: {run!r} was begun on other terms: {told}; choose another --run-name")
+        more = len(differences) - MAX_DIFFERENCES
+        listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
+        raise SpecError(f"run_name: expected what run {run!r} was begun with, got {listed}; choose another --run-name")
     folder = RunFolder(objects, run, resumed=True)
-    folder.mend_history()
+    folder.repair_history()
     return folder
 
 
-def _resume_unnamed(objects: Objects, terms: Terms, held: contextlib.ExitStack) -> RunFolder | None:
-    run = _unfinished(objects, terms)
+def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack) -> RunFolder | None:
+    run = _unfinished_run(objects, terms)
     if run is None:
         return None
     try:
-        held.enter_context(objects.lock(_lock(run)))
+        locks.enter_context(objects.lock(_lock(run)))
         folder = _resume(objects, run, terms)
         return None if folder.summary() else folder
     except (BusyError, IntegrityError, SpecError):
-        return None  # another run, then
+        return None  # so another run is begun
 
 
-def _unfinished(objects: Objects, terms: Terms) -> str | None:
-    """The name of the newest run of these terms that was begun without a name and is not complete."""
-    content = objects.read(_pointer(terms))
+def _unfinished_run(objects: Objects, terms: Terms) -> str | None:
+    """Return the newest run of these terms that was begun without a name and is not complete."""
     try:
-        return None if content is None else str(unseal(content, _pointer(terms))["run"])
+        return str(read_record(objects, _pointer(terms))["run"])
     except (IntegrityError, KeyError):
         return None
 
 
-def _terms_of(objects: Objects, run: str) -> dict[str, Any]:
-    name = f"runs/{run}/{RECORD}"
-    record = unseal(objects.read(name) or b"", objects.where(name))
-    if not isinstance(record.get("terms"), dict):
-        raise IntegrityError(f"{objects.where(name)}: expected the terms of a run; choose another --run-name")
-    terms: dict[str, Any] = record["terms"]
+def _terms_of(objects: Objects, run: str) -> Terms:
+    name = f"runs/{run}/{RUN_RECORD}"
+    terms = read_record(objects, name).get("terms")
+    if not isinstance(terms, dict):
+        raise IntegrityError(f"{name}: expected the terms of a run, got none; choose another --run-name")
     return terms
 
 
@@ -245,17 +232,17 @@ def _pointer(terms: Terms) -> str:
     return f"{UNFINISHED}/{hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """For people, each once: what all trials differ in is one difference."""
+def _differences(before: Terms, after: Terms) -> list[str]:
+    """Return what differs, for people: "code abd instead of abc". The same difference of several trials is one."""
     found: dict[str, None] = {}
-    for name in [*before, *(name for name in after if name not in before)]:
+    for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             found |= dict.fromkeys(_differences(old, new))
         elif old != new:
-            found[f"{name} {_short(old)}, now {_short(new)}"] = None
+            found[f"{name} {_short(new)} instead of {_short(old)}"] = None
     return list(found)
 
 
 def _short(value: Any) -> str:
-    return "there" if isinstance(value, dict) else "none" if value is None else str(value)[:40]
+    return "set" if isinstance(value, dict) else "none" if value is None else str(value)[:40]

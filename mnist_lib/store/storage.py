@@ -1,4 +1,4 @@
-"""`--storage`: a folder, or the URL of a place in a bucket -> the objects there."""
+"""The option `--storage`: opens a folder, or a place in a bucket that a URL names, as `Objects`."""
 
 import functools
 import re
@@ -13,48 +13,49 @@ SCHEMES = ("s3", "gs", "az")
 
 
 def is_url(storage: str) -> bool:
+    """Return whether a storage is given as a URL of any scheme rather than as a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", storage) is not None
 
 
 def check_storage(storage: str) -> None:
-    """Raises SpecError for a URL of a kind that is not known, or with a password in it."""
+    """Raise SpecError for a URL of an unknown scheme, or one that contains credentials."""
     if not is_url(storage):
         return
     try:
-        parts = urlsplit(storage)  # which has the scheme in lower case
+        parts = urlsplit(storage)  # its scheme is in lower case
     except ValueError as error:
-        raise SpecError(f"storage: expected a URL as in s3://bucket/folder: {error}") from error
+        raise SpecError(f"storage: expected a URL such as s3://bucket/folder: {error}") from error
     if parts.scheme not in (*SCHEMES, "file"):
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise SpecError(f"storage: expected a folder, or a URL with {known}, got {parts.scheme}://")
     if "@" in storage or parts.query:
         raise SpecError(
-            "storage: expected a URL without credentials, as in s3://bucket/folder; they are taken from where the "
-            "provider's own tools look (environment, identity of the machine)"
+            "storage: expected a URL without credentials, such as s3://bucket/folder; provide them where the "
+            "provider's own tools look (the environment, the machine's identity)"
         )
     if parts.scheme in SCHEMES and not parts.netloc:
-        raise SpecError(f"storage: expected a bucket, as in {parts.scheme}://bucket/folder")
+        raise SpecError(f"storage: expected a bucket, such as {parts.scheme}://bucket/folder, got no name")
 
 
 def open_storage(storage: str) -> Objects:
-    """Raises SpecError as `check_storage` does; StoreError where a bucket cannot be had."""
+    """Return the objects of a storage; nothing is created yet. Raises SpecError or StoreError if it cannot."""
     if storage.startswith("memory://"):
-        return _in_memory(storage)
+        return _open_memory(storage)
     check_storage(storage)
     scheme, _, path = storage.partition("://")
     if is_url(storage) and scheme.lower() != "file":
-        from mnist_lib.store.bucket import BucketObjects  # not everybody's
+        from mnist_lib.store.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
 
         return BucketObjects(storage)
     try:
         return LocalObjects(Path(path if is_url(storage) else storage).expanduser().absolute())
-    except RuntimeError as error:  # ~somebody
+    except RuntimeError as error:  # the user in ~user is unknown
         raise SpecError(f"storage: {error}") from error
 
 
 @functools.cache
-def _in_memory(storage: str) -> Objects:
-    """For tests: it ends with this process, so `check_storage` refuses it to users."""
+def _open_memory(storage: str) -> Objects:
+    """Return a storage that ends with this process. For tests only: `check_storage` refuses it."""
     from obstore.store import MemoryStore
 
     from mnist_lib.store.bucket import BucketObjects

@@ -1,9 +1,10 @@
-"""Versions of a model, numbered from 1, never changed: a version exists if and only if its commit record does.
+"""Versions of a model: numbered from 1 and never changed. A version exists if and only if its commit record does.
 
     models/<model>/commits/<n>.json    the record: size and sha256 of every file, and what a listing shows
-    models/<model>/versions/<n>/...    the files, and a copy of the record, for when the folder travels alone
+    models/<model>/versions/<n>/...    the files, and a copy of the record, so that a copied folder can be verified
 
-How they come to be is told in `publishing`, how they go in `collection`.
+The folder proves nothing: it is there before the commit and for a while after a deletion. How a version is committed is
+in `publishing`, how it is deleted in `garbage_collection`.
 """
 
 import hashlib
@@ -12,15 +13,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.store.log import Log, seal, unseal
 from mnist_lib.store.objects import Objects, check_name
+from mnist_lib.store.records import RecordLog, seal, unseal
 
-RECORD = "record.json"  # in the folder of a version
+RECORD_COPY = "record.json"  # in the folder of a version
 
 
 @dataclass(frozen=True)
 class Version:
-    """What a commit record says."""
+    """A commit record."""
 
     model: str
     number: int
@@ -28,31 +29,31 @@ class Version:
     committed_at: str  # UTC, ISO 8601
     files: Mapping[str, Mapping[str, Any]]  # name -> {"bytes", "sha256"}
     about: Mapping[str, Any]  # what a listing shows: see `contents`
-    state: str = "whole"  # or "deleting", "gone": see `collection`; or "abandoned": its run may not publish
+    # "whole"; "deleting" or "gone" in `garbage_collection`; "abandoned" if its run may no longer publish.
+    state: str = "whole"
 
     @property
     def name(self) -> str:
         return f"{self.model}@{self.number}"
 
 
-def find(objects: Objects, model: str, number: int) -> Version | None:
-    """None if there is no such version, or no more.
+def find(objects: Objects, model: str, number: int, *, deleted: bool = False) -> Version | None:
+    """Return a version, or None if it does not exist; with `deleted`, return one that was deleted, too.
 
-    Raises:
-        IntegrityError, SchemaError: its record is damaged, or of a newer program.
+    Raises IntegrityError if its record is damaged, or SchemaError if a newer version of this program wrote it.
     """
     record = objects.read(commit_record(model, number))
     version = None if record is None else parse_version(record, f"{model}@{number}", model, number)
-    return version if version is not None and version.state == "whole" else None
+    return version if version is not None and (deleted or version.state == "whole") else None
 
 
 def find_all(
-    objects: Objects, model: str, *, newest_first: bool = False
+    objects: Objects, model: str, *, newest_first: bool = False, deleted: bool = False
 ) -> Iterator[tuple[int, Version | IntegrityError]]:
-    """Every version there is, by its number; in place of one whose record is damaged, what is wrong with it."""
+    """Yield the number of every version with what `find` returns for it, or with the error if its record is damaged."""
     for number in sorted(commits(objects, model).numbers(), reverse=newest_first):
         try:
-            version = find(objects, model, number)
+            version = find(objects, model, number, deleted=deleted)
         except IntegrityError as error:
             yield number, error
         else:
@@ -60,90 +61,87 @@ def find_all(
                 yield number, version
 
 
-def read_file(objects: Objects, version: Version, name: str, folder: str | None = None) -> bytes:
-    """A file of a version, if it is what was committed; `folder`: where a copy of the version is.
+def read_file(objects: Objects, version: Version, name: str, prefix: str | None = None) -> bytes:
+    """Return a file of a version. Raises IntegrityError if it is not what was committed.
 
-    Raises:
-        IntegrityError: naming version, file, what was expected and what came.
+    Args:
+        prefix: what the names of the files begin with, if the version is a copy.
     """
     if name not in version.files:
         raise IntegrityError(f"{version.name}: expected a file {name}, got {', '.join(sorted(version.files))}")
-    expected, content = version.files[name], objects.read(_join(_folder(version, folder), name))
-    if content is None:
-        raise IntegrityError(f"{version.name}: {name}: expected {expected['bytes']} bytes, got no file")
-    if len(content) != expected["bytes"]:
-        raise IntegrityError(f"{version.name}: {name}: expected {expected['bytes']} bytes, got {len(content)}")
-    got = hashlib.sha256(content).hexdigest()
-    if got != expected["sha256"]:
-        raise IntegrityError(f"{version.name}: {name}: expected sha256 {expected['sha256']}, got {got}")
-    return content
+    size, sha256 = version.files[name]["bytes"], version.files[name]["sha256"]
+    content = objects.read(f"{_prefix(version) if prefix is None else prefix}{name}")
+    if content is not None and len(content) == size:
+        got_sha256 = hashlib.sha256(content).hexdigest()
+        if got_sha256 == sha256:
+            return content
+        expected, got = f"sha256 {sha256}", got_sha256
+    else:
+        expected, got = f"{size} bytes", "no file" if content is None else str(len(content))
+    raise IntegrityError(
+        f"{version.name}: {name}: expected {expected}, got {got}; restore the file, or use another version"
+    )
 
 
-def verify(objects: Objects, version: Version, folder: str | None = None) -> None:
-    """Reads every file of a version; `folder`: where a copy of it is.
-
-    Raises:
-        IntegrityError: for the first that is missing, damaged, or not of this version.
-    """
+def verify(objects: Objects, version: Version, prefix: str | None = None) -> None:
+    """Raise IntegrityError if a file of a version is missing, damaged or unexpected; `prefix`: as in `read_file`."""
     for name in version.files:
-        read_file(objects, version, name, folder)
-    inside = _folder(version, folder)
-    if objects.read(_join(inside, RECORD)) != record_of(version):
-        raise IntegrityError(f"{version.name}: {RECORD}: expected what was committed, got something else")
-    names = {name.removeprefix(f"{inside}/") for name in objects.names(inside)}
-    extra = names - {*version.files, RECORD}
+        read_file(objects, version, name, prefix)
+    prefix = _prefix(version) if prefix is None else prefix
+    if objects.read(f"{prefix}{RECORD_COPY}") != record_of(version):
+        raise IntegrityError(f"{version.name}: {RECORD_COPY}: expected a copy of the commit record, got something else")
+    names = {name.removeprefix(prefix) for name in objects.names(prefix.rstrip("/"))}
+    extra = names - {*version.files, RECORD_COPY}
     if extra:
         raise IntegrityError(f"{version.name}: {min(extra)}: expected no such file, got one; delete it")
 
 
 def verify_copy(objects: Objects) -> Version:
-    """Of a version's folder that was copied to the root of `objects`: what its own record says it is.
+    """Return the version whose folder was copied to the root of `objects`, as its own record describes it.
 
-    Raises:
-        IntegrityError: as `verify` does; or there is no record.
+    Raises IntegrityError as `verify` does, or if there is no record.
     """
-    record = objects.read(RECORD)
+    where, record = objects.where(RECORD_COPY), objects.read(RECORD_COPY)
     if record is None:
-        raise IntegrityError(f"{objects.where(RECORD)}: expected the record of a version, got no file")
-    version = parse_version(record, objects.where(RECORD))
-    verify(objects, version, folder="")
+        raise IntegrityError(f"{where}: expected the record of a version, got no file; name the folder of a version")
+    version = parse_version(record, where)
+    verify(objects, version, prefix="")
     return version
 
 
 def record_of(version: Version) -> bytes:
-    """As it is committed."""
+    """Return a version's record as it was committed."""
     return seal({**asdict(version), "state": "whole"})
 
 
 def parse_version(record: bytes, name: str, model: str | None = None, number: int | None = None) -> Version:
-    """`model` and `number`: under which the record was found, as far as that tells.
+    """Return the version that a record describes; `name` is for messages. Anybody may have written the record.
 
-    Raises:
-        IntegrityError, SchemaError: what is stored anybody may have written.
+    Raises IntegrityError or SchemaError if it is damaged, too new, or describes another version than `model`, `number`.
     """
     document = unseal(record, name)
     try:
         version = Version(**document)
         texts = (version.model, version.run, version.committed_at, version.state)
-        whole = (
+        valid = (
             type(version.number) is int
             and number in (None, version.number)
             and model in (None, version.model)
             and isinstance(version.about, dict)
             and all(isinstance(text, str) for text in texts)
-            and all(isinstance(of["bytes"], int) and isinstance(of["sha256"], str) for of in version.files.values())
+            and all(isinstance(f["bytes"], int) and isinstance(f["sha256"], str) for f in version.files.values())
         )
         for file in version.files:
             check_name(file)
     except (TypeError, KeyError, AttributeError, SpecError) as error:
-        raise IntegrityError(f"{name}: expected the record of a version: {error}") from error
-    if not whole:
+        raise IntegrityError(f"{name}: expected the record of a version, got other fields: {error}") from error
+    if not valid:
         raise IntegrityError(f"{name}: expected the record of a version, got one of {version.name} or with other types")
     return version
 
 
 def replace_state(objects: Objects, version: Version, state: str) -> None:
-    """Of a commit record, the one thing in it that changes; the record stays, so that none takes its place."""
+    """Change the state in a commit record. The record itself is never deleted, so its number is never used again."""
     document = {**asdict(version), "state": state}
     objects.replace(commit_record(version.model, version.number), seal(document))
 
@@ -152,17 +150,14 @@ def version_folder(model: str, number: int) -> str:
     return f"models/{model}/versions/{number}"
 
 
-def commits(objects: Objects, model: str) -> Log:
-    return Log(objects, f"models/{model}/commits")
+def commits(objects: Objects, model: str) -> RecordLog:
+    return RecordLog(objects, f"models/{model}/commits")
 
 
 def commit_record(model: str, number: int) -> str:
+    """Return the name of a commit record."""
     return f"models/{model}/commits/{number:08d}.json"
 
 
-def _folder(version: Version, folder: str | None) -> str:
-    return version_folder(version.model, version.number) if folder is None else folder
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+def _prefix(version: Version) -> str:
+    return f"{version_folder(version.model, version.number)}/"

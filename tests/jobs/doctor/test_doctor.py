@@ -16,10 +16,10 @@ from cluster.connection.address import lost_nodes
 from jobs.doctor.__main__ import worst
 from jobs.doctor.checks import Finding
 from tests.jobs.train.test_waiting import OTHER_VERSION
-from tests.mnist_lib.store.test_mounts import NAMESPACE
 from tests.support.clusters import own_cluster, wait_until
 from tests.support.job import ROOT
 from tests.support.local_cluster import Cluster, local_cluster
+from tests.support.store.mounts import NAMESPACE
 
 DOCTOR = "import sys\n{prelude}\nfrom jobs.doctor.__main__ import main\nsys.exit(main(sys.argv[1:]))"
 

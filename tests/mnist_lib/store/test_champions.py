@@ -1,4 +1,4 @@
-"""The log of champions: promotion and roll-back, at once and with faults at every step."""
+"""The log of champions: promotion and roll-back, also concurrent and with damaged records."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,15 @@ import pytest
 
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.champions import Champion, champion, champion_at, history, promote, rollback
-from mnist_lib.store.collection import collect
+from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.log import seal
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Decision, Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.versions import Version, version_folder
+from mnist_lib.store.records import seal
+from mnist_lib.store.versions import version_folder
+from tests.support.store.fake_versions import about, files
 from tests.support.store.invariants import champion_verified, champions
-from tests.support.store.versions_of import about, files
+from tests.support.store.scenarios import published
 
 
 @pytest.fixture
@@ -25,11 +25,7 @@ def objects(tmp_path: Path) -> LocalObjects:
     return LocalObjects(tmp_path)
 
 
-def published(objects: Objects, right: int) -> Version:
-    return publish(objects, "keras", f"run-{right}", files(right), about())
-
-
-def test_a_better_version_takes_the_place_and_says_why(objects: LocalObjects) -> None:
+def test_p5_a_better_version_becomes_champion_and_the_record_says_why(objects: LocalObjects) -> None:
     for right in (100, 150, 151):
         promote(objects, published(objects, right), Rule())
     assert champion_verified(objects) == 2
@@ -43,11 +39,11 @@ def test_a_better_version_takes_the_place_and_says_why(objects: LocalObjects) ->
 def test_the_champion_is_not_promoted_again(objects: LocalObjects) -> None:
     version = published(objects, 100)
     assert promote(objects, version, Rule()).promote
-    assert promote(objects, version, Rule()) == Decision(False, "keras@1 is the champion already", {})
+    assert promote(objects, version, Rule()) == Decision(False, "keras@1 is already the champion", {})
     assert len(champions(objects)) == 1
 
 
-def test_roll_backs_go_back_one_by_one_and_forth_by_name(objects: LocalObjects) -> None:
+def test_p6_roll_backs_go_back_one_by_one_or_to_a_number_and_are_idempotent(objects: LocalObjects) -> None:
     for right in (50, 100, 150):
         promote(objects, published(objects, right), Rule())
     assert rollback(objects, "keras").version == 2
@@ -55,19 +51,19 @@ def test_roll_backs_go_back_one_by_one_and_forth_by_name(objects: LocalObjects) 
     with pytest.raises(SpecError, match="keras@1 is the first champion"):
         rollback(objects, "keras")
     assert rollback(objects, "keras", to=3).version == 3
-    assert rollback(objects, "keras", to=3).version == 3  # as often as one likes
+    assert rollback(objects, "keras", to=3).version == 3
     assert [(r.kind, r.version) for r in champions(objects)][3:] == [("rollback", n) for n in (2, 1, 3)]
 
 
-def test_what_cannot_be_rolled_back_to_is_named(objects: LocalObjects) -> None:
-    with pytest.raises(SpecError, match="there is no champion to roll back"):
+def test_a_roll_back_to_a_version_that_does_not_exist_is_refused(objects: LocalObjects) -> None:
+    with pytest.raises(SpecError, match="keras: expected a champion to roll back, got none"):
         rollback(objects, "keras")
     promote(objects, published(objects, 50), Rule())
     with pytest.raises(SpecError, match="keras@9: there is no such version"):
         rollback(objects, "keras", to=9)
 
 
-def test_a_damaged_challenger_is_not_promoted_and_a_damaged_champion_can_be_rolled_back(
+def test_s8_a_damaged_version_is_not_promoted_and_a_damaged_champion_is_rolled_back(
     objects: LocalObjects, tmp_path: Path
 ) -> None:
     first, second, third = (published(objects, right) for right in (50, 100, 150))
@@ -85,7 +81,7 @@ def test_a_damaged_challenger_is_not_promoted_and_a_damaged_champion_can_be_roll
         rollback(objects, "keras", to=2)
 
 
-def test_of_three_promoted_at_once_the_best_ends_as_champion(tmp_path: Path) -> None:
+def test_s5_the_best_of_three_concurrent_promotions_becomes_champion(tmp_path: Path) -> None:
     for attempt in range(10):
         objects = LocalObjects(tmp_path / str(attempt))
         versions = [published(objects, right) for right in (120, 180, 60)]
@@ -93,12 +89,14 @@ def test_of_three_promoted_at_once_the_best_ends_as_champion(tmp_path: Path) -> 
             decisions = list(pool.map(lambda version, at=objects: promote(at, version, Rule()), versions))
         log = champions(objects)
         assert [record.number for record in log] == list(range(1, len(log) + 1))
-        assert sorted(record.version for record in log) == [n for n, of in enumerate(decisions, 1) if of.promote]
+        promoted = [number for number, decision in enumerate(decisions, 1) if decision.promote]
+        assert sorted(record.version for record in log) == promoted
         assert champion_verified(objects) == 2
-        assert all("keras@2 90.00%" in of.why for of in (decisions[0], decisions[2]) if not of.promote) or len(log) > 1
+        losers = [decision for decision in (decisions[0], decisions[2]) if not decision.promote]
+        assert all("keras@2 90.00%" in decision.why for decision in losers) or len(log) > 1
 
 
-def test_of_two_rolled_back_at_once_both_go_back_to_the_same(tmp_path: Path) -> None:
+def test_p6_two_concurrent_roll_backs_append_one_record(tmp_path: Path) -> None:
     for attempt in range(10):
         objects = LocalObjects(tmp_path / str(attempt))
         for right in (50, 100, 150):
@@ -109,7 +107,7 @@ def test_of_two_rolled_back_at_once_both_go_back_to_the_same(tmp_path: Path) -> 
         assert len(champions(objects)) == 4
 
 
-def test_the_champion_of_a_time(objects: LocalObjects) -> None:
+def test_the_champion_at_a_time_is_the_newest_record_until_then(objects: LocalObjects) -> None:
     promote(objects, published(objects, 50), Rule())
     (record,) = champions(objects)
     assert champion_at(objects, "keras", record.at) == record
@@ -117,13 +115,15 @@ def test_the_champion_of_a_time(objects: LocalObjects) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[", b'{"number": 7}', seal({"number": 7}), b'{"schema": NaN}'])
-def test_a_damaged_record_is_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
+def test_s9_a_damaged_champion_record_is_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
     objects.create("models/keras/champion/00000001.json", content)
     with pytest.raises(IntegrityError, match=r"models/keras/champion/00000001.json: expected a record"):
         champion(objects, "keras")
 
 
-def test_a_damaged_record_hides_no_other_and_can_be_left_behind(objects: LocalObjects, tmp_path: Path) -> None:
+def test_p6_a_damaged_champion_record_hides_no_other_and_can_be_rolled_back(
+    objects: LocalObjects, tmp_path: Path
+) -> None:
     times = ["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z", "2026-11-03T03:00:00Z", "2026-11-04T03:00:00Z"]
     with mock.patch("mnist_lib.store.champions.now_text", side_effect=times):
         versions = [published(objects, right) for right in (50, 100, 150)]
@@ -133,7 +133,7 @@ def test_a_damaged_record_hides_no_other_and_can_be_left_behind(objects: LocalOb
         decision = promote(objects, versions[2], Rule())
         assert not decision.promote
         assert "the champion is damaged, roll it back first (models/keras/champion/00000002.json" in decision.why
-        with pytest.raises(IntegrityError, match="roll back first"):
+        with pytest.raises(IntegrityError, match="the champion is unknown: roll back first"):
             collect(objects, "keras", keep=1)
         record = rollback(objects, "keras")
         assert (record.version, record.replaced, record.number) == (1, None, 3)
@@ -145,11 +145,11 @@ def test_a_damaged_record_hides_no_other_and_can_be_left_behind(objects: LocalOb
         assert found is not None
         assert found.version == expected
     with pytest.raises(IntegrityError, match="00000002"):
-        champion_at(objects, "keras", "2026-11-01T12")  # the damaged one may have replaced it by then
+        champion_at(objects, "keras", "2026-11-01T12")  # the damaged record may be older than that
     assert collect(objects, "keras", keep=1).damaged == []
 
 
-def test_a_champion_of_another_model_is_not_taken_for_one_of_this(objects: LocalObjects, tmp_path: Path) -> None:
+def test_s9_a_champion_record_of_another_model_is_refused(objects: LocalObjects, tmp_path: Path) -> None:
     promote(objects, publish(objects, "scratch", "r", files(100), about()), Rule())
     shutil.copytree(tmp_path / "models/scratch/champion", tmp_path / "models/keras/champion")
     with pytest.raises(IntegrityError, match="expected champion 1 of keras, got 1 of scratch"):

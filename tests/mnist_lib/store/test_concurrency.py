@@ -1,4 +1,4 @@
-"""Eight processes at once on one storage; what they saw has to be explained by one order of all that they did."""
+"""Eight concurrent processes on one storage: there has to be an order of operations that explains all their results."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PROCESSES, VERSIONS_EACH = 8, 5
 
 @dataclass(frozen=True)
 class Operation:
-    """What a process did, begun and ended at these times."""
+    """What a process did, with the times of its begin and end."""
 
     what: str
     begin: int
@@ -30,27 +30,26 @@ class Operation:
 
 
 def linearizable(numbered: list[tuple[int, Operation]]) -> bool:
-    """Whether operations that got these numbers can have taken effect in the order of the numbers, each at one instant
-    between its begin and its end. Equal numbers are reads of one state, in any order."""
+    """Return whether operations can have taken effect in the order of their numbers, each at one instant between its
+    begin and its end. Equal numbers are reads of one state, in any order."""
     latest_begin = 0
     for number in sorted({number for number, _ in numbered}):
         here = [operation for other, operation in numbered if other == number]
         if any(operation.end < latest_begin for operation in here):
-            return False  # it had ended when one of a lower number had not begun
+            return False  # it ended before an operation with a lower number began
         latest_begin = max([latest_begin, *(operation.begin for operation in here)])
     return True
 
 
 def log_linearizable(appends: dict[int, Operation], reads: list[Operation]) -> bool:
-    """Whether reads of a log's length, and its appends (by their place in it), have an order that explains them: an
-    append takes effect before the reads that saw it, and after those of the same time that did not."""
-    # In one order: append 1, reads of 1, append 2, reads of 2 ...
-    steps = [(2 * place, operation) for place, operation in appends.items()]
+    """Return whether an order explains the reads of a log's length and its appends, given by record number."""
+    # The order: append 1, reads of 1, append 2, reads of 2, ...
+    steps = [(2 * number, operation) for number, operation in appends.items()]
     steps += [(2 * read.value + 1, read) for read in reads]
     return linearizable(steps)
 
 
-def test_the_check_finds_what_has_no_order() -> None:
+def test_the_check_rejects_operations_that_no_order_explains() -> None:
     first, second = Operation("publish", 0, 10, None), Operation("publish", 20, 30, None)
     assert linearizable([(1, first), (2, second)])
     assert not linearizable([(2, first), (1, second)])
@@ -63,13 +62,13 @@ def test_the_check_finds_what_has_no_order() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_processes_that_publish_and_promote_at_once_lose_nothing_and_the_best_ends_as_champion(
+def test_s4_concurrent_processes_lose_no_version_and_the_best_becomes_champion(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     storage = str(tmp_path) if kind == "local" else str(request.getfixturevalue("s3"))
 
     def run(name: int) -> list[Operation]:
-        command = [sys.executable, "-m", "tests.support.store.worker", storage, str(name), str(VERSIONS_EACH)]
+        command = [sys.executable, "-m", "tests.support.store.publisher", storage, str(name), str(VERSIONS_EACH)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], env=os.environ)
         assert (done.returncode, done.stderr) == (0, "")
         return [Operation(**json.loads(line)) for line in done.stdout.splitlines()]
@@ -94,11 +93,11 @@ def test_processes_that_publish_and_promote_at_once_lose_nothing_and_the_best_en
     best = max(right_of(storage, number) for number, _ in numbers)
     champion = champion_verified(objects)
     assert champion is not None
-    assert best - right_of(storage, champion) <= 5  # five images more are not enough for p < 0.05
+    assert best - right_of(storage, champion) <= 5  # five more images are not significant
 
 
 def right_of(storage: str, number: int) -> int:
     objects = open_storage(storage)
     version = find(objects, "keras", number)
     assert version is not None
-    return int(Predictions.of(objects, version).correct.sum())
+    return int(Predictions.read(objects, version).correct.sum())

@@ -12,17 +12,17 @@ import pytest
 
 from mnist_lib.errors import IntegrityError, StoreError
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import EXIT_STATUS, VARIABLE, Objects
+from mnist_lib.store.objects import FAILPOINT_EXIT_STATUS, FAILPOINT_VARIABLE, Objects
 from tests.support.store.disk import Disk
 from tests.support.store.faulty import FAULTS, Faulty, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import SCENARIOS, Scenario
 
-MOST_OPERATIONS = 500
+MAX_OPERATIONS = 500
 
 
 def check(scenario: Scenario, objects: Objects) -> None:
-    """After a fault: nothing of before is lost, what is new is whole, and the same again succeeds."""
+    """Check after a fault that no version is lost, that new ones are complete, and that a retry succeeds."""
     before, after = scenario.versions
     found = all_verified(objects)
     assert {*before} & {*after} <= {*found}
@@ -37,7 +37,7 @@ def check(scenario: Scenario, objects: Objects) -> None:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Callable[[Scenario, str], Path]:
-    """-> a folder that a scenario can begin in, by copying the one that was prepared."""
+    """Return a function that makes a folder in which a scenario can begin."""
 
     def prepare(scenario: Scenario, name: str) -> Path:
         template = tmp_path / "template"
@@ -50,11 +50,11 @@ def prepared(tmp_path: Path) -> Callable[[Scenario, str], Path]:
 
 @pytest.mark.parametrize(("error", "late"), FAULTS)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_an_error_or_a_death_at_any_operation_loses_nothing(
+def test_s1_s2_an_error_or_death_at_any_operation_loses_no_version(
     prepared: Callable[[Scenario, str], Path], name: str, error: type[BaseException], late: bool
 ) -> None:
     scenario = SCENARIOS[name]
-    for at in range(1, MOST_OPERATIONS):
+    for at in range(1, MAX_OPERATIONS):
         folder = prepared(scenario, str(at))
         faulty = Faulty(LocalObjects(folder), at, error, late=late)
         try:
@@ -63,17 +63,17 @@ def test_an_error_or_a_death_at_any_operation_loses_nothing(
             check(scenario, LocalObjects(folder))
             shutil.rmtree(folder)
         else:
-            if faulty.operations < at:  # it was through before the fault came
+            if faulty.operations < at:  # it ended before the fault
                 break
-    assert 8 < at < MOST_OPERATIONS - 1
+    assert 8 < at < MAX_OPERATIONS - 1
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_an_error_of_the_disk_at_any_call_is_told_and_loses_nothing(
+def test_s1_a_disk_error_at_any_call_is_a_store_error_and_loses_no_version(
     prepared: Callable[[Scenario, str], Path], name: str
 ) -> None:
     scenario = SCENARIOS[name]
-    for at in range(1, MOST_OPERATIONS):
+    for at in range(1, MAX_OPERATIONS):
         folder = prepared(scenario, str(at))
         with Disk(folder, fails_at=at) as disk, contextlib.suppress(StoreError):
             scenario.act(LocalObjects(folder))
@@ -81,7 +81,7 @@ def test_an_error_of_the_disk_at_any_call_is_told_and_loses_nothing(
             break
         check(scenario, LocalObjects(folder))
         shutil.rmtree(folder)
-    assert 8 < at < MOST_OPERATIONS - 1
+    assert 8 < at < MAX_OPERATIONS - 1
 
 
 def check_power_losses(scenario: Scenario, disk: Disk, tmp_path: Path) -> None:
@@ -92,14 +92,14 @@ def check_power_losses(scenario: Scenario, disk: Disk, tmp_path: Path) -> None:
         state.write_to(folder)
         check(scenario, LocalObjects(folder))
         shutil.rmtree(folder)
-    states[-1].write_to(tmp_path / "after-all")  # all calls had returned, and nothing but what was synced is left
+    states[-1].write_to(tmp_path / "after-all")  # all calls returned; only synced changes are left
     assert all_verified(LocalObjects(tmp_path / "after-all")) == scenario.versions[1]
     assert champion_verified(LocalObjects(tmp_path / "after-all")) == scenario.champion[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_power_loss_at_any_call_leaves_what_was_committed_complete(
+def test_s3_a_power_loss_at_any_call_leaves_committed_versions_complete(
     prepared: Callable[[Scenario, str], Path], tmp_path: Path, name: str
 ) -> None:
     scenario = SCENARIOS[name]
@@ -110,7 +110,7 @@ def test_a_power_loss_at_any_call_leaves_what_was_committed_complete(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("forgotten", ["file", "folder"])
-def test_a_store_that_forgot_to_sync_would_be_found_out(
+def test_s3_the_power_loss_test_fails_for_a_store_that_does_not_sync(
     prepared: Callable[[Scenario, str], Path], tmp_path: Path, forgotten: str
 ) -> None:
     scenario = SCENARIOS["publish"]
@@ -130,7 +130,7 @@ def test_a_store_that_forgot_to_sync_would_be_found_out(
         *(("gc", f"gc.before_{place}") for place in ("condemn", "record", "files", "gone")),
     ],
 )
-def test_a_process_that_ends_at_a_named_step_loses_nothing(
+def test_s2_a_process_that_ends_at_a_failpoint_loses_no_version(
     prepared: Callable[[Scenario, str], Path], name: str, place: str
 ) -> None:
     folder = prepared(SCENARIOS[name], "run")
@@ -140,7 +140,7 @@ def test_a_process_that_ends_at_a_named_step_loses_nothing(
         "SCENARIOS[sys.argv[1]].act(LocalObjects(pathlib.Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", code, name, str(folder)]
-    environment = {**os.environ, VARIABLE: place}
+    environment = {**os.environ, FAILPOINT_VARIABLE: place}
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[3])
-    assert done.returncode == EXIT_STATUS
+    assert done.returncode == FAILPOINT_EXIT_STATUS
     check(SCENARIOS[name], LocalObjects(folder))

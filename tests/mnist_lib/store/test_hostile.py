@@ -1,6 +1,5 @@
-"""What anybody may do to a storage: it is told in one line, and nothing lies, waits for ever or leads elsewhere."""
+"""A storage that anybody may have changed: errors in one line, and no wrong answer, endless wait or foreign file."""
 
-import io
 import json
 import os
 from collections.abc import Callable
@@ -8,29 +7,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from jobs.models import __main__ as models
 from mnist_lib.errors import IntegrityError, SpecError, StoreError
 from mnist_lib.store.champions import champion, promote, rollback
-from mnist_lib.store.collection import collect
-from mnist_lib.store.contents import Predictions
+from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.log import seal, unseal
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
+from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.versions import find, verify, version_folder
+from tests.support.store.fake_versions import about, files
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import published
-from tests.support.store.versions_of import about, files
 
-pytestmark = pytest.mark.timeout(30)  # what waits for ever is a failure
+pytestmark = pytest.mark.timeout(30)  # an endless wait is a failure
 
 
 @pytest.fixture
 def objects(tmp_path: Path) -> LocalObjects:
-    """Three versions, each a champion after the other."""
+    """Three versions that were promoted one after the other."""
     objects = LocalObjects(tmp_path / "store")
     for right in (50, 100, 150):
         promote(objects, published(objects, right), Rule())
@@ -42,11 +39,11 @@ def keras(objects: LocalObjects) -> Path:
     return Path(objects.where("models/keras"))
 
 
-def test_what_can_be_no_champion_is_none_by_a_roll_back_either(objects: LocalObjects) -> None:
+def test_p5_a_disqualified_version_cannot_become_champion_by_a_roll_back(objects: LocalObjects) -> None:
     publish(objects, "keras", "nan", files(199, finite=False), about())
     publish(objects, "keras", "few", files(100, images=100), about())
     publish(objects, "keras", "none", {"model.keras": b""}, about())
-    for number, message in ((4, "probabilities that are not numbers"), (5, "tested on 100 of 200 images")):
+    for number, message in ((4, "probabilities that are not finite numbers"), (5, "tested on 100 of 200 images")):
         with pytest.raises(SpecError, match=f"keras@{number} .*{message}"):
             rollback(objects, "keras", to=number)
     with pytest.raises(IntegrityError, match=r"keras@6: expected a file predictions.npz"):
@@ -70,7 +67,7 @@ def link_to_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [folder, pipe, link_to_nothing])
 @pytest.mark.parametrize("name", ["champion/00000004.json", "holds/00000002/00000002.json"])
-def test_what_is_no_file_where_the_next_record_would_be_is_told_and_not_waited_for(
+def test_p7_a_folder_or_pipe_in_place_of_the_next_record_is_an_error_at_once(
     objects: LocalObjects, keras: Path, make: Callable[[Path], None], name: str
 ) -> None:
     make(keras / name)
@@ -81,7 +78,7 @@ def test_what_is_no_file_where_the_next_record_would_be_is_told_and_not_waited_f
 
 
 @pytest.mark.parametrize("make", [folder, pipe, link_to_nothing])
-def test_what_is_no_file_where_one_was_committed_is_damage(
+def test_s8_a_folder_or_pipe_in_place_of_a_committed_file_is_damage(
     objects: LocalObjects, keras: Path, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = keras / "versions/2/model.keras"
@@ -93,7 +90,7 @@ def test_what_is_no_file_where_one_was_committed_is_damage(
     assert "2 versions are as they were committed; damaged: 1." in out
 
 
-def test_a_lost_claim_costs_a_number_and_no_version(objects: LocalObjects, keras: Path) -> None:
+def test_a_lost_claim_does_not_let_another_run_reuse_the_number(objects: LocalObjects, keras: Path) -> None:
     before = all_verified(objects)
     (keras / "claims/00000001.json").unlink()
     version = published(objects, 198)
@@ -104,15 +101,15 @@ def test_a_lost_claim_costs_a_number_and_no_version(objects: LocalObjects, keras
     assert found.run == "run-198"
 
 
-def test_a_lost_commit_record_is_not_made_up_for_by_another_run(objects: LocalObjects, keras: Path) -> None:
+def test_a_lost_commit_record_does_not_let_another_run_overwrite_the_files(objects: LocalObjects, keras: Path) -> None:
     for kind in ("claims", "commits"):
         (keras / f"{kind}/00000003.json").unlink()
-    with pytest.raises(IntegrityError, match="expected nothing there; move that folder away"):
+    with pytest.raises(IntegrityError, match="expected an empty folder, got files; move them away"):
         published(objects, 198)
     assert (keras / "versions/3/model.keras").exists()
 
 
-def test_a_missing_record_of_a_champion_is_found_and_the_newest_stays_the_champion(
+def test_verify_finds_a_missing_champion_record_and_the_champion_stays(
     objects: LocalObjects, keras: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (keras / "champion/00000001.json").unlink()
@@ -140,7 +137,7 @@ def test_a_missing_record_of_a_champion_is_found_and_the_newest_stays_the_champi
     ],
 )
 @pytest.mark.parametrize("command", [["list"], ["show", "keras@1"], ["verify", "--all"]])
-def test_a_record_with_something_else_in_it_is_damage_and_hides_nothing(
+def test_s9_a_sealed_record_with_wrong_fields_is_damage_and_hides_no_version(
     objects: LocalObjects, keras: Path, change: dict[str, Any], command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = keras / "commits/00000001.json"
@@ -148,13 +145,15 @@ def test_a_record_with_something_else_in_it_is_damage_and_hides_nothing(
     code = models.main([*command, "--storage", str(keras.parents[1])])
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
-    assert code == 7 or (command[0] == "verify" and "about" in change)  # whose counts are not looked at
+    assert code == 7 or (command[0] == "verify" and "about" in change)  # verify does not read the counts
     if command != ["show", "keras@1"]:
         assert "keras@3" in captured.out or "versions are as" in captured.out
 
 
 @pytest.mark.parametrize("change", [{"version": "2"}, {"version": -1}, {"version": 2.0}, {"at": 5}, {"why": None}])
-def test_a_champion_of_other_types_is_damage(objects: LocalObjects, keras: Path, change: dict[str, Any]) -> None:
+def test_s9_a_champion_record_of_other_types_is_damage(
+    objects: LocalObjects, keras: Path, change: dict[str, Any]
+) -> None:
     path = keras / "champion/00000003.json"
     path.write_bytes(seal({**unseal(path.read_bytes(), ""), **change}))
     with pytest.raises(IntegrityError, match=r"00000003.json: expected a record"):
@@ -166,7 +165,7 @@ def test_a_champion_of_other_types_is_damage(objects: LocalObjects, keras: Path,
     "change", [{"at": None}, {"at": "x"}, {"at": "2026-01-01"}, {"kind": 1}, {"token": 1, "more": 2}]
 )
 @pytest.mark.parametrize("name", ["claims/00000001.json", "holds/00000001/00000001.json"])
-def test_odd_claims_and_holds_keep_nobody_from_anything(
+def test_s9_damaged_claims_and_holds_do_not_block_publishing_or_roll_backs(
     objects: LocalObjects, keras: Path, name: str, change: dict[str, Any]
 ) -> None:
     path = keras / name
@@ -178,55 +177,7 @@ def test_odd_claims_and_holds_keep_nobody_from_anything(
     assert published(objects, 198).number == 4
 
 
-def npz(**arrays: Any) -> bytes:
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    return content.getvalue()
-
-
-LABELS = np.zeros(200, np.uint8)
-GOOD: dict[str, Any] = {"probabilities": np.eye(10, dtype=np.float32)[LABELS], "predictions": LABELS, "labels": LABELS}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"PK\3\4",
-        npz(**GOOD)[:-30],
-        npz(**{**GOOD, "labels": LABELS.astype("U1")}),
-        npz(**{**GOOD, "labels": LABELS.astype(np.float64)}),
-        npz(**{**GOOD, "labels": LABELS.reshape(2, 100)}),
-        npz(**{**GOOD, "labels": LABELS[:100]}),
-        npz(**{**GOOD, "labels": np.array([print] * 200)}),
-        npz(**{**GOOD, "probabilities": GOOD["probabilities"].astype(np.complex64)}),
-        npz(**{**GOOD, "probabilities": GOOD["probabilities"][:, :9]}),
-        npz(**{**GOOD, "more": LABELS}),
-        npz(labels=LABELS),
-    ],
-)
-def test_predictions_of_another_form_are_damage(objects: LocalObjects, content: bytes) -> None:
-    version = publish(objects, "keras", "odd", {**files(150), "predictions.npz": content}, about())
-    with pytest.raises(IntegrityError, match=r"^keras@4: predictions.npz: (\w+: )?expected"):
-        Predictions.of(objects, version)
-
-
-def test_predictions_for_other_labels_are_not_compared(objects: LocalObjects) -> None:
-    easy = npz(probabilities=np.eye(10, dtype=np.float32)[LABELS], predictions=LABELS, labels=LABELS)
-    version = publish(objects, "keras", "easy", {**files(150), "predictions.npz": easy}, about())
-    decision = promote(objects, version, Rule())
-    assert not decision.promote
-    assert "different images" in decision.why
-
-
-def test_no_images_make_no_champion(objects: LocalObjects) -> None:
-    nothing = npz(probabilities=GOOD["probabilities"][:0], predictions=LABELS[:0], labels=LABELS[:0])
-    empty = {**about(), "dataset": {**about()["dataset"], "test": 0}}
-    version = publish(objects, "scratch", "r", {"predictions.npz": nothing}, empty)
-    assert not promote(objects, version, Rule()).promote
-
-
-def test_a_link_in_place_of_a_versions_folder_is_removed_and_not_followed(
+def test_s10_a_link_in_place_of_a_version_folder_is_deleted_and_not_followed(
     objects: LocalObjects, keras: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "precious").mkdir()
@@ -239,9 +190,7 @@ def test_a_link_in_place_of_a_versions_folder_is_removed_and_not_followed(
 
 
 @pytest.mark.parametrize("name", [".hidden", "more/file"])
-def test_what_is_in_a_versions_folder_and_was_not_committed_is_found(
-    objects: LocalObjects, keras: Path, name: str
-) -> None:
+def test_s8_an_extra_file_in_a_version_folder_is_found(objects: LocalObjects, keras: Path, name: str) -> None:
     path = keras / "versions/1" / name
     path.parent.mkdir(exist_ok=True)
     path.touch()
@@ -253,15 +202,15 @@ def test_what_is_in_a_versions_folder_and_was_not_committed_is_found(
 
 @pytest.mark.parametrize("storage", ["nowhere", "file"])
 @pytest.mark.parametrize("command", [["list"], ["verify", "--all"], ["champion"], ["gc", "--keep=1"]])
-def test_a_storage_that_is_no_folder_is_not_taken_for_an_empty_one(
+def test_a_storage_that_is_not_a_folder_is_an_error_and_not_an_empty_storage(
     storage: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     assert models.main([*command, "--storage", str(tmp_path / storage)]) == 6
-    assert "expected a folder, there is none" in capsys.readouterr().err
+    assert "expected a folder, got none" in capsys.readouterr().err
 
 
-def test_neither_secrets_nor_codes_that_a_terminal_obeys_are_printed(
+def test_p12_secrets_and_terminal_control_codes_are_not_printed(
     objects: LocalObjects, keras: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "credentials").write_text("[default]\naws_secret_access_key = canary")
@@ -277,7 +226,7 @@ def test_neither_secrets_nor_codes_that_a_terminal_obeys_are_printed(
     assert "\\x1b[31mred" in out
 
 
-def test_a_version_of_another_model_is_not_taken_for_one_of_this(objects: LocalObjects, keras: Path) -> None:
+def test_s9_the_commit_record_of_another_model_is_refused(objects: LocalObjects, keras: Path) -> None:
     other = publish(objects, "scratch", "r", files(100), about())
     (keras / "commits/00000001.json").write_bytes(seal({**asdict(other)}))
     with pytest.raises(IntegrityError, match="keras@1: expected the record of a version, got one of scratch@1"):
@@ -287,14 +236,14 @@ def test_a_version_of_another_model_is_not_taken_for_one_of_this(objects: LocalO
 @pytest.mark.parametrize(
     "option", ["--alpha=nan", "--alpha=inf", "--alpha=-1", "--min-accuracy=2", "--min-accuracy=nan"]
 )
-def test_a_rule_that_is_not_possible_is_refused(
+def test_a_promotion_rule_out_of_range_is_refused(
     objects: LocalObjects, keras: Path, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert models.main(["promote", "keras@1", option, "--json", "--storage", str(keras.parents[1])]) == 2
     assert "expected a number from 0 to 1" in capsys.readouterr().err
 
 
-def test_a_document_is_json_whatever_a_manifest_holds(
+def test_json_output_is_valid_if_a_manifest_contains_nan(
     objects: LocalObjects, keras: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for run, rate in (("a", "NaN"), ("b", "1")):

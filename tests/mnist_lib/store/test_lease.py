@@ -1,18 +1,18 @@
-"""A lease on each kind of storage: one holder at a time, a dead one is replaced, and is refused when it wakes."""
+"""A lease on each kind of storage: one holder at a time; a dead one is replaced, and its late writes are refused."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from mnist_lib.errors import ConflictError, SpecError
-from mnist_lib.store.lease import Lease, LeaseLostError, Term, fence, holder, lease_folder
+from mnist_lib.store.lease import Lease, LeaseLostError, LeaseTerm, fence, lease_folder, newest_term
 from mnist_lib.store.objects import Objects
 
 TIME_TO_LIVE = 30.0
 
 
 class Clock:
-    """Of one process: how far its wall is off, others do not know."""
+    """The clock of one process; `off`: seconds by which its wall clock is wrong."""
 
     def __init__(self, off: float = 0.0) -> None:
         self.seconds, self.off = 0.0, off
@@ -25,7 +25,7 @@ class Clock:
 
 
 def lease_of(objects: Objects, name: str, clock: Clock) -> Lease:
-    term = Term(name, f"host of {name}", "2026-01-01T00:00:00Z")
+    term = LeaseTerm(name, f"host of {name}", "2026-01-01T00:00:00Z")
     return Lease(objects, lease_folder("nightly"), term, time_to_live=TIME_TO_LIVE, clock=clock)
 
 
@@ -34,13 +34,13 @@ def pass_time(seconds: float, *clocks: Clock) -> None:
         clock.seconds += seconds
 
 
-def test_one_has_it_at_a_time_and_who_comes_next_has_a_higher_number(objects: Objects) -> None:
+def test_i11_one_process_holds_the_lease_and_the_next_has_a_higher_number(objects: Objects) -> None:
     clock = Clock()
     one, other = lease_of(objects, "one", clock), lease_of(objects, "other", clock)
     assert one.acquire()
     assert not other.acquire()
     assert one.number == 1
-    held_by = holder(objects, lease_folder("nightly"))
+    held_by = newest_term(objects, lease_folder("nightly"))
     assert held_by is not None
     assert held_by.holder == "one"
     one.release()
@@ -48,8 +48,8 @@ def test_one_has_it_at_a_time_and_who_comes_next_has_a_higher_number(objects: Ob
     assert other.number == 2
 
 
-def test_a_holder_that_gives_no_sign_is_followed_after_its_time_to_live_and_no_sooner(objects: Objects) -> None:
-    mine, clock = Clock(), Clock(off=86_400.0)  # a day ahead: that says nothing
+def test_i11_a_silent_holder_is_replaced_after_its_time_to_live_and_not_before(objects: Objects) -> None:
+    mine, clock = Clock(), Clock(off=86_400.0)  # a day ahead, which must not matter
     one, other = lease_of(objects, "one", mine), lease_of(objects, "other", clock)
     assert one.acquire()
     for _ in range(10):
@@ -62,7 +62,7 @@ def test_a_holder_that_gives_no_sign_is_followed_after_its_time_to_live_and_no_s
     assert other.acquire()
 
 
-def test_a_holder_that_cannot_renew_gives_up_before_another_takes_over(objects: Objects) -> None:
+def test_i11_a_holder_that_cannot_renew_gives_up_before_another_takes_over(objects: Objects) -> None:
     clock = Clock()
     one = lease_of(objects, "one", clock)
     assert one.acquire()
@@ -74,12 +74,12 @@ def test_a_holder_that_cannot_renew_gives_up_before_another_takes_over(objects: 
         one.renew()
 
 
-def test_a_holder_that_slept_learns_that_it_is_too_late_and_what_it_writes_is_refused(objects: Objects) -> None:
+def test_p10_i11_writes_of_a_holder_that_was_suspended_too_long_are_refused(objects: Objects) -> None:
     mine, clock = Clock(), Clock()
     one, other = lease_of(objects, "one", mine), lease_of(objects, "other", clock)
     assert one.acquire()
     assert not other.acquire()
-    pass_time(31, clock)  # its own clock stood still
+    pass_time(31, clock)  # its own clock was suspended
     assert other.acquire()
     fenced = fence(objects, "nightly:1")
     for write in (
@@ -101,7 +101,7 @@ def test_a_holder_that_slept_learns_that_it_is_too_late_and_what_it_writes_is_re
     assert one.number is None
 
 
-def test_of_two_who_find_the_holder_dead_one_takes_over(objects: Objects) -> None:
+def test_i11_one_of_two_processes_that_find_the_holder_dead_takes_over(objects: Objects) -> None:
     clock = Clock()
     leases = [lease_of(objects, name, clock) for name in ("one", "two", "three")]
     assert leases[0].acquire()
@@ -110,7 +110,7 @@ def test_of_two_who_find_the_holder_dead_one_takes_over(objects: Objects) -> Non
     assert [lease.acquire() for lease in leases[1:]] == [True, False]
 
 
-def test_a_beat_that_is_damaged_is_watched_like_any_other(objects: Objects) -> None:
+def test_a_damaged_heartbeat_is_watched_for_changes(objects: Objects) -> None:
     clock = Clock()
     one, other = lease_of(objects, "one", clock), lease_of(objects, "other", clock)
     assert one.acquire()
@@ -122,6 +122,6 @@ def test_a_beat_that_is_damaged_is_watched_like_any_other(objects: Objects) -> N
 
 
 @pytest.mark.parametrize("text", ["nightly", "nightly:", "nightly:x", "../a:1", ":1"])
-def test_what_names_no_lease_is_refused(objects: Objects, text: str) -> None:
+def test_text_that_does_not_name_a_lease_is_refused(objects: Objects, text: str) -> None:
     with pytest.raises(SpecError, match="lease: "):
         fence(objects, text)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: who creates one, what survives a power loss, what an error leaves."""
+"""Files are complete or absent: concurrent creation, power loss, and errors of the disk."""
 
 import os
 import uuid
@@ -16,7 +16,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("operation", ["create", "replace"])
-def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(
+def test_p2_a_file_is_synced_before_it_is_named_and_its_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     journal: list[str] = []
@@ -44,7 +44,7 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(
 
 
 @pytest.mark.parametrize(("number", "left"), [(1, b"old"), (2, b"new")])
-def test_an_error_of_the_disk_while_replacing_is_told_and_leaves_one_whole_file_and_no_other(
+def test_s1_a_failed_replace_is_reported_and_leaves_one_complete_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, left: bytes
 ) -> None:
     objects, calls, fsync = LocalObjects(tmp_path), [], os.fsync
@@ -62,7 +62,7 @@ def test_an_error_of_the_disk_while_replacing_is_told_and_leaves_one_whole_file_
     assert contents(tmp_path) == {"x": left}
 
 
-def test_an_error_of_the_disk_while_creating_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s1_a_failed_create_is_reported_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
@@ -72,7 +72,7 @@ def test_an_error_of_the_disk_while_creating_leaves_nothing(tmp_path: Path, monk
     assert contents(tmp_path) == {}
 
 
-def test_of_two_who_delete_at_once_neither_fails(tmp_path: Path) -> None:
+def test_concurrent_deletions_of_one_folder_all_succeed(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     for attempt in range(20):
         for name in range(30):
@@ -83,7 +83,7 @@ def test_of_two_who_delete_at_once_neither_fails(tmp_path: Path) -> None:
         assert not (tmp_path / f"a/{attempt}").exists()
 
 
-def test_what_is_stored_is_as_readable_as_the_umask_allows(tmp_path: Path) -> None:
+def test_stored_files_have_the_permissions_that_the_umask_allows(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         LocalObjects(tmp_path).create("a/x", b"")
@@ -92,8 +92,20 @@ def test_what_is_stored_is_as_readable_as_the_umask_allows(tmp_path: Path) -> No
     assert (tmp_path / "a/x").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_temporary_file_is_no_object(tmp_path: Path) -> None:
+def test_a_temporary_file_is_not_listed_as_an_object(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     objects.create("a/1", b"")
     (tmp_path / f"a/.2.{uuid.uuid4().hex}").touch()
     assert list(objects.names("a")) == ["a/1"]
+
+
+def test_leftovers_are_temporary_files_that_are_more_than_a_day_old(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    objects.create("a/old", b"")
+    old, fresh = (tmp_path / f"a/.x.{uuid.uuid4().hex}" for _ in range(2))
+    for path in (old, fresh):
+        path.touch()
+    for path in (old, tmp_path / "a/old"):
+        os.utime(path, (0, 0))
+    objects.delete_leftovers("a")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"old", fresh.name}

@@ -1,4 +1,4 @@
-"""The folder of a run, and going on with it."""
+"""The folder of a run, and resuming an unfinished run."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ def opened(objects: Objects, name: str | None = "r", terms: dict[str, Any] = TER
     return open_run(objects, name, dataset="mnist", terms=terms, configuration="epochs: 5")
 
 
-def test_an_unfinished_run_is_gone_on_with_and_a_complete_one_is_told(objects: Objects) -> None:
+def test_f5_an_unfinished_run_is_resumed_and_a_complete_one_has_a_summary(objects: Objects) -> None:
     with opened(objects) as folder:
         assert (folder.run, folder.resumed, folder.summary()) == ("r", False, None)
         folder.append_history({"event": "started"})
@@ -40,25 +40,25 @@ def test_an_unfinished_run_is_gone_on_with_and_a_complete_one_is_told(objects: O
 @pytest.mark.parametrize(
     ("terms", "differences"),
     [
-        ({**TERMS, "code": "abd"}, "code abc, now abd"),
-        ({**TERMS, "rule": {"alpha": 1}}, "rule none, now there"),
-        ({**TERMS, "trials": {i: {**t, "epochs": 7} for i, t in TERMS["trials"].items()}}, "epochs 5, now 7"),  # type: ignore[attr-defined]
-        ({**TERMS, "trials": {"keras-s0": TERMS["trials"]["keras-s0"]}}, "keras-s1 there, now none"),  # type: ignore[index]
+        ({**TERMS, "code": "abd"}, "code abd instead of abc"),
+        ({**TERMS, "rule": {"alpha": 1}}, "rule set instead of none"),
+        ({**TERMS, "trials": {i: {**t, "epochs": 7} for i, t in TERMS["trials"].items()}}, "epochs 7 instead of 5"),  # type: ignore[attr-defined]
+        ({**TERMS, "trials": {"keras-s0": TERMS["trials"]["keras-s0"]}}, "keras-s1 none instead of set"),  # type: ignore[index]
     ],
 )
-def test_a_run_of_that_name_on_other_terms_is_refused_with_the_differences(
+def test_resuming_on_other_terms_is_refused_with_the_differences(
     tmp_path: Path, terms: dict[str, Any], differences: str
 ) -> None:
     objects = LocalObjects(tmp_path)
     with opened(objects):
         pass
-    said = f"run_name: 'r' was begun on other terms: {differences}; choose another --run-name"
     with pytest.raises(SpecError) as refused, opened(objects, terms=terms):
         pass
-    assert str(refused.value) == said
+    expected = f"run_name: expected what run 'r' was begun with, got {differences}; choose another --run-name"
+    assert str(refused.value) == expected
 
 
-def test_without_a_name_the_unfinished_run_of_the_same_terms_is_gone_on_with(objects: Objects) -> None:
+def test_f5_without_a_name_the_unfinished_run_of_the_same_terms_is_resumed(objects: Objects) -> None:
     with opened(objects, None) as first:
         pass
     with opened(objects, None, {**TERMS, "code": "other"}) as other:
@@ -70,7 +70,7 @@ def test_without_a_name_the_unfinished_run_of_the_same_terms_is_gone_on_with(obj
         assert (next_one.run != first.run, next_one.resumed) == (True, False)
 
 
-def test_an_unnamed_run_can_be_gone_on_with_by_its_name(objects: Objects) -> None:
+def test_a_run_that_was_begun_without_a_name_can_be_resumed_by_name(objects: Objects) -> None:
     with opened(objects, None) as first:
         pass
     with opened(objects, first.run) as again:
@@ -79,7 +79,7 @@ def test_an_unnamed_run_can_be_gone_on_with_by_its_name(objects: Objects) -> Non
     assert not list(objects.names("unfinished"))
 
 
-def test_runs_without_a_name_that_begin_in_the_same_second_get_a_folder_each(
+def test_unnamed_runs_that_begin_in_the_same_second_get_different_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "now_text", lambda: "2026-11-25T03:00:00Z")
@@ -97,14 +97,14 @@ def hold(root: Path, ready: Any) -> None:
         signal.pause()
 
 
-def test_a_run_that_another_process_is_at_is_refused_naming_it_and_free_when_that_one_is_killed(tmp_path: Path) -> None:
+def test_a_run_is_locked_until_the_process_that_works_on_it_is_killed(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("spawn")
     ready = processes.Event()
     holder = processes.Process(target=hold, args=(tmp_path, ready))
     holder.start()
     assert ready.wait(60)
-    said = rf"unfinished/r\.lock: held by process {holder.pid} on \S+ since 20\S+Z; wait for it to end"
-    with pytest.raises(BusyError, match=said), opened(LocalObjects(tmp_path)):
+    message = rf"r\.lock: expected no other process, got process {holder.pid} on \S+ since 20\S+Z; wait for it to end"
+    with pytest.raises(BusyError, match=message), opened(LocalObjects(tmp_path)):
         pass
     assert holder.pid
     os.kill(holder.pid, signal.SIGKILL)
@@ -113,14 +113,14 @@ def test_a_run_that_another_process_is_at_is_refused_naming_it_and_free_when_tha
         assert folder.resumed
 
 
-def test_a_line_that_a_driver_died_in_is_cut_off(objects: Objects) -> None:
+def test_an_incomplete_line_of_the_history_is_cut_off_when_a_run_is_resumed(objects: Objects) -> None:
     with opened(objects) as folder:
         folder.write("history.jsonl", b'{"event": "started"}\n{"event": "ep')
     with opened(objects) as folder:
         assert folder.read("history.jsonl") == b'{"event": "started"}\n'
 
 
-def test_a_damaged_record_of_a_run_is_named(tmp_path: Path) -> None:
+def test_a_damaged_run_record_is_an_integrity_error_that_names_it(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     with opened(objects):
         pass
@@ -129,36 +129,36 @@ def test_a_damaged_record_of_a_run_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_other_data_under_the_same_name_are_refused(objects: Objects) -> None:
+def test_resuming_with_another_dataset_is_refused(objects: Objects) -> None:
     folder = RunFolder(objects, "r")
     for _ in range(2):
-        folder.require_same("fingerprint.txt", "abc", "other data")
-    with pytest.raises(SpecError, match="run r: it was begun with other data; choose another --run-name"):
-        folder.require_same("fingerprint.txt", "abd", "other data")
+        folder.require_same("fingerprint.txt", "abc", "dataset")
+    with pytest.raises(SpecError, match="run r: expected the dataset it was begun with, got another; choose another"):
+        folder.require_same("fingerprint.txt", "abd", "dataset")
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "", ".hidden", "-x", "a\0b", "\uff41", "x" * 101, "a\n"])
-def test_a_run_name_that_is_no_plain_folder_name_is_refused(name: str) -> None:
+def test_s10_a_run_name_that_is_not_a_plain_folder_name_is_refused(name: str) -> None:
     with pytest.raises(SpecError, match=r"run_name: expected"):
         check_run_name(name)
 
 
-def test_to_check_a_storage_leaves_nothing_there(tmp_path: Path) -> None:
+def test_checking_a_storage_leaves_no_file_in_it(tmp_path: Path) -> None:
     check_writable(LocalObjects(tmp_path / "new"))
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_s7_a_storage_that_cannot_be_written_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     objects = LocalObjects(tmp_path / "file")
-    said = r"file.* cannot be read or written .*--storage"
-    with pytest.raises(StoreError, match=said), opened(objects):
+    message = r"file.* cannot be read or written .*--storage"
+    with pytest.raises(StoreError, match=message), opened(objects):
         pass
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StoreError, match=message):
         check_writable(objects)
 
 
-def test_a_storage_on_which_nothing_can_be_created_if_absent_is_refused_before_the_training(
+def test_s7_a_storage_without_hard_links_is_refused_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(self: Path, target: Path) -> None:

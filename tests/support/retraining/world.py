@@ -10,7 +10,7 @@ from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.policy import Policy
 from mnist_lib.retraining.retrainer import Retrainer
 from mnist_lib.retraining.timetable import Timetable
-from mnist_lib.store.lease import Lease, Term, lease_folder
+from mnist_lib.store.lease import Lease, LeaseTerm, lease_folder
 from tests.support.retraining.fakes import NEVER, SCHEDULE, DiedError, FakeAttempt, FakeWork, ObjectsOfMachine
 
 TIME_TO_LIVE = 120.0
@@ -92,7 +92,7 @@ class Machine:
 
     def boot(self, enroll: datetime | None = None) -> None:
         if self.retrainer is None:
-            term = Term(f"daemon {self.number}", f"host{self.number}", "now")
+            term = LeaseTerm(f"daemon {self.number}", f"host{self.number}", "now")
             lease = Lease(self.objects, lease_folder(SCHEDULE), term, time_to_live=TIME_TO_LIVE, clock=self)
             self.retrainer = Retrainer(
                 SCHEDULE,

@@ -1,7 +1,7 @@
-"""A disk that can lose its power: records what is asked of it, and tells what may be left after each call.
+"""A disk that can lose power: records every call, and computes which states may be left after each of them.
 
-The rules are POSIX's least: the bytes of a file are sure after its fsync, the names in a folder after that of the
-folder; until then each of them may be there or not, in any order, and bytes may be cut.
+It guarantees only what POSIX does: the content of a file after the file is synced, and the names in a folder after the
+folder is synced. Until then each change may be lost, in any order, and content may be truncated.
 """
 
 import os
@@ -13,12 +13,12 @@ from typing import Any
 from unittest import mock
 
 OPEN = Path.open
-STATES_PER_CALL = 3  # drawn at random, beside the two extremes
+STATES_PER_CALL = 3  # drawn at random, besides the two extremes
 
 
 @dataclass(frozen=True)
 class Call:
-    """One change. `folder` is where a name changes; of a sync, what is sure after it."""
+    """One change. `folder`: where a name changes, or what a sync makes durable."""
 
     kind: str  # "name", "unname", "make", "write", "sync folder", "sync file"
     folder: str = ""
@@ -29,7 +29,7 @@ class Call:
 
 @dataclass
 class State:
-    """What is on the disk: folders, and the content of each file by its path."""
+    """What is on the disk: folders, and the content of each file by path."""
 
     folders: set[str] = field(default_factory=set)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -43,11 +43,11 @@ class State:
 
 
 class Disk:
-    """Below `root`, while it is entered. Nothing else may change there meanwhile.
+    """Records changes below `root` while its context is active. Nothing else may change files there.
 
     Args:
-        fails_at: the number, from 1, of the call that fails with an input/output error.
-        forgets: "file" or "folder": whose syncs do nothing.
+        fails_at: number, from 1, of the call that fails with an input/output error.
+        forgets: "file" or "folder": the kind of sync that is not recorded.
     """
 
     def __init__(self, root: Path, *, fails_at: int = 0, forgets: str = "") -> None:
@@ -82,7 +82,10 @@ class Disk:
             patch.stop()
 
     def states_after_power_loss(self, seed: int) -> list[State]:
-        """Before the first call, between any two, and after the last; the last state of all is the poorest there is."""
+        """Return possible states before the first call, between any two, and after the last one.
+
+        In the very last state, every change that was not synced is lost.
+        """
         generator = random.Random(seed)
         states = []
         for length in range(len(self._log) + 1):
@@ -97,29 +100,30 @@ class Disk:
         for at, call in enumerate(log):
             later = log[at + 1 :]
             if call.kind == "write":
-                sure = any(c.kind == "sync file" and c.inode == call.inode for c in later)
-                cut = len(call.content) if sure else generator.randrange(len(call.content) + 1)
+                durable = any(c.kind == "sync file" and c.inode == call.inode for c in later)
+                cut = len(call.content) if durable else generator.randrange(len(call.content) + 1)
                 contents[call.inode] = call.content[:cut]
         for at, call in enumerate(log):
-            sure = any(c.kind == "sync folder" and c.folder == call.folder for c in log[at + 1 :])
-            if call.kind not in ("name", "unname", "make") or not (sure or happened(call)):
+            durable = any(c.kind == "sync folder" and c.folder == call.folder for c in log[at + 1 :])
+            if call.kind not in ("name", "unname", "make") or not (durable or happened(call)):
                 continue
-            there = call.folder == "." or call.folder in state.folders
-            if call.kind == "make" and there:
+            folder_exists = call.folder == "." or call.folder in state.folders
+            if call.kind == "make" and folder_exists:
                 state.folders.add(call.path)
-            elif call.kind == "name" and there:
+            elif call.kind == "name" and folder_exists:
                 state.files[call.path] = contents.get(call.inode, b"")
             elif call.kind == "unname":
                 state.files.pop(call.path, None)
                 state.folders.discard(call.path)
         return State(
-            state.folders, {path: of for path, of in state.files.items() if _parent(path) in {".", *state.folders}}
+            state.folders,
+            {path: content for path, content in state.files.items() if _parent(path) in {".", *state.folders}},
         )
 
     def _wrapped(self, original: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             if original is OPEN and arguments[1:2] != ("xb",):
-                return original(*arguments, **options)  # to read
+                return original(*arguments, **options)  # it opens to read
             self.calls += 1
             if self.calls == self._fails_at:
                 raise OSError(5, "Input/output error")
@@ -158,7 +162,7 @@ class Disk:
     def _sync(self, _: object, descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if not path.is_relative_to(self._root):
-            return  # the folder that the root lies in
+            return  # the folder that contains the root
         _folder, name = self._name(path)
         if path.is_dir():
             if self._forgets != "folder":

@@ -1,23 +1,23 @@
-"""A storage that fails at its n-th operation: by an error that is told, or by the death of the process."""
+"""A storage whose n-th operation fails, by an error or by the death of the process."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 from mnist_lib.errors import StoreError
 from mnist_lib.store.objects import Objects
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process: no `except Exception` sees it, and nothing after it runs."""
+    """Stands for the death of the process: no `except Exception` catches it."""
 
 
 class Faulty:
-    """Passes on to `objects`; the operation number `at` (from 1) fails before, or, with `late`, after it was done."""
+    """Forwards to `objects`. Operation number `at`, from 1, fails before or, with `late`, after it was done."""
 
     def __init__(self, objects: Objects, at: int, error: type[BaseException], *, late: bool) -> None:
         self._objects, self._at, self._error, self._late = objects, at, error, late
         self.operations = 0
         self._dead = False
+        self.lock, self.where = objects.lock, objects.where
 
     def read(self, name: str) -> bytes | None:
         return self._run("read", name)
@@ -49,15 +49,9 @@ class Faulty:
     def delete_leftovers(self, prefix: str) -> None:
         self._run("delete_leftovers", prefix)
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
-        return self._objects.lock(name)
-
-    def where(self, name: str) -> str:
-        return self._objects.where(name)
-
     def _run(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
         if self._dead:
-            raise KilledError("the process has ended")  # or a `finally` would do what a dead process cannot
+            raise KilledError("the process has ended")  # a dead process runs no `finally`
         self.operations += 1
         fails = self.operations == self._at
         if fails and not self._late:

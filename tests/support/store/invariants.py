@@ -1,4 +1,4 @@
-"""What holds of a storage after anything that may have happened to it: the promises, as a function."""
+"""What must hold for a storage after any fault."""
 
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.contents import Predictions
@@ -7,7 +7,7 @@ from mnist_lib.store.versions import Version, find, find_all, verify
 
 
 def all_verified(objects: Objects, model: str = "keras") -> list[int]:
-    """The numbers of the versions there are, each of them complete, and one of each run."""
+    """Return the numbers of all versions, after checking that each is complete and that each run has at most one."""
     versions = []
     for number, version in find_all(objects, model):
         assert isinstance(version, Version), version
@@ -19,15 +19,16 @@ def all_verified(objects: Objects, model: str = "keras") -> list[int]:
 
 
 def champions(objects: Objects, model: str = "keras") -> list[Champion]:
-    """The whole log, none of whose records is damaged."""
+    """Return the log of champions, after checking that no record is damaged."""
     log = history(objects, model)
-    whole = [record for record in log if isinstance(record, Champion)]
-    assert len(whole) == len(log)
-    return whole
+    intact = [record for record in log if isinstance(record, Champion)]
+    assert len(intact) == len(log)
+    return intact
 
 
 def champion_verified(objects: Objects, model: str = "keras") -> int | None:
-    """The number of the champion: complete, finite, and the last of a log in which each names the one before it."""
+    """Return the champion's version number, after checking that it is complete and finite, and that each record of the
+    log names the version before it."""
     log = champions(objects, model)
     if not log:
         return None
@@ -35,5 +36,5 @@ def champion_verified(objects: Objects, model: str = "keras") -> int | None:
     version = find(objects, model, log[-1].version)
     assert version is not None, f"the champion, {log[-1].version}, does not exist"
     verify(objects, version)
-    assert Predictions.of(objects, version).disqualification is None
+    assert Predictions.read(objects, version).disqualification is None
     return version.number

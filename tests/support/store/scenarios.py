@@ -1,4 +1,4 @@
-"""What is done to a store, each with what it needs before and what holds after: for faults at every step of it."""
+"""Everything that changes a store, each with the state before and after, to inject faults at every step of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from unittest import mock
 
 from mnist_lib.store import holds
 from mnist_lib.store.champions import promote, rollback
-from mnist_lib.store.collection import collect
+from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version, find
-from tests.support.store.versions_of import about, files
+from tests.support.store.fake_versions import about, files
 
 
 @dataclass(frozen=True)
 class Scenario:
     act: Callable[[Objects], object]
-    versions: tuple[list[int], list[int]]  # there before, and after
+    versions: tuple[list[int], list[int]]  # that exist before, and after
     champion: tuple[int, int]  # before, and after
 
     def prepare(self, objects: Objects) -> None:
-        """Four versions, each better; the first, the second and the third were promoted, one after the other."""
-        with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds keep gc away
+        """Publish four versions, each better than the one before, and promote the first three in turn."""
+        with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
             for right in (50, 100, 150, 199):
                 version = published(objects, right)
                 if right < 199:
@@ -30,6 +30,7 @@ class Scenario:
 
 
 def published(objects: Objects, right: int) -> Version:
+    """Publish a version that answers `right` of 200 images correctly, by the run named after it."""
     return publish(objects, "keras", f"run-{right}", files(right), about(right=right))
 
 

@@ -1,4 +1,4 @@
-"""Small versions for tests: a fake model, and predictions with as many right answers as asked for."""
+"""Small versions for tests: a fake model, and predictions of which a given number is right."""
 
 import io
 import json
@@ -10,6 +10,7 @@ LABELS = np.arange(200, dtype=np.uint8) % 10
 
 
 def about(fingerprint: str = "f", *, right: int = 0) -> dict[str, Any]:
+    """Return the `about` of a commit record; `right`: the number of correct answers that it claims."""
     return {
         "trial": "keras-s0",
         "weights_sha256": "0" * 64,
@@ -19,7 +20,7 @@ def about(fingerprint: str = "f", *, right: int = 0) -> dict[str, Any]:
 
 
 def files(right: int, *, finite: bool = True, images: int = 200) -> dict[str, bytes]:
-    """The first `right` of the images are answered correctly."""
+    """Return the files of a version that answers the first `right` of the images correctly."""
     labels = LABELS[:images]
     answers = np.where(np.arange(images) < right, labels, (labels + 1) % 10)
     probabilities = np.eye(10, dtype=np.float32)[answers]

@@ -1,4 +1,4 @@
-"""What gc deletes and what it never does, also when a promotion comes in between."""
+"""What gc deletes and what it never deletes, also during a promotion or a roll-back."""
 
 import re
 from collections.abc import Callable
@@ -9,26 +9,26 @@ from unittest import mock
 import pytest
 
 from mnist_lib.errors import ConflictError, SpecError
-from mnist_lib.store import collection, holds
+from mnist_lib.store import garbage_collection, holds
 from mnist_lib.store.champions import promote, rollback
-from mnist_lib.store.collection import collect
+from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version, find, find_all, version_folder
+from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Faulty, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import published
-from tests.support.store.versions_of import about, files
 
 ALWAYS = Rule(when="always")
 
 
 def five(objects: Objects) -> list[Version]:
-    """Versions, each better; the second and the fourth were champions, the fourth is."""
+    """Publish five versions, each better than the one before; promote the second and then the fourth."""
     versions = [published(objects, right) for right in (40, 80, 120, 160, 199)]
-    with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # holds of just now keep gc away
+    with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
         for version in (versions[1], versions[3]):
             promote(objects, version, Rule())
     return versions
@@ -37,7 +37,7 @@ def five(objects: Objects) -> list[Version]:
 @pytest.mark.parametrize(
     ("keep", "left"), [(1, [2, 4, 5]), (2, [2, 4, 5]), (3, [2, 3, 4, 5]), (5, [1, 2, 3, 4, 5]), (99, [1, 2, 3, 4, 5])]
 )
-def test_the_newest_the_champion_and_those_it_could_be_rolled_back_to_stay(
+def test_gc_keeps_the_newest_the_champion_and_its_roll_back_targets(
     objects: Objects, keep: int, left: list[int]
 ) -> None:
     five(objects)
@@ -52,21 +52,21 @@ def test_the_newest_the_champion_and_those_it_could_be_rolled_back_to_stay(
     assert rollback(objects, "keras").version == 2
 
 
-def test_of_what_was_collected_the_number_and_the_record_stay_and_the_files_go(objects: Objects) -> None:
+def test_gc_deletes_files_and_keeps_the_record_so_that_the_number_is_not_reused(objects: Objects) -> None:
     first, *_ = five(objects)
     collect(objects, "keras", 1)
     assert find(objects, "keras", 1) is None
     assert not list(objects.names(version_folder("keras", 1)))
     assert published(objects, 150).number == 6
-    with pytest.raises(ConflictError, match=r"run run-40: its version keras@1 was collected by gc; start another run"):
+    with pytest.raises(ConflictError, match=r"run run-40: its version keras@1 was deleted by gc; start another run"):
         published(objects, 40)
-    with pytest.raises(ConflictError, match="keras@1 was collected by gc: name another version"):
+    with pytest.raises(ConflictError, match="keras@1 was deleted by gc; name another version"):
         promote(objects, first, ALWAYS)
     with pytest.raises(SpecError, match="keras@1: there is no such version"):
         rollback(objects, "keras", to=1)
 
 
-def test_a_damaged_record_is_told_and_not_touched(tmp_path: Path) -> None:
+def test_s9_gc_reports_a_damaged_record_and_deletes_none_of_its_files(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     five(objects)
     (tmp_path / "models/keras/commits/00000001.json").write_bytes(b"damaged")
@@ -75,7 +75,7 @@ def test_a_damaged_record_is_told_and_not_touched(tmp_path: Path) -> None:
 
 
 def killed_at(place: str, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A publisher that dies there."""
+    """Publish, and die at that failpoint."""
     with monkeypatch.context() as patched:
 
         def failpoint(name: str) -> None:
@@ -87,7 +87,7 @@ def killed_at(place: str, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> 
             published(objects, 150)
 
 
-def test_what_a_publisher_left_that_died_before_its_commit_is_committed(
+def test_s2_gc_commits_for_a_publisher_that_died_just_before_its_commit(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at("publish.before_commit", objects, monkeypatch)
@@ -99,22 +99,22 @@ def test_what_a_publisher_left_that_died_before_its_commit_is_committed(
     assert published(objects, 150).number == 1
 
 
-def test_what_a_publisher_left_that_died_before_is_deleted_after_a_day_and_its_run_cannot_publish_any_more(
+def test_p10_a_run_that_was_silent_for_a_day_is_swept_by_gc_and_cannot_publish(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at("publish.before_run", objects, monkeypatch)
-    assert collect(objects, "keras", 1) == collection.Collected([], [], [], [], [])  # it may be at it still
-    monkeypatch.setattr(collection, "UNFINISHED_FOR", timedelta(0))
+    assert collect(objects, "keras", 1) == garbage_collection.Collected([], [], [], [], [])  # it may be alive
+    monkeypatch.setattr(garbage_collection, "ABANDONED_AFTER", timedelta(0))
     assert collect(objects, "keras", 1, dry_run=True).swept == ["keras@1"]
     assert list(objects.names(version_folder("keras", 1)))
     assert collect(objects, "keras", 1).swept == ["keras@1"]
     assert not list(objects.names(version_folder("keras", 1)))
-    with pytest.raises(ConflictError, match="run run-150: it was abandoned while it stored keras; start another run"):
+    with pytest.raises(ConflictError, match="run run-150 was abandoned while it stored keras; start another run"):
         published(objects, 150)
     assert collect(objects, "keras", 1).swept == []
 
 
-def test_a_run_that_publishes_again_removes_what_its_killed_attempt_left(
+def test_s2_publishing_again_deletes_the_files_of_a_killed_attempt(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at("publish.before_run", objects, monkeypatch)
@@ -123,7 +123,7 @@ def test_a_run_that_publishes_again_removes_what_its_killed_attempt_left(
 
 
 class Interrupted(Faulty):
-    """Lets another act just before operation number `at`."""
+    """Calls `other` just before operation number `at`."""
 
     def __init__(self, objects: Objects, at: int, other: Callable[[Objects], None]) -> None:
         super().__init__(objects, at=0, error=KilledError, late=False)
@@ -138,7 +138,7 @@ class Interrupted(Faulty):
 @pytest.mark.parametrize(
     ("one", "other"), [("promote", "gc"), ("gc", "promote"), ("rollback", "gc"), ("gc", "rollback"), ("gc", "gc")]
 )
-def test_whatever_comes_between_two_steps_the_champion_is_whole(tmp_path: Path, one: str, other: str) -> None:
+def test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps(tmp_path: Path, one: str, other: str) -> None:
     def act(kind: str, objects: Objects) -> None:
         version = find(objects, "keras", 1)
         try:
@@ -147,7 +147,7 @@ def test_whatever_comes_between_two_steps_the_champion_is_whole(tmp_path: Path, 
             elif kind == "rollback":
                 rollback(objects, "keras", to=1)
         except (ConflictError, SpecError) as error:
-            assert re.search("collected|no such version", str(error))  # noqa: PT017
+            assert re.search("deleted by gc|no such version", str(error))  # noqa: PT017
         if kind == "gc":
             collect(objects, "keras", 1)
 
@@ -165,17 +165,17 @@ def test_whatever_comes_between_two_steps_the_champion_is_whole(tmp_path: Path, 
             break
     assert 10 < at < 199
     if {one, other} != {"gc"}:
-        assert ends == {(1, True), (4, False)}  # one of the two was first, and the other saw it
+        assert ends == {(1, True), (4, False)}  # one was first, and the other noticed
 
 
-def test_a_version_that_was_just_looked_at_is_kept(objects: Objects) -> None:
+def test_gc_keeps_a_version_that_was_a_candidate_for_promotion_within_the_hour(objects: Objects) -> None:
     first, *_ = five(objects)
-    promote(objects, first, Rule())  # not better, but it might have been
+    promote(objects, first, Rule())  # it is not better, but it is held
     assert collect(objects, "keras", 1).deleted == ["keras@3"]
     assert 1 in dict(find_all(objects, "keras"))
 
 
-def test_another_model_is_not_touched(objects: Objects) -> None:
+def test_gc_of_one_model_deletes_nothing_of_another(objects: Objects) -> None:
     five(objects)
     publish(objects, "scratch", "r", files(10), about())
     collect(objects, "scratch", 1)

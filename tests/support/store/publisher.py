@@ -1,7 +1,7 @@
-"""A process that publishes and promotes: `python -m tests.support.store.worker STORAGE NAME VERSIONS`.
+"""A process that publishes and promotes: `python -m tests.support.store.publisher STORAGE NAME VERSIONS`.
 
-Prints what it did as lines of JSON: what, from when to when (in nanoseconds of the machine's one monotonic clock), and
-what came of it.
+It prints each operation as a line of JSON: what it was, begin and end in nanoseconds of the machine's monotonic clock,
+and its result.
 """
 
 import json
@@ -15,7 +15,7 @@ from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import Version
-from tests.support.store.versions_of import about, files
+from tests.support.store.fake_versions import about, files
 
 
 def main(storage: str, name: str, versions: int) -> None:
@@ -33,7 +33,7 @@ def main(storage: str, name: str, versions: int) -> None:
         return None, newest.number if newest else 0
 
     for n in range(versions):
-        right = 40 * n + 5 * int(name)  # what comes later is better, and everybody's differ
+        right = 40 * n + 5 * int(name)  # later versions are better, and no two are equal
 
         def published(right: int = right, run: str = f"{name}-{n}") -> tuple[Any, int]:
             version = publish(objects, "keras", run, files(right), about(right=right))

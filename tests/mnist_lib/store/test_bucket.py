@@ -1,0 +1,88 @@
+"""Buckets: what is missing or does not answer, credentials, and requests that are sent twice."""
+
+import logging
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from mnist_lib.errors import StoreError
+from mnist_lib.store import bucket
+from mnist_lib.store.bucket import BucketObjects
+from mnist_lib.store.storage import open_storage
+
+
+def test_a_missing_bucket_is_an_error_and_not_an_empty_storage(s3: str) -> None:
+    objects = open_storage("s3://no-such-bucket-here/x")
+    for act in (
+        lambda: objects.read("x"),
+        lambda: objects.exists("x"),
+        lambda: objects.create("x", b""),
+        lambda: list(objects.names("x")),
+    ):
+        with pytest.raises(StoreError, match=r"no-such-bucket-here/x.*(there is no such bucket|NoSuchBucket)"):
+            act()
+
+
+@pytest.mark.slow
+def test_p7_a_bucket_that_does_not_answer_is_abandoned_within_20_seconds(
+    s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bucket, "SECONDS_BEFORE_WARNING", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    begin = time.monotonic()
+    with caplog.at_level(logging.WARNING), pytest.raises(StoreError) as refused:
+        open_storage(s3).create("x", b"")
+    assert time.monotonic() - begin < 20
+    assert str(refused.value).startswith(f"{s3}/x cannot be read or written (")
+    assert "\n" not in str(refused.value)
+    assert f"still waiting for {s3}/x" in caplog.text
+    assert "canary" not in str(refused.value) + caplog.text
+
+
+def test_credentials_are_read_from_an_aws_profile(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "credentials").write_text("[nightly]\naws_access_key_id = test\naws_secret_access_key = canary\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "nightly")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    objects = open_storage(s3)
+    assert objects.create("x", b"1")
+    assert objects.read("x") == b"1"
+
+
+@pytest.mark.slow
+def test_missing_credentials_are_reported_in_one_line_within_20_seconds(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    begin = time.monotonic()
+    with pytest.raises(StoreError) as refused:
+        open_storage(s3).create("x", b"1")
+    assert time.monotonic() - begin < 20
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_create_that_is_sent_twice_recognises_its_own_content() -> None:
+    objects = open_storage("memory://lost-answer")
+    objects.create("x", b"mine")
+    assert objects.create("x", b"mine")  # the answer to the first request was lost
+    assert not objects.create("x", b"another's")
+
+
+def test_appended_content_is_sent_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "SECONDS_BETWEEN_APPENDS", 3600)
+    objects = open_storage("memory://intervals")
+    assert isinstance(objects, BucketObjects)
+    objects.flush()
+    for _ in range(3):
+        objects.append("log", b"line\n")
+    assert objects.read("log") is None
+    monkeypatch.setattr(bucket, "SECONDS_BETWEEN_APPENDS", 0)
+    objects.append("log", b"line\n")
+    assert objects.read("log") == b"line\n" * 4

@@ -1,0 +1,82 @@
+"""Predictions as they are read from a version."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_lib.errors import IntegrityError
+from mnist_lib.store.champions import promote
+from mnist_lib.store.contents import Predictions
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.publishing import publish
+from tests.support.store.fake_versions import about, files
+from tests.support.store.scenarios import published
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    return LocalObjects(tmp_path)
+
+
+def npz(**arrays: Any) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+LABELS = np.zeros(200, np.uint8)
+GOOD: dict[str, Any] = {"probabilities": np.eye(10, dtype=np.float32)[LABELS], "predictions": LABELS, "labels": LABELS}
+
+
+def test_predictions_are_read_with_accuracy_fingerprint_and_disqualification(objects: LocalObjects) -> None:
+    for run, finite in (("a", True), ("b", False)):
+        version = publish(objects, "keras", run, files(150, finite=finite), about("print"))
+        read = Predictions.read(objects, version)
+        assert (read.fingerprint, read.disqualification is None, len(read.correct)) == ("print", finite, 200)
+    version = publish(objects, "keras", "c", files(150), about())
+    assert Predictions.read(objects, version).accuracy == 0.75
+    version = publish(objects, "keras", "d", {**files(150), "predictions.npz": b"PK\3\4"}, about())
+    with pytest.raises(IntegrityError, match=r"keras@4: predictions.npz"):
+        Predictions.read(objects, version)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\3\4",
+        npz(**GOOD)[:-30],
+        npz(**{**GOOD, "labels": LABELS.astype("U1")}),
+        npz(**{**GOOD, "labels": LABELS.astype(np.float64)}),
+        npz(**{**GOOD, "labels": LABELS.reshape(2, 100)}),
+        npz(**{**GOOD, "labels": LABELS[:100]}),
+        npz(**{**GOOD, "labels": np.array([print] * 200)}),
+        npz(**{**GOOD, "probabilities": GOOD["probabilities"].astype(np.complex64)}),
+        npz(**{**GOOD, "probabilities": GOOD["probabilities"][:, :9]}),
+        npz(**{**GOOD, "more": LABELS}),
+        npz(labels=LABELS),
+    ],
+)
+def test_p11_predictions_of_another_form_are_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
+    version = publish(objects, "keras", "odd", {**files(150), "predictions.npz": content}, about())
+    with pytest.raises(IntegrityError, match=r"^keras@1: predictions.npz: (\w+: )?expected"):
+        Predictions.read(objects, version)
+
+
+def test_predictions_for_other_labels_are_not_compared(objects: LocalObjects) -> None:
+    promote(objects, published(objects, 150), Rule())
+    version = publish(objects, "keras", "easy", {**files(150), "predictions.npz": npz(**GOOD)}, about())
+    decision = promote(objects, version, Rule())
+    assert not decision.promote
+    assert "different images" in decision.why
+
+
+def test_a_version_tested_on_no_images_is_not_promoted(objects: LocalObjects) -> None:
+    nothing = npz(probabilities=GOOD["probabilities"][:0], predictions=LABELS[:0], labels=LABELS[:0])
+    empty = {**about(), "dataset": {**about()["dataset"], "test": 0}}
+    version = publish(objects, "scratch", "r", {"predictions.npz": nothing}, empty)
+    assert not promote(objects, version, Rule()).promote
