@@ -8,11 +8,9 @@ from typing import Protocol
 class Clock(Protocol):
     def now(self) -> datetime:
         """Return the wall clock's time in UTC. It jumps when somebody sets the clock."""
-        ...
 
     def monotonic(self) -> float:
         """Return seconds since an arbitrary instant, including time the machine was suspended."""
-        ...
 
 
 class SystemClock:
@@ -40,11 +38,7 @@ def as_file_name(text: str) -> str:
 
 
 def moment_of(text: str) -> datetime:
-    """Return the time that `text_of` has written.
-
-    Raises:
-        ValueError: the text has another form.
-    """
+    """Return the time that `text_of` has written. Raises ValueError for another form."""
     moment = datetime.fromisoformat(text)
     if text_of(moment) != text:
         raise ValueError(f"expected a UTC time such as 2026-11-26T03:00:00Z, got {text!r}")

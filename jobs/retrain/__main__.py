@@ -1,4 +1,4 @@
-"""`python -m jobs.retrain`: the main job by a timetable, as a daemon or, with --once, for another scheduler."""
+"""`python -m jobs.retrain`: jobs.train on a schedule, as a daemon or, with --once, as a step of another scheduler."""
 
 import json
 import logging
@@ -8,45 +8,37 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.options import parse, split_at_dashes, split_subcommand
 from jobs.console.output import CommandResult, log_to_stderr, print_result, print_stderr, run_command
-from jobs.retrain import emit as retrain_emit
-from jobs.retrain import status as retrain_read
-from jobs.retrain.notices import Notifier, document_of, sentence_of, teller
-from jobs.retrain.options import (
-    EmitOptions,
-    HistoryOptions,
-    RetrainOptions,
-    StatusOptions,
-    check_train,
-    train_flags,
-)
+from jobs.retrain.emit import emit
+from jobs.retrain.notices import Notifier, events_of, notice_of
+from jobs.retrain.options import EmitOptions, HistoryOptions, RetrainOptions, StatusOptions, check_train, train_flags
+from jobs.retrain.status import sentence_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
 from mnist_lib.clock import SystemClock, text_of
 from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.retrainer import Pause, Retrainer
-from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.lease import Lease, LeaseTerm, lease_folder, newest_term
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import check_writable
 from mnist_lib.store.storage import open_storage
 
-STORE_SECONDS = 30.0  # until a storage that refuses is asked again; with a run going on, sooner
-RUNNING_SECONDS = 2.0
-SIGNALLED_SECONDS = 5.0  # for what is still to be told when a signal has come
+RETRY_SECONDS = 30.0  # until a storage that refused is tried again
+RUNNING_RETRY_SECONDS = 2.0  # the same while a run is in progress
+SIGNALLED_DELIVERY_SECONDS = 5.0  # for the remaining notices after a signal
 
-log = logging.getLogger("jobs.retrain")  # __name__ is "__main__" where this is the command
+log = logging.getLogger("jobs.retrain")  # __name__ is "__main__" when run with python -m
 
 COMMANDS: dict[str, tuple[type[RetrainOptions], Callable[[Any, Sequence[str]], CommandResult]]] = {
-    "status": (StatusOptions, lambda options, _: retrain_read.show_status(options, open_storage(options.storage))),
-    "history": (HistoryOptions, lambda options, _: retrain_read.show_history(options, open_storage(options.storage))),
-    "emit": (EmitOptions, retrain_emit.emit),
+    "status": (StatusOptions, lambda options, _: show_status(options)),
+    "history": (HistoryOptions, lambda options, _: show_history(options)),
+    "emit": (EmitOptions, emit),
 }
 
 
@@ -56,19 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command(arguments: Sequence[str]) -> int:
     own, after_dashes = split_at_dashes(arguments)
-    kinds: dict[str, type[RetrainOptions]] = {
-        "": RetrainOptions,
-        **{name: kind for name, (kind, _) in COMMANDS.items()},
-    }
-    about = {name: kind.__doc__ for name, kind in kinds.items()}
+    about = {"": RetrainOptions.__doc__, **{name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}}
     name, own = split_subcommand("python -m jobs.retrain", about, own)
-    options: RetrainOptions = parse(f"jobs.retrain {name}".strip(), kinds[name], own)
+    kind = COMMANDS[name][0] if name else RetrainOptions
+    options: RetrainOptions = parse(f"jobs.retrain {name}".strip(), kind, own, hidden=kind.HIDDEN)
     options.check()
     flags = train_flags(options, after_dashes)
     if not name:
         return _retrain(options, flags)
-    if name == "emit":
-        check_train(flags)
     result = COMMANDS[name][1](options, flags)
     print_result(json.dumps(result.document, indent=2) if options.json else result.text)
     return result.exit_code
@@ -76,18 +63,24 @@ def command(arguments: Sequence[str]) -> int:
 
 def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
     if options.once and options.now:
-        raise exit_codes.UsageError("once, now: expected one of them; --now runs whatever the timetable says")
+        raise exit_codes.UsageError("once, now: expected one of them, got both; use --now to start a run immediately")
     timetable, train = options.timetable(), check_train(flags)
     objects = open_storage(options.storage)
     check_writable(objects)
     log_to_stderr(verbose=options.verbose, timestamps=True)
     clock, host = SystemClock(), socket.gethostname()
     began = clock.now()
-    # For another scheduler's first call, the slot is due that it calls for.
+    # The first call by another scheduler is made for the slot that is due then, so the schedule begins before it.
     enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began
     term = LeaseTerm(f"process {os.getpid()}", host, text_of(began))
     lease = Lease(objects, lease_folder(options.name), term, time_to_live=options.lease_seconds, clock=clock)
-    notifier = Notifier(options.receiver, os.environ.get("MNIST_JOBS_NOTIFY_SECRET")) if options.receiver else None
+    receiver = (options.notify or os.environ.get("MNIST_JOBS_NOTIFY") or "").strip()
+    notifier = Notifier(receiver, os.environ.get("MNIST_JOBS_NOTIFY_SECRET")) if receiver else None
+
+    def notify(entry: Entry) -> None:
+        if notifier and not set(events_of(entry)).isdisjoint(options.notify_on):
+            notifier.send(notice_of(entry, options.name, options.storage))
+
     retrainer = Retrainer(
         options.name,
         timetable,
@@ -98,81 +91,64 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
         clock=clock,
         host=host,
         enroll=enroll,
-        tell=teller(notifier.tell, options.notify_on, options.name, options.storage) if notifier else _tell_nobody,
+        notify=notify,
         skip_unchanged=options.skip_unchanged,
     )
     stop = _Stop()
     try:
         if options.now or options.once:
-            return _once(options, objects, retrainer, lease, stop)
-        log.info("schedule %s: %s in %s; next: %s", options.name, options.cron, options.tz, _next(timetable, began))
-        return _stay(retrainer, stop)
+            return _run_once(options, objects, retrainer, lease, stop)
+        upcoming = slot_text(timetable.next(began).astimezone(timetable.tz))
+        log.info("schedule %s: %s in %s; next: %s", options.name, options.cron, options.tz, upcoming)
+        while not stop.wait(_step(retrainer).seconds):
+            pass
+        retrainer.stop()
+        return stop.exit_code
     finally:
         if notifier:
-            notifier.close(SIGNALLED_SECONDS if stop.exit_code else None)
+            notifier.close(SIGNALLED_DELIVERY_SECONDS if stop.exit_code else None)
 
 
-def _stay(retrainer: Retrainer, stop: "_Stop") -> int:
-    """Until a signal comes."""
-    while not stop.wait(_step(retrainer).seconds):
-        pass
-    retrainer.stop()
-    return stop.exit_code
-
-
-def _once(options: RetrainOptions, objects: Objects, retrainer: Retrainer, lease: Lease, stop: "_Stop") -> int:
-    """Until nothing is due; or, with --now, until that run has ended."""
-    own = None
-    if options.now:
-        own = retrainer.run_now()
-        if own is None:
-            raise _busy(options, objects)
+def _run_once(options: RetrainOptions, objects: Objects, retrainer: Retrainer, lease: Lease, stop: "_Stop") -> int:
+    """Run the schedule until nothing is due; with --now, until that run has ended."""
+    own = retrainer.run_now() if options.now else None
+    if options.now and own is None:
+        raise _busy_error(options, objects)
     while True:
-        pause = _step(retrainer, patient=False)
-        entry = retrainer.settled
+        pause = _step(retrainer, retry_idle=False)
+        entry = retrainer.last_settled
         if entry is not None and (pause.state == "idle" or (own is not None and entry.slot == own.slot)):
-            return _tell_end(options, entry)
+            notice = notice_of(entry, options.name, options.storage)
+            print_result(json.dumps(notice, indent=2) if options.json else sentence_of(entry, options.name))
+            return entry.exit_code or exit_codes.DONE
         if pause.state == "busy" and (own is not None or lease.is_fresh()):
-            raise _busy(options, objects)
+            raise _busy_error(options, objects)
         if stop.wait(pause.seconds):
             retrainer.stop()
             return stop.exit_code
 
 
-def _step(retrainer: Retrainer, *, patient: bool = True) -> Pause:
-    """`patient`: a storage that refuses is asked again; with a run going on, it always is."""
+def _step(retrainer: Retrainer, *, retry_idle: bool = True) -> Pause:
+    """Take a step; log a StoreError and return when to try again. `retry_idle`: also if no run is in progress."""
     try:
         return retrainer.step()
     except StoreError as error:
-        if not patient and not retrainer.is_running:
+        if not retry_idle and not retrainer.is_running:
             raise
-        seconds = RUNNING_SECONDS if retrainer.is_running else STORE_SECONDS
+        seconds = RUNNING_RETRY_SECONDS if retrainer.is_running else RETRY_SECONDS
         log.warning("%s; trying again in %.0f s", error, seconds)
         return Pause("waiting", seconds)
 
 
-def _busy(options: RetrainOptions, objects: Objects) -> BusyError:
+def _busy_error(options: RetrainOptions, objects: Objects) -> BusyError:
     term = newest_term(objects, lease_folder(options.name))
-    who = f"{term.holder} on {term.host}, since {term.since}" if term else "another process"
-    return BusyError(f"schedule {options.name}: a run is going on, by {who}; wait for it, or see: jobs.retrain status")
-
-
-def _tell_end(options: RetrainOptions, entry: Entry) -> int:
-    document = document_of(entry, options.name, options.storage)
-    print_result(json.dumps(document, indent=2) if options.json else sentence_of(entry, options.name))
-    return entry.exit_code or exit_codes.DONE
-
-
-def _tell_nobody(entry: Entry) -> None:
-    pass
-
-
-def _next(timetable: Timetable, now: datetime) -> str:
-    return f"{timetable.next(now).astimezone(timetable.tz):%a %Y-%m-%d %H:%M %Z}"
+    process = f"{term.holder} on {term.host}, since {term.since}" if term else "another process"
+    hint = "wait for it, or see: jobs.retrain status"
+    return BusyError(f"schedule {options.name}: a run is in progress, by {process}; {hint}")
 
 
 class _Stop:
-    """SIGINT and SIGTERM end what goes on, softly; the second one at once."""
+    """Waits for SIGINT or SIGTERM. A second signal ends the process at once."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -181,15 +157,15 @@ class _Stop:
             signal.signal(number, self._receive)
 
     def wait(self, seconds: float) -> bool:
-        """True once a signal has come."""
+        """Return whether a signal has arrived, after at most the given seconds."""
         return self._event.wait(seconds)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._event.is_set():
-            os._exit(128 + number)  # the run's process is ended by the kernel
+            os._exit(128 + number)  # the kernel terminates the process of the run
         self.exit_code = 128 + number
-        self._event.set()  # first: nobody may read what is told
-        print_stderr("stopping; the same command goes on with what is not done")
+        self._event.set()  # before printing, which can block
+        print_stderr("stopping; run the same command to resume")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Tells somebody what became of a slot: JSON to a web server or a command, in the background.
+"""Notices of what happened to a slot: their contents, and their delivery as JSON to a web server or a command.
 
-Signed as Standard Webhooks 1.0 has it (https://www.standardwebhooks.com), which libraries of many languages verify.
-Who cannot be reached in time is not told: a run does not fail for that.
+Notices to a web server are signed as in Standard Webhooks 1.0 (https://www.standardwebhooks.com), which libraries of
+many languages verify. Delivery happens in the background, and a run never fails because of it.
 """
 
 import binascii
@@ -18,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,128 +26,31 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
-from mnist_lib.clock import moment_of
+from jobs.retrain.status import seconds_of, sentence_of
 from mnist_lib.retraining.journal import Entry
 
-DEADLINE_SECONDS = 60.0  # for one notice, with all attempts
+NOTICE_SCHEMA = 1
+# Kind of a journal entry -> event; those of "done" depend on its results.
+EVENT_OF = {"started": "recovery", "failed": "failure", "unchanged": "skip", "skipped": "skip", "replaced": "skip"}
+DELIVERY_SECONDS = 60.0  # for one notice with all attempts
 ANSWER_SECONDS = 10.0  # for one attempt
-BACK_OFF_SECONDS = 1.0  # doubled each time
-BUSY = (408, 425, 429)  # of HTTP: later, perhaps
+BACK_OFF_SECONDS = 1.0  # before the second attempt; doubled for each further one
+BUSY = (408, 425, 429)  # HTTP status codes below 500 that are worth a retry
 
 log = logging.getLogger(__name__)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST becomes a GET of another page: nobody would have read the notice."""
-
-    def redirect_request(self, *arguments: Any) -> None:
-        return None
-
-
-_WITHOUT_REDIRECTS = urllib.request.build_opener(_NoRedirects)
-
-
-class Notifier:
-    """
-    Args:
-        receiver: a URL, or a command for the shell, which reads the notice from its standard input.
-        secret: of the signature, "whsec_" and base64; None: notices are not signed.
-
-    Raises:
-        UsageError: it is no secret.
-    """
-
-    def __init__(self, receiver: str, secret: str | None, deadline: float = DEADLINE_SECONDS) -> None:
-        try:
-            self._signer = None if secret is None else Webhook(secret)
-        except (binascii.Error, EmptyWebhookSecretError) as error:
-            raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ and base64, got something else") from error
-        self._receiver, self._deadline = receiver.strip(), deadline
-        if not is_url(self._receiver) and "://" in self._receiver.partition(" ")[0]:  # or a shell would print it
-            raise UsageError("notify: expected a URL with http:// or https://, or a command, got a URL of another kind")
-        self._notices: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._deliver_all, daemon=True)
-        self._thread.start()
-
-    def tell(self, notice: Mapping[str, Any]) -> None:
-        """Returns at once."""
-        self._notices.put(notice)
-
-    def close(self, seconds: float | None = None) -> None:
-        """Waits for what is still to be told, for so long, or until it is given up."""
-        self._notices.put(None)
-        self._thread.join(self._deadline + ANSWER_SECONDS if seconds is None else seconds)
-
-    def _deliver_all(self) -> None:
-        while (notice := self._notices.get()) is not None:
-            try:
-                self._deliver(json.dumps(notice).encode())
-            except Exception as error:  # of whatever kind: the run is not to blame
-                log.warning("a notice was not delivered: %s", type(error).__name__)
-
-    def _deliver(self, body: bytes) -> None:
-        if not is_url(self._receiver):
-            self._run(body)
-            return
-        identity, begin, pause = f"msg_{uuid.uuid4().hex}", time.monotonic(), BACK_OFF_SECONDS
-        while True:
-            why_not, final = self._post(identity, body)
-            if not why_not:
-                return
-            if final or time.monotonic() + pause - begin > self._deadline:
-                host = urllib.parse.urlsplit(self._receiver).hostname  # the rest of a URL may be a secret
-                log.warning("%s was not told for %.0f s (%s); given up", host, time.monotonic() - begin, why_not)
-                return
-            time.sleep(pause)
-            pause *= 2
-
-    def _post(self, identity: str, body: bytes) -> tuple[str, bool]:
-        """Why it was not accepted, "" if it was, and whether another attempt would not be either."""
-        now = datetime.now(UTC)
-        headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
-        headers["webhook-timestamp"] = str(int(now.timestamp()))
-        if self._signer is not None:
-            headers["webhook-signature"] = self._signer.sign(identity, now, body.decode())
-        request = urllib.request.Request(self._receiver, body, headers, method="POST")
-        try:
-            with _WITHOUT_REDIRECTS.open(request, timeout=ANSWER_SECONDS):
-                return "", True
-        except urllib.error.HTTPError as error:
-            return f"HTTP {error.code}", error.code < 500 and error.code not in BUSY
-        except (OSError, http.client.HTTPException) as error:
-            return type(error).__name__, False
-
-    def _run(self, body: bytes) -> None:
-        done = subprocess.run(self._receiver, shell=True, input=body, timeout=self._deadline, stdout=subprocess.DEVNULL)
-        if done.returncode:
-            log.warning("the command of --notify ended with exit code %d", done.returncode)
-
-
-def is_url(receiver: str) -> bool:
-    return receiver.lower().startswith(("http://", "https://"))
-
-
-NOTICE_SCHEMA = 1
-EVENTS_OF = {
-    "started": ["recovery"],
-    "failed": ["failure"],
-    "unchanged": ["skip"],
-    "skipped": ["skip"],
-    "replaced": ["skip"],
-}
-
-
 def events_of(entry: Entry) -> list[str]:
-    """Of `retrain_options.EVENTS`."""
+    """Return the keys of `options.EVENTS` that apply to an entry."""
     if entry.kind != "done":
-        return EVENTS_OF.get(entry.kind, [])
+        return [EVENT_OF[entry.kind]] if entry.kind in EVENT_OF else []
     events = ["success" if entry.exit_code == exit_codes.DONE else "failure"]
     champions = [bool(row["champion"]) for row in entry.results.values()]
     return [*events, *(["promotion"] if any(champions) else []), *(["rejection"] if not all(champions) else [])]
 
 
-def document_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
-    """For programs; `text` is for people, and is what a Slack webhook shows."""
+def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
+    """Return an entry as a JSON document. `text` is a sentence for people, which Slack's webhooks display."""
     command = next_command(entry, schedule, storage)
     return {
         "schema": NOTICE_SCHEMA,
@@ -169,50 +72,104 @@ def document_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
     }
 
 
-def sentence_of(entry: Entry, schedule: str) -> str:
-    outcome = "goes on after its process has died" if entry.kind == "started" else entry.kind
-    parts = [f"{schedule}, slot {entry.slot}: {outcome}"]
-    if entry.why:
-        parts.append(entry.why)
-    if entry.missed:
-        parts.append(f"{entry.missed:,} missed before it")
-    for model, row in entry.results.items():
-        champion = "the champion" if row["champion"] else "not the champion"
-        parts.append(f"{model}@{row['version']} has {row['test_accuracy']:.2%} and is {champion} ({row['why']})")
-    return "; ".join(parts)
-
-
 def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
-    """What somebody who is told may want to type; None where there is nothing to do."""
-    if entry.kind == "failed":
-        if entry.run and entry.exit_code not in (
-            exit_codes.exit_code_of("E-USAGE"),
-            exit_codes.exit_code_of("E-TRAINING"),
-        ):
-            return _python("jobs.train", "--resume", entry.run, "--storage", storage)
-        return _python("jobs.retrain", "status", "--name", schedule, "--storage", storage)
+    """Return the command that the reader of a notice may want to run; None if there is nothing to do."""
     promoted = [model for model, row in entry.results.items() if row["champion"]]
-    if entry.kind == "done" and promoted:
-        return _python("jobs.models", "history", promoted[0], "--storage", storage)
-    return None
+    final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
+    if entry.kind == "failed" and entry.run and entry.exit_code not in final:
+        words = ["jobs.train", "--resume", entry.run]
+    elif entry.kind == "failed":
+        words = ["jobs.retrain", "status", "--name", schedule]
+    elif entry.kind == "done" and promoted:
+        words = ["jobs.models", "history", promoted[0]]
+    else:
+        return None
+    return shlex.join(["python", "-m", *words, "--storage", storage])
 
 
-def teller(
-    tell: Callable[[Mapping[str, Any]], None], events: Sequence[str], schedule: str, storage: str
-) -> Callable[[Entry], None]:
-    """Of those events only."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects: a redirected POST becomes a GET, which delivers nothing."""
 
-    def tell_entry(entry: Entry) -> None:
-        if set(events_of(entry)) & set(events):
-            tell(document_of(entry, schedule, storage))
-
-    return tell_entry
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
 
 
-def seconds_of(entry: Entry) -> float | None:
-    """That its last attempt took."""
-    return (moment_of(entry.at) - moment_of(entry.begun)).total_seconds() if entry.begun else None
+_WITHOUT_REDIRECTS = urllib.request.build_opener(_NoRedirects)
 
 
-def _python(module: str, *words: str) -> str:
-    return shlex.join(["python", "-m", module, *words])
+class Notifier:
+    """Delivers notices from a thread of its own. Raises UsageError for an unusable receiver or secret.
+
+    Args:
+        receiver: an http(s) URL, or a shell command, which reads the notice from its standard input.
+        secret: key of the signatures, "whsec_" and base64; None to send notices unsigned.
+        deadline: seconds after which a notice is abandoned.
+    """
+
+    def __init__(self, receiver: str, secret: str | None, deadline: float = DELIVERY_SECONDS) -> None:
+        try:
+            self._signer = None if secret is None else Webhook(secret)
+        except (binascii.Error, EmptyWebhookSecretError) as error:
+            raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ and base64, got something else") from error
+        self._receiver, self._deadline = receiver.strip(), deadline
+        self._is_url = self._receiver.lower().startswith(("http://", "https://"))
+        # The error message of a shell would print a URL, which can hold a secret.
+        if not self._is_url and "://" in self._receiver.partition(" ")[0]:
+            raise UsageError("notify: expected a URL with http:// or https://, or a command, got a URL of another kind")
+        self._notices: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._deliver_all, daemon=True)
+        self._thread.start()
+
+    def send(self, notice: Mapping[str, Any]) -> None:
+        """Queue a notice and return at once."""
+        self._notices.put(notice)
+
+    def close(self, seconds: float | None = None) -> None:
+        """Wait until the queued notices are delivered or abandoned, at most for the given seconds."""
+        self._notices.put(None)
+        self._thread.join(self._deadline + ANSWER_SECONDS if seconds is None else seconds)
+
+    def _deliver_all(self) -> None:
+        while (notice := self._notices.get()) is not None:
+            try:
+                self._deliver(json.dumps(notice).encode())
+            except Exception as error:  # whatever it is, the run goes on
+                log.warning("a notice was not delivered: %s", type(error).__name__)
+
+    def _deliver(self, body: bytes) -> None:
+        if not self._is_url:
+            self._run_command(body)
+            return
+        identity, begin, pause = f"msg_{uuid.uuid4().hex}", time.monotonic(), BACK_OFF_SECONDS
+        while True:
+            error, final = self._post(identity, body)
+            if not error:
+                return
+            seconds = time.monotonic() - begin
+            if final or seconds + pause > self._deadline:
+                host = urllib.parse.urlsplit(self._receiver).hostname  # the rest of the URL may be a secret
+                log.warning("a notice to %s was abandoned after %.0f s: %s", host, seconds, error)
+                return
+            time.sleep(pause)
+            pause *= 2
+
+    def _post(self, identity: str, body: bytes) -> tuple[str, bool]:
+        """Return the error, "" if the notice was accepted, and whether a retry is useless."""
+        now = datetime.now(UTC)
+        headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
+        headers["webhook-timestamp"] = str(int(now.timestamp()))
+        if self._signer is not None:
+            headers["webhook-signature"] = self._signer.sign(identity, now, body.decode())
+        request = urllib.request.Request(self._receiver, body, headers, method="POST")
+        try:
+            with _WITHOUT_REDIRECTS.open(request, timeout=ANSWER_SECONDS):
+                return "", True
+        except urllib.error.HTTPError as error:
+            return f"HTTP {error.code}", error.code < 500 and error.code not in BUSY
+        except (OSError, http.client.HTTPException) as error:
+            return type(error).__name__, False
+
+    def _run_command(self, body: bytes) -> None:
+        done = subprocess.run(self._receiver, shell=True, input=body, timeout=self._deadline, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            log.warning("the command of --notify ended with exit code %d", done.returncode)

@@ -1,9 +1,8 @@
-"""The options of `jobs.retrain` and of its commands: all have the same ones, so that one file serves them all."""
+"""The options of `jobs.retrain` and its subcommands. One configuration file serves all of them."""
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, option, parse
@@ -17,137 +16,143 @@ from mnist_lib.store.objects import check_part
 
 EVENTS = {
     "success": "a run is complete",
-    "failure": "a slot ended without one, or some of its trials failed",
-    "promotion": "there is a new champion",
-    "rejection": "a model was stored and is not the champion",
-    "skip": "a slot had no run: nothing had changed, or it was missed",
-    "recovery": "a run goes on whose process has died",
+    "failure": "a run or some of its trials failed",
+    "promotion": "a model became the champion",
+    "rejection": "a model was stored and did not become the champion",
+    "skip": "a slot was not run",
+    "recovery": "the run of a process that died was resumed",
 }
-# What each slot decides for itself.
-NOT_TO_GIVE = ("storage", "run_name", "resume", "lease", "plan", "calibrate", "json", "verbose")
-LONGEST_NAME = 60
-SHORTEST_LEASE = 3.0  # seconds
+# Options of jobs.train that a schedule does not take, and what to do.
+REFUSED = dict.fromkeys(("storage", "json", "verbose"), "give it before --")
+REFUSED |= dict.fromkeys(("run_name", "resume", "lease", "plan", "calibrate"), "leave it out")
+MAX_NAME_LENGTH = 60
+MIN_LEASE_SECONDS = 3.0
+
+
+def _choices(about: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({meaning})" for name, meaning in about.items())
 
 
 def _train(value: Any) -> Mapping[str, Any]:
-    """What --config has under `train:`."""
     if isinstance(value, Mapping):
         return value
-    raise ValueError(f"expected the options of jobs.train, as in a --config file of it, got {value!r}")
+    raise ValueError(f"expected options of jobs.train in a --config file, as in train: {{epochs: 3}}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainOptions:
-    """Trains by a timetable, once for each slot of it; the options after "--", or under train: in the --config file,
-    are those of jobs.train. Commands: status, history, emit; see `jobs.retrain COMMAND --help`."""
+    """Run jobs.train on a schedule. The options after "--", or under train: in the --config file, are those of
+    jobs.train. Subcommands: status (state of a schedule), history (its events), emit (configuration for another
+    scheduler); see `python -m jobs.retrain SUBCOMMAND --help`."""
 
-    name: str = option("nightly", "the schedule's; its runs are called after it", str, "NAME")
-    cron: str | None = option(None, 'when: minute hour day month weekday, as in "0 3 * * *"', str, "CRON")
-    tz: str = option("UTC", "of these times, as in Europe/Berlin", str, "ZONE")
+    HIDDEN: ClassVar[Collection[str]] = ()  # options that are accepted but not listed by --help
+
+    name: str = option("nightly", "name of the schedule, and prefix of the names of its runs", str, "NAME")
+    cron: str | None = option(None, 'when to run: minute hour day month weekday, as in "0 3 * * *"', str, "CRON")
+    tz: str = option("UTC", "time zone of --cron, such as Europe/Berlin", str, "ZONE")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
-    train: Mapping[str, Any] | None = option(None, "in a --config file: the options of jobs.train", _train, "OPTIONS")
-    once: bool = option(False, "run what is due and exit, for use by another scheduler; without: stay and wait")
-    now: bool = option(False, "run once, at once, whatever the timetable says")
-    catch_up: str = option(
-        Policy.catch_up, "; ".join(f"{name}: {about}" for name, about in CATCH_UP.items()), str, "WHICH"
+    train: Mapping[str, Any] | None = option(
+        None, "options of jobs.train; only in a --config file, as in train: {epochs: 3}", _train, "OPTIONS"
     )
-    most_catch_up: int = option(Policy.most_catch_up, "missed slots that --catch-up all runs", whole_number, "N")
+    once: bool = option(False, "run what is due and exit, for use by another scheduler (default: run as a daemon)")
+    now: bool = option(False, "start one run immediately, whatever --cron says, and exit when it has ended")
+    catch_up: str = option(Policy.catch_up, f"what to do about missed runs: {_choices(CATCH_UP)}", str, "WHICH")
+    most_catch_up: int = option(
+        Policy.most_catch_up, "maximum number of missed runs of --catch-up all", whole_number, "N"
+    )
     starting_deadline: float | None = option(
-        None, "seconds after which a slot is too late to be begun (default: never)", number, "S"
+        None, "seconds after which a slot is too late to be started (default: no limit)", number, "S"
     )
-    overlap: str = option(Policy.overlap, "; ".join(f"{name}: {about}" for name, about in OVERLAP.items()), str, "WHAT")
-    jitter: float = option(Policy.jitter, "seconds over which the starts of schedules are spread", number, "S")
+    overlap: str = option(Policy.overlap, f"what to do about slots due during a run: {_choices(OVERLAP)}", str, "WHAT")
+    jitter: float = option(
+        Policy.jitter, "seconds over which the starts of different schedules are spread", number, "S"
+    )
     max_attempts: int = option(
-        Policy.max_attempts,
-        "at a slot whose run is killed, or finds no cluster, resources or storage",
-        whole_number,
-        "N",
+        Policy.max_attempts, "attempts per slot; only temporary errors are retried", whole_number, "N"
     )
-    skip_unchanged: bool = option(False, "no run if data, configuration and code are those of the last that is done")
-    lease_seconds: float = option(120.0, "after so long without a sign of life, a process counts as dead", number, "S")
+    skip_unchanged: bool = option(
+        False, "do not run if data, configuration and code are those of the last complete run"
+    )
+    lease_seconds: float = option(
+        120.0, "seconds without a heartbeat after which another process takes over", number, "S"
+    )
     notify: str | None = option(
         None,
-        "who is told: an http(s) URL that takes JSON, signed with MNIST_JOBS_NOTIFY_SECRET if that is set, or a command"
-        " that reads it (default: MNIST_JOBS_NOTIFY)",
+        "where to send notices as JSON: an http(s) URL, signed if MNIST_JOBS_NOTIFY_SECRET is set, or a shell command,"
+        " which reads its standard input (default: MNIST_JOBS_NOTIFY)",
         str,
         "URL|COMMAND",
     )
     notify_on: tuple[str, ...] = option(
-        tuple(EVENTS), "of what: " + "; ".join(f"{name}: {about}" for name, about in EVENTS.items()), comma_list, "A,B"
+        tuple(EVENTS), f"events that are notified: {_choices(EVENTS)} (default: all)", comma_list, "A,B"
     )
-    json: bool = option(False, "with --once, --now and commands: print one JSON document instead of text")
-    verbose: bool = option(False, "show more, and tracebacks", short=["-v"])
+    json: bool = option(False, "print the result as one JSON document instead of text")
+    verbose: bool = option(False, "log more, and print tracebacks", short=["-v"])
 
     def timetable(self) -> Timetable:
-        """Raises CronError for a schedule that is never; UsageError without one."""
+        """Return the timetable. Raises CronError for one that is invalid or never due, UsageError for none."""
         if self.cron is None:
-            raise UsageError('cron: expected a timetable, got none; give one, as in --cron "0 3 * * *"')
+            raise UsageError('cron: expected a timetable, got none; use --cron "0 3 * * *" for 3:00 every day')
         return Timetable(self.cron, self.tz)
 
     def policy(self) -> Policy:
-        """Raises SpecError for a value that is out of range."""
-        return Policy(
-            catch_up=self.catch_up,
-            most_catch_up=self.most_catch_up,
-            starting_deadline=self.starting_deadline,
-            overlap=self.overlap,
-            jitter=self.jitter,
-            max_attempts=self.max_attempts,
-        )
+        return Policy(**{field.name: getattr(self, field.name) for field in fields(Policy)})
 
     def check(self) -> None:
-        """Raises SpecError for a value that no schedule can have."""
-        check_part("name", self.name, LONGEST_NAME)
-        if not SHORTEST_LEASE <= self.lease_seconds < float("inf"):
-            raise SpecError(f"lease_seconds: expected a number from {SHORTEST_LEASE:.0f} on, got {self.lease_seconds}")
+        """Raise SpecError for a value that is out of range."""
+        check_part("name", self.name, MAX_NAME_LENGTH)
+        if not MIN_LEASE_SECONDS <= self.lease_seconds < float("inf"):
+            expected = f"a number of at least {MIN_LEASE_SECONDS:.0f}"
+            raise SpecError(f"lease_seconds: expected {expected}, got {self.lease_seconds}")
         for event in self.notify_on:
             require_known("notify_on", event, EVENTS)
         self.policy()
 
-    @property
-    def receiver(self) -> str | None:
-        """Who is told."""
-        return (self.notify or os.environ.get("MNIST_JOBS_NOTIFY") or "").strip() or None
+
+OPTIONS = {field.name for field in fields(RetrainOptions)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions(RetrainOptions):
-    """How a schedule is: its last slots, what became of them, its champions and what comes next."""
+    """Print the state of a schedule: its last slots, the champions that its runs produced, and the next slots."""
 
-    last: int = option(10, "slots to show", whole_number, "N")
+    HIDDEN = OPTIONS - {"name", "cron", "tz", "storage", "json"}
+
+    tz: str = option("UTC", "time zone of --cron and of the printed times, such as Europe/Berlin", str, "ZONE")
+    last: int = option(10, "number of slots to print", whole_number, "N")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryOptions(RetrainOptions):
-    """Everything that happened, the newest first."""
+    """Print the events of a schedule, the newest first."""
 
-    last: int = option(1000, "entries to show", whole_number, "N")
+    HIDDEN = OPTIONS - {"name", "tz", "storage", "json"}
+
+    tz: str = option("UTC", "time zone of the printed times, such as Europe/Berlin", str, "ZONE")
+    last: int = option(1000, "number of events to print", whole_number, "N")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmitOptions(RetrainOptions):
-    """The same schedule for another scheduler, which runs --once: crontab, systemd, kubernetes or raycronjob."""
+    """Print the schedule as a configuration of another scheduler, which then runs `jobs.retrain --once`."""
 
-    scheduler: str | None = option(None, "which", str, "SCHEDULER", positional=True)
-    image: str = option("mnist-jobs:0.1.0", "of the containers", str, "IMAGE")
+    HIDDEN = ("once", "now", "notify", "verbose")
+
+    scheduler: str | None = option(None, "crontab, systemd, kubernetes, raycronjob", str, "SCHEDULER", positional=True)
+    image: str = option("mnist-jobs:0.1.0", "container image, for kubernetes and raycronjob", str, "IMAGE")
 
 
 def train_flags(options: RetrainOptions, after_dashes: Sequence[str]) -> list[str]:
-    """Of `jobs.train`, as its command line has them; those of the command line override those of the file."""
+    """Return the command line of jobs.train: the options of the file, overridden by those after the dashes."""
     return [*flags_of(options.train or {}), *after_dashes]
 
 
 def check_train(flags: Sequence[str]) -> TrainOptions:
-    """Refuses here what every run would be refused for.
-
-    Raises:
-        UsageError, SpecError: naming the option.
-    """
+    """Return the options of jobs.train. Raises UsageError or SpecError for what each run would refuse."""
     given: TrainOptions = parse("jobs.retrain --", TrainOptions, flags)
-    for name in NOT_TO_GIVE:
+    for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:
-            hint = "give it before --" if name in ("storage", "json", "verbose") else "leave it out"
-            raise UsageError(f"{name}: each slot's run is given its own; {hint}")
+            raise UsageError(f"{name}: expected none among the options of jobs.train in a schedule; {hint}")
     given.trials()
     given.check()
     return given

@@ -1,106 +1,125 @@
-"""`jobs.retrain status` and `history`: what became of the slots of a schedule, and what comes next."""
+"""What people read about a schedule: the subcommands `status` and `history`, and the sentence of a journal entry."""
 
 import itertools
 import re
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 
-from jobs.console.output import CommandResult, table
-from jobs.retrain.notices import seconds_of
+from jobs.console.output import CommandResult, as_text, printable, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
 from mnist_lib.catalog import MODELS
 from mnist_lib.clock import moment_of
 from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.retraining.policy import counted
+from mnist_lib.retraining.policy import missed_text
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.store.objects import Objects
+from mnist_lib.store.storage import open_storage
+from mnist_lib.wording import duration, percent
 
 NEXT_SLOTS = 3
+EVERY_MINUTE = "* * * * *"  # where only the time zone matters
+ENTRIES_PER_SLOT = 4  # read for each slot to be shown: a retried slot has several
 
 
-def show_status(options: StatusOptions, objects: Objects) -> CommandResult:
-    timetable = Timetable(options.cron, options.tz) if options.cron else None
-    zone = timetable.tz if timetable else UTC
-    entries = list(Journal(objects, options.name).backwards(most=4 * options.last))
+def show_status(options: StatusOptions) -> CommandResult:
+    objects, timetable = open_storage(options.storage), Timetable(options.cron or EVERY_MINUTE, options.tz)
+    zone = timetable.tz
+    entries = list(Journal(objects, options.name).newest(ENTRIES_PER_SLOT * options.last))
     slots = [entry for entry in entries if not entry.is_open][: options.last]
-    going_on = entries[0] if entries and entries[0].is_open else None
+    active = entries[0] if entries and entries[0].is_open else None
     champions = _champions(objects, options.name)[-options.last :]
-    coming = _coming(timetable) if timetable else []
-    term = newest_term(objects, lease_folder(options.name)) if going_on else None
+    coming = itertools.islice(timetable.slots_after(datetime.now(UTC)), NEXT_SLOTS if options.cron else 0)
+    upcoming = [slot.astimezone(zone) for slot in coming]
+    term = newest_term(objects, lease_folder(options.name)) if active else None
     document = {
         "schedule": options.name,
         "cron": options.cron,
         "tz": options.tz,
-        "going_on": asdict(going_on) if going_on else None,
+        "going_on": asdict(active) if active else None,
         "holder": asdict(term) if term else None,
         "slots": [asdict(entry) for entry in slots],
         "champions": [asdict(champion) for champion in champions],
-        "next": [moment.isoformat() for moment in coming],
+        "next": [moment.isoformat() for moment in upcoming],
     }
     if not entries:
-        return CommandResult(document, f"{options.name}: nothing has happened yet in {objects.where('schedules')}")
-    parts = [_now_line(options.name, going_on, term, zone)]
-    parts.append(table(["slot", "outcome", "took", "what"], [_row(entry, zone) for entry in slots]))
+        return CommandResult(document, _not_started(options.name, objects))
+    parts = [as_text(printable(_state(options.name, active, term, zone)))]
+    parts.append(table(["slot", "result", "duration", "details"], [_row(entry, zone) for entry in slots]))
     if champions:
         rows = [[_local(c.at, zone), f"{c.model}@{c.version}", c.kind, c.why] for c in reversed(champions)]
-        parts.append(table(["champion since", "version", "by", "why"], rows))
-    if coming:
-        parts.append("Next: " + ", ".join(f"{moment:%a %Y-%m-%d %H:%M %Z}" for moment in coming))
+        parts.append(table(["champion since", "version", "by", "reason"], rows))
+    if upcoming:
+        parts.append(as_text("Next: " + ", ".join(map(slot_text, upcoming))))
     return CommandResult(document, "\n\n".join(parts))
 
 
-def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
-    zone = Timetable(options.cron, options.tz).tz if options.cron else UTC
-    entries = list(Journal(objects, options.name).backwards(most=options.last))
-    rows = [[_local(entry.at, zone), *_row(entry, zone), entry.host] for entry in entries]
-    text = table(["at", "slot", "what happened", "took", "what", "host"], rows)
+def show_history(options: HistoryOptions) -> CommandResult:
+    objects, zone = open_storage(options.storage), Timetable(EVERY_MINUTE, options.tz).tz
+    entries = list(Journal(objects, options.name).newest(options.last))
+    rows = []
+    for entry in entries:
+        slot, event, took, details = _row(entry, zone)
+        parts = filter(None, (f"slot {slot}", details, f"on {entry.host}"))
+        rows.append([_local(entry.at, zone), event, took, "; ".join(parts)])
+    text = table(["time", "event", "duration", "details"], rows) if rows else _not_started(options.name, objects)
     return CommandResult([asdict(entry) for entry in entries], text)
 
 
-def _now_line(name: str, going_on: Entry | None, term: LeaseTerm | None, zone: tzinfo) -> str:
-    if going_on is None:
-        return f"{name}: no run is going on"
-    if going_on.kind == "interrupted":
-        return f"{name}: run {going_on.run} was interrupted and will go on ({going_on.why})"
-    by = f"{term.holder} on {term.host}" if term else going_on.host
-    return f"{name}: run {going_on.run} is going on since {_local(going_on.begun, zone)}, by {by}"
+def sentence_of(entry: Entry, schedule: str) -> str:
+    """Return what happened to a slot, for a notice."""
+    event = "resumed, since its process died" if entry.kind == "started" else entry.kind
+    parts = [f"{schedule}, slot {entry.slot}: {event}", *_causes(entry)]
+    for model, row in entry.results.items():
+        champion = "the champion" if row["champion"] else "not the champion"
+        accuracy = percent(row["test_accuracy"])
+        parts.append(f"{model}@{row['version']} has {accuracy} test accuracy and is {champion} ({row['why']})")
+    return "; ".join(parts)
+
+
+def seconds_of(entry: Entry) -> float | None:
+    """Return the seconds from the first attempt of a slot, or the last resumption, to this entry."""
+    return (moment_of(entry.at) - moment_of(entry.begun)).total_seconds() if entry.begun else None
+
+
+def _not_started(name: str, objects: Objects) -> str:
+    return f"schedule {name} has not been started: it has no entry in {objects.where('schedules')}"
+
+
+def _state(name: str, active: Entry | None, term: LeaseTerm | None, zone: tzinfo) -> str:
+    if active is None:
+        return f"{name}: no run is in progress"
+    if active.kind == "interrupted":
+        return f"{name}: run {active.run} was interrupted and will be resumed ({active.why})"
+    process = f"{term.holder} on {term.host}" if term else active.host
+    return f"{name}: run {active.run} has been in progress since {_local(active.begun, zone)}, by {process}"
 
 
 def _row(entry: Entry, zone: tzinfo) -> list[str]:
     seconds = seconds_of(entry)
-    took = "" if seconds is None or entry.kind == "started" else str(timedelta(seconds=seconds))
-    return [_local(entry.slot, zone), entry.kind, took, _what(entry)]
-
-
-def _what(entry: Entry) -> str:
-    parts = [entry.why] if entry.why else []
-    if entry.missed:
-        parts.append(f"{counted(entry.missed)} missed before it")
-    if entry.attempt > 1:
-        parts.append(f"attempt {entry.attempt}")
+    took = "" if seconds is None or entry.kind == "started" else duration(seconds)
+    details = [*_causes(entry), *([f"attempt {entry.attempt}"] if entry.attempt > 1 else [])]
     for model, row in entry.results.items():
-        parts.append(
-            f"{model}@{row['version']} {row['test_accuracy']:.2%}{', the champion' if row['champion'] else ''}"
-        )
-    return "; ".join(parts)
+        champion = ", the champion" if row["champion"] else ""
+        details.append(f"{model}@{row['version']} {percent(row['test_accuracy'])}{champion}")
+    return [_local(entry.slot, zone), entry.kind, took, "; ".join(details)]
+
+
+def _causes(entry: Entry) -> list[str]:
+    return [*([entry.why] if entry.why else []), *([missed_text(entry.missed)] if entry.missed else [])]
 
 
 def _champions(objects: Objects, schedule: str) -> list[Champion]:
-    """That this schedule's runs brought, and what became of them."""
+    """Return the champions that runs of a schedule produced, the oldest first."""
     records = itertools.chain.from_iterable(history(objects, model) for model in MODELS)
     run = re.compile(rf"{re.escape(schedule)}-\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
     own = [record for record in records if isinstance(record, Champion) and run.fullmatch(record.run)]
     return sorted(own, key=lambda record: record.at)
 
 
-def _coming(timetable: Timetable) -> list[datetime]:
-    moments, moment = [], datetime.now(UTC)
-    for _ in range(NEXT_SLOTS):
-        moment = timetable.next(moment)
-        moments.append(moment.astimezone(timetable.tz))
-    return moments
+def slot_text(moment: datetime) -> str:
+    return f"{moment:%a %Y-%m-%d %H:%M %Z}"
 
 
 def _local(text: str, zone: tzinfo) -> str:

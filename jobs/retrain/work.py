@@ -1,4 +1,4 @@
-"""What a schedule does for each slot: `jobs.train`, in a process of its own that ends when this one does."""
+"""What a schedule runs for each slot: jobs.train, in a child process that ends when this process does."""
 
 import contextlib
 import ctypes
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 from jobs import SOURCE_FOLDERS
@@ -24,65 +25,56 @@ from mnist_lib.errors import MnistError
 from mnist_lib.retraining.work import AttemptResult, RunAttempt
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
+from mnist_lib.wording import counted
 
-STOP_SECONDS = 15.0  # then it is killed; it loses no more than since its last checkpoint
-ERROR = re.compile(r"error\[E-[A-Z-]+\] .*")
-# By what may be over the next time: no resources, no storage, no cluster, another at it, ended by somebody.
-AGAIN = {exit_codes.exit_code_of(code) for code in ("E-RESOURCES", "E-STORE", "E-CLUSTER", "E-BUSY")}
-AGAIN |= {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)}
-LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec, little is allowed
-PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, of Linux
+STOP_SECONDS = 15.0  # at most, until a stopped run is killed; it loses the epochs since its last checkpoint
+WITH_SUMMARY = (exit_codes.DONE, exit_codes.SOME_FAILED, exit_codes.exit_code_of("E-TRAINING"))
+ERROR_LINE = re.compile(r"error\[(E-[A-Z-]+)\] .*")
+LIBC = ctypes.CDLL(None)  # loaded here, since little is allowed between fork and exec
+PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
 
 
+@dataclass(frozen=True)
 class TrainWork:
-    """`flags`: of `jobs.train`, which are `options` too."""
+    objects: Objects
+    schedule: str
+    storage: str
+    flags: Sequence[str]  # the command line of jobs.train
+    options: TrainOptions  # the same, parsed
+    stop_seconds: float  # until a stopped run is killed
 
-    def __init__(
-        self,
-        objects: Objects,
-        schedule: str,
-        storage: str,
-        flags: Sequence[str],
-        options: TrainOptions,
-        *,
-        stop_seconds: float,
-    ) -> None:
-        self._objects, self._schedule, self._storage = objects, schedule, storage
-        self._flags, self._options, self._stop_seconds = flags, options, min(stop_seconds, STOP_SECONDS)
-
-    def was_begun(self, run: str) -> bool:
-        return self._objects.exists(f"runs/{run}/{RUN_RECORD}")
+    def has_run(self, run: str) -> bool:
+        return self.objects.exists(f"runs/{run}/{RUN_RECORD}")
 
     def fingerprint(self) -> str | None:
         from cluster.connection.address import address_of
 
-        options = self._options
-        if address_of(options.address) is not None:  # the data are wherever the run prepares them
+        options = self.options
+        if address_of(options.address) is not None:  # the data are on the cluster
             return None
-        try:
+        data = None
+        with contextlib.suppress(MnistError, OSError):
             data = fingerprint_of_prepared(options.dataset, options.data_dir)
-        except (MnistError, OSError):
-            return None
-        if data is None:  # on another machine, or nowhere yet
+        if data is None:  # not prepared, or on another machine
             return None
         terms = terms_of(options, options.trials(), code_version(SOURCE_FOLDERS))
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()
 
     def start(self, run: str, term: int) -> RunAttempt:
-        own = ["--storage", self._storage, "--run-name", run, "--lease", f"{self._schedule}:{term}"]
-        command, folder = [sys.executable, "-m", "jobs.train", *self._flags, *own], RunFolder(self._objects, run)
+        own = ["--storage", self.storage, "--run-name", run, "--lease", f"{self.schedule}:{term}"]
+        command, folder = [sys.executable, "-m", "jobs.train", *self.flags, *own], RunFolder(self.objects, run)
         try:
-            return TrainAttempt(command, folder, self._stop_seconds)
+            return TrainAttempt(command, folder, min(self.stop_seconds, STOP_SECONDS))
         except OSError as error:
-            return NoAttempt(f"error[E-RESOURCES] no process can be started: {error.strerror}")
+            return FailedStart(f"error[E-RESOURCES] the process of the run could not be started: {error.strerror}")
 
 
 class TrainAttempt:
-    """Its output goes where this process's messages go."""
+    """A process of jobs.train, whose output goes to this process's standard error."""
 
     def __init__(self, command: Sequence[str], folder: RunFolder, stop_seconds: float) -> None:
         self._folder, self._stop_seconds = folder, stop_seconds
-        self._error = ""
+        self._error, self._error_code = "", ""
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -90,7 +82,7 @@ class TrainAttempt:
             stderr=subprocess.PIPE,
             text=True,
             errors="backslashreplace",
-            start_new_session=True,  # a Ctrl-C is for this process, which then stops that one
+            start_new_session=True,  # Ctrl-C reaches only this process, which then stops the run
             preexec_fn=functools.partial(_end_with_parent, os.getpid()),
         )
         assert self._process.stderr is not None
@@ -103,12 +95,11 @@ class TrainAttempt:
         self._reader.join(timeout=1)
         code = self._process.returncode
         code = 128 - code if code < 0 else code
-        complete = code in (exit_codes.DONE, exit_codes.SOME_FAILED)
-        summary = self._folder.summary() if complete else None
+        summary = self._folder.summary() if code in WITH_SUMMARY else None
         return AttemptResult(
             exit_code=code,
-            complete=complete,
-            again=code in AGAIN,
+            complete=code in (exit_codes.DONE, exit_codes.SOME_FAILED),
+            retry=retry_after(code, self._error_code, summary),
             why=self._error or _why(code, summary),
             results=results_of(summary or {}),
         )
@@ -125,20 +116,21 @@ class TrainAttempt:
         self._process.wait()
 
     def _read(self, stderr: IO[str]) -> None:
-        for line in stderr:
-            print_stderr(line, end="")
-            found = ERROR.match(line)
-            self._error = found[0] if found else self._error
+        with stderr:
+            for line in stderr:
+                print_stderr(line, end="")
+                if found := ERROR_LINE.match(line):
+                    self._error, self._error_code = found[0], found[1]
 
 
-class NoAttempt:
-    """The machine has no room for one."""
+@dataclass(frozen=True)
+class FailedStart:
+    """An attempt whose process could not be started."""
 
-    def __init__(self, why: str) -> None:
-        self._why = why
+    why: str
 
     def poll(self) -> AttemptResult:
-        return AttemptResult(exit_codes.exit_code_of("E-RESOURCES"), complete=False, again=True, why=self._why)
+        return AttemptResult(exit_codes.exit_code_of("E-RESOURCES"), complete=False, retry="yes", why=self.why)
 
     def stop(self) -> None:
         pass
@@ -146,31 +138,37 @@ class NoAttempt:
     kill = stop
 
 
+def retry_after(exit_code: int, error_code: str, summary: Mapping[str, Any] | None) -> exit_codes.Retry:
+    """Return whether to retry: by the codes of failed trials, else that of the printed error, else the exit code."""
+    codes = [trial["error"]["code"] for trial in _failed(summary)] or ([error_code] if error_code else [])
+    if codes:
+        return "yes" if any(map(exit_codes.is_worth_a_retry, codes)) else "no"
+    row = exit_codes.BY_NUMBER.get(exit_code)
+    return row.retry if row else "no"
+
+
 def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a schedule keeps of a run, by model."""
-    kept = {
-        "version": "version",
-        "test_accuracy": "best_trial_test_accuracy",
-        "champion": "champion",
-        "why": "promotion",
-        "trials": "trials",
-        "mean_test_accuracy": "mean_test_accuracy",
-        "ci95": "ci95",
-    }
+    """Return what the journal records of a complete run, by model."""
+    same = ("version", "champion", "trials", "mean_test_accuracy", "ci95")
+    fields = {"test_accuracy": "best_trial_test_accuracy", "why": "promotion"} | {name: name for name in same}
     models = summary.get("models", {})
-    return {model: {name: row.get(of) for name, of in kept.items()} for model, row in models.items()}
+    return {model: {name: row.get(field) for name, field in fields.items()} for model, row in models.items()}
 
 
 def _why(code: int, summary: Mapping[str, Any] | None) -> str:
     if summary is not None:
-        failed = [trial["id"] for trial in summary["trials"] if trial["status"] == "failed"]
-        return f"{len(failed)} of {len(summary['trials'])} trials failed: {', '.join(failed)}" if failed else ""
-    return f"it was killed by signal {code - 128}" if code > 128 else f"it ended with exit code {code}"
+        failed, trials = _failed(summary), counted(len(summary["trials"]), "trial")
+        return f"{len(failed)} of {trials} failed: {', '.join(trial['id'] for trial in failed)}" if failed else ""
+    return f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
+
+
+def _failed(summary: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    return [trial for trial in summary["trials"] if trial["status"] == "failed"] if summary else []
 
 
 def _end_with_parent(parent: int) -> None:
-    """In the child: the kernel asks it to end when its parent has died, however that came."""
+    """In the child process: let the kernel terminate it when its parent dies."""
     if sys.platform == "linux":
         LIBC.prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
-        if os.getppid() != parent:  # it has died already
+        if os.getppid() != parent:  # the parent has died already
             os._exit(128 + signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""`jobs.submit`: send jobs.train to a Ray cluster as a job, follow jobs, stop them."""

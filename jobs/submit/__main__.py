@@ -1,4 +1,4 @@
-"""`python -m jobs.submit -- TRAIN OPTIONS`: the main job on a cluster, from a machine that is not part of it."""
+"""`python -m jobs.submit -- TRAIN OPTIONS`: run jobs.train on a cluster from a machine that does not belong to it."""
 
 import json
 import re
@@ -14,17 +14,8 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import flags_of, parse, split_at_dashes, split_subcommand
 from jobs.console.output import print_result, print_stderr, run_command
-from jobs.submit import following as submitted
-from jobs.submit.following import (
-    ListOptions,
-    LogsOptions,
-    ServerOptions,
-    StatusOptions,
-    StopOptions,
-    SubmitOptions,
-    client_of,
-    follow,
-)
+from jobs.submit import following
+from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
 from jobs.train.options import TrainOptions
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.store.storage import check_storage, is_url
@@ -32,20 +23,20 @@ from mnist_lib.store.storage import check_storage, is_url
 if TYPE_CHECKING:
     from cluster.connection.job_server import JobClient
 
-RUN = "mnist-run"  # in a job's metadata
+RUN = "mnist-run"  # key of the run's name in the metadata of a job
 
 
 class RunIsBusyError(Exception):
-    """Another job is at it."""
+    """Another job works on the run."""
 
     code = "E-BUSY"
 
 
 COMMANDS: dict[str, tuple[type[ServerOptions], Callable[[Any], int]]] = {
-    "list": (ListOptions, submitted.show_list),
-    "status": (StatusOptions, submitted.show_status),
-    "logs": (LogsOptions, submitted.show_logs),
-    "stop": (StopOptions, submitted.stop),
+    "list": (following.ListOptions, following.show_list),
+    "status": (following.StatusOptions, following.show_status),
+    "logs": (following.LogsOptions, following.show_logs),
+    "stop": (following.StopOptions, following.stop),
 }
 
 
@@ -68,55 +59,49 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     run = _check(train)
     client = client_of(options)
     entrypoint = shlex.join(["python", "-m", "jobs.train", *train])
-    job = _running(client, run, entrypoint) if run else None
-    if job is None:
-        job = _send(client, run, entrypoint)
+    job = (_job_in_progress(client, run, entrypoint) if run else None) or _send(client, run, entrypoint)
     if not options.wait:
         print_result(json.dumps({"job": job}) if options.json else job)
         return exit_codes.DONE
     return follow(client, job)
 
 
-def _running(client: "JobClient", run: str, entrypoint: str) -> str | None:
-    """The job that is at that run.
-
-    Raises:
-        RunIsBusyError: it does something else.
-    """
+def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | None:
+    """Return the id of the job that works on a run, or None. Raises RunIsBusyError if it has another command."""
     for job in client.jobs():
         if job.metadata.get(RUN) == run and not job.ended:
             if job.command != entrypoint:
-                raise RunIsBusyError(f"run {run} is on its way as job {job.id}, by another command: {job.command}")
-            print_stderr(f"run {run} is on its way already, as job {job.id}")
+                hint = "wait for it, stop it, or use another --run-name"
+                raise RunIsBusyError(
+                    f"run {run} is in progress as job {job.id}, by another command: {job.command}; {hint}"
+                )
+            print_stderr(f"run {run} is already in progress, as job {job.id}")
             return job.id
     return None
 
 
 def _send(client: "JobClient", run: str | None, entrypoint: str) -> str:
+    """Submit the job and return its id. The jobs of a run are <run>.1, <run>.2 and so on."""
     from cluster.connection.job_server import JobExistsError
 
     name = None
     if run:
-        numbers = [
-            int(job.id.rpartition(".")[2]) for job in client.jobs() if re.fullmatch(rf"{re.escape(run)}\.\d+", job.id)
-        ]
-        name = f"{run}.{max(numbers, default=0) + 1}"
+        ids = [job.id for job in client.jobs() if re.fullmatch(rf"{re.escape(run)}\.\d+", job.id)]
+        name = f"{run}.{max((int(job.rpartition('.')[2]) for job in ids), default=0) + 1}"
     try:
         job = client.submit(name, entrypoint, SOURCE_FOLDERS, {RUN: run} if run else {})
-    except JobExistsError:  # another one was sent at the same time
-        running = _running(client, str(run), entrypoint)
-        if running is None:
+    except JobExistsError:  # somebody submitted the same at the same time
+        existing = _job_in_progress(client, str(run), entrypoint)
+        if existing is None:
             raise
-        return running
-    size = sum(
-        file.stat().st_size for folder in SOURCE_FOLDERS for file in folder.rglob("*.*") if file.suffix != ".pyc"
-    )
+        return existing
+    size = sum(f.stat().st_size for folder in SOURCE_FOLDERS for f in folder.rglob("*.*") if f.suffix != ".pyc")
     print_stderr(f"sent {size / 1e6:.1f} MB of code to {client.url} as job {job}")
     return job
 
 
 def _check(train: Sequence[str]) -> str | None:
-    """Refuses here what the job would be refused for there -> the run's name, if it is given."""
+    """Refuse the options that the job would refuse on the cluster; return the name of the run, None if not given."""
     options: TrainOptions = parse("jobs.submit --", TrainOptions, train)
     options.trials()
     options.check()
@@ -127,7 +112,9 @@ def _check(train: Sequence[str]) -> str | None:
             " folder of a job is deleted. Add --storage URL|/PATH after --"
         )
     if options.address is not None:
-        raise exit_codes.UsageError("address: the job runs on the cluster that it is sent to; leave out --address")
+        raise exit_codes.UsageError(
+            "address: expected none after --, since the job runs on the cluster it is sent to; leave it out"
+        )
     run = options.run_name or options.resume
     if run is not None:
         check_run_name(run)
@@ -135,14 +122,14 @@ def _check(train: Sequence[str]) -> str | None:
 
 
 def with_config_inline(train: Sequence[str]) -> list[str]:
-    """The file of --config is here, not there: its options take its place."""
+    """Return the words with each --config replaced by the options in its file, which the cluster does not have."""
     words, flags = iter(train), []
     for word in words:
-        name, given, file = word.partition("=")
+        name, equals, file = word.partition("=")
         if name != "--config":
             flags.append(word)
             continue
-        parse("jobs.submit --", TrainOptions, ["--config", path := file if given else next(words, "")])
+        parse("jobs.submit --", TrainOptions, ["--config", path := file if equals else next(words, "")])
         flags.extend(flags_of(yaml.safe_load(Path(path).read_text()) or {}))
     return flags
 

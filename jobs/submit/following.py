@@ -1,115 +1,121 @@
-"""Jobs that were submitted: follow one, its log, its end; the commands `list`, `status`, `logs`, `stop`."""
+"""Submitted jobs: the options of `jobs.submit`, following a job to its end, and the subcommands."""
 
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from jobs.console import exit_codes
 from jobs.console.options import option
-from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, print_result, print_stderr
+from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, print_result, print_stderr, table
+from mnist_lib.clock import text_of
 
 if TYPE_CHECKING:
     from cluster.connection.job_server import Job, JobClient
 
-
-URL_HELP = "of the head's dashboard (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265)"
+DEFAULT_URL = "RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265"
+STOP_SECONDS = 30.0  # for a job to end after it was asked to
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    address: str | None = option(None, URL_HELP, str, "URL")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TellingOptions(ServerOptions):
-    json: bool = option(False, "print one JSON document instead of text")
+    address: str | None = option(None, f"URL of the Ray dashboard (default: {DEFAULT_URL})", str, "URL")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(ServerOptions):
-    """Sends this code and the options after "--", which are those of jobs.train, to a cluster; shows the log until the
-    job has ended; then prints its result and exits as it did. Paths among them are of the cluster's head."""
+    """Send this code to a Ray cluster and run jobs.train there, with the options after "--". Print the log until the
+    job has ended, then its result, and exit with its exit code. Paths after "--" are paths on the cluster's head.
+    Subcommands: list, status, logs, stop; see `python -m jobs.submit SUBCOMMAND --help`."""
 
-    wait: bool = option(True, "until the job has ended; without, its id is printed")
-    json: bool = option(False, "without waiting: print the id as JSON; the result is as --json after -- says")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions(TellingOptions):
-    """Every job that was submitted."""
+    wait: bool = option(True, "wait until the job has ended; --no-wait prints its id and exits (default: on)")
+    json: bool = option(False, "with --no-wait: print the id as JSON (for the result as JSON, give --json after --)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(ServerOptions):
-    job: str | None = option(None, "its id", str, "JOB", positional=True)
+    job: str | None = option(None, "id of the job", str, "JOB", positional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusOptions(JobOptions, TellingOptions):
-    """How a job is, or how it ended."""
+class OutputOptions(ServerOptions):
+    json: bool = option(False, "print one JSON document instead of text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(OutputOptions):
+    """Print every submitted job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(JobOptions, OutputOptions):
+    """Print the state of a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogsOptions(JobOptions):
-    """What a job has printed."""
+    """Print the log of a job."""
 
-    follow: bool = option(False, "until it has ended, and exit as it did")
+    follow: bool = option(False, "go on until the job has ended, and exit with its exit code")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StopOptions(JobOptions, TellingOptions):
-    """Ends a job; the same submission again goes on from there."""
+class StopOptions(JobOptions, OutputOptions):
+    """Stop a job. Submitting the same again resumes its run."""
 
 
-STOP_SECONDS = 30.0
-
-
-class JobRunsOnError(Exception):
-    """It was asked to end, and has not."""
+class JobStillRunningError(Exception):
+    """A job did not end after it was asked to."""
 
     code = "E-CLUSTER"
 
 
 def follow(client: "JobClient", job: str) -> int:
-    """The log goes to stderr, the result in it to stdout."""
+    """Print the log of a job on stderr and the result in it on stdout; return the exit code of the job."""
     log, printed = "", 0
 
     def write(text: str) -> None:
         nonlocal log, printed
         log += text
         end = log.find(RESULT_BEGINS)
-        told = log[printed : end if end >= 0 else log.rfind("\n") + 1]
-        print_stderr(told, end="")
-        printed += len(told)
+        lines = log[printed : end if end >= 0 else log.rfind("\n") + 1]
+        print_stderr(lines, end="")
+        printed += len(lines)
 
     try:
         ended = client.follow(job, write)
     except KeyboardInterrupt:
         at = f"--address {client.url}"
         print_stderr(
-            f"\njob {job} goes on; follow it: python -m jobs.submit logs {job} --follow {at}; end it: ... stop {job}"
+            f"\njob {job} goes on. To follow it: python -m jobs.submit logs {job} --follow {at}"
+            f"\nTo stop it: python -m jobs.submit stop {job} {at}"
         )
         return exit_codes.INTERRUPTED
-    before, marked, result = log[printed:].partition(RESULT_BEGINS)
+    before, marker, result = log[printed:].partition(RESULT_BEGINS)
     result, _, after = result.partition(RESULT_ENDS)
     print_stderr(before + after.lstrip("\n"), end="")
-    if marked:
+    if marker:
         print_result(result)
     print_stderr(f"job {job}: {ended.status.lower()}")
     return ended.exit_code
 
 
-def show_status(options: StatusOptions) -> int:
-    job = client_of(options).job(_named(options))
-    print_result(json.dumps(asdict(job), indent=2) if options.json else _line(job))
+def show_list(options: ListOptions) -> int:
+    jobs = client_of(options).jobs()
+    text = _table(jobs) if jobs else "no job was submitted"
+    print_result(json.dumps([asdict(job) for job in jobs], indent=2) if options.json else text)
     return exit_codes.DONE
 
 
+def show_status(options: StatusOptions) -> int:
+    return _print(client_of(options).job(_id_of(options)), options)
+
+
 def show_logs(options: LogsOptions) -> int:
-    client, job = client_of(options), _named(options)
+    client, job = client_of(options), _id_of(options)
     if options.follow:
         return follow(client, job)
     print_result(client.log(job).rstrip("\n"))
@@ -117,37 +123,39 @@ def show_logs(options: LogsOptions) -> int:
 
 
 def stop(options: StopOptions) -> int:
-    client, name = client_of(options), _named(options)
+    client, name = client_of(options), _id_of(options)
     client.stop(name)
     deadline = time.monotonic() + STOP_SECONDS
     while not (job := client.job(name)).ended:
         if time.monotonic() > deadline:
-            raise JobRunsOnError(f"job {name} has not ended within {STOP_SECONDS:.0f} s; see its log, and ask again")
+            expected = f"expected job {name} to end within {STOP_SECONDS:.0f} s"
+            raise JobStillRunningError(f"{expected}, but it still runs; see its log, or stop it again")
         time.sleep(0.2)
-    print_result(json.dumps(asdict(job), indent=2) if options.json else _line(job))
-    return exit_codes.DONE
-
-
-def show_list(options: ListOptions) -> int:
-    jobs = client_of(options).jobs()
-    text = "\n".join(map(_line, jobs)) or "no job was submitted"
-    print_result(json.dumps([asdict(job) for job in jobs], indent=2) if options.json else text)
-    return exit_codes.DONE
-
-
-def _line(job: "Job") -> str:
-    began = datetime.fromtimestamp(job.began, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if job.began else "not begun"
-    code = f" ({job.driver_exit_code})" if job.driver_exit_code else ""
-    return f"{job.id}  {job.status.lower()}{code}  {began}  {job.command}"
-
-
-def _named(options: JobOptions) -> str:
-    if options.job is None or not re.fullmatch(r"[\w.-]+", options.job):
-        raise exit_codes.UsageError(f"expected a job's id, got {options.job!r}; `python -m jobs.submit list` shows all")
-    return options.job
+    return _print(job, options)
 
 
 def client_of(options: ServerOptions) -> "JobClient":
     from cluster.connection.job_server import JobClient, url_of
 
     return JobClient(url_of(options.address))
+
+
+def _print(job: "Job", options: OutputOptions) -> int:
+    print_result(json.dumps(asdict(job), indent=2) if options.json else _table([job]))
+    return exit_codes.DONE
+
+
+def _table(jobs: Sequence["Job"]) -> str:
+    rows = []
+    for job in jobs:
+        code = f" ({job.driver_exit_code})" if job.driver_exit_code else ""
+        started = text_of(datetime.fromtimestamp(job.began, UTC)) if job.began else "not started"
+        rows.append([job.id, f"{job.status.lower()}{code}", started, job.command])
+    return table(["job", "status", "started", "command"], rows)
+
+
+def _id_of(options: JobOptions) -> str:
+    if options.job is None or not re.fullmatch(r"[\w.-]+", options.job):
+        given = options.job or ""
+        raise exit_codes.UsageError(f"expected the id of a job, got {given!r}; `python -m jobs.submit list` prints all")
+    return options.job

@@ -1,7 +1,8 @@
-"""What became of each slot of a schedule: `schedules/<name>/journal/<n>.json`, appended to in turn, never changed.
+"""The journal of a schedule: `schedules/<name>/journal/<n>.json`, entries that are appended and never changed.
 
-The newest entry tells all that a process needs which knows nothing else: whether a slot is open, and up to which one
-all are settled. Of two who append at once, one has to look again; so of two who want to start a slot, one does.
+The newest entry is enough for a process that knows nothing else: it says whether a slot is open and up to which slot
+all are settled. When two processes append the same number, one of them fails and has to read the journal again, so
+only one process can start a slot.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,47 +14,38 @@ from mnist_lib.clock import moment_of, text_of
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.records import RecordLog
 
-OPEN = {
-    "started": "an attempt at it was begun",
-    "interrupted": "its attempt ended before its work was done; there will be another",
-}
-SETTLED = {
-    "enrolled": "the schedule begins here",
-    "done": "its run is complete",
-    "failed": "there will be no other attempt",
-    "unchanged": "there was nothing new to train with",
-    "skipped": "it had no run",
-    "replaced": "its run was stopped for the next one",
-}
+# Kinds of entries. After "interrupted" another attempt follows; "enrolled" is where a schedule begins.
+OPEN = ("started", "interrupted")
+SETTLED = ("enrolled", "done", "failed", "unchanged", "skipped", "replaced")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Times are UTC, ISO 8601, by the clock of who appended it."""
+    """One event of a slot. Times are UTC, ISO 8601, from the clock of the host that appended the entry."""
 
-    kind: str  # of `OPEN` or `SETTLED`
-    slot: str  # when it was due
+    kind: str  # one of `OPEN` or `SETTLED`
+    slot: str  # the time at which the slot was due
     at: str
     host: str
     run: str = ""
-    begun: str = ""  # since when a process is at it, or was
+    begun: str = ""  # since when a process has worked on the slot without a break
     attempt: int = 0
-    failures: int = 0  # attempts that ended by themselves before their work was done
-    missed: int = 0  # slots before this one that have no entry and no run
+    failures: int = 0  # attempts that ended on their own before the run was complete
+    missed: int = 0  # earlier slots that have neither an entry nor a run
     exit_code: int | None = None
     why: str = ""  # one line
-    fingerprint: str | None = None  # of what it is trained with; None where that cannot be told
-    results: Mapping[str, Any] = field(default_factory=dict)  # of a run that is done, by model
+    fingerprint: str | None = None  # hash of everything the result depends on; None if it is unknown
+    results: Mapping[str, Any] = field(default_factory=dict)  # of a complete run, by model
     last_done: Mapping[str, Any] | None = None  # {"slot", "run", "fingerprint"} of the newest slot that is done
 
     def __post_init__(self) -> None:
-        if self.kind not in {**OPEN, **SETTLED}:
-            raise ValueError(f"kind {self.kind!r}")
+        if self.kind not in (*OPEN, *SETTLED):
+            raise ValueError(f"expected a kind of journal entry, got {self.kind!r}")
         for text in (self.slot, self.at, self.begun or self.at):
             moment_of(text)
 
-    def followed(self, kind: str, now: datetime, host: str, **fields: Any) -> "Entry":
-        """What comes next of this slot."""
+    def followed_by(self, kind: str, now: datetime, host: str, **fields: Any) -> "Entry":
+        """Return the next entry of this slot."""
         return replace(self, kind=kind, at=text_of(now), host=host, **fields)
 
     @property
@@ -66,25 +58,25 @@ class Entry:
 
 
 class Journal:
-    """Raises StoreError when the storage refuses, IntegrityError for a damaged entry."""
+    """Every method raises StoreError if the storage refuses, and IntegrityError for a damaged entry."""
 
     def __init__(self, objects: Objects, schedule: str) -> None:
         self._log = RecordLog(objects, f"schedules/{schedule}/journal")
-        self._last: tuple[int, Entry | None] = (0, None)  # that was seen
+        self._last: tuple[int, Entry | None] = (0, None)  # the newest entry that was read
 
     def last(self) -> tuple[int, Entry | None]:
-        """The number of the newest entry, 0 of none, and that."""
+        """Return the number of the newest entry and the entry; (0, None) for an empty journal."""
         number = self._log.probe_last(known=self._last[0])
         if number != self._last[0]:
             self._last = (number, self._log.read(number, Entry))
         return self._last
 
     def append(self, last: int, entry: Entry) -> bool:
-        """False if `last` is the newest no more."""
+        """Append an entry after number `last`; return False if another process has already done so."""
         return self._log.append(last + 1, asdict(entry))
 
-    def backwards(self, most: int | None = None) -> Iterator[Entry]:
-        """The newest entries, or all, the newest first."""
+    def newest(self, count: int | None = None) -> Iterator[Entry]:
+        """Return the `count` newest entries, or all, the newest first."""
         last = self._log.probe_last()
-        for number in range(last, 0 if most is None else max(last - most, 0), -1):
+        for number in range(last, 0 if count is None else max(last - count, 0), -1):
             yield self._log.read(number, Entry)

@@ -1,4 +1,4 @@
-"""Which slot is to be run now, and what becomes of those that were missed."""
+"""The policy of a schedule: which slot is run now, and what happens to slots that were missed."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,66 +8,52 @@ from mnist_lib.catalog import require_known
 from mnist_lib.clock import moment_of
 from mnist_lib.errors import SpecError
 from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.timetable import MOST_COUNTED, Timetable
+from mnist_lib.retraining.timetable import MAX_COUNTED, Timetable
+from mnist_lib.wording import counted
 
-ON_TIME = timedelta(minutes=5)  # up to so late, a slot was not missed
-BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 10.0, 600.0
+ON_TIME = timedelta(minutes=5)  # a slot that is later than this counts as missed
+BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS = 10.0, 600.0
 
 CATCH_UP = {
-    "latest": "of slots that nobody was there for, the last is run late",
-    "none": "they are not run",
-    "all": "each is run, in turn",
+    "latest": "run the newest",
+    "none": "run none",
+    "all": "run each in turn",
 }
 OVERLAP = {
-    "skip": "a slot that comes due while a run is going on is not run",
-    "queue": "the last of them is run after it",
-    "replace": "the run is stopped for it",
+    "skip": "do not run them",
+    "queue": "run the newest of them afterwards",
+    "replace": "stop the run and start the slot",
 }
 
 
 @dataclass(frozen=True)
 class Due:
     slot: datetime
-    missed: int  # slots before it that will have no run
-    skip: str = ""  # why this one has none either
+    missed: int  # earlier slots that will not be run
+    skip: str = ""  # why this slot is not run either; "" if it is
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """
-    Args:
-        catch_up: of `CATCH_UP`.
-        most_catch_up: slots that "all" runs; older ones are missed.
-        starting_deadline: seconds after which a slot is too late to be run; None: never.
-        overlap: of `OVERLAP`.
-        jitter: seconds over which the starts of different schedules are spread.
-        max_attempts: at one slot, while what ends them may be over the next time.
+    """How a schedule treats late, missed and overlapping slots. Raises SpecError for a value that is out of range."""
 
-    Raises:
-        SpecError: naming the field, the value and its range.
-    """
-
-    catch_up: str = "latest"
-    most_catch_up: int = 10
-    starting_deadline: float | None = None
-    overlap: str = "skip"
-    jitter: float = 0.0
-    max_attempts: int = 3
+    catch_up: str = "latest"  # a key of `CATCH_UP`: what to do about missed slots
+    most_catch_up: int = 10  # maximum number of missed slots that "all" runs; older ones are not run
+    starting_deadline: float | None = None  # seconds after which a slot is too late to be started; None: no limit
+    overlap: str = "skip"  # a key of `OVERLAP`: what to do about a slot that comes due during a run
+    jitter: float = 0.0  # seconds over which the starts of different schedules are spread
+    max_attempts: int = 3  # attempts per slot while its failures are worth a retry
 
     def __post_init__(self) -> None:
         require_known("catch_up", self.catch_up, CATCH_UP)
         require_known("overlap", self.overlap, OVERLAP)
-        for name, least in (("most_catch_up", 1), ("max_attempts", 1), ("jitter", 0), ("starting_deadline", 0)):
+        for name, minimum in (("most_catch_up", 1), ("max_attempts", 1), ("jitter", 0), ("starting_deadline", 0)):
             value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise SpecError(f"{name}: expected a number from {least} on, got {value}")
+            if value is not None and not minimum <= value < float("inf"):
+                raise SpecError(f"{name}: expected a number of at least {minimum}, got {value}")
 
     def due(self, timetable: Timetable, last: Entry, through: datetime, now: datetime) -> Due | None:
-        """What is due of the slots after `through` and up to now; None if there is none.
-
-        Args:
-            last: the newest entry of the journal, which is settled.
-        """
+        """Return the slot to act on, of those after `through` and up to now, or None. `last` is the newest entry."""
         newest = timetable.latest(now)
         if newest <= through:
             return None
@@ -75,40 +61,41 @@ class Policy:
             slots = [slot for slot in timetable.latest_few(now, self.most_catch_up) if slot > through]
             newest = slots[-1]
         missed = timetable.count(through, newest) - 1
-        return Due(newest, missed, self._why_not(timetable, last, newest, now))
+        return Due(newest, missed, self._why_skipped(timetable, last, newest, now))
 
-    def is_too_late(self, slot: datetime, now: datetime) -> str:
-        """Why, for people; "" if it is not. A start that is delayed to spread them is not late for that."""
+    def why_too_late(self, slot: datetime, now: datetime) -> str:
+        """Return why the slot is too late to be started; "" if it is not. A delay by jitter does not count."""
         late = (now - slot).total_seconds()
         if self.starting_deadline is not None and late > self.starting_deadline + self.jitter:
-            told = f"the starting deadline is {self.starting_deadline:.0f} s"
-            return f"it is {timedelta(seconds=round(late))} late, and {told}"
+            deadline = f"the starting deadline of {self.starting_deadline:.0f} s"
+            return f"{timedelta(seconds=round(late))} late, past {deadline}"
         return ""
 
     def delay(self, schedule: str, slot: datetime) -> timedelta:
-        """From a slot to its start: the same wherever it is asked, so that none begins it sooner."""
+        """Return the time from a slot to its start, which is the same on every machine."""
         share = int.from_bytes(sha256(f"{schedule} {slot.isoformat()}".encode()).digest()[:4]) / 2**32
         return timedelta(seconds=self.jitter * share)
 
     def back_off(self, failures: int) -> float:
-        """Seconds until the next attempt."""
-        return min(BACK_OFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACK_OFF_SECONDS) if failures else 0.0
+        """Return the seconds until the next attempt."""
+        return min(BACK_OFF_SECONDS * 2.0 ** (failures - 1), MAX_BACK_OFF_SECONDS) if failures else 0.0
 
-    def _why_not(self, timetable: Timetable, last: Entry, slot: datetime, now: datetime) -> str:
+    def _why_skipped(self, timetable: Timetable, last: Entry, slot: datetime, now: datetime) -> str:
         if self._is_overlap(timetable, last, slot):
             if self.overlap == "skip":
-                return f"the run of {last.slot} was going on"
+                return f"the run of slot {last.slot} was still in progress"
         elif self.catch_up == "none" and now - slot > ON_TIME + timedelta(seconds=self.jitter):
-            return "it was missed, and catch-up is none"
-        return self.is_too_late(slot, now)
+            return "the slot was missed, and catch_up is none"
+        return self.why_too_late(slot, now)
 
     def _is_overlap(self, timetable: Timetable, last: Entry, slot: datetime) -> bool:
-        """Whether the slots up to this one came due during the last run, and none while nobody was there."""
+        """Return whether every slot after the last one, up to this one, came due while its run was in progress."""
         if not last.begun or not last.due < slot <= moment_of(last.at):
             return False
         return timetable.next(last.due) >= moment_of(last.begun)
 
 
-def counted(missed: int) -> str:
-    """For people."""
-    return f"more than {MOST_COUNTED:,}" if missed >= MOST_COUNTED - 1 else f"{missed:,}"
+def missed_text(missed: int) -> str:
+    """Return the number of missed slots for people: "71 earlier slots missed"."""
+    # A count that reached its maximum can be too low.
+    return f"{'at least ' if missed >= MAX_COUNTED - 1 else ''}{counted(missed, 'earlier slot')} missed"

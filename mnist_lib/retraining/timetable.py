@@ -1,8 +1,8 @@
-"""When a schedule is due: cron's five fields in a time zone -> slots, which are moments in UTC.
+"""The timetable of a schedule: a cron expression of five fields in a time zone, evaluated to slots in UTC.
 
-At a change of the clocks it is as in Debian's cron. A job at a fixed time that the change leaves out runs once, at the
-first instant after; one whose time comes twice runs once. Where the minute or the hour begins with a star, whatever
-time there is counts: twice in the hour that comes twice.
+Changes of the clocks are handled as by Debian's cron. A job at a fixed local time that does not exist runs once, at the
+first instant after the gap; one whose local time occurs twice runs once. If the minute or hour field begins with "*",
+the job follows elapsed time instead, and so runs in both of the two equal hours.
 """
 
 import difflib
@@ -15,35 +15,28 @@ from cronsim import CronSim, CronSimError
 
 from mnist_lib.errors import CronError
 
-FIELDS = {  # of cron: name -> what it may be
+FIELDS = {  # name of each cron field -> allowed values
     "minute": "0 to 59",
     "hour": "0 to 23",
     "day-of-month": "1 to 31, L or LW",
     "month": "1 to 12, or JAN to DEC",
     "day-of-week": "0 to 7, or SUN to SAT",
 }
-MOST_COUNTED = 10_000  # slots, in 50 ms
+MAX_COUNTED = 10_000  # slots; counting them takes 50 ms
 
 
 class Timetable:
-    """
-    Args:
-        cron: minute, hour, day of the month, month, day of the week.
-        zone: as in "Europe/Berlin".
-
-    Raises:
-        CronError: naming the field and what is wrong with it.
-    """
+    """Cron fields in a time zone. Raises CronError, which names the invalid field and what was expected."""
 
     def __init__(self, cron: str, zone: str = "UTC") -> None:
         fields = cron.split()
         self.cron, self.zone = " ".join(fields), zone
         try:
             self.tz = zoneinfo.ZoneInfo(zone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:  # of an absolute path, of a folder
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:  # ValueError, OSError: for paths
             near = difflib.get_close_matches(zone, zoneinfo.available_timezones(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise CronError(f"tz: expected a time zone, as in Europe/Berlin, got {zone!r}{hint}") from error
+            raise CronError(f"tz: expected a time zone such as Europe/Berlin, got {zone!r}{hint}") from error
         if len(fields) != len(FIELDS):
             raise CronError(f"cron: expected five fields ({', '.join(FIELDS)}), got {len(fields)}: {cron!r}")
         for place, (name, allowed) in enumerate(FIELDS.items()):
@@ -52,39 +45,40 @@ class Timetable:
             if not _is_possible(" ".join(alone)):
                 raise CronError(f"cron: {name}: expected {allowed}, got {fields[place]!r} in {cron!r}")
         if not _is_possible(cron):
-            day, month = fields[2], fields[3]
             raise CronError(
-                f"cron: day-of-month: expected a day that month {month} has, got {day!r} in {cron!r}"
-            )  # The question is asked many times between two slots.
-        self._asked_last = (datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+                f"cron: day-of-month: expected a day that month {fields[3]} has, got {fields[2]!r} in {cron!r}"
+            )
+        # `latest` is called many times between two slots: this is its last answer, and the slot after it.
+        self._last_answer = (datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
     def next(self, after: datetime) -> datetime:
-        """The first slot after a moment."""
-        return next(self._from(after))
+        """Return the first slot after a moment."""
+        return next(self.slots_after(after))
 
     def latest(self, until: datetime) -> datetime:
-        """The last slot up to a moment, that one included."""
-        slot, following = self._asked_last
+        """Return the last slot at or before a moment."""
+        slot, following = self._last_answer
         if not slot <= until < following:
             slot = self.latest_few(until, 1)[0]
-            self._asked_last = slot, self.next(slot)
+            self._last_answer = slot, self.next(slot)
         return slot
 
     def latest_few(self, until: datetime, count: int) -> list[datetime]:
-        """The last slots up to a moment, the newest first."""
-        # It goes by local time, which comes twice for an hour of each year: so from later on, without what is too new.
+        """Return the last `count` slots at or before a moment, the newest first."""
+        # CronSim iterates over local time, in which one hour a year occurs twice: start later, drop what is too new.
         backwards = CronSim(self.cron, (until + timedelta(hours=3)).astimezone(self.tz), reverse=True)
         slots = (slot.astimezone(UTC) for slot in backwards)
         return list(itertools.islice(itertools.dropwhile(lambda slot: slot > until, slots), count))
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Slots between two moments, without the first and with the last; more than `MOST_COUNTED` are not counted."""
-        slots = itertools.takewhile(lambda slot: slot <= until, self._from(after))
-        return sum(1 for _ in itertools.islice(slots, MOST_COUNTED))
+        """Return the number of slots after one moment and up to another, at most `MAX_COUNTED`."""
+        slots = itertools.takewhile(lambda slot: slot <= until, self.slots_after(after))
+        return sum(1 for _ in itertools.islice(slots, MAX_COUNTED))
 
-    def _from(self, after: datetime) -> Iterator[datetime]:
+    def slots_after(self, after: datetime) -> Iterator[datetime]:
+        """Return the slots after a moment, without end."""
         slots = (slot.astimezone(UTC) for slot in CronSim(self.cron, after.astimezone(self.tz)))
-        return itertools.dropwhile(lambda slot: slot <= after, slots)  # in the hour that comes twice, it can be
+        return itertools.dropwhile(lambda slot: slot <= after, slots)  # CronSim can go back where an hour occurs twice
 
 
 def _is_possible(cron: str) -> bool:

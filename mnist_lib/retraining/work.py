@@ -1,10 +1,10 @@
-"""What there is to do for a slot, and how an attempt at it ends: the side that a retrainer does not know."""
+"""The interface between the retrainer and what is run for a slot, and the run that is in progress."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mnist_lib.clock import moment_of, text_of
 from mnist_lib.retraining.journal import Entry
@@ -16,87 +16,76 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """How an attempt at a run ended.
-
-    Args:
-        complete: there is a result, and all of it is stored.
-        again: what ended it may be over the next time.
-    """
+    """How an attempt at a run ended."""
 
     exit_code: int
-    complete: bool
-    again: bool = False
-    why: str = ""
-    results: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool  # the run has a result, and all of it is stored
+    retry: Literal["no", "once", "yes"] = "no"  # "once": if no earlier attempt has failed
+    why: str = ""  # the cause in one line
+    results: Mapping[str, Any] = field(default_factory=dict)  # by model, what the journal records of a complete run
 
 
 class RunAttempt(Protocol):
-    """At a run, going on elsewhere."""
+    """An attempt at a run, in progress in another process."""
 
     def poll(self) -> AttemptResult | None:
-        """None while it goes on."""
-        ...
+        """Return the result; None while the attempt is in progress."""
 
     def stop(self) -> None:
-        """When it returns, the attempt goes on no more; another one loses little."""
-        ...
+        """End the attempt so that another one loses little; return when it has ended."""
 
     def kill(self) -> None:
-        """At once."""
-        ...
+        """End the attempt at once."""
 
 
 class Work(Protocol):
-    """What there is to do for each slot."""
+    """What is run for each slot."""
 
-    def was_begun(self, run: str) -> bool:
-        """Whether there is a run of that name."""
-        ...
+    def has_run(self, run: str) -> bool:
+        """Return whether a run of that name exists."""
 
     def fingerprint(self) -> str | None:
-        """Of all that a result depends on, as it is now; None where that cannot be told."""
-        ...
+        """Return a hash of everything that a result depends on, as it is now; None if it is unknown."""
 
     def start(self, run: str, term: int) -> RunAttempt:
-        """`term`: the fencing number; what the attempt writes under it is refused once there is a higher one."""
-        ...
+        """Start an attempt under fencing number `term`: once there is a higher one, its writes are refused."""
 
 
 class ActiveRun:
-    """
-    Args:
-        number: of the entry in the journal that began it.
-    """
+    """`number` is that of the journal entry that started the attempt."""
 
     def __init__(self, number: int, entry: Entry, attempt: RunAttempt) -> None:
         self.number, self.entry, self.attempt = number, entry, attempt
-        self._outcome: AttemptResult | None = None
-        self._told = moment_of(entry.at)  # the last slot that came due meanwhile
+        self._result: AttemptResult | None = None
+        self._newest_slot = moment_of(entry.at)  # the newest slot that came due during the run
 
-    def look(self, timetable: Timetable, policy: Policy, work: Work, now: datetime) -> Entry | None:
-        """The entry that ends it; None while it goes on. The same again, if that could not be written."""
-        self._outcome = self._outcome or self.attempt.poll()
-        if self._outcome is not None:
-            return self._closed(self._outcome, policy, work, now)
+    def poll(self, timetable: Timetable, policy: Policy, work: Work, now: datetime) -> Entry | None:
+        """Return the entry that ends the attempt; None while it is in progress.
+
+        Call it again if the entry could not be appended to the journal: the result is the same.
+        """
+        self._result = self._result or self.attempt.poll()
+        if self._result is not None:
+            return self._entry_of(self._result, policy, work, now)
         newest = timetable.latest(now)
-        if newest > self._told:
-            self._told = newest
-            log.warning("slot %s is due while run %s goes on: %s", text_of(newest), self.entry.run, policy.overlap)
+        if newest > self._newest_slot:
+            self._newest_slot = newest
+            log.warning("slot %s is due during run %s: overlap is %s", text_of(newest), self.entry.run, policy.overlap)
             if policy.overlap == "replace":
                 self.attempt.stop()
-                return self.ended("replaced", now, why="a newer slot was due")
+                return self.ended("replaced", now, why="a newer slot came due")
         return None
 
     def ended(self, kind: str, now: datetime, **fields: Any) -> Entry:
-        return self.entry.followed(kind, now, self.entry.host, **fields)
+        return self.entry.followed_by(kind, now, self.entry.host, **fields)
 
-    def _closed(self, outcome: AttemptResult, policy: Policy, work: Work, now: datetime) -> Entry:
-        told: dict[str, Any] = {"why": outcome.why, "exit_code": outcome.exit_code}
-        if outcome.complete:
-            # Data that were not there before it are by now.
+    def _entry_of(self, result: AttemptResult, policy: Policy, work: Work, now: datetime) -> Entry:
+        cause: dict[str, Any] = {"why": result.why, "exit_code": result.exit_code}
+        if result.complete:
+            # Data that the run has downloaded or prepared have a fingerprint only now.
             fingerprint = self.entry.fingerprint or work.fingerprint()
             done = {"slot": self.entry.slot, "run": self.entry.run, "fingerprint": fingerprint}
-            return self.ended("done", now, results=outcome.results, last_done=done, **told)
+            return self.ended("done", now, results=result.results, last_done=done, **cause)
         failures = self.entry.failures + 1
-        again = outcome.again and failures < policy.max_attempts
-        return self.ended("interrupted" if again else "failed", now, failures=failures, **told)
+        retry = (result.retry == "yes" or (result.retry == "once" and failures == 1)) and failures < policy.max_attempts
+        return self.ended("interrupted" if retry else "failed", now, failures=failures, **cause)

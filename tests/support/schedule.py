@@ -1,4 +1,4 @@
-"""One schedule in one storage, and commands upon it, as a user types them."""
+"""One schedule in one storage, and its commands as a user types them."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 from tests.support.job import MARK, ROOT
 
 HOURLY, DAILY = "--cron=0 * * * *", "--cron=0 0 * * *"
-# The wall clock of a daemon can be ahead of this machine's, so that a test need not wait for a slot.
+# Runs jobs.retrain with a wall clock that can be ahead of this machine's, so that a test need not wait for a slot.
 COMMAND = """
 import os, sys
 from datetime import timedelta
@@ -23,8 +23,6 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Schedule:
-    """One storage, and commands upon it."""
-
     def __init__(self, folder: Path, data_dir: Path) -> None:
         self.folder, self.data_dir, self.storage = folder, data_dir, folder / "results"
 
@@ -60,7 +58,7 @@ class Schedule:
 
 
 def epochs_of(schedule: Schedule) -> int:
-    """That the newest run has told of."""
+    """Return the number of epochs in the history of the newest run."""
     files = sorted((schedule.storage / "runs").glob("*/history.jsonl"))
     return files[-1].read_text().count('"event": "epoch"') if files else 0
 

@@ -1,4 +1,4 @@
-"""What jobs.retrain is told: refusals, files, what it writes for other schedulers, and what it keeps to itself."""
+"""Options of jobs.retrain: what is refused, configuration files, help texts, emitted commands, and secrets."""
 
 import os
 import re
@@ -13,18 +13,19 @@ import pytest
 import yaml
 
 from jobs.console.options import parse
+from jobs.retrain import __main__ as retrain
+from jobs.retrain.emit import FINAL_EXIT_CODES
 from jobs.retrain.options import RetrainOptions
 from jobs.retrain.work import TrainWork
 from jobs.train.options import TrainOptions
 from mnist_lib.store.local import LocalObjects
-from tests.jobs.retrain.test_notices import Receiver
 from tests.support.job import ROOT
+from tests.support.receiver import Receiver
 from tests.support.schedule import DAILY, HOURLY, Schedule
 
-pytestmark = pytest.mark.slow
 
-
-def test_each_command_that_is_emitted_runs_here_as_it_is_written(schedule: Schedule) -> None:
+@pytest.mark.slow
+def test_each_emitted_command_runs_on_this_machine_as_it_is(schedule: Schedule) -> None:
     config = schedule.folder / "retrain.yaml"
     train = {"models": ["scratch"], "epochs": 2, "data_dir": str(schedule.data_dir)}
     config.write_text(yaml.safe_dump({"cron": "0 0 * * *", "storage": str(schedule.storage), "train": train}))
@@ -48,9 +49,10 @@ def test_each_command_that_is_emitted_runs_here_as_it_is_written(schedule: Sched
     entrypoint = yaml.safe_load(emitted("raycronjob"))["spec"]["jobTemplate"]["entrypoint"]
     for command in (words, cron_job["containers"][0]["command"], entrypoint):
         done = run(command)
-        assert (done.returncode, done.stdout) == (0, first.stdout), done.stderr  # the slot's own run, done before
+        assert (done.returncode, done.stdout) == (0, first.stdout), done.stderr  # the slot's run, which is done already
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -60,22 +62,24 @@ def test_each_command_that_is_emitted_runs_here_as_it_is_written(schedule: Sched
         ([HOURLY, "--tz=Mars/Base"], "error[E-CRON] tz: expected a time zone"),
         ([], "error[E-USAGE] cron: expected a timetable, got none"),
         ([HOURLY, "--overlap=kill"], "error[E-USAGE] overlap: "),
-        ([HOURLY, "--once", "--now"], "error[E-USAGE] once, now: expected one of them"),
+        ([HOURLY, "--once", "--now"], "error[E-USAGE] once, now: expected one of them, got both"),
         ([HOURLY, "--name=../x"], "error[E-USAGE] name: expected"),
-        ([HOURLY, "--lease-seconds=nan"], "error[E-USAGE] lease_seconds: expected a number from 3 on"),
+        ([HOURLY, "--lease-seconds=nan"], "error[E-USAGE] lease_seconds: expected a number of at least 3, got nan"),
         ([HOURLY, "--notify-on=succes"], "error[E-USAGE] notify_on: "),
         ([HOURLY, "--", "--epochs=0"], "error[E-USAGE] epochs: "),
         (
             [HOURLY, "--", "--storage=x"],
-            "error[E-USAGE] storage: each slot's run is given its own; give it before --",
+            "error[E-USAGE] storage: expected none among the options of jobs.train in a schedule; give it before --",
         ),
         ([HOURLY, "--", "--run-name=x"], "error[E-USAGE] run_name: "),
         (["emit", "cron", HOURLY], "error[E-USAGE] scheduler: "),
+        (["emit", HOURLY], "error[E-USAGE] scheduler: expected one of crontab, systemd, kubernetes, raycronjob, got "),
+        (["status", "--cronn=x"], "error[E-USAGE] --cronn is not an option; did you mean --cron?"),
         (["emit", "kubernetes", HOURLY], "error[E-USAGE] storage: expected a URL or a path in the pod"),
         (["stats"], "error[E-USAGE] command: "),
     ],
 )
-def test_i7_what_cannot_be_is_refused_with_2_before_anything_starts(
+def test_i7_an_invalid_option_is_refused_with_2_before_anything_starts(
     arguments: list[str], error: str, tmp_path: Path
 ) -> None:
     begin = time.monotonic()
@@ -89,30 +93,85 @@ def test_i7_what_cannot_be_is_refused_with_2_before_anything_starts(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_null_in_a_file_is_the_default(tmp_path: Path) -> None:
+def test_null_in_a_file_means_the_default(tmp_path: Path) -> None:
     config = tmp_path / "retrain.yaml"
     config.write_text("cron: 0 3 * * *\njitter: null\nname: null\nmax_attempts: null\nnotify_on: null\ntrain: null\n")
     options = parse("jobs.retrain", RetrainOptions, ["--config", str(config)])
     assert options == RetrainOptions(cron="0 3 * * *")
 
 
-def test_data_of_a_cluster_are_not_looked_for_here(tmp_path: Path, data_dir: Path) -> None:
+USED_BY_STATUS = {"--name", "--cron", "--tz", "--storage", "--last", "--json", "--config", "--help", "--version"}
+NOT_USED_BY_EMIT = {"--once", "--now", "--notify", "--verbose"}
+
+
+def flags_in(help_text: str) -> set[str]:
+    return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", help_text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("subcommand", ["status", "history", "emit"])
+def test_the_help_of_a_subcommand_lists_only_options_that_it_uses(
+    subcommand: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def help_of(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            retrain.command([*words, "--help"])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    of_daemon, listed = flags_in(help_of()), flags_in(help_of(subcommand))
+    expected = {
+        "status": USED_BY_STATUS,
+        "history": USED_BY_STATUS - {"--cron"},
+        "emit": (of_daemon | {"--image"}) - NOT_USED_BY_EMIT,
+    }
+    assert listed == expected[subcommand]
+
+
+def test_one_file_serves_every_subcommand_and_a_wrong_key_in_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "retrain.yaml"
+    used = {"cron": "0 3 * * *", "tz": "Europe/Berlin", "storage": str(tmp_path), "once": True}
+    config.write_text(yaml.safe_dump({**used, "overlap": "queue", "notify": "cat", "train": {"epochs": 2}}))
+    for words in (["status"], ["history"], ["emit", "crontab"]):
+        assert retrain.main([*words, "--config", str(config)]) == 0
+    emitted = capsys.readouterr().out
+    assert "--overlap=queue" in emitted
+    assert "notify" not in emitted.partition("jobs.retrain")[2]
+    config.write_text("cron: 0 3 * * *\noverlapp: queue\n")
+    assert retrain.main(["status", "--config", str(config)]) == 2
+    assert "--overlapp is not an option; did you mean --overlap?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "final"),
+    [("systemd", "RestartPreventExitStatus=2 3 5 7 9"), ("kubernetes", r"values:\n( +- [23579]\n){5}")],
+)
+def test_an_emitted_schedule_retries_what_the_table_of_exit_codes_says(
+    scheduler: str, final: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert FINAL_EXIT_CODES == (2, 3, 5, 7, 9)
+    assert retrain.main(["emit", scheduler, HOURLY, "--storage=/storage"]) == 0
+    assert re.search(final, capsys.readouterr().out)
+
+
+def test_the_fingerprint_of_data_on_a_cluster_is_unknown(tmp_path: Path, data_dir: Path) -> None:
     objects = LocalObjects(tmp_path)
     for options in (TrainOptions(data_dir=data_dir, address="10.0.0.1:6379"), TrainOptions(data_dir=tmp_path)):
         assert TrainWork(objects, "s", str(tmp_path), [], options, stop_seconds=1).fingerprint() is None
 
 
-def test_a_secret_of_the_webhook_is_nowhere(schedule: Schedule) -> None:
+@pytest.mark.slow
+def test_the_url_of_the_webhook_is_in_no_output_log_or_file(schedule: Schedule) -> None:
     canary = "canary-of-a-secret"
     receiver = Receiver(401)
     url = f"--notify={receiver.url}"
     assert canary in url
     train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")
     code, stdout = schedule.run("--once", DAILY, url, "--json", train=train)
-    receiver.shutdown()
-    receiver.server_close()
+    receiver.close()
     assert code == 3
-    assert "127.0.0.1 was not told" in schedule.log()
+    assert "a notice to 127.0.0.1 was abandoned" in schedule.log()
     stored = b"".join(path.read_bytes() for path in schedule.storage.rglob("*") if path.is_file())
     assert canary not in stdout + schedule.log() + stored.decode(errors="replace")
     emitted = subprocess.run(
@@ -122,7 +181,8 @@ def test_a_secret_of_the_webhook_is_nowhere(schedule: Schedule) -> None:
     assert canary not in emitted.stdout
 
 
-def test_the_times_of_status_are_local(schedule: Schedule) -> None:
+@pytest.mark.slow
+def test_status_prints_times_in_the_time_zone_of_tz(schedule: Schedule) -> None:
     noon = datetime.now(UTC).replace(hour=12, minute=30)
     ahead = (noon - datetime.now(UTC)).total_seconds()
     train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")

@@ -1,4 +1,4 @@
-"""`jobs.retrain` as a user runs it: a daemon, a step of another scheduler, and what it tells."""
+"""`jobs.retrain` as a user runs it: as a daemon, as a step of another scheduler, and with notices."""
 
 import json
 import re
@@ -23,9 +23,7 @@ LONG = ("--models=scratch", "--epochs=3000", "--checkpoint-seconds=0", "--valida
 
 
 @pytest.mark.timeout(400)
-def test_a_daemon_runs_each_minute_is_killed_in_the_middle_of_one_and_ends_with_each_slot_done_once(
-    schedule: Schedule,
-) -> None:
+def test_a_daemon_that_is_killed_and_restarted_runs_each_slot_once(schedule: Schedule) -> None:
     command = ("--cron=* * * * *", "--lease-seconds=6", "--tz=Europe/Berlin")
     train = ("--models=scratch", "--epochs=30", "--checkpoint-seconds=0")
     daemon = schedule.start(*command, train=train)
@@ -46,7 +44,9 @@ def test_a_daemon_runs_each_minute_is_killed_in_the_middle_of_one_and_ends_with_
     versions = [entry["results"]["scratch"]["version"] for entry in done]
     assert versions == [1, 2, 3]
     log = history(LocalObjects(schedule.storage), "scratch")
-    assert [record.version for record in log if isinstance(record, Champion)] == [1]  # equal ones do not replace it
+    assert [record.version for record in log if isinstance(record, Champion)] == [
+        1
+    ]  # an equal model does not replace it
     reasons = [entry["results"]["scratch"]["why"] for entry in done]
     assert reasons[0].startswith("scratch@1 is the first champion")
     assert all("gained 0, lost 0" in reason for reason in reasons[1:])  # the same seed: the same model
@@ -55,9 +55,7 @@ def test_a_daemon_runs_each_minute_is_killed_in_the_middle_of_one_and_ends_with_
     assert "Next: " in text
 
 
-def test_a_slot_that_is_done_is_a_success_at_once_and_one_that_brings_nothing_new_is_skipped(
-    schedule: Schedule,
-) -> None:
+def test_once_exits_at_once_for_a_done_slot_and_skips_an_unchanged_one(schedule: Schedule) -> None:
     command = ("--once", HOURLY, "--skip-unchanged", "--json")
     code, stdout = schedule.run(*command, train=TRAIN)
     first = json.loads(stdout)
@@ -69,50 +67,50 @@ def test_a_slot_that_is_done_is_a_success_at_once_and_one_that_brings_nothing_ne
     code, stdout = schedule.run(*command, train=TRAIN, ahead=3600)
     skipped = json.loads(stdout)
     assert (code, skipped["outcome"], skipped["events"]) == (0, "unchanged", ["skip"])
-    assert skipped["cause"] == f"data, configuration and code are those of run {first['run']}"
+    assert skipped["cause"] == f"data, configuration and code have not changed since run {first['run']}"
     code, stdout = schedule.run(*command, train=(*TRAIN, "--seed=5"), ahead=7200)
     assert (code, json.loads(stdout)["outcome"]) == (0, "done")
 
 
-def test_i10_a_second_start_is_refused_with_75_and_a_signal_leaves_a_run_that_goes_on(schedule: Schedule) -> None:
+def test_i10_a_second_start_is_refused_with_75_and_a_stopped_run_is_resumed(schedule: Schedule) -> None:
     running = schedule.start("--now", HOURLY, train=LONG)
-    wait_until(lambda: epochs_of(schedule) >= 1, "nothing is trained")
-    for how in ("--now", "--once"):
-        code, _ = schedule.run(how, HOURLY, train=LONG)
+    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch is trained")
+    for option in ("--now", "--once"):
+        code, _ = schedule.run(option, HOURLY, train=LONG)
         assert code == 75
         (error,) = re.findall(r"error\[E-BUSY\] .*", schedule.log())[-1:]
-        assert re.search(rf"a run is going on, by process {running.pid} on \S+, since 20\S+Z; wait for it", error)
+        assert re.search(rf"a run is in progress, by process {running.pid} on \S+, since 20\S+Z; wait for it", error)
     assert terminate(running) == 128 + signal.SIGTERM
     assert processes_of(schedule.folder) == []
     before = epochs_of(schedule)
     assert schedule.entries()[-1]["kind"] == "interrupted"
     again = schedule.start("--now", HOURLY, train=LONG)
-    wait_until(lambda: epochs_of(schedule) > before, "it does not go on")
+    wait_until(lambda: epochs_of(schedule) > before, "the run is not resumed")
     terminate(again)
     (run,) = (schedule.storage / "runs").iterdir()
     starts = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines() if '"started"' in line]
     assert [start["resumed_after"] > 0 for start in starts] == [False, True]
 
 
-def test_when_the_daemon_is_killed_its_run_ends_with_it(schedule: Schedule) -> None:
+def test_the_process_of_a_run_ends_when_its_daemon_is_killed(schedule: Schedule) -> None:
     daemon = schedule.start("--now", HOURLY, train=LONG)
-    wait_until(lambda: epochs_of(schedule) >= 1, "nothing is trained")
+    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch is trained")
     kill(daemon)
-    wait_until(lambda: processes_of(schedule.folder) == [], "the run goes on without it", seconds=30)
+    wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run is left", seconds=30)
 
 
-def test_a_run_that_fails_is_told_with_its_cause_and_what_to_type(schedule: Schedule) -> None:
-    told = schedule.folder / "told"
+def test_a_failed_run_is_notified_with_its_cause_and_the_next_command(schedule: Schedule) -> None:
+    received = schedule.folder / "notice"
     train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")
-    code, stdout = schedule.run("--once", DAILY, f"--notify=cat > {told}", "--json", train=train)
-    notice = json.loads(told.read_text())
+    code, stdout = schedule.run("--once", DAILY, f"--notify=cat > {received}", "--json", train=train)
+    notice = json.loads(received.read_text())
     assert (code, notice) == (3, json.loads(stdout))
     assert (notice["outcome"], notice["events"], notice["exit_code"]) == ("failed", ["failure"], 3)
     assert notice["cause"].startswith("error[E-DATA-MISSING] mnist: ")
     assert notice["next_command"].startswith("python -m jobs.train --resume nightly-")
     assert notice["cause"] in notice["text"]
     code, _ = schedule.run("--once", DAILY, train=train)
-    assert code == 3  # it is settled, and is not tried in vain
+    assert code == 3  # the slot is settled, and not tried again
     assert [entry["kind"] for entry in schedule.entries()] == ["enrolled", "started", "failed"]
 
 
@@ -132,8 +130,8 @@ builders.MnistMini(data_dir=str(data_dir)).download_and_prepare()
 """
 
 
-def test_bad_data_are_trained_with_and_not_promoted_and_that_is_told(schedule: Schedule) -> None:
-    bad, told = schedule.folder / "bad", schedule.folder / "told"
+def test_a_model_of_bad_data_is_stored_and_notified_but_not_promoted(schedule: Schedule) -> None:
+    bad, received = schedule.folder / "bad", schedule.folder / "notice"
     train = ("--models=scratch", "--epochs=5")
     code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train)
     assert (code, json.loads(stdout)["events"]) == (0, ["success", "promotion"])
@@ -141,13 +139,13 @@ def test_bad_data_are_trained_with_and_not_promoted_and_that_is_told(schedule: S
     subprocess.run(
         [sys.executable, "-c", SHUFFLED, schedule.folder / "npz", bad], cwd=ROOT, check=True, capture_output=True
     )
-    command = ("--once", HOURLY, "--skip-unchanged", f"--notify=cat > {told}", "--notify-on=rejection,failure")
+    command = ("--once", HOURLY, "--skip-unchanged", f"--notify=cat > {received}", "--notify-on=rejection,failure")
     code, _ = schedule.run(*command, train=(*train, f"--data-dir={bad}"), ahead=3600)
     assert code == 0, schedule.log()
-    notice = json.loads(told.read_text())
+    notice = json.loads(received.read_text())
     assert notice["events"] == ["success", "rejection"]
     scratch = notice["models"]["scratch"]
-    assert (scratch["version"], scratch["champion"]) == (2, False)  # it is kept
+    assert (scratch["version"], scratch["champion"]) == (2, False)  # it is stored
     assert scratch["test_accuracy"] < 0.3
     assert "different images" in scratch["why"] or "class" in scratch["why"]
     assert "is not the champion" in notice["text"]

@@ -121,7 +121,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
         pid_of("scratch-s0", tmp_path / "runs/cut", epoch=5)
         relay.cut()
         time.sleep(3)
-        relay.mend()
+        relay.restore()
         stdout, stderr = following.communicate(timeout=100)
     assert following.returncode == 0, stderr
     assert len(hashes(stdout)) == 1

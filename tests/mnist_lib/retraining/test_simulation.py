@@ -1,4 +1,4 @@
-"""Weeks of a schedule in seconds, with all that goes wrong at random: what a user relies on holds at every instant."""
+"""Simulated weeks of a schedule with random failures. What users rely on holds in each of them."""
 
 import itertools
 import logging
@@ -23,17 +23,19 @@ ZONES = ["Europe/Berlin", "America/New_York", "UTC", "Australia/Lord_Howe"]
 
 
 @pytest.mark.slow
-def test_a_thousand_random_weeks(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_random_weeks_break_no_promise(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.ERROR)
-    monkeypatch.setattr(retrainer, "LONGEST_SLEEP_SECONDS", WEEK)  # half a minute would be many steps
+    monkeypatch.setattr(retrainer, "MAX_SLEEP_SECONDS", WEEK)  # half a minute would be too many steps
     begin = time.process_time()
     for seed in range(WEEKS):
         try:
             week(seed)
         except Exception as error:
             pytest.fail(f"seed {seed}: {type(error).__name__}: {error}")
-    seconds = time.process_time() - begin  # of this process: others do not count
-    assert seconds < 30, f"{seconds:.0f} s: nobody would run it"
+    seconds = time.process_time() - begin  # CPU time of this process: others may run beside it
+    assert seconds < 30, f"took {seconds:.0f} s"
 
 
 def week(seed: int) -> None:
@@ -42,14 +44,14 @@ def week(seed: int) -> None:
     for machine in world.machines:
         machine.boot()
     for _ in range(chance.randint(0, 8)):
-        world.at(moment(world, chance), misfortune(world, chance))
+        world.at(moment(world, chance), failure(world, chance))
     world.advance(WEEK)
     heal(world)
     check(world)
 
 
 def first_day(chance: random.Random) -> timedelta:
-    """Every other week has a change of the clocks in it, somewhere."""
+    """Return the offset of the first day; most of these weeks contain a change of the clocks in some zone."""
     return timedelta(days=chance.choice([chance.randint(0, 350), 78, 60, 290, 297]) + chance.random())
 
 
@@ -70,13 +72,13 @@ def settings(chance: random.Random) -> Settings:
 
 
 def moment(world: World, chance: random.Random) -> float:
-    """More often than not about the time of a run."""
+    """Return a second of the week, two times in three near a run."""
     anywhere = chance.uniform(0, WEEK)
     slot = world.timetable.next(world.time() + timedelta(seconds=anywhere))
     return chance.choice([anywhere, *[(slot - world.time()).total_seconds() + chance.uniform(-60, 1800)] * 2])
 
 
-def misfortune(world: World, chance: random.Random):  # type: ignore[no-untyped-def]
+def failure(world: World, chance: random.Random):  # type: ignore[no-untyped-def]
     machine = chance.choice(world.machines)
     back = chance.choice([30.0, HOUR, DAY])
 
@@ -108,7 +110,7 @@ def misfortune(world: World, chance: random.Random):  # type: ignore[no-untyped-
 
 
 def heal(world: World) -> None:
-    """Nothing goes wrong any more: the next slot is run, whatever was before."""
+    """End all failures, and require that one of the next slots runs."""
     for machine in world.machines:
         machine.requests_until_fault, machine.cut_until = float("inf"), 0.0
         machine.set_clock(0.0)
@@ -120,31 +122,31 @@ def heal(world: World) -> None:
         world.advance((slot - world.time()).total_seconds() + HOUR)
         if f"runs/{SCHEDULE}-{slot:%Y-%m-%dT%H-%M-%SZ}/summary.json" in world.content:
             return
-    raise AssertionError(f"stuck: {world.journal()[-3:]}")
+    raise AssertionError(f"no slot runs any more: {world.journal()[-3:]}")
 
 
 def check(world: World) -> None:
     journal = world.journal()
     for before, entry in itertools.pairwise(journal):
         if before.is_open:
-            assert entry.slot == before.slot, "a slot is settled before another begins"
+            assert entry.slot == before.slot, "a slot begins before the one before it is settled"
         if entry.kind == "started" and not before.is_open:
             assert entry.attempt == 1
             check_start(world, entry)
     for kind in ("done", "started"):
         slots = [entry.slot for entry in journal if entry.kind == kind and (kind == "done" or entry.attempt == 1)]
-        assert len(slots) == len(set(slots)), f"{kind} twice"
+        assert len(slots) == len(set(slots)), f"a slot is {kind} twice"
     last = {entry.slot: entry.kind for entry in journal if entry.slot != journal[-1].slot}
-    assert {"started", "interrupted"}.isdisjoint(last.values()), "begun, and forgotten"
+    assert {"started", "interrupted"}.isdisjoint(last.values()), "a slot was started and never settled"
     done = {f"runs/{entry.run}/summary.json" for entry in journal if entry.kind == "done"}
     assert done <= world.content.keys()
 
 
 def check_start(world: World, entry: Entry) -> None:
-    """All that came due before it is settled with it: so of an outage, one slot is caught up with."""
+    """Require that a run starts for the newest slot, so that one run catches up with an outage."""
     begun = moment_of(entry.begun)
     woken = [moment for machine in world.machines for moment in machine.woken]
-    dozed_off = any(abs(begun - moment) < timedelta(seconds=5) for moment in woken)  # while it began
-    if world.settings.policy.catch_up != "all" and not dozed_off:
-        slack = timedelta(minutes=10)  # of the start's delay, and of waiting for a lease
+    woke_up = any(abs(begun - moment) < timedelta(seconds=5) for moment in woken)
+    if world.settings.policy.catch_up != "all" and not woke_up:
+        slack = timedelta(minutes=10)  # for jitter, and for waiting for a lease
         assert world.timetable.latest(begun - slack) <= entry.due <= begun, entry

@@ -1,4 +1,4 @@
-"""When a schedule is due, through the changes of the clocks too."""
+"""The slots of a timetable, also around changes of the clocks."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mnist_lib.errors import CronError
-from mnist_lib.retraining.timetable import MOST_COUNTED, Timetable
+from mnist_lib.retraining.timetable import MAX_COUNTED, Timetable
 
 BERLIN = "Europe/Berlin"
 
@@ -36,34 +36,34 @@ def slots(timetable: Timetable, after: str, until: str) -> list[str]:
         (
             "0 3 * * *",
             "Europe/Berln",
-            "tz: expected a time zone, as in Europe/Berlin, got 'Europe/Berln'; did you mean",
+            "tz: expected a time zone such as Europe/Berlin, got 'Europe/Berln'; did you mean",
         ),
         ("0 3 * * *", "../../etc/passwd", "tz: expected a time zone"),
     ],
 )
-def test_i7_what_is_no_timetable_is_refused_by_field(cron: str, zone: str, message: str) -> None:
+def test_i7_an_invalid_timetable_is_refused_naming_the_field(cron: str, zone: str, message: str) -> None:
     with pytest.raises(CronError, match=re.escape(message)):
         Timetable(cron, zone)
 
 
-def test_i8_a_time_that_is_left_out_comes_once_at_the_first_instant_after() -> None:
+def test_i8_a_local_time_that_does_not_exist_is_due_once_right_after_the_gap() -> None:
     found = slots(Timetable("30 2 * * *", BERLIN), "2026-03-27T12:00", "2026-03-30T12:00")
-    assert found == ["28 01:30", "29 01:00", "30 00:30"]  # at 03:00 of summer on the 29th
+    assert found == ["28 01:30", "29 01:00", "30 00:30"]  # on the 29th at 03:00 CEST
 
 
-def test_i8_a_time_that_comes_twice_is_one_slot() -> None:
+def test_i8_a_local_time_that_occurs_twice_is_one_slot() -> None:
     found = slots(Timetable("30 2 * * *", BERLIN), "2026-10-24T12:00", "2026-10-26T12:00")
     assert found == ["25 00:30", "26 01:30"]
 
 
-def test_i8_what_is_hourly_comes_in_both_hours() -> None:
+def test_i8_an_hourly_job_is_due_in_both_of_two_equal_hours() -> None:
     found = slots(Timetable("30 * * * *", BERLIN), "2026-10-24T23:00", "2026-10-25T02:00")
     assert found == ["24 23:30", "25 00:30", "25 01:30"]
 
 
 @pytest.mark.parametrize("cron", ["30 2 * * *", "0 3 * * *", "30 * * * *", "*/15 2 * * *", "0 2,3 * * *", "0 1 * * 0"])
 @pytest.mark.parametrize("day", ["2026-03-28", "2026-10-24", "2026-06-01"])
-def test_forwards_and_backwards_from_any_minute_it_is_one_timetable(cron: str, day: str) -> None:
+def test_next_latest_and_count_agree_from_any_minute(cron: str, day: str) -> None:
     timetable, begin = Timetable(cron, BERLIN), utc(f"{day}T00:00")
     every = [timetable.latest(begin)]
     while every[-1] < begin + timedelta(days=3):
@@ -77,15 +77,15 @@ def test_forwards_and_backwards_from_any_minute_it_is_one_timetable(cron: str, d
         assert timetable.count(begin, moment) == len(before) - 1
 
 
-def test_a_line_that_a_file_ends_with_is_no_part_of_it() -> None:
+def test_whitespace_around_and_between_fields_is_ignored() -> None:
     assert Timetable("0 3\t* * *\n").cron == "0 3 * * *"
 
 
-def test_a_moment_that_is_a_slot_is_the_latest_and_not_the_next() -> None:
+def test_a_slot_is_the_latest_but_not_the_next_at_its_own_moment() -> None:
     timetable = Timetable("0 3 * * *")
     assert timetable.latest(utc("2026-01-02T03:00")) == utc("2026-01-02T03:00")
     assert timetable.next(utc("2026-01-02T03:00")) == utc("2026-01-03T03:00")
 
 
-def test_of_a_long_outage_not_every_slot_is_counted() -> None:
-    assert Timetable("* * * * *").count(utc("2016-01-01T00:00"), utc("2026-01-01T00:00")) == MOST_COUNTED
+def test_counting_the_slots_of_a_long_outage_stops_at_the_maximum() -> None:
+    assert Timetable("* * * * *").count(utc("2016-01-01T00:00"), utc("2026-01-01T00:00")) == MAX_COUNTED

@@ -1,4 +1,4 @@
-"""What a machine of the simulated world meets: a storage that fails, and work that only takes time."""
+"""The storage and the work of a simulated machine: a storage that fails, and runs that only take time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -13,20 +13,17 @@ if TYPE_CHECKING:
     from tests.support.retraining.world import Machine
 
 SCHEDULE = "nightly"
-
-
 NEVER = float("inf")
-
 
 T = TypeVar("T")
 
 
 class DiedError(BaseException):
-    """A kill: nothing of ours may catch it."""
+    """The death of a process; a BaseException, so that no handler of the program catches it."""
 
 
 class ObjectsOfMachine:
-    """As a bucket; a fault comes before a request, or after it and before its answer."""
+    """Objects like those of a bucket, with a fault before a request, or between the request and its answer."""
 
     def __init__(self, machine: "Machine") -> None:
         self._machine, self._content = machine, machine.world.content
@@ -90,7 +87,7 @@ class FakeWork:
     def __init__(self, machine: "Machine") -> None:
         self._machine = machine
 
-    def was_begun(self, run: str) -> bool:
+    def has_run(self, run: str) -> bool:
         return self._machine.objects.exists(f"runs/{run}/run.json")
 
     def fingerprint(self) -> str | None:
@@ -102,45 +99,46 @@ class FakeWork:
 
 
 class FakeAttempt:
-    """At a run: it writes that it began, computes for a while, and writes its result, all under its lease."""
+    """An attempt that writes its begin, computes for a while and writes its result, all under its lease."""
 
     def __init__(self, machine: "Machine", run: str, term: int) -> None:
         self.run, self._term = run, term
         world = machine.world
         others = [attempt.run for attempt in world.at_work()]
-        assert not others, f"{run} begins while {others} are at work"
+        assert not others, f"{run} starts while {others} are in progress"
         self.machine = machine
         self._objects = fence(machine.objects, f"{SCHEDULE}:{term}")
         self._fails = world.random.random() < world.settings.failing
         self._permanently = self._fails and world.random.random() < 0.3
         self.end = world.now + world.random.uniform(5, world.settings.longest_run)
-        self._outcome: AttemptResult | None = None
+        self._result: AttemptResult | None = None
         try:
             self._objects.create(f"runs/{run}/run.json", b"begun")
             if self._objects.exists(f"runs/{run}/summary.json"):
                 self.end, self._fails = world.now, False
         except StoreError as error:
-            self._outcome = AttemptResult(6, complete=False, again=True, why=str(error))
+            self._result = AttemptResult(6, complete=False, retry="yes", why=str(error))
 
     def poll(self) -> AttemptResult | None:
-        if self._outcome is None and self.machine.world.now >= self.end:
-            self._outcome = self._ended()
-        return self._outcome
+        if self._result is None and self.machine.world.now >= self.end:
+            self._result = self.end_result()
+        return self._result
 
     def stop(self) -> None:
         self.machine.attempt = None
 
     kill = stop
 
-    def _ended(self) -> AttemptResult:
+    def end_result(self) -> AttemptResult:
         if self._fails:
-            return AttemptResult(5 if self._permanently else 4, complete=False, again=not self._permanently)
+            permanent = AttemptResult(5, complete=False)
+            return permanent if self._permanently else AttemptResult(4, complete=False, retry="yes")
         machine, slept = self.machine, self.machine.slept
         try:
             self._objects.create(f"runs/{self.run}/summary.json", f"by {machine.number}".encode())
-            given_up = f"{lease_folder(SCHEDULE)}/terms/{self._term + 1:08d}.json" in machine.world.content
-            # It may fall asleep between asking whether it was, and writing.
-            assert not given_up or machine.slept > slept, f"{self.run}: written by a holder that was given up"
-        except StoreError as error:  # or the lease has passed to another
-            return AttemptResult(6, complete=False, again=True, why=str(error))
+            is_lost = f"{lease_folder(SCHEDULE)}/terms/{self._term + 1:08d}.json" in machine.world.content
+            # It can be suspended between asking whether it still has the lease, and writing.
+            assert not is_lost or machine.slept > slept, f"{self.run}: written by a holder that lost its lease"
+        except StoreError as error:  # or the error of a lost lease
+            return AttemptResult(6, complete=False, retry="yes", why=str(error))
         return AttemptResult(0, complete=True)

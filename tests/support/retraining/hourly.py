@@ -1,4 +1,4 @@
-"""A world with a schedule of every hour, and what its journal says."""
+"""A simulated world with an hourly schedule, and queries of its journal."""
 
 from collections import Counter
 
@@ -7,22 +7,21 @@ from mnist_lib.retraining.policy import Policy
 from tests.support.retraining.world import Settings, World
 
 HOUR, DAY = 3600.0, 86_400.0
-
-
 HOURLY = "0 * * * *"
 
 
-def world(machines: int = 1, *, cron: str = HOURLY, longest_run: float = 60.0, **policy: object) -> World:
-    made = World(Settings(cron=cron, policy=Policy(**policy), longest_run=longest_run), machines)  # type: ignore[arg-type]
-    for machine in made.machines:
+def hourly_world(machines: int = 1, *, longest_run: float = 60.0, **policy: object) -> World:
+    """Return a world whose machines have booted; runs take up to `longest_run` seconds."""
+    world = World(Settings(cron=HOURLY, policy=Policy(**policy), longest_run=longest_run), machines)  # type: ignore[arg-type]
+    for machine in world.machines:
         machine.boot()
-    made.advance(1)
-    return made
+    world.advance(1)
+    return world
 
 
 def kinds(entries: list[Entry]) -> Counter[str]:
     return Counter(entry.kind for entry in entries)
 
 
-def done(of: World) -> list[str]:
-    return [entry.slot for entry in of.journal() if entry.kind == "done"]
+def done_slots(world: World) -> list[str]:
+    return [entry.slot for entry in world.journal() if entry.kind == "done"]

@@ -1,4 +1,4 @@
-"""Machines with clocks of their own, one storage, and daemons that die, sleep and are cut off, in simulated time."""
+"""A simulation of machines with their own clocks and one storage, whose daemons die, sleep and lose the network."""
 
 import random
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from mnist_lib.store.lease import Lease, LeaseTerm, lease_folder
 from tests.support.retraining.fakes import NEVER, SCHEDULE, DiedError, FakeAttempt, FakeWork, ObjectsOfMachine
 
 TIME_TO_LIVE = 120.0
-TRY_AGAIN_SECONDS = 5.0  # after the storage has refused
-WATCH_SECONDS = 30.0  # from one look at a run to the next: half a second would be many steps
+RETRY_SECONDS = 5.0  # after the storage refused
+POLL_SECONDS = 30.0  # while a run is in progress: the retrainer's half a second would be too many steps
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
 
 
@@ -26,31 +26,31 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     skip_unchanged: bool = False
     longest_run: float = 1800.0  # seconds
-    failing: float = 0.0  # share of the attempts
+    failing: float = 0.0  # share of the attempts that fail
 
 
 class World:
-    """`now` is in true seconds since the begin."""
+    """`now` is the true time in seconds since `begin`."""
 
     def __init__(self, settings: Settings, machines: int = 1, seed: int = 0, begin: datetime = BEGIN) -> None:
         self.settings, self.random, self.begin = settings, random.Random(seed), begin
         self.timetable = Timetable(settings.cron, settings.zone)
         self.now = 0.0
         self.content: dict[str, bytes] = {}
-        self.fingerprint = "of the data"
+        self.fingerprint = "data"
         self.machines = [Machine(self, number) for number in range(machines)]
         self.plans: list[tuple[float, Callable[[], None]]] = []
-        self.told: list[Entry] = []
+        self.notified: list[Entry] = []
 
     def time(self) -> datetime:
         return self.begin + timedelta(seconds=self.now)
 
-    def at(self, seconds: float, what: Callable[[], None]) -> None:
-        self.plans.append((seconds, what))
+    def at(self, seconds: float, event: Callable[[], None]) -> None:
+        self.plans.append((seconds, event))
         self.plans.sort(key=lambda plan: plan[0])
 
     def advance(self, seconds: float) -> None:
-        """Whatever happens meanwhile, in order."""
+        """Let time pass, with all planned events and steps of machines in order."""
         until = self.now + seconds
         while True:
             awake = [machine for machine in self.machines if machine.retrainer and not machine.asleep]
@@ -67,22 +67,22 @@ class World:
                 machine.step()
 
     def at_work(self) -> list["FakeAttempt"]:
-        """The attempts that compute at this moment."""
+        """Return the attempts that are computing now."""
         attempts = [machine.attempt for machine in self.machines if not machine.asleep]
         return [attempt for attempt in attempts if attempt and attempt.end > self.now]
 
     def journal(self) -> list[Entry]:
-        return list(Journal(Machine(self, 99).objects, SCHEDULE).backwards())[::-1]
+        return list(Journal(Machine(self, 99).objects, SCHEDULE).newest())[::-1]
 
 
 class Machine:
     def __init__(self, world: World, number: int) -> None:
         self.world, self.number = world, number
         self.objects = ObjectsOfMachine(self)
-        self.offset = 0.0  # of its wall clock, in seconds
+        self.offset = 0.0  # seconds by which its wall clock is ahead
         self.slept = 0.0
         self.asleep = False
-        self.woken: list[datetime] = []  # by its own clock
+        self.woken: list[datetime] = []  # when it woke up, by its own clock
         self.requests_until_fault = NEVER
         self.fault: Callable[[], None] = lambda: None
         self.cut_until = 0.0
@@ -104,16 +104,16 @@ class Machine:
                 clock=self,
                 host=term.host,
                 enroll=enroll or self.now(),
-                tell=self.world.told.append,
+                notify=self.world.notified.append,
                 skip_unchanged=self.world.settings.skip_unchanged,
             )
             self.next_step = self.world.now
 
     def die(self) -> None:
-        self.retrainer = self.attempt = None  # with its child
+        self.retrainer = self.attempt = None  # its child process dies too
 
     def sleep(self, seconds: float) -> None:
-        """Suspended as a whole, whatever it is just doing; the others go on."""
+        """Suspend the machine in the middle of what it does; the others go on."""
         if not self.asleep:
             self.asleep = True
             self.world.advance(seconds)
@@ -125,7 +125,7 @@ class Machine:
                 self.attempt.end += seconds
 
     def set_clock(self, offset: float) -> None:
-        self.offset, self.next_step = offset, self.world.now  # a real one notices within half a minute
+        self.offset, self.next_step = offset, self.world.now  # a real daemon notices within `MAX_SLEEP_SECONDS`
 
     def step(self) -> None:
         retrainer = self.retrainer
@@ -133,13 +133,13 @@ class Machine:
         try:
             seconds = retrainer.step().seconds
         except StoreError:
-            seconds = TRY_AGAIN_SECONDS
+            seconds = RETRY_SECONDS
         except DiedError:
             self.die()
             seconds = NEVER
-        if self.retrainer is not retrainer:  # it has died, perhaps in its sleep
+        if self.retrainer is not retrainer:  # the machine has died, perhaps while suspended
             return
-        self.next_step = self.world.now + (max(seconds, WATCH_SECONDS) if retrainer.is_running else seconds)
+        self.next_step = self.world.now + (max(seconds, POLL_SECONDS) if retrainer.is_running else seconds)
         if self.attempt and self.attempt.end > self.world.now:
             self.next_step = min(self.next_step, self.attempt.end)
 

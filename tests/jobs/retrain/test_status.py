@@ -1,0 +1,79 @@
+"""What `jobs.retrain status` and `history` print."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs.retrain.__main__ import main
+from mnist_lib.retraining.journal import Entry, Journal
+from mnist_lib.store.local import LocalObjects
+
+SLOT = "2026-11-21T02:00:00Z"
+RUN = "nightly-2026-11-21T02-00-00Z"
+ENTRIES = [
+    Entry("enrolled", "2026-11-20T01:00:00Z", "2026-11-20T01:00:00Z", "node-a"),
+    Entry("started", SLOT, SLOT, "node-a", run=RUN, begun=SLOT, attempt=1),
+    Entry(
+        "interrupted",
+        SLOT,
+        "2026-11-21T02:10:00Z",
+        "node-a",
+        run=RUN,
+        begun=SLOT,
+        attempt=1,
+        failures=1,
+        exit_code=6,
+        why="error[E-STORE] /srv/digits/results/of-this-machine: no space is left; delete something",
+    ),
+    Entry("started", SLOT, "2026-11-21T02:10:20Z", "node-a", run=RUN, begun=SLOT, attempt=2, failures=1),
+    Entry(
+        "done",
+        SLOT,
+        "2026-11-21T03:30:00Z",
+        "node-a",
+        run=RUN,
+        begun=SLOT,
+        attempt=2,
+        missed=2,
+        results={"keras": {"version": 3, "test_accuracy": 0.97134, "champion": True, "why": "the first champion"}},
+    ),
+]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    journal = Journal(LocalObjects(tmp_path), "nightly")
+    for number, entry in enumerate(ENTRIES):
+        assert journal.append(number, entry)
+    return tmp_path
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("subcommand", ["status", "history"])
+def test_no_word_is_broken_however_narrow_the_output_is(
+    subcommand: str, columns: int, storage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([subcommand, f"--storage={storage}", "--tz=Europe/Berlin"]) == 0
+    output = capsys.readouterr().out
+    words = {"2026-11-21", "CET", "attempt", "keras@3", "97.13%", "champion", "earlier", "missed"}
+    words |= {"interrupted", "/srv/digits/results/of-this-machine", "node-a"} if subcommand == "history" else set()
+    assert words <= set(re.split(r"[\s;:,]+", output))
+    assert not any(line.endswith(" ") for line in output.splitlines())
+    assert max(map(len, output.splitlines())) <= max(columns, 80)
+
+
+def test_status_names_the_run_in_progress_and_its_host(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = Entry("started", "2026-11-22T02:00:00Z", "2026-11-22T02:00:00Z", "node-b", run="r", begun=SLOT, attempt=1)
+    assert Journal(LocalObjects(storage), "nightly").append(len(ENTRIES), started)
+    assert main(["status", f"--storage={storage}"]) == 0
+    assert "nightly: run r has been in progress since 2026-11-21 02:00 UTC, by node-b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("subcommand", ["status", "history"])
+def test_a_schedule_without_entries_has_not_been_started(
+    subcommand: str, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([subcommand, f"--storage={storage}", "--name=weekly"]) == 0
+    assert capsys.readouterr().out.startswith("schedule weekly has not been started")

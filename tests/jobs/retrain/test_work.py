@@ -1,0 +1,95 @@
+"""Attempts of a schedule: the exit code, the cause, and whether the attempt is retried."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.console.exit_codes import exit_code_of
+from jobs.retrain.work import TrainAttempt, TrainWork
+from jobs.train.options import TrainOptions
+from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE
+from mnist_lib.retraining.work import AttemptResult
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.runs import RunFolder
+from tests.support.clusters import wait_until
+
+
+def result_of(script: str, folder: RunFolder) -> AttemptResult:
+    """Return the result of a shell script that takes the place of jobs.train."""
+    attempt = TrainAttempt(["sh", "-c", script], folder, stop_seconds=1)
+    wait_until(lambda: attempt.poll() is not None, "the script does not end")
+    result = attempt.poll()
+    assert result is not None
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(LocalObjects(tmp_path), "run")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "error_code", "retry"),
+    [
+        (1, "", "yes"),  # Ray has ended the driver
+        (1, "E-BUG", "no"),
+        (2, "E-USAGE", "no"),
+        (3, "", "no"),
+        (4, "E-RESOURCES", "yes"),
+        (5, "", "once"),
+        (5, "E-NAN", "no"),
+        (5, "E-OOM", "yes"),
+        (6, "E-STORE", "yes"),
+        (7, "E-INTEGRITY", "no"),
+        (8, "E-AUTH", "no"),
+        (8, "E-CLUSTER-LOST", "yes"),
+        (75, "E-BUSY", "yes"),
+        (99, "", "no"),
+    ],
+)
+def test_the_error_code_decides_on_a_retry_else_the_exit_code(
+    exit_code: int, error_code: str, retry: str, folder: RunFolder
+) -> None:
+    line = f"error[{error_code}] what happened" if error_code else "what happened"
+    result = result_of(f"echo '{line}' >&2; exit {exit_code}", folder)
+    assert (result.exit_code, result.complete, result.retry) == (exit_code, False, retry)
+    assert result.why == (line if error_code else f"ended with exit code {exit_code}")
+
+
+def test_an_attempt_that_is_killed_is_retried(folder: RunFolder) -> None:
+    result = result_of("kill -KILL $$", folder)
+    assert (result.exit_code, result.retry, result.why) == (137, "yes", "killed by signal 9")
+
+
+@pytest.mark.parametrize(("second", "retry"), [("E-TIMEOUT", "no"), ("E-OOM", "yes")])
+def test_the_error_codes_of_failed_trials_decide_before_that_of_the_run(
+    second: str, retry: str, folder: RunFolder
+) -> None:
+    trials = [{"id": code, "status": "failed", "error": {"code": code}} for code in ("E-NAN", second)]
+    folder.complete({"trials": trials, "models": {}})
+    result = result_of("echo 'error[E-TRAINING] all trials failed' >&2; exit 5", folder)
+    assert (result.complete, result.retry) == (False, retry)
+
+
+def test_a_run_of_which_some_trials_failed_is_complete(folder: RunFolder) -> None:
+    trials: list[dict[str, Any]] = [
+        {"id": "keras-s0", "status": "ok"},
+        {"id": "keras-s1", "status": "failed", "error": {"code": "E-OOM"}},
+    ]
+    folder.complete({"trials": trials, "models": {"keras": {"version": 3, "champion": True}}})
+    result = result_of("exit 9", folder)
+    assert (result.complete, result.why) == (True, "1 of 2 trials failed: keras-s1")
+    assert result.results["keras"]["version"] == 3
+
+
+def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "none"))
+    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), [], TrainOptions(), stop_seconds=1)
+    result = work.start("run", 1).poll()
+    assert result is not None
+    assert (result.exit_code, result.complete, result.retry) == (4, False, "yes")
+
+
+def test_a_run_whose_attempts_all_died_ends_with_the_exit_code_of_failed_training() -> None:
+    assert exit_code_of("E-TRAINING") == ABANDONED_EXIT_CODE
