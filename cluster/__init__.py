@@ -1,1 +1,1 @@
-"""Ray: sessions, resources, and generator tasks that fan out. Knows nothing of MNIST or TensorFlow."""
+"""Everything about Ray: connections, lanes of tasks, deployment. Knows nothing of TensorFlow or of trials."""

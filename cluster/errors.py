@@ -1,4 +1,4 @@
-"""What can go wrong with a cluster, each with the code that the driver turns into an exit status."""
+"""What can go wrong with a cluster. Each error has the code from which the command line derives its exit code."""
 
 
 class ClusterError(Exception):
@@ -8,29 +8,34 @@ class ClusterError(Exception):
 
 
 class AuthError(ClusterError):
-    """It wants another token than it gets."""
+    """The cluster expects another token."""
 
     code = "E-AUTH"
 
 
 class ClusterLostError(ClusterError):
-    """It could be reached, and no longer can."""
+    """The cluster was reached before and no longer answers."""
 
     code = "E-CLUSTER-LOST"
 
 
 class VersionsError(ClusterError):
-    """What computes on the workers is not what is installed here."""
+    """A worker has other versions of a package than this process."""
 
     code = "E-CLUSTER-VERSIONS"
 
 
 class ResourcesError(ClusterError):
-    """No node has what one task asks for."""
+    """No node has the resources that one task asks for."""
 
     code = "E-RESOURCES"
 
 
 def first_line(error: Exception) -> str:
-    """Of a message of Ray's, which go on for many."""
+    """Return the first line of an error's message; Ray's messages have many."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def counted(number: float, noun: str) -> str:
+    """Return the number with its noun, as in "1 CPU" and "2 CPUs"."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"

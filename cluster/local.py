@@ -1,224 +1,211 @@
-"""`python -m cluster.local up|down`: a Ray cluster of several nodes on this machine, real processes, to rehearse with.
+"""`python -m cluster.local up|down`: a Ray cluster of several nodes on this machine, to rehearse with.
 
-Whoever would use it needs its token. Its processes are marked, so that `down` ends them and nothing else.
+Each node is a `ray start`. Its processes have the cluster's folder in their environment, by which they are found and
+killed, and nothing else with them.
 """
 
 import argparse
 import contextlib
+import ctypes
+import functools
+import json
 import os
-import random
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
-from ray.cluster_utils import Cluster
 
-from cluster.connection.address import count_nodes
-from cluster.connection.tokens import ensure_token
-from cluster.errors import ClusterError
+from cluster.connection.address import ensure_token
+from cluster.connection.ray_private import START_COMMAND, STARTED
+from cluster.deadlines import NODE_KILL_SECONDS, NODE_START_SECONDS
+from cluster.errors import ClusterError, counted
 
 HOST = "127.0.0.1"
-UP_SECONDS, DOWN_SECONDS = 60.0, 20.0
-OBJECT_STORE = 200 << 20  # bytes on each node
-MARK = "MNIST_LOCAL_CLUSTER"  # in the environment of all its processes
+OBJECT_STORE_BYTES = 200 << 20  # of each node
+FOLDER_VARIABLE, NODE_VARIABLE = "MNIST_LOCAL_CLUSTER", "MNIST_LOCAL_NODE"
+# The head notices within two seconds that a node is gone; by default it takes half a minute.
+HEALTH_CHECKS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+# In a new process: lets Linux kill it when the thread that has started it ends. 1 is PR_SET_PDEATHSIG.
+DIE_WITH_PARENT = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)
 
 
-@dataclass(frozen=True)
 class LocalCluster:
-    address: str  # host:port of the head
-    dashboard: str  # URL, of the job server too
+    """Nodes on this machine.
+
+    Args:
+        folder: for all that Ray writes; identifies the cluster. At most 40 characters, since it holds sockets.
+        port: of the head; 0 for an unused one.
+        dashboard_port: of the dashboard and job server; 0 for an unused one, None for no dashboard.
+        outlives: whether the nodes run on when the thread that has added them ends.
+    """
+
+    def __init__(self, folder: Path, *, port: int = 0, dashboard_port: int | None = None, outlives: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.address = _unused_address(port, "--port")
+        self.dashboard = None if dashboard_port is None else _unused_address(dashboard_port, "--dashboard-port")
+        self.folder, self._outlives = folder, outlives
+        self._nodes: list[subprocess.Popen[bytes]] = []
+
+    def add_nodes(self, count: int = 1, *, cpus: int, gpus: int = 0) -> list[int]:
+        """Start nodes with so many CPUs and logical GPUs each, and return their numbers when all have joined.
+
+        The first node of the cluster is its head. When a node does not start in time, all are killed and ClusterError
+        is raised.
+        """
+        numbers = range(len(self._nodes), len(self._nodes) + count)
+        for number in numbers:
+            self._nodes.append(self._start(number, f"--num-cpus={cpus}", f"--num-gpus={gpus}"))
+            if number == 0:
+                self._wait_for(0)
+        for number in numbers:
+            self._wait_for(number)
+        return [*numbers]
+
+    def kill(self, *numbers: int) -> None:
+        """Kill all processes of these nodes, or of all nodes, at once: as when a machine is lost."""
+        for number in numbers or range(len(self._nodes)):
+            kill(self.folder, number)
+            self._nodes[number].wait()
+
+    def _start(self, number: int, *resources: str) -> "subprocess.Popen[bytes]":
+        role = [f"--address={self.address}"]
+        if number == 0:
+            # A folder of its own: from Ray's common one a job would take the address of the cluster started last.
+            role = ["--head", f"--temp-dir={self.folder / 'ray'}", f"--port={self.address.rpartition(':')[2]}"]
+            role += [
+                f"--system-config={json.dumps(HEALTH_CHECKS)}",
+                f"--include-dashboard={self.dashboard is not None}",
+            ]
+            role += [f"--dashboard-port={self.dashboard.rpartition(':')[2]}"] if self.dashboard else []
+        # Ray's fixed ports would clash with those of the other nodes on this machine.
+        ports = ("--dashboard-agent-listen-port", "--min-worker-port", "--max-worker-port", "--ray-client-server-port")
+        role += [f"{port}=0" for port in ports]
+        common = ("--block", f"--node-ip-address={HOST}", "--disable-usage-stats")
+        marks = {FOLDER_VARIABLE: str(self.folder), NODE_VARIABLE: str(number)}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        with (self.folder / f"node-{number}.log").open("wb") as output:
+            return subprocess.Popen(
+                [*START_COMMAND, *role, *resources, *common, f"--object-store-memory={OBJECT_STORE_BYTES}"],
+                env={**os.environ, **marks, "PATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C in the terminal is not for the nodes
+                preexec_fn=None if self._outlives else DIE_WITH_PARENT,
+            )
+
+    def _wait_for(self, number: int) -> None:
+        deadline, log = time.monotonic() + NODE_START_SECONDS, self.folder / f"node-{number}.log"
+        while STARTED not in (text := log.read_text()):
+            if self._nodes[number].poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                last_line = " ".join(text.strip().splitlines()[-1:])
+                raise ClusterError(f"node {number} did not start: {last_line}; see {log}")
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def temporary_cluster(*, cpus: int, gpus: int = 0) -> Iterator[LocalCluster]:
+    """Provide a head with these resources, to which nodes can be added. All nodes end with the context."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # it listens on the loopback address only
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        cluster = LocalCluster(Path(folder), outlives=False)
+        try:
+            cluster.add_nodes(cpus=cpus, gpus=gpus)
+            yield cluster
+        finally:
+            cluster.kill()
 
 
 def up(folder: Path, *, nodes: int, cpus: int, gpus: int, port: int, dashboard_port: int) -> LocalCluster:
-    """Starts the nodes, and waits until the head knows all of them.
-
-    Args:
-        folder: for all that Ray writes; names the cluster. Of at most 40 characters: the sockets are in it.
-        nodes: the head among them.
-        cpus: of each node; gpus: likewise, and logical ones at that.
-        port: of the head; 0 for a free one, as for the dashboard.
-
-    Raises:
-        ClusterError: one is up already, or it does not come up in time.
-    """
+    """Start a cluster that outlives this process. Raises ClusterError if it is up already or does not start."""
     if processes_of(folder):
         raise ClusterError(f"the cluster of {folder} is up already; end it with `down`")
     ensure_token()
-    folder.mkdir(parents=True, exist_ok=True)
-    address = f"{HOST}:{port or _free_port()}"
-    if count_nodes(address):
-        raise ClusterError(f"another cluster answers at {address}; choose another --port")
-    dashboard = f"{HOST}:{dashboard_port or _free_port()}"
-    _require_free(dashboard)
-    # A folder of its own: in Ray's common one a job looks up its cluster, and finds the one that was started last.
-    head = [
-        "--head",
-        f"--temp-dir={folder / 'ray'}",
-        f"--port={address.rpartition(':')[2]}",
-        f"--dashboard-port={dashboard.rpartition(':')[2]}",
-    ]
-    worker = [f"--address={address}"]
-    for number in range(nodes):
-        resources = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={OBJECT_STORE}"]
-        resources.append("--dashboard-agent-listen-port=0")  # its default is taken by another node here
-        log = folder / f"node-{number}.log"
-        process = _start([*(worker if number else head), *resources], folder, log)
-        if not _wait_for(address, number + 1, process):
-            last = " ".join(log.read_text().strip().splitlines()[-1:])
-            down(folder)
-            raise ClusterError(f"node {number} did not come up: {last}; see {log}")
-    return LocalCluster(address, f"http://{dashboard}")
+    cluster = LocalCluster(folder, port=port, dashboard_port=dashboard_port, outlives=True)
+    cluster.add_nodes(nodes, cpus=cpus, gpus=gpus)
+    return cluster
 
 
-def down(folder: Path) -> int:
-    """Ends what `up` started there, and nothing else.
-
-    Returns:
-        How many processes that were.
-
-    Raises:
-        ClusterError: one does not end.
-    """
-    ended: set[int] = set()
-    deadline = time.monotonic() + DOWN_SECONDS
-    while processes := processes_of(folder):  # one may just have started another
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes, timeout=1)
-        ended |= {process.pid for process in processes}
-        if time.monotonic() > deadline:
-            raise ClusterError(f"process {processes[0].pid} does not end; see what it waits for (ps -o pid,stat,wchan)")
-    return len(ended)
-
-
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """All that `up` started there, and that they started: the environment is inherited."""
-    mark, found = f"{MARK}={folder}".encode(), dict[int, psutil.Process]()
+def processes_of(folder: Path, node: int | None = None) -> list[psutil.Process]:
+    """Return the processes of the cluster of that folder, or of one of its nodes, with their descendants."""
+    marks = {f"{FOLDER_VARIABLE}={folder}".encode()}
+    marks |= set() if node is None else {f"{NODE_VARIABLE}={node}".encode()}
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if mark in _environment(process.pid).split(b"\0"):
+            # Not psutil's: Ray's workers write their title over the begin of the environment, and psutil stops there.
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            if marks <= {*environment.split(b"\0")}:
                 found |= {child.pid: child for child in (process, *process.children(recursive=True))}
     return [*found.values()]
 
 
-def _environment(pid: int) -> bytes:
-    """Not psutil's: Ray's workers write their title over its beginning, and psutil stops there."""
-    return Path(f"/proc/{pid}/environ").read_bytes()
+def kill(folder: Path, node: int | None = None) -> int:
+    """Kill these processes and return their number. Raises ClusterError if one does not end."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + NODE_KILL_SECONDS
+    # Parents come first, so that a raylet does not report the death of its workers. They may just have started others.
+    while processes := processes_of(folder, node):
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=1)
+        killed |= {process.pid for process in processes}
+        if time.monotonic() > deadline:
+            raise ClusterError(f"process {processes[0].pid} does not end; see what it waits for (ps -o pid,stat,wchan)")
+    return len(killed)
 
 
-def _start(arguments: Sequence[str], folder: Path, log: Path) -> "subprocess.Popen[bytes]":
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={HOST}"]
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [*ray, "--disable-usage-stats", *arguments],
-            env={**os.environ, MARK: str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # it outlives the terminal
-        )
-
-
-def _wait_for(address: str, nodes: int, process: "subprocess.Popen[bytes]") -> bool:
-    deadline = time.monotonic() + UP_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        if count_nodes(address) >= nodes:
-            return True
-        time.sleep(0.2)
-    return False
-
-
-def _require_free(dashboard: str) -> None:
-    """Ray would start without its job server, and say nothing."""
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was left a moment ago is free
+def _unused_address(port: int, option: str) -> str:
+    """Return host:port, with an unused port for 0. Raises ClusterError for a port in use, which Ray may not report."""
+    with socket.socket() as unused:
+        unused.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is unused
         try:
-            free.bind((HOST, int(dashboard.rpartition(":")[2])))
+            unused.bind((HOST, port))
         except OSError as error:
-            raise ClusterError(f"{dashboard} is taken, by a tunnel perhaps; choose another --dashboard-port") from error
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])
+            reason = "by another cluster or a tunnel perhaps"
+            raise ClusterError(f"{HOST}:{port} is in use, {reason}; choose another {option}") from error
+        return f"{HOST}:{unused.getsockname()[1]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster.local", description=__doc__)
-    parser.add_argument("do", choices=["up", "down"])
-    parser.add_argument("--nodes", type=int, default=3, help="the head among them (default: %(default)s)")
-    parser.add_argument("--cpus", type=int, default=1, help="of each node (default: %(default)s)")
-    parser.add_argument("--gpus", type=int, default=0, help="logical ones, of each node (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=6379, help="of the head; 0 for a free one (default: %(default)s)")
-    parser.add_argument("--dashboard-port", type=int, default=8265, help="likewise (default: %(default)s)")
+    parser.add_argument("do", choices=["up", "down"], help="start the cluster, or end it")
+    parser.add_argument("--nodes", type=int, default=3, help="number of nodes, with the head (default: %(default)s)")
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs of each node (default: %(default)s)")
+    parser.add_argument("--gpus", type=int, default=0, help="logical GPUs of each node (default: %(default)s)")
+    for option, default, of in (("--port", 6379, "head"), ("--dashboard-port", 8265, "dashboard and job server")):
+        help = f"port of the {of}; 0 for an unused one (default: %(default)s)"
+        parser.add_argument(option, type=int, default=default, help=help)
     folder = Path(tempfile.gettempdir()) / f"mnist-cluster-{os.getuid()}"
-    parser.add_argument("--folder", type=Path, default=folder, help="for its logs (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=folder, help="folder of its logs (default: %(default)s)")
     given = vars(parser.parse_args(arguments))
     if given["nodes"] < 1:
         parser.error(f"--nodes: expected 1 or more, got {given['nodes']}")
-    named = "" if given["folder"] == folder else f" --folder {given['folder']}"
+    folder_option = "" if given["folder"] == folder else f" --folder {given['folder']}"
     given["folder"] = given["folder"].resolve()
     try:
         if given.pop("do") == "down":
-            print(f"{down(given['folder'])} process(es) ended")
+            print(f"processes ended: {kill(given['folder'])}")
             return 0
         cluster = up(**given)
     except ClusterError as error:
         print(f"error[{error.code}] {error}", file=sys.stderr)
         return 8
-    print(f"{given['nodes']} node(s) are up. Train on them with")
     token = "" if os.environ["RAY_AUTH_MODE"] == "disabled" else "RAY_AUTH_MODE=token "
-    print(f"  {token}python -m jobs.submit --address {cluster.dashboard} -- --storage /tmp/digits")
+    print(f"started {counted(given['nodes'], 'node')}; train on them with one of")
+    print(f"  {token}python -m jobs.submit --address http://{cluster.dashboard} -- --storage /tmp/digits")
     print(f"  {token}python -m jobs.train --address {cluster.address}")
-    print(f"and end them with\n  python -m cluster.local down{named}")
+    print(f"and end them with\n  python -m cluster.local down{folder_option}")
     return 0
 
 
 if __name__ == "__main__":
     sys.exit(main())
-
-REHEARSAL_OBJECT_STORE = 200 << 20  # bytes on each node
-# The head notices within two seconds that a node is gone, not within half a minute.
-HEALTH_CHECKS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-
-
-class RehearsalCluster:
-    """A head, which runs nothing, and nodes of one CPU each."""
-
-    def __init__(self, nodes: int) -> None:
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": REHEARSAL_OBJECT_STORE}
-        self._cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": HEALTH_CHECKS})
-        node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": REHEARSAL_OBJECT_STORE}
-        self._nodes: list[Any] = [self._cluster.add_node(**node) for _ in range(nodes)]
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def lose_a_node(self, chance: random.Random) -> None:
-        """One goes without a word; the others have to do. To add one, Ray needs the main thread."""
-        node = self._nodes.pop(chance.randrange(len(self._nodes)))
-        self._cluster.remove_node(node, allow_graceful=False)
-
-    def shut_down(self) -> None:
-        self._cluster.shutdown()  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def rehearsal_cluster(nodes: int) -> Iterator[RehearsalCluster]:
-    """Its processes end with the context."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # it listens to this machine alone
-    cluster = RehearsalCluster(nodes)
-    try:
-        yield cluster
-    finally:
-        cluster.shut_down()

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cluster.local import LocalCluster, local_cluster
+from cluster.local import LocalCluster, temporary_cluster
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
@@ -124,11 +124,11 @@ def rehearse(seed: int, train: Train) -> Rehearsal:
     with TemporaryDirectory(prefix="rehearsal-") as storage:
         objects = LocalObjects(Path(storage))
         log.info("undisturbed run on %d nodes", nodes)
-        with local_cluster(cpus=0) as cluster:
+        with temporary_cluster(cpus=0) as cluster:
             cluster.add_nodes(nodes, cpus=1)
             calm, calm_seconds = _timed(lambda: train(cluster.address, RunFolder(objects, "calm")))
         log.info("the same run with random kills, seed %d", seed)
-        with local_cluster(cpus=0) as cluster:
+        with temporary_cluster(cpus=0) as cluster:
             numbers = cluster.add_nodes(nodes, cpus=1)
             folder = RunFolder(objects, "chaos")
             killer = _Killer(cluster, numbers, folder, seed)
@@ -170,7 +170,7 @@ class _Killer(threading.Thread):
             if not running:
                 continue
             if self.workers_killed == self._kills_before_node and not self.nodes_lost:
-                self._cluster.kill_node(self._random.choice(self._nodes))
+                self._cluster.kill(self._random.choice(self._nodes))
                 self.nodes_lost += 1
                 log.info("killed a node")
                 continue

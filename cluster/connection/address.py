@@ -1,157 +1,168 @@
-"""The way to a cluster: does a Ray head answer at that address, and does it take our token?"""
+"""The way to a cluster: does a Ray head answer at that address, and does it accept our token?
+
+Whoever has a cluster's token may run anything on it. The token itself is in no message, only where Ray looks for it.
+"""
 
 import contextlib
 import os
+import secrets
 import time
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import ray
-from ray._private import services
-from ray._private.grpc_utils import init_grpc_channel
-from ray.core.generated import common_pb2, gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 
-from cluster.connection.tokens import use_token_if_there_is_one, what_to_set
+from cluster.connection import ray_private
+from cluster.deadlines import CONNECT_SECONDS
 from cluster.errors import AuthError, ClusterError, ClusterLostError
 
-CONNECT_SECONDS = 4.0
-HOW_TO_START = "start one with `ray start --head`, or leave out --address to run on this machine alone"
-_messages: Any = gcs_service_pb2  # made at run time: no types
-_ALIVE = gcs_pb2.GcsNodeInfo.ALIVE  # type: ignore[attr-defined]
-_DIED = common_pb2.NodeDeathInfo.UNEXPECTED_TERMINATION  # type: ignore[attr-defined]
+TOKEN_FILE = "~/.ray/auth_token"  # Ray looks in RAY_AUTH_TOKEN first, then in the file of RAY_AUTH_TOKEN_PATH
+HEAD_INTERVAL_SECONDS = 5.0  # from one question to the head to the next
 
 
 def address_of(given: str | None) -> str | None:
-    """The cluster to join; None for one of our own."""
+    """Return the address of the cluster to join; None to start one on this machine."""
     return given or os.environ.get("RAY_ADDRESS") or None
 
 
 def require_head(address: str, source: str) -> str:
-    """Asks the head itself, with the token: a port that listens is not enough, and Ray would try for minutes.
+    """Check that a head answers there and accepts our token. Ray itself would try for minutes.
 
     Args:
-        source: what named the address.
+        source: the option or variable that named the address.
 
     Returns:
         host:port, also for "auto".
 
     Raises:
-        AuthError: it answers, but wants another token than the one that is set here.
+        AuthError: the head expects another token.
         ClusterError: no Ray head answers within seconds, or this is no address.
     """
     if address == "auto":
-        address = _head_here()
+        try:
+            address = ray_private.head_on_this_machine()
+        except ConnectionError as error:
+            raise ClusterError(
+                "--address auto: no Ray runs on this machine; start one with `ray start --head`, or leave out --address"
+            ) from error
+        ray_private.enable_token_if_found()  # as ray.init("auto") does; with other addresses Ray uses RAY_AUTH_MODE
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "://" in address:
         raise ClusterError(
             f'{source}: expected host:port of the head, as in "10.0.0.1:6379", got {address!r}'
             + ("" if source == "--address" else "; unset it to run on this machine")
         )
-    with _head(address) as head:
-        try:
-            head.CheckAlive(_messages.CheckAliveRequest(), timeout=CONNECT_SECONDS, wait_for_ready=True)
-        except ray.exceptions.AuthenticationError as error:  # no token to send
-            raise AuthError(f"{address}: {what_to_set()}") from error
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                raise AuthError(f"{address}: {what_to_set()}") from error
-            raise ClusterError(
-                f"{address}: no Ray head answers within {CONNECT_SECONDS:.0f} s; is it running, and this its port"
-                " (6379 by default, not the dashboard's 8265)?"
-            ) from error
+    try:
+        with ray_private.connection_to_head(address) as head:
+            head.CheckAlive(ray_private.CheckAliveRequest(), timeout=CONNECT_SECONDS, wait_for_ready=True)
+    except ray.exceptions.AuthenticationError as error:  # there is no token to send
+        raise AuthError(f"{address}: {token_advice()}") from error
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise AuthError(f"{address}: {token_advice()}") from error
+        raise ClusterError(
+            f"{address}: no Ray head answers within {CONNECT_SECONDS:.0f} s; is it running, and is this its port"
+            " (6379 by default, not the dashboard's 8265)?"
+        ) from error
     return address
 
 
-def _head_here() -> str:
-    try:
-        address = services.canonicalize_bootstrap_address_or_die("auto")
-    except ConnectionError as error:
-        raise ClusterError(f"--address auto: no Ray runs on this machine; {HOW_TO_START}") from error
-    use_token_if_there_is_one()
-    return str(address)
-
-
-def count_nodes(address: str) -> int:
-    """The live nodes of the cluster; 0 as long as its head does not answer."""
-    try:
-        return sum(node.state == _ALIVE for node in _nodes(address))
-    except ClusterLostError:
-        return 0
-
-
-def dead_nodes(address: str) -> set[str]:
-    """The ids of those that have gone, in any way.
-
-    Raises:
-        ClusterLostError: the head does not answer within seconds.
-    """
-    return {node.node_id.hex() for node in _nodes(address) if node.state != _ALIVE}
-
-
 def lost_nodes(address: str) -> list[str]:
-    """The hosts of the nodes that have died; not of those that were taken away, or that have another by now."""
-    nodes = _nodes(address)
-    alive = [node for node in nodes if node.state == _ALIVE]
-
-    def is_back(lost: Any) -> bool:
-        return any(
-            node.node_manager_address == lost.node_manager_address and node.start_time_ms >= lost.end_time_ms
-            for node in alive
-        )
-
+    """Return host and id of each node that died, if no other node has started on its host since."""
+    nodes = sorted(_nodes(address), key=lambda node: node.start_time_ms)
+    started_at = {node.node_manager_address: node.start_time_ms for node in nodes if node.state == ray_private.ALIVE}
     return [
         f"{node.node_manager_hostname} ({node.node_id.hex()[:8]})"
         for node in nodes
-        if node.state != _ALIVE and node.death_info.reason == _DIED and not is_back(node)
+        if node.state != ray_private.ALIVE
+        and node.death_info.reason == ray_private.DIED
+        and started_at.get(node.node_manager_address, -1) < node.end_time_ms
     ]
 
 
 def _nodes(address: str) -> Any:
-    with _head(address) as head:
+    with ray_private.connection_to_head(address) as head:
         try:
-            return head.GetAllNodeInfo(_messages.GetAllNodeInfoRequest(), timeout=CONNECT_SECONDS).node_info_list
+            return head.GetAllNodeInfo(ray_private.GetAllNodeInfoRequest(), timeout=CONNECT_SECONDS).node_info_list
         except grpc.RpcError as error:
             raise ClusterLostError(f"the head of the cluster, {address}, does not answer; is it running?") from error
 
 
-@contextlib.contextmanager
-def _head(address: str) -> Iterator[Any]:
-    with init_grpc_channel(address) as channel:  # with the token, and certificates if RAY_USE_TLS says so
-        yield gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
-
-
-ASK_SECONDS = 5.0  # from one question to the next
-
-
 class HeadWatch:
-    """Ray itself would end this process when the head has been gone for a minute, without a word; and of a task on a
-    node whose link was cut, it would wait for the connection to break.
+    """Asks the head of the connected cluster at intervals whether it is there, and which nodes have died.
 
-    Args:
-        most_seconds: without an answer.
+    Ray itself would end this process, without a message, a minute after it lost the head, and would wait for a task on
+    a disconnected node until the connection breaks.
     """
 
-    def __init__(self, most_seconds: float) -> None:
+    def __init__(self, timeout_seconds: float) -> None:
         self.dead_nodes: set[str] = set()  # their ids
-        self._most_seconds = most_seconds
+        self._timeout_seconds = timeout_seconds
         self._answered_at = self._asked_at = time.monotonic()
 
     def check(self) -> None:
-        """To be called often; asks at intervals.
-
-        Raises:
-            ClusterLostError: it has not answered for too long.
-        """
-        if time.monotonic() - self._asked_at < ASK_SECONDS:
+        """Ask if the interval has passed. Raises ClusterLostError after the timeout without an answer."""
+        if time.monotonic() - self._asked_at < HEAD_INTERVAL_SECONDS:
             return
         self._asked_at = time.monotonic()
         try:
-            self.dead_nodes = dead_nodes(ray.get_runtime_context().gcs_address)
+            nodes = _nodes(ray.get_runtime_context().gcs_address)
+            self.dead_nodes = {node.node_id.hex() for node in nodes if node.state != ray_private.ALIVE}
             self._answered_at = time.monotonic()
         except ClusterLostError as error:
             silent = time.monotonic() - self._answered_at
-            if silent > self._most_seconds:
+            if silent > self._timeout_seconds:
                 raise ClusterLostError(
                     f"the head of the cluster has not answered for {silent:.0f} s; is it running?"
                 ) from error
+
+
+# Tokens
+
+
+def token_advice() -> str:
+    """Return what to set for a cluster that refuses our token, or the lack of one."""
+    put = f"put its token, which `ray get-auth-token` prints on its head, into {TOKEN_FILE} or RAY_AUTH_TOKEN"
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return f"the cluster expects a token, and none is sent; set RAY_AUTH_MODE=token and {put}"
+    if os.environ.get("RAY_AUTH_TOKEN"):  # in the order in which Ray looks
+        return f"the token in RAY_AUTH_TOKEN is not the cluster's; {put}"
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if file and not _has_token():
+        return f"RAY_AUTH_TOKEN_PATH is {file}, which holds no token or cannot be read; put the cluster's token there"
+    if not _has_token():
+        return f"the cluster expects a token, and none is found here; {put}"
+    return f"the token in {file or TOKEN_FILE} is not the cluster's; {put}"
+
+
+def token_file() -> Path | None:
+    """Return where Ray looks for a file with the token; None without a home folder."""
+    with contextlib.suppress(RuntimeError):
+        return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
+    return None
+
+
+def ensure_token() -> None:
+    """Create a token where Ray looks for it, unless there is one: for a cluster that others may join."""
+    before = os.umask(0o077)  # Ray would let others read it
+    try:
+        ray_private.enable_and_create_token()
+    finally:
+        os.umask(before)
+
+
+def ensure_private_token() -> None:
+    """Set a token for this process only, unless there is one. Ray would write it into HOME, which may not exist."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return  # once Ray has found a token, this process would expect it from workers that do not send it
+    if not _has_token(ignore_auth_mode=True):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        ray_private.token_loader().reset_cache()
+
+
+def _has_token(*, ignore_auth_mode: bool = False) -> bool:
+    try:
+        return bool(ray_private.token_loader().has_token(ignore_auth_mode=ignore_auth_mode))
+    except ray.exceptions.AuthenticationError:
+        return False

@@ -1,4 +1,4 @@
-"""Ray's job server: sends a command to a cluster over HTTP, and follows it until it has really ended."""
+"""Ray's job server: sends a command to a cluster over HTTP and follows it until it has ended."""
 
 import contextlib
 import logging
@@ -7,45 +7,43 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus
 
-from cluster.connection.tokens import what_to_set
+from cluster.connection import ray_private
+from cluster.connection.address import token_advice
+from cluster.deadlines import CONNECT_SECONDS, JOB_AGENT_SECONDS, JOB_ANSWER_SECONDS, JOB_SERVER_LOST_SECONDS
 from cluster.errors import AuthError, ClusterError, ClusterLostError
 
 DEFAULT_URL = "http://127.0.0.1:8265"
-CONNECT_SECONDS, ANSWER_SECONDS = 4.0, 60.0
-AGENT_SECONDS = 30.0  # after the job server, the head's agent comes up, which runs jobs
 POLL_SECONDS = 0.5
-CHARACTERS_PER_POLL = 1 << 20  # a longer log is asked for less often: it comes whole
-LOST_SECONDS = 120.0
-TERMINATED = 143  # what SIGTERM, by which Ray stops a job, makes of a process
+CHARACTERS_PER_POLL = 1 << 20  # a longer log is polled less often, since every answer holds the whole log
+TERMINATED = 143  # the exit code after SIGTERM, by which Ray stops a job
 
 
 class JobExistsError(ClusterError):
-    """A job has that id already."""
+    """There is a job of that id already."""
 
 
 class UnknownJobError(ClusterError):
-    """No job has that id."""
+    """There is no job of that id."""
 
     code = "E-USAGE"
 
 
 def url_of(given: str | None) -> str:
-    """Of the job server to ask."""
+    """Return the URL of the job server."""
     return given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or DEFAULT_URL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the server knows of one."""
+    """What the server knows of a job."""
 
     id: str
-    status: str  # as Ray names it: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED
+    status: str  # PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED
     command: str
     message: str
     began: float | None  # Unix time
@@ -58,152 +56,133 @@ class Job:
 
     @property
     def exit_code(self) -> int:
-        """The driver's own.
-
-        Raises:
-            ClusterError: there was no driver that could have ended.
-        """
+        """The exit code of the command. Raises ClusterError if the command has none."""
         if self.status == JobStatus.SUCCEEDED:
             return 0
         if self.status == JobStatus.STOPPED:
             return TERMINATED
         if self.driver_exit_code is None:
             raise ClusterError(f"job {self.id} failed before its command began or ended: {self.message}")
-        return self.driver_exit_code if self.driver_exit_code >= 0 else 128 - self.driver_exit_code  # by a signal
+        code = self.driver_exit_code
+        return code if code >= 0 else 128 - code  # -N: killed by signal N
 
 
 class JobClient:
-    """Args:
-        url: of the head's dashboard, as in http://head:8265.
-
-    Raises:
-        AuthError: it wants another token than the one that is set here.
-        ClusterError: no job server answers there within seconds.
-    """
-
     def __init__(self, url: str) -> None:
+        """
+        Args:
+            url: of the head's dashboard, as in http://head:8265.
+
+        Raises:
+            AuthError: the cluster expects another token.
+            ClusterError: no job server answers within seconds.
+        """
         self.url = url.rstrip("/")
         if "@" in url:
-            raise ClusterError("expected a URL without a user or password in it; Ray's token goes into RAY_AUTH_TOKEN")
+            raise ClusterError("expected a URL without a user or password; set Ray's token in RAY_AUTH_TOKEN")
         if not self.url.startswith(("http://", "https://")):
             raise ClusterError(f'expected the URL of the dashboard, as in "http://10.0.0.1:8265", got {url!r}')
         for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
-            os.environ.pop(name, None)  # Ray would take it for the one that is given
-        for part in (
-            "dashboard.modules.dashboard_sdk",
-            "_private.runtime_env.working_dir",
-            "_private.runtime_env.packaging",
-        ):
-            logging.getLogger(f"ray.{part}").setLevel(logging.ERROR)  # they tell of each upload
-        with self._told():
-            self._client = _Client(self.url)
+            os.environ.pop(name, None)  # Ray would prefer it to the given URL
+        for name in ray_private.UPLOAD_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with self._translated_errors():
+            self._client = ray_private.job_client(self.url, CONNECT_SECONDS, JOB_ANSWER_SECONDS)
 
     def submit(self, job: str | None, command: str, packages: Sequence[Path], metadata: dict[str, str]) -> str:
-        """Sends the packages, and the command to be run beside them -> the job's id.
+        """Send packages, which lie in one folder, run the command beside their copies, and return the job's id.
 
         Args:
-            job: None for an id of Ray's.
-            packages: folders that lie in one.
+            job: its id; None to let Ray choose one.
         """
-        # All else that lies there stays here; what is sent becomes the command's working folder.
-        left_out = ["/*", "!/.", *(f"!/{folder.name}" for folder in packages), "__pycache__"]
-        deadline = time.monotonic() + AGENT_SECONDS
+        excludes = ["/*", "!/.", *(f"!/{folder.name}" for folder in packages), "__pycache__"]
+        deadline = time.monotonic() + JOB_AGENT_SECONDS
         while True:
             try:
-                with self._told(job):
+                with self._translated_errors(job):
                     return self._client.submit_job(
                         entrypoint=command,
                         submission_id=job,
-                        runtime_env={"working_dir": str(packages[0].parent), "excludes": left_out},
+                        runtime_env={"working_dir": str(packages[0].parent), "excludes": excludes},
                         metadata=metadata,
                     )
             except ClusterError as error:
-                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                if ray_private.NO_AGENT not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS)
 
     def job(self, job: str) -> Job:
-        """Raises UnknownJobError."""
-        with self._told(job):
+        """Return the job. Raises UnknownJobError."""
+        with self._translated_errors(job):
             return _job(self._client.get_job_info(job))
 
     def jobs(self) -> list[Job]:
-        """Those that were submitted, the oldest first."""
-        with self._told():
+        """Return the submitted jobs, the oldest first."""
+        with self._translated_errors():
             details = [entry for entry in self._client.list_jobs() if entry.submission_id]
         return sorted(map(_job, details), key=lambda job: job.began or 0)
 
     def log(self, job: str) -> str:
-        """What its command has printed so far."""
+        """Return what the command has printed so far."""
         try:
-            with self._told(job):
+            with self._translated_errors(job):
                 return self._client.get_job_logs(job)
         except UnknownJobError:
-            self.job(job)  # there it is: no file has been begun
+            self.job(job)  # raises the error unless only the log does not exist yet
             return ""
 
     def stop(self, job: str) -> None:
-        """Asks its command to end."""
-        with self._told(job):
+        with self._translated_errors(job):
             self._client.stop_job(job)
 
     def follow(self, job: str, write: Callable[[str], None]) -> Job:
-        """Writes the log as it grows -> the job, ended.
-
-        A server that does not answer for a while is asked again: the job goes on without us.
+        """Write the log as it grows; return the job when it has ended.
 
         Raises:
-            ClusterLostError: it has not answered for too long.
+            ClusterLostError: the server has not answered for too long, during which the job may go on.
         """
         seen, answered_at = 0, time.monotonic()
         while True:
             try:
-                state, log = self.job(job), self.log(job)  # in this order: the log of one that has ended is whole
+                state, log = self.job(job), self.log(job)  # in this order: the log of an ended job is complete
             except UnknownJobError as error:
                 if not seen:
                     raise
-                raise ClusterLostError(f"{self.url} no longer knows job {job}: its head was started anew") from error
+                raise ClusterLostError(f"{self.url} no longer knows job {job}: its head was restarted") from error
             except AuthError:
                 raise
             except ClusterError as error:
-                if time.monotonic() - answered_at > LOST_SECONDS:
+                if time.monotonic() - answered_at > JOB_SERVER_LOST_SECONDS:
                     raise ClusterLostError(
-                        f"{self.url} has not answered for {LOST_SECONDS:.0f} s; job {job} may go on without it"
+                        f"{self.url} has not answered for {JOB_SERVER_LOST_SECONDS:.0f} s; job {job} may still run"
                     ) from error
                 time.sleep(POLL_SECONDS)
                 continue
             answered_at = time.monotonic()
             write(log[seen:])
-            seen = max(seen, len(log))  # it is empty where the server has not found it
+            seen = max(seen, len(log))  # the server answers with an empty log while it does not find the file
             if state.ended:
                 return state
             time.sleep(POLL_SECONDS * (1 + seen / CHARACTERS_PER_POLL))
 
     @contextlib.contextmanager
-    def _told(self, job: str | None = None) -> Iterator[None]:
+    def _translated_errors(self, job: str | None = None) -> Iterator[None]:
         try:
             yield
         except AuthenticationError as error:
-            raise AuthError(f"{self.url}: {what_to_set()}") from error
+            raise AuthError(f"{self.url}: {token_advice()}") from error
         except (requests.RequestException, ConnectionError) as error:
             raise ClusterError(
-                f"{self.url}: no job server of Ray's answers; is the cluster running, and this its dashboard's URL"
+                f"{self.url}: no Ray job server answers; is the cluster running, and is this the URL of its dashboard"
                 " (port 8265 by default)?"
             ) from error
         except (RuntimeError, ValueError) as error:
             if job is not None and "status code 404" in str(error):
-                raise UnknownJobError(f"job {job} is not known at {self.url}; `list` shows all") from error
+                raise UnknownJobError(f"there is no job {job} at {self.url}; `list` shows all") from error
             if "already exists" in str(error):
-                raise JobExistsError(f"{self.url}: a job {job} exists already") from error
-            *_, last = str(error).strip().splitlines() or [""]  # of the server's traceback
+                raise JobExistsError(f"{self.url}: there is a job {job} already") from error
+            *_, last = str(error).strip().splitlines() or [""]  # line of the server's traceback
             raise ClusterError(f"{self.url}: {last}") from error
-
-
-class _Client(JobSubmissionClient):
-    """Waits for no answer for ever."""
-
-    def _do_request(self, *arguments: Any, **options: Any) -> requests.Response:
-        return super()._do_request(*arguments, timeout=(CONNECT_SECONDS, ANSWER_SECONDS), **options)
 
 
 def _job(details: JobDetails) -> Job:

@@ -1,4 +1,4 @@
-"""Joins a running cluster, or starts one of our own on this machine and shuts down just that."""
+"""A connection to a running cluster, or to one that is started on this machine and ends with the connection."""
 
 import contextlib
 import io
@@ -11,28 +11,26 @@ from typing import Any
 
 import ray
 
-from cluster.connection.address import address_of, require_head
-from cluster.connection.tokens import ensure_own_token, what_to_set
+from cluster.connection import ray_private
+from cluster.connection.address import address_of, ensure_private_token, require_head, token_advice
+from cluster.deadlines import LOST_SHUTDOWN_SECONDS
 from cluster.errors import AuthError, ClusterError, ClusterLostError, first_line
-
-LOST_SHUTDOWN_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
-    """A connection to Ray. Nothing is printed on standard output meanwhile.
+    """Connect to Ray. Nothing is printed on standard output meanwhile.
 
     Args:
-        address: "host:port" of a cluster's head, "auto" for the one on this machine; None for `RAY_ADDRESS`, which Ray
-            sets for a submitted job, and without it for a cluster of our own. This process must run on one of the
-            cluster's nodes.
-        packages: the folders of the packages that tasks import; sent to the nodes of a running cluster.
+        address: "host:port" of the head of a cluster with this machine among its nodes; "auto" to find it; None for
+            `RAY_ADDRESS`, which Ray sets for a submitted job, and without it for a cluster that is started here.
+        packages: folders of the packages that tasks import; sent to the nodes of a running cluster.
 
     Raises:
-        AuthError: it wants another token than the one that is set here.
-        ClusterError: no Ray answers there within seconds, or it cannot be joined or started.
+        AuthError: the cluster expects another token.
+        ClusterError: no Ray head answers within seconds, or the cluster cannot be joined or started.
     """
     source = "--address" if address else "RAY_ADDRESS"
     address = address_of(address)
@@ -43,46 +41,45 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         if not in_submitted_job():
             options["runtime_env"] = {"py_modules": [str(folder) for folder in packages]}
     else:
-        ensure_own_token()
+        ensure_private_token()
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except ray.exceptions.AuthenticationError as error:
-        raise AuthError(what_to_set()) from error
+        raise AuthError(token_advice()) from error
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         if address is None:
             raise ClusterError(f"Ray cannot be started here: {first_line(error)}") from error
         raise ClusterError(
             f"{address} cannot be joined: {first_line(error)}; run this on one of its nodes, or as a job (jobs.submit)"
         ) from error
-    with contextlib.redirect_stdout(_Log()):  # while it ends, too
+    with contextlib.redirect_stdout(_Log()):  # during the shutdown too
         shut_down = ray.shutdown
         try:
             yield
         except ClusterLostError:
-            shut_down = _shut_down_in_time
+            shut_down = _shut_down_lost_cluster
             raise
         finally:
             shut_down()
 
 
 def end_children() -> None:
-    """Kills every process that this one has started, and those that they have."""
-    import psutil  # Ray brings its own
+    """Kill every process that this one has started, and their descendants."""
+    import psutil  # a dependency of Ray's
 
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()
 
 
-def _shut_down_in_time() -> None:
-    """Of a cluster that is gone, Ray waits for the answer for a minute."""
+def _shut_down_lost_cluster() -> None:
     thread = threading.Thread(target=ray.shutdown, daemon=True)
     thread.start()
     thread.join(LOST_SHUTDOWN_SECONDS)
 
 
 class _Log(io.TextIOBase):
-    """Takes what Ray prints, from its own threads, on a standard output that belongs to the result."""
+    """Takes what Ray's threads print on standard output, which belongs to the result, and logs it."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -91,5 +88,5 @@ class _Log(io.TextIOBase):
 
 
 def in_submitted_job() -> bool:
-    """Whether Ray started this driver: its code is on the nodes already, and its working folder will be deleted."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    """Return whether the job server started this process: the nodes have its code, and its folder will be deleted."""
+    return ray_private.JOB_VARIABLE in os.environ

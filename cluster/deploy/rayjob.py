@@ -1,165 +1,176 @@
-"""`python -m cluster.deploy.rayjob MANIFEST COMMAND`: what the CronJob's pod does between Kubernetes and the run's log.
+"""`python -m cluster.deploy.rayjob MANIFEST COMMAND`: the program of the CronJob's pod.
 
-It makes the RayJob of its Job, waits until that has begun, then becomes `jobs.submit logs`, which exits as the run did.
+It creates the RayJob of its Job, prints the log of the run and exits as the run did, since a RayJob does not show exit
+codes. After an exit code that is worth one more attempt it replaces the RayJob by a second one, whose run has a name of
+its own: a podFailurePolicy cannot count.
 
-A RayJob that is there already is that of an earlier pod of this Job: one that goes on is followed, one that failed is
+A RayJob that exists already was created by an earlier pod of this Job. If it runs it is followed; if it failed it is
 replaced.
 """
 
 import argparse
-import json
 import os
-import ssl
+import signal
+import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import requests
 import yaml
+
+from cluster.deadlines import KUBERNETES_REQUEST_SECONDS, KUBERNETES_SILENCE_SECONDS
 
 API = "https://kubernetes.default.svc"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POLL_SECONDS = 5.0
-SILENT_SECONDS = 300.0  # Kubernetes may be upgraded meanwhile
-DONE, USAGE, RESOURCES, CLUSTER = 0, 2, 4, 8  # as in jobs/exits.py
-MADE, MISSING, REFUSALS = 201, 404, (400, 401, 403, 404, 422)  # of HTTP
+# Exit codes, of which a test compares the meaning with the table in jobs/console/exit_codes.py.
+DONE, USAGE, RESOURCES, CLUSTER = 0, 2, 4, 8
+RETRY_ONCE = (5, 9)
+CREATED, NOT_FOUND, REFUSALS = 201, 404, (400, 401, 403, 404, 422)  # HTTP
 
 Document = dict[str, Any]
 
 
-def rayjob_of(run: str, uid: str, manifest: Path, command: str) -> Document:
-    """That of the manifest, with this run's name and command. It goes when its Job goes.
-
-    Args:
-        run: the Job's name; uid: the Job's own.
-        manifest: YAML, a RayJob.
-        command: of a shell; the run's name is added.
-    """
+def rayjob_of(run: str, uid: str, manifest: Path) -> Document:
+    """Return the RayJob of a YAML file, named after the Job of this name and uid, and deleted with it."""
     job: Document = yaml.safe_load(manifest.read_text())
-    job["metadata"]["name"] = f"{run}-ray"  # not the Job's own: KubeRay may make a Job of the RayJob's name
+    job["metadata"]["name"] = f"{run}-ray"  # not the Job's name, which KubeRay may use for a Job of its own
     job["metadata"]["ownerReferences"] = [{"apiVersion": "batch/v1", "kind": "Job", "name": run, "uid": uid}]
-    job["spec"]["entrypoint"] = f"{command} --run-name {run}"
-    job["spec"]["backoffLimit"] = 0  # the Job's own policy decides, by the exit code
+    job["spec"]["backoffLimit"] = 0  # the Job's podFailurePolicy decides, by the exit code
     return job
 
 
-def see_through(job: Document, run: str) -> int:
-    """Makes the RayJob where it is missing, and waits until it has begun; then another process takes this one's place.
+class RunFollower:
+    """Follows a run, and at most one more attempt at it, called `run`-2, from their RayJobs to the exit code."""
 
-    Returns:
-        An exit code, if it does not come to that.
-    """
-    name, ours, told, answered_at = job["metadata"]["name"], False, "", time.monotonic()
-    while time.monotonic() - answered_at < SILENT_SECONDS:
-        code, found = _find_or_make(name, job)
-        ours = ours or code == MADE
-        if code in REFUSALS:
-            return _end(USAGE, f"the RayJob {name} was refused: {found.get('message', code)}")
-        if 200 <= code < 300:  # else it is no RayJob, but why there is none
-            state = found.get("status", {}).get("jobDeploymentStatus") or "not begun"
-            if state != told:
-                print(f"the RayJob {name}: {state}", file=sys.stderr, flush=True)
-                told = state
-            exit_code = _act_on(found, name, run, ours=ours)
-            if exit_code is not None:
-                return exit_code
-            ours = ours or _goes_on(found)
-        if 200 <= code < 500:
-            answered_at = time.monotonic()
-        time.sleep(POLL_SECONDS)
-    return _end(CLUSTER, f"Kubernetes has not answered for {SILENT_SECONDS:.0f} s")
+    def __init__(self, rayjob: Document, run: str, command: str) -> None:
+        self._rayjob, self._name = rayjob, rayjob["metadata"]["name"]
+        self._runs = (run, f"{run}-2")
+        self._entrypoints = [f"{command} --run-name {name}" for name in self._runs]
+        self._attempt = 0  # index of the current run
+        self._is_ours = False  # whether this pod has created the RayJob or seen it running
+        self._state = ""
 
+    def follow(self) -> int:
+        """Return the exit code of the run, or one for the lack of a run."""
+        answered_at = time.monotonic()
+        while time.monotonic() - answered_at < KUBERNETES_SILENCE_SECONDS:
+            status, found = self._find_or_create()
+            if status in REFUSALS:
+                return _fail(USAGE, f"the RayJob {self._name} was refused: {found.get('message', status)}")
+            if 200 <= status < 300:
+                exit_code = self._advance(found)
+                if exit_code is not None:
+                    return exit_code
+            if 200 <= status < 500:
+                answered_at = time.monotonic()
+            time.sleep(POLL_SECONDS)
+        return _fail(CLUSTER, f"Kubernetes has not answered for {KUBERNETES_SILENCE_SECONDS:.0f} s")
 
-def _find_or_make(name: str, job: Document) -> tuple[int, Document]:
-    code, found = _ask("GET", name)
-    if code == MISSING:
-        code, found = _ask("POST", body=job)
-        if code == MISSING:
-            found = {"message": "Kubernetes knows no RayJobs; is KubeRay installed?"}
-    return code, found
+    def _find_or_create(self) -> tuple[int, Document]:
+        status, found = _request("GET", self._name)
+        if status == NOT_FOUND:
+            self._rayjob["spec"]["entrypoint"] = self._entrypoints[self._attempt]
+            status, found = _request("POST", body=self._rayjob)
+            self._is_ours = status == CREATED
+            if status == NOT_FOUND:
+                found = {"message": "Kubernetes knows no RayJobs; is KubeRay installed?"}
+        return status, found
 
-
-def _act_on(found: Document, name: str, run: str, *, ours: bool) -> int | None:
-    """Follows the RayJob if it has begun, deletes it if it failed under an earlier pod.
-
-    Returns:
-        An exit code, or None while there is something to wait for.
-    """
-    status = found.get("status", {})
-    if status.get("jobDeploymentStatus") == "ValidationFailed":
-        return _end(USAGE, f"KubeRay refuses the RayJob {name}: {status.get('message')}")
-    if _is_being_deleted(found):
+    def _advance(self, found: Document) -> int | None:
+        """Follow or delete the RayJob, depending on its state; return the exit code, or None to look again."""
+        status = found.get("status", {})
+        state, job_status = status.get("jobDeploymentStatus"), status.get("jobStatus")
+        if state and state != self._state:
+            self._state = state
+            print(f"the RayJob {self._name}: {state}", file=sys.stderr)
+        if state == "ValidationFailed":
+            return _fail(USAGE, f"KubeRay refuses the RayJob {self._name}: {status.get('message')}")
+        if "deletionTimestamp" in found["metadata"]:
+            return None
+        attempt = int(found["spec"]["entrypoint"] == self._entrypoints[1])
+        has_ended = state in ("Complete", "Failed")
+        if job_status == "SUCCEEDED" and not self._is_ours:
+            print(f"run {self._runs[attempt]} was completed under an earlier pod", file=sys.stderr)
+            return DONE
+        if attempt < self._attempt or (has_ended and not self._is_ours):
+            self._attempt = max(attempt, self._attempt)
+            _request("DELETE", self._name)
+            return None
+        self._attempt, self._is_ours = attempt, True
+        if job_status and status.get("dashboardURL"):
+            return self._end_or_retry(_follow_log(status["jobId"], f"http://{status['dashboardURL']}"))
+        if has_ended:
+            return _fail(RESOURCES, f"the RayJob {self._name} failed before its job began: {status.get('message')}")
         return None
-    began = status.get("jobStatus")
-    if began == "SUCCEEDED" and not ours:
-        print(f"run {run} was completed by an earlier pod")
-        return DONE
-    if _has_ended(found) and not ours:
-        _ask("DELETE", name)
-    elif began and status.get("dashboardURL"):
-        _become_the_log(status["jobId"], f"http://{status['dashboardURL']}")
-    elif _has_ended(found):
-        return _end(RESOURCES, f"the RayJob {name} failed before its job began: {status.get('message')}")
-    return None
+
+    def _end_or_retry(self, exit_code: int) -> int | None:
+        if exit_code not in RETRY_ONCE or self._attempt:
+            return exit_code
+        first, second = self._runs
+        print(f"run {first} ended with exit code {exit_code}; trying once more, as run {second}", file=sys.stderr)
+        self._attempt = 1
+        _request("DELETE", self._name)
+        return None
 
 
-def _goes_on(found: Document) -> bool:
-    return not _is_being_deleted(found) and not _has_ended(found)
+def log_command(job: str, address: str) -> list[str]:
+    """Return the command that prints the log of a job to its end, and exits as the job did."""
+    return [sys.executable, "-m", "jobs.submit", "logs", job, "--follow", "--address", address]
 
 
-def _is_being_deleted(found: Document) -> bool:
-    return "deletionTimestamp" in found["metadata"]
+def _follow_log(job: str, address: str) -> int:
+    child = subprocess.Popen(log_command(job, address))
+    before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    try:
+        code = child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code if code >= 0 else 128 - code
 
 
-def _has_ended(found: Document) -> bool:
-    return found.get("status", {}).get("jobDeploymentStatus") in ("Complete", "Failed")
-
-
-def _become_the_log(job: str, address: str) -> NoReturn:
-    sys.stdout.flush()
-    os.execv(sys.executable, ["python", "-m", "jobs.submit", "logs", job, "--follow", "--address", address])
-
-
-def _end(exit_code: int, why: str) -> int:
+def _fail(exit_code: int, why: str) -> int:
     print(why, file=sys.stderr)
     return exit_code
 
 
-def _ask(method: str, name: str = "", body: Document | None = None) -> tuple[int, Document]:
-    """-> HTTP status and document; 0 if there is no answer."""
+def _request(method: str, name: str = "", body: Document | None = None) -> tuple[int, Document]:
+    """Return the HTTP status and the document of the answer; 0 without an answer."""
     namespace, token = ((ACCOUNT / file).read_text() for file in ("namespace", "token"))
-    place = f"{API}/apis/ray.io/v1/namespaces/{namespace}/rayjobs/{name}".rstrip("/")
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    data = json.dumps(body).encode() if body else None
-    request = urllib.request.Request(place, data, headers, method=method)
-    trusted = ssl.create_default_context(cafile=ACCOUNT / "ca.crt") if API.startswith("https:") else None
     try:
-        with urllib.request.urlopen(request, timeout=30, context=trusted) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        try:
-            return error.code, json.load(error)
-        except ValueError:
-            return error.code, {}
-    except (OSError, ValueError):
+        answer = requests.request(
+            method,
+            f"{API}/apis/ray.io/v1/namespaces/{namespace}/rayjobs/{name}".rstrip("/"),
+            json=body,
+            headers={"Authorization": f"Bearer {token}"},
+            verify=str(ACCOUNT / "ca.crt"),
+            timeout=KUBERNETES_REQUEST_SECONDS,
+        )
+    except OSError:
         return 0, {}
+    try:
+        return answer.status_code, answer.json()
+    except ValueError:
+        return 0 if answer.ok else answer.status_code, {}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.deploy.rayjob",
         description=__doc__,
-        epilog="RUN and JOB_UID in the environment are the Job's name and uid.",
+        epilog="The environment variables RUN and JOB_UID hold the name and the uid of the Job.",
     )
-    parser.add_argument("manifest", type=Path, help="the RayJob, whose name and command are replaced")
-    parser.add_argument("command", help="what it runs, as one argument; --run-name is added")
+    parser.add_argument("manifest", type=Path, help="YAML file with the RayJob, whose name and command are replaced")
+    parser.add_argument("command", help="command of the run, as one argument; --run-name is added to it")
     given = parser.parse_args(arguments)
     run = os.environ["RUN"]
-    return see_through(rayjob_of(run, os.environ["JOB_UID"], given.manifest, given.command), run)
+    return RunFollower(rayjob_of(run, os.environ["JOB_UID"], given.manifest), run, given.command).follow()
 
 
 if __name__ == "__main__":
+    # The first process of a container has no default action for SIGTERM.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

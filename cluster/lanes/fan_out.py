@@ -1,8 +1,8 @@
 """Runs lanes of items as streaming generator tasks and yields their events as they come.
 
-Ray itself retries nothing here (`max_retries=0`): it would run a whole lane again, and would count what it lost its own
-way. An attempt that ends early gives its unfinished items to the next one, and of an attempt that was given up no late
-event is taken. No wait is without an end: for a place, for a sign of life, for the head of the cluster.
+Ray itself retries nothing here (`max_retries=0`): it would run a whole lane again, and count failures in its own way.
+An attempt that ends early leaves its unfinished items to the next attempt. Late events of an abandoned attempt are
+ignored. Every wait has a deadline: for resources, for an event, for the head of the cluster.
 """
 
 from __future__ import annotations
@@ -16,29 +16,25 @@ from typing import Any, Protocol, TypeVar
 import ray
 
 from cluster.connection.address import HeadWatch
+from cluster.deadlines import BACK_OFF_SECONDS, FETCH_SECONDS, TICK_SECONDS, Limits, Wait
 from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt
-from cluster.lanes.deadlines import Limits, Waiting
 from cluster.lanes.deaths import Death, Kind, death_of
 from cluster.lanes.lane import WorkerProcess, kill
-from cluster.lanes.resources import LanePlan, what_is_free
+from cluster.lanes.resources import LanePlan, describe_free_resources
 
 T = TypeVar("T")
 
-TICK_SECONDS = 0.5  # how late a deadline may be noticed
-FETCH_SECONDS = 60.0  # for an event that a node holds
-BACK_OFF_SECONDS = (1.0, 30.0)  # after the first death of an item, doubled with each; at most
-
 
 class Item(Protocol):
-    """One of the things that a lane does in turn."""
+    """A piece of work. A lane does one item after the other."""
 
     @property
     def id(self) -> str: ...
 
 
 class LaneEvent(Protocol):
-    """Tells of the item whose id is `trial`; it is the last to do so when `final`."""
+    """An event of the item whose id is `trial`; its last one if `final`."""
 
     @property
     def trial(self) -> str: ...
@@ -48,7 +44,7 @@ class LaneEvent(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Died:
-    """An attempt at an item ended early. There will be another, or, when `final`, it is given up."""
+    """An attempt at an item ended early. There will be another attempt unless `final`."""
 
     item: str
     attempt: int  # counted from 1
@@ -56,19 +52,18 @@ class Died:
     final: bool
 
 
-Start = Callable[
-    [Sequence[Any]], Any
-]  # items -> ObjectRefGenerator: a `WorkerProcess`, then their events, in their order
+# items -> ObjectRefGenerator of a `WorkerProcess`, then the items' events in the items' order
+Start = Callable[[Sequence[Any]], Any]
 
 
 class FanOut:
-    """Lanes under way, from `submit` to the last of `events`; leaving the context ends what still runs.
+    """The running lanes, from `submit` to the last of `events`. Leaving the context kills what still runs.
 
     Args:
         start: starts one attempt at a lane.
-        limits: when to give up what.
-        plan: what each attempt asks for.
-        release: gives back what one has held beside its task.
+        limits: when to abandon an attempt or an item.
+        plan: the resources of each attempt.
+        release: gives back what an attempt holds besides the resources of its task.
     """
 
     def __init__(
@@ -78,10 +73,10 @@ class FanOut:
         self._deaths: dict[str, Counter[Kind]] = defaultdict(Counter)
         self._running: dict[Any, Attempt] = {}  # by generator
         self._backing_off: list[tuple[float, Sequence[Any]]] = []  # when to start them again
-        self._given_up: list[tuple[float, Attempt]] = []  # when to end them by force
+        self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
         self._head = HeadWatch(limits.head_seconds)
-        place = plan.asked if plan.nodes > 1 else f"{plan.asked} on one node"
-        self._waiting = Waiting(place, at_most=limits.wait_seconds, tell_seconds=limits.tell_seconds)
+        what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"
+        self._wait = Wait(what, timeout_seconds=limits.wait_seconds, log_interval=limits.log_interval_seconds)
 
     def __enter__(self) -> FanOut:
         return self
@@ -90,37 +85,37 @@ class FanOut:
         for generator in self._running:
             ray.cancel(generator, force=True)
             self._release(generator)
-        for _, attempt in self._given_up:
-            self._end_by_force(attempt)
+        for _, attempt in self._abandoned:
+            self._kill(attempt)
 
     def submit(self, items: Sequence[Any]) -> None:
-        """Starts a lane of these items, in their order."""
+        """Start a lane of these items, in their order."""
         if items:
             generator = self._start(items)
             self._running[generator] = Attempt(generator=generator, items={item.id: item for item in items})
 
     def events(self) -> Iterator[LaneEvent | Died]:
-        """Every event of every lane as it comes, and what died, until all items have ended.
+        """Yield every event of every lane as it comes, and every death, until all items have ended.
 
         Raises:
-            ResourcesError: no attempt has got a place in time.
+            ResourcesError: no attempt was given its resources in time.
             ClusterLostError: the head of the cluster no longer answers.
         """
-        self._waiting.restart()  # until now its caller may have waited for something else, and told of that
+        self._wait.restart()  # before that the caller may have waited for something else
         while self._running or self._backing_off:
-            yield from self._take_what_is_ready()
+            yield from self._take_ready_events()
             self._head.check()
-            self._check_place()
-            yield from self._give_up_overdue()
-            self._end_given_up()
+            self._check_wait()
+            yield from self._abandon_overdue()
+            self._kill_abandoned()
             self._restart()
 
     def attempts(self, item: str) -> int:
-        """So far, the running one included."""
+        """Return the number of attempts at an item so far, including the running one."""
         return self._deaths[item].total() + 1
 
-    def _take_what_is_ready(self) -> Iterator[LaneEvent | Died]:
-        """One event of each lane that has any: none of them can keep the others waiting."""
+    def _take_ready_events(self) -> Iterator[LaneEvent | Died]:
+        """Yield at most one event of each lane, so that no lane delays the others."""
         if not self._running:
             time.sleep(TICK_SECONDS)
             return
@@ -128,27 +123,27 @@ class FanOut:
         if ready:
             ready, _ = ray.wait([*self._running], num_returns=len(self._running), timeout=0)
         for generator in ready:
-            yield from self._take(self._running[generator])
+            yield from self._take_event(self._running[generator])
 
-    def _take(self, attempt: Attempt) -> Iterator[LaneEvent | Died]:
+    def _take_event(self, attempt: Attempt) -> Iterator[LaneEvent | Died]:
         try:
             event = ray.get(next(attempt.generator), timeout=FETCH_SECONDS)
         except StopIteration:
             del self._running[attempt.generator]
             self._release(attempt.generator)
             if attempt.items:
-                yield from self._follow(attempt, Death(kind=Kind.ENDED_EARLY))
+                yield from self._schedule_next(attempt, Death(kind=Kind.ENDED_EARLY))
             return
         except ray.exceptions.RayError as error:
-            death = death_of(error, attempt.place)
+            death = death_of(error, attempt.worker)
             if death.kind is Kind.BUG:
-                yield from self._bury(attempt, death)
+                yield from self._fail_all(attempt, death)
             else:
-                yield from self._give_up(attempt, death)  # it may be alive, with only its event lost
+                yield from self._abandon(attempt, death)  # it may be alive, with only its event lost
             return
-        attempt.hear()
+        attempt.note_event()
         if isinstance(event, WorkerProcess):
-            attempt.place = event
+            attempt.worker = event
             attempt.begin_next()
             return
         if event.final:
@@ -156,32 +151,32 @@ class FanOut:
             attempt.begin_next()
         yield event
 
-    def _bury(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """A bug ends all items: what an item can run into comes as an event."""
+    def _fail_all(self, attempt: Attempt, death: Death) -> Iterator[Died]:
+        """End all items of the attempt: after a bug, since expected failures of an item come as events."""
         del self._running[attempt.generator]
         self._release(attempt.generator)
         for item in attempt.items:
             yield Died(item=item, attempt=self.attempts(item), death=death, final=True)
 
-    def _give_up(self, attempt: Attempt, death: Death) -> Iterator[Died]:
+    def _abandon(self, attempt: Attempt, death: Death) -> Iterator[Died]:
         del self._running[attempt.generator]
         ray.cancel(attempt.generator)
-        self._given_up.append((time.monotonic() + self._limits.cancel_seconds, attempt))
+        self._abandoned.append((time.monotonic() + self._limits.cancel_seconds, attempt))
         if attempt.items:
-            yield from self._follow(attempt, death)
+            yield from self._schedule_next(attempt, death)
 
-    def _follow(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """The attempt's running item has died; it and the others, which had not begun, get another attempt."""
+    def _schedule_next(self, attempt: Attempt, death: Death) -> Iterator[Died]:
+        """Schedule another attempt at the unfinished items, of which the first, the running one, has died."""
         running, items = attempt.running, [*attempt.items.values()]
-        final = not self._may_follow(running, death.kind)
+        final = not self._is_worth_another(running, death.kind)
         number = self.attempts(running)
         self._deaths[running][death.kind] += 1
-        least, most = BACK_OFF_SECONDS
-        delay = 0.0 if final else min(most, least * 2.0 ** (number - 1))
+        first, longest = BACK_OFF_SECONDS
+        delay = 0.0 if final else min(longest, first * 2.0 ** (number - 1))
         self._backing_off.append((time.monotonic() + delay, items[1:] if final else items))
         yield Died(item=running, attempt=number, death=death, final=final)
 
-    def _may_follow(self, item: str, kind: Kind) -> bool:
+    def _is_worth_another(self, item: str, kind: Kind) -> bool:
         if kind is Kind.OVERTIME:
             return False
         before = self._deaths[item]
@@ -194,38 +189,38 @@ class FanOut:
         for items in due:
             self.submit(items)
 
-    def _give_up_overdue(self) -> Iterator[Died]:
+    def _abandon_overdue(self) -> Iterator[Died]:
         for attempt in [*self._running.values()]:
             death = attempt.overdue(self._limits)
-            if attempt.place and attempt.place.node in self._head.dead_nodes:
-                death = Death(kind=Kind.NODE_LOST, details=f"on {attempt.place}")
-            if death and not ray.wait([attempt.generator], timeout=0)[0]:  # it may have told meanwhile
-                yield from self._give_up(attempt, death)
+            if attempt.worker and attempt.worker.node in self._head.dead_nodes:
+                death = Death(kind=Kind.NODE_LOST, details=f"on {attempt.worker}")
+            if death and not ray.wait([attempt.generator], timeout=0)[0]:  # an event may have come meanwhile
+                yield from self._abandon(attempt, death)
 
-    def _check_place(self) -> None:
-        if not self._running or any(attempt.place for attempt in self._running.values()):
-            self._waiting.restart()
-        elif self._waiting.is_over:
+    def _check_wait(self) -> None:
+        if not self._running or any(attempt.worker for attempt in self._running.values()):
+            self._wait.restart()
+        elif self._wait.is_over:
             raise ResourcesError(
-                f"{self._plan.asked} not free within {self._waiting.seconds:.0f} s ({what_is_free()})"
+                f"{self._plan.lane_resources} not free within {self._wait.seconds:.0f} s ({describe_free_resources()})"
                 "; wait longer with --wait-for-resources SECONDS, or lower --cpus-per-trial or --gpus-per-trial"
             )
         else:
-            self._waiting.tell(what_is_free)
+            self._wait.log_if_due(describe_free_resources)
 
-    def _end_given_up(self) -> None:
-        due, self._given_up = _split_by_time(self._given_up)
+    def _kill_abandoned(self) -> None:
+        due, self._abandoned = _split_by_time(self._abandoned)
         for attempt in due:
-            self._end_by_force(attempt)
+            self._kill(attempt)
 
-    def _end_by_force(self, attempt: Attempt) -> None:
+    def _kill(self, attempt: Attempt) -> None:
         ray.cancel(attempt.generator, force=True)
         self._release(attempt.generator)
-        if attempt.place:
-            kill(attempt.place)
+        if attempt.worker:
+            kill(attempt.worker)
 
 
 def _split_by_time(timed: Sequence[tuple[float, T]]) -> tuple[list[T], list[tuple[float, T]]]:
-    """-> (what is due, the others with their times); by one look at the clock, or some would be neither."""
-    now = time.monotonic()
-    return [thing for at, thing in timed if at <= now], [(at, thing) for at, thing in timed if at > now]
+    """Return what is due, and the rest with its times."""
+    now = time.monotonic()  # once: between two calls something could become due and be in neither list
+    return [item for at, item in timed if at <= now], [(at, item) for at, item in timed if at > now]

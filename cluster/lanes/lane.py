@@ -1,4 +1,4 @@
-"""A lane as Ray runs it: a streaming generator task, on one node or as the first of a group of them."""
+"""A lane as Ray runs it: a streaming generator task, on one node or as the first member of a group of nodes."""
 
 import contextlib
 import os
@@ -13,9 +13,10 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from cluster.connection.ray_private import MAX_UNREAD_OPTION, WORKER_TITLE
 from cluster.lanes.resources import LanePlan
 
-EVENTS_IN_FLIGHT = 16  # what a worker may be ahead of the driver, whose memory they take
+MAX_UNREAD_EVENTS = 16  # of one worker; they take the driver's memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +29,26 @@ class WorkerProcess:
         return self.host
 
 
-def this_process() -> WorkerProcess:
-    """Of the task that asks."""
-    return WorkerProcess(node=ray.get_runtime_context().get_node_id(), host=socket.gethostname(), pid=os.getpid())
-
-
-def kill(place: WorkerProcess) -> None:
-    """Ends the process by a task on its node. Ray's own way asks the process, which may be stopped, to end itself."""
-    on_node = NodeAffinitySchedulingStrategy(place.node, soft=False)
+def kill(worker: WorkerProcess) -> None:
+    """Kill the process by a task on its node. ray.cancel would ask the process, which may be stopped, to end itself."""
+    on_node = NodeAffinitySchedulingStrategy(worker.node, soft=False)
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_kill_worker)
-    task.options(scheduling_strategy=on_node).remote(place.pid)
+    task.options(scheduling_strategy=on_node).remote(worker.pid)
 
 
 def _kill_worker(pid: int) -> None:
-    import psutil  # Ray brings its own
+    import psutil  # a dependency of Ray's
 
-    # The number may be another's by now.
+    # Meanwhile the pid may belong to another process.
     with contextlib.suppress(psutil.Error, ProcessLookupError):
-        if any("ray::" in word for word in psutil.Process(pid).cmdline()):
+        if any(WORKER_TITLE in word for word in psutil.Process(pid).cmdline()):
             os.kill(pid, signal.SIGKILL)
 
 
-class Lanes:
-    """Starts tasks on the resources of a lane, that tell their place and then all that `function` yields.
+class LaneStarter:
+    """Starts tasks on the resources of a lane. Each yields its `WorkerProcess`, then all that `function` yields.
 
-    With a plan of several nodes, the task is the first of a group, as in `group.Others`.
+    With a plan of several nodes, the task is the first member of a group, and `function` uses `OtherMembers`.
     """
 
     def __init__(self, function: Callable[..., Iterator[Any]], plan: LanePlan) -> None:
@@ -62,96 +58,74 @@ class Lanes:
             num_returns="streaming",
             num_cpus=plan.cpus,
             num_gpus=plan.gpus,
-            max_retries=0,  # ours to retry
+            max_retries=0,  # `FanOut` decides on retries
             max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
-        )(_place_then_events)
+        )(_process_then_events)
 
     def start(self, *arguments: Any) -> Any:
-        """-> the generator of the events."""
-        if self._plan.nodes == 1:
-            return self._start("DEFAULT", arguments)
-        held = reserve_group(self._plan)
-        generator = self._start(first_of_group(held), arguments)
-        self._groups[generator] = held
+        """Start a task and return the generator of its events."""
+        strategy: Any = "DEFAULT"
+        if self._plan.nodes > 1:
+            part = {"CPU": float(self._plan.cpus)} | ({"GPU": float(self._plan.gpus)} if self._plan.gpus else {})
+            group = placement_group([part] * self._plan.nodes, strategy="STRICT_SPREAD")
+            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+        options = {"scheduling_strategy": strategy, MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS}
+        generator = self._task.options(name=self._function.__name__, **options).remote(self._function, *arguments)
+        if self._plan.nodes > 1:
+            self._groups[generator] = group
         return generator
 
-    def _start(self, where: Any, arguments: Sequence[Any]) -> Any:
-        task = self._task.options(
-            name=self._function.__name__,
-            scheduling_strategy=where,
-            _generator_backpressure_num_objects=EVENTS_IN_FLIGHT,
-        )
-        return task.remote(self._function, *arguments)
-
     def release(self, generator: Any) -> None:
-        """What a lane of several nodes has held; what of it still runs is ended."""
+        """Give back the nodes of a group, and kill what still runs there."""
         if generator in self._groups:
-            release_group(self._groups.pop(generator))
+            remove_placement_group(self._groups.pop(generator))
 
 
-def _place_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[WorkerProcess | Any]:
-    yield this_process()
+def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[WorkerProcess | Any]:
+    yield WorkerProcess(node=ray.get_runtime_context().get_node_id(), host=socket.gethostname(), pid=os.getpid())
     yield from function(*arguments)
 
 
-def reserve_group(plan: LanePlan) -> PlacementGroup:
-    """A part of a lane on each of so many nodes, all or none of them; Ray waits for it without us."""
-    part = {"CPU": float(plan.cpus)} | ({"GPU": float(plan.gpus)} if plan.gpus else {})
-    held: PlacementGroup = placement_group([part] * plan.nodes, strategy="STRICT_SPREAD")
-    return held
-
-
-def release_group(group: PlacementGroup) -> None:
-    """Ends what still runs there, too."""
-    remove_placement_group(group)
-
-
-def first_of_group(group: PlacementGroup) -> PlacementGroupSchedulingStrategy:
-    """Where the lane itself runs."""
-    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-
-
-class Others:
-    """The other members of the group that the task which makes this is the first of; in their order."""
+class OtherMembers:
+    """The other members of the group whose first member is the calling task, by rank: 1, 2, ..."""
 
     def __init__(self) -> None:
         group: PlacementGroup | None = ray.util.get_current_placement_group()
-        assert group is not None, "this task is not the first of a group"
+        assert group is not None, "the calling task is not a member of a group"
         self._group = group
-        (part, *others) = group.bundle_specs
-        self._count, self._part = len(others), part
+        self._part, *others = group.bundle_specs
+        self._ranks = range(1, len(others) + 1)
 
-    def ask(self, question: Callable[[], Any]) -> list[Any]:
-        """What each of them answers."""
-        answers: list[Any] = ray.get([self._start(question, (), rank) for rank in self._ranks])
-        return answers
+    def call(self, function: Callable[[], Any]) -> list[Any]:
+        """Return what the function returns on each member."""
+        results: list[Any] = ray.get([self._start(function, (), rank) for rank in self._ranks])
+        return results
 
     def start(self, function: Callable[..., None], arguments: Callable[[int], Sequence[Any]]) -> None:
-        """Runs the function on each, with the arguments for its rank. When one fails or is gone, this process ends, as
-        by a kill: it may wait for the other in a way that nothing else ends."""
-        running = [self._start(function, arguments(rank), rank) for rank in self._ranks]
-        threading.Thread(target=_end_with, args=(running,), daemon=True).start()
+        """Start the function on each member, with the arguments of its rank.
 
-    @property
-    def _ranks(self) -> range:
-        return range(1, self._count + 1)
+        When one of them fails or is lost, the calling process kills itself: it may wait for that member in a
+        collective operation, which nothing else interrupts.
+        """
+        running = [self._start(function, arguments(rank), rank) for rank in self._ranks]
+        threading.Thread(target=_die_with, args=(running,), daemon=True).start()
 
     def _start(self, function: Callable[..., Any], arguments: Sequence[Any], rank: int) -> Any:
         task: Any = ray.remote(max_retries=0, max_calls=1)(function)
-        where = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
+        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
         resources = {"num_cpus": self._part.get("CPU", 0), "num_gpus": self._part.get("GPU", 0)}
-        return task.options(scheduling_strategy=where, **resources).remote(*arguments)
+        return task.options(scheduling_strategy=strategy, **resources).remote(*arguments)
 
 
-def free_address() -> str:
-    """host:port of this node that nobody listens on now."""
-    with socket.socket() as free:
-        free.bind(("", 0))
+def unused_address() -> str:
+    """Return host:port of this node, with a port on which no process listens."""
+    with socket.socket() as unused:
+        unused.bind(("", 0))
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return f"{host}:{free.getsockname()[1]}"
+        return f"{host}:{unused.getsockname()[1]}"
 
 
-def _end_with(running: list[Any]) -> None:
+def _die_with(running: list[Any]) -> None:
     while running:
         (ended, *_), running = ray.wait(running)
         try:

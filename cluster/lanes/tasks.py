@@ -1,6 +1,5 @@
 """Single tasks, as opposed to lanes."""
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,37 +7,41 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray._private.worker import get_dashboard_url
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connection.address import HeadWatch
+from cluster.deadlines import TICK_SECONDS, Limits, Wait
 from cluster.errors import ClusterError, ResourcesError, first_line
-from cluster.lanes.deadlines import Limits, Waiting
-from cluster.lanes.resources import Node, live_nodes, what_is_free
+from cluster.lanes.resources import Node, describe_free_resources, live_nodes
+
+T = TypeVar("T")
+
+TASKS_PER_CPU = 2  # while one computes, the next one's arguments are transferred
+MAX_RETRIES = 3
 
 
 def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_returns: int = 1) -> Any:
-    """Starts a task that waits for no CPU, on the driver's node: the one whose folders the user's paths mean."""
+    """Start a task on the driver's node, where the user's paths are, without waiting for a free CPU."""
     node = ray.get_runtime_context().get_node_id()
-    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)  # 1: what it imported is given back
+    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)  # 1: frees what the task has imported
     affinity = NodeAffinitySchedulingStrategy(node, soft=True)
     return task.options(num_returns=num_returns, scheduling_strategy=affinity).remote(*arguments)
 
 
 def result_of(reference: Any, what: str = "a task") -> Any:
-    """Waits for a task's result, and says so every ten seconds. Raises as `value_of` does."""
-    waiting = Waiting(what)
-    while not ray.wait([reference], timeout=0.5)[0]:
-        waiting.tell()
+    """Wait for a task, log the wait at intervals, and return the task's result. Raises as `value_of` does."""
+    wait = Wait(what)
+    while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
+        wait.log_if_due()
     return value_of(reference)
 
 
 def value_of(reference: Any) -> Any:
-    """Of a task that has ended.
+    """Return the result of a task that has ended.
 
     Raises:
         ClusterError: its worker died, or lacks a package.
-        Exception: the one that the task raised, not Ray's wrapping of it, which becomes its cause.
+        Exception: the task's own; Ray's wrapper becomes its cause.
     """
     try:
         return ray.get(reference)
@@ -52,24 +55,19 @@ def value_of(reference: Any) -> Any:
         raise ClusterError(f"a task's worker died: {first_line(error)}") from error
 
 
-TASKS_PER_CPU = 2  # one computes, the other has its arguments there
-MAX_RETRIES = 3
-TICK_SECONDS = 0.5
-
-
 def results_in_order(
     function: Callable[..., Any], calls: Iterable[Sequence[Any]], what: str, limits: Limits
 ) -> Iterator[Any]:
-    """Calls are taken from their iterator when there is room for them.
+    """Yield the function's result of each call. Few calls are taken from their iterator in advance.
 
     Args:
-        function: without side effects: where a worker or a node is lost, Ray calls it again.
-        what: of one result, for people.
+        function: without side effects, since Ray calls it again when a worker or a node is lost.
+        what: the words for one result in messages.
 
     Raises:
         ResourcesError: no node has a CPU, or none is free in time.
         ClusterLostError: the head no longer answers.
-        ClusterError, Exception: as in `tasks.value_of`.
+        ClusterError, Exception: as in `value_of`.
     """
     cpus = sum(node.cpus for node in live_nodes())
     if not cpus:
@@ -80,65 +78,55 @@ def results_in_order(
     for call in calls:
         pending.append(task.remote(*call))
         if len(pending) >= TASKS_PER_CPU * cpus:
-            yield _awaited(pending.popleft(), head, what, limits)
+            yield _wait_for(pending.popleft(), head, what, limits)
     while pending:
-        yield _awaited(pending.popleft(), head, what, limits)
+        yield _wait_for(pending.popleft(), head, what, limits)
 
 
-def _awaited(reference: Any, head: HeadWatch, what: str, limits: Limits) -> Any:
-    waiting = Waiting(what, at_most=limits.wait_seconds, tell_seconds=limits.tell_seconds)
+def _wait_for(reference: Any, head: HeadWatch, what: str, limits: Limits) -> Any:
+    wait = Wait(what, timeout_seconds=limits.wait_seconds, log_interval=limits.log_interval_seconds)
     while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
         head.check()
-        if waiting.is_over:
+        if wait.is_over:
             raise ResourcesError(
-                f"{what} did not come within {waiting.seconds:.0f} s ({what_is_free()})"
+                f"{what} did not come within {wait.seconds:.0f} s ({describe_free_resources()})"
                 "; wait longer with --wait-for-resources SECONDS"
             )
-        waiting.tell(what_is_free)
+        wait.log_if_due(describe_free_resources)
     return value_of(reference)
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True)
-class Told(Generic[T]):
-    """What a node answered; or why it did not."""
+class NodeAnswer(Generic[T]):
+    """What a function returned on one node, or why it did not."""
 
     node: Node
-    answer: T | None
-    why_not: str = ""
-    late: bool = False  # it may be busy
+    value: T | None
+    error: str = ""
+    timed_out: bool = False  # the node may only be busy
 
 
-def ask_every_node(question: Callable[[], T], seconds: float, *, gpus: bool = False) -> Iterator[Told[T]]:
-    """Runs the function once on each live node, beside whatever else runs there.
+def call_on_every_node(function: Callable[[], T], seconds: float, *, gpus: bool = False) -> Iterator[NodeAnswer[T]]:
+    """Call the function once on each live node, without waiting for a free CPU.
 
     Args:
-        seconds: after which a node counts as silent.
-        gpus: only where Ray has GPUs, and with one granted.
+        seconds: to wait for all answers together.
+        gpus: call it only on nodes with GPUs, each time with one GPU granted.
     """
     nodes = [node for node in live_nodes() if node.gpus or not gpus]
-    asked: list[tuple[Node, Any]] = []
+    started: list[tuple[Node, Any]] = []
     for node in nodes:
-        here = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        task: Any = ray.remote(num_cpus=0, num_gpus=int(gpus), max_retries=0, max_calls=1)(question)
-        asked.append((node, task.options(scheduling_strategy=here).remote()))
+        on_node = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        task: Any = ray.remote(num_cpus=0, num_gpus=int(gpus), max_retries=0, max_calls=1)(function)
+        started.append((node, task.options(scheduling_strategy=on_node).remote()))
     deadline = time.monotonic() + seconds
-    for node, reference in asked:
+    for node, reference in started:
         try:
-            yield Told(node, ray.get(reference, timeout=max(0.0, deadline - time.monotonic())))
+            yield NodeAnswer(node, ray.get(reference, timeout=max(0.0, deadline - time.monotonic())))
         except ray.exceptions.GetTimeoutError:
             ray.cancel(reference, force=True)
-            yield Told(node, None, f"no answer within {seconds:.0f} s", late=True)
+            yield NodeAnswer(node, None, f"no answer within {seconds:.0f} s", timed_out=True)
         except ray.exceptions.RayTaskError as error:
-            yield Told(node, None, f"{type(error.cause).__name__}: {error.cause}")
+            yield NodeAnswer(node, None, f"{type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayError as error:
-            yield Told(node, None, first_line(error))
-
-
-def dashboard_address() -> str | None:
-    """host:port that it listens on; None without one."""
-    with contextlib.suppress(Exception):
-        return str(get_dashboard_url() or "") or None  # type: ignore[no-untyped-call]
-    return None
+            yield NodeAnswer(node, None, first_line(error))

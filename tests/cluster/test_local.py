@@ -1,4 +1,4 @@
-"""What `cluster.local` starts, it ends, and nothing else."""
+"""Clusters on this machine: they end with everything that they have started, and nothing else ends."""
 
 import contextlib
 import socket
@@ -9,13 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.local import main, processes_of
+from cluster.connection.address import lost_nodes
+from cluster.local import main, processes_of, temporary_cluster
 from tests.support.clusters import wait_until
 from tests.support.local_cluster import ROOT, Cluster, local_cluster
 
 
 def everything_of(cluster: Cluster) -> set[psutil.Process]:
-    """The commands that started its nodes, known by the head's port, and all below them."""
+    """Return the commands that have started its nodes, known by the head's port, and their descendants."""
     port = cluster.address.rpartition(":")[2]
     found = set()
     for process in psutil.process_iter():
@@ -27,38 +28,71 @@ def everything_of(cluster: Cluster) -> set[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_what_was_started_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
+def test_a_cluster_ends_with_every_process_that_it_has_started(tmp_path: Path) -> None:
     up = [sys.executable, "-m", "cluster.local", "up", "--nodes=1"]
     with local_cluster(tmp_path, nodes=2) as cluster:
         wait_until(lambda: len(everything_of(cluster)) > 20, "Ray has not started its agents", 30)
-        port = f"--port={cluster.address.rpartition(':')[2]}"
-        for folder, said in (
+        port = cluster.address.rpartition(":")[2]
+        for folder, message in (
             (cluster.folder, "is up already; end it with `down`"),
-            (tmp_path / "other", f"another cluster answers at {cluster.address}"),
+            (
+                tmp_path / "other",
+                f"{cluster.address} is in use, by another cluster or a tunnel perhaps; choose another",
+            ),
         ):
-            command = [*up, port, f"--folder={folder}"]
+            command = [*up, f"--port={port}", "--dashboard-port=0", f"--folder={folder}"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 8
-            assert said in done.stderr
+            assert message in done.stderr
         started = everything_of(cluster)
     assert not psutil.wait_procs(started, timeout=1)[1]
     assert processes_of(cluster.folder) == []
 
 
-def test_where_a_tunnel_has_the_dashboards_port_it_does_not_start_without_its_job_server(
+@pytest.mark.slow
+def test_a_killed_node_is_lost_and_the_others_stay() -> None:
+    with temporary_cluster(cpus=0) as cluster:
+        first, second = cluster.add_nodes(2, cpus=1)
+        cluster.kill(first)
+        assert processes_of(cluster.folder, first) == []
+        wait_until(lambda: lost_nodes(cluster.address), "the head has not noticed", 10)
+        assert len(lost_nodes(cluster.address)) == 1
+        assert {process.name() for process in processes_of(cluster.folder, second)} >= {"raylet"}
+    assert processes_of(cluster.folder) == []
+    assert not cluster.folder.exists()
+
+
+ENDS = """
+import os, signal, sys
+from cluster.local import temporary_cluster
+with temporary_cluster(cpus=0) as cluster:
+    print(cluster.folder, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_temporary_cluster_ends_with_the_process_that_has_started_it() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True)
+    folder = Path(done.stdout.strip())
+    assert folder.is_dir(), done.stderr
+    wait_until(lambda: not processes_of(folder), "the cluster is still there", 20)
+
+
+def test_a_cluster_does_not_start_without_its_job_server_when_the_port_is_in_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with socket.socket() as tunnel:
         tunnel.bind(("127.0.0.1", 0))
         tunnel.listen()
-        taken = tunnel.getsockname()[1]
-        assert main(["up", "--port=0", f"--dashboard-port={taken}", f"--folder={tmp_path}"]) == 8
-    assert f"127.0.0.1:{taken} is taken, by a tunnel perhaps; choose another" in capsys.readouterr().err
+        port = tunnel.getsockname()[1]
+        assert main(["up", "--port=0", f"--dashboard-port={port}", f"--folder={tmp_path}"]) == 8
+    assert f"127.0.0.1:{port} is in use, by another cluster or a tunnel perhaps" in capsys.readouterr().err
     assert processes_of(tmp_path) == []
 
 
-def test_no_nodes_are_no_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_nodes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         main(["up", "--nodes=0", f"--folder={tmp_path}"])
     assert exit.value.code == 2

@@ -1,44 +1,36 @@
-"""Real clusters of several nodes on this machine, and what can be waited for on them."""
+"""Real clusters of several nodes on this machine, and waits for what happens on them."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import ray
-from ray.cluster_utils import Cluster
 
-from cluster.local import HEALTH_CHECKS
+from cluster.local import LocalCluster, processes_of, temporary_cluster
 
 
 @contextlib.contextmanager
 def two_nodes(*, gpus: bool) -> Iterator[str]:
-    memory = 150 << 20
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "num_gpus": 1 if gpus else 0,
-            "include_dashboard": False,
-            "object_store_memory": memory,
-        },
-    )
-    cluster.add_node(num_cpus=2, num_gpus=2 if gpus else 0, object_store_memory=memory)
-    yield cluster.address
-    cluster.shutdown()  # type: ignore[no-untyped-call]
+    """Provide the address of a head with 1 CPU and a node with 2; with `gpus`, they have 1 and 2 logical GPUs."""
+    with temporary_cluster(cpus=1, gpus=int(gpus)) as cluster:
+        cluster.add_nodes(cpus=2, gpus=2 * int(gpus))
+        yield cluster.address
 
 
-@contextlib.contextmanager
-def own_cluster(cpus: int) -> Iterator[Any]:
-    """Of a head that soon notices when a node is gone."""
-    head = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": HEALTH_CHECKS})
-    yield cluster
-    cluster.shutdown()  # type: ignore[no-untyped-call]
+def kill_gcs(cluster: LocalCluster) -> None:
+    """Kill only the GCS server of the head. `ray start` is stopped first, since it would kill the rest of the node."""
+    head = processes_of(cluster.folder, 0)
+    for process in head:
+        if "start" in process.cmdline():
+            process.suspend()
+    (server,) = [process for process in head if process.name() == "gcs_server"]
+    server.kill()
 
 
 @contextlib.contextmanager
 def every_cpu_taken(seconds: float) -> Iterator[None]:
+    """Keep the 3 CPUs of `two_nodes` busy, for at most so many seconds."""
+
     def sleep() -> None:
         time.sleep(seconds)
 
@@ -56,8 +48,9 @@ def free_cpus() -> float:
     return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 100) -> None:
+def wait_until(condition: Callable[[], object], failure: str, seconds: float = 100) -> None:
+    """Wait for the condition; after so many seconds fail with that message."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, failure
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The files that deploy the job, read for their tests: their objects, their commands, the fields that KubeRay knows."""
+"""The files that deploy the job, parsed for their tests: their objects, their commands, and the schema of KubeRay."""
 
 import itertools
 import json
@@ -19,12 +19,12 @@ from mnist_lib.store.runs import check_run_name
 from mnist_lib.store.storage import check_storage, is_url
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "docs" / "cluster.md").read_text()
+GUIDE = (ROOT / "docs" / "cluster.md").read_text()
 DOCKERFILE = (ROOT / "cluster" / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MANIFESTS = sorted((ROOT / "cluster" / "deploy" / "kubernetes").iterdir())
 LAUNCHERS = sorted((ROOT / "cluster" / "deploy" / "launcher").iterdir())
-LONGEST_RAYJOB = 47  # characters, in KubeRay: what it appends must fit a Service's name
+MAX_RAYJOB_NAME = 47  # characters; KubeRay appends to it for the name of a Service
 OBJECTS = {
     (made["kind"], made["metadata"]["name"]): made
     for file in MANIFESTS
@@ -33,7 +33,8 @@ OBJECTS = {
 
 
 def only(kind: str) -> Any:
-    (found,) = [made for (kind_of_it, _), made in OBJECTS.items() if kind_of_it == kind]
+    """Return the one object of that kind."""
+    (found,) = [made for (other, _), made in OBJECTS.items() if other == kind]
     return found
 
 
@@ -47,17 +48,17 @@ CONTAINERS = [container for pod in PODS for container in pod["spec"]["containers
 
 
 def fields(required: str = "", /, **properties: Any) -> dict[str, Any]:
-    """A JSON schema: an object of these and no other."""
+    """Return the JSON schema of an object that has these properties and no others."""
     return {"type": "object", "additionalProperties": False, "required": required.split(), "properties": properties}
 
 
 TEXT, FLAG, COUNT, ANY = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}, {"type": "object"}
 TEXTS = {"type": "object", "additionalProperties": TEXT}
-# KubeRay's reference of its fields (docs/reference/api.md of v1.6.2, read on 2026-11-25) as far as they are used: no
-# package has its CRDs. Pod templates in it are Kubernetes' own and are checked as such.
+# From KubeRay's reference (docs/reference/api.md of v1.6.2, read on 2026-11-25), since no package has its CRDs. Pod
+# templates are objects of Kubernetes and are validated as such.
 GROUP = {"template": ANY, "resources": TEXTS, "labels": TEXTS, "rayStartParams": TEXTS}
 CLUSTER_SCHEMA = fields(
-    "headGroupSpec rayVersion",  # the second only with authOptions
+    "headGroupSpec rayVersion",  # rayVersion is required by authOptions
     upgradeStrategy=ANY,
     authOptions=fields(enableK8sTokenAuth=FLAG, secretName=TEXT, mode={"enum": ["disabled", "token"]}),
     suspend=FLAG,
@@ -110,7 +111,7 @@ JOB_SCHEMA = fields(
 
 
 def simple_commands(script: str) -> Iterator[list[str]]:
-    """The commands of a shell script, also those in its loops, without assignments and redirections."""
+    """Yield the commands of a shell script, also those in loops, without assignments and redirections."""
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True
@@ -123,13 +124,14 @@ def simple_commands(script: str) -> Iterator[list[str]]:
 
 
 def commands() -> dict[str, list[list[str]]]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    inline = re.findall(r"`((?:python -m|ray|kubectl) [^\s`]+ [^`\n]+)`", README)
-    texts = {"README.md": "\n".join(blocks + inline).replace(" FILE", " aws.yaml")}
+    """Return the commands of the guide and of each file, by the name of the file."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"`((?:python -m|ray|kubectl) [^\s`]+ [^`\n]+)`", GUIDE)
+    texts = {"cluster.md": "\n".join(blocks + inline).replace(" FILE", " aws.yaml")}
     for file in LAUNCHERS:
-        told = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text())
         texts[file.name] = "\n".join(
-            itertools.chain.from_iterable(told[key] for key in sorted(told) if key.endswith("_commands"))
+            itertools.chain.from_iterable(content[key] for key in sorted(content) if key.endswith("_commands"))
         )
     texts["Dockerfile"] = shlex.join(json.loads(instructions("CMD")[0]))
     texts["rayjob.yaml"] = RAYJOB["spec"]["entrypoint"]
@@ -138,7 +140,7 @@ def commands() -> dict[str, list[list[str]]]:
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of each such instruction of the Dockerfile."""
+    """Return the arguments of each instruction of that name in the Dockerfile."""
     return re.findall(rf"^{name} +(.*)$", DOCKERFILE, re.MULTILINE)
 
 

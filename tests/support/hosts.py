@@ -1,6 +1,8 @@
-"""Hosts of their own, as far as one machine can have them: network namespaces joined by a bridge, each with an address,
-a name, a home, a temporary and a working folder. They share neither files nor this project's code, only the kernel, the
-clock and the installed packages."""
+"""Several hosts on one machine: network namespaces that a bridge connects.
+
+Each has an address, a name, and home, temporary and working folders of its own. They share the kernel, the clock and
+the installed packages, but neither files nor this project's code.
+"""
 
 import contextlib
 import json
@@ -15,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from cluster.connection.ray_private import STARTED
 from cluster.local import HEALTH_CHECKS
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.213.77"
-# Ray's folder is the host's own; the other hosts' folders and this project's code are hidden.
+# Gives the host a /tmp/ray of its own, and hides the other hosts' folders and this project's code.
 ENTER = """
 mkdir -p /tmp/ray && mount --bind "$HOST_FOLDER" /mnt && mount -t tmpfs none "$(dirname "$HOST_FOLDER")" || exit 1
 mkdir "$HOST_FOLDER" && mount --move /mnt "$HOST_FOLDER" && mount --bind "$HOST_FOLDER/ray" /tmp/ray || exit 1
@@ -27,11 +30,11 @@ hostname "$HOST_NAME" && cd "$HOST_FOLDER/work" || exit 1
 for code in $HIDDEN; do mount -t tmpfs none "$code" || exit 1; done
 exec "$@"
 """
-SYSTEM_CONFIG = json.dumps({**HEALTH_CHECKS, "health_check_timeout_ms": 1_000})  # of a node that does not answer
+SYSTEM_CONFIG = json.dumps({**HEALTH_CHECKS, "health_check_timeout_ms": 1_000})  # for a node that does not answer
 
 
 class Host:
-    """`folder`: for all that it writes."""
+    """A host that writes only into `folder`."""
 
     def __init__(self, name: str, number: int, folder: Path, *, has_code: bool) -> None:
         self.name, self.address, self.folder = name, f"{NETWORK}.{number}", folder
@@ -50,18 +53,18 @@ class Host:
         _ip("-n", self.namespace, "addr", "add", f"{self.address}/24", "dev", inside)
         for device in ("lo", inside):
             _ip("-n", self.namespace, "link", "set", device, "up")
-        _ip("-n", self.namespace, "route", "add", "default", "dev", inside)  # Ray looks which way the world would be
+        _ip("-n", self.namespace, "route", "add", "default", "dev", inside)  # Ray finds its address by it
 
     def leave(self) -> None:
         self.kill()
-        _ip("netns", "del", self.namespace)  # and its end of the link with it
+        _ip("netns", "del", self.namespace)  # with its end of the link
 
     def set_link(self, state: str) -> None:
-        """Up or down, as by the cable."""
+        """Set the network link "up" or "down"."""
         _ip("link", "set", self._link, state)
 
     def kill(self) -> None:
-        """All that runs there, at once."""
+        """Kill every process of the host."""
         while pids := subprocess.run(
             ["ip", "netns", "pids", self.namespace], capture_output=True, text=True
         ).stdout.split():
@@ -95,8 +98,8 @@ class Host:
 
 @contextlib.contextmanager
 def hosts(names: Sequence[str]) -> Iterator[list[Host]]:
-    """The last one is no part of a cluster, and has this project's code."""
-    folder = Path(tempfile.mkdtemp(prefix="h"))  # short: the path of a socket may have 107 bytes
+    """Provide hosts; the last one has this project's code, and is meant for a client outside the cluster."""
+    folder = Path(tempfile.mkdtemp(prefix="h"))  # short, since the path of a socket has at most 107 bytes
     bridge = f"b{uuid.uuid4().hex[:8]}"
     made = [Host(name, n, folder / name, has_code=name == names[-1]) for n, name in enumerate(names, start=1)]
     with contextlib.ExitStack() as undo:
@@ -112,7 +115,7 @@ def hosts(names: Sequence[str]) -> Iterator[list[Host]]:
 
 
 def start_ray(host: Host, head: Host, environment: dict[str, str]) -> None:
-    """As an administrator would on each machine, and waits until it is up."""
+    """Start a node of Ray on the host, as an administrator would, and wait until it has joined."""
     own = [f"--node-ip-address={host.address}", "--num-cpus=1", "--object-store-memory=100000000", "--block"]
     if host is head:
         role = ["--head", "--port=6379", f"--dashboard-host={host.address}", f"--system-config={SYSTEM_CONFIG}"]
@@ -122,14 +125,14 @@ def start_ray(host: Host, head: Host, environment: dict[str, str]) -> None:
     with log.open("w") as output:
         process = host.start("ray", "start", *role, *own, "--disable-usage-stats", log=output, environment=environment)
     deadline = time.monotonic() + 60
-    while "Ray runtime started" not in log.read_text():
+    while STARTED not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
 
 
 def available() -> bool:
-    """Whether this process may make network namespaces."""
+    """Return whether this process may create network namespaces."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         return False
     name = f"try-{uuid.uuid4().hex[:6]}"

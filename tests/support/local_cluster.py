@@ -1,9 +1,9 @@
-"""A cluster as an administrator starts it, by `cluster.local`: real `ray start`, with a job server."""
+"""A cluster as an administrator starts it: by `python -m cluster.local`, with a job server."""
 
 import contextlib
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,25 +23,17 @@ class Cluster:
 
 @contextlib.contextmanager
 def local_cluster(folder: Path, *, nodes: int = 1, **environment: str) -> Iterator[Cluster]:
-    """`folder`: for its HOME."""
-    home, own = folder / "home", Path(tempfile.mkdtemp(prefix="c"))  # short: there are sockets in it
+    """Provide a cluster whose HOME is in the folder, with additional environment variables."""
+    home, own = folder / "home", Path(tempfile.mkdtemp(prefix="c"))  # short, since it holds sockets
     home.mkdir(parents=True)
     command = [sys.executable, "-m", "cluster.local"]
     environment = {**os.environ, "HOME": str(home), **environment}
-    port, dashboard = _free_ports(2)
-    flags = [f"--nodes={nodes}", f"--port={port}", f"--dashboard-port={dashboard}", f"--folder={own}"]
-    up = subprocess.run([*command, "up", *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
+    options = [f"--nodes={nodes}", "--port=0", "--dashboard-port=0", f"--folder={own}"]
+    up = subprocess.run([*command, "up", *options], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert up.returncode == 0, up.stderr
+    dashboard, address = re.findall(r"--address (\S+)", up.stdout)
     try:
-        yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", own)
+        yield Cluster(address, dashboard, own)
     finally:
-        subprocess.run([*command, "down", flags[-1]], cwd=ROOT, capture_output=True, check=True)
+        subprocess.run([*command, "down", options[-1]], cwd=ROOT, capture_output=True, check=True)
         shutil.rmtree(own)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [int(free.getsockname()[1]) for free in sockets]

@@ -1,4 +1,4 @@
-"""A link between a client and a server that can be cut: what is under way is broken off, what is new is refused."""
+"""A connection between clients and a server that a test can cut and restore."""
 
 import contextlib
 import socket
@@ -8,32 +8,34 @@ from collections.abc import Iterator
 
 
 class Relay:
+    """Passes on bytes in both directions. While it is cut, it has no connections and refuses new ones."""
+
     def __init__(self, server: tuple[str, int]) -> None:
-        self._server, self._whole = server, threading.Event()
-        self._ends: list[socket.socket] = []  # closed by who reads from them
+        self._server, self._connected = server, threading.Event()
+        self._ends: list[socket.socket] = []  # each is closed by the thread that reads from it
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._whole.set()
+        self._connected.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        self._whole.clear()
+        self._connected.clear()
         while self._ends:
             with contextlib.suppress(OSError):
                 self._ends.pop().shutdown(socket.SHUT_RDWR)
 
-    def mend(self) -> None:
-        self._whole.set()
+    def restore(self) -> None:
+        self._connected.set()
 
     def close(self) -> None:
         self._listener.close()
         self.cut()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed
+        with contextlib.suppress(OSError):  # the listener is closed
             while True:
                 client, _ = self._listener.accept()
-                if not self._whole.is_set():
+                if not self._connected.is_set():
                     client.close()
                     continue
                 server = socket.create_connection(self._server)

@@ -1,25 +1,24 @@
-"""For cron: lines to be added by `crontab -e`."""
+"""A schedule for cron: lines to add with `crontab -e`."""
 
 import shlex
 
-from cluster.deploy.schedulers import Timer, require_plain
+from cluster.deploy.schedulers.timer import COMMENT, Timer, require_portable
 
 
 def crontab(timer: Timer) -> str:
-    """Raises SchedulerError for what only some crons understand."""
-    require_plain(timer.cron, "a crontab")
+    """Return the lines. Raises SchedulerError for a timetable that only some implementations of cron understand."""
+    require_portable(timer.cron, "a crontab")
     command = f"cd {shlex.quote(str(timer.folder))} && {shlex.join(timer.command)}"
-    line = command.replace("%", r"\%")  # for cron it is a new line
+    line = command.replace("%", r"\%")  # cron would take % for a new line
     return "\n".join(
         [
             f"# {timer.about}",
-            "# cron only starts it: what was missed, what still runs and what is done already, the command finds out",
-            "# itself, by the slot's own run and the schedule's lease.",
-            "# MNIST_JOBS_NOTIFY=URL, on a line above, names who is told.",
-            "# CRON_TZ is of cronie. Debian's cron goes by the machine's time zone: set that, or run the daemon.",
+            COMMENT.rstrip(),
+            "# To be notified of each run, set MNIST_JOBS_NOTIFY=URL on a line above.",
+            "# CRON_TZ works with cronie. Debian's cron uses the machine's time zone: set that, or run the daemon.",
             f"CRON_TZ={timer.zone}",
             f"{timer.cron} {line}",
-            "# After a start of the machine: goes on with a run that was cut off, and with what was missed.",
+            "# After a boot: resume an interrupted run and run a missed slot.",
             f"@reboot {line}",
             "",
         ]

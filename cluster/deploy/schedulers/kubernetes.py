@@ -1,5 +1,6 @@
-"""For Kubernetes: a CronJob that trains in its own pod, or KubeRay's RayCronJob, which makes a cluster for each run."""
+"""A schedule for Kubernetes: a CronJob that trains in its pod, or a RayCronJob that makes a cluster for each run."""
 
+import json
 import re
 import shlex
 from datetime import UTC, datetime
@@ -9,128 +10,57 @@ from typing import Any
 import yaml
 from cronsim import CronSim
 
-from cluster.deploy.schedulers import FINAL_EXIT_CODES, Timer, require_plain
+from cluster.deploy.schedulers.timer import COMMENT, Timer, require_portable
 
+CRONJOB = Path(__file__).with_name("cronjob.yaml")
 RAYJOB = Path(__file__).parents[1] / "kubernetes/rayjob.yaml"
-LABELS = {"app.kubernetes.io/part-of": "mnist-jobs"}
-LONGEST_NAME = 52  # of a CronJob; its Jobs are called after it
-LONGEST_RUN_SECONDS = 8 * 3600
+MAX_NAME_LENGTH = 52  # of a CronJob, whose name begins those of its Jobs
 
 Document = dict[str, Any]
 
-# Who is told: a secret that may be there.
-NOTIFY: list[Document] = [
-    {"name": variable, "valueFrom": {"secretKeyRef": {"name": "mnist-jobs-notify", "key": key, "optional": True}}}
-    for variable, key in (("MNIST_JOBS_NOTIFY", "url"), ("MNIST_JOBS_NOTIFY_SECRET", "secret"))
-]
-
 
 def cronjob(timer: Timer, image: str) -> str:
-    pod: Document = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 30,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 1000,
-            "runAsGroup": 1000,
-            "fsGroup": 1000,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [_container(timer, image)],
-        "volumes": [
-            {"name": "storage", "persistentVolumeClaim": {"claimName": "digits-storage"}},
-            {"name": "tmp", "emptyDir": {}},
-            {"name": "home", "emptyDir": {}},
-            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
-        ],
-    }
-    job: Document = {
-        "backoffLimit": 5,
-        "activeDeadlineSeconds": LONGEST_RUN_SECONDS,
-        "podFailurePolicy": {
-            "rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {"containerName": "retrain", "operator": "In", "values": FINAL_EXIT_CODES},
-                },
-            ]
-        },
-        "template": {"metadata": {"labels": LABELS}, "spec": pod},
-    }
-    spec: Document = {
-        "schedule": _schedule(timer.cron),
-        "timeZone": timer.zone,
-        "concurrencyPolicy": "Forbid",
-        "successfulJobsHistoryLimit": 3,
-        "failedJobsHistoryLimit": 3,
-        "jobTemplate": {"spec": job},
-    }
+    document: Document = yaml.safe_load(CRONJOB.read_text())
+    spec = document["spec"]
+    job = spec["jobTemplate"]["spec"]
+    spec |= {"schedule": _schedule(timer.cron), "timeZone": timer.zone}
     if timer.starting_deadline is not None:
         spec["startingDeadlineSeconds"] = max(10, round(timer.starting_deadline))
+    job["podFailurePolicy"]["rules"][-1]["onExitCodes"]["values"] = list(timer.final_exit_codes)
+    job["template"]["spec"]["containers"][0] |= {"image": image, "command": list(timer.command)}
     return _manifest(
         timer,
-        "batch/v1",
-        "CronJob",
-        spec,
-        "It trains in its own pod. A run that was cut off goes on in the next one, from its checkpoints; a pod that",
-        "comes while the lease of the one before lasts ends with 75 and is tried again. Forbid is per CronJob; that",
-        "one run of the schedule goes on at a time, wherever, and none twice, the lease and the slot's own run see to.",
+        document,
+        "It trains in its own pod. After an interruption the next pod resumes the run from its checkpoints; it ends",
+        "with 75, and is retried, while the lease of the pod before it has not expired.",
     )
 
 
 def raycronjob(timer: Timer, image: str) -> str:
     job: Document = yaml.safe_load(RAYJOB.read_text())["spec"]
+    template: Document = yaml.safe_load(CRONJOB.read_text())
     job["entrypoint"] = shlex.join(timer.command)
     cluster = job["rayClusterSpec"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         for container in group["template"]["spec"]["containers"]:
             container["image"] = image
+    variables = template["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"]
     head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
-    head["env"] = [*head["env"], *NOTIFY]
+    head["env"] += [variable for variable in variables if variable["name"].startswith("MNIST_JOBS_NOTIFY")]
     spec: Document = {"schedule": _schedule(timer.cron), "jobTemplate": job}
     if timer.zone not in ("UTC", "Etc/UTC"):
         spec["timeZone"] = timer.zone
     return _manifest(
         timer,
-        "ray.io/v1",
-        "RayCronJob",
-        spec,
-        "It needs KubeRay with the feature gate RayCronJob, and timeZone one that has that field. A RayCronJob has",
-        "no concurrency policy and no deadline, and may start a slot twice: the slot's own run and the schedule's",
-        "lease, in the storage, see to it that one run goes on at a time and none twice; another start ends with 75.",
+        {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "metadata": template["metadata"], "spec": spec},
+        "It needs KubeRay with the feature gate RayCronJob; older versions have no field timeZone. A RayCronJob has",
+        "no concurrency policy and no starting deadline, and may start a slot twice: the second start ends with 75.",
     )
 
 
-def _container(timer: Timer, image: str) -> Document:
-    return {
-        "name": "retrain",
-        "image": image,
-        "command": list(timer.command),
-        "env": [
-            {"name": "HOME", "value": "/home/ray"},
-            {"name": "TFDS_DATA_DIR", "value": "/storage/tensorflow_datasets"},
-            *NOTIFY,
-        ],
-        "resources": {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [
-            {"name": "storage", "mountPath": "/storage"},
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "home", "mountPath": "/home/ray"},
-            {"name": "shared-memory", "mountPath": "/dev/shm"},
-        ],
-    }
-
-
 def _schedule(cron: str) -> str:
-    """As Kubernetes' parser has it, for which Sunday is 0 only."""
-    require_plain(cron, "Kubernetes")
+    """Return the timetable with Sunday as 0, since Kubernetes does not understand 7."""
+    require_portable(cron, "Kubernetes")
     *others, weekdays = cron.split()
     if "7" in weekdays:
         days = CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)).weekdays
@@ -138,15 +68,9 @@ def _schedule(cron: str) -> str:
     return " ".join([*others, weekdays])
 
 
-def _manifest(timer: Timer, api: str, kind: str, spec: Document, *comments: str) -> str:
-    name = re.sub("[^a-z0-9]+", "-", f"mnist-{timer.name}".lower())[:LONGEST_NAME].strip("-")
-    document = {"apiVersion": api, "kind": kind, "metadata": {"name": name, "labels": LABELS}, "spec": spec}
-    told = "".join(f"# {line}\n" for line in (timer.about, *comments))
-    return told + yaml.dump(document, Dumper=_Plain, sort_keys=False, width=110)
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes again what is used twice, in place of an alias."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+def _manifest(timer: Timer, document: Document, *comments: str) -> str:
+    name = re.sub("[^a-z0-9]+", "-", f"mnist-{timer.name}".lower())[:MAX_NAME_LENGTH].strip("-")
+    document["metadata"] = {"name": name, **document["metadata"]}
+    header = f"# {timer.about}\n{COMMENT}" + "".join(f"# {line}\n" for line in comments)
+    without_shared_values = json.loads(json.dumps(document))  # or YAML would write them as aliases
+    return header + yaml.safe_dump(without_shared_values, sort_keys=False, width=110)

@@ -1,8 +1,9 @@
-"""Every command of the files that deploy the job is held to the real parser, and what it names to what is there."""
+"""Every command of the files that deploy the job is parsed by its own parser, and what it names exists."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -17,9 +18,9 @@ from jobs.models.__main__ import COMMANDS as MODELS_COMMANDS
 from jobs.retrain.options import EmitOptions
 from tests.support.deploy_files import (
     GROUPS,
+    GUIDE,
     LAUNCHERS,
     OBJECTS,
-    README,
     ROOT,
     commands,
     parse_submit,
@@ -27,7 +28,7 @@ from tests.support.deploy_files import (
     simple_commands,
 )
 
-# Programs whose flags nobody here can check; those of kubectl and docker name things that are checked below.
+# Programs whose options are not checked here. What kubectl and docker name is checked below.
 UNCHECKED = {"apt-get", "chmod", "docker", "install", "kubectl", "ln", "mkdir", "pip", "scp", "ssh", "ulimit"}
 UNCHECKED |= {"kill", "pkill", "sleep"}
 
@@ -47,8 +48,8 @@ def parse_models(arguments: Sequence[str]) -> None:
 
 def parse_local(arguments: Sequence[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "up", lambda **_: local.LocalCluster("host:1", "http://host:2"))
-        patch.setattr(local, "down", lambda _: 0)
+        patch.setattr(local, "up", lambda **_: SimpleNamespace(address="host:1", dashboard="host:2"))
+        patch.setattr(local, "kill", lambda _: 0)
         patch.setenv("RAY_AUTH_MODE", "token")
         assert local.main(arguments) == 0
 
@@ -67,40 +68,40 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
 @pytest.mark.parametrize(
     ("file", "command"), [(file, command) for file, found in commands().items() for command in found]
 )
-def test_every_command_is_understood_by_the_parser_that_it_is_for(file: str, command: list[str]) -> None:
+def test_every_command_is_accepted_by_its_parser(file: str, command: list[str]) -> None:
     program, *arguments = command
     name = Path(program).name
     if name == "ray":
         parse_ray(arguments)
     elif name in ("python", "python3"):
-        assert arguments[0] == "-m", "only then the packages are found"
+        assert arguments[0] == "-m", "python -m finds the packages in the current folder"
         PARSERS[arguments[1]]([word for word in arguments[2:] if word != "--help"])
     else:
-        assert name in UNCHECKED, f"{file}: nobody has looked at {name}"
+        assert name in UNCHECKED, f"{file}: expected a known program, got {name}"
 
 
 def test_each_file_has_commands_to_check() -> None:
     assert {file for file, found in commands().items() if any("ray" in words[0] for words in found)} >= {
-        "README.md",
+        "cluster.md",
         *(file.name for file in LAUNCHERS),
     }
-    assert ["python", "-m", "jobs.submit", "list"] in commands()["README.md"]
+    assert ["python", "-m", "jobs.submit", "list"] in commands()["cluster.md"]
 
 
 @pytest.mark.parametrize("wrong", ["ray start --num-cpu=1", "ray job lst", "python -m jobs.train --epoch 1"])
-def test_a_flag_that_does_not_exist_is_found(wrong: str) -> None:
+def test_an_option_that_does_not_exist_is_found(wrong: str) -> None:
     (command,) = simple_commands(wrong)
     with pytest.raises((click.NoSuchOption, KeyError, exit_codes.UsageError)):
-        test_every_command_is_understood_by_the_parser_that_it_is_for("any", command)
+        test_every_command_is_accepted_by_its_parser("any", command)
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_ray_start_params_are_flags_of_ray_start(group: Any) -> None:
+def test_ray_start_params_are_options_of_ray_start(group: Any) -> None:
     parse_ray(["start", "--address=head:6379", *(f"--{key}={value}" for key, value in group["rayStartParams"].items())])
 
 
-def test_what_kubectl_and_docker_are_told_about_exists() -> None:
-    for command in commands()["README.md"]:
+def test_what_kubectl_and_docker_name_exists() -> None:
+    for command in commands()["cluster.md"]:
         if command[0] == "docker":
             assert all((ROOT / word).exists() for word in command if word.startswith("cluster/"))
             locks = [word.removeprefix("LOCK=") for word in command if word.startswith("LOCK=")]
@@ -110,7 +111,7 @@ def test_what_kubectl_and_docker_are_told_about_exists() -> None:
         for word in command:
             if word.startswith("cluster/"):
                 assert (ROOT / word).exists()
-            if word.startswith("service/"):  # KubeRay appends to the name of a cluster, and of a job
+            if word.startswith("service/"):  # KubeRay appends to the name of a cluster or job
                 assert word.removeprefix("service/").removesuffix("-head-svc") in {name for _, name in OBJECTS}
             if word.startswith("--from=cronjob/"):
                 assert ("CronJob", word.removeprefix("--from=cronjob/")) in OBJECTS
@@ -121,6 +122,6 @@ def test_what_kubectl_and_docker_are_told_about_exists() -> None:
 def test_every_link_within_the_text_leads_somewhere() -> None:
     headings = {
         re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+        for heading in re.findall(r"^#+ (.*)$", GUIDE, re.MULTILINE)
     }
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+    assert set(re.findall(r"\]\(#([^)]+)\)", GUIDE)) <= headings

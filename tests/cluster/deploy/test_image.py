@@ -1,4 +1,4 @@
-"""The image is held to the files it is made of. It is not built here: there is no Docker."""
+"""The Dockerfile agrees with the files that it copies. It is not built, since there is no Docker."""
 
 import re
 from pathlib import Path
@@ -9,16 +9,16 @@ from setuptools import find_packages
 from tests.support.deploy_files import (
     CONTAINERS,
     DOCKERFILE,
+    GUIDE,
     PODS,
     PROJECT,
-    README,
     ROOT,
     instructions,
 )
 
 
 def is_in_build_context(path: str) -> bool:
-    """As Docker reads .dockerignore: the last pattern that matches the path or a folder above it decides."""
+    """Return whether .dockerignore includes the path: the last pattern that matches it or a folder above decides."""
     included = True
     folders = [path, *map(str, Path(path).parents)]
     for pattern in (ROOT / ".dockerignore").read_text().splitlines():
@@ -30,7 +30,7 @@ def is_in_build_context(path: str) -> bool:
     return included
 
 
-def test_what_the_image_copies_exists_and_is_in_the_build_context() -> None:
+def test_every_copied_file_exists_and_is_in_the_build_context() -> None:
     copied = [source for line in instructions("COPY") for source in line.split()[:-1]]
     expanded = {source.replace("${LOCK}", lock) for source in copied for lock in ("runtime", "gpu")}
     assert expanded >= {"requirements/runtime.lock", "requirements/gpu.lock", "pyproject.toml", "README.md"}
@@ -41,7 +41,7 @@ def test_what_the_image_copies_exists_and_is_in_the_build_context() -> None:
             assert is_in_build_context(str(file.relative_to(ROOT))), file
 
 
-def test_every_package_and_its_data_get_into_the_image() -> None:
+def test_every_package_and_its_data_are_in_the_image() -> None:
     packages: list[str] = find_packages(str(ROOT), include=PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])
     copied = {line.split()[0] for line in instructions("COPY")}
     assert {name.partition(".")[0] for name in packages} <= copied
@@ -55,11 +55,11 @@ def test_every_package_and_its_data_get_into_the_image() -> None:
 @pytest.mark.parametrize(
     "path", [".git/config", "results/runs/a/run.json", ".venv/bin/python", "auth_token", "jobs/__pycache__/a.pyc"]
 )
-def test_nothing_else_gets_into_the_build_context(path: str) -> None:
+def test_nothing_else_is_in_the_build_context(path: str) -> None:
     assert not is_in_build_context(path)
 
 
-def test_the_image_installs_what_the_lock_file_has_and_knows_no_secret() -> None:
+def test_the_image_installs_the_lock_file_and_holds_no_secret() -> None:
     installs = [line for line in instructions("RUN") if "pip install" in line]
     assert ["--require-hashes" in line or "--no-deps" in line for line in installs] == [True, True]
     assert instructions("FROM") == ["python:3.11-slim"]
@@ -75,8 +75,8 @@ def test_the_image_and_the_pods_agree_on_the_user() -> None:
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_every_container_is_of_the_image_of_this_version() -> None:
+def test_every_container_uses_the_image_of_this_version() -> None:
     image = f"{PROJECT['project']['name']}:{PROJECT['project']['version']}"
     assert {container["image"] for container in CONTAINERS} == {image}
-    assert f"--tag {image} ." in README
+    assert f"--tag {image} ." in GUIDE
     assert f"--tag {image} ." in DOCKERFILE

@@ -1,4 +1,4 @@
-"""The files that deploy the job are held to published schemas. None is run: there is no Kubernetes, no cloud."""
+"""The files that deploy the job are validated by published schemas. There is no Kubernetes or cloud to run them."""
 
 import copy
 import re
@@ -17,24 +17,24 @@ from tests.support.deploy_files import (
     CRON,
     JOB_SCHEMA,
     LAUNCHERS,
-    LONGEST_RAYJOB,
+    MAX_RAYJOB_NAME,
     OBJECTS,
     RAY_PODS,
     RAYJOB,
 )
 
-KUBERNETES = ("1.31", kubernetes_validate.latest_version())  # podFailurePolicy is stable as of the first
+KUBERNETES = ("1.31", kubernetes_validate.latest_version())  # podFailurePolicy is stable since 1.31
 
 
 @pytest.mark.parametrize("made", [made for (kind, _), made in OBJECTS.items() if not kind.startswith("Ray")])
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_every_object_of_kubernetes_own_kinds_is_as_it_has_published_them(version: str, made: Any) -> None:
+def test_every_object_of_kubernetes_is_valid_by_the_published_schema(version: str, made: Any) -> None:
     kubernetes_validate.validate(made, version, strict=True)
 
 
 @pytest.mark.parametrize("template", RAY_PODS)
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_every_pod_template_of_a_cluster_is_one(version: str, template: Any) -> None:
+def test_every_pod_template_of_a_cluster_is_valid(version: str, template: Any) -> None:
     pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}, "template": template}
     kubernetes_validate.validate(pod, version, strict=True)
 
@@ -46,22 +46,22 @@ def test_a_misspelt_field_deep_in_a_pod_is_found() -> None:
         kubernetes_validate.validate(wrong, KUBERNETES[0], strict=True)
 
 
-def test_the_cluster_and_the_job_have_only_fields_that_kuberay_knows() -> None:
+def test_the_cluster_and_the_job_have_only_fields_of_kuberay() -> None:
     for made, schema in ((CLUSTER, CLUSTER_SCHEMA), (RAYJOB, JOB_SCHEMA)):
         assert made["apiVersion"] == "ray.io/v1"
         jsonschema.validate(made["spec"], schema)
 
 
-def test_the_job_is_one_that_kuberay_accepts() -> None:
-    """Rules of its `ValidateRayJobSpec` that no schema tells."""
+def test_the_job_follows_the_rules_of_kuberay() -> None:
+    """The rules of its `ValidateRayJobSpec` that no schema expresses."""
     spec = RAYJOB["spec"]
-    assert re.fullmatch(rf"[a-z][a-z0-9-]{{0,{LONGEST_RAYJOB - 2}}}[a-z0-9]", RAYJOB["metadata"]["name"])
-    assert spec["shutdownAfterJobFinishes"], "without it ttlSecondsAfterFinished is refused"
-    assert spec["submissionMode"] == "HTTPMode", "a submitter's Job would want a pod template, checked above"
+    assert re.fullmatch(rf"[a-z][a-z0-9-]{{0,{MAX_RAYJOB_NAME - 2}}}[a-z0-9]", RAYJOB["metadata"]["name"])
+    assert spec["shutdownAfterJobFinishes"], "ttlSecondsAfterFinished requires it"
+    assert spec["submissionMode"] == "HTTPMode", "the Job of a submitter would need a valid pod template"
 
 
 @pytest.mark.parametrize("file", LAUNCHERS, ids=lambda file: str(file.name))
-def test_every_launcher_file_is_valid_by_rays_own_schema(file: Path) -> None:
+def test_every_launcher_file_is_valid_by_the_schema_of_ray(file: Path) -> None:
     validate_config(prepare_config(yaml.safe_load(file.read_text())))
 
 

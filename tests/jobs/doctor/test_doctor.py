@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from cluster.connection.address import lost_nodes
+from cluster.local import temporary_cluster
 from jobs.doctor.__main__ import worst
 from jobs.doctor.checks import Finding
 from tests.jobs.train.test_waiting import OTHER_VERSION
-from tests.support.clusters import own_cluster, wait_until
+from tests.support.clusters import wait_until
 from tests.support.job import ROOT
 from tests.support.local_cluster import Cluster, local_cluster
 from tests.support.store.mounts import NAMESPACE
@@ -166,17 +167,17 @@ def test_package_versions_that_differ_between_nodes_are_a_fault(ray_address_with
 
 @pytest.mark.slow
 def test_a_node_that_died_is_a_warning_until_it_is_back(tmp_path: Path) -> None:
-    with own_cluster(cpus=1) as cluster:
-        node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    with temporary_cluster(cpus=1) as cluster:
+        (node,) = cluster.add_nodes(cpus=1)
         where = ("--storage", tmp_path / "s", "--address", cluster.address)
         assert doctor(*where)[0] == 0
-        cluster.remove_node(node, allow_graceful=False)
+        cluster.kill(node)
         wait_until(lambda: lost_nodes(cluster.address), "the head has not noticed", 60)
         code, found = doctor(*where)
         (died,) = [finding for finding in found if finding["found"] == "it died"]
         assert (code, died["mark"]) == (0, "warning")  # a run would work
         assert "ray start --address" in died["fix"]
-        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        cluster.add_nodes(cpus=1)
         assert lost_nodes(cluster.address) == []  # it is back
 
 

@@ -30,7 +30,7 @@ def test_two_nodes_come_to_the_weights_of_two_replicas_on_one(
     command = (*at(ray_address, data_dir, tmp_path), SHORT, "--nodes-per-trial=2")
     code, stdout, stderr = train(*command, home=tmp_path)
     assert code == 0, stderr
-    assert "1 lane(s) of 1 CPU(s) on each of 2 nodes" in stderr
+    assert "1 lane of 1 CPU on each of 2 nodes" in stderr
     assert hashes(stdout) == one_node
     (started, *_) = [event for event in history_of(tmp_path / "runs/r") if event["event"] == "started"]
     assert started["devices"] == ["0/CPU:0", "1/CPU:0"]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local import temporary_cluster
 from mnist_lib.store.local import LocalObjects
-from tests.support.clusters import own_cluster, wait_until
+from tests.support.clusters import kill_gcs, wait_until
 from tests.support.job import (
     IMPATIENT,
     ROOT,
@@ -53,8 +54,8 @@ def test_f6_a_driver_that_dies_at_the_end_of_storing_is_recognised_as_done(
 def test_f7_when_the_head_dies_the_run_ends_with_8_and_goes_on_with_another_cluster(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    with own_cluster(cpus=0) as cluster:
-        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    with temporary_cluster(cpus=0) as cluster:
+        cluster.add_nodes(cpus=1)
         driver = start(
             *at(cluster.address, data_dir, tmp_path),
             "--models=scratch",
@@ -63,7 +64,7 @@ def test_f7_when_the_head_dies_the_run_ends_with_8_and_goes_on_with_another_clus
             prelude=IMPATIENT,
         )
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
-        cluster.head_node.kill_gcs_server()
+        kill_gcs(cluster)
         begin = time.monotonic()
         _, stderr = driver.communicate(timeout=100)
         assert time.monotonic() - begin < 40  # of 90, with 5 s in place of 30

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clusters import every_cpu_taken, own_cluster
+from cluster.local import temporary_cluster
+from tests.support.clusters import every_cpu_taken
 from tests.support.job import (
     at,
     hashes,
@@ -26,20 +27,20 @@ def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_4(
     assert code == 4, stderr
     lines = stderr.splitlines()
     assert any("waiting for" in line and "at most 12 (--wait-for-resources)" in line for line in lines), stderr
-    assert any("0 of 2 CPU(s), 2 of 2 GPU(s) free" in line for line in lines), stderr
+    assert any("0 of 2 CPUs, 2 of 2 GPUs free" in line for line in lines), stderr
     assert lines[-1].startswith("error[E-RESOURCES] ")
     assert "wait longer with --wait-for-resources" in lines[-1]
 
 
 def test_f15_a_node_that_joins_late_lets_the_run_begin(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
-    with own_cluster(cpus=0) as cluster:
+    with temporary_cluster(cpus=0) as cluster:
         command = (*at(cluster.address, data_dir, tmp_path), "--models=scratch")
         refused = train(*command, home=tmp_path)
         assert refused[0] == 4
         assert "the largest node has 0; add a node with CPUs" in refused[2]
         driver = start(*command, "--wait-for-resources=60", home=tmp_path)
         time.sleep(5)
-        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        cluster.add_nodes(cpus=1)
         stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}

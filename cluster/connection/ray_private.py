@@ -1,0 +1,96 @@
+"""Every use of what Ray does not document. Only this file has to follow when a new version of Ray moves it.
+
+`tests/cluster/connection/test_ray_private.py` checks each name against one version of Ray, which it states.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import ray._raylet
+from ray._private import services
+from ray._private.accelerators import NvidiaGPUAcceleratorManager
+from ray._private.authentication import authentication_token_setup
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.state import available_resources_per_node
+from ray._private.utils import get_num_cpus
+from ray._private.worker import get_dashboard_url
+from ray.core.generated import common_pb2, gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+START_COMMAND = (sys.executable, "-m", "ray.scripts.scripts", "start")  # `ray start` of this environment
+STARTED = "Ray runtime started"  # printed by `ray start` when the node has joined
+NO_AGENT = "No available agent"  # in the job server's answer until the head's agent has started
+JOB_VARIABLE = RAY_JOB_CONFIG_JSON_ENV_VAR  # in the environment of a process that the job server has started
+WORKER_TITLE = "ray::"  # in the command line of a process that runs a task
+MAX_UNREAD_OPTION = "_generator_backpressure_num_objects"  # of a task: so many unread results pause its generator
+UPLOAD_LOGGERS = (  # they report each upload
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.working_dir",
+    "ray._private.runtime_env.packaging",
+)
+
+# The messages are created at run time, so they have no types.
+ALIVE: Any = gcs_pb2.GcsNodeInfo.ALIVE  # type: ignore[attr-defined]
+DIED: Any = common_pb2.NodeDeathInfo.UNEXPECTED_TERMINATION  # type: ignore[attr-defined]
+CheckAliveRequest: Any = gcs_service_pb2.CheckAliveRequest  # type: ignore[attr-defined]
+GetAllNodeInfoRequest: Any = gcs_service_pb2.GetAllNodeInfoRequest  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def connection_to_head(address: str) -> Iterator[Any]:
+    """Provide the head's service for nodes. Its methods raise grpc.RpcError, or AuthenticationError without a token."""
+    with init_grpc_channel(address) as channel:  # sends the token, and uses TLS if RAY_USE_TLS says so
+        yield gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+
+
+def head_on_this_machine() -> str:
+    """Return host:port of the head that runs here. Raises ConnectionError without one."""
+    return str(services.canonicalize_bootstrap_address_or_die("auto"))
+
+
+def token_loader() -> Any:
+    """Return what finds the token, with `has_token` (raises AuthenticationError for an unreadable one)."""
+    return ray._raylet.AuthenticationTokenLoader.instance()  # type: ignore[attr-defined]
+
+
+def enable_token_if_found() -> None:
+    authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def enable_and_create_token() -> None:
+    authentication_token_setup.enable_token_auth_by_default()
+    authentication_token_setup.ensure_token_if_auth_enabled(create_token_if_missing=True)
+
+
+def this_machine_resources() -> tuple[int, int]:
+    """Return the CPUs and GPUs that Ray would find on this machine."""
+    return int(get_num_cpus()), NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """Return what is free on each live node of the connected cluster, by node id and resource."""
+    free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return free
+
+
+def dashboard_address() -> str | None:
+    """Return host:port of the connected cluster's dashboard; None without one."""
+    with contextlib.suppress(Exception):
+        return str(get_dashboard_url() or "") or None  # type: ignore[no-untyped-call]
+    return None
+
+
+def job_client(url: str, connect_seconds: float, answer_seconds: float) -> "JobSubmissionClient":
+    """Return Ray's client of a job server, with timeouts: by itself it would wait for an answer without end."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            return super()._do_request(*arguments, timeout=(connect_seconds, answer_seconds), **options)
+
+    return Client(url)
