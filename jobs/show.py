@@ -1,6 +1,5 @@
 """`python -m jobs.show DATASET`: describe a dataset and show some of its images."""
 
-import contextlib
 import json
 import os
 import sys
@@ -14,6 +13,7 @@ from jobs.console.options import option, parse
 from jobs.console.output import as_text, has_colors, print_result, run_command
 from jobs.console.terminal import step
 from jobs.console.values import existing_folder, folder, whole_number
+from jobs.models.compute import load_dataset
 from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP
 from mnist_lib.catalog import DATASETS, require_known
 from mnist_lib.data.availability import default_data_dir
@@ -22,8 +22,6 @@ from mnist_lib.store.local import atomic_output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from mnist_lib.data.split import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(arguments: Sequence[str]) -> int:
     options: ShowOptions = parse("jobs.show", ShowOptions, arguments)
     options.check()
-    dataset = _load(options)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the memory of GPUs that others train on
+    with step(f"loading {options.dataset}"):
+        dataset = load_dataset(options.dataset, options.data_dir, options.data_source)
     from rich.text import Text
 
     from mnist_lib.report.dataset import dataset_tables, describe, draw_examples, examples_as_text
@@ -75,15 +75,6 @@ def show(arguments: Sequence[str]) -> int:
         shown.append(examples_as_text(dataset, options.seed))
     print_result(as_text(*shown))
     return exit_codes.DONE
-
-
-def _load(options: ShowOptions) -> "Dataset":
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the memory of GPUs that others train on
-    from mnist_lib.data.prepare import prepare
-
-    # TFDS prints its progress on standard output.
-    with step(f"loading {options.dataset}"), contextlib.redirect_stdout(sys.stderr):
-        return prepare(options.dataset, options.data_dir, options.data_source)
 
 
 if __name__ == "__main__":

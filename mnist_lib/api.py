@@ -46,10 +46,7 @@ class Classifier:
         """Return the probabilities of the classes, [n, classes].
 
         Args:
-            images: [n, height, width, 1], 0-255, light on dark as in the training data.
-
-        Raises:
-            SpecError: the images have another type or shape.
+            images: [n, height, width, 1], 0-255. Another type or shape raises SpecError.
         """
         return self._predict(images)
 
@@ -93,11 +90,7 @@ def load(name: str | None = None, storage: str | Path = "results") -> Classifier
 
 
 def runs(storage: str | Path = "results") -> list[RunRecord]:
-    """Return every run of a storage, a folder or a URL: those that have not ended, then the others, newest first.
-
-    Raises:
-        StoreError: the storage cannot be read.
-    """
+    """Return every run of a storage (a folder or a URL): those that have not ended, then the others, newest first."""
     objects = open_storage(str(storage))
     champions = {model: _champion_number(objects, model) for model in MODELS}
     names = {name.split("/")[1] for name in objects.names("runs")}
@@ -141,9 +134,7 @@ def find_version(objects: Objects, name: str | None) -> Version:
 def best_champion(objects: Objects) -> Version:
     """Return the champion with the highest test accuracy; of equals, the first in the catalog.
 
-    Raises:
-        SpecError: no model has a champion.
-        IntegrityError: the record of any champion is damaged.
+    Raises IntegrityError if the record of any champion is damaged: that champion might be the best.
     """
     champions = [found for model in MODELS if (found := _champion_version(objects, model))]
     if not champions:
@@ -152,13 +143,17 @@ def best_champion(objects: Objects) -> Version:
     return max(champions, key=lambda version: accuracy_of_version(version).value)
 
 
+def require_version(objects: Objects, model: str, number: int) -> Version:
+    """Return the version of that number, or raise IntegrityError if it is damaged or does not exist."""
+    version = find(objects, model, number)
+    if version is None:
+        raise IntegrityError(f"{model}@{number}: expected a commit record, got none; roll back to another version")
+    return version
+
+
 def _champion_version(objects: Objects, model: str) -> Version | None:
     current = champion(objects, model)
-    version = find(objects, model, current.version) if current else None
-    if current and version is None:
-        name = f"{model}@{current.version}"
-        raise IntegrityError(f"{name}: expected a commit record, got none; roll back to another version")
-    return version
+    return require_version(objects, model, current.version) if current else None
 
 
 def _champion_number(objects: Objects, model: str) -> int | None:

@@ -27,7 +27,7 @@ class DoctorOptions:
     end because of the first fault."""
 
     address: str | None = option(
-        None, "Ray cluster to check (default: RAY_ADDRESS, or this machine alone)", str, "HOST:PORT"
+        None, "cluster to check (default: RAY_ADDRESS, or only this machine)", str, "HOST:PORT"
     )
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     dataset: str = option("mnist-mini", f"dataset of the run: one of {', '.join(DATASETS)}", str, "NAME")

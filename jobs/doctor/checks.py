@@ -170,11 +170,9 @@ def nodes() -> Iterator[Finding]:
 
 
 def _node(what: str, cpus: int, facts: NodeFacts, asked: float) -> Iterator[Finding]:
-    faults = list(_faults(what, facts, asked))
-    yield from faults
-    if not faults:
-        free = f"{facts.disk_free / 1e9:.0f} GB of disk and {facts.memory_free / 1e9:.0f} GB of memory free"
-        yield Finding(what, f"{counted(cpus, 'CPU')}, {free}, the same package versions")
+    free = f"{facts.disk_free / 1e9:.0f} GB of disk and {facts.memory_free / 1e9:.0f} GB of memory free"
+    fine = Finding(what, f"{counted(cpus, 'CPU')}, {free}, the same package versions")
+    yield from list(_faults(what, facts, asked)) or [fine]
 
 
 def _faults(what: str, facts: NodeFacts, asked: float) -> Iterator[Finding]:

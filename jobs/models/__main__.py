@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.console.options import parse, split_subcommand
 from jobs.console.output import CommandResult, print_result, printable, run_command, wrapped
+from jobs.console.terminal import step
 from jobs.models import changes, compute, options, queries
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.storage import open_storage
@@ -36,7 +37,8 @@ def models(arguments: Sequence[str]) -> int:
     name, others = split_subcommand("python -m jobs.models", about, arguments)
     kind, command = COMMANDS[name]
     given = parse(f"jobs.models {name}", kind, others)
-    result = command(given, open_storage(given.storage))
+    with step(f"running {name}"):
+        result = command(given, open_storage(given.storage))
     print_result(json.dumps(result.document, indent=2) if given.json else wrapped(printable(result.text)))
     if result.afterwards is not None:
         result.afterwards()

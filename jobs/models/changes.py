@@ -18,12 +18,8 @@ from mnist_lib.wording import counted
 
 
 def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
-    rule = Rule(
-        when="always" if options.always else "if-better",
-        alpha=options.alpha,
-        min_accuracy=options.min_accuracy,
-        max_class_drop=options.max_class_drop,
-    )
+    when, max_class_drop = "always" if options.always else "if-better", options.max_class_drop
+    rule = Rule(when=when, alpha=options.alpha, min_accuracy=options.min_accuracy, max_class_drop=max_class_drop)
     name = options.version
     if name in MODELS:
         raise SpecError(f"version: expected {name}@{LATEST} or a number, as in {name}@3, got {name}: its champion")
@@ -52,8 +48,10 @@ def _update_index(objects: Objects) -> None:
 
 def _target(objects: Objects, model: str, to: str | None) -> int | None:
     """Return the number of the version to roll back to, or None for the previous champion."""
-    if to is None or NUMBER.fullmatch(to):
-        return None if to is None else int(to)
+    if to is None:
+        return None
+    if NUMBER.fullmatch(to):
+        return int(to)
     try:
         time = moment(to)
     except ValueError as error:
@@ -75,12 +73,9 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
         "completed": f"{would}committed: its run crashed just before",
         "damaged": "not changed: its record cannot be read",
     }
-    lines = [
-        f"{name} {text}"
-        for collected in found.values()
-        for field, text in texts.items()
-        for name in getattr(collected, field)
-    ]
+    lines = []
+    for collected in found.values():
+        lines += [f"{name} {text}" for field, text in texts.items() for name in getattr(collected, field)]
     kept = sum(len(collected.kept) for collected in found.values())
-    lines.append(f"{counted(kept, 'version')} {'would be kept' if options.dry_run else 'kept'}.")
+    lines.append(f"{counted(kept, 'version')} {would}kept.")
     return CommandResult({model: asdict(collected) for model, collected in found.items()}, "\n".join(lines))

@@ -13,7 +13,7 @@ from jobs.console import exit_codes
 from jobs.console.output import CommandResult
 from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from mnist_lib.api import find_version
-from mnist_lib.catalog import EXPORT_FORMATS, require_known
+from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.store.contents import Predictions, StoredModel
@@ -51,20 +51,21 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export import reproduction
 
     def load() -> "Dataset":
-        return _dataset(version, options.data_dir, options.data_source)
+        return load_dataset(version.about["dataset"]["name"], options.data_dir, options.data_source)
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     found = reproduction.reproduce(objects, version, load, cpus, code)
     again, stored, low, high = map(percent, (found.again.value, found.stored.value, *found.stored.interval()))
+    accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
     verdicts = {
         reproduction.IDENTICAL: "reproduced: every weight is the same.",
-        reproduction.WITHIN: f"reproduced with other weights: test accuracy {again}, stored {stored} ({low} to {high}).",
-        reproduction.DIVERGED: f"not reproduced: test accuracy {again}, stored {stored} ({low} to {high}).",
+        reproduction.WITHIN: f"reproduced with other weights: {accuracies}.",
+        reproduction.DIVERGED: f"not reproduced: {accuracies}.",
     }
-    differing = [f"  {name}: {stored} then, {here} here" for name, (stored, here) in found.differing.items()]
-    same = ["  Code, data, package versions and devices are the same."]
+    made = [f"  {name}: {then} then, {here} here" for name, (then, here) in found.differing.items()]
+    made = made or ["  Code, data, package versions and devices are the same."]
     verdict = f"{version.name} was {verdicts[found.verdict]}"
-    text = "\n".join([verdict, *(differing or same), f"  It took {found.seconds:.1f} s."])
+    text = "\n".join([verdict, *made, f"  It took {found.seconds:.1f} s."])
     diverged = found.verdict == reproduction.DIVERGED
     return CommandResult(asdict(found), text, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
 
@@ -83,7 +84,8 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export import formats
     from mnist_lib.export.loading import build
 
-    images = _dataset(version, options.data_dir, options.data_source).test.images[:NUM_EXPORT_IMAGES]
+    dataset = load_dataset(version.about["dataset"]["name"], options.data_dir, options.data_source)
+    images = dataset.test.images[:NUM_EXPORT_IMAGES]
     with quietly():
         found = formats.export(build(StoredModel.read(objects, version)), form, target, images)
     text = (
@@ -94,13 +96,9 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
 
 
 def tested_split(version: Version, data_dir: Path | None, data_source: Path | None) -> "Split":
-    """Return the images that the version was tested on.
-
-    Raises:
-        DataError: the dataset here has other images.
-    """
-    dataset = _dataset(version, data_dir, data_source)
+    """Return the images that the version was tested on, or raise DataError if the dataset here has others."""
     tested_on = version.about["dataset"].get("fingerprint")
+    dataset = load_dataset(version.about["dataset"]["name"], data_dir, data_source)
     if dataset.fingerprint != tested_on:
         raise DataError(
             f"{version.name}: expected {dataset.name} with the fingerprint {tested_on}, on which it was tested, got "
@@ -109,9 +107,10 @@ def tested_split(version: Version, data_dir: Path | None, data_source: Path | No
     return dataset.test
 
 
-def _dataset(version: Version, data_dir: Path | None, data_source: Path | None) -> "Dataset":
-    """Return the dataset on which the version was trained and tested, as it is on this machine."""
+def load_dataset(name: str, data_dir: Path | None, data_source: Path | None) -> "Dataset":
+    """Return a dataset of the catalog, and keep standard output free of what TFDS prints while it prepares it."""
     from mnist_lib.data.prepare import prepare
 
-    with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress on stdout
-        return prepare(str(version.about["dataset"].get("name")), data_dir, data_source)
+    require_known("dataset", name, DATASETS)
+    with contextlib.redirect_stdout(sys.stderr):
+        return prepare(name, data_dir, data_source)

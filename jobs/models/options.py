@@ -68,9 +68,7 @@ class DiffOptions(StoreOptions):
 class PromoteOptions(StoreOptions):
     """Make a version the champion of its model if it is significantly better than the current champion."""
 
-    version: str | None = option(
-        None, "required: keras@latest or a number, as in keras@3", str, "VERSION", positional=True
-    )
+    version: str | None = option(None, "required, as in keras@latest or keras@3", str, "VERSION", positional=True)
     always: bool = option(False, "promote it even if it is not better")
     alpha: float = option(Rule.alpha, "significance level of McNemar's test against the champion", number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "test accuracy that a first champion needs, 0 to 1", number, "X")
@@ -93,7 +91,7 @@ class VerifyOptions(StoreOptions):
 
     what: str | None = option(
         None,
-        f"{VERSION_HELP}; or the folder or URL of a copy (default: all champions)",
+        f"{VERSION_HELP}; or a copy's folder or URL (default: all champions)",
         str,
         "VERSION|COPY",
         positional=True,
@@ -138,6 +136,4 @@ class ExportOptions(ComputeOptions):
     format: str | None = option(
         None, "; ".join(f"{name}: {entry.about}" for name, entry in EXPORT_FORMATS.items()), str, "NAME"
     )
-    to: Path | None = option(
-        None, "path to write, which must not exist (default: such as keras-3.onnx)", folder, "PATH"
-    )
+    to: Path | None = option(None, "path to write; it must not exist (default: such as keras-3.onnx)", folder, "PATH")

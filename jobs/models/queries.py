@@ -5,14 +5,13 @@ import tempfile
 import webbrowser
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
 from jobs.models.options import ChampionOptions, DiffOptions, HistoryOptions, ModelOptions, ShowOptions, VerifyOptions
-from mnist_lib.api import NUMBER, find_version
+from mnist_lib.api import NUMBER, find_version, require_version
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.champions import Champion, champion, champion_at, history
@@ -39,9 +38,8 @@ def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
         for number, version in find_all(objects, model):
             rows.append({"model": model, "number": number, "champion": number == in_use, **_row(version)})
     damaged += [row["error"] for row in rows if "error" in row]
-    text = f"No version is stored in {options.storage}."
-    if rows:
-        text = table(("version", "", "test accuracy", "trial", "run", "stored (UTC)"), map(_cells, rows))
+    headings = ("version", "", "test accuracy", "trial", "run", "stored (UTC)")
+    text = table(headings, map(_cells, rows)) if rows else f"No version is stored in {options.storage}."
     return CommandResult(rows, "\n".join([text, *damaged]), exit_codes.INTEGRITY if damaged else exit_codes.DONE)
 
 
@@ -76,9 +74,7 @@ def diff(options: DiffOptions, objects: Objects) -> CommandResult:
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
     at = options.at
-    found = {
-        model: champion(objects, model) if at is None else champion_at(objects, model, at) for model in options.models
-    }
+    found = {m: champion(objects, m) if at is None else champion_at(objects, m, at) for m in options.models}
     lines = [f"{model}@{record.version} since {record.at}: {record.why}" for model, record in found.items() if record]
     document = {model: asdict(record) for model, record in found.items() if record}
     return CommandResult(document, "\n".join(lines) or f"There {'is' if at is None else 'was'} no champion.")
@@ -107,19 +103,19 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
     damaged: dict[str, str] = {}
     whole: list[str] = []
 
-    def check(name: str, verify_it: Callable[[], object]) -> None:
+    def check(name: str, function: Callable[..., object], *arguments: object) -> None:
         try:
-            verify_it()
+            function(*arguments)
             whole.append(name)
         except IntegrityError as error:
             damaged[name] = str(error)
 
     what = options.what
     if what is not None and (is_url(what) or os.sep in what):
-        check(what, lambda: verify_copy(open_storage(what)))
+        check(what, verify_copy, open_storage(what))
     elif what is not None and not (options.all and what in MODELS):
         version = find_version(objects, what)
-        check(version.name, lambda: verify(objects, version))
+        check(version.name, verify, objects, version)
     else:
         for model in MODELS if what is None else [what]:
             log = history(objects, model)
@@ -128,15 +124,12 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
             if options.all:
                 numbers |= {number for number, _ in find_all(objects, model)}
             for number in sorted(numbers):
-                check(f"{model}@{number}", partial(_verify, objects, model, number))
-    are = "is as it was" if len(whole) == 1 else "are as they were"
-    lines = [*damaged.values(), f"{counted(len(whole), 'version')} {are} committed; damaged: {len(damaged)}."]
+                check(f"{model}@{number}", _verify_number, objects, model, number)
+    lines = [*damaged.values(), f"{counted(len(whole), 'version')} as committed, {len(damaged):,} damaged."]
     if not options.all and (what is None or what in MODELS):
-        checked = "Only the champions were" if what is None else f"Only the champion of {what} was"
-        lines.append(f"{checked} checked; --all checks every version.")
-    return CommandResult(
-        {"whole": whole, "damaged": damaged}, "\n".join(lines), exit_codes.INTEGRITY if damaged else exit_codes.DONE
-    )
+        lines.append("Only champions were checked; --all checks every version.")
+    code = exit_codes.INTEGRITY if damaged else exit_codes.DONE
+    return CommandResult({"whole": whole, "damaged": damaged}, "\n".join(lines), code)
 
 
 def _open_report(folder: RunFolder) -> None:
@@ -149,11 +142,8 @@ def _open_report(folder: RunFolder) -> None:
         raise SpecError(f"open: expected a browser, got none; the report is {folder.where}/{REPORT}")
 
 
-def _verify(objects: Objects, model: str, number: int) -> None:
-    version = find(objects, model, number)
-    if version is None:
-        raise IntegrityError(f"{model}@{number}: expected a commit record, got none; roll back to another version")
-    verify(objects, version)
+def _verify_number(objects: Objects, model: str, number: int) -> None:
+    verify(objects, require_version(objects, model, number))
 
 
 def _row(version: Version | IntegrityError) -> dict[str, Any]:
@@ -163,13 +153,8 @@ def _row(version: Version | IntegrityError) -> dict[str, Any]:
         test = accuracy_of_version(version)
     except IntegrityError as error:
         return {"error": str(error)}
-    return {
-        "test": asdict(test),
-        "test_accuracy": test.value,
-        "trial": str(version.about.get("trial")),
-        "run": version.run,
-        "committed_at": version.committed_at,
-    }
+    about = {"trial": str(version.about.get("trial")), "run": version.run, "committed_at": version.committed_at}
+    return {"test": asdict(test), "test_accuracy": test.value, **about}
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

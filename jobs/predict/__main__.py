@@ -21,7 +21,7 @@ from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult
 from jobs.predict.batches import layout_of, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
-from jobs.predict.reading import Readers
+from jobs.predict.reading import picture_reader
 from mnist_lib.api import best_champion, find_version
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
@@ -54,7 +54,7 @@ def predict(arguments: Sequence[str]) -> int:
     tested = accuracy_of_version(version)
     log.info("%s predicts; it is right on %s of its test images", version.name, percent(tested.value))
     if options.from_test is not None:
-        results = _predict_test_images(options.from_test, options, version, stored)
+        results = _predict_test_images(options, version, stored)
     else:
         paths = find_pictures(options.pictures)
         with _batches(paths, stored, options, arguments) as batches:
@@ -68,9 +68,9 @@ def _batches(
 ) -> Iterator[Iterable[list[PictureResult]]]:
     """Load the model, here or on the cluster, and give the results, which are computed as they are taken."""
     if not (options.address or os.environ.get("RAY_ADDRESS")):
-        with Readers(paths) as readers:
+        with picture_reader(paths) as pictures:
             model = _built(stored)
-            yield predict_here(paths, readers.pictures(layout_of(stored, options.as_is)), model)
+            yield predict_here(paths, pictures(layout_of(stored, options.as_is)), model)
         return
     with contextlib.ExitStack() as stack:
         with step("connecting to the Ray cluster"):
@@ -85,9 +85,8 @@ def _batches(
         yield predict_on_cluster(paths, ray.put(stored), options.as_is, options.limits())
 
 
-def _predict_test_images(
-    count: int, options: PredictOptions, version: Version, stored: StoredModel
-) -> list[PictureResult]:
+def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
+    count = options.from_test or 0
     model = _built(stored)
     from jobs.models.compute import tested_split
 
@@ -170,13 +169,11 @@ def _warn_of_resized(predicted: Sequence[Answer]) -> None:
     if not resized:
         return
     height, width, _ = resized[0].picture.image.shape
-    if len(resized) <= MAX_RESIZED_LINES:
-        for answer in resized:
-            size = "{} x {}".format(*answer.picture.size)
-            log.warning("%s is %s; resized to %d x %d", printable(answer.name, keep=""), size, width, height)
-    else:
-        share = f"{len(resized):,} of {counted(len(predicted), 'picture')}"
-        log.warning("%s were of another size; resized to %d x %d", share, width, height)
+    texts = ["{} is {} x {}".format(printable(answer.name, keep=""), *answer.picture.size) for answer in resized]
+    if len(texts) > MAX_RESIZED_LINES:
+        texts = [f"{len(resized):,} of {counted(len(predicted), 'picture')} were of another size"]
+    for text in texts:
+        log.warning("%s; resized to %d x %d", text, width, height)
 
 
 if __name__ == "__main__":

@@ -59,11 +59,7 @@ PictureResult = Answer | Failure
 def results_of(
     names: Iterable[str], found: Sequence[Picture | ImageError], probabilities: NDArray[np.float32]
 ) -> list[PictureResult]:
-    """Return one result for each name.
-
-    Args:
-        probabilities: [n, classes], a row for each of the n that are pictures.
-    """
+    """Return one result for each name. `probabilities` has a row for each that is a picture, [n, classes]."""
     rows = iter(probabilities)
     return [
         Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows))
@@ -90,12 +86,9 @@ def as_table(answers: Sequence[Answer]) -> str:
 
 def _row(answer: Answer, labelled: bool) -> list[str]:
     (digit, probability), (second, second_probability), *_ = answer.ranking
-    label = [str(answer.label)] if labelled else []
+    cells = [answer.name, str(digit), f"{probability:.1%}", str(second), f"{second_probability:.1%}"]
     marks = [mark for mark, holds in (("unsure", answer.unsure), ("wrong", answer.right is False)) if holds]
-    return [
-        *(answer.name, str(digit), f"{probability:.1%}", str(second), f"{second_probability:.1%}"),
-        *(*label, ", ".join(marks)),
-    ]
+    return [*cells, *([str(answer.label)] if labelled else []), ", ".join(marks)]
 
 
 def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
@@ -109,14 +102,9 @@ def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
 
 
 def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Version) -> str:
-    document = {
-        "model": version.name,
-        "dataset": version.about["dataset"],
-        "pictures": [_document(answer) for answer in answers],
-        "failed": [
-            {"picture": failure.name, "code": ImageError.code, "message": str(failure.error)} for failure in failures
-        ],
-    }
+    pictures = [_document(answer) for answer in answers]
+    failed = [{"picture": f.name, "code": ImageError.code, "message": str(f.error)} for f in failures]
+    document = {"model": version.name, "dataset": version.about["dataset"], "pictures": pictures, "failed": failed}
     return json.dumps(document, indent=2)
 
 

@@ -4,7 +4,7 @@ import functools
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCH_SIZE = 1_000  # pictures; the evaluation of a model pads to as many
-MAX_BATCH_SECONDS = 1.0  # of reading; then a smaller batch is predicted
+MAX_BATCH_SECONDS = 1.0  # of reading, so that results of slow disks appear
 MAX_BATCH_BYTES = 32_000_000  # of files that are sent to a worker together
 
 
@@ -47,18 +47,16 @@ def predict_on_cluster(
 
     Args:
         stored: a Ray reference to the `StoredModel`.
-        as_is: as in `Layout.of`.
-
-    Raises:
-        ResourcesError, ClusterError: as in `results_in_order`.
+        limits: of each batch, as in `results_in_order`, which also names the errors.
     """
     from cluster.lanes.tasks import results_in_order
 
     sent: deque[list[str]] = deque()
 
     def calls() -> Iterator[Sequence[Any]]:
-        for batch in _batches_to_send(paths):
-            sent.append([str(path) for path, _ in batch])
+        files = ((str(path), content_or_error(path)) for path in paths)
+        for batch in _in_batches(files, lambda file: len(file[1]) if isinstance(file[1], bytes) else 0):
+            sent.append([name for name, _ in batch])
             yield [stored], as_is, package_versions(), [content for _, content in batch]
 
     for pictures, probabilities in results_in_order(predict_pictures, calls(), "a batch of pictures", limits):
@@ -77,26 +75,14 @@ def _probabilities_of(found: Sequence[Picture | ImageError], predict: "Predict")
     return predict(np.stack(images)) if images else np.empty((0, 0), np.float32)
 
 
-def _in_batches(items: Iterable[T]) -> Iterator[list[T]]:
-    batch, begin = list[T](), time.monotonic()
+def _in_batches(items: Iterable[T], num_bytes: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
+    batch, size, begin = list[T](), 0, time.monotonic()
     for item in items:
         batch.append(item)
-        if len(batch) == BATCH_SIZE or time.monotonic() - begin > MAX_BATCH_SECONDS:
+        size += num_bytes(item)
+        if len(batch) == BATCH_SIZE or size > MAX_BATCH_BYTES or time.monotonic() - begin > MAX_BATCH_SECONDS:
             yield batch
-            batch, begin = [], time.monotonic()
-    if batch:
-        yield batch
-
-
-def _batches_to_send(paths: Iterable[Path]) -> Iterator[list[tuple[Path, bytes | ImageError]]]:
-    batch, size = list[tuple[Path, bytes | ImageError]](), 0
-    for path in paths:
-        content = content_or_error(path)
-        batch.append((path, content))
-        size += len(content) if isinstance(content, bytes) else 0
-        if len(batch) == BATCH_SIZE or size > MAX_BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
+            batch, size, begin = [], 0, time.monotonic()
     if batch:
         yield batch
 
@@ -108,12 +94,10 @@ def predict_pictures(
 
     Args:
         stored: a reference to a `StoredModel`, in a list so that only the first task of a process fetches it.
-        as_is: as in `Layout.of`.
-        driver_versions: package versions of the driver.
         contents: of the picture files; errors are passed on.
 
     Returns:
-        For each file its picture or what is wrong with it; and [n, classes], the probabilities of the n pictures.
+        For each file its picture or error, and [n, classes], the probabilities of the n pictures.
 
     Raises:
         IntegrityError: the files are not of that model.

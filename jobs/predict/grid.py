@@ -19,20 +19,13 @@ BACKGROUND, TEXT, FAINT, WARNING, WRONG = "#ffffff", "#1a1a1a", "#6b7280", "#b45
 
 
 def draw(answers: Sequence[Answer], path: Path) -> None:
-    """Draw the first hundred predictions into a file, which appears only when it is complete.
-
-    Raises:
-        StoreError: the file cannot be written.
-    """
+    """Draw the first hundred predictions into a file, which appears when it is complete, or raise StoreError."""
     shown = answers[:MAX_PICTURES]
     columns = min(MAX_COLUMNS, math.ceil(math.sqrt(len(shown) * 1.5)))
     rows = math.ceil(len(shown) / columns)
     note = f"the first {MAX_PICTURES} of {len(answers):,} pictures" if len(answers) > MAX_PICTURES else ""
-    sheet = Image.new(
-        "RGB",
-        (GAP + columns * (TILE + GAP), GAP + rows * (TILE + CAPTION + GAP) + (LINE + GAP if note else 0)),
-        BACKGROUND,
-    )
+    width, height = GAP + columns * (TILE + GAP), GAP + rows * (TILE + CAPTION + GAP) + (LINE + GAP if note else 0)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
     drawing = ImageDraw.Draw(sheet)
     for number, answer in enumerate(shown):
         row, column = divmod(number, columns)

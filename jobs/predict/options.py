@@ -35,7 +35,7 @@ class PredictOptions:
     data_source: Path | None = option(None, f"for --from-test: {DATA_SOURCE_HELP}", folder, "DIR")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     address: str | None = option(
-        None, "Ray cluster that predicts the pictures (default: RAY_ADDRESS, or this machine)", str, "HOST:PORT"
+        None, "cluster to predict on (default: RAY_ADDRESS, or this machine)", str, "HOST:PORT"
     )
     wait_for_resources: float = option(Limits.wait_seconds, "seconds to wait for a free node", number, "S")
     picture: Path | None = option(

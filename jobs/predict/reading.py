@@ -3,12 +3,13 @@
 Processes, not threads: most of the work on a small picture is done in Python, in which threads wait for each other.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,52 +23,40 @@ FILES_PER_TASK = 100
 MAX_TASKS_PER_PROCESS = 4  # limits the pictures in memory that the model has not predicted yet
 
 
-class Readers:
-    """A context with processes that read pictures, if there are enough; they start while TensorFlow is loaded."""
+@contextlib.contextmanager
+def picture_reader(paths: Sequence[Path]) -> Iterator[Callable[[Layout], Iterator[Picture | ImageError]]]:
+    """Give a function that yields for each path, in their order, its picture or what is wrong with it.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES, len(paths) // MIN_PICTURES_PER_PROCESS)
-        self._pool: ProcessPoolExecutor | None = None
+    If there are enough pictures, processes start that read them: at once, so that they start while TensorFlow loads.
+    """
+    processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES, len(paths) // MIN_PICTURES_PER_PROCESS)
+    if processes <= 1:
+        yield lambda layout: (picture for path in paths for picture in _read([path], layout))
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    pool = ProcessPoolExecutor(processes, context, _set_up)
+    try:
+        for _ in range(processes):
+            pool.submit(read_pictures, [], Layout(shape=(1, 1), box=None))  # each call starts a process
+        yield lambda layout: _read_ahead(pool, paths, layout, MAX_TASKS_PER_PROCESS * processes)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    def __enter__(self) -> "Readers":
-        if self._processes > 1:
-            context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-            self._pool = ProcessPoolExecutor(self._processes, context, _set_up)
-            for _ in range(self._processes):
-                self._pool.submit(read_pictures, [], Layout(shape=(1, 1), box=None))  # each call starts a process
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def pictures(self, layout: Layout) -> Iterator[Picture | ImageError]:
-        """Yield for each path, in their order, its picture or what is wrong with it.
-
-        Raises:
-            ImageError: a process was killed.
-        """
-        if self._pool is None:
-            for path in self._paths:
-                yield from _read([path], layout)
-            return
-        try:
-            yield from self._read_ahead(self._pool, layout)
-        except BrokenProcessPool as error:
-            raise ImageError(
-                "expected to read every file, but a reading process was killed, for its memory or because of a file"
-                "; predict fewer files at once"
-            ) from error
-
-    def _read_ahead(self, pool: ProcessPoolExecutor, layout: Layout) -> Iterator[Picture | ImageError]:
-        pending: deque[Future[list[Picture | ImageError]]] = deque()
-        for begin in range(0, len(self._paths), FILES_PER_TASK):
-            pending.append(pool.submit(_read, self._paths[begin : begin + FILES_PER_TASK], layout))
-            if len(pending) >= MAX_TASKS_PER_PROCESS * self._processes:
+def _read_ahead(
+    pool: ProcessPoolExecutor, paths: Sequence[Path], layout: Layout, max_tasks: int
+) -> Iterator[Picture | ImageError]:
+    pending: deque[Future[list[Picture | ImageError]]] = deque()
+    try:
+        for begin in range(0, len(paths), FILES_PER_TASK):
+            pending.append(pool.submit(_read, paths[begin : begin + FILES_PER_TASK], layout))
+            if len(pending) >= max_tasks:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
+    except BrokenProcessPool as error:
+        got = "expected to read every file, but a reading process was killed, for its memory or because of a file"
+        raise ImageError(f"{got}; predict fewer files at once") from error
 
 
 def _read(paths: Sequence[Path], layout: Layout) -> list[Picture | ImageError]:

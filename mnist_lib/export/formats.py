@@ -38,8 +38,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
 
     Raises:
         IntegrityError: the written model predicts something else than the stored version; it is deleted.
-        SpecError: `target` exists.
-        StoreError: the target cannot be written.
+        SpecError, StoreError: the target exists, or cannot be written.
     """
     write, run = WRITERS[form]
     expected = predictor(stored)(images)

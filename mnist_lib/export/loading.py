@@ -31,7 +31,6 @@ from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
 
 MAX_ROUNDING = 1e-3  # of a probability: machines and libraries round differently, other weights differ by more
-
 MIN_LAYER_LIMIT = 64 << 20  # bytes of a layer that may be allocated whatever the size of the stored files
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, 1], 0-255 -> [n, classes]
@@ -45,11 +44,7 @@ class LoadedModel:
 
 
 def load(objects: Objects, version: Version) -> Predict:
-    """Return the version as a function that predicts, without running any stored code.
-
-    Raises:
-        IntegrityError: a file differs from what was committed, or what was committed is not such a model.
-    """
+    """Return the version as a function that predicts, without running any stored code. Raises as `build` does."""
     return predictor(build(StoredModel.read(objects, version)))
 
 
@@ -93,7 +88,7 @@ def build(stored: StoredModel) -> LoadedModel:
     """Return the model that the manifest describes, with the stored weights.
 
     Raises:
-        IntegrityError: the files are not of that model.
+        IntegrityError: the files are damaged, or not of that model.
     """
     manifest, files = stored.manifest, stored.files
     try:
@@ -115,11 +110,7 @@ def build(stored: StoredModel) -> LoadedModel:
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:
-    """Return the stored file itself as a function that predicts, as it runs without this project. It can run any code.
-
-    Raises:
-        IntegrityError: a file differs from what was committed.
-    """
+    """Return the stored file itself as a function that predicts. Unlike `load`, this can run any stored code."""
     files = {name: read_file(objects, version, name) for name in version.files}
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
@@ -149,16 +140,10 @@ class Evaluation:
 
 
 def compare_with_stored(stored: Predictions, predict: Predict, test: Split) -> Evaluation:
-    """Predict the test split again and compare with the stored predictions.
-
-    Raises:
-        IntegrityError: the stored predictions are of other images.
-    """
+    """Predict the test split again and compare. Raises IntegrityError if the stored labels are of other images."""
     if not np.array_equal(stored.labels, test.labels):
         raise IntegrityError(f"{stored.name}: predictions.npz: expected the labels of the test split")
     probabilities = predict(test.images)
-    return Evaluation(
-        accuracy_of(probabilities, test.labels),
-        int((probabilities.argmax(axis=1) == stored.answers).sum()),
-        float(np.abs(probabilities - stored.probabilities).max()),
-    )
+    matching = int((probabilities.argmax(axis=1) == stored.answers).sum())
+    max_difference = float(np.abs(probabilities - stored.probabilities).max())
+    return Evaluation(accuracy_of(probabilities, test.labels), matching, max_difference)

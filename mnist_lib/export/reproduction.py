@@ -32,14 +32,13 @@ def reproduce(
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
 
+    The verdict is `IDENTICAL` if the weights have the same hash, otherwise `WITHIN` if the test accuracy lies in the
+    95% interval of the stored one, otherwise `DIVERGED`.
+
     Args:
         load: returns the dataset that the version was trained on; called after TensorFlow has been set up.
         cpus: threads; their number does not change the result.
         code: this project's code, as in `environment.code_version`.
-
-    Returns:
-        The verdict is `IDENTICAL` if the weights have the same hash, otherwise `WITHIN` if the test accuracy lies in
-        the 95% interval of the stored one, otherwise `DIVERGED`.
 
     Raises:
         IntegrityError: the manifest differs from what was committed, or does not say how the version was trained.

@@ -134,25 +134,24 @@ def test_diff_of_two_numbers_compares_the_versions_of_every_model_that_has_both(
 
 
 def test_damage_is_found_and_reported_and_hides_no_other_version(storage: Path, command: Callable[..., Output]) -> None:
-    assert command("verify", "--all").out == "3 versions are as they were committed; damaged: 0.\n"
+    assert command("verify", "--all").out == "3 versions as committed, 0 damaged.\n"
     command("promote", "keras@3")
     assert command("verify").out == (
-        "1 version is as it was committed; damaged: 0.\nOnly the champions were checked; --all checks every version.\n"
+        "1 version as committed, 0 damaged.\nOnly champions were checked; --all checks every version.\n"
     )
     path = storage / version_folder("keras", 2) / "model.keras"
     path.write_bytes(b"m" + path.read_bytes()[1:-1] + b"?")
     (storage / "models/keras/commits/00000001.json").write_bytes(b"{}")
     assert command("verify").code == 0  # the champion is not damaged
     assert command("verify", "keras").out == (
-        "1 version is as it was committed; damaged: 0.\n"
-        "Only the champion of keras was checked; --all checks every version.\n"
+        "1 version as committed, 0 damaged.\nOnly champions were checked; --all checks every version.\n"
     )
     assert command("verify", "keras@3").code == 0
     assert command("verify", "keras@2").code == 7
     verified = command("verify", "keras", "--all")
     assert verified.code == 7
     assert "keras@2: model.keras: expected sha256" in verified.out
-    assert "1 version is as it was committed; damaged: 2." in verified.out
+    assert "1 version as committed, 2 damaged." in verified.out
     listed = command("list")
     assert listed.code == 7
     assert [line.split()[0] for line in listed.out.splitlines()[1:4]] == ["keras@1", "keras@2", "keras@3"]
@@ -198,7 +197,7 @@ def test_a_copy_of_a_version_is_verified_in_its_folder(
     storage: Path, tmp_path: Path, command: Callable[..., Output]
 ) -> None:
     copy = shutil.copytree(storage / version_folder("keras", 2), tmp_path / "copy")
-    assert command("verify", str(copy)).out == "1 version is as it was committed; damaged: 0.\n"
+    assert command("verify", str(copy)).out == "1 version as committed, 0 damaged.\n"
     (copy / "model.keras").write_bytes(b"other")
     damaged = command("verify", str(copy))
     assert damaged.code == 7
