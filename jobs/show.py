@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def show(arguments: Sequence[str]) -> int:
         where = f"\nTraining images of each class are in {options.picture}"
         shown.append(Text(where, no_wrap=True, overflow="ignore"))
     elif has_colors():
-        shown.append(examples_as_text(dataset, options.seed))
+        shown.append(examples_as_text(dataset, options.seed, shutil.get_terminal_size().columns))
     print_result(as_text(*shown))
     return exit_codes.DONE
 

@@ -26,9 +26,7 @@ class DoctorOptions:
     """Check what a run needs, and print each finding with its fix. The exit code is 0, or that with which a run would
     end because of the first fault."""
 
-    address: str | None = option(
-        None, "cluster to check (default: RAY_ADDRESS, or only this machine)", str, "HOST:PORT"
-    )
+    address: str | None = option(None, "cluster to check (default: RAY_ADDRESS or this machine)", str, "HOST:PORT")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     dataset: str = option("mnist-mini", f"dataset of the run: one of {', '.join(DATASETS)}", str, "NAME")
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")

@@ -38,7 +38,7 @@ def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
         for number, version in find_all(objects, model):
             rows.append({"model": model, "number": number, "champion": number == in_use, **_row(version)})
     damaged += [row["error"] for row in rows if "error" in row]
-    headings = ("version", "", "test accuracy", "trial", "run", "stored (UTC)")
+    headings = ("version", "", "test accuracy", "stored", "run")
     text = table(headings, map(_cells, rows)) if rows else f"No version is stored in {options.storage}."
     return CommandResult(rows, "\n".join([text, *damaged]), exit_codes.INTEGRITY if damaged else exit_codes.DONE)
 
@@ -160,8 +160,8 @@ def _row(version: Version | IntegrityError) -> dict[str, Any]:
 def _cells(row: dict[str, Any]) -> list[str]:
     name, mark = f"{row['model']}@{row['number']}", "champion" if row["champion"] else ""
     if "error" in row:
-        return [name, mark, "damaged", "", "", ""]
-    return [name, mark, percent(row["test_accuracy"]), row["trial"], row["run"], row["committed_at"]]
+        return [name, mark, "damaged", "", ""]
+    return [name, mark, percent(row["test_accuracy"]), row["committed_at"][:10], row["run"]]
 
 
 def _comparison_text(found: Comparison) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
@@ -44,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def predict(arguments: Sequence[str]) -> int:
-    begin = time.monotonic()
     options: PredictOptions = parse("jobs.predict", PredictOptions, arguments)
     log_to_stderr(verbose=options.verbose)
     options.check()
@@ -58,7 +58,7 @@ def predict(arguments: Sequence[str]) -> int:
     else:
         paths = find_pictures(options.pictures)
         with _batches(paths, stored, options, arguments) as batches:
-            results = _collected(batches, len(paths), begin)
+            results = _collected(batches, len(paths))
     return _finish(results, options, version)
 
 
@@ -86,8 +86,7 @@ def _batches(
 
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
-    count = options.from_test or 0
-    model = _built(stored)
+    count, model = options.from_test or 0, _built(stored)
     from jobs.models.compute import tested_split
 
     split = tested_split(version, options.data_dir, options.data_source)
@@ -112,9 +111,9 @@ def _built(stored: StoredModel) -> "Predict":
     return model
 
 
-def _collected(batches: Iterable[list[PictureResult]], pictures: int, begin: float) -> list[PictureResult]:
-    """Return all results, and print each failure as it comes. `begin`: of the command, by the monotonic clock."""
-    loaded = time.monotonic()
+def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[PictureResult]:
+    """Return all results, and print each failure as it comes."""
+    begin = time.monotonic()
     results: list[PictureResult] = []
     with _progress(pictures) as advance:
         for batch in batches:
@@ -123,9 +122,9 @@ def _collected(batches: Iterable[list[PictureResult]], pictures: int, begin: flo
                     print_stderr(printable(f"error[{ImageError.code}] {result.name}: {result.error}", keep=""))
             results += batch
             advance(len(batch))
-    end = time.monotonic()
-    rate = f"{end - loaded:.1f} s predicting, {pictures / (end - loaded):,.0f} pictures/s"
-    log.info("%s in %.1f s (%s)", counted(pictures, "picture"), end - begin, rate)
+    seconds, in_all = time.monotonic() - begin, time.time() - psutil.Process().create_time()
+    rate = f"{seconds:.1f} s predicting, {pictures / seconds:,.0f} pictures/s"
+    log.info("%s in %.1f s (%s)", counted(pictures, "picture"), in_all, rate)
     return results
 
 

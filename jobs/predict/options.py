@@ -34,9 +34,7 @@ class PredictOptions:
     data_dir: Path | None = option(None, f"for --from-test: {DATA_DIR_HELP}", existing_folder, "DIR")
     data_source: Path | None = option(None, f"for --from-test: {DATA_SOURCE_HELP}", folder, "DIR")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
-    address: str | None = option(
-        None, "cluster to predict on (default: RAY_ADDRESS, or this machine)", str, "HOST:PORT"
-    )
+    address: str | None = option(None, "cluster to use (default: RAY_ADDRESS or this machine)", str, "HOST:PORT")
     wait_for_resources: float = option(Limits.wait_seconds, "seconds to wait for a free node", number, "S")
     picture: Path | None = option(
         None, "file to draw the pictures into, as the model sees them, with their predictions", user_path, "FILE.png"

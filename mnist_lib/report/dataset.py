@@ -99,20 +99,25 @@ def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
         y = top + label * row
         draw.text((MARGIN, y + height * scale / 2), str(label), fill=0, font=font, anchor="lm")
         for place, image in enumerate(255 - dataset.train.images[chosen, :, :, 0]):
-            enlarged = Image.fromarray(image.repeat(scale, 0).repeat(scale, 1))
-            picture.paste(enlarged, (left + place * column, y))
+            picture.paste(Image.fromarray(image.repeat(scale, 0).repeat(scale, 1)), (left + place * column, y))
     picture.save(path, format="PNG", optimize=True)
 
 
-def examples_as_text(dataset: Dataset, seed: int) -> Text:
-    """Return the first of each class that `draw_examples` shows, light on dark, two pixels in each character."""
+def examples_as_text(dataset: Dataset, seed: int, columns: int = 80) -> Text:
+    """Return the first of each class that `draw_examples` shows, light on dark, two pixels in each character.
+
+    Args:
+        columns: of the terminal; up to five images stand side by side.
+    """
     images = dataset.train.images[[chosen[0] for chosen in choose(dataset.train, seed)], :, :, 0]
     if images.shape[2] > MAX_TERMINAL_SIDE:
         count, height, width = images.shape
         images = images.reshape(count, height // 2, 2, width // 2, 2).mean(axis=(2, 4)).astype(np.uint8)
     text = Text()
-    for line in np.split(images, 2):
-        strip = np.concatenate(np.pad(line, [(0, 0), (0, 0), (0, 2)]), axis=1)  # [height, total width]
+    per_row = min(5, max(1, columns // (images.shape[2] + 2)))
+    for begin in range(0, len(images), per_row):
+        row = images[begin : begin + per_row]
+        strip = np.concatenate(np.pad(row, [(0, 0), (0, 0), (0, 2)]), axis=1)  # [height, total width]
         for upper, lower in zip(strip[::2].tolist(), strip[1::2].tolist(), strict=True):
             for a, b in zip(upper, lower, strict=True):
                 text.append("▀", Style(color=f"rgb({a},{a},{a})", bgcolor=f"rgb({b},{b},{b})"))

@@ -105,11 +105,15 @@ def test_a_class_with_few_images_has_a_short_row(tmp_path: Path) -> None:
     assert all((row[:, place * 98 : (place + 1) * 98] < 128).any() for place in range(4))
 
 
-@pytest.mark.parametrize(("name", "columns", "lines"), [("mnist-mini", 80, 7), ("sklearn-digits", 50, 4)])
-def test_in_a_terminal_two_rows_of_digits_fit_into_80_columns(name: str, columns: int, lines: int) -> None:
-    shown = [line for line in examples_as_text(embedded(name), seed=0).plain.splitlines() if line]
-    assert {len(line) for line in shown} == {columns}
-    assert len(shown) == 2 * lines
+@pytest.mark.parametrize(
+    ("name", "terminal", "columns", "lines"),
+    [("mnist-mini", 80, {80}, 2 * 7), ("sklearn-digits", 80, {50}, 2 * 4), ("mnist-mini", 60, {48, 16}, 4 * 7)],
+)
+def test_rows_of_digits_fit_into_the_terminal(name: str, terminal: int, columns: set[int], lines: int) -> None:
+    text = examples_as_text(embedded(name), seed=0, columns=terminal)
+    shown = [line for line in text.plain.splitlines() if line]
+    assert {len(line) for line in shown} == columns
+    assert len(shown) == lines
 
 
 @pytest.mark.slow

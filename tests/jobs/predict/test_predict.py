@@ -103,7 +103,7 @@ def test_each_bad_file_is_one_error_line_and_the_other_files_are_read(
     seconds = time.monotonic() - begin
     assert done.returncode == 9, done.stderr
     (reported,) = re.findall(r"^8 pictures in ([\d.]+) s ", done.stderr, re.MULTILINE)
-    assert seconds / 2 < float(reported) < seconds  # all but the start of Python
+    assert seconds / 2 < float(reported) < seconds  # all but the end of the process
     errors = [line for line in done.stderr.splitlines() if line.startswith("error[E-IMAGE] ")]
     assert len(errors) == len(bad) + 1
     for name, (_, message) in bad.items():
