@@ -63,7 +63,7 @@ def test_a_name_that_the_package_lacks_is_an_attribute_error() -> None:
         _ = mnist_lib.lod
 
 
-def test_a_bare_name_is_the_champion_latest_the_newest_version_and_a_number_that_version(
+def test_a_bare_name_is_the_champion_and_latest_the_newest_version(
     objects: LocalObjects,
 ) -> None:
     store(objects, "keras", 150)

@@ -222,7 +222,7 @@ def manifest_of(image_shape: tuple[int, int, int] = (28, 28, 1), **changes: Any)
         (lambda files: files.update({"manifest.json": b"{}"}), "'spec'"),
     ],
 )
-def test_files_that_are_not_of_the_model_are_refused_without_running_or_unpacking_them(
+def test_files_of_another_model_are_refused_without_running_or_unpacking_them(
     change: Callable[[Members], object],
     message: str,
     objects: LocalObjects,
