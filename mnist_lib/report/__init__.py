@@ -1,1 +1,1 @@
-"""What a run came to: as a document for programs, as a table for people."""
+"""What a run achieved: its summary, text tables, the report and the index as pages, and TensorBoard's event files."""

@@ -21,7 +21,6 @@ MAX_PICTURES = 24  # of one kind
 # A label is questioned where at least MIN_VOTERS trials of models with this mean test accuracy all predict one and the
 # same other class with this mean probability. Mistakes of weaker models are mostly their own.
 MIN_VOTERS, MIN_ACCURACY, MIN_PROBABILITY = 2, 0.97, 0.9
-HISTORY_ONLY = ("at", "event")  # fields of an entry that `EpochDone` does not have
 
 
 @dataclass(frozen=True)
@@ -162,19 +161,17 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, list[Epoc
     epochs: dict[str, dict[int, EpochDone]] = defaultdict(dict)
     for entry in history:
         if entry["event"] == "epoch":
-            done = EpochDone.of({name: value for name, value in entry.items() if name not in HISTORY_ONLY})
+            done = EpochDone.of({name: value for name, value in entry.items() if name not in ("at", "event")})
             epochs[done.trial][done.epoch] = done
     return {trial: [by_number[number] for number in sorted(by_number)] for trial, by_number in epochs.items()}
 
 
-def attempts(history: Iterable[Mapping[str, Any]]) -> list[AttemptTimes]:
+def attempts(history: Sequence[Mapping[str, Any]]) -> list[AttemptTimes]:
     """Return all attempts in the order in which they began."""
     found: list[AttemptTimes] = []
     running: dict[str, AttemptTimes] = {}  # by trial; `end` is the latest known sign of life
-    first: float | None = None
     for entry in history:
-        first = entry["at"] if first is None else first
-        trial, seconds = str(entry.get("trial")), entry["at"] - first
+        trial, seconds = str(entry.get("trial")), entry["at"] - history[0]["at"]
         known = running.get(trial)
         match entry["event"]:
             case "started":

@@ -1,6 +1,6 @@
 """The index of a storage: current champions, the runs of each data set, and the history of the champions."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -88,12 +88,9 @@ def index(rows: Sequence[Row], changes: Sequence[Change]) -> bytes:
 
 def _differing(rows: Sequence[Row]) -> list[str]:
     """Return the settings in which two runs differ for the same model."""
-    values = defaultdict(set)
-    for row in rows:
-        for setting, by_model in row.settings.items():
-            for model, value in by_model.items():
-                values[setting, model].add(value)
-    return list(dict.fromkeys(setting for (setting, _), found in values.items() if len(found) > 1))
+    found = {(name, *pair) for row in rows for name, by_model in row.settings.items() for pair in by_model.items()}
+    values = Counter((name, model) for name, model, _ in found)
+    return [name for name in rows[0].settings if any(count > 1 for (own, _), count in values.items() if own == name)]
 
 
 def _plot(name: str, models: Sequence[str], rows: Sequence[Row], changes: Sequence[Change]) -> Markup | None:

@@ -23,7 +23,7 @@ Points = Sequence[tuple[datetime, float]]
 
 def accuracy_of_trials(summary: Mapping[str, Any]) -> Plot:
     trials = [trial for trial in summary["trials"] if trial["status"] == "ok"]
-    dot = 4 if len(trials) <= MAX_DISTINCT else 2.5
+    few = len(trials) <= MAX_DISTINCT
     figure, axes = new_figure(HEIGHT)
     for number, (name, model) in enumerate(summary["models"].items()):
         xs = [x for x, trial in enumerate(trials) if trial["model"] == name]
@@ -32,13 +32,10 @@ def accuracy_of_trials(summary: Mapping[str, Any]) -> Plot:
         colour, left, right = color_of(number), xs[0] - 0.4, xs[-1] + 0.4
         axes.fill_between([left, right], *model["ci95"], color=colour, alpha=0.15, linewidth=0)
         axes.hlines(model["mean_test_accuracy"], left, right, color=colour, linewidth=1.2)
-        axes.errorbar(xs, values, errors, fmt="o", color=colour, markersize=dot, elinewidth=0.8, label=name)
-    if len(trials) <= MAX_DISTINCT:
-        axes.set_xticks(range(len(trials)), [str(trial["seed"]) for trial in trials])
-        axes.set_xlabel("seed")
-    else:
-        axes.set_xticks([])
-        axes.set_xlabel(f"{len(trials)} trials, by model and seed")
+        axes.errorbar(xs, values, errors, fmt="o", color=colour, ms=4 if few else 2.5, elinewidth=0.8, label=name)
+    seeds = [str(trial["seed"]) for trial in trials] if few else []
+    axes.set_xticks(range(len(seeds)), seeds)
+    axes.set_xlabel("seed" if few else f"{len(trials)} trials, by model and seed")
     axes.set_title("accuracy on test", loc="left")
     axes.grid(axis="x", visible=False)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

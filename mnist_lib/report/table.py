@@ -70,17 +70,13 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     notes = []
     if any(model["ci95_over"] == "test images" for model in summary["models"].values()):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
-    for trial in summary["trials"]:
-        if trial["status"] == "ok" and trial["trained_epochs"] < trial["epochs"]:
+    trials = [trial for trial in summary["trials"] if trial["status"] == "ok"]
+    for trial in trials:
+        if trial["trained_epochs"] < trial["epochs"]:
             epochs = f"{trial['trained_epochs']} of {trial['epochs']} epochs"
             notes.append(f"{trial['id']} trained {epochs}, as many as the time limit allowed.")
     for name in summary["models"]:
-        if _test_counts(summary, name).interval()[0] <= CHANCE:
+        tests = [Accuracy(**trial["test"]) for trial in trials if trial["model"] == name]
+        if sum(tests, Accuracy(0, 0)).interval()[0] <= CHANCE:
             notes.append(f"{name} is not better than guessing: it needs more steps; try more --epochs.")
     return notes
-
-
-def _test_counts(summary: Mapping[str, Any], model: str) -> Accuracy:
-    """Return the sum over all trials of a model."""
-    counts = [trial["test"] for trial in summary["trials"] if trial["model"] == model and trial["status"] == "ok"]
-    return sum((Accuracy(**count) for count in counts), Accuracy(0, 0))

@@ -36,8 +36,7 @@ def event_file(
         at += epoch.seconds
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(epoch, learning_rate).items()]
         events.append(Event(wall_time=at, step=epoch.epoch, summary=Summary(value=values)))
-    mistakes = Summary(value=_mistakes(probabilities, test))
-    events.append(Event(wall_time=at, step=best_epoch, summary=mistakes))
+    events.append(Event(wall_time=at, step=best_epoch, summary=Summary(value=_mistakes(probabilities, test))))
     with tempfile.NamedTemporaryFile() as file:
         with tf.io.TFRecordWriter(file.name) as writer:
             for event in events:

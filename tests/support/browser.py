@@ -30,17 +30,21 @@ CUT_OFF = """() => [...document.querySelectorAll("body *")]
     return e.getBoundingClientRect().right > region.getBoundingClientRect().right + 1;
   })
   .map(e => e.tagName + " " + e.textContent.trim().slice(0, 40))"""
-# Headings of a row that come closer than 4 pixels to the one before.
-COLLISIONS = """() => [...document.querySelectorAll("thead tr")].filter(row => row.checkVisibility()).flatMap(row => {
-    const boxes = [...row.cells].filter(cell => cell.textContent.trim()).map(cell => {
+# Texts in a row of a table that nearly touch the one before; the shares of correct predictions need more room.
+COLLISIONS = """() => [...document.querySelectorAll("tr")]
+  .filter(row => row.checkVisibility() && !row.closest(".stack"))
+  .flatMap(row => {
+    const texts = [...row.cells].filter(cell => cell.textContent.trim()).map(cell => {
       const range = document.createRange();
       range.selectNodeContents(cell);
-      return [cell.textContent, range.getBoundingClientRect()];
+      return [cell, range.getBoundingClientRect()];
     });
-    return boxes.slice(1).filter(([_, box], n) => box.left < boxes[n][1].right + 4).map(([text]) => text);
+    const gap = cell => cell.matches(".correct") ? 8 : 2;
+    const close = texts.slice(1).filter(([cell, box], n) => box.left < texts[n][1].right + gap(cell));
+    return close.map(([cell]) => cell.textContent);
   })"""
-# Plots that are narrower than their column, with both widths.
 VISIBLE_PLOTS = """() => [...document.querySelectorAll("figure.plot")].filter(e => e.checkVisibility()).length"""
+# Plots that are narrower than their column, with both widths.
 NARROW_PLOTS = """() => [...document.querySelectorAll("figure.plot")].filter(e => e.checkVisibility()).map(e =>
     [e.querySelector("svg").getBoundingClientRect().width, e.getBoundingClientRect().width]
   ).filter(([plot, column]) => Math.abs(plot - column) > 1)"""

@@ -1,4 +1,4 @@
-"""Six trials on the whole of MNIST, from the four original files."""
+"""Six trials on the full MNIST, from the four original files."""
 
 import gzip
 from pathlib import Path
@@ -25,7 +25,7 @@ def full_run(
     return summary_of(*options, home=home), home / "results"
 
 
-def test_the_models_are_as_good_as_promised_and_so_are_the_stored_ones(
+def test_trained_and_stored_models_are_as_accurate_as_promised(
     full_run: tuple[dict[str, Any], Path], mnist_source: Path
 ) -> None:
     summary, storage = full_run
@@ -40,7 +40,7 @@ def test_the_models_are_as_good_as_promised_and_so_are_the_stored_ones(
     assert correct_of_stored(summary, storage, images.reshape(-1, 28, 28, 1), labels) == counts_of_summary(summary)
 
 
-def test_its_report_is_good_in_a_browser_and_says_what_the_summary_says(
+def test_its_report_looks_right_in_a_browser_and_matches_the_summary(
     full_run: tuple[dict[str, Any], Path], browser: Browser
 ) -> None:
     summary, storage = full_run

@@ -1,7 +1,8 @@
-"""What is written for people never fails a run, and leaves none out."""
+"""The report and the index never fail a run, and the index leaves no run out."""
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from jobs.train.reporting import is_in_index, write_index
+from jobs.train.reporting import is_in_index, write_index, write_report
 from mnist_lib.data.split import Dataset
+from mnist_lib.errors import IntegrityError
+from mnist_lib.store.champions import Champion
 from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
 from tests.support.made_run import made_run
 
@@ -29,7 +33,7 @@ def test_a_run_that_is_completed_while_the_index_is_written_is_in_it(summary: di
     class Busy(LocalObjects):
         def replace(self, name: str, content: bytes) -> None:
             if name == "index.html" and not self.exists("runs/b/summary.json"):
-                complete(objects, summary, "b")  # by another driver, whose own index comes before this one
+                complete(objects, summary, "b")  # by another driver, which has written its index before this one
             super().replace(name, content)
 
     objects = LocalObjects(tmp_path)
@@ -40,26 +44,59 @@ def test_a_run_that_is_completed_while_the_index_is_written_is_in_it(summary: di
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"run": "odd", "models": {"keras": {}}, "trials": []}'])
-def test_a_summary_that_is_none_is_left_out_and_named(
+def test_the_index_leaves_out_a_damaged_summary_and_names_its_run(
     summary: dict[str, Any], tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     objects = LocalObjects(tmp_path)
-    complete(objects, summary, "whole")
+    complete(objects, summary, "complete")
     objects.replace("runs/odd/summary.json", content)
     with caplog.at_level(logging.WARNING):
         write_index(objects)
-    assert is_in_index(objects, "whole")
+    assert is_in_index(objects, "complete")
     assert not is_in_index(objects, "odd")
     assert "leaves out run odd" in caplog.text
 
 
-def test_without_matplotlib_there_is_a_warning_and_no_failure(summary: dict[str, Any], tmp_path: Path) -> None:
+def test_the_report_separates_options_that_differ_from_their_defaults(digits: Dataset, tmp_path: Path) -> None:
+    folder, run = RunFolder(LocalObjects(tmp_path), "a"), made_run(digits, seeds=3)
+    folder.write(
+        "config.yaml", b"dataset: mnist-mini\nmodels:\n- keras\n- scratch\nseeds: 3\nallow_cpu: true\nreport: true\n"
+    )
+    write_report(folder, run.summary, run.tallies, lambda: digits, run.code)
+    page = (tmp_path / "runs/a/report.html").read_text()
+    assert re.findall(r"<code>(--[^<]*)</code>", page) == [
+        *("--seeds=3", "--allow-cpu"),
+        *("--dataset=mnist-mini", "--models=keras,scratch", "--report"),
+    ]
+    assert (tmp_path / "runs/a/plots/accuracy.png").exists()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_with_a_damaged_newest_record_no_champion_is_said_to_be_current(
+    summary: dict[str, Any], tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[Champion | IntegrityError] = [
+        Champion("keras", number, number, "2026-11-25T03:00:00Z", "promote", "better", "a", None) for number in (1, 2)
+    ]
+    records += [IntegrityError("damaged")] if damaged else []
+    monkeypatch.setattr("jobs.train.reporting.history", lambda _, model: records if model == "keras" else [])
+    objects = LocalObjects(tmp_path)
+    complete(objects, summary, "a")
+    write_index(objects)
+    current, _, history = (tmp_path / "index.html").read_text().partition("<h2>Champion history</h2>")
+    assert ("keras@2" in current) == (not damaged)
+    assert "keras@1" not in current
+    assert re.findall(r"keras@\d", history) == ["keras@2", "keras@1"]
+    assert history.count(">unknown<") == 4  # their versions are gone: accuracy and dataset
+
+
+def test_without_matplotlib_the_index_is_missing_with_a_warning(summary: dict[str, Any], tmp_path: Path) -> None:
     complete(LocalObjects(tmp_path), summary, "a")
     script = (
         "import logging, sys; sys.modules['matplotlib'] = None; logging.basicConfig(format='%(message)s');"
         f"from jobs.train.reporting import write_index; from mnist_lib.store.local import LocalObjects;"
         f"from pathlib import Path; write_index(LocalObjects(Path({str(tmp_path)!r})))"
     )
-    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stderr.startswith("the index could not be written (ModuleNotFoundError")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("the index could not be written (ModuleNotFoundError")
     assert not (tmp_path / "index.html").exists()

@@ -1,4 +1,4 @@
-"""What TensorBoard itself reads of a real trial."""
+"""The event file of a real trial, as TensorBoard itself reads it."""
 
 import time
 from pathlib import Path
@@ -66,27 +66,27 @@ def test_every_epoch_has_its_numbers_at_its_step(events: list[TrialEvent], tmp_p
         assert times[-1] <= time.time()
 
 
-def test_the_mistakes_are_the_wrong_test_images_with_the_most_probable_answers(
+def test_the_images_are_the_ten_most_confident_mistakes_on_test(
     events: list[TrialEvent], digits: Dataset, tmp_path: Path
 ) -> None:
     import tensorflow as tf
 
     result, test = result_of(events), digits.test
-    answers, sureness = result.probabilities.argmax(axis=1), result.probabilities.max(axis=1)
-    wrong = np.flatnonzero(answers != test.labels)
-    surest = wrong[np.argsort(-sureness[wrong], kind="stable")][:10]
+    predicted, confidence = result.probabilities.argmax(axis=1), result.probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != test.labels)
+    mistakes = wrong[np.argsort(-confidence[wrong], kind="stable")][:10]
     seen = shown(result, tmp_path)
     assert seen.Tags()["images"] == [
-        f"mistakes/{place:02}: a {test.labels[i]}, taken for a {answers[i]} at {sureness[i]:.1%} (image {i})"
-        for place, i in enumerate(surest, start=1)
+        f"mistakes/{rank:02}: label {test.labels[i]}, predicted {predicted[i]} ({confidence[i]:.1%}), image {i}"
+        for rank, i in enumerate(mistakes, start=1)
     ]
-    for tag, index in zip(seen.Tags()["images"], surest, strict=True):
+    for tag, index in zip(seen.Tags()["images"], mistakes, strict=True):
         (image,) = seen.Images(tag)
         assert (image.step, image.width, image.height) == (result.best_epoch, 28, 28)
         np.testing.assert_array_equal(tf.io.decode_png(image.encoded_image_string), test.images[index])
 
 
-def test_a_trial_that_went_on_from_a_checkpoint_has_every_epoch_once(
+def test_a_trial_that_resumed_from_a_checkpoint_has_every_epoch_once(
     events: list[TrialEvent], digits: Dataset, tmp_path: Path
 ) -> None:
     checkpoint = next(event for event in events if isinstance(event, CheckpointTaken) and event.epoch == 2)
@@ -95,7 +95,7 @@ def test_a_trial_that_went_on_from_a_checkpoint_has_every_epoch_once(
     assert losses == [(epoch.epoch, np.float32(epoch.loss)) for epoch in result_of(events).history]
 
 
-def test_without_validation_and_without_mistakes_the_rest_is_there(
+def test_without_validation_and_without_mistakes_the_other_values_are_there(
     events: list[TrialEvent], digits: Dataset, tmp_path: Path
 ) -> None:
     from mnist_lib.report.tensorboard import event_file
