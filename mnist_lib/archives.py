@@ -3,12 +3,13 @@
 Every size, type and name that a file declares is compared with what the model expects before its data are read.
 """
 
+import hashlib
 import io
 import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,17 @@ MAX_HEADER_BYTES = 1 << 16  # of a NumPy array, or of a layer in HDF5, which tak
 MAX_HDF5_OBJECTS = 1_000
 
 
-def read_npz(content: bytes, name: str, limits: Mapping[str, int]) -> Arrays:
-    """Return the arrays of numbers in a .npz file.
+def hash_arrays(arrays: Iterable[NDArray[Any]]) -> str:
+    """Return the sha256 of the types, shapes and values of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
-    Args:
-        name: of the file, for errors.
-        limits: the names of all its arrays, and the maximum size of each in bytes.
+
+def read_npz(content: bytes, name: str, limits: Mapping[str, int]) -> Arrays:
+    """Return the arrays of a .npz file. `limits` are the names of all arrays and the maximum size of each in bytes.
 
     Raises:
         IntegrityError: the file has other arrays, or larger ones, or is damaged.
@@ -42,7 +48,6 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], weights
     """Return the HDF5 file of weights in a `.keras` archive, once it is safe to give to Keras.
 
     Args:
-        name: of the archive, for errors.
         layers: the class names of the layers of the expected model.
         weights: the size of the expected model's weights in bytes.
 
@@ -103,18 +108,14 @@ def _check_hdf5(content: bytes, name: str, weights: int) -> None:
                 size += dataset.nbytes
                 plain = not (dataset.external or dataset.is_virtual or dataset.chunks) and dataset.dtype.kind in "fiu"
                 if not plain or size > weights:
-                    raise IntegrityError(
-                        f"{name}: model.weights.h5: expected {weights:,} bytes of numbers in total, got {path} with"
-                        f" {dataset.dtype} {dataset.shape}"
-                    )
+                    got = f"{path} with {dataset.dtype} {dataset.shape}"
+                    raise IntegrityError(f"{name}: model.weights.h5: expected {weights:,} bytes of numbers, got {got}")
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise IntegrityError(f"{name}: model.weights.h5: expected an HDF5 file: {error}") from error
 
 
 def _hdf5_datasets(file: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each dataset by path. Links that can lead to other files are refused. The number of objects is limited,
-    since a group can contain itself.
-    """
+    """Yield each dataset by path. It follows no link to another file, and stops at a group that contains itself."""
     import h5py
 
     pending, seen = [file], 0

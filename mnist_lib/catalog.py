@@ -52,10 +52,7 @@ MODELS = {
 OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001}
 
 # name -> how the learning rate changes during training.
-SCHEDULES = {
-    "constant": "the same rate at every step",
-    "one-cycle": "rises to the rate in the first quarter of the steps, then falls to 0",
-}
+SCHEDULES = {"constant": "the same at every step", "one-cycle": "rises for a quarter of the steps, then falls to 0"}
 
 # The types in which training can compute; the weights are always float32.
 PRECISIONS = {"float32": "", "bfloat16": "faster where the hardware has it"}
@@ -74,9 +71,7 @@ class FormatEntry:
 EXPORT_FORMATS = {
     "saved_model": FormatEntry(suffix=".savedmodel", about="for TensorFlow Serving and TensorFlow"),
     "litert": FormatEntry(suffix=".tflite", about="for phones and small devices", modules=("ai_edge_litert",)),
-    "onnx": FormatEntry(
-        suffix=".onnx", about="for ONNX Runtime and others that read ONNX", modules=("onnxruntime", "tf2onnx")
-    ),
+    "onnx": FormatEntry(suffix=".onnx", about="for ONNX Runtime and others", modules=("onnxruntime", "tf2onnx")),
 }
 
 DATASETS = {
@@ -108,14 +103,7 @@ DATASETS = {
 
 
 def require_known(field: str, name: str, known: Iterable[str]) -> None:
-    """Check that a name is known.
-
-    Args:
-        field: of the name, for the error.
-
-    Raises:
-        SpecError: it is not; the message lists the known names, with the most similar one first.
-    """
+    """Raise SpecError if the name is not known, with the most similar name, if there is one, and all known names."""
     known = tuple(known)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

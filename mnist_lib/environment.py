@@ -21,20 +21,15 @@ def package_versions() -> dict[str, str]:
     """Return the versions of Python and of `RESULT_PACKAGES`, without those that are not installed or importing any."""
     versions = {"python": platform.python_version()}
     for name in RESULT_PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name.replace("-", "_")] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
 def differing_versions(others: Mapping[str, str], own: Mapping[str, str] | None = None) -> str:
-    """Return in words how the versions of another process differ from those of this one; "" if they do not.
+    """Return in words how the versions of another process differ from `own` (default: those of this process), or "".
 
     Patch releases of Python are regarded as equal.
-
-    Args:
-        own: versions to compare with instead of those of this process.
     """
     own = package_versions() if own is None else own
     differing = [
@@ -50,14 +45,10 @@ def _comparable(name: str, version: str | None) -> str | None:
 
 
 def code_version(packages: Sequence[Path]) -> dict[str, str | bool]:
-    """Return the version of this project's code.
+    """Return the version of the code in the folders of this project's packages.
 
-    Args:
-        packages: the folders of its packages.
-
-    Returns:
-        `sha256` of the paths and contents of all Python files; in a Git checkout also the `commit`, and whether the
-        folders are `dirty`, that is, differ from the commit.
+    It is the `sha256` of the paths and contents of all Python files; in a Git checkout also the `commit`, and whether
+    the folders are `dirty`, that is, differ from the commit.
     """
     digest = hashlib.sha256()
     for package in sorted(packages):
@@ -73,10 +64,9 @@ def code_version(packages: Sequence[Path]) -> dict[str, str | bool]:
 
 
 def import_keras(*, gpus: bool = True) -> None:
-    """Import Keras and TensorFlow, quietly, and without what Keras imports merely because it is installed.
+    """Import Keras and TensorFlow quietly, and without what Keras imports merely because it is installed.
 
-    Args:
-        gpus: False hides every GPU from TensorFlow in this process, but not from processes that it starts.
+    With `gpus=False`, TensorFlow sees no GPU in this process; processes that it starts do.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; read when TensorFlow is imported
     hidden = [name for name in KERAS_IMPORTS_IF_INSTALLED if name not in sys.modules]

@@ -40,10 +40,8 @@ class Accuracy:
         z, n, p = 1.959964, self.total, self.value
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (
-            max(0.0, min(p, centre - half)),
-            min(1.0, max(p, centre + half)),
-        )  # rounding can exceed p where it is 0 or 1
+        # Rounding could exclude p where it is 0 or 1.
+        return (max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,19 +174,17 @@ def _student_t_cdf(t: float, degrees: int) -> float:
 
 
 class Tally:
-    """The results of a model's trials, added one by one.
+    """The results of a model's trials. `chosen` is the one to store: the best on validation, of equals the lowest seed.
 
-    `chosen` is the trial to store: the best on validation, of equals that with the lowest seed. It is never chosen by
-    test accuracy, since the reported test accuracy would then be too high.
+    It is never chosen by test accuracy, since the reported test accuracy would then be too high.
     """
 
     def __init__(self, first: TrialResult) -> None:
         self.chosen = first
         self._accuracies = [first.test.value]
-        self.sum_of_probabilities: NDArray[np.float64] = first.probabilities.astype("float64")  # [test images, classes]
-        self.votes: NDArray[np.int32] = _votes(
-            first.probabilities
-        )  # [test images, classes]: trials that predict the class
+        # [test images, classes]; votes are the number of trials that predict a class.
+        self.sum_of_probabilities: NDArray[np.float64] = first.probabilities.astype("float64")
+        self.votes: NDArray[np.int32] = _votes(first.probabilities)
 
     def add(self, result: TrialResult) -> None:
         self._accuracies.append(result.test.value)

@@ -48,9 +48,8 @@ class TrialSpec:
         _require_whole("hidden_units", self.hidden_units, 1, 65_536)
         _require_whole("validation_percent", self.validation_percent, 0, 50)
         if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # also false for NaN
-            raise SpecError(
-                f"learning_rate: expected a number from {MIN_FLOAT32:g} to {MAX_FLOAT32:g}, got {self.learning_rate}"
-            )
+            limits = f"{MIN_FLOAT32:g} to {MAX_FLOAT32:g}"
+            raise SpecError(f"learning_rate: expected a number from {limits}, got {self.learning_rate}")
 
     @classmethod
     def of(
@@ -110,14 +109,10 @@ class Resources:
         _require_whole("gpus_per_trial", self.gpus, 0, 64)
         _require_whole("cpu_replicas", self.cpu_replicas, 1, 64)
         if self.nodes > 1 and self.cpu_replicas > 1:
-            raise SpecError(
-                f"cpu_replicas: expected 1 with --nodes-per-trial, got {self.cpu_replicas}; leave out --cpu-replicas"
-            )
+            raise SpecError(f"cpu_replicas: expected 1 with --nodes-per-trial, got {self.cpu_replicas}; leave it out")
         if self.gpus and self.cpu_replicas > 1:
-            raise SpecError(
-                f"cpu_replicas: expected 1 for a trial on {counted(self.gpus, 'GPU')}, got {self.cpu_replicas}"
-                "; use --gpus-per-trial 0 with --cpu-replicas"
-            )
+            got = f"{self.cpu_replicas} with {counted(self.gpus, 'GPU')}"
+            raise SpecError(f"cpu_replicas: expected 1 on GPUs, got {got}; use --gpus-per-trial 0 or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,10 +29,7 @@ def default_data_dir() -> Path:
 
 
 def describe_availability(name: str, data_dir: Path | None, source: Path | None) -> str:
-    """Return a sentence that says where a run would get the dataset from. The files are not read.
-
-    Args:
-        name, data_dir, source: as in `prepare`.
+    """Return where a run would get a dataset, in words, without reading it. The arguments are those of `prepare`.
 
     Raises:
         DataMissingError: a run could not get it.
@@ -47,10 +44,7 @@ def describe_availability(name: str, data_dir: Path | None, source: Path | None)
 
 
 def fingerprint_of_prepared(name: str, data_dir: Path | None) -> str | None:
-    """Return the sha256 of a dataset's files as TFDS prepared them, or None if there are none.
-
-    It differs from `Dataset.fingerprint`, which is of the decoded images and needs TensorFlow.
-    """
+    """Return the sha256 of a dataset's prepared files, which needs no TensorFlow, or None if there are none."""
     lines = list(file_hashes((data_dir or default_data_dir()) / DATASETS[name].tfds_name, ignored_suffix=".json"))
     return hashlib.sha256(b"".join(lines)).hexdigest() if lines else None
 
@@ -103,7 +97,5 @@ def _unreachable(url: urllib.parse.SplitResult) -> str | None:
 
 def missing_data(name: str, reason: str) -> DataMissingError:
     """Return the error for a dataset that cannot be had, with the two remedies that every command offers."""
-    return DataMissingError(
-        f"{name}: {reason}; run where there is a network, or name the folder of the original *-ubyte.gz files with"
-        " --data-source DIR"
-    )
+    remedies = "connect to a network, or name the folder of the original *-ubyte.gz files with --data-source DIR"
+    return DataMissingError(f"{name}: {reason}; {remedies}")

@@ -35,14 +35,9 @@ def write_cache(dataset: Dataset, prepared: Path) -> None:
         prepared: TFDS' folder of this version, such as `~/tensorflow_datasets/mnist/3.0.1`.
     """
     about = {"version": prepared.name, "source": _source_hash(prepared), "fingerprint": dataset.fingerprint}
-    content = io.BytesIO()
-    arrays = (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels)
-    np.savez(
-        content,
-        allow_pickle=False,
-        **dict(zip(SPLITS, arrays, strict=True)),
-        **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)},
-    )
+    train, test, content = dataset.train, dataset.test, io.BytesIO()
+    arrays = dict(zip(SPLITS, (train.images, train.labels, test.images, test.labels), strict=True))
+    np.savez(content, allow_pickle=False, **arrays, **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
     path = _cache_path(prepared.parent)
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
@@ -62,10 +57,9 @@ def read_cache(name: str, versions: Path) -> Dataset | None:
     try:
         arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys((*SPLITS, ABOUT), MAX_ARRAY_BYTES))
         about = json.loads(arrays[ABOUT].tobytes())
-        train_images, train_labels, test_images, test_labels = (arrays[split] for split in SPLITS)
         if about["source"] != _source_hash(versions / about["version"]):
             return None
-        train, test = Split(train_images, train_labels), Split(test_images, test_labels)
+        train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
         dataset = Dataset.of(name, about["version"], train, test)
         return dataset if dataset.fingerprint == about["fingerprint"] else None
     except (OSError, IntegrityError, ValueError, KeyError, TypeError) as error:

@@ -3,12 +3,11 @@
 TFDS takes no lock, so that two preparations at once would fail, and reads truncated files without an error.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataFolderError
 
 LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
-
-log = logging.getLogger(__name__)
 
 
 def prepare(name: str, data_dir: Path | None, source: Path | None) -> Dataset:
@@ -73,25 +70,16 @@ def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
     return dataset
 
 
-@contextlib.contextmanager
-def _lock(name: str, path: Path) -> Iterator[None]:
-    """Hold a lock among the processes of this machine. The kernel releases it if its holder dies."""
+def _lock(name: str, path: Path) -> AbstractContextManager[Any]:
+    """Acquire a lock among the processes of this machine. The kernel releases it if its holder dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
-        lock.acquire(timeout=LOCK_SECONDS)
+        return filelock.FileLock(path).acquire(timeout=LOCK_SECONDS)
     except filelock.Timeout as error:
-        raise DataError(
-            f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; stop that process"
-        ) from error
+        raise DataError(f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; stop it") from error
     except OSError as error:
-        raise DataFolderError(
-            f"{name}: {path.parent} cannot be written ({error.strerror}); name another folder with --data-dir"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+        folder = f"{path.parent} cannot be written ({error.strerror})"
+        raise DataFolderError(f"{name}: {folder}; name another folder with --data-dir") from error
 
 
 def _is_prepared(builder: Any) -> bool:
@@ -122,14 +110,10 @@ def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
     except (tfds.download.DownloadError, requests.RequestException) as error:
         raise missing_data(name, f"the download failed ({str(error).splitlines()[0]})") from error
     except NonMatchingChecksumError as error:
-        raise DataChecksumError(
-            f"{name}: the downloaded file differs from the published one ({error}); try again"
-        ) from error
+        raise DataChecksumError(f"{name}: the download differs from the published file: {error}; try again") from error
     except OSError as error:
-        raise DataError(
-            f"{name}: cannot be prepared in {builder.data_path} ({error.strerror or error}); name another folder with"
-            " --data-dir"
-        ) from error
+        where = f"{builder.data_path} ({error.strerror or error})"
+        raise DataError(f"{name}: cannot be prepared in {where}; name another folder with --data-dir") from error
 
 
 def _check_source(name: str, url_infos: Any, source: Path) -> None:
@@ -159,10 +143,8 @@ def _read(name: str, builder: Any, split: str) -> Split:
         )
     except tf.errors.OpError as error:
         where = _first_damage(builder.info.splits[split].filepaths) or f"a file in {builder.data_path}"
-        raise DataError(
-            f"{name}/{split}: {where} is damaged ({error.message.splitlines()[0]}); delete {builder.data_path}"
-            " and run again"
-        ) from error
+        damage = f"{where} is damaged ({error.message.splitlines()[0]})"
+        raise DataError(f"{name}/{split}: {damage}; delete {builder.data_path} and run again") from error
     labels = labels.numpy()
     if len(labels) and not 0 <= labels.min() <= labels.max() <= 255:
         raise DataError(f"{name}/{split}: expected labels 0 to 9, got {labels.min()} to {labels.max()}")

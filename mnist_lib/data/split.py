@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.archives import hash_arrays
 from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import DataError
 
@@ -18,10 +19,8 @@ VALIDATION_SEED = 20_260_101
 
 @dataclass(frozen=True)
 class Split:
-    """images: [n, height, width, 1] uint8, 0-255; labels: [n] uint8, 0-9."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    images: NDArray[np.uint8]  # [n, height, width, 1], 0-255
+    labels: NDArray[np.uint8]  # [n], 0-9
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -32,11 +31,7 @@ class Split:
     @property
     def fingerprint(self) -> str:
         """The sha256 of the images and the labels, with their types and shapes."""
-        digest = hashlib.sha256()
-        for array in (self.images, self.labels):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return hash_arrays((self.images, self.labels))
 
     def check(self, name: str, expected: int) -> None:
         """Check that this can be the split of that name.
@@ -86,15 +81,8 @@ class Dataset:
 
     @property
     def info(self) -> DatasetInfo:
-        return DatasetInfo(
-            self.name,
-            self.version,
-            self.fingerprint,
-            len(self.train),
-            self.test.labels,
-            self.image_shape,
-            self.reusable,
-        )
+        train, labels = len(self.train), self.test.labels
+        return DatasetInfo(self.name, self.version, self.fingerprint, train, labels, self.image_shape, self.reusable)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -3,7 +3,6 @@
 A model takes raw pixels: the scaling to [0, 1] is part of it, so that users of a stored model cannot forget it.
 """
 
-import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
+from mnist_lib.archives import hash_arrays
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError
 from mnist_lib.spec import TrialSpec
@@ -28,12 +28,7 @@ class Weights(NamedTuple):
 
     def sha256(self) -> str:
         """Return the sha256 of every value, its type and its shape. A hash of files would depend on the time of day."""
-        digest = hashlib.sha256()
-        for tensor in (*self.trainable, *self.state):
-            array = np.ascontiguousarray(tensor)
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(array.data)
-        return digest.hexdigest()
+        return hash_arrays(map(np.ascontiguousarray, (*self.trainable, *self.state)))
 
 
 class Model(Protocol):
@@ -43,35 +38,25 @@ class Model(Protocol):
 
     def initial_weights(self, seed: int) -> Weights:
         """Return initial weights that are a function of the seed."""
-        ...
 
     def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
-        """Return the logits, [batch, classes] float32, and the state after this batch.
+        """Return the logits, [batch, classes] float32, of images, [batch, height, width, 1] uint8, and the state after.
 
         Training computes in the precision of the spec. Evaluation computes in float32, as users of a stored model do.
-
-        Args:
-            images: [batch, height, width, 1] uint8, 0-255.
         """
-        ...
 
     def stored(self, weights: Weights) -> Weights:
         """Return the weights without the state that only training needs."""
-        ...
 
     def files(self, weights: Weights) -> dict[str, bytes]:
         """Return the model as files by path. They work without this project: raw pixels in, class probabilities out."""
-        ...
 
     def read(self, files: Mapping[str, bytes]) -> Weights:
-        """Return the weights in what `files` returned, without running any stored code.
-
-        The state that only training needs is initialised.
+        """Return the weights in what `files` returned, running no stored code. State for training alone is initialised.
 
         Raises:
             IntegrityError: the files are not of this model.
         """
-        ...
 
 
 def build_model(spec: TrialSpec, image_shape: ImageShape) -> Model:
@@ -81,10 +66,8 @@ def build_model(spec: TrialSpec, image_shape: ImageShape) -> Model:
 
 
 def serving_module(model: Model, weights: Weights, image_shape: ImageShape, output: str | None = None) -> tf.Module:
-    """Return a module to save, whose function `serve` takes pixels, [n, *image_shape] uint8, 0-255, and predicts.
-
-    Args:
-        output: `serve` returns {output: probabilities}, or for None the probabilities alone, [n, classes] float32.
+    """Return a module to save. Its function `serve` takes pixels, [n, *image_shape] uint8, 0-255, and returns
+    {output: probabilities}, or without `output` the probabilities alone, [n, classes] float32.
     """
     module = tf.Module()
     module.weights = list(map(tf.Variable, (*weights.trainable, *weights.state)))

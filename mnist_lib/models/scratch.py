@@ -16,15 +16,7 @@ import tensorflow as tf
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import IntegrityError
-from mnist_lib.models.model import (
-    ImageShape,
-    Model,
-    Tensors,
-    Weights,
-    read_files,
-    require_file,
-    serving_module,
-)
+from mnist_lib.models.model import ImageShape, Model, Tensors, Weights, read_files, require_file, serving_module
 from mnist_lib.spec import TrialSpec
 
 NPZ_FILE = "weights.npz"
@@ -57,29 +49,21 @@ class Sequential:
     """A chain of layers. Its weights are those of the layers in order: two tensors for each."""
 
     def __init__(self, layers: Sequence[Dense]) -> None:
-        self._layers = layers
-
-    @property
-    def depth(self) -> int:
-        return len(self._layers)
+        self.layers = layers
 
     def initial_weights(self, seed: int) -> Tensors:
-        return [tensor for i, layer in enumerate(self._layers) for tensor in layer.initial_weights([seed, i])]
+        return [tensor for i, layer in enumerate(self.layers) for tensor in layer.initial_weights([seed, i])]
 
     def __call__(self, weights: Tensors, inputs: tf.Tensor, product: tf.DType = tf.float32) -> tf.Tensor:
-        for i, layer in enumerate(self._layers):
+        for i, layer in enumerate(self.layers):
             inputs = layer(weights[2 * i : 2 * i + 2], inputs, product)
         return inputs
 
 
 def softmax_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Return -log softmax(logits)[label] of each example, [batch] float32, with the natural logarithm.
+    """Return -log softmax(logits)[label], natural logarithm: logits [batch, classes] float32, labels [batch] integers.
 
     It takes logits because the probability of a label can round to 0, whose logarithm is infinite.
-
-    Args:
-        logits: [batch, classes] float32.
-        labels: [batch] integers in 0..classes-1.
     """
     label_logits = tf.gather(logits, tf.cast(labels, tf.int32), axis=1, batch_dims=1)
     return tf.reduce_logsumexp(logits, axis=1) - label_logits
@@ -90,18 +74,11 @@ class Optimizer(Protocol):
 
     def initial_slots(self, weights: Tensors) -> list[Tensors]:
         """Return the optimizer's memory before the first step: lists of tensors shaped like `weights`."""
-        ...
 
     def update(
         self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
     ) -> tuple[Tensors, list[Tensors]]:
-        """Return the weights and slots after a step.
-
-        Args:
-            learning_rate: [] float32.
-            step: [] int32, the number of steps before this one.
-        """
-        ...
+        """Return the weights and slots after a step. learning_rate: [] float32; step: [] int32, the steps before it."""
 
 
 class SGD:
@@ -131,15 +108,13 @@ class RMSprop:
     def update(
         self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
     ) -> tuple[Tensors, list[Tensors]]:
-        (velocities,) = slots
-        velocities = [
-            self._rho * v + (1 - self._rho) * tf.square(g) for v, g in zip(velocities, gradients, strict=True)
-        ]
+        (squares,) = slots
+        squares = [self._rho * v + (1 - self._rho) * tf.square(g) for v, g in zip(squares, gradients, strict=True)]
         weights = [
             w - learning_rate * g * tf.math.rsqrt(v + self._epsilon)
-            for w, v, g in zip(weights, velocities, gradients, strict=True)
+            for w, v, g in zip(weights, squares, gradients, strict=True)
         ]
-        return weights, [velocities]
+        return weights, [squares]
 
 
 class Adam:
@@ -158,15 +133,13 @@ class Adam:
     def update(
         self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
     ) -> tuple[Tensors, list[Tensors]]:
-        momenta, velocities = slots
+        means, squares = slots
         t = tf.cast(step + 1, tf.float32)
         rate = learning_rate * tf.sqrt(1 - tf.pow(self._beta_2, t)) / (1 - tf.pow(self._beta_1, t))
-        momenta = [m + (1 - self._beta_1) * (g - m) for m, g in zip(momenta, gradients, strict=True)]
-        velocities = [v + (1 - self._beta_2) * (tf.square(g) - v) for v, g in zip(velocities, gradients, strict=True)]
-        weights = [
-            w - rate * m / (tf.sqrt(v) + self._epsilon) for w, m, v in zip(weights, momenta, velocities, strict=True)
-        ]
-        return weights, [momenta, velocities]
+        means = [m + (1 - self._beta_1) * (g - m) for m, g in zip(means, gradients, strict=True)]
+        squares = [v + (1 - self._beta_2) * (tf.square(g) - v) for v, g in zip(squares, gradients, strict=True)]
+        weights = [w - rate * m / (tf.sqrt(v) + self._epsilon) for w, m, v in zip(weights, means, squares, strict=True)]
+        return weights, [means, squares]
 
 
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
@@ -184,8 +157,7 @@ class ScratchModel:
 
     def __init__(self, network: Sequential, image_shape: ImageShape, precision: str) -> None:
         self.fast_in_xla_on_cpu = precision == "float32"
-        self._network, self._image_shape = network, image_shape
-        self._precision = tf.as_dtype(precision)
+        self._network, self._image_shape, self._precision = network, image_shape, tf.as_dtype(precision)
 
     def initial_weights(self, seed: int) -> Weights:
         return Weights(self._network.initial_weights(seed), [])
@@ -219,4 +191,4 @@ class ScratchModel:
         return Weights([tf.constant(arrays[name]) for name in names], [])
 
     def _names(self) -> list[str]:
-        return [f"{name}_{i}" for i in range(self._network.depth) for name in ("kernel", "bias")]
+        return [f"{name}_{i}" for i in range(len(self._network.layers)) for name in ("kernel", "bias")]

@@ -15,14 +15,12 @@ MIN_LINE, PEN = 0.08, 0.1  # of the longer side: lines narrower than the first a
 
 
 def centre(ink: Levels, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:
-    """Return an image of that shape, 0-255, with the ink as MNIST's authors centred it.
+    """Return an image of that shape (height, width), 0-255, with the ink as MNIST's authors centred it.
 
-    The longer side of the ink is `box` pixels, and its centre of mass is in the middle, or as near to it as the image
-    allows.
+    Its longer side is `box` pixels, and its centre of mass is as near to the middle as the image allows.
 
     Args:
         ink: [height, width], from 0 on paper to 1 in full ink.
-        shape: height and width of the result.
     """
     part = _without_margins(ink)
     if max(part.shape) > DETAIL * box:

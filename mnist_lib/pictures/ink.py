@@ -9,6 +9,8 @@ from PIL import Image, ImageFilter
 
 from mnist_lib.errors import ImageError
 
+BLANK = "expected a digit, got a picture on which nothing stands out; use another picture"
+
 MIN_CONTRAST = 8.0  # of 255, between ink and paper
 NOISE = 3.0  # standard deviations within which paper may vary
 MAD = 1.4826  # standard deviations of a normal distribution in one median of absolute deviations
@@ -22,13 +24,10 @@ _LEVELS = np.arange(256)
 
 
 def find_ink(levels: Levels) -> Levels:
-    """Return how much ink is at each pixel.
+    """Return the ink at each pixel, [height, width], from 0 on paper to 1 in full ink.
 
     Args:
         levels: [height, width, channels], 0-255.
-
-    Returns:
-        [height, width], from 0 on paper to 1 in full ink.
 
     Raises:
         ImageError: no ink stands out from the paper.
@@ -36,7 +35,7 @@ def find_ink(levels: Levels) -> Levels:
     difference = levels - _paper(levels)
     distance = np.sqrt((difference * difference).mean(axis=2))
     if distance.max() < MIN_CONTRAST:
-        raise _blank()
+        raise ImageError(BLANK)
     strong = distance >= _otsu(distance)
     direction = difference[strong].mean(axis=0)  # from the colour of the paper to that of the ink
     direction /= max(float(np.sqrt((direction * direction).mean())), 1.0)  # near 0 if ink is both darker and lighter
@@ -45,7 +44,7 @@ def find_ink(levels: Levels) -> Levels:
     amounts = np.sort(ink[strong])
     full = float(amounts[int(0.9 * len(amounts))])
     if full < max(MIN_CONTRAST, 2 * noise):
-        raise _blank()
+        raise ImageError(BLANK)
     amount: Levels = np.clip((ink - noise) / (full - noise), 0, 1, dtype=np.float32)
     return amount
 
@@ -107,7 +106,3 @@ def _otsu(distance: Levels) -> int:
     pixels, total = below[-1], sums[-1]
     between = (total * below - sums * pixels).astype(np.float64) ** 2 / np.maximum(below * (pixels - below), 1)
     return int(between[:-1].argmax()) + 1
-
-
-def _blank() -> ImageError:
-    return ImageError("expected a digit, got a picture on which nothing stands out; use another picture")

@@ -28,6 +28,8 @@ MAX_FILE_BYTES = 10_000_000
 MAX_PIXELS = 50_000_000  # the largest photos of telephones
 WORKING_SIDE = 512  # pixels: a picture with a longer side is reduced to it
 
+TOO_LARGE = f"expected at most {MAX_PIXELS:,} pixels, got {{}}; scale the picture down"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -64,12 +66,9 @@ def _pictures_in(top: Path) -> list[Path]:
     found: list[Path] = []
     for folder, folders, files in os.walk(top, onerror=lambda error: found.append(Path(error.filename))):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(Path(folder, name) for name in files if _has_picture_name(name))
+        pictures = [name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        found.extend(Path(folder, name) for name in pictures)
     return sorted(found) or [top]
-
-
-def _has_picture_name(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def read_pictures(contents: Iterable[bytes | ImageError], layout: Layout) -> list[Picture | ImageError]:
@@ -97,9 +96,7 @@ def read_content(path: Path) -> bytes:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             next(path.iterdir(), None)
-            raise ImageError(
-                f"expected pictures ({' '.join(SUFFIXES)}), got a folder without any; name another folder or file"
-            )
+            raise ImageError(f"expected pictures ({' '.join(SUFFIXES)}), got a folder without any; name the files")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("expected a file, got a device, a pipe or a socket; name a file")
         if status.st_size > MAX_FILE_BYTES:
@@ -110,9 +107,7 @@ def read_content(path: Path) -> bytes:
         raise ImageError("expected a file or a folder, got a path that does not exist; check its spelling") from None
     except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(
-            f"expected a readable file, got an error ({reason}); check its path and permissions"
-        ) from error
+        raise ImageError(f"expected a file that can be read, got: {reason}; check its path and permissions") from error
 
 
 def read_picture(content: bytes, layout: Layout) -> Picture:
@@ -130,11 +125,10 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"expected a picture ({', '.join(PICTURE_FORMATS)}), got something else; convert it"
-        ) from error
+        formats = ", ".join(PICTURE_FORMATS)
+        raise ImageError(f"expected a picture ({formats}), got something else; convert it") from error
     except Image.DecompressionBombError as error:
-        raise _too_many_pixels("far more") from error
+        raise ImageError(TOO_LARGE.format("far more")) from error
     except Exception as error:  # each decoder raises its own kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"expected a complete picture, got a damaged one ({reason}); copy or save it again") from error
@@ -145,13 +139,12 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
 def _decoded(content: bytes, reduce: bool) -> tuple[Image.Image, tuple[int, int]]:
     """Return the picture in mode F (0-255), L, RGB or RGBA, and its width and height in the file.
 
-    Args:
-        reduce: a JPEG may be decoded at a smaller size, which is faster.
+    With `reduce`, a JPEG may be decoded at a smaller size, which is faster.
     """
     with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
         size = image.size
         if math.prod(size) > MAX_PIXELS:
-            raise _too_many_pixels("{:,} x {:,}".format(*size))
+            raise ImageError(TOO_LARGE.format("{:,} x {:,}".format(*size)))
         if reduce:
             image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
         image.load()
@@ -177,11 +170,9 @@ def _resized(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
         plain = _on(plain, "black")
     if plain.mode == "RGB":
         plain = plain.convert("L")
-    height, width = shape
-    grey = np.asarray(
-        plain.resize((width, height), Image.Resampling.BICUBIC) if plain.size != (width, height) else plain
-    )
-    pixels: NDArray[np.uint8] = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
+    if plain.size != shape[::-1]:
+        plain = plain.resize(shape[::-1], Image.Resampling.BICUBIC)
+    pixels: NDArray[np.uint8] = np.rint(np.clip(np.asarray(plain), 0, 255)).astype(np.uint8)
     if pixels.min() == pixels.max():
         raise ImageError("expected a digit, got a picture of a single colour; use another picture")
     return pixels
@@ -206,7 +197,3 @@ def _on(picture: Image.Image, colour: str) -> Image.Image:
 def _levels(plain: Image.Image) -> Levels:
     levels: NDArray[Any] = np.asarray(plain)
     return levels.astype(np.float32).reshape(*levels.shape[:2], -1)
-
-
-def _too_many_pixels(got: str) -> ImageError:
-    return ImageError(f"expected at most {MAX_PIXELS:,} pixels, got {got}; scale the picture down")

@@ -59,10 +59,7 @@ def pack(state: TrainingState, spec: TrialSpec) -> bytes:
 
 
 def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
-    """Return what `pack` was given.
-
-    Args:
-        like: values of the same trial, for their shapes and types.
+    """Return what `pack` was given. `like` are values of the same trial, for their shapes and types.
 
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another trial.

@@ -31,7 +31,7 @@ class Epoch:
 
 
 class Trainer:
-    """A model and an optimizer on the devices of a strategy, one replica on each, and the values of training."""
+    """A model and an optimizer on the devices of a strategy, and the current `values` of training."""
 
     def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> None:
         self._model, self._optimizer, self._strategy = model, optimizer, strategy
@@ -47,25 +47,17 @@ class Trainer:
         """Reset training to its start, with the initial weights of that seed."""
         weights = self._model.initial_weights(seed)
         slots = self._optimizer.initial_slots(weights.trainable)
-        self._values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
-
-    @property
-    def values(self) -> Values:
-        """Everything that training has changed; `resume` continues from it."""
-        return self._values
-
-    def resume(self, values: Values) -> None:
-        self._values = values
+        self.values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
 
     def compile(self, split: Split, plan: Plan) -> None:
         """Compile by running one step and dropping its result, so that no epoch is timed with the compilation."""
         chunk: Chunk = next(iter(epochs(split, plan, seed=0, first=1, last=1)))
         rates = np.zeros(plan.steps_per_chunk, np.float32)
-        self._steps.run(self._values, chunk._replace(steps=tf.constant(1)), tf.constant(rates))
+        self._steps.run(self.values, chunk._replace(steps=tf.constant(1)), tf.constant(rates))
 
     @property
     def weights(self) -> Weights:
-        return Weights(self._values.trainable, self._values.state)
+        return Weights(self.values.trainable, self.values.state)
 
     def train(
         self, split: Split, plan: Plan, *, seed: int, learning_rates: NDArray[np.float32], last: int, first: int = 1
@@ -99,22 +91,18 @@ class Trainer:
 
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32]) -> Totals:
         """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas."""
-        self._values, totals = self._steps.run(self._values, chunk, tf.constant(learning_rates))
+        self.values, totals = self._steps.run(self.values, chunk, tf.constant(learning_rates))
         return totals
 
     def probabilities(self, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities of the classes, [n, classes] float32.
-
-        Args:
-            images: [n, height, width, 1] uint8, 0-255.
+        """Return the probabilities, [n, classes] float32, of images, [n, height, width, 1] uint8, 0-255.
 
         Raises:
             DivergedError: a probability is not a finite number.
         """
         # In a group, each process computes all of them: that needs no communication, and the results are the same.
-        replicas = len(self._strategy.extended.worker_devices)
+        replicas, batches = len(self._strategy.extended.worker_devices), []
         batch_size = EVALUATION_BATCH_SIZE * replicas
-        batches = []
         for begin in range(0, len(images), batch_size):
             batch = images[begin : begin + batch_size]
             padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
@@ -151,12 +139,7 @@ class Trainer:
 
 
 def accuracy_of(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Accuracy:
-    """Count the images whose most probable class is the label; in a tie the lower class is the prediction.
-
-    Args:
-        probabilities: [n, classes].
-        labels: [n].
-    """
+    """Return the accuracy of probabilities, [n, classes], on labels, [n]. In a tie, the lower class is predicted."""
     return Accuracy(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
 
 

@@ -42,7 +42,6 @@ class Totals(NamedTuple):
 class Steps(Protocol):
     def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals]:
         """Train a chunk and return the values after it and the sums over it. learning_rates: [steps] float32."""
-        ...
 
 
 def steps_of(model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> Steps:

@@ -84,10 +84,8 @@ def run_trials(
                 raise GroupError(f"{spec.id}: {message}") from error
             details = traceback.format_exc() if code == MnistError.code else ""
             yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
-            # All processes of a group see a divergence at the same step. After any other error they may be at different
-            # points, so that no further trial is possible.
-            if group is not None and not isinstance(error, DivergedError):
-                return
+            if group is not None and not isinstance(error, DivergedError):  # which all processes see at the same step
+                return  # the others may be at other points, so that no further trial is possible
 
 
 def _code_and_message(error: Exception) -> tuple[str, str]:
@@ -157,9 +155,7 @@ class _Lane:
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))
             if batch_size < spec.global_batch_size:
-                notices = (
-                    f"the global batch is {batch_size}, all training images, instead of {spec.global_batch_size}",
-                )
+                notices = (f"the global batch is {batch_size}, all training images, not {spec.global_batch_size}",)
             model = build_model(spec, self._dataset.image_shape)
             trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy)
             plan = Plan(len(train), batch_size, trainer.replicas)
@@ -177,16 +173,14 @@ def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple
         state = unpack(checkpoint, spec, like=trainer.values)
     except CheckpointError as error:
         return None, (f"{error}; the trial starts from the beginning",)
-    trainer.resume(state.values)
+    trainer.values = state.values
     return state, ()
 
 
 def _train(
     compiled: _Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace
 ) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
-    """Train and return the best epoch and all epochs. The best is the first with the highest validation accuracy, or
-    without validation the last epoch.
-    """
+    """Return the best epoch, the first with the highest validation accuracy or without validation the last, and all."""
     best, history = (state.best, state.history) if state else (None, ())
     rates = _learning_rates(compiled, spec)
     last = min(spec.epochs, pace.max_epochs or spec.epochs)
@@ -194,15 +188,9 @@ def _train(
     for epoch in compiled.trainer.train(
         compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=len(history) + 1, last=last
     ):
-        validation = None
-        if compiled.validation:
-            validation = _validate(compiled.trainer, compiled.validation, epoch.number)
-        if (
-            best is None
-            or validation is None
-            or best.validation is None
-            or validation.correct > best.validation.correct
-        ):
+        validation = _validate(compiled.trainer, compiled.validation, epoch.number) if compiled.validation else None
+        previous = best.validation if best else None
+        if best is None or previous is None or validation is None or validation.correct > previous.correct:
             best = Best(epoch.number, compiled.trainer.weights, validation)
         done = EpochDone(
             trial=spec.id,

@@ -79,5 +79,5 @@ def test_an_empty_grid_and_one_with_repetitions_are_refused(models: list[str], s
 
 
 def test_cpu_replicas_are_refused_with_gpus() -> None:
-    with pytest.raises(SpecError, match="cpu_replicas: expected 1 for a trial on 1 GPU, got 2"):
+    with pytest.raises(SpecError, match="cpu_replicas: expected 1 on GPUs, got 2 with 1 GPU"):
         Resources(gpus=1, cpu_replicas=2)

@@ -49,4 +49,3 @@ if __name__ == "__main__":
         path = FOLDER / f"{name}.npz"
         np.savez_compressed(path, allow_pickle=False, **arrays)
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}  {path.stat().st_size:,} bytes")
-        print({key: array.shape for key, array in arrays.items()})

@@ -106,7 +106,7 @@ def test_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Datase
     (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
     events = events_of([spec], few(digits))
     assert isinstance(events[0], Started)
-    assert events[0].notices == ("the global batch is 108, all training images, instead of 1000",)
+    assert events[0].notices == ("the global batch is 108, all training images, not 1000",)
     assert isinstance(events[-1], TrialResult)
 
 
