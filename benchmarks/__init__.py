@@ -1,1 +1,1 @@
-"""Measured claims: this project beside its peers, in one run on one machine."""
+"""Benchmarks of this project and its peers, run in turn on one machine. README.md is the record."""

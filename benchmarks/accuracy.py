@@ -1,7 +1,7 @@
-"""Test accuracy over seeds, with seconds: `keras-cnn` after 1 and 10 epochs, and bfloat16 beside float32: `make bench`.
+"""Test accuracy and seconds per epoch over seeds: `keras-cnn` after 1 and 10 epochs, others in float32 and bfloat16.
 
-The epoch is chosen on validation, as in the job. Beside `keras-cnn` the same network, optimizer and learning rates
-under `keras.fit`.
+The epoch is selected on validation, as in the job. The last row trains the network, optimizer and learning rates of
+`keras-cnn` with `keras.fit`.
 """
 
 import argparse
@@ -37,11 +37,11 @@ ROWS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     resources = Resources(cpus=threads)
-    configure_process(resources)  # before TFDS begins to use TensorFlow
+    configure_process(resources)  # before TFDS uses TensorFlow
     dataset = load(options.source)
     lines = [
         setting(threads),
@@ -80,7 +80,7 @@ def row(name: str, specs: Sequence[TrialSpec], dataset: Dataset, resources: Reso
         tally.add(result)
     seconds = [result.train_seconds / result.spec.epochs for result in results]
     ensemble = f"{100 * tally.ensemble(dataset.test.labels).value:.2f}%"
-    return told(name, [result.test.value for result in results], ensemble, seconds)
+    return table_row(name, [result.test.value for result in results], ensemble, seconds)
 
 
 def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
@@ -110,19 +110,19 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         network.compile(keras.optimizers.Adam(Rates(learning_rates(spec.schedule, spec.learning_rate, steps))), loss)
         ends: list[float] = []
-        clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))  # noqa: B023
-        network.fit(train.images, train.labels, batch_size=spec.global_batch_size, verbose=0, callbacks=[clock])
-        seconds.append((ends[-1] - ends[0]) * steps / (steps - 1))  # without the first step, which is traced
+        timer = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))  # noqa: B023
+        network.fit(train.images, train.labels, batch_size=spec.global_batch_size, verbose=0, callbacks=[timer])
+        seconds.append((ends[-1] - ends[0]) * steps / (steps - 1))  # the first step includes the tracing
         predicted = network.predict(dataset.test.images, batch_size=1_000, verbose=0).argmax(axis=1)
         accuracies.append(float((predicted == dataset.test.labels).mean()))
-    return told("the same network, 1 epoch of keras.fit", accuracies, "-", seconds)
+    return table_row("the same network, 1 epoch of keras.fit", accuracies, "-", seconds)
 
 
-def told(name: str, accuracies: Sequence[float], ensemble: str, seconds: Sequence[float]) -> str:
-    found = seed_statistics(accuracies)
-    mean = f"{100 * found.mean:.2f}%"
-    if found.ci95:
-        mean += f" ({100 * found.ci95[0]:.2f} to {100 * found.ci95[1]:.2f})"
+def table_row(name: str, accuracies: Sequence[float], ensemble: str, seconds: Sequence[float]) -> str:
+    over_seeds = seed_statistics(accuracies)
+    mean = f"{100 * over_seeds.mean:.2f}%"
+    if over_seeds.ci95:
+        mean += f" ({100 * over_seeds.ci95[0]:.2f} to {100 * over_seeds.ci95[1]:.2f})"
     spread = f"{100 * min(accuracies):.2f} to {100 * max(accuracies):.2f}"
     return f"| {name} | {mean} | {spread} | {ensemble} | {statistics.median(seconds):.2f} |"
 

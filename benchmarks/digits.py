@@ -1,4 +1,4 @@
-"""The digits of a benchmark as one file of arrays, which every contender reads."""
+"""The digits of a benchmark in one file of arrays that every contender reads."""
 
 import contextlib
 import sys
@@ -10,23 +10,25 @@ from mnist_lib.data.embedded import FOLDER
 
 
 def write_digits(file: Path, source: Path | None, images: int | None = None) -> tuple[int, int]:
-    """Of the full MNIST, given a folder of its four original files; else the embedded ones; `images` of them, if given.
+    """Write the digits, and return the numbers of train and test images.
 
-    -> the numbers of train and test images.
+    Args:
+        source: a folder with the four original MNIST files; None writes the embedded digits.
+        images: write only this many train images.
     """
     if source is None:
         arrays = dict(np.load(FOLDER / "mnist-mini.npz"))
     else:
         from mnist_lib.data.prepare import prepare
 
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS tells of its progress there
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress
             dataset = prepare("mnist", None, source)
         arrays = {
             f"{split}_{kind}": getattr(getattr(dataset, split), kind)
             for split in ("train", "test")
             for kind in ("images", "labels")
         }
-    stride = max(1, len(arrays["train_labels"]) // images) if images else 1  # the embedded ones are in order of class
+    stride = max(1, len(arrays["train_labels"]) // images) if images else 1  # the embedded digits are sorted by class
     arrays |= {name: arrays[name][::stride][:images] for name in ("train_images", "train_labels")}
     np.savez(file, allow_pickle=False, **arrays)
     return len(arrays["train_labels"]), len(arrays["test_labels"])

@@ -1,6 +1,6 @@
-"""Seconds of whole commands, this project's and its peers', in turn on one machine: `make bench`.
+"""Seconds of whole commands of this project and its peers.
 
-Every round runs each command once. Interpreters, imports, Ray's start and the stored models are all in the time.
+Every round runs each command once. The time includes the interpreter, imports, the start of Ray and storing the models.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.digits import write_digits
 from benchmarks.record import TUNE, Ratio, ratio_table, setting
+from mnist_lib.wording import counted
 
 ROOT = Path(__file__).parents[1]
 CONTENDERS = ROOT / "benchmarks/contenders"
@@ -24,7 +25,7 @@ OWN = sys.executable
 IMPORT = "from mnist_lib.environment import import_keras; import_keras()"
 
 RATIOS = [
-    Ratio("the job: both models, 5 epoch(s)", "the notebook's cells, 5 epoch(s)", 0.6),
+    Ratio("the job: both models, 5 epochs", "the notebook's cells, 5 epochs", 0.6),
     Ratio("16 trials, 1 epoch", "16 trials, 1 epoch: Ray Tune and fit", 0.5),
     Ratio("a worker's import beside scikit-learn and others", "a worker's import", 1.3),
 ]
@@ -32,33 +33,33 @@ BOUNDS = {"--help": 0.5, "--plan": 2.0, "keras: a further trial": 0.3, "scratch:
 
 
 def commands(digits: Path, folder: Path, dataset: str, threads: int, epochs: int = 5) -> dict[str, list[str]]:
-    """What is timed from outside, by name; those of an environment that is not set up are left out."""
-    results, t = str(folder), str(threads)
+    """Return the commands to time, by name, without those whose environment is not set up."""
+    results, thread_count, length = str(folder), str(threads), counted(epochs, "epoch")
 
     def script(name: str) -> str:
         return str(CONTENDERS / name)
 
     train = [OWN, "-m", "jobs.train"]
     run = [*train, "--dataset", dataset, "--storage", results]
-    every = {
+    all_commands = {
         "--help": [*train, "--help"],
         "--plan": [*train, "--plan"],
-        f"the job: both models, {epochs} epoch(s)": [*run, "--epochs", str(epochs)],
-        f"the notebook's cells, {epochs} epoch(s)": [OWN, script("notebook.py"), dataset, str(epochs), results],
+        f"the job: both models, {length}": [*run, "--epochs", str(epochs)],
+        f"the notebook's cells, {length}": [OWN, script("notebook.py"), dataset, str(epochs), results],
         "16 trials, 1 epoch": [*run, "--epochs", "1", "--seeds", "8"],
         "16 trials, 1 epoch: Ray Tune and fit": [TUNE, script("ray_tune.py"), str(digits), "1", "8", results],
         "a worker's import": [OWN, "-c", IMPORT],
         "a worker's import beside scikit-learn and others": [TUNE, "-c", IMPORT],
-        "keras: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "keras", t],
-        "scratch: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "scratch", t],
+        "keras: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "keras", thread_count],
+        "scratch: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "scratch", thread_count],
         "10 empty trials": [OWN, script("empty_trials.py"), "10", results],
         "1,000 empty trials": [OWN, script("empty_trials.py"), "1000", results],
     }
-    return {name: command for name, command in every.items() if Path(command[0]).exists()}
+    return {name: command for name, command in all_commands.items() if Path(command[0]).exists()}
 
 
 def run(command: Sequence[str]) -> tuple[float, str]:
-    """-> seconds, what it printed."""
+    """Return the seconds that a command takes, and its stdout."""
     path = os.pathsep.join(map(str, (ROOT, CONTENDERS)))
     environment = {
         **os.environ,
@@ -76,15 +77,15 @@ def run(command: Sequence[str]) -> tuple[float, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     dataset = "mnist" if options.source else "mnist-mini"
     seconds: dict[str, list[float]] = {}
-    empty: list[tuple[float, float]] = []  # of each round: milliseconds a trial, MiB of growth
+    empty: list[tuple[float, float]] = []  # of each round: milliseconds per trial, growth in MiB
     with tempfile.TemporaryDirectory() as folder:
         digits = Path(folder, "digits.npz")
-        images = write_digits(digits, options.source)  # which prepares the set, too
+        images = write_digits(digits, options.source)  # this prepares the dataset, too
         for number in range(options.rounds):
             printed: dict[str, str] = {}
             for name, command in commands(digits, Path(folder), dataset, threads).items():
@@ -110,7 +111,7 @@ def report(
     rounds: int,
     threads: int,
 ) -> str:
-    """Markdown, as it is recorded."""
+    """Return the record in Markdown."""
     lines = [
         setting(threads),
         f"{images[0]:,} train images, {images[1]:,} test images; n = {rounds} rounds.",
@@ -124,7 +125,7 @@ def report(
     milliseconds, mib = zip(*empty, strict=True)
     lines += ["", *ratio_table(RATIOS, seconds), ""]
     lines.append(
-        f"Of 1,000 empty trials, beyond the first 10: {statistics.median(milliseconds):.1f} ms each"
+        f"Of 1,000 empty trials, each after the first 10 takes {statistics.median(milliseconds):.1f} ms"
         f" ({min(milliseconds):.1f} to {max(milliseconds):.1f}; bound 10), and the driver grows by"
         f" {statistics.median(mib):.0f} MiB ({min(mib):.0f} to {max(mib):.0f}; bound 50)."
     )

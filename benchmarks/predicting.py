@@ -1,4 +1,4 @@
-"""Pictures a second that `python -m jobs.predict` reads and predicts, of files on a disk; start-up is not counted."""
+"""Pictures per second that `python -m jobs.predict` reads from a disk and predicts, without its start-up."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ BOUND = 2_000  # pictures/s, on two cores
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """28x28 PNG files."""
+    """Write PNG files of 28 x 28 pixels."""
     with np.load(FOLDER / "mnist-mini.npz") as arrays:
         images = np.concatenate([arrays["train_images"], arrays["test_images"]])[..., 0]
     for number in range(count):
@@ -33,15 +33,15 @@ def train(storage: Path) -> None:
 
 
 def pictures_per_second(storage: Path, pictures: Path) -> float:
-    """As the command itself tells: from the first file that it opens to the last answer."""
+    """Return the rate that the command reports: from the first file that it opens to the last prediction."""
     command = [sys.executable, "-m", "jobs.predict", str(pictures), f"--storage={storage}", "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    (told,) = re.findall(r"([\d,]+) pictures/s", done.stderr)
-    return float(told.replace(",", ""))
+    (rate,) = re.findall(r"([\d,]+) pictures/s", done.stderr)
+    return float(rate.replace(",", ""))
 
 
 def report(rates: Sequence[float], pictures: int) -> str:
-    """Markdown, as it is recorded."""
+    """Return the record in Markdown."""
     spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
     return "\n".join(
         [
@@ -57,9 +57,9 @@ def report(rates: Sequence[float], pictures: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", help="not used here: any digits do")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=10_000)
+    parser.add_argument("--source", help="ignored: this benchmark uses the embedded digits")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument("--pictures", type=int, default=10_000, help="number of pictures (default: 10000)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         storage, pictures = Path(folder, "results"), Path(folder, "pictures")

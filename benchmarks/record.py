@@ -1,4 +1,4 @@
-"""What every record of measurements says first, and how a ratio is told."""
+"""The first line of every record, which names the machine and versions, and tables of ratios."""
 
 import platform
 import statistics
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_lib.environment import package_versions
+from mnist_lib.wording import counted
 
-# Environments of their own for what would slow Keras' import: see the Makefile.
+# Environments for packages that would slow the import of Keras: see the Makefile.
 PEERS = str(Path(__file__).parents[1] / ".venv-bench/bin/python")  # PyTorch, JAX, MLflow
 TUNE = str(Path(__file__).parents[1] / ".venv-tune/bin/python")  # Ray Tune, scikit-learn, pandas, SciPy, matplotlib
 
@@ -19,7 +20,7 @@ PEER_PACKAGES = ("torch", "jax", "mlflow")
 
 @dataclass(frozen=True)
 class Ratio:
-    """What is claimed: the one takes at most `bound` times as long as the other."""
+    """A claim: `ours` takes at most `bound` times as long as `peer`."""
 
     ours: str
     peer: str
@@ -28,11 +29,11 @@ class Ratio:
 
 def setting(threads: int) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in (package_versions() | _peer_versions()).items())
-    return f"{time.strftime('%Y-%m-%d')}, {_machine()}, {threads} thread(s); {versions}."
+    return f"{time.strftime('%Y-%m-%d')}, {_machine()}, {counted(threads, 'thread')}; {versions}."
 
 
 def ratio_table(ratios: Sequence[Ratio], seconds: Mapping[str, Sequence[float]]) -> list[str]:
-    """Markdown. Both sides of a ratio are of the same round; `seconds` has one figure for each round."""
+    """Return a Markdown table. `seconds` has one figure per round; a ratio is of two figures of the same round."""
     lines = ["| ratio | median of rounds | min to max | bound |", "|---|---|---|---|"]
     for ratio in ratios:
         if ratio.ours in seconds and ratio.peer in seconds:

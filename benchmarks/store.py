@@ -1,4 +1,4 @@
-"""Publishing one version on a local disk: seconds and fsyncs, beside MLflow's registry doing the same: `make bench`."""
+"""Seconds and fsyncs of publishing a version on a local disk, beside MLflow's registry."""
 
 import argparse
 import os
@@ -23,13 +23,13 @@ RATIOS = [Ratio(OURS, MLFLOW, 1.0), Ratio(OURS, FLOOR, 5.0)]
 
 
 def command(name: str, times: int, folder: Path) -> list[str]:
-    """A new folder each: a store that was published to before would be another measurement."""
+    """Return the command that publishes `times` versions to a new folder, so that every measurement starts empty."""
     python, script = SCRIPTS[name]
     return [python, str(CONTENDERS / script), tempfile.mkdtemp(dir=folder), str(times)]
 
 
 def syncs(name: str, folder: Path) -> float | None:
-    """Of one publication, as strace counts them; None without strace."""
+    """Return the fsyncs of one publication as strace counts them, or None without strace."""
     if shutil.which("strace") is None:
         return None
     counts = []
@@ -42,9 +42,9 @@ def syncs(name: str, folder: Path) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", help="not used here: nothing is trained")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--times", type=int, default=50, help="publications of a round, after one that is not counted")
+    parser.add_argument("--source", help="ignored: this benchmark trains nothing")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument("--times", type=int, default=50, help="publications per round, after one of warm-up")
     options = parser.parse_args()
     names = [name for name, (python, _) in SCRIPTS.items() if Path(python).exists()]
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -54,15 +54,15 @@ def main() -> None:
                 _, printed = run(command(name, options.times + 1, Path(folder)))
                 seconds[name].append(statistics.median(last_line(printed)["seconds"]))
                 print(f"round {number + 1}: {name}: {1_000 * seconds[name][-1]:.1f} ms", file=sys.stderr)
-        counted = {name: syncs(name, Path(folder)) for name in names}
-    print(report(seconds, counted, options.rounds, options.times))
+        syncs_by_name = {name: syncs(name, Path(folder)) for name in names}
+    print(report(seconds, syncs_by_name, options.rounds, options.times))
 
 
 def report(seconds: Mapping[str, Sequence[float]], syncs: Mapping[str, float | None], rounds: int, times: int) -> str:
-    """Markdown, as it is recorded."""
+    """Return the record in Markdown."""
     lines = [
         setting(len(os.sched_getaffinity(0))),
-        f"A version of 2.0 MB in three files; n = {rounds} rounds, of each the median of {times} publications.",
+        f"A version of 2.0 MB in three files; n = {rounds} rounds, each the median of {times} publications.",
         "",
         "| publishing | milliseconds, median | min to max | fsyncs |",
         "|---|---|---|---|",

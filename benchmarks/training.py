@@ -1,7 +1,7 @@
-"""Seconds an epoch of this project's loop and of its peers, in turn on one machine: `make bench`.
+"""Seconds per epoch of this project's training loop and of its peers.
 
-Every round runs each contender once, in a process of its own; a ratio is taken in each round, and its median told. The
-digits are the full MNIST where its original files are given, as the record wants it, else the embedded ones.
+Every round runs each contender once, in a process of its own. Ratios are of figures of the same round. The record uses
+the full MNIST, from its original files; without them the embedded digits are used.
 """
 
 import argparse
@@ -32,25 +32,25 @@ class Contender:
 
 class Result(NamedTuple):
     seconds: list[float]  # of each epoch after the first
-    correct: int  # test images
+    correct: int  # number of test images
 
 
 def contenders(threads: int) -> list[Contender]:
-    t = str(threads)
+    thread_count = str(threads)
     return [
-        Contender("floor", OWN, "floor.py", (t,)),
-        Contender("ours keras", OWN, "ours.py", ("keras", t, "1", "float32")),
-        Contender("ours scratch", OWN, "ours.py", ("scratch", t, "1", "float32")),
-        Contender("ours keras, 2 replicas", OWN, "ours.py", ("keras", t, "2", "float32")),
-        Contender("ours keras, bfloat16", OWN, "ours.py", ("keras", t, "1", "bfloat16")),
-        Contender("keras.fit, defaults", OWN, "fit.py", ("defaults", t)),
-        Contender("keras.fit, tuned", OWN, "fit.py", ("tuned", t)),
-        Contender("notebook's eager loop (SGD)", OWN, "eager.py", (t,)),
+        Contender("floor", OWN, "floor.py", (thread_count,)),
+        Contender("ours keras", OWN, "ours.py", ("keras", thread_count, "1", "float32")),
+        Contender("ours scratch", OWN, "ours.py", ("scratch", thread_count, "1", "float32")),
+        Contender("ours keras, 2 replicas", OWN, "ours.py", ("keras", thread_count, "2", "float32")),
+        Contender("ours keras, bfloat16", OWN, "ours.py", ("keras", thread_count, "1", "bfloat16")),
+        Contender("keras.fit, defaults", OWN, "fit.py", ("defaults", thread_count)),
+        Contender("keras.fit, tuned", OWN, "fit.py", ("tuned", thread_count)),
+        Contender("notebook's eager loop (SGD)", OWN, "eager.py", (thread_count,)),
         Contender("JAX scan (RMSprop)", PEERS, "jax_scan.py", ("rmsprop",)),
         Contender("JAX scan (SGD)", PEERS, "jax_scan.py", ("sgd",)),
-        Contender("PyTorch (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", t, "eager")),
-        Contender("PyTorch (SGD)", PEERS, "torch_loop.py", ("sgd", t, "eager")),
-        Contender("PyTorch, torch.compile (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", t, "compile")),
+        Contender("PyTorch (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", thread_count, "eager")),
+        Contender("PyTorch (SGD)", PEERS, "torch_loop.py", ("sgd", thread_count, "eager")),
+        Contender("PyTorch, torch.compile (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", thread_count, "compile")),
     ]
 
 
@@ -68,19 +68,19 @@ RATIOS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4, help="of each contender in each round, the first not counted")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--images", type=int, help="so many train images only, for a try")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs per contender and round, the first as warm-up")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of each contender")
+    parser.add_argument("--images", type=int, help="use only this many train images, for a quick test")
     options = parser.parse_args()
-    able = [contender for contender in contenders(options.threads) if Path(contender.python).exists()]
+    available = [contender for contender in contenders(options.threads) if Path(contender.python).exists()]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "digits.npz")
         images = write_digits(file, options.source, options.images)
-        seconds: dict[str, list[float]] = {contender.name: [] for contender in able}
-        correct: dict[str, list[int]] = {contender.name: [] for contender in able}
+        seconds: dict[str, list[float]] = {contender.name: [] for contender in available}
+        correct: dict[str, list[int]] = {contender.name: [] for contender in available}
         for number in range(options.rounds):
-            for contender in able:
+            for contender in available:
                 result = run(contender, file, options.epochs)
                 seconds[contender.name].append(statistics.median(result.seconds))
                 correct[contender.name].append(result.correct)
@@ -105,10 +105,10 @@ def report(
     epochs: int,
     threads: int,
 ) -> str:
-    """Markdown, as it is recorded."""
+    """Return the record in Markdown."""
     lines = [
         setting(threads),
-        f"{images[0]:,} train images at batch 128, {images[1]:,} test images; n = {rounds} rounds, in each the median"
+        f"{images[0]:,} train images at batch 128, {images[1]:,} test images; n = {rounds} rounds, each the median"
         f" of {epochs - 1} epochs after one of warm-up.",
         "",
         "| contender | s/epoch, median | min to max | test accuracy, mean |",

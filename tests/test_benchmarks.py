@@ -1,4 +1,4 @@
-"""Keeps the suite alive: each contender trains a few steps. What it measures that way means nothing."""
+"""Smoke tests: each contender of the benchmarks trains a few steps. The measured times have no meaning."""
 
 import random
 from pathlib import Path
@@ -20,18 +20,18 @@ def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("contender", contenders(threads=1), ids=lambda contender: contender.name)
-def test_each_contender_runs_and_learns_something(contender: Contender, digits_file: Path) -> None:
+def test_each_contender_runs_and_its_model_learns(contender: Contender, digits_file: Path) -> None:
     if not Path(contender.python).exists():
         pytest.skip("make bench sets up the environment of this peer")
     result = run(contender, digits_file, epochs=3)
-    assert len(result.seconds) == 2  # the first is warm-up
+    assert len(result.seconds) == 2  # the first epoch is warm-up
     assert all(seconds > 0 for seconds in result.seconds)
     if "RMSprop" in contender.name or "keras" in contender.name:
-        assert result.correct > 300  # of 1,000; the SGD ones need more steps than these to begin
+        assert result.correct > 300  # of 1,000; with SGD a few steps are not enough
 
 
-@pytest.mark.parametrize("name", ["--help", "a worker's import", "the notebook's cells, 1 epoch(s)", "10 empty trials"])
-def test_whole_commands_run(name: str, digits_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["--help", "a worker's import", "the notebook's cells, 1 epoch", "10 empty trials"])
+def test_each_command_runs_and_is_timed(name: str, digits_file: Path, tmp_path: Path) -> None:
     seconds, _ = job.run(job.commands(digits_file, tmp_path, "mnist-mini", threads=1, epochs=1)[name])
     assert seconds > 0
 
@@ -45,7 +45,7 @@ def test_each_way_to_publish_is_timed(name: str, tmp_path: Path) -> None:
     assert len(job.last_line(printed)["seconds"]) == 1
 
 
-def test_the_rate_of_predictions_is_told(tmp_path: Path) -> None:
+def test_the_rate_of_predictions_is_reported(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     predicting.write_pictures(tmp_path / "pictures", 120)
     predicting.train(tmp_path / "results")
@@ -53,15 +53,14 @@ def test_the_rate_of_predictions_is_told(tmp_path: Path) -> None:
     assert "| 2,000 | 1,000 to 3,000 |" in predicting.report([1_000, 2_000, 3_000], 120)
 
 
-def test_the_cost_of_a_kill_is_told(tmp_path: Path) -> None:
-    calm = survival.calm_run(tmp_path / "calm", None, "--models=scratch", "--epochs=60", "--checkpoint-seconds=0")
-    killed = survival.kill_a_worker(
-        tmp_path / "killed", None, random.Random(0), "--models=scratch", "--epochs=60", "--checkpoint-seconds=0"
-    )
-    survival.require_same(calm, killed, tmp_path / "killed")
-    assert survival.epoch_seconds(tmp_path / "calm") > 0
-    said = survival.report([0.01, 0.02], {"a worker": [1.0]}, calm, seed=0)
-    assert "| a worker | 1 | 1.0 | 1.0 to 1.0 |" in said
+def test_the_cost_of_a_kill_is_reported(tmp_path: Path) -> None:
+    options = ("--models=scratch", "--epochs=60", "--checkpoint-seconds=0")
+    undisturbed = survival.undisturbed_run(tmp_path / "undisturbed", None, *options)
+    killed = survival.kill_a_worker(tmp_path / "killed", None, random.Random(0), *options)
+    survival.require_same(undisturbed, killed, tmp_path / "killed")
+    assert survival.epoch_seconds(tmp_path / "undisturbed") > 0
+    report = survival.report([0.01, 0.02], {"a worker": [1.0]}, undisturbed, seed=0)
+    assert "| a worker | 1 | 1.0 | 1.0 to 1.0 |" in report
 
 
 def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
@@ -70,6 +69,6 @@ def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
     assert len(job.last_line(printed)["seconds"]) == 5
 
 
-def test_every_claimed_ratio_is_between_contenders_that_there_are() -> None:
+def test_both_sides_of_every_ratio_are_contenders() -> None:
     names = {contender.name for contender in contenders(threads=1)}
     assert all({ratio.ours, ratio.peer} <= names for ratio in RATIOS)

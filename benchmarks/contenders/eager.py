@@ -1,4 +1,4 @@
-"""The notebook's second cell, written afresh: from scratch, trained step by step in Python, without a graph."""
+"""The second cell of the notebook, rewritten: a network from scratch, trained eagerly, step by step in Python."""
 
 import sys
 

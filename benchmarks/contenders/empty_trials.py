@@ -1,4 +1,4 @@
-"""The driver with nothing to drive: `jobs.train` on trials that do no training; tells its own seconds and memory."""
+"""`jobs.train` on trials that train nothing: the seconds and memory of the driver itself."""
 
 import json
 import resource
@@ -12,14 +12,14 @@ import numpy as np
 from jobs.train import __main__ as train
 from jobs.train import worker
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, EpochDone, Event, Started, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, Started, TrialEvent, TrialResult
 from mnist_lib.spec import Pace, Resources, TrialSpec
 
 
 def run_empty_lane(
     dataset: list[Any], resources: Resources, pace: Pace, specs: Sequence[TrialSpec], checkpoints: Mapping[str, bytes]
-) -> Iterator[Event]:
-    """What a trial of `mnist-mini` sends, without the model's files."""
+) -> Iterator[TrialEvent]:
+    """Yield the events of trials of `mnist-mini`, without the files of a model."""
     probabilities = np.full((1_000, 10), 0.1, np.float32)
     for spec in specs:
         yield Started(trial=spec.id, pid=0, node="", devices=("CPU:0",), gpus=())

@@ -1,4 +1,4 @@
-"""The same network in JAX: an epoch is one compiled scan over its steps."""
+"""The same network in JAX, with an epoch as one compiled scan over its steps."""
 
 import sys
 
@@ -17,7 +17,7 @@ generator = np.random.default_rng(0)
 
 
 def kernel(units_in: int, units_out: int) -> jax.Array:
-    """As Keras starts it for RMSprop, as the notebook for SGD."""
+    """Return initial values as those of Keras for RMSprop, and as those of the notebook for SGD."""
     limit = (6 / (units_in + units_out)) ** 0.5
     low, high = (-limit, limit) if optimizer == "rmsprop" else (0.0, 0.1)
     return jnp.asarray(generator.uniform(low, high, (units_in, units_out)), jnp.float32)
@@ -57,7 +57,7 @@ def scan_epoch(weights, slots, order):  # type: ignore[no-untyped-def]
 
 
 def train_epoch(epoch: int) -> None:
-    """All steps have the full batch: the last, short one is filled up with the first images of the epoch."""
+    """Train an epoch of full batches. The last one is filled up with the first images of the epoch."""
     global weights, slots
     order = np.random.default_rng(epoch).permutation(len(images))
     order = np.resize(order, (-(-len(order) // BATCH_SIZE), BATCH_SIZE))

@@ -1,4 +1,4 @@
-"""The two cells of the notebook as a plain script: `fit`, then the network from scratch, eagerly; stores both."""
+"""The two cells of the notebook as a script: `fit`, then the network from scratch in eager mode. It stores both."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS
 from mnist_lib.data.prepare import prepare
 
 epochs, folder = int(sys.argv[2]), Path(sys.argv[3])
-data = prepare(sys.argv[1], data_dir=None, source=None)  # by TFDS, as the job has it
+data = prepare(sys.argv[1], data_dir=None, source=None)  # prepared by TFDS, as for the job
 train_images, test_images = (
     split.images.reshape(len(split), -1).astype("float32") / 255 for split in (data.train, data.test)
 )

@@ -1,4 +1,4 @@
-"""This project's training loop, one model of the catalog, on all the train images."""
+"""This project's training loop with a model of the catalog, on all train images."""
 
 import sys
 

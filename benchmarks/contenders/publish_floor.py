@@ -1,4 +1,4 @@
-"""The same files, written and synced, with their folder: what durability alone takes."""
+"""The same files and their folder, written and synced: the cost of durability alone."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A version with its commit record, in a storage on this disk."""
+"""A version with its commit record, in a storage on the same disk."""
 
 from publishing import folder, measure
 

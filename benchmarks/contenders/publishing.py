@@ -1,6 +1,6 @@
-"""How publishing is timed: the same files again and again, the first time not counted, one JSON line of seconds.
+"""The timing of publishing: the same files several times, the first as warm-up; prints the seconds as a line of JSON.
 
-Arguments: a folder, how many times. What is published is random bytes of the sizes that a trained `keras` leaves.
+Arguments: a folder, and the number of times. The files are random bytes of the sizes of those of a trained `keras`.
 """
 
 import json
@@ -14,7 +14,7 @@ SIZES = {"model.keras": 1_642_000, "predictions.npz": 400_000, "manifest.json": 
 
 
 def measure(publish: Callable[[int, dict[str, bytes]], object]) -> None:
-    """`publish` gets a number that is new each time, and the files."""
+    """Time calls of `publish`, with a different number each time and the files."""
     files = {name: os.urandom(size) for name, size in SIZES.items()}
     seconds = []
     for number in range(int(sys.argv[2])):

@@ -1,4 +1,4 @@
-"""Ray Tune running trials of the same two networks with `keras.fit`, each on one CPU: the usual way to do it."""
+"""Ray Tune running trials of the same two networks with `keras.fit`, each on one CPU."""
 
 import sys
 

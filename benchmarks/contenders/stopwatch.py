@@ -1,7 +1,7 @@
-"""How every contender is timed: the same images, the first epoch not counted, one JSON line of seconds on stdout.
+"""The timing of every contender: the same images, the first epoch as warm-up; prints the seconds as a line of JSON.
 
-A contender is a script with one function that trains an epoch, and one that counts the right test images; it runs in a
-process of its own, in the environment of its own framework. Hence nothing but NumPy here.
+A contender is a script that trains an epoch in one function and counts correct test images in another. It runs in a
+process and an environment of its own, so this module imports only NumPy.
 """
 
 import json
@@ -27,13 +27,13 @@ class Digits(NamedTuple):
 
 
 def digits() -> Digits:
-    """From the file that is the first argument."""
+    """Read the digits from the file that is the first argument."""
     with np.load(Path(sys.argv[1])) as arrays:
         return Digits(*(arrays[name] for name in Digits._fields))
 
 
 def measure(train_epoch: Callable[[int], None], correct: Callable[[], int]) -> None:
-    """Trains as many epochs as the second argument says, the first as warm-up, and tells the seconds of each."""
+    """Train as many epochs as the second argument says, and print the seconds of each but the first, a warm-up."""
     seconds = []
     for epoch in range(int(sys.argv[2])):
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The same network in PyTorch, the usual loop; eager, or with the network through `torch.compile`."""
+"""The same network in PyTorch with the usual loop, eager or with `torch.compile`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a further trial costs a lane beyond its own training: its start, evaluation, and the files of its model."""
+"""The cost of a further trial in a lane beyond its training: its start, its evaluation and the files of its model."""
 
 import json
 import sys
@@ -23,4 +23,4 @@ for event in run_trials(specs, lambda: dataset, Resources(cpus=int(sys.argv[4]))
         now = time.perf_counter()
         seconds.append(now - begin - event.train_seconds)
         begin = now
-print(json.dumps({"seconds": seconds[1:], "correct": 0}))  # the first one compiled
+print(json.dumps({"seconds": seconds[1:], "correct": 0}))  # the first trial includes the compilation
