@@ -39,7 +39,7 @@ class Predictions:
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
-        """Raises IntegrityError if the file is damaged, or is not what its name promises."""
+        """Return the predictions of a version. Raises IntegrityError if they are damaged or have another form."""
         content = read_file(objects, version, PREDICTIONS)
         name = f"{version.name}: {PREDICTIONS}"
         arrays = read_npz(content, name, dict.fromkeys(("probabilities", "predictions", "labels"), MAX_ARRAY_BYTES))
@@ -91,7 +91,7 @@ class StoredModel:
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "StoredModel":
-        """Raises IntegrityError if a file is damaged."""
+        """Return the files of a version. Raises IntegrityError if one is damaged."""
         files = {name: read_file(objects, version, name) for name in version.files}
         return cls(name=version.name, files=files, manifest=read_manifest(objects, version))
 
