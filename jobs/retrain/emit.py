@@ -56,7 +56,7 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
         zone=timetable.zone,
         command=(*command, "--", *flags) if flags else tuple(command),
         folder=Path.cwd(),
-        about=f"Retraining of the handwritten digits: schedule {options.name}, {timetable.cron} in {timetable.zone}",
+        about=f"mnist-jobs: retraining schedule {options.name}, {timetable.cron} in {timetable.zone}",
         starting_deadline=options.starting_deadline,
         final_exit_codes=FINAL_EXIT_CODES,
     )

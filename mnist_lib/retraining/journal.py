@@ -30,7 +30,7 @@ class Entry:
     run: str = ""
     begun: str = ""  # since when a process has worked on the slot without a break
     attempt: int = 0
-    failures: int = 0  # attempts that ended on their own before the run was complete
+    failures: int = 0  # attempts that failed, or whose process died
     missed: int = 0  # earlier slots that have neither an entry nor a run
     exit_code: int | None = None
     why: str = ""  # one line

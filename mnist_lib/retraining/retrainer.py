@@ -184,7 +184,7 @@ class Retrainer:
                 self._lease.release()
 
     def _launch(self, number: int, entry: Entry) -> Entry | None:
-        """Start an attempt; return None if another process has appended an entry, or will since this one slept."""
+        """Start an attempt; return None if another process has appended an entry, or the lease may be lost."""
         at = text_of(self._clock.now())
         entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
         if self._lease.number is None or not self._journal.append(number, entry) or self._lease.overdue():
@@ -197,10 +197,10 @@ class Retrainer:
         try:
             self._lease.renew()
         except LeaseLostError as error:
-            return self._abandon(run, str(error))
+            return self._kill_attempt(run, str(error))
         except StoreError:
             if self._lease.overdue():
-                return self._abandon(run, "the lease could not be renewed in time")
+                return self._kill_attempt(run, "the lease could not be renewed in time")
             raise
         ended = run.poll(self._timetable, self._policy, self._work, self._clock.now())
         if ended is None:
@@ -220,8 +220,8 @@ class Retrainer:
             self.last_settled = entry
             self._notify(entry)
 
-    def _abandon(self, run: ActiveRun, why: str) -> Pause:
-        log.warning("%s; run %s is stopped here", why, run.entry.run)
+    def _kill_attempt(self, run: ActiveRun, why: str) -> Pause:
+        log.warning("%s; stopping run %s on this host", why, run.entry.run)
         self._active = None
         run.attempt.kill()
         return STEP_AGAIN
@@ -238,7 +238,7 @@ class Retrainer:
         )
 
     def _settled_through(self, last: Entry, now: datetime) -> datetime:
-        """Return the moment up to which all slots are settled. A future one comes from a clock that was wrong."""
+        """Return the time up to which all slots are settled; a last slot in the future comes from a wrong clock."""
         return last.due if last.due <= now else min(self._floor, now)
 
     def _run_of(self, slot: datetime) -> str:
