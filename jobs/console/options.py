@@ -175,7 +175,7 @@ def split_subcommand(program: str, about: Mapping[str, str | None], arguments: S
         print_version()
     if name in ("", "-h", "--help"):
         width = max(map(len, about))
-        lines = [f"  {command:{width}}  {' '.join((text or '').split())}" for command, text in about.items()]
+        lines = [f"  {command:{width}}  {' '.join((text or '').split())}".rstrip() for command, text in about.items()]
         print_result("\n".join([f"usage: {program} COMMAND [OPTIONS]", "", *lines]))
         sys.exit()
     require_known("command", name, about)

@@ -19,7 +19,7 @@ from jobs.console.options import parse
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result, run_command
 from jobs.console.terminal import step
 from jobs.train.options import TrainOptions, terms_of
-from mnist_lib.clock import now_text
+from mnist_lib.clock import moment_of, now_text
 from mnist_lib.environment import code_version
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.lease import fence
@@ -57,6 +57,8 @@ def train(arguments: Sequence[str]) -> int:
     check_storage(options.storage)
     if options.run_name is not None:
         check_run_name(options.run_name)
+    if options.finish_by is not None and moment_of(options.finish_by).timestamp() <= begin:
+        _require_begun(options, trials)
     if options.plan or options.calibrate:
         return _show_plan(options, trials)
     return _run(options, trials, begin)
@@ -71,6 +73,15 @@ def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions
         file.flush()
         resumed: TrainOptions = parse("jobs.train", TrainOptions, ["--config", file.name, *arguments])
     return replace(resumed, run_name=options.resume, storage=options.storage)
+
+
+def _require_begun(options: TrainOptions, trials: Sequence[TrialSpec]) -> None:
+    """Raise UsageError if the run would begin after its --finish-by. One that began before is resumed, and ends."""
+    terms = terms_of(options, trials, code_version(SOURCE_FOLDERS))
+    if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
+        raise exit_codes.UsageError(
+            f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()} now"
+        )
 
 
 def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
@@ -90,17 +101,11 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> in
     with step("checking the storage", shown=not options.quiet):
         objects = _storage(options.storage, options.lease)
     code = code_version(SOURCE_FOLDERS)
-    terms = terms_of(options, trials, code)
-    is_late = options.pace(begin).deadline <= begin
-    if options.finish_by and is_late and run_to_resume(objects, options.run_name, terms) is None:
-        raise exit_codes.UsageError(
-            f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()}"
-        )
     run = open_run(
         objects,
         options.run_name,
         dataset=options.dataset,
-        terms=terms,
+        terms=terms_of(options, trials, code),
         configuration=yaml.safe_dump(_configuration(options), sort_keys=False),
     )
     with run as folder:
@@ -164,7 +169,7 @@ def _plain(value: Any) -> Any:
 def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
     from mnist_lib.report.table import result_tables
 
-    lines = [as_text(result_tables(summary)) + "\n", f"Run: {folder.where}"]
+    lines = [as_text(*result_tables(summary)) + "\n", f"Run: {folder.where}"]
     if folder.has_report:
         lines.append(f"Report: {folder.where}/{REPORT}")
     for name, model in summary["models"].items():

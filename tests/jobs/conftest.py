@@ -1,4 +1,4 @@
-"""For tests that disturb runs: what an undisturbed one comes to, and whether anything is left."""
+"""Fixtures for tests that disturb runs: the result of an undisturbed run, and a check that no process is left."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.support.schedule import Schedule
 
 @pytest.fixture(scope="session")
 def calm(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The weights' hash of each trial of an undisturbed run. Of test processes at once, one trains it."""
+    """The hash of each trial's weights in an undisturbed run, which one of several test processes trains."""
     home = tmp_path_factory.mktemp("calm")
     place = home.parent if "PYTEST_XDIST_WORKER" not in os.environ else home.parent.parent
     with FileLock(place / "calm.lock"):
@@ -30,9 +30,9 @@ def calm(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
-    """Two agents of Ray's try for a minute to tell that their cluster was killed, then they end."""
+    """Check that no process is left. Two agents of Ray end only a minute after their cluster was killed."""
     yield
-    wait_until(lambda: not processes_of(tmp_path), f"processes are left: {processes_of(tmp_path)}", 75)
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 75)
     assert not list(tmp_path.rglob(".*.????????????????????????????????"))
 
 

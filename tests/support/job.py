@@ -1,4 +1,4 @@
-"""The job as a user runs it: a process of its own."""
+"""Runs jobs as a user does, each in its own process, and reads what they leave."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from tests.support.clusters import wait_until
 
 ROOT = Path(__file__).parents[2]
 
-# The driver must end without TensorFlow ever having been loaded.
+# The driver must never import TensorFlow.
 DRIVER = """
 import sys
 {prelude}
@@ -24,7 +24,7 @@ sys.exit(status)
 """
 EPOCHS = "--epochs=20"
 TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--no-report", "--json")
-# A prelude: shorter than a user would have it.
+# A prelude that shortens deadlines.
 IMPATIENT = """
 import dataclasses
 from jobs.train.options import TrainOptions
@@ -37,7 +37,7 @@ MARK = "MNIST_TEST_PROCESS"  # in the environment of a driver and of all process
 def start(
     *arguments: str | Path, home: Path, prelude: str = "", module: str = "jobs.train.__main__", **environment: str
 ) -> subprocess.Popen[str]:
-    """`prelude`: Python that runs first, to bring about what cannot be had otherwise."""
+    """Start a job. `prelude` is Python code that runs first, to cause a state that options cannot cause."""
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER.format(prelude=prelude, module=module), *map(str, arguments)],
         cwd=ROOT,
@@ -45,7 +45,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a signal to its group is none to the tests
+        start_new_session=True,  # a signal to its group does not reach the tests
     )
 
 
@@ -61,7 +61,7 @@ def train(
 
 
 def processes_of(home: Path) -> list[str]:
-    """What a driver with that HOME has started, and that still runs."""
+    """Return the running processes that a driver with that HOME has started."""
     mark, found = f"{MARK}={home}".encode(), []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def processes_of(home: Path) -> list[str]:
 
 
 def history_of(run: Path) -> list[dict[str, Any]]:
-    """Its whole lines so far."""
+    """Return the complete lines of a run's history so far."""
     path = run / "history.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -86,7 +86,7 @@ def summary_of(*arguments: str | Path, home: Path) -> dict[str, Any]:
 
 
 def pid_of(trial: str, run: Path, epoch: int = 1) -> int:
-    """Of the worker that trains it, once it tells that it has trained that epoch."""
+    """Wait until a trial has trained an epoch, and return the process id of its worker."""
 
     def reached() -> bool:
         return any(e["trial"] == trial and e["event"] == "epoch" and e["epoch"] >= epoch for e in history_of(run))
@@ -104,5 +104,5 @@ def hashes(stdout: str) -> dict[str, str]:
 
 
 def starts_of(trial: str, run: Path) -> list[int]:
-    """After how many epochs each attempt at it went on."""
+    """Return for each attempt at a trial the number of epochs that it resumed after."""
     return [e["resumed_after"] for e in history_of(run) if e["trial"] == trial and e["event"] == "started"]

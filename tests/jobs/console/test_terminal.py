@@ -1,25 +1,25 @@
-"""The job on a terminal, as a person sees it."""
+"""What a terminal shows: the current step, log lines above it, and the live table of a run."""
 
+import contextlib
 import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.job import ROOT
 
-pytestmark = pytest.mark.slow
 
-
-def test_a_terminal_shows_a_live_table_and_the_result_goes_where_it_was_sent(data_dir: Path, tmp_path: Path) -> None:
-    options = ["--models=scratch", "--epochs=30", f"--data-dir={data_dir}", f"--storage={tmp_path}/results"]
+def shown_on_terminal(*command: str | Path, columns: int = 80, **environment: str) -> tuple[int, str, str]:
+    """Run a command with its standard error on a terminal, and return its exit code, that output and stdout."""
     ours, its = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.train", *options],
+        [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env={**os.environ, "HOME": str(tmp_path), "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"},
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "24", **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=its,
@@ -27,19 +27,103 @@ def test_a_terminal_shows_a_live_table_and_the_result_goes_where_it_was_sent(dat
     )
     os.close(its)
     shown = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        shown += part
-    stdout, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, shown
-    text = shown.decode()
-    assert "trial" in text
-    assert "/30" in text  # epochs, in a bar
-    assert "1 running" in text
-    assert "\x1b[?25l" not in text  # the cursor stays: a driver that is killed could not bring it back
-    assert text.endswith("\x1b[1A\x1b[2K")  # the table is gone
-    assert stdout.startswith("Accuracy on the 1,000 test images")
-    assert "\x1b" not in stdout
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    printed, _ = process.communicate(timeout=60)
+    return process.returncode, shown.decode(), printed
+
+
+STEPS = """
+import logging, sys, time
+from jobs.console.output import log_to_stderr, print_stderr
+from jobs.console.terminal import step
+assert "rich" not in sys.modules
+log_to_stderr(verbose=False)
+with step("outer step"):
+    time.sleep(0.3)
+    logging.getLogger("jobs").info("a log line")
+    with step("inner step"):
+        time.sleep(0.3)
+        print_stderr("a printed line")
+    time.sleep(0.3)
+with step("hidden step", shown=False):
+    time.sleep(0.3)
+assert "rich" not in sys.modules
+"""
+
+
+def test_a_step_spins_and_lines_are_printed_above_it() -> None:
+    code, shown, _ = shown_on_terminal("-c", STEPS)
+    assert code == 0, shown
+    erase = "\r\x1b[2K"
+    frames = shown.replace("\r\n", "\n").split(erase)
+    outer = [frame for frame in frames if frame.endswith("outer step")]
+    assert len({frame[0] for frame in outer}) > 2  # it spins
+    assert any(frame.endswith("inner step") for frame in frames)
+    assert "a log line\n" in frames
+    assert "a printed line\n" in frames
+    assert "hidden step" not in shown
+    assert frames[-1] == ""  # nothing is left of it
+    assert "\x1b[?25l" not in shown
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_move_its_cursor_shows_lines_only(term: str) -> None:
+    code, shown, _ = shown_on_terminal("-c", STEPS, TERM=term)
+    assert (code, shown.replace("\r\n", "\n")) == (0, "a log line\na printed line\n")
+
+
+def test_without_a_terminal_there_are_lines_only() -> None:
+    done = subprocess.run([sys.executable, "-c", STEPS], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "a log line\na printed line\n")
+
+
+def test_a_terminal_without_unicode_gets_an_ascii_spinner() -> None:
+    code, shown, _ = shown_on_terminal("-c", STEPS, PYTHONIOENCODING="ascii")
+    assert code == 0
+    assert "outer step" in shown
+    assert shown.isascii()
+
+
+def test_a_lost_terminal_does_not_end_a_step() -> None:
+    ours, its = pty.openpty()
+    code = "import time\nfrom jobs.console.terminal import step\nwith step('a step'): time.sleep(1)\nprint('done')"
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=its, text=True)
+    os.close(its)
+    os.read(ours, 100)
+    os.close(ours)
+    assert process.communicate(timeout=20)[0] == "done\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_step_while_ray_is_loaded(tmp_path: Path) -> None:
+    ours, its = pty.openpty()
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "jobs.train", "--models=scratch", f"--storage={tmp_path}"]
+    environment = {**os.environ, "TERM": "xterm"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=its)
+    os.close(its)
+    shown = os.read(ours, 1000).decode()
+    seconds = time.monotonic() - begin
+    process.kill()
+    process.wait()
+    os.close(ours)
+    assert "loading Ray" in shown
+    assert seconds < 2  # less than half a second on an idle machine
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_live_table_and_stdout_gets_only_the_result(data_dir: Path, tmp_path: Path) -> None:
+    options = ["--models=scratch", "--epochs=30", f"--data-dir={data_dir}", f"--storage={tmp_path}/results"]
+    code, shown, printed = shown_on_terminal("-m", "jobs.train", *options, HOME=str(tmp_path))
+    assert code == 0, shown
+    for text in ("starting Ray", "importing TensorFlow", "trial", "validation", "/30", "1 running"):
+        assert text in shown
+    assert "\x1b[?25l" not in shown  # the cursor stays: a driver that is killed could not show it again
+    assert shown.endswith("\x1b[2K")  # the table and the last step are erased
+    assert printed.startswith("Accuracy on the 1,000 test images")
+    assert "\x1b" not in printed

@@ -1,4 +1,4 @@
-"""Faults of workers, nodes and trials, by real kills: what recovers ends with the weights of the calm run."""
+"""Faults of workers, nodes and trials, by real kills. Trials that recover end with the weights of the calm run."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.support.store.invariants import all_verified
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-def test_f1_a_worker_that_is_killed_is_followed_by_one_that_goes_on_where_it_was(
+def test_f1_a_trial_resumes_from_its_checkpoint_after_its_worker_is_killed(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     driver = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
@@ -41,31 +41,33 @@ def test_f1_a_worker_that_is_killed_is_followed_by_one_that_goes_on_where_it_was
     assert sorted(path.name for path in (tmp_path / "runs/r/trials/scratch-s0").iterdir()) == ["result.json", "tb"]
 
 
-KILLS_ITSELF = """
+KILL_ITSELF = """
 from jobs.train import worker
 train_lane = worker.run_lane
 def run_lane(dataset, resources, pace, specs, checkpoints):
     import os
-    if specs[0].id in DYING:
+    if specs[0].id in KILLED:
         os.kill(os.getpid(), 9)
     yield from train_lane(dataset, resources, pace, specs, checkpoints)
 worker.run_lane = run_lane
 """
 
 
-def test_f2_a_trial_that_dies_each_time_ends_the_run_with_5(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
-    prelude = "DYING = ['keras-s0']" + KILLS_ITSELF
+def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_5(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    prelude = "KILLED = ['keras-s0']" + KILL_ITSELF
     code, _, stderr = train(*at(ray_address, data_dir, tmp_path), "--models=keras", home=tmp_path, prelude=prelude)
     assert code == 5, stderr
     assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0 failed after 4 attempts: worker killed")
-    assert "run it again under another --run-name" in stderr.splitlines()[-1]
+    assert "start a run with another --run-name" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
 
 
-def test_f2_when_others_have_ended_they_are_stored_and_the_run_ends_with_9(
+def test_f2_the_other_trials_are_stored_and_the_run_ends_with_9(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    prelude = "DYING = ['keras-s0']" + KILLS_ITSELF
+    prelude = "KILLED = ['keras-s0']" + KILL_ITSELF
     code, stdout, stderr = train(
         *at(ray_address, data_dir, tmp_path), "--max-failures=1", home=tmp_path, prelude=prelude
     )
@@ -78,7 +80,7 @@ def test_f2_when_others_have_ended_they_are_stored_and_the_run_ends_with_9(
     assert not (tmp_path / "models/keras").exists()
 
 
-def test_f3_when_a_node_is_lost_its_trial_goes_on_elsewhere(
+def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(
     calm: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     with temporary_cluster(cpus=0) as cluster:
@@ -93,8 +95,8 @@ def test_f3_when_a_node_is_lost_its_trial_goes_on_elsewhere(
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
 
 
-def test_f4_a_worker_that_is_killed_for_memory_is_tried_once_more(data_dir: Path, tmp_path: Path) -> None:
-    """The node counts as full as soon as anything is in use, but only once it has prepared the data."""
+def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_path: Path) -> None:
+    """The node counts as full at 1% of its memory, but only after it has prepared the data."""
     with temporary_cluster(cpus=0) as cluster:
         threshold = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
         with pytest.MonkeyPatch.context() as environment:
@@ -109,23 +111,27 @@ def test_f4_a_worker_that_is_killed_for_memory_is_tried_once_more(data_dir: Path
     assert "--cpus-per-trial" in last
 
 
-def test_f8_an_attempt_that_goes_silent_is_given_up_and_is_not_heard_when_it_comes_back(
+def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     driver = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path, prelude=IMPATIENT)
     silent = pid_of("scratch-s0", tmp_path / "runs/r")
     os.kill(silent, signal.SIGSTOP)
-    wait_until(lambda: [e for e in history_of(tmp_path / "runs/r") if e["event"] == "died"], "it was not given up", 30)
+    wait_until(
+        lambda: [e for e in history_of(tmp_path / "runs/r") if e["event"] == "died"],
+        "the attempt was not abandoned",
+        30,
+    )
     os.kill(silent, signal.SIGCONT)
     stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
     assert "attempt 1 of scratch-s0 died (silent); resuming at epoch" in stderr
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
     assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
-    wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker is still there", 20)
+    wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker still runs", 20)
 
 
-def test_f9_a_lane_that_dies_between_two_trials_gives_the_others_to_the_next_attempt(
+def test_f9_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "runs/r"
@@ -150,7 +156,7 @@ worker.run_lane = run_lane
 """
 
 
-def test_f11_f12_a_trial_that_diverges_is_a_row_is_not_tried_again_and_the_others_are_stored(
+def test_f11_f12_a_diverged_trial_is_not_retried_and_the_others_are_stored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     arguments = [argument for argument in at(ray_address, data_dir, tmp_path) if argument != "--json"]
@@ -165,7 +171,7 @@ def test_f11_f12_a_trial_that_diverges_is_a_row_is_not_tried_again_and_the_other
         assert summary["models"][model]["trials"] == trials
 
 
-def test_f16_a_granted_gpu_that_tensorflow_cannot_see_ends_the_run_with_5(
+def test_f16_a_granted_gpu_that_tensorflow_does_not_see_ends_the_run_with_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     command = ("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--models=keras")
@@ -177,7 +183,7 @@ def test_f16_a_granted_gpu_that_tensorflow_cannot_see_ends_the_run_with_5(
     assert "--allow-cpu" in stderr.splitlines()[-1]
 
 
-def test_a_trial_that_takes_longer_than_it_may_is_given_up(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+def test_a_trial_that_exceeds_its_timeout_is_abandoned(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100000", "--trial-timeout=8")
     code, _, stderr = train(*command, home=tmp_path)
     assert code == 5, stderr

@@ -1,4 +1,4 @@
-"""What is seen while a run trains."""
+"""The live table and the progress lines of a run."""
 
 import contextlib
 import logging
@@ -49,7 +49,7 @@ def drawn(progress: RunProgress, width: int, height: int) -> list[str]:
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50)])
 @pytest.mark.parametrize("trials", [2, 100])
-def test_the_table_fits_into_the_terminal_and_shows_what_runs(width: int, height: int, trials: int) -> None:
+def test_the_table_fits_the_terminal_and_shows_running_trials(width: int, height: int, trials: int) -> None:
     progress = progress_of(trials)
     start(progress, f"keras-s{trials - 1}")  # the last in order, the first to look at
     progress.update(epoch(f"keras-s{trials - 1}", 3), first)
@@ -62,7 +62,31 @@ def test_the_table_fits_into_the_terminal_and_shows_what_runs(width: int, height
     assert any("more" in line for line in lines) == (trials == 100)
 
 
-def test_an_attempt_that_died_and_one_that_goes_on_are_seen() -> None:
+@pytest.mark.parametrize("width", [50, 60, 80, 110, 200])
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_the_table_has_an_accuracy_column_each_for_validation_and_test(width: int, attempt: int) -> None:
+    progress = progress_of(2)
+    start(progress, "keras-s0", lambda item: attempt)
+    progress.update(epoch("keras-s0", 3), first)
+    done = progress.trials["keras-s1"]
+    done.state, done.accuracy, done.test_accuracy = State.DONE, 0.7, 0.9
+    lines = drawn(progress, width, 24)
+    assert max(map(len, lines)) <= width
+    headings = " ".join(lines[1:3])
+    assert "validation" in headings
+    assert headings.count("accuracy") == 2
+    running, ended = (next(line for line in lines if state in line) for state in ("running", "done"))
+    assert "80.00%" in running
+    assert "%" not in running.replace("80.00%", "")
+    assert ended.index("70.00%") < ended.index("90.00%")
+
+
+def test_without_validation_the_accuracy_of_training_is_named_so() -> None:
+    progress = RunProgress(trial_grid(("keras",), [0], dataset="mnist-mini", epochs=10, validation_percent=0), [])
+    assert "training" in drawn(progress, 80, 24)[1]
+
+
+def test_a_dead_attempt_and_its_successor_are_shown() -> None:
     progress = progress_of(2)
     start(progress, "keras-s0")
     death = Death(kind=Kind.KILLED, details="on a node")
@@ -77,7 +101,7 @@ def test_an_attempt_that_died_and_one_that_goes_on_are_seen() -> None:
     assert "2 of 2 trials ended, 2 failed" in drawn(progress, 80, 24)[-1]
 
 
-def test_the_time_left_is_that_of_the_epochs_left_shared_out_among_what_runs() -> None:
+def test_the_time_left_counts_the_epochs_left_per_running_trial() -> None:
     progress = progress_of(4)
     assert progress.total_seconds_left is None
     for trial in ("keras-s0", "keras-s1"):
@@ -90,11 +114,11 @@ def test_the_time_left_is_that_of_the_epochs_left_shared_out_among_what_runs() -
 @pytest.mark.parametrize(
     ("seconds", "text"), [(None, "-"), (0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (7_384, "2:03:04")]
 )
-def test_a_duration_reads_as_people_say_it(seconds: float | None, text: str) -> None:
+def test_the_time_left_is_written_in_seconds_minutes_and_hours(seconds: float | None, text: str) -> None:
     assert display.time_left(seconds) == text
 
 
-def test_a_terminal_that_is_lost_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_terminal_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, its = pty.openpty()
     stream = os.fdopen(its, "w")
     progress = progress_of(1)
@@ -112,7 +136,7 @@ def test_a_terminal_that_is_lost_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
         stream.close()
 
 
-def test_without_a_terminal_a_trial_is_told_of_at_most_every_ten_seconds(
+def test_without_a_terminal_a_trial_is_logged_at_most_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 100.0
@@ -124,7 +148,7 @@ def test_without_a_terminal_a_trial_is_told_of_at_most_every_ten_seconds(
             now += 4.0
             progress.update(epoch("keras-s0", number, seconds=4.0), first)
             show(progress.trials["keras-s0"])
+    values = "loss 0.5000, validation accuracy 80.00%, 25 images/s"
     assert [record.getMessage() for record in caplog.records] == [
-        f"keras-s0: epoch {number} of 10, loss 0.5000, validation accuracy 80.00%, 25 images/s, {4 * (10 - number)} s left"
-        for number in (4, 7)
+        f"keras-s0: epoch {number} of 10, {values}, {4 * (10 - number)} s left" for number in (4, 7)
     ]

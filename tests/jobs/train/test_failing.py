@@ -1,4 +1,4 @@
-"""Runs that fail, in part or whole: each says why, and how it ends."""
+"""Runs that fail in part or completely: the error message and the exit code."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.support.job import pid_of, start, train
 pytestmark = pytest.mark.slow
 
 
-def test_a_trial_that_is_killed_for_good_is_a_row_and_the_others_are_stored(
+def test_a_trial_without_retries_fails_and_the_others_are_stored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     process = start(
@@ -31,7 +31,7 @@ def test_a_trial_that_is_killed_for_good_is_a_row_and_the_others_are_stored(
     assert (tmp_path / "models/scratch/versions/1").is_dir()
 
 
-def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
+def test_a_run_whose_trials_all_diverge_says_why_and_ends_with_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     code, stdout, stderr = train(
@@ -46,7 +46,7 @@ def test_a_run_whose_every_trial_diverges_says_why_and_ends_with_5(
     assert not (tmp_path / "models").exists()
 
 
-def test_data_that_are_nowhere_end_the_run_with_3_and_the_ways_out(ray_address: str, tmp_path: Path) -> None:
+def test_a_missing_dataset_ends_the_run_with_3_and_says_what_to_do(ray_address: str, tmp_path: Path) -> None:
     begin = time.monotonic()
     code, stdout, stderr = train(
         *("--address", ray_address, "--dataset=mnist", "--data-dir", tmp_path, "--data-source", tmp_path),
@@ -60,7 +60,7 @@ def test_data_that_are_nowhere_end_the_run_with_3_and_the_ways_out(ray_address: 
         assert said in last
 
 
-def test_more_gpus_than_any_node_has_are_refused_within_10_seconds_with_4(ray_address: str, tmp_path: Path) -> None:
+def test_more_gpus_than_any_node_has_are_refused_with_4_within_10_seconds(ray_address: str, tmp_path: Path) -> None:
     begin = time.monotonic()
     code, _, stderr = train(*("--address", ray_address, "--gpus-per-trial=3", "--storage", tmp_path), home=tmp_path)
     assert time.monotonic() - begin < 10

@@ -1,4 +1,4 @@
-"""The job on hosts that share nothing, submitted from one that is no part of the cluster, with a token."""
+"""The job on hosts that share nothing, submitted with a token from a host outside the cluster."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.job import EPOCHS, hashes, history_of
 pytestmark = pytest.mark.slow
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-a-token-" + 32 * "b"}
-TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--json")  # those of the calm run, whose weights are expected
+TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--json")  # as in the calm run, whose weights are expected
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def submission(machines: list[Host], run: str, *more: str) -> list[str]:
     ]
 
 
-def test_submitted_from_outside_both_models_train_on_hosts_that_share_nothing(
+def test_a_job_submitted_from_outside_trains_on_hosts_that_share_nothing(
     calm: dict[str, str], machines: list[Host]
 ) -> None:
     *cluster, laptop = machines
@@ -50,7 +50,7 @@ def test_submitted_from_outside_both_models_train_on_hosts_that_share_nothing(
     assert "MB of code" in stderr
     assert len(trained_on(cluster[0].folder / "storage/runs/calm")) == 3
     assert "canary" not in stdout + stderr
-    for host in cluster[1:]:  # neither data nor results are there
+    for host in cluster[1:]:  # they hold neither data nor results
         assert not list(host.folder.rglob("*.tfrecord*")) + list(host.folder.rglob("?*.keras"))
     assert not list(laptop.folder.rglob("?*.keras"))
 
@@ -60,19 +60,19 @@ def kill(host: Host) -> None:
 
 
 def cut(host: Host) -> None:
-    """For longer than the head waits for its answer."""
+    """Cut the host off for longer than the head waits for its answer."""
     host.set_link("down")
 
 
 @pytest.mark.parametrize("lose", [cut, kill])
-def test_when_a_host_is_lost_in_training_the_result_is_the_same(
+def test_a_host_lost_during_training_does_not_change_the_result(
     calm: dict[str, str], machines: list[Host], lose: Callable[[Host], None]
 ) -> None:
     *cluster, laptop = machines
     run = cluster[0].folder / f"storage/runs/{lose.__name__}"
     submitted = laptop.start(*submission(machines, lose.__name__, "--seeds=2"), environment=TOKEN)
     worker = cluster[1 if lose is cut else 2]
-    wait_until(lambda: worker.name in trained_on(run), "no trial is trained there")
+    wait_until(lambda: worker.name in trained_on(run), "no trial is trained on it")
     lose(worker)
     stdout, stderr = submitted.communicate(timeout=150)
     worker.set_link("up")
@@ -82,7 +82,7 @@ def test_when_a_host_is_lost_in_training_the_result_is_the_same(
 
 
 def trained_on(run: Path) -> dict[str, set[str]]:
-    """By host, the trials of which an attempt there has come to its fifth epoch."""
+    """Return for each host the trials that reached their fifth epoch on it."""
     host_of: dict[str, str] = {}
     found: dict[str, set[str]] = {}
     for event in history_of(run):

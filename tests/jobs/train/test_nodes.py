@@ -1,4 +1,4 @@
-"""One trial on several nodes comes to what one node does with as many replicas, also when one of them is killed."""
+"""A trial on several nodes ends with the weights of as many replicas on one node, even if a process is killed."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def one_node(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPath
     return hashes(stdout)
 
 
-def test_two_nodes_come_to_the_weights_of_two_replicas_on_one(
+def test_two_nodes_produce_the_weights_of_two_replicas_on_one_node(
     one_node: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     command = (*at(ray_address, data_dir, tmp_path), SHORT, "--nodes-per-trial=2")
@@ -37,38 +37,38 @@ def test_two_nodes_come_to_the_weights_of_two_replicas_on_one(
 
 
 @pytest.mark.parametrize("which", ["first", "other"])
-def test_when_a_process_of_the_group_is_killed_it_begins_again_from_the_checkpoint(
+def test_a_group_resumes_from_its_checkpoint_when_a_process_is_killed(
     one_node: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path, which: str
 ) -> None:
     command = (*at(ray_address, data_dir, tmp_path), SHORT, "--models=keras", "--nodes-per-trial=2")
     driver = start(*command, home=tmp_path)
     first = pid_of("keras-s0", tmp_path / "runs/r", epoch=5)
-    os.kill(first if which == "first" else other(), signal.SIGKILL)
+    os.kill(first if which == "first" else other_pid(), signal.SIGKILL)
     stdout, stderr = driver.communicate(timeout=150)
     assert driver.returncode == 0, stderr
     assert "attempt 1 of keras-s0 died (worker killed); resuming at epoch" in stderr
     assert starts_of("keras-s0", tmp_path / "runs/r")[1] >= 4
     assert hashes(stdout) == {"keras-s0": one_node["keras-s0"]}
-    wait_until(lambda: not others(), "a process of the group is left", 20)
+    wait_until(lambda: not others(), "a process of the group still runs", 20)
 
 
-def test_all_of_a_group_end_early_together_when_time_is_up(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+def test_all_members_of_a_group_end_early_when_time_is_up(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--nodes-per-trial=2", "--epochs=100000")
     code, _, stderr = train(*command, "--max-seconds=12", home=tmp_path)
     assert code == 0, stderr
     assert "of 100000 epochs: time was up" in stderr
 
 
-def other() -> int:
+def other_pid() -> int:
     (process,) = others()
     return process.pid
 
 
 def others() -> list[psutil.Process]:
-    """Below the cluster of these tests."""
+    """Return the other members of the group, which are processes below those of the tests."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "ray::_run_beside" in process.cmdline():
+            if "ray::_run_member" in process.cmdline():
                 found.append(process)
     return found

@@ -1,3 +1,5 @@
+"""The options of jobs.train: values, files, refusals and help."""
+
 import dataclasses
 import os
 import subprocess
@@ -8,14 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
-from jobs.train.__main__ import _configuration
-from jobs.train.options import TrainOptions
+from jobs.train.__main__ import _configuration, _require_begun
+from jobs.train.options import TrainOptions, terms_of
+from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
-
-ROOT = Path(__file__).parents[3]
-
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.runs import open_run
+from tests.support.job import ROOT
 
 BILLION_LAUGHS = "l0: &l0 [lol]\n" + "".join(f"l{n}: &l{n} [{','.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 10))
 
@@ -25,7 +29,7 @@ def options(*arguments: str) -> TrainOptions:
     return parsed
 
 
-def test_without_arguments_both_models_train_on_mnist_mini() -> None:
+def test_without_arguments_keras_and_scratch_train_on_mnist_mini() -> None:
     assert [trial.id for trial in options().trials()] == ["keras-s0", "scratch-s0"]
     assert options() == TrainOptions()
 
@@ -84,7 +88,7 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
         ("epochs: 3 #" + "x" * 1_100_000, "expected a file of at most 100,000 characters, got 1,100,011"),
     ],
 )
-def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
+def test_an_invalid_configuration_file_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -114,11 +118,16 @@ def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
         (["--cpus-per-trial", "0"], "cpus_per_trial: expected a whole number from 1 to 4096, got 0"),
         (["--gpus-per-trial", "-1"], "gpus_per_trial: expected a whole number from 0 to 64, got -1"),
         (["--run-name", "../x"], "run_name: expected"),
+        (["--lr", "0.1"], "--lr is not an option; did you mean --learning-rate?"),
+        (["--chaos", "7"], "python -m jobs.rehearse"),
+        (["--data-dir", "/nowhere/tfds"], "data_dir: expected an existing folder, got /nowhere/tfds; create it"),
+        (
+            ["--finish-by=2020-01-01T06:00:00Z"],
+            "finish_by: expected a time in the future, got 2020-01-01T06:00:00Z; it",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_within_2_seconds_and_ray_is_not_even_loaded(
-    arguments: list[str], said: str
-) -> None:
+def test_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(arguments: list[str], said: str) -> None:
     code = (
         "import sys; from jobs.train.__main__ import main; status = main(sys.argv[1:]);"
         "assert not {'ray', 'tensorflow', 'numpy'} & set(sys.modules); sys.exit(status)"
@@ -131,6 +140,19 @@ def test_what_cannot_be_is_refused_in_one_line_within_2_seconds_and_ray_is_not_e
     (line,) = done.stderr.splitlines()
     assert line.startswith("error[E-USAGE] ")
     assert said in line
+
+
+@pytest.mark.parametrize("name", [None, "nightly"])
+def test_a_run_that_began_before_its_finish_by_is_resumed_after_it(tmp_path: Path, name: str | None) -> None:
+    given = options(
+        "--finish-by=2020-01-01T06:00:00Z", f"--storage={tmp_path}", *([f"--run-name={name}"] if name else [])
+    )
+    with pytest.raises(UsageError, match="finish_by"):
+        _require_begun(given, given.trials())
+    terms = terms_of(given, given.trials(), code_version(SOURCE_FOLDERS))
+    with open_run(LocalObjects(tmp_path), name, dataset="mnist-mini", terms=terms, configuration=""):
+        pass
+    _require_begun(given, given.trials())
 
 
 def test_help_names_every_option_with_its_default() -> None:
@@ -152,13 +174,13 @@ def test_help_names_every_option_with_its_default() -> None:
         )
 
 
-def test_the_configuration_that_a_run_leaves_gives_the_same_options_again(tmp_path: Path) -> None:
+def test_the_stored_configuration_gives_the_same_options(tmp_path: Path) -> None:
     given = options("--seeds=4,8", "--learning-rate=0.1", "--allow-cpu", "--data-dir=/data", "--cpus-per-trial=2")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(_configuration(given)))
     assert options("--config", str(tmp_path / "config.yaml")) == given
 
 
-def test_a_flag_can_be_taken_back_from_a_file(tmp_path: Path) -> None:
+def test_a_flag_of_a_file_can_be_overridden(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("json: true\n")
     assert options("--config", str(tmp_path / "config.yaml")).json
     assert not options("--config", str(tmp_path / "config.yaml"), "--no-json").json

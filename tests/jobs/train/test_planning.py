@@ -1,4 +1,4 @@
-"""What `--plan` tells, beside what then happens."""
+"""The plan of `--plan`, compared with the run."""
 
 import json
 import subprocess
@@ -13,17 +13,9 @@ from tests.support.job import ROOT, train
 pytestmark = pytest.mark.slow
 
 
-def test_a_calibrated_plan_tells_about_how_long_the_run_takes(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
-    command = (
-        "--address",
-        ray_address,
-        "--data-dir",
-        data_dir,
-        "--epochs=60",
-        "--gpus-per-trial=0",
-        "--no-report",
-        "--json",
-    )
+def test_a_calibrated_plan_predicts_the_duration_of_the_run(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    where = ("--address", ray_address, "--data-dir", data_dir)
+    command = (*where, "--epochs=60", "--gpus-per-trial=0", "--no-report", "--json")
     code, stdout, stderr = train(*command, "--calibrate", home=tmp_path)
     assert code == 0, stderr
     expected = json.loads(stdout)["expected"]
@@ -33,7 +25,7 @@ def test_a_calibrated_plan_tells_about_how_long_the_run_takes(ray_address: str, 
     assert 0.4 < (time.monotonic() - begin) / expected["seconds"] < 2.5
 
 
-def test_a_plan_for_this_machine_is_that_of_ray_but_starts_none(tmp_path: Path) -> None:
+def test_a_plan_for_this_machine_equals_that_of_ray_without_starting_ray(tmp_path: Path) -> None:
     code, stdout, stderr = train("--plan", "--json", "--seeds=3", home=tmp_path)
     assert (code, stderr) == (0, "")
     assert not list(tmp_path.iterdir())  # Ray would have written there

@@ -1,4 +1,4 @@
-"""Drivers that end in any way, and the same command again: the weights of the calm run, and every model stored once."""
+"""Drivers that end at any point. The same command ends with the weights of the calm run and stores each model once."""
 
 import json
 import os
@@ -37,7 +37,7 @@ FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")
 
 
 @pytest.mark.parametrize("place", ["run.before_summary", "run.before_forget"])
-def test_f6_a_driver_that_dies_at_the_end_of_storing_is_recognised_as_done(
+def test_f6_a_run_whose_driver_died_after_storing_is_not_repeated(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str
 ) -> None:
     command = (*at(ray_address, data_dir, tmp_path), "--models=keras", "--epochs=2")
@@ -51,7 +51,7 @@ def test_f6_a_driver_that_dies_at_the_end_of_storing_is_recognised_as_done(
     assert sorted(left) == ["events.out.tfevents.keras-s0", "result.json", "tb"]
 
 
-def test_f7_when_the_head_dies_the_run_ends_with_8_and_goes_on_with_another_cluster(
+def test_f7_a_run_whose_head_dies_ends_with_8_and_resumes_on_another_cluster(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     with temporary_cluster(cpus=0) as cluster:
@@ -67,17 +67,17 @@ def test_f7_when_the_head_dies_the_run_ends_with_8_and_goes_on_with_another_clus
         kill_gcs(cluster)
         begin = time.monotonic()
         _, stderr = driver.communicate(timeout=100)
-        assert time.monotonic() - begin < 40  # of 90, with 5 s in place of 30
+        assert time.monotonic() - begin < 40  # IMPATIENT waits 5 s for the head, not 30 s
     assert driver.returncode == 8, stderr
     assert "error[E-CLUSTER-LOST] the head of the cluster has not answered for" in stderr
     command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=150")
     code, _, stderr = train(*command, home=tmp_path)
     assert code == 0, stderr
-    assert "resuming run r: 0 of 1 trial(s) have ended" in stderr
+    assert "resuming run r: 0 of 1 trial ended" in stderr
     assert starts_of("scratch-s0", tmp_path / "runs/r")[1] >= 4
 
 
-def test_f17_a_run_that_is_interrupted_says_how_to_go_on_and_goes_on(
+def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(
     calm: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
@@ -88,30 +88,30 @@ def test_f17_a_run_that_is_interrupted_says_how_to_go_on_and_goes_on(
     stdout, stderr = driver.communicate(timeout=30)
     assert time.monotonic() - begin < 2
     assert (driver.returncode, stdout) == (130, ""), stderr
-    said = stderr.splitlines()[-1]
-    assert said.startswith("interrupted; resume with: python -m jobs.train --resume r --storage ")
+    last = stderr.splitlines()[-1]
+    assert last.startswith("interrupted; resume with: python -m jobs.train --resume r --storage ")
     assert "Traceback" not in stderr
-    wait_until(lambda: not processes_of(tmp_path), f"processes are left: {processes_of(tmp_path)}", 10)
-    arguments = shlex.split(said.partition("jobs.train ")[2])
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
+    arguments = shlex.split(last.partition("jobs.train ")[2])
     code, stdout, stderr = train(*arguments, home=tmp_path)
     assert code == 0, stderr
     assert "resuming run r" in stderr
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
 
 
-def test_f18_a_run_that_is_terminated_ends_also_when_nobody_reads_what_it_says(data_dir: Path, tmp_path: Path) -> None:
-    """`ray job stop` is in test_submit.py."""
+def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, tmp_path: Path) -> None:
+    """`ray job stop` is tested in test_submit.py."""
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
-    with start(*command, home=tmp_path) as driver:  # which closes what it writes to
+    with start(*command, home=tmp_path) as driver:  # closes the driver's streams
         pid_of("scratch-s0", tmp_path / "results/runs/r")
         assert driver.stderr is not None
         driver.stderr.close()
         os.killpg(driver.pid, signal.SIGTERM)
         assert driver.wait(timeout=3) == 143
-    wait_until(lambda: not processes_of(tmp_path), f"processes are left: {processes_of(tmp_path)}", 10)
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
 
 
-def test_a_second_driver_of_a_run_is_refused_with_75_naming_the_first(
+def test_a_second_driver_of_a_run_is_refused_with_75_and_names_the_first(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     first = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
@@ -126,30 +126,32 @@ def test_a_second_driver_of_a_run_is_refused_with_75_naming_the_first(
 
 @pytest.fixture(scope="module")
 def killed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The storage of a run whose driver was killed in the second trial. It had a cluster of its own, which ends with
-    it, two agents of Ray's only after a minute in which they try to tell somebody."""
+    """The storage of a run whose driver was killed in the second trial.
+
+    The driver's own cluster ends with it, except two agents of Ray, which try for a minute to report the end.
+    """
     home = tmp_path_factory.mktemp("killed")
     driver = start("--data-dir", data_dir, "--storage", home / "results", *FOUR_TRIALS, home=home)
     pid_of("keras-s1", home / "results/runs/r", epoch=5)
     driver.kill()
     driver.communicate()
-    wait_until(lambda: not [p for p in processes_of(home) if "Agent" not in p], "processes are left", seconds=20)
+    wait_until(lambda: not [p for p in processes_of(home) if "Agent" not in p], "processes still run", seconds=20)
     yield home / "results"
-    wait_until(lambda: not processes_of(home), f"processes are left: {processes_of(home)}", seconds=75)
+    wait_until(lambda: not processes_of(home), f"processes still run: {processes_of(home)}", seconds=75)
 
 
 @pytest.mark.parametrize("damage", [None, b"damaged"], ids=["whole", "damaged"])
-def test_f5_f10_after_a_kill_of_the_driver_the_same_command_goes_on(
+def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(
     calm: dict[str, str], killed: Path, data_dir: Path, tmp_path: Path, damage: bytes | None
 ) -> None:
-    """With the newest checkpoint damaged, from the one before."""
+    """If the newest checkpoint is damaged, the one before it is used."""
     run = tmp_path / "results/runs/r"
     shutil.copytree(killed, tmp_path / "results")
     if damage is not None:
         sorted(run.glob("trials/keras-s1/checkpoints/*"))[-1].write_bytes(damage)
     code, stdout, stderr = train("--data-dir", data_dir, "--storage", tmp_path / "results", *FOUR_TRIALS, home=tmp_path)
     assert code == 0, stderr
-    assert "resuming run r: 1 of 4 trial(s) have ended" in stderr
+    assert "resuming run r: 1 of 4 trials ended" in stderr
     assert ("keras-s1: the checkpoint of epoch" in stderr) == (damage is not None)
     assert starts_of("keras-s0", run) == [0]
     assert len(starts_of("keras-s1", run)) == 2
@@ -158,9 +160,7 @@ def test_f5_f10_after_a_kill_of_the_driver_the_same_command_goes_on(
     assert len(list(run.glob("trials/*/tb/*"))) == 4
 
 
-def test_a_stored_version_that_is_trained_again_comes_out_the_same_or_it_is_said_what_differs(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
+def test_a_stored_version_is_reproduced_with_the_same_weights(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     command = (*at(ray_address, data_dir, tmp_path), "--epochs=3", "--cpu-replicas=2")
     assert train(*command, home=tmp_path)[0] == 0
     for model in ("keras", "scratch"):

@@ -1,4 +1,4 @@
-"""What a run stores, where, and what is there when its driver dies meanwhile."""
+"""What a run stores and where, also if its driver dies while it stores."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("place", ["publish.before_run", "publish.before_commit", "promote.before_append"])
-def test_a_driver_that_dies_while_it_stores_leaves_nothing_half_and_the_same_command_stores_each_model_once(
+def test_a_model_is_stored_whole_and_once_if_the_driver_dies_while_storing(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = (
@@ -44,7 +44,7 @@ def test_a_driver_that_dies_while_it_stores_leaves_nothing_half_and_the_same_com
     assert folders == {str(version)}
 
 
-def test_i12_a_run_is_stored_in_a_bucket_with_its_report_and_no_secret_is_in_what_it_leaves_or_says(
+def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
     ray_address: str, data_dir: Path, tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, stdout, stderr = train(
@@ -53,8 +53,8 @@ def test_i12_a_run_is_stored_in_a_bucket_with_its_report_and_no_secret_is_in_wha
         home=tmp_path,
     )
     assert code == 0, stderr
-    assert f"The run is in {s3}/runs/nightly" in stdout
-    assert f"keras@1, which is keras-s0, is in {s3}/models/keras/versions/1" in stdout
+    assert f"Run: {s3}/runs/nightly" in stdout
+    assert f"keras@1 (trial keras-s0): {s3}/models/keras/versions/1" in stdout
     objects = open_storage(s3)
     names = list(objects.names(""))
     for name in ("config.yaml", "history.jsonl", "summary.json", "trials/keras-s0/result.json", "report.html"):
@@ -67,7 +67,7 @@ def test_i12_a_run_is_stored_in_a_bucket_with_its_report_and_no_secret_is_in_wha
     assert set(manifest["code"]) >= {"sha256"}
     assert models.main(["verify", "--all", "--storage", s3]) == 0
     assert models.main(["champion", "--storage", s3]) == 0
-    said = stdout + stderr + "".join(capsys.readouterr())
-    assert "keras@1 since" in said
-    assert "canary" not in said
+    printed = stdout + stderr + "".join(capsys.readouterr())
+    assert "keras@1 since" in printed
+    assert "canary" not in printed
     assert not [name for name in names if b"canary" in (objects.read(name) or b"")]

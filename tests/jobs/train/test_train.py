@@ -1,4 +1,4 @@
-"""The whole job: real processes, real clusters, real digits."""
+"""The whole job, with real processes, clusters and digits."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def gpu_run(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """Both models with two seeds, one logical GPU a trial: three lanes on two nodes."""
+    """Both models with two seeds, one logical GPU per trial: three lanes on two nodes."""
     home = tmp_path_factory.mktemp("gpus")
     arguments = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
     return summary_of(*arguments, home=home), home
@@ -43,14 +43,14 @@ def test_a_run_over_two_nodes_counts_every_test_image_of_every_trial(gpu_run: tu
         assert model["ensemble_test"]["total"] == 1_000
 
 
-def test_each_task_sees_just_the_gpu_that_it_was_granted(gpu_run: tuple[dict[str, Any], Path]) -> None:
+def test_each_trial_sees_only_the_gpu_that_ray_granted(gpu_run: tuple[dict[str, Any], Path]) -> None:
     """Three lanes ran at once, so their (node, GPU) pairs are distinct; a lane's trials share its pair."""
     summary, _ = gpu_run
     assert all(len(trial["gpus"]) == 1 and trial["replicas"] == 1 for trial in summary["trials"])
     assert len({(trial["node"], trial["gpus"][0]) for trial in summary["trials"]}) == 3
 
 
-def test_the_same_seeds_give_the_same_weights_again_on_a_cluster_without_gpus(
+def test_the_same_seeds_produce_the_same_weights_on_a_cluster_without_gpus(
     gpu_run: tuple[dict[str, Any], Path], ray_address_without_gpus: str, data_dir: Path, tmp_path: Path
 ) -> None:
     common = ("--address", ray_address_without_gpus, "--data-dir", data_dir, "--seeds=2", "--epochs=20")
@@ -60,7 +60,7 @@ def test_the_same_seeds_give_the_same_weights_again_on_a_cluster_without_gpus(
     assert hashes[0] == hashes[1]
 
 
-def test_two_gpus_a_trial_are_two_replicas(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+def test_two_gpus_per_trial_are_two_replicas(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     summary = summary_of(
         *("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--gpus-per-trial=2", "--allow-cpu"),
         home=tmp_path,
@@ -82,7 +82,7 @@ def test_a_run_leaves_its_configuration_its_history_and_a_result_for_each_trial(
         assert json.loads((folder / "trials" / trial["id"] / "result.json").read_text()) == trial
 
 
-def test_a_run_leaves_a_report_that_says_what_its_summary_says_and_an_index_that_leads_to_it(
+def test_a_run_leaves_a_report_that_matches_its_summary_and_is_in_the_index(
     gpu_run: tuple[dict[str, Any], Path],
 ) -> None:
     summary, home = gpu_run
@@ -95,9 +95,7 @@ def test_a_run_leaves_a_report_that_says_what_its_summary_says_and_an_index_that
     assert f'href="runs/{summary["run"]}/report.html"' in (home / "results/index.html").read_text()
 
 
-def test_the_report_of_a_versions_run_is_opened_in_a_browser(
-    gpu_run: tuple[dict[str, Any], Path], tmp_path: Path
-) -> None:
+def test_the_report_of_a_versions_run_opens_in_a_browser(gpu_run: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     summary, home = gpu_run
     command = [sys.executable, "-m", "jobs.models", "show", "keras", "--open", f"--storage={home}/results"]
     browser = tmp_path / "browser"
@@ -112,7 +110,7 @@ def test_the_report_of_a_versions_run_is_opened_in_a_browser(
 
 
 @pytest.mark.usefixtures("tensorflow")
-def test_tensorboard_shows_of_every_trial_what_the_history_tells(gpu_run: tuple[dict[str, Any], Path]) -> None:
+def test_tensorboard_shows_the_epochs_of_the_history(gpu_run: tuple[dict[str, Any], Path]) -> None:
     summary, home = gpu_run
     folder = home / "results/runs" / summary["run"]
     for trial in summary["trials"]:
@@ -126,7 +124,7 @@ def test_tensorboard_shows_of_every_trial_what_the_history_tells(gpu_run: tuple[
         assert len(seen.Tags()["images"]) == 10
 
 
-def test_the_stored_models_give_the_counts_of_the_summary_without_this_project(
+def test_stored_models_reproduce_the_summary_without_this_project(
     gpu_run: tuple[dict[str, Any], Path], digits: Dataset
 ) -> None:
     summary, home = gpu_run
@@ -137,7 +135,7 @@ def test_the_stored_models_give_the_counts_of_the_summary_without_this_project(
         assert (predicted["predictions"] == predicted["labels"]).sum() == expected[name]
 
 
-def test_what_a_run_stored_is_evaluated_again_by_loaded_weights_and_by_the_stored_file(
+def test_stored_weights_and_stored_files_evaluate_to_the_stored_result(
     gpu_run: tuple[dict[str, Any], Path], data_dir: Path
 ) -> None:
     summary, home = gpu_run
@@ -153,7 +151,7 @@ def test_what_a_run_stored_is_evaluated_again_by_loaded_weights_and_by_the_store
             assert found["max_difference"] < 1e-4
 
 
-def test_on_a_cluster_of_its_own_a_run_ends_with_a_table_and_where_things_are(data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_on_its_own_cluster_prints_a_table_and_where_its_files_are(data_dir: Path, tmp_path: Path) -> None:
     code, stdout, stderr = train(
         *("--dataset=sklearn-digits", "--data-dir", data_dir, "--storage", tmp_path / "results", "--run-name=first"),
         home=tmp_path,

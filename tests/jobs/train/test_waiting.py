@@ -1,4 +1,4 @@
-"""Runs that have to wait, or that must not begin or go on for ever."""
+"""Runs that wait for resources, are refused, or end early."""
 
 import json
 import time
@@ -32,7 +32,7 @@ def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_4(
     assert "wait longer with --wait-for-resources" in lines[-1]
 
 
-def test_f15_a_node_that_joins_late_lets_the_run_begin(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
+def test_f15_a_run_starts_when_a_late_node_joins(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         command = (*at(cluster.address, data_dir, tmp_path), "--models=scratch")
         refused = train(*command, home=tmp_path)
@@ -53,7 +53,7 @@ metadata.version = lambda name: "2.20.0" if name == "tensorflow" else version(na
 """
 
 
-def test_f22_other_versions_on_the_workers_are_refused_before_training(
+def test_f22_workers_with_different_packages_are_refused_before_training(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     code, _, stderr = train(*at(ray_address, data_dir, tmp_path), home=tmp_path, prelude=OTHER_VERSION)

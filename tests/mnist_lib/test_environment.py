@@ -1,3 +1,5 @@
+"""How Keras is imported."""
+
 import os
 import subprocess
 import sys
@@ -7,12 +9,12 @@ import pytest
 
 from mnist_lib.environment import KERAS_IMPORTS_IF_INSTALLED
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_a_worker_does_not_import_what_keras_would_merely_because_it_is_installed(tmp_path: Path) -> None:
-    """Packages of these names are installed, and leave a trace when they are imported."""
+def test_keras_is_imported_without_the_optional_packages_that_it_looks_for(tmp_path: Path) -> None:
+    """Packages of these names write their names to a file when they are imported."""
     for name in KERAS_IMPORTS_IF_INSTALLED:
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')")
     code = "from mnist_lib.environment import import_keras; import_keras()"
@@ -21,11 +23,11 @@ def test_a_worker_does_not_import_what_keras_would_merely_because_it_is_installe
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
     assert not (tmp_path / "imported").exists()
     subprocess.run([sys.executable, "-c", plain], env=environment, capture_output=True)
-    assert (tmp_path / "imported").exists(), "Keras does not import these any more: the list can go"
+    assert (tmp_path / "imported").exists(), "Keras no longer imports these packages: delete the list"
 
 
 @pytest.mark.slow
-def test_what_was_hidden_can_be_imported_afterwards() -> None:
+def test_hidden_packages_can_be_imported_afterwards() -> None:
     code = (
         "import sys; from mnist_lib.environment import import_keras; import_keras();"
         "assert None not in sys.modules.values()"

@@ -1,0 +1,72 @@
+"""The table of exit codes and error codes is complete and consistent."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import cluster
+import jobs
+from cluster.lanes.deaths import Kind
+from jobs import SOURCE_FOLDERS
+from jobs.console import exit_codes
+
+INTERNAL = {
+    "E-BUG",  # the code of every exception without one
+    "E-CHECKPOINT",  # a worker restarts the trial without the checkpoint; no run ends with it
+}
+
+
+def error_classes() -> Iterator[type[Exception]]:
+    """Yield the exception classes of mnist_lib.errors and of every module of jobs and cluster that have a code."""
+    names = ["mnist_lib.errors"]
+    for package in (cluster, jobs):
+        names += [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    for name in names:
+        for item in vars(importlib.import_module(name)).values():
+            if isinstance(item, type) and issubclass(item, Exception) and hasattr(item, "code"):
+                yield item
+
+
+def test_every_error_class_has_an_exit_code() -> None:
+    codes = {error.code for error in error_classes() if isinstance(error.code, str)}
+    assert {"E-USAGE", "E-DATA", "E-STORE", "E-CLUSTER", "E-BUSY"} <= codes
+    assert codes <= exit_codes.ERRORS.keys() | INTERNAL
+
+
+def test_every_error_code_in_the_source_is_in_the_table_and_the_reverse() -> None:
+    files = [path for folder in SOURCE_FOLDERS for path in folder.rglob("*.py") if path.name != "exit_codes.py"]
+    written = {code for path in files for code in re.findall(r'"(E-[A-Z][A-Z-]+)"', path.read_text())}
+    assert written - INTERNAL <= exit_codes.ERRORS.keys()
+    in_exit_codes = {exit_codes.UsageError.code, exit_codes.TrainingError("").code}
+    assert exit_codes.ERRORS.keys() <= written | INTERNAL | in_exit_codes
+
+
+def test_no_code_is_in_two_rows_and_every_code_has_a_meaning() -> None:
+    codes = [code for row in exit_codes.TABLE for code in row.errors]
+    assert len(codes) == len(set(codes))
+    numbers = [row.number for row in exit_codes.TABLE]
+    assert numbers == sorted(set(numbers))
+    assert all(row.meaning for row in exit_codes.TABLE)
+    assert all(error.meaning for error in exit_codes.ERRORS.values())
+
+
+@pytest.mark.parametrize("row", exit_codes.TABLE, ids=lambda row: str(row.number))
+def test_an_exit_code_that_is_retried_covers_an_error_that_is_worth_it(row: exit_codes.ExitCode) -> None:
+    if row.errors and row.number != 1:  # 1 is also the exit code of a driver that Ray ended
+        assert (row.retry != "no") == any(error.retry for error in row.errors.values())
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_of_death_ends_a_run_with_5_and_a_bug_with_1(kind: Kind) -> None:
+    assert exit_codes.exit_code_of(kind.code) == (1 if kind is Kind.BUG else 5)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("E-NAN", False), ("E-TIMEOUT", False), ("E-OOM", True), ("E-NODE-LOST", True), ("E-X", False)],
+)
+def test_the_error_code_decides_whether_a_retry_is_worth_it(code: str, expected: bool) -> None:
+    assert exit_codes.is_worth_a_retry(code) == expected

@@ -1,0 +1,116 @@
+"""The parser that is made from the fields of a dataclass, subcommands, and options as flags."""
+
+import argparse
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import __main__ as mnist_jobs
+from jobs.console import values
+from jobs.console.exit_codes import UsageError
+from jobs.console.options import flags_of, option, parse, split_subcommand
+from jobs.doctor.__main__ import DoctorOptions
+from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
+from jobs.predict.options import PredictOptions
+from jobs.show import ShowOptions
+from mnist_lib.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Do something."""
+
+    learning_rate: float | None = option(None, "rate", values.number, "X")
+    batch_size: int = option(128, "images", values.whole_number, "N")
+    seeds: tuple[int, ...] | int = option(1, "seeds", values.seeds, "N|A,B")
+    names: tuple[str, ...] = option((), "names", values.comma_list, "A,B")
+    report: bool = option(True, "write a report")
+    epochs: int = option(5, "epochs", values.whole_number, "N")
+
+
+@pytest.mark.parametrize(
+    ("flag", "suggested"),
+    [
+        ("--lr", "--learning-rate"),
+        ("-lr", "--learning-rate"),
+        ("--bs", "--batch-size"),
+        ("--learnrate", "--learning-rate"),
+        ("--learning_rate", "--learning-rate"),
+        ("--epoch", "--epochs"),
+        ("--num-epochs", "--epochs"),
+        ("--wd", None),
+        ("--plan", None),
+    ],
+)
+def test_an_unknown_option_suggests_the_one_that_was_meant(flag: str, suggested: str | None) -> None:
+    with pytest.raises(UsageError) as error:
+        parse("program", Options, [flag, "1"])
+    assert ("did you mean" in str(error.value)) == (suggested is not None)
+    assert suggested is None or f"did you mean {suggested}?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(learning_rate=0.1, seeds=(4,), names=("a",), report=False),
+        Options(seeds=(4, 8), names=("a", "b"), batch_size=32),
+    ],
+)
+def test_flags_of_options_are_parsed_to_the_same_options(options: Options) -> None:
+    assert parse("program", Options, flags_of(vars(options))) == options
+
+
+def test_options_that_are_left_out_are_unknown_and_have_their_defaults() -> None:
+    assert parse("program", Options, ["--epochs=7"], left_out=["seeds"]) == Options(epochs=7)
+    with pytest.raises(UsageError, match="--seeds is not an option"):
+        parse("program", Options, ["--seeds=2"], left_out=["seeds"])
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["models"], ["models", "list"], ["retrain"], ["submit", "stop"]])
+def test_every_command_prints_the_version(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        mnist_jobs.main([*command, "--version"])
+    assert not end.value.code
+    assert capsys.readouterr().out == f"mnist-jobs {metadata.version('mnist-jobs')}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_the_subcommands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        split_subcommand("program", {"list": "List\n    all.", "show": None}, arguments)
+    assert not end.value.code
+    assert capsys.readouterr().out == "usage: program COMMAND [OPTIONS]\n\n  list  List all.\n  show\n"
+
+
+def test_an_unknown_subcommand_suggests_the_one_that_was_meant() -> None:
+    with pytest.raises(SpecError, match=r"command: 'lst' is not known; did you mean list\?"):
+        split_subcommand("program", {"list": "List all."}, ["lst"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["--epochs=1"], ["--help"]])
+def test_a_program_with_a_use_of_its_own_needs_no_subcommand(arguments: list[str]) -> None:
+    assert split_subcommand("program", {"": None, "list": None}, arguments) == ("", arguments)
+    assert split_subcommand("program", {"": None, "list": None}, ["list", *arguments]) == ("list", arguments)
+
+
+COMMANDS = [ShowOptions, DoctorOptions, PredictOptions, EvaluateOptions, ReproduceOptions, ExportOptions]
+
+
+@pytest.mark.parametrize("options", COMMANDS)
+def test_a_data_dir_that_does_not_exist_is_refused_and_not_created(options: type[Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected an existing folder, got .*tfds; create it"):
+        parse("program", options, [f"--data-dir={tmp_path}/tfds"])
+    assert not (tmp_path / "tfds").exists()
+    assert parse("program", options, [f"--data-dir={tmp_path}"]).data_dir == tmp_path
+
+
+def test_a_folder_in_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tfds").mkdir()
+    assert values.existing_folder("~/tfds") == tmp_path / "tfds"
+    with pytest.raises(argparse.ArgumentTypeError, match=str(tmp_path)):
+        values.existing_folder("~/tdfs")

@@ -1,0 +1,139 @@
+"""What commands print: errors, results and tables."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+from rich.text import Text
+
+from cluster import errors as cluster_errors
+from jobs.console import exit_codes
+from jobs.console.output import as_text, grid, run_command, table
+from mnist_lib import errors as mnist_errors
+from tests.support.job import ROOT
+
+HEADINGS = ("version", "", "test accuracy", "run", "what")
+ROWS = [
+    ("keras@1", "champion", "97.10%", "2026-11-25T03-00-00Z-mnist-mini", "the first version of this model"),
+    ("keras-cnn@12", "", "99.20%", "nightly", "E-DATA-MISSING mnist: no such folder; give --data-source DIR"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (mnist_errors.SpecError, 2),
+        (exit_codes.UsageError, 2),
+        (mnist_errors.ImageError, 2),
+        (mnist_errors.DataMissingError, 3),
+        (mnist_errors.DataChecksumError, 3),
+        (cluster_errors.ResourcesError, 4),
+        (mnist_errors.StoreError, 6),
+        (cluster_errors.ClusterError, 8),
+        (mnist_errors.BusyError, 75),
+        (ZeroDivisionError, 1),
+    ],
+)
+def test_each_error_is_one_line_with_a_fixed_exit_code(
+    error: type[Exception], expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(arguments: Sequence[str]) -> int:
+        raise error("what\nhappened")
+
+    assert run_command(command, []) == expected
+    stderr = capsys.readouterr().err
+    assert stderr.splitlines()[-1].startswith(f"error[{getattr(error, 'code', 'E-BUG')}] ")
+    assert "what happened" in stderr
+    assert ("Traceback" in stderr) == (expected == 1)
+
+
+def test_verbose_prints_the_traceback(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="jobs")
+
+    def command(arguments: Sequence[str]) -> int:
+        raise mnist_errors.DataError("damaged")
+
+    assert run_command(command, []) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_exception_with_a_foreign_code_is_reported_as_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    class HttpError(Exception):
+        code = 404
+
+    def command(arguments: Sequence[str]) -> int:
+        raise HttpError("not found")
+
+    assert run_command(command, []) == 1
+    assert "error[E-BUG] HttpError: not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [10, 1_000_000])
+def test_a_closed_standard_output_does_not_change_the_exit_code(length: int) -> None:
+    code = (
+        "import sys; from jobs.console.output import print_result, run_command;"
+        f"command = lambda arguments: print_result('x' * {length}) or 9; sys.exit(run_command(command, []))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 9
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
+    """Standard output is a terminal of that many columns."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(request.param))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return int(request.param)
+
+
+@pytest.mark.parametrize("terminal", [40, 60, 80, 120], indirect=True)
+def test_a_table_is_never_wider_than_the_terminal(terminal: int) -> None:
+    assert max(map(len, table(HEADINGS, ROWS).splitlines())) <= terminal
+
+
+@pytest.mark.parametrize("terminal", [80], indirect=True)
+def test_a_table_breaks_lines_between_words_if_the_longest_words_fit(terminal: int) -> None:
+    text = table(HEADINGS[:1] + HEADINGS[3:], [row[:1] + row[3:] for row in ROWS])
+    assert len(text.splitlines()) > 3
+    words = {word for row in ROWS for cell in row[:1] + row[3:] for word in cell.split()}
+    assert words <= set(text.split())
+
+
+@pytest.mark.parametrize("terminal", [40], indirect=True)
+def test_a_word_that_does_not_fit_is_cut_or_folded(terminal: int) -> None:
+    name = "a" * 30 + "b" * 30
+    assert "…" in table(("file", "bytes"), [(name, "1")])
+    folded = table(("file", "bytes"), [(name, "1")], fold=["file"])
+    assert "…" not in folded
+    assert folded.count("b") == 31  # one in "bytes"
+
+
+@pytest.mark.parametrize("columns", [None, "40"])
+def test_a_pipe_gets_whole_words_without_trailing_spaces_or_colours(
+    columns: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    text = as_text(grid(HEADINGS, [(*ROWS[0][:4], Text("green", style="green")), ROWS[1]]))
+    assert "2026-11-25T03-00-00Z-mnist-mini" in text
+    assert "\x1b" not in text
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+def test_cells_are_escaped_and_are_no_markup() -> None:
+    text = table(("name",), [("\x1b[31mred\n[bold]x[/] :smile:",)])
+    assert text.splitlines()[1] == "\\x1b[31mred\\n[bold]x[/] :smile:"
