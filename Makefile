@@ -1,11 +1,11 @@
-# Each target sets up what it needs: `make train` works in a fresh clone.
+# Each target sets up what it needs, so that `make train` works in a fresh clone.
 PYTHON ?= python3
 BIN := .venv/bin
 TRAIN_ARGS ?= --seeds 3 --epochs 40
-# Two files at a time, each with clusters of its own; in order, so that the short ones come last.
+# Two test files at a time, each with its own clusters, in alphabetical order: the last ones are short.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup train test test-fast check bench format lock clean
+.PHONY: setup train test test-fast check bench format docs pictures lock clean
 
 setup: .venv/runtime
 
@@ -25,7 +25,7 @@ check: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/$(PYTEST)
 
-# BENCH_ARGS="--source DIR" with the four original MNIST files is what the record is made with.
+# The record is made with BENCH_ARGS="--source DIR", a folder with the four original MNIST files.
 bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.training $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.job $(BENCH_ARGS)
@@ -38,7 +38,14 @@ format: .venv/dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The lock files hold hashes and no index, so that they work with any mirror.
+# The generated pages of the reference; the pictures of the README, from a run of their own.
+docs: .venv/dev
+	$(BIN)/python -m docs.reference.make
+
+pictures: .venv/dev
+	$(BIN)/python -m docs.pictures.make
+
+# The lock files contain hashes and no index, so that they work with any mirror.
 lock: .venv/dev
 	for extra in runtime dev gpu; do \
 	  $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
@@ -58,7 +65,8 @@ clean:
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Environments of their own: installed beside Keras they would slow its import. Not locked: what ran is recorded.
+# Peers have their own environments, since they would slow the import of Keras. They are not locked; the benchmarks
+# record the versions.
 .venv-bench/peers:
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check "torch>=2.9,<2.14" "jax>=0.7,<0.11" "mlflow>=3.5,<4"

@@ -1,5 +1,4 @@
-"""Two logical CPU devices, real digits, and for the whole test run one real Ray cluster of two nodes and one real S3
-endpoint."""
+"""Fixtures: TensorFlow on two logical CPU devices, digits, a Ray cluster of two nodes, an S3 endpoint and a browser."""
 
 import os
 import subprocess
@@ -12,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only; read when TensorFlow is imported
-os.environ["RAY_AUTH_MODE"] = "disabled"  # or the first cluster of a test would write a token into HOME
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only; TensorFlow reads it when it is imported
+os.environ["RAY_AUTH_MODE"] = "disabled"  # otherwise the first cluster would write a token to the home
 for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
     os.environ.pop(name, None)
 
@@ -34,12 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     source = os.environ.get("MNIST_SOURCE")
     for item in items:
         if item.get_closest_marker("mnist") and not source:
-            item.add_marker(pytest.mark.skip(reason="MNIST_SOURCE, a folder with the original files, is not set"))
+            item.add_marker(pytest.mark.skip(reason="MNIST_SOURCE, a folder with the original MNIST files, is not set"))
 
 
 @pytest.fixture(scope="session")
 def tensorflow() -> None:
-    """TensorFlow as a worker sets it up, with two logical devices."""
+    """Set up TensorFlow as a worker does, with two logical CPU devices."""
     from mnist_lib.training.strategy import configure_process
 
     configure_process(Resources(cpus=2, cpu_replicas=2))
@@ -47,7 +46,7 @@ def tensorflow() -> None:
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    """mnist-mini, straight from its file."""
+    """mnist-mini, read directly from its file."""
     with np.load(FOLDER / "mnist-mini.npz") as arrays:
         train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
     return Dataset.of("mnist-mini", "1.0.0", train, test)
@@ -55,7 +54,7 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TFDS' folder, shared by the tests: a set is prepared once."""
+    """A folder for TFDS that the tests share, so that each dataset is prepared once."""
     return tmp_path_factory.mktemp("tfds")
 
 
@@ -66,7 +65,7 @@ def mnist_source() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """Two real nodes on this machine, one with 1 CPU and 1 logical GPU, one with 2 and 2; this process is connected."""
+    """A cluster that this process is connected to: a node with 1 CPU and 1 logical GPU, and one with 2 and 2."""
     import ray
 
     from tests.support.clusters import two_nodes
@@ -79,14 +78,13 @@ def ray_address() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of moto's server, in a process of its own, on a port that the system chose."""
+    """The URL of a server of moto in its own process, on a free port."""
     log = tmp_path_factory.mktemp("s3") / "log"
     with log.open("w") as output:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        url = wait_for_s3(server, log)
-        yield url
+        yield wait_for_s3(server, log)
     finally:
         server.kill()
         server.wait()
@@ -94,7 +92,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a new bucket."""
+    """The URL of a folder in a new bucket."""
     for name, value in {**S3_SETTINGS, "AWS_ENDPOINT_URL": s3_endpoint}.items():
         monkeypatch.setenv(name, value)
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
@@ -104,7 +102,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """Chromium, where it is installed."""
+    """Chromium; tests are skipped if it is not installed."""
     from tests.support.browser import CHROMIUM, chromium
 
     if CHROMIUM is None:
@@ -115,7 +113,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def ray_address_without_gpus() -> Iterator[str]:
-    """Two real nodes on this machine, with 1 and 2 CPUs."""
+    """A cluster of two nodes with 1 and 2 CPUs."""
     from tests.support.clusters import two_nodes
 
     with two_nodes(gpus=False) as address:
