@@ -1,0 +1,34 @@
+"""A real storage for the snippets and the reference: one run, and the exported models that the documents mention."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_lib.data.split import Dataset
+
+
+@pytest.fixture(scope="session")
+def summary_of_stored(stored: Path) -> dict[str, Any]:
+    (path,) = stored.glob("results/runs/*/summary.json")
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, digits: Dataset) -> Path:
+    """A folder with `results`, in which both models are stored, `images.npy`, and two exported models."""
+    folder = tmp_path_factory.mktemp("stored")
+    train = ("jobs.train", "--seeds=2", "--epochs=12", f"--data-dir={data_dir}")
+    onnx = ("jobs.models", "export", "keras", "--format=onnx", "--to=digits.onnx", f"--data-dir={data_dir}")
+    litert = ("jobs.models", "export", "keras", "--format=litert", f"--data-dir={data_dir}")
+    for command in (train, onnx, litert):
+        subprocess.run([sys.executable, "-m", *command], cwd=folder, check=True, env=dict(os.environ))
+    np.save(folder / "images.npy", digits.test.images)
+    np.save(folder / "labels.npy", digits.test.labels)
+    return folder

@@ -1,0 +1,165 @@
+"""Every command in every document is accepted by the parser of that command."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from docs.reference.make import parsers
+from jobs.__main__ import COMMANDS as PROGRAMS
+from jobs.console.exit_codes import ERRORS, UsageError
+from jobs.console.options import parse, split_at_dashes
+from jobs.doctor.__main__ import DoctorOptions
+from jobs.models.__main__ import COMMANDS as MODELS
+from jobs.predict.options import PredictOptions
+from jobs.rehearse import LEFT_OUT, RehearseOptions
+from jobs.retrain import __main__ as retrain
+from jobs.retrain.options import RetrainOptions, check_train, train_flags
+from jobs.show import ShowOptions
+from jobs.submit import __main__ as submit
+from jobs.submit.following import SubmitOptions
+from jobs.train.options import TrainOptions
+from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, name_of, prose
+
+COMMANDS = commands()
+# Named in a text, and not an option of this project: of another program, or because it does not exist.
+OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused", "--chaos": "is refused"}
+OTHER_PROGRAMS = ("ray ", "kubectl ", "docker ", "pip ")
+
+
+def parse_train(words: Sequence[str]) -> None:
+    options: TrainOptions = parse("jobs.train", TrainOptions, words)
+    assert options.trials()
+    options.check()
+
+
+def parse_rehearse(words: Sequence[str]) -> None:
+    options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, words, LEFT_OUT)
+    assert options.trials()
+    options.check()
+
+
+def parse_submit(words: Sequence[str]) -> None:
+    if words and words[0] in submit.COMMANDS:
+        parse("jobs.submit", submit.COMMANDS[words[0]][0], words[1:])
+    else:
+        own, train = split_at_dashes(words)
+        parse("jobs.submit", SubmitOptions, own)
+        parse_train(train)
+
+
+def parse_retrain(words: Sequence[str]) -> None:
+    own, train = split_at_dashes(words)
+    name = own.pop(0) if own and not own[0].startswith("-") else None
+    options: RetrainOptions = parse("jobs.retrain", retrain.COMMANDS[name][0] if name else RetrainOptions, own)
+    options.check()
+    if any(word.startswith("--") for word in own):  # else the text names the subcommand
+        assert options.timetable()
+    assert check_train(train_flags(options, train)).trials()
+
+
+def parse_predict(words: Sequence[str]) -> None:
+    options: PredictOptions = parse("jobs.predict", PredictOptions, words)
+    options.check()
+
+
+def parse_models(words: Sequence[str]) -> None:
+    parse("jobs.models", MODELS[words[0]][0], words[1:])
+
+
+def parse_show(words: Sequence[str]) -> None:
+    options: ShowOptions = parse("jobs.show", ShowOptions, words)
+    options.check()
+
+
+PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {
+    "jobs.train": parse_train,
+    "jobs.rehearse": parse_rehearse,
+    "jobs.submit": parse_submit,
+    "jobs.retrain": parse_retrain,
+    "jobs.predict": parse_predict,
+    "jobs.models": parse_models,
+    "jobs.show": parse_show,
+    "jobs.doctor": lambda words: parse("jobs.doctor", DoctorOptions, words),
+    "cluster.local": lambda words: parsers()["cluster.local"].parse_args(words),
+}
+
+
+def split_command(text: str) -> tuple[str, list[str]]:
+    """Return the name of the parser, or "make", and the words that it parses."""
+    words = shlex.split(text)
+    words = words[: next((at for at, word in enumerate(words) if word in (">", "&", "|")), None)]
+    while "=" in words[0]:
+        del words[0]
+    if words[0] == "python":
+        return words[2], words[3:]
+    return (f"jobs.{words[1]}", words[2:]) if words[0] == "mnist-jobs" else ("make", words[1:])
+
+
+@pytest.fixture
+def with_shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the YAML files that the documents show; the first line of each is its name."""
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("yaml"):
+        (name,) = re.findall(r"\A# (\S+\.yaml)\n", block.text)
+        Path(name).write_text(block.text)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if split_command(c.text)[0] != "make"], ids=repr)
+def test_every_command_is_accepted_by_its_parser(command: Snippet, with_shown_files: None) -> None:
+    name, words = split_command(command.text)
+    parse_words = PARSERS[name]
+    if words and words[-1] != "--help":  # else the text names the command
+        parse_words(words)
+
+
+@pytest.mark.parametrize("target", sorted({c.text for c in COMMANDS if split_command(c.text)[0] == "make"}))
+def test_every_make_command_has_its_target(target: str) -> None:
+    _, words = split_command(target)
+    done = subprocess.run(["make", *words, "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_has_the_commands_to_start_with() -> None:
+    assert {"make train", "make test"} <= {c.text for c in COMMANDS if c.document == "README.md"}
+
+
+def test_every_command_of_the_project_is_in_a_document() -> None:
+    shown = {split_command(command.text)[0] for command in COMMANDS}
+    assert shown >= {f"jobs.{name}" for name in PROGRAMS} | {"cluster.local"}
+    subcommands = {" ".join([name, *words[:1]]) for name, words in (split_command(c.text) for c in COMMANDS)}
+    assert {name for name in parsers() if " " in name} <= subcommands
+
+
+@pytest.mark.parametrize("wrong", ["python -m jobs.train --epoch 1", "python -m jobs.models lst", "python -m jobs.x"])
+def test_a_command_that_does_not_exist_is_found(wrong: str, with_shown_files: None) -> None:
+    name, words = split_command(wrong)
+    with pytest.raises((UsageError, KeyError)):
+        PARSERS[name](words)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_option_that_a_text_names_exists(path: Path) -> None:
+    known = {name for made in parsers().values() for action in made._actions for name in action.option_strings}
+    codes = [code for code in re.findall(r"`([^`]+)`", prose(path)) if not code.startswith(OTHER_PROGRAMS)]
+    named = {name for code in codes for name in re.findall(r"(?<!\S)(--[a-z][a-z-]*)", code)}
+    assert named <= known | OTHER_OPTIONS.keys()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_error_code_that_a_text_names_exists(path: Path) -> None:
+    assert set(re.findall(r"\bE-[A-Z]+(?:-[A-Z]+)*", prose(path))) <= {*ERRORS, "E-CODE"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_environment_variable_that_a_text_names_is_used(path: Path) -> None:
+    named = set(re.findall(r"`(MNIST_[A-Z_]+)", prose(path)))
+    sources = "".join(
+        file.read_text()
+        for folder in ("jobs", "mnist_lib", "cluster", "tests")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+    )
+    assert all(name in sources for name in named), named

@@ -1,0 +1,122 @@
+"""The reference says what the code says."""
+
+import contextlib
+import importlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docs.reference.make import FOLDER, PAGES, parsers
+from mnist_lib.data.split import Dataset
+from tests.support.documents import ROOT
+from tests.support.made_run import made_run
+
+# What only exists while a run is unfinished, or in a storage of other commands.
+NOT_AFTER_A_RUN = ("runs/RUN/trials/TRIAL/checkpoints/", "runs/RUN/trials/TRIAL/ended", "unfinished/", "schedules/")
+OUTSIDE = ("--data-dir", "~")
+PARTS = {"RUN": "[^/]+", "TRIAL": "[^/]+", "MODEL": "[^/]+", "NAME": "[^/]+", "N": r"\d+"}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_what_the_code_generates(name: str) -> None:
+    assert (FOLDER / name).read_text() == PAGES[name](), "run `make docs`"
+
+
+@pytest.mark.parametrize("command", parsers())
+def test_the_page_of_options_lists_those_of_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, *words = command.split()
+    package = importlib.import_module(module)
+    main = (importlib.import_module(f"{module}.__main__") if hasattr(package, "__path__") else package).main
+    with contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    in_help = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    (section,) = re.findall(
+        rf"^## {re.escape(command)}\n(.*?)(?=^## |\Z)", PAGES["options.md"](), re.DOTALL | re.MULTILINE
+    )
+    in_page = set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE))
+    assert in_page == in_help - {"--help", "--version", "--config"}
+
+
+def rows(page: str) -> list[str]:
+    """Return the code in the first column of the tables of a page."""
+    cells = re.findall(r"^\| (`.*?) \|", (FOLDER / page).read_text(), re.MULTILINE)
+    return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
+
+
+def field_names(value: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the fields of a summary as summary.md names them."""
+    if not isinstance(value, Mapping):
+        return
+    for key, inner in value.items():
+        name = "*" if prefix == "models." else str(key)
+        if name != "*":
+            yield prefix + name
+        if prefix + name in COUNTS or prefix + name == "versions":
+            continue
+        for part in inner if isinstance(inner, list) else [inner]:
+            yield from field_names(part, f"{prefix}{name}.")
+
+
+COUNTS = ("models.*.ensemble_test", "trials.test", "trials.validation")  # objects of correct and total
+FIELDS = {name for name in rows("summary.md") if name not in ("correct", "total")}
+
+
+def is_documented(name: str) -> bool:
+    return name in FIELDS or any(field.startswith(f"{name}.") for field in FIELDS)
+
+
+def test_every_field_of_a_summary_is_documented_and_none_is_invented(digits: Dataset) -> None:
+    found = {*field_names(made_run(digits, seeds=2, failed=1).summary)}
+    assert {name for name in found if not is_documented(name)} == set()
+    assert FIELDS - found == set()
+
+
+@pytest.mark.slow
+def test_every_field_of_the_summary_of_a_real_run_is_documented(summary_of_stored: Mapping[str, Any]) -> None:
+    found = {*field_names(summary_of_stored)}
+    assert {name for name in found if not is_documented(name)} == set()
+    assert {name for name in FIELDS - found if not name.startswith("trials.error.")} == set()
+
+
+def pattern_of(name: str) -> str:
+    """Return a regular expression for the files that a row of files.md names."""
+    parts = re.split(rf"\b({'|'.join(PARTS)})\b", name)
+    pattern = "".join(PARTS.get(part, re.escape(part)) for part in parts)
+    return pattern + (".+" if name.endswith("/") else "")
+
+
+@pytest.mark.slow
+def test_every_file_of_a_real_storage_is_documented_and_none_is_invented(stored: Path) -> None:
+    storage = stored / "results"
+    files = [path.relative_to(storage).as_posix() for path in storage.rglob("*") if path.is_file()]
+    documented = [name for name in rows("files.md") if not name.startswith(OUTSIDE)]
+    in_version = documented[documented.index("model.keras") : documented.index("record.json") + 1]
+    patterns = {
+        name: pattern_of(f"models/MODEL/versions/N/{name}" if name in in_version else name)
+        for name in documented
+        if "/" in name or "." in name
+    }
+    whole_version = patterns.pop("models/MODEL/versions/N/")
+    undocumented = [file for file in files if not any(re.fullmatch(pattern, file) for pattern in patterns.values())]
+    assert undocumented == []
+    missing = [
+        name
+        for name, pattern in {**patterns, "": whole_version}.items()
+        if not name.startswith(NOT_AFTER_A_RUN) and not any(re.fullmatch(pattern, file) for file in files)
+    ]
+    assert missing == []
+
+
+def test_the_design_notes_give_a_reason_for_each_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    names = {re.split(r"[\[<>=~]", requirement)[0] for requirement in [*project["dependencies"], *optional]}
+    _, _, section = (ROOT / "docs/design.md").read_text().partition("\n## Dependencies\n")
+    lacking = {
+        name for name in names - {"mnist-jobs"} if not re.search(rf"\b{re.escape(name)}\b", section, re.IGNORECASE)
+    }
+    assert lacking == set()

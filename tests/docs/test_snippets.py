@@ -1,0 +1,40 @@
+"""Every Python snippet of the documents runs, from a folder that is not the repository."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.documents import Snippet, blocks
+
+# What a snippet that predicts must have found; appended to it.
+IS_RIGHT = """
+import numpy as np
+assert np.asarray(probabilities).shape == (1_000, 10)
+assert (np.asarray(probabilities).argmax(axis=1) == np.load("labels.npy")).mean() > {accuracy}
+"""
+ACCURACY = {"scratch": 0.2, "keras": 0.8}  # after a few epochs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", blocks("python"), ids=repr)
+def test_every_snippet_runs_and_predicts_digits(snippet: Snippet, stored: Path) -> None:
+    code = snippet.text
+    if "probabilities = " in code or "probabilities,) = " in code:
+        code += IS_RIGHT.format(accuracy=ACCURACY["scratch" if "scratch" in code else "keras"])
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
+        cwd=stored,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_are_snippets_of_the_api_and_of_stored_files() -> None:
+    shown = "".join(snippet.text for snippet in blocks("python"))
+    assert all(
+        name in shown
+        for name in ("mnist_lib.load(", "mnist_lib.runs(", "saved_model.load(", "load_model(", "KerasModel(")
+    )
