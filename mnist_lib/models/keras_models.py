@@ -100,9 +100,9 @@ class KerasModel:
 
     def stored(self, weights: Weights) -> Weights:
         """Return the weights without seed states, which Keras does not store."""
-        held = {id(variable) for variable in self._in_training.weights}
-        places = zip(self._in_training.non_trainable_variables, weights.state, strict=True)
-        return weights._replace(state=[value for variable, value in places if id(variable) in held])
+        stored = {id(variable) for variable in self._in_training.weights}
+        pairs = zip(self._in_training.non_trainable_variables, weights.state, strict=True)
+        return weights._replace(state=[value for variable, value in pairs if id(variable) in stored])
 
     def files(self, weights: Weights) -> dict[str, bytes]:
         stored = self._stored_network()

@@ -1,4 +1,4 @@
-"""Test digits of mnist-mini, and how far an image differs from one."""
+"""Digits of mnist-mini: a small dataset, pictures, and the difference of an image from a digit."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_lib.data.embedded import FOLDER
+from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.centring import centre
 from mnist_lib.pictures.ink import find_ink
 
@@ -15,6 +16,12 @@ with np.load(FOLDER / "mnist-mini.npz") as arrays:
 MAX_DIFFERENCE = 10.0  # of 255, the mean over pixels and digits, for images of the same digit
 
 any_digit = st.integers(0, len(DIGITS) - 1).map(lambda index: DIGITS[index])
+
+
+def few_digits(digits: Dataset) -> Dataset:
+    """Return a dataset of 120 digits to train and 110 to test."""
+    train, test = digits.train.take(np.arange(0, 4_000, 33)[:120]), digits.test.take(np.arange(0, 1_000, 9)[:110])
+    return Dataset.of("few", "1", train, test)
 
 
 def centred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

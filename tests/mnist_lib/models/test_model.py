@@ -1,4 +1,4 @@
-"""Every model of the catalog keeps the contract of `Model`, and its stored files give the same predictions."""
+"""Every model of the catalog satisfies the interface `Model`, and its stored files give the same predictions."""
 
 from pathlib import Path
 

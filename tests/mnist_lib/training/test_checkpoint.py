@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from mnist_lib.data.split import Dataset
@@ -12,6 +11,7 @@ from mnist_lib.results import CheckpointTaken, EpochDone, Started, TrialEvent, T
 from mnist_lib.spec import Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.training import trial
 from mnist_lib.training.trial import WorkerPlace, run_trials
+from tests.support.digits import few_digits
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -27,8 +27,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def few(digits: Dataset) -> Dataset:
-    train, test = digits.train.take(np.arange(0, 4_000, 33)[:120]), digits.test.take(np.arange(0, 1_000, 9)[:110])
-    return Dataset.of("few", "1", train, test)
+    return few_digits(digits)
 
 
 def events(

@@ -14,6 +14,7 @@ from mnist_lib.results import EpochDone, Started, TrialEvent, TrialFailure, Tria
 from mnist_lib.spec import Resources, TrialSpec, trial_grid
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
+from tests.support.digits import few_digits
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -29,15 +30,9 @@ def results_of(events: Sequence[TrialEvent]) -> dict[str, TrialResult]:
     return {event.trial: event for event in events if isinstance(event, TrialResult)}
 
 
-def few(digits: Dataset) -> Dataset:
-    """120 digits to train, 110 to test."""
-    train, test = digits.train.take(np.arange(0, 4_000, 33)[:120]), digits.test.take(np.arange(0, 1_000, 9)[:110])
-    return Dataset.of("few", "1", train, test)
-
-
 def test_a_trial_yields_its_start_each_epoch_and_its_result(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
-    started, *epochs, result = events_of([spec], few(digits))
+    started, *epochs, result = events_of([spec], few_digits(digits))
     assert isinstance(started, Started)
     assert (started.devices, started.gpus, started.node) == (("CPU:0", "CPU:1"), ("3",), "here")
     assert [epoch.epoch for epoch in epochs if isinstance(epoch, EpochDone)] == [1, 2, 3]
@@ -52,26 +47,26 @@ def test_a_trial_yields_its_start_each_epoch_and_its_result(digits: Dataset) -> 
 def test_the_result_has_the_weights_of_the_best_epoch_on_validation(digits: Dataset) -> None:
     """A trial of just as many epochs ends with the same weights."""
     (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02)
-    events = events_of([spec], few(digits))
+    events = events_of([spec], few_digits(digits))
     result = results_of(events)[spec.id]
     validation = [event.validation.correct for event in events if isinstance(event, EpochDone) and event.validation]
     assert result.best_epoch == 1 + validation.index(max(validation))  # the earliest of equals
     assert result.validation is not None
     assert result.validation.correct == max(validation)
     shorter = replace(spec, epochs=result.best_epoch)
-    assert results_of(events_of([shorter], few(digits)))[spec.id].weights_sha256 == result.weights_sha256
+    assert results_of(events_of([shorter], few_digits(digits)))[spec.id].weights_sha256 == result.weights_sha256
 
 
 def test_without_validation_the_result_is_of_the_last_epoch(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8, validation_percent=0)
-    result = results_of(events_of([spec], few(digits)))[spec.id]
+    result = results_of(events_of([spec], few_digits(digits)))[spec.id]
     assert (result.best_epoch, result.validation) == (3, None)
 
 
 def test_a_trial_that_fails_does_not_end_the_lane(digits: Dataset) -> None:
     good, diverging, after = trial_grid(["scratch"], [0, 1, 2], epochs=1, hidden_units=8)
     diverging = replace(diverging, learning_rate=1e38, epochs=3)
-    events = events_of([good, diverging, after], few(digits))
+    events = events_of([good, diverging, after], few_digits(digits))
     (failure,) = [event for event in events if isinstance(event, TrialFailure)]
     assert (failure.trial, failure.code, failure.final) == (diverging.id, "E-NAN", True)
     assert "epoch" in failure.message
@@ -80,9 +75,9 @@ def test_a_trial_that_fails_does_not_end_the_lane(digits: Dataset) -> None:
 
 def test_a_trial_has_the_same_weights_alone_and_after_others_in_a_lane(digits: Dataset) -> None:
     specs = trial_grid(["keras", "scratch"], [0, 1], epochs=2, hidden_units=8)
-    together = results_of(events_of(specs, few(digits)))
+    together = results_of(events_of(specs, few_digits(digits)))
     for spec in specs:
-        alone = results_of(events_of([spec], few(digits)))
+        alone = results_of(events_of([spec], few_digits(digits)))
         assert alone[spec.id].weights_sha256 == together[spec.id].weights_sha256
 
 
@@ -96,7 +91,7 @@ def test_trials_of_the_same_shape_are_compiled_once(digits: Dataset, monkeypatch
 
     monkeypatch.setattr(Trainer, "compile", record)
     specs = trial_grid(["keras"], [0, 1], epochs=1, hidden_units=8)
-    assert len(results_of(events_of([*specs, replace(specs[1], seed=2, epochs=2)], few(digits)))) == 3
+    assert len(results_of(events_of([*specs, replace(specs[1], seed=2, epochs=2)], few_digits(digits)))) == 3
     (trainer,) = compiled
     run_chunk: Any = trainer._steps.run  # a tf.function
     assert run_chunk.experimental_get_tracing_count() == 1
@@ -104,7 +99,7 @@ def test_trials_of_the_same_shape_are_compiled_once(digits: Dataset, monkeypatch
 
 def test_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
-    events = events_of([spec], few(digits))
+    events = events_of([spec], few_digits(digits))
     assert isinstance(events[0], Started)
     assert events[0].notices == ("the global batch is 108, all training images, not 1000",)
     assert isinstance(events[-1], TrialResult)
@@ -123,7 +118,7 @@ def test_every_trial_fails_with_the_code_of_the_dataset_that_cannot_be_loaded() 
 
 def test_a_bug_is_reported_with_its_traceback(digits: Dataset) -> None:
     broken = Dataset.of(
-        "broken", "1", few(digits).train, Split(np.zeros((3, 9, 9, 1), np.uint8), np.zeros(3, np.uint8))
+        "broken", "1", few_digits(digits).train, Split(np.zeros((3, 9, 9, 1), np.uint8), np.zeros(3, np.uint8))
     )
     (failure,) = [e for e in events_of(trial_grid(["keras"], [0], epochs=1), broken) if isinstance(e, TrialFailure)]
     assert failure.code == "E-BUG"
