@@ -12,6 +12,7 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from cluster import local
@@ -47,7 +48,10 @@ def parsers() -> Mapping[str, argparse.ArgumentParser]:
     """Return the parser of each command by its name, such as "jobs.models list"."""
     retraining: dict[str, type[RetrainOptions]] = {"": RetrainOptions}
     retraining |= {name: kind for name, (kind, _) in retrain.COMMANDS.items()}
-    submitting = {"": SubmitOptions, **{name: kind for name, (kind, _) in submit.COMMANDS.items()}}
+    submitting: dict[str, type[Any]] = {
+        "": SubmitOptions,
+        **{name: kind for name, (kind, _) in submit.COMMANDS.items()},
+    }
     found = [
         parser("jobs.train", TrainOptions),
         parser("jobs.rehearse", rehearse.RehearseOptions, rehearse.LEFT_OUT),
