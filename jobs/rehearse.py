@@ -3,6 +3,7 @@
 The report says how much work was lost and repeated, and whether both runs ended with the same weights.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,43 +58,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(arguments: Sequence[str]) -> int:
     options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments, LEFT_OUT)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
-    trials = options.trials()
+    options.trials()
     options.check()
     options.check_data_dir()
-    from jobs.train.driver import train_trials
-
-    code = code_version(SOURCE_FOLDERS)
-
-    def train_on(address: str, folder: RunFolder) -> dict[str, Any]:
-        there = replace(options, address=address, max_failures=MAX_WORKER_KILLS + 1, report=False)
-        return train_trials(there, trials, time.time(), folder, code, "nothing was stored; start the rehearsal again")
-
-    found = rehearse(options.seed, train_on)
+    found = rehearse(options)
     print_result(json.dumps(asdict(found), indent=2) if options.json else str(found))
     return exit_codes.DONE if found.survived else exit_codes.INTEGRITY
 
 
-Train = Callable[[str, RunFolder], dict[str, Any]]  # (address, folder) -> summary
-
-
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """The disturbed run beside the undisturbed one, which is called calm.
-
-    Args:
-        identical: trials with the same weights as in the calm run.
-        epochs: of all trials, of which `epochs_repeated` were trained twice.
-        recovery_seconds: from each death to the start of the next attempt.
-    """
+    """The disturbed run beside the undisturbed one, which is called calm."""
 
     seed: int
     workers_killed: int
     nodes_lost: int
     trials: int
-    identical: int
-    epochs: int
-    epochs_repeated: int
-    recovery_seconds: tuple[float, ...]
+    identical: int  # trials with the same weights in both runs
+    epochs: int  # of all trials
+    epochs_repeated: int  # because the attempt that trained them died
+    recovery_seconds: tuple[float, ...]  # from each death to the start of the next attempt
     calm_seconds: float
     seconds: float
 
@@ -102,46 +86,34 @@ class Rehearsal:
         return self.identical == self.trials
 
     def __str__(self) -> str:
-        recovery = "no attempt died"
+        killed = f"{counted(self.workers_killed, 'worker')} and {counted(self.nodes_lost, 'node')}"
+        lines = [
+            f"Seed {self.seed}: killed {killed}",
+            f"  {self.identical} of {counted(self.trials, 'trial')} ended with the weights of the undisturbed run",
+            f"  {self.epochs_repeated} of {counted(self.epochs, 'epoch')} trained twice",
+        ]
         if self.recovery_seconds:
             median, longest = statistics.median(self.recovery_seconds), max(self.recovery_seconds)
-            recovery = f"next attempt after a death: {median:.1f} s (median), {longest:.1f} s (longest)"
-        killed = f"{counted(self.workers_killed, 'worker')} and {counted(self.nodes_lost, 'node')}"
-        return "\n".join(
-            [
-                f"Seed {self.seed}: killed {killed}",
-                f"  {self.identical} of {counted(self.trials, 'trial')} ended with the weights of the undisturbed run",
-                f"  {self.epochs_repeated} of {counted(self.epochs, 'epoch')} trained twice",
-                f"  {recovery}",
-                f"  {duration(self.seconds)} in total; the undisturbed run took {duration(self.calm_seconds)}",
-            ]
-        )
+            lines.append(f"  next attempt after a death: {median:.1f} s (median), {longest:.1f} s (longest)")
+        lines.append(f"  {duration(self.seconds)} in total; the undisturbed run took {duration(self.calm_seconds)}")
+        return "\n".join(lines)
 
 
-def rehearse(seed: int, train: Train) -> Rehearsal:
+def rehearse(options: RehearseOptions) -> Rehearsal:
     """Train twice with temporary storage, and compare the runs."""
-    nodes = 1 + max(MIN_NODES, os.cpu_count() or 1)  # one of them will be lost
     with TemporaryDirectory(prefix="rehearsal-") as storage:
         objects = LocalObjects(Path(storage))
-        log.info("undisturbed run on %d nodes", nodes)
-        with temporary_cluster(cpus=0) as cluster:
-            cluster.add_nodes(nodes, cpus=1)
-            calm, calm_seconds = _timed(lambda: train(cluster.address, RunFolder(objects, "calm")))
-        log.info("the same run with random kills, seed %d", seed)
-        with temporary_cluster(cpus=0) as cluster:
-            numbers = cluster.add_nodes(nodes, cpus=1)
-            folder = RunFolder(objects, "chaos")
-            killer = _Killer(cluster, numbers, folder, seed)
-            killer.start()
-            try:
-                chaos, seconds = _timed(lambda: train(cluster.address, folder))
-            finally:
-                killer.stop()
+        log.info("undisturbed run")
+        calm, calm_seconds = _train(options, RunFolder(objects, "calm"))
+        log.info("the same run with random kills, seed %d", options.seed)
+        folder = RunFolder(objects, "chaos")
+        killer = _Killer(folder, options.seed)
+        chaos, seconds = _train(options, folder, killer)
         history = folder.history()
     epochs = [(entry["trial"], entry["epoch"]) for entry in history if entry["event"] == "epoch"]
     hashes = [{t["id"]: t.get("weights_sha256") for t in summary["trials"]} for summary in (calm, chaos)]
     return Rehearsal(
-        seed=seed,
+        seed=options.seed,
         workers_killed=killer.workers_killed,
         nodes_lost=killer.nodes_lost,
         trials=len(calm["trials"]),
@@ -154,23 +126,48 @@ def rehearse(seed: int, train: Train) -> Rehearsal:
     )
 
 
-class _Killer(threading.Thread):
+def _train(
+    options: RehearseOptions, folder: RunFolder, killer: "_Killer | None" = None
+) -> tuple[dict[str, Any], float]:
+    """Train on a cluster of its own, and return the summary and the seconds that it took."""
+    from jobs.train.driver import train_trials
+
+    with temporary_cluster(cpus=0) as cluster:
+        nodes = cluster.add_nodes(1 + max(MIN_NODES, os.cpu_count() or 1), cpus=1)  # 1 of them will be lost
+        here = replace(options, address=cluster.address, max_failures=MAX_WORKER_KILLS + 1, report=False)
+        begin = time.monotonic()
+        with killer.active(cluster, nodes) if killer else contextlib.nullcontext():
+            advice = "nothing was stored; start the rehearsal again"
+            summary = train_trials(here, here.trials(), time.time(), folder, code_version(SOURCE_FOLDERS), advice)
+        return summary, time.monotonic() - begin
+
+
+class _Killer:
     """Kills random workers at random moments, and once a node."""
 
-    def __init__(self, cluster: LocalCluster, nodes: Sequence[int], folder: RunFolder, seed: int) -> None:
-        super().__init__(daemon=True)
+    def __init__(self, folder: RunFolder, seed: int) -> None:
         self.workers_killed = self.nodes_lost = 0
-        self._cluster, self._nodes, self._folder, self._random = cluster, nodes, folder, random.Random(seed)
+        self._folder, self._random = folder, random.Random(seed)
         self._kills_before_node = self._random.randrange(1, 4)
         self._stopped = threading.Event()
 
-    def run(self) -> None:
+    @contextlib.contextmanager
+    def active(self, cluster: LocalCluster, nodes: Sequence[int]) -> Iterator[None]:
+        thread = threading.Thread(target=self._run, args=(cluster, nodes), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            thread.join()
+
+    def _run(self, cluster: LocalCluster, nodes: Sequence[int]) -> None:
         while self.workers_killed < MAX_WORKER_KILLS and not self._stopped.wait(self._random.uniform(*KILL_SECONDS)):
             running = running_workers(self._folder.history())
             if not running:
                 continue
             if self.workers_killed == self._kills_before_node and not self.nodes_lost:
-                self._cluster.kill(self._random.choice(self._nodes))
+                cluster.kill(self._random.choice(nodes))
                 self.nodes_lost += 1
                 log.info("killed a node")
                 continue
@@ -181,15 +178,6 @@ class _Killer(threading.Thread):
                 continue  # it has just ended
             self.workers_killed += 1
             log.info("killed the worker of %s", trial)
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.join()
-
-
-def _timed(train: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
-    begin = time.monotonic()
-    return train(), time.monotonic() - begin
 
 
 def running_workers(history: Sequence[dict[str, Any]]) -> dict[str, int]:

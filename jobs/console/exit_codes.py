@@ -6,148 +6,88 @@ retry.
 """
 
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Retry = Literal["no", "once", "yes"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ErrorCode:
+    exit_code: int
     meaning: str
-    retry: bool
+    retry: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ExitCode:
-    """One row of the table.
-
-    Args:
-        retry: whether a scheduler that sees only the exit code should retry.
-        errors: the error codes that end in this exit code.
-    """
+    """One row of the table. `retry` is for a scheduler that sees only the exit code."""
 
     number: int
     meaning: str
     retry: Retry
-    errors: Mapping[str, ErrorCode] = field(default_factory=dict)
 
-
-def _permanent(meaning: str) -> ErrorCode:
-    return ErrorCode(meaning=meaning, retry=False)
-
-
-def _transient(meaning: str) -> ErrorCode:
-    return ErrorCode(meaning=meaning, retry=True)
+    @property
+    def errors(self) -> dict[str, ErrorCode]:
+        return {code: error for code, error in ERRORS.items() if error.exit_code == self.number}
 
 
 TABLE = (
-    ExitCode(number=0, meaning="everything succeeded", retry="no"),
-    ExitCode(
-        number=1,
-        meaning="a bug in this program, or Ray ended the driver",
-        retry="yes",  # Ray ends a driver with 1, without an error code, when it loses the driver's node
-        errors={"E-BUG": _permanent("an unexpected exception; please report it")},
-    ),
-    ExitCode(
-        number=2,
-        meaning="the command line, the configuration or the pictures are invalid",
-        retry="no",
-        errors={
-            "E-USAGE": _permanent("an option or its value is invalid"),
-            "E-CRON": _permanent("the cron expression is invalid or never matches"),
-            "E-IMAGE": _permanent("none of the files is a picture that can be read"),
-        },
-    ),
-    ExitCode(
-        number=3,
-        meaning="the dataset is missing or damaged",
-        retry="no",
-        errors={
-            "E-DATA": _permanent("the dataset is damaged or differs from the expected one"),
-            "E-DATA-MISSING": _permanent("the dataset is not on this machine and cannot be downloaded"),
-            "E-DATA-CHECKSUM": _permanent("a source file differs from its checksum"),
-        },
-    ),
-    ExitCode(
-        number=4,
-        meaning="no node has the free resources that a trial needs",
-        retry="yes",
-        errors={"E-RESOURCES": _transient("too few CPUs, GPUs, processes, memory or disk")},
-    ),
-    ExitCode(
-        number=5,
-        meaning="every trial failed",
-        retry="once",
-        errors={
-            "E-TRAINING": _transient("the trials failed for different reasons"),
-            "E-CRASH": _transient("the worker died"),
-            "E-GPU-INVISIBLE": _transient("TensorFlow does not see the GPU that Ray granted"),
-            "E-NAN": _permanent("the loss is not a number"),
-            "E-NODE-LOST": _transient("the node of the worker was lost"),
-            "E-OOM": _transient("the worker ran out of memory"),
-            "E-SILENT": _transient("the worker sent no event before its deadline"),
-            "E-TIMEOUT": _permanent("the trial took longer than --trial-timeout"),
-        },
-    ),
-    ExitCode(
-        number=6,
-        meaning="the storage cannot be read or written",
-        retry="yes",
-        errors={
-            "E-STORE": _transient("the storage refused the request or did not answer"),
-            "E-STORE-CONFLICT": _transient("another process changed the same object"),
-            "E-STORE-FULL": _transient("the storage is full"),
-        },
-    ),
-    ExitCode(
-        number=7,
-        meaning="a stored file or record is damaged, or was written by a newer release",
-        retry="no",
-        errors={
-            "E-INTEGRITY": _permanent("a file or record differs from its hash"),
-            "E-SCHEMA": _permanent("a record was written by a newer release"),
-        },
-    ),
-    ExitCode(
-        number=8,
-        meaning="the cluster cannot be reached or used, or was lost",
-        retry="yes",
-        errors={
-            "E-CLUSTER": _transient("the cluster cannot be reached"),
-            "E-CLUSTER-LOST": _transient("the cluster no longer answers"),
-            "E-CLUSTER-VERSIONS": _permanent("the workers have different package versions"),
-            "E-AUTH": _permanent("the cluster expects a different token"),
-        },
-    ),
-    ExitCode(
-        number=9, meaning="some trials failed, or some pictures could not be read; the rest succeeded", retry="once"
-    ),
-    ExitCode(
-        number=75,
-        meaning="another process is running this run or schedule",
-        retry="yes",
-        errors={"E-BUSY": _transient("another process holds the lock or lease")},
-    ),
-    ExitCode(number=130, meaning="interrupted (Ctrl-C); the same command resumes the run", retry="yes"),
-    ExitCode(number=137, meaning="killed; the same command resumes the run", retry="yes"),
-    ExitCode(number=143, meaning="terminated; the same command resumes the run", retry="yes"),
+    ExitCode(0, "everything succeeded", "no"),
+    # Ray ends a driver with 1, and prints no error code, when it loses the driver's node.
+    ExitCode(1, "a bug in this program, or Ray ended the driver", "yes"),
+    ExitCode(2, "the command line, the configuration or the pictures are invalid", "no"),
+    ExitCode(3, "the dataset is missing or damaged", "no"),
+    ExitCode(4, "no node has the free resources that a trial needs", "yes"),
+    ExitCode(5, "every trial failed", "once"),
+    ExitCode(6, "the storage cannot be read or written", "yes"),
+    ExitCode(7, "a stored file or record is damaged, or was written by a newer release", "no"),
+    ExitCode(8, "the cluster cannot be reached or used, or was lost", "yes"),
+    ExitCode(9, "some trials failed, or some pictures could not be read; the rest succeeded", "once"),
+    ExitCode(75, "another process is running this run or schedule", "yes"),
+    ExitCode(130, "interrupted (Ctrl-C); the same command resumes the run", "yes"),
+    ExitCode(137, "killed; the same command resumes the run", "yes"),
+    ExitCode(143, "terminated; the same command resumes the run", "yes"),
 )
+ERRORS = {
+    "E-BUG": ErrorCode(1, "an unexpected exception; please report it"),
+    "E-USAGE": ErrorCode(2, "an option or its value is invalid"),
+    "E-CRON": ErrorCode(2, "the cron expression is invalid or never matches"),
+    "E-IMAGE": ErrorCode(2, "none of the files is a picture that can be read"),
+    "E-DATA": ErrorCode(3, "the dataset is damaged or differs from the expected one"),
+    "E-DATA-MISSING": ErrorCode(3, "the dataset is not on this machine and cannot be downloaded"),
+    "E-DATA-CHECKSUM": ErrorCode(3, "a source file differs from its checksum"),
+    "E-RESOURCES": ErrorCode(4, "too few CPUs, GPUs, processes, memory or disk", retry=True),
+    "E-TRAINING": ErrorCode(5, "the trials failed for different reasons", retry=True),
+    "E-CRASH": ErrorCode(5, "the worker died", retry=True),
+    "E-GPU-INVISIBLE": ErrorCode(5, "TensorFlow does not see the GPU that Ray granted", retry=True),
+    "E-NAN": ErrorCode(5, "the loss is not a number"),
+    "E-NODE-LOST": ErrorCode(5, "the node of the worker was lost", retry=True),
+    "E-OOM": ErrorCode(5, "the worker ran out of memory", retry=True),
+    "E-SILENT": ErrorCode(5, "the worker sent no event before its deadline", retry=True),
+    "E-TIMEOUT": ErrorCode(5, "the trial took longer than --trial-timeout"),
+    "E-STORE": ErrorCode(6, "the storage refused the request or did not answer", retry=True),
+    "E-STORE-CONFLICT": ErrorCode(6, "another process changed the same object", retry=True),
+    "E-STORE-FULL": ErrorCode(6, "the storage is full", retry=True),
+    "E-INTEGRITY": ErrorCode(7, "a file or record differs from its hash"),
+    "E-SCHEMA": ErrorCode(7, "a record was written by a newer release"),
+    "E-CLUSTER": ErrorCode(8, "the cluster cannot be reached", retry=True),
+    "E-CLUSTER-LOST": ErrorCode(8, "the cluster no longer answers", retry=True),
+    "E-CLUSTER-VERSIONS": ErrorCode(8, "the workers have different package versions"),
+    "E-AUTH": ErrorCode(8, "the cluster expects a different token"),
+    "E-BUSY": ErrorCode(75, "another process holds the lock or lease", retry=True),
+}
 BY_NUMBER = {row.number: row for row in TABLE}
-EXIT_CODE_OF = {code: row.number for row in TABLE for code in row.errors}
-ERRORS = {code: error for row in TABLE for code, error in row.errors.items()}
-FINAL = [row.number for row in TABLE if row.number and row.retry == "no"]
 
 DONE = 0
-INTEGRITY = EXIT_CODE_OF["E-INTEGRITY"]
+INTEGRITY = ERRORS["E-INTEGRITY"].exit_code
 SOME_FAILED = 9
 INTERRUPTED = 128 + signal.SIGINT
 
 
 def exit_code_of(error_code: str) -> int:
     """Return the exit code of an error code; 1 (a bug) if it is not in the table."""
-    return EXIT_CODE_OF.get(error_code, EXIT_CODE_OF["E-BUG"])
+    return ERRORS[error_code if error_code in ERRORS else "E-BUG"].exit_code
 
 
 def is_worth_a_retry(error_code: str) -> bool:

@@ -41,17 +41,8 @@ def option(
         positional: the value is given without the option's name; it may be left out.
         several: a positional option that takes all remaining words.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "parse": parse,
-            "metavar": metavar,
-            "short": short,
-            "positional": positional,
-            "several": several,
-        },
-    )
+    given = {"help": help, "parse": parse, "metavar": metavar, "short": short}
+    return dataclasses.field(default=default, metadata={**given, "positional": positional, "several": several})
 
 
 class _Help(argparse.HelpFormatter):
@@ -78,20 +69,12 @@ class _Parser(jsonargparse.ArgumentParser):
         raise UsageError(_one_line(message, [name for action in self._actions for name in action.option_strings]))
 
 
-class _Version(argparse.Action):
-    def __call__(self, *_: Any) -> NoReturn:
-        print_version()
-
-
 def parser(
     program: str, options: type[Any], left_out: Collection[str] = (), hidden: Collection[str] = ()
 ) -> jsonargparse.ArgumentParser:
     fields = [field for field in dataclasses.fields(options) if field.name not in left_out]
-    words = [
-        f"[{field.metadata['metavar']}{'...' if field.metadata['several'] else ''}]"
-        for field in fields
-        if field.metadata["positional"]
-    ]
+    positional = [field.metadata for field in fields if field.metadata["positional"]]
+    words = [f"[{given['metavar']}{'...' if given['several'] else ''}]" for given in positional]
     made = _Parser(
         prog=program,
         usage=" ".join(["python -m %(prog)s", *words, "[OPTIONS]"]),
@@ -100,27 +83,25 @@ def parser(
         print_config=None,
         allow_abbrev=False,
     )
-    made.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="print the version")
+    made.add_argument("--version", action="version", version=_version(), help="print the version")
     made.add_argument(
         "--config", action="config", metavar="FILE", help="YAML file of options, named as here; flags override it"
     )
     for field in fields:
         name, given = f"--{field.name.replace('_', '-')}", field.metadata
-        text = argparse.SUPPRESS if field.name in hidden else given["help"]
-        if given["positional"]:
-            made.add_argument(
-                field.name,
-                nargs="*" if given["several"] else "?",
-                type=given["parse"],
-                default=field.default,
-                metavar=given["metavar"],
-                help=text,
-            )
-        elif given["parse"] is None:
+        common: dict[str, Any] = {
+            "default": field.default,
+            "help": argparse.SUPPRESS if field.name in hidden else given["help"],
+        }
+        if given["parse"] is None:
             yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides a file
-            made.add_argument(name, *given["short"], action=yes_no, default=field.default, help=text)
+            made.add_argument(name, *given["short"], action=yes_no, **common)
+            continue
+        common |= {"type": given["parse"], "metavar": given["metavar"]}
+        if given["positional"]:
+            made.add_argument(field.name, nargs="*" if given["several"] else "?", **common)
         else:
-            made.add_argument(name, type=given["parse"], default=field.default, metavar=given["metavar"], help=text)
+            made.add_argument(name, **common)
     return made
 
 
@@ -172,7 +153,8 @@ def split_subcommand(program: str, about: Mapping[str, str | None], arguments: S
     if "" in about and (not name or name.startswith("-")):
         return "", list(arguments)
     if name == "--version":
-        print_version()
+        print_result(_version())
+        sys.exit()
     if name in ("", "-h", "--help"):
         width = max(map(len, about))
         lines = [f"  {command:{width}}  {' '.join((text or '').split())}".rstrip() for command, text in about.items()]
@@ -182,13 +164,11 @@ def split_subcommand(program: str, about: Mapping[str, str | None], arguments: S
     return name, others
 
 
-def print_version() -> NoReturn:
+def _version() -> str:
     try:
-        version = metadata.version("mnist-jobs")
+        return f"mnist-jobs {metadata.version('mnist-jobs')}"
     except metadata.PackageNotFoundError:  # run from a folder of source code, as in a submitted job
-        version = "(version unknown: not installed)"
-    print_result(f"mnist-jobs {version}")
-    sys.exit()
+        return "mnist-jobs (not installed)"
 
 
 def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

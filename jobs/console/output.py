@@ -7,13 +7,13 @@ import contextlib
 import io
 import logging
 import os
-import shutil
 import sys
 import textwrap
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from jobs.console import exit_codes
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIPE_WIDTH = 120  # columns, where standard output is no terminal and COLUMNS is not set
+PIPE_WIDTH = 120  # columns of a table, unless its words need more, where standard output is no terminal
+UNLIMITED = 100_000  # columns
 
 # Around the result in the log of a submitted job, which holds stdout and stderr.
 RESULT_BEGINS, RESULT_ENDS = "--- result ---\n", "\n--- end of result ---"
@@ -91,23 +92,21 @@ def print_result(text: str) -> None:
 def as_text(*renderables: "RenderableType") -> str:
     """Draw tables and text for standard output, with colours if it is a terminal, and without trailing spaces.
 
-    On a terminal, tables are as wide as it at most: lines break between words, and what is still too long is cut or
-    folded, as its column says. Elsewhere no word is cut. A path that must stay in one line, whatever its length, is
-    `Text(path, no_wrap=True, overflow="ignore")`.
+    On a terminal, lines break between words; a cell of a `grid` that is still too wide is cut or folded. In a pipe, no
+    word is cut, and only grids break lines. A path in a `Text` stays whole with `no_wrap=True, overflow="ignore"`.
     """
-    from rich.measure import Measurement
     from rich.table import Table
 
     console = _stdout()
-    tables = [renderable for renderable in renderables if isinstance(renderable, Table)]
-    if not console.is_terminal:
-        unlimited = console.options.update(max_width=sys.maxsize)
-        console.width = max([console.width, *(Measurement.get(console, unlimited, table).minimum for table in tables)])
-    for table in tables:
-        _fit(table, console)
     with console.capture() as capture:
         for renderable in renderables:
-            console.print(renderable, crop=False)
+            if isinstance(renderable, Table):
+                _fit(renderable, console)
+            if isinstance(renderable, str):
+                wrap = partial(textwrap.fill, width=console.width, break_long_words=False, break_on_hyphens=False)
+                console.out("\n".join(map(wrap, renderable.split("\n"))), highlight=False)
+            else:
+                console.print(renderable, crop=False)
     return "\n".join(line.rstrip() for line in capture.get().split("\n")).rstrip()
 
 
@@ -121,24 +120,15 @@ def _stdout() -> "Console":
     from rich.console import Console
 
     is_terminal = sys.stdout.isatty()
-    width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
+    width = None if is_terminal else UNLIMITED
     return Console(width=width, force_terminal=is_terminal, markup=False, emoji=False, highlight=False)
-
-
-def wrapped(text: str) -> str:
-    """Break lines that are longer than the terminal between their words; elsewhere, return the text as it is."""
-    if not sys.stdout.isatty():
-        return text
-    width = shutil.get_terminal_size().columns
-    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
-    return "\n".join("\n".join(parts) for parts in lines)
 
 
 def grid(headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], fold: Collection[str] = ()) -> "Table":
     """Return a table without lines. Control characters in its strings are escaped.
 
     Args:
-        fold: headings of the columns in which a word that is too long is continued in the next line, not cut.
+        fold: headings of the columns in which a word that is too long is folded, not cut.
     """
     from rich.table import Table
 
@@ -156,22 +146,18 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], fold: Collecti
 
 
 def _fit(table: "Table", console: "Console") -> None:
-    """Set the widths of the columns of a table that is too wide: the widest are cut first, below a word last."""
+    """Set the widths of the columns. Of a table that is too wide, the widest are cut first, below a word last."""
     from rich.measure import Measurement
 
-    unlimited = console.options.update(max_width=sys.maxsize)
-    excess = Measurement.get(console, unlimited, table).maximum - console.width
-    if excess <= 0:
-        return
-    sizes = [
-        [Measurement.get(console, unlimited, cell) for cell in (column.header, *column.cells)]
-        for column in table.columns
-    ]
-    words = [max(size.minimum for size in column) for column in sizes]
-    widths = [max(size.maximum for size in column) for column in sizes]
-    for _ in range(excess):
+    options = console.options.update(max_width=UNLIMITED)
+    columns = [[Measurement.get(console, options, cell) for cell in (c.header, *c.cells)] for c in table.columns]
+    words = [max(cell.minimum for cell in column) for column in columns]
+    widths = [max(cell.maximum for cell in column) for column in columns]
+    limit = console.width if console.is_terminal else PIPE_WIDTH
+    for _ in range(Measurement.get(console, options, table).maximum - limit):
         widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))
-        widths[widest] -= 1
+        if console.is_terminal or widths[widest] > words[widest]:
+            widths[widest] -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width = max(1, width)
 

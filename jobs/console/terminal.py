@@ -5,25 +5,23 @@ not show it again. Rich is imported late, since its import would delay the first
 """
 
 import contextlib
-import io
 import itertools
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-ASCII_FRAMES = "|/-\\"
+FRAMES, ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 FRAME_SECONDS = 0.1
 ERASE_LINE = "\r\x1b[2K"
 
 _lock = threading.RLock()
-_shown: "list[_Step]" = []  # steps within steps; the last is drawn
+_steps: "list[_Step]" = []  # steps within steps, of which the last is shown
 
 
 class _Step(threading.Thread):
@@ -31,28 +29,26 @@ class _Step(threading.Thread):
         super().__init__(daemon=True)
         self._text, self._begin, self._ended = text, time.monotonic(), threading.Event()
         self._file = os.dup(sys.stderr.fileno())  # TensorFlow is imported with standard error redirected
-        utf8 = sys.stderr.encoding.lower() == "utf-8"
-        self._frames = itertools.cycle(FRAMES if utf8 else ASCII_FRAMES)
-
-    def draw(self) -> None:
-        with _lock:
-            if _shown and _shown[-1] is self:
-                seconds = time.monotonic() - self._begin
-                self.write(
-                    f"{ERASE_LINE}{next(self._frames)} {self._text}" + (f" ({seconds:.0f} s)" if seconds > 2 else "")
-                )
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self._file, text.encode())
+        self._frames = itertools.cycle(FRAMES if sys.stderr.encoding.lower() == "utf-8" else ASCII_FRAMES)
 
     def run(self) -> None:
         while not self._ended.wait(FRAME_SECONDS):
             self.draw()
 
+    def draw(self) -> None:
+        with _lock:
+            if _steps and _steps[-1] is self:
+                seconds = time.monotonic() - self._begin
+                self.write(f"{next(self._frames)} {self._text}" + (f" ({seconds:.0f} s)" if seconds > 2 else ""))
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._file, f"{ERASE_LINE}{text}".encode())
+
     def end(self) -> None:
         self._ended.set()
         self.join()
+        self.write("")
         os.close(self._file)
 
 
@@ -63,16 +59,13 @@ def step(text: str, *, shown: bool = True) -> Iterator[None]:
         yield
         return
     current = _Step(text)
-    with _lock:
-        _shown.append(current)
+    _steps.append(current)
     current.draw()
     current.start()
     try:
         yield
     finally:
-        with _lock:
-            _shown.remove(current)
-            current.write(ERASE_LINE)
+        _steps.remove(current)
         current.end()
 
 
@@ -80,27 +73,19 @@ def step(text: str, *, shown: bool = True) -> Iterator[None]:
 def above_step() -> Iterator[None]:
     """Write lines in place of the current step, which is drawn again below them."""
     with _lock:
-        if _shown:
-            _shown[-1].write(ERASE_LINE)
+        if _steps:
+            _steps[-1].write("")
         yield
 
 
-class _Survivor(io.TextIOBase):
+class _Survivor:
     """Drops what cannot be written to its stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._fileno = stream.fileno()
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._fileno
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):

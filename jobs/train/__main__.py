@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,15 @@ def train(arguments: Sequence[str]) -> int:
         check_run_name(options.run_name)
     if options.finish_by is not None and moment_of(options.finish_by).timestamp() <= begin:
         _require_begun(options, trials)
+    with step("loading Ray", shown=not options.quiet):
+        from cluster.connection.session import in_submitted_job
+        from jobs.train.planning import forecast
+
     if options.plan or options.calibrate:
-        return _show_plan(options, trials)
-    return _run(options, trials, begin)
+        plan = forecast(options, trials)
+        _print_result(json.dumps(plan.document(), indent=2) if options.json else str(plan), in_submitted_job())
+        return exit_codes.DONE
+    return _run(options, trials, begin, submitted=in_submitted_job())
 
 
 def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
@@ -84,22 +90,11 @@ def _require_begun(options: TrainOptions, trials: Sequence[TrialSpec]) -> None:
         )
 
 
-def _show_plan(options: TrainOptions, trials: Sequence[TrialSpec]) -> int:
-    with step("loading Ray", shown=not options.quiet):
-        from jobs.train.driver import plan_of
-        from jobs.train.planning import forecast
-
-    found = forecast(options, trials, lambda nodes: plan_of(options, len(trials), nodes))
-    _print_result(json.dumps(found.document(), indent=2) if options.json else str(found))
-    return exit_codes.DONE
-
-
-def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> int:
-    with step("loading Ray", shown=not options.quiet):
+def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, submitted: bool) -> int:
+    with step("checking the storage", shown=not options.quiet):
         from jobs.train.driver import train_trials
 
-    with step("checking the storage", shown=not options.quiet):
-        objects = _storage(options.storage, options.lease)
+        objects = _storage(options.storage, options.lease, submitted)
     code = code_version(SOURCE_FOLDERS)
     run = open_run(
         objects,
@@ -111,20 +106,14 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float) -> in
     with run as folder:
         summary = folder.summary()
         if summary is None:
-            summary = train_trials(options, trials, begin, folder, code, _advice(folder.run, options.storage))
+            command = ["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage]
+            advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
+            summary = train_trials(options, trials, begin, folder, code, advice)
         else:
             log.info("run %s is complete; for another run, use another --run-name", folder.run)
             _finish(folder, trials, options)
-    result = json.dumps(summary, indent=2) if options.json else _result_text(summary, folder)
-    _print_result(result)
+    _print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder), submitted)
     return _exit_code(summary)
-
-
-def _advice(run: str, storage: str) -> str:
-    from cluster.connection.session import in_submitted_job
-
-    command = shlex.join(["python", "-m", "jobs.train", "--resume", run, "--storage", storage])
-    return "resume with: " + ("the same submission" if in_submitted_job() else command)
 
 
 def _finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
@@ -137,11 +126,9 @@ def _finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOption
         write_index(folder.objects)
 
 
-def _storage(storage: str, lease: str | None) -> Objects:
+def _storage(storage: str, lease: str | None, submitted: bool) -> Objects:
     """Return the storage. Raises StoreError before anything starts if it cannot be written."""
-    from cluster.connection.session import in_submitted_job
-
-    if in_submitted_job() and not is_url(storage) and not Path(storage).is_absolute():
+    if submitted and not is_url(storage) and not Path(storage).is_absolute():
         raise exit_codes.UsageError(
             "storage: expected an absolute path, since the working folder of a submitted job is deleted"
             f", got {storage}; use --storage /PATH"
@@ -155,21 +142,15 @@ def _storage(storage: str, lease: str | None) -> Objects:
 
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """Return the options of this run as a --config file has them, without those of this command alone."""
-    plain = {field.name: getattr(options, field.name) for field in fields(options)}
     left_out = ("run_name", "resume", "plan", "calibrate", "lease", "quiet", "verbose")
-    return {name: _plain(value) for name, value in plain.items() if value is not None and name not in left_out}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
+    plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
+    return {name: value for name, value in plain.items() if value is not None and name not in left_out}
 
 
 def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
     from mnist_lib.report.table import result_tables
 
-    lines = [as_text(*result_tables(summary)) + "\n", f"Run: {folder.where}"]
+    lines = [f"Run: {folder.where}"]
     if folder.has_report:
         lines.append(f"Report: {folder.where}/{REPORT}")
     for name, model in summary["models"].items():
@@ -177,13 +158,11 @@ def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
         champion = "the champion" if model["champion"] else "not the champion"
         lines.append(f"{name}@{model['version']} (trial {model['best_trial']}): {where}")
         lines.append(f"  It is {champion}: {model['promotion']}")
-    return "\n".join(lines)
+    return as_text(*result_tables(summary), "", *lines)
 
 
-def _print_result(text: str) -> None:
-    from cluster.connection.session import in_submitted_job
-
-    print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if in_submitted_job() else text)
+def _print_result(text: str, submitted: bool) -> None:
+    print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if submitted else text)
 
 
 def _exit_code(summary: Mapping[str, Any]) -> int:

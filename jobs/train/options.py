@@ -50,31 +50,21 @@ class TrainOptions:
     models: tuple[str, ...] = option(
         ("keras", "scratch"), f"models to train, of {', '.join(MODELS)}", comma_list, "A,B"
     )
-    seeds: tuple[int, ...] | int = option(
-        1, "number of seeds, which begin with --seed; or a list of seeds, such as 4,8", seeds, "N|A,B"
-    )
+    seeds: tuple[int, ...] | int = option(1, "number of seeds, from --seed on; or a list, such as 4,8", seeds, "N|A,B")
     seed: int = option(0, "first seed", whole_number, "N")
     epochs: int = option(5, "passes over the training images", whole_number, "N")
     batch_size: int = option(128, "images per training step, over all replicas of a trial", whole_number, "N")
-    optimizer: str | None = option(
-        None, f"optimizer, of {', '.join(OPTIMIZERS)} (default: that of the model)", str, "NAME"
-    )
+    optimizer: str | None = option(None, f"of {', '.join(OPTIMIZERS)} (default: that of the model)", str, "NAME")
     learning_rate: float | None = option(
         None, "peak of the learning rate (default: that of the model or the optimizer)", number, "X"
     )
     schedule: str | None = option(
         None, f"learning-rate schedule. {_list(SCHEDULES)} (default: that of the model)", str, "NAME"
     )
-    precision: str = option(
-        "float32", f"number format of training: {' or '.join(PRECISIONS)}; weights stay float32", str, "NAME"
-    )
+    precision: str = option("float32", f"number format of training, of {', '.join(PRECISIONS)}", str, "NAME")
     hidden_units: int | None = option(None, "units of the hidden layer (default: that of the model)", whole_number, "N")
     validation_percent: int = option(
-        10,
-        "percentage of the training images that is held out for validation, which selects the epoch and the trial to"
-        " store",
-        whole_number,
-        "N",
+        10, "percentage of training images held out to select the epoch and the trial to store", whole_number, "N"
     )
     address: str | None = option(
         None, "running Ray cluster to join (default: RAY_ADDRESS, or a cluster on this machine)", str, "HOST:PORT"
@@ -83,14 +73,9 @@ class TrainOptions:
         None, "GPUs on each node of a trial (default: auto, 1 if any node has a GPU)", auto_or_whole_number, "N|auto"
     )
     cpus_per_trial: int | None = option(
-        None,
-        "CPUs on each node of a trial, and its threads (default: auto, an equal share for each concurrent trial)",
-        auto_or_whole_number,
-        "N|auto",
+        None, "CPUs and threads on each node of a trial (default: auto, an equal share)", auto_or_whole_number, "N|auto"
     )
-    nodes_per_trial: int = option(
-        1, "nodes per trial; more than 1 only helps models that keep several nodes busy", whole_number, "N"
-    )
+    nodes_per_trial: int = option(1, "nodes per trial; more than 1 only helps large models", whole_number, "N")
     max_concurrent: int | None = option(
         None, "maximum number of concurrent trials (default: as many as fit)", whole_number, "N"
     )
@@ -98,25 +83,19 @@ class TrainOptions:
     allow_cpu: bool = option(False, "train on CPUs if TensorFlow does not see the GPUs that Ray granted")
     max_failures: int = option(3, "retries of a trial whose worker died", whole_number, "N")
     wait_for_resources: float | None = option(
-        None,
-        "seconds to wait for busy nodes (default: 600) and, if given, for nodes that have not joined yet",
-        number,
-        "S",
+        None, "seconds to wait for busy nodes (default: 600) and, if given, for nodes yet to join", number, "S"
     )
     trial_timeout: float | None = option(
         None, "seconds after which an attempt at a trial is abandoned (default: no limit)", number, "S"
     )
     max_seconds: float | None = option(
         None,
-        "seconds after which the run trains no further epoch; each trial trains at least one (default: no limit)",
+        "seconds after which no further epoch begins, but the first of each trial (default: no limit)",
         number,
         "S",
     )
     finish_by: str | None = option(
-        None,
-        "time after which the run trains no further epoch, such as 2026-11-25T06:00:00Z (default: no limit)",
-        moment,
-        "TIME",
+        None, "like --max-seconds, as a time such as 2026-11-25T06:00:00Z (default: no limit)", moment, "TIME"
     )
     checkpoint_seconds: float = option(
         Pace.checkpoint_seconds, "seconds between two checkpoints of a trial; 0: after every epoch", number, "S"
@@ -139,9 +118,7 @@ class TrainOptions:
         None, "stop writing when this lease passes to another process; jobs.retrain sets it", str, "NAME:N"
     )
     plan: bool = option(False, "print what would run, where and why, then exit")
-    calibrate: bool = option(
-        False, "like --plan, with the expected duration: trains each model for a few epochs to measure it"
-    )
+    calibrate: bool = option(False, "like --plan, with the expected duration, measured in a few epochs of each model")
     json: bool = option(False, "print one JSON document instead of tables")
     quiet: bool = option(False, "print warnings and errors only", short=["-q"])
     verbose: bool = option(False, "print every epoch, and the traceback of an error", short=["-v"])

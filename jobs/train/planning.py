@@ -3,8 +3,8 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from cluster.connection.address import address_of
 from cluster.connection.session import session
 from cluster.lanes.fan_out import Died, FanOut
 from cluster.lanes.lane import LaneStarter
-from cluster.lanes.resources import LanePlan, Node, live_nodes, split_evenly, this_machine
+from cluster.lanes.resources import LanePlan, Node, live_nodes, plan_lanes, split_evenly, this_machine
 from cluster.lanes.tasks import result_of, start_beside_driver
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
@@ -24,24 +24,16 @@ from mnist_lib.results import EpochDone, Started, TrialFailure
 from mnist_lib.spec import Pace, TrialSpec
 from mnist_lib.wording import counted
 
-CALIBRATION_SET = {
-    name: name if entry.embedded else "mnist-mini" for name, entry in DATASETS.items()
-}  # of the same image shape
 CALIBRATION_EPOCHS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """The expected duration of a run.
-
-    Args:
-        seconds: of the whole run, of which `start_seconds` pass before the first trial trains.
-        images_per_second: by model; the time of validation is included.
-    """
+    """The expected duration of a run."""
 
     seconds: float
-    start_seconds: float
-    images_per_second: dict[str, float]
+    start_seconds: float  # before the first trial trains
+    images_per_second: dict[str, float]  # by model; validation counts as training time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +49,6 @@ class Forecast:
     @property
     def lanes(self) -> list[Sequence[TrialSpec]]:
         return split_evenly(self.trials, self.plan.lanes)
-
-    @property
-    def devices(self) -> str:
-        """What each trial runs on."""
-        resources = self.options.resources(self.plan.cpus, self.plan.gpus)
-        count = self.plan.nodes * (resources.gpus or resources.cpu_replicas)
-        kind = "GPU" if resources.gpus else "CPU device"
-        threads = counted(self.plan.nodes * self.plan.cpus, "thread")
-        return f"{counted(count, 'replica')} (1 per {kind}), {threads}"
 
     @property
     def why(self) -> str:
@@ -92,9 +75,11 @@ class Forecast:
         }
 
     def __str__(self) -> str:
+        resources = self.options.resources(self.plan.cpus, self.plan.gpus)
+        replicas = counted(self.plan.nodes * (resources.gpus or resources.cpu_replicas), "replica")
         lines = [
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
-            f"each trial: {self.devices}",
+            f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             *(f"lane {n}: {', '.join(trial.id for trial in lane)}" for n, lane in enumerate(self.lanes, start=1)),
         ]
@@ -107,46 +92,59 @@ class Forecast:
         return "\n".join(lines)
 
 
-def forecast(
-    options: TrainOptions, trials: Sequence[TrialSpec], plan_on: Callable[[Sequence[Node]], LanePlan]
-) -> Forecast:
+def forecast(options: TrainOptions, trials: Sequence[TrialSpec]) -> Forecast:
     """Return what would run where.
-
-    Args:
-        plan_on: nodes to the plan of this run on them.
 
     Raises:
         ResourcesError: not even one trial fits on the nodes.
         TrainingError: a model failed while it was measured.
     """
+    begin, expected = time.monotonic(), None
     if address_of(options.address) is None and not options.calibrate:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
-        return Forecast(options=options, trials=trials, nodes=nodes, plan=plan_on(nodes), expected=None)
-    begin = time.monotonic()
-    with ExitStack() as stack:
-        with step("starting Ray", shown=not options.quiet):
-            stack.enter_context(session(options.address, SOURCE_FOLDERS))
-        nodes = live_nodes()
-        plan = plan_on(nodes)
-        expected = _measure(options, trials, plan, begin) if options.calibrate else None
+        plan = plan_of(options, len(trials), nodes)
+    else:
+        with connected(options):
+            nodes = live_nodes()
+            plan = plan_of(options, len(trials), nodes)
+            expected = _measure(options, trials, plan, begin) if options.calibrate else None
     return Forecast(options=options, trials=trials, nodes=nodes, plan=plan, expected=expected)
+
+
+def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePlan:
+    return plan_lanes(
+        trials,
+        nodes,
+        gpus_per_trial=options.gpus_per_trial,
+        cpus_per_trial=options.cpus_per_trial,
+        nodes_per_trial=options.nodes_per_trial,
+        max_concurrent=options.max_concurrent,
+    )
+
+
+@contextmanager
+def connected(options: TrainOptions) -> Iterator[None]:
+    """Join the cluster of --address, or start one."""
+    with ExitStack() as stack:
+        with step("joining the cluster" if address_of(options.address) else "starting Ray", shown=not options.quiet):
+            stack.enter_context(session(options.address, SOURCE_FOLDERS))
+        yield
 
 
 def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan, begin: float) -> Expected:
     """Train each model for a few epochs, one after the other in one lane."""
     models = {trial.model: trial for trial in trials}
-    dataset = CALIBRATION_SET[options.dataset]
+    dataset = options.dataset if DATASETS[options.dataset].embedded else "mnist-mini"  # of the same image shape
     specs = [replace(trial, dataset=dataset, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
     images, info = start_beside_driver(worker.prepare_dataset, dataset, options.data_dir, None, num_returns=2)
-    lanes = LaneStarter(worker.run_lane, plan)
-    resources = options.resources(plan.cpus, plan.gpus)
+    lanes, resources = LaneStarter(worker.run_lane, plan), options.resources(plan.cpus, plan.gpus)
+
+    def start(specs: Sequence[TrialSpec]) -> Any:
+        return lanes.start([images], resources, Pace(), specs, {})
+
     events: list[tuple[float, Any]] = []  # with the time at which each came
-    with (
-        step("training each model for a few epochs", shown=not options.quiet),
-        FanOut(
-            lambda left: lanes.start([images], resources, Pace(), left, {}), options.limits(), plan, lanes.release
-        ) as fan_out,
-    ):
+    measuring = step("training each model for a few epochs", shown=not options.quiet)
+    with measuring, FanOut(start, options.limits(), plan, lanes.release) as fan_out:
         fan_out.submit(specs)
         result_of(info, "the preparation of the dataset")
         for event in fan_out.events():
@@ -157,11 +155,9 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
             events.append((time.monotonic(), event))
     start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
     share = 1 - options.validation_percent / 100
-    trained = int(DATASETS[dataset].train * share)
-    rates = {spec.model: trained / statistics.median(_epoch_seconds(spec, events)) for spec in specs}
-    seconds = {
-        model: trial.epochs * DATASETS[options.dataset].train * share / rates[model] for model, trial in models.items()
-    }
+    measured, images_per_epoch = (int(DATASETS[name].train * share) for name in (dataset, options.dataset))
+    rates = {spec.model: measured / statistics.median(_epoch_seconds(spec, events)) for spec in specs}
+    seconds = {model: trial.epochs * images_per_epoch / rates[model] for model, trial in models.items()}
     longest = max(sum(seconds[trial.model] for trial in lane) for lane in split_evenly(trials, plan.lanes))
     return Expected(seconds=start_seconds + longest, start_seconds=start_seconds, images_per_second=rates)
 

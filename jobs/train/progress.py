@@ -24,28 +24,19 @@ class State(enum.Enum):
 
 @dataclass
 class TrialProgress:
-    """How far a trial is.
-
-    Args:
-        epochs: to train; `epoch` are trained so far.
-        accuracy: after the last epoch, on the validation images; on the training images of a trial without validation.
-        test_accuracy: of a trial that has ended.
-        end: 1 for the first trial of the run that ended, 2 for the next; 0 for a trial that has not ended.
-    """
-
     id: str
     model: str
-    epochs: int
+    epochs: int  # to train
     validates: bool
     state: State = State.WAITING
-    epoch: int = 0
+    epoch: int = 0  # trained so far
     loss: float | None = None
-    accuracy: float | None = None
-    test_accuracy: float | None = None
+    accuracy: float | None = None  # after the last epoch, on validation images or, without these, on training images
+    test_accuracy: float | None = None  # of a trial that has ended
     images_per_second: float | None = None
     attempt: int = 1
     node: str = ""
-    end: int = 0
+    end: int = 0  # 1 for the first trial of the run that ended, 2 for the next; 0 before the end
 
 
 class RunProgress:

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from tests.support.clusters import wait_until
-from tests.support.job import at, hashes, processes_of, train
+from tests.support.job import hashes, options_for, processes_of, train
 from tests.support.schedule import Schedule
 
 
@@ -21,7 +21,7 @@ def calm(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFact
     with FileLock(place / "calm.lock"):
         known = place / "calm.json"
         if not known.exists():
-            code, stdout, stderr = train(*at(ray_address, data_dir, home), "--seeds=2", home=home)
+            code, stdout, stderr = train(*options_for(ray_address, data_dir, home), "--seeds=2", home=home)
             assert code == 0, stderr
             known.write_text(json.dumps(hashes(stdout)))
         found: dict[str, str] = json.loads(known.read_text())

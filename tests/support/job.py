@@ -95,7 +95,7 @@ def pid_of(trial: str, run: Path, epoch: int = 1) -> int:
     return int([e for e in history_of(run) if e["trial"] == trial and e["event"] == "started"][-1]["pid"])
 
 
-def at(address: str, data_dir: Path, storage: Path) -> tuple[str | Path, ...]:
+def options_for(address: str, data_dir: Path, storage: Path) -> tuple[str | Path, ...]:
     return ("--address", address, "--data-dir", data_dir, "--storage", storage, *TRAINING)
 
 

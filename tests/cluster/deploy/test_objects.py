@@ -174,7 +174,7 @@ def test_the_program_of_the_cronjob_knows_the_table_of_exit_codes() -> None:
     assert set(rayjob.RETRY_ONCE) == {row.number for row in exit_codes.TABLE if row.retry == "once"}
     assert rayjob.DONE == exit_codes.DONE
     for code, error in ((rayjob.USAGE, "E-USAGE"), (rayjob.RESOURCES, "E-RESOURCES"), (rayjob.CLUSTER, "E-CLUSTER")):
-        assert code == exit_codes.EXIT_CODE_OF[error]
+        assert code == exit_codes.exit_code_of(error)
 
 
 def test_the_guide_says_what_a_scheduler_does_after_each_exit_code() -> None:

@@ -285,21 +285,21 @@ def test_a_sigterm_is_forwarded_to_the_log_command(tmp_path: Path, monkeypatch: 
 
 def test_a_cluster_that_does_not_start_is_a_lack_of_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubernetes = Kubernetes(then=[{"jobDeploymentStatus": "Failed", "message": "no node"}])
-    assert Pod(tmp_path, monkeypatch).run(kubernetes) == exit_codes.EXIT_CODE_OF["E-RESOURCES"]
+    assert Pod(tmp_path, monkeypatch).run(kubernetes) == exit_codes.exit_code_of("E-RESOURCES")
 
 
 @pytest.mark.parametrize("code", [403, 404, 422])
 def test_a_refused_rayjob_is_a_usage_error(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubernetes = Kubernetes()
     kubernetes.refusal = code
-    assert Pod(tmp_path, monkeypatch).run(kubernetes) == exit_codes.EXIT_CODE_OF["E-USAGE"]
+    assert Pod(tmp_path, monkeypatch).run(kubernetes) == exit_codes.exit_code_of("E-USAGE")
 
 
 def test_the_pod_ends_when_kubernetes_only_answers_with_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubernetes = Kubernetes()
     kubernetes.refusal = 500
-    assert Pod(tmp_path, monkeypatch).run(kubernetes) == exit_codes.EXIT_CODE_OF["E-CLUSTER"]
+    assert Pod(tmp_path, monkeypatch).run(kubernetes) == exit_codes.exit_code_of("E-CLUSTER")
 
 
 def test_the_pod_ends_when_kubernetes_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Pod(tmp_path, monkeypatch).run(None) == exit_codes.EXIT_CODE_OF["E-CLUSTER"]
+    assert Pod(tmp_path, monkeypatch).run(None) == exit_codes.exit_code_of("E-CLUSTER")

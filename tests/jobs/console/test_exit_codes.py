@@ -19,19 +19,20 @@ INTERNAL = {
 }
 
 
-def error_classes() -> Iterator[type[Exception]]:
-    """Yield the exception classes of mnist_lib.errors and of every module of jobs and cluster that have a code."""
+def codes_of_classes() -> Iterator[str]:
+    """Yield the codes of the exception classes in mnist_lib.errors and in every module of jobs and cluster."""
     names = ["mnist_lib.errors"]
     for package in (cluster, jobs):
         names += [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     for name in names:
         for item in vars(importlib.import_module(name)).values():
-            if isinstance(item, type) and issubclass(item, Exception) and hasattr(item, "code"):
-                yield item
+            code = getattr(item, "code", None)
+            if isinstance(item, type) and issubclass(item, Exception) and isinstance(code, str):
+                yield code
 
 
 def test_every_error_class_has_an_exit_code() -> None:
-    codes = {error.code for error in error_classes() if isinstance(error.code, str)}
+    codes = {*codes_of_classes()}
     assert {"E-USAGE", "E-DATA", "E-STORE", "E-CLUSTER", "E-BUSY"} <= codes
     assert codes <= exit_codes.ERRORS.keys() | INTERNAL
 

@@ -120,14 +120,21 @@ def test_a_word_that_does_not_fit_is_cut_or_folded(terminal: int) -> None:
     assert folded.count("b") == 31  # one in "bytes"
 
 
-@pytest.mark.parametrize("columns", [None, "40"])
-def test_a_pipe_gets_whole_words_without_trailing_spaces_or_colours(
-    columns: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+@pytest.mark.parametrize("terminal", [40], indirect=True)
+def test_lines_of_text_break_between_words_on_a_terminal_only(terminal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/a/path/that/is/longer/than/the/terminal/and/stays/whole"
+    text = f"{15 * 'word '}{path} [bold]\nnext"
+    lines = as_text(text).splitlines()
+    assert path in lines
+    assert all(len(line) <= terminal for line in lines if line != path)
+    assert " ".join(lines) == text.replace("\n", " ")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert as_text(text) == text
+
+
+def test_a_pipe_gets_whole_words_without_trailing_spaces_or_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    if columns:
-        monkeypatch.setenv("COLUMNS", columns)
     text = as_text(grid(HEADINGS, [(*ROWS[0][:4], Text("green", style="green")), ROWS[1]]))
     assert "2026-11-25T03-00-00Z-mnist-mini" in text
     assert "\x1b" not in text

@@ -12,9 +12,9 @@ from mnist_lib.store.local import LocalObjects
 from tests.support.clusters import wait_until
 from tests.support.job import (
     IMPATIENT,
-    at,
     hashes,
     history_of,
+    options_for,
     pid_of,
     start,
     starts_of,
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 def test_f1_a_trial_resumes_from_its_checkpoint_after_its_worker_is_killed(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    driver = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+    driver = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
     os.kill(pid_of("scratch-s0", tmp_path / "runs/r", epoch=5), signal.SIGKILL)
     stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
@@ -57,7 +57,9 @@ def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     prelude = "KILLED = ['keras-s0']" + KILL_ITSELF
-    code, _, stderr = train(*at(ray_address, data_dir, tmp_path), "--models=keras", home=tmp_path, prelude=prelude)
+    code, _, stderr = train(
+        *options_for(ray_address, data_dir, tmp_path), "--models=keras", home=tmp_path, prelude=prelude
+    )
     assert code == 5, stderr
     assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0 failed after 4 attempts: worker killed")
     assert "start a run with another --run-name" in stderr.splitlines()[-1]
@@ -69,7 +71,7 @@ def test_f2_the_other_trials_are_stored_and_the_run_ends_with_9(
 ) -> None:
     prelude = "KILLED = ['keras-s0']" + KILL_ITSELF
     code, stdout, stderr = train(
-        *at(ray_address, data_dir, tmp_path), "--max-failures=1", home=tmp_path, prelude=prelude
+        *options_for(ray_address, data_dir, tmp_path), "--max-failures=1", home=tmp_path, prelude=prelude
     )
     assert code == 9, stderr
     assert "keras-s0: failed: E-CRASH failed after 2 attempts: worker killed" in stderr
@@ -85,7 +87,7 @@ def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(
 ) -> None:
     with temporary_cluster(cpus=0) as cluster:
         (node,) = cluster.add_nodes(cpus=1)
-        driver = start(*at(cluster.address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+        driver = start(*options_for(cluster.address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
         cluster.kill(node)
         cluster.add_nodes(cpus=1)
@@ -103,7 +105,7 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
             for name, value in threshold.items():
                 environment.setenv(name, value)
             cluster.add_nodes(cpus=1)
-        code, _, stderr = train(*at(cluster.address, data_dir, tmp_path), "--models=keras", home=tmp_path)
+        code, _, stderr = train(*options_for(cluster.address, data_dir, tmp_path), "--models=keras", home=tmp_path)
     assert code == 5, stderr
     last = stderr.splitlines()[-1]
     assert last.startswith("error[E-OOM] keras-s0 failed after 2 attempts: out of memory on ")
@@ -114,7 +116,7 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
 def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    driver = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path, prelude=IMPATIENT)
+    driver = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path, prelude=IMPATIENT)
     silent = pid_of("scratch-s0", tmp_path / "runs/r")
     os.kill(silent, signal.SIGSTOP)
     wait_until(
@@ -135,7 +137,7 @@ def test_f9_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "runs/r"
-    driver = start(*at(ray_address, data_dir, tmp_path), "--seeds=2", "--cpus-per-trial=2", home=tmp_path)
+    driver = start(*options_for(ray_address, data_dir, tmp_path), "--seeds=2", "--cpus-per-trial=2", home=tmp_path)
     wait_until(lambda: [e for e in history_of(run) if e["event"] == "ended"], "no trial has ended")
     os.kill(next(e["pid"] for e in history_of(run) if e["event"] == "started"), signal.SIGKILL)
     stdout, stderr = driver.communicate(timeout=100)
@@ -159,7 +161,7 @@ worker.run_lane = run_lane
 def test_f11_f12_a_diverged_trial_is_not_retried_and_the_others_are_stored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    arguments = [argument for argument in at(ray_address, data_dir, tmp_path) if argument != "--json"]
+    arguments = [argument for argument in options_for(ray_address, data_dir, tmp_path) if argument != "--json"]
     code, stdout, stderr = train(*arguments, "--seeds=2", "--epochs=2", home=tmp_path, prelude=ONE_DIVERGES)
     assert code == 9, stderr
     assert "scratch-s0 failed: E-NAN the loss of epoch 1, step" in stdout
@@ -184,7 +186,12 @@ def test_f16_a_granted_gpu_that_tensorflow_does_not_see_ends_the_run_with_5(
 
 
 def test_a_trial_that_exceeds_its_timeout_is_abandoned(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
-    command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100000", "--trial-timeout=8")
+    command = (
+        *options_for(ray_address, data_dir, tmp_path),
+        "--models=scratch",
+        "--epochs=100000",
+        "--trial-timeout=8",
+    )
     code, _, stderr = train(*command, home=tmp_path)
     assert code == 5, stderr
     last = stderr.splitlines()[-1]

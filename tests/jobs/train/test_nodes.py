@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.support.clusters import wait_until
-from tests.support.job import at, hashes, history_of, pid_of, start, starts_of, train
+from tests.support.job import hashes, history_of, options_for, pid_of, start, starts_of, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
@@ -19,7 +19,7 @@ SHORT = "--epochs=12"
 @pytest.fixture(scope="module")
 def one_node(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("one-node")
-    code, stdout, stderr = train(*at(ray_address, data_dir, home), SHORT, "--cpu-replicas=2", home=home)
+    code, stdout, stderr = train(*options_for(ray_address, data_dir, home), SHORT, "--cpu-replicas=2", home=home)
     assert code == 0, stderr
     return hashes(stdout)
 
@@ -27,7 +27,7 @@ def one_node(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPath
 def test_two_nodes_produce_the_weights_of_two_replicas_on_one_node(
     one_node: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    command = (*at(ray_address, data_dir, tmp_path), SHORT, "--nodes-per-trial=2")
+    command = (*options_for(ray_address, data_dir, tmp_path), SHORT, "--nodes-per-trial=2")
     code, stdout, stderr = train(*command, home=tmp_path)
     assert code == 0, stderr
     assert "1 lane of 1 CPU on each of 2 nodes" in stderr
@@ -40,7 +40,7 @@ def test_two_nodes_produce_the_weights_of_two_replicas_on_one_node(
 def test_a_group_resumes_from_its_checkpoint_when_a_process_is_killed(
     one_node: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path, which: str
 ) -> None:
-    command = (*at(ray_address, data_dir, tmp_path), SHORT, "--models=keras", "--nodes-per-trial=2")
+    command = (*options_for(ray_address, data_dir, tmp_path), SHORT, "--models=keras", "--nodes-per-trial=2")
     driver = start(*command, home=tmp_path)
     first = pid_of("keras-s0", tmp_path / "runs/r", epoch=5)
     os.kill(first if which == "first" else other_pid(), signal.SIGKILL)
@@ -53,7 +53,12 @@ def test_a_group_resumes_from_its_checkpoint_when_a_process_is_killed(
 
 
 def test_all_members_of_a_group_end_early_when_time_is_up(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
-    command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--nodes-per-trial=2", "--epochs=100000")
+    command = (
+        *options_for(ray_address, data_dir, tmp_path),
+        "--models=scratch",
+        "--nodes-per-trial=2",
+        "--epochs=100000",
+    )
     code, _, stderr = train(*command, "--max-seconds=12", home=tmp_path)
     assert code == 0, stderr
     assert "of 100000 epochs: time was up" in stderr

@@ -20,8 +20,8 @@ from tests.support.job import (
     IMPATIENT,
     ROOT,
     TRAINING,
-    at,
     hashes,
+    options_for,
     pid_of,
     processes_of,
     start,
@@ -40,7 +40,7 @@ FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")
 def test_f6_a_run_whose_driver_died_after_storing_is_not_repeated(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str
 ) -> None:
-    command = (*at(ray_address, data_dir, tmp_path), "--models=keras", "--epochs=2")
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=keras", "--epochs=2")
     assert train(*command, home=tmp_path, MNIST_FAILPOINT=place)[0] == 86
     code, stdout, stderr = train(*command, home=tmp_path)
     assert code == 0, stderr
@@ -57,7 +57,7 @@ def test_f7_a_run_whose_head_dies_ends_with_8_and_resumes_on_another_cluster(
     with temporary_cluster(cpus=0) as cluster:
         cluster.add_nodes(cpus=1)
         driver = start(
-            *at(cluster.address, data_dir, tmp_path),
+            *options_for(cluster.address, data_dir, tmp_path),
             "--models=scratch",
             "--epochs=150",
             home=tmp_path,
@@ -70,7 +70,7 @@ def test_f7_a_run_whose_head_dies_ends_with_8_and_resumes_on_another_cluster(
         assert time.monotonic() - begin < 40  # IMPATIENT waits 5 s for the head, not 30 s
     assert driver.returncode == 8, stderr
     assert "error[E-CLUSTER-LOST] the head of the cluster has not answered for" in stderr
-    command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=150")
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=150")
     code, _, stderr = train(*command, home=tmp_path)
     assert code == 0, stderr
     assert "resuming run r: 0 of 1 trial ended" in stderr
@@ -114,9 +114,9 @@ def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, 
 def test_a_second_driver_of_a_run_is_refused_with_75_and_names_the_first(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    first = start(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+    first = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
     wait_until((tmp_path / "unfinished/r.lock").exists, "the run has not begun")
-    code, _, stderr = train(*at(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+    code, _, stderr = train(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
     assert code == 75
     assert f"r.lock: expected no other process, got process {first.pid} on " in stderr
     first.communicate(timeout=100)
@@ -161,7 +161,7 @@ def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(
 
 
 def test_a_stored_version_is_reproduced_with_the_same_weights(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
-    command = (*at(ray_address, data_dir, tmp_path), "--epochs=3", "--cpu-replicas=2")
+    command = (*options_for(ray_address, data_dir, tmp_path), "--epochs=3", "--cpu-replicas=2")
     assert train(*command, home=tmp_path)[0] == 0
     for model in ("keras", "scratch"):
         again = ["reproduce", model, "--json", f"--data-dir={data_dir}", f"--storage={tmp_path}"]

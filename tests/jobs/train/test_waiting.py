@@ -9,9 +9,9 @@ import pytest
 from cluster.local import temporary_cluster
 from tests.support.clusters import every_cpu_taken
 from tests.support.job import (
-    at,
     hashes,
     history_of,
+    options_for,
     start,
     train,
 )
@@ -23,7 +23,7 @@ def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_4(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     with every_cpu_taken(600):
-        code, _, stderr = train(*at(ray_address, data_dir, tmp_path), "--wait-for-resources=12", home=tmp_path)
+        code, _, stderr = train(*options_for(ray_address, data_dir, tmp_path), "--wait-for-resources=12", home=tmp_path)
     assert code == 4, stderr
     lines = stderr.splitlines()
     assert any("waiting for" in line and "at most 12 (--wait-for-resources)" in line for line in lines), stderr
@@ -34,7 +34,7 @@ def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_4(
 
 def test_f15_a_run_starts_when_a_late_node_joins(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
-        command = (*at(cluster.address, data_dir, tmp_path), "--models=scratch")
+        command = (*options_for(cluster.address, data_dir, tmp_path), "--models=scratch")
         refused = train(*command, home=tmp_path)
         assert refused[0] == 4
         assert "the largest node has 0; add a node with CPUs" in refused[2]
@@ -56,7 +56,7 @@ metadata.version = lambda name: "2.20.0" if name == "tensorflow" else version(na
 def test_f22_workers_with_different_packages_are_refused_before_training(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    code, _, stderr = train(*at(ray_address, data_dir, tmp_path), home=tmp_path, prelude=OTHER_VERSION)
+    code, _, stderr = train(*options_for(ray_address, data_dir, tmp_path), home=tmp_path, prelude=OTHER_VERSION)
     assert code == 8, stderr
     last = stderr.splitlines()[-1]
     assert last.startswith("error[E-CLUSTER-VERSIONS] the worker on ")
@@ -67,7 +67,7 @@ def test_f22_workers_with_different_packages_are_refused_before_training(
 def test_a_run_whose_time_is_up_trains_fewer_epochs_and_says_so(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    command = (*at(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100000", "--max-seconds=12")
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100000", "--max-seconds=12")
     begin = time.monotonic()
     code, stdout, stderr = train(*command, home=tmp_path)
     assert code == 0, stderr
