@@ -14,15 +14,14 @@ from rich.text import Text
 
 from jobs.console.terminal import terminal
 from jobs.train.progress import RunProgress, State, TrialProgress
-from mnist_lib.wording import duration, percent
+from mnist_lib.wording import duration
 
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0  # between two log lines of a trial
-GAP = 2  # columns of the terminal between two columns of the table
+GAP = 2  # characters between two columns of the table
 MAX_TRIAL_WIDTH, MIN_TRIAL_WIDTH = 28, 8
 MAX_BAR_WIDTH, MIN_BAR_WIDTH = 24, 4
-WIDTHS = {"state": 8, "loss": 7, "test": 8, "images/s": 9, "left": 7, "attempt": 7, "node": 24}
 OPTIONAL = ("node", "images/s", "loss", "left", "attempt")  # left out in this order where the terminal is narrow
 STYLES = {
     State.RUNNING: "cyan",
@@ -62,9 +61,10 @@ def _lines(progress: RunProgress) -> Show:
         elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS:
             last_line[trial.id] = now
             log.info(
-                "%s: epoch %d of %d, loss %s, %s accuracy %s, %s images/s, %s left",
-                *(trial.id, trial.epoch, trial.epochs, _loss(trial), "validation" if trial.validates else "training"),
-                *(_percent(trial.accuracy), _speed(trial), time_left(progress.seconds_left(trial))),
+                "%s: epoch %s, loss %s, %s accuracy %s, %s images/s, %s left",
+                *(trial.id, f"{trial.epoch} of {trial.epochs}", _text(trial.loss, ".4f"), _accuracy_name(trial)),
+                *(_text(trial.accuracy, ".2%"), _text(trial.images_per_second, ",.0f")),
+                time_left(progress.seconds_left(trial)),
             )
 
     return show
@@ -72,56 +72,61 @@ def _lines(progress: RunProgress) -> Show:
 
 def drawing(progress: RunProgress, console: Console) -> Group:
     """Return a row for each trial as far as there is room, running trials first, and a line of totals."""
-    order, size = list(State), console.size
+    order = list(State)
     trials = sorted(progress.trials.values(), key=lambda trial: (order.index(trial.state), -trial.end))  # stable
-    room = max(1, size.height - 6)  # an empty line, two lines of headings, two of totals, and the cursor's
-    accuracy = "validation" if trials[0].validates else "training"
-    widths = {
-        "trial": min(MAX_TRIAL_WIDTH, max(len(trial.id) for trial in trials)),
-        "state": WIDTHS["state"],
-        "epochs": max(len("epochs"), *(len(_epochs(trial)) for trial in trials)),
-        "loss": WIDTHS["loss"],
-        accuracy: len("validation"),
-        **{heading: WIDTHS[heading] for heading in ("test", "images/s", "left", "attempt", "node")},
-    }
+    room = max(1, console.height - 6)  # an empty line, two lines of headings, two of totals, and the cursor's
+    rows = [_cells(progress, trial) for trial in trials[:room]]
+    widths = {"state": 8, "loss": 7, "validation": 10, "training": 10, "test": 8, "images/s": 9, "left": 7, "node": 24}
+    widths["epochs"] = max(len("epochs"), *(len(f"{trial.epoch}/{trial.epochs}") for trial in trials))
+    widths["trial"] = min(MAX_TRIAL_WIDTH, max(len(trial.id) for trial in trials))
+    shown = {heading: widths.get(heading, len(heading)) for heading in rows[0]}
     if all(trial.attempt == 1 for trial in trials):
-        del widths["attempt"]
+        del shown["attempt"]
     for heading in OPTIONAL:
-        if _total_width(widths) > size.width:
-            widths.pop(heading, None)
-    free = size.width - _total_width(widths)
-    if free < 0:
-        widths["trial"] = max(MIN_TRIAL_WIDTH, widths["trial"] + free)
+        if _total_width(shown) > console.width:
+            shown.pop(heading, None)
+    free = console.width - _total_width(shown)
+    shown["trial"] = max(MIN_TRIAL_WIDTH, shown["trial"] + min(0, free))
     bar_width = min(MAX_BAR_WIDTH, free - GAP)
-
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, GAP, 0, 0))
-    if bar_width >= MIN_BAR_WIDTH:
-        widths = {**{name: widths.pop(name) for name in ("trial", "state")}, "": bar_width, **widths}
-    for heading, width in widths.items():
-        text = f"{heading}\naccuracy" if heading in (accuracy, "test") else heading
-        left = heading in ("trial", "state", "", "node")
+    for heading, width in shown.items():
+        if heading == "epochs" and bar_width >= MIN_BAR_WIDTH:
+            table.add_column(width=bar_width)
+        text = f"{heading}\naccuracy" if heading in ("validation", "training", "test") else heading
+        left = heading in ("trial", "state", "node")
         table.add_column(text, justify="left" if left else "right", no_wrap=True, width=width, vertical="bottom")
-    for trial in trials[:room]:
-        cells: dict[str, RenderableType] = {
-            "trial": Text(trial.id),
-            "state": Text(trial.state.value, style=STYLES[trial.state]),
-            "": ProgressBar(total=trial.epochs, completed=trial.epoch, width=bar_width, finished_style="green"),
-            "epochs": _epochs(trial),
-            "loss": _loss(trial),
-            accuracy: _percent(trial.accuracy),
-            "test": _percent(trial.test_accuracy),
-            "images/s": _speed(trial),
-            "left": time_left(progress.seconds_left(trial)) if trial.state in (State.RUNNING, State.RETRYING) else "",
-            "attempt": str(trial.attempt),
-            "node": Text(trial.node),
-        }
-        table.add_row(*(cells[heading] for heading in widths))
+    for trial, row in zip(trials, rows, strict=False):
+        cells = [row[heading] for heading in shown]
+        if bar_width >= MIN_BAR_WIDTH:
+            bar = ProgressBar(total=trial.epochs, completed=trial.epoch, width=bar_width, finished_style="green")
+            cells.insert(2, bar)
+        table.add_row(*cells)
     more = [Text(f"... and {len(trials) - room} more", style="dim")] if len(trials) > room else []
     return Group(Text(""), table, *more, _totals(progress))
 
 
+def _cells(progress: RunProgress, trial: TrialProgress) -> dict[str, RenderableType]:
+    has_time_left = trial.state in (State.RUNNING, State.RETRYING)
+    return {
+        "trial": Text(trial.id),
+        "state": Text(trial.state.value, style=STYLES[trial.state]),
+        "epochs": f"{trial.epoch}/{trial.epochs}",
+        "loss": _text(trial.loss, ".4f"),
+        _accuracy_name(trial): _text(trial.accuracy, ".2%"),
+        "test": _text(trial.test_accuracy, ".2%"),
+        "images/s": _text(trial.images_per_second, ",.0f"),
+        "left": time_left(progress.seconds_left(trial)) if has_time_left else "",
+        "attempt": str(trial.attempt),
+        "node": Text(trial.node),
+    }
+
+
 def _total_width(widths: dict[str, int]) -> int:
     return sum(widths.values()) + GAP * (len(widths) - 1)
+
+
+def _accuracy_name(trial: TrialProgress) -> str:
+    return "validation" if trial.validates else "training"
 
 
 def _totals(progress: RunProgress) -> Text:
@@ -138,20 +143,8 @@ def _totals(progress: RunProgress) -> Text:
     return Text(", ".join(parts), style="bold")
 
 
-def _epochs(trial: TrialProgress) -> str:
-    return f"{trial.epoch}/{trial.epochs}"
-
-
-def _loss(trial: TrialProgress) -> str:
-    return "" if trial.loss is None else f"{trial.loss:.4f}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else percent(value)
-
-
-def _speed(trial: TrialProgress) -> str:
-    return "" if trial.images_per_second is None else f"{trial.images_per_second:,.0f}"
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def time_left(seconds: float | None) -> str:
