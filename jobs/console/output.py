@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import sys
 import textwrap
 import time
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIPE_WIDTH = 120  # columns of a table, unless its words need more, where standard output is no terminal
+PIPE_WIDTH = 120  # columns of a table in a pipe, unless COLUMNS is set or its words need more
 UNLIMITED = 100_000  # columns
 
 # Around the result in the log of a submitted job, which holds stdout and stderr.
@@ -153,7 +154,7 @@ def _fit(table: "Table", console: "Console") -> None:
     columns = [[Measurement.get(console, options, cell) for cell in (c.header, *c.cells)] for c in table.columns]
     words = [max(cell.minimum for cell in column) for column in columns]
     widths = [max(cell.maximum for cell in column) for column in columns]
-    limit = console.width if console.is_terminal else PIPE_WIDTH
+    limit = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns  # or COLUMNS
     for _ in range(Measurement.get(console, options, table).maximum - limit):
         widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))
         if console.is_terminal or widths[widest] > words[widest]:
