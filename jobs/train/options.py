@@ -47,21 +47,21 @@ class TrainOptions:
     )
     data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
-    models: tuple[str, ...] = option(
-        ("keras", "scratch"), f"models to train, of {', '.join(MODELS)}", comma_list, "A,B"
-    )
+    models: tuple[str, ...] = option(("keras", "scratch"), f"models to train: {', '.join(MODELS)}", comma_list, "A,B")
     seeds: tuple[int, ...] | int = option(1, "number of seeds, from --seed on; or a list, such as 4,8", seeds, "N|A,B")
     seed: int = option(0, "first seed", whole_number, "N")
     epochs: int = option(5, "passes over the training images", whole_number, "N")
     batch_size: int = option(128, "images per training step, over all replicas of a trial", whole_number, "N")
-    optimizer: str | None = option(None, f"of {', '.join(OPTIMIZERS)} (default: that of the model)", str, "NAME")
+    optimizer: str | None = option(
+        None, f"optimizer: {', '.join(OPTIMIZERS)} (default: that of the model)", str, "NAME"
+    )
     learning_rate: float | None = option(
         None, "peak of the learning rate (default: that of the model or the optimizer)", number, "X"
     )
     schedule: str | None = option(
         None, f"learning-rate schedule. {_list(SCHEDULES)} (default: that of the model)", str, "NAME"
     )
-    precision: str = option("float32", f"number format of training, of {', '.join(PRECISIONS)}", str, "NAME")
+    precision: str = option("float32", f"number format of training: {', '.join(PRECISIONS)}", str, "NAME")
     hidden_units: int | None = option(None, "units of the hidden layer (default: that of the model)", whole_number, "N")
     validation_percent: int = option(
         10, "percentage of training images held out to select the epoch and the trial to store", whole_number, "N"
@@ -90,12 +90,12 @@ class TrainOptions:
     )
     max_seconds: float | None = option(
         None,
-        "seconds after which no further epoch begins, but the first of each trial (default: no limit)",
+        "time limit of the run in seconds; only the first epoch of a trial may exceed it (default: none)",
         number,
         "S",
     )
     finish_by: str | None = option(
-        None, "like --max-seconds, as a time such as 2026-11-25T06:00:00Z (default: no limit)", moment, "TIME"
+        None, "time limit of the run as a date and time, such as 2026-11-25T06:00:00Z (default: none)", moment, "TIME"
     )
     checkpoint_seconds: float = option(
         Pace.checkpoint_seconds, "seconds between two checkpoints of a trial; 0: after every epoch", number, "S"
