@@ -22,7 +22,7 @@ LINE_SECONDS = 10.0  # between two log lines of a trial
 GAP = 2  # characters between two columns of the table
 MAX_TRIAL_WIDTH, MIN_TRIAL_WIDTH = 28, 8
 MAX_BAR_WIDTH, MIN_BAR_WIDTH = 24, 4
-OPTIONAL = ("node", "images/s", "loss", "left", "attempt")  # left out in this order where the terminal is narrow
+OPTIONAL = ("node", "images/s", "loss", "time left", "attempt")  # left out in this order where the terminal is narrow
 STYLES = {
     State.RUNNING: "cyan",
     State.RETRYING: "yellow",
@@ -76,7 +76,7 @@ def drawing(progress: RunProgress, console: Console) -> Group:
     trials = sorted(progress.trials.values(), key=lambda trial: (order.index(trial.state), -trial.end))  # stable
     room = max(1, console.height - 6)  # an empty line, two lines of headings, two of totals, and the cursor's
     rows = [_cells(progress, trial) for trial in trials[:room]]
-    widths = {"state": 8, "loss": 7, "validation": 10, "training": 10, "test": 8, "images/s": 9, "left": 7, "node": 24}
+    widths = {"state": 8, "loss": 7, "validation": 10, "training": 10, "test": 8, "node": 24}
     widths["epochs"] = max(len("epochs"), *(len(f"{trial.epoch}/{trial.epochs}") for trial in trials))
     widths["trial"] = min(MAX_TRIAL_WIDTH, max(len(trial.id) for trial in trials))
     shown = {heading: widths.get(heading, len(heading)) for heading in rows[0]}
@@ -115,7 +115,7 @@ def _cells(progress: RunProgress, trial: TrialProgress) -> dict[str, RenderableT
         _accuracy_name(trial): _text(trial.accuracy, ".2%"),
         "test": _text(trial.test_accuracy, ".2%"),
         "images/s": _text(trial.images_per_second, ",.0f"),
-        "left": time_left(progress.seconds_left(trial)) if has_time_left else "",
+        "time left": time_left(progress.seconds_left(trial)) if has_time_left else "",
         "attempt": str(trial.attempt),
         "node": Text(trial.node),
     }

@@ -52,16 +52,15 @@ class Forecast:
 
     @property
     def why(self) -> str:
-        if self.plan.lanes == len(self.trials):
-            lanes = "all at the same time"
-        elif self.plan.lanes == self.options.max_concurrent:
-            lanes = f"{self.plan.lanes} at a time (--max-concurrent)"
+        count, fitting = len(self.trials), self.plan.lanes
+        if fitting < count:
+            reason = "--max-concurrent" if fitting == self.options.max_concurrent else "as many as fit"
+            text = f"{fitting} at a time ({reason}), {self.plan.lane_resources} each"
         else:
-            lanes = f"{self.plan.lanes} at a time, as many as fit"
-        lanes += f", {self.plan.lane_resources} each"
+            text = f"all at the same time, {self.plan.lane_resources} each" if count > 1 else self.plan.lane_resources
         if self.plan.gpus and self.options.gpus_per_trial is None:
-            lanes += "; 1 GPU each, because a second GPU would speed up a small model less than a second trial"
-        return lanes
+            text += "; 1 GPU per trial, because a second GPU would speed up a small model less than a second trial"
+        return text
 
     def document(self) -> dict[str, Any]:
         return {
