@@ -125,25 +125,34 @@ def _stdout() -> "Console":
     return Console(width=width, force_terminal=is_terminal, markup=False, emoji=False, highlight=False)
 
 
-def grid(headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], fold: Collection[str] = ()) -> "Table":
+def grid(
+    headings: Sequence[str],
+    rows: Iterable[Sequence["str | Text"]],
+    fold: Collection[str] = (),
+    whole: Collection[str] = (),
+) -> "Table":
     """Return a table without lines. Control characters in its strings are escaped.
 
     Args:
         fold: headings of the columns in which a word that is too long is folded, not cut.
+        whole: headings of the columns whose cells stay in one line in a pipe, such as paths.
     """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for heading in headings:
-        table.add_column(heading, overflow="fold" if heading in fold else "ellipsis")
+        no_wrap = heading in whole and not sys.stdout.isatty()
+        table.add_column(heading, overflow="fold" if heading in fold else "ellipsis", no_wrap=no_wrap)
     for row in rows:
         table.add_row(*(printable(cell, keep="") if isinstance(cell, str) else cell for cell in row))
     return table
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], fold: Collection[str] = ()) -> str:
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], fold: Collection[str] = (), whole: Collection[str] = ()
+) -> str:
     """Return a table as text, in the width of standard output; see `grid`."""
-    return as_text(grid(headings, rows, fold))
+    return as_text(grid(headings, rows, fold, whole))
 
 
 def _fit(table: "Table", console: "Console") -> None:
@@ -152,8 +161,9 @@ def _fit(table: "Table", console: "Console") -> None:
 
     options = console.options.update(max_width=UNLIMITED)
     columns = [[Measurement.get(console, options, cell) for cell in (c.header, *c.cells)] for c in table.columns]
-    words = [max(cell.minimum for cell in column) for column in columns]
     widths = [max(cell.maximum for cell in column) for column in columns]
+    words = [max(cell.minimum for cell in column) for column in columns]
+    words = [width if c.no_wrap else word for c, width, word in zip(table.columns, widths, words, strict=True)]
     limit = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns  # or COLUMNS
     for _ in range(Measurement.get(console, options, table).maximum - limit):
         widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))

@@ -74,7 +74,8 @@ LABEL_COLUMNS = ("label", "right")  # where labels are known
 def as_table(answers: Sequence[Answer]) -> str:
     labelled = any(answer.label is not None for answer in answers)
     headings = ["picture", "digit", "probability", "next", "probability", *(["label"] if labelled else []), ""]
-    lines = [table(headings, [_row(answer, labelled) for answer in answers], fold=["picture"])]
+    rows = [_row(answer, labelled) for answer in answers]
+    lines = [table(headings, rows, fold=["picture"], whole=["picture"])]
     unsure = sum(answer.unsure for answer in answers)
     if unsure:
         lines.append(f"unsure: {unsure:,} of {len(answers):,} {'is' if unsure == 1 else 'are'} below {UNSURE:.0%}.")

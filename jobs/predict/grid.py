@@ -45,14 +45,13 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
     drawing.text((left + 26, line), f"{probability:.1%}" + (" unsure" if answer.unsure else ""), colour, _font(13))
     below = f"is {answer.label}" if answer.right is False else f"{second}: {second_probability:.1%}"
     drawing.text((left + 26, line + LINE), below, colour if answer.right is False else FAINT, _font(13))
-    name = Path(answer.name).name
-    drawing.text((left, line + 2 * LINE), _shortened(printable(name, keep=""), drawing), FAINT, _font(12))
+    name = _shortened(printable(Path(answer.name).name, keep=""), drawing)
+    drawing.text((left, line + 2 * LINE), name, FAINT, _font(12))
 
 
 def _shortened(name: str, drawing: ImageDraw.ImageDraw) -> str:
     """Shorten a name in its middle to the width of a tile: names differ mostly at their ends."""
-    length = len(name)
-    shown = name
+    length, shown = len(name), name
     while drawing.textlength(shown, _font(12)) > TILE:
         length -= 1
         shown = f"{name[: length // 2]}…{name[len(name) - (length + 1) // 2 :]}"

@@ -1,13 +1,16 @@
-"""What `jobs.predict` refuses before it loads TensorFlow, over small fake versions."""
+"""What `jobs.predict` refuses before it loads TensorFlow, and its table; over small fake versions."""
 
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.predict import __main__ as predict
+from jobs.predict.answers import Answer, as_table
+from mnist_lib.pictures.reading import Picture
 from mnist_lib.store.champions import promote
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.promotion import Rule
@@ -70,3 +73,10 @@ def test_a_damaged_version_predicts_nothing(tmp_path: Path, capsys: pytest.Captu
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert predict.main(["a.png", "--storage", str(tmp_path / "results")]) == 7
     assert "error[E-INTEGRITY] keras@1: model.keras: expected sha256" in capsys.readouterr().err
+
+
+def test_a_picture_with_a_long_name_is_one_line_of_a_pipe() -> None:
+    name = " ".join(40 * ["name"]) + ".png"
+    picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
+    _, line = as_table([Answer(name, picture, np.eye(10, dtype=np.float32)[7])]).splitlines()
+    assert line.split("  ")[:2] == [name, "7"]
