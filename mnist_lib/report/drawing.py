@@ -87,5 +87,5 @@ def _for_page(svg: str, name: str) -> str:
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    start = rf'<svg role="img" aria-label="plot: {html.escape(name)}" \1>'
-    return re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", start, svg, count=1)
+    start = f'<svg role="img" aria-label="plot: {html.escape(name)}"'
+    return re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", lambda found: f"{start} {found[1]}>", svg, count=1)
