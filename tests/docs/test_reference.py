@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from docs.reference.make import FOLDER, PAGES, parsers
+from mnist_lib.catalog import DATASETS, MODELS
 from mnist_lib.data.split import Dataset
+from mnist_lib.store.promotion import Rule
 from tests.support.documents import ROOT
 from tests.support.made_run import made_run
 
@@ -109,6 +111,21 @@ def test_every_file_of_a_real_storage_is_documented_and_none_is_invented(stored:
         if not name.startswith(NOT_AFTER_A_RUN) and not any(re.fullmatch(pattern, file) for file in files)
     ]
     assert missing == []
+
+
+def test_the_guides_list_the_datasets_and_models_of_the_catalog_with_their_defaults() -> None:
+    data, train = ((ROOT / f"docs/{name}.md").read_text() for name in ("data", "train"))
+    for name, dataset in DATASETS.items():
+        assert re.search(rf"^\| `{name}`.* \| {dataset.train:,}, {dataset.test:,} \|", data, re.MULTILINE), name
+    for name, model in MODELS.items():
+        defaults = f"`{model.optimizer}`, {model.schedule}"
+        assert re.search(rf"^\| `{name}` \|.* \| {defaults} \|$", train, re.MULTILINE), name
+
+
+def test_the_guide_to_champions_gives_the_limits_of_the_promotion_rule() -> None:
+    guide = (ROOT / "docs/models.md").read_text()
+    assert f"`--alpha` ({Rule.alpha})" in guide
+    assert f"`--max-class-drop` ({Rule.max_class_drop})" in guide
 
 
 def test_the_design_notes_give_a_reason_for_each_dependency() -> None:
