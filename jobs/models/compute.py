@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult
+from jobs.console.terminal import step
 from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from mnist_lib.api import find_version
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
@@ -31,7 +32,8 @@ NUM_EXPORT_IMAGES = 100  # test images on which an exported file is compared wit
 def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     version = find_version(objects, options.version)
     stored = Predictions.read(objects, version)
-    import_keras(gpus=False)
+    with step("importing TensorFlow"):
+        import_keras(gpus=False)
     from mnist_lib.export.loading import compare_with_stored, load, load_trusted
 
     predict = (load_trusted if options.trust else load)(objects, version)
@@ -47,7 +49,8 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     version = find_version(objects, options.version)
-    import_keras()
+    with step("importing TensorFlow"):
+        import_keras()
     from mnist_lib.export import reproduction
 
     def load() -> "Dataset":
@@ -80,7 +83,8 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
         raise SpecError(f"format: {form} needs {', '.join(missing)}; install the extra: pip install '.[export]'")
     target = options.to or Path.cwd() / f"{version.model}-{version.number}{EXPORT_FORMATS[form].suffix}"
     require_absent(target)
-    import_keras(gpus=False)
+    with step("importing TensorFlow"):
+        import_keras(gpus=False)
     from mnist_lib.export import formats
     from mnist_lib.export.loading import build
 
