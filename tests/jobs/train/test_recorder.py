@@ -1,0 +1,36 @@
+"""What is recorded of the events of a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.lanes.deaths import Death, Kind
+from cluster.lanes.fan_out import Died
+from jobs.train.recorder import Recorder
+from mnist_lib.results import TrialFailure
+from mnist_lib.spec import trial_grid
+from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.runs import RunFolder
+
+FINAL = {"item": "keras-s0", "attempt": 2, "final": True}
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "retry"),
+    [
+        (TrialFailure(trial="keras-s0", code="E-NAN", message="the loss is not a number"), "E-NAN", False),
+        (TrialFailure(trial="keras-s0", code="E-GPU-INVISIBLE", message="no GPU"), "E-GPU-INVISIBLE", True),
+        (Died(**FINAL, death=Death(kind=Kind.OUT_OF_MEMORY)), "E-OOM", True),
+        (Died(**FINAL, death=Death(kind=Kind.OVERTIME)), "E-TIMEOUT", False),
+    ],
+)
+def test_a_failed_trial_is_recorded_with_whether_a_retry_may_help(
+    event: object, code: str, retry: bool, tmp_path: Path
+) -> None:
+    recorder = Recorder(RunFolder(LocalObjects(tmp_path), "r"), trial_grid(("keras",), [0], dataset="mnist-mini"))
+    recorder.record(event, lambda trial: 2)
+    (row,) = recorder.rows
+    assert (row["status"], row["attempts"]) == ("failed", 2)
+    assert (row["error"]["code"], row["error"]["retry"]) == (code, retry)
+    assert json.loads((tmp_path / "runs/r/trials/keras-s0/result.json").read_text()) == row
