@@ -13,7 +13,9 @@ from mnist_lib.spec import trial_grid
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
 
-FINAL = {"item": "keras-s0", "attempt": 2, "final": True}
+
+def death(kind: Kind) -> Died:
+    return Died(item="keras-s0", attempt=2, death=Death(kind=kind), final=True)
 
 
 @pytest.mark.parametrize(
@@ -21,8 +23,8 @@ FINAL = {"item": "keras-s0", "attempt": 2, "final": True}
     [
         (TrialFailure(trial="keras-s0", code="E-NAN", message="the loss is not a number"), "E-NAN", False),
         (TrialFailure(trial="keras-s0", code="E-GPU-INVISIBLE", message="no GPU"), "E-GPU-INVISIBLE", True),
-        (Died(**FINAL, death=Death(kind=Kind.OUT_OF_MEMORY)), "E-OOM", True),
-        (Died(**FINAL, death=Death(kind=Kind.OVERTIME)), "E-TIMEOUT", False),
+        (death(Kind.OUT_OF_MEMORY), "E-OOM", True),
+        (death(Kind.OVERTIME), "E-TIMEOUT", False),
     ],
 )
 def test_a_failed_trial_is_recorded_with_whether_a_retry_may_help(
