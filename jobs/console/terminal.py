@@ -78,8 +78,8 @@ def above_step() -> Iterator[None]:
         yield
 
 
-class _Survivor:
-    """Drops what cannot be written to its stream."""
+class _LossyStream:
+    """A stream that drops what it cannot write."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -103,7 +103,7 @@ def terminal() -> "Console | None":
         return None
     from rich.console import Console
 
-    console = Console(file=cast(TextIO, _Survivor(sys.stderr)))
+    console = Console(file=cast(TextIO, _LossyStream(sys.stderr)))
     console.show_cursor = lambda show=True: False  # type: ignore[method-assign]  # it stays visible
     return console
 

@@ -51,7 +51,7 @@ def drawn(progress: RunProgress, width: int, height: int) -> list[str]:
 @pytest.mark.parametrize("trials", [2, 100])
 def test_the_table_fits_the_terminal_and_shows_running_trials(width: int, height: int, trials: int) -> None:
     progress = progress_of(trials)
-    start(progress, f"keras-s{trials - 1}")  # the last in order, the first to look at
+    start(progress, f"keras-s{trials - 1}")  # the last trial, shown first because it runs
     progress.update(epoch(f"keras-s{trials - 1}", 3), first)
     lines = drawn(progress, width, height)
     assert len(lines) < height

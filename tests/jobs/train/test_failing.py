@@ -56,8 +56,8 @@ def test_a_missing_dataset_ends_the_run_with_3_and_says_what_to_do(ray_address: 
     assert time.monotonic() - begin < 15
     assert (code, stdout) == (3, "")
     last = stderr.splitlines()[-1]
-    for said in ("error[E-DATA-MISSING] mnist: ", "a network", "--data-source DIR", "--dataset mnist-mini"):
-        assert said in last
+    for message in ("error[E-DATA-MISSING] mnist: ", "a network", "--data-source DIR", "--dataset mnist-mini"):
+        assert message in last
 
 
 def test_more_gpus_than_any_node_has_are_refused_with_4_within_10_seconds(ray_address: str, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("epoch: 3\n", "--epoch is not an option; did you mean --epochs?"),
         ("epochs: 1.5\n", "expected a whole number, got 1.5"),
@@ -89,7 +89,7 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
     ],
 )
 def test_an_invalid_configuration_file_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(content)
@@ -97,14 +97,14 @@ def test_an_invalid_configuration_file_is_refused_in_one_line(
     with pytest.raises(UsageError) as error:
         options("--config", "config.yaml")
     assert time.monotonic() - begin < 1
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
     assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--epoch", "3"], "--epoch is not an option; did you mean --epochs?"),
         (["--zzz"], "--zzz is not an option; --help lists all"),
@@ -127,7 +127,7 @@ def test_an_invalid_configuration_file_is_refused_in_one_line(
         ),
     ],
 )
-def test_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(arguments: list[str], said: str) -> None:
+def test_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(arguments: list[str], message: str) -> None:
     code = (
         "import sys; from jobs.train.__main__ import main; status = main(sys.argv[1:]);"
         "assert not {'ray', 'tensorflow', 'numpy'} & set(sys.modules); sys.exit(status)"
@@ -139,7 +139,7 @@ def test_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(argum
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("error[E-USAGE] ")
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.parametrize("name", [None, "nightly"])
@@ -168,8 +168,8 @@ def test_help_names_every_option_with_its_default() -> None:
     for field in dataclasses.fields(TrainOptions):
         name = f"-{field.name.replace('_', '-')}"
         (entry,) = [entry for entry in entries if entry.startswith((f"{name} ", f"{name},"))]
-        told = "(default: " in entry
-        assert told == (
+        names_default = "(default: " in entry
+        assert names_default == (
             (field.default is not None and field.default is not False) or "(default: " in field.metadata["help"]
         )
 

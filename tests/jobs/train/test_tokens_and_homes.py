@@ -24,7 +24,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"RAY_AUTH_MODE": "disabled"}, "none is sent; set RAY_AUTH_MODE=token and put its token"),
         ({"RAY_AUTH_MODE": "token"}, "none is found here; put its token"),
@@ -34,14 +34,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ids=["no mode", "no token", "another token", "no file"],
 )
 def test_f20_a_missing_token_is_explained_and_never_printed(
-    guarded: Cluster, data_dir: Path, tmp_path: Path, environment: dict[str, str], said: str
+    guarded: Cluster, data_dir: Path, tmp_path: Path, environment: dict[str, str], message: str
 ) -> None:
     where = ("--address", guarded.address, "--data-dir", data_dir, "--storage", tmp_path / "results", "-v")
     code, stdout, stderr = train(*where, *SHORT, home=tmp_path, **environment)
     assert code == 8, stderr
     last = stderr.splitlines()[-1]
     assert last.startswith(f"error[E-AUTH] {guarded.address}: ")
-    assert said in last
+    assert message in last
     assert "canary" not in stdout + stderr
 
 

@@ -157,8 +157,14 @@ def test_a_run_on_its_own_cluster_prints_a_table_and_where_its_files_are(data_di
         home=tmp_path,
     )
     assert code == 0, stderr
-    for said in ("360 test images of sklearn-digits", "keras-s0", "scratch-s0", "95% interval", "results/runs/first"):
-        assert said in stdout
+    for message in (
+        "360 test images of sklearn-digits",
+        "keras-s0",
+        "scratch-s0",
+        "95% interval",
+        "results/runs/first",
+    ):
+        assert message in stdout
     assert "\x1b" not in stdout + stderr
     assert "Traceback" not in stderr
     assert (tmp_path / "results/models/keras/versions/1/model.keras").is_file()
