@@ -22,31 +22,28 @@ pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def storage(
-    tensorflow: None, digits: Dataset, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> LocalObjects:
-    """scratch@1 is the champion; scratch@2, of an accuracy below 30%, was refused. The data set is prepared."""
+def storage(tensorflow: None, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scratch@1 is the champion; scratch@2, of an accuracy below 30%, was refused."""
     from mnist_lib.data.prepare import prepare
 
-    prepare("mnist-mini", data_dir, None)
-    objects = LocalObjects(tmp_path_factory.mktemp("store"))
+    dataset = prepare("mnist-mini", data_dir, None)
+    folder = tmp_path_factory.mktemp("store")
+    objects = LocalObjects(folder)
     good = TrialSpec.of("scratch", hidden_units=32, epochs=3)
     promotions = []
     for run, spec in (("a", good), ("b", replace(good, epochs=1, learning_rate=1e-6))):
-        version = publish_trained(objects, digits, run, spec)
+        version = publish_trained(objects, dataset, run, spec)
         promotions.append(promote(objects, version, Rule(when="if-better")).promote)
     assert promotions == [True, False]
     assert version.about["test"]["correct"] < 300
-    return objects
+    return folder
 
 
 @pytest.fixture
-def command(
-    storage: LocalObjects, data_dir: Path, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def command(storage: Path, data_dir: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def run(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()
-        code = models.main([*arguments, f"--storage={storage.where('')}", f"--data-dir={data_dir}"])
+        code = models.main([*arguments, f"--storage={storage}", f"--data-dir={data_dir}"])
         return code, *capfd.readouterr()
 
     return run
@@ -63,16 +60,16 @@ def test_export_of_a_bare_name_writes_the_champion_not_the_refused_newest_versio
 
 
 def test_evaluate_of_a_bare_name_evaluates_the_champion(command: Callable[..., tuple[int, str, str]]) -> None:
-    code, stdout, _ = command("evaluate", "scratch")
-    assert code == 0
+    code, stdout, stderr = command("evaluate", "scratch")
+    assert (code, stderr) == (0, "")
     assert stdout.startswith("scratch@1 gives the stored prediction for all 1,000 test images ")
     assert command("evaluate", "scratch@latest")[1].startswith("scratch@2 gives ")
 
 
 def test_reproduce_of_a_bare_name_trains_the_champion_again(command: Callable[..., tuple[int, str, str]]) -> None:
-    code, stdout, _ = command("reproduce", "scratch", "--cpus=2")
-    assert code == 0
-    assert stdout.startswith("scratch@1 was reproduced: every weight is the same.\n")
+    code, stdout, stderr = command("reproduce", "scratch", "--cpus=2")
+    assert stdout.startswith("scratch@1 was reproduced: every weight is the same.\n"), stdout
+    assert (code, stderr) == (0, "")
     _, stdout, _ = command("reproduce", "scratch@latest", "--cpus=2", "--json")
     assert json.loads(stdout)["stored"]["correct"] < 300
 
