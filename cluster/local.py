@@ -76,16 +76,19 @@ class LocalCluster:
     def _start(self, number: int, *resources: str) -> "subprocess.Popen[bytes]":
         role = [f"--address={self.address}"]
         if number == 0:
-            # A folder of its own: from Ray's common one a job would take the address of the cluster started last.
-            role = ["--head", f"--temp-dir={self.folder / 'ray'}", f"--port={self.address.rpartition(':')[2]}"]
-            role += [
+            role = [
+                "--head",
+                f"--port={self.address.rpartition(':')[2]}",
                 f"--system-config={json.dumps(HEALTH_CHECKS)}",
-                f"--include-dashboard={self.dashboard is not None}",
             ]
+            role.append(f"--include-dashboard={self.dashboard is not None}")
             role += [f"--dashboard-port={self.dashboard.rpartition(':')[2]}"] if self.dashboard else []
-        # Ray's fixed ports would clash with those of the other nodes on this machine.
-        ports = ("--dashboard-agent-listen-port", "--min-worker-port", "--max-worker-port", "--ray-client-server-port")
-        role += [f"{port}=0" for port in ports]
+        # Without a folder of its own a node may take the sockets of one that starts at the same time, and a job the
+        # address of the cluster that was started last.
+        role.append(f"--temp-dir={self.folder / str(number)}")
+        # Ray's fixed ports would clash with those of the other nodes on this machine. 0 is an unused port.
+        role += [f"--{name}-port=0" for name in ("dashboard-agent-listen", "min-worker", "max-worker")]
+        role.append(f"--ray-client-server-port={_unused_address(0, '').rpartition(':')[2]}")
         common = ("--block", f"--node-ip-address={HOST}", "--disable-usage-stats")
         marks = {FOLDER_VARIABLE: str(self.folder), NODE_VARIABLE: str(number)}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -156,7 +159,7 @@ def kill(folder: Path, node: int | None = None) -> int:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes, timeout=1)
+        psutil.wait_procs(processes, timeout=0.2)
         killed |= {process.pid for process in processes}
         if time.monotonic() > deadline:
             raise ClusterError(f"process {processes[0].pid} does not end; see what it waits for (ps -o pid,stat,wchan)")

@@ -37,7 +37,7 @@ def require_head(address: str, source: str) -> str:
 
     Raises:
         AuthError: the head expects another token.
-        ClusterError: no Ray head answers within seconds, or this is no address.
+        ClusterError: no Ray head answers within seconds, or the address is malformed.
     """
     if address == "auto":
         try:

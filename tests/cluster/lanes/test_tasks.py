@@ -73,4 +73,4 @@ def test_a_wait_for_busy_cpus_is_logged_and_ends_in_time(caplog: pytest.LogCaptu
     with every_cpu_taken(600), pytest.raises(ResourcesError, match="--wait-for-resources"):
         list(results_in_order(slow_if_early, [(1,)], "a number", limits))
     assert "waiting for a number" in caplog.text
-    assert "0 of 1 CPU free" in caplog.text
+    assert "0 of 1 CPU, 1 of 1 GPU free" in caplog.text
