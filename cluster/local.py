@@ -76,19 +76,13 @@ class LocalCluster:
     def _start(self, number: int, *resources: str) -> "subprocess.Popen[bytes]":
         role = [f"--address={self.address}"]
         if number == 0:
-            role = [
-                "--head",
-                f"--port={self.address.rpartition(':')[2]}",
-                f"--system-config={json.dumps(HEALTH_CHECKS)}",
-            ]
-            role.append(f"--include-dashboard={self.dashboard is not None}")
-            role += [f"--dashboard-port={self.dashboard.rpartition(':')[2]}"] if self.dashboard else []
-        # Without a folder of its own a node may take the sockets of one that starts at the same time, and a job the
-        # address of the cluster that was started last.
+            role = ["--head", f"--port={_port(self.address)}", f"--system-config={json.dumps(HEALTH_CHECKS)}"]
+            role += [f"--dashboard-port={_port(self.dashboard)}"] if self.dashboard else ["--include-dashboard=False"]
+        # A folder of its own: in a common one, nodes that start at the same time may take the same socket.
         role.append(f"--temp-dir={self.folder / str(number)}")
         # Ray's fixed ports would clash with those of the other nodes on this machine. 0 is an unused port.
         role += [f"--{name}-port=0" for name in ("dashboard-agent-listen", "min-worker", "max-worker")]
-        role.append(f"--ray-client-server-port={_unused_address(0, '').rpartition(':')[2]}")
+        role.append(f"--ray-client-server-port={_port(_unused_address(0))}")
         common = ("--block", f"--node-ip-address={HOST}", "--disable-usage-stats")
         marks = {FOLDER_VARIABLE: str(self.folder), NODE_VARIABLE: str(number)}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -166,7 +160,11 @@ def kill(folder: Path, node: int | None = None) -> int:
     return len(killed)
 
 
-def _unused_address(port: int, option: str) -> str:
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def _unused_address(port: int, option: str = "") -> str:
     """Return host:port, with an unused port for 0. Raises ClusterError for a port in use, which Ray may not report."""
     with socket.socket() as unused:
         unused.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is unused

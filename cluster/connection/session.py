@@ -32,8 +32,7 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         AuthError: the cluster expects another token.
         ClusterError: no Ray head answers within seconds, or the cluster cannot be joined or started.
     """
-    source = "--address" if address else "RAY_ADDRESS"
-    address = address_of(address)
+    source, address = "--address" if address else "RAY_ADDRESS", address_of(address)
     options: dict[str, Any] = {"address": "local", "include_dashboard": False}
     if address is not None:
         require_head(address, source)
