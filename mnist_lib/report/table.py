@@ -22,7 +22,7 @@ def result_tables(summary: Mapping[str, Any]) -> list[RenderableType]:
     total, data, training, storing = (timing[f"{part}_seconds"] for part in ("wall", "prepare", "trials", "store"))
     time = f"{total:.1f} s in total: {data:.1f} s data, {training:.1f} s training, {storing:.1f} s storing"
     models: list[RenderableType] = [title, _models(summary), ""] if summary["models"] else []
-    return [*models, _trials(summary), "", *map(Text, [*failures, *notes(summary), f"Time: {time}"])]
+    return [*models, _trials(summary), "", *failures, *notes(summary), f"Time: {time}"]
 
 
 def _table(first: str, *others: str) -> Table:
