@@ -1,3 +1,3 @@
 """What is stored: a folder for each run, and numbered versions of each model with a log of champions.
 
-Drivers and commands write here, workers never do."""
+Drivers and commands write to the store; workers never do."""

@@ -1,7 +1,7 @@
 """Objects in a bucket: s3://, gs:// or az://, through obstore. Imported only when a storage is a URL.
 
 A request whose answer is lost is sent again, so `create` may find the object that it created itself. It therefore
-compares contents; writers that compete for a name must write different contents, or each of them seems to succeed.
+compares contents. Writers that compete for a name must write different contents; otherwise all of them seem to succeed.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SECONDS_BEFORE_WARNING = 10  # how long a request may wait in silence
+SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
 SECONDS_BETWEEN_APPENDS = 10  # a bucket cannot append: the whole object is sent each time
 NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
@@ -36,7 +36,7 @@ class BucketObjects:
     def __init__(self, url: str, store: Any = None) -> None:
         """`store`: an obstore store to use instead of opening the URL."""
         self._url = url.rstrip("/")
-        self._appended: dict[str, bytearray] = {}  # whole contents
+        self._appended: dict[str, bytearray] = {}  # name -> the whole content
         self._unsent: set[str] = set()
         self._sent_at = 0.0
         with self._store_errors(""):
@@ -50,7 +50,7 @@ class BucketObjects:
             return None
 
     def exists(self, name: str) -> bool:
-        """Read the object: the answer to a HEAD request does not distinguish a missing bucket from a missing object."""
+        """Read the object, because a HEAD request does not distinguish a missing bucket from a missing object."""
         return self.read(name) is not None
 
     def create(self, name: str, content: bytes) -> bool:
@@ -96,14 +96,14 @@ class BucketObjects:
         """Do nothing: a bucket holds no temporary files."""
 
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # if two drivers work on one run, the first to publish a model decides
+        return contextlib.nullcontext()  # of two drivers that work on one run, only the first publishes a model
 
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"
 
     def _put(self, name: str, content: bytes, mode: Any) -> None:
         check_name(name)
-        # Not in several parts: only the last of them would count, and without the condition on the name.
+        # In one request: a multipart upload is unconditional, so the last writer would win.
         self._request(name, lambda: obstore.put(self._store, name, content, mode=mode, use_multipart=False))
 
     def _request(self, name: str, request: Callable[[], T]) -> T:
@@ -118,7 +118,7 @@ class BucketObjects:
 
     @contextlib.contextmanager
     def _store_errors(self, name: str) -> Iterator[None]:
-        """Turn an error of the bucket into a StoreError, except that an object exists or is missing."""
+        """Turn an error of the bucket into a StoreError, unless it says that an object exists or is missing."""
         try:
             yield
         except AlreadyExistsError:
@@ -130,7 +130,7 @@ class BucketObjects:
         except (BaseError, ValueError, OSError) as error:
             reason, advice = _reason(error), "name another with --storage"
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason.startswith(("401", "403")):
-                advice = "provide credentials that may read, write and list there, where the provider's own tools look"
+                advice = "configure credentials that may read, write and list, as for the provider's own tools"
             raise StoreError(f"{self.where(name)} cannot be read or written ({reason}); {advice}") from error
 
 
@@ -144,17 +144,17 @@ def _open(url: str) -> Any:
         },
     }
     if url.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in os.environ:
-        # Only boto3 reads the profiles in ~/.aws. If it is not installed, obstore looks in all other places.
+        # boto3 reads the profiles in ~/.aws. Without boto3, obstore finds credentials everywhere else.
         with contextlib.suppress(ImportError):
             from obstore.auth.boto3 import Boto3CredentialProvider
 
-            with contextlib.suppress(ValueError):  # it found no credentials
+            with contextlib.suppress(ValueError):  # boto3 found no credentials
                 options["credential_provider"] = Boto3CredentialProvider()
     return from_url(url, **options)
 
 
 def _reason(error: Exception) -> str:
-    """Return the HTTP status, or the network's error in one line: obstore's text lists every attempt on many lines."""
+    """Return the HTTP status or the network error as one line; obstore's own text has many lines."""
     text = str(error).partition("\n\nDebug source:")[0]
     status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
     code = re.search(r"<Code>(\w+)</Code>", text)

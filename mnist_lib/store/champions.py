@@ -1,7 +1,7 @@
 """The log of champions: which version of a model is in use. Promotions and roll-backs append to it.
 
 The newest record of `models/<model>/champion/` names the champion. Nothing is overwritten: a roll-back appends an older
-version again, so the highest version number is not the champion. The rule that decides a promotion is in `promotion`.
+version again, so the champion may not be the newest version. The rule that decides a promotion is in `promotion`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,22 @@ from mnist_lib.store.versions import Version, find, verify
 
 @dataclass(frozen=True)
 class Champion:
-    """A record of the log."""
+    """A record of the log of champions."""
 
     model: str
-    number: int  # of the record, from 1
+    number: int  # of the record in the log, from 1
     version: int
     at: str  # UTC, ISO 8601
     kind: str  # "promote" or "rollback"
     why: str
-    run: str  # that published the version
-    replaced: int | None  # the version before it; None in the first record, or if the record before is damaged
+    run: str  # the run that published the version
+    replaced: int | None  # the champion before; None in the first record, or if the previous record is damaged
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers, texts = (self.number, self.version), (self.model, self.at, self.kind, self.why, self.run)
         if not all(type(value) is int and value > 0 for value in numbers) or not all(isinstance(t, str) for t in texts):
-            raise ValueError("a number or a text has another type")
+            raise ValueError("a number or a text has an invalid value")
 
 
 def champion(objects: Objects, model: str) -> Champion | None:
@@ -50,7 +50,7 @@ def number_of_champions(objects: Objects, model: str) -> int:
 
 
 def history(objects: Objects, model: str) -> list[Champion | IntegrityError]:
-    """Return all records, the oldest first; in place of a damaged one, the error."""
+    """Return all records, oldest first, with the error in place of a damaged one."""
 
     def read(number: int) -> Champion | IntegrityError:
         try:
@@ -62,7 +62,7 @@ def history(objects: Objects, model: str) -> list[Champion | IntegrityError]:
 
 
 def champion_at(objects: Objects, model: str, at: str) -> Champion | None:
-    """Return the champion at a time (UTC, ISO 8601), or None. Raises IntegrityError if its record may be damaged."""
+    """Return the champion at a time (UTC, ISO 8601), or None. Raises IntegrityError if a damaged record may name it."""
     damage: IntegrityError | None = None
     for record in reversed(history(objects, model)):
         if isinstance(record, IntegrityError):
@@ -98,7 +98,7 @@ def promote(objects: Objects, challenger: Version, rule: Rule) -> Decision:
                 return Decision(False, f"{challenger.name} is already the champion", {})
             decision = rule.decide(predictions, _predictions_of(objects, current))
         except IntegrityError as error:
-            return Decision(False, f"the champion is damaged, roll it back first ({error})", {})
+            return Decision(False, f"the champion is damaged; roll it back first ({error})", {})
         if not decision.promote:
             return decision
         if _append(objects, challenger, current.number + 1 if current else 1, current, "promote", decision):
@@ -107,14 +107,14 @@ def promote(objects: Objects, challenger: Version, rule: Rule) -> Decision:
 
 
 def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
-    """Make version `to`, or else the version before the champion, the champion again.
+    """Make version `to` the champion or, by default, the version that was the champion before the current one.
 
-    The same roll-back at the same time, or with `to` at any later time, changes nothing more.
+    Of equal roll-backs that run concurrently, one takes effect. Repeating a roll-back with `to` changes nothing.
 
     Raises:
         SpecError: there is no version to roll back to.
-        ConflictError: `gc` has deleted it.
-        IntegrityError: it is damaged.
+        ConflictError: `gc` has deleted that version.
+        IntegrityError: that version is damaged.
     """
     target = to
     while True:
@@ -157,7 +157,7 @@ def rollback_line(log: Sequence[Champion | IntegrityError]) -> list[int]:
 def _version_before(model: str, log: Sequence[Champion | IntegrityError]) -> int:
     line = rollback_line(log)
     if isinstance(log[-1], IntegrityError) and line:
-        return line[-1]  # the last one that is known
+        return line[-1]  # the last known champion
     if len(line) < 2:
         first = f"{model}@{line[-1]} is the first champion" if line else f"no champion record of {model} can be read"
         raise SpecError(f"{first}, so there is none to roll back to; name a version with --to")
@@ -178,7 +178,7 @@ def _append(
 ) -> Champion | None:
     """Append a record, or return None if that number is taken.
 
-    Raises ConflictError, and restores the champion, if `gc` has condemned the version: by its clock, the hold was old.
+    Raises ConflictError and restores the champion if `gc`, by whose clock the hold had expired, condemned the version.
     """
     record = Champion(
         model=version.model,

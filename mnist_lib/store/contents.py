@@ -1,7 +1,7 @@
 """What a version contains besides the model: its predictions on the test split and its manifest, which says how it was
-made. Also how two versions compare by these.
+made. Two versions are compared by both.
 
-All of it may have been written by anybody, so every file is verified and checked when it is read.
+Anybody may have written these files, so the sha256 and the format of each are checked when it is read.
 """
 
 import io
@@ -23,7 +23,7 @@ from mnist_lib.store.records import parse_object
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS, MANIFEST = "predictions.npz", "manifest.json"
-MAX_ARRAY_BYTES = 1 << 28  # of one array in `predictions.npz`: enough for six million images
+MAX_ARRAY_BYTES = 1 << 28  # for each array in `predictions.npz`; enough for six million images
 COMPARED_PARTS = ("spec", "dataset", "code", "versions")  # of the manifest
 
 
@@ -39,7 +39,7 @@ class Predictions:
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
-        """Return the predictions of a version. Raises IntegrityError if they are damaged or have another form."""
+        """Return the predictions of a version. Raises IntegrityError if they are damaged or malformed."""
         content = read_file(objects, version, PREDICTIONS)
         name = f"{version.name}: {PREDICTIONS}"
         arrays = read_npz(content, name, dict.fromkeys(("probabilities", "predictions", "labels"), MAX_ARRAY_BYTES))
@@ -51,7 +51,7 @@ class Predictions:
             dataset = version.about["dataset"]
             return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels)
         except (KeyError, TypeError) as error:
-            raise IntegrityError(f"{version.name}: expected the dataset in its record: {error}") from error
+            raise IntegrityError(f"{version.name}: expected a valid dataset in its record: {error}") from error
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:
@@ -69,7 +69,7 @@ class Predictions:
 
     @property
     def disqualification(self) -> str | None:
-        """Why the version can never be a champion, as a phrase that follows its name; None if it can."""
+        """Why the version can never be a champion, as a phrase to put after its name, or None if it can."""
         if len(self.labels) != self.test_images or not len(self.labels):
             return f"was tested on {len(self.labels):,} of {self.test_images:,} images"
         if not np.isfinite(self.probabilities).all():
@@ -99,10 +99,10 @@ class StoredModel:
 def contents_of(
     result: TrialResult, dataset: DatasetInfo, run: str, code: Mapping[str, Any]
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return the files of the version that a trial becomes, and the `about` of its commit record.
+    """Return the files of the version to publish for a trial, and the field `about` of its commit record.
 
     Args:
-        code: as in `environment.code_version`.
+        code: as returned by `environment.code_version`.
     """
     about = {
         "trial": result.trial,
@@ -152,7 +152,7 @@ def accuracy_of_version(version: Version) -> Accuracy:
             return test
     except (KeyError, TypeError):
         pass
-    raise IntegrityError(f"{version.name}: expected the counts of its test in its record, got none that are possible")
+    raise IntegrityError(f"{version.name}: expected valid counts of test images in its record, got others")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Comparison:
     one: str
     other: str
     accuracies: tuple[float, float]  # on the test split
-    made: Mapping[str, tuple[Any, Any]]  # what differs in their manifests, by names such as "spec.seed"
+    made: Mapping[str, tuple[Any, Any]]  # values that differ in their manifests, by names such as "spec.seed"
     test_images: int | None  # None if they were tested on different images
     differing: Sequence[DifferingAnswer]
 

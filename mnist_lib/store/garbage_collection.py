@@ -1,8 +1,8 @@
-"""`gc`: deletes old versions, and files that killed publishers left.
+"""`gc`: deletes old versions, and files left by publishers that were killed.
 
-A version is deleted in steps, which a later `gc` completes: it is condemned (see `holds`), its record says "deleting"
-and with that it no longer exists, its files are deleted, its record says "gone". The record itself is never deleted, so
-that its number is not used again and its run does not publish another version.
+A version is deleted in four steps, and a later `gc` completes them if needed: it is condemned (see `holds`); its record
+becomes "deleting", so that the version no longer exists; its files are deleted; its record becomes "gone". The record
+is never deleted, so that its number is not used again and its run does not publish another version.
 """
 
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ from mnist_lib.store.publishing import Claim, claims, run_record
 from mnist_lib.store.records import seal
 from mnist_lib.store.versions import Version, commit_record, find_all, parse_version, replace_state, version_folder
 
-# A publisher stores its files within seconds. After a day it counts as dead, and can no longer commit if it is not.
+# A publisher stores its files within seconds. After a day it counts as dead; if it is alive, it can no longer commit.
 ABANDONED_AFTER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What `gc` did, or would do with `dry_run`: names of versions such as "keras@3"."""
+    """What `gc` did or, after a dry run, would do: names of versions such as "keras@3"."""
 
     deleted: Sequence[str]
     kept: Sequence[str]
-    completed: Sequence[str]  # committed for a publisher that died just before
-    swept: Sequence[str]  # files deleted of a publisher that died earlier
-    damaged: Sequence[str]  # left as they are: their record or claim cannot be read
+    completed: Sequence[str]  # committed for a publisher that died just before its commit
+    swept: Sequence[str]  # never committed; the files that a dead publisher left are deleted
+    damaged: Sequence[str]  # not changed, because their record or claim cannot be read
 
 
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collected:
-    """Delete all versions but the newest `keep`, the champion, and the `keep` that it could be rolled back to.
+    """Delete all versions but the newest `keep`, the champion, and up to `keep` that it could be rolled back to.
 
     Raises:
-        StoreError: the storage fails; another call continues.
+        StoreError: the storage fails; calling it again continues the work.
         IntegrityError: the newest champion record is damaged; nothing is deleted.
     """
     needed = _NeededVersions(objects, model, keep)
@@ -80,14 +80,14 @@ class _NeededVersions:
 
 
 def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVersions) -> bool:
-    """Delete a version, or return False if it is held or has become a champion since."""
+    """Delete a version, unless it is held or is needed by now; return whether it was deleted."""
     state = read_hold_state(objects, version.model, version.number)
     if state.held or version.number in needed.numbers():
         return False
     failpoint("gc.before_condemn")
     if not condemn(objects, version.model, version.number, state):
         return False
-    if version.number in needed.numbers():  # its hold only seemed to be old: the clocks differ
+    if version.number in needed.numbers():  # it was promoted, and its hold only seemed expired because clocks differ
         return False
     failpoint("gc.before_record")
     replace_state(objects, version, "deleting")
@@ -105,7 +105,7 @@ def _delete(objects: Objects, version: Version) -> None:
 def _finish(
     objects: Objects, model: str, unfinished: Sequence[int], *, dry_run: bool
 ) -> tuple[list[str], list[str], list[str]]:
-    """Complete or sweep numbers that are claimed but not committed -> (completed, swept, damaged)."""
+    """Commit or delete versions that are claimed but not committed; return the names completed, swept and damaged."""
     completed, swept, damaged = [], [], []
     for number in unfinished:
         name, folder = f"{model}@{number}", version_folder(model, number)
@@ -130,9 +130,9 @@ def _finish(
 
 
 def _run_record(objects: Objects, model: str, number: int, *, dry_run: bool) -> bytes | None:
-    """Return the record of what the run that claimed a number has published, or None if it may still publish.
+    """Return the run record of the run that claimed a number, or None if that run may still publish.
 
-    A run that has published nothing for a day is abandoned: a record is created that prevents it.
+    If the claim is a day old and nothing was published, this creates a record that prevents the run from publishing.
     """
     claim = claims(objects, model).read(number, Claim)
     record = run_record(model, claim.run)

@@ -1,6 +1,6 @@
-"""Holds keep `gc` from deleting a version that is being promoted: `models/<model>/holds/<version>/`, a log.
+"""Holds keep `gc` from deleting a version that is being promoted; they form a log, `models/<model>/holds/<version>/`.
 
-Promotion and `gc` each append to the log before they act, so one of the two is first and the other notices: a held
+A promotion appends "hold" and `gc` appends "condemn" before it acts, so whichever is second notices the other: a held
 version is not deleted, and a condemned one cannot be held. A hold is not a lock: it expires after an hour.
 """
 
@@ -12,13 +12,13 @@ from mnist_lib.errors import ConflictError, IntegrityError
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.records import RecordLog
 
-# A promotion takes seconds, and clocks of two machines are assumed to differ by less than the rest of the hour.
+# A promotion takes seconds; the rest of the hour allows for machines whose clocks differ.
 HOLD_DURATION = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A record of the log."""
+    """A record of the log of holds."""
 
     kind: str  # "hold" or "condemn"
     at: str  # UTC, ISO 8601, by the clock of the process that appended it
@@ -26,7 +26,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class HoldState:
-    """What the log of a version says at one time."""
+    """The state of a version's log of holds at one time."""
 
     last: int  # number of its newest record
     held: bool
@@ -44,7 +44,7 @@ def hold(objects: Objects, model: str, version: int) -> None:
 
 
 def condemn(objects: Objects, model: str, version: int, state: HoldState) -> bool:
-    """Exclude new holds of a version, or return False if its log has grown since `state` was read."""
+    """Prevent new holds on a version, or return False if its log has grown since `state` was read."""
     return state.condemned or _append(objects, model, version, state, "condemn")
 
 

@@ -1,11 +1,11 @@
-"""A lease: the right to act for a while, held by one process at a time across machines, and passed on when it dies.
+"""A lease: the right to act, held by one process at a time across machines. When the holder dies, another takes over.
 
-    <folder>/terms/<n>.json   who took the lease in term n, never changed; n is the fencing number
+    <folder>/terms/<n>.json   the holder in term n; never changed; n is the fencing number
     <folder>/beats/<n>.json   the heartbeat of that term, replaced regularly
 
 Clocks of different machines are not compared. A process that wants the lease watches the heartbeat by its own clock: if
-it does not change for the time to live, the holder is dead. A holder that cannot renew gives up before that. One that
-was suspended still believes that it holds the lease; only `FencedObjects` stops its writes, by the fencing number.
+it does not change for the time to live, the holder is dead. A holder that cannot renew gives up before that. A holder
+that was suspended may not know that it lost the lease; `FencedObjects` refuses its writes by the fencing number.
 """
 
 import json
@@ -18,8 +18,8 @@ from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError
 from mnist_lib.store.objects import Objects, check_part
 from mnist_lib.store.records import RecordLog
 
-ENDED = b"{}"  # the last heartbeat of a term; any other content, even damaged, is watched for changes
-BEATS_PER_LIFE = 3  # the holder gives up after two missed beats, others take over after three
+ENDED = b"{}"  # the heartbeat of a released lease; any other content, even damaged, is watched for changes
+BEATS_PER_LIFE = 3  # the holder gives up after two missed beats; others take over after three
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Lease:
 
     Args:
         folder: prefix of the objects that the lease consists of.
-        term: how messages name this process.
+        term: describes this process as the holder, for people.
         time_to_live: seconds without a heartbeat before another process takes over.
     """
 
@@ -48,17 +48,17 @@ class Lease:
         self._objects, self._folder, self._term = objects, folder, term
         self._time_to_live, self._clock = time_to_live, clock
         self._last = 0  # the newest term seen
-        self._watched: tuple[int, bytes | None] | None = None  # its heartbeat
+        self._watched: tuple[int, bytes | None] | None = None  # a term and its heartbeat
         self._watched_since = 0.0
         self._renewed = 0.0
         self.seconds_between_beats = time_to_live / BEATS_PER_LIFE
-        self.number: int | None = None  # of the term of this process; None if it has none
+        self.number: int | None = None  # of the term that this process holds, or None
 
     def acquire(self) -> bool:
-        """Take the lease, or return False if another process holds it. A dead holder is noticed by repeated calls."""
+        """Take the lease, or return False if another process holds it. Only repeated calls notice a dead holder."""
         terms = _terms(self._objects, self._folder)
         last = self._last = terms.probe_last(known=self._last)
-        asked = self._clock.monotonic()  # before the answer: this process may be suspended meanwhile
+        asked = self._clock.monotonic()  # taken before the request, which may last long if this process is suspended
         if last:
             beat = self._objects.read(self._beat(last))
             if beat != ENDED and not self._is_dead(last, beat, asked):
@@ -84,7 +84,7 @@ class Lease:
             self._objects.replace(self._beat(self.number), self._new_beat())
         if self.overdue() or _is_superseded(self._objects, self._folder, self.number):
             number, self.number = self.number, None
-            raise LeaseLostError(f"{self._objects.where(self._folder)}: lease {number} is lost; another may act now")
+            raise LeaseLostError(f"{self._objects.where(self._folder)}: lost lease {number}; another process may act")
         self._renewed = now
 
     def overdue(self) -> bool:
@@ -98,7 +98,7 @@ class Lease:
             self._objects.replace(self._beat(number), ENDED)
 
     def is_fresh(self) -> bool:
-        """Return whether the newest holder seems alive. It compares two clocks, so the answer may be wrong."""
+        """Return whether the newest holder seems alive. It compares clocks of two machines and may be wrong."""
         last = _terms(self._objects, self._folder).probe_last()
         beat = self._objects.read(self._beat(last)) if last else None
         try:
@@ -121,7 +121,7 @@ class Lease:
 
 
 class FencedObjects:
-    """`objects`, for the holder of term `number` of the lease in `folder`.
+    """A wrapper of `objects` for the holder of term `number` of the lease in `folder`.
 
     Every method that writes raises ConflictError once a later term has begun.
     """
@@ -162,7 +162,7 @@ class FencedObjects:
 
 
 def fence(objects: Objects, lease: str) -> FencedObjects:
-    """Return the objects fenced by a term of a lease, such as "nightly:7". Raises SpecError for other text."""
+    """Return `objects`, fenced by a lease and its term, such as "nightly:7". Raises SpecError for other text."""
     schedule, colon, number = lease.rpartition(":")
     if not colon or not number.isascii() or not number.isdigit():
         raise SpecError(f"lease: expected a schedule and a number, such as nightly:7, got {lease!r}")

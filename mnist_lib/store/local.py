@@ -1,8 +1,8 @@
 """Files on this machine: objects below a folder, and single output files outside of any storage.
 
-Both are written to a temporary file, synced, and then given their name, so a file is complete or absent. The folder has
-to be synced too: without that, a power loss can take the name of a file whose content is safe. obstore, which serves
-the buckets, syncs nothing on a local disk.
+Both are written to a temporary file, synced, and then given their name, so a file is complete or absent. The folder is
+synced too; otherwise a power loss can remove the name of a file whose content is on the disk. obstore, which is used
+for buckets, is not used here because it does not sync local files.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class LocalObjects:
     def read(self, name: str) -> bytes | None:
         with self._store_errors(name):
             try:
-                descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK)  # never wait for a pipe's writer
+                descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK)  # do not wait if it is a pipe
             except FileNotFoundError:
                 return None
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -47,7 +47,7 @@ class LocalObjects:
 
     def exists(self, name: str) -> bool:
         with self._store_errors(name):
-            return os.path.lexists(self._path(name))  # a folder or a dead link counts: `create` would fail
+            return os.path.lexists(self._path(name))  # also for a folder or a broken link: `create` would fail
 
     def create(self, name: str, content: bytes) -> bool:
         path = self._path(name)
@@ -55,7 +55,7 @@ class LocalObjects:
             try:
                 path.hardlink_to(temporary)  # fails if the name is taken
             except FileExistsError:
-                _sync(path.parent)  # its creator may have died before doing so
+                _sync(path.parent)  # its creator may have died before this sync
                 return False
             _sync(path.parent)
             return True
@@ -93,7 +93,7 @@ class LocalObjects:
         with self._store_errors(prefix):
             self._durable.clear()
             for path in _paths_below(folder):
-                path.unlink(missing_ok=True)  # another process may be deleting the same
+                path.unlink(missing_ok=True)  # another process may be deleting the same files
             for below, _, _ in os.walk(folder, topdown=False):
                 with contextlib.suppress(FileNotFoundError):
                     Path(below).rmdir()
@@ -120,7 +120,7 @@ class LocalObjects:
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 os.close(descriptor)
                 raise BusyError(
-                    f"{path}: expected no other process, got {holder}; wait for it to end, or end it"
+                    f"{path}: expected no lock, got one held by {holder}; wait for that process, or end it"
                 ) from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now_text()}".encode())
@@ -138,7 +138,7 @@ class LocalObjects:
 
     @contextlib.contextmanager
     def _synced_file(self, path: Path, content: bytes) -> Iterator[Path]:
-        """Yield a temporary file beside `path` with that content, synced; delete it afterwards if it is still there."""
+        """Yield a synced temporary file beside `path` with that content; delete it afterwards if it still exists."""
         temporary = _temporary_beside(path)
         try:
             self._make_folder(path.parent)
@@ -157,7 +157,7 @@ class LocalObjects:
             temporary.unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
-        """Create a folder and its parents durably. One that exists is synced too: its creator may have died before."""
+        """Create and sync a folder and its parents, even existing ones: their creator may have died before syncing."""
         if folder in self._durable:
             return
         if folder == self._root:
@@ -165,13 +165,13 @@ class LocalObjects:
         else:
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
-        with contextlib.suppress(PermissionError):  # the folder that the root is in may be unreadable
+        with contextlib.suppress(PermissionError):  # the parent of the root may be unreadable
             _sync(folder.parent)
         self._durable.add(folder)
 
     @contextlib.contextmanager
     def _store_errors(self, name: str, needed: int = 0) -> Iterator[None]:
-        """Turn an OSError into a StoreError; `needed`: the bytes that are to be written."""
+        """Turn an OSError into a StoreError; `needed`: the number of bytes to write."""
         path = self._root / name
         try:
             yield

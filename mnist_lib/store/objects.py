@@ -1,7 +1,7 @@
-"""What the store needs of a disk or a bucket, as the protocol `Objects`, and which names of objects are valid.
+"""The protocol `Objects`: what the store needs from a disk or a bucket, and which names of objects are valid.
 
-`create` is the one operation that decides between concurrent writers: exactly one of them succeeds. Asking `exists`
-first and then calling `replace` decides nothing.
+`create` is the one operation that decides between concurrent writers: exactly one of them succeeds. Calling `exists`
+and then `replace` does not: several of them could succeed.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Protocol
 from mnist_lib.errors import SpecError
 
 NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-MAX_PART_LENGTH = 200  # some storages allow 255 bytes, and names of temporary files add some to that
+MAX_PART_LENGTH = 200  # some storages allow 255 bytes, and the name of a temporary file is 34 longer
 
 FAILPOINT_VARIABLE = "MNIST_FAILPOINT"
 FAILPOINT_EXIT_STATUS = 86
@@ -41,10 +41,10 @@ class Objects(Protocol):
         """Write an object atomically and durably, whether or not it exists."""
 
     def append(self, name: str, content: bytes) -> None:
-        """Add to the end of an object. What was appended after the last `flush` may be lost."""
+        """Append to an object. Content that was appended after the last `flush` may be lost."""
 
     def flush(self) -> None:
-        """Write what was appended and is still buffered."""
+        """Write appended content that is still buffered."""
 
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the name of every object below `prefix + "/"`, sorted; below the root if `prefix` is empty."""
@@ -69,7 +69,7 @@ class Objects(Protocol):
 
 
 def check_part(what: str, part: str, max_length: int = MAX_PART_LENGTH) -> None:
-    """Raise SpecError, which begins with `what`, for text that cannot be one part of a name on every storage."""
+    """Raise SpecError, with a message that begins with `what`, if `part` is not valid in names on every storage."""
     if len(part) > max_length or not NAME_PART.fullmatch(part):
         raise SpecError(
             f"{what}: expected up to {max_length} letters, digits, '.', '_' or '-', beginning with a letter or digit"
@@ -78,12 +78,12 @@ def check_part(what: str, part: str, max_length: int = MAX_PART_LENGTH) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise SpecError for a name that could lead out of the root, or mean another object on another storage."""
+    """Raise SpecError for a name that could lead out of the root, or name different objects on different storages."""
     for part in name.split("/"):
         check_part("name of an object", part)
 
 
 def failpoint(name: str) -> None:
-    """End the process here if the environment says so. For tests of what a killed process leaves."""
+    """End the process here if the environment names this failpoint. For tests of what a killed process leaves."""
     if os.environ.get(FAILPOINT_VARIABLE) == name:
         os._exit(FAILPOINT_EXIT_STATUS)  # like a kill: nothing is flushed, no `finally` runs

@@ -1,7 +1,7 @@
 """The promotion rule: when a version replaces the champion, and the statistical test that decides it.
 
-McNemar's test looks only at the images on which the two models disagree. If they were equally good, each of those would
-be a coin toss. Higher accuracy is not enough: it may be chance, and it may hide a class that got much worse.
+McNemar's test counts only the images that exactly one of the two models answers correctly: if the models are equally
+good, each is as likely to be that one. Higher accuracy alone may be chance, or may hide a class that got much worse.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
 
-if TYPE_CHECKING:  # loading NumPy would delay usage errors
+if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
     from mnist_lib.store.contents import Predictions
 
 WHEN = {
     "if-better": "promote a stored model if it is significantly better than the champion",
-    "always": "promote it regardless of its accuracy",
-    "never": "do not promote it",
+    "always": "promote a stored model regardless of its accuracy",
+    "never": "do not promote a stored model",
 }
 
 
@@ -29,18 +29,18 @@ class Decision:
 
     promote: bool
     why: str  # one line, for people
-    statistics: Mapping[str, Any]  # the numbers that decided
+    statistics: Mapping[str, Any]  # the numbers behind the decision
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """When a version becomes the champion.
+    """The rule that decides when a version becomes the champion.
 
     Args:
         when: a key of `WHEN`.
         alpha: significance level of the test, in [0, 1].
         min_accuracy: accuracy that the first champion needs, in [0, 1].
-        max_class_drop: loss of accuracy in one class, in [0, 1], beyond which a significant loss prevents promotion.
+        max_class_drop: loss of accuracy in one class, in [0, 1]; a larger loss, if significant, prevents promotion.
 
     Raises:
         SpecError: a value is out of range.
@@ -59,10 +59,10 @@ class Rule:
                 raise SpecError(f"{name}: expected a number from 0 to 1, got {value}")
 
     def decide(self, challenger: Predictions, champion: Predictions | None) -> Decision:
-        """Return whether the challenger is better, with p < alpha, and no class is much worse. Without a champion:
+        """Return whether the challenger is better with p < alpha and much worse in no class or, without a champion,
         whether it is accurate enough."""
         if self.when == "never":
-            return Decision(False, "not tried: --promote never", {})
+            return Decision(False, "promotion is off (--promote never)", {})
         if challenger.disqualification is not None:
             return Decision(False, f"{challenger.name} {challenger.disqualification}", {})
         if self.when == "always":
@@ -107,10 +107,10 @@ class Rule:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test: the probability that equally good models split as unevenly
-    over the images on which they disagree."""
+    """Return the two-sided p-value of McNemar's exact test: the probability that the images that only one of two
+    equally good models answers correctly are divided at least this unevenly between them."""
     n = gained + lost
-    # In integers: as a float, 2**n overflows for n > 1023.
+    # Integers, because 2**n overflows a float for n > 1023.
     tail = ways = 1
     for k in range(min(gained, lost)):
         ways = ways * (n - k) // (k + 1)  # n choose k + 1

@@ -2,11 +2,11 @@
 
     models/<model>/claims/<n>.json     claims a number: concurrent publishers get different ones
     models/<model>/versions/<n>/...    the files, and a copy of the record
-    models/<model>/runs/<run>.json     decides which version the run's model is: the first of its attempts to get here
+    models/<model>/runs/<run>.json     names the run's version; the first attempt of the run to create it decides
     models/<model>/commits/<n>.json    the commit record: from now on, the version exists
 
-A publisher that dies before `runs` leaves a number that is never used. If it dies between `runs` and `commits`, the
-next attempt of the same run, or `gc`, completes the commit.
+A publisher that dies before it writes `runs` leaves a number that is never used. If it dies between `runs` and
+`commits`, the next attempt of the same run, or `gc`, completes the commit.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ MAX_RUN_NAME_LENGTH = 100
 
 @dataclass(frozen=True)
 class Claim:
-    """The record that claims a number."""
+    """A record that claims a version number for a run."""
 
     run: str
     at: str  # UTC, ISO 8601
@@ -38,7 +38,7 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
     Raises:
         SpecError: the name of the model, the run or a file is invalid.
         StoreError: the storage fails; no version was added.
-        ConflictError: the run has been abandoned, or its version deleted.
+        ConflictError: `gc` has abandoned the run, or deleted its version.
         IntegrityError: what this run published before is damaged.
     """
     check_part("model", model)
@@ -54,7 +54,7 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
             decided = record
         else:  # another attempt of this run was faster
             objects.delete_below(version_folder(model, number))
-            decided = objects.read(run_record(model, run)) or b""  # it is never deleted
+            decided = objects.read(run_record(model, run)) or b""  # found, since it is never deleted
     failpoint("publish.before_commit")
     version = parse_version(decided, f"{model}, run {run}", model)
     if version.state != "whole":
@@ -81,7 +81,7 @@ def run_record(model: str, run: str) -> str:
 def _claim(objects: Objects, model: str, run: str) -> int:
     log = claims(objects, model)
     number = log.probe_last() + 1
-    # A claim may have been lost: never reuse the number of a commit.
+    # A claim may have been lost, so also skip numbers that have a commit record.
     while objects.exists(commit_record(model, number)) or not log.append(number, {"run": run, "at": now_text()}):
         number += 1
     return number

@@ -1,7 +1,7 @@
-"""Sealed records, and logs of them: `<folder>/00000001.json` and on, each written once and never changed.
+"""Sealed records, and logs of them: `<folder>/00000001.json` and so on, each written once and never changed.
 
-A record contains its own sha256, so damage is noticed when it is read. To append is to create the next number: of
-concurrent writers one succeeds. The others have to read the log again before they decide anew, not merely retry.
+A sealed record contains its own sha256, so damage is noticed when it is read. To append is to create the next number:
+of several concurrent writers, one succeeds. The others must read the log and decide again instead of merely retrying.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class RecordLog:
         return max(self.numbers(), default=0)
 
     def probe_last(self, known: int = 0) -> int:
-        """Return `last()` of a log without gaps, by O(log n) requests for the n records after `known`, which exists."""
+        """Return `last()` of a log without gaps in O(log n) requests, where n records follow the record `known`."""
         return known + last_number(lambda number: self._objects.exists(self.name(known + number)))
 
     def read(self, number: int, kind: Callable[..., T]) -> T:
@@ -43,13 +43,13 @@ class RecordLog:
             raise IntegrityError(f"{name}: expected a record of this log, got other fields: {error}") from error
 
     def append(self, number: int, document: Mapping[str, Any]) -> bool:
-        """Append a record, or return False if the number is taken. Raises IntegrityError if something is in the way."""
+        """Append a record, or return False if a record has that number. Raises IntegrityError if anything else has."""
         name = self.name(number)
         token = uuid.uuid4().hex  # competing writers must write different contents: see `bucket`
         if self._objects.create(name, seal({**document, "token": token})):
             return True
         if self._objects.read(name) is None:
-            raise IntegrityError(f"{self._objects.where(name)}: expected a record or nothing, got neither; remove it")
+            raise IntegrityError(f"{self._objects.where(name)}: expected a record, got something else; remove it")
         return False
 
     def numbers(self) -> Iterator[int]:
@@ -99,7 +99,7 @@ def unseal(content: bytes, name: str) -> dict[str, Any]:
     document = parse_object(content, name, "a record")
     schema, sha256 = document.pop("schema", None), document.pop("sha256", None)
     if isinstance(schema, int) and schema > RECORD_SCHEMA:
-        raise SchemaError(f"{name}: expected schema {RECORD_SCHEMA} or older, got {schema}; install a newer program")
+        raise SchemaError(f"{name}: expected schema {RECORD_SCHEMA} or older, got {schema}; install a newer version")
     try:
         intact = seal(document) == content  # whitespace and the order of fields count
     except (ValueError, RecursionError):  # 1e999 is read as infinity
@@ -112,7 +112,7 @@ def unseal(content: bytes, name: str) -> dict[str, Any]:
 
 
 def parse_object(content: bytes, name: str, what: str = "JSON") -> dict[str, Any]:
-    """Return a JSON object. Raises IntegrityError for anything else; NaN and infinity are not JSON."""
+    """Parse a JSON object. Raises IntegrityError for anything else, including NaN and infinity."""
     try:
         document = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

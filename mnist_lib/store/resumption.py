@@ -1,6 +1,6 @@
 """What a run needs to be resumed: the results of trials that have ended, and checkpoints of those that have not.
 
-    trials/<trial>/ended.json              written last: with it, the trial has ended
+    trials/<trial>/ended.json              written last; when it exists, the trial has ended
                    ended/...               its probabilities, and its model if that is the best one so far
                    checkpoints/<epoch>-<sha256>.npz
 
@@ -29,7 +29,7 @@ CHECKPOINTS_PER_TRIAL = 2
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
 PROBABILITIES = "probabilities.npz"
 MAX_PROBABILITIES_BYTES = 1 << 28
-SEPARATE_FIELDS = ("probabilities", "files", "tensorboard")  # of a result: not in `ended.json`
+SEPARATE_FIELDS = ("probabilities", "files", "tensorboard")  # fields of a result that are not in `ended.json`
 
 log = logging.getLogger(__name__)
 

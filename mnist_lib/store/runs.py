@@ -1,7 +1,7 @@
 """The folder of one run, `<storage>/runs/<run>/`, and how an unfinished run is resumed.
 
 `run.json` is written first, with the run's terms: everything that its result depends on. `summary.json` is written
-last: with it, the run is complete. A run is resumed by its name or, without a name, by its terms; never on other terms.
+last; when it exists, the run is complete. A run is resumed by its name or by its terms, and only with the same terms.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from mnist_lib.store.records import parse_object, read_record, seal
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"
-INDEX = "index.html"  # of all runs, at the root of the storage
-UNFINISHED = "unfinished"  # folder: the lock of each unfinished run, and the unnamed run of each set of terms
+INDEX = "index.html"  # lists all runs, at the root of the storage
+UNFINISHED = "unfinished"  # folder: the locks of unfinished runs, and the run to resume for each set of terms
 MAX_DIFFERENCES = 5  # in one message
 
 Terms = Mapping[str, Any]  # JSON
@@ -67,22 +67,22 @@ class RunFolder:
         self.objects.append(self._name(HISTORY), line.encode() + b"\n")
 
     def flush(self) -> None:
-        """Write what was appended and is still buffered."""
+        """Write appended content that is still buffered."""
         self.objects.flush()
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the entries of `history.jsonl`, without a last line that is incomplete."""
+        """Return the entries of `history.jsonl`, except for an incomplete last line."""
         lines = (self.read(HISTORY) or b"").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
     def repair_history(self) -> None:
-        """Cut off a line that was incomplete when a process died."""
+        """Remove an incomplete last line, which a process left when it died."""
         history = self.read(HISTORY) or b""
         if history and not history.endswith(b"\n"):
             self.write(HISTORY, history[: history.rfind(b"\n") + 1])
 
     def complete(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary: with it, the run is complete."""
+        """Write the summary, which makes the run complete."""
         self.flush()
         self.write_json(SUMMARY, summary)
 
@@ -96,7 +96,7 @@ class RunFolder:
         return self.objects.exists(self._name(REPORT))
 
     def require_same(self, name: str, value: str, what: str) -> None:
-        """Store a value in the run's folder, or raise SpecError if an earlier process has stored another."""
+        """Store a value in the run's folder, or raise SpecError if an earlier process has stored a different one."""
         if not self.objects.create(self._name(name), value.encode()) and self.read(name) != value.encode():
             raise SpecError(
                 f"run {self.run}: expected the {what} it was begun with, got another; choose another --run-name"
@@ -116,7 +116,7 @@ def check_writable(objects: Objects) -> None:
     name = f"writable-{uuid.uuid4().hex}"
     try:
         if not objects.create(name, b"1") or objects.create(name, b"2"):
-            raise StoreError(f"{objects.where(name)}: a second writer was not refused; name another with --storage")
+            raise StoreError(f"{objects.where(name)}: two writers could create it; name another with --storage")
     finally:
         objects.delete(name)
 
@@ -128,13 +128,13 @@ def open_run(
     """Begin or resume a run, and lock it for this process.
 
     Args:
-        name: None to resume the unfinished run of these terms or, without one, to begin one named after the time and
-            the dataset.
+        name: None to resume the unfinished run with these terms or, if there is none, to begin one named after the time
+            and the dataset.
         configuration: YAML, stored when the run is begun.
 
     Raises:
         SpecError: the run of that name has other terms.
-        BusyError: another process of this machine works on it.
+        BusyError: another process of this machine is working on it.
         IntegrityError: its record is damaged.
     """
     check_part("dataset", dataset)
@@ -184,7 +184,7 @@ def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
     if differences:
         more = len(differences) - MAX_DIFFERENCES
         listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
-        raise SpecError(f"run_name: expected what run {run!r} was begun with, got {listed}; choose another --run-name")
+        raise SpecError(f"run_name: expected the terms of run {run!r}, got {listed}; choose another --run-name")
     folder = RunFolder(objects, run, resumed=True)
     folder.repair_history()
     return folder
@@ -199,11 +199,11 @@ def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack)
         folder = _resume(objects, run, terms)
         return None if folder.summary() else folder
     except (BusyError, IntegrityError, SpecError):
-        return None  # so another run is begun
+        return None  # so a new run is begun
 
 
 def _unfinished_run(objects: Objects, terms: Terms) -> str | None:
-    """Return the newest run of these terms that was begun without a name and is not complete."""
+    """Return the newest run with these terms that was begun without a name and is not complete."""
     try:
         return str(read_record(objects, _pointer(terms))["run"])
     except (IntegrityError, KeyError):
@@ -233,7 +233,7 @@ def _pointer(terms: Terms) -> str:
 
 
 def _differences(before: Terms, after: Terms) -> list[str]:
-    """Return what differs, for people: "code abd instead of abc". The same difference of several trials is one."""
+    """Return each difference once, as text such as "code abd instead of abc", even if several trials share it."""
     found: dict[str, None] = {}
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)

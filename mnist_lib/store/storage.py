@@ -1,4 +1,4 @@
-"""The option `--storage`: opens a folder, or a place in a bucket that a URL names, as `Objects`."""
+"""The option `--storage`: opens a folder, or the bucket and path that a URL names, as `Objects`."""
 
 import functools
 import re
@@ -22,7 +22,7 @@ def check_storage(storage: str) -> None:
     if not is_url(storage):
         return
     try:
-        parts = urlsplit(storage)  # its scheme is in lower case
+        parts = urlsplit(storage)  # makes the scheme lower case
     except ValueError as error:
         raise SpecError(f"storage: expected a URL such as s3://bucket/folder: {error}") from error
     if parts.scheme not in (*SCHEMES, "file"):
@@ -30,15 +30,15 @@ def check_storage(storage: str) -> None:
         raise SpecError(f"storage: expected a folder, or a URL with {known}, got {parts.scheme}://")
     if "@" in storage or parts.query:
         raise SpecError(
-            "storage: expected a URL without credentials, such as s3://bucket/folder; provide them where the "
-            "provider's own tools look (the environment, the machine's identity)"
+            "storage: expected a URL without credentials, such as s3://bucket/folder; configure them as for the "
+            "provider's own tools (in the environment, or as the machine's identity)"
         )
     if parts.scheme in SCHEMES and not parts.netloc:
         raise SpecError(f"storage: expected a bucket, such as {parts.scheme}://bucket/folder, got no name")
 
 
 def open_storage(storage: str) -> Objects:
-    """Return the objects of a storage; nothing is created yet. Raises SpecError or StoreError if it cannot."""
+    """Open a storage without creating anything. Raises SpecError or StoreError if it cannot be opened."""
     if storage.startswith("memory://"):
         return _open_memory(storage)
     check_storage(storage)
@@ -55,7 +55,7 @@ def open_storage(storage: str) -> Objects:
 
 @functools.cache
 def _open_memory(storage: str) -> Objects:
-    """Return a storage that ends with this process. For tests only: `check_storage` refuses it."""
+    """Return a storage in the memory of this process, for tests only: `check_storage` refuses its URL."""
     from obstore.store import MemoryStore
 
     from mnist_lib.store.bucket import BucketObjects

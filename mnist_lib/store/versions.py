@@ -3,8 +3,8 @@
     models/<model>/commits/<n>.json    the record: size and sha256 of every file, and what a listing shows
     models/<model>/versions/<n>/...    the files, and a copy of the record, so that a copied folder can be verified
 
-The folder proves nothing: it is there before the commit and for a while after a deletion. How a version is committed is
-in `publishing`, how it is deleted in `garbage_collection`.
+The folder alone proves nothing: it exists before the commit and for a while after a deletion. `publishing` commits
+versions, and `garbage_collection` deletes them.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ RECORD_COPY = "record.json"  # in the folder of a version
 
 @dataclass(frozen=True)
 class Version:
-    """A commit record."""
+    """A version, as its commit record describes it."""
 
     model: str
     number: int
@@ -29,7 +29,7 @@ class Version:
     committed_at: str  # UTC, ISO 8601
     files: Mapping[str, Mapping[str, Any]]  # name -> {"bytes", "sha256"}
     about: Mapping[str, Any]  # what a listing shows: see `contents`
-    # "whole"; "deleting" or "gone" in `garbage_collection`; "abandoned" if its run may no longer publish.
+    # "whole"; "deleting" or "gone", see `garbage_collection`; "abandoned" if its run may no longer publish.
     state: str = "whole"
 
     @property
@@ -38,7 +38,7 @@ class Version:
 
 
 def find(objects: Objects, model: str, number: int, *, deleted: bool = False) -> Version | None:
-    """Return a version, or None if it does not exist; with `deleted`, return one that was deleted, too.
+    """Return a version, or None if it does not exist; with `deleted`, also return one that was deleted.
 
     Raises IntegrityError if its record is damaged, or SchemaError if a newer version of this program wrote it.
     """
@@ -65,7 +65,7 @@ def read_file(objects: Objects, version: Version, name: str, prefix: str | None 
     """Return a file of a version. Raises IntegrityError if it is not what was committed.
 
     Args:
-        prefix: what the names of the files begin with, if the version is a copy.
+        prefix: the prefix of the names of the files, if the version is a copy.
     """
     if name not in version.files:
         raise IntegrityError(f"{version.name}: expected a file {name}, got {', '.join(sorted(version.files))}")
@@ -97,7 +97,7 @@ def verify(objects: Objects, version: Version, prefix: str | None = None) -> Non
 
 
 def verify_copy(objects: Objects) -> Version:
-    """Return the version whose folder was copied to the root of `objects`, as its own record describes it.
+    """Verify the version whose folder was copied to the root of `objects` against its own record, and return it.
 
     Raises IntegrityError as `verify` does, or if there is no record.
     """
@@ -117,7 +117,7 @@ def record_of(version: Version) -> bytes:
 def parse_version(record: bytes, name: str, model: str | None = None, number: int | None = None) -> Version:
     """Return the version that a record describes; `name` is for messages. Anybody may have written the record.
 
-    Raises IntegrityError or SchemaError if it is damaged, too new, or describes another version than `model`, `number`.
+    Raises IntegrityError or SchemaError if it is damaged, too new, or describes a version other than `model`, `number`.
     """
     document = unseal(record, name)
     try:
@@ -136,7 +136,7 @@ def parse_version(record: bytes, name: str, model: str | None = None, number: in
     except (TypeError, KeyError, AttributeError, SpecError) as error:
         raise IntegrityError(f"{name}: expected the record of a version, got other fields: {error}") from error
     if not valid:
-        raise IntegrityError(f"{name}: expected the record of a version, got one of {version.name} or with other types")
+        raise IntegrityError(f"{name}: expected the record of a version, got one of {version.name} or with wrong types")
     return version
 
 

@@ -118,7 +118,7 @@ def test_a_second_driver_of_a_run_is_refused_with_75_and_names_the_first(
     wait_until((tmp_path / "unfinished/r.lock").exists, "the run has not begun")
     code, _, stderr = train(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
     assert code == 75
-    assert f"r.lock: expected no other process, got process {first.pid} on " in stderr
+    assert f"r.lock: expected no lock, got one held by process {first.pid} on " in stderr
     first.communicate(timeout=100)
     assert first.returncode == 0
     assert not list((tmp_path / "unfinished").iterdir())

@@ -1,4 +1,4 @@
-"""Buckets: what is missing or does not answer, credentials, and requests that are sent twice."""
+"""Buckets: missing buckets, timeouts, credentials, and requests that are sent twice."""
 
 import logging
 import socket

@@ -1,4 +1,4 @@
-"""The log of champions: promotion and roll-back, also concurrent and with damaged records."""
+"""The log of champions: promotion and roll-back, including concurrent ones and damaged records."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +43,7 @@ def test_the_champion_is_not_promoted_again(objects: LocalObjects) -> None:
     assert len(champions(objects)) == 1
 
 
-def test_p6_roll_backs_go_back_one_by_one_or_to_a_number_and_are_idempotent(objects: LocalObjects) -> None:
+def test_p6_a_roll_back_goes_one_version_back_or_idempotently_to_a_given_one(objects: LocalObjects) -> None:
     for right in (50, 100, 150):
         promote(objects, published(objects, right), Rule())
     assert rollback(objects, "keras").version == 2
@@ -63,16 +63,14 @@ def test_a_roll_back_to_a_version_that_does_not_exist_is_refused(objects: LocalO
         rollback(objects, "keras", to=9)
 
 
-def test_s8_a_damaged_version_is_not_promoted_and_a_damaged_champion_is_rolled_back(
-    objects: LocalObjects, tmp_path: Path
-) -> None:
+def test_s8_a_damaged_version_is_not_promoted_and_can_be_rolled_back(objects: LocalObjects, tmp_path: Path) -> None:
     first, second, third = (published(objects, right) for right in (50, 100, 150))
     for version in (first, second):
         promote(objects, version, Rule())
     (tmp_path / version_folder("keras", 2) / "predictions.npz").write_bytes(b"damaged")
     decision = promote(objects, third, Rule())
     assert not decision.promote
-    assert "the champion is damaged, roll it back first (keras@2: predictions.npz" in decision.why
+    assert "the champion is damaged; roll it back first (keras@2: predictions.npz" in decision.why
     assert rollback(objects, "keras").version == 1
     assert promote(objects, third, Rule()).promote
     with pytest.raises(IntegrityError, match=r"^keras@2"):
@@ -132,7 +130,7 @@ def test_p6_a_damaged_champion_record_hides_no_other_and_can_be_rolled_back(
         (tmp_path / "models/keras/champion/00000002.json").write_bytes(b"damaged")
         decision = promote(objects, versions[2], Rule())
         assert not decision.promote
-        assert "the champion is damaged, roll it back first (models/keras/champion/00000002.json" in decision.why
+        assert "the champion is damaged; roll it back first (models/keras/champion/00000002.json" in decision.why
         with pytest.raises(IntegrityError, match="the champion is unknown: roll back first"):
             collect(objects, "keras", keep=1)
         record = rollback(objects, "keras")

@@ -1,4 +1,4 @@
-"""Eight concurrent processes on one storage: there has to be an order of operations that explains all their results."""
+"""Eight concurrent processes on one storage: some order of their operations must explain all results."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PROCESSES, VERSIONS_EACH = 8, 5
 
 @dataclass(frozen=True)
 class Operation:
-    """What a process did, with the times of its begin and end."""
+    """An operation of a process, with the times when it began and ended."""
 
     what: str
     begin: int
@@ -31,7 +31,7 @@ class Operation:
 
 def linearizable(numbered: list[tuple[int, Operation]]) -> bool:
     """Return whether operations can have taken effect in the order of their numbers, each at one instant between its
-    begin and its end. Equal numbers are reads of one state, in any order."""
+    begin and its end. Operations with equal numbers are reads of one state, in any order."""
     latest_begin = 0
     for number in sorted({number for number, _ in numbered}):
         here = [operation for other, operation in numbered if other == number]
@@ -42,7 +42,7 @@ def linearizable(numbered: list[tuple[int, Operation]]) -> bool:
 
 
 def log_linearizable(appends: dict[int, Operation], reads: list[Operation]) -> bool:
-    """Return whether an order explains the reads of a log's length and its appends, given by record number."""
+    """Return whether some order explains the appends to a log, by record number, and the reads of its length."""
     # The order: append 1, reads of 1, append 2, reads of 2, ...
     steps = [(2 * number, operation) for number, operation in appends.items()]
     steps += [(2 * read.value + 1, read) for read in reads]
@@ -93,7 +93,7 @@ def test_s4_concurrent_processes_lose_no_version_and_the_best_becomes_champion(
     best = max(right_of(storage, number) for number, _ in numbers)
     champion = champion_verified(objects)
     assert champion is not None
-    assert best - right_of(storage, champion) <= 5  # five more images are not significant
+    assert best - right_of(storage, champion) <= 5  # five more correct images are not a significant difference
 
 
 def right_of(storage: str, number: int) -> int:

@@ -1,4 +1,4 @@
-"""Predictions as they are read from a version."""
+"""Reading the predictions of a version."""
 
 import io
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_predictions_are_read_with_accuracy_fingerprint_and_disqualification(obj
         npz(labels=LABELS),
     ],
 )
-def test_p11_predictions_of_another_form_are_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
+def test_p11_malformed_predictions_are_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
     version = publish(objects, "keras", "odd", {**files(150), "predictions.npz": content}, about())
     with pytest.raises(IntegrityError, match=r"^keras@1: predictions.npz: (\w+: )?expected"):
         Predictions.read(objects, version)

@@ -1,4 +1,4 @@
-"""Errors, deaths and power losses at every single operation of everything that changes a store."""
+"""Errors, kills and power losses at every step of every operation that changes a store."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def check(scenario: Scenario, objects: Objects) -> None:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Callable[[Scenario, str], Path]:
-    """Return a function that makes a folder in which a scenario can begin."""
+    """Return a function that makes a folder in the state before a scenario."""
 
     def prepare(scenario: Scenario, name: str) -> Path:
         template = tmp_path / "template"
@@ -50,7 +50,7 @@ def prepared(tmp_path: Path) -> Callable[[Scenario, str], Path]:
 
 @pytest.mark.parametrize(("error", "late"), FAULTS)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_s1_s2_an_error_or_death_at_any_operation_loses_no_version(
+def test_s1_s2_an_error_or_kill_at_any_operation_loses_no_version(
     prepared: Callable[[Scenario, str], Path], name: str, error: type[BaseException], late: bool
 ) -> None:
     scenario = SCENARIOS[name]
@@ -63,7 +63,7 @@ def test_s1_s2_an_error_or_death_at_any_operation_loses_no_version(
             check(scenario, LocalObjects(folder))
             shutil.rmtree(folder)
         else:
-            if faulty.operations < at:  # it ended before the fault
+            if faulty.operations < at:  # the scenario ended before the fault
                 break
     assert 8 < at < MAX_OPERATIONS - 1
 

@@ -1,4 +1,4 @@
-"""What gc deletes and what it never deletes, also during a promotion or a roll-back."""
+"""What gc deletes and what it never deletes, even during a promotion or a roll-back."""
 
 import re
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def five(objects: Objects) -> list[Version]:
 @pytest.mark.parametrize(
     ("keep", "left"), [(1, [2, 4, 5]), (2, [2, 4, 5]), (3, [2, 3, 4, 5]), (5, [1, 2, 3, 4, 5]), (99, [1, 2, 3, 4, 5])]
 )
-def test_gc_keeps_the_newest_the_champion_and_its_roll_back_targets(
+def test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets(
     objects: Objects, keep: int, left: list[int]
 ) -> None:
     five(objects)
@@ -75,7 +75,7 @@ def test_s9_gc_reports_a_damaged_record_and_deletes_none_of_its_files(tmp_path: 
 
 
 def killed_at(place: str, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Publish, and die at that failpoint."""
+    """Publish a version, and simulate a kill at that failpoint."""
     with monkeypatch.context() as patched:
 
         def failpoint(name: str) -> None:
@@ -99,11 +99,11 @@ def test_s2_gc_commits_for_a_publisher_that_died_just_before_its_commit(
     assert published(objects, 150).number == 1
 
 
-def test_p10_a_run_that_was_silent_for_a_day_is_swept_by_gc_and_cannot_publish(
+def test_p10_a_run_silent_for_a_day_loses_its_files_to_gc_and_cannot_publish(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at("publish.before_run", objects, monkeypatch)
-    assert collect(objects, "keras", 1) == garbage_collection.Collected([], [], [], [], [])  # it may be alive
+    assert collect(objects, "keras", 1) == garbage_collection.Collected([], [], [], [], [])  # its run may be alive
     monkeypatch.setattr(garbage_collection, "ABANDONED_AFTER", timedelta(0))
     assert collect(objects, "keras", 1, dry_run=True).swept == ["keras@1"]
     assert list(objects.names(version_folder("keras", 1)))
@@ -123,7 +123,7 @@ def test_s2_publishing_again_deletes_the_files_of_a_killed_attempt(
 
 
 class Interrupted(Faulty):
-    """Calls `other` just before operation number `at`."""
+    """Objects that call `other` just before operation number `at`."""
 
     def __init__(self, objects: Objects, at: int, other: Callable[[Objects], None]) -> None:
         super().__init__(objects, at=0, error=KilledError, late=False)
@@ -165,12 +165,12 @@ def test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps(tmp_path: 
             break
     assert 10 < at < 199
     if {one, other} != {"gc"}:
-        assert ends == {(1, True), (4, False)}  # one was first, and the other noticed
+        assert ends == {(1, True), (4, False)}  # whichever was second noticed the other
 
 
-def test_gc_keeps_a_version_that_was_a_candidate_for_promotion_within_the_hour(objects: Objects) -> None:
+def test_gc_keeps_a_version_that_was_a_candidate_for_promotion_in_the_last_hour(objects: Objects) -> None:
     first, *_ = five(objects)
-    promote(objects, first, Rule())  # it is not better, but it is held
+    promote(objects, first, Rule())  # it is not promoted, but it is held
     assert collect(objects, "keras", 1).deleted == ["keras@3"]
     assert 1 in dict(find_all(objects, "keras"))
 

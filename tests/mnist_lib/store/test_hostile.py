@@ -1,4 +1,4 @@
-"""A storage that anybody may have changed: errors in one line, and no wrong answer, endless wait or foreign file."""
+"""A storage that anybody may have changed: one-line errors, no wrong answer, no endless wait, no other file touched."""
 
 import json
 import os
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(30)  # an endless wait is a failure
 
 @pytest.fixture
 def objects(tmp_path: Path) -> LocalObjects:
-    """Three versions that were promoted one after the other."""
+    """Return a storage with three versions that were promoted one after the other."""
     objects = LocalObjects(tmp_path / "store")
     for right in (50, 100, 150):
         promote(objects, published(objects, right), Rule())
@@ -78,7 +78,7 @@ def test_p7_a_folder_or_pipe_in_place_of_the_next_record_is_an_error_at_once(
 
 
 @pytest.mark.parametrize("make", [folder, pipe, link_to_nothing])
-def test_s8_a_folder_or_pipe_in_place_of_a_committed_file_is_damage(
+def test_s8_a_folder_or_pipe_in_place_of_a_committed_file_counts_as_damage(
     objects: LocalObjects, keras: Path, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = keras / "versions/2/model.keras"
@@ -137,7 +137,7 @@ def test_verify_finds_a_missing_champion_record_and_the_champion_stays(
     ],
 )
 @pytest.mark.parametrize("command", [["list"], ["show", "keras@1"], ["verify", "--all"]])
-def test_s9_a_sealed_record_with_wrong_fields_is_damage_and_hides_no_version(
+def test_s9_a_sealed_record_with_wrong_fields_counts_as_damage_and_hides_no_version(
     objects: LocalObjects, keras: Path, change: dict[str, Any], command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = keras / "commits/00000001.json"
@@ -151,7 +151,7 @@ def test_s9_a_sealed_record_with_wrong_fields_is_damage_and_hides_no_version(
 
 
 @pytest.mark.parametrize("change", [{"version": "2"}, {"version": -1}, {"version": 2.0}, {"at": 5}, {"why": None}])
-def test_s9_a_champion_record_of_other_types_is_damage(
+def test_s9_a_champion_record_with_wrong_types_counts_as_damage(
     objects: LocalObjects, keras: Path, change: dict[str, Any]
 ) -> None:
     path = keras / "champion/00000003.json"

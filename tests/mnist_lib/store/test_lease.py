@@ -79,7 +79,7 @@ def test_p10_i11_writes_of_a_holder_that_was_suspended_too_long_are_refused(obje
     one, other = lease_of(objects, "one", mine), lease_of(objects, "other", clock)
     assert one.acquire()
     assert not other.acquire()
-    pass_time(31, clock)  # its own clock was suspended
+    pass_time(31, clock)  # `one` is suspended, so its clock stands still
     assert other.acquire()
     fenced = fence(objects, "nightly:1")
     for write in (
@@ -101,7 +101,7 @@ def test_p10_i11_writes_of_a_holder_that_was_suspended_too_long_are_refused(obje
     assert one.number is None
 
 
-def test_i11_one_of_two_processes_that_find_the_holder_dead_takes_over(objects: Objects) -> None:
+def test_i11_only_one_of_two_processes_that_find_the_holder_dead_takes_over(objects: Objects) -> None:
     clock = Clock()
     leases = [lease_of(objects, name, clock) for name in ("one", "two", "three")]
     assert leases[0].acquire()

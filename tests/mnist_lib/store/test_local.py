@@ -1,4 +1,4 @@
-"""Files are complete or absent: concurrent creation, power loss, and errors of the disk."""
+"""Files on a local disk: syncs, disk errors, concurrent deletion, permissions and leftovers."""
 
 import os
 import uuid

@@ -1,4 +1,4 @@
-"""Storages on a full and on a read-only disk, as the kernel behaves: mounted in a namespace of the test's own."""
+"""Storages on a full and on a read-only disk, which the test really mounts, in a namespace of its own."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def test_s6_a_full_disk_is_reported_with_needed_and_free_bytes_and_cleaned_up(tm
 
 
 @pytest.mark.slow
-def test_s7_a_read_only_storage_ends_the_job_before_it_starts(tmp_path: Path) -> None:
+def test_s7_a_read_only_storage_is_refused_before_the_job_starts(tmp_path: Path) -> None:
     begin = time.monotonic()
     done = run_with_mount(read_only(tmp_path), sys.executable, "-m", "jobs.train", "--storage", tmp_path)
     assert time.monotonic() - begin < 2

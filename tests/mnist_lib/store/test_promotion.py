@@ -19,7 +19,7 @@ def predictions(
 
 
 def by_class(name: str, right: dict[int, int], images: int = 100) -> Predictions:
-    """Return predictions with that number of correct ones among the images of each class."""
+    """Return predictions for each class in `right`, of which that number is correct."""
     labels = np.repeat(np.array(list(right), np.uint8), images)
     answers = np.concatenate(
         [np.where(np.arange(images) < count, label, (label + 1) % 10) for label, count in right.items()]
@@ -31,7 +31,7 @@ def by_class(name: str, right: dict[int, int], images: int = 100) -> Predictions
     ("gained", "lost", "p"),  # R: binom.test(gained, gained + lost)$p.value
     [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (6, 0, 0.03125), (5, 5, 1.0), (15, 5, 0.04138947), (9, 21, 0.04277395)],
 )
-def test_p_is_that_of_the_exact_binomial_test(gained: int, lost: int, p: float) -> None:
+def test_p_equals_that_of_the_exact_binomial_test(gained: int, lost: int, p: float) -> None:
     assert mcnemar(gained, lost) == pytest.approx(p, rel=1e-6)
     assert mcnemar(lost, gained) == pytest.approx(p, rel=1e-6)
 
@@ -59,7 +59,7 @@ def test_the_first_champion_needs_the_minimum_accuracy() -> None:
     assert decision.why == "keras@1 has 89.50%: the first champion needs 90.00%"
 
 
-def test_a_better_challenger_that_loses_one_class_is_not_promoted() -> None:
+def test_a_better_challenger_that_is_much_worse_in_one_class_is_not_promoted() -> None:
     champion = by_class("keras@1", dict.fromkeys(range(10), 80))
     better = by_class("keras@2", {**dict.fromkeys(range(9), 100), 9: 0})
     decision = Rule().decide(better, champion)
@@ -96,13 +96,13 @@ def test_p5_a_challenger_with_nan_probabilities_is_never_promoted(champion: Pred
 
 @pytest.mark.parametrize("champion", [None, predictions("keras@1", 100)])
 @pytest.mark.parametrize("when", ["if-better", "always"])
-def test_a_challenger_tested_on_some_of_the_images_is_never_promoted(champion: Predictions | None, when: str) -> None:
+def test_a_challenger_not_tested_on_all_images_is_never_promoted(champion: Predictions | None, when: str) -> None:
     decision = Rule(when=when).decide(predictions("keras@2", 199, images=199), champion)
     assert not decision.promote
     assert decision.why == "keras@2 was tested on 199 of 200 images"
 
 
-def test_the_rule_depends_on_when_alpha_and_minimum_accuracy() -> None:
+def test_the_options_when_alpha_and_min_accuracy_change_the_decision() -> None:
     worse, better = predictions("keras@2", 100), predictions("keras@1", 110)
     assert Rule(when="always").decide(worse, better).promote
     assert not Rule(when="if-better").decide(worse, better).promote

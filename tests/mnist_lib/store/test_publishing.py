@@ -1,4 +1,4 @@
-"""Publishing: versions get consecutive numbers, and a run publishes a model once, whatever happens."""
+"""Publishing: versions get consecutive numbers, and a run publishes a model once, even by concurrent attempts."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

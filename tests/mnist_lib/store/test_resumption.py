@@ -55,7 +55,7 @@ def test_the_stored_result_of_a_trial_is_read_back_unchanged(objects: Objects) -
     for field in fields(RESULT):
         before, after = getattr(RESULT, field.name), getattr(read, field.name)
         assert np.array_equal(before, after) if field.name == "probabilities" else before == after, field.name
-    assert newest_checkpoint(folder, SPEC.id) is None  # deleted with the end of the trial
+    assert newest_checkpoint(folder, SPEC.id) is None  # deleted when the trial ended
 
 
 def test_a_result_stored_without_its_model_has_no_files(objects: Objects) -> None:

@@ -46,7 +46,7 @@ def test_f5_an_unfinished_run_is_resumed_and_a_complete_one_has_a_summary(object
         ({**TERMS, "trials": {"keras-s0": TERMS["trials"]["keras-s0"]}}, "keras-s1 none instead of set"),  # type: ignore[index]
     ],
 )
-def test_resuming_on_other_terms_is_refused_with_the_differences(
+def test_resuming_with_other_terms_is_refused_and_the_differences_are_listed(
     tmp_path: Path, terms: dict[str, Any], differences: str
 ) -> None:
     objects = LocalObjects(tmp_path)
@@ -54,11 +54,11 @@ def test_resuming_on_other_terms_is_refused_with_the_differences(
         pass
     with pytest.raises(SpecError) as refused, opened(objects, terms=terms):
         pass
-    expected = f"run_name: expected what run 'r' was begun with, got {differences}; choose another --run-name"
+    expected = f"run_name: expected the terms of run 'r', got {differences}; choose another --run-name"
     assert str(refused.value) == expected
 
 
-def test_f5_without_a_name_the_unfinished_run_of_the_same_terms_is_resumed(objects: Objects) -> None:
+def test_f5_without_a_name_the_unfinished_run_with_the_same_terms_is_resumed(objects: Objects) -> None:
     with opened(objects, None) as first:
         pass
     with opened(objects, None, {**TERMS, "code": "other"}) as other:
@@ -103,7 +103,7 @@ def test_a_run_is_locked_until_the_process_that_works_on_it_is_killed(tmp_path: 
     holder = processes.Process(target=hold, args=(tmp_path, ready))
     holder.start()
     assert ready.wait(60)
-    message = rf"r\.lock: expected no other process, got process {holder.pid} on \S+ since 20\S+Z; wait for it to end"
+    message = rf"r\.lock: expected no lock, got one held by process {holder.pid} on \S+ since 20\S+Z; wait for that"
     with pytest.raises(BusyError, match=message), opened(LocalObjects(tmp_path)):
         pass
     assert holder.pid

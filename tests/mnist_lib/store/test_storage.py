@@ -1,4 +1,4 @@
-"""What `--storage` accepts, and what opening it loads."""
+"""What `--storage` accepts, and which packages opening a folder does not load."""
 
 import json
 import subprocess

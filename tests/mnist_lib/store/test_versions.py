@@ -1,4 +1,4 @@
-"""Reading versions: whatever differs from what was committed is found and named."""
+"""Reading versions: every difference from what was committed is found and named."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""A disk that can lose power: records every call, and computes which states may be left after each of them.
+"""A simulated disk that can lose power: records every call, and computes what a power loss after it may leave.
 
 It guarantees only what POSIX does: the content of a file after the file is synced, and the names in a folder after the
 folder is synced. Until then each change may be lost, in any order, and content may be truncated.
@@ -13,12 +13,12 @@ from typing import Any
 from unittest import mock
 
 OPEN = Path.open
-STATES_PER_CALL = 3  # drawn at random, besides the two extremes
+STATES_PER_CALL = 3  # random ones, in addition to the two extremes
 
 
 @dataclass(frozen=True)
 class Call:
-    """One change. `folder`: where a name changes, or what a sync makes durable."""
+    """A recorded change. `folder`: the folder in which a name changes, or that is synced."""
 
     kind: str  # "name", "unname", "make", "write", "sync folder", "sync file"
     folder: str = ""
@@ -84,7 +84,7 @@ class Disk:
     def states_after_power_loss(self, seed: int) -> list[State]:
         """Return possible states before the first call, between any two, and after the last one.
 
-        In the very last state, every change that was not synced is lost.
+        In the last state of all, every change that was not synced is lost.
         """
         generator = random.Random(seed)
         states = []
@@ -123,7 +123,7 @@ class Disk:
     def _wrapped(self, original: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             if original is OPEN and arguments[1:2] != ("xb",):
-                return original(*arguments, **options)  # it opens to read
+                return original(*arguments, **options)  # it opens for reading
             self.calls += 1
             if self.calls == self._fails_at:
                 raise OSError(5, "Input/output error")

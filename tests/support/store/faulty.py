@@ -1,4 +1,4 @@
-"""A storage whose n-th operation fails, by an error or by the death of the process."""
+"""A storage whose n-th operation raises an error, or ends as if the process was killed."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ from mnist_lib.store.objects import Objects
 
 
 class KilledError(BaseException):
-    """Stands for the death of the process: no `except Exception` catches it."""
+    """Simulates a kill of the process: `except Exception` does not catch it."""
 
 
 class Faulty:
-    """Forwards to `objects`. Operation number `at`, from 1, fails before or, with `late`, after it was done."""
+    """Forwards to `objects`, but operation number `at`, from 1, fails before it is done or, with `late`, after."""
 
     def __init__(self, objects: Objects, at: int, error: type[BaseException], *, late: bool) -> None:
         self._objects, self._at, self._error, self._late = objects, at, error, late

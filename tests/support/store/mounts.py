@@ -1,4 +1,4 @@
-"""Run a command where a disk is full or read-only: root ignores file modes, so it is mounted in a namespace."""
+"""Run a command on a full or read-only disk, mounted in a namespace because root ignores file modes."""
 
 import subprocess
 from pathlib import Path

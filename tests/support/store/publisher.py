@@ -1,7 +1,7 @@
 """A process that publishes and promotes: `python -m tests.support.store.publisher STORAGE NAME VERSIONS`.
 
-It prints each operation as a line of JSON: what it was, begin and end in nanoseconds of the machine's monotonic clock,
-and its result.
+It prints each operation as a line of JSON: what it was, when it began and ended (in nanoseconds of the machine's
+monotonic clock), and its result.
 """
 
 import json

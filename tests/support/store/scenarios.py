@@ -1,4 +1,4 @@
-"""Everything that changes a store, each with the state before and after, to inject faults at every step of it."""
+"""The operations that change a store, each with the state before and after, for faults at every step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from tests.support.store.fake_versions import about, files
 @dataclass(frozen=True)
 class Scenario:
     act: Callable[[Objects], object]
-    versions: tuple[list[int], list[int]]  # that exist before, and after
-    champion: tuple[int, int]  # before, and after
+    versions: tuple[list[int], list[int]]  # numbers that exist before and after `act`
+    champion: tuple[int, int]  # version before and after `act`
 
     def prepare(self, objects: Objects) -> None:
         """Publish four versions, each better than the one before, and promote the first three in turn."""
@@ -30,7 +30,7 @@ class Scenario:
 
 
 def published(objects: Objects, right: int) -> Version:
-    """Publish a version that answers `right` of 200 images correctly, by the run named after it."""
+    """Publish, as run `run-<right>`, a version that answers `right` of 200 images correctly."""
     return publish(objects, "keras", f"run-{right}", files(right), about(right=right))
 
 
