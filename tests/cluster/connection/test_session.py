@@ -1,3 +1,5 @@
+"""Sessions: what is refused as an address, and what becomes of tasks that fail."""
+
 import contextlib
 import http.server
 import os
@@ -16,8 +18,8 @@ from cluster.lanes.tasks import result_of, start_beside_driver
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("listens", [False, True], ids=["nobody listens", "not Ray listens"])
-def test_an_address_that_is_not_rays_is_refused_within_5_seconds(listens: bool) -> None:
+@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "another program listens"])
+def test_an_address_without_a_ray_head_is_refused_within_5_seconds(listens: bool) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         if listens:
@@ -30,7 +32,7 @@ def test_an_address_that_is_not_rays_is_refused_within_5_seconds(listens: bool) 
 
 
 @pytest.mark.slow
-def test_a_web_server_is_not_taken_for_ray() -> None:
+def test_a_web_server_is_refused_as_a_ray_head() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         begin = time.monotonic()
@@ -41,39 +43,39 @@ def test_a_web_server_is_not_taken_for_ray() -> None:
 
 
 @pytest.mark.slow
-def test_an_address_that_swallows_what_is_sent_to_it_is_given_up_within_5_seconds() -> None:
-    """A black hole: its queue of connections is full, so that the kernel does not even answer."""
-    with socket.socket() as hole, contextlib.ExitStack() as queue:
-        hole.bind(("127.0.0.1", 0))
-        hole.listen(0)
+def test_an_address_that_never_answers_is_refused_within_5_seconds() -> None:
+    """Its queue of connections is full, so that the kernel does not answer."""
+    with socket.socket() as silent, contextlib.ExitStack() as queue:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
         for _ in range(3):
             waiting = queue.enter_context(socket.socket())
             waiting.setblocking(False)
-            waiting.connect_ex(hole.getsockname())
+            waiting.connect_ex(silent.getsockname())
         begin = time.monotonic()
-        address = f"127.0.0.1:{hole.getsockname()[1]}"
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match="no Ray head answers"), session(address, []):
             pass
         assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "host:port", "ray://10.0.0.1:10001", ":6379"])
-def test_what_is_no_address_is_refused_with_an_example(address: str) -> None:
-    said = r'--address: expected host:port of the head, as in "10\.0\.0\.1:6379"'
-    with pytest.raises(ClusterError, match=said), session(address, []):
+def test_a_malformed_address_is_refused_with_an_example(address: str) -> None:
+    expected = r'--address: expected host:port of the head, as in "10\.0\.0\.1:6379"'
+    with pytest.raises(ClusterError, match=expected), session(address, []):
         pass
 
 
-def test_an_address_from_the_environment_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_variable_that_the_address_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
-    said = r"RAY_ADDRESS: expected host:port .* unset it to run on this machine"
-    with pytest.raises(ClusterError, match=said), session(None, []):
+    expected = r"RAY_ADDRESS: expected host:port .* unset it to run on this machine"
+    with pytest.raises(ClusterError, match=expected), session(None, []):
         pass
 
 
 @pytest.mark.slow
-def test_tasks_can_import_the_packages_that_were_sent(ray_address: str, tmp_path: Path) -> None:
-    """One that no worker has on its path."""
+def test_tasks_can_import_packages_that_were_sent(ray_address: str, tmp_path: Path) -> None:
+    """The package is on no worker's path."""
     (tmp_path / "sent_package").mkdir()
     (tmp_path / "sent_package/__init__.py").write_text("NAME = __name__\n")
 
@@ -82,7 +84,7 @@ def test_tasks_can_import_the_packages_that_were_sent(ray_address: str, tmp_path
 
         return str(sent_package.NAME)
 
-    ray.shutdown()  # the fixture's own connection
+    ray.shutdown()  # ends the connection of the fixture
     try:
         with session(ray_address, [tmp_path / "sent_package"]):
             assert result_of(start_beside_driver(use)) == "sent_package"
@@ -92,7 +94,7 @@ def test_tasks_can_import_the_packages_that_were_sent(ray_address: str, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
-def test_a_package_that_a_worker_lacks_is_named_with_the_way_to_install_it() -> None:
+def test_the_error_names_a_package_that_a_worker_lacks() -> None:
     def use() -> None:
         import no_such_package  # type: ignore[import-not-found]  # noqa: F401
 
@@ -102,7 +104,7 @@ def test_a_package_that_a_worker_lacks_is_named_with_the_way_to_install_it() -> 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
-def test_a_worker_that_dies_is_the_clusters_failure() -> None:
+def test_the_death_of_a_worker_is_a_cluster_error() -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
