@@ -19,8 +19,9 @@ from mnist_lib.results import EpochDone, Tally
 CALIBRATION_BINS = 10
 MAX_PICTURES = 24  # of one kind
 # A label is questioned where at least MIN_VOTERS trials of models with this mean test accuracy all predict one and the
-# same other class with this mean probability. Mistakes of weaker models are mostly their own.
-MIN_VOTERS, MIN_ACCURACY, MIN_PROBABILITY = 2, 0.97, 0.9
+# same other class with this mean probability. Mistakes of weaker models are mostly their own: on MNIST, models of 97.8%
+# agreed on 31 other classes, of which models of 99.5% confirmed 3.
+MIN_VOTERS, MIN_ACCURACY, MIN_PROBABILITY = 2, 0.99, 0.9
 
 
 @dataclass(frozen=True)

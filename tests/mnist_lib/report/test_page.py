@@ -109,7 +109,7 @@ def test_labels_are_questioned_by_accurate_models_only_and_the_page_says_so(digi
     page = " ".join(report(with_wrong_labels(run)).page.decode().split())
     assert "Labels that may be wrong: 5 images" in page
     assert (
-        "A label is questioned where all 4 trials of models with a mean test accuracy of at least 97% (keras, scratch)"
+        "A label is questioned where all 4 trials of models with a mean test accuracy of at least 99% (keras, scratch)"
         " predict the same other class with a mean probability of at least 90%." in page
     )
     page = report(with_wrong_labels(made_run(digits, seeds=2))).page.decode()  # their accuracy is 90%
