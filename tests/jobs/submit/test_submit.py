@@ -145,7 +145,7 @@ def test_without_waiting_the_id_is_printed_and_the_job_can_be_queried(
     assert re.search(rf"^{job} +succeeded ", stdout, re.MULTILINE)
     code, _, stderr = submit("status", "no-such", url)
     assert code == 2
-    assert "job no-such is not known" in stderr
+    assert "there is no job no-such" in stderr
 
 
 @pytest.mark.parametrize(
