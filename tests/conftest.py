@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only; TensorFlow reads it when it is imported
-os.environ["RAY_AUTH_MODE"] = "disabled"  # otherwise the first cluster would write a token to the home
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # log errors only; TensorFlow reads this on import
+os.environ["RAY_AUTH_MODE"] = "disabled"  # else the first cluster writes a token to the home directory
 for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
     os.environ.pop(name, None)
 
@@ -65,7 +65,7 @@ def mnist_source() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """A cluster that this process is connected to: a node with 1 CPU and 1 logical GPU, and one with 2 and 2."""
+    """The address of a cluster that this process has joined: one node with 1 CPU and 1 logical GPU, one with 2 each."""
     import ray
 
     from tests.support.clusters import two_nodes
@@ -78,7 +78,7 @@ def ray_address() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server of moto in its own process, on a free port."""
+    """The URL of a moto server that runs in its own process, on a free port."""
     log = tmp_path_factory.mktemp("s3") / "log"
     with log.open("w") as output:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
@@ -113,7 +113,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def ray_address_without_gpus() -> Iterator[str]:
-    """A cluster of two nodes with 1 and 2 CPUs."""
+    """The address of a cluster of two nodes, one with 1 CPU and one with 2."""
     from tests.support.clusters import two_nodes
 
     with two_nodes(gpus=False) as address:

@@ -22,7 +22,7 @@ def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("contender", contenders(threads=1), ids=lambda contender: contender.name)
 def test_each_contender_runs_and_its_model_learns(contender: Contender, digits_file: Path) -> None:
     if not Path(contender.python).exists():
-        pytest.skip("make bench sets up the environment of this peer")
+        pytest.skip("the environment of this peer is missing; run `make bench`")
     result = run(contender, digits_file, epochs=3)
     assert len(result.seconds) == 2  # the first epoch is warm-up
     assert all(seconds > 0 for seconds in result.seconds)
@@ -40,7 +40,7 @@ def test_each_command_runs_and_is_timed(name: str, digits_file: Path, tmp_path: 
 def test_each_way_to_publish_is_timed(name: str, tmp_path: Path) -> None:
     command = store.command(name, 2, tmp_path)
     if not Path(command[0]).exists():
-        pytest.skip("make bench sets up the environment of this peer")
+        pytest.skip("the environment of this peer is missing; run `make bench`")
     _, printed = job.run(command)
     assert len(job.last_line(printed)["seconds"]) == 1
 

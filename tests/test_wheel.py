@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jobs", "mnist_lib", "cluster")
 BUILT_FROM = (*PACKAGES, "pyproject.toml", "README.md")
-# What builds an image or is filled in by hand; without a repository there is nothing to build it from.
+# Files that are used only in the repository: one builds an image from it, the other is filled in by hand.
 NOT_PACKED = {"cluster/deploy/Dockerfile", "cluster/deploy/kubernetes/secret.yaml.example"}
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet")
 
@@ -50,7 +50,7 @@ def test_the_wheel_contains_every_file_of_the_packages_and_no_other(wheel: Path)
 
 @pytest.mark.slow
 def test_the_installed_wheel_trains_a_model_without_the_repository(wheel: Path, data_dir: Path, tmp_path: Path) -> None:
-    """Its dependencies are those of this environment; the code is that of the wheel."""
+    """The code is that of the wheel; the dependencies are those of this environment."""
     installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
     pip("install", *OFFLINE, "--target", installed, wheel)
     elsewhere.mkdir()

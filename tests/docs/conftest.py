@@ -22,7 +22,7 @@ def summary_of_stored(stored: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def stored(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, digits: Dataset) -> Path:
-    """A folder with `results`, in which both models are stored, `images.npy`, and two exported models."""
+    """A folder with `results`, where both models are stored, `images.npy`, `labels.npy` and two exported models."""
     folder = tmp_path_factory.mktemp("stored")
     train = ("jobs.train", "--seeds=2", "--epochs=12", f"--data-dir={data_dir}")
     onnx = ("jobs.models", "export", "keras", "--format=onnx", "--to=digits.onnx", f"--data-dir={data_dir}")

@@ -25,7 +25,7 @@ from jobs.train.options import TrainOptions
 from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, name_of, prose
 
 COMMANDS = commands()
-# Named in a text, and not an option of this project: of another program, or because it does not exist.
+# Options that documents mention although no command of this project has them, with the reason.
 OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused", "--chaos": "is refused"}
 OTHER_PROGRAMS = ("ray ", "kubectl ", "docker ", "pip ")
 
@@ -56,7 +56,7 @@ def parse_retrain(words: Sequence[str]) -> None:
     name = own.pop(0) if own and not own[0].startswith("-") else None
     options: RetrainOptions = parse("jobs.retrain", retrain.COMMANDS[name][0] if name else RetrainOptions, own)
     options.check()
-    if any(word.startswith("--") for word in own):  # else the text names the subcommand
+    if any(word.startswith("--") for word in own):  # else the document only mentions the command
         assert options.timetable()
     assert check_train(train_flags(options, train)).trials()
 
@@ -101,7 +101,7 @@ def split_command(text: str) -> tuple[str, list[str]]:
 
 @pytest.fixture
 def with_shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with the YAML files that the documents show; the first line of each is its name."""
+    """Work in a folder with the YAML files that the documents show; the first line of each is its name."""
     monkeypatch.chdir(tmp_path)
     for block in blocks("yaml"):
         (name,) = re.findall(r"\A# (\S+\.yaml)\n", block.text)
@@ -112,18 +112,18 @@ def with_shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_is_accepted_by_its_parser(command: Snippet, with_shown_files: None) -> None:
     name, words = split_command(command.text)
     parse_words = PARSERS[name]
-    if words and words[-1] != "--help":  # else the text names the command
+    if words and words[-1] != "--help":  # else the document only mentions the command
         parse_words(words)
 
 
 @pytest.mark.parametrize("target", sorted({c.text for c in COMMANDS if split_command(c.text)[0] == "make"}))
-def test_every_make_command_has_its_target(target: str) -> None:
+def test_every_make_target_that_a_document_names_exists(target: str) -> None:
     _, words = split_command(target)
     done = subprocess.run(["make", *words, "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_has_the_commands_to_start_with() -> None:
+def test_the_readme_shows_make_train_and_make_test() -> None:
     assert {"make train", "make test"} <= {c.text for c in COMMANDS if c.document == "README.md"}
 
 
@@ -135,14 +135,14 @@ def test_every_command_of_the_project_is_in_a_document() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["python -m jobs.train --epoch 1", "python -m jobs.models lst", "python -m jobs.x"])
-def test_a_command_that_does_not_exist_is_found(wrong: str, with_shown_files: None) -> None:
+def test_a_command_that_does_not_exist_is_refused(wrong: str, with_shown_files: None) -> None:
     name, words = split_command(wrong)
     with pytest.raises((UsageError, KeyError)):
         PARSERS[name](words)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_every_option_that_a_text_names_exists(path: Path) -> None:
+def test_every_option_that_a_document_names_exists(path: Path) -> None:
     known = {name for made in parsers().values() for action in made._actions for name in action.option_strings}
     codes = [code for code in re.findall(r"`([^`]+)`", prose(path)) if not code.startswith(OTHER_PROGRAMS)]
     named = {name for code in codes for name in re.findall(r"(?<!\S)(--[a-z][a-z-]*)", code)}
@@ -150,12 +150,12 @@ def test_every_option_that_a_text_names_exists(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_every_error_code_that_a_text_names_exists(path: Path) -> None:
+def test_every_error_code_that_a_document_names_exists(path: Path) -> None:
     assert set(re.findall(r"\bE-[A-Z]+(?:-[A-Z]+)*", prose(path))) <= {*ERRORS, "E-CODE"}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_every_environment_variable_that_a_text_names_is_used(path: Path) -> None:
+def test_every_environment_variable_that_a_document_names_is_used(path: Path) -> None:
     named = set(re.findall(r"`(MNIST_[A-Z_]+)", prose(path)))
     sources = "".join(
         file.read_text()

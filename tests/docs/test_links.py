@@ -1,4 +1,4 @@
-"""Every local link leads to a file or heading, and every path that a text names exists."""
+"""Every local link leads to a file or heading, and every path that a document names exists."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ TOP = "jobs|mnist_lib|cluster|docs|benchmarks|tests|requirements"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_every_local_link_leads_to_a_file_and_a_heading(path: Path) -> None:
+def test_every_local_link_leads_to_an_existing_file_and_heading(path: Path) -> None:
     for link in links(path):
         if re.match(r"[a-z]+:", link):
             continue
@@ -22,7 +22,7 @@ def test_every_local_link_leads_to_a_file_and_a_heading(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_every_file_that_a_text_names_exists(path: Path) -> None:
+def test_every_file_that_a_document_names_exists(path: Path) -> None:
     for named in re.findall(rf"`((?:{TOP})/[\w./-]*)`", prose(path)):
         assert (ROOT / named).exists(), named
 

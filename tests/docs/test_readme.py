@@ -1,4 +1,4 @@
-"""The README is short, with small pictures, the layout of the code, and figures from the record."""
+"""The README is short, its pictures are small, its layout is complete and its results are those of the benchmarks."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ def test_the_readme_has_at_most_250_lines() -> None:
     assert len(README.splitlines()) <= MAX_LINES
 
 
-def test_the_pictures_are_shown_and_small() -> None:
+def test_the_readme_shows_every_picture_and_they_take_under_400_kb() -> None:
     pictures = [*(ROOT / "docs/pictures").glob("*.png")]
     shown = {ROOT / name for name in re.findall(r'(?:\]\(|src=")(docs/pictures/[\w-]+\.png)', README)}
     assert {*pictures} == shown
@@ -23,7 +23,7 @@ def test_the_pictures_are_shown_and_small() -> None:
 
 
 def layout() -> set[Path]:
-    """Return the folders and files that the layout names."""
+    """Return the folders and files that the layout of the code in the README names."""
     (block,) = [body for kind, body in BLOCK.findall(README) if kind == "text"]
     named, top = set(), ""
     for line in block.splitlines():
@@ -36,7 +36,7 @@ def layout() -> set[Path]:
     return named
 
 
-def test_the_layout_names_every_package_and_nothing_else() -> None:
+def test_the_layout_in_the_readme_names_every_package_and_nothing_else() -> None:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     tracked = [name for name in listed if (ROOT / name).exists()]
@@ -45,7 +45,7 @@ def test_the_layout_names_every_package_and_nothing_else() -> None:
     assert {name for name in layout() if len(name.parts) == 2 and not name.suffix} == packages
 
 
-def test_the_figures_of_the_results_are_those_of_the_record() -> None:
+def test_every_number_in_the_results_is_in_the_benchmark_record() -> None:
     record = (ROOT / "benchmarks/README.md").read_text()
     (section,) = re.findall(r"^## Results\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
     figures = set(

@@ -1,4 +1,4 @@
-"""The reference says what the code says."""
+"""The reference agrees with the code."""
 
 import contextlib
 import importlib
@@ -17,19 +17,19 @@ from mnist_lib.store.promotion import Rule
 from tests.support.documents import ROOT
 from tests.support.made_run import made_run
 
-# What only exists while a run is unfinished, or in a storage of other commands.
+# Paths that exist only while a run is unfinished, or that only other commands write.
 NOT_AFTER_A_RUN = ("runs/RUN/trials/TRIAL/checkpoints/", "runs/RUN/trials/TRIAL/ended", "unfinished/", "schedules/")
 OUTSIDE = ("--data-dir", "~")
 PARTS = {"RUN": "[^/]+", "TRIAL": "[^/]+", "MODEL": "[^/]+", "NAME": "[^/]+", "N": r"\d+"}
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_generated_page_is_what_the_code_generates(name: str) -> None:
+def test_a_generated_page_is_up_to_date(name: str) -> None:
     assert (FOLDER / name).read_text() == PAGES[name](), "run `make docs`"
 
 
 @pytest.mark.parametrize("command", parsers())
-def test_the_page_of_options_lists_those_of_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_of_options_lists_the_same_options_as_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     module, *words = command.split()
     package = importlib.import_module(module)
     main = (importlib.import_module(f"{module}.__main__") if hasattr(package, "__path__") else package).main
@@ -44,7 +44,7 @@ def test_the_page_of_options_lists_those_of_help(command: str, capsys: pytest.Ca
 
 
 def rows(page: str) -> list[str]:
-    """Return the code in the first column of the tables of a page."""
+    """Return the words marked as code in the first column of the tables of a page."""
     cells = re.findall(r"^\| (`.*?) \|", (FOLDER / page).read_text(), re.MULTILINE)
     return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
 
@@ -63,7 +63,7 @@ def field_names(value: Any, prefix: str = "") -> Iterator[str]:
             yield from field_names(part, f"{prefix}{name}.")
 
 
-COUNTS = ("models.*.ensemble_test", "trials.test", "trials.validation")  # objects of correct and total
+COUNTS = ("models.*.ensemble_test", "trials.test", "trials.validation")  # objects with the fields correct and total
 FIELDS = {name for name in rows("summary.md") if name not in ("correct", "total")}
 
 
@@ -71,7 +71,7 @@ def is_documented(name: str) -> bool:
     return name in FIELDS or any(field.startswith(f"{name}.") for field in FIELDS)
 
 
-def test_every_field_of_a_summary_is_documented_and_none_is_invented(digits: Dataset) -> None:
+def test_every_summary_field_is_documented_and_every_documented_one_exists(digits: Dataset) -> None:
     found = {*field_names(made_run(digits, seeds=2, failed=1).summary)}
     assert {name for name in found if not is_documented(name)} == set()
     assert FIELDS - found == set()
@@ -92,7 +92,7 @@ def pattern_of(name: str) -> str:
 
 
 @pytest.mark.slow
-def test_every_file_of_a_real_storage_is_documented_and_none_is_invented(stored: Path) -> None:
+def test_every_stored_file_is_documented_and_every_documented_one_exists(stored: Path) -> None:
     storage = stored / "results"
     files = [path.relative_to(storage).as_posix() for path in storage.rglob("*") if path.is_file()]
     documented = [name for name in rows("files.md") if not name.startswith(OUTSIDE)]

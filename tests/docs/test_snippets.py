@@ -8,13 +8,13 @@ import pytest
 
 from tests.support.documents import Snippet, blocks
 
-# What a snippet that predicts must have found; appended to it.
+# Appended to each snippet that predicts: checks its probabilities.
 IS_RIGHT = """
 import numpy as np
 assert np.asarray(probabilities).shape == (1_000, 10)
 assert (np.asarray(probabilities).argmax(axis=1) == np.load("labels.npy")).mean() > {accuracy}
 """
-ACCURACY = {"scratch": 0.2, "keras": 0.8}  # after a few epochs
+ACCURACY = {"scratch": 0.2, "keras": 0.8}  # minimum after a few epochs
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_every_snippet_runs_and_predicts_digits(snippet: Snippet, stored: Path) 
     assert done.returncode == 0, done.stderr
 
 
-def test_there_are_snippets_of_the_api_and_of_stored_files() -> None:
+def test_snippets_show_the_api_and_how_to_load_stored_files() -> None:
     shown = "".join(snippet.text for snippet in blocks("python"))
     assert all(
         name in shown

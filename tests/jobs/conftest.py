@@ -15,7 +15,7 @@ from tests.support.schedule import Schedule
 
 @pytest.fixture(scope="session")
 def calm(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The hash of each trial's weights in an undisturbed run, which one of several test processes trains."""
+    """The hash of each trial's weights in an undisturbed run, which parallel test processes train only once."""
     home = tmp_path_factory.mktemp("calm")
     place = home.parent if "PYTEST_XDIST_WORKER" not in os.environ else home.parent.parent
     with FileLock(place / "calm.lock"):
@@ -30,7 +30,7 @@ def calm(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
-    """Check that no process is left. Two agents of Ray end only a minute after their cluster was killed."""
+    """Check that the test leaves no process. Two agents of Ray may outlive a killed cluster by a minute."""
     yield
     wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 75)
     assert not list(tmp_path.rglob(".*.????????????????????????????????"))

@@ -1,4 +1,4 @@
-"""The rehearsal as a user runs it."""
+"""`jobs.rehearse` as a user runs it."""
 
 import json
 import tempfile
@@ -11,7 +11,7 @@ from tests.support.job import train
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-def test_f23_every_trial_survives_random_kills_with_the_same_weights(data_dir: Path, tmp_path: Path) -> None:
+def test_every_trial_survives_random_kills_with_the_same_weights(data_dir: Path, tmp_path: Path) -> None:
     command = ("--seed=7", "--seeds=10", "--epochs=6", "--checkpoint-seconds=0", "--data-dir", data_dir, "--json")
     before = {*Path(tempfile.gettempdir()).glob("rehearsal-*")}
     code, stdout, stderr = train(*command, home=tmp_path, module="jobs.rehearse")
@@ -21,4 +21,4 @@ def test_f23_every_trial_survives_random_kills_with_the_same_weights(data_dir: P
     assert found["nodes_lost"] == 1
     assert found["workers_killed"] >= 3
     assert len(found["recovery_seconds"]) >= 3
-    assert {*Path(tempfile.gettempdir()).glob("rehearsal-*")} <= before  # nothing of it is stored
+    assert {*Path(tempfile.gettempdir()).glob("rehearsal-*")} <= before  # its temporary folders are deleted

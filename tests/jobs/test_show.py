@@ -1,4 +1,4 @@
-"""`jobs.show`: a dataset as a document, as tables, as a picture, and in a terminal."""
+"""`jobs.show`: a dataset as JSON, as tables, as a picture, and in a terminal."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.dataset import EXAMPLES, choose, draw_examples, examples_as_text
 from tests.support.job import ROOT
 
-TOP, LEFT = 86, 72  # pixels of a picture before its first image
+TOP, LEFT = 86, 72  # pixels above and to the left of the first image
 
 
 @pytest.fixture
 def command(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Returns (exit code, standard output, standard error)."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # the command sets it; this restores it
+    """Return a function that runs the command and returns (exit code, stdout, stderr)."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # the command sets it; monkeypatch restores it
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = show.main([*arguments, f"--data-dir={data_dir}"])
@@ -42,7 +42,7 @@ def embedded(name: str) -> Dataset:
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
 @pytest.mark.parametrize("name", ["mnist-mini", "sklearn-digits"])
-def test_the_document_and_the_table_describe_what_is_in_the_files(name: str, command: Any) -> None:
+def test_the_json_and_the_table_describe_what_is_in_the_files(name: str, command: Any) -> None:
     code, stdout, _ = command(name, "--json")
     assert code == 0
     document, dataset = json.loads(stdout), embedded(name)
@@ -70,7 +70,7 @@ def test_the_document_and_the_table_describe_what_is_in_the_files(name: str, com
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_the_picture_has_ten_different_images_of_each_class_in_one_row(command: Any, tmp_path: Path) -> None:
+def test_the_picture_has_a_row_of_ten_different_images_for_each_class(command: Any, tmp_path: Path) -> None:
     code, stdout, _ = command("sklearn-digits", "--picture", str(tmp_path / "a.png"))
     assert code == 0
     assert stdout.endswith(f"\nTraining images of each class are in {tmp_path}/a.png\n")
@@ -128,7 +128,7 @@ def test_digits_are_shown_only_in_a_terminal_with_colours(data_dir: Path) -> Non
         try:
             while part := os.read(ours, 1 << 16):
                 content += part
-        except OSError:  # the other end is closed
+        except OSError:  # raised when the other end is closed
             pass
         os.close(ours)
         assert process.wait() == 0
@@ -147,7 +147,7 @@ def test_digits_are_shown_only_in_a_terminal_with_colours(data_dir: Path) -> Non
         ("--pictur=digits.png", "--pictur is not an option; did you mean --picture?"),
     ],
 )
-def test_a_wrong_command_line_is_refused_in_one_line(argument: str, message: str, command: Any) -> None:
+def test_a_wrong_command_line_gives_one_error_line(argument: str, message: str, command: Any) -> None:
     code, stdout, stderr = command(argument)
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert stderr.startswith(f"error[E-USAGE] {message}")
@@ -155,7 +155,7 @@ def test_a_wrong_command_line_is_refused_in_one_line(argument: str, message: str
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tensorflow")
-def test_data_that_cannot_be_had_end_it_with_exit_code_3(command: Any, tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_obtained_gives_exit_code_3(command: Any, tmp_path: Path) -> None:
     code, stdout, stderr = command("kmnist", f"--data-source={tmp_path}")
     assert (code, stdout) == (3, "")
     assert stderr.splitlines()[-1].startswith("error[E-DATA-MISSING] kmnist: ")

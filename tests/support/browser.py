@@ -15,14 +15,14 @@ PHONE, SMALL_PHONE, WIDE = (390, 844), (360, 740), (1280, 900)  # CSS pixels
 LOOKS = [(size, scheme) for size in (PHONE, WIDE) for scheme in ("light", "dark")] + [(SMALL_PHONE, "light")]
 MIN_LETTER_HEIGHT = 8.5  # CSS pixels, as drawn
 
-# The visible texts with the height of their letters: those of a plot are scaled with it.
+# Visible texts with the height of their letters. A plot is scaled, and the letters in it too.
 LETTERS = """() => [...document.querySelectorAll("body *")]
   .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.checkVisibility())
   .map(e => {
     const svg = e.closest("svg"), scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
     return [parseFloat(getComputedStyle(e).fontSize) * scale, e.textContent.trim().slice(0, 40)];
   })"""
-# Elements that end outside of the screen or of their scrolling region, but for those that only screen readers see.
+# Elements that extend beyond the screen or their scrolling region, except those for screen readers only.
 CUT_OFF = """() => [...document.querySelectorAll("body *")]
   .filter(e => e.checkVisibility() && !e.closest("svg, .heard, .stack thead, pre") && e.getClientRects().length)
   .filter(e => {
@@ -30,7 +30,7 @@ CUT_OFF = """() => [...document.querySelectorAll("body *")]
     return e.getBoundingClientRect().right > region.getBoundingClientRect().right + 1;
   })
   .map(e => e.tagName + " " + e.textContent.trim().slice(0, 40))"""
-# Texts in a row of a table that nearly touch the one before; the shares of correct predictions need more room.
+# Texts in a table that nearly touch the text on their left; shares of correct predictions need a wider gap.
 COLLISIONS = """() => [...document.querySelectorAll("tr")]
   .filter(row => row.checkVisibility() && !row.closest(".stack"))
   .flatMap(row => {
@@ -44,7 +44,7 @@ COLLISIONS = """() => [...document.querySelectorAll("tr")]
     return close.map(([cell]) => cell.textContent);
   })"""
 VISIBLE_PLOTS = """() => [...document.querySelectorAll("figure.plot")].filter(e => e.checkVisibility()).length"""
-# Plots that are narrower than their column, with both widths.
+# Plots that are not as wide as their column, with both widths.
 NARROW_PLOTS = """() => [...document.querySelectorAll("figure.plot")].filter(e => e.checkVisibility()).map(e =>
     [e.querySelector("svg").getBoundingClientRect().width, e.getBoundingClientRect().width]
   ).filter(([plot, column]) => Math.abs(plot - column) > 1)"""
@@ -52,14 +52,14 @@ NARROW_PLOTS = """() => [...document.querySelectorAll("figure.plot")].filter(e =
 
 @dataclass(frozen=True)
 class Seen:
-    complaints: list[str]  # of the console
-    requests: list[str]  # for anything but the page itself
+    complaints: list[str]  # console messages and uncaught errors
+    requests: list[str]  # URLs other than that of the page itself
     overflow: int  # pixels
-    smallest: tuple[float, str]  # letters and their text
+    smallest: tuple[float, str]  # letter height in CSS pixels, and the text
     cut_off: list[str]
     collisions: list[str]
     narrow_plots: list[Any]
-    violations: str  # of axe-core's rules; "" if there are none
+    violations: str  # report of axe-core; "" if there are none
     headings: list[str]
     # As the page opens, before anything is unfolded:
     height_at_first: int  # pixels

@@ -1,4 +1,4 @@
-"""Real clusters of several nodes on this machine, and waits for what happens on them."""
+"""Real clusters of several nodes on this machine, and functions that wait for their state."""
 
 import contextlib
 import time
@@ -18,7 +18,7 @@ def two_nodes(*, gpus: bool) -> Iterator[str]:
 
 
 def kill_gcs(cluster: LocalCluster) -> None:
-    """Kill only the GCS server of the head. `ray start` is stopped first, since it would kill the rest of the node."""
+    """Kill only the GCS server of the head. `ray start` is suspended, since it would kill the other processes."""
     head = processes_of(cluster.folder, 0)
     for process in head:
         if "start" in process.cmdline():
@@ -29,19 +29,19 @@ def kill_gcs(cluster: LocalCluster) -> None:
 
 @contextlib.contextmanager
 def every_cpu_taken(seconds: float) -> Iterator[None]:
-    """Keep the 3 CPUs of `two_nodes` busy, for at most so many seconds."""
+    """Keep the 3 CPUs of `two_nodes` busy, for at most the given number of seconds."""
 
     def sleep() -> None:
         time.sleep(seconds)
 
     busy = [ray.remote(num_cpus=cpus, max_retries=0)(sleep).remote() for cpus in (1, 2)]
-    wait_until(lambda: free_cpus() == 0, "the CPUs are not taken")
+    wait_until(lambda: free_cpus() == 0, "the CPUs have not become busy")
     try:
         yield
     finally:
         for task in busy:
             ray.cancel(task, force=True)
-    wait_until(lambda: free_cpus() == 3, "the CPUs are not given back")
+    wait_until(lambda: free_cpus() == 3, "the CPUs have not been released")
 
 
 def free_cpus() -> float:
@@ -49,7 +49,7 @@ def free_cpus() -> float:
 
 
 def wait_until(condition: Callable[[], object], failure: str, seconds: float = 100) -> None:
-    """Wait for the condition; after so many seconds fail with that message."""
+    """Wait until the condition is true; after `seconds`, fail with the message `failure`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, failure

@@ -24,7 +24,7 @@ DOCKERFILE = (ROOT / "cluster" / "deploy" / "Dockerfile").read_text().replace("\
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MANIFESTS = sorted((ROOT / "cluster" / "deploy" / "kubernetes").iterdir())
 LAUNCHERS = sorted((ROOT / "cluster" / "deploy" / "launcher").iterdir())
-MAX_RAYJOB_NAME = 47  # characters; KubeRay appends to it for the name of a Service
+MAX_RAYJOB_NAME = 47  # characters; KubeRay appends a suffix for the name of a Service
 OBJECTS = {
     (made["kind"], made["metadata"]["name"]): made
     for file in MANIFESTS
@@ -33,7 +33,7 @@ OBJECTS = {
 
 
 def only(kind: str) -> Any:
-    """Return the one object of that kind."""
+    """Return the only object of the given kind."""
     (found,) = [made for (other, _), made in OBJECTS.items() if other == kind]
     return found
 
@@ -111,7 +111,7 @@ JOB_SCHEMA = fields(
 
 
 def simple_commands(script: str) -> Iterator[list[str]]:
-    """Yield the commands of a shell script, also those in loops, without assignments and redirections."""
+    """Yield the commands of a shell script, including those in loops, without assignments and redirections."""
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True

@@ -1,4 +1,4 @@
-"""Digits of mnist-mini: a small dataset, pictures, and the difference of an image from a digit."""
+"""Digits of mnist-mini: a small dataset, pictures, and the difference between two images."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from mnist_lib.pictures.ink import find_ink
 with np.load(FOLDER / "mnist-mini.npz") as arrays:
     DIGITS: NDArray[np.uint8] = arrays["test_images"][..., 0]
 
-MAX_DIFFERENCE = 10.0  # of 255, the mean over pixels and digits, for images of the same digit
+MAX_DIFFERENCE = 10.0  # for images of the same digit: mean over pixels and digits, 0-255
 
 any_digit = st.integers(0, len(DIGITS) - 1).map(lambda index: DIGITS[index])
 
@@ -34,5 +34,5 @@ def enlarged(digit: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Return the mean absolute difference over pixels, of 255."""
+    """Return the mean absolute difference of two images over their pixels, 0-255."""
     return float(np.abs(one.astype(float) - other.astype(float)).mean())

@@ -19,7 +19,7 @@ PROGRAMS = ("python -m jobs.", "python -m cluster.", "mnist-jobs ", "make ")
 
 
 class Snippet(NamedTuple):
-    document: str  # its path, from the top of the repository
+    document: str  # path relative to the repository
     text: str
 
     def __repr__(self) -> str:
@@ -35,7 +35,7 @@ def name_of(path: Path) -> str:
 
 
 def blocks(kind: str) -> list[Snippet]:
-    """Return the code blocks of that language in all documents."""
+    """Return the code blocks of a language in all documents."""
     return [
         Snippet(name_of(path), body)
         for path in DOCUMENTS
@@ -50,7 +50,7 @@ def prose(path: Path) -> str:
 
 
 def commands() -> list[Snippet]:
-    """Return every command of this project, in the shell blocks without comments and in the prose."""
+    """Return every command of this project in shell blocks, without comments, and in prose."""
     lines = [
         Snippet(block.document, line.partition(" #")[0].strip())
         for block in blocks("sh")

@@ -79,7 +79,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def header_only(width: int, height: int) -> bytes:
-    """Return a PNG whose header promises that size, without pixels."""
+    """Return a PNG without pixels, whose header declares the given size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""The figures of a report, read from its page."""
+"""The numbers in a report, read from its page."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ FIGURE = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
 
 
 def assert_says_what_the_summary_says(page: str, summary: Mapping[str, Any]) -> None:
-    """Each figure of the page is that of the summary, and the page has all figures of the core."""
+    """Check that each number on the page is that of the summary, and that none of the main accuracies is missing."""
     figures = FIGURE.findall(page)
     for value, path, text in figures:
         expected = _at(summary, path)

@@ -30,7 +30,7 @@ hostname "$HOST_NAME" && cd "$HOST_FOLDER/work" || exit 1
 for code in $HIDDEN; do mount -t tmpfs none "$code" || exit 1; done
 exec "$@"
 """
-SYSTEM_CONFIG = json.dumps({**HEALTH_CHECKS, "health_check_timeout_ms": 1_000})  # for a node that does not answer
+SYSTEM_CONFIG = json.dumps({**HEALTH_CHECKS, "health_check_timeout_ms": 1_000})  # detects an unresponsive node sooner
 
 
 class Host:
@@ -53,11 +53,11 @@ class Host:
         _ip("-n", self.namespace, "addr", "add", f"{self.address}/24", "dev", inside)
         for device in ("lo", inside):
             _ip("-n", self.namespace, "link", "set", device, "up")
-        _ip("-n", self.namespace, "route", "add", "default", "dev", inside)  # Ray finds its address by it
+        _ip("-n", self.namespace, "route", "add", "default", "dev", inside)  # Ray finds the host's address by it
 
     def leave(self) -> None:
         self.kill()
-        _ip("netns", "del", self.namespace)  # with its end of the link
+        _ip("netns", "del", self.namespace)  # also deletes its end of the link
 
     def set_link(self, state: str) -> None:
         """Set the network link "up" or "down"."""

@@ -1,4 +1,4 @@
-"""Runs jobs as a user does, each in its own process, and reads what they leave."""
+"""Run jobs as a user does, each in its own process, and read what they write."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ from jobs.train.options import TrainOptions
 limits = TrainOptions.limits
 TrainOptions.limits = lambda self: dataclasses.replace(limits(self), silence_seconds=3.0, head_seconds=5.0)
 """
-MARK = "MNIST_TEST_PROCESS"  # in the environment of a driver and of all processes that it starts
+MARK = "MNIST_TEST_PROCESS"  # environment variable of a driver and of all processes that it starts
 
 
 def start(
@@ -45,7 +45,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a signal to its group does not reach the tests
+        start_new_session=True,  # so that a signal to its process group does not reach the tests
     )
 
 
@@ -54,7 +54,7 @@ def train(
 ) -> tuple[int, str, str]:
     process = start(*arguments, home=home, prelude=prelude, module=module, **environment)
     stdout, stderr = process.communicate(timeout=280)
-    assert "\x1b" not in stdout + stderr  # neither is a terminal
+    assert "\x1b" not in stdout + stderr  # no colours, since neither is a terminal
     assert "Warning: " not in stderr
     assert not re.search("the (report|index) could not be written", stderr)
     return process.returncode, stdout, stderr

@@ -24,7 +24,7 @@ class Cluster:
 @contextlib.contextmanager
 def local_cluster(folder: Path, *, nodes: int = 1, **environment: str) -> Iterator[Cluster]:
     """Provide a cluster whose HOME is in the folder, with additional environment variables."""
-    home, own = folder / "home", Path(tempfile.mkdtemp(prefix="c"))  # short, since it holds sockets
+    home, own = folder / "home", Path(tempfile.mkdtemp(prefix="c"))  # short: socket paths have at most 107 bytes
     home.mkdir(parents=True)
     command = [sys.executable, "-m", "cluster.local"]
     environment = {**os.environ, "HOME": str(home), **environment}

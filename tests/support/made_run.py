@@ -1,4 +1,4 @@
-"""Made-up results: whole runs for reports, and trials with chosen predictions for what is counted from them."""
+"""Made-up results: complete runs for reports, and trials with chosen predictions for summaries."""
 
 from dataclasses import asdict
 from typing import Any
@@ -129,7 +129,7 @@ def small_result(
     labels: np.ndarray[tuple[int], np.dtype[np.uint8]] = FOUR_LABELS,
     validation: int | None = 5,
 ) -> TrialResult:
-    """Return a trial of keras with these predictions, all of the same confidence."""
+    """Return the result of a trial of keras with these predictions, all of the same confidence."""
     count = len(predicted)
     probabilities = np.full((count, 10), (1 - confidence) / 9, np.float32)
     probabilities[np.arange(count), predicted] = confidence
@@ -162,7 +162,7 @@ def tally_of(first: TrialResult, *others: TrialResult) -> Tally:
 
 
 def small_summary(*predicted: list[int], failed: int = 0) -> dict[str, Any]:
-    """Return the summary of trials of keras with these predictions for FOUR_LABELS, and of failed ones."""
+    """Return the summary of trials of keras with these predictions for FOUR_LABELS, and of failed trials."""
     results = [small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)]
     tallies = {"keras": tally_of(*results)} if results else {}
     rows = [trial_row({"model": "keras", "seed": r.spec.seed, "epochs": 5}, r, attempts=1) for r in results]

@@ -32,7 +32,7 @@ class Relay:
         self.cut()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the listener is closed
+        with contextlib.suppress(OSError):  # raised when the listener is closed
             while True:
                 client, _ = self._listener.accept()
                 if not self._connected.is_set():

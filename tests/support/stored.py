@@ -28,7 +28,7 @@ def publish_trained(objects: Objects, dataset: Dataset, run: str, spec: TrialSpe
     """Train a trial in this process and publish it as a run does. Needs the fixture `tensorflow`."""
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
-    resources = Resources(cpus=2, cpu_replicas=2)  # those of the fixture
+    resources = Resources(cpus=2, cpu_replicas=2)  # as in the fixture
     (*_, result) = run_trials([spec], lambda: dataset, resources, WorkerPlace(node="here"))
     assert isinstance(result, TrialResult), result
     files, about = contents_of(result, dataset.info, run, {"sha256": "0" * 64})

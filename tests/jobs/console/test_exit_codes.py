@@ -14,8 +14,8 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 
 INTERNAL = {
-    "E-BUG",  # the code of every exception without one
-    "E-CHECKPOINT",  # a worker restarts the trial without the checkpoint; no run ends with it
+    "E-BUG",  # the code of every exception that defines none
+    "E-CHECKPOINT",  # no run ends with it: the worker restarts the trial without the checkpoint
 }
 
 
@@ -37,7 +37,7 @@ def test_every_error_class_has_an_exit_code() -> None:
     assert codes <= exit_codes.ERRORS.keys() | INTERNAL
 
 
-def test_every_error_code_in_the_source_is_in_the_table_and_the_reverse() -> None:
+def test_the_table_has_exactly_the_error_codes_in_the_source() -> None:
     files = [path for folder in SOURCE_FOLDERS for path in folder.rglob("*.py") if path.name != "exit_codes.py"]
     written = {code for path in files for code in re.findall(r'"(E-[A-Z][A-Z-]+)"', path.read_text())}
     assert written - INTERNAL <= exit_codes.ERRORS.keys()
@@ -55,13 +55,13 @@ def test_no_code_is_in_two_rows_and_every_code_has_a_meaning() -> None:
 
 
 @pytest.mark.parametrize("row", exit_codes.TABLE, ids=lambda row: str(row.number))
-def test_an_exit_code_that_is_retried_covers_an_error_that_is_worth_it(row: exit_codes.ExitCode) -> None:
+def test_an_exit_code_is_retried_if_and_only_if_one_of_its_errors_is(row: exit_codes.ExitCode) -> None:
     if row.errors and row.number != 1:  # 1 is also the exit code of a driver that Ray ended
         assert (row.retry != "no") == any(error.retry for error in row.errors.values())
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_every_kind_of_death_ends_a_run_with_5_and_a_bug_with_1(kind: Kind) -> None:
+def test_every_kind_of_death_has_exit_code_5_except_a_bug_with_1(kind: Kind) -> None:
     assert exit_codes.exit_code_of(kind.code) == (1 if kind is Kind.BUG else 5)
 
 

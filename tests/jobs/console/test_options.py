@@ -1,4 +1,4 @@
-"""The parser that is made from the fields of a dataclass, subcommands, and options as flags."""
+"""Parsers made from the fields of a dataclass, the choice of a subcommand, and flags made from options."""
 
 import argparse
 from dataclasses import dataclass
@@ -60,11 +60,11 @@ def test_an_unknown_option_suggests_the_one_that_was_meant(flag: str, suggested:
         Options(seeds=(4, 8), names=("a", "b"), batch_size=32),
     ],
 )
-def test_flags_of_options_are_parsed_to_the_same_options(options: Options) -> None:
+def test_options_written_as_flags_are_parsed_to_the_same_options(options: Options) -> None:
     assert parse("program", Options, flags_of(vars(options))) == options
 
 
-def test_options_that_are_left_out_are_unknown_and_have_their_defaults() -> None:
+def test_options_left_out_of_a_command_are_refused_and_have_their_defaults() -> None:
     assert parse("program", Options, ["--epochs=7"], left_out=["seeds"]) == Options(epochs=7)
     with pytest.raises(UsageError, match="--seeds is not an option"):
         parse("program", Options, ["--seeds=2"], left_out=["seeds"])
@@ -92,7 +92,7 @@ def test_an_unknown_subcommand_suggests_the_one_that_was_meant() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--epochs=1"], ["--help"]])
-def test_a_program_with_a_use_of_its_own_needs_no_subcommand(arguments: list[str]) -> None:
+def test_a_program_that_also_runs_without_a_subcommand_needs_none(arguments: list[str]) -> None:
     assert split_subcommand("program", {"": None, "list": None}, arguments) == ("", arguments)
     assert split_subcommand("program", {"": None, "list": None}, ["list", *arguments]) == ("list", arguments)
 
@@ -108,7 +108,7 @@ def test_a_data_dir_that_does_not_exist_is_refused_and_not_created(options: type
     assert parse("program", options, [f"--data-dir={tmp_path}"]).data_dir == tmp_path
 
 
-def test_a_folder_in_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_the_path_of_a_folder_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "tfds").mkdir()
     assert values.existing_folder("~/tfds") == tmp_path / "tfds"

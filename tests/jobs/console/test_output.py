@@ -60,7 +60,7 @@ def test_verbose_prints_the_traceback(capsys: pytest.CaptureFixture[str], caplog
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_exception_with_a_foreign_code_is_reported_as_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_whose_code_is_no_error_code_is_reported_as_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
     class HttpError(Exception):
         code = 404
 
@@ -91,7 +91,7 @@ def test_a_closed_standard_output_does_not_change_the_exit_code(length: int) -> 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
-    """Standard output is a terminal of that many columns."""
+    """Make standard output a terminal, with the number of columns in the parameter."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(request.param))
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -117,7 +117,7 @@ def test_a_word_that_does_not_fit_is_cut_or_folded(terminal: int) -> None:
     assert "…" in table(("file", "bytes"), [(name, "1")])
     folded = table(("file", "bytes"), [(name, "1")], fold=["file"])
     assert "…" not in folded
-    assert folded.count("b") == 31  # one in "bytes"
+    assert folded.count("b") == 31  # 30 in the name, one in "bytes"
 
 
 @pytest.mark.parametrize("terminal", [40], indirect=True)
@@ -141,6 +141,6 @@ def test_a_pipe_gets_whole_words_without_trailing_spaces_or_colours(monkeypatch:
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 
 
-def test_cells_are_escaped_and_are_no_markup() -> None:
+def test_cells_are_escaped_and_not_read_as_markup() -> None:
     text = table(("name",), [("\x1b[31mred\n[bold]x[/] :smile:",)])
     assert text.splitlines()[1] == "\\x1b[31mred\\n[bold]x[/] :smile:"

@@ -14,7 +14,7 @@ from tests.support.job import ROOT
 
 
 def shown_on_terminal(*command: str | Path, columns: int = 80, **environment: str) -> tuple[int, str, str]:
-    """Run a command with its standard error on a terminal, and return its exit code, that output and stdout."""
+    """Run a command with standard error on a terminal; return its exit code, standard error and standard output."""
     ours, its = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -27,7 +27,7 @@ def shown_on_terminal(*command: str | Path, columns: int = 80, **environment: st
     )
     os.close(its)
     shown = b""
-    with contextlib.suppress(OSError):  # the other end is closed
+    with contextlib.suppress(OSError):  # raised when the other end is closed
         while part := os.read(ours, 65536):
             shown += part
     os.close(ours)
@@ -54,18 +54,18 @@ assert "rich" not in sys.modules
 """
 
 
-def test_a_step_spins_and_lines_are_printed_above_it() -> None:
+def test_a_step_has_a_spinner_and_lines_are_printed_above_it() -> None:
     code, shown, _ = shown_on_terminal("-c", STEPS)
     assert code == 0, shown
     erase = "\r\x1b[2K"
     frames = shown.replace("\r\n", "\n").split(erase)
     outer = [frame for frame in frames if frame.endswith("outer step")]
-    assert len({frame[0] for frame in outer}) > 2  # it spins
+    assert len({frame[0] for frame in outer}) > 2  # the spinner moves
     assert any(frame.endswith("inner step") for frame in frames)
     assert "a log line\n" in frames
     assert "a printed line\n" in frames
     assert "hidden step" not in shown
-    assert frames[-1] == ""  # nothing is left of it
+    assert frames[-1] == ""  # the last step is erased
     assert "\x1b[?25l" not in shown
 
 
@@ -75,7 +75,7 @@ def test_a_terminal_that_cannot_move_its_cursor_shows_lines_only(term: str) -> N
     assert (code, shown.replace("\r\n", "\n")) == (0, "a log line\na printed line\n")
 
 
-def test_without_a_terminal_there_are_lines_only() -> None:
+def test_without_a_terminal_only_lines_are_printed() -> None:
     done = subprocess.run([sys.executable, "-c", STEPS], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "a log line\na printed line\n")
 
@@ -123,7 +123,7 @@ def test_a_terminal_shows_a_live_table_and_stdout_gets_only_the_result(data_dir:
     assert code == 0, shown
     for text in ("starting Ray", "importing TensorFlow", "trial", "validation", "/30", "1 running"):
         assert text in shown
-    assert "\x1b[?25l" not in shown  # the cursor stays: a driver that is killed could not show it again
+    assert "\x1b[?25l" not in shown  # the cursor is not hidden: a killed driver could not show it again
     assert shown.endswith("\x1b[2K")  # the table and the last step are erased
     assert printed.startswith("Accuracy on the 1,000 test images")
     assert "\x1b" not in printed

@@ -1,4 +1,4 @@
-"""Each of ten faults is found and named with its fix, and decides the exit code as it would in a run."""
+"""Each fault is reported with its fix, and gives the exit code with which a run would fail."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def doctor(
     """Run the command and return its exit code and findings.
 
     Args:
-        within: a shell command that mounts something first, in a mount namespace of its own.
+        within: a shell command that mounts a file system first; both commands run in a new mount namespace.
     """
     command = [sys.executable, "-c", DOCTOR.format(prelude=prelude), "--json", *map(str, arguments)]
     if within is not None:
@@ -66,7 +66,7 @@ def test_on_a_machine_without_faults_every_finding_is_ok(tmp_path: Path, home: P
     assert code == 0
     assert {finding["mark"] for finding in found} == {"ok"}
     assert [finding["what"] for finding in found] == ["packages", "storage", "storage", "dataset", "token"]
-    assert not (tmp_path / "s").exists()  # the check leaves nothing
+    assert not (tmp_path / "s").exists()  # the check leaves no files
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_a_storage_that_is_almost_full_is_a_fault(tmp_path: Path) -> None:
     assert fault(found, "storage")["fix"] == "free some, or name another folder with --storage"
 
 
-def test_a_dataset_that_cannot_be_had_is_a_fault(tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_obtained_is_a_fault(tmp_path: Path) -> None:
     code, found = doctor(
         "--storage", tmp_path / "s", "--dataset=mnist", "--data-source=/nowhere", "--data-dir", tmp_path
     )
@@ -124,14 +124,14 @@ def test_a_dataset_that_cannot_be_had_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_a_token_that_other_users_can_read_is_a_warning(tmp_path: Path) -> None:
-    home = Path(tempfile.mkdtemp())  # pytest's own folders keep others out
+    home = Path(tempfile.mkdtemp())  # other users cannot enter pytest's own folders
     home.chmod(0o755)
     (home / ".ray").mkdir()
     (home / ".ray/auth_token").write_text("canary")
     try:
         code, found = doctor("--storage", tmp_path / "s", HOME=str(home))
         (warning,) = [finding for finding in found if finding["mark"] == "warning"]
-        assert (code, warning["what"]) == (0, "token")  # a run would work
+        assert (code, warning["what"]) == (0, "token")  # a run would still work
         assert warning["fix"].startswith(f"chmod 600 {home}/.ray/auth_token")
         (home / ".ray/auth_token").chmod(0o600)
         _, found = doctor("--storage", tmp_path / "s", HOME=str(home))
@@ -172,13 +172,13 @@ def test_a_node_that_died_is_a_warning_until_it_is_back(tmp_path: Path) -> None:
         where = ("--storage", tmp_path / "s", "--address", cluster.address)
         assert doctor(*where)[0] == 0
         cluster.kill(node)
-        wait_until(lambda: lost_nodes(cluster.address), "the head has not noticed", 60)
+        wait_until(lambda: lost_nodes(cluster.address), "the head has not noticed the lost node", 60)
         code, found = doctor(*where)
         (died,) = [finding for finding in found if finding["found"] == "it died"]
-        assert (code, died["mark"]) == (0, "warning")  # a run would work
+        assert (code, died["mark"]) == (0, "warning")  # a run would still work
         assert "ray start --address" in died["fix"]
         cluster.add_nodes(cpus=1)
-        assert lost_nodes(cluster.address) == []  # it is back
+        assert lost_nodes(cluster.address) == []  # the node is back
 
 
 def test_the_first_fault_decides_the_exit_code() -> None:

@@ -1,4 +1,4 @@
-"""The commands that compute with a stored version: evaluate, reproduce, export."""
+"""The commands that run TensorFlow on a stored version: evaluate, reproduce, export."""
 
 import json
 import re
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def storage(tensorflow: None, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scratch@1 is the champion; scratch@2, of an accuracy below 30%, was refused."""
+    """A storage whose champion is scratch@1; scratch@2, with an accuracy below 30%, was not promoted."""
     from mnist_lib.data.prepare import prepare
 
     dataset = prepare("mnist-mini", data_dir, None)
@@ -49,7 +49,7 @@ def command(storage: Path, data_dir: Path, capfd: pytest.CaptureFixture[str]) ->
     return run
 
 
-def test_export_of_a_bare_name_writes_the_champion_not_the_refused_newest_version(
+def test_export_of_a_bare_name_writes_the_champion_not_the_newest_version(
     command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -74,7 +74,7 @@ def test_reproduce_of_a_bare_name_trains_the_champion_again(command: Callable[..
     assert json.loads(stdout)["stored"]["correct"] < 300
 
 
-def test_evaluate_without_the_data_advises_only_options_that_it_has(
+def test_evaluate_without_the_data_suggests_only_options_that_it_has(
     digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mnist = Dataset.of("mnist", "3.0.1", digits.train, digits.test)

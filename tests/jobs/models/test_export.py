@@ -1,4 +1,4 @@
-"""Exported versions: each format is written and run by its own runtime."""
+"""Exported versions: each format is written, and then run by its own runtime."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def storage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage with one version of each model, with initial weights; the data set is prepared."""
+    """A storage with one version of each model, with initial weights; the dataset has been prepared."""
     from mnist_lib.data.prepare import prepare
 
     prepare("mnist-mini", data_dir, None)
@@ -36,7 +36,7 @@ def storage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(
     storage: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Any:
-    """Run the command in an empty folder; returns (exit code, standard output, standard error)."""
+    """Return a function that runs the command in an empty folder and returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -72,7 +72,7 @@ def deployed(form: str, path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("form", EXPORT_FORMATS)
-def test_an_exported_version_predicts_any_number_of_images_as_the_stored_one(
+def test_an_exported_version_predicts_the_same_as_the_stored_one_at_any_batch_size(
     form: str, name: str, export: Any, storage: Path, digits: Dataset
 ) -> None:
     require(form)
@@ -120,7 +120,7 @@ def cut_short(write: Callable[[Any, Path], None]) -> Callable[[Any, Path], None]
     ],
 )
 @pytest.mark.parametrize("form", EXPORT_FORMATS)
-def test_an_export_that_predicts_something_else_is_refused_and_deleted(
+def test_an_export_that_cannot_run_or_predicts_differently_is_refused_and_deleted(
     form: str, sabotage: Any, message: str, export: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(form)
@@ -163,7 +163,7 @@ def test_a_folder_that_appears_during_the_export_is_not_overwritten(
     assert [path.name for path in Path.cwd().rglob("*")] == ["there"]
 
 
-def test_a_path_that_cannot_be_written_is_one_error_line(export: Any) -> None:
+def test_a_path_that_cannot_be_written_gives_one_error_line(export: Any) -> None:
     Path("file").touch()
     for to in ("absent/keras", "file/keras"):
         code, _, stderr = export("scratch@1", "--format=saved_model", "--to", to)
@@ -194,7 +194,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         (["keras@7", "--format=onnx"], "there is no keras@7 in "),
     ],
 )
-def test_a_wrong_command_line_is_refused_in_one_line(arguments: list[str], message: str, export: Any) -> None:
+def test_a_wrong_command_line_gives_one_error_line(arguments: list[str], message: str, export: Any) -> None:
     code, _, stderr = export(*arguments)
     assert (code, stderr.count("\n")) == (2, 1)
     assert message in stderr

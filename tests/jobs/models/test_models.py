@@ -1,4 +1,4 @@
-"""The commands of `jobs.models` that do not compute, over small fake versions."""
+"""The commands of `jobs.models` that need no TensorFlow, with small fake versions."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
 
 
 @pytest.mark.usefixtures("storage")
-def test_a_champion_is_promoted_defended_and_rolled_back_as_its_history_says(command: Callable[..., Output]) -> None:
+def test_a_champion_is_promoted_retained_and_rolled_back_as_history_shows(command: Callable[..., Output]) -> None:
     assert command("champion").out == "There is no champion.\n"
     first = command("promote", "keras@1").out
     assert first.startswith("keras@1 is now the champion: keras@1 is the first champion, with 50.00%")
@@ -71,13 +71,11 @@ def test_a_champion_is_promoted_defended_and_rolled_back_as_its_history_says(com
     assert command("champion", "--at", "2999-01-01T00:00:00+01:00").out.startswith("keras@2 since ")
 
 
-def test_a_rollback_is_in_the_index_at_once_if_a_run_has_written_one(
-    command: Callable[..., Output], storage: Path
-) -> None:
+def test_a_rollback_updates_the_index_at_once_if_there_is_one(command: Callable[..., Output], storage: Path) -> None:
     for version in ("keras@1", "keras@2"):
         command("promote", version)
     assert not (storage / "index.html").exists()
-    (storage / "index.html").write_text("as a run has written it")
+    (storage / "index.html").write_text("an index that a run has written")
     assert command("rollback", "keras").code == 0
     page = (storage / "index.html").read_text()
     current, _, history = page.partition("Champion history")
@@ -103,7 +101,7 @@ def test_the_list_shows_accuracies_and_the_champion(command: Callable[..., Outpu
 
 
 @pytest.mark.usefixtures("storage")
-def test_a_bare_name_is_the_champion_in_show_and_diff(command: Callable[..., Output]) -> None:
+def test_a_bare_name_means_the_champion_in_show_and_diff(command: Callable[..., Output]) -> None:
     command("promote", "keras@2")
     assert command("show", "keras").out.startswith("keras@2\n")
     assert command("show", "keras@latest").out.startswith("keras@3\n")
@@ -161,7 +159,7 @@ def test_damage_is_found_and_reported_and_hides_no_other_version(storage: Path, 
     assert refused.err.startswith("error[E-INTEGRITY] keras@2: model.keras: expected sha256")
 
 
-def test_a_champion_whose_version_is_gone_is_found_and_can_be_rolled_back(
+def test_a_champion_whose_version_is_missing_is_reported_and_can_be_rolled_back(
     storage: Path, command: Callable[..., Output]
 ) -> None:
     for name in ("keras@1", "keras@2"):
@@ -185,7 +183,7 @@ def test_a_damaged_champion_record_is_reported_and_can_be_rolled_back(
         found = command(name)
         assert found.code == 7
         assert "models/keras/champion/00000002.json: expected a record whose sha256" in found.out
-    assert command("champion").code == 7  # not "There is no champion", and no other version
+    assert command("champion").code == 7  # neither "There is no champion" nor another version
     assert "keras@3" in command("list").out
     assert command("rollback", "keras").out == (
         "keras@1 is the champion: rolled back from champion record 2, which is damaged\n"
@@ -194,7 +192,7 @@ def test_a_damaged_champion_record_is_reported_and_can_be_rolled_back(
     assert command("rollback", "keras", "--to", "3").out.startswith("keras@3 is the champion")
 
 
-def test_a_copy_of_a_version_is_verified_in_its_folder(
+def test_a_copy_of_a_version_folder_can_be_verified(
     storage: Path, tmp_path: Path, command: Callable[..., Output]
 ) -> None:
     copy = shutil.copytree(storage / version_folder("keras", 2), tmp_path / "copy")
@@ -254,7 +252,7 @@ def test_rollback_to_a_time_restores_the_champion_of_that_time(storage: Path, co
     ],
 )
 @pytest.mark.usefixtures("storage")
-def test_a_wrong_command_line_is_refused_in_one_line(
+def test_a_wrong_command_line_gives_one_error_line(
     arguments: list[str], message: str, command: Callable[..., Output]
 ) -> None:
     refused = command(*arguments)
@@ -265,7 +263,7 @@ def test_a_wrong_command_line_is_refused_in_one_line(
 
 
 @pytest.mark.slow
-def test_ten_thousand_versions_are_listed_in_two_seconds_and_slow_no_publisher(tmp_path: Path) -> None:
+def test_ten_thousand_versions_are_listed_in_two_seconds_and_barely_slow_publishing(tmp_path: Path) -> None:
     folders = [tmp_path / "few", tmp_path / "many"]
     for storage in folders:
         publish(LocalObjects(storage), "keras", "run", files(150), about(right=150))
@@ -289,7 +287,7 @@ def test_ten_thousand_versions_are_listed_in_two_seconds_and_slow_no_publisher(t
         counting = Faulty(LocalObjects(storage), at=0, error=StoreError, late=False)
         publish(counting, "keras", "another", files(150), about(right=150))
         operations.append(counting.operations)
-    assert operations[1] - operations[0] < 30  # log n more requests
+    assert operations[1] - operations[0] < 30  # finding the newest number takes O(log n) requests
 
 
 @pytest.mark.slow

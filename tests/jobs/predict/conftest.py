@@ -1,4 +1,4 @@
-"""The command in the process of the tests, which has loaded TensorFlow already."""
+"""A function that runs the command in the process of the tests, which has already loaded TensorFlow."""
 
 import logging
 from collections.abc import Callable, Iterator

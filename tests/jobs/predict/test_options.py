@@ -1,4 +1,4 @@
-"""What `jobs.predict` refuses before it loads TensorFlow, and its table; over small fake versions."""
+"""What `jobs.predict` refuses before it loads TensorFlow, and the table that it prints, with small fake versions."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ from tests.support.store.fake_versions import about, files
         (["a.png"], "there is no champion in "),
     ],
 )
-def test_a_wrong_command_line_is_refused_in_one_line(
+def test_a_wrong_command_line_gives_one_error_line(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -75,7 +75,7 @@ def test_a_damaged_version_predicts_nothing(tmp_path: Path, capsys: pytest.Captu
     assert "error[E-INTEGRITY] keras@1: model.keras: expected sha256" in capsys.readouterr().err
 
 
-def test_a_picture_with_a_long_name_is_one_line_of_a_pipe() -> None:
+def test_a_picture_with_a_long_name_takes_one_line_in_a_pipe() -> None:
     name = " ".join(40 * ["name"]) + ".png"
     picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
     _, line = as_table([Answer(name, picture, np.eye(10, dtype=np.float32)[7])]).splitlines()

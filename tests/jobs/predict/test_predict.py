@@ -1,4 +1,4 @@
-"""Pictures as people have them, predicted by a model that was trained and stored by the job."""
+"""Predictions for realistic pictures, by a model that the job has trained and stored."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def storage(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def folder(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 40 drawn digits, whose file names contain their labels, and the same 40 as images of MNIST."""
+    """A folder with 40 drawn digits, with labels in the file names, and the 40 original images as hidden files."""
     folder = tmp_path_factory.mktemp("pictures")
     for number, index in enumerate(np.random.default_rng(1).choice(1_000, 40, replace=False)):
         mode, format = KINDS[number % len(KINDS)]
@@ -56,7 +56,7 @@ def digits_of(stdout: str) -> list[int]:
     return [row["digit"] for row in json.loads(stdout)["pictures"]]
 
 
-def test_drawn_digits_are_read_like_those_of_the_data_set_and_drawn_into_a_file(
+def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
     storage: Path, folder: Path, tmp_path: Path, predict: Any
 ) -> None:
     code, stdout, stderr = predict(folder, "--storage", storage, "--json", "--picture", tmp_path / "seen.png")
@@ -81,7 +81,7 @@ def test_drawn_digits_are_read_like_those_of_the_data_set_and_drawn_into_a_file(
         assert seen.height < 1_500
 
 
-def test_each_bad_file_is_one_error_line_and_the_other_files_are_read(
+def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
     storage: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     bad = {
@@ -103,7 +103,7 @@ def test_each_bad_file_is_one_error_line_and_the_other_files_are_read(
     seconds = time.monotonic() - begin
     assert done.returncode == 9, done.stderr
     (reported,) = re.findall(r"^8 pictures in ([\d.]+) s ", done.stderr, re.MULTILINE)
-    assert seconds / 2 < float(reported) < seconds  # all but the end of the process
+    assert seconds / 2 < float(reported) < seconds  # excludes only the end of the process
     errors = [line for line in done.stderr.splitlines() if line.startswith("error[E-IMAGE] ")]
     assert len(errors) == len(bad) + 1
     for name, (_, message) in bad.items():
@@ -160,7 +160,7 @@ def test_test_images_have_their_labels_and_are_chosen_by_the_seed(storage: Path,
     assert predict("--from-test=1001", "--storage", storage, "--data-dir", data_dir)[0] == 2
 
 
-def test_a_picture_on_which_no_digit_is_likely_is_marked(
+def test_a_picture_without_a_likely_digit_is_marked_as_unsure(
     storage: Path, digits: Dataset, tmp_path: Path, predict: Any
 ) -> None:
     images = digits.test.images[..., 0].astype(float)
@@ -175,7 +175,7 @@ def test_a_picture_on_which_no_digit_is_likely_is_marked(
     assert re.fullmatch(rf"unsure: {len(unsure)} of 20 (is|are) below 50%\.", table[-1])
 
 
-def test_pictures_read_by_several_processes_stay_in_their_order(
+def test_pictures_read_by_several_processes_keep_their_order(
     storage: Path, digits: Dataset, tmp_path: Path, predict: Any
 ) -> None:
     for number in range(250):
@@ -191,7 +191,7 @@ def test_pictures_read_by_several_processes_stay_in_their_order(
     assert "28 x 28" not in stderr  # none was resized
 
 
-def test_a_cluster_predicts_the_same_and_the_driver_loads_no_tensorflow(
+def test_a_cluster_predicts_the_same_and_the_driver_does_not_load_tensorflow(
     storage: Path, folder: Path, ray_address: str, tmp_path: Path, predict: Any
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"bad")

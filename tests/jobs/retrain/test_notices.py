@@ -14,7 +14,7 @@ from jobs.retrain.notices import Notifier, notice_of
 from mnist_lib.retraining.journal import Entry
 from tests.support.receiver import Receiver
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the example of the specification
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # example in the Standard Webhooks specification
 NOTICE = {"schedule": "nightly", "outcome": "done"}
 DONE = Entry(
     "done",
@@ -43,7 +43,7 @@ def start_receiver() -> Iterator[Callable[..., Receiver]]:
         receiver.close()
 
 
-def test_a_notice_arrives_with_a_signature_that_a_library_of_the_standard_verifies(
+def test_the_standardwebhooks_library_verifies_the_signature_of_a_notice(
     start_receiver: Callable[..., Receiver],
 ) -> None:
     receiver = start_receiver(204)
@@ -56,13 +56,13 @@ def test_a_notice_arrives_with_a_signature_that_a_library_of_the_standard_verifi
         Webhook(SECRET).verify(body + b" ", headers)
 
 
-def test_a_notice_is_sent_again_after_a_500_with_the_same_id(start_receiver: Callable[..., Receiver]) -> None:
+def test_after_a_500_a_notice_is_sent_again_with_the_same_id(start_receiver: Callable[..., Receiver]) -> None:
     receiver = start_receiver(500, 503, 200)
     notifier = Notifier(receiver.url, SECRET)
     notifier.send(NOTICE)
     notifier.close()
     assert len(receiver.requests) == 3
-    assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 1  # lets the receiver act on it once
+    assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 1  # lets the receiver ignore repetitions
 
 
 def test_a_notice_is_abandoned_after_its_deadline_and_the_next_one_is_sent(
@@ -98,7 +98,7 @@ def test_a_url_of_another_scheme_is_refused_and_not_run_as_a_command(receiver: s
     assert "canary" not in str(refused.value)
 
 
-def test_a_url_with_whitespace_around_it_or_in_capitals_is_a_url(start_receiver: Callable[..., Receiver]) -> None:
+def test_a_url_with_whitespace_around_it_or_in_capitals_is_accepted(start_receiver: Callable[..., Receiver]) -> None:
     receiver = start_receiver(200)
     notifier = Notifier(" " + receiver.url.replace("http", "HTTP", 1) + "\n", None)
     notifier.send(NOTICE)
@@ -117,7 +117,7 @@ def test_a_notice_that_is_refused_is_not_sent_again(
     assert "HTTP 401" in caplog.text
 
 
-def test_nothing_fails_where_no_server_listens(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_server_a_notice_is_abandoned_without_an_error(caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier("http://127.0.0.1:1/canary-of-a-secret", None, deadline=0.5)
     notifier.send(NOTICE)
     notifier.close()
@@ -139,7 +139,7 @@ def test_a_command_reads_the_notice(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "notice").read_text()) == NOTICE
 
 
-def test_a_command_that_fails_is_logged_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_that_fails_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier("exit 3", None)
     notifier.send(NOTICE)
     notifier.close()

@@ -25,7 +25,7 @@ from tests.support.schedule import DAILY, HOURLY, Schedule
 
 
 @pytest.mark.slow
-def test_each_emitted_command_runs_on_this_machine_as_it_is(schedule: Schedule) -> None:
+def test_each_emitted_command_runs_unchanged_on_this_machine(schedule: Schedule) -> None:
     config = schedule.folder / "retrain.yaml"
     train = {"models": ["scratch"], "epochs": 2, "data_dir": str(schedule.data_dir)}
     config.write_text(yaml.safe_dump({"cron": "0 0 * * *", "storage": str(schedule.storage), "train": train}))
@@ -49,7 +49,7 @@ def test_each_emitted_command_runs_on_this_machine_as_it_is(schedule: Schedule) 
     entrypoint = yaml.safe_load(emitted("raycronjob"))["spec"]["jobTemplate"]["entrypoint"]
     for command in (words, cron_job["containers"][0]["command"], entrypoint):
         done = run(command)
-        assert (done.returncode, done.stdout) == (0, first.stdout), done.stderr  # the slot's run, which is done already
+        assert (done.returncode, done.stdout) == (0, first.stdout), done.stderr  # this slot's run is done
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_each_emitted_command_runs_on_this_machine_as_it_is(schedule: Schedule) 
         (["stats"], "error[E-USAGE] command: "),
     ],
 )
-def test_i7_an_invalid_option_is_refused_with_2_before_anything_starts(
+def test_an_invalid_option_is_refused_with_exit_code_2_before_anything_starts(
     arguments: list[str], error: str, tmp_path: Path
 ) -> None:
     begin = time.monotonic()
@@ -93,7 +93,7 @@ def test_i7_an_invalid_option_is_refused_with_2_before_anything_starts(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_null_in_a_file_means_the_default(tmp_path: Path) -> None:
+def test_null_in_a_configuration_file_means_the_default(tmp_path: Path) -> None:
     config = tmp_path / "retrain.yaml"
     config.write_text("cron: 0 3 * * *\njitter: null\nname: null\nmax_attempts: null\nnotify_on: null\ntrain: null\n")
     options = parse("jobs.retrain", RetrainOptions, ["--config", str(config)])
@@ -127,7 +127,7 @@ def test_the_help_of_a_subcommand_lists_only_options_that_it_uses(
     assert listed == expected[subcommand]
 
 
-def test_one_file_serves_every_subcommand_and_a_wrong_key_in_it_is_refused(
+def test_one_configuration_file_serves_every_subcommand_and_wrong_keys_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "retrain.yaml"
@@ -147,7 +147,7 @@ def test_one_file_serves_every_subcommand_and_a_wrong_key_in_it_is_refused(
     ("scheduler", "final"),
     [("systemd", "RestartPreventExitStatus=2 3 5 7 9"), ("kubernetes", r"values:\n( +- [23579]\n){5}")],
 )
-def test_an_emitted_schedule_retries_what_the_table_of_exit_codes_says(
+def test_an_emitted_schedule_does_not_retry_the_final_exit_codes(
     scheduler: str, final: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert FINAL_EXIT_CODES == (2, 3, 5, 7, 9)
@@ -182,7 +182,7 @@ def test_the_url_of_the_webhook_is_in_no_output_log_or_file(schedule: Schedule) 
 
 
 @pytest.mark.slow
-def test_status_prints_times_in_the_time_zone_of_tz(schedule: Schedule) -> None:
+def test_status_prints_times_in_the_time_zone_of_the_tz_option(schedule: Schedule) -> None:
     noon = datetime.now(UTC).replace(hour=12, minute=30)
     ahead = (noon - datetime.now(UTC)).total_seconds()
     train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")

@@ -44,18 +44,17 @@ def test_a_daemon_that_is_killed_and_restarted_runs_each_slot_once(schedule: Sch
     versions = [entry["results"]["scratch"]["version"] for entry in done]
     assert versions == [1, 2, 3]
     log = history(LocalObjects(schedule.storage), "scratch")
-    assert [record.version for record in log if isinstance(record, Champion)] == [
-        1
-    ]  # an equal model does not replace it
+    champions = [record.version for record in log if isinstance(record, Champion)]
+    assert champions == [1]  # an equal model is not promoted
     reasons = [entry["results"]["scratch"]["why"] for entry in done]
     assert reasons[0].startswith("scratch@1 is the first champion")
-    assert all("gained 0, lost 0" in reason for reason in reasons[1:])  # the same seed: the same model
+    assert all("gained 0, lost 0" in reason for reason in reasons[1:])  # the same seed gives the same model
     _, text = schedule.run("status", *command)
     assert text.count("CE") >= 4, text  # CET or CEST
     assert "Next: " in text
 
 
-def test_once_exits_at_once_for_a_done_slot_and_skips_an_unchanged_one(schedule: Schedule) -> None:
+def test_the_once_option_exits_soon_for_a_done_slot_and_skips_an_unchanged_one(schedule: Schedule) -> None:
     command = ("--once", HOURLY, "--skip-unchanged", "--json")
     code, stdout = schedule.run(*command, train=TRAIN)
     first = json.loads(stdout)
@@ -72,9 +71,9 @@ def test_once_exits_at_once_for_a_done_slot_and_skips_an_unchanged_one(schedule:
     assert (code, json.loads(stdout)["outcome"]) == (0, "done")
 
 
-def test_i10_a_second_start_is_refused_with_75_and_a_stopped_run_is_resumed(schedule: Schedule) -> None:
+def test_a_second_start_gives_exit_code_75_and_a_stopped_run_is_resumed(schedule: Schedule) -> None:
     running = schedule.start("--now", HOURLY, train=LONG)
-    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch is trained")
+    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
     for option in ("--now", "--once"):
         code, _ = schedule.run(option, HOURLY, train=LONG)
         assert code == 75
@@ -85,7 +84,7 @@ def test_i10_a_second_start_is_refused_with_75_and_a_stopped_run_is_resumed(sche
     before = epochs_of(schedule)
     assert schedule.entries()[-1]["kind"] == "interrupted"
     again = schedule.start("--now", HOURLY, train=LONG)
-    wait_until(lambda: epochs_of(schedule) > before, "the run is not resumed")
+    wait_until(lambda: epochs_of(schedule) > before, "the run has not been resumed")
     terminate(again)
     (run,) = (schedule.storage / "runs").iterdir()
     starts = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines() if '"started"' in line]
@@ -94,12 +93,12 @@ def test_i10_a_second_start_is_refused_with_75_and_a_stopped_run_is_resumed(sche
 
 def test_the_process_of_a_run_ends_when_its_daemon_is_killed(schedule: Schedule) -> None:
     daemon = schedule.start("--now", HOURLY, train=LONG)
-    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch is trained")
+    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
     kill(daemon)
-    wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run is left", seconds=30)
+    wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run still runs", seconds=30)
 
 
-def test_a_failed_run_is_notified_with_its_cause_and_the_next_command(schedule: Schedule) -> None:
+def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedule: Schedule) -> None:
     received = schedule.folder / "notice"
     train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")
     code, stdout = schedule.run("--once", DAILY, f"--notify=cat > {received}", "--json", train=train)
@@ -110,7 +109,7 @@ def test_a_failed_run_is_notified_with_its_cause_and_the_next_command(schedule: 
     assert notice["next_command"].startswith("python -m jobs.train --resume nightly-")
     assert notice["cause"] in notice["text"]
     code, _ = schedule.run("--once", DAILY, train=train)
-    assert code == 3  # the slot is settled, and not tried again
+    assert code == 3  # the slot has failed for good
     assert [entry["kind"] for entry in schedule.entries()] == ["enrolled", "started", "failed"]
 
 
@@ -130,7 +129,7 @@ builders.MnistMini(data_dir=str(data_dir)).download_and_prepare()
 """
 
 
-def test_a_model_of_bad_data_is_stored_and_notified_but_not_promoted(schedule: Schedule) -> None:
+def test_a_model_trained_on_bad_data_is_stored_and_reported_but_not_promoted(schedule: Schedule) -> None:
     bad, received = schedule.folder / "bad", schedule.folder / "notice"
     train = ("--models=scratch", "--epochs=5")
     code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train)
@@ -145,7 +144,7 @@ def test_a_model_of_bad_data_is_stored_and_notified_but_not_promoted(schedule: S
     notice = json.loads(received.read_text())
     assert notice["events"] == ["success", "rejection"]
     scratch = notice["models"]["scratch"]
-    assert (scratch["version"], scratch["champion"]) == (2, False)  # it is stored
+    assert (scratch["version"], scratch["champion"]) == (2, False)  # stored, but not promoted
     assert scratch["test_accuracy"] < 0.3
     assert "different images" in scratch["why"] or "class" in scratch["why"]
     assert "is not the champion" in notice["text"]

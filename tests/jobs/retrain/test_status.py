@@ -72,7 +72,7 @@ def test_status_names_the_run_in_progress_and_its_host(storage: Path, capsys: py
 
 
 @pytest.mark.parametrize("subcommand", ["status", "history"])
-def test_a_schedule_without_entries_has_not_been_started(
+def test_a_schedule_without_entries_is_reported_as_not_started(
     subcommand: str, storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([subcommand, f"--storage={storage}", "--name=weekly"]) == 0

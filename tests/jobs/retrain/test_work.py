@@ -18,7 +18,7 @@ from tests.support.clusters import wait_until
 def result_of(script: str, folder: RunFolder) -> AttemptResult:
     """Return the result of a shell script that takes the place of jobs.train."""
     attempt = TrainAttempt(["sh", "-c", script], folder, stop_seconds=1)
-    wait_until(lambda: attempt.poll() is not None, "the script does not end")
+    wait_until(lambda: attempt.poll() is not None, "the script has not ended")
     result = attempt.poll()
     assert result is not None
     return result
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> RunFolder:
         (99, "", "no"),
     ],
 )
-def test_the_error_code_decides_on_a_retry_else_the_exit_code(
+def test_a_retry_depends_on_the_error_code_or_without_one_on_the_exit_code(
     exit_code: int, error_code: str, retry: str, folder: RunFolder
 ) -> None:
     line = f"error[{error_code}] what happened" if error_code else "what happened"
@@ -63,7 +63,7 @@ def test_an_attempt_that_is_killed_is_retried(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(("second", "retry"), [("E-TIMEOUT", "no"), ("E-OOM", "yes")])
-def test_the_error_codes_of_failed_trials_decide_before_that_of_the_run(
+def test_the_error_codes_of_failed_trials_take_precedence_over_that_of_the_run(
     second: str, retry: str, folder: RunFolder
 ) -> None:
     trials = [{"id": code, "status": "failed", "error": {"code": code}} for code in ("E-NAN", second)]
@@ -72,7 +72,7 @@ def test_the_error_codes_of_failed_trials_decide_before_that_of_the_run(
     assert (result.complete, result.retry) == (False, retry)
 
 
-def test_a_run_of_which_some_trials_failed_is_complete(folder: RunFolder) -> None:
+def test_a_run_with_some_failed_trials_is_complete(folder: RunFolder) -> None:
     trials: list[dict[str, Any]] = [
         {"id": "keras-s0", "status": "ok"},
         {"id": "keras-s1", "status": "failed", "error": {"code": "E-OOM"}},

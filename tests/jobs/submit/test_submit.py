@@ -53,7 +53,7 @@ def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
     assert hashes(stdout) == calm
     assert "MB of code" in stderr
     assert "mnist-mini: 4,000 training images" in stderr
-    assert (tmp_path / "runs/calm/report.html").exists()  # the templates were sent too
+    assert (tmp_path / "runs/calm/report.html").exists()  # its templates were uploaded with the code
     code, stdout, _ = submit("status", "calm.1", url, "--json")
     assert (code, json.loads(stdout)["status"]) == (0, "SUCCEEDED")
     code, stdout, _ = submit("logs", "calm.1", url, "--follow")
@@ -65,14 +65,14 @@ def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
 
 
 @pytest.mark.slow
-def test_f18_a_stopped_job_ends_with_143_and_the_same_submission_resumes_it(
+def test_a_stopped_job_ends_with_exit_code_143_and_the_same_submission_resumes_it(
     calm: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"
     command = at(data_dir, tmp_path, "--seeds=2", "--run-name=stopped")
     first = start(url, *command)
     pid_of("keras-s0", tmp_path / "runs/stopped", epoch=5)  # three more trials follow, so the job runs long enough
-    second = start(url, *command)  # an impatient user
+    second = start(url, *command)  # the same submission while the job runs
     assert second.stderr is not None
     assert "run stopped is already in progress, as job stopped.1" in second.stderr.readline()
     begin = time.monotonic()
@@ -130,7 +130,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
 
 
 @pytest.mark.slow
-def test_without_waiting_the_id_is_printed_and_the_job_can_be_queried(
+def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"
@@ -174,14 +174,14 @@ def test_a_password_in_the_address_is_refused_and_not_printed(capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:8265", "ray://127.0.0.1:10001"])
-def test_an_address_without_a_job_server_ends_with_8(capsys: pytest.CaptureFixture[str], url: str) -> None:
+def test_an_address_without_a_job_server_gives_exit_code_8(capsys: pytest.CaptureFixture[str], url: str) -> None:
     assert main([f"--address={url}", "--", "--storage=/s"]) == 8
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error[E-CLUSTER] ")
     assert "8265" in line
 
 
-def test_a_config_file_is_sent_as_flags_in_its_place(tmp_path: Path) -> None:
+def test_a_config_file_is_replaced_by_the_same_options_as_flags(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("seeds: [4]\nmodels: [keras, scratch]\njson: true\nepochs: 3\n")
     with file.open("a") as more:

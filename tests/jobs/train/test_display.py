@@ -81,7 +81,7 @@ def test_the_table_has_an_accuracy_column_each_for_validation_and_test(width: in
     assert ended.index("70.00%") < ended.index("90.00%")
 
 
-def test_without_validation_the_accuracy_of_training_is_named_so() -> None:
+def test_without_validation_the_accuracy_column_is_that_of_training() -> None:
     progress = RunProgress(trial_grid(("keras",), [0], dataset="mnist-mini", epochs=10, validation_percent=0), [])
     assert "training" in drawn(progress, 80, 24)[1]
 
@@ -101,7 +101,7 @@ def test_a_dead_attempt_and_its_successor_are_shown() -> None:
     assert "2 of 2 trials ended, 2 failed" in drawn(progress, 80, 24)[-1]
 
 
-def test_the_time_left_counts_the_epochs_left_per_running_trial() -> None:
+def test_the_time_left_divides_the_epochs_left_among_the_running_trials() -> None:
     progress = progress_of(4)
     assert progress.total_seconds_left is None
     for trial in ("keras-s0", "keras-s1"):

@@ -31,7 +31,7 @@ def test_a_trial_without_retries_fails_and_the_others_are_stored(
     assert (tmp_path / "models/scratch/versions/1").is_dir()
 
 
-def test_a_run_whose_trials_all_diverge_says_why_and_ends_with_5(
+def test_a_run_whose_trials_all_diverge_says_why_and_ends_with_exit_code_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     code, stdout, stderr = train(
@@ -46,7 +46,7 @@ def test_a_run_whose_trials_all_diverge_says_why_and_ends_with_5(
     assert not (tmp_path / "models").exists()
 
 
-def test_a_missing_dataset_ends_the_run_with_3_and_says_what_to_do(ray_address: str, tmp_path: Path) -> None:
+def test_a_run_without_its_dataset_says_what_to_do_and_ends_with_exit_code_3(ray_address: str, tmp_path: Path) -> None:
     begin = time.monotonic()
     code, stdout, stderr = train(
         *("--address", ray_address, "--dataset=mnist", "--data-dir", tmp_path, "--data-source", tmp_path),
@@ -60,7 +60,7 @@ def test_a_missing_dataset_ends_the_run_with_3_and_says_what_to_do(ray_address: 
         assert message in last
 
 
-def test_more_gpus_than_any_node_has_are_refused_with_4_within_10_seconds(ray_address: str, tmp_path: Path) -> None:
+def test_more_gpus_than_any_node_has_give_exit_code_4_within_10_seconds(ray_address: str, tmp_path: Path) -> None:
     begin = time.monotonic()
     code, _, stderr = train(*("--address", ray_address, "--gpus-per-trial=3", "--storage", tmp_path), home=tmp_path)
     assert time.monotonic() - begin < 10

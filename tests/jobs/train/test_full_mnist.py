@@ -25,7 +25,7 @@ def full_run(
     return summary_of(*options, home=home), home / "results"
 
 
-def test_trained_and_stored_models_are_as_accurate_as_promised(
+def test_models_reach_a_minimum_accuracy_and_stored_ones_match_the_summary(
     full_run: tuple[dict[str, Any], Path], mnist_source: Path
 ) -> None:
     summary, storage = full_run
@@ -40,7 +40,7 @@ def test_trained_and_stored_models_are_as_accurate_as_promised(
     assert correct_of_stored(summary, storage, images.reshape(-1, 28, 28, 1), labels) == counts_of_summary(summary)
 
 
-def test_its_report_looks_right_in_a_browser_and_matches_the_summary(
+def test_the_report_looks_right_in_a_browser_and_matches_the_summary(
     full_run: tuple[dict[str, Any], Path], browser: Browser
 ) -> None:
     summary, storage = full_run

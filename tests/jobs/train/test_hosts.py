@@ -1,4 +1,4 @@
-"""The job on hosts that share nothing, submitted with a token from a host outside the cluster."""
+"""The job on hosts that share no files, submitted with a token from a host outside the cluster."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.job import EPOCHS, hashes, history_of
 pytestmark = pytest.mark.slow
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-a-token-" + 32 * "b"}
-TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--json")  # as in the calm run, whose weights are expected
+TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--json")  # as in `calm`, whose weights are expected
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def submission(machines: list[Host], run: str, *more: str) -> list[str]:
     ]
 
 
-def test_a_job_submitted_from_outside_trains_on_hosts_that_share_nothing(
+def test_a_job_submitted_from_outside_trains_on_hosts_that_share_no_files(
     calm: dict[str, str], machines: list[Host]
 ) -> None:
     *cluster, laptop = machines
@@ -60,7 +60,7 @@ def kill(host: Host) -> None:
 
 
 def cut(host: Host) -> None:
-    """Cut the host off for longer than the head waits for its answer."""
+    """Disconnect the host, for longer than the head waits for its answer."""
     host.set_link("down")
 
 
@@ -72,7 +72,7 @@ def test_a_host_lost_during_training_does_not_change_the_result(
     run = cluster[0].folder / f"storage/runs/{lose.__name__}"
     submitted = laptop.start(*submission(machines, lose.__name__, "--seeds=2"), environment=TOKEN)
     worker = cluster[1 if lose is cut else 2]
-    wait_until(lambda: worker.name in trained_on(run), "no trial is trained on it")
+    wait_until(lambda: worker.name in trained_on(run), f"no trial is trained on {worker.name}")
     lose(worker)
     stdout, stderr = submitted.communicate(timeout=150)
     worker.set_link("up")

@@ -1,4 +1,4 @@
-"""A trial on several nodes ends with the weights of as many replicas on one node, even if a process is killed."""
+"""A trial on n nodes ends with the same weights as with n replicas on one node, even if a process is killed."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def one_node(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPath
     return hashes(stdout)
 
 
-def test_two_nodes_produce_the_weights_of_two_replicas_on_one_node(
+def test_two_nodes_produce_the_same_weights_as_two_replicas_on_one_node(
     one_node: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     command = (*options_for(ray_address, data_dir, tmp_path), SHORT, "--nodes-per-trial=2")
@@ -70,7 +70,7 @@ def other_pid() -> int:
 
 
 def others() -> list[psutil.Process]:
-    """Return the other members of the group, which are processes below those of the tests."""
+    """Return the other members of the group, which are descendants of the test process."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -88,7 +88,7 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
         ("epochs: 3 #" + "x" * 1_100_000, "expected a file of at most 100,000 characters, got 1,100,011"),
     ],
 )
-def test_an_invalid_configuration_file_is_refused_in_one_line(
+def test_an_invalid_configuration_file_gives_one_error_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -143,7 +143,7 @@ def test_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(argum
 
 
 @pytest.mark.parametrize("name", [None, "nightly"])
-def test_a_run_that_began_before_its_finish_by_is_resumed_after_it(tmp_path: Path, name: str | None) -> None:
+def test_a_run_that_began_before_its_finish_by_time_is_resumed_after_it(tmp_path: Path, name: str | None) -> None:
     given = options(
         "--finish-by=2020-01-01T06:00:00Z", f"--storage={tmp_path}", *([f"--run-name={name}"] if name else [])
     )
@@ -180,7 +180,7 @@ def test_the_stored_configuration_gives_the_same_options(tmp_path: Path) -> None
     assert options("--config", str(tmp_path / "config.yaml")) == given
 
 
-def test_a_flag_of_a_file_can_be_overridden(tmp_path: Path) -> None:
+def test_a_flag_in_a_configuration_file_can_be_overridden(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("json: true\n")
     assert options("--config", str(tmp_path / "config.yaml")).json
     assert not options("--config", str(tmp_path / "config.yaml"), "--no-json").json

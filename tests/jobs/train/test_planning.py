@@ -1,4 +1,4 @@
-"""The plan of `--plan`, compared with the run."""
+"""The plan that `--plan` prints, compared with the run."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def test_a_calibrated_plan_predicts_the_duration_of_the_run(ray_address: str, da
     assert 0.4 < (time.monotonic() - begin) / expected["seconds"] < 2.5
 
 
-def test_a_plan_for_this_machine_equals_that_of_ray_without_starting_ray(tmp_path: Path) -> None:
+def test_a_plan_finds_the_same_cpus_and_gpus_as_ray_without_starting_it(tmp_path: Path) -> None:
     code, stdout, stderr = train("--plan", "--json", "--seeds=3", home=tmp_path)
     assert (code, stderr) == (0, "")
     assert not list(tmp_path.iterdir())  # Ray would have written there

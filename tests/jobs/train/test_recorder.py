@@ -1,4 +1,4 @@
-"""What is recorded of the events of a run."""
+"""How the events of a run are recorded."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def death(kind: Kind) -> Died:
         (death(Kind.OVERTIME), "E-TIMEOUT", False),
     ],
 )
-def test_a_failed_trial_is_recorded_with_whether_a_retry_may_help(
+def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
     event: object, code: str, retry: bool, tmp_path: Path
 ) -> None:
     recorder = Recorder(RunFolder(LocalObjects(tmp_path), "r"), trial_grid(("keras",), [0], dataset="mnist-mini"))

@@ -1,4 +1,4 @@
-"""The report and the index never fail a run, and the index leaves no run out."""
+"""An error in the report or the index never fails a run; the index contains every run with an intact summary."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def complete(objects: LocalObjects, summary: dict[str, Any], run: str) -> None:
     objects.replace(f"runs/{run}/summary.json", json.dumps({**summary, "run": run}).encode())
 
 
-def test_a_run_that_is_completed_while_the_index_is_written_is_in_it(summary: dict[str, Any], tmp_path: Path) -> None:
+def test_the_index_contains_a_run_that_completes_while_it_is_written(summary: dict[str, Any], tmp_path: Path) -> None:
     class Busy(LocalObjects):
         def replace(self, name: str, content: bytes) -> None:
             if name == "index.html" and not self.exists("runs/b/summary.json"):
@@ -72,7 +72,7 @@ def test_the_report_separates_options_that_differ_from_their_defaults(digits: Da
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_with_a_damaged_newest_record_no_champion_is_said_to_be_current(
+def test_the_index_shows_no_current_champion_if_the_newest_record_is_damaged(
     summary: dict[str, Any], tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records: list[Champion | IntegrityError] = [
@@ -87,10 +87,10 @@ def test_with_a_damaged_newest_record_no_champion_is_said_to_be_current(
     assert ("keras@2" in current) == (not damaged)
     assert "keras@1" not in current
     assert re.findall(r"keras@\d", history) == ["keras@2", "keras@1"]
-    assert history.count(">unknown<") == 4  # their versions are gone: accuracy and dataset
+    assert history.count(">unknown<") == 4  # accuracy and dataset of two versions, which are not stored
 
 
-def test_without_matplotlib_the_index_is_missing_with_a_warning(summary: dict[str, Any], tmp_path: Path) -> None:
+def test_without_matplotlib_a_warning_is_given_and_no_index_is_written(summary: dict[str, Any], tmp_path: Path) -> None:
     complete(LocalObjects(tmp_path), summary, "a")
     script = (
         "import logging, sys; sys.modules['matplotlib'] = None; logging.basicConfig(format='%(message)s');"

@@ -1,4 +1,4 @@
-"""What a run stores and where, also if its driver dies while it stores."""
+"""What a run stores and where, even if its driver dies while storing."""
 
 import json
 from pathlib import Path
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as Ray sets it
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # as Ray does for a submitted job
     code, _, stderr = train(home=tmp_path)
     assert code == 2
     assert "storage: expected an absolute path" in stderr
 
 
 @pytest.mark.parametrize("place", ["publish.before_run", "publish.before_commit", "promote.before_append"])
-def test_a_model_is_stored_whole_and_once_if_the_driver_dies_while_storing(
+def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = (
@@ -44,7 +44,7 @@ def test_a_model_is_stored_whole_and_once_if_the_driver_dies_while_storing(
     assert folders == {str(version)}
 
 
-def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
+def test_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
     ray_address: str, data_dir: Path, tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, stdout, stderr = train(

@@ -69,7 +69,7 @@ def test_two_gpus_per_trial_are_two_replicas(ray_address: str, data_dir: Path, t
     assert (trial["replicas"], trial["devices"], sorted(trial["gpus"])) == (2, ["CPU:0", "CPU:1"], ["0", "1"])
 
 
-def test_a_run_leaves_its_configuration_its_history_and_a_result_for_each_trial(
+def test_a_run_stores_its_configuration_its_history_and_a_result_for_each_trial(
     gpu_run: tuple[dict[str, Any], Path],
 ) -> None:
     summary, home = gpu_run
@@ -82,7 +82,7 @@ def test_a_run_leaves_its_configuration_its_history_and_a_result_for_each_trial(
         assert json.loads((folder / "trials" / trial["id"] / "result.json").read_text()) == trial
 
 
-def test_a_run_leaves_a_report_that_matches_its_summary_and_is_in_the_index(
+def test_a_run_stores_a_report_that_matches_its_summary_and_is_in_the_index(
     gpu_run: tuple[dict[str, Any], Path],
 ) -> None:
     summary, home = gpu_run
@@ -95,7 +95,7 @@ def test_a_run_leaves_a_report_that_matches_its_summary_and_is_in_the_index(
     assert f'href="runs/{summary["run"]}/report.html"' in (home / "results/index.html").read_text()
 
 
-def test_the_report_of_a_versions_run_opens_in_a_browser(gpu_run: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_show_opens_the_report_of_the_run_of_a_version(gpu_run: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     summary, home = gpu_run
     command = [sys.executable, "-m", "jobs.models", "show", "keras", "--open", f"--storage={home}/results"]
     browser = tmp_path / "browser"

@@ -19,7 +19,7 @@ from tests.support.job import (
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_4(
+def test_a_run_that_finds_every_node_busy_says_why_and_ends_with_exit_code_4(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     with every_cpu_taken(600):
@@ -32,7 +32,7 @@ def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_4(
     assert "wait longer with --wait-for-resources" in lines[-1]
 
 
-def test_f15_a_run_starts_when_a_late_node_joins(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_starts_when_a_late_node_joins(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         command = (*options_for(cluster.address, data_dir, tmp_path), "--models=scratch")
         refused = train(*command, home=tmp_path)
@@ -53,7 +53,7 @@ metadata.version = lambda name: "2.20.0" if name == "tensorflow" else version(na
 """
 
 
-def test_f22_workers_with_different_packages_are_refused_before_training(
+def test_workers_with_different_packages_are_refused_before_training(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     code, _, stderr = train(*options_for(ray_address, data_dir, tmp_path), home=tmp_path, prelude=OTHER_VERSION)

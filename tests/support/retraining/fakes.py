@@ -99,7 +99,7 @@ class FakeWork:
 
 
 class FakeAttempt:
-    """An attempt that writes its begin, computes for a while and writes its result, all under its lease."""
+    """An attempt that records its start, takes some time and records its result, all under its lease."""
 
     def __init__(self, machine: "Machine", run: str, term: int) -> None:
         self.run, self._term = run, term
@@ -137,8 +137,8 @@ class FakeAttempt:
         try:
             self._objects.create(f"runs/{self.run}/summary.json", f"by {machine.number}".encode())
             is_lost = f"{lease_folder(SCHEDULE)}/terms/{self._term + 1:08d}.json" in machine.world.content
-            # It can be suspended between asking whether it still has the lease, and writing.
+            # The machine may be suspended between checking that it has the lease and writing.
             assert not is_lost or machine.slept > slept, f"{self.run}: written by a holder that lost its lease"
-        except StoreError as error:  # or the error of a lost lease
+        except StoreError as error:  # of the storage or of a lost lease
             return AttemptResult(6, complete=False, retry="yes", why=str(error))
         return AttemptResult(0, complete=True)

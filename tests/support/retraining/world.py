@@ -14,8 +14,8 @@ from mnist_lib.store.lease import Lease, LeaseTerm, lease_folder
 from tests.support.retraining.fakes import NEVER, SCHEDULE, DiedError, FakeAttempt, FakeWork, ObjectsOfMachine
 
 TIME_TO_LIVE = 120.0
-RETRY_SECONDS = 5.0  # after the storage refused
-POLL_SECONDS = 30.0  # while a run is in progress: the retrainer's half a second would be too many steps
+RETRY_SECONDS = 5.0  # after an error of the storage
+POLL_SECONDS = 30.0  # while a run is in progress; at the retrainer's 0.5 s, there would be too many steps
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
 
 
@@ -30,7 +30,7 @@ class Settings:
 
 
 class World:
-    """`now` is the true time in seconds since `begin`."""
+    """Simulated machines and their storage; `now` is the true time in seconds since `begin`."""
 
     def __init__(self, settings: Settings, machines: int = 1, seed: int = 0, begin: datetime = BEGIN) -> None:
         self.settings, self.random, self.begin = settings, random.Random(seed), begin
