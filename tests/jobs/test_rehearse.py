@@ -11,7 +11,7 @@ from tests.support.job import train
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-def test_every_trial_survives_random_kills_with_the_same_weights(data_dir: Path, tmp_path: Path) -> None:
+def test_f23_every_trial_survives_random_kills_with_the_same_weights(data_dir: Path, tmp_path: Path) -> None:
     command = ("--seed=7", "--seeds=10", "--epochs=6", "--checkpoint-seconds=0", "--data-dir", data_dir, "--json")
     before = {*Path(tempfile.gettempdir()).glob("rehearsal-*")}
     code, stdout, stderr = train(*command, home=tmp_path, module="jobs.rehearse")

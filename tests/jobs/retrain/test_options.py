@@ -75,11 +75,11 @@ def test_each_emitted_command_runs_unchanged_on_this_machine(schedule: Schedule)
         (["emit", "cron", HOURLY], "error[E-USAGE] scheduler: "),
         (["emit", HOURLY], "error[E-USAGE] scheduler: expected one of crontab, systemd, kubernetes, raycronjob, got "),
         (["status", "--cronn=x"], "error[E-USAGE] --cronn is not an option; did you mean --cron?"),
-        (["emit", "kubernetes", HOURLY], "error[E-USAGE] storage: expected a URL or a path in the pod"),
+        (["emit", "kubernetes", HOURLY], "error[E-USAGE] storage: expected a URL or an absolute path"),
         (["stats"], "error[E-USAGE] command: "),
     ],
 )
-def test_an_invalid_option_is_refused_with_exit_code_2_before_anything_starts(
+def test_i7_an_invalid_option_is_refused_with_exit_code_2_before_anything_starts(
     arguments: list[str], error: str, tmp_path: Path
 ) -> None:
     begin = time.monotonic()

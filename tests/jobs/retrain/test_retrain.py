@@ -71,7 +71,7 @@ def test_the_once_option_exits_soon_for_a_done_slot_and_skips_an_unchanged_one(s
     assert (code, json.loads(stdout)["outcome"]) == (0, "done")
 
 
-def test_a_second_start_gives_exit_code_75_and_a_stopped_run_is_resumed(schedule: Schedule) -> None:
+def test_i10_a_second_start_gives_exit_code_75_and_a_stopped_run_is_resumed(schedule: Schedule) -> None:
     running = schedule.start("--now", HOURLY, train=LONG)
     wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
     for option in ("--now", "--once"):

@@ -65,7 +65,7 @@ def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
 
 
 @pytest.mark.slow
-def test_a_stopped_job_ends_with_exit_code_143_and_the_same_submission_resumes_it(
+def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     calm: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"

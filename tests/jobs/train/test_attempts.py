@@ -25,7 +25,7 @@ from tests.support.store.invariants import all_verified
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-def test_a_trial_resumes_from_its_checkpoint_after_its_worker_is_killed(
+def test_f1_a_trial_resumes_from_its_checkpoint_after_its_worker_is_killed(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     driver = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
@@ -53,7 +53,7 @@ worker.run_lane = run_lane
 """
 
 
-def test_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
+def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     prelude = "KILLED = ['keras-s0']" + KILL_ITSELF
@@ -66,7 +66,7 @@ def test_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
     assert "Traceback" not in stderr
 
 
-def test_if_one_trial_dies_the_others_are_stored_and_the_run_ends_with_exit_code_9(
+def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     prelude = "KILLED = ['keras-s0']" + KILL_ITSELF
@@ -82,7 +82,9 @@ def test_if_one_trial_dies_the_others_are_stored_and_the_run_ends_with_exit_code
     assert not (tmp_path / "models/keras").exists()
 
 
-def test_the_trial_of_a_lost_node_resumes_on_another_node(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
+def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(
+    calm: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
     with temporary_cluster(cpus=0) as cluster:
         (node,) = cluster.add_nodes(cpus=1)
         driver = start(*options_for(cluster.address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
@@ -95,7 +97,7 @@ def test_the_trial_of_a_lost_node_resumes_on_another_node(calm: dict[str, str], 
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
 
 
-def test_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_path: Path) -> None:
+def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_path: Path) -> None:
     """The node that trains counts as full at 1% of its memory; the head, which prepares the data, does not."""
     with temporary_cluster(cpus=0) as cluster:
         threshold = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
@@ -111,7 +113,7 @@ def test_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_pat
     assert "--cpus-per-trial" in last
 
 
-def test_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
+def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     driver = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path, prelude=IMPATIENT)
@@ -131,7 +133,7 @@ def test_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker still runs", 20)
 
 
-def test_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(
+def test_f9_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "runs/r"
@@ -156,7 +158,7 @@ worker.run_lane = run_lane
 """
 
 
-def test_a_diverged_trial_is_not_retried_and_the_others_are_stored(
+def test_f11_f12_a_diverged_trial_is_not_retried_and_the_others_are_stored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     arguments = [argument for argument in options_for(ray_address, data_dir, tmp_path) if argument != "--json"]
@@ -171,7 +173,7 @@ def test_a_diverged_trial_is_not_retried_and_the_others_are_stored(
         assert summary["models"][model]["trials"] == trials
 
 
-def test_a_granted_gpu_that_tensorflow_does_not_see_ends_the_run_with_exit_code_5(
+def test_f16_a_granted_gpu_that_tensorflow_does_not_see_gives_exit_code_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     command = ("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--models=keras")

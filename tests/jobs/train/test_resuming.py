@@ -37,7 +37,7 @@ FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")
 
 
 @pytest.mark.parametrize("place", ["run.before_summary", "run.before_forget"])
-def test_a_run_whose_driver_died_after_storing_is_not_repeated(
+def test_f6_a_run_whose_driver_died_after_storing_is_not_repeated(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str
 ) -> None:
     command = (*options_for(ray_address, data_dir, tmp_path), "--models=keras", "--epochs=2")
@@ -51,7 +51,7 @@ def test_a_run_whose_driver_died_after_storing_is_not_repeated(
     assert sorted(left) == ["events.out.tfevents.keras-s0", "result.json", "tb"]
 
 
-def test_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
+def test_f7_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     with temporary_cluster(cpus=0) as cluster:
@@ -77,7 +77,7 @@ def test_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
     assert starts_of("scratch-s0", tmp_path / "runs/r")[1] >= 4
 
 
-def test_an_interrupted_run_prints_a_command_that_resumes_it(
+def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(
     calm: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
@@ -99,7 +99,7 @@ def test_an_interrupted_run_prints_a_command_that_resumes_it(
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
 
 
-def test_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, tmp_path: Path) -> None:
+def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, tmp_path: Path) -> None:
     """`ray job stop` is tested in test_submit.py."""
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
     with start(*command, home=tmp_path) as driver:  # the `with` statement closes the driver's streams
@@ -141,7 +141,7 @@ def killed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.parametrize("damage", [None, b"damaged"], ids=["whole", "damaged"])
-def test_the_same_command_resumes_a_run_whose_driver_was_killed(
+def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(
     calm: dict[str, str], killed: Path, data_dir: Path, tmp_path: Path, damage: bytes | None
 ) -> None:
     """If the newest checkpoint is damaged, the one before it is used."""

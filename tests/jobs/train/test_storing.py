@@ -44,7 +44,7 @@ def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     assert folders == {str(version)}
 
 
-def test_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
+def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
     ray_address: str, data_dir: Path, tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, stdout, stderr = train(

@@ -33,7 +33,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ],
     ids=["no mode", "no token", "another token", "no file"],
 )
-def test_a_missing_or_wrong_token_is_explained_and_never_printed(
+def test_f20_a_missing_or_wrong_token_is_explained_and_never_printed(
     guarded: Cluster, data_dir: Path, tmp_path: Path, environment: dict[str, str], message: str
 ) -> None:
     where = ("--address", guarded.address, "--data-dir", data_dir, "--storage", tmp_path / "results", "-v")
@@ -46,7 +46,7 @@ def test_a_missing_or_wrong_token_is_explained_and_never_printed(
 
 
 @pytest.mark.parametrize("address", ["explicit", "auto"])
-def test_a_file_with_a_wrong_token_is_named_and_the_right_token_works(
+def test_f20_a_file_with_a_wrong_token_is_named_and_the_right_token_works(
     guarded: Cluster, data_dir: Path, tmp_path: Path, address: str
 ) -> None:
     at = guarded.address if address == "explicit" else "auto"
@@ -65,7 +65,7 @@ def test_a_file_with_a_wrong_token_is_named_and_the_right_token_works(
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != file and b"canary" in p.read_bytes()]
 
 
-def test_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> None:
+def test_f21_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jobs.train", f"--storage={tmp_path}/results", f"--data-dir={data_dir}", *SHORT]
     plain = ["env", "-u", "HOME", "-u", "RAY_AUTH_MODE", f"MNIST_TEST_PROCESS={tmp_path}", *command]
     done = subprocess.run(plain, cwd=ROOT, capture_output=True, text=True)
@@ -73,7 +73,7 @@ def test_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_with_a_read_only_home_says_what_the_next_run_cannot_reuse(tmp_path: Path) -> None:
+def test_f21_a_run_with_a_read_only_home_says_what_the_next_run_cannot_reuse(tmp_path: Path) -> None:
     """Neither Ray's token nor the prepared dataset can be stored in it."""
     (tmp_path / "home").mkdir()
     command = f"{sys.executable} -m jobs.train --storage={tmp_path}/results {' '.join(SHORT)}"
@@ -85,5 +85,5 @@ def test_a_run_with_a_read_only_home_says_what_the_next_run_cannot_reuse(tmp_pat
     if "unshare" in done.stderr:
         pytest.skip("this machine does not allow mount namespaces")
     assert done.returncode == 0, done.stderr
-    assert "its folder cannot be written, so the next run prepares it again; choose another" in done.stderr
+    assert "the dataset's folder cannot be written, so each run prepares it again; choose another" in done.stderr
     assert not list((tmp_path / "home").iterdir())

@@ -19,7 +19,7 @@ from tests.support.job import (
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-def test_a_run_that_finds_every_node_busy_says_why_and_ends_with_exit_code_4(
+def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_exit_code_4(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     with every_cpu_taken(600):
@@ -32,7 +32,7 @@ def test_a_run_that_finds_every_node_busy_says_why_and_ends_with_exit_code_4(
     assert "wait longer with --wait-for-resources" in lines[-1]
 
 
-def test_a_run_starts_when_a_late_node_joins(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
+def test_f15_a_run_starts_when_a_late_node_joins(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         command = (*options_for(cluster.address, data_dir, tmp_path), "--models=scratch")
         refused = train(*command, home=tmp_path)
@@ -53,7 +53,7 @@ metadata.version = lambda name: "2.20.0" if name == "tensorflow" else version(na
 """
 
 
-def test_workers_with_different_packages_are_refused_before_training(
+def test_f22_workers_with_different_packages_are_refused_before_training(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     code, _, stderr = train(*options_for(ray_address, data_dir, tmp_path), home=tmp_path, prelude=OTHER_VERSION)
@@ -74,5 +74,5 @@ def test_a_run_whose_time_is_up_trains_fewer_epochs_and_says_so(
     assert time.monotonic() - begin < 40
     (trial,) = json.loads(stdout)["trials"]
     assert 1 <= trial["trained_epochs"] < 100_000
-    assert f"after {trial['trained_epochs']} of 100000 epochs: time was up" in stderr
+    assert f"after {trial['trained_epochs']} of 100000 epochs: out of time" in stderr
     assert trial["test"]["total"] == 1_000
