@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-# The source code that is sent to workers, and whose hash is stored with a model.
+# The source code that is sent to workers; its hash is stored with each model.
 SOURCE_FOLDERS = [Path(__file__).parents[1] / package for package in ("jobs", "mnist_lib", "cluster")]

@@ -8,13 +8,13 @@ from jobs.console.options import split_subcommand
 from jobs.console.output import run_command
 
 COMMANDS = {
-    "show": "print the sizes, classes and pixels of a dataset",
+    "show": "describe a dataset: its size, classes and pixel values",
     "train": "train models, report their accuracy and store them",
     "submit": "run `train` on a cluster as a job; follow and stop jobs",
     "retrain": "run `train` on a schedule, as a daemon or from another scheduler",
-    "predict": "recognize the digits on pictures with a stored model",
+    "predict": "predict the digits in pictures with a stored model",
     "rehearse": "train on a local cluster while workers are killed at random",
-    "doctor": "find what would prevent a run, on this machine and on every node",
+    "doctor": "check this machine and every node for problems that would make a run fail",
     "models": "manage stored models: list, compare, promote, roll back, verify, export",
 }
 

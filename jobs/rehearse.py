@@ -1,4 +1,4 @@
-"""`python -m jobs.rehearse`: trains twice on a local cluster, once while workers and a node are killed at random.
+"""`python -m jobs.rehearse`: train twice on a local cluster, once while workers and a node are killed at random.
 
 The report says how much work was lost and repeated, and whether both runs ended with the same weights.
 """
@@ -34,13 +34,13 @@ from mnist_lib.wording import counted, duration
 MAX_WORKER_KILLS = 8
 KILL_SECONDS = (1.0, 6.0)  # shortest and longest time between two kills
 MIN_NODES = 2
-# Options of jobs.train without a use here: the cluster is local, nothing is stored, and no deadline may cut epochs.
+# Options of jobs.train without a use here: the cluster is local, nothing is stored, and both runs train all epochs.
 LEFT_OUT = (
     *("address", "wait_for_resources", "max_failures", "max_seconds", "finish_by", "promote", "alpha", "min_accuracy"),
     *("max_class_drop", "storage", "report", "run_name", "resume", "lease", "plan", "calibrate"),
 )
 
-log = logging.getLogger("jobs.rehearse")  # __name__ is "__main__" where this is the command
+log = logging.getLogger("jobs.rehearse")  # __name__ is "__main__" under `python -m`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def command(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """The disturbed run beside the undisturbed one, which is called calm."""
+    """The run with random kills, compared with the undisturbed run, which is called calm."""
 
     seed: int
     workers_killed: int
@@ -94,7 +94,7 @@ class Rehearsal:
         ]
         if self.recovery_seconds:
             median, longest = statistics.median(self.recovery_seconds), max(self.recovery_seconds)
-            lines.append(f"  next attempt after a death: {median:.1f} s (median), {longest:.1f} s (longest)")
+            lines.append(f"  time from a death to the next attempt: {median:.1f} s (median), {longest:.1f} s (longest)")
         lines.append(f"  {duration(self.seconds)} in total; the undisturbed run took {duration(self.calm_seconds)}")
         return "\n".join(lines)
 
@@ -133,7 +133,7 @@ def _train(
     from jobs.train.driver import train_trials
 
     with temporary_cluster(cpus=0) as cluster:
-        nodes = cluster.add_nodes(1 + max(MIN_NODES, os.cpu_count() or 1), cpus=1)  # 1 of them will be lost
+        nodes = cluster.add_nodes(1 + max(MIN_NODES, os.cpu_count() or 1), cpus=1)  # one of them may be killed
         here = replace(options, address=cluster.address, max_failures=MAX_WORKER_KILLS + 1, report=False)
         begin = time.monotonic()
         with killer.active(cluster, nodes) if killer else contextlib.nullcontext():
@@ -143,7 +143,7 @@ def _train(
 
 
 class _Killer:
-    """Kills random workers at random moments, and once a node."""
+    """Kills random workers, and one node, at random moments."""
 
     def __init__(self, folder: RunFolder, seed: int) -> None:
         self.workers_killed = self.nodes_lost = 0
@@ -175,13 +175,13 @@ class _Killer:
             try:
                 os.kill(running[trial], signal.SIGKILL)
             except ProcessLookupError:
-                continue  # it has just ended
+                continue  # the worker has just ended
             self.workers_killed += 1
             log.info("killed the worker of %s", trial)
 
 
 def running_workers(history: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Return the worker's process id of each trial that is being trained."""
+    """Return the process id of the worker of each running trial."""
     running: dict[str, int] = {}
     for entry in history:
         if entry["event"] == "started":

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    """Describe a dataset: its size, classes and pixels, with some of its images."""
+    """Describe a dataset: its size, classes and pixel values, with some of its images."""
 
-    dataset: str = option("mnist-mini", f"one of {', '.join(DATASETS)}", str, "DATASET", positional=True)
+    dataset: str = option("mnist-mini", f"dataset: {', '.join(DATASETS)}", str, "DATASET", positional=True)
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
-    picture: Path | None = option(None, "file to draw ten training images of each class into", folder, "FILE.png")
+    picture: Path | None = option(None, "file to write: ten training images of each class", folder, "FILE.png")
     seed: int = option(0, "random seed that chooses the images to show", whole_number, "N")
     json: bool = option(False, "print one JSON document instead of tables")
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(arguments: Sequence[str]) -> int:
     options: ShowOptions = parse("jobs.show", ShowOptions, arguments)
     options.check()
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the memory of GPUs that others train on
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve the memory of GPUs that other processes use
     with step(f"loading {options.dataset}"):
         dataset = load_dataset(options.dataset, options.data_dir, options.data_source)
     from rich.text import Text

@@ -1,8 +1,8 @@
 """The one table of exit codes and error codes: what each means, and whether to retry the command.
 
 Retraining, the emitted schedules, the Kubernetes manifests and the documentation are generated from this table or
-tested against it. Where the error code is known, it decides: E-NAN and E-OOM both end in 5, but only E-OOM is worth a
-retry.
+tested against it. An error code, if known, decides about a retry: E-NAN and E-OOM both exit with 5, but only E-OOM
+is worth a retry.
 """
 
 import signal
@@ -34,7 +34,7 @@ class ExitCode:
 
 TABLE = (
     ExitCode(0, "everything succeeded", "no"),
-    # Ray ends a driver with 1, and prints no error code, when it loses the driver's node.
+    # When Ray loses the driver's node, it ends the driver with exit code 1 and prints no error code.
     ExitCode(1, "a bug in this program, or Ray ended the driver", "yes"),
     ExitCode(2, "the command line, the configuration or the pictures are invalid", "no"),
     ExitCode(3, "the dataset is missing or damaged", "no"),
@@ -57,14 +57,14 @@ ERRORS = {
     "E-DATA": ErrorCode(3, "the dataset is damaged or differs from the expected one"),
     "E-DATA-MISSING": ErrorCode(3, "the dataset is not on this machine and cannot be downloaded"),
     "E-DATA-CHECKSUM": ErrorCode(3, "a source file differs from its checksum"),
-    "E-RESOURCES": ErrorCode(4, "too few CPUs, GPUs, processes, memory or disk", retry=True),
+    "E-RESOURCES": ErrorCode(4, "too few CPUs, GPUs or processes, or too little memory or disk space", retry=True),
     "E-TRAINING": ErrorCode(5, "the trials failed for different reasons", retry=True),
     "E-CRASH": ErrorCode(5, "the worker died", retry=True),
     "E-GPU-INVISIBLE": ErrorCode(5, "TensorFlow does not see the GPU that Ray granted", retry=True),
     "E-NAN": ErrorCode(5, "the loss is not a number"),
     "E-NODE-LOST": ErrorCode(5, "the node of the worker was lost", retry=True),
     "E-OOM": ErrorCode(5, "the worker ran out of memory", retry=True),
-    "E-SILENT": ErrorCode(5, "the worker sent no event before its deadline", retry=True),
+    "E-SILENT": ErrorCode(5, "the worker sent no event before the deadline", retry=True),
     "E-TIMEOUT": ErrorCode(5, "the trial took longer than --trial-timeout"),
     "E-STORE": ErrorCode(6, "the storage refused the request or did not answer", retry=True),
     "E-STORE-CONFLICT": ErrorCode(6, "another process changed the same object", retry=True),
@@ -105,7 +105,7 @@ class TrainingError(Exception):
     """Every trial failed.
 
     Args:
-        code: the error code that all trials have in common, if there is one.
+        code: the error code of all trials, if they have the same one.
     """
 
     def __init__(self, message: str, code: str = "E-TRAINING") -> None:

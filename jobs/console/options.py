@@ -1,4 +1,4 @@
-"""Options as fields of a dataclass, the parser that is made from them, and the choice of a subcommand.
+"""Options as dataclass fields, the parser that is built from them, and the choice of a subcommand.
 
 `learning_rate` is `--learning-rate` on the command line and `learning_rate:` in a --config file.
 """
@@ -36,17 +36,17 @@ def option(
     """Return the dataclass field of one option.
 
     Args:
-        parse: text of the command line, or a value of a YAML file, to the value; None for a flag that is on or off.
-        short: one-letter names, as in `-v`.
-        positional: the value is given without the option's name; it may be left out.
-        several: a positional option that takes all remaining words.
+        parse: converts text of the command line or a value of a YAML file; None for a flag that is on or off.
+        short: one-letter names, such as `-v`.
+        positional: whether the value is given without the option's name; it may be omitted.
+        several: whether a positional option takes all remaining words.
     """
     given = {"help": help, "parse": parse, "metavar": metavar, "short": short}
     return dataclasses.field(default=default, metadata={**given, "positional": positional, "several": several})
 
 
 class _Help(argparse.HelpFormatter):
-    """Adds the default to each help text that does not name it."""
+    """Adds the default to each help text that does not state it."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns))
@@ -63,7 +63,7 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """Raises an error of one line instead of exiting."""
+    """Raises a UsageError of one line instead of exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(_one_line(message, [name for action in self._actions for name in action.option_strings]))
@@ -85,7 +85,7 @@ def parser(
     )
     made.add_argument("--version", action="version", version=_version(), help="print the version")
     made.add_argument(
-        "--config", action="config", metavar="FILE", help="YAML file of options, named as here; flags override it"
+        "--config", action="config", metavar="FILE", help="YAML file of `option_name: value`; flags override it"
     )
     for field in fields:
         name, given = f"--{field.name.replace('_', '-')}", field.metadata
@@ -94,7 +94,7 @@ def parser(
             "help": argparse.SUPPRESS if field.name in hidden else given["help"],
         }
         if given["parse"] is None:
-            yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides a file
+            yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides `json: true` in a file
             made.add_argument(name, *given["short"], action=yes_no, **common)
             continue
         common |= {"type": given["parse"], "metavar": given["metavar"]}
@@ -106,11 +106,11 @@ def parser(
 
 
 def _load_yaml(text: str) -> Any:
-    """Load YAML that is short and has no aliases: others could keep the parser busy for hours."""
+    """Load YAML; refuse long texts and aliases, which could keep the parser busy for hours."""
     if len(text) > MAX_CONFIG_CHARACTERS:
         raise yaml.YAMLError(f"expected a file of at most {MAX_CONFIG_CHARACTERS:,} characters, got {len(text):,}")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise yaml.YAMLError("expected no aliases, as in *name; write the value again")
+        raise yaml.YAMLError("expected no YAML aliases such as *name; repeat the value instead")
     return _load_any_yaml(text)
 
 
@@ -128,7 +128,7 @@ def parse(
     """Return the options: the command line overrides the --config file, which overrides the defaults.
 
     Args:
-        left_out: fields that this command does not offer; they have their defaults.
+        left_out: fields that are no options of this command; they have their default values.
         hidden: fields that --help does not list.
 
     Raises:
@@ -136,17 +136,17 @@ def parse(
     """
     namespace = parser(program, options, left_out, hidden).parse_args(list(arguments))
     names = [field.name for field in dataclasses.fields(options) if field.name not in left_out]
-    return options(**{name: namespace[name] for name in names if namespace[name] is not None})  # null: its default
+    return options(**{name: namespace[name] for name in names if namespace[name] is not None})  # null: the default
 
 
 def split_subcommand(program: str, about: Mapping[str, str | None], arguments: Sequence[str]) -> tuple[str, list[str]]:
     """Return the subcommand that the arguments begin with, and the arguments after it.
 
     Args:
-        about: one help text for each subcommand; "" stands for the program without a subcommand, where it has a use.
+        about: the help text of each subcommand, and of "" if the program can run without a subcommand.
 
     Raises:
-        SystemExit: --help or --version was asked for, and is printed.
+        SystemExit: --help or --version was given, and its output has been printed.
         SpecError: there is no such subcommand.
     """
     name, *others = arguments or [""]
@@ -178,7 +178,7 @@ def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def flags_of(options: Mapping[str, Any]) -> list[str]:
-    """Return options, with values as parsed or as in a YAML file, as words of a command line."""
+    """Return the words of a command line for options whose values are as parsed or as in a YAML file."""
     flags = []
     for key, value in options.items():
         if not isinstance(key, str):
@@ -195,7 +195,7 @@ def _word(value: Any) -> str:
     if not isinstance(value, list | tuple):
         return str(value)
     is_one_number = len(value) == 1 and isinstance(value[0], int)
-    return ",".join(map(str, value)) + ("," if is_one_number else "")  # --seeds=4 would be a count
+    return ",".join(map(str, value)) + ("," if is_one_number else "")  # --seeds=4, is a list; --seeds=4 is a count
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:
@@ -206,12 +206,12 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
         near = [full for full in known if "-" in full and _abbreviates(name.replace("-", ""), full.split("-"))]
         near = near or difflib.get_close_matches(name, known, n=1)
         flag = unknown[1] or f"--{name}"
-        return f"{flag} is not an option; {f'did you mean --{near[0]}? ' if near else ''}--help lists all"
+        return f"{flag} is not an option; {f'did you mean --{near[0]}? ' if near else ''}--help lists all options"
     return re.sub(r'Parser key "(\w+)":', r"\1:", " ".join(message.split()))
 
 
 def _abbreviates(letters: str, words: Sequence[str]) -> bool:
-    """Return whether the letters are beginnings of all the words, as "lr" and "learnrate" of "learning" and "rate"."""
+    """Return whether the letters abbreviate the words, as "lr" and "learnrate" abbreviate "learning" and "rate"."""
     if not words:
         return not letters
     return any(

@@ -1,6 +1,6 @@
 """What a command prints: its result on standard output; errors, log messages and progress on standard error.
 
-Rich is imported only where something is drawn: a refused option must not wait for it.
+Rich is imported only where something is drawn, so that an invalid option is reported without this delay.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIPE_WIDTH = 120  # columns of a table in a pipe, unless COLUMNS is set or its words need more
-UNLIMITED = 100_000  # columns
+PIPE_WIDTH = 120  # characters in a line of a table in a pipe, unless COLUMNS is set or the words need more
+UNLIMITED = 100_000  # characters in a line
 
-# Around the result in the log of a submitted job, which holds stdout and stderr.
+# Lines around the result in the log of a submitted job, which contains both stdout and stderr.
 RESULT_BEGINS, RESULT_ENDS = "--- result ---\n", "\n--- end of result ---"
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command has to report.
+    """The result of a command.
 
     Args:
         document: the result as JSON values, for --json.
@@ -51,10 +51,10 @@ class CommandResult:
 
 
 def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code. An error prints one line; a bug, or -v, also the traceback."""
+    """Run a command and return its exit code. An error prints one line, and a traceback if it is a bug or with -v."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
+            stream.reconfigure(errors="backslashreplace")  # escapes what the terminal cannot show
     try:
         return command(arguments)
     except KeyboardInterrupt:
@@ -72,29 +72,29 @@ def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str
 
 
 def printable(text: str, keep: str = "\n") -> str:
-    """Escape control characters, which a terminal would obey, in stored text or file names, except those to keep."""
+    """Escape control characters, which a terminal would obey, in stored text or file names; leave those in `keep`."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def print_stderr(text: str, end: str = "\n") -> None:
-    """Print on standard error. A closed or full standard error is ignored."""
+    """Print on standard error. Write errors, such as a closed pipe or a full disk, are ignored."""
     with contextlib.suppress(OSError), above_step():
         print(text, end=end, file=sys.stderr, flush=True)
 
 
 def print_result(text: str) -> None:
-    """Print on standard output. A closed or full one is ignored: the work is done, and its exit code stands."""
+    """Print on standard output. Write errors are ignored: the work is done, and they must not change its exit code."""
     try:
         print(text, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python fails again at exit
 
 
 def as_text(*renderables: "RenderableType") -> str:
     """Draw tables and text for standard output, with colours if it is a terminal, and without trailing spaces.
 
     On a terminal, lines break between words; a cell of a `grid` that is still too wide is cut or folded. In a pipe, no
-    word is cut, and only grids break lines. A path in a `Text` stays whole with `no_wrap=True, overflow="ignore"`.
+    word is cut, and lines break only in grids. With `no_wrap=True, overflow="ignore"`, a path in a `Text` is not cut.
     """
     from rich.table import Table
 
@@ -129,19 +129,19 @@ def grid(
     headings: Sequence[str],
     rows: Iterable[Sequence["str | Text"]],
     fold: Collection[str] = (),
-    whole: Collection[str] = (),
+    one_line: Collection[str] = (),
 ) -> "Table":
-    """Return a table without lines. Control characters in its strings are escaped.
+    """Return a table without borders. Control characters in its strings are escaped.
 
     Args:
         fold: headings of the columns in which a word that is too long is folded, not cut.
-        whole: headings of the columns whose cells stay in one line in a pipe, such as paths.
+        one_line: headings of the columns whose cells, such as paths, are not wrapped in a pipe.
     """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for heading in headings:
-        no_wrap = heading in whole and not sys.stdout.isatty()
+        no_wrap = heading in one_line and not sys.stdout.isatty()
         table.add_column(heading, overflow="fold" if heading in fold else "ellipsis", no_wrap=no_wrap)
     for row in rows:
         table.add_row(*(printable(cell, keep="") if isinstance(cell, str) else cell for cell in row))
@@ -149,14 +149,14 @@ def grid(
 
 
 def table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], fold: Collection[str] = (), whole: Collection[str] = ()
+    headings: Sequence[str], rows: Iterable[Sequence[str]], fold: Collection[str] = (), one_line: Collection[str] = ()
 ) -> str:
     """Return a table as text, in the width of standard output; see `grid`."""
-    return as_text(grid(headings, rows, fold, whole))
+    return as_text(grid(headings, rows, fold, one_line))
 
 
 def _fit(table: "Table", console: "Console") -> None:
-    """Set the widths of the columns. Of a table that is too wide, the widest are cut first, below a word last."""
+    """Set the widths of the columns. If a table is too wide, narrow the widest column first, and cut words last."""
     from rich.measure import Measurement
 
     options = console.options.update(max_width=UNLIMITED)
@@ -164,7 +164,7 @@ def _fit(table: "Table", console: "Console") -> None:
     widths = [max(cell.maximum for cell in column) for column in columns]
     words = [max(cell.minimum for cell in column) for column in columns]
     words = [width if c.no_wrap else word for c, width, word in zip(table.columns, widths, words, strict=True)]
-    limit = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns  # or COLUMNS
+    limit = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns  # COLUMNS, if set
     for _ in range(Measurement.get(console, options, table).maximum - limit):
         widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))
         if console.is_terminal or widths[widest] > words[widest]:
@@ -189,7 +189,7 @@ class _ToStderr(logging.StreamHandler[TextIO]):
 
 
 def log_to_stderr(*, verbose: bool, quiet: bool = False, timestamps: bool = False) -> None:
-    """Print log messages on standard error: all if verbose, warnings and errors only if quiet."""
+    """Print log messages on standard error: all if verbose, only warnings and errors if quiet."""
     handler = _ToStderr()
     formatter = logging.Formatter("%(asctime)s %(message)s" if timestamps else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM end a run at once: the next driver of the run needs no tidying.
+"""SIGINT and SIGTERM end a run at once, without any clean-up: the next driver can resume it from any state.
 
-An orderly end would be a race: a signal to the process group (Ctrl-C, systemd) also ends Ray's processes, and within
-0.1 s Ray then ends this process with an exit code of its own.
+An orderly shutdown would be a race: a signal to the process group (Ctrl-C, systemd) also ends Ray's processes, and
+within 0.1 s Ray then ends this process with an exit code of its own.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 @contextlib.contextmanager
 def stoppable(advice: str, end_children: Callable[[], None]) -> Iterator[None]:
-    """End this process on SIGINT or SIGTERM. Enter it after Ray has started, since Ray sets its own handlers.
+    """End this process on SIGINT or SIGTERM. Use it after Ray has started, since Ray sets its own handlers.
 
     Args:
         advice: what the user can do then, printed after "interrupted" or "terminated".
@@ -28,8 +28,8 @@ def stoppable(advice: str, end_children: Callable[[], None]) -> Iterator[None]:
     def wait_for_signal() -> None:
         number = os.read(read, 1)
         os.close(read)
-        if number:  # an empty read: the pipe was closed at the end of the block
-            line = "\n" if sys.stderr.isatty() else ""  # below a live table
+        if number:  # empty if the pipe was closed at the end of the block
+            line = "\n" if sys.stderr.isatty() else ""  # starts a line below a live table
             message = f"{line}{NAMES[signal.Signals(number[0])]}; {advice}\n"
             with contextlib.suppress(OSError):  # standard error may be closed
                 os.write(sys.stderr.fileno(), message.encode(errors="replace"))

@@ -1,7 +1,7 @@
 """Standard error as a terminal: the current step with a spinner, and the console of live tables.
 
-A terminal that is closed or full never stops the work, and the cursor stays visible: a process that is killed could
-not show it again. Rich is imported late, since its import would delay the first output.
+Errors of writing to the terminal are ignored. The cursor stays visible, because a process that is killed could not show
+it again. Rich is imported late, since its import would delay the first output.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ FRAME_SECONDS = 0.1
 ERASE_LINE = "\r\x1b[2K"
 
 _lock = threading.RLock()
-_steps: "list[_Step]" = []  # steps within steps, of which the last is shown
+_steps: "list[_Step]" = []  # nested steps; the last one is shown
 
 
 class _Step(threading.Thread):
     def __init__(self, text: str) -> None:
         super().__init__(daemon=True)
         self._text, self._begin, self._ended = text, time.monotonic(), threading.Event()
-        self._file = os.dup(sys.stderr.fileno())  # TensorFlow is imported with standard error redirected
+        self._file = os.dup(sys.stderr.fileno())  # a copy, since importing TensorFlow redirects standard error
         self._frames = itertools.cycle(FRAMES if sys.stderr.encoding.lower() == "utf-8" else ASCII_FRAMES)
 
     def run(self) -> None:
@@ -54,7 +54,7 @@ class _Step(threading.Thread):
 
 @contextlib.contextmanager
 def step(text: str, *, shown: bool = True) -> Iterator[None]:
-    """Show a step, as in "starting Ray", beside a spinner until the block ends; without a terminal do nothing."""
+    """Show a step, such as "starting Ray", beside a spinner until the block ends; do nothing without a terminal."""
     if not (shown and _is_capable()):
         yield
         return
@@ -71,7 +71,7 @@ def step(text: str, *, shown: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def above_step() -> Iterator[None]:
-    """Write lines in place of the current step, which is drawn again below them."""
+    """Erase the current step while the block writes lines; it is drawn again below them."""
     with _lock:
         if _steps:
             _steps[-1].write("")
@@ -98,13 +98,13 @@ class _LossyStream:
 
 
 def terminal() -> "Console | None":
-    """Return a console on standard error; None if that is no terminal or one that cannot move its cursor."""
+    """Return a console on standard error, or None if that is not a terminal or cannot move its cursor."""
     if not _is_capable():
         return None
     from rich.console import Console
 
     console = Console(file=cast(TextIO, _LossyStream(sys.stderr)))
-    console.show_cursor = lambda show=True: False  # type: ignore[method-assign]  # it stays visible
+    console.show_cursor = lambda show=True: False  # type: ignore[method-assign]  # the cursor stays visible
     return console
 
 

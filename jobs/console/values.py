@@ -1,4 +1,4 @@
-"""The types of option values. Each function takes the text of the command line or a value of a YAML file."""
+"""Parsers of option values. Each takes the text of the command line or a value of a YAML file."""
 
 import argparse
 import re
@@ -11,19 +11,19 @@ from mnist_lib.clock import text_of
 
 
 class _UnreadableError(argparse.ArgumentTypeError, ValueError):
-    """argparse shows the text of an ArgumentTypeError, jsonargparse that of a ValueError in a file."""
+    """A value that cannot be parsed. argparse reports it as ArgumentTypeError, jsonargparse (files) as ValueError."""
 
 
 def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the names of "a,b" or of a list."""
+    """Return the names in "a,b" or in a list."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
-        raise _UnreadableError(f"expected names, as in a,b, got {value!r}")
+        raise _UnreadableError(f"expected names such as a,b, got {value!r}")
     return tuple(part.strip() for part in parts if part.strip())
 
 
 def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
-    """Return the count "3", or the seeds of a list: "4,8" or "4,"."""
+    """Return the number of seeds, as in "3", or the listed seeds, as in "4,8" or "4,"."""
     if isinstance(value, str) and "," in value:
         return tuple(whole_number(part) for part in value.split(",") if part.strip())
     if isinstance(value, list | tuple):
@@ -45,12 +45,12 @@ def number(value: Any) -> float:
 
 
 def moment(value: Any) -> str:
-    """Return a time as the store writes it: in UTC, to the second. Without a time zone it is UTC."""
+    """Return a time in UTC, to the second, as the store writes it. A time without a zone is UTC."""
     try:
         time = datetime.fromisoformat(str(value))
         return text_of(time.replace(tzinfo=time.tzinfo or UTC))
     except (ValueError, OverflowError):
-        raise _UnreadableError(f"expected a time, as in 2026-11-25T03:00:00Z, got {value!r}") from None
+        raise _UnreadableError(f"expected a time such as 2026-11-25T03:00:00Z, got {value!r}") from None
 
 
 def user_path(value: str | Path) -> Path:
@@ -65,9 +65,10 @@ def folder(value: str | Path) -> Path:
 def existing_folder(value: str | Path) -> Path:
     """Return the absolute path of a folder that exists: a mistyped name must not become an empty folder."""
     path = folder(value)
-    if not path.is_dir():
-        raise _UnreadableError(f"expected an existing folder, got {path}; create it (mkdir -p {path}) or leave it out")
-    return path
+    if path.is_dir():
+        return path
+    hint = f"create it (mkdir -p {path}) or omit the option"
+    raise _UnreadableError(f"expected an existing folder, got {path}; {hint}")
 
 
 def auto_or_whole_number(value: Any) -> int | None:

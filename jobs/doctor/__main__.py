@@ -1,4 +1,4 @@
-"""`python -m jobs.doctor`: find what would keep a run from working, here and on every node, and how to fix it."""
+"""`python -m jobs.doctor`: find problems that would make a run fail, here and on every node, with their fixes."""
 
 import json
 import sys
@@ -23,10 +23,10 @@ COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Check what a run needs, and print each finding with its fix. The exit code is 0, or that with which a run would
-    end because of the first fault."""
+    """Check what a run needs, and print each finding with its fix. The exit code is 0 or, if there are
+    faults, that of a run that fails with the first one."""
 
-    address: str | None = option(None, "cluster to check (default: RAY_ADDRESS or this machine)", str, "HOST:PORT")
+    address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", str, "HOST:PORT")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     dataset: str = option("mnist-mini", f"dataset of the run: one of {', '.join(DATASETS)}", str, "NAME")
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
@@ -73,7 +73,7 @@ def _cluster(address: str) -> Iterator[Finding]:
 
 
 def worst(found: Sequence[Finding]) -> int:
-    """Return the exit code of the first fault: a run would end there and not reach the others."""
+    """Return the exit code of the first fault, since a run would end there, or 0."""
     return next((exit_codes.exit_code_of(finding.code) for finding in found if finding.code), exit_codes.DONE)
 
 

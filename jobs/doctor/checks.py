@@ -30,7 +30,7 @@ class Finding:
     what: str
     found: str
     fix: str = ""
-    code: str | None = None  # of the error with which a run would end; None if it would not
+    code: str | None = None  # error code that a run would end with; None if this is no fault
 
     @property
     def mark(self) -> str:
@@ -67,7 +67,7 @@ def visible_gpus() -> int:
 
 
 def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check. An error with a code becomes one; the last part of its message is the fix."""
+    """Yield the findings of a check. An error with a code becomes a finding, whose fix is the end of the message."""
     try:
         yield from check()
     except Exception as error:
@@ -90,7 +90,7 @@ def versions_here() -> Iterator[Finding]:
 def storage(where: str) -> Iterator[Finding]:
     is_new = not is_url(where) and not Path(where).exists()
     check_writable(open_storage(where))
-    yield Finding("storage", f"{where} can be written, and a second writer is refused")
+    yield Finding("storage", f"{where} is writable, and only one of two writers can create a file")
     if not is_url(where):
         yield _disk("storage", Path(where), shutil.disk_usage(where).free, "E-STORE-FULL", "--storage")
     if is_new:
@@ -109,7 +109,7 @@ def token() -> Iterator[Finding]:
     from cluster.connection.address import token_file
 
     mode = f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', '').lower() or 'unset'}"
-    file = token_file()  # None without a home
+    file = token_file()  # None without a home folder
     if os.environ.get("RAY_AUTH_TOKEN"):
         yield Finding("token", f"in RAY_AUTH_TOKEN; {mode}")
     elif file is None or not file.is_file():
@@ -152,7 +152,7 @@ def nodes() -> Iterator[Finding]:
     for answer in call_on_every_node(node_facts, NODE_SECONDS):
         what = f"node {answer.node.host} ({answer.node.id[:8]})"
         if answer.value is None:
-            fix = "see its raylet.out, or restart Ray there"
+            fix = "see raylet.out on that node, or restart Ray there"
             yield Finding(what, f"does not run tasks: {answer.error}", fix, "E-CLUSTER")
         else:
             yield from _node(what, answer.node.cpus, answer.value, asked)
@@ -163,7 +163,7 @@ def nodes() -> Iterator[Finding]:
         elif gpu.value is None:
             yield Finding(what, f"TensorFlow does not start with {gpus}: {gpu.error}", INSTALL_GPU, "E-GPU-INVISIBLE")
         elif gpu.value < 1:
-            fix = f"{INSTALL_GPU}, or start its Ray with --num-gpus=0"
+            fix = f"{INSTALL_GPU}, or start Ray there with --num-gpus=0"
             yield Finding(what, f"Ray has {gpus} there, of which TensorFlow sees none", fix, "E-GPU-INVISIBLE")
         else:
             yield Finding(what, f"{gpus}, which TensorFlow sees")
@@ -171,7 +171,7 @@ def nodes() -> Iterator[Finding]:
 
 def _node(what: str, cpus: int, facts: NodeFacts, asked: float) -> Iterator[Finding]:
     free = f"{facts.disk_free / 1e9:.0f} GB of disk and {facts.memory_free / 1e9:.0f} GB of memory free"
-    fine = Finding(what, f"{counted(cpus, 'CPU')}, {free}, the same package versions")
+    fine = Finding(what, f"{counted(cpus, 'CPU')}, {free}, same package versions as here")
     yield from list(_faults(what, facts, asked)) or [fine]
 
 
@@ -181,19 +181,20 @@ def _faults(what: str, facts: NodeFacts, asked: float) -> Iterator[Finding]:
     if facts.disk_free < MIN_DISK:
         yield _disk(what, Path(facts.temporary), facts.disk_free, "E-RESOURCES", "TMPDIR")
     if facts.memory_free < MIN_MEMORY:
-        fix = f"end other programs there: a worker needs {MIN_MEMORY / 1e9:.0f} GB"
+        fix = f"stop other programs there: a worker needs {MIN_MEMORY / 1e9:.0f} GB"
         yield Finding(what, f"{facts.memory_free / 1e9:.1f} GB of memory free", fix, "E-RESOURCES")
     # The node read its clock between `asked` and now.
     off = max(asked - facts.clock, facts.clock - time.time())
     if off > MAX_CLOCK_SECONDS:
-        yield Finding(what, f"its clock is {off:.0f} s off", "let NTP set the clocks (timedatectl set-ntp true)")
+        fix = "let NTP set the clocks (timedatectl set-ntp true)"
+        yield Finding(what, f"its clock differs from that of this machine by {off:.0f} s", fix)
 
 
 def _disk(what: str, folder: Path, free: int, code: str, flag: str) -> Finding:
     found = f"{free / 1e6:,.0f} MB free in {folder}"
     if free >= MIN_DISK:
         return Finding(what, found)
-    return Finding(what, found, f"free some, or name another folder with {flag}", code)
+    return Finding(what, found, f"free some space, or choose another folder with {flag}", code)
 
 
 def _others_read(file: Path) -> bool:

@@ -6,6 +6,7 @@ from functools import partial
 from jobs.console.output import CommandResult
 from jobs.console.values import moment
 from jobs.models.options import CollectOptions, PromoteOptions, RollbackOptions
+from jobs.train.reporting import write_index
 from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
@@ -22,7 +23,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     rule = Rule(when=when, alpha=options.alpha, min_accuracy=options.min_accuracy, max_class_drop=max_class_drop)
     name = options.version
     if name in MODELS:
-        raise SpecError(f"version: expected {name}@{LATEST} or a number, as in {name}@3, got {name}: its champion")
+        raise SpecError(f"version: expected {name}@{LATEST} or a number such as {name}@3, got {name}, the champion")
     version = find_version(objects, name)
     decision = champions.promote(objects, version, rule)
     verdict = f"{version.name} is now the champion" if decision.promote else f"{version.name} is not promoted"
@@ -31,7 +32,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     if options.model is None:
-        raise SpecError("model: expected the model to roll back, as in: jobs.models rollback keras")
+        raise SpecError("model: expected the model to roll back, got none; for example: jobs.models rollback keras")
     (model,) = options.models
     record = champions.rollback(objects, model, _target(objects, model, options.to))
     text = f"{model}@{record.version} is the champion: {record.why}"
@@ -39,10 +40,8 @@ def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
 
 
 def _update_index(objects: Objects) -> None:
-    """Write the index again, which names the champions, if a run has written one."""
+    """Update the index, which names the champions, if a run has written one."""
     if objects.exists(INDEX):
-        from jobs.train.reporting import write_index  # loads the report's plots
-
         write_index(objects)
 
 
@@ -64,13 +63,13 @@ def _target(objects: Objects, model: str, to: str | None) -> int | None:
 
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     if options.keep is None or options.keep < 1:
-        raise SpecError(f"keep: expected a number of versions, 1 or more, got {options.keep}; as in: gc --keep 5")
+        raise SpecError(f"keep: expected a number of versions, 1 or more, got {options.keep}; for example: gc --keep 5")
     found = {model: collect(objects, model, options.keep, dry_run=options.dry_run) for model in options.models}
     would = "would be " if options.dry_run else ""
     texts = {
         "deleted": f"{would}deleted: old version",
         "swept": f"{would}deleted: leftovers of a crashed run",
-        "completed": f"{would}committed: its run crashed just before",
+        "completed": f"{would}committed: its run crashed just before the commit",
         "damaged": "not changed: its record cannot be read",
     }
     lines = []

@@ -42,7 +42,7 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
     text = (
         f"{version.name} gives the stored prediction for {same} {found.test.total:,} test images ({near}).\n"
-        f"{found.test.correct:,} of them are right: {percent(found.test.value)}."
+        f"{found.test.correct:,} of the predictions are right: {percent(found.test.value)}."
     )
     return CommandResult(asdict(found), text, exit_codes.DONE if found.reproduced else exit_codes.INTEGRITY)
 
@@ -100,7 +100,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
 
 
 def tested_split(version: Version, data_dir: Path | None, data_source: Path | None) -> "Split":
-    """Return the images that the version was tested on, or raise DataError if the dataset here has others."""
+    """Return the images that the version was tested on, or raise DataError if the dataset here differs."""
     tested_on = version.about["dataset"].get("fingerprint")
     dataset = load_dataset(version.about["dataset"]["name"], data_dir, data_source)
     if dataset.fingerprint != tested_on:
@@ -112,7 +112,7 @@ def tested_split(version: Version, data_dir: Path | None, data_source: Path | No
 
 
 def load_dataset(name: str, data_dir: Path | None, data_source: Path | None) -> "Dataset":
-    """Return a dataset of the catalog, and keep standard output free of what TFDS prints while it prepares it."""
+    """Return a dataset of the catalog. What TFDS prints while preparing it goes to standard error."""
     from mnist_lib.data.prepare import prepare
 
     require_known("dataset", name, DATASETS)

@@ -22,7 +22,7 @@ from mnist_lib.store.storage import is_url, open_storage
 from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy, version_folder
 from mnist_lib.wording import counted, percent
 
-MAX_IMAGES_SHOWN = 10  # by diff
+MAX_IMAGES_SHOWN = 10  # by `diff`, without --json
 
 
 def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
@@ -99,7 +99,7 @@ def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
 
 
 def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
-    """Check every version that is meant, also after one was found damaged."""
+    """Check every requested version, even after one was found damaged."""
     damaged: dict[str, str] = {}
     whole: list[str] = []
 
@@ -125,7 +125,7 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
                 numbers |= {number for number, _ in find_all(objects, model)}
             for number in sorted(numbers):
                 check(f"{model}@{number}", _verify_number, objects, model, number)
-    lines = [*damaged.values(), f"{counted(len(whole), 'version')} as committed, {len(damaged):,} damaged."]
+    lines = [*damaged.values(), f"{counted(len(whole), 'version')} intact, {len(damaged):,} damaged."]
     if not options.all and (what is None or what in MODELS):
         lines.append("Only champions were checked; --all checks every version.")
     code = exit_codes.INTEGRITY if damaged else exit_codes.DONE
@@ -166,7 +166,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _comparison_text(found: Comparison) -> str:
     one, other = map(percent, found.accuracies)
-    lines = [f"{found.one} has {one}, {found.other} {other} of the test images right."]
+    lines = [f"{found.one} predicts {one} of the test images correctly, {found.other} {other}."]
     lines += [f"  {name}: {a} -> {b}" for name, (a, b) in found.made.items()] or ["  They were made in the same way."]
     if found.test_images is None:
         return "\n".join([*lines, "They were tested on different images."])
@@ -186,10 +186,10 @@ def _comparison_text(found: Comparison) -> str:
 
 
 def _pairs(options: DiffOptions, objects: Objects) -> list[tuple[Version, Version]]:
-    """Return the versions to compare: the two that are named, or of each model those with the two numbers."""
+    """Return the versions to compare: the two given ones or, for two numbers, those versions of each model."""
     one, other = options.one, options.other
     if one is None or other is None:
-        raise SpecError("version: expected two, as in: jobs.models diff keras@1 keras@2")
+        raise SpecError("version: expected two versions, got fewer; for example: jobs.models diff keras@1 keras@2")
     if not (NUMBER.fullmatch(one) and NUMBER.fullmatch(other)):
         return [(find_version(objects, one), find_version(objects, other))]
     pairs = []

@@ -1,4 +1,4 @@
-"""`python -m jobs.predict PICTURE...`: predict the digits on pictures."""
+"""`python -m jobs.predict PICTURE...`: predict the digits in pictures."""
 
 import contextlib
 import logging
@@ -35,9 +35,9 @@ from mnist_lib.wording import counted, percent
 if TYPE_CHECKING:
     from mnist_lib.export.loading import Predict
 
-MAX_RESIZED_LINES = 5  # a line for each resized picture, up to this number; for more, one line for all
+MAX_RESIZED_LINES = 5  # up to this many resized pictures have a line each; more share one line
 
-log = logging.getLogger("jobs.predict")  # __name__ is "__main__" where this is the command
+log = logging.getLogger("jobs.predict")  # __name__ is "__main__" under `python -m`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def predict(arguments: Sequence[str]) -> int:
     version = find_version(objects, options.model) if options.model else best_champion(objects)
     stored = StoredModel.read(objects, version)
     tested = accuracy_of_version(version)
-    log.info("%s predicts; it is right on %s of its test images", version.name, percent(tested.value))
+    log.info("predicting with %s, whose test accuracy is %s", version.name, percent(tested.value))
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:
@@ -66,7 +66,7 @@ def predict(arguments: Sequence[str]) -> int:
 def _batches(
     paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
 ) -> Iterator[Iterable[list[PictureResult]]]:
-    """Load the model, here or on the cluster, and give the results, which are computed as they are taken."""
+    """Load the model, here or on the cluster, and give batches of results, which are computed lazily."""
     if not (options.address or os.environ.get("RAY_ADDRESS")):
         with picture_reader(paths) as pictures:
             model = _built(stored)
@@ -91,7 +91,7 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
 
     split = tested_split(version, options.data_dir, options.data_source)
     if count > len(split):
-        raise SpecError(f"from_test: expected at most the {len(split):,} test images, got {count:,}")
+        raise SpecError(f"from_test: expected at most {len(split):,}, the number of test images, got {count:,}")
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)
     height, width, _ = split.images.shape[1:]
     return [
@@ -101,7 +101,7 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
 
 
 def _built(stored: StoredModel) -> "Predict":
-    """Return the model, compiled."""
+    """Load and compile the model."""
     with step(f"loading {stored.name}"):
         import_keras(gpus=False)
         from mnist_lib.export.loading import build, predictor
@@ -112,7 +112,7 @@ def _built(stored: StoredModel) -> "Predict":
 
 
 def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[PictureResult]:
-    """Return all results, and print each failure as it comes."""
+    """Return all results, and print each failure when it occurs."""
     begin = time.monotonic()
     results: list[PictureResult] = []
     with _progress(pictures) as advance:

@@ -1,4 +1,4 @@
-"""The predictions of pictures, as a table, CSV or JSON."""
+"""The predictions for pictures, as a table, CSV or JSON."""
 
 import csv
 import io
@@ -26,11 +26,11 @@ class Answer:
     name: str
     picture: Picture
     probabilities: NDArray[np.float32]  # [classes]
-    label: int | None = None  # the digit on the picture, where it is known
+    label: int | None = None  # the digit in the picture, if known
 
     @property
     def ranking(self) -> list[tuple[int, float]]:
-        """The digits with their probabilities, the most probable first; of equals, the lower digit first."""
+        """The digits with their probabilities, most probable first; equally probable digits in ascending order."""
         order = np.argsort(-self.probabilities, kind="stable")
         return [(int(digit), float(self.probabilities[digit])) for digit in order]
 
@@ -59,7 +59,7 @@ PictureResult = Answer | Failure
 def results_of(
     names: Iterable[str], found: Sequence[Picture | ImageError], probabilities: NDArray[np.float32]
 ) -> list[PictureResult]:
-    """Return one result for each name. `probabilities` has a row for each that is a picture, [n, classes]."""
+    """Return one result for each name. `probabilities`: [n, classes], one row for each picture that could be read."""
     rows = iter(probabilities)
     return [
         Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows))
@@ -75,7 +75,7 @@ def as_table(answers: Sequence[Answer]) -> str:
     labelled = any(answer.label is not None for answer in answers)
     headings = ["picture", "digit", "probability", "next", "probability", *(["label"] if labelled else []), ""]
     rows = [_row(answer, labelled) for answer in answers]
-    lines = [table(headings, rows, fold=["picture"], whole=["picture"])]
+    lines = [table(headings, rows, fold=["picture"], one_line=["picture"])]
     unsure = sum(answer.unsure for answer in answers)
     if unsure:
         lines.append(f"unsure: {unsure:,} of {len(answers):,} {'is' if unsure == 1 else 'are'} below {UNSURE:.0%}.")

@@ -1,4 +1,4 @@
-"""Pictures -> predictions, batch by batch in the order of the pictures: in this process, or on a cluster."""
+"""Predict pictures in batches, in their order, in this process or on a cluster."""
 
 import functools
 import socket
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BATCH_SIZE = 1_000  # pictures; the evaluation of a model pads to as many
-MAX_BATCH_SECONDS = 1.0  # of reading, so that results of slow disks appear
-MAX_BATCH_BYTES = 32_000_000  # of files that are sent to a worker together
+BATCH_SIZE = 1_000  # pictures; the evaluation of a model pads its batches to this size
+MAX_BATCH_SECONDS = 1.0  # reading time of a batch, so that a slow disk does not delay the first results
+MAX_BATCH_BYTES = 32_000_000  # size of the files that are sent to a worker together
 
 
 def predict_here(
     paths: Sequence[Path], pictures: Iterable[Picture | ImageError], predict: "Predict"
 ) -> Iterator[list[PictureResult]]:
-    """Yield the results batch by batch. The iterator of pictures may read ahead meanwhile."""
+    """Yield the results batch by batch. Meanwhile, the iterator of pictures may read ahead."""
     begin = 0
     for batch in _in_batches(pictures):
         names = map(str, paths[begin : begin + len(batch)])
@@ -47,7 +47,7 @@ def predict_on_cluster(
 
     Args:
         stored: a Ray reference to the `StoredModel`.
-        limits: of each batch, as in `results_in_order`, which also names the errors.
+        limits: those of each batch. See `results_in_order`, also for the errors.
     """
     from cluster.lanes.tasks import results_in_order
 
@@ -64,13 +64,13 @@ def predict_on_cluster(
 
 
 def layout_of(stored: StoredModel, as_is: bool) -> Layout:
-    """Return how pictures are laid out for a model. Its manifest must have been checked, by building the model."""
+    """Return the layout of pictures that a model expects. Build the model first, which checks its manifest."""
     height, width, _ = stored.manifest["dataset"]["image_shape"]
     return Layout.of(stored.manifest["spec"]["dataset"], (height, width), as_is=as_is)
 
 
 def _probabilities_of(found: Sequence[Picture | ImageError], predict: "Predict") -> NDArray[np.float32]:
-    """Return [n, classes] of the n that are pictures."""
+    """Return the probabilities for the n pictures that could be read: [n, classes] float32."""
     images = [picture.image for picture in found if isinstance(picture, Picture)]
     return predict(np.stack(images)) if images else np.empty((0, 0), np.float32)
 
@@ -94,13 +94,13 @@ def predict_pictures(
 
     Args:
         stored: a reference to a `StoredModel`, in a list so that only the first task of a process fetches it.
-        contents: of the picture files; errors are passed on.
+        contents: the bytes of each picture file, or the error of reading it, which is passed on.
 
     Returns:
-        For each file its picture or error, and [n, classes], the probabilities of the n pictures.
+        The picture or error of each file, and the probabilities for the n pictures, [n, classes] float32.
 
     Raises:
-        IntegrityError: the files are not of that model.
+        IntegrityError: the stored files are damaged, or belong to another model.
         VersionsError: the worker has other package versions than the driver.
     """
     from jobs.train.recorder import require_same_versions
@@ -113,7 +113,7 @@ def predict_pictures(
 
 @functools.lru_cache(maxsize=1)
 def _loaded(stored: Any, as_is: bool) -> tuple["Predict", Layout]:
-    """Load the model on the one CPU of a task, for all tasks that this process will run."""
+    """Load the model, for one CPU, once for all tasks of this process."""
     import_keras(gpus=False)  # Ray shows every GPU of the node to a task that asked for none
     import ray
 

@@ -12,14 +12,14 @@ from jobs.predict.answers import Answer
 from mnist_lib.store.local import atomic_output
 
 MAX_PICTURES = 100  # more would be hard to view in one image
-TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times as large as a picture of MNIST
+TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times as wide as an MNIST image
 CAPTION = 3 * LINE + 8
 MAX_COLUMNS = 10
 BACKGROUND, TEXT, FAINT, WARNING, WRONG = "#ffffff", "#1a1a1a", "#6b7280", "#b45309", "#b91c1c"
 
 
 def draw(answers: Sequence[Answer], path: Path) -> None:
-    """Draw the first hundred predictions into a file, which appears when it is complete, or raise StoreError."""
+    """Draw the first hundred predictions into a file, which appears once it is complete. Raises StoreError."""
     shown = answers[:MAX_PICTURES]
     columns = min(MAX_COLUMNS, math.ceil(math.sqrt(len(shown) * 1.5)))
     rows = math.ceil(len(shown) / columns)
@@ -50,7 +50,7 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
 
 
 def _shortened(name: str, drawing: ImageDraw.ImageDraw) -> str:
-    """Shorten a name in its middle to the width of a tile: names differ mostly at their ends."""
+    """Cut out the middle of a name to fit the width of a tile, since names differ mostly at their ends."""
     length, shown = len(name), name
     while drawing.textlength(shown, _font(12)) > TILE:
         length -= 1

@@ -11,37 +11,37 @@ from jobs.models.options import VERSION_HELP
 from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
 from mnist_lib.spec import MAX_SEED
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of --picture
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """Predict the digit on each picture. A picture may have any size, and be dark on light or light on dark: the digit
+    """Predict the digit in each picture. A picture may have any size, and be dark on light or light on dark: the digit
     is cropped, scaled and centred like the digits that the model was trained on."""
 
     pictures: tuple[Path, ...] = option(
-        (), "picture files, and folders of pictures", user_path, "PICTURE", positional=True, several=True
+        (), "picture files, or folders of picture files", user_path, "PICTURE", positional=True, several=True
     )
-    model: str | None = option(None, f"{VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
+    model: str | None = option(None, f"version, {VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
     as_is: bool = option(
         False,
-        "no cropping or inversion: pictures show light digits on dark, and are only converted to grey and resized",
+        "do not crop or invert pictures, which must show light digits on dark; only convert them to grey and resize",
     )
     from_test: int | None = option(
-        None, "predict N random test images of the model's data set, which have labels, and no files", whole_number, "N"
+        None, "instead of files, predict N random images of the model's test set, with labels", whole_number, "N"
     )
     seed: int = option(0, "random seed that chooses the images of --from-test", whole_number, "N")
     data_dir: Path | None = option(None, f"for --from-test: {DATA_DIR_HELP}", existing_folder, "DIR")
     data_source: Path | None = option(None, f"for --from-test: {DATA_SOURCE_HELP}", folder, "DIR")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
-    address: str | None = option(None, "cluster to use (default: RAY_ADDRESS or this machine)", str, "HOST:PORT")
-    wait_for_resources: float = option(Limits.wait_seconds, "seconds to wait for a free node", number, "S")
+    address: str | None = option(None, "Ray cluster to use (default: RAY_ADDRESS or none)", str, "HOST:PORT")
+    wait_for_resources: float = option(Limits.wait_seconds, "seconds to wait for a free cluster node", number, "S")
     picture: Path | None = option(
-        None, "file to draw the pictures into, as the model sees them, with their predictions", user_path, "FILE.png"
+        None, "image file to write: the pictures as the model sees them, and their predictions", user_path, "FILE.png"
     )
     csv: bool = option(False, "print CSV instead of a table")
     json: bool = option(False, "print one JSON document instead of a table")
-    verbose: bool = option(False, "show tracebacks", short=["-v"])
+    verbose: bool = option(False, "log more, and print the traceback of an error", short=["-v"])
 
     def check(self) -> None:
         """Raise UsageError for options that exclude each other or are out of range."""
@@ -49,9 +49,9 @@ class PredictOptions:
             got = "both" if self.pictures else "neither"
             raise UsageError(f"expected either pictures or --from-test N, got {got}; see --help")
         if self.from_test is not None and self.from_test < 1:
-            raise UsageError(f"from_test: expected a whole number from 1, got {self.from_test}")
+            raise UsageError(f"from_test: expected a whole number, 1 or more, got {self.from_test}")
         if self.from_test is not None and self.address is not None:
-            raise UsageError("from_test: expected no --address, since test images are predicted here; leave it out")
+            raise UsageError("from_test: expected no --address, since test images are predicted here; omit --address")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {self.seed}")
         if self.csv and self.json:
@@ -60,7 +60,7 @@ class PredictOptions:
             raise UsageError(f"wait_for_resources: expected seconds, 0 or more, got {self.wait_for_resources}")
         if self.picture is not None:
             if self.picture.suffix.lower() not in PICTURE_SUFFIXES:
-                raise UsageError(f"picture: expected a name with {', '.join(PICTURE_SUFFIXES)}, got {self.picture}")
+                raise UsageError(f"picture: expected one of {', '.join(PICTURE_SUFFIXES)}, got {self.picture}")
             if not self.picture.parent.is_dir() or self.picture.is_dir():
                 raise UsageError(f"picture: expected a file in an existing folder, got {self.picture}")
 

@@ -1,6 +1,6 @@
 """Read picture files with one process per CPU.
 
-Processes, not threads: most of the work on a small picture is done in Python, in which threads wait for each other.
+Processes, not threads: most of the work on a small picture is Python code, in which threads wait for each other.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from pathlib import Path
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Layout, Picture, content_or_error, read_pictures
 
-MIN_PICTURES_PER_PROCESS = 50  # fewer are read sooner than a process starts
-MAX_PROCESSES = 8  # more would read faster than one model predicts
+MIN_PICTURES_PER_PROCESS = 50  # reading fewer takes less time than starting a process
+MAX_PROCESSES = 8  # more would read faster than the model predicts
 FILES_PER_TASK = 100
 MAX_TASKS_PER_PROCESS = 4  # limits the pictures in memory that the model has not predicted yet
 
 
 @contextlib.contextmanager
 def picture_reader(paths: Sequence[Path]) -> Iterator[Callable[[Layout], Iterator[Picture | ImageError]]]:
-    """Give a function that yields for each path, in their order, its picture or what is wrong with it.
+    """Give a function that yields the picture, or the error of reading it, of each path in order.
 
-    If there are enough pictures, processes start that read them: at once, so that they start while TensorFlow loads.
+    Many pictures are read by processes. These are started at once, so that they start while TensorFlow loads.
     """
     processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES, len(paths) // MIN_PICTURES_PER_PROCESS)
     if processes <= 1:
@@ -55,7 +55,7 @@ def _read_ahead(
         while pending:
             yield from pending.popleft().result()
     except BrokenProcessPool as error:
-        got = "expected to read every file, but a reading process was killed, for its memory or because of a file"
+        got = "expected to read every file, but a process that read files died, for lack of memory or because of a file"
         raise ImageError(f"{got}; predict fewer files at once") from error
 
 

@@ -1,1 +1,1 @@
-"""`jobs.retrain`: run jobs.train on a schedule, as a daemon or one step at a time; show, export and report it."""
+"""`jobs.retrain`: run jobs.train on a schedule, as a daemon or step by step; show and export it; send notices."""

@@ -1,4 +1,4 @@
-"""`python -m jobs.retrain`: jobs.train on a schedule, as a daemon or, with --once, as a step of another scheduler."""
+"""`python -m jobs.retrain`: run jobs.train on a schedule, as a daemon or, with --once, from another scheduler."""
 
 import json
 import logging
@@ -29,11 +29,11 @@ from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import check_writable
 from mnist_lib.store.storage import open_storage
 
-RETRY_SECONDS = 30.0  # until a storage that refused is tried again
-RUNNING_RETRY_SECONDS = 2.0  # the same while a run is in progress
-SIGNALLED_DELIVERY_SECONDS = 5.0  # for the remaining notices after a signal
+RETRY_SECONDS = 30.0  # pause after an error of the storage
+RUNNING_RETRY_SECONDS = 2.0  # the same, while a run is in progress
+SIGNALLED_DELIVERY_SECONDS = 5.0  # timeout for the remaining notices after a signal
 
-log = logging.getLogger("jobs.retrain")  # __name__ is "__main__" when run with python -m
+log = logging.getLogger("jobs.retrain")  # __name__ is "__main__" under `python -m`
 
 COMMANDS: dict[str, tuple[type[RetrainOptions], Callable[[Any, Sequence[str]], CommandResult]]] = {
     "status": (StatusOptions, lambda options, _: show_status(options)),
@@ -70,7 +70,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
     log_to_stderr(verbose=options.verbose, timestamps=True)
     clock, host = SystemClock(), socket.gethostname()
     began = clock.now()
-    # The first call by another scheduler is made for the slot that is due then, so the schedule begins before it.
+    # Another scheduler makes its first call for the slot that is due then, so the schedule begins before that slot.
     enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began
     term = LeaseTerm(f"process {os.getpid()}", host, text_of(began))
     lease = Lease(objects, lease_folder(options.name), term, time_to_live=options.lease_seconds, clock=clock)
@@ -110,7 +110,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
 
 
 def _run_once(options: RetrainOptions, objects: Objects, retrainer: Retrainer, lease: Lease, stop: "_Stop") -> int:
-    """Run the schedule until nothing is due; with --now, until that run has ended."""
+    """Run the schedule until nothing is due; with --now, until the immediate run has ended."""
     own = retrainer.run_now() if options.now else None
     if options.now and own is None:
         raise _busy_error(options, objects)
@@ -129,7 +129,7 @@ def _run_once(options: RetrainOptions, objects: Objects, retrainer: Retrainer, l
 
 
 def _step(retrainer: Retrainer, *, retry_idle: bool = True) -> Pause:
-    """Take a step; log a StoreError and return when to try again. `retry_idle`: also if no run is in progress."""
+    """Take a step, or log a StoreError and return when to retry. Without `retry_idle`, retry only during a run."""
     try:
         return retrainer.step()
     except StoreError as error:
@@ -157,7 +157,7 @@ class _Stop:
             signal.signal(number, self._receive)
 
     def wait(self, seconds: float) -> bool:
-        """Return whether a signal has arrived, after at most the given seconds."""
+        """Wait at most the given seconds for a signal; return whether one has arrived."""
         return self._event.wait(seconds)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ from mnist_lib.store.storage import is_url
 
 # Options that the emitted command does not have: --notify can hold a secret, and --once is always given.
 LEFT_OUT = ("train", "once", "now", "notify", "json", "verbose")
-# `jobs.retrain --once` has already retried what was worth it, by error code: "once" is final for the scheduler.
+# `jobs.retrain --once` has already retried by error code, so exit codes with retry "once" are final for the scheduler.
 FINAL_EXIT_CODES = tuple(row.number for row in TABLE if row.number and row.retry != "yes")
 
 
@@ -39,12 +39,12 @@ def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
 
 
 def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
-    """`here`: the command runs on this machine, not in a container."""
+    """Return the timer of the schedule. `here`: whether the command runs on this machine, not in a container."""
     timetable, storage = options.timetable(), options.storage
     if not is_url(storage):
         path = Path(storage).expanduser()
         if not here and not path.is_absolute():
-            raise UsageError(f"storage: expected a URL or a path in the pod, got {storage!r}; use --storage /PATH")
+            raise UsageError(f"storage: expected a URL or an absolute path, got {storage!r}; use --storage /PATH")
         storage = str(path.absolute())
     given, defaults = vars(options), vars(RetrainOptions())
     changed = {name: given[name] for name in defaults if name not in LEFT_OUT and given[name] != defaults[name]}

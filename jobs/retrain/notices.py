@@ -1,6 +1,6 @@
 """Notices of what happened to a slot: their contents, and their delivery as JSON to a web server or a command.
 
-Notices to a web server are signed as in Standard Webhooks 1.0 (https://www.standardwebhooks.com), which libraries of
+Notices to a web server are signed as in Standard Webhooks 1.0 (https://www.standardwebhooks.com), which libraries for
 many languages verify. Delivery happens in the background, and a run never fails because of it.
 """
 
@@ -30,10 +30,10 @@ from jobs.retrain.status import seconds_of, sentence_of
 from mnist_lib.retraining.journal import Entry
 
 NOTICE_SCHEMA = 1
-# Kind of a journal entry -> event; those of "done" depend on its results.
+# Kind of a journal entry -> event. The events of a "done" entry depend on its results.
 EVENT_OF = {"started": "recovery", "failed": "failure", "unchanged": "skip", "skipped": "skip", "replaced": "skip"}
-DELIVERY_SECONDS = 60.0  # for one notice with all attempts
-ANSWER_SECONDS = 10.0  # for one attempt
+DELIVERY_SECONDS = 60.0  # timeout of one notice with all attempts
+ANSWER_SECONDS = 10.0  # timeout of one attempt
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubled for each further one
 BUSY = (408, 425, 429)  # HTTP status codes below 500 that are worth a retry
 
@@ -98,7 +98,7 @@ _WITHOUT_REDIRECTS = urllib.request.build_opener(_NoRedirects)
 
 
 class Notifier:
-    """Delivers notices from a thread of its own. Raises UsageError for an unusable receiver or secret.
+    """Delivers notices in a thread of its own. Raises UsageError for an unusable receiver or secret.
 
     Args:
         receiver: an http(s) URL, or a shell command, which reads the notice from its standard input.
@@ -110,7 +110,7 @@ class Notifier:
         try:
             self._signer = None if secret is None else Webhook(secret)
         except (binascii.Error, EmptyWebhookSecretError) as error:
-            raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ and base64, got something else") from error
+            raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ followed by base64, got other text") from error
         self._receiver, self._deadline = receiver.strip(), deadline
         self._is_url = self._receiver.lower().startswith(("http://", "https://"))
         # The error message of a shell would print a URL, which can hold a secret.
@@ -133,7 +133,7 @@ class Notifier:
         while (notice := self._notices.get()) is not None:
             try:
                 self._deliver(json.dumps(notice).encode())
-            except Exception as error:  # whatever it is, the run goes on
+            except Exception as error:  # no failure to deliver may end the run
                 log.warning("a notice was not delivered: %s", type(error).__name__)
 
     def _deliver(self, body: bytes) -> None:
@@ -154,7 +154,7 @@ class Notifier:
             pause *= 2
 
     def _post(self, identity: str, body: bytes) -> tuple[str, bool]:
-        """Return the error, "" if the notice was accepted, and whether a retry is useless."""
+        """Return the error ("" if the notice was accepted) and whether a retry is useless."""
         now = datetime.now(UTC)
         headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
         headers["webhook-timestamp"] = str(int(now.timestamp()))

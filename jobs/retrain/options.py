@@ -14,6 +14,7 @@ from mnist_lib.retraining.policy import CATCH_UP, OVERLAP, Policy
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.objects import check_part
 
+CRON_HELP = 'required: when to run, as minute hour day month weekday, such as "0 3 * * *" for every day at 3:00'
 EVENTS = {
     "success": "a run is complete",
     "failure": "a run or some of its trials failed",
@@ -22,7 +23,7 @@ EVENTS = {
     "skip": "a slot was not run",
     "recovery": "the run of a process that died was resumed",
 }
-# Options of jobs.train that a schedule does not take, and what to do.
+# Options of jobs.train that a schedule does not take -> what to do instead.
 REFUSED = dict.fromkeys(("storage", "json", "verbose"), "give it before --")
 REFUSED |= dict.fromkeys(("run_name", "resume", "lease", "plan", "calibrate"), "leave it out")
 MAX_NAME_LENGTH = 60
@@ -41,56 +42,56 @@ def _train(value: Any) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainOptions:
-    """Run jobs.train on a schedule. The options after "--", or under train: in the --config file, are those of
-    jobs.train. Subcommands: status (state of a schedule), history (its events), emit (configuration for another
-    scheduler); see `python -m jobs.retrain SUBCOMMAND --help`."""
+    """Run jobs.train on a schedule: once for each slot, which is a time of --cron. The options after "--", or under
+    train: in the --config file, are those of jobs.train. Subcommands: status (state of a schedule), history (its
+    events), emit (configuration for another scheduler); see `python -m jobs.retrain SUBCOMMAND --help`."""
 
     HIDDEN: ClassVar[Collection[str]] = ()  # options that are accepted but not listed by --help
 
     name: str = option("nightly", "name of the schedule, and prefix of the names of its runs", str, "NAME")
-    cron: str | None = option(None, 'when to run: minute hour day month weekday, as in "0 3 * * *"', str, "CRON")
+    cron: str | None = option(None, CRON_HELP, str, "CRON")
     tz: str = option("UTC", "time zone of --cron, such as Europe/Berlin", str, "ZONE")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     train: Mapping[str, Any] | None = option(
         None, "options of jobs.train; only in a --config file, as in train: {epochs: 3}", _train, "OPTIONS"
     )
     once: bool = option(False, "run what is due and exit, for use by another scheduler (default: run as a daemon)")
-    now: bool = option(False, "start one run immediately, whatever --cron says, and exit when it has ended")
-    catch_up: str = option(Policy.catch_up, f"what to do about missed runs: {_choices(CATCH_UP)}", str, "WHICH")
+    now: bool = option(False, "start one run immediately, regardless of --cron, and exit when it has ended")
+    catch_up: str = option(Policy.catch_up, f"what to do about missed slots: {_choices(CATCH_UP)}", str, "WHICH")
     most_catch_up: int = option(
-        Policy.most_catch_up, "maximum number of missed runs of --catch-up all", whole_number, "N"
+        Policy.most_catch_up, "maximum number of missed slots that --catch-up all runs", whole_number, "N"
     )
     starting_deadline: float | None = option(
-        None, "seconds after which a slot is too late to be started (default: no limit)", number, "S"
+        None, "maximum delay of a slot in seconds; a later one is not run (default: no limit)", number, "S"
     )
     overlap: str = option(Policy.overlap, f"what to do about slots due during a run: {_choices(OVERLAP)}", str, "WHAT")
     jitter: float = option(
-        Policy.jitter, "seconds over which the starts of different schedules are spread", number, "S"
+        Policy.jitter, "seconds over which starts are spread, so that schedules do not start together", number, "S"
     )
     max_attempts: int = option(
-        Policy.max_attempts, "attempts per slot; only temporary errors are retried", whole_number, "N"
+        Policy.max_attempts, "maximum number of attempts per slot; only temporary errors are retried", whole_number, "N"
     )
     skip_unchanged: bool = option(
-        False, "do not run if data, configuration and code are those of the last complete run"
+        False, "skip a slot if data, configuration and code are the same as in the last complete run"
     )
     lease_seconds: float = option(
-        120.0, "seconds without a heartbeat after which another process takes over", number, "S"
+        120.0, "seconds without a heartbeat of this process after which another one takes over", number, "S"
     )
     notify: str | None = option(
         None,
-        "where to send notices as JSON: an http(s) URL, signed if MNIST_JOBS_NOTIFY_SECRET is set, or a shell command,"
-        " which reads its standard input (default: MNIST_JOBS_NOTIFY)",
+        "where to send notices as JSON: an http(s) URL, or a shell command that reads them from standard input; notices"
+        " to a URL are signed if MNIST_JOBS_NOTIFY_SECRET is set (default: MNIST_JOBS_NOTIFY)",
         str,
         "URL|COMMAND",
     )
     notify_on: tuple[str, ...] = option(
-        tuple(EVENTS), f"events that are notified: {_choices(EVENTS)} (default: all)", comma_list, "A,B"
+        tuple(EVENTS), f"events to send notices of: {_choices(EVENTS)} (default: all)", comma_list, "A,B"
     )
     json: bool = option(False, "print the result as one JSON document instead of text")
-    verbose: bool = option(False, "log more, and print tracebacks", short=["-v"])
+    verbose: bool = option(False, "log more, and print the traceback of an error", short=["-v"])
 
     def timetable(self) -> Timetable:
-        """Return the timetable. Raises CronError for one that is invalid or never due, UsageError for none."""
+        """Return the timetable. Raises CronError if it is invalid or never due, UsageError if it is missing."""
         if self.cron is None:
             raise UsageError('cron: expected a timetable, got none; use --cron "0 3 * * *" for 3:00 every day')
         return Timetable(self.cron, self.tz)
@@ -118,8 +119,11 @@ class StatusOptions(RetrainOptions):
 
     HIDDEN = OPTIONS - {"name", "cron", "tz", "storage", "json"}
 
+    cron: str | None = option(
+        None, 'times of the next slots, as in "0 3 * * *" for every day at 3:00 (default: print none)', str, "CRON"
+    )
     tz: str = option("UTC", "time zone of --cron and of the printed times, such as Europe/Berlin", str, "ZONE")
-    last: int = option(10, "number of slots to print", whole_number, "N")
+    last: int = option(10, "number of past slots, and of champions, to print", whole_number, "N")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +142,9 @@ class EmitOptions(RetrainOptions):
 
     HIDDEN = ("once", "now", "notify", "verbose")
 
-    scheduler: str | None = option(None, "crontab, systemd, kubernetes, raycronjob", str, "SCHEDULER", positional=True)
+    scheduler: str | None = option(
+        None, "required: crontab, systemd, kubernetes or raycronjob", str, "SCHEDULER", positional=True
+    )
     image: str = option("mnist-jobs:0.1.0", "container image, for kubernetes and raycronjob", str, "IMAGE")
 
 
@@ -148,7 +154,7 @@ def train_flags(options: RetrainOptions, after_dashes: Sequence[str]) -> list[st
 
 
 def check_train(flags: Sequence[str]) -> TrainOptions:
-    """Return the options of jobs.train. Raises UsageError or SpecError for what each run would refuse."""
+    """Return the options of jobs.train. Raises UsageError or SpecError for options that every run would refuse."""
     given: TrainOptions = parse("jobs.retrain --", TrainOptions, flags)
     for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:

@@ -19,7 +19,7 @@ from mnist_lib.store.storage import open_storage
 from mnist_lib.wording import duration, percent
 
 NEXT_SLOTS = 3
-EVERY_MINUTE = "* * * * *"  # where only the time zone matters
+EVERY_MINUTE = "* * * * *"  # a valid expression for a timetable of which only the time zone is used
 ENTRIES_PER_SLOT = 4  # read for each slot to be shown: a retried slot has several
 
 
@@ -68,7 +68,7 @@ def show_history(options: HistoryOptions) -> CommandResult:
 
 
 def sentence_of(entry: Entry, schedule: str) -> str:
-    """Return what happened to a slot, for a notice."""
+    """Return a sentence about what happened to a slot, for a notice."""
     event = "resumed, since its process died" if entry.kind == "started" else entry.kind
     parts = [f"{schedule}, slot {entry.slot}: {event}", *_causes(entry)]
     for model, row in entry.results.items():

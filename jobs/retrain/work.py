@@ -27,7 +27,7 @@ from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted
 
-STOP_SECONDS = 15.0  # at most, until a stopped run is killed; it loses the epochs since its last checkpoint
+STOP_SECONDS = 15.0  # maximum wait before a stopped run is killed and loses the epochs since its checkpoint
 WITH_SUMMARY = (exit_codes.DONE, exit_codes.SOME_FAILED, exit_codes.exit_code_of("E-TRAINING"))
 ERROR_LINE = re.compile(r"error\[(E-[A-Z-]+)\] .*")
 LIBC = ctypes.CDLL(None)  # loaded here, since little is allowed between fork and exec
@@ -41,7 +41,7 @@ class TrainWork:
     storage: str
     flags: Sequence[str]  # the command line of jobs.train
     options: TrainOptions  # the same, parsed
-    stop_seconds: float  # until a stopped run is killed
+    stop_seconds: float  # wait before a stopped run is killed
 
     def has_run(self, run: str) -> bool:
         return self.objects.exists(f"runs/{run}/{RUN_RECORD}")
@@ -139,7 +139,7 @@ class FailedStart:
 
 
 def retry_after(exit_code: int, error_code: str, summary: Mapping[str, Any] | None) -> exit_codes.Retry:
-    """Return whether to retry: by the codes of failed trials, else that of the printed error, else the exit code."""
+    """Return whether to retry, by the error codes of failed trials, else the printed one, else by the exit code."""
     codes = [trial["error"]["code"] for trial in _failed(summary)] or ([error_code] if error_code else [])
     if codes:
         return "yes" if any(map(exit_codes.is_worth_a_retry, codes)) else "no"
@@ -167,7 +167,7 @@ def _failed(summary: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def _end_with_parent(parent: int) -> None:
-    """In the child process: let the kernel terminate it when its parent dies."""
+    """Let the kernel terminate this process, a child, when its parent dies."""
     if sys.platform == "linux":
         LIBC.prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
         if os.getppid() != parent:  # the parent has died already

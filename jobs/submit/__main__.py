@@ -27,7 +27,7 @@ RUN = "mnist-run"  # key of the run's name in the metadata of a job
 
 
 class RunIsBusyError(Exception):
-    """Another job works on the run."""
+    """Another job is working on the run."""
 
     code = "E-BUSY"
 
@@ -67,13 +67,13 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
 
 
 def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | None:
-    """Return the id of the job that works on a run, or None. Raises RunIsBusyError if it has another command."""
+    """Return the id of the unfinished job of a run, or None. Raises RunIsBusyError if its command differs."""
     for job in client.jobs():
         if job.metadata.get(RUN) == run and not job.ended:
             if job.command != entrypoint:
                 hint = "wait for it, stop it, or use another --run-name"
                 raise RunIsBusyError(
-                    f"run {run} is in progress as job {job.id}, by another command: {job.command}; {hint}"
+                    f"run {run} is in progress as job {job.id}, with another command: {job.command}; {hint}"
                 )
             print_stderr(f"run {run} is already in progress, as job {job.id}")
             return job.id
@@ -90,7 +90,7 @@ def _send(client: "JobClient", run: str | None, entrypoint: str) -> str:
         name = f"{run}.{max((int(job.rpartition('.')[2]) for job in ids), default=0) + 1}"
     try:
         job = client.submit(name, entrypoint, SOURCE_FOLDERS, {RUN: run} if run else {})
-    except JobExistsError:  # somebody submitted the same at the same time
+    except JobExistsError:  # the same run was submitted at the same time
         existing = _job_in_progress(client, str(run), entrypoint)
         if existing is None:
             raise
@@ -108,12 +108,12 @@ def _check(train: Sequence[str]) -> str | None:
     check_storage(options.storage)
     if not is_url(options.storage) and not Path(options.storage).is_absolute():
         raise exit_codes.UsageError(
-            f"storage: expected a URL, or an absolute path on the cluster's head, got {options.storage!r}; the working"
-            " folder of a job is deleted. Add --storage URL|/PATH after --"
+            f"storage: expected a URL, or an absolute path on the cluster's head, got {options.storage!r}, which is"
+            " deleted with the working folder of the job; add --storage URL|/PATH after --"
         )
     if options.address is not None:
         raise exit_codes.UsageError(
-            "address: expected none after --, since the job runs on the cluster it is sent to; leave it out"
+            "address: expected none after --, since the job runs on the cluster that it is sent to; omit --address"
         )
     run = options.run_name or options.resume
     if run is not None:

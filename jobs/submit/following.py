@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cluster.connection.job_server import Job, JobClient
 
 DEFAULT_URL = "RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265"
-STOP_SECONDS = 30.0  # for a job to end after it was asked to
+STOP_SECONDS = 30.0  # timeout for a job to end after a request to stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class SubmitOptions(ServerOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(ServerOptions):
-    job: str | None = option(None, "id of the job", str, "JOB", positional=True)
+    job: str | None = option(None, "required: id of the job", str, "JOB", positional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +59,16 @@ class StatusOptions(JobOptions, OutputOptions):
 class LogsOptions(JobOptions):
     """Print the log of a job."""
 
-    follow: bool = option(False, "go on until the job has ended, and exit with its exit code")
+    follow: bool = option(False, "print the log until the job has ended, and exit with the job's exit code")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopOptions(JobOptions, OutputOptions):
-    """Stop a job. Submitting the same again resumes its run."""
+    """Stop a job. To resume its run, submit it again with the same options."""
 
 
 class JobStillRunningError(Exception):
-    """A job did not end after it was asked to."""
+    """A job did not end in time after a request to stop."""
 
     code = "E-CLUSTER"
 
@@ -90,7 +90,7 @@ def follow(client: "JobClient", job: str) -> int:
     except KeyboardInterrupt:
         at = f"--address {client.url}"
         print_stderr(
-            f"\njob {job} goes on. To follow it: python -m jobs.submit logs {job} --follow {at}"
+            f"\njob {job} continues. To follow it: python -m jobs.submit logs {job} --follow {at}"
             f"\nTo stop it: python -m jobs.submit stop {job} {at}"
         )
         return exit_codes.INTERRUPTED
@@ -129,7 +129,7 @@ def stop(options: StopOptions) -> int:
     while not (job := client.job(name)).ended:
         if time.monotonic() > deadline:
             expected = f"expected job {name} to end within {STOP_SECONDS:.0f} s"
-            raise JobStillRunningError(f"{expected}, but it still runs; see its log, or stop it again")
+            raise JobStillRunningError(f"{expected}, but it is still running; see its log, or stop it again")
         time.sleep(0.2)
     return _print(job, options)
 

@@ -1,4 +1,4 @@
-"""`python -m jobs.train`: trains models on a cluster. Progress goes to stderr, the result to stdout."""
+"""`python -m jobs.train`: train models on a cluster. Progress goes to stderr, the result to stdout."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ from mnist_lib.store.runs import (
 from mnist_lib.store.storage import check_storage, is_url, open_storage
 from mnist_lib.store.versions import version_folder
 
-log = logging.getLogger("jobs.train")  # __name__ is "__main__" where this is the command
+log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(arguments: Sequence[str]) -> int:
     begin = time.time()
     if any(word.partition("=")[0] == "--chaos" for word in arguments):
-        raise exit_codes.UsageError("--chaos is a command of its own: python -m jobs.rehearse --seed N")
+        raise exit_codes.UsageError("--chaos is not an option; use instead: python -m jobs.rehearse --seed N")
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
     if options.resume is not None:
         options = _options_of(options, arguments)
@@ -82,7 +82,7 @@ def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions
 
 
 def _require_begun(options: TrainOptions, trials: Sequence[TrialSpec]) -> None:
-    """Raise UsageError if the run would begin after its --finish-by. One that began before is resumed, and ends."""
+    """Raise UsageError if --finish-by has passed, except for an unfinished run, which is resumed and then ends."""
     terms = terms_of(options, trials, code_version(SOURCE_FOLDERS))
     if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
         raise exit_codes.UsageError(
@@ -117,7 +117,7 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
 
 
 def _finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
-    """Do what is left after the summary, in case that the driver was killed there."""
+    """Repeat the steps after the summary, in case the driver was killed before or during them."""
     from jobs.train.reporting import is_in_index, write_index
     from mnist_lib.store.resumption import delete_trial_state
 
@@ -141,7 +141,7 @@ def _storage(storage: str, lease: str | None, submitted: bool) -> Objects:
 
 
 def _configuration(options: TrainOptions) -> dict[str, Any]:
-    """Return the options of this run as a --config file has them, without those of this command alone."""
+    """Return the options of the run as in a --config file, without those that concern only this process."""
     left_out = ("run_name", "resume", "plan", "calibrate", "lease", "quiet", "verbose")
     plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
     return {name: value for name, value in plain.items() if value is not None and name not in left_out}

@@ -22,7 +22,7 @@ LINE_SECONDS = 10.0  # between two log lines of a trial
 GAP = 2  # characters between two columns of the table
 MAX_TRIAL_WIDTH, MIN_TRIAL_WIDTH = 28, 8
 MAX_BAR_WIDTH, MIN_BAR_WIDTH = 24, 4
-OPTIONAL = ("node", "images/s", "loss", "time left", "attempt")  # left out in this order where the terminal is narrow
+OPTIONAL = ("node", "images/s", "loss", "time left", "attempt")  # omitted in this order if the terminal is narrow
 STYLES = {
     State.RUNNING: "cyan",
     State.RETRYING: "yellow",
@@ -71,7 +71,7 @@ def _lines(progress: RunProgress) -> Show:
 
 
 def drawing(progress: RunProgress, console: Console) -> Group:
-    """Return a row for each trial as far as there is room, running trials first, and a line of totals."""
+    """Return the table, with as many trials as fit, running ones first, and a line of totals."""
     order = list(State)
     trials = sorted(progress.trials.values(), key=lambda trial: (order.index(trial.state), -trial.end))  # stable
     room = max(1, console.height - 6)  # an empty line, two lines of headings, two of totals, and the cursor's

@@ -53,7 +53,7 @@ def train_trials(
     Args:
         begin: Unix time at which the command began.
         code: the result of `code_version`.
-        advice: for the user who interrupts the run.
+        advice: what to print when the user interrupts the run.
 
     Raises:
         DataError: the dataset is missing or damaged; nothing is trained.
@@ -127,12 +127,14 @@ def _run(
 
 
 def _prepared(folder: RunFolder, info: Any, options: TrainOptions) -> DatasetInfo:
-    """Wait until the dataset is prepared, and return what the driver needs to know of it."""
+    """Wait until the dataset is prepared, and return what the driver needs to know about it."""
     with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
         facts: DatasetInfo = result_of(info, "the preparation of the dataset")
     log.info("%s: %s training images, %s test images", facts.name, f"{facts.train:,}", f"{len(facts.test_labels):,}")
     if not facts.reusable:
-        log.info("its folder cannot be written, so the next run prepares it again; choose another with --data-dir")
+        log.info(
+            "the dataset's folder cannot be written, so each run prepares it again; choose another with --data-dir"
+        )
     folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
     return facts
 
@@ -150,7 +152,7 @@ def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
 
 
 def _store(folder: RunFolder, result: TrialResult, facts: DatasetInfo, rule: Rule, code: Mapping[str, Any]) -> Stored:
-    """Publish the chosen trial of a model as a version, and promote that if the rule says so."""
+    """Publish the chosen trial of a model as a version, and promote it if the rule allows it."""
     model = result.spec.model
     files, about = contents_of(result, facts, folder.run, code)
     version = publish(folder.objects, model, folder.run, files, about)

@@ -30,8 +30,8 @@ from mnist_lib.spec import MAX_SEED, Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.store.promotion import WHEN, Rule
 
 STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
-DATA_DIR_HELP = "folder of TensorFlow Datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
-DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files, for machines without a network"
+DATA_DIR_HELP = "folder of prepared TensorFlow Datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
+DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
 
 
 def _list(abouts: Mapping[str, str]) -> str:
@@ -48,15 +48,15 @@ class TrainOptions:
     data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
     models: tuple[str, ...] = option(("keras", "scratch"), f"models to train: {', '.join(MODELS)}", comma_list, "A,B")
-    seeds: tuple[int, ...] | int = option(1, "number of seeds, from --seed on; or a list, such as 4,8", seeds, "N|A,B")
-    seed: int = option(0, "first seed", whole_number, "N")
+    seeds: tuple[int, ...] | int = option(1, "number of seeds, or a list of seeds, such as 4,8", seeds, "N|A,B")
+    seed: int = option(0, "first seed, if --seeds is a number", whole_number, "N")
     epochs: int = option(5, "passes over the training images", whole_number, "N")
     batch_size: int = option(128, "images per training step, over all replicas of a trial", whole_number, "N")
     optimizer: str | None = option(
         None, f"optimizer: {', '.join(OPTIMIZERS)} (default: that of the model)", str, "NAME"
     )
     learning_rate: float | None = option(
-        None, "peak of the learning rate (default: that of the model or the optimizer)", number, "X"
+        None, "peak learning rate (default: that of the model or the optimizer)", number, "X"
     )
     schedule: str | None = option(
         None, f"learning-rate schedule. {_list(SCHEDULES)} (default: that of the model)", str, "NAME"
@@ -67,23 +67,29 @@ class TrainOptions:
         10, "percentage of training images held out to select the epoch and the trial to store", whole_number, "N"
     )
     address: str | None = option(
-        None, "running Ray cluster to join (default: RAY_ADDRESS, or a cluster on this machine)", str, "HOST:PORT"
+        None, "running Ray cluster to join (default: RAY_ADDRESS, or start one on this machine)", str, "HOST:PORT"
     )
     gpus_per_trial: int | None = option(
-        None, "GPUs on each node of a trial (default: auto, 1 if any node has a GPU)", auto_or_whole_number, "N|auto"
+        None,
+        "GPUs per node of a trial (default: auto, which is 1 if any node has a GPU)",
+        auto_or_whole_number,
+        "N|auto",
     )
     cpus_per_trial: int | None = option(
-        None, "CPUs and threads on each node of a trial (default: auto, an equal share)", auto_or_whole_number, "N|auto"
+        None,
+        "CPUs and threads per node of a trial (default: auto, which is an equal share)",
+        auto_or_whole_number,
+        "N|auto",
     )
     nodes_per_trial: int = option(1, "nodes per trial; more than 1 only helps large models", whole_number, "N")
     max_concurrent: int | None = option(
         None, "maximum number of concurrent trials (default: as many as fit)", whole_number, "N"
     )
-    cpu_replicas: int = option(1, "replicas per node of a trial that has no GPU", whole_number, "N")
+    cpu_replicas: int = option(1, "model replicas on each node of a trial that has no GPU", whole_number, "N")
     allow_cpu: bool = option(False, "train on CPUs if TensorFlow does not see the GPUs that Ray granted")
-    max_failures: int = option(3, "retries of a trial whose worker died", whole_number, "N")
+    max_failures: int = option(3, "maximum number of retries of a trial whose worker died", whole_number, "N")
     wait_for_resources: float | None = option(
-        None, "seconds to wait for busy nodes (default: 600) and, if given, for nodes yet to join", number, "S"
+        None, "seconds to wait for busy nodes (default: 600) and for nodes yet to join (default: 0)", number, "S"
     )
     trial_timeout: float | None = option(
         None, "seconds after which an attempt at a trial is abandoned (default: no limit)", number, "S"
@@ -95,7 +101,7 @@ class TrainOptions:
         "S",
     )
     finish_by: str | None = option(
-        None, "time limit of the run as a date and time, such as 2026-11-25T06:00:00Z (default: none)", moment, "TIME"
+        None, "time limit of the run as date and time, such as 2026-11-25T06:00:00Z (default: none)", moment, "TIME"
     )
     checkpoint_seconds: float = option(
         Pace.checkpoint_seconds, "seconds between two checkpoints of a trial; 0: after every epoch", number, "S"
@@ -115,10 +121,10 @@ class TrainOptions:
     run_name: str | None = option(None, "name of the run (default: the time and the dataset)", str, "NAME")
     resume: str | None = option(None, "resume this unfinished run with the options that it started with", str, "RUN")
     lease: str | None = option(
-        None, "stop writing when this lease passes to another process; jobs.retrain sets it", str, "NAME:N"
+        None, "lease, set by jobs.retrain; once another process holds it, nothing is stored", str, "NAME:N"
     )
     plan: bool = option(False, "print what would run, where and why, then exit")
-    calibrate: bool = option(False, "like --plan, with the expected duration, measured in a few epochs of each model")
+    calibrate: bool = option(False, "like --plan, and train each model for a few epochs to estimate the duration")
     json: bool = option(False, "print one JSON document instead of tables")
     quiet: bool = option(False, "print warnings and errors only", short=["-q"])
     verbose: bool = option(False, "print every epoch, and the traceback of an error", short=["-v"])
@@ -141,7 +147,7 @@ class TrainOptions:
         )
 
     def resources(self, cpus: int, gpus: int) -> Resources:
-        """Return what a trial runs on. Raises SpecError for an invalid value."""
+        """Return the resources of one trial. Raises SpecError for an invalid value."""
         return Resources(
             nodes=self.nodes_per_trial,
             cpus=cpus,
@@ -151,7 +157,7 @@ class TrainOptions:
         )
 
     def check(self) -> None:
-        """Raise SpecError for a value that is out of range. Resources that are auto are known with the cluster."""
+        """Raise SpecError for a value that is out of range. Resources that are auto are not known yet."""
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
         if self.max_concurrent is not None and self.max_concurrent < 1:
@@ -163,7 +169,7 @@ class TrainOptions:
         self.pace(begin=0)
 
     def check_data_dir(self) -> None:
-        """Raise UsageError if the data folder is not on this machine, where a submitted job does not run."""
+        """Raise UsageError if the data folder is not on this machine. Not for `jobs.submit`, which trains elsewhere."""
         if self.data_dir is not None:
             try:
                 existing_folder(self.data_dir)
@@ -171,7 +177,7 @@ class TrainOptions:
                 raise UsageError(f"data_dir: {error}") from None
 
     def limits(self) -> Limits:
-        """Return the limits of the cluster's supervision. Raises SpecError for an invalid value."""
+        """Return when to retry and to abandon attempts. Raises SpecError for an invalid value."""
         if not 0 <= self.max_failures <= 1_000:
             raise SpecError(f"max_failures: expected a whole number from 0 to 1000, got {self.max_failures}")
         wait, overtime = self.wait_for_resources, self.trial_timeout
@@ -182,14 +188,14 @@ class TrainOptions:
         )
 
     def pace(self, begin: float) -> Pace:
-        """Return the pace of a run that began at that Unix time. Raises SpecError for an invalid value."""
+        """Return the pace of a run that began at the given Unix time. Raises SpecError for an invalid value."""
         until = moment_of(self.finish_by).timestamp() if self.finish_by else math.inf
         if self.max_seconds is not None:
             until = min(until, begin + _seconds("max_seconds", self.max_seconds))
         return Pace(checkpoint_seconds=_seconds("checkpoint_seconds", self.checkpoint_seconds), deadline=until)
 
     def rule(self) -> Rule:
-        """Return the rule of promotion. Raises SpecError for an invalid value."""
+        """Return the promotion rule. Raises SpecError for an invalid value."""
         return Rule(
             when=self.promote,
             alpha=self.alpha,
@@ -214,7 +220,7 @@ def _seconds(name: str, value: float) -> float:
 
 
 def terms_of(options: TrainOptions, trials: Sequence[TrialSpec], code: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that the result of a run depends on; `code` is that of `code_version`."""
+    """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
     return {
         "trials": {trial.id: asdict(trial) for trial in trials},
         "rule": asdict(options.rule()),

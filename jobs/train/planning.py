@@ -1,4 +1,4 @@
-"""`jobs.train --plan`: what would run where, and why; with --calibrate also for how long, measured by training."""
+"""`jobs.train --plan`: what would run where, and why; with --calibrate also the measured duration."""
 
 import itertools
 import statistics
@@ -38,7 +38,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What would run where, and for how long if that was measured."""
+    """What would run where, and the expected duration if it was measured."""
 
     options: TrainOptions
     trials: Sequence[TrialSpec]
@@ -59,7 +59,7 @@ class Forecast:
         else:
             text = f"all at the same time, {self.plan.lane_resources} each" if count > 1 else self.plan.lane_resources
         if self.plan.gpus and self.options.gpus_per_trial is None:
-            text += "; 1 GPU per trial, because a second GPU would speed up a small model less than a second trial"
+            text += "; 1 GPU per trial, because a small model gains little from a second GPU"
         return text
 
     def document(self) -> dict[str, Any]:
@@ -85,8 +85,8 @@ class Forecast:
         if self.expected:
             rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())
             lines.append(
-                f"expected duration: {self.expected.seconds:.0f} s, with {self.expected.start_seconds:.0f} s before the"
-                f" first trial trains (measured images/s: {rates})"
+                f"expected duration: {self.expected.seconds:.0f} s, including {self.expected.start_seconds:.0f} s until"
+                f" the first trial trains (measured images/s: {rates})"
             )
         return "\n".join(lines)
 
@@ -133,7 +133,7 @@ def connected(options: TrainOptions) -> Iterator[None]:
 def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan, begin: float) -> Expected:
     """Train each model for a few epochs, one after the other in one lane."""
     models = {trial.model: trial for trial in trials}
-    dataset = options.dataset if DATASETS[options.dataset].embedded else "mnist-mini"  # of the same image shape
+    dataset = options.dataset if DATASETS[options.dataset].embedded else "mnist-mini"  # its images have the same shape
     specs = [replace(trial, dataset=dataset, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
     images, info = start_beside_driver(worker.prepare_dataset, dataset, options.data_dir, None, num_returns=2)
     lanes, resources = LaneStarter(worker.run_lane, plan), options.resources(plan.cpus, plan.gpus)
@@ -141,7 +141,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     def start(specs: Sequence[TrialSpec]) -> Any:
         return lanes.start([images], resources, Pace(), specs, {})
 
-    events: list[tuple[float, Any]] = []  # with the time at which each came
+    events: list[tuple[float, Any]] = []  # each with its time of arrival
     measuring = step("training each model for a few epochs", shown=not options.quiet)
     with measuring, FanOut(start, options.limits(), plan, lanes.release) as fan_out:
         fan_out.submit(specs)

@@ -43,7 +43,7 @@ class RunProgress:
     """The progress of all trials, in their order.
 
     Args:
-        rows: of the trials that earlier drivers of the run have finished (`trial_row`).
+        rows: the `trial_row` of each trial that earlier drivers of the run have finished.
         deadline: the Unix time after which no further epoch is trained.
     """
 
@@ -55,7 +55,7 @@ class RunProgress:
         }
         self.begin = time.monotonic()
         self._deadline = deadline
-        self._epochs: dict[str, tuple[int, float]] = {}  # by model: their number and their seconds
+        self._epochs: dict[str, tuple[int, float]] = {}  # model -> number and total seconds of its epochs
         self._ended = 0
         for row in rows:
             trial = self.trials[row["id"]]
@@ -64,7 +64,7 @@ class RunProgress:
             self._end(trial, State.DONE if row["status"] == "ok" else State.FAILED)
 
     def update(self, event: object, attempts: Callable[[str], int]) -> TrialProgress | None:
-        """Return the trial that the event changed, if it changed one."""
+        """Apply an event; return the trial that it changed, if any."""
         match event:
             case Started():
                 trial = self.trials[event.trial]
@@ -97,7 +97,7 @@ class RunProgress:
         return sum(trial.state is state for trial in self.trials.values())
 
     def seconds_left(self, trial: TrialProgress) -> float | None:
-        """Return the rest of a trial's training, by the mean epoch of its model, or of all models if it has none.
+        """Return the expected rest of a trial, from the mean epoch of its model or, if it has none, of all models.
 
         None if no epoch was trained yet.
         """
@@ -111,7 +111,7 @@ class RunProgress:
 
     @property
     def total_seconds_left(self) -> float | None:
-        """The rest of the run, with as many concurrent trials as now. None if it is not known yet."""
+        """The expected rest of the run with as many concurrent trials as now; None if it is not known yet."""
         left = [self.seconds_left(trial) for trial in self.trials.values()]
         known = [seconds for seconds in left if seconds is not None]
         running = self.count(State.RUNNING)

@@ -18,9 +18,9 @@ from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
 
-# error code -> what to do after the last attempt at a trial died with it.
+# Error code -> what to do after the last attempt at a trial died with this code.
 ADVICE = {
-    "E-CRASH": "; find what ends processes there (dmesg, Ray's logs), then start a run with another --run-name",
+    "E-CRASH": "; find out what kills processes there (dmesg, Ray's logs), then start a run with another --run-name",
     "E-OOM": "; raise --cpus-per-trial, so that fewer trials share a node, or lower --batch-size",
     "E-NODE-LOST": "; find out why nodes are lost, then start a run with another --run-name",
     "E-SILENT": "; find out what keeps that node busy, then start a run with another --run-name",
@@ -59,7 +59,7 @@ class Recorder:
         """Record an event.
 
         Args:
-            attempts: a trial's id to the number of attempts at it so far.
+            attempts: returns the number of attempts so far at the trial with an id.
 
         Raises:
             VersionsError: a worker has different package versions than this process.
@@ -85,7 +85,7 @@ class Recorder:
                 self._add(event, attempts(event.trial))
                 tensorboard = f"trials/{event.trial}/tb/events.out.tfevents.{event.trial}"
                 self._folder.write(tensorboard, event.tensorboard)
-                self._folder.flush()  # before the result: events of a trial that has ended are not repeated
+                self._folder.flush()  # before the result, since a trial with a result is not run again
                 chosen = self.tallies[event.spec.model].chosen is event
                 store_result(self._folder, event, attempts(event.trial), with_model=chosen)
             case TrialFailure():
@@ -128,7 +128,7 @@ class Recorder:
         position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
         if isinstance(outcome, TrialResult):
             early = len(outcome.history) < outcome.spec.epochs
-            short = f", after {len(outcome.history)} of {outcome.spec.epochs} epochs: time was up" if early else ""
+            short = f", after {len(outcome.history)} of {outcome.spec.epochs} epochs: out of time" if early else ""
             log.info("%s test accuracy %s%s", position, percent(outcome.test.value), short)
         else:
             log.warning("%s failed: %s %s", position, outcome.code, outcome.message)
@@ -140,7 +140,7 @@ def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Ma
     differing = differing_versions(of_worker, of_driver)
     if differing:
         raise VersionsError(
-            f"the worker on {host} has other packages than the driver: {differing}"
+            f"the worker on {host} has other package versions than the driver: {differing}"
             "; install requirements/runtime.lock on every node"
         )
 

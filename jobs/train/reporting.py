@@ -24,8 +24,8 @@ from mnist_lib.store.versions import find
 if TYPE_CHECKING:
     from mnist_lib.report.index import Change, Row
 
-MAX_READERS = 16  # of summaries at once: each answer of a bucket takes long
-MAX_ATTEMPTS = 5  # at an index that holds every complete run
+MAX_READERS = 16  # summaries read at the same time, since each request to a bucket is slow
+MAX_ATTEMPTS = 5  # attempts to write an index that lists every complete run
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _options(configuration: str) -> tuple[list[str], list[str]]:
 
 
 def write_index(objects: Objects) -> None:
-    """Write the index of every run that is complete on return, even if other processes complete runs meanwhile."""
+    """Write the index of all complete runs, including those that other processes complete meanwhile."""
     with _warn_only("index"):
         from mnist_lib.report.index import index
 
@@ -95,7 +95,7 @@ def _row(objects: Objects, names: Set[str], run: str) -> "Row | None":
 
 
 def is_in_index(objects: Objects, run: str) -> bool:
-    """Return False if a driver was killed after it had completed the run and before it wrote the index."""
+    """Return whether the index lists a complete run; it does not if the driver was killed before it wrote the index."""
     return f">{run}<".encode() in (objects.read(INDEX) or b"")
 
 
@@ -121,8 +121,8 @@ def _test_of(objects: Objects, record: Champion) -> tuple[str, float] | tuple[No
 
 @contextmanager
 def _warn_only(what: str) -> Iterator[None]:
-    """Turn every failure into a warning: what was trained is stored by now."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs about its caches
+    """Turn every failure into a warning, since the models are already stored."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs messages about its caches
     try:
         yield
     except Exception as error:

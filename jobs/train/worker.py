@@ -19,7 +19,7 @@ from mnist_lib.spec import Group, Pace, Resources, TrialSpec
 
 
 def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
-    """Return the dataset, and what the driver needs to know of it."""
+    """Return the dataset, and what the driver needs to know about it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     from mnist_lib.data.prepare import prepare
 
@@ -57,7 +57,7 @@ def run_lane(
 
 
 def _run_member(*arguments: Any) -> None:
-    """Train the trials of a lane as another member of its group. The first member reports the events."""
+    """Train the trials of a lane as a further member of its group. Only the first member reports the events."""
     for event in _run(*arguments):
         if isinstance(event, TrialFailure) and event.code != DivergedError.code:
             raise GroupError(f"{event.code} {event.message}")  # the other members may not have failed

@@ -76,7 +76,7 @@ def test_a_cluster_without_faults_has_an_ok_finding_for_each_node(guarded: Clust
     assert code == 0, found
     (node,) = [finding for finding in found if finding["what"].startswith("node ")]
     assert node["found"].startswith("1 CPU, ")
-    assert "the same package versions" in node["found"]
+    assert "same package versions as here" in node["found"]
     (dashboard,) = [finding for finding in found if finding["what"] == "dashboard"]
     assert dashboard["mark"] == "ok"
     assert 32 * "c" not in json.dumps(found)
@@ -112,7 +112,7 @@ def test_a_storage_that_is_almost_full_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     code, found = doctor("--storage", tmp_path / "s", within=f"mount -t tmpfs -o size=1m none {tmp_path}/s")
     assert code == 6
-    assert fault(found, "storage")["fix"] == "free some, or name another folder with --storage"
+    assert fault(found, "storage")["fix"] == "free some space, or choose another folder with --storage"
 
 
 def test_a_dataset_that_cannot_be_obtained_is_a_fault(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_gpus_that_tensorflow_does_not_see_are_a_fault(ray_address: str, tmp_pat
     assert code == 5
     hidden = [finding for finding in found if finding["code"] == "E-GPU-INVISIBLE"]
     assert len(hidden) == 2
-    assert "start its Ray with --num-gpus=0" in hidden[0]["fix"]
+    assert "start Ray there with --num-gpus=0" in hidden[0]["fix"]
 
 
 @pytest.mark.slow

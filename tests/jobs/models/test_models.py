@@ -105,13 +105,13 @@ def test_a_bare_name_means_the_champion_in_show_and_diff(command: Callable[..., 
     command("promote", "keras@2")
     assert command("show", "keras").out.startswith("keras@2\n")
     assert command("show", "keras@latest").out.startswith("keras@3\n")
-    assert command("diff", "keras", "keras@latest").out.startswith("keras@2 has 75.00%, keras@3 75.50% of ")
+    assert command("diff", "keras", "keras@latest").out.startswith("keras@2 predicts 75.00% of the test images ")
 
 
 @pytest.mark.usefixtures("storage")
 def test_diff_compares_how_two_versions_were_made_and_what_they_predict(command: Callable[..., Output]) -> None:
     lines = command("diff", "keras@2", "keras@3").out.splitlines()
-    assert lines[0] == "keras@2 has 75.00%, keras@3 75.50% of the test images right."
+    assert lines[0] == "keras@2 predicts 75.00% of the test images correctly, keras@3 75.50%."
     assert lines[1] == "  spec.seed: 150 -> 151"
     assert lines[2] == ("They predict 1 of 200 test images differently; only keras@3 is right on 1, only keras@2 on 0.")
     assert lines[4].split() == ["150", "0", "1", "0"]
@@ -133,24 +133,24 @@ def test_diff_of_two_numbers_compares_the_versions_of_every_model_that_has_both(
 
 
 def test_damage_is_found_and_reported_and_hides_no_other_version(storage: Path, command: Callable[..., Output]) -> None:
-    assert command("verify", "--all").out == "3 versions as committed, 0 damaged.\n"
+    assert command("verify", "--all").out == "3 versions intact, 0 damaged.\n"
     command("promote", "keras@3")
     assert command("verify").out == (
-        "1 version as committed, 0 damaged.\nOnly champions were checked; --all checks every version.\n"
+        "1 version intact, 0 damaged.\nOnly champions were checked; --all checks every version.\n"
     )
     path = storage / version_folder("keras", 2) / "model.keras"
     path.write_bytes(b"m" + path.read_bytes()[1:-1] + b"?")
     (storage / "models/keras/commits/00000001.json").write_bytes(b"{}")
     assert command("verify").code == 0  # the champion is not damaged
     assert command("verify", "keras").out == (
-        "1 version as committed, 0 damaged.\nOnly champions were checked; --all checks every version.\n"
+        "1 version intact, 0 damaged.\nOnly champions were checked; --all checks every version.\n"
     )
     assert command("verify", "keras@3").code == 0
     assert command("verify", "keras@2").code == 7
     verified = command("verify", "keras", "--all")
     assert verified.code == 7
     assert "keras@2: model.keras: expected sha256" in verified.out
-    assert "1 version as committed, 2 damaged." in verified.out
+    assert "1 version intact, 2 damaged." in verified.out
     listed = command("list")
     assert listed.code == 7
     assert [line.split()[0] for line in listed.out.splitlines()[1:4]] == ["keras@1", "keras@2", "keras@3"]
@@ -196,7 +196,7 @@ def test_a_copy_of_a_version_folder_can_be_verified(
     storage: Path, tmp_path: Path, command: Callable[..., Output]
 ) -> None:
     copy = shutil.copytree(storage / version_folder("keras", 2), tmp_path / "copy")
-    assert command("verify", str(copy)).out == "1 version as committed, 0 damaged.\n"
+    assert command("verify", str(copy)).out == "1 version intact, 0 damaged.\n"
     (copy / "model.keras").write_bytes(b"other")
     damaged = command("verify", str(copy))
     assert damaged.code == 7
@@ -233,16 +233,16 @@ def test_rollback_to_a_time_restores_the_champion_of_that_time(storage: Path, co
         (["show", "../keras"], "is not known"),
         (["show"], "expected a version, as in keras@3 or keras@latest"),
         (["promote"], "expected a version, as in keras@3 or keras@latest"),
-        (["promote", "keras"], "expected keras@latest or a number, as in keras@3, got keras: its champion"),
+        (["promote", "keras"], "expected keras@latest or a number such as keras@3, got keras, the champion"),
         (["promote", "keras@1", "--alpha", "7"], "alpha: expected a number from 0 to 1, got 7.0"),
-        (["rollback"], "expected the model to roll back, as in: jobs.models rollback keras"),
+        (["rollback"], "expected the model to roll back, got none; for example: jobs.models rollback keras"),
         (["rollback", "keras"], "expected a champion to roll back"),
         (
             ["rollback", "keras", "--to", "x"],
             "to: expected a number or a time such as 2026-11-25T03:00:00Z, got 'x'",
         ),
-        (["champion", "--at", "yesterday"], "at: expected a time, as in 2026-11-25T03:00:00Z, got 'yesterday'"),
-        (["diff", "keras@1"], "expected two, as in: jobs.models diff keras@1 keras@2"),
+        (["champion", "--at", "yesterday"], "at: expected a time such as 2026-11-25T03:00:00Z, got 'yesterday'"),
+        (["diff", "keras@1"], "expected two versions, got fewer; for example: jobs.models diff keras@1 keras@2"),
         (["diff", "3", "4"], "no model has both 3 and 4"),
         (["gc"], "keep: expected a number of versions, 1 or more, got None"),
         (["gc", "--keep", "0"], "keep: expected a number of versions, 1 or more, got 0"),

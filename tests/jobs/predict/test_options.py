@@ -24,11 +24,11 @@ from tests.support.store.fake_versions import about, files
     [
         ([], "expected either pictures or --from-test N, got neither"),
         (["a.png", "--from-test", "3"], "expected either pictures or --from-test N, got both"),
-        (["--from-test", "0"], "from_test: expected a whole number from 1, got 0"),
+        (["--from-test", "0"], "from_test: expected a whole number, 1 or more, got 0"),
         (["--from-test", "3", "--address", "host:6379"], "from_test: expected no --address, since test images"),
         (["--from-test", "3", "--seed", "-1"], "seed: expected a whole number from 0"),
         (["a.png", "--json", "--csv"], "expected --csv or --json, got both"),
-        (["a.png", "--picture", "seen.txt"], "picture: expected a name with .png"),
+        (["a.png", "--picture", "seen.txt"], "picture: expected one of .png"),
         (["a.png", "--picture", "/no/such/folder/seen.png"], "picture: expected a file in an existing folder"),
         (["a.png", "--wait-for-resources", "nan"], "wait_for_resources: expected seconds"),
         (["a.png", "--storge", "x"], "did you mean --storage?"),

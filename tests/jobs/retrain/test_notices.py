@@ -127,7 +127,7 @@ def test_without_a_server_a_notice_is_abandoned_without_an_error(caplog: pytest.
 
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_canaryc" + "ana"[:2], ""])
 def test_an_invalid_secret_is_refused_and_not_printed(secret: str) -> None:
-    with pytest.raises(UsageError, match="MNIST_JOBS_NOTIFY_SECRET: expected whsec_ and base64") as refused:
+    with pytest.raises(UsageError, match="MNIST_JOBS_NOTIFY_SECRET: expected whsec_ followed by base64") as refused:
         Notifier("http://127.0.0.1:1", secret)
     assert "canary" not in str(refused.value)
 

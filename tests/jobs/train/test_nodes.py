@@ -61,7 +61,7 @@ def test_all_members_of_a_group_end_early_when_time_is_up(ray_address: str, data
     )
     code, _, stderr = train(*command, "--max-seconds=12", home=tmp_path)
     assert code == 0, stderr
-    assert "of 100000 epochs: time was up" in stderr
+    assert "of 100000 epochs: out of time" in stderr
 
 
 def other_pid() -> int:

@@ -75,8 +75,8 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
     [
         ("epoch: 3\n", "--epoch is not an option; did you mean --epochs?"),
         ("epochs: 1.5\n", "expected a whole number, got 1.5"),
-        ("models: [1, 2]\n", "models: expected names, as in a,b, got [1, 2]"),
-        ("models: 5\n", "models: expected names, as in a,b, got 5"),
+        ("models: [1, 2]\n", "models: expected names such as a,b, got [1, 2]"),
+        ("models: 5\n", "models: expected names such as a,b, got 5"),
         ("seeds: true\n", "seeds: expected a whole number, got True"),
         ("seeds: 1.5\n", "seeds: expected a whole number, got 1.5"),
         ("learning_rate: true\n", "learning_rate: expected a number, got True"),
@@ -84,7 +84,7 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
         ("dataset: !!python/object/apply:os.system ['touch canary']\n", "python"),
         ("[", "config"),
         ("models: " + "[" * 1_000, "config"),
-        (BILLION_LAUGHS, "expected no aliases, as in *name"),
+        (BILLION_LAUGHS, "expected no YAML aliases such as *name"),
         ("epochs: 3 #" + "x" * 1_100_000, "expected a file of at most 100,000 characters, got 1,100,011"),
     ],
 )
@@ -107,7 +107,7 @@ def test_an_invalid_configuration_file_gives_one_error_line(
     ("arguments", "message"),
     [
         (["--epoch", "3"], "--epoch is not an option; did you mean --epochs?"),
-        (["--zzz"], "--zzz is not an option; --help lists all"),
+        (["--zzz"], "--zzz is not an option; --help lists all options"),
         (["--dataset", "mnits"], "dataset: 'mnits' is not known; did you mean mnist?"),
         (["--models", "keras,scrach"], "model: 'scrach' is not known; did you mean scratch?"),
         (["--epochs", "0"], "epochs: expected a whole number from 1 to 100000, got 0"),

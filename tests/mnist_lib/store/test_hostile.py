@@ -87,7 +87,7 @@ def test_s8_a_folder_or_pipe_in_place_of_a_committed_file_counts_as_damage(
     assert models.main(["verify", "--all", "--storage", str(keras.parents[1])]) == 7
     out = capsys.readouterr().out
     assert "model.keras" in out
-    assert "2 versions as committed, 1 damaged." in out
+    assert "2 versions intact, 1 damaged." in out
 
 
 def test_a_lost_claim_does_not_let_another_run_reuse_the_number(objects: LocalObjects, keras: Path) -> None:
@@ -147,7 +147,7 @@ def test_s9_a_sealed_record_with_wrong_fields_counts_as_damage_and_hides_no_vers
     assert "Traceback" not in captured.err
     assert code == 7 or (command[0] == "verify" and "about" in change)  # verify does not read the counts
     if command != ["show", "keras@1"]:
-        assert "keras@3" in captured.out or "versions as committed" in captured.out
+        assert "keras@3" in captured.out or "versions intact" in captured.out
 
 
 @pytest.mark.parametrize("change", [{"version": "2"}, {"version": -1}, {"version": 2.0}, {"at": 5}, {"why": None}])
