@@ -29,7 +29,7 @@ from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import check_writable
 from mnist_lib.store.storage import open_storage
 
-RETRY_SECONDS = 30.0  # pause after an error of the storage
+RETRY_SECONDS = 30.0  # pause after a storage error
 RUNNING_RETRY_SECONDS = 2.0  # the same, while a run is in progress
 SIGNALLED_DELIVERY_SECONDS = 5.0  # timeout for the remaining notices after a signal
 

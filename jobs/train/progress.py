@@ -97,7 +97,7 @@ class RunProgress:
         return sum(trial.state is state for trial in self.trials.values())
 
     def seconds_left(self, trial: TrialProgress) -> float | None:
-        """Return the expected rest of a trial, from the mean epoch of its model or, if it has none, of all models.
+        """Return the expected seconds to the end of a trial, from the mean epoch of its model or else of all models.
 
         None if no epoch was trained yet.
         """
@@ -111,7 +111,7 @@ class RunProgress:
 
     @property
     def total_seconds_left(self) -> float | None:
-        """The expected rest of the run with as many concurrent trials as now; None if it is not known yet."""
+        """The expected seconds to the end of the run with as many concurrent trials as now; None if not known yet."""
         left = [self.seconds_left(trial) for trial in self.trials.values()]
         known = [seconds for seconds in left if seconds is not None]
         running = self.count(State.RUNNING)
