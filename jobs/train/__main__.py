@@ -172,7 +172,7 @@ def _exit_code(summary: Mapping[str, Any]) -> int:
     trial, first = errors[0]
     codes = {error["code"] for _, error in errors}
     others = f" (1 of {len(errors)} trials that failed; see summary.json)" if len(errors) > 1 else ""
-    raise exit_codes.TrainingError(f"{trial} {first['message']}{others}", *(codes if len(codes) == 1 else ()))
+    raise exit_codes.TrainingError(f"{trial}: {first['message']}{others}", *(codes if len(codes) == 1 else ()))
 
 
 if __name__ == "__main__":

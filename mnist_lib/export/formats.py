@@ -25,7 +25,7 @@ class Exported:
     path: str
     bytes: int
     tried: int  # images for which the file and the stored version predict the same class
-    max_difference: float  # between their probabilities
+    max_difference: float  # between the two probabilities of a class
 
 
 def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint8]) -> Exported:
@@ -37,7 +37,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
         images: [n, height, width, 1] uint8, 0-255, predicted to compare.
 
     Raises:
-        IntegrityError: the written model predicts something else than the stored version; it is deleted.
+        IntegrityError: the exported model predicts differently from the stored version; the export is deleted.
         SpecError, StoreError: the target exists, or cannot be written.
     """
     write, run = WRITERS[form]
@@ -46,14 +46,15 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
         write(serving_module(stored.model, stored.weights, stored.image_shape, PROBABILITIES), written)
         try:
             got = run(written)(images)
-        except Exception as error:  # each runtime raises its own kinds
+        except Exception as error:  # each runtime raises its own exceptions
             raise IntegrityError(f"{target}: its own runtime cannot run it: {error}; please report this") from error
         differing = int((got.argmax(axis=1) != expected.argmax(axis=1)).sum())
         max_difference = float(np.abs(got - expected).max())
         if differing or not max_difference <= MAX_ROUNDING:
             raise IntegrityError(
-                f"{target}: expected the predictions of the stored version, got others for {differing} of {len(images)}"
-                f" images, with probabilities up to {max_difference:.0e} apart; it was deleted, please report this"
+                f"{target}: expected the predictions of the stored version, got another class for {differing} of"
+                f" {len(images)} images, with probabilities up to {max_difference:.0e} apart; the export was deleted,"
+                " please report this"
             )
         size = sum(path.stat().st_size for path in [written, *written.rglob("*")] if path.is_file())
         require_absent(target)
@@ -68,7 +69,7 @@ def _write_saved_model(module: tf.Module, path: Path) -> None:
 
 
 def _run_saved_model(path: Path) -> Predict:
-    loaded = tf.saved_model.load(str(path))  # referenced by the function returned, or its variables would be deleted
+    loaded = tf.saved_model.load(str(path))  # the returned function must refer to it, or its variables are deleted
     return lambda images: np.asarray(loaded.serve(images)[PROBABILITIES])
 
 

@@ -30,8 +30,8 @@ from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
 
-MAX_ROUNDING = 1e-3  # of a probability: machines and libraries round differently, other weights differ by more
-MIN_LAYER_LIMIT = 64 << 20  # bytes of a layer that may be allocated whatever the size of the stored files
+MAX_ROUNDING = 1e-3  # difference of a probability: rounding causes less, other weights cause more
+MIN_LAYER_LIMIT = 64 << 20  # bytes: a layer of this size is accepted even if the stored files are small
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, 1], 0-255 -> [n, classes]
 
@@ -44,12 +44,12 @@ class LoadedModel:
 
 
 def load(objects: Objects, version: Version) -> Predict:
-    """Return the version as a function that predicts, without running any stored code. Raises as `build` does."""
+    """Return the version as a function that predicts, without running any stored code. Raises the errors of `build`."""
     return predictor(build(StoredModel.read(objects, version)))
 
 
 def predictor(loaded: LoadedModel) -> Predict:
-    """Return a function that predicts as the evaluation after training does. It raises SpecError as `check_images`."""
+    """Return a function that predicts like the evaluation after training. It raises the errors of `check_images`."""
     trainer = Trainer(loaded.model, SGD(), mirrored_strategy(Resources()))
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -62,7 +62,7 @@ def predictor(loaded: LoadedModel) -> Predict:
 
 
 def check_images(images: Any, image_shape: ImageShape) -> None:
-    """Check that images are pixels as the model was trained on: it would give an answer for anything else, too.
+    """Check the type and shape of images, because the model would give an answer for other values, too.
 
     Raises:
         SpecError: the images are not a NumPy array of uint8 [n, *image_shape].
@@ -88,13 +88,13 @@ def build(stored: StoredModel) -> LoadedModel:
     """Return the model that the manifest describes, with the stored weights.
 
     Raises:
-        IntegrityError: the files are damaged, or not of that model.
+        IntegrityError: the files are damaged, or are those of another model.
     """
     manifest, files = stored.manifest, stored.files
     try:
         spec = TrialSpec(**manifest["spec"])
         height, width, channels = map(int, manifest["dataset"]["image_shape"])
-        # A manifest must not make us allocate much more than is stored. No layer is larger than a dense one on pixels.
+        # Limit the memory that a manifest can claim. No layer of a model is larger than a dense layer on all pixels.
         largest, size = 4 * height * width * channels * spec.hidden_units, sum(map(len, files.values()))
         if not 0 < largest <= max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
@@ -128,11 +128,11 @@ def load_trusted(objects: Objects, version: Version) -> Predict:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a version predicts for the test split, beside the predictions that were stored with it."""
+    """New predictions of a version for the test split, compared with its stored predictions."""
 
     test: Accuracy
-    matching: int  # images with the stored prediction
-    max_difference: float  # of a probability
+    matching: int  # images for which the predicted class is the stored one
+    max_difference: float  # between the two probabilities of a class
 
     @property
     def reproduced(self) -> bool:
@@ -140,7 +140,7 @@ class Evaluation:
 
 
 def compare_with_stored(stored: Predictions, predict: Predict, test: Split) -> Evaluation:
-    """Predict the test split again and compare. Raises IntegrityError if the stored labels are of other images."""
+    """Predict the test split again and compare. Raises IntegrityError if the stored labels differ."""
     if not np.array_equal(stored.labels, test.labels):
         raise IntegrityError(f"{stored.name}: predictions.npz: expected the labels of the test split")
     probabilities = predict(test.images)

@@ -23,7 +23,7 @@ class Reproduction:
     verdict: str
     stored: Accuracy  # on the test split
     again: Accuracy
-    differing: Mapping[str, tuple[str, str]]  # what differs in how they were made: name -> (stored, here)
+    differing: Mapping[str, tuple[str, str]]  # differences in how the two were made: name -> (stored, here)
     seconds: float
 
 
@@ -50,7 +50,7 @@ def reproduce(
         epochs, sha256 = len(manifest["history"]), manifest["weights_sha256"]
         made = _made(manifest["code"], manifest["dataset"]["fingerprint"], manifest["versions"], devices)
     except (MnistError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{version.name}: manifest.json: expected how it was trained: {error}") from error
+        raise IntegrityError(f"{version.name}: manifest.json: expected training settings: {error}") from error
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
     pace = Pace(checkpoint_seconds=float("inf"), max_epochs=epochs)

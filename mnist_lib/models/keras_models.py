@@ -67,7 +67,7 @@ class KerasModel:
     """A stack of Keras layers that ends in logits; the stored model ends in their softmax.
 
     Args:
-        layers: returns new layers at each call, since the initial weights of a seed are those of a new stack.
+        layers: returns new layers at each call, since a seed determines the initial weights of new layers only.
         precision: the type in which the layers compute in training; the weights are always float32.
         augmentation: returns new layers that change the training images before the first of `layers`.
         fast_in_xla_on_cpu: as in `Model`, for float32.

@@ -27,14 +27,14 @@ class Weights(NamedTuple):
     state: Tensors  # changed by training without a gradient: moving averages, seed states
 
     def sha256(self) -> str:
-        """Return the sha256 of every value, its type and its shape. A hash of files would depend on the time of day."""
+        """Return the sha256 of every value, its type and its shape. Files contain times, so their hash would differ."""
         return hash_arrays(map(np.ascontiguousarray, (*self.trainable, *self.state)))
 
 
 class Model(Protocol):
     """A model as functions of its weights, which the training loop holds on its devices."""
 
-    fast_in_xla_on_cpu: bool  # whether XLA is at least as fast as TensorFlow's own kernels, those of oneDNN
+    fast_in_xla_on_cpu: bool  # whether XLA on a CPU is at least as fast as TensorFlow's oneDNN kernels
 
     def initial_weights(self, seed: int) -> Weights:
         """Return initial weights that are a function of the seed."""
@@ -52,10 +52,10 @@ class Model(Protocol):
         """Return the model as files by path. They work without this project: raw pixels in, class probabilities out."""
 
     def read(self, files: Mapping[str, bytes]) -> Weights:
-        """Return the weights in what `files` returned, running no stored code. State for training alone is initialised.
+        """Return the weights in the files, without running stored code. State that only training needs is initialised.
 
         Raises:
-            IntegrityError: the files are not of this model.
+            IntegrityError: the files are not those of this model.
         """
 
 

@@ -1,4 +1,4 @@
-"""A neural network from scratch on TensorFlow ops: layers, loss, optimizers, and the model that is built of them.
+"""A neural network from scratch on TensorFlow ops: layers, loss, optimizers, and the model built from them.
 
 It follows the notebook of "Deep Learning with Python" (Chollet, 2.5), and the tests compare each part with Keras. All
 parts are functions of values: a layer knows the shapes of its weights but does not hold them. The training loop holds
@@ -23,7 +23,7 @@ NPZ_FILE = "weights.npz"
 
 
 class Dense:
-    """`activation(inputs @ kernel + bias)`.
+    """A dense layer: `activation(inputs @ kernel + bias)`.
 
     The kernel starts uniform in [0, 0.1], the bias at zero, as in the notebook. Positive weights are a poor start: the
     units of a layer are alike at first, and SGD needs a few thousand steps before they differ.
@@ -39,7 +39,7 @@ class Dense:
         return [kernel, tf.zeros(self._shape[1])]
 
     def __call__(self, weights: Tensors, inputs: tf.Tensor, product: tf.DType = tf.float32) -> tf.Tensor:
-        """inputs: [batch, input_size] float32 -> [batch, units] float32. `product` is the type of the product."""
+        """inputs: [batch, input_size] float32 -> [batch, units] float32. product: type of the matrix product."""
         kernel, bias = weights
         outputs = tf.cast(tf.matmul(tf.cast(inputs, product), tf.cast(kernel, product)), tf.float32) + bias
         return self._activation(outputs) if self._activation else outputs

@@ -1,4 +1,4 @@
-"""Checkpoints: a training between two epochs as bytes, from which a trial continues as if it had never stopped.
+"""Checkpoints: the state of training after an epoch as bytes, from which a trial resumes with the same result.
 
 Others may write to the store that checkpoints come from, so only numbers are read from them.
 """
@@ -59,7 +59,7 @@ def pack(state: TrainingState, spec: TrialSpec) -> bytes:
 
 
 def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
-    """Return what `pack` was given. `like` are values of the same trial, for their shapes and types.
+    """Return the state that `pack` was given. `like` are values of the same trial, for their shapes and types.
 
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another trial.

@@ -25,7 +25,7 @@ class Epoch:
     """The result of an epoch of training."""
 
     number: int  # counted from 1
-    loss: float  # mean over the images, each at the step that trained on it
+    loss: float  # mean over the images, each measured in the step that trained on it
     train: Accuracy
     seconds: float
 
@@ -50,7 +50,7 @@ class Trainer:
         self.values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
 
     def compile(self, split: Split, plan: Plan) -> None:
-        """Compile by running one step and dropping its result, so that no epoch is timed with the compilation."""
+        """Compile by running one step and dropping its result, so that the time of an epoch excludes compilation."""
         chunk: Chunk = next(iter(epochs(split, plan, seed=0, first=1, last=1)))
         rates = np.zeros(plan.steps_per_chunk, np.float32)
         self._steps.run(self.values, chunk._replace(steps=tf.constant(1)), tf.constant(rates))
@@ -67,7 +67,7 @@ class Trainer:
         Args:
             plan: for the number of replicas of this trainer.
             seed: determines the order of the images.
-            learning_rates: [steps], of every step from the first of epoch 1.
+            learning_rates: [steps], one for each step from the start of epoch 1.
 
         Raises:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
@@ -153,5 +153,5 @@ def learning_rates(schedule: str, peak: float, steps: int) -> NDArray[np.float32
     """
     if schedule == "constant":
         return np.full(steps, peak, np.float32)
-    done = np.arange(1, steps + 1) / (steps + 1)  # neither 0 nor 1, at which the rate would be 0
+    done = np.arange(1, steps + 1) / (steps + 1)  # excludes 0 and 1, where the rate would be 0
     return (peak * np.minimum(done / WARM_UP, (1 - done) / (1 - WARM_UP))).astype(np.float32)

@@ -36,7 +36,7 @@ class Totals(NamedTuple):
     loss: tf.Tensor  # [] float32
     correct: tf.Tensor  # [] int32
     seen: tf.Tensor  # [] int32
-    finite_steps: tf.Tensor  # [] int32: steps with a finite loss; after a loss that is not, no loss is finite
+    finite_steps: tf.Tensor  # [] int32: steps with a finite loss; once a loss is not finite, no later loss is
 
 
 class Steps(Protocol):

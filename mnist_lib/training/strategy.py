@@ -14,7 +14,7 @@ def configure_process(resources: Resources) -> None:
     """Set the threads, visible GPUs and logical CPU devices of this process, before any other use of TensorFlow.
 
     Raises:
-        GpuInvisibleError: TensorFlow sees another number of GPUs than was granted, and `allow_cpu` is not set.
+        GpuInvisibleError: TensorFlow sees a different number of GPUs than were granted, and `allow_cpu` is not set.
     """
     # Logical CPU devices share these threads, and each adds one of its own.
     threads = max(1, resources.cpus // resources.cpu_replicas)
@@ -26,7 +26,7 @@ def configure_process(resources: Resources) -> None:
         return
     if resources.gpus and not resources.allow_cpu:
         raise GpuInvisibleError(
-            f"expected TensorFlow to see {counted(resources.gpus, 'GPU')}, it sees {len(gpus)}; install the driver and"
+            f"expected TensorFlow to see {counted(resources.gpus, 'GPU')}, got {len(gpus)}; install the driver and"
             " the extra `gpu`, or use --allow-cpu to train on CPU devices instead"
         )
     tf.config.set_visible_devices([], "GPU")  # a task that asked Ray for no GPUs sees all GPUs of the node

@@ -39,7 +39,7 @@ class WorkerPlace:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """What trials of the same shape share."""
+    """The compiled model that trials of the same shape share."""
 
     model: Model
     trainer: Trainer
@@ -60,13 +60,13 @@ def run_trials(
 ) -> Iterator[TrialEvent]:
     """Train trials one after the other and yield their events.
 
-    Each trial yields `Started`, `EpochDone` after each epoch, `CheckpointTaken` now and then, and `TrialResult` or
+    Each trial yields `Started`, `EpochDone` after each epoch, `CheckpointTaken` at intervals, and `TrialResult` or
     `TrialFailure` at its end. A failed trial does not end the lane.
 
     Args:
         load: returns the dataset; called once TensorFlow has started, so that the data can arrive in the meantime.
         pace: the time until its deadline is divided evenly among the remaining trials.
-        checkpoints: the newest of each trial that has one from an earlier attempt, by trial id.
+        checkpoints: by trial id, the newest checkpoint of an earlier attempt.
         group: the processes that train these trials together, all with the same arguments.
 
     Raises:
@@ -84,8 +84,8 @@ def run_trials(
                 raise GroupError(f"{spec.id}: {message}") from error
             details = traceback.format_exc() if code == MnistError.code else ""
             yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
-            if group is not None and not isinstance(error, DivergedError):  # which all processes see at the same step
-                return  # the others may be at other points, so that no further trial is possible
+            if group is not None and not isinstance(error, DivergedError):  # all processes diverge at the same step
+                return  # the other processes may be at other steps, so no further trial is possible
 
 
 def _code_and_message(error: Exception) -> tuple[str, str]:
@@ -155,7 +155,7 @@ class _Lane:
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))
             if batch_size < spec.global_batch_size:
-                notices = (f"the global batch is {batch_size}, all training images, not {spec.global_batch_size}",)
+                notices = (f"limited the global batch of {spec.global_batch_size} to all {batch_size} training images",)
             model = build_model(spec, self._dataset.image_shape)
             trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy)
             plan = Plan(len(train), batch_size, trainer.replicas)
@@ -180,7 +180,7 @@ def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple
 def _train(
     compiled: _Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace
 ) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
-    """Return the best epoch, the first with the highest validation accuracy or without validation the last, and all."""
+    """Return the best epoch (highest validation accuracy, the first in a tie; without validation the last) and all."""
     best, history = (state.best, state.history) if state else (None, ())
     rates = _learning_rates(compiled, spec)
     last = min(spec.epochs, pace.max_epochs or spec.epochs)

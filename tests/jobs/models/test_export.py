@@ -115,7 +115,7 @@ def cut_short(write: Callable[[Any, Path], None]) -> Callable[[Any, Path], None]
 @pytest.mark.parametrize(
     ("sabotage", "message"),
     [
-        (with_other_weights, "expected the predictions of the stored version, got others for "),
+        (with_other_weights, "expected the predictions of the stored version, got another class for "),
         (cut_short, "its own runtime cannot run it: "),
     ],
 )

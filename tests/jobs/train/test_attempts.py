@@ -61,7 +61,7 @@ def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
         *options_for(ray_address, data_dir, tmp_path), "--models=keras", home=tmp_path, prelude=prelude
     )
     assert code == 5, stderr
-    assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0 failed after 4 attempts: worker killed")
+    assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0: failed after 4 attempts: worker killed")
     assert "start a run with another --run-name" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
 
@@ -108,7 +108,7 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
         code, _, stderr = train(*options_for(cluster.address, data_dir, tmp_path), "--models=keras", home=tmp_path)
     assert code == 5, stderr
     last = stderr.splitlines()[-1]
-    assert last.startswith("error[E-OOM] keras-s0 failed after 2 attempts: out of memory on ")
+    assert last.startswith("error[E-OOM] keras-s0: failed after 2 attempts: out of memory on ")
     assert "GB in use" in last
     assert "--cpus-per-trial" in last
 
@@ -180,7 +180,7 @@ def test_f16_a_granted_gpu_that_tensorflow_does_not_see_gives_exit_code_5(
     code, _, stderr = train(*command, home=tmp_path)
     assert code == 5, stderr
     assert stderr.splitlines()[-1].startswith(
-        "error[E-GPU-INVISIBLE] keras-s0 expected TensorFlow to see 1 GPU, it sees 0"
+        "error[E-GPU-INVISIBLE] keras-s0: expected TensorFlow to see 1 GPU, got 0"
     )
     assert "--allow-cpu" in stderr.splitlines()[-1]
 
@@ -195,4 +195,4 @@ def test_a_trial_that_exceeds_its_timeout_is_abandoned(ray_address: str, data_di
     code, _, stderr = train(*command, home=tmp_path)
     assert code == 5, stderr
     last = stderr.splitlines()[-1]
-    assert last.startswith("error[E-TIMEOUT] scratch-s0 failed after 1 attempt: timed out after 8 s")
+    assert last.startswith("error[E-TIMEOUT] scratch-s0: failed after 1 attempt: timed out after 8 s")

@@ -41,7 +41,7 @@ def test_a_run_whose_trials_all_diverge_says_why_and_ends_with_exit_code_5(
     )
     assert code == 5, stderr
     assert "keras-s0 failed: E-NAN the loss of epoch 1, step " in stdout
-    assert stderr.splitlines()[-1].startswith("error[E-NAN] keras-s0 the loss of epoch 1, step ")
+    assert stderr.splitlines()[-1].startswith("error[E-NAN] keras-s0: the loss of epoch 1, step ")
     assert json.loads((tmp_path / "runs/nan/summary.json").read_text())["models"] == {}
     assert not (tmp_path / "models").exists()
 

@@ -51,7 +51,7 @@ def test_granted_gpus_allocate_memory_as_needed(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("seen", [0, 1, 3])
 def test_a_number_of_gpus_other_than_granted_is_refused(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
-    with pytest.raises(GpuInvisibleError, match=f"expected TensorFlow to see 2 GPUs, it sees {seen}"):
+    with pytest.raises(GpuInvisibleError, match=f"expected TensorFlow to see 2 GPUs, got {seen}"):
         settings_of(monkeypatch, gpus=seen, resources=Resources(gpus=2))
 
 

@@ -101,7 +101,7 @@ def test_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Datase
     (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
     events = events_of([spec], few_digits(digits))
     assert isinstance(events[0], Started)
-    assert events[0].notices == ("the global batch is 108, all training images, not 1000",)
+    assert events[0].notices == ("limited the global batch of 1000 to all 108 training images",)
     assert isinstance(events[-1], TrialResult)
 
 
@@ -129,5 +129,5 @@ def test_the_error_for_invisible_gpus_suggests_allow_cpu(digits: Dataset) -> Non
     (failure,) = events_of(trial_grid(["keras"], [0]), digits, Resources(cpus=1, gpus=2))
     assert isinstance(failure, TrialFailure)
     assert failure.code == "E-GPU-INVISIBLE"
-    assert "expected TensorFlow to see 2 GPUs, it sees 0" in failure.message
+    assert "expected TensorFlow to see 2 GPUs, got 0" in failure.message
     assert "--allow-cpu" in failure.message
