@@ -1,4 +1,4 @@
-"""Whether a run can get a dataset, answered within seconds and without TensorFlow."""
+"""Check within seconds, and without TensorFlow, whether a run can get a dataset."""
 
 import hashlib
 import os
@@ -20,19 +20,19 @@ def default_data_dir() -> Path:
     """Return the folder that TFDS uses by default.
 
     Raises:
-        DataFolderError: the folder is in the home of a user who has none.
+        DataFolderError: the folder is in the user's home directory, which cannot be determined.
     """
     try:
         return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     except RuntimeError as error:
-        raise DataFolderError("expected a home for the datasets, got none; name a folder with --data-dir") from error
+        raise DataFolderError("expected a home directory for datasets, got none; name one with --data-dir") from error
 
 
 def describe_availability(name: str, data_dir: Path | None, source: Path | None) -> str:
-    """Return where a run would get a dataset, in words, without reading it. The arguments are those of `prepare`.
+    """Describe where a run would get a dataset, without reading it. The arguments are those of `prepare`.
 
     Raises:
-        DataMissingError: a run could not get it.
+        DataMissingError: a run could not get the dataset.
     """
     entry, data_dir = DATASETS[name], data_dir or default_data_dir()
     if any(data_dir.glob(f"{entry.tfds_name}/*/dataset_info.json")):
@@ -62,14 +62,14 @@ def require_obtainable(name: str, source: Path | None, data_dir: Path) -> None:
     """Check that a dataset that is not prepared in `data_dir` can be prepared there.
 
     Raises:
-        DataMissingError: the source is not a folder, or there is none and the download's host cannot be reached.
+        DataMissingError: the source is not a folder, or no source is given and the host cannot be reached.
     """
     entry = DATASETS[name]
     if source is not None and not entry.embedded and not source.is_dir():
         raise missing_data(name, f"--data-source {source} is not a folder on {socket.gethostname()}")
     if source is None and entry.url is not None:
         url = urllib.parse.urlsplit(entry.url)
-        # Behind a proxy, the proxy is all that this machine can reach.
+        # Behind a proxy, this machine can reach only the proxy.
         proxy = None if urllib.request.proxy_bypass(url.netloc) else urllib.request.getproxies().get(url.scheme)
         reason = _unreachable(urllib.parse.urlsplit(proxy) if proxy else url)
         if reason:
@@ -96,6 +96,6 @@ def _unreachable(url: urllib.parse.SplitResult) -> str | None:
 
 
 def missing_data(name: str, reason: str) -> DataMissingError:
-    """Return the error for a dataset that cannot be had, with the two remedies that every command offers."""
+    """Return the error for a dataset that is not available, with the two remedies that every command offers."""
     remedies = "connect to a network, or name the folder of the original *-ubyte.gz files with --data-source DIR"
     return DataMissingError(f"{name}: {reason}; {remedies}")

@@ -1,6 +1,6 @@
 """The batches of training, as a tf.data dataset of chunks, and the sizes of chunks and of evaluation batches.
 
-A chunk holds several steps, so that compiled code is entered once per chunk and not once per step. The order of the
+A chunk holds several steps, so that compiled code is called once per chunk and not once per step. The order of the
 images depends only on the seed and the epoch, so that a resumed run trains on the same batches as an uninterrupted run.
 """
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mnist_lib.data.split import Split
 
-# At most. A few dozen make Python's share of the time small; more would only take memory (11 MB at batch 128).
+# A maximum: a few dozen make Python's share of the time small; more would only take memory (11 MB at batch 128).
 STEPS_PER_CHUNK = 117
 
 # Images per replica. Every evaluation batch is padded to this size, so that evaluation is compiled once for all splits.
@@ -36,7 +36,7 @@ class Plan:
 
     @property
     def steps_per_chunk(self) -> int:
-        """The same for all chunks, so that one compilation serves them; the last may have fewer real steps."""
+        """Steps in each chunk, equal so that one compilation serves all; the last may have fewer real steps."""
         return -(-self.steps // self.chunks)
 
     @property
@@ -58,7 +58,7 @@ class Chunk(NamedTuple):
 
 
 def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.data.Dataset:
-    """Return the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` of each.
+    """Return the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` for each epoch.
 
     With one dataset for all epochs, the first chunk of an epoch is gathered while the one before it is trained on.
     """
@@ -75,7 +75,7 @@ def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.dat
         step = (first_step + tf.range(plan.steps_per_chunk))[:, None]  # [steps, 1]
         shards = []
         for replica in range(plan.replicas):
-            # Of each image, its position in the global batch, and in the epoch: [steps, replica batch].
+            # The positions of each image in the global batch and in the epoch: [steps, replica batch].
             in_batch = replica * plan.replica_batch_size + tf.range(plan.replica_batch_size)[None, :]
             position = step * plan.global_batch_size + in_batch
             real = (in_batch < plan.global_batch_size) & (position < plan.images)
@@ -86,6 +86,6 @@ def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.dat
         return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(shards))
 
     options = tf.data.Options()
-    # There is nothing to tune, and stopping the tuner's thread can take five seconds.
+    # Autotuning has nothing to tune here, and stopping its thread can take five seconds.
     options.autotune.enabled = False
     return tf.data.Dataset.range(first, last + 1).flat_map(chunks_of).prefetch(2).with_options(options)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def write_cache(dataset: Dataset, prepared: Path) -> None:
-    """Write the arrays of a dataset beside its prepared files. Where that is not permitted, do nothing.
+    """Write the arrays of a dataset beside its prepared files. Do nothing if the folder is not writable.
 
     Args:
         prepared: TFDS' folder of this version, such as `~/tensorflow_datasets/mnist/3.0.1`.
@@ -72,7 +72,7 @@ def _cache_path(versions: Path) -> Path:
 
 
 def _source_hash(prepared: Path) -> str:
-    """Return the sha256 of all that the arrays depend on: TFDS' files and version, and the builders in this package."""
+    """Return the sha256 of all sources of the arrays: TFDS' files and version, and the builders in this package."""
     digest = hashlib.sha256(f"{CACHE_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode())
     for folder in (prepared, EMBEDDED):
         for line in file_hashes(folder, ignored_suffix=".pyc"):

@@ -1,6 +1,6 @@
-"""From a dataset's name to its arrays, through TensorFlow Datasets: download, prepare, decode and check, once per run.
+"""Get a dataset as arrays through TensorFlow Datasets: download, prepare, decode and check it, once per run.
 
-TFDS takes no lock, so that two preparations at once would fail, and reads truncated files without an error.
+TFDS takes no lock, so two concurrent preparations would fail, and it reads truncated files without an error.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def _lock(name: str, path: Path) -> AbstractContextManager[Any]:
 
 
 def _is_prepared(builder: Any) -> bool:
-    """Whether the builder's own version is prepared; other versions may lie beside it."""
+    """Return whether the version of this builder is prepared; the folder may hold other versions."""
     return Path(builder.data_path, "dataset_info.json").exists()
 
 
@@ -98,7 +98,7 @@ def _builder(entry: DatasetEntry, data_dir: Path) -> Any:
 
 
 def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
-    import requests  # TFDS depends on it and lets its exceptions through
+    import requests  # TFDS uses it and does not catch its exceptions
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -117,7 +117,7 @@ def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
 
 
 def _check_source(name: str, url_infos: Any, source: Path) -> None:
-    """Check the source files. TFDS would download a missing file, and name a wrong one by its URL."""
+    """Check the source files. TFDS would download a missing file, and report a wrong file by its URL."""
     for expected in url_infos:
         path = source / expected.filename
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""A dataset as arrays in memory, which travel to the workers through Ray's object store, and its validation split."""
+"""A dataset as arrays in memory, which workers get through Ray's object store, and its validation split."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Split:
         return hash_arrays((self.images, self.labels))
 
     def check(self, name: str, expected: int) -> None:
-        """Check that this can be the split of that name.
+        """Check the number of images, the labels and the pixels of the named split.
 
         Raises:
-            DataError: not `expected` images, a label above 9, or an image whose pixels are all equal.
+            DataError: it does not have `expected` images, or has a label above 9 or a blank image.
         """
         if not len(self) == len(self.images) == expected:
             raise DataError(f"{name}: expected {expected} images, got {len(self.images)} and {len(self)} labels")
@@ -52,7 +52,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What the driver needs to know of a dataset: everything but the images."""
+    """Description of a dataset for the driver: everything but the images."""
 
     name: str
     version: str
@@ -72,7 +72,7 @@ class Dataset:
     train: Split
     test: Split
     fingerprint: str
-    reusable: bool = True  # prepared in a folder where the next run finds it
+    reusable: bool = True  # whether it was prepared in a folder that the next run reads
 
     @classmethod
     def of(cls, name: str, version: str, train: Split, test: Split) -> Dataset:
@@ -90,7 +90,7 @@ class Dataset:
         return height, width, channels
 
     def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
-        """Split the train images in two, the second for validation, which is None at 0 percent."""
+        """Split the train images into those to train on and those for validation; None at 0 percent."""
         held_out = validation_size(len(self.train), validation_percent)
         if not held_out:
             return self.train, None

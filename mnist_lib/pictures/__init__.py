@@ -1,1 +1,1 @@
-"""Files of pictures to images as a model takes them: reading the files, finding the ink, and centring the digit."""
+"""Convert picture files to images for a model: read the files, find the ink, and centre the digit."""

@@ -8,16 +8,16 @@ from PIL import Image, ImageFilter
 
 from mnist_lib.pictures.ink import Levels
 
-MIN_INK = 0.3  # of full ink; less is blur or an artefact of compression
-MIN_RUN = 0.05  # of the largest run of ink; smaller runs are dirt
+MIN_INK = 0.3  # share of full ink; less is blur or an artefact of compression
+MIN_RUN = 0.05  # share of the largest run of ink; smaller runs are dirt
 DETAIL = 4  # pixels of the crop per pixel of the result; more would not improve its lines
-MIN_LINE, PEN = 0.08, 0.1  # of the longer side: lines narrower than the first are widened to the second
+MIN_LINE, PEN = 0.08, 0.1  # shares of the longer side: lines narrower than the first are widened to the second
 
 
 def centre(ink: Levels, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:
-    """Return an image of that shape (height, width), 0-255, with the ink as MNIST's authors centred it.
+    """Return an image of that shape (height, width), 0-255, with the ink centred as in MNIST.
 
-    Its longer side is `box` pixels, and its centre of mass is as near to the middle as the image allows.
+    The longer side of the ink is `box` pixels, and its centre of mass is as near to the middle as the image allows.
 
     Args:
         ink: [height, width], from 0 on paper to 1 in full ink.
@@ -60,10 +60,10 @@ def _extent(profile: NDArray[np.integer]) -> tuple[int, int]:
 
 
 def _with_wide_lines(part: Levels, side: int) -> Levels:
-    """Widen thin lines to those of the datasets. The line of a ballpoint pen on a large sheet would fade."""
+    """Widen thin lines as in the datasets, because a ballpoint line on a large sheet would fade."""
     padded = np.pad(part, math.ceil(PEN * side))
     steps = sum(float(np.abs(np.diff(padded, axis=axis)).sum()) for axis in (0, 1))
-    edges = steps * math.pi / 4  # length of the edges, if lines have all directions alike
+    edges = steps * math.pi / 4  # length of the edges, if lines run equally in all directions
     line = 2 * float(part.sum()) / edges  # mean width in pixels
     if line >= MIN_LINE * side:
         return part
@@ -72,7 +72,7 @@ def _with_wide_lines(part: Levels, side: int) -> Levels:
 
 
 def _resized(part: Levels, longer_side: int) -> Levels:
-    """Resize and scale to a maximum of 1, since lines narrower than a pixel fade."""
+    """Resize, and scale the values to a maximum of 1, since lines narrower than a pixel fade."""
     scale = longer_side / max(part.shape)
     height, width = (max(1, round(side * scale)) for side in part.shape)
     if (height, width) != part.shape:
@@ -83,7 +83,7 @@ def _resized(part: Levels, longer_side: int) -> Levels:
 
 
 def _begin(mass: Levels, side: int, box: int) -> int:
-    """Return where on an axis the ink begins. mass: ink at each position; side: of the image."""
+    """Return where on an axis the ink begins. mass: ink at each position; side: length of the image."""
     length = len(mass)
     centre_of_mass = float(mass @ np.arange(length)) / float(mass.sum())
     middle = side / 2 if box < side else (side - 1) / 2  # MNIST's middle is pixel 14 of 0 to 27

@@ -1,6 +1,6 @@
 """Finding the ink on a picture, whatever the colours of ink and paper and however the paper is lit.
 
-The paper is what is along the border, and ink is what differs from it, so that either may be the darker one.
+Pixels along the border count as paper, and pixels that differ from them as ink, so either may be darker.
 """
 
 import numpy as np
@@ -9,14 +9,14 @@ from PIL import Image, ImageFilter
 
 from mnist_lib.errors import ImageError
 
-BLANK = "expected a digit, got a picture on which nothing stands out; use another picture"
+BLANK = "expected a digit, got a picture with too little contrast; use another picture"
 
 MIN_CONTRAST = 8.0  # of 255, between ink and paper
 NOISE = 3.0  # standard deviations within which paper may vary
-MAD = 1.4826  # standard deviations of a normal distribution in one median of absolute deviations
+MAD = 1.4826  # standard deviation of a normal distribution divided by its median absolute deviation
 MAX_SAMPLES = 2_000  # pixels of the border that are examined
-SHADOW = 1.0  # of 255: the median residual, beyond noise, above which smooth light does not explain the border
-COARSE_SIDE, MEDIAN_SIDE = 64, 21  # pixels of a picture as coarse as shadows are, and of the median filter on it
+SHADOW = 1.0  # of 255: if the median residual exceeds the noise by this, the light is not smooth
+COARSE_SIDE, MEDIAN_SIDE = 64, 21  # pixels: the picture reduced to find shadows, and the median filter on it
 
 Levels = NDArray[np.float32]
 
@@ -59,10 +59,10 @@ def _paper(levels: Levels) -> Levels:
         return middle
     rows, columns = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
     y, x = (axis[..., None] for axis in np.meshgrid(rows, columns, indexing="ij"))
-    light = np.concatenate([np.ones_like(x), x, y, x * y, x * x, y * y], axis=2)  # smooth, but uneven
+    light = np.concatenate([np.ones_like(x), x, y, x * y, x * x, y * y], axis=2)  # light that varies smoothly
     light_at_border = _border(light)
     for _ in range(3):
-        paper = off <= 1 + NOISE * MAD * np.median(off)  # not ink that crosses the border
+        paper = off <= 1 + NOISE * MAD * np.median(off)  # excludes ink that crosses the border
         factors = np.linalg.lstsq(light_at_border[paper], border[paper], rcond=None)[0]
         off = np.abs(border - light_at_border @ factors).max(axis=1)
     if np.median(off) > SHADOW + 1.5 * np.median(_steps(levels)) or paper.mean() < 0.9:
@@ -72,7 +72,7 @@ def _paper(levels: Levels) -> Levels:
 
 
 def _local_paper(levels: Levels) -> Levels:
-    """Return the median around each pixel: the paper, even where a shadow has an edge, since lines are thinner."""
+    """Return the median around each pixel: it is paper even at the edge of a shadow, because lines are thin."""
     height, width = levels.shape[:2]
     scale = min(1, COARSE_SIDE / max(height, width))
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -85,7 +85,7 @@ def _local_paper(levels: Levels) -> Levels:
 
 
 def _border(values: Levels) -> Levels:
-    """Return pixels along the border, [pixels, ...]."""
+    """Return a sample of the pixels along the border, [pixels, ...]."""
     height, width = values.shape[:2]
     depth = max(1, min(height, width) // 25)
     sides = (values[:depth], values[-depth:], values[depth:-depth, :depth], values[depth:-depth, -depth:])

@@ -1,4 +1,4 @@
-"""Reading files of pictures as images like those of a dataset, or as an error, quickly for any content of a file.
+"""Read picture files as images like those of a dataset; any file quickly gives an image or an error.
 
 Pillow's own limits are too wide: it reads 179 million pixels, and formats for which it starts other programs.
 """
@@ -25,8 +25,8 @@ from mnist_lib.pictures.ink import Levels, find_ink
 PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
 MAX_FILE_BYTES = 10_000_000
-MAX_PIXELS = 50_000_000  # the largest photos of telephones
-WORKING_SIDE = 512  # pixels: a picture with a longer side is reduced to it
+MAX_PIXELS = 50_000_000  # as in the largest photos of phones
+WORKING_SIDE = 512  # pixels: the longer side of a larger picture is reduced to about this
 
 TOO_LARGE = f"expected at most {MAX_PIXELS:,} pixels, got {{}}; scale the picture down"
 
@@ -55,9 +55,9 @@ class Picture:
 
 
 def find_pictures(named: Iterable[Path]) -> list[Path]:
-    """Return the named files, and in place of a named folder all files below it with the suffix of a picture, sorted.
+    """Return the named files, with each folder replaced by the picture files below it, sorted.
 
-    A folder without pictures, or that cannot be listed, is returned itself: reading it raises the error.
+    A folder that has no pictures or cannot be listed is returned itself, so that reading it raises an error.
     """
     return [found for path in named for found in (_pictures_in(path) if path.is_dir() else [path])]
 
@@ -72,7 +72,7 @@ def _pictures_in(top: Path) -> list[Path]:
 
 
 def read_pictures(contents: Iterable[bytes | ImageError], layout: Layout) -> list[Picture | ImageError]:
-    """Return the picture in each content, or the error in its place."""
+    """Return a picture for each content, or an error in its place."""
     return [content if isinstance(content, ImageError) else _picture_or_error(content, layout) for content in contents]
 
 
@@ -119,7 +119,7 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     if not content:
         raise ImageError("expected a picture, got an empty file; copy it again")
     try:
-        with warnings.catch_warnings():  # Pillow warns of oddities in files
+        with warnings.catch_warnings():  # Pillow warns about unusual files
             warnings.simplefilter("ignore")
             plain, size = _decoded(content, reduce=layout.box is not None)
     except ImageError:
@@ -129,7 +129,7 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
         raise ImageError(f"expected a picture ({formats}), got something else; convert it") from error
     except Image.DecompressionBombError as error:
         raise ImageError(TOO_LARGE.format("far more")) from error
-    except Exception as error:  # each decoder raises its own kinds
+    except Exception as error:  # each decoder raises its own exceptions
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"expected a complete picture, got a damaged one ({reason}); copy or save it again") from error
     pixels = _resized(plain, layout.shape) if layout.box is None else _centred(plain, layout.shape, layout.box)
@@ -184,7 +184,7 @@ def _centred(plain: Image.Image, shape: tuple[int, int], box: int) -> NDArray[np
         return centre(find_ink(_levels(plain)), shape, box)
     try:
         ink = find_ink(_levels(_on(plain, "white")))
-    except ImageError:  # the ink itself is white
+    except ImageError:  # white ink cannot be seen on white
         ink = find_ink(_levels(_on(plain, "black")))
     return centre(ink, shape, box)
 

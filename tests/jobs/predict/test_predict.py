@@ -90,7 +90,7 @@ def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
         "bomb.png": (header_only(60_000, 60_000), "expected at most 50,000,000 pixels"),
         "large.png": (bytes(11_000_000), "expected at most 10 MB, got 11.0"),
         "cut.png": (png(digits.test.images[0, ..., 0])[:-30], "got a damaged one"),
-        "blank.png": (png(np.full((90, 90), 250, np.uint8)), "nothing stands out"),
+        "blank.png": (png(np.full((90, 90), 250, np.uint8)), "too little contrast"),
     }
     for name, (content, _) in bad.items():
         (tmp_path / name).write_bytes(content)
