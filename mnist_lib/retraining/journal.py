@@ -1,7 +1,7 @@
 """The journal of a schedule: `schedules/<name>/journal/<n>.json`, entries that are appended and never changed.
 
-The newest entry is enough for a process that knows nothing else: it says whether a slot is open and up to which slot
-all are settled. When two processes append the same number, one of them fails and has to read the journal again, so
+The newest entry is all that a new process has to read: it says whether a slot is open and up to which slot all are
+settled. When two processes append the same number, one of them fails and has to read the journal again, so
 only one process can start a slot.
 """
 
@@ -14,7 +14,7 @@ from mnist_lib.clock import moment_of, text_of
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.records import RecordLog
 
-# Kinds of entries. After "interrupted" another attempt follows; "enrolled" is where a schedule begins.
+# Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")
 SETTLED = ("enrolled", "done", "failed", "unchanged", "skipped", "replaced")
 
@@ -58,7 +58,7 @@ class Entry:
 
 
 class Journal:
-    """Every method raises StoreError if the storage refuses, and IntegrityError for a damaged entry."""
+    """The journal of a schedule. Methods raise StoreError if the storage fails, IntegrityError for a damaged entry."""
 
     def __init__(self, objects: Objects, schedule: str) -> None:
         self._log = RecordLog(objects, f"schedules/{schedule}/journal")

@@ -42,7 +42,7 @@ class Policy:
     starting_deadline: float | None = None  # seconds after which a slot is too late to be started; None: no limit
     overlap: str = "skip"  # a key of `OVERLAP`: what to do about a slot that comes due during a run
     jitter: float = 0.0  # seconds over which the starts of different schedules are spread
-    max_attempts: int = 3  # attempts per slot while its failures are worth a retry
+    max_attempts: int = 3  # maximum number of attempts per slot, for failures that a retry may fix
 
     def __post_init__(self) -> None:
         require_known("catch_up", self.catch_up, CATCH_UP)
@@ -53,7 +53,7 @@ class Policy:
                 raise SpecError(f"{name}: expected a number of at least {minimum}, got {value}")
 
     def due(self, timetable: Timetable, last: Entry, through: datetime, now: datetime) -> Due | None:
-        """Return the slot to act on, of those after `through` and up to now, or None. `last` is the newest entry."""
+        """Return the slot after `through` and up to now to act on, or None. `last` is the newest entry."""
         newest = timetable.latest(now)
         if newest <= through:
             return None
@@ -89,13 +89,13 @@ class Policy:
         return self.why_too_late(slot, now)
 
     def _is_overlap(self, timetable: Timetable, last: Entry, slot: datetime) -> bool:
-        """Return whether every slot after the last one, up to this one, came due while its run was in progress."""
+        """Return whether every slot after the last one, up to this one, came due during the run of the last one."""
         if not last.begun or not last.due < slot <= moment_of(last.at):
             return False
         return timetable.next(last.due) >= moment_of(last.begun)
 
 
 def missed_text(missed: int) -> str:
-    """Return the number of missed slots for people: "71 earlier slots missed"."""
+    """Return the number of missed slots as text: "71 earlier slots missed"."""
     # A count that reached its maximum can be too low.
     return f"{'at least ' if missed >= MAX_COUNTED - 1 else ''}{counted(missed, 'earlier slot')} missed"

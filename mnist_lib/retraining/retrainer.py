@@ -1,8 +1,8 @@
-"""A state machine that runs one schedule. It takes a step when it is called, and never waits.
+"""A state machine that runs one schedule. Each call of `step` takes one step and never waits.
 
 Any number of processes may run the same schedule in one storage, and each may die at any instant:
 
-- The name of a slot's run is made of the schedule and the slot, so a slot has at most one run.
+- The name of a slot's run is made from the schedule and the slot, so a slot has at most one run.
 - Journal entries are numbered, and only one process can append a number.
 - Only the holder of the schedule's lease has an attempt in progress; when it dies, the next holder resumes its run.
 """
@@ -24,7 +24,7 @@ from mnist_lib.store.lease import Lease, LeaseLostError
 from mnist_lib.wording import counted
 
 POLL_SECONDS = 0.5  # while a run is in progress
-MAX_SLEEP_SECONDS = 30.0  # the clock may be set meanwhile
+MAX_SLEEP_SECONDS = 30.0  # limited because the clock may be set during a sleep
 ABANDONED_EXIT_CODE = 5  # E-TRAINING in jobs/console/exit_codes.py; a test compares them
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ STEP_AGAIN = Pause("waiting", 0.0)
 class Retrainer:
     """
     Args:
-        enroll: where the schedule begins if its journal is empty; earlier slots do not belong to it.
+        enroll: time at which the schedule begins if its journal is empty; earlier slots are ignored.
         notify: called with each entry that settles a slot or resumes the run of a dead process; must not block.
         skip_unchanged: do not run a slot whose fingerprint equals that of the last slot that is done.
     """
@@ -77,7 +77,7 @@ class Retrainer:
         return self._active is not None
 
     def step(self) -> Pause:
-        """Take a step. Raises StoreError if the storage refuses, IntegrityError if the journal is damaged."""
+        """Take a step. Raises StoreError if the storage fails, IntegrityError if the journal is damaged."""
         return self._step_idle() if self._active is None else self._step_running(self._active)
 
     def run_now(self) -> Entry | None:
@@ -145,7 +145,7 @@ class Retrainer:
         return self._launch(number, replace(entry, fingerprint=fingerprint))
 
     def _step_open(self, number: int, last: Entry) -> Pause:
-        """Act on an open slot: its process has died, waits for its next attempt, or is working on it."""
+        """Act on an open slot: its process has died, its next attempt is not due yet, or a process is working on it."""
         now, back_off = self._clock.now(), timedelta(seconds=self._policy.back_off(last.failures))
         ended = moment_of(last.at)
         if last.kind == "interrupted" and ended <= now < ended + back_off:
@@ -164,12 +164,12 @@ class Retrainer:
         if self._policy.overlap == "replace" and not is_newest:
             self._settle(number, last.followed_by("replaced", now, self._host, why="a newer slot came due"))
         elif failures >= self._policy.max_attempts or too_late:
-            why = too_late or f"abandoned after {counted(last.attempt, 'attempt')}; the process of the last one died"
+            why = too_late or f"abandoned after {counted(last.attempt, 'attempt')}; the last attempt's process died"
             cause: dict[str, Any] = {"why": why, "failures": failures, "exit_code": ABANDONED_EXIT_CODE}
             self._settle(number, last.followed_by("failed", now, self._host, **cause))
         else:
             again = replace(last, kind="started", attempt=last.attempt + 1, failures=failures, host=self._host)
-            if last.exit_code is None:  # for a while, no process was working on it
+            if last.exit_code is None:  # no process worked on it between the attempts
                 again = replace(again, begun="")
             if self._launch(number, again) and last.kind == "started":
                 log.warning("the process that ran slot %s died on %s; resuming its run", last.slot, last.host)

@@ -1,8 +1,8 @@
 """The timetable of a schedule: a cron expression of five fields in a time zone, evaluated to slots in UTC.
 
-Changes of the clocks are handled as by Debian's cron. A job at a fixed local time that does not exist runs once, at the
+Daylight saving time is handled as in Debian's cron. A job at a fixed local time that does not exist runs once, at the
 first instant after the gap; one whose local time occurs twice runs once. If the minute or hour field begins with "*",
-the job follows elapsed time instead, and so runs in both of the two equal hours.
+the job follows elapsed time instead, and so runs in both occurrences of a repeated hour.
 """
 
 import difflib
@@ -33,7 +33,7 @@ class Timetable:
         self.cron, self.zone = " ".join(fields), zone
         try:
             self.tz = zoneinfo.ZoneInfo(zone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:  # ValueError, OSError: for paths
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:  # a path raises the last two
             near = difflib.get_close_matches(zone, zoneinfo.available_timezones(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise CronError(f"tz: expected a time zone such as Europe/Berlin, got {zone!r}{hint}") from error

@@ -1,4 +1,4 @@
-"""The interface between the retrainer and what is run for a slot, and the run that is in progress."""
+"""The interface between the retrainer and the work of a slot, and the attempt that is in progress."""
 
 import logging
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """How an attempt at a run ended."""
+    """The result of an attempt at a run."""
 
     exit_code: int
     complete: bool  # the run has a result, and all of it is stored
@@ -32,14 +32,14 @@ class RunAttempt(Protocol):
         """Return the result; None while the attempt is in progress."""
 
     def stop(self) -> None:
-        """End the attempt so that another one loses little; return when it has ended."""
+        """End the attempt so that the next one has little to repeat; return when it has ended."""
 
     def kill(self) -> None:
         """End the attempt at once."""
 
 
 class Work(Protocol):
-    """What is run for each slot."""
+    """The work to do for each slot."""
 
     def has_run(self, run: str) -> bool:
         """Return whether a run of that name exists."""
@@ -48,11 +48,11 @@ class Work(Protocol):
         """Return a hash of everything that a result depends on, as it is now; None if it is unknown."""
 
     def start(self, run: str, term: int) -> RunAttempt:
-        """Start an attempt under fencing number `term`: once there is a higher one, its writes are refused."""
+        """Start an attempt under fencing number `term`: its writes are refused after a later term has begun."""
 
 
 class ActiveRun:
-    """`number` is that of the journal entry that started the attempt."""
+    """An attempt in progress. `number` is the number of the journal entry that started it."""
 
     def __init__(self, number: int, entry: Entry, attempt: RunAttempt) -> None:
         self.number, self.entry, self.attempt = number, entry, attempt
@@ -82,7 +82,7 @@ class ActiveRun:
     def _entry_of(self, result: AttemptResult, policy: Policy, work: Work, now: datetime) -> Entry:
         cause: dict[str, Any] = {"why": result.why, "exit_code": result.exit_code}
         if result.complete:
-            # Data that the run has downloaded or prepared have a fingerprint only now.
+            # If the run downloaded or prepared the data, their fingerprint is known only now.
             fingerprint = self.entry.fingerprint or work.fingerprint()
             done = {"slot": self.entry.slot, "run": self.entry.run, "fingerprint": fingerprint}
             return self.ended("done", now, results=result.results, last_done=done, **cause)

@@ -62,7 +62,7 @@ def test_a_run_that_keeps_dying_is_abandoned_and_the_next_slot_runs(monkeypatch:
         world.machines[0].boot()
         world.advance(2 * TIME_TO_LIVE)
     failed = world.journal()[-1]
-    assert (failed.kind, failed.why) == ("failed", "abandoned after 3 attempts; the process of the last one died")
+    assert (failed.kind, failed.why) == ("failed", "abandoned after 3 attempts; the last attempt's process died")
     world.advance(HOUR + 600)
     assert done_slots(world) == ["2026-01-05T02:00:00Z"]
 
