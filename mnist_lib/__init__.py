@@ -1,4 +1,4 @@
-"""Image classifiers: what a trial is, how it is trained, stored and reported. Knows nothing of Ray.
+"""Image classifiers: what a trial is, how it is trained, stored and reported. It does not use Ray.
 
 Import `mnist_lib` to use stored models and runs in a notebook or another program; it loads TensorFlow only in `load`:
 

@@ -1,6 +1,6 @@
 """The Python API: stored versions by name, as classifiers that predict, and the runs of a storage as records.
 
-A bare model name means its champion, here and in every command.
+A model name without a version means its champion, here and in every command.
 """
 
 import re
@@ -35,7 +35,7 @@ NUMBER = re.compile("[0-9]{1,8}", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A stored version that predicts, on the CPU."""
+    """A stored version, loaded to predict on the CPU."""
 
     name: str  # such as "keras@3"
     accuracy: Accuracy  # on the test split: correct, total, value, interval()
@@ -62,8 +62,8 @@ class ModelOfRun:
 class RunRecord:
     name: str
     status: Literal["complete", "some failed", "unfinished", "damaged"]
-    dataset: str | None = None  # None of a damaged run
-    ended: str | None = None  # UTC, ISO 8601; None of an unfinished run
+    dataset: str | None = None  # None for a damaged run
+    ended: str | None = None  # UTC, ISO 8601; None for an unfinished run
     models: Mapping[str, ModelOfRun] = field(default_factory=dict)
 
 
@@ -90,11 +90,11 @@ def load(name: str | None = None, storage: str | Path = "results") -> Classifier
 
 
 def runs(storage: str | Path = "results") -> list[RunRecord]:
-    """Return every run of a storage (a folder or a URL): those that have not ended, then the others, newest first."""
+    """Return every run of a storage (a folder or a URL): first unfinished runs, then the others, newest first."""
     objects = open_storage(str(storage))
     champions = {model: _champion_number(objects, model) for model in MODELS}
     names = {name.split("/")[1] for name in objects.names("runs")}
-    with ThreadPoolExecutor() as readers:  # a bucket takes long for each summary
+    with ThreadPoolExecutor() as readers:  # in parallel, because a bucket is slow
         found = readers.map(partial(_run_record, objects, champions), names)
         return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
 
@@ -132,7 +132,7 @@ def find_version(objects: Objects, name: str | None) -> Version:
 
 
 def best_champion(objects: Objects) -> Version:
-    """Return the champion with the highest test accuracy; of equals, the first in the catalog.
+    """Return the champion with the highest test accuracy; if several are equal, the first in the catalog.
 
     Raises IntegrityError if the record of any champion is damaged: that champion might be the best.
     """
@@ -144,7 +144,7 @@ def best_champion(objects: Objects) -> Version:
 
 
 def require_version(objects: Objects, model: str, number: int) -> Version:
-    """Return the version of that number, or raise IntegrityError if it is damaged or does not exist."""
+    """Return the version with that number, or raise IntegrityError if it is damaged or does not exist."""
     version = find(objects, model, number)
     if version is None:
         raise IntegrityError(f"{model}@{number}: expected a commit record, got none; roll back to another version")

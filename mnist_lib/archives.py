@@ -45,7 +45,7 @@ def read_npz(content: bytes, name: str, limits: Mapping[str, int]) -> Arrays:
 
 
 def read_keras_weights(content: bytes, name: str, layers: Sequence[str], weights: int) -> bytes:
-    """Return the HDF5 file of weights in a `.keras` archive, once it is safe to give to Keras.
+    """Return the HDF5 file of weights in a `.keras` archive, after checking that it is safe for Keras.
 
     Args:
         layers: the class names of the layers of the expected model.
@@ -68,14 +68,14 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], weights
 
 
 def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, bytes]:
-    """Return the members of a zip archive, which must be those of `limits` and not larger than its values in bytes."""
+    """Return the members of a zip archive, which must be those named in `limits`, each within its limit in bytes."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             found = sorted(archive.namelist())
             if found != sorted(limits):
                 raise IntegrityError(f"{name}: expected {', '.join(sorted(limits))}, got {', '.join(found)[:300]}")
             for member, limit in limits.items():
-                size = archive.getinfo(member).file_size  # zipfile does not unpack more than this
+                size = archive.getinfo(member).file_size  # zipfile never unpacks more than this size
                 if size > limit:
                     raise IntegrityError(f"{name}: {member}: expected at most {limit:,} bytes, got {size:,}")
             return {member: archive.read(member) for member in limits}
@@ -99,7 +99,7 @@ def _read_npy(content: bytes, name: str) -> NDArray[Any]:
 
 
 def _check_hdf5(content: bytes, name: str, weights: int) -> None:
-    import h5py  # here, since most processes never read a Keras file
+    import h5py  # imported late because most processes never read a Keras file
 
     try:
         with h5py.File(io.BytesIO(content), "r") as file:

@@ -35,7 +35,7 @@ class DatasetEntry:
         return self.url is None
 
 
-# The first two have the defaults of the notebook of "Deep Learning with Python": one hidden layer of 512.
+# The first two use the defaults of the notebook for "Deep Learning with Python": one hidden layer of 512.
 MODELS = {
     "keras": ModelEntry(build="mnist_lib.models.keras_models:keras_dense", optimizer="rmsprop", hidden_units=512),
     "scratch": ModelEntry(build="mnist_lib.models.scratch:scratch_dense", optimizer="sgd", hidden_units=512),
@@ -48,7 +48,7 @@ MODELS = {
     ),
 }
 
-# name -> default learning rate, that of Keras.
+# name -> default learning rate, the same as in Keras.
 OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001}
 
 # name -> how the learning rate changes during training.

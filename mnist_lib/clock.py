@@ -23,7 +23,7 @@ class SystemClock:
 
 
 def text_of(moment: datetime) -> str:
-    """Return an aware time as ISO 8601 in UTC, cut to the second: "2026-11-26T03:00:00Z"."""
+    """Return an aware time as ISO 8601 in UTC, truncated to seconds: "2026-11-26T03:00:00Z"."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
@@ -38,7 +38,7 @@ def as_file_name(text: str) -> str:
 
 
 def moment_of(text: str) -> datetime:
-    """Return the time that `text_of` has written. Raises ValueError for another form."""
+    """Parse a time that `text_of` wrote. Raises ValueError for another form."""
     moment = datetime.fromisoformat(text)
     if text_of(moment) != text:
         raise ValueError(f"expected a UTC time such as 2026-11-26T03:00:00Z, got {text!r}")

@@ -18,7 +18,7 @@ RESULT_PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of `RESULT_PACKAGES`, without those that are not installed or importing any."""
+    """Return the versions of Python and of the installed `RESULT_PACKAGES`, without importing any."""
     versions = {"python": platform.python_version()}
     for name in RESULT_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -27,7 +27,7 @@ def package_versions() -> dict[str, str]:
 
 
 def differing_versions(others: Mapping[str, str], own: Mapping[str, str] | None = None) -> str:
-    """Return in words how the versions of another process differ from `own` (default: those of this process), or "".
+    """Describe how the versions of another process differ from `own` (default: of this process); "" if they do not.
 
     Patch releases of Python are regarded as equal.
     """
@@ -66,14 +66,14 @@ def code_version(packages: Sequence[Path]) -> dict[str, str | bool]:
 def import_keras(*, gpus: bool = True) -> None:
     """Import Keras and TensorFlow quietly, and without what Keras imports merely because it is installed.
 
-    With `gpus=False`, TensorFlow sees no GPU in this process; processes that it starts do.
+    With `gpus=False`, TensorFlow sees no GPU in this process; its child processes do.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; read when TensorFlow is imported
     hidden = [name for name in KERAS_IMPORTS_IF_INSTALLED if name not in sys.modules]
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]  # its import fails as if it were not installed
     hiding = contextlib.nullcontext() if gpus else _gpus_hidden()
-    with quietly(), hiding:  # for messages before TensorFlow reads the level, and of CUDA where there is no GPU
+    with quietly(), hiding:  # hides messages before TensorFlow reads the level, and those of CUDA without a GPU
         import keras  # noqa: F401
         import tensorflow as tf
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A number of correct predictions among a total. `Accuracy(0, 0)` is the zero of addition."""
+    """A number of correct predictions among a total. `Accuracy(0, 0)` is the start value of a sum."""
 
     correct: int
     total: int
@@ -46,7 +46,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEvent:
-    """An event of a trial. `final` marks the last one."""
+    """An event of a trial. `final` is true for the last event."""
 
     trial: str
     final = False
@@ -54,7 +54,7 @@ class TrialEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class LaneStarted(TrialEvent):
-    """A worker has started; it has not loaded TensorFlow or the dataset. `trial` is the first of the lane."""
+    """A worker has started; it has not loaded TensorFlow or the dataset. `trial` is the first trial of the lane."""
 
     host: str
     versions: Mapping[str, str]  # of Python and packages in the worker
@@ -73,7 +73,7 @@ class Started(TrialEvent):
 @dataclass(frozen=True, kw_only=True)
 class EpochDone(TrialEvent):
     epoch: int  # counted from 1
-    loss: float  # mean over the images, each at the step that trained on it
+    loss: float  # mean over the images, each measured in the step that trained on it
     train: Accuracy
     validation: Accuracy | None
     seconds: float
@@ -84,7 +84,7 @@ class EpochDone(TrialEvent):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> EpochDone:
-        """Return the epoch that `asdict` and JSON made a row of. Raises KeyError or TypeError if it is no such row."""
+        """Return the epoch in a row that `asdict` made. Raises KeyError or TypeError for another row."""
         validation = Accuracy(**row["validation"]) if row["validation"] else None
         return cls(**{**row, "train": Accuracy(**row["train"]), "validation": validation})
 
@@ -174,7 +174,7 @@ def _student_t_cdf(t: float, degrees: int) -> float:
 
 
 class Tally:
-    """The results of a model's trials. `chosen` is the one to store: the best on validation, of equals the lowest seed.
+    """The results of a model's trials. `chosen` is the one to store: the best on validation, in a tie the lowest seed.
 
     It is never chosen by test accuracy, since the reported test accuracy would then be too high.
     """
@@ -199,7 +199,7 @@ class Tally:
 
     @property
     def highest(self) -> float:
-        """The highest test accuracy of a trial, partly by chance."""
+        """The highest test accuracy of any trial, which is partly chance."""
         return max(self._accuracies)
 
     def ensemble(self, labels: NDArray[np.uint8]) -> Accuracy:

@@ -1,4 +1,4 @@
-"""What a trial is and what it runs on. The result of a trial depends on its `TrialSpec`, not on its `Resources`."""
+"""Trials and the resources they run on. The result of a trial depends on its `TrialSpec`, not on its `Resources`."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The processes, one on each node, that train one trial together in lockstep, as one of them sees it."""
+    """The processes, one on each node, that train one trial in lockstep, as described to one of them."""
 
     addresses: tuple[str, ...]  # host:port of each process, for the TensorFlow of the others
     rank: int  # of this process; the events of rank 0 are those of the trial
@@ -127,9 +127,9 @@ class Group:
 class Pace:
     """How often a trial yields a checkpoint, and when it ends before its last epoch."""
 
-    checkpoint_seconds: float = 30.0  # at least, between checkpoints; 0: a checkpoint after each epoch
+    checkpoint_seconds: float = 30.0  # minimum time between checkpoints; 0: a checkpoint after each epoch
     deadline: float = math.inf  # Unix time; an epoch that would end later is not started, except the first of a trial
-    max_epochs: int | None = None  # end a trial after this epoch, with the learning rates of the whole trial
+    max_epochs: int | None = None  # end a trial after this epoch; learning rates are those of the full trial
 
 
 def trial_grid(models: Iterable[str], seeds: Iterable[int], **shared: Any) -> list[TrialSpec]:

@@ -1,4 +1,4 @@
-"""A dataset for people: its description as tables, and its images as pictures or characters of a terminal."""
+"""A dataset shown to people: its description as tables, its images as pictures or terminal characters."""
 
 import base64
 import io
@@ -104,10 +104,10 @@ def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
 
 
 def examples_as_text(dataset: Dataset, seed: int, columns: int = 80) -> Text:
-    """Return the first of each class that `draw_examples` shows, light on dark, two pixels in each character.
+    """Return the first image of each class from `draw_examples` as text, light on dark, two pixels per character.
 
     Args:
-        columns: of the terminal; up to five images stand side by side.
+        columns: width of the terminal; up to five images stand side by side.
     """
     images = dataset.train.images[[chosen[0] for chosen in choose(dataset.train, seed)], :, :, 0]
     if images.shape[2] > MAX_TERMINAL_SIDE:

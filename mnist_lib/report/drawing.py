@@ -1,4 +1,4 @@
-"""Draws a plot with Matplotlib once, and returns it as SVG for a page and as PNG.
+"""Draw a plot with Matplotlib once, and return it as SVG for a page and as PNG.
 
 All colours are defined here. In a page each becomes a CSS variable, so that a dark page can have its own.
 """
@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 TEXT, LINE, LOST = "#1f2328", "#c8ccd1", "#c4320a"
 SERIES = ("#1f5fbf", "#b2570a", "#1a7f4b", "#8250c4", "#a3346b", "#57606a")  # one for each model
 VARIABLES = {TEXT: "--text", LINE: "--line", LOST: "--lost"} | {c: f"--series-{n}" for n, c in enumerate(SERIES)}
-WIDTH = 5.0  # inches: text stays readable on a phone, and is no larger than the page's in a column of a wide screen
+WIDTH = 5.0  # inches: text is readable on a phone, and no larger than the page's text on a wide screen
 DOTS_PER_INCH = 160
 SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
+    "svg.fonttype": "none",  # store text as text, not as outlines
     **dict.fromkeys(("font.size", "axes.titlesize"), 10),
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), TEXT),
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), LINE),
@@ -59,7 +59,7 @@ def new_figure(height: float, rows: int = 1) -> tuple[Figure, Any]:
 
 
 def legend(axes: Axes) -> None:
-    """Draw a legend above the plot, if it shows more than one thing."""
+    """Draw a legend above the plot, if it has more than one entry."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1 and isinstance(axes.figure, Figure):
         made = axes.figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT)

@@ -1,6 +1,6 @@
 """What a report shows beyond the summary: mistakes, questioned labels, calibration, learning curves and attempts.
 
-All of it is counted from the probabilities of the trials and the history of the run.
+All of it is computed from the probabilities of the trials and the history of the run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mnist_lib.results import EpochDone, Tally
 
 CALIBRATION_BINS = 10
 MAX_PICTURES = 24  # of one kind
-# A label is questioned where at least MIN_VOTERS trials of models with this mean test accuracy all predict one and the
-# same other class with this mean probability. Mistakes of weaker models are mostly their own: on MNIST, models of 97.8%
-# agreed on 31 other classes, of which models of 99.5% confirmed 3.
+# A label is questioned where at least MIN_VOTERS trials of models with this mean test accuracy all predict the same
+# other class with this mean probability. Less accurate models are mostly wrong where they contradict a label: on MNIST,
+# models of 97.8% contradicted 31 labels, of which models of 99.5% confirmed 3.
 MIN_VOTERS, MIN_ACCURACY, MIN_PROBABILITY = 2, 0.99, 0.9
 
 
@@ -38,7 +38,7 @@ class Mistake:
 def most_confident_mistakes(
     probabilities: NDArray[Any], labels: NDArray[np.uint8], count: int = MAX_PICTURES
 ) -> list[Mistake]:
-    """Return the wrong predictions with the highest of the probabilities, [images, classes], the highest first."""
+    """Return the wrong predictions with the highest probabilities, highest first. probabilities: [images, classes]."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
@@ -56,7 +56,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """The predictions that the stored trial of a model makes on the test split."""
+    """The predictions of the stored trial of a model on the test split."""
 
     confusion: NDArray[np.int64]  # [label, predicted class]: images
     mistakes: Sequence[Mistake]  # the most confident first
@@ -158,7 +158,7 @@ class AttemptTimes:
 
 
 def learning_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, list[EpochDone]]:
-    """Return the epochs of each trial; one that was repeated after a lost attempt is the same and counts once."""
+    """Return the epochs of each trial; an epoch that a later attempt repeated counts once."""
     epochs: dict[str, dict[int, EpochDone]] = defaultdict(dict)
     for entry in history:
         if entry["event"] == "epoch":
@@ -170,14 +170,14 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, list[Epoc
 def attempts(history: Sequence[Mapping[str, Any]]) -> list[AttemptTimes]:
     """Return all attempts in the order in which they began."""
     found: list[AttemptTimes] = []
-    running: dict[str, AttemptTimes] = {}  # by trial; `end` is the latest known sign of life
+    running: dict[str, AttemptTimes] = {}  # by trial; `end` is the time of its latest entry
     for entry in history:
         trial, seconds = str(entry.get("trial")), entry["at"] - history[0]["at"]
         known = running.get(trial)
         match entry["event"]:
             case "started":
                 if known is not None:
-                    found.append(known)  # its driver was killed and wrote no end
+                    found.append(known)  # its driver was killed before it recorded the end
                 lane = f"{entry['node']}, process {entry['pid']}"
                 running[trial] = AttemptTimes(trial=trial, lane=lane, begin=seconds, end=seconds, outcome="lost")
             case "ended" | "died" as event if known is not None:

@@ -17,14 +17,14 @@ MAX_RUNS = 500  # of one dataset in its table; the plot shows all
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A run."""
+    """A row of the table of runs."""
 
     run: str
     ended: str  # UTC, ISO 8601; "" for a run of an early version of the program
     dataset: str
     trials: int
     failed: int
-    settings: Mapping[str, Mapping[str, str]]  # as `settings_of` gives them
+    settings: Mapping[str, Mapping[str, str]]  # as returned by `settings_of`
     accuracies: Mapping[str, float]  # by model, the mean over its trials
     champions: Mapping[str, int]  # by model, the version of this run if it was the champion at the end
     link: str | None  # to its report
@@ -40,12 +40,12 @@ class Change:
     kind: str  # "promote" or "rollback"
     why: str
     current: bool  # whether it is the latest change of its model
-    dataset: str | None = None  # that it was tested on; None if that is not known any more
-    accuracy: float | None = None  # on test, likewise
+    dataset: str | None = None  # the one it was tested on; None if it is no longer known
+    accuracy: float | None = None  # on the test split; None if it is no longer known
 
 
 def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
-    """Raises KeyError, TypeError, ValueError or AttributeError for a document that is not a summary."""
+    """Return the row of a summary. Raises KeyError, TypeError, ValueError or AttributeError for other documents."""
     models, trials, ended = summary["models"], summary["trials"], str(summary.get("ended", ""))
     if ended:
         datetime.fromisoformat(ended)
@@ -63,7 +63,7 @@ def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
 
 
 def index(rows: Sequence[Row], changes: Sequence[Change]) -> bytes:
-    """Return the page of all complete runs, in any order, and of the changes of all models, each in their order."""
+    """Return the page. Rows may be in any order; changes are in order of time for each model."""
     runs = sorted(rows, key=lambda row: (row.ended, row.run), reverse=True)
     changes = sorted(changes, key=lambda change: change.at)
     models = sorted({name for row in runs for name in row.accuracies})
@@ -94,7 +94,7 @@ def _differing(rows: Sequence[Row]) -> list[str]:
 
 
 def _plot(name: str, models: Sequence[str], rows: Sequence[Row], changes: Sequence[Change]) -> Markup | None:
-    """Return the accuracies of one dataset over time; None if there is none."""
+    """Return a plot of the accuracies on one dataset over time; None if there is nothing to plot."""
     series = {}
     for number, model in enumerate(models):
         dated = [(row.ended, row.accuracies[model]) for row in rows[::-1] if row.ended and model in row.accuracies]

@@ -1,6 +1,6 @@
 """The report of a run: one self-contained page that begins with the result, and its plots.
 
-Every figure that the summary holds is taken from it by its path, which the page repeats (`data-path`).
+Every figure of the summary is read by its path, which the page contains as `data-path`.
 """
 
 import platform
@@ -39,10 +39,10 @@ class ReportedRun:
 
     summary: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
-    tallies: Mapping[str, Tally]  # of the models of which a trial succeeded
+    tallies: Mapping[str, Tally]  # of the models with a successful trial
     dataset: Dataset
     configuration: str  # YAML
-    options: tuple[Sequence[str], Sequence[str]]  # as on a command line: those that differ from the defaults, others
+    options: tuple[Sequence[str], Sequence[str]]  # as on a command line: first those that differ from the defaults
     storage: str
     code: Mapping[str, Any]  # as in `environment.code_version`
     resumed: bool  # whether an earlier process began the run
@@ -107,7 +107,7 @@ def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:
 
 
 def _figures(summary: Mapping[str, Any]) -> Callable[[str, str], Markup]:
-    """Return a function of a path and a format that shows that figure of the summary to people and to programs."""
+    """Return a function of a path and a format that makes HTML of that figure of the summary."""
 
     def figure(path: str, format: str) -> Markup:
         value: Any = summary

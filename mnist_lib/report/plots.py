@@ -15,7 +15,7 @@ from mnist_lib.results import EpochDone
 
 MAX_DISTINCT = 12  # trials that are drawn with their seeds, and curves of a model that are drawn in full colour
 MAX_LANES = 24
-MIN_MARGIN = timedelta(minutes=30)  # around the time of a single run
+MIN_MARGIN = timedelta(minutes=30)  # shown before and after the first and last run
 HEIGHT = 4.2  # inches, of the two plots that stand side by side
 
 Points = Sequence[tuple[datetime, float]]
@@ -76,7 +76,7 @@ def learning_curves(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Ep
 def confusion(name: str, number: int, stored: StoredTrial) -> Plot:
     """Draw images by label and predicted class, as PNG only: the page has a table, which screen readers can read."""
     figure, axes = new_figure(WIDTH)
-    wrong = stored.confusion - np.diag(stored.confusion.diagonal())  # the correct ones would outshine all others
+    wrong = stored.confusion - np.diag(stored.confusion.diagonal())  # the correct predictions would hide all others
     shades = LinearSegmentedColormap.from_list(name, ["#ffffff", color_of(number)])
     axes.imshow(wrong, cmap=shades, vmin=0, vmax=1.6 * stored.most_confused)
     for (label, predicted), count in np.ndenumerate(stored.confusion):
@@ -130,7 +130,7 @@ def time_line(summary: Mapping[str, Any], attempts: Sequence[AttemptTimes]) -> P
 
 
 def over_time(name: str, series: Mapping[str, tuple[int, Points, Points]]) -> Plot:
-    """Draw accuracies over time, by model: the number of its colour, its runs, and versions that became champion."""
+    """Draw accuracies over time. series: by model, the number of its colour, its runs, and its champions."""
     figure, axes = new_figure(3.2)
     for model, (number, runs, champions) in series.items():
         if runs:

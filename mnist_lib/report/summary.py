@@ -23,14 +23,14 @@ class Stored:
 
     version: int
     champion: bool
-    why: str  # it is the champion, or is not
+    why: str  # reason for `champion`
 
 
 def summarize(
     *,
     run: str,
     dataset: Mapping[str, Any],
-    tallies: Mapping[str, Tally],  # of the models of which a trial succeeded
+    tallies: Mapping[str, Tally],  # of the models with a successful trial
     stored: Mapping[str, Stored],  # of the same models
     labels: "NDArray[np.uint8]",  # [test images]
     trials: Sequence[Mapping[str, Any]],  # a `trial_row` each
@@ -62,7 +62,7 @@ def _model_row(tally: Tally, stored: Stored, labels: "NDArray[np.uint8]") -> dic
         "highest_test_accuracy": tally.highest,
         "ensemble_test": asdict(ensemble),
         "ensemble_test_accuracy": ensemble.value,
-        "best_trial": chosen.trial,  # the best on validation, without validation the first; it is the one stored
+        "best_trial": chosen.trial,  # the stored trial: the best on validation, or the first without validation
         "best_trial_test_accuracy": chosen.test.value,
         "version": stored.version,
         "champion": stored.champion,

@@ -66,7 +66,7 @@ def _trials(summary: Mapping[str, Any]) -> Table:
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """Return what a reader of the figures should know, one sentence each."""
+    """Return notes about the figures, one sentence each."""
     notes = []
     if any(model["ci95_over"] == "test images" for model in summary["models"].values()):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
