@@ -73,6 +73,8 @@ def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str
 
 def printable(text: str, keep: str = "\n") -> str:
     """Escape control characters, which a terminal would obey, in stored text or file names; leave those in `keep`."""
+    if text.translate(dict.fromkeys(map(ord, keep))).isprintable():
+        return text
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
@@ -96,6 +98,9 @@ def as_text(*renderables: "RenderableType") -> str:
     On a terminal, lines break between words; a cell of a `grid` that is still too wide is cut or folded. In a pipe, no
     word is cut, and lines break only in grids. With `no_wrap=True, overflow="ignore"`, a path in a `Text` is not cut.
     """
+    texts = [renderable for renderable in renderables if isinstance(renderable, str)]
+    if len(texts) == len(renderables) and not sys.stdout.isatty():
+        return "\n".join(texts).rstrip()  # nothing to draw, so that Rich need not be imported
     from rich.table import Table
 
     console = _stdout()
@@ -105,7 +110,8 @@ def as_text(*renderables: "RenderableType") -> str:
                 _fit(renderable, console)
             if isinstance(renderable, str):
                 wrap = partial(textwrap.fill, width=console.width, break_long_words=False, break_on_hyphens=False)
-                console.out("\n".join(map(wrap, renderable.split("\n"))), highlight=False)
+                lines = (line if len(line) <= console.width else wrap(line) for line in renderable.split("\n"))
+                console.out("\n".join(lines), highlight=False)
             else:
                 console.print(renderable, crop=False)
     return "\n".join(line.rstrip() for line in capture.get().split("\n")).rstrip()
@@ -152,7 +158,22 @@ def table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], fold: Collection[str] = (), one_line: Collection[str] = ()
 ) -> str:
     """Return a table as text, in the width of standard output; see `grid`."""
-    return as_text(grid(headings, rows, fold, one_line))
+    from rich.cells import cell_len
+
+    lines = [list(headings), *([printable(cell, keep="") for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) > _max_width():
+        return as_text(grid(headings, lines[1:], fold, one_line))
+    # Nothing has to be cut or wrapped: Rich would take seconds for ten thousand rows.
+    padded = (
+        [cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)] for line in lines
+    )
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def _max_width() -> int:
+    """Return the number of characters in a line of a table: of the terminal, COLUMNS, or that for a pipe."""
+    return shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
 
 
 def _fit(table: "Table", console: "Console") -> None:
@@ -164,8 +185,7 @@ def _fit(table: "Table", console: "Console") -> None:
     widths = [max(cell.maximum for cell in column) for column in columns]
     words = [max(cell.minimum for cell in column) for column in columns]
     words = [width if c.no_wrap else word for c, width, word in zip(table.columns, widths, words, strict=True)]
-    limit = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns  # COLUMNS, if set
-    for _ in range(Measurement.get(console, options, table).maximum - limit):
+    for _ in range(Measurement.get(console, options, table).maximum - _max_width()):
         widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))
         if console.is_terminal or widths[widest] > words[widest]:
             widths[widest] -= 1
