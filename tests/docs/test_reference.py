@@ -13,6 +13,7 @@ import pytest
 from docs.reference.make import FOLDER, PAGES, parsers
 from mnist_lib.catalog import DATASETS, MODELS
 from mnist_lib.data.split import Dataset
+from mnist_lib.report.evidence import MIN_ACCURACY
 from mnist_lib.store.promotion import Rule
 from tests.support.documents import ROOT
 from tests.support.made_run import made_run
@@ -126,6 +127,10 @@ def test_the_guide_to_champions_gives_the_limits_of_the_promotion_rule() -> None
     guide = (ROOT / "docs/models.md").read_text()
     assert f"`--alpha` ({Rule.alpha})" in guide
     assert f"`--max-class-drop` ({Rule.max_class_drop})" in guide
+
+
+def test_the_guide_to_reports_gives_the_accuracy_of_models_that_question_labels() -> None:
+    assert f"at least {MIN_ACCURACY:.0%} test accuracy" in (ROOT / "docs/report.md").read_text()
 
 
 def test_the_design_notes_give_a_reason_for_each_dependency() -> None:
