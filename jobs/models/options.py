@@ -70,9 +70,7 @@ class DiffOptions(StoreOptions):
 class PromoteOptions(StoreOptions):
     """Make a version the champion of its model if it is significantly better than the current champion."""
 
-    version: str | None = option(
-        None, "required: version, like keras@latest or keras@3", str, "VERSION", positional=True
-    )
+    version: str | None = option(None, "required: keras@latest or like keras@3", str, "VERSION", positional=True)
     always: bool = option(False, "promote the version even if it is not better than the champion")
     alpha: float = option(Rule.alpha, "significance level of McNemar's test against the champion", number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "minimum test accuracy of a first champion, 0 to 1", number, "X")
@@ -94,11 +92,7 @@ class VerifyOptions(StoreOptions):
     """Check that the files of the champions, of one version or of a copy have not changed since they were stored."""
 
     what: str | None = option(
-        None,
-        f"version, {VERSION_HELP}, or folder or URL of a copy (default: all champions)",
-        str,
-        "VERSION|COPY",
-        positional=True,
+        None, f"version, {VERSION_HELP}, or path of a copy (default: champions)", str, "VERSION|COPY", positional=True
     )
     all: bool = option(False, "check every version, not only champions, of every model or of the given model")
 

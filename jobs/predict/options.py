@@ -24,12 +24,9 @@ class PredictOptions:
     )
     model: str | None = option(None, f"version, {VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
     as_is: bool = option(
-        False,
-        "do not crop or invert pictures, which must show light digits on dark; only convert them to grey and resize",
+        False, "do not crop or invert pictures, which must show light digits on dark; only make them grey and resize"
     )
-    from_test: int | None = option(
-        None, "instead of files, predict N random images of the model's test set, with labels", whole_number, "N"
-    )
+    from_test: int | None = option(None, "predict N random test images instead of files", whole_number, "N")
     seed: int = option(0, "random seed that chooses the images of --from-test", whole_number, "N")
     data_dir: Path | None = option(None, f"for --from-test: {DATA_DIR_HELP}", existing_folder, "DIR")
     data_source: Path | None = option(None, f"for --from-test: {DATA_SOURCE_HELP}", folder, "DIR")
