@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.connection.address import ensure_token
+from cluster.connection.address import ensure_private_token, ensure_token
 from cluster.connection.ray_private import START_COMMAND, STARTED
 from cluster.deadlines import NODE_KILL_SECONDS, NODE_START_SECONDS
 from cluster.errors import ClusterError, counted
@@ -85,11 +85,10 @@ class LocalCluster:
         role.append(f"--ray-client-server-port={_port(_unused_address(0))}")
         common = ("--block", f"--node-ip-address={HOST}", "--disable-usage-stats")
         marks = {FOLDER_VARIABLE: str(self.folder), NODE_VARIABLE: str(number)}
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         with (self.folder / f"node-{number}.log").open("wb") as output:
             return subprocess.Popen(
                 [*START_COMMAND, *role, *resources, *common, f"--object-store-memory={OBJECT_STORE_BYTES}"],
-                env={**os.environ, **marks, "PATH": path},
+                env={**os.environ, **marks, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -110,7 +109,8 @@ class LocalCluster:
 @contextlib.contextmanager
 def temporary_cluster(*, cpus: int, gpus: int = 0) -> Iterator[LocalCluster]:
     """Provide a head with these resources, to which nodes can be added. All nodes end with the context."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # it listens on the loopback address only
+    ensure_private_token()  # other machines can reach the cluster
+    ensure_token()  # finds it, and sets RAY_AUTH_MODE
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         cluster = LocalCluster(Path(folder), outlives=False)
         try:

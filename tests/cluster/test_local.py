@@ -1,6 +1,7 @@
 """Clusters on this machine: they end with everything that they have started, and nothing else ends."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.connection.address import lost_nodes
+from cluster.connection.address import lost_nodes, require_head
+from cluster.errors import AuthError
 from cluster.local import main, processes_of, temporary_cluster
 from tests.support.clusters import wait_until
 from tests.support.local_cluster import ROOT, Cluster, local_cluster
@@ -68,21 +70,38 @@ def test_a_killed_node_is_lost_and_the_others_stay() -> None:
     assert not cluster.folder.exists()
 
 
-ENDS = """
-import os, signal, sys
+DIES = """
+import os, signal
+from cluster.connection.address import require_head
 from cluster.local import temporary_cluster
 with temporary_cluster(cpus=0) as cluster:
-    print(cluster.folder, flush=True)
+    require_head(cluster.address, "--address")
+    print(cluster.address, cluster.folder, flush=True)
+    input()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.slow
-def test_a_temporary_cluster_ends_with_the_process_that_has_started_it() -> None:
-    done = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True)
-    folder = Path(done.stdout.strip())
-    assert folder.is_dir(), done.stderr
-    wait_until(lambda: not processes_of(folder), "the cluster is still there", 20)
+def test_a_temporary_cluster_has_a_token_and_ends_with_the_process_that_has_started_it(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", DIES],
+        cwd=ROOT,
+        env={**environment, "HOME": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    address, folder = process.stdout.readline().split()
+    with pytest.raises(AuthError):
+        require_head(address, "--address")
+    process.communicate("\n", timeout=20)
+    assert not [*tmp_path.rglob("auth_token")]
+    # Two agents try for a minute to report that their cluster was killed.
+    wait_until(lambda: not processes_of(Path(folder)), "the cluster is still there", 75)
 
 
 def test_a_cluster_does_not_start_without_its_job_server_when_the_port_is_in_use(

@@ -29,7 +29,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         ({"RAY_AUTH_MODE": "disabled"}, "none is sent; set RAY_AUTH_MODE=token and put its token"),
         ({"RAY_AUTH_MODE": "token"}, "none is found here; put its token"),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-another"}, "the token in RAY_AUTH_TOKEN is not the"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "RAY_AUTH_TOKEN_PATH names /nowhere, which"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "RAY_AUTH_TOKEN_PATH is /nowhere, which"),
     ],
     ids=["no mode", "no token", "another token", "no file"],
 )
