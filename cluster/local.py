@@ -1,7 +1,6 @@
 """`python -m cluster.local up|down`: a Ray cluster of several nodes on this machine, to rehearse with.
 
-Each node is a `ray start`. Its processes have the cluster's folder in their environment, by which they are found and
-killed, and nothing else with them.
+Each node is a `ray start`. Its processes are found, and killed, by the cluster's folder in their environment.
 """
 
 import argparse

@@ -63,6 +63,7 @@ def enable_token_if_found() -> None:
 
 
 def enable_and_create_token() -> None:
+    authentication_token_setup.logger.setLevel("ERROR")  # it warns that a token is used
     authentication_token_setup.enable_token_auth_by_default()
     authentication_token_setup.ensure_token_if_auth_enabled(create_token_if_missing=True)
 

@@ -120,6 +120,7 @@ def test_a_token_is_created_only_where_the_mode_asks_for_one(monkeypatch: pytest
     ray_private.enable_token_if_found()
     ray_private.enable_and_create_token()
     assert not [*tmp_path.rglob("*")]
+    assert isinstance(authentication_token_setup.logger, logging.Logger)
     for function, options in (
         ("maybe_enable_token_auth_if_token_available", {"warn_if_disabled"}),
         ("enable_token_auth_by_default", set[str]()),
