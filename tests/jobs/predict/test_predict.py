@@ -111,7 +111,7 @@ def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
         assert any(shown in line and message in line for line in errors)
     assert "got a folder without any" in errors[-1]
     assert not [
-        line for line in done.stderr.splitlines() if not line.startswith(("error[", "keras@1 ", "8 pictures in"))
+        line for line in done.stderr.splitlines() if not line.startswith(("error[", "predicting with ", "8 pictures in"))
     ]
     heading, answer = done.stdout.splitlines()
     assert heading.split() == ["picture", "digit", "probability", "next", "probability"]
