@@ -70,7 +70,7 @@ def kill_a_worker(storage: Path, source: Path | None, generator: random.Random, 
 
 
 def kill_the_driver(storage: Path, source: Path | None, generator: random.Random, *more: str) -> CompletedRun:
-    """Kill the driver at a random moment of the training and run the command again. The seconds are of both."""
+    """Kill the driver at a random moment of the training and run the command again. Both commands are timed."""
     begin = time.perf_counter()
     driver = subprocess.Popen(
         command(storage, source, *more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

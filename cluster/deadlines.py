@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 class Limits:
     """When an attempt, an item or a whole run is abandoned."""
 
-    max_failures: int = 3  # attempts at an item that may die and be followed by another attempt
-    max_out_of_memory: int = 1  # attempts at an item that may die for lack of memory, among max_failures
+    max_failures: int = 3  # retries of an item whose attempt has died
+    max_out_of_memory: int = 1  # how many of these retries may follow a lack of memory
     item_seconds: float = math.inf  # for one item in one attempt
     # The silence deadline: without any event of an attempt. Before the third event of an item it is
     # first_silence_seconds; then it is ten times the longest interval since the second event, but at least
@@ -40,7 +40,7 @@ JOB_SERVER_LOST_SECONDS = 120.0  # without an answer from the job server while a
 # Lanes
 TICK_SECONDS = 0.5  # how late a deadline may be noticed
 FETCH_SECONDS = 60.0  # for the transfer of one event from a worker's node
-BACK_OFF_SECONDS = (1.0, 30.0)  # before the next attempt at an item: after its first death, doubled each time; at most
+BACK_OFF_SECONDS = (1.0, 30.0)  # pause after an item's first death, doubled after each further one; longest pause
 
 # Nodes on this machine
 NODE_START_SECONDS = 60.0  # until a node has joined

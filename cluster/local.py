@@ -1,6 +1,6 @@
 """`python -m cluster.local up|down`: a Ray cluster of several nodes on this machine, to rehearse with.
 
-Each node is a `ray start`. Its processes are found, and killed, by the cluster's folder in their environment.
+Each node is a `ray start`. `down` finds its processes by an environment variable that holds the cluster's folder.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def processes_of(folder: Path, node: int | None = None) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            # Not psutil's: Ray's workers write their title over the begin of the environment, and psutil stops there.
+            # Not process.environ(), which stops at the title with which Ray's workers overwrite the start.
             environment = Path(f"/proc/{process.pid}/environ").read_bytes()
             if marks <= {*environment.split(b"\0")}:
                 found |= {child.pid: child for child in (process, *process.children(recursive=True))}
@@ -147,7 +147,7 @@ def kill(folder: Path, node: int | None = None) -> int:
     """Kill these processes and return their number. Raises ClusterError if one does not end."""
     killed: set[int] = set()
     deadline = time.monotonic() + NODE_KILL_SECONDS
-    # Parents come first, so that a raylet does not report the death of its workers. They may just have started others.
+    # Kill parents first, so that a raylet does not report dead workers. Repeat: a process may have started others.
     while processes := processes_of(folder, node):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -23,7 +23,7 @@ def products(inputs: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tuple[tf
         hidden_gradient = tf.matmul(logits, second, transpose_b=True)
         second_gradient = tf.matmul(hidden, logits, transpose_a=True)
         first_gradient = tf.matmul(inputs, hidden_gradient, transpose_a=True)
-        # A tiny part of each is added, so that every product depends on the one before and XLA can leave out none.
+        # Add a tiny part of each gradient, so that each step depends on the previous one and XLA removes no product.
         return index + 1, first + 1e-9 * first_gradient, second + 1e-9 * second_gradient
 
     _, first, second = tf.while_loop(lambda index, *_: index < steps, step, (0, first, second))

@@ -17,7 +17,7 @@ generator = np.random.default_rng(0)
 
 
 def kernel(units_in: int, units_out: int) -> jax.Array:
-    """Return initial values as those of Keras for RMSprop, and as those of the notebook for SGD."""
+    """Return initial weights drawn as in Keras for RMSprop, and as in the notebook for SGD."""
     limit = (6 / (units_in + units_out)) ** 0.5
     low, high = (-limit, limit) if optimizer == "rmsprop" else (0.0, 0.1)
     return jnp.asarray(generator.uniform(low, high, (units_in, units_out)), jnp.float32)

@@ -14,7 +14,7 @@ SIZES = {"model.keras": 1_642_000, "predictions.npz": 400_000, "manifest.json": 
 
 
 def measure(publish: Callable[[int, dict[str, bytes]], object]) -> None:
-    """Time calls of `publish`, with a different number each time and the files."""
+    """Time calls of `publish(number, files)`, each with a new number and the same files."""
     files = {name: os.urandom(size) for name, size in SIZES.items()}
     seconds = []
     for number in range(int(sys.argv[2])):

@@ -1,6 +1,6 @@
 """The way to a cluster: does a Ray head answer at that address, and does it accept our token?
 
-Whoever has a cluster's token may run anything on it. The token itself is in no message, only where Ray looks for it.
+Whoever has a cluster's token may run anything on it. Messages say where Ray looks for it, never what it is.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from cluster.deadlines import CONNECT_SECONDS
 from cluster.errors import AuthError, ClusterError, ClusterLostError
 
 TOKEN_FILE = "~/.ray/auth_token"  # Ray looks in RAY_AUTH_TOKEN first, then in the file of RAY_AUTH_TOKEN_PATH
-HEAD_INTERVAL_SECONDS = 5.0  # from one question to the head to the next
+HEAD_INTERVAL_SECONDS = 5.0  # between two requests to the head
 
 
 def address_of(given: str | None) -> str | None:
@@ -155,7 +155,7 @@ def ensure_token() -> None:
 def ensure_private_token() -> None:
     """Set a token for this process only, unless there is one. Ray would write it into HOME, which may not exist."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return  # once Ray has found a token, this process would expect it from workers that do not send it
+        return  # do not look: Ray would require a token that it has loaded, but workers send none in this mode
     if not _has_token(ignore_auth_mode=True):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         ray_private.token_loader().reset_cache()

@@ -62,7 +62,7 @@ class Job:
         if self.status == JobStatus.STOPPED:
             return TERMINATED
         if self.driver_exit_code is None:
-            raise ClusterError(f"job {self.id} failed before its command began or ended: {self.message}")
+            raise ClusterError(f"job {self.id} failed without an exit code: {self.message}")
         code = self.driver_exit_code
         return code if code >= 0 else 128 - code  # -N: killed by signal N
 
@@ -128,7 +128,7 @@ class JobClient:
             with self._translated_errors(job):
                 return self._client.get_job_logs(job)
         except UnknownJobError:
-            self.job(job)  # raises the error unless only the log does not exist yet
+            self.job(job)  # raises UnknownJobError if there is no such job; otherwise its log does not exist yet
             return ""
 
     def stop(self, job: str) -> None:

@@ -1,4 +1,4 @@
-"""Every use of what Ray does not document. Only this file has to follow when a new version of Ray moves it.
+"""Every use of undocumented parts of Ray. When a new version of Ray changes them, only this file has to change.
 
 `tests/cluster/connection/test_ray_private.py` checks each name against one version of Ray, which it states.
 """

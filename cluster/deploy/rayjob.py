@@ -1,8 +1,8 @@
 """`python -m cluster.deploy.rayjob MANIFEST COMMAND`: the program of the CronJob's pod.
 
 It creates the RayJob of its Job, prints the log of the run and exits as the run did, since a RayJob does not show exit
-codes. After an exit code that is worth one more attempt it replaces the RayJob by a second one, whose run has a name of
-its own: a podFailurePolicy cannot count.
+codes. After an exit code that deserves exactly one retry, it replaces the RayJob by a second one with a new run name.
+Kubernetes itself cannot do this: a podFailurePolicy does not limit the retries after one exit code.
 
 A RayJob that exists already was created by an earlier pod of this Job. If it runs it is followed; if it failed it is
 replaced.
@@ -26,7 +26,7 @@ from cluster.deadlines import KUBERNETES_REQUEST_SECONDS, KUBERNETES_SILENCE_SEC
 API = "https://kubernetes.default.svc"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POLL_SECONDS = 5.0
-# Exit codes, of which a test compares the meaning with the table in jobs/console/exit_codes.py.
+# Exit codes. A test checks that they mean the same as in jobs/console/exit_codes.py.
 DONE, USAGE, RESOURCES, CLUSTER = 0, 2, 4, 8
 RETRY_ONCE = (5, 9)
 CREATED, NOT_FOUND, REFUSALS = 201, 404, (400, 401, 403, 404, 422)  # HTTP
@@ -55,7 +55,7 @@ class RunFollower:
         self._state = ""
 
     def follow(self) -> int:
-        """Return the exit code of the run, or one for the lack of a run."""
+        """Return the exit code of the run, or that of the error for which this program gives up."""
         answered_at = time.monotonic()
         while time.monotonic() - answered_at < KUBERNETES_SILENCE_SECONDS:
             status, found = self._find_or_create()

@@ -50,7 +50,7 @@ class Death:
 
 
 def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None) -> Death:
-    """Return the death that an error means which was raised instead of an attempt's next event.
+    """Return why an attempt died, from the error that Ray raised in place of its next event.
 
     Args:
         worker: the attempt's process; None if it had not started.

@@ -152,7 +152,7 @@ class FanOut:
         yield event
 
     def _fail_all(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """End all items of the attempt: after a bug, since expected failures of an item come as events."""
+        """End all items of an attempt that met a bug. Expected failures of an item arrive as events instead."""
         del self._running[attempt.generator]
         self._release(attempt.generator)
         for item in attempt.items:

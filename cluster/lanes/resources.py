@@ -88,7 +88,7 @@ def plan_lanes(
 
     Args:
         gpus_per_trial: on each node of a trial; None for 1 if any node has a GPU, else 0.
-        cpus_per_trial: on each node of a trial; None for the largest number that leaves as many lanes as 1 CPU would.
+        cpus_per_trial: on each node of a trial; None for the largest number that does not reduce the number of lanes.
 
     Raises:
         ResourcesError: not even one trial fits; the message names the largest node and the option to change.
@@ -148,7 +148,7 @@ def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> list[int]:
 def count_groups(slots: Sequence[int], size: int) -> int:
     """Return the largest number of groups, each with one slot on `size` different nodes.
 
-    That is the largest number for which there are enough slots when each node counts with at most one per group.
+    A node serves each group with at most one slot. So n groups fit if the sum of min(n, slots) is at least n * size.
     """
     groups = sum(slots) // size
     while sum(min(groups, on_node) for on_node in slots) < groups * size:
@@ -157,6 +157,6 @@ def count_groups(slots: Sequence[int], size: int) -> int:
 
 
 def split_evenly(items: Sequence[T], lanes: int) -> list[Sequence[T]]:
-    """Return the items in `lanes` sequences of neighbours, which share what is compiled."""
+    """Split the items into `lanes` contiguous sequences: adjacent trials can often reuse a compiled function."""
     cuts = [len(items) * lane // lanes for lane in range(lanes + 1)]
     return [items[begin:end] for begin, end in itertools.pairwise(cuts)]

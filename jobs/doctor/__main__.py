@@ -23,8 +23,8 @@ COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Check what a run needs, and print each finding with its fix. The exit code is 0 or, if there are
-    faults, that of a run that fails with the first one."""
+    """Check what a run needs, and print each finding with its fix. The exit code is 0 if there is
+    no fault, otherwise the one with which the first fault would end a run."""
 
     address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", str, "HOST:PORT")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")

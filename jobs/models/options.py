@@ -61,7 +61,7 @@ class DiffOptions(StoreOptions):
     """Compare two versions: how they were made, and which test images they predict differently."""
 
     one: str | None = option(
-        None, f"required: first version, {VERSION_HELP}; or 1, version 1 of all models", str, "VERSION", positional=True
+        None, f"required: first version, {VERSION_HELP}; 3 is version 3 of each model", str, "VERSION", positional=True
     )
     other: str | None = option(None, "required: second version, in the same form", str, "VERSION", positional=True)
 

@@ -14,7 +14,7 @@ from cluster.deploy.schedulers.timer import COMMENT, Timer, require_portable
 
 CRONJOB = Path(__file__).with_name("cronjob.yaml")
 RAYJOB = Path(__file__).parents[1] / "kubernetes/rayjob.yaml"
-MAX_NAME_LENGTH = 52  # of a CronJob, whose name begins those of its Jobs
+MAX_NAME_LENGTH = 52  # of a CronJob; Kubernetes appends a suffix for the name of each Job
 
 Document = dict[str, Any]
 
@@ -31,8 +31,8 @@ def cronjob(timer: Timer, image: str) -> str:
     return _manifest(
         timer,
         document,
-        "It trains in its own pod. After an interruption the next pod resumes the run from its checkpoints; it ends",
-        "with 75, and is retried, while the lease of the pod before it has not expired.",
+        "It trains in its own pod. After an interruption the next pod resumes the run from its checkpoints. Until the",
+        "lease of the previous pod has expired, the new pod ends with 75 and is retried.",
     )
 
 
