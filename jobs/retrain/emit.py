@@ -4,10 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cluster.deploy.schedulers import Timer
 from cluster.deploy.schedulers.crontab import crontab
 from cluster.deploy.schedulers.kubernetes import cronjob, raycronjob
 from cluster.deploy.schedulers.systemd import units
-from cluster.deploy.schedulers.timer import Timer
 from jobs.console.exit_codes import TABLE, UsageError
 from jobs.console.options import flags_of
 from jobs.console.output import CommandResult

@@ -2,7 +2,7 @@
 
 import shlex
 
-from cluster.deploy.schedulers.timer import COMMENT, Timer, require_portable
+from cluster.deploy.schedulers import COMMENT, Timer, require_portable
 
 
 def crontab(timer: Timer) -> str:

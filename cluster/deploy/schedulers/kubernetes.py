@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from cronsim import CronSim
 
-from cluster.deploy.schedulers.timer import COMMENT, Timer, require_portable
+from cluster.deploy.schedulers import COMMENT, Timer, require_portable
 
 CRONJOB = Path(__file__).with_name("cronjob.yaml")
 RAYJOB = Path(__file__).parents[1] / "kubernetes/rayjob.yaml"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from cronsim import CronSim
 
-from cluster.deploy.schedulers.timer import COMMENT, SchedulerError, Timer
+from cluster.deploy.schedulers import COMMENT, SchedulerError, Timer
 
 DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from cronsim import CronSim
 
+from cluster.deploy.schedulers import COMMENT, SchedulerError, Timer
 from cluster.deploy.schedulers.crontab import crontab
 from cluster.deploy.schedulers.kubernetes import cronjob, raycronjob
 from cluster.deploy.schedulers.systemd import on_calendar, units
-from cluster.deploy.schedulers.timer import COMMENT, SchedulerError, Timer
 from jobs.console import exit_codes
 from jobs.retrain.emit import FINAL_EXIT_CODES
 from tests.support.deploy_files import JOB_SCHEMA
@@ -107,7 +107,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
 def test_the_systemd_timer_elapses_when_cron_is_due(cron: str) -> None:
     base, zone = datetime(2026, 1, 2, 12, tzinfo=UTC), ZoneInfo("Europe/Berlin")
     due = CronSim(cron, base.astimezone(zone))
-    expected = [next(due).astimezone(UTC) for _ in range(6)]  # in January and February, or without a change of clocks
+    expected = [next(due).astimezone(UTC) for _ in range(6)]  # none on a day when the clocks change
     elapsed: set[datetime] = set()
     for expression in on_calendar(cron, "Europe/Berlin"):
         command = [str(SYSTEMD), "calendar", "--iterations=6", f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC", expression]
@@ -172,7 +172,7 @@ def test_each_file_says_what_the_command_does_itself() -> None:
 
 
 def test_no_scheduler_retries_a_final_exit_code() -> None:
-    """The command retries by error code within the schedule: after its end only an interruption is worth a retry."""
+    """The command has already retried what is worth "once", so these codes are final for a scheduler, too."""
     assert set(FINAL_EXIT_CODES) == {row.number for row in exit_codes.TABLE if row.retry != "yes"} - {exit_codes.DONE}
     (line,) = re.findall(r"RestartPreventExitStatus=(.*)", units(timer())["mnist-jobs-nightly.service"])
     assert [*map(int, line.split())] == [*FINAL_EXIT_CODES]
