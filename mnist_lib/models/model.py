@@ -27,7 +27,7 @@ class Weights(NamedTuple):
     state: Tensors  # changed by training without a gradient: moving averages, seed states
 
     def sha256(self) -> str:
-        """Return the sha256 of every value, its type and its shape. Files contain times, so their hash would differ."""
+        """Return the sha256 of all values, types and shapes. The files of equal weights differ: they contain times."""
         return hash_arrays(map(np.ascontiguousarray, (*self.trainable, *self.state)))
 
 

@@ -65,7 +65,7 @@ def legend(axes: Axes) -> None:
         made = axes.figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT)
         for handle in made.legend_handles:
             if handle is not None:
-                handle.set_alpha(1.0)  # many curves are drawn nearly transparent
+                handle.set_alpha(1.0)  # if there are many curves, they are nearly transparent
 
 
 def plot(name: str, figure: Figure, *, in_page: bool = True) -> Plot:

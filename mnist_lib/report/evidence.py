@@ -18,9 +18,10 @@ from mnist_lib.results import EpochDone, Tally
 
 CALIBRATION_BINS = 10
 MAX_PICTURES = 24  # of one kind
-# A label is questioned where at least MIN_VOTERS trials of models with this mean test accuracy all predict the same
-# other class with this mean probability. Less accurate models are mostly wrong where they contradict a label: on MNIST,
-# models of 97.8% contradicted 31 labels, of which models of 99.5% confirmed 3.
+# A label is questioned if all trials of the models with a mean test accuracy of at least MIN_ACCURACY predict the same
+# other class, with a mean probability of at least MIN_PROBABILITY. There must be at least MIN_VOTERS such trials. Less
+# accurate models are mostly wrong where they contradict a label: on MNIST, models of 97.8% contradicted 31 labels, of
+# which models of 99.5% confirmed 3.
 MIN_VOTERS, MIN_ACCURACY, MIN_PROBABILITY = 2, 0.99, 0.9
 
 

@@ -13,7 +13,7 @@ from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, 
 from mnist_lib.report.evidence import AttemptTimes, StoredTrial
 from mnist_lib.results import EpochDone
 
-MAX_DISTINCT = 12  # trials that are drawn with their seeds, and curves of a model that are drawn in full colour
+MAX_DISTINCT = 12  # with more trials, no seeds are shown; with more than half as many of a model, its curves are paler
 MAX_LANES = 24
 MIN_MARGIN = timedelta(minutes=30)  # shown before and after the first and last run
 HEIGHT = 4.2  # inches, of the two plots that stand side by side

@@ -53,7 +53,7 @@ class Policy:
                 raise SpecError(f"{name}: expected a number of at least {minimum}, got {value}")
 
     def due(self, timetable: Timetable, last: Entry, through: datetime, now: datetime) -> Due | None:
-        """Return the slot after `through` and up to now to act on, or None. `last` is the newest entry."""
+        """Return the slot to act on, after `through` and not after `now`, or None. `last` is the newest entry."""
         newest = timetable.latest(now)
         if newest <= through:
             return None
@@ -89,7 +89,7 @@ class Policy:
         return self.why_too_late(slot, now)
 
     def _is_overlap(self, timetable: Timetable, last: Entry, slot: datetime) -> bool:
-        """Return whether every slot after the last one, up to this one, came due during the run of the last one."""
+        """Return whether all slots after that of `last`, up to and including `slot`, came due during its run."""
         if not last.begun or not last.due < slot <= moment_of(last.at):
             return False
         return timetable.next(last.due) >= moment_of(last.begun)

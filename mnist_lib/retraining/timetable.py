@@ -33,7 +33,7 @@ class Timetable:
         self.cron, self.zone = " ".join(fields), zone
         try:
             self.tz = zoneinfo.ZoneInfo(zone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:  # a path raises the last two
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:  # ../x: ValueError, Europe: OSError
             near = difflib.get_close_matches(zone, zoneinfo.available_timezones(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise CronError(f"tz: expected a time zone such as Europe/Berlin, got {zone!r}{hint}") from error

@@ -96,7 +96,7 @@ class BucketObjects:
         """Do nothing: a bucket holds no temporary files."""
 
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # of two drivers that work on one run, only the first publishes a model
+        return contextlib.nullcontext()  # not needed: of two drivers that work on one run, only the first can publish
 
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"

@@ -178,7 +178,7 @@ def _append(
 ) -> Champion | None:
     """Append a record, or return None if that number is taken.
 
-    Raises ConflictError and restores the champion if `gc`, by whose clock the hold had expired, condemned the version.
+    If `gc` considered the hold expired and condemned the version, restore the champion and raise ConflictError.
     """
     record = Champion(
         model=version.model,

@@ -1,7 +1,7 @@
 """The promotion rule: when a version replaces the champion, and the statistical test that decides it.
 
 McNemar's test counts only the images that exactly one of the two models answers correctly: if the models are equally
-good, each is as likely to be that one. Higher accuracy alone may be chance, or may hide a class that got much worse.
+good, both are equally likely to be right. Higher accuracy alone may be chance, or may hide a class that got much worse.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Rule:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test: the probability that the images that only one of two
-    equally good models answers correctly are divided at least this unevenly between them."""
+    """Return the two-sided p-value of McNemar's exact test: the probability that two equally good models divide
+    the images that only one of them answers correctly at least as unevenly as `gained` to `lost`."""
     n = gained + lost
     # Integers, because 2**n overflows a float for n > 1023.
     tail = ways = 1

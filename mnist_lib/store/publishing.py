@@ -2,7 +2,7 @@
 
     models/<model>/claims/<n>.json     claims a number: concurrent publishers get different ones
     models/<model>/versions/<n>/...    the files, and a copy of the record
-    models/<model>/runs/<run>.json     names the run's version; the first attempt of the run to create it decides
+    models/<model>/runs/<run>.json     names the run's version: that of the attempt that creates this record first
     models/<model>/commits/<n>.json    the commit record: from now on, the version exists
 
 A publisher that dies before it writes `runs` leaves a number that is never used. If it dies between `runs` and

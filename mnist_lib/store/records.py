@@ -29,7 +29,7 @@ class RecordLog:
         return max(self.numbers(), default=0)
 
     def probe_last(self, known: int = 0) -> int:
-        """Return `last()` of a log without gaps in O(log n) requests, where n records follow the record `known`."""
+        """Return `last()` in O(log n) requests if n records follow the record `known`. The log must have no gaps."""
         return known + last_number(lambda number: self._objects.exists(self.name(known + number)))
 
     def read(self, number: int, kind: Callable[..., T]) -> T:
@@ -43,7 +43,7 @@ class RecordLog:
             raise IntegrityError(f"{name}: expected a record of this log, got other fields: {error}") from error
 
     def append(self, number: int, document: Mapping[str, Any]) -> bool:
-        """Append a record, or return False if a record has that number. Raises IntegrityError if anything else has."""
+        """Append a record, or return False if it exists. Raises IntegrityError if a folder, say, has its name."""
         name = self.name(number)
         token = uuid.uuid4().hex  # competing writers must write different contents: see `bucket`
         if self._objects.create(name, seal({**document, "token": token})):

@@ -180,7 +180,7 @@ def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple
 def _train(
     compiled: _Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace
 ) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
-    """Return the best epoch (highest validation accuracy, the first in a tie; without validation the last) and all."""
+    """Return the best epoch by validation accuracy (the first in a tie; without validation the last) and all epochs."""
     best, history = (state.best, state.history) if state else (None, ())
     rates = _learning_rates(compiled, spec)
     last = min(spec.epochs, pace.max_epochs or spec.epochs)

@@ -18,7 +18,7 @@ from tests.support.local_cluster import ROOT, Cluster, local_cluster
 
 
 def everything_of(cluster: Cluster) -> set[psutil.Process]:
-    """Return the commands that have started its nodes, known by the head's port, and their descendants."""
+    """Return the processes that started the nodes, found by the head's port in their commands, and all below them."""
     port = cluster.address.rpartition(":")[2]
     found = set()
     for process in psutil.process_iter():

@@ -64,7 +64,7 @@ def test_no_other_file_uses_underscore_options_of_tasks() -> None:
     assert found == {"cluster/connection/ray_private.py"}
 
 
-def test_the_head_is_asked_by_messages_that_exist() -> None:
+def test_the_messages_that_are_sent_to_the_head_exist_in_ray() -> None:
     assert ray_private.CheckAliveRequest().SerializeToString() == b""
     assert ray_private.GetAllNodeInfoRequest().SerializeToString() == b""
     with ray_private.connection_to_head("127.0.0.1:9") as head:  # connects only when it is used
@@ -147,7 +147,7 @@ def test_without_a_connection_there_is_no_dashboard_address() -> None:
 
 
 def test_every_request_of_the_job_client_goes_through_the_method_that_sets_timeouts() -> None:
-    """One with `**kwargs` for `requests`; the constructor, too, uses it."""
+    """`_do_request` passes its `**kwargs`, such as a timeout, to `requests`. The constructor calls it, too."""
     parameters = inspect.signature(JobSubmissionClient._do_request).parameters
     assert parameters["kwargs"].kind is inspect.Parameter.VAR_KEYWORD
     calls = r"requests\.(?:request|get|post|put|delete|head)\(\n"
@@ -179,7 +179,7 @@ def test_the_loggers_of_uploads_exist() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
-def test_a_connected_process_knows_what_is_free_and_the_title_of_a_worker() -> None:
+def test_free_resources_of_all_nodes_are_read_and_a_worker_has_the_expected_title() -> None:
     def own_command() -> list[str]:
         import psutil
 

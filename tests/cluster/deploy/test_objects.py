@@ -154,7 +154,7 @@ def test_a_pod_has_time_to_drain(pod: Any) -> None:
 # Exit codes
 
 
-# What a wrapper that sees only exit codes must not retry for ever: "once" is what it can count, if it can.
+# Exit codes that Kubernetes and systemd must not retry. "once" is among them, since they cannot count retries by code.
 FINAL = {row.number for row in exit_codes.TABLE if row.retry != "yes"} - {exit_codes.DONE}
 
 

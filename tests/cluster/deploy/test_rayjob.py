@@ -43,7 +43,7 @@ class Kubernetes(ThreadingHTTPServer):
             self.job = {"metadata": {}, "spec": spec, "status": dict(there)}
         self.then = list(then)
         self.refusal = 0
-        self.lost_deletions = 0  # of the next deletions, so many are not carried out
+        self.lost_deletions = 0  # how many of the next deletions fail
         self.requests: list[tuple[str, str]] = []
         self.created: list[Any] = []
         super().__init__(("127.0.0.1", 0), _Answers)
@@ -77,7 +77,7 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _answer(self, code: int, document: Any) -> None:
         self.server.requests.append((self.command, self.path))
-        if len(self.server.requests) > 50:  # it repeats itself: errors end it
+        if len(self.server.requests) > 50:  # the program is in an endless loop: errors end it
             code = 500
         assert self.headers["Authorization"] == "Bearer secret"
         data = json.dumps(document).encode()
@@ -91,7 +91,7 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 class Pod:
-    """Runs the program with the CronJob's command, in place of whose log command it runs a process of the test.
+    """Runs the program with the CronJob's command. A process of the test replaces the command that follows the log.
 
     Args:
         exit_codes: of the run, each time that its log is followed.
@@ -228,7 +228,7 @@ def test_every_other_code_ends_the_pod(code: int, tmp_path: Path, monkeypatch: p
     assert changes(kubernetes) == ["POST"]
 
 
-def test_a_log_command_that_was_killed_ends_the_pod_as_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pod_exits_with_137_if_the_log_command_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert Pod(tmp_path, monkeypatch, 0, program=killed).run(Kubernetes(then=[RUNS])) == 137
 
@@ -242,7 +242,7 @@ def test_a_second_rayjob_of_an_earlier_pod_is_not_followed_by_a_third(
     assert not changes(kubernetes)
 
 
-def test_a_second_rayjob_that_failed_under_an_earlier_pod_is_replaced_by_the_second(
+def test_a_second_rayjob_that_failed_under_an_earlier_pod_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kubernetes = Kubernetes(there=FAILED, then=[RUNS], second=True)

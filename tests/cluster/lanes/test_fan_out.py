@@ -51,7 +51,7 @@ def begins_and_ends(items: Sequence[Item]) -> Iterator[Event]:
 
 
 def dies_in(victim: str, times: int, folder: Path, items: Sequence[Item]) -> Iterator[Event]:
-    """Kill the worker in the victim, the first `times` that any attempt reaches it."""
+    """Kill the worker while it runs the item `victim`, the first `times` times that an attempt reaches it."""
     for item in items:
         yield Event(item.id, "begins")
         if item.id == victim and is_among_the_first(times, folder):
@@ -224,7 +224,7 @@ def test_a_death_for_lack_of_memory_names_the_node_and_its_memory() -> None:
 
 @pytest.fixture
 def other_cluster() -> Iterator[LocalCluster]:
-    """Of a head without CPUs; this process is connected to it, and afterwards again to that of the other tests."""
+    """A second cluster, whose head has no CPUs. This process is connected to it, and afterwards to the first again."""
     others = ray.get_runtime_context().gcs_address
     ray.shutdown()
     with temporary_cluster(cpus=0) as cluster:

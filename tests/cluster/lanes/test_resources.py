@@ -87,7 +87,7 @@ def test_as_many_groups_are_planned_as_a_greedy_assignment_finds(slots: list[int
     assert count_groups(slots, size) == assigned
 
 
-def test_too_few_nodes_for_a_trial_are_refused_with_the_option_to_change() -> None:
+def test_the_error_for_too_few_nodes_names_the_option_to_change() -> None:
     expected = "each trial asks for 3 nodes, 2 can hold its part; use --nodes-per-trial 2 or fewer"
     with pytest.raises(ResourcesError, match=expected):
         plan_lanes(1, [node(2), node(2), node(0)], nodes_per_trial=3)

@@ -81,7 +81,7 @@ def test_a_mistyped_data_dir_is_not_created_if_the_dataset_cannot_be_had(tmp_pat
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("variable", ["no_proxy", "http_proxy"])
-def test_neither_no_proxy_nor_a_dead_proxy_delays_the_error(
+def test_the_variable_no_proxy_or_a_dead_proxy_does_not_delay_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "localhost" if variable == "no_proxy" else "http://127.0.0.1:9")

@@ -25,7 +25,7 @@ def sklearn_digits() -> Dataset:
 
 
 def with_wrong_labels(run: ReportedRun) -> ReportedRun:
-    """Return the run as if the labels of five test images were others than those that all its trials predict."""
+    """Return the run with the labels of five test images changed, so that all its trials contradict them."""
     test = run.dataset.test
     labels = np.concatenate([(test.labels[:5] + 1) % 10, test.labels[5:]])
     return replace(run, dataset=replace(run.dataset, test=Split(test.images, labels)))
@@ -48,7 +48,7 @@ def reported(request: pytest.FixtureRequest, digits: Dataset) -> tuple[ReportedR
     return run, report(run)
 
 
-def test_each_figure_is_that_of_the_summary_and_none_of_the_core_is_left_out(
+def test_each_figure_equals_the_summary_and_no_main_accuracy_is_missing(
     reported: tuple[ReportedRun, Report],
 ) -> None:
     run, made = reported

@@ -113,8 +113,8 @@ def test_a_slot_due_during_a_failed_attempt_overlaps_its_run() -> None:
     assert begun == {"2026-01-05T01:00:00Z"}
 
 
-def test_after_a_clock_that_was_ahead_another_scheduler_still_gets_its_runs() -> None:
-    """Each of its calls is a new process, which does not know that the clock was corrected."""
+def test_runs_that_cron_starts_take_place_after_a_clock_was_ahead_and_is_corrected() -> None:
+    """Each is started by a new process, which does not know that the clock was corrected."""
     world = hourly_world()
     world.machines[0].set_clock(4 * 365 * DAY)
     world.advance(0.9 * HOUR)

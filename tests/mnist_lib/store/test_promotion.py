@@ -19,7 +19,7 @@ def predictions(
 
 
 def by_class(name: str, right: dict[int, int], images: int = 100) -> Predictions:
-    """Return predictions for each class in `right`, of which that number is correct."""
+    """Return `images` predictions for each class in `right`, which maps a class to its number of correct ones."""
     labels = np.repeat(np.array(list(right), np.uint8), images)
     answers = np.concatenate(
         [np.where(np.arange(images) < count, label, (label + 1) % 10) for label, count in right.items()]
@@ -102,7 +102,7 @@ def test_a_challenger_not_tested_on_all_images_is_never_promoted(champion: Predi
     assert decision.why == "keras@2 was tested on 199 of 200 images"
 
 
-def test_the_options_when_alpha_and_min_accuracy_change_the_decision() -> None:
+def test_if_better_alpha_and_min_accuracy_can_prevent_a_promotion() -> None:
     worse, better = predictions("keras@2", 100), predictions("keras@1", 110)
     assert Rule(when="always").decide(worse, better).promote
     assert not Rule(when="if-better").decide(worse, better).promote

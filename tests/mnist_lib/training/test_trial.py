@@ -30,7 +30,7 @@ def results_of(events: Sequence[TrialEvent]) -> dict[str, TrialResult]:
     return {event.trial: event for event in events if isinstance(event, TrialResult)}
 
 
-def test_a_trial_yields_its_start_each_epoch_and_its_result(digits: Dataset) -> None:
+def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
     started, *epochs, result = events_of([spec], few_digits(digits))
     assert isinstance(started, Started)
@@ -45,7 +45,7 @@ def test_a_trial_yields_its_start_each_epoch_and_its_result(digits: Dataset) -> 
 
 
 def test_the_result_has_the_weights_of_the_best_epoch_on_validation(digits: Dataset) -> None:
-    """A trial of just as many epochs ends with the same weights."""
+    """A trial that ends after the best epoch has the same weights."""
     (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02)
     events = events_of([spec], few_digits(digits))
     result = results_of(events)[spec.id]
@@ -105,7 +105,7 @@ def test_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Datase
     assert isinstance(events[-1], TrialResult)
 
 
-def test_every_trial_fails_with_the_code_of_the_dataset_that_cannot_be_loaded() -> None:
+def test_if_the_dataset_cannot_be_loaded_every_trial_fails_with_that_error_code() -> None:
     def load() -> Dataset:
         raise DataError("damaged")
 
