@@ -110,9 +110,8 @@ def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
         shown = str(tmp_path / name).replace("\x1b", "\\x1b").replace("\n", "\\n")
         assert any(shown in line and message in line for line in errors)
     assert "got a folder without any" in errors[-1]
-    assert not [
-        line for line in done.stderr.splitlines() if not line.startswith(("error[", "predicting with ", "8 pictures in"))
-    ]
+    expected = ("error[", "predicting with ", "8 pictures in")
+    assert all(line.startswith(expected) for line in done.stderr.splitlines())
     heading, answer = done.stdout.splitlines()
     assert heading.split() == ["picture", "digit", "probability", "next", "probability"]
     assert answer.startswith(str(tmp_path / "good, 'yes'.png"))

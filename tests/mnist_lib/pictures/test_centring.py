@@ -18,7 +18,9 @@ def test_the_position_of_a_digit_on_the_sheet_makes_no_difference(
     digit: NDArray[np.uint8], margins: tuple[int, int, int, int]
 ) -> None:
     top, bottom, left, right = margins
-    np.testing.assert_array_equal(centred(np.pad(digit, ((top, bottom), (left, right)))), centred(np.pad(digit, 1)))
+    moved = centred(np.pad(digit, ((top, bottom), (left, right)))).astype(int)
+    # The margins take part in the estimate of the paper's brightness, which may round a pixel up or down.
+    np.testing.assert_allclose(moved, centred(np.pad(digit, 1)).astype(int), atol=1, rtol=0)
 
 
 @settings(deadline=None, max_examples=50)
