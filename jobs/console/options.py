@@ -178,7 +178,7 @@ def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def flags_of(options: Mapping[str, Any]) -> list[str]:
-    """Return the words of a command line for options whose values are as parsed or as in a YAML file."""
+    """Return options as the flags of a command line. A value is a parsed one, or one that was read from a YAML file."""
     flags = []
     for key, value in options.items():
         if not isinstance(key, str):

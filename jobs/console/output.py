@@ -172,7 +172,7 @@ def table(
 
 
 def _max_width() -> int:
-    """Return the number of characters in a line of a table: of the terminal, COLUMNS, or that for a pipe."""
+    """Return the maximum width of a table: COLUMNS if it is set, else that of the terminal, or PIPE_WIDTH in a pipe."""
     return shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
 
 

@@ -67,7 +67,7 @@ def visible_gpus() -> int:
 
 
 def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check. An error with a code becomes a finding, whose fix is the end of the message."""
+    """Yield the findings of a check. An error with a code becomes one; what follows its last "; " is the fix."""
     try:
         yield from check()
     except Exception as error:

@@ -47,7 +47,7 @@ def predict_on_cluster(
 
     Args:
         stored: a Ray reference to the `StoredModel`.
-        limits: those of each batch. See `results_in_order`, also for the errors.
+        limits: when to abandon the wait for a batch. See `results_in_order`, also for the errors.
     """
     from cluster.lanes.tasks import results_in_order
 
@@ -64,7 +64,7 @@ def predict_on_cluster(
 
 
 def layout_of(stored: StoredModel, as_is: bool) -> Layout:
-    """Return the layout of pictures that a model expects. Build the model first, which checks its manifest."""
+    """Return the layout of pictures that a model expects. The caller has built it, which checks the manifest."""
     height, width, _ = stored.manifest["dataset"]["image_shape"]
     return Layout.of(stored.manifest["spec"]["dataset"], (height, width), as_is=as_is)
 

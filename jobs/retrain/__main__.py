@@ -70,7 +70,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
     log_to_stderr(verbose=options.verbose, timestamps=True)
     clock, host = SystemClock(), socket.gethostname()
     began = clock.now()
-    # Another scheduler makes its first call for the slot that is due then, so the schedule begins before that slot.
+    # With --once, the first call comes when a slot is due. The schedule begins before that slot, so that it is run.
     enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began
     term = LeaseTerm(f"process {os.getpid()}", host, text_of(began))
     lease = Lease(objects, lease_folder(options.name), term, time_to_live=options.lease_seconds, clock=clock)

@@ -17,7 +17,7 @@ from mnist_lib.store.storage import is_url
 
 # Options that the emitted command does not have: --notify can hold a secret, and --once is always given.
 LEFT_OUT = ("train", "once", "now", "notify", "json", "verbose")
-# `jobs.retrain --once` has already retried by error code, so exit codes with retry "once" are final for the scheduler.
+# The scheduler must not retry after these. If `retry` is "once", the command has already retried if it was worth it.
 FINAL_EXIT_CODES = tuple(row.number for row in TABLE if row.number and row.retry != "yes")
 
 

@@ -19,8 +19,8 @@ from mnist_lib.store.storage import open_storage
 from mnist_lib.wording import duration, percent
 
 NEXT_SLOTS = 3
-EVERY_MINUTE = "* * * * *"  # a valid expression for a timetable of which only the time zone is used
-ENTRIES_PER_SLOT = 4  # read for each slot to be shown: a retried slot has several
+EVERY_MINUTE = "* * * * *"  # any valid expression will do: only the time zone of the timetable is used
+ENTRIES_PER_SLOT = 4  # number of journal entries to read per slot shown, since a retried slot has several
 
 
 def show_status(options: StatusOptions) -> CommandResult:

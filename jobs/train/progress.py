@@ -36,7 +36,7 @@ class TrialProgress:
     images_per_second: float | None = None
     attempt: int = 1
     node: str = ""
-    end: int = 0  # 1 for the first trial of the run that ended, 2 for the next; 0 before the end
+    end: int = 0  # 1 for the trial that ended first, 2 for the next; 0 for a trial that has not ended
 
 
 class RunProgress:

@@ -60,7 +60,7 @@ def _run_member(*arguments: Any) -> None:
     """Train the trials of a lane as a further member of its group. Only the first member reports the events."""
     for event in _run(*arguments):
         if isinstance(event, TrialFailure) and event.code != DivergedError.code:
-            raise GroupError(f"{event.code} {event.message}")  # the other members may not have failed
+            raise GroupError(f"{event.code} {event.message}")  # ends the group: perhaps only this member failed
 
 
 def _run(

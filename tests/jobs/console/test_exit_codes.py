@@ -61,7 +61,7 @@ def test_an_exit_code_is_retried_if_and_only_if_one_of_its_errors_is(row: exit_c
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_every_kind_of_death_has_exit_code_5_except_a_bug_with_1(kind: Kind) -> None:
+def test_every_kind_of_death_has_exit_code_5_except_a_bug_which_has_1(kind: Kind) -> None:
     assert exit_codes.exit_code_of(kind.code) == (1 if kind is Kind.BUG else 5)
 
 

@@ -49,7 +49,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
 
 
 @pytest.mark.usefixtures("storage")
-def test_a_champion_is_promoted_retained_and_rolled_back_as_history_shows(command: Callable[..., Output]) -> None:
+def test_promotions_and_a_rollback_change_the_champion_and_are_in_its_history(command: Callable[..., Output]) -> None:
     assert command("champion").out == "There is no champion.\n"
     first = command("promote", "keras@1").out
     assert first.startswith("keras@1 is now the champion: keras@1 is the first champion, with 50.00%")

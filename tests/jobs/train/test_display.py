@@ -101,7 +101,7 @@ def test_a_dead_attempt_and_its_successor_are_shown() -> None:
     assert "2 of 2 trials ended, 2 failed" in drawn(progress, 80, 24)[-1]
 
 
-def test_the_time_left_divides_the_epochs_left_among_the_running_trials() -> None:
+def test_the_time_left_is_computed_as_if_the_running_trials_shared_the_epochs_left() -> None:
     progress = progress_of(4)
     assert progress.total_seconds_left is None
     for trial in ("keras-s0", "keras-s1"):

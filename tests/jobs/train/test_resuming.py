@@ -1,4 +1,4 @@
-"""Runs whose driver dies: the same command resumes them, with the weights of an undisturbed run, each model once."""
+"""Runs whose driver dies: the same command resumes them, to the same weights, and stores each model only once."""
 
 import json
 import os
