@@ -28,7 +28,8 @@ from cluster.errors import ClusterError, counted
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 200 << 20  # of each node
 FOLDER_VARIABLE, NODE_VARIABLE = "MNIST_LOCAL_CLUSTER", "MNIST_LOCAL_NODE"
-# The head notices within two seconds that a node is gone; by default it takes half a minute.
+# The head notices within two seconds that a node is gone, not within half a minute. On a busy machine it may also take a
+# node for gone that is only slow, so that this is for clusters that are to lose nodes.
 HEALTH_CHECKS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 # In a new process: lets Linux kill it when the thread that has started it ends. 1 is PR_SET_PDEATHSIG.
 DIE_WITH_PARENT = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)
@@ -42,17 +43,26 @@ class LocalCluster:
         port: of the head; 0 for an unused one.
         dashboard_port: of the dashboard and job server; 0 for an unused one, None for no dashboard.
         outlives: whether the nodes run on when the thread that has added them ends.
+        loses_nodes: whether the head looks for lost nodes often.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, dashboard_port: int | None = None, outlives: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        dashboard_port: int | None = None,
+        outlives: bool,
+        loses_nodes: bool = False,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.address = _unused_address(port, "--port")
         self.dashboard = None if dashboard_port is None else _unused_address(dashboard_port, "--dashboard-port")
-        self.folder, self._outlives = folder, outlives
+        self.folder, self._outlives, self._loses_nodes = folder, outlives, loses_nodes
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     def add_nodes(self, count: int = 1, *, cpus: int, gpus: int = 0) -> list[int]:
-        """Start nodes with so many CPUs and logical GPUs each, and return their numbers when all have joined.
+        """Start nodes with these CPUs and logical GPUs each, and return the nodes' numbers when all have joined.
 
         The first node of the cluster is its head. When a node does not start in time, all are killed and ClusterError
         is raised.
@@ -75,7 +85,8 @@ class LocalCluster:
     def _start(self, number: int, *resources: str) -> "subprocess.Popen[bytes]":
         role = [f"--address={self.address}"]
         if number == 0:
-            role = ["--head", f"--port={_port(self.address)}", f"--system-config={json.dumps(HEALTH_CHECKS)}"]
+            role = ["--head", f"--port={_port(self.address)}"]
+            role += [f"--system-config={json.dumps(HEALTH_CHECKS)}"] if self._loses_nodes else []
             role += [f"--dashboard-port={_port(self.dashboard)}"] if self.dashboard else ["--include-dashboard=False"]
         # A folder of its own: in a common one, nodes that start at the same time may take the same socket.
         role.append(f"--temp-dir={self.folder / str(number)}")
@@ -106,12 +117,12 @@ class LocalCluster:
 
 
 @contextlib.contextmanager
-def temporary_cluster(*, cpus: int, gpus: int = 0) -> Iterator[LocalCluster]:
+def temporary_cluster(*, cpus: int, gpus: int = 0, loses_nodes: bool = True) -> Iterator[LocalCluster]:
     """Provide a head with these resources, to which nodes can be added. All nodes end with the context."""
     ensure_private_token()  # other machines can reach the cluster
     ensure_token()  # finds it, and sets RAY_AUTH_MODE
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        cluster = LocalCluster(Path(folder), outlives=False)
+        cluster = LocalCluster(Path(folder), outlives=False, loses_nodes=loses_nodes)
         try:
             cluster.add_nodes(cpus=cpus, gpus=gpus)
             yield cluster
@@ -136,7 +147,7 @@ def processes_of(folder: Path, node: int | None = None) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            # Not process.environ(), which stops at the title with which Ray's workers overwrite the start.
+            # Not process.environ(), which stops early: Ray's workers overwrite the first variables with a title.
             environment = Path(f"/proc/{process.pid}/environ").read_bytes()
             if marks <= {*environment.split(b"\0")}:
                 found |= {child.pid: child for child in (process, *process.children(recursive=True))}

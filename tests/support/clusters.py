@@ -12,7 +12,7 @@ from cluster.local import LocalCluster, processes_of, temporary_cluster
 @contextlib.contextmanager
 def two_nodes(*, gpus: bool) -> Iterator[str]:
     """Provide the address of a head with 1 CPU and a node with 2; with `gpus`, they have 1 and 2 logical GPUs."""
-    with temporary_cluster(cpus=1, gpus=int(gpus)) as cluster:
+    with temporary_cluster(cpus=1, gpus=int(gpus), loses_nodes=False) as cluster:
         cluster.add_nodes(cpus=2, gpus=2 * int(gpus))
         yield cluster.address
 
