@@ -28,8 +28,8 @@ from cluster.errors import ClusterError, counted
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 200 << 20  # of each node
 FOLDER_VARIABLE, NODE_VARIABLE = "MNIST_LOCAL_CLUSTER", "MNIST_LOCAL_NODE"
-# The head notices within two seconds that a node is gone, not within half a minute. On a busy machine it may also take a
-# node for gone that is only slow, so that this is for clusters that are to lose nodes.
+# The head notices within two seconds that a node is gone, not within half a minute. On a busy machine it may mistake a
+# slow node for a lost one, so that this is only for clusters that are to lose nodes.
 HEALTH_CHECKS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 # In a new process: lets Linux kill it when the thread that has started it ends. 1 is PR_SET_PDEATHSIG.
 DIE_WITH_PARENT = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)
