@@ -52,7 +52,7 @@ KUBERNETES_SILENCE_SECONDS = 300.0  # without any answer; the API server may be 
 
 
 class Wait:
-    """A wait for `what`, from its creation, with the timeout of --wait-for-resources. It is logged at intervals."""
+    """A wait for `what` since its creation or `restart`, limited by --wait-for-resources. It is logged at intervals."""
 
     def __init__(
         self, what: str, *, timeout_seconds: float = math.inf, log_interval: float = Limits.log_interval_seconds

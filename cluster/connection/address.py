@@ -122,7 +122,7 @@ class HeadWatch:
 
 
 def token_advice() -> str:
-    """Return what to set for a cluster that refuses our token, or the lack of one."""
+    """Return what to set when a cluster refuses our token, or when it expects one and we send none."""
     put = f"put its token, which `ray get-auth-token` prints on its head, into {TOKEN_FILE} or RAY_AUTH_TOKEN"
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return f"the cluster expects a token, and none is sent; set RAY_AUTH_MODE=token and {put}"
@@ -155,7 +155,7 @@ def ensure_token() -> None:
 def ensure_private_token() -> None:
     """Set a token for this process only, unless there is one. Ray would write it into HOME, which may not exist."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return  # do not look: Ray would require a token that it has loaded, but workers send none in this mode
+        return  # without looking: once Ray has loaded a token it requires one, but workers send none in this mode
     if not _has_token(ignore_auth_mode=True):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         ray_private.token_loader().reset_cache()

@@ -27,7 +27,7 @@ STARTED = "Ray runtime started"  # printed by `ray start` when the node has join
 NO_AGENT = "No available agent"  # in the job server's answer until the head's agent has started
 JOB_VARIABLE = RAY_JOB_CONFIG_JSON_ENV_VAR  # in the environment of a process that the job server has started
 WORKER_TITLE = "ray::"  # in the command line of a process that runs a task
-MAX_UNREAD_OPTION = "_generator_backpressure_num_objects"  # of a task: so many unread results pause its generator
+MAX_UNREAD_OPTION = "_generator_backpressure_num_objects"  # of a task: at how many unread results its generator pauses
 UPLOAD_LOGGERS = (  # they report each upload
     "ray.dashboard.modules.dashboard_sdk",
     "ray._private.runtime_env.working_dir",

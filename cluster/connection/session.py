@@ -25,7 +25,7 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
 
     Args:
         address: "host:port" of the head of a cluster with this machine among its nodes; "auto" to find it; None for
-            `RAY_ADDRESS`, which Ray sets for a submitted job, and without it for a cluster that is started here.
+            `RAY_ADDRESS`, which Ray sets for a submitted job; if that is not set, a cluster is started here.
         packages: folders of the packages that tasks import; sent to the nodes of a running cluster.
 
     Raises:
@@ -87,5 +87,5 @@ class _Log(io.TextIOBase):
 
 
 def in_submitted_job() -> bool:
-    """Return whether the job server started this process: the nodes have its code, and its folder will be deleted."""
+    """Return whether the job server started this process. Then the nodes have its code; its folder will be deleted."""
     return ray_private.JOB_VARIABLE in os.environ

@@ -155,7 +155,7 @@ def test_every_request_of_the_job_client_goes_through_the_method_that_sets_timeo
     assert not re.findall(calls, source_of("ray.dashboard.modules.job.sdk"))
 
 
-def test_the_job_client_gives_up_a_silent_server_after_the_timeout() -> None:
+def test_the_job_client_gives_up_on_a_silent_server_after_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begin = time.monotonic()
         with pytest.raises(requests.exceptions.Timeout):

@@ -28,7 +28,7 @@ from tests.support.deploy_files import (
     simple_commands,
 )
 
-# Programs whose options are not checked here. What kubectl and docker name is checked below.
+# Programs whose options are not checked here. The files and objects given to kubectl and docker are checked below.
 UNCHECKED = {"apt-get", "chmod", "docker", "install", "kubectl", "ln", "mkdir", "pip", "scp", "ssh", "ulimit"}
 UNCHECKED |= {"kill", "pkill", "sleep"}
 
@@ -100,7 +100,7 @@ def test_ray_start_params_are_options_of_ray_start(group: Any) -> None:
     parse_ray(["start", "--address=head:6379", *(f"--{key}={value}" for key, value in group["rayStartParams"].items())])
 
 
-def test_what_kubectl_and_docker_name_exists() -> None:
+def test_the_files_and_objects_that_kubectl_and_docker_are_given_exist() -> None:
     for command in commands()["cluster.md"]:
         if command[0] == "docker":
             assert all((ROOT / word).exists() for word in command if word.startswith("cluster/"))

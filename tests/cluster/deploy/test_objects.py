@@ -109,7 +109,7 @@ def test_the_ports_are_those_that_ray_listens_on() -> None:
 
 
 @pytest.mark.parametrize("file", LAUNCHERS, ids=lambda file: str(file.name))
-def test_a_launched_cluster_has_one_port_a_token_and_a_local_dashboard(
+def test_a_launched_cluster_has_a_token_and_a_local_dashboard_and_only_one_port(
     file: Path,
 ) -> None:
     content = yaml.safe_load(file.read_text())
@@ -187,7 +187,7 @@ def test_the_guide_says_what_a_scheduler_does_after_each_exit_code() -> None:
     assert set(map(int, systemd.split())) == FINAL
 
 
-def test_each_deadline_leaves_room_for_the_one_within() -> None:
+def test_each_outer_deadline_is_longer_than_those_inside_it() -> None:
     spec = RAYJOB["spec"]
     assert spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
     assert 2 * spec["activeDeadlineSeconds"] < CRON_JOB["activeDeadlineSeconds"], "a run may be tried once more"

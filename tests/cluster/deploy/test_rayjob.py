@@ -194,7 +194,7 @@ def test_a_rayjob_that_failed_under_an_earlier_pod_is_replaced(tmp_path: Path, m
     assert runs(kubernetes) == [RUN]
 
 
-def test_a_rayjob_that_has_failed_already_is_followed_for_its_exit_code(
+def test_a_rayjob_of_this_pod_that_has_failed_is_followed_for_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod = Pod(tmp_path, monkeypatch, 3)
