@@ -215,6 +215,7 @@ def log_to_stderr(*, verbose: bool, quiet: bool = False, timestamps: bool = Fals
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    for package in ("jobs", "mnist_lib", "cluster"):
-        logging.getLogger(package).addHandler(handler)
-        logging.getLogger(package).setLevel(level)
+    for logger in map(logging.getLogger, ("jobs", "mnist_lib", "cluster")):
+        # In place of an earlier one: a program that calls two commands must not see every message twice.
+        logger.handlers[:] = [*(other for other in logger.handlers if not isinstance(other, _ToStderr)), handler]
+        logger.setLevel(level)

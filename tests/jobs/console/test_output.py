@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cluster import errors as cluster_errors
 from jobs.console import exit_codes
-from jobs.console.output import as_text, grid, run_command, table
+from jobs.console.output import as_text, grid, log_to_stderr, run_command, table
 from mnist_lib import errors as mnist_errors
 from tests.support.job import ROOT
 
@@ -144,3 +144,17 @@ def test_a_pipe_gets_whole_words_without_trailing_spaces_or_colours(monkeypatch:
 def test_cells_are_escaped_and_not_read_as_markup() -> None:
     text = table(("name",), [("\x1b[31mred\n[bold]x[/] :smile:",)])
     assert text.splitlines()[1] == "\\x1b[31mred\\n[bold]x[/] :smile:"
+
+
+def test_a_message_is_printed_once_even_if_two_commands_run_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    loggers = [logging.getLogger(package) for package in ("jobs", "mnist_lib", "cluster")]
+    before = [(logger.level, [*logger.handlers]) for logger in loggers]
+    try:
+        for _ in range(2):
+            log_to_stderr(verbose=False)
+        loggers[0].info("a message")
+    finally:
+        for logger, (level, handlers) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+    assert capsys.readouterr().err == "a message\n"
