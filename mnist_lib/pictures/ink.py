@@ -36,7 +36,7 @@ def find_ink(levels: Levels) -> Levels:
     distance = np.sqrt((difference * difference).mean(axis=2))
     if distance.max() < MIN_CONTRAST:
         raise ImageError(BLANK)
-    strong = distance >= _otsu(distance)
+    strong = distance >= _otsu(_without_paper_around(distance))
     direction = difference[strong].mean(axis=0)  # from the colour of the paper to that of the ink
     direction /= max(float(np.sqrt((direction * direction).mean())), 1.0)  # near 0 if ink is both darker and lighter
     ink: Levels = (difference * direction).mean(axis=2)
@@ -97,6 +97,12 @@ def _steps(values: Levels) -> Levels:
     """Return the differences between neighbouring pixels along the border."""
     along = (np.diff(values[[0, -1]], axis=1), np.diff(values[:, [0, -1]], axis=0))
     return np.concatenate([np.abs(side).max(axis=2).ravel() for side in along])
+
+
+def _without_paper_around(distance: Levels) -> Levels:
+    """Crop to what stands out. With the paper around it, the level of Otsu would depend on where the digit is."""
+    rows, columns = (np.flatnonzero((distance >= MIN_CONTRAST).any(axis=axis)) for axis in (1, 0))
+    return distance[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _otsu(distance: Levels) -> int:
