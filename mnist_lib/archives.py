@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 
 KERAS_MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
 MAX_JSON_BYTES = 1 << 20
-MAX_HEADER_BYTES = 1 << 16  # of a NumPy array, or of a layer in HDF5, which takes some KB
+MAX_HEADER_BYTES = 1 << 16  # for a NumPy array, or for a layer in HDF5, whose header has a few KB
 MAX_HDF5_OBJECTS = 1_000
 
 

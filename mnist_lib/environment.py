@@ -73,7 +73,7 @@ def import_keras(*, gpus: bool = True) -> None:
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]  # its import fails as if it were not installed
     hiding = contextlib.nullcontext() if gpus else _gpus_hidden()
-    with quietly(), hiding:  # hides messages before TensorFlow reads the level, and those of CUDA without a GPU
+    with quietly(), hiding:  # TensorFlow prints before it reads its log level, and CUDA complains without a GPU
         import keras  # noqa: F401
         import tensorflow as tf
 

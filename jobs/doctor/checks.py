@@ -90,7 +90,7 @@ def versions_here() -> Iterator[Finding]:
 def storage(where: str) -> Iterator[Finding]:
     is_new = not is_url(where) and not Path(where).exists()
     check_writable(open_storage(where))
-    yield Finding("storage", f"{where} is writable, and only one of two writers can create a file")
+    yield Finding("storage", f"{where} is writable, and when two processes create the same file, one succeeds")
     if not is_url(where):
         yield _disk("storage", Path(where), shutil.disk_usage(where).free, "E-STORE-FULL", "--storage")
     if is_new:

@@ -23,7 +23,9 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     rule = Rule(when=when, alpha=options.alpha, min_accuracy=options.min_accuracy, max_class_drop=max_class_drop)
     name = options.version
     if name in MODELS:
-        raise SpecError(f"version: expected {name}@{LATEST} or a number such as {name}@3, got {name}, the champion")
+        raise SpecError(
+            f"version: expected {name}@{LATEST} or a number such as {name}@3, got {name}, which is already the champion"
+        )
     version = find_version(objects, name)
     decision = champions.promote(objects, version, rule)
     verdict = f"{version.name} is now the champion" if decision.promote else f"{version.name} is not promoted"

@@ -41,7 +41,9 @@ class HistoryOptions(ModelOptions):
 class ChampionOptions(ModelOptions):
     """Show the champion of each model: the version in use."""
 
-    at: str | None = option(None, "time of the champion, such as 2026-11-25T03:00:00Z (default: now)", moment, "TIME")
+    at: str | None = option(
+        None, "print the champion of this time, such as 2026-11-25T03:00:00Z (default: now)", moment, "TIME"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

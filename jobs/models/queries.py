@@ -175,7 +175,7 @@ def _comparison_text(found: Comparison) -> str:
     lost = sum(answers.one == answers.label for answers in found.differing)
     lines.append(
         f"They predict {count:,} of {found.test_images:,} test images differently"
-        f"; only {found.other} is right on {gained:,}, only {found.one} on {lost:,}."
+        f"; on {gained:,} only {found.other} is correct, on {lost:,} only {found.one}."
     )
     if count:
         rows = [list(map(str, asdict(answers).values())) for answers in found.differing[:MAX_IMAGES_SHOWN]]

@@ -59,7 +59,7 @@ class RetrainOptions:
     now: bool = option(False, "start one run immediately, regardless of --cron, and exit when it has ended")
     catch_up: str = option(Policy.catch_up, f"what to do about missed slots: {_choices(CATCH_UP)}", str, "WHICH")
     most_catch_up: int = option(
-        Policy.most_catch_up, "maximum number of missed slots that --catch-up all runs", whole_number, "N"
+        Policy.most_catch_up, "maximum number of missed slots to run with --catch-up all", whole_number, "N"
     )
     starting_deadline: float | None = option(
         None, "maximum delay of a slot in seconds; a later one is not run (default: no limit)", number, "S"
@@ -120,7 +120,7 @@ class StatusOptions(RetrainOptions):
     HIDDEN = OPTIONS - {"name", "cron", "tz", "storage", "json"}
 
     cron: str | None = option(
-        None, 'times of the next slots, as in "0 3 * * *" for every day at 3:00 (default: print none)', str, "CRON"
+        None, 'cron expression of the schedule, whose next slots are then printed, such as "0 3 * * *"', str, "CRON"
     )
     tz: str = option("UTC", "time zone of --cron and of the printed times, such as Europe/Berlin", str, "ZONE")
     last: int = option(10, "number of past slots, and of champions, to print", whole_number, "N")

@@ -14,6 +14,10 @@ from mnist_lib.catalog import DATASETS
 from mnist_lib.errors import DataFolderError, DataMissingError
 
 CONNECT_SECONDS = 5.0  # timeout of a connection to the host that serves a download
+# The files of each dataset that is not part of this package. TFDS downloads those that a folder lacks.
+ORIGINAL_FILES = tuple(
+    f"{split}-{content}-ubyte.gz" for split in ("train", "t10k") for content in ("images-idx3", "labels-idx1")
+)
 
 
 def default_data_dir() -> Path:
@@ -62,12 +66,18 @@ def require_obtainable(name: str, source: Path | None, data_dir: Path) -> None:
     """Check that a dataset that is not prepared in `data_dir` can be prepared there.
 
     Raises:
-        DataMissingError: the source is not a folder, or no source is given and the host cannot be reached.
+        DataMissingError: the source lacks a file, or no source is given and the host cannot be reached.
     """
     entry = DATASETS[name]
-    if source is not None and not entry.embedded and not source.is_dir():
-        raise missing_data(name, f"--data-source {source} is not a folder on {socket.gethostname()}")
-    if source is None and entry.url is not None:
+    if entry.embedded:
+        return
+    if source is not None:
+        if not source.is_dir():
+            raise missing_data(name, f"--data-source {source} is not a folder on {socket.gethostname()}")
+        for file in ORIGINAL_FILES:
+            if not (source / file).is_file():
+                raise missing_data(name, f"the file {source / file} does not exist on {socket.gethostname()}")
+    elif entry.url is not None:
         url = urllib.parse.urlsplit(entry.url)
         # Behind a proxy, this machine can reach only the proxy.
         proxy = None if urllib.request.proxy_bypass(url.netloc) else urllib.request.getproxies().get(url.scheme)

@@ -60,7 +60,7 @@ class Chunk(NamedTuple):
 def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.data.Dataset:
     """Return the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` for each epoch.
 
-    With one dataset for all epochs, the first chunk of an epoch is gathered while the one before it is trained on.
+    One dataset covers all epochs, so that the next epoch's first chunk is gathered during the last chunk of this one.
     """
     images, labels = tf.constant(split.images), tf.constant(split.labels)
 

@@ -1,6 +1,6 @@
 """A cache of decoded arrays beside the files that TFDS prepared, so that later runs read a dataset without TensorFlow.
 
-A cache is used only if TFDS' files, its version and the builders in this package are those that it was decoded from.
+A cache is used only as long as TFDS' files, TFDS' version and this package's builders have not changed.
 """
 
 import contextlib

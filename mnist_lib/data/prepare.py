@@ -15,7 +15,7 @@ import filelock
 import numpy as np
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
-from mnist_lib.data.availability import default_data_dir, missing_data, require_obtainable
+from mnist_lib.data.availability import default_data_dir, describe_availability, missing_data, require_obtainable
 from mnist_lib.data.cache import read_cache, write_cache
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import import_keras
@@ -51,10 +51,9 @@ def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
     entry = DATASETS[name]
     dataset = read_cache(name, data_dir / entry.tfds_name)
     if dataset is None:
+        describe_availability(name, data_dir, source)  # fails before the slow import and before a folder is created
         builder, is_new = _builder(entry, data_dir), False
         if not _is_prepared(builder):  # a prepared folder is not locked, since it may be read-only
-            if not data_dir.exists():
-                require_obtainable(name, source, data_dir)  # a mistyped path must not leave an empty folder
             with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
                 if not _is_prepared(builder):
                     require_obtainable(name, source, data_dir)
@@ -117,11 +116,9 @@ def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
 
 
 def _check_source(name: str, url_infos: Any, source: Path) -> None:
-    """Check the source files. TFDS would download a missing file, and report a wrong file by its URL."""
+    """Check the source files, all of which exist. TFDS would report a wrong file by its URL."""
     for expected in url_infos:
         path = source / expected.filename
-        if not path.is_file():
-            raise missing_data(name, f"the file {path} does not exist")
         with path.open("rb") as file:
             got = hashlib.file_digest(file, "sha256").hexdigest()
         if got != expected.checksum:

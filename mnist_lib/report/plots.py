@@ -13,9 +13,9 @@ from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, 
 from mnist_lib.report.evidence import AttemptTimes, StoredTrial
 from mnist_lib.results import EpochDone
 
-MAX_DISTINCT = 12  # with more trials, no seeds are shown; with more than half as many of a model, its curves are paler
+MAX_DISTINCT = 12  # above this many trials no seeds are shown; above half of it in one model, its curves are paler
 MAX_LANES = 24
-MIN_MARGIN = timedelta(minutes=30)  # shown before and after the first and last run
+MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one
 HEIGHT = 4.2  # inches, of the two plots that stand side by side
 
 Points = Sequence[tuple[datetime, float]]

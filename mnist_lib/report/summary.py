@@ -104,6 +104,6 @@ def trial_row(
 
 
 def settings_of(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return each setting of the trials as text, by its name in pages, as in "learning rate", and by model."""
+    """Return the settings of each model as text: {"learning rate": {"keras": "0.001"}}."""
     trials = summary["trials"]
     return {name.replace("_", " "): {t["model"]: str(t[name]) for t in trials if name in t} for name in SETTINGS}

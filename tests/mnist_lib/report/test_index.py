@@ -102,7 +102,7 @@ def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(su
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_few_runs_have_an_index_too(summary: dict[str, Any], count: int) -> None:
+def test_an_index_of_no_run_or_one_run_is_a_page_without_champions(summary: dict[str, Any], count: int) -> None:
     page = index(rows_of(summary, count), []).decode()
     assert f"<h1>{count} run" in page
     assert "There is none." in section(page, "Current champions")

@@ -127,7 +127,7 @@ def test_runs_that_cron_starts_take_place_after_a_clock_was_ahead_and_is_correct
     assert len(done_slots(world)) == ahead + 1
 
 
-def test_run_now_resumes_a_run_that_was_stopped() -> None:
+def test_a_run_started_by_hand_resumes_one_that_was_stopped() -> None:
     world = hourly_world()
     machine = world.machines[0]
     assert machine.retrainer is not None

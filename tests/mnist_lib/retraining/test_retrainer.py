@@ -75,7 +75,7 @@ def test_missed_slots_run_as_catch_up_says(catch_up: str, runs: int) -> None:
     assert sum(1 + entry.missed for entry in settled) == 5  # each slot is accounted for
 
 
-def test_most_catch_up_limits_the_number_of_missed_slots_that_run() -> None:
+def test_the_number_of_missed_slots_that_run_is_limited() -> None:
     world = hourly_world(catch_up="all", most_catch_up=3)
     world.advance(0.5 * HOUR)
     world.machines[0].die()

@@ -63,7 +63,7 @@ def test_i8_an_hourly_job_is_due_in_both_of_two_equal_hours() -> None:
 
 @pytest.mark.parametrize("cron", ["30 2 * * *", "0 3 * * *", "30 * * * *", "*/15 2 * * *", "0 2,3 * * *", "0 1 * * 0"])
 @pytest.mark.parametrize("day", ["2026-03-28", "2026-10-24", "2026-06-01"])
-def test_next_latest_and_count_agree_from_any_minute(cron: str, day: str) -> None:
+def test_the_next_slot_the_latest_slot_and_their_number_agree_from_any_minute(cron: str, day: str) -> None:
     timetable, begin = Timetable(cron, BERLIN), utc(f"{day}T00:00")
     every = [timetable.latest(begin)]
     while every[-1] < begin + timedelta(days=3):

@@ -102,7 +102,7 @@ def test_a_challenger_not_tested_on_all_images_is_never_promoted(champion: Predi
     assert decision.why == "keras@2 was tested on 199 of 200 images"
 
 
-def test_if_better_alpha_and_min_accuracy_can_prevent_a_promotion() -> None:
+def test_a_worse_uncertain_or_inaccurate_version_is_not_promoted() -> None:
     worse, better = predictions("keras@2", 100), predictions("keras@1", 110)
     assert Rule(when="always").decide(worse, better).promote
     assert not Rule(when="if-better").decide(worse, better).promote

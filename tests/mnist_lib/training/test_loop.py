@@ -54,7 +54,7 @@ def keras_twin(spec: TrialSpec) -> keras.Model:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_loop_takes_the_steps_of_fit_on_equal_batches(
+def test_the_loop_gives_the_weights_of_keras_fit_on_equal_batches(
     digits: Dataset, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 1)  # so that the loss of a chunk is that of a step
