@@ -20,7 +20,7 @@ from benchmarks.digits import write_digits
 from benchmarks.record import setting
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import Tally, TrialFailure, TrialResult, seed_statistics
-from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.spec import Assignment, Resources, TrialSpec
 from mnist_lib.training.strategy import configure_process
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
@@ -70,7 +70,7 @@ def load(source: Path | None) -> Dataset:
 
 def row(name: str, specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources) -> str:
     results = []
-    for event in run_trials(specs, lambda: dataset, resources, WorkerPlace(node="here")):
+    for event in run_trials(map(Assignment, specs), lambda: dataset, resources, WorkerPlace(node="here")):
         if isinstance(event, TrialFailure):
             raise SystemExit(event.message)
         if isinstance(event, TrialResult):

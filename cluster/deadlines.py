@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +20,13 @@ class Limits:
     max_failures: int = 3  # retries of an item whose attempt has died
     max_out_of_memory: int = 1  # how many of these retries may follow a lack of memory
     item_seconds: float = math.inf  # for one item in one attempt
-    # The silence deadline: without any event of an attempt. Before the third event of an item it is
-    # first_silence_seconds; then it is ten times the longest interval since the second event, but at least
-    # silence_seconds.
-    first_silence_seconds: float = 900.0
-    silence_seconds: float = 60.0
+    # For the next event of an attempt, by its state (`attempt.State`):
+    starting_seconds: float = 900.0  # imports, and the transfer of the dataset
+    preparing_seconds: float = 900.0  # compilation, up to the first heartbeat
+    training_seconds: float = 60.0  # between heartbeats; or ten times the longest interval so far, if that is longer
+    finishing_seconds: float = 900.0  # evaluation on the test images, and the files of the model
+    ending_seconds: float = 30.0  # from the end of a lane's last item to the end of its task
+    fetch_seconds: float = 60.0  # for the transfer of one event from a worker's node
     cancel_seconds: float = 5.0  # from the cancellation of an attempt to the kill of its process
     wait_seconds: float = 600.0  # while no attempt has been given its resources
     log_interval_seconds: float = 10.0  # between two log lines about the same wait
@@ -39,7 +42,10 @@ JOB_SERVER_LOST_SECONDS = 120.0  # without an answer from the job server while a
 
 # Lanes
 TICK_SECONDS = 0.5  # how late a deadline may be noticed
-FETCH_SECONDS = 60.0  # for the transfer of one event from a worker's node
+MAX_TICK_SECONDS = 5.0  # counted between two looks at the clock; in a longer time, this process was stopped
+POLL_SECONDS = 0.002  # how late a lane notices its next item; a blocking request would give back its CPU
+MAX_POLL_SECONDS = 0.1
+PREPARE_SECONDS = 7_200.0  # for a task of its own, such as the download and preparation of a dataset
 BACK_OFF_SECONDS = (1.0, 30.0)  # pause after an item's first death, doubled after each further one; longest pause
 
 # Nodes on this machine
@@ -51,21 +57,34 @@ KUBERNETES_REQUEST_SECONDS = 30.0  # for one answer
 KUBERNETES_SILENCE_SECONDS = 300.0  # without any answer; the API server may be upgraded meanwhile
 
 
+class Clock(Protocol):
+    """The time of supervision; the module `time` is one, and simulations use another."""
+
+    def monotonic(self) -> float: ...
+    def sleep(self, seconds: float, /) -> None: ...
+
+
 class Wait:
     """A wait for `what` since its creation or `restart`, limited by --wait-for-resources. It is logged at intervals."""
 
     def __init__(
-        self, what: str, *, timeout_seconds: float = math.inf, log_interval: float = Limits.log_interval_seconds
+        self,
+        what: str,
+        *,
+        timeout_seconds: float = math.inf,
+        log_interval: float = Limits.log_interval_seconds,
+        clock: Clock = time,
     ) -> None:
         self._what, self._timeout_seconds, self._log_interval = what, timeout_seconds, log_interval
+        self._clock = clock
         self.restart()
 
     def restart(self) -> None:
-        self._began_at = self._logged_at = time.monotonic()
+        self._began_at = self._logged_at = self._clock.monotonic()
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._began_at
+        return self._clock.monotonic() - self._began_at
 
     @property
     def is_over(self) -> bool:
@@ -73,9 +92,9 @@ class Wait:
 
     def log_if_due(self, find_reason: Callable[[], str] = str) -> None:
         """Log the wait if the interval has passed; only then find the reason, which may take time."""
-        if time.monotonic() - self._logged_at < self._log_interval:
+        if self._clock.monotonic() - self._logged_at < self._log_interval:
             return
-        self._logged_at = time.monotonic()
+        self._logged_at = self._clock.monotonic()
         finite = math.isfinite(self._timeout_seconds)
         limit = f" of at most {self._timeout_seconds:.0f} (--wait-for-resources)" if finite else ""
         reason = find_reason()

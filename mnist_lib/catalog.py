@@ -19,6 +19,7 @@ class ModelEntry:
     hidden_units: int
     learning_rate: float | None = None  # None: the optimizer's default
     schedule: str = "constant"
+    cost: float = 1.0  # roughly, of training on one image; the trials that cost most start first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ MODELS = {
         hidden_units=256,
         learning_rate=0.01,
         schedule="one-cycle",
+        cost=20.0,
     ),
 }
 

@@ -46,15 +46,21 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEvent:
-    """An event of a trial. `final` is true for the last event."""
+    """An event of a trial. `final` is true for the last event.
+
+    `phase` is what the trial does next: "preparing", "training" or "finishing". It decides how long it may be silent.
+    """
 
     trial: str
     final = False
+    phase = "training"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaneStarted(TrialEvent):
-    """A worker has started; it has not loaded TensorFlow or the dataset. `trial` is the first trial of the lane."""
+    """A worker has started; it has not loaded TensorFlow or the dataset. `trial` is empty."""
+
+    phase = "starting"
 
     host: str
     versions: Mapping[str, str]  # of Python and packages in the worker
@@ -62,12 +68,30 @@ class LaneStarted(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Started(TrialEvent):
+    """A trial has been compiled. Its first steps may still take longer than later ones."""
+
+    phase = "preparing"
+
     pid: int
     node: str
     devices: tuple[str, ...]  # one per replica, as TensorFlow names them
     gpus: tuple[str, ...]  # ids of the GPUs that Ray granted
     notices: tuple[str, ...] = ()  # requests that could not be met, with the reason
     resumed_after: int = 0  # the number of epochs that an earlier attempt trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat(TrialEvent):
+    """A sign of life between two epochs, every few seconds."""
+
+    epoch: float  # epochs trained so far, with the share of the running one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(TrialEvent):
+    """The last epoch is done; the evaluation on the test images follows."""
+
+    phase = "finishing"
 
 
 @dataclass(frozen=True, kw_only=True)

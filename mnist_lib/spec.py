@@ -92,6 +92,11 @@ class TrialSpec:
         """The name of the trial within its run."""
         return f"{self.model}-s{self.seed}"
 
+    @property
+    def cost(self) -> float:
+        """Roughly how long the trial takes, compared with other trials of the run."""
+        return MODELS[self.model].cost * self.epochs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
@@ -125,11 +130,21 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How often a trial yields a checkpoint, and when it ends before its last epoch."""
+    """How often a trial yields a checkpoint, and whether it ends before its last epoch."""
 
     checkpoint_seconds: float = 30.0  # minimum time between checkpoints; 0: a checkpoint after each epoch
-    deadline: float = math.inf  # Unix time; an epoch that would end later is not started, except the first of a trial
     max_epochs: int | None = None  # end a trial after this epoch; learning rates are those of the full trial
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial as it is given to a lane."""
+
+    spec: TrialSpec
+    checkpoint: bytes | None = None  # the newest one of an earlier attempt
+    # From now on; an epoch that would end later is not started, except the first. A duration, since the clocks of two
+    # machines may differ.
+    seconds: float = math.inf
 
 
 def trial_grid(models: Iterable[str], seeds: Iterable[int], **shared: Any) -> list[TrialSpec]:
@@ -146,6 +161,11 @@ def trial_grid(models: Iterable[str], seeds: Iterable[int], **shared: Any) -> li
     if not trials:
         raise SpecError("models and seeds: expected at least one of each, got none")
     return trials
+
+
+def by_cost(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
+    """Return the trials, the most expensive first, since the last ones to start should be short."""
+    return sorted(trials, key=lambda trial: -trial.cost)
 
 
 def _require_whole(field: str, value: object, minimum: int, maximum: int) -> None:

@@ -4,7 +4,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,15 @@ from jobs.train import __main__ as train
 from jobs.train import worker
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, EpochDone, Started, TrialEvent, TrialResult
-from mnist_lib.spec import Pace, Resources, TrialSpec
+from mnist_lib.spec import Assignment, Pace, Resources
 
 
 def run_empty_lane(
-    dataset: list[Any], resources: Resources, pace: Pace, specs: Sequence[TrialSpec], checkpoints: Mapping[str, bytes]
+    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, pace: Pace
 ) -> Iterator[TrialEvent]:
     """Yield the events of trials of `mnist-mini`, without the files of a model."""
     probabilities = np.full((1_000, 10), 0.1, np.float32)
-    for spec in specs:
+    for spec in (assignment.spec for assignment in assignments):
         yield Started(trial=spec.id, pid=0, node="", devices=("CPU:0",), gpus=())
         epoch = EpochDone(trial=spec.id, epoch=1, loss=1.0, train=Accuracy(0, 1), validation=None, seconds=1.0)
         yield epoch

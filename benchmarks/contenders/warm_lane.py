@@ -8,7 +8,7 @@ from stopwatch import digits
 
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import TrialFailure, TrialResult
-from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.spec import Assignment, Resources, TrialSpec
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
 data = digits()
@@ -16,7 +16,9 @@ train, test = Split(data.train_images, data.train_labels), Split(data.test_image
 dataset = Dataset.of("bench", "1", train, test)
 specs = [TrialSpec.of(sys.argv[3], seed=seed, epochs=1) for seed in range(int(sys.argv[2]) + 1)]
 seconds, begin = [], time.perf_counter()
-for event in run_trials(specs, lambda: dataset, Resources(cpus=int(sys.argv[4])), WorkerPlace(node="here")):
+for event in run_trials(
+    map(Assignment, specs), lambda: dataset, Resources(cpus=int(sys.argv[4])), WorkerPlace(node="here")
+):
     if isinstance(event, TrialFailure):
         raise SystemExit(event.message)
     if isinstance(event, TrialResult):

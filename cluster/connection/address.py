@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import grpc
 import ray
 
 from cluster.connection import ray_private
-from cluster.deadlines import CONNECT_SECONDS
+from cluster.deadlines import CONNECT_SECONDS, Clock
 from cluster.errors import AuthError, ClusterError, ClusterLostError
 
 TOKEN_FILE = "~/.ray/auth_token"  # Ray looks in RAY_AUTH_TOKEN first, then in the file of RAY_AUTH_TOKEN_PATH
@@ -96,26 +97,38 @@ class HeadWatch:
     a disconnected node until the connection breaks.
     """
 
-    def __init__(self, timeout_seconds: float) -> None:
-        self.dead_nodes: set[str] = set()  # their ids
-        self._timeout_seconds = timeout_seconds
-        self._answered_at = self._asked_at = time.monotonic()
+    def __init__(
+        self, timeout_seconds: float, ask: Callable[[], Sequence[Any]] | None = None, clock: Clock = time
+    ) -> None:
+        self.dead_nodes: frozenset[str] = frozenset()  # their ids
+        self.live_nodes: Sequence[Any] | None = None  # Ray's messages about them; None before the first answer
+        self._address = "" if ask else ray.get_runtime_context().gcs_address
+        self._ask = ask or (lambda: _nodes(self._address))
+        self._timeout_seconds, self._clock = timeout_seconds, clock
+        self._asked_at = clock.monotonic()
+        self.unanswered = 0  # requests since the last answer
 
     def check(self) -> None:
-        """Ask if the interval has passed. Raises ClusterLostError after the timeout without an answer."""
-        if time.monotonic() - self._asked_at < HEAD_INTERVAL_SECONDS:
+        """Ask if the interval has passed. Raises ClusterLostError after the timeout without an answer.
+
+        The timeout counts requests, so that a pause of this process does not end a run.
+        """
+        if self._clock.monotonic() - self._asked_at < HEAD_INTERVAL_SECONDS:
             return
-        self._asked_at = time.monotonic()
+        self._asked_at = self._clock.monotonic()
         try:
-            nodes = _nodes(ray.get_runtime_context().gcs_address)
-            self.dead_nodes = {node.node_id.hex() for node in nodes if node.state != ray_private.ALIVE}
-            self._answered_at = time.monotonic()
+            nodes = self._ask()
         except ClusterLostError as error:
-            silent = time.monotonic() - self._answered_at
-            if silent > self._timeout_seconds:
+            self.unanswered += 1
+            silent = self.unanswered * HEAD_INTERVAL_SECONDS
+            if silent >= self._timeout_seconds:
                 raise ClusterLostError(
                     f"the head of the cluster has not answered for {silent:.0f} s; is it running?"
                 ) from error
+            return
+        self.unanswered = 0
+        self.dead_nodes = frozenset(node.node_id.hex() for node in nodes if node.state != ray_private.ALIVE)
+        self.live_nodes = [node for node in nodes if node.state == ray_private.ALIVE]
 
 
 # Tokens

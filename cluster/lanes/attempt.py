@@ -1,54 +1,93 @@
-"""One attempt at a lane: its unfinished items, its process, and the time of its last event."""
+"""One attempt at an item, in one lane: its state, and the deadline of that state."""
 
 from __future__ import annotations
 
+import enum
 import math
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.deadlines import Limits
-from cluster.lanes.deaths import Death, Kind
-from cluster.lanes.lane import WorkerProcess
+from cluster.lanes.ports import Death, Kind, Lane, WorkerProcess
 
-START_UP_EVENTS = 2  # of an item: the imports and compilations before them take longer than any later interval
+
+class State(enum.Enum):
+    """The state of a lane. Only the type of an event changes it, never the number of events."""
+
+    WAITING = "waiting"  # for resources; `FanOut` limits that wait for all lanes together
+    STARTING = "starting"  # imports, and fetches what all items need
+    IDLE = "idle"  # has no item; it depends on the driver, so it has no deadline
+    PREPARING = "preparing"  # an item: compiles
+    TRAINING = "training"  # an item: sends heartbeats
+    FINISHING = "finishing"  # an item: evaluates
+    ENDING = "ending"  # has no item and will get none
 
 
 @dataclass(kw_only=True)
 class Attempt:
-    generator: Any  # Ray's, of the events
-    items: dict[str, Any]  # the unfinished ones by id, in order; the first is running
+    lane: Lane
+    state_since: float  # also of the last event in this state
+    state: State = State.WAITING
     worker: WorkerProcess | None = None  # None while it waits for resources
-    _last_event_at: float = field(default_factory=time.monotonic)
-    # Of the running item:
-    _began_at: float = math.inf
-    _events: int = 0
-    _longest: float = 0.0  # interval between two events after the start-up, in seconds
+    item: Any = None
+    fetching_since: float | None = None  # while the content of an event is on the way
+    _item_since: float = math.inf
+    _longest: float = 0.0  # seconds between two events while the item is in training
 
-    @property
-    def running(self) -> str:
-        return next(iter(self.items))
+    def start(self, worker: WorkerProcess, now: float) -> None:
+        self.worker = worker
+        self._enter(State.STARTING, now)
 
-    def note_event(self) -> None:
-        """Note that an event has come."""
-        now = time.monotonic()
-        self._events += 1
-        if self._events > START_UP_EVENTS:
-            self._longest = max(self._longest, now - self._last_event_at)
-        self._last_event_at = now
+    def assign(self, item: Any, now: float) -> None:
+        """Note that the lane has been given an item."""
+        self.item, self._item_since, self._longest = item, now, 0.0
+        if self.state is not State.STARTING:
+            self._enter(State.PREPARING, now)
 
-    def begin_next(self) -> None:
-        self._began_at, self._events, self._longest = time.monotonic(), 0, 0.0
+    def note(self, phase: str, now: float) -> None:
+        """Note that an event came after which the item is in this phase."""
+        state = State(phase)
+        if state is self.state is State.TRAINING:
+            self._longest = max(self._longest, now - self.state_since)
+        self._enter(state, now)
 
-    def overdue(self, limits: Limits) -> Death | None:
-        """Return why the attempt is to be abandoned; None while it meets its deadlines."""
-        if self.worker is None or not self.items:
-            return None
-        now = time.monotonic()
-        if now - self._began_at > limits.item_seconds:
+    def end_item(self, now: float) -> None:
+        self.item, self._item_since = None, math.inf
+        self._enter(State.IDLE, now)
+
+    def close(self, now: float) -> None:
+        self._enter(State.ENDING, now)
+
+    def overdue(self, limits: Limits, now: float, *, unread: bool) -> Death | None:
+        """Return why the attempt is to be abandoned; None while it meets its deadlines.
+
+        Args:
+            unread: whether an event waits to be read; then the attempt is not silent.
+        """
+        if now - self._item_since > limits.item_seconds:
             return Death(kind=Kind.OVERTIME, details=f"after {limits.item_seconds:g} s")
-        silent = now - self._last_event_at
-        measured = max(limits.silence_seconds, 10 * self._longest)
-        if silent > (measured if self._longest else limits.first_silence_seconds):
-            return Death(kind=Kind.SILENT, details=f"for {silent:.0f} s, on {self.worker}")
+        if self.fetching_since is not None:
+            if now - self.fetching_since > limits.fetch_seconds:
+                return Death(kind=Kind.NODE_LOST, details=f"with an event on {self.worker}")
+            return None
+        silent = now - self.state_since
+        if not unread and silent > self._deadline(limits):
+            return Death(kind=Kind.SILENT, details=f"for {silent:.0f} s while {self.state.value}, on {self.worker}")
         return None
+
+    def _deadline(self, limits: Limits) -> float:
+        match self.state:
+            case State.STARTING:
+                return limits.starting_seconds
+            case State.PREPARING:
+                return limits.preparing_seconds
+            case State.TRAINING:
+                return max(limits.training_seconds, 10 * self._longest)
+            case State.FINISHING:
+                return limits.finishing_seconds
+            case State.ENDING:
+                return limits.ending_seconds
+        return math.inf
+
+    def _enter(self, state: State, now: float) -> None:
+        self.state, self.state_since, self.fetching_since = state, now, None

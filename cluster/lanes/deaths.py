@@ -1,52 +1,21 @@
 """Why an attempt ended before its items: Ray's errors, sorted into the kinds that are treated differently."""
 
 import re
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import ray
 
 from cluster.errors import first_line
-from cluster.lanes.lane import WorkerProcess
+from cluster.lanes.ports import Death, Kind, WorkerProcess
 
 # The errors of a lost node's tasks. They may come before the head lists the node as dead, or after.
 NODE_LOST = (
     ray.exceptions.NodeDiedError,
     ray.exceptions.LocalRayletDiedError,
-    ray.exceptions.ObjectLostError,  # of an event that was not fetched in time
-    ray.exceptions.GetTimeoutError,  # of such an event too
+    ray.exceptions.ObjectLostError,  # of an event, or of the dataset
 )
 NODE = re.compile(r"\(IP: ([^,)]+)")  # as in "Memory on the node (IP: 10.0.0.7, ID: ...) ..."
 MEMORY = re.compile(r"was (\S+) used / (\S+) limit")  # as in "... was 28.5GB used / 30.0GB limit (0.95)"
-
-
-class Kind(Enum):
-    """What happened: the error code and the words for it."""
-
-    KILLED = "E-CRASH", "worker killed"
-    NODE_LOST = "E-NODE-LOST", "node lost"
-    PREEMPTED = "E-NODE-LOST", "node preempted"
-    OUT_OF_MEMORY = "E-OOM", "out of memory"
-    SILENT = "E-SILENT", "silent"
-    OVERTIME = "E-TIMEOUT", "timed out"
-    ENDED_EARLY = "E-CRASH", "ended early"
-    BUG = "E-BUG", "bug"
-
-    def __init__(self, code: str, text: str) -> None:
-        self.code, self.text = code, text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Death:
-    """The end of an attempt."""
-
-    kind: Kind
-    details: str = ""  # on which node, how much memory
-    traceback: str = ""  # of a bug, in the worker
-
-    def __str__(self) -> str:
-        return f"{self.kind.text} {self.details}".rstrip()
 
 
 def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None) -> Death:
@@ -57,6 +26,8 @@ def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None) -> De
     """
     where = f"on {worker}" if worker else ""
     if isinstance(error, ray.exceptions.RayTaskError):
+        if isinstance(error.cause, ray.exceptions.RayError):  # what the task itself asked of Ray failed
+            return death_of(error.cause, worker)
         return Death(kind=Kind.BUG, details=f"({type(error.cause).__name__}: {error.cause})", traceback=str(error))
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         host, used = NODE.search(str(error)), MEMORY.search(str(error))

@@ -1,45 +1,24 @@
-"""Runs lanes of items as streaming generator tasks and yields their events as they come.
+"""Supervises lanes: one queue of items, a deadline for every state, and another attempt after a death.
 
-Ray itself retries nothing here (`max_retries=0`): it would run a whole lane again, and count failures in its own way.
-An attempt that ends early leaves its unfinished items to the next attempt. Late events of an abandoned attempt are
-ignored. Every wait has a deadline: for resources, for an event, for the head of the cluster.
+A free lane takes the next item, and a node that joins gets a lane. Ray itself retries nothing here (`max_retries=0`):
+it would count failures in its own way. Late events of an abandoned attempt are ignored. This module knows the cluster
+and the time only through their protocols, so that tests can simulate both.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import ray
-
-from cluster.connection.address import HeadWatch
-from cluster.deadlines import BACK_OFF_SECONDS, FETCH_SECONDS, TICK_SECONDS, Limits, Wait
+from cluster.deadlines import BACK_OFF_SECONDS, MAX_TICK_SECONDS, TICK_SECONDS, Clock, Limits, Wait
 from cluster.errors import ResourcesError
-from cluster.lanes.attempt import Attempt
-from cluster.lanes.deaths import Death, Kind, death_of
-from cluster.lanes.lane import WorkerProcess, kill
-from cluster.lanes.resources import LanePlan, describe_free_resources
-
-T = TypeVar("T")
-
-
-class Item(Protocol):
-    """A piece of work. A lane does one item after the other."""
-
-    @property
-    def id(self) -> str: ...
-
-
-class LaneEvent(Protocol):
-    """An event of the item whose id is `trial`; its last one if `final`."""
-
-    @property
-    def trial(self) -> str: ...
-    @property
-    def final(self) -> bool: ...
+from cluster.lanes.attempt import Attempt, State
+from cluster.lanes.ports import Cluster, Death, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
+from cluster.lanes.resources import LanePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,129 +31,193 @@ class Died:
     final: bool
 
 
-# items -> ObjectRefGenerator of a `WorkerProcess`, then the items' events in the items' order
-Start = Callable[[Sequence[Any]], Any]
-
-
 class FanOut:
-    """The running lanes, from `submit` to the last of `events`. Leaving the context kills what still runs.
+    """The lanes of a run, from `submit` to the last of `events`. Leaving the context kills what still runs.
 
     Args:
-        start: starts one attempt at a lane.
         limits: when to abandon an attempt or an item.
-        plan: the resources of each attempt.
-        release: gives back what an attempt holds besides the resources of its task.
+        plan: the resources of each lane, and the number of lanes to start with.
+        payload: (item, rounds) -> what the lane is given. `rounds` is how many items each lane has left, with this one.
+        max_lanes: the number of lanes when nodes have joined; None for one per item.
+        is_full: returns whether events should wait because earlier ones are not recorded yet. It delays no deadline.
     """
 
     def __init__(
-        self, start: Start, limits: Limits, plan: LanePlan, release: Callable[[Any], None] = lambda generator: None
+        self,
+        cluster: Cluster,
+        limits: Limits,
+        plan: LanePlan,
+        payload: Callable[[Any, int], Any],
+        *,
+        max_lanes: int | None = None,
+        is_full: Callable[[], bool] = lambda: False,
+        clock: Clock = time,
     ) -> None:
-        self._start, self._limits, self._plan, self._release = start, limits, plan, release
+        self._cluster, self._limits, self._plan, self._payload = cluster, limits, plan, payload
+        self._max_lanes, self._is_full, self._clock = max_lanes, is_full, clock
         self._deaths: dict[str, Counter[Kind]] = defaultdict(Counter)
-        self._running: dict[Any, Attempt] = {}  # by generator
-        self._backing_off: list[tuple[float, Sequence[Any]]] = []  # when to start them again
+        self._queue: deque[Any] = deque()
+        self._backing_off: list[tuple[float, Any]] = []  # when to queue them again
+        self._attempts: dict[Lane, Attempt] = {}
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
-        self._head = HeadWatch(limits.head_seconds)
+        self._time, self._checked_at = _RunningTime(clock), -math.inf
+        self._lost: frozenset[str] = frozenset()
         what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"
-        self._wait = Wait(what, timeout_seconds=limits.wait_seconds, log_interval=limits.log_interval_seconds)
+        self._wait = Wait(
+            what, timeout_seconds=limits.wait_seconds, log_interval=limits.log_interval_seconds, clock=self._time
+        )
 
     def __enter__(self) -> FanOut:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for generator in self._running:
-            ray.cancel(generator, force=True)
-            self._release(generator)
-        for _, attempt in self._abandoned:
-            self._kill(attempt)
+        for attempt in [*self._attempts.values(), *(attempt for _, attempt in self._abandoned)]:
+            self._cluster.kill(attempt.lane, attempt.worker)
 
     def submit(self, items: Sequence[Any]) -> None:
-        """Start a lane of these items, in their order."""
-        if items:
-            generator = self._start(items)
-            self._running[generator] = Attempt(generator=generator, items={item.id: item for item in items})
+        """Add items to the end of the queue, and start lanes for them."""
+        self._queue.extend(items)
+        for _ in range(min(len(items), self._plan.lanes - len(self._attempts))):
+            self._start_lane()
 
     def events(self) -> Iterator[LaneEvent | Died]:
         """Yield every event of every lane as it comes, and every death, until all items have ended.
 
         Raises:
-            ResourcesError: no attempt was given its resources in time.
+            ResourcesError: no lane was given its resources in time.
             ClusterLostError: the head of the cluster no longer answers.
         """
         self._wait.restart()  # before that the caller may have waited for something else
-        while self._running or self._backing_off:
-            yield from self._take_ready_events()
-            self._head.check()
+        while self._queue or self._backing_off or any(attempt.item for attempt in self._attempts.values()):
+            unread = self._wait_for_events()
+            self._time.tick()
+            if not self._is_full():
+                for lane in unread:
+                    yield from self._take_event(self._attempts[lane])
+                unread = []
+            if self._now - self._checked_at < TICK_SECONDS:
+                continue
+            self._checked_at = self._now
+            self._cluster.check()
             self._check_wait()
-            yield from self._abandon_overdue()
+            yield from self._abandon_overdue(unread)
             self._kill_abandoned()
-            self._restart()
+            self._queue_due_items()
+            self._supply()
 
     def attempts(self, item: str) -> int:
         """Return the number of attempts at an item so far, including the running one."""
         return self._deaths[item].total() + 1
 
-    def _take_ready_events(self) -> Iterator[LaneEvent | Died]:
-        """Yield at most one event of each lane, so that no lane delays the others."""
-        if not self._running:
-            time.sleep(TICK_SECONDS)
-            return
-        ready, _ = ray.wait([*self._running], num_returns=1, timeout=TICK_SECONDS)
-        if ready:
-            ready, _ = ray.wait([*self._running], num_returns=len(self._running), timeout=0)
-        for generator in ready:
-            yield from self._take_event(self._running[generator])
+    @property
+    def _now(self) -> float:
+        return self._time.monotonic()
+
+    # Lanes and their items
+
+    def _start_lane(self) -> None:
+        lane = self._cluster.start()
+        self._attempts[lane] = Attempt(lane=lane, state_since=self._now)
+
+    def _supply(self) -> None:
+        """Give idle lanes an item or close them, and start lanes where there is room for them."""
+        for attempt in self._attempts.values():
+            if attempt.state is State.IDLE:
+                self._assign(attempt)
+        if self._queue and not any(attempt.state is State.WAITING for attempt in self._attempts.values()):
+            running = sum(attempt.state is not State.ENDING for attempt in self._attempts.values())
+            wanted = running + len(self._queue)
+            if running < min(wanted, self._max_lanes or wanted, max(1, self._cluster.capacity())):
+                self._start_lane()
+
+    def _assign(self, attempt: Attempt) -> None:
+        if self._queue:
+            lanes = max(self._plan.lanes, sum(other.item is not None for other in self._attempts.values()))
+            rounds = math.ceil((len(self._queue) + len(self._backing_off)) / lanes)
+            item = self._queue.popleft()
+            attempt.assign(item, self._now)
+            self._cluster.assign(attempt.lane, self._payload(item, rounds))
+        elif not self._backing_off:
+            attempt.close(self._now)
+            self._cluster.close(attempt.lane)
+
+    # Events
+
+    def _wait_for_events(self) -> Sequence[Lane]:
+        if self._attempts and not self._is_full():
+            return self._cluster.wait(self._attempts, TICK_SECONDS)
+        self._clock.sleep(TICK_SECONDS)
+        return self._cluster.wait(self._attempts, 0) if self._attempts else []
 
     def _take_event(self, attempt: Attempt) -> Iterator[LaneEvent | Died]:
+        """Take at most one event, so that no lane delays the others."""
+        now = self._now
         try:
-            event = ray.get(next(attempt.generator), timeout=FETCH_SECONDS)
-        except StopIteration:
-            del self._running[attempt.generator]
-            self._release(attempt.generator)
-            if attempt.items:
-                yield from self._schedule_next(attempt, Death(kind=Kind.ENDED_EARLY))
+            event = self._cluster.take(attempt.lane)
+        except LaneEnded:
+            self._forget(attempt)
+            if attempt.item is not None:
+                yield from self._retry_or_fail(attempt, Death(kind=Kind.ENDED_EARLY))
             return
-        except ray.exceptions.RayError as error:
-            death = death_of(error, attempt.worker)
-            if death.kind is Kind.BUG:
-                yield from self._fail_all(attempt, death)
+        except LaneDied as died:
+            if died.death.kind is Kind.BUG:
+                self._forget(attempt)
+                yield from self._fail(attempt, died.death)
             else:
-                yield from self._abandon(attempt, death)  # it may be alive, with only its event lost
+                yield from self._abandon(attempt, died.death)  # it may be alive, with only its event lost
             return
-        attempt.note_event()
-        if isinstance(event, WorkerProcess):
-            attempt.worker = event
-            attempt.begin_next()
-            return
-        if event.final:
-            attempt.items.pop(event.trial, None)
-            attempt.begin_next()
-        yield event
+        if event is None:
+            attempt.fetching_since = attempt.fetching_since or now
+        elif isinstance(event, WorkerProcess):
+            attempt.start(event, now)
+            self._assign(attempt)
+        elif event.final:
+            attempt.end_item(now)
+            self._assign(attempt)  # before the event is recorded, so that the lane does not wait for that
+            yield event
+        else:
+            attempt.note(event.phase, now)
+            yield event
 
-    def _fail_all(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """End all items of an attempt that met a bug. Expected failures of an item arrive as events instead."""
-        del self._running[attempt.generator]
-        self._release(attempt.generator)
-        for item in attempt.items:
-            yield Died(item=item, attempt=self.attempts(item), death=death, final=True)
+    def _forget(self, attempt: Attempt) -> None:
+        del self._attempts[attempt.lane]
+        self._cluster.forget(attempt.lane)
+
+    # Deaths
 
     def _abandon(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        del self._running[attempt.generator]
-        ray.cancel(attempt.generator)
-        self._abandoned.append((time.monotonic() + self._limits.cancel_seconds, attempt))
-        if attempt.items:
-            yield from self._schedule_next(attempt, death)
+        del self._attempts[attempt.lane]
+        self._cluster.cancel(attempt.lane)
+        self._abandoned.append((self._now + self._limits.cancel_seconds, attempt))
+        yield from self._retry_or_fail(attempt, death)
 
-    def _schedule_next(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """Schedule another attempt at the unfinished items, of which the first, the running one, has died."""
-        running, items = attempt.running, [*attempt.items.values()]
-        final = not self._is_worth_another(running, death.kind)
-        number = self.attempts(running)
-        self._deaths[running][death.kind] += 1
-        first, longest = BACK_OFF_SECONDS
-        delay = 0.0 if final else min(longest, first * 2.0 ** (number - 1))
-        self._backing_off.append((time.monotonic() + delay, items[1:] if final else items))
-        yield Died(item=running, attempt=number, death=death, final=final)
+    def _retry_or_fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
+        """Queue the item of a dead attempt again after a pause, if it is worth another attempt."""
+        item = attempt.item
+        if item is None and attempt.state in (State.WAITING, State.STARTING) and self._queue:
+            item = self._queue.popleft()  # a lane that cannot start counts against an item, so that retries end
+        if item is None:
+            return
+        final = not self._is_worth_another(item.id, death.kind)
+        number = self.attempts(item.id)
+        self._deaths[item.id][death.kind] += 1
+        if not final:
+            first, longest = BACK_OFF_SECONDS
+            delay = min(longest, first * 2.0 ** (number - 1))
+            self._backing_off.append((self._now + delay, item))
+        yield Died(item=item.id, attempt=number, death=death, final=final)
+
+    def _fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
+        """End the item of an attempt that met a bug; if that was at the start of a lane, all others would meet it, too.
+
+        Expected failures of an item arrive as events instead.
+        """
+        items = [] if attempt.item is None else [attempt.item]
+        if attempt.state in (State.WAITING, State.STARTING):
+            items += self._queue
+            self._queue.clear()
+        for item in items:
+            yield Died(item=item.id, attempt=self.attempts(item.id), death=death, final=True)
 
     def _is_worth_another(self, item: str, kind: Kind) -> bool:
         if kind is Kind.OVERTIME:
@@ -184,43 +227,61 @@ class FanOut:
             return False
         return before.total() < self._limits.max_failures
 
-    def _restart(self) -> None:
-        due, self._backing_off = _split_by_time(self._backing_off)
-        for items in due:
-            self.submit(items)
+    def _queue_due_items(self) -> None:
+        self._queue.extendleft(reversed([item for at, item in self._backing_off if at <= self._now]))
+        self._backing_off = [(at, item) for at, item in self._backing_off if at > self._now]
 
-    def _abandon_overdue(self) -> Iterator[Died]:
-        for attempt in [*self._running.values()]:
-            death = attempt.overdue(self._limits)
-            if attempt.worker and attempt.worker.node in self._head.dead_nodes:
+    # Deadlines
+
+    def _abandon_overdue(self, unread: Sequence[Lane]) -> Iterator[Died]:
+        lost = self._cluster.lost_nodes()
+        if lost - self._lost:
+            self._restart_waiting_lanes()
+        self._lost = lost
+        for attempt in [*self._attempts.values()]:
+            death = attempt.overdue(self._limits, self._now, unread=attempt.lane in unread)
+            if attempt.worker and attempt.worker.node in lost:
                 death = Death(kind=Kind.NODE_LOST, details=f"on {attempt.worker}")
-            if death and not ray.wait([attempt.generator], timeout=0)[0]:  # an event may have come meanwhile
+            if death:
                 yield from self._abandon(attempt, death)
 
+    def _restart_waiting_lanes(self) -> None:
+        """Restart lanes that have not begun: one of them may have been placed on a node that was lost just then."""
+        for attempt in [attempt for attempt in self._attempts.values() if attempt.state is State.WAITING]:
+            del self._attempts[attempt.lane]
+            self._cluster.kill(attempt.lane, None)
+            self._start_lane()
+
     def _check_wait(self) -> None:
-        if not self._running or any(attempt.worker for attempt in self._running.values()):
+        states = [attempt.state for attempt in self._attempts.values()]
+        if not states or any(state is not State.WAITING for state in states):
             self._wait.restart()
         elif self._wait.is_over:
             raise ResourcesError(
-                f"{self._plan.lane_resources} not free within {self._wait.seconds:.0f} s ({describe_free_resources()})"
+                f"{self._plan.lane_resources} not free within {self._wait.seconds:.0f} s"
+                f" ({self._cluster.describe_free()})"
                 "; wait longer with --wait-for-resources SECONDS, or lower --cpus-per-trial or --gpus-per-trial"
             )
         else:
-            self._wait.log_if_due(describe_free_resources)
+            self._wait.log_if_due(self._cluster.describe_free)
 
     def _kill_abandoned(self) -> None:
-        due, self._abandoned = _split_by_time(self._abandoned)
-        for attempt in due:
-            self._kill(attempt)
-
-    def _kill(self, attempt: Attempt) -> None:
-        ray.cancel(attempt.generator, force=True)
-        self._release(attempt.generator)
-        if attempt.worker:
-            kill(attempt.worker)
+        for attempt in [attempt for at, attempt in self._abandoned if at <= self._now]:
+            self._cluster.kill(attempt.lane, attempt.worker)
+        self._abandoned = [(at, attempt) for at, attempt in self._abandoned if at > self._now]
 
 
-def _split_by_time(timed: Sequence[tuple[float, T]]) -> tuple[list[T], list[tuple[float, T]]]:
-    """Return what is due, and the rest with its times."""
-    now = time.monotonic()  # once: between two calls something could become due and be in neither list
-    return [item for at, item in timed if at <= now], [(at, item) for at, item in timed if at > now]
+class _RunningTime:
+    """The time by which deadlines are judged. It does not pass while this process is stopped."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._now, self._read_at = clock, 0.0, clock.monotonic()
+        self.sleep = clock.sleep
+
+    def tick(self) -> None:
+        read_at = self._clock.monotonic()
+        self._now += min(read_at - self._read_at, MAX_TICK_SECONDS)
+        self._read_at = read_at
+
+    def monotonic(self) -> float:
+        return self._now

@@ -1,11 +1,17 @@
 """A lane as Ray runs it: a streaming generator task, on one node or as the first member of a group of nodes."""
 
+from __future__ import annotations
+
+import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,47 +19,28 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from cluster.connection.address import HeadWatch
 from cluster.connection.ray_private import MAX_UNREAD_OPTION, WORKER_TITLE
-from cluster.lanes.resources import LanePlan
+from cluster.deadlines import MAX_POLL_SECONDS, POLL_SECONDS, Limits
+from cluster.lanes.deaths import death_of
+from cluster.lanes.ports import LaneDied, LaneEnded, WorkerProcess
+from cluster.lanes.resources import LanePlan, count_lanes, describe_free_resources, node_of
 
 MAX_UNREAD_EVENTS = 16  # of one worker; they take the driver's memory
+MAX_WAITING_LANES = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerProcess:
-    node: str  # Ray's id
-    host: str
-    pid: int
+class RayLanes:
+    """Lanes as streaming generator tasks: the `ports.Cluster` of a connected Ray cluster.
 
-    def __str__(self) -> str:
-        return self.host
-
-
-def kill(worker: WorkerProcess) -> None:
-    """Kill the process by a task on its node. ray.cancel would ask the process, which may be stopped, to end itself."""
-    on_node = NodeAffinitySchedulingStrategy(worker.node, soft=False)
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(_kill_worker)
-    task.options(scheduling_strategy=on_node).remote(worker.pid)
-
-
-def _kill_worker(pid: int) -> None:
-    import psutil  # a dependency of Ray's
-
-    # Meanwhile the pid may belong to another process.
-    with contextlib.suppress(psutil.Error, ProcessLookupError):
-        if any(WORKER_TITLE in word for word in psutil.Process(pid).cmdline()):
-            os.kill(pid, signal.SIGKILL)
-
-
-class LaneStarter:
-    """Starts tasks on the resources of a lane. Each yields its `WorkerProcess`, then all that `function` yields.
-
-    With a plan of several nodes, the task is the first member of a group, and `function` uses `OtherMembers`.
+    Each task calls `function(assignments, *arguments)`, which does one assignment after the other and yields events.
+    With a plan of several nodes, it is the first member of a group, and `function` uses `OtherMembers`.
     """
 
-    def __init__(self, function: Callable[..., Iterator[Any]], plan: LanePlan) -> None:
-        self._function, self._plan = function, plan
-        self._groups: dict[Any, PlacementGroup] = {}  # by generator
+    def __init__(self, function: Callable[..., Iterator[Any]], plan: LanePlan, limits: Limits, *arguments: Any) -> None:
+        self._function, self._plan, self._arguments = function, plan, arguments
+        self._head = HeadWatch(limits.head_seconds)
+        self._numbers = itertools.count()
         self._task: Any = ray.remote(
             num_returns="streaming",
             num_cpus=plan.cpus,
@@ -61,29 +48,162 @@ class LaneStarter:
             max_retries=0,  # `FanOut` decides on retries
             max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
         )(_process_then_events)
+        node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # It restarts after a death, but without its items: the lanes then end, and others take their place.
+        self._mailbox: Any = (
+            ray.remote(_Mailbox)
+            .options(num_cpus=0, max_restarts=-1, max_concurrency=MAX_WAITING_LANES, scheduling_strategy=node)
+            .remote()
+        )
 
-    def start(self, *arguments: Any) -> Any:
-        """Start a task and return the generator of its events."""
+    def start(self) -> _RayLane:
         strategy: Any = "DEFAULT"
+        group = None
         if self._plan.nodes > 1:
             part = {"CPU": float(self._plan.cpus)} | ({"GPU": float(self._plan.gpus)} if self._plan.gpus else {})
             group = placement_group([part] * self._plan.nodes, strategy="STRICT_SPREAD")
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         options = {"scheduling_strategy": strategy, MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS}
-        generator = self._task.options(name=self._function.__name__, **options).remote(self._function, *arguments)
-        if self._plan.nodes > 1:
-            self._groups[generator] = group
-        return generator
+        number = next(self._numbers)
+        assignments = Assignments(self._mailbox, number)
+        task = self._task.options(name=self._function.__name__, **options)
+        return _RayLane(number, task.remote(self._function, assignments, *self._arguments), group)
 
-    def release(self, generator: Any) -> None:
-        """Give back the nodes of a group, and kill what still runs there."""
-        if generator in self._groups:
-            remove_placement_group(self._groups.pop(generator))
+    def assign(self, lane: _RayLane, payload: Any) -> None:
+        self._mailbox.put.remote(lane.number, payload)
+
+    def close(self, lane: _RayLane) -> None:
+        self._mailbox.close.remote(lane.number)
+
+    def wait(self, lanes: Collection[_RayLane], seconds: float) -> list[_RayLane]:
+        by_reference = {lane.next_event or lane.generator: lane for lane in lanes}
+        ready, _ = ray.wait([*by_reference], num_returns=1, timeout=seconds)
+        if ready and len(by_reference) > 1:
+            ready, _ = ray.wait([*by_reference], num_returns=len(by_reference), timeout=0)
+        return [by_reference[reference] for reference in ready]
+
+    def take(self, lane: _RayLane) -> Any | None:
+        try:
+            lane.next_event = lane.next_event or next(lane.generator)
+            if not ray.wait([lane.next_event], timeout=0)[0]:
+                return None
+            event, lane.next_event = ray.get(lane.next_event), None
+        except StopIteration:
+            raise LaneEnded from None
+        except ray.exceptions.RayError as error:
+            raise LaneDied(death_of(error, lane.worker)) from error
+        if isinstance(event, WorkerProcess):
+            lane.worker = event
+        return event
+
+    def cancel(self, lane: _RayLane) -> None:
+        ray.cancel(lane.generator)
+
+    def kill(self, lane: _RayLane, worker: WorkerProcess | None) -> None:
+        ray.cancel(lane.generator, force=True)
+        if self._head.unanswered:
+            return  # what follows would wait for the head
+        self.forget(lane)
+        if worker:
+            _kill(worker)
+
+    def forget(self, lane: _RayLane) -> None:
+        if lane.group is not None:  # and kill what still runs on its nodes
+            remove_placement_group(lane.group)
+            lane.group = None
+
+    def check(self) -> None:
+        self._head.check()
+
+    def lost_nodes(self) -> frozenset[str]:
+        return self._head.dead_nodes
+
+    def capacity(self) -> int:
+        if self._head.live_nodes is None:
+            return self._plan.lanes
+        return count_lanes(self._plan, [node_of(message) for message in self._head.live_nodes])
+
+    def describe_free(self) -> str:
+        return describe_free_resources()
+
+
+@dataclass(eq=False)
+class _RayLane:
+    number: int
+    generator: Any  # Ray's, of the events
+    group: PlacementGroup | None
+    next_event: Any = None  # the reference to it, while its content is on the way
+    worker: WorkerProcess | None = None
+
+
+def _kill(worker: WorkerProcess) -> None:
+    """Kill the process by a task on its node. ray.cancel would ask the process, which may be stopped, to end itself."""
+    on_node = NodeAffinitySchedulingStrategy(worker.node, soft=False)
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_kill_worker)
+    task.options(scheduling_strategy=on_node).remote(worker)
+
+
+def _kill_worker(worker: WorkerProcess) -> None:
+    import psutil  # a dependency of Ray's
+
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(worker.pid)
+        # By now, the pid may belong to another process. Two processes may disagree by a second on a time of creation.
+        if abs(process.create_time() - worker.started_at) < 2 and WORKER_TITLE in " ".join(process.cmdline()):
+            process.kill()
 
 
 def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[WorkerProcess | Any]:
-    yield WorkerProcess(node=ray.get_runtime_context().get_node_id(), host=socket.gethostname(), pid=os.getpid())
+    import psutil
+
+    yield WorkerProcess(
+        node=ray.get_runtime_context().get_node_id(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at=psutil.Process().create_time(),
+    )
     yield from function(*arguments)
+
+
+class _Mailbox:
+    """The items of the lanes, as an actor on the driver's node: a running task has no other way to get them."""
+
+    def __init__(self) -> None:
+        self._payloads: dict[int, list[Any]] = defaultdict(list)
+        self._closed: set[int] = set()
+        self._changed: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def put(self, lane: int, payload: Any) -> None:
+        self._payloads[lane].append(payload)
+        self._changed.pop(lane, asyncio.Event()).set()
+
+    async def close(self, lane: int) -> None:
+        self._closed.add(lane)
+        self._changed.pop(lane, asyncio.Event()).set()
+
+    async def get(self, lane: int, index: int) -> list[Any]:
+        """Return the item of that index in a list, or an empty list if there will be none."""
+        while len(self._payloads[lane]) <= index and lane not in self._closed:
+            await self._changed[lane].wait()
+        return self._payloads[lane][index : index + 1]
+
+
+class Assignments:
+    """The items of a lane, as an iterator in the lane's task. Each member of a group sees the same ones."""
+
+    def __init__(self, mailbox: Any, lane: int) -> None:
+        self._mailbox, self._lane = mailbox, lane
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in itertools.count():
+            reference, pause = self._mailbox.get.remote(self._lane, index), POLL_SECONDS
+            while not ray.wait([reference], timeout=0)[0]:  # a wait that blocks would give back the CPU of this task
+                time.sleep(pause)
+                pause = min(2 * pause, MAX_POLL_SECONDS)
+            found = ray.get(reference)
+            if not found:
+                return
+            yield from found
 
 
 class OtherMembers:

@@ -1,20 +1,18 @@
 """What fits on which node. Sums over a cluster mislead: a task that asks for 2 GPUs does not fit on two nodes of 1."""
 
-import itertools
+import heapq
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 
 from cluster.connection.ray_private import free_resources, this_machine_resources
 from cluster.deadlines import TICK_SECONDS, Wait
 from cluster.errors import ResourcesError, counted
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +55,17 @@ def live_nodes() -> list[Node]:
         for node in nodes
         if node["Alive"]
     ]
+
+
+def node_of(message: Any) -> Node:
+    """Return the node that a message of Ray's head describes."""
+    total = message.resources_total
+    return Node(
+        id=message.node_id.hex(),
+        host=message.node_manager_hostname,
+        cpus=int(total.get("CPU", 0)),
+        gpus=int(total.get("GPU", 0)),
+    )
 
 
 def describe_free_resources() -> str:
@@ -127,6 +136,13 @@ def plan_lanes(
     return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus, nodes=nodes_per_trial)
 
 
+def count_lanes(plan: LanePlan, nodes: Sequence[Node]) -> int:
+    """Return how many lanes of the plan fit on the nodes."""
+    if not plan.cpus:
+        return plan.lanes
+    return count_groups(_slots(nodes, plan.cpus, plan.gpus), plan.nodes)
+
+
 def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:
     """Return the plan as soon as enough nodes have joined. Raises its last ResourcesError when the time is up."""
     wait = Wait("nodes", timeout_seconds=seconds)
@@ -156,7 +172,9 @@ def count_groups(slots: Sequence[int], size: int) -> int:
     return groups
 
 
-def split_evenly(items: Sequence[T], lanes: int) -> list[Sequence[T]]:
-    """Split the items into `lanes` contiguous sequences: adjacent trials can often reuse a compiled function."""
-    cuts = [len(items) * lane // lanes for lane in range(lanes + 1)]
-    return [items[begin:end] for begin, end in itertools.pairwise(cuts)]
+def makespan(seconds: Iterable[float], lanes: int) -> float:
+    """Return when the last item ends, if each free lane takes the next item. The items take that many seconds each."""
+    ends = [0.0] * max(1, lanes)
+    for duration in seconds:
+        heapq.heappush(ends, heapq.heappop(ends) + duration)
+    return max(ends)

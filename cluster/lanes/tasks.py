@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connection.address import HeadWatch
-from cluster.deadlines import TICK_SECONDS, Limits, Wait
+from cluster.deadlines import PREPARE_SECONDS, TICK_SECONDS, Limits, Wait
 from cluster.errors import ClusterError, ResourcesError, first_line
 from cluster.lanes.resources import Node, describe_free_resources, live_nodes
 
@@ -21,17 +21,31 @@ MAX_RETRIES = 3
 
 
 def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_returns: int = 1) -> Any:
-    """Start a task on the driver's node, where the user's paths are, without waiting for a free CPU."""
+    """Start a task on the driver's node, where the user's paths are, without waiting for a free CPU.
+
+    Args:
+        function: may be called again after a failure of Ray.
+    """
     node = ray.get_runtime_context().get_node_id()
-    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)  # 1: frees what the task has imported
+    # Ray calls it again if its node, or the object that it returned, is lost. max_calls=1 frees what it has imported.
+    task: Any = ray.remote(num_cpus=0, max_retries=MAX_RETRIES, max_calls=1)(function)
     affinity = NodeAffinitySchedulingStrategy(node, soft=True)
     return task.options(num_returns=num_returns, scheduling_strategy=affinity).remote(*arguments)
 
 
-def result_of(reference: Any, what: str = "a task") -> Any:
-    """Wait for a task, log the wait at intervals, and return the task's result. Raises as `value_of` does."""
-    wait = Wait(what)
+def result_of(reference: Any, what: str = "a task", head_seconds: float = Limits.head_seconds) -> Any:
+    """Wait for a task, log the wait at intervals, and return the task's result.
+
+    Raises:
+        ClusterError: it has not ended within hours, or as in `value_of`.
+        ClusterLostError: the head no longer answers.
+        Exception: as in `value_of`.
+    """
+    wait, head = Wait(what), HeadWatch(head_seconds)
     while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
+        head.check()
+        if wait.seconds > PREPARE_SECONDS:
+            raise ClusterError(f"{what} has not ended within {wait.seconds:.0f} s; see the log of its worker")
         wait.log_if_due()
     return value_of(reference)
 

@@ -62,7 +62,7 @@ def _lines(progress: RunProgress) -> Show:
             last_line[trial.id] = now
             log.info(
                 "%s: epoch %s, loss %s, %s accuracy %s, %s images/s, %s left",
-                *(trial.id, f"{trial.epoch} of {trial.epochs}", _text(trial.loss, ".4f"), _accuracy_name(trial)),
+                *(trial.id, f"{trial.epoch:.3g} of {trial.epochs}", _text(trial.loss, ".4f"), _accuracy_name(trial)),
                 *(_text(trial.accuracy, ".2%"), _text(trial.images_per_second, ",.0f")),
                 time_left(progress.seconds_left(trial)),
             )
@@ -77,7 +77,7 @@ def drawing(progress: RunProgress, console: Console) -> Group:
     room = max(1, console.height - 6)  # an empty line, two lines of headings, two of totals, and the cursor's
     rows = [_cells(progress, trial) for trial in trials[:room]]
     widths = {"state": 8, "loss": 7, "validation": 10, "training": 10, "test": 8, "node": 24}
-    widths["epochs"] = max(len("epochs"), *(len(f"{trial.epoch}/{trial.epochs}") for trial in trials))
+    widths["epochs"] = max(len("epochs"), *(len(f"{trial.epochs}/{trial.epochs}") for trial in trials))
     widths["trial"] = min(MAX_TRIAL_WIDTH, max(len(trial.id) for trial in trials))
     shown = {heading: widths.get(heading, len(heading)) for heading in rows[0]}
     if all(trial.attempt == 1 for trial in trials):
@@ -110,7 +110,7 @@ def _cells(progress: RunProgress, trial: TrialProgress) -> dict[str, RenderableT
     return {
         "trial": Text(trial.id),
         "state": Text(trial.state.value, style=STYLES[trial.state]),
-        "epochs": f"{trial.epoch}/{trial.epochs}",
+        "epochs": f"{int(trial.epoch)}/{trial.epochs}",
         "loss": _text(trial.loss, ".4f"),
         _accuracy_name(trial): _text(trial.accuracy, ".2%"),
         "test": _text(trial.test_accuracy, ".2%"),

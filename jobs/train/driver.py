@@ -1,14 +1,17 @@
 """A run, from the plan to the stored models. It connects trials and the cluster, and never imports TensorFlow."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.connection.session import end_children
+from cluster.deadlines import Clock, Limits
 from cluster.lanes.fan_out import FanOut
-from cluster.lanes.lane import LaneStarter
-from cluster.lanes.resources import live_nodes, split_evenly, wait_for_plan
+from cluster.lanes.lane import RayLanes
+from cluster.lanes.ports import Cluster
+from cluster.lanes.resources import LanePlan, live_nodes, wait_for_plan
 from cluster.lanes.tasks import result_of, start_beside_driver
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
@@ -24,7 +27,7 @@ from mnist_lib.data.split import DatasetInfo, validation_size
 from mnist_lib.errors import IntegrityError
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
-from mnist_lib.spec import Pace, TrialSpec
+from mnist_lib.spec import Assignment, TrialSpec, by_cost
 from mnist_lib.store.champions import champion, promote
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.objects import Objects, failpoint
@@ -61,40 +64,34 @@ def train_trials(
         VersionsError: the workers have different package versions.
         StoreError: the storage cannot be written, or another process took over the run.
     """
+    deadline = options.deadline(begin - folder.seconds_worked())
     with connected(options), stoppable(advice, end_children):
-        return _run(options, trials, options.pace(begin), folder, code)
+        return _run(options, trials, deadline, folder, code)
 
 
 def _run(
-    options: TrainOptions, trials: Sequence[TrialSpec], pace: Pace, folder: RunFolder, code: Mapping[str, Any]
+    options: TrainOptions, trials: Sequence[TrialSpec], deadline: float, folder: RunFolder, code: Mapping[str, Any]
 ) -> dict[str, Any]:
     begin, shown = time.monotonic(), not options.quiet
-    recorder = Recorder(folder, trials)
     source = (options.dataset, options.data_dir, options.data_source)
     images, info = start_beside_driver(worker.prepare_dataset, *source, num_returns=2)
-    if recorder.unfinished:
-        count = len(recorder.unfinished)
-        plan = wait_for_plan(lambda: plan_of(options, count, live_nodes()), options.wait_for_resources or 0.0)
-        log.info("preparing %s; starting %s for %s", options.dataset, plan, counted(count, "trial"))
-        lanes = LaneStarter(worker.run_lane, plan)
-        resources = options.resources(plan.cpus, plan.gpus)
-
-        def start(specs: Sequence[TrialSpec]) -> Any:
-            return lanes.start([images], resources, pace, specs, recorder.checkpoints(specs))
-
-        with FanOut(start, options.limits(), plan, lanes.release) as fan_out:
-            for lane in split_evenly(recorder.unfinished, plan.lanes):
-                fan_out.submit(lane)
+    with Recorder(folder, trials) as recorder:
+        folder.append_history({"event": "driver"})
+        if recorder.unfinished:
+            plan = _plan(options, len(recorder.unfinished))
+            limits, resources = options.limits(), options.resources(plan.cpus, plan.gpus)
+            lanes = RayLanes(worker.run_lane, plan, limits, [images], resources, options.pace())
+            with fan_out_of(lanes, limits, plan, recorder, deadline, options.max_concurrent) as fan_out:
+                facts, prepared = _prepared(folder, info, options), time.monotonic()
+                progress = RunProgress(trials, recorder.rows, plan.lanes, deadline)
+                with display(progress, shown=shown) as show:
+                    for event in fan_out.events():
+                        recorder.record(event, fan_out.attempts)
+                        trial = progress.update(event, fan_out.attempts)
+                        if trial is not None:
+                            show(trial)
+        else:
             facts, prepared = _prepared(folder, info, options), time.monotonic()
-            progress = RunProgress(trials, recorder.rows, pace.deadline)
-            with display(progress, shown=shown) as show:
-                for event in fan_out.events():
-                    recorder.record(event, fan_out.attempts)
-                    trial = progress.update(event, fan_out.attempts)
-                    if trial is not None:
-                        show(trial)
-    else:
-        facts, prepared = _prepared(folder, info, options), time.monotonic()
     trained = time.monotonic()
     with step("storing the models", shown=shown):
         tallies = sorted(recorder.tallies.items())
@@ -124,6 +121,37 @@ def _run(
     if options.report:
         write_index(folder.objects)
     return summary
+
+
+def fan_out_of(
+    cluster: Cluster,
+    limits: Limits,
+    plan: LanePlan,
+    recorder: Recorder,
+    deadline: float = math.inf,
+    max_lanes: int | None = None,
+    clock: Clock = time,
+) -> FanOut:
+    """Start lanes for the unfinished trials of a run.
+
+    Args:
+        deadline: the Unix time after which no further epoch is trained.
+        max_lanes: the maximum number of lanes; None for as many as fit.
+    """
+
+    def payload(spec: TrialSpec, rounds: int) -> Assignment:
+        return Assignment(spec, recorder.checkpoint(spec.id), (deadline - time.time()) / rounds)
+
+    fan_out = FanOut(cluster, limits, plan, payload, max_lanes=max_lanes, is_full=lambda: recorder.is_full, clock=clock)
+    fan_out.submit(by_cost(recorder.unfinished))
+    return fan_out
+
+
+def _plan(options: TrainOptions, trials: int) -> LanePlan:
+    """Wait until at least one trial fits on the nodes, and return the plan."""
+    plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
+    log.info("preparing %s; starting %s for %s", options.dataset, plan, counted(trials, "trial"))
+    return plan
 
 
 def _prepared(folder: RunFolder, info: Any, options: TrainOptions) -> DatasetInfo:

@@ -166,7 +166,8 @@ class TrainOptions:
             raise SpecError("quiet: expected one of --quiet and --verbose, got both")
         self.rule()
         self.limits()
-        self.pace(begin=0)
+        self.pace()
+        self.deadline(begin=0)
 
     def check_data_dir(self) -> None:
         """Raise UsageError if the data folder is not on this machine. Not for `jobs.submit`, which trains elsewhere."""
@@ -187,12 +188,18 @@ class TrainOptions:
             wait_seconds=_seconds("wait_for_resources", Limits.wait_seconds if wait is None else wait),
         )
 
-    def pace(self, begin: float) -> Pace:
-        """Return the pace of a run that began at the given Unix time. Raises SpecError for an invalid value."""
+    def pace(self) -> Pace:
+        """Return how often trials yield checkpoints. Raises SpecError for an invalid value."""
+        return Pace(checkpoint_seconds=_seconds("checkpoint_seconds", self.checkpoint_seconds))
+
+    def deadline(self, begin: float) -> float:
+        """Return the Unix time after which no further epoch is trained. Raises SpecError for an invalid value.
+
+        Args:
+            begin: Unix time at which the run began; for a resumed run, as if it had been worked on ever since.
+        """
         until = moment_of(self.finish_by).timestamp() if self.finish_by else math.inf
-        if self.max_seconds is not None:
-            until = min(until, begin + _seconds("max_seconds", self.max_seconds))
-        return Pace(checkpoint_seconds=_seconds("checkpoint_seconds", self.checkpoint_seconds), deadline=until)
+        return until if self.max_seconds is None else min(until, begin + _seconds("max_seconds", self.max_seconds))
 
     def rule(self) -> Rule:
         """Return the promotion rule. Raises SpecError for an invalid value."""

@@ -11,8 +11,8 @@ from typing import Any
 from cluster.connection.address import address_of
 from cluster.connection.session import session
 from cluster.lanes.fan_out import Died, FanOut
-from cluster.lanes.lane import LaneStarter
-from cluster.lanes.resources import LanePlan, Node, live_nodes, plan_lanes, split_evenly, this_machine
+from cluster.lanes.lane import RayLanes
+from cluster.lanes.resources import LanePlan, Node, live_nodes, makespan, plan_lanes, this_machine
 from cluster.lanes.tasks import result_of, start_beside_driver
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
@@ -21,7 +21,7 @@ from jobs.train import worker
 from jobs.train.options import TrainOptions
 from mnist_lib.catalog import DATASETS
 from mnist_lib.results import EpochDone, Started, TrialFailure
-from mnist_lib.spec import Pace, TrialSpec
+from mnist_lib.spec import Assignment, Pace, TrialSpec, by_cost
 from mnist_lib.wording import counted
 
 CALIBRATION_EPOCHS = 6
@@ -47,8 +47,9 @@ class Forecast:
     expected: Expected | None
 
     @property
-    def lanes(self) -> list[Sequence[TrialSpec]]:
-        return split_evenly(self.trials, self.plan.lanes)
+    def order(self) -> list[str]:
+        """The trials in the order in which they start; each free lane takes the next one."""
+        return [trial.id for trial in by_cost(self.trials)]
 
     @property
     def why(self) -> str:
@@ -64,7 +65,8 @@ class Forecast:
 
     def document(self) -> dict[str, Any]:
         return {
-            "lanes": [[trial.id for trial in lane] for lane in self.lanes],
+            "lanes": self.plan.lanes,
+            "order": self.order,
             "cpus": self.plan.cpus,
             "gpus": self.plan.gpus,
             "nodes_per_trial": self.plan.nodes,
@@ -80,7 +82,7 @@ class Forecast:
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
-            *(f"lane {n}: {', '.join(trial.id for trial in lane)}" for n, lane in enumerate(self.lanes, start=1)),
+            f"order: {', '.join(self.order)}",
         ]
         if self.expected:
             rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())
@@ -136,14 +138,14 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     dataset = options.dataset if DATASETS[options.dataset].embedded else "mnist-mini"  # its images have the same shape
     specs = [replace(trial, dataset=dataset, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
     images, info = start_beside_driver(worker.prepare_dataset, dataset, options.data_dir, None, num_returns=2)
-    lanes, resources = LaneStarter(worker.run_lane, plan), options.resources(plan.cpus, plan.gpus)
-
-    def start(specs: Sequence[TrialSpec]) -> Any:
-        return lanes.start([images], resources, Pace(), specs, {})
+    limits, one_lane = options.limits(), replace(plan, lanes=1)
+    resources = options.resources(plan.cpus, plan.gpus)
+    lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, Pace())
+    fan_out = FanOut(lanes, limits, one_lane, lambda spec, rounds: Assignment(spec), max_lanes=1)
 
     events: list[tuple[float, Any]] = []  # each with its time of arrival
     measuring = step("training each model for a few epochs", shown=not options.quiet)
-    with measuring, FanOut(start, options.limits(), plan, lanes.release) as fan_out:
+    with measuring, fan_out:
         fan_out.submit(specs)
         result_of(info, "the preparation of the dataset")
         for event in fan_out.events():
@@ -157,7 +159,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     measured, images_per_epoch = (int(DATASETS[name].train * share) for name in (dataset, options.dataset))
     rates = {spec.model: measured / statistics.median(_epoch_seconds(spec, events)) for spec in specs}
     seconds = {model: trial.epochs * images_per_epoch / rates[model] for model, trial in models.items()}
-    longest = max(sum(seconds[trial.model] for trial in lane) for lane in split_evenly(trials, plan.lanes))
+    longest = makespan([seconds[trial.model] for trial in by_cost(trials)], plan.lanes)
     return Expected(seconds=start_seconds + longest, start_seconds=start_seconds, images_per_second=rates)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.lanes.fan_out import Died
-from mnist_lib.results import EpochDone, Started, TrialFailure, TrialResult
+from cluster.lanes.resources import makespan
+from mnist_lib.results import EpochDone, Heartbeat, Started, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 
 
@@ -28,8 +29,9 @@ class TrialProgress:
     model: str
     epochs: int  # to train
     validates: bool
+    cost: float = 1.0
     state: State = State.WAITING
-    epoch: int = 0  # trained so far
+    epoch: float = 0  # trained so far, with the share of the running one
     loss: float | None = None
     accuracy: float | None = None  # after the last epoch, on validation images or, without these, on training images
     test_accuracy: float | None = None  # of a trial that has ended
@@ -44,18 +46,25 @@ class RunProgress:
 
     Args:
         rows: the `trial_row` of each trial that earlier drivers of the run have finished.
+        lanes: how many trials run at once.
         deadline: the Unix time after which no further epoch is trained.
     """
 
     def __init__(
-        self, trials: Sequence[TrialSpec], rows: Sequence[Mapping[str, Any]], deadline: float = math.inf
+        self,
+        trials: Sequence[TrialSpec],
+        rows: Sequence[Mapping[str, Any]],
+        lanes: int = 1,
+        deadline: float = math.inf,
     ) -> None:
         self.trials = {
-            spec.id: TrialProgress(spec.id, spec.model, spec.epochs, spec.validation_percent > 0) for spec in trials
+            spec.id: TrialProgress(spec.id, spec.model, spec.epochs, spec.validation_percent > 0, spec.cost)
+            for spec in trials
         }
+        self._lanes = lanes
         self.begin = time.monotonic()
         self._deadline = deadline
-        self._epochs: dict[str, tuple[int, float]] = {}  # model -> number and total seconds of its epochs
+        self._epochs: dict[str, tuple[float, float]] = {}  # model -> number and total seconds of its epochs
         self._ended = 0
         for row in rows:
             trial = self.trials[row["id"]]
@@ -70,12 +79,15 @@ class RunProgress:
                 trial = self.trials[event.trial]
                 trial.state, trial.epoch, trial.node = State.RUNNING, event.resumed_after, event.node
                 trial.attempt = attempts(event.trial)
+            case Heartbeat():
+                trial = self.trials[event.trial]
+                trial.epoch = max(trial.epoch, event.epoch)
             case EpochDone():
                 trial = self.trials[event.trial]
                 trial.epoch, trial.loss = event.epoch, event.loss
                 trial.accuracy = (event.validation or event.train).value
                 trial.images_per_second = event.images_per_second
-                count, seconds = self._epochs.get(trial.model, (0, 0.0))
+                count, seconds = self._epochs.get(trial.model, (0.0, 0.0))
                 self._epochs[trial.model] = (count + 1, seconds + event.seconds)
             case TrialResult():
                 trial = self.trials[event.trial]
@@ -97,25 +109,29 @@ class RunProgress:
         return sum(trial.state is state for trial in self.trials.values())
 
     def seconds_left(self, trial: TrialProgress) -> float | None:
-        """Return the expected seconds to the end of a trial, from the mean epoch of its model or else of all models.
+        """Return the expected seconds to the end of a trial, from the mean epoch of its model.
 
-        None if no epoch was trained yet.
+        Without one, from those of other models and the costs of both. None if no epoch was trained yet.
         """
         if trial.end:
             return 0.0
         if not self._epochs:
             return None
-        timed = [self._epochs[trial.model]] if trial.model in self._epochs else self._epochs.values()
-        mean = sum(seconds for _, seconds in timed) / sum(count for count, _ in timed)
-        return self._until_deadline((trial.epochs - trial.epoch) * mean)
+        if trial.model in self._epochs:
+            count, seconds = self._epochs[trial.model]
+        else:
+            costs = {other.model: other.cost / other.epochs for other in self.trials.values()}  # of an epoch
+            count = sum(count * costs[model] for model, (count, _) in self._epochs.items())
+            seconds = sum(seconds for _, seconds in self._epochs.values()) * costs[trial.model]
+        return self._until_deadline((trial.epochs - trial.epoch) * seconds / count)
 
     @property
     def total_seconds_left(self) -> float | None:
-        """The expected seconds to the end of the run with as many concurrent trials as now; None if not known yet."""
-        left = [self.seconds_left(trial) for trial in self.trials.values()]
-        known = [seconds for seconds in left if seconds is not None]
-        running = self.count(State.RUNNING)
-        return self._until_deadline(sum(known) / running) if running and len(known) == len(left) else None
+        """The expected seconds to the end of the run; None if not known yet."""
+        left = [self.seconds_left(trial) for trial in self.trials.values() if not trial.end]
+        known = sorted((seconds for seconds in left if seconds is not None), reverse=True)
+        lanes = max(self._lanes, self.count(State.RUNNING))
+        return self._until_deadline(makespan(known, lanes)) if len(known) == len(left) else None
 
     def _until_deadline(self, seconds: float) -> float:
         return max(0.0, min(seconds, self._deadline - time.time()))

@@ -1,6 +1,12 @@
-"""Records every event of a run in the log, the run's folder and the tallies, and holds the newest checkpoints."""
+"""Records every event of a run in the log, the run's folder and the tallies, and holds the newest checkpoints.
+
+A thread writes to the storage, so that slow storage delays no event and no deadline.
+"""
 
 import logging
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -28,14 +34,81 @@ ADVICE = {
 }
 
 
-class Recorder:
-    """Records the events of a run. It starts with the results and checkpoints of the run's earlier drivers."""
+MAX_UNWRITTEN = 1_000  # writes that wait for the storage; with more, lanes wait
 
-    def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec]) -> None:
+
+class WriteQueue:
+    """Writes that a thread makes in their order, until `close`. After one has failed, no further one is made."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._writes: deque[tuple[str, Callable[[], None]]] = deque()
+        self._error: Exception | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def put(self, write: Callable[[], None], *, in_place_of: str = "") -> None:
+        """Queue a write. With a name, it takes the place of the waiting write of that name, if there is one.
+
+        Raises what an earlier write raised.
+        """
+        with self._changed:
+            self._raise_error()
+            waiting = [i for i, (name, _) in enumerate(self._writes) if name == in_place_of] if in_place_of else []
+            if waiting:
+                self._writes[waiting[0]] = (in_place_of, write)
+            else:
+                self._writes.append((in_place_of, write))
+            self._changed.notify()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._writes) >= MAX_UNWRITTEN
+
+    def close(self) -> None:
+        """Wait until every write is made. Raises what one of them raised."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._writes or self._closed)
+                if not self._writes:
+                    return
+                _, write = self._writes.popleft()
+            try:
+                write()
+            except Exception as error:
+                with self._changed:
+                    self._error = error
+                    self._writes.clear()
+                    return
+
+
+class Recorder:
+    """Records the events of a run, from entering its context to leaving it.
+
+    It starts with the results and checkpoints of the run's earlier drivers.
+
+    Args:
+        writes: makes the writes; simulations have one without a thread.
+    """
+
+    def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec], writes: WriteQueue | None = None) -> None:
+        self._writes = writes or WriteQueue()
         self.tallies: dict[str, Tally] = {}
         self.rows: list[dict[str, Any]] = []
         self.unfinished: list[TrialSpec] = []
-        self._folder = folder
+        self._folder, self._versions = folder, package_versions()
         self._specs = {spec.id: spec for spec in trials}
         self._checkpoints: dict[str, bytes] = {}
         self._epochs: dict[str, int] = {}  # of each trial's newest checkpoint
@@ -51,9 +124,20 @@ class Recorder:
         if folder.resumed:
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
 
-    def checkpoints(self, specs: Sequence[TrialSpec]) -> dict[str, bytes]:
-        """Return the newest checkpoint of each trial that has one."""
-        return {spec.id: self._checkpoints[spec.id] for spec in specs if spec.id in self._checkpoints}
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writes.close()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the storage is far behind."""
+        return self._writes.is_full
+
+    def checkpoint(self, trial: str) -> bytes | None:
+        """Return the newest checkpoint of a trial that has not ended."""
+        return self._checkpoints.get(trial)
 
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
         """Record an event.
@@ -63,40 +147,49 @@ class Recorder:
 
         Raises:
             VersionsError: a worker has different package versions than this process.
+            StoreError: an earlier event could not be stored.
         """
         match event:
             case LaneStarted():
-                require_same_versions(event.host, event.versions, package_versions())
+                require_same_versions(event.host, event.versions, self._versions)
             case Started():
                 for notice in event.notices:
                     log.warning("%s: %s", event.trial, notice)
                 self._epochs[event.trial] = event.resumed_after
                 if event.resumed_after:
                     log.info("%s: resumed after epoch %d", event.trial, event.resumed_after)
-                self._folder.append_history({"event": "started", **asdict(event)})
+                self._append({"event": "started", **asdict(event)})
             case EpochDone():
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
-                self._folder.append_history({"event": "epoch", **asdict(event)})
+                self._append({"event": "epoch", **asdict(event)})
             case CheckpointTaken():
                 self._checkpoints[event.trial] = event.content
                 self._epochs[event.trial] = event.epoch
-                store_checkpoint(self._folder, event.trial, event.epoch, event.content)
+                self._writes.put(
+                    lambda: store_checkpoint(self._folder, event.trial, event.epoch, event.content),
+                    in_place_of=f"checkpoint of {event.trial}",
+                )
             case TrialResult():
                 self._add(event, attempts(event.trial))
-                tensorboard = f"trials/{event.trial}/tb/events.out.tfevents.{event.trial}"
-                self._folder.write(tensorboard, event.tensorboard)
-                self._folder.flush()  # before the result, since a trial with a result is not run again
-                chosen = self.tallies[event.spec.model].chosen is event
-                store_result(self._folder, event, attempts(event.trial), with_model=chosen)
+                chosen, number = self.tallies[event.spec.model].chosen is event, attempts(event.trial)
+                self._writes.put(lambda: self._store(event, number, with_model=chosen))
             case TrialFailure():
                 self._end(event, attempts(event.trial))
             case Died():
                 self._record_death(event)
 
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        entry = {"at": round(time.time(), 3), **entry}
+        self._writes.put(lambda: self._folder.append_history(entry))
+
+    def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
+        tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
+        self._folder.write(tensorboard, result.tensorboard)
+        self._folder.flush()  # before the result, since a trial with a result is not run again
+        store_result(self._folder, result, attempts, with_model=with_model)
+
     def _record_death(self, died: Died) -> None:
-        self._folder.append_history(
-            {"event": "died", "trial": died.item, "attempt": died.attempt, "reason": str(died.death)}
-        )
+        self._append({"event": "died", "trial": died.item, "attempt": died.attempt, "reason": str(died.death)})
         if died.final:
             kind = died.death.kind
             message = f"failed after {counted(died.attempt, 'attempt')}: {died.death}{ADVICE.get(kind.code, '')}"
@@ -123,8 +216,8 @@ class Recorder:
         retry = isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
         row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts, retry=retry)
         self.rows.append(row)
-        self._folder.write_json(f"trials/{outcome.trial}/result.json", row)
-        self._folder.append_history({"event": "ended", "trial": outcome.trial, "status": row["status"]})
+        self._writes.put(lambda: self._folder.write_json(f"trials/{outcome.trial}/result.json", row))
+        self._append({"event": "ended", "trial": outcome.trial, "status": row["status"]})
         position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
         if isinstance(outcome, TrialResult):
             early = len(outcome.history) < outcome.spec.epochs

@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DataMissingError, DivergedError, GroupError
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
-from mnist_lib.spec import Group, Pace, Resources, TrialSpec
+from mnist_lib.spec import Assignment, Group, Pace, Resources
 
 
 def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
@@ -31,27 +31,25 @@ def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tu
 
 
 def run_lane(
-    dataset: list[Any], resources: Resources, pace: Pace, specs: Sequence[TrialSpec], checkpoints: Mapping[str, bytes]
+    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, pace: Pace
 ) -> Iterator[TrialEvent]:
     """Train the trials of a lane and yield their events.
 
     Args:
         dataset: a Ray reference in a list, so that Ray starts the task before the dataset is prepared.
     """
-    yield LaneStarted(trial=specs[0].id, **_this_process())
+    yield LaneStarted(trial="", **_this_process())
     if resources.nodes == 1:
-        yield from _run(dataset, resources, pace, specs, checkpoints, None)
+        yield from _run(assignments, dataset, resources, pace, None)
         return
     others, addresses = OtherMembers(), [unused_address()]
     try:
         for member in others.call(_address_and_process):
-            yield LaneStarted(trial=specs[0].id, **member["process"])
+            yield LaneStarted(trial="", **member["process"])
             addresses.append(member["address"])
         group = Group(addresses=tuple(addresses), rank=0)
-        others.start(
-            _run_member, lambda rank: (dataset, resources, pace, specs, checkpoints, replace(group, rank=rank))
-        )
-        yield from _run(dataset, resources, pace, specs, checkpoints, group)
+        others.start(_run_member, lambda rank: (assignments, dataset, resources, pace, replace(group, rank=rank)))
+        yield from _run(assignments, dataset, resources, pace, group)
     except (GroupError, ray.exceptions.RayError):
         os.kill(os.getpid(), signal.SIGKILL)  # the driver then starts another attempt, as after any other death
 
@@ -64,19 +62,14 @@ def _run_member(*arguments: Any) -> None:
 
 
 def _run(
-    dataset: list[Any],
-    resources: Resources,
-    pace: Pace,
-    specs: Sequence[TrialSpec],
-    checkpoints: Mapping[str, bytes],
-    group: Group | None,
+    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, pace: Pace, group: Group | None
 ) -> Iterator[TrialEvent]:
     import_keras()
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = WorkerPlace(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
-    yield from run_trials(specs, lambda: ray.get(dataset[0]), resources, place, pace, checkpoints, group)
+    yield from run_trials(assignments, lambda: ray.get(dataset[0]), resources, place, pace, group)
 
 
 def _address_and_process() -> dict[str, Any]:

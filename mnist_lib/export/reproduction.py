@@ -9,7 +9,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
-from mnist_lib.spec import Pace, Resources, TrialSpec
+from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec
 from mnist_lib.store.contents import accuracy_of_version, read_manifest
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version
@@ -60,7 +60,7 @@ def reproduce(
         loaded.append(load())
         return loaded[0]
 
-    (*_, last) = run_trials([spec], load_once, resources, WorkerPlace(node="here"), pace)
+    (*_, last) = run_trials([Assignment(spec)], load_once, resources, WorkerPlace(node="here"), pace)
     if isinstance(last, TrialFailure):
         raise MnistError(f"{version.name}: the training failed: {last.code} {last.message}")
     assert isinstance(last, TrialResult)

@@ -75,6 +75,15 @@ class RunFolder:
         lines = (self.read(HISTORY) or b"").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
+    def seconds_worked(self) -> float:
+        """Return for how long earlier processes worked on the run, each from its start to its last entry."""
+        worked, begin, last = 0.0, 0.0, 0.0
+        for entry in self.history() if self.resumed else ():
+            if entry["event"] == "driver":
+                worked, begin = worked + last - begin, entry["at"]
+            last = entry["at"]
+        return worked + last - begin
+
     def repair_history(self) -> None:
         """Remove an incomplete last line, which a process left when it died."""
         history = self.read(HISTORY) or b""

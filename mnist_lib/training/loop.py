@@ -19,6 +19,15 @@ from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import Accuracy
 from mnist_lib.training.steps import Totals, Values, steps_of
 
+HEARTBEAT_SECONDS = 3.0  # minimum time between two signs of life within an epoch
+
+
+@dataclass(frozen=True)
+class EpochProgress:
+    """A sign of life within an epoch."""
+
+    epochs: float  # trained so far, with the share of the running one
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -50,10 +59,11 @@ class Trainer:
         self.values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
 
     def compile(self, split: Split, plan: Plan) -> None:
-        """Compile by running one step and dropping its result, so that the time of an epoch excludes compilation."""
+        """Compile by running one step and one evaluation, so that the time of an epoch excludes compilation."""
         chunk: Chunk = next(iter(epochs(split, plan, seed=0, first=1, last=1)))
         rates = np.zeros(plan.steps_per_chunk, np.float32)
         self._steps.run(self.values, chunk._replace(steps=tf.constant(1)), tf.constant(rates))
+        self.probabilities(self.weights, split.images[:1])
 
     @property
     def weights(self) -> Weights:
@@ -61,8 +71,8 @@ class Trainer:
 
     def train(
         self, split: Split, plan: Plan, *, seed: int, learning_rates: NDArray[np.float32], last: int, first: int = 1
-    ) -> Iterator[Epoch]:
-        """Train the epochs `first` to `last`, and yield the result of each.
+    ) -> Iterator[Epoch | EpochProgress]:
+        """Train the epochs `first` to `last`, and yield the result of each, and signs of life within long ones.
 
         Args:
             plan: for the number of replicas of this trainer.
@@ -72,12 +82,18 @@ class Trainer:
         Raises:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
         """
-        chunks = iter(epochs(split, plan, seed, first, last))
+        chunks, sign_of_life_at = iter(epochs(split, plan, seed, first, last)), time.monotonic()
         for number in range(first, last + 1):
             begin = time.perf_counter()
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
             padded = np.pad(rates, (0, plan.chunks * plan.steps_per_chunk - plan.steps))
-            parts = [self.train_chunk(next(chunks), part) for part in np.split(padded, plan.chunks)]
+            parts: list[Totals] = []
+            for part in np.split(padded, plan.chunks):
+                parts.append(self.train_chunk(next(chunks), part))
+                if time.monotonic() - sign_of_life_at >= HEARTBEAT_SECONDS:
+                    parts[-1].finite_steps.numpy()  # wait until the device has done them
+                    yield EpochProgress(number - 1 + len(parts) / plan.chunks)
+                    sign_of_life_at = time.monotonic()
             # Added in Python, so that counts are exact and the loss is in double precision.
             loss, correct, seen, finite_steps = (
                 sum(total.numpy().item() for total in column) for column in zip(*parts, strict=True)
@@ -88,6 +104,7 @@ class Trainer:
                     f"; use a lower --learning-rate ({learning_rates.max():g} is too high)"
                 )
             yield Epoch(number, loss / seen, Accuracy(correct, seen), time.perf_counter() - begin)
+            sign_of_life_at = time.monotonic()
 
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32]) -> Totals:
         """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas."""

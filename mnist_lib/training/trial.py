@@ -7,9 +7,8 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
@@ -22,10 +21,20 @@ from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistEr
 from mnist_lib.models.model import Model, build_model
 from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.report.tensorboard import event_file
-from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Started, TrialEvent, TrialFailure, TrialResult
-from mnist_lib.spec import Group, Pace, Resources, TrialSpec
+from mnist_lib.results import (
+    Accuracy,
+    CheckpointTaken,
+    EpochDone,
+    Heartbeat,
+    Started,
+    Trained,
+    TrialEvent,
+    TrialFailure,
+    TrialResult,
+)
+from mnist_lib.spec import Assignment, Group, Pace, Resources, TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
+from mnist_lib.training.loop import EpochProgress, Trainer, accuracy_of, learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 
 
@@ -50,42 +59,55 @@ class _Compiled:
 
 
 def run_trials(
-    specs: Sequence[TrialSpec],
+    assignments: Iterable[Assignment],
     load: Callable[[], Dataset],
     resources: Resources,
     place: WorkerPlace,
     pace: Pace = Pace(),
-    checkpoints: Mapping[str, bytes] = MappingProxyType({}),
     group: Group | None = None,
 ) -> Iterator[TrialEvent]:
     """Train trials one after the other and yield their events.
 
-    Each trial yields `Started`, `EpochDone` after each epoch, `CheckpointTaken` at intervals, and `TrialResult` or
-    `TrialFailure` at its end. A failed trial does not end the lane.
+    Each trial yields `Started`, `EpochDone` after each epoch, `Heartbeat` within long ones, `CheckpointTaken` at
+    intervals, and `TrialResult` or `TrialFailure` at its end. A failed trial does not end the lane.
 
     Args:
-        load: returns the dataset; called once TensorFlow has started, so that the data can arrive in the meantime.
-        pace: the time until its deadline is divided evenly among the remaining trials.
-        checkpoints: by trial id, the newest checkpoint of an earlier attempt.
+        assignments: taken one at a time, each when the one before it has ended.
+        load: returns the dataset; called once TensorFlow has started, so that the data can arrive in the meantime. Its
+            exceptions other than MnistError are raised, since they end the lane.
         group: the processes that train these trials together, all with the same arguments.
 
     Raises:
         GroupError: another process of the group has died.
     """
-    lane: _Lane | None = None
-    for done, spec in enumerate(specs):
-        share = (pace.deadline - time.time()) / (len(specs) - done)
+    lane = _Lane(resources, place, group)
+    for assignment in assignments:
+        spec = assignment.spec
         try:
-            lane = lane or _Lane(load, resources, place, group)
-            yield from lane.run(spec, replace(pace, deadline=time.time() + share), checkpoints.get(spec.id))
+            lane.configure()
+        except Exception as error:
+            yield _failure(spec, error)
+            continue
+        try:
+            lane.load(load)
+        except MnistError as error:
+            yield _failure(spec, error)
+            continue
+        try:
+            yield from lane.run(assignment, pace)
         except Exception as error:
             code, message = _code_and_message(error)
             if group is not None and code == MnistError.code and isinstance(error, tf.errors.OpError):
                 raise GroupError(f"{spec.id}: {message}") from error
-            details = traceback.format_exc() if code == MnistError.code else ""
-            yield TrialFailure(trial=spec.id, code=code, message=message, details=details)
+            yield _failure(spec, error)
             if group is not None and not isinstance(error, DivergedError):  # all processes diverge at the same step
                 return  # the other processes may be at other steps, so no further trial is possible
+
+
+def _failure(spec: TrialSpec, error: Exception) -> TrialFailure:
+    code, message = _code_and_message(error)
+    details = traceback.format_exc() if code == MnistError.code else ""
+    return TrialFailure(trial=spec.id, code=code, message=message, details=details)
 
 
 def _code_and_message(error: Exception) -> tuple[str, str]:
@@ -97,20 +119,33 @@ def _code_and_message(error: Exception) -> tuple[str, str]:
 
 
 class _Lane:
-    def __init__(
-        self, load: Callable[[], Dataset], resources: Resources, place: WorkerPlace, group: Group | None
-    ) -> None:
-        configure_process(resources)
-        self._strategy = mirrored_strategy(resources) if group is None else group_strategy(group)
-        self._dataset = load()
-        self._place = place
+    def __init__(self, resources: Resources, place: WorkerPlace, group: Group | None) -> None:
+        self._resources, self._place, self._group = resources, place, group
+        self._strategy: tf.distribute.Strategy | None = None
+        self._data: Dataset | None = None
         self._compiled: dict[TrialSpec, _Compiled] = {}
 
-    def run(self, spec: TrialSpec, pace: Pace, checkpoint: bytes | None) -> Iterator[TrialEvent]:
-        begin = time.perf_counter()
+    def configure(self) -> None:
+        """Configure TensorFlow, unless that is done."""
+        if self._strategy is None:
+            configure_process(self._resources)
+            self._strategy = mirrored_strategy(self._resources) if self._group is None else group_strategy(self._group)
+
+    def load(self, load: Callable[[], Dataset]) -> None:
+        """Load the dataset, unless that is done."""
+        if self._data is None:
+            self._data = load()
+
+    @property
+    def _dataset(self) -> Dataset:
+        assert self._data is not None, "call `load` first"
+        return self._data
+
+    def run(self, assignment: Assignment, pace: Pace) -> Iterator[TrialEvent]:
+        begin, until, spec = time.perf_counter(), time.monotonic() + assignment.seconds, assignment.spec
         devices = devices_of(self._strategy)
         compiled = self._compile(spec)
-        state, notices = _start(compiled.trainer, spec, checkpoint)
+        state, notices = _start(compiled.trainer, spec, assignment.checkpoint)
         yield Started(
             trial=spec.id,
             pid=os.getpid(),
@@ -121,7 +156,8 @@ class _Lane:
             resumed_after=state.epoch if state else 0,
         )
         setup_seconds = time.perf_counter() - begin
-        best, history = yield from _train(compiled, spec, state, pace)
+        best, history = yield from _train(compiled, spec, state, pace, until)
+        yield Trained(trial=spec.id)
         train_seconds = sum(epoch.seconds for epoch in history)
         test = self._dataset.test
         probabilities = compiled.trainer.probabilities(best.weights, test.images)
@@ -178,9 +214,13 @@ def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple
 
 
 def _train(
-    compiled: _Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace
+    compiled: _Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace, until: float
 ) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
-    """Return the best epoch by validation accuracy (the first in a tie; without validation the last) and all epochs."""
+    """Return the best epoch by validation accuracy (the first in a tie; without validation the last) and all epochs.
+
+    Args:
+        until: the time, as of `time.monotonic`, after which no epoch should end.
+    """
     best, history = (state.best, state.history) if state else (None, ())
     rates = _learning_rates(compiled, spec)
     last = min(spec.epochs, pace.max_epochs or spec.epochs)
@@ -188,6 +228,9 @@ def _train(
     for epoch in compiled.trainer.train(
         compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=len(history) + 1, last=last
     ):
+        if isinstance(epoch, EpochProgress):
+            yield Heartbeat(trial=spec.id, epoch=epoch.epochs)
+            continue
         validation = _validate(compiled.trainer, compiled.validation, epoch.number) if compiled.validation else None
         previous = best.validation if best else None
         if best is None or previous is None or validation is None or validation.correct > previous.correct:
@@ -202,8 +245,8 @@ def _train(
         )
         history = (*history, done)
         yield done
-        late = time.time() + max(epoch.seconds for epoch in history) > pace.deadline
-        if math.isfinite(pace.deadline) and compiled.trainer.any_process(late):
+        late = time.monotonic() + max(epoch.seconds for epoch in history) > until
+        if math.isfinite(until) and compiled.trainer.any_process(late):
             break
         if epoch.number < last and time.monotonic() - checkpoint_at >= pace.checkpoint_seconds:
             content = pack(TrainingState(compiled.trainer.values, best, history), spec)

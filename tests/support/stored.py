@@ -12,7 +12,7 @@ import numpy as np
 
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import TrialResult
-from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.spec import Assignment, Resources, TrialSpec
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.publishing import publish
@@ -29,7 +29,7 @@ def publish_trained(objects: Objects, dataset: Dataset, run: str, spec: TrialSpe
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
     resources = Resources(cpus=2, cpu_replicas=2)  # as in the fixture
-    (*_, result) = run_trials([spec], lambda: dataset, resources, WorkerPlace(node="here"))
+    (*_, result) = run_trials([Assignment(spec)], lambda: dataset, resources, WorkerPlace(node="here"))
     assert isinstance(result, TrialResult), result
     files, about = contents_of(result, dataset.info, run, {"sha256": "0" * 64})
     return publish(objects, spec.model, run, files, about)

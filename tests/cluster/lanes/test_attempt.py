@@ -1,58 +1,90 @@
-"""The deadlines of one attempt, on a clock that only the test moves."""
-
-import time
+"""The deadlines of one attempt, at times that the test chooses."""
 
 import pytest
 
 from cluster.deadlines import Limits
-from cluster.lanes.attempt import Attempt
-from cluster.lanes.lane import WorkerProcess
+from cluster.lanes.attempt import Attempt, State
+from cluster.lanes.ports import Kind, WorkerProcess
 
-LIMITS = Limits(silence_seconds=3.0, first_silence_seconds=100.0)
-
-
-class Clock:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1_000.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+LIMITS = Limits(
+    starting_seconds=50,
+    preparing_seconds=100,
+    training_seconds=3,
+    finishing_seconds=20,
+    ending_seconds=5,
+    fetch_seconds=7,
+)
 
 
-def attempt_with_events(clock: Clock, *intervals: float) -> Attempt:
-    """Return an attempt whose item has had an event after each interval, in seconds."""
-    attempt = Attempt(generator=None, items={"x": None}, worker=WorkerProcess(host="h", pid=1, node="n"))
-    attempt.begin_next()
-    for interval in intervals:
-        clock.now += interval
-        attempt.note_event()
+def begun(at: float = 0.0) -> Attempt:
+    attempt = Attempt(lane=1, state_since=at)
+    attempt.start(WorkerProcess(node="n", host="h", pid=1), at)
+    attempt.assign("item", at)
     return attempt
 
 
+def seconds_until_overdue(attempt: Attempt, since: float) -> float:
+    """Return after how many seconds of silence, in steps of 0.5 s, the attempt is abandoned."""
+    silent = 0.0
+    while not attempt.overdue(LIMITS, since + silent, unread=False):
+        silent += 0.5
+    return silent
+
+
+def test_a_lane_that_waits_for_resources_has_no_deadline_of_its_own() -> None:
+    assert Attempt(lane=1, state_since=0).overdue(LIMITS, 1e9, unread=False) is None
+
+
 @pytest.mark.parametrize(
-    ("intervals", "silent", "overdue"),
-    [
-        ((0.1, 30.0), 99.0, False),  # the start-up is over; the length of an epoch is not known
-        ((0.1, 30.0), 101.0, True),
-        ((0.1, 30.0, 0.2), 2.9, False),  # an epoch of 0.2 s; the start-up before it does not count
-        ((0.1, 30.0, 0.2), 3.1, True),
-        ((0.1, 30.0, 0.2, 0.5), 4.9, False),
-        ((0.1, 30.0, 0.2, 0.5, 0.1), 5.1, True),
-    ],
+    ("phase", "seconds"), [("starting", 50), ("preparing", 100), ("training", 3), ("finishing", 20)]
 )
-def test_the_silence_deadline_follows_the_longest_epoch_not_the_start_up(
-    clock: Clock, intervals: tuple[float, ...], silent: float, overdue: bool
-) -> None:
-    attempt = attempt_with_events(clock, *intervals)
-    clock.now += silent
-    assert (attempt.overdue(LIMITS) is not None) == overdue
+def test_each_phase_has_a_deadline_of_its_own(phase: str, seconds: float) -> None:
+    attempt = begun()
+    attempt.note(phase, 10)
+    assert seconds_until_overdue(attempt, 10) == seconds + 0.5
 
 
-def test_the_next_item_begins_with_the_longer_silence_deadline_of_a_start(clock: Clock) -> None:
-    attempt = attempt_with_events(clock, 0.1, 1.0, 0.2)
-    attempt.begin_next()
-    clock.now += 99.0
-    assert attempt.overdue(LIMITS) is None
+def test_u1_many_quick_events_do_not_shorten_the_deadline_of_the_next_item() -> None:
+    attempt = begun()
+    for now in (1, 2, 3, 3.1, 3.2):
+        attempt.note("training", now)
+    attempt.end_item(4)
+    attempt.assign("next", 4)
+    assert attempt.state is State.PREPARING
+    assert seconds_until_overdue(attempt, 4) == 100.5
+    attempt.note("preparing", 90)  # compiled; a checkpoint or an epoch has not come yet
+    assert seconds_until_overdue(attempt, 90) == 100.5
+
+
+def test_in_training_ten_times_the_longest_interval_is_allowed() -> None:
+    attempt = begun()
+    for now in (10, 12, 12.125, 12.25):
+        attempt.note("training", now)
+    assert seconds_until_overdue(attempt, 12.25) == 20.5
+
+
+def test_a_lane_without_an_item_has_no_deadline_until_it_is_told_to_end() -> None:
+    attempt = begun()
+    attempt.end_item(1)
+    assert attempt.overdue(LIMITS, 1e9, unread=False) is None
+    attempt.close(10)
+    assert seconds_until_overdue(attempt, 10) == 5.5
+
+
+def test_an_event_that_waits_to_be_read_is_not_silence_but_delays_no_other_deadline() -> None:
+    attempt = begun()
+    attempt.note("training", 1)
+    assert attempt.overdue(LIMITS, 1_000, unread=True) is None
+    death = attempt.overdue(Limits(item_seconds=60), 61, unread=True)
+    assert death is not None
+    assert death.kind is Kind.OVERTIME
+
+
+def test_u5_an_event_whose_content_does_not_come_counts_as_a_lost_node() -> None:
+    attempt = begun()
+    attempt.note("training", 1)
+    attempt.fetching_since = 2
+    assert attempt.overdue(LIMITS, 8, unread=False) is None
+    death = attempt.overdue(LIMITS, 9.5, unread=False)
+    assert death is not None
+    assert death.kind is Kind.NODE_LOST

@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import ray
 
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.lanes.deaths import Kind, death_of
-from cluster.lanes.fan_out import Died, FanOut, Start
-from cluster.lanes.lane import LaneStarter, WorkerProcess
+from cluster.lanes.deaths import death_of
+from cluster.lanes.fan_out import Died, FanOut
+from cluster.lanes.lane import RayLanes
+from cluster.lanes.ports import Kind, WorkerProcess
 from cluster.lanes.resources import LanePlan
 from cluster.local import LocalCluster, temporary_cluster
 from tests.support.clusters import every_cpu_taken, free_cpus, kill_gcs, wait_until
@@ -38,19 +39,20 @@ class Event:
     trial: str
     text: str
     final: bool = False
+    phase: str = "training"
 
 
 SENT_SECONDS = 0.5  # until Ray has sent a yielded event; a kill before that may lose it
 ITEMS = [Item("a"), Item("b"), Item("c")]
 
 
-def begins_and_ends(items: Sequence[Item]) -> Iterator[Event]:
+def begins_and_ends(items: Iterable[Item]) -> Iterator[Event]:
     for item in items:
         yield Event(item.id, "begins")
         yield Event(item.id, "ends", final=True)
 
 
-def dies_in(victim: str, times: int, folder: Path, items: Sequence[Item]) -> Iterator[Event]:
+def dies_in(victim: str, times: int, folder: Path, items: Iterable[Item]) -> Iterator[Event]:
     """Kill the worker while it runs the item `victim`, the first `times` times that an attempt reaches it."""
     for item in items:
         yield Event(item.id, "begins")
@@ -68,20 +70,26 @@ def is_among_the_first(times: int, folder: Path) -> bool:
 
 
 NO_CPUS = LanePlan(lanes=1, cpus=0, gpus=0)  # never has to wait
-QUICK = Limits(first_silence_seconds=4, silence_seconds=4, cancel_seconds=1, wait_seconds=30)
+QUICK = Limits(starting_seconds=4, preparing_seconds=4, training_seconds=4, cancel_seconds=1, wait_seconds=30)
+
+Start = Callable[[Limits, LanePlan], FanOut]
 
 
-def start_with(function: Any, *arguments: object, plan: LanePlan = NO_CPUS) -> Start:
-    starter = LaneStarter(function, plan)
-    return lambda items: starter.start(*arguments, items)
+def start_with(function: Any, *arguments: object) -> Start:
+    """Return what makes a `FanOut` whose lanes run `function(*arguments, items)`."""
+
+    def start(limits: Limits, plan: LanePlan) -> FanOut:
+        lanes = RayLanes(lambda items: function(*arguments, items), plan, limits)
+        return FanOut(lanes, limits, plan, lambda item, rounds: item)
+
+    return start
 
 
 def run(
-    start: Start, *lanes: Sequence[Item], limits: Limits = QUICK, plan: LanePlan = NO_CPUS
+    start: Start, items: Sequence[Item], limits: Limits = QUICK, plan: LanePlan = NO_CPUS
 ) -> tuple[list[Event | Died], FanOut]:
-    with FanOut(start, limits, plan) as fan_out:
-        for lane in lanes:
-            fan_out.submit(lane)
+    with start(limits, plan) as fan_out:
+        fan_out.submit(items)
         return list(fan_out.events()), fan_out  # type: ignore[arg-type]
 
 
@@ -93,11 +101,11 @@ def deaths(events: Sequence[Event | Died]) -> list[tuple[str, int, Kind, bool]]:
     return [(e.item, e.attempt, e.death.kind, e.final) for e in events if isinstance(e, Died)]
 
 
-def test_every_event_of_every_lane_arrives_in_the_order_of_its_lane() -> None:
-    events, _ = run(start_with(begins_and_ends), ITEMS[:2], ITEMS[2:])
-    for lane in (ITEMS[:2], ITEMS[2:]):
-        own = [event for event in events if isinstance(event, Event) and Item(event.trial) in lane]
-        assert own == list(begins_and_ends(lane))
+def test_the_events_of_every_item_arrive_in_order_and_lanes_share_one_queue() -> None:
+    events, _ = run(start_with(begins_and_ends), ITEMS, plan=replace(NO_CPUS, lanes=2))
+    for item in ITEMS:
+        own = [event for event in events if isinstance(event, Event) and event.trial == item.id]
+        assert own == list(begins_and_ends([item]))
 
 
 def test_after_a_kill_the_running_item_is_retried_and_ended_ones_are_not(tmp_path: Path) -> None:
@@ -105,7 +113,8 @@ def test_after_a_kill_the_running_item_is_retried_and_ended_ones_are_not(tmp_pat
     events, fan_out = run(start_with(dies_in, "b", 2, tmp_path), ITEMS)
     assert time.monotonic() - begin > 1 + 2  # the back-off
     assert ended(events) == ["a", "b", "c"]
-    assert [event.trial for event in events if isinstance(event, Event) and not event.final] == ["a", *"bbb", "c"]
+    # The others are done while b waits for its next attempt.
+    assert [event.trial for event in events if isinstance(event, Event) and not event.final] == [*"abcbb"]
     assert [fan_out.attempts(item.id) for item in ITEMS] == [1, 3, 1]
     assert deaths(events) == [("b", 1, Kind.KILLED, False), ("b", 2, Kind.KILLED, False)]
 
@@ -116,7 +125,7 @@ def test_an_item_whose_every_attempt_dies_fails_and_the_others_end(tmp_path: Pat
     assert deaths(events) == [("b", 1, Kind.KILLED, False), ("b", 2, Kind.KILLED, True)]
 
 
-def raises_at_once(items: Sequence[Item]) -> Iterator[Event]:
+def raises_at_once(items: Iterable[Item]) -> Iterator[Event]:
     yield from __import__("no_module_of_that_name").events
 
 
@@ -127,8 +136,8 @@ def test_a_bug_at_the_start_of_a_task_fails_its_items_without_a_retry() -> None:
     assert all("in raises_at_once" in event.death.traceback for event in events if isinstance(event, Died))
 
 
-def stops_early(items: Sequence[Item]) -> Iterator[Event]:
-    yield Event(items[0].id, "begins")
+def stops_early(items: Iterable[Item]) -> Iterator[Event]:
+    yield Event(next(iter(items)).id, "begins")
 
 
 def test_a_task_that_ends_before_its_items_is_a_failure() -> None:
@@ -137,13 +146,14 @@ def test_a_task_that_ends_before_its_items_is_a_failure() -> None:
     assert deaths(events) in ([("a", 1, kind, True)] for kind in (Kind.ENDED_EARLY, Kind.KILLED))
 
 
-def stops_once(folder: Path, items: Sequence[Item]) -> Iterator[Event]:
+def stops_once(folder: Path, items: Iterable[Item]) -> Iterator[Event]:
     """Stop the whole process, as if its machine had stopped; only the first time."""
-    yield Event(items[0].id, str(os.getpid()))
-    if is_among_the_first(1, folder):
-        time.sleep(SENT_SECONDS)
-        os.kill(os.getpid(), signal.SIGSTOP)
-    yield Event(items[0].id, "ends", final=True)
+    for item in items:
+        yield Event(item.id, str(os.getpid()))
+        if is_among_the_first(1, folder):
+            time.sleep(SENT_SECONDS)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        yield Event(item.id, "ends", final=True)
 
 
 def test_a_silent_attempt_is_killed_and_another_one_follows(tmp_path: Path) -> None:
@@ -157,7 +167,7 @@ def test_a_silent_attempt_is_killed_and_another_one_follows(tmp_path: Path) -> N
 def test_late_events_of_an_abandoned_attempt_are_ignored(tmp_path: Path) -> None:
     limits = replace(QUICK, cancel_seconds=60)  # it is not killed meanwhile
     seen = []
-    with FanOut(start_with(stops_once, tmp_path), limits, NO_CPUS) as fan_out:
+    with start_with(stops_once, tmp_path)(limits, NO_CPUS) as fan_out:
         fan_out.submit(ITEMS[:1])
         for event in fan_out.events():
             seen.append(event)
@@ -167,7 +177,7 @@ def test_late_events_of_an_abandoned_attempt_are_ignored(tmp_path: Path) -> None
     assert ended(seen) == ["a"]  # type: ignore[arg-type]
 
 
-def sleeps(seconds: float, items: Sequence[Item]) -> Iterator[Event]:
+def sleeps(seconds: float, items: Iterable[Item]) -> Iterator[Event]:
     for item in items:
         yield Event(item.id, str(os.getpid()))
         for _ in range(int(seconds * 10)):
@@ -177,7 +187,7 @@ def sleeps(seconds: float, items: Sequence[Item]) -> Iterator[Event]:
 
 
 def test_an_item_that_takes_too_long_fails_without_a_retry_and_the_others_end() -> None:
-    def slow_a(items: Sequence[Item]) -> Iterator[Event]:
+    def slow_a(items: Iterable[Item]) -> Iterator[Event]:
         for item in items:
             yield from sleeps(600 if item.id == "a" else 0, [item])
 
@@ -187,7 +197,7 @@ def test_an_item_that_takes_too_long_fails_without_a_retry_and_the_others_end() 
 
 
 def test_leaving_the_context_ends_what_still_runs() -> None:
-    with FanOut(start_with(sleeps, 600), QUICK, NO_CPUS) as fan_out:
+    with start_with(sleeps, 600)(QUICK, NO_CPUS) as fan_out:
         fan_out.submit(ITEMS)
         event = next(fan_out.events())
     assert isinstance(event, Event)
@@ -198,7 +208,7 @@ ONE_CPU = LanePlan(lanes=1, cpus=1, gpus=0)
 
 
 def test_a_lane_that_waits_for_busy_cpus_logs_why_and_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:
-    start = start_with(begins_and_ends, plan=ONE_CPU)
+    start = start_with(begins_and_ends)
     expected = r"1 CPU not free within 3 s \(.*0 of 2 CPUs, 2 of 2 GPUs free.*\); wait longer with"
     with every_cpu_taken(600), pytest.raises(ResourcesError, match=expected):
         run(start, ITEMS, plan=ONE_CPU, limits=Limits(wait_seconds=3, log_interval_seconds=1))
@@ -210,7 +220,7 @@ def test_a_lane_that_waits_for_busy_cpus_logs_why_and_ends_in_time(caplog: pytes
 def test_a_waiting_lane_begins_when_a_cpu_is_free() -> None:
     limits = replace(QUICK, wait_seconds=60)
     with every_cpu_taken(3):
-        events, _ = run(start_with(begins_and_ends, plan=ONE_CPU), ITEMS, limits=limits, plan=ONE_CPU)
+        events, _ = run(start_with(begins_and_ends), ITEMS, limits=limits, plan=ONE_CPU)
     assert ended(events) == ["a", "b", "c"]
 
 
@@ -238,7 +248,7 @@ def other_cluster() -> Iterator[LocalCluster]:
 def test_items_of_a_lost_node_continue_on_another(other_cluster: LocalCluster) -> None:
     (node,) = other_cluster.add_nodes(cpus=1)
     seen: list[Any] = []
-    with FanOut(start_with(sleeps, 5, plan=ONE_CPU), Limits(wait_seconds=60), ONE_CPU) as fan_out:
+    with start_with(sleeps, 5)(Limits(wait_seconds=60), ONE_CPU) as fan_out:
         fan_out.submit(ITEMS[:2])
         for event in fan_out.events():
             if not seen:
@@ -252,7 +262,7 @@ def test_items_of_a_lost_node_continue_on_another(other_cluster: LocalCluster) -
 
 def test_the_loss_of_the_head_is_reported_within_seconds(other_cluster: LocalCluster) -> None:
     other_cluster.add_nodes(cpus=1)
-    with FanOut(start_with(sleeps, 600, plan=ONE_CPU), replace(QUICK, head_seconds=3), ONE_CPU) as fan_out:
+    with start_with(sleeps, 600)(replace(QUICK, head_seconds=3), ONE_CPU) as fan_out:
         fan_out.submit(ITEMS)
         events = fan_out.events()
         next(events)

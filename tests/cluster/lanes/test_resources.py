@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ResourcesError
-from cluster.lanes.resources import LanePlan, Node, count_groups, plan_lanes, split_evenly
+from cluster.lanes.resources import LanePlan, Node, count_groups, makespan, plan_lanes
 
 
 def node(cpus: int, gpus: int = 0) -> Node:
@@ -55,12 +55,16 @@ def test_a_cluster_without_cpus_is_refused() -> None:
         plan_lanes(1, [node(0)])
 
 
-@given(st.lists(st.integers(), max_size=50), st.integers(1, 10))
-def test_items_are_split_evenly_and_in_order(items: list[int], lanes: int) -> None:
-    parts = split_evenly(items, lanes)
-    assert [item for part in parts for item in part] == items
-    assert len(parts) == lanes
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=50), st.integers(1, 10))
+def test_the_makespan_is_at_most_the_longest_item_above_an_even_split(seconds: list[float], lanes: int) -> None:
+    even = sum(seconds) / lanes
+    assert max(even, *seconds, 0) <= makespan(seconds, lanes) + 1e-9
+    assert makespan(seconds, lanes) <= even + max(seconds) + 1e-9
+
+
+def test_the_makespan_of_the_most_expensive_items_first_is_shorter() -> None:
+    assert makespan([1, 1, 1, 1, 4], 2) == 6
+    assert makespan([4, 1, 1, 1, 1], 2) == 4
 
 
 @pytest.mark.parametrize(

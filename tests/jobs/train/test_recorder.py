@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.lanes.deaths import Death, Kind
 from cluster.lanes.fan_out import Died
+from cluster.lanes.ports import Death, Kind
 from jobs.train.recorder import Recorder
 from mnist_lib.results import TrialFailure
 from mnist_lib.spec import trial_grid
@@ -30,8 +30,9 @@ def death(kind: Kind) -> Died:
 def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
     event: object, code: str, retry: bool, tmp_path: Path
 ) -> None:
-    recorder = Recorder(RunFolder(LocalObjects(tmp_path), "r"), trial_grid(("keras",), [0], dataset="mnist-mini"))
-    recorder.record(event, lambda trial: 2)
+    trials = trial_grid(("keras",), [0], dataset="mnist-mini")
+    with Recorder(RunFolder(LocalObjects(tmp_path), "r"), trials) as recorder:
+        recorder.record(event, lambda trial: 2)
     (row,) = recorder.rows
     assert (row["status"], row["attempts"]) == ("failed", 2)
     assert (row["error"]["code"], row["error"]["retry"]) == (code, retry)

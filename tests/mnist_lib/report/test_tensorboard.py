@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
-from mnist_lib.spec import Pace, Resources, TrialSpec
+from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec
 from mnist_lib.training.loop import learning_rates
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
@@ -22,12 +22,8 @@ STEPS = 3  # of an epoch: 360 images
 def events_of(digits: Dataset, checkpoint: bytes | None = None, spec: TrialSpec = SPEC) -> list[TrialEvent]:
     train = digits.train.take(np.arange(0, 4_000, 10))
     dataset, resources = Dataset.of("few", "1", train, digits.test), Resources(cpus=2, cpu_replicas=2)
-    checkpoints = {spec.id: checkpoint} if checkpoint else {}
-    return list(
-        run_trials(
-            [spec], lambda: dataset, resources, WorkerPlace(node="here"), Pace(checkpoint_seconds=0), checkpoints
-        )
-    )
+    place, pace = WorkerPlace(node="here"), Pace(checkpoint_seconds=0)
+    return list(run_trials([Assignment(spec, checkpoint)], lambda: dataset, resources, place, pace))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A trial that continues from a checkpoint ends as if it had never stopped."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,7 +9,7 @@ import pytest
 
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, Started, TrialEvent, TrialResult
-from mnist_lib.spec import Pace, Resources, TrialSpec, trial_grid
+from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.training import trial
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
@@ -31,9 +32,15 @@ def few(digits: Dataset) -> Dataset:
 
 
 def events(
-    specs: Sequence[TrialSpec], few: Dataset, pace: Pace, checkpoints: dict[str, bytes], resources: Resources = ONE
+    specs: Sequence[TrialSpec],
+    few: Dataset,
+    pace: Pace,
+    checkpoints: dict[str, bytes],
+    resources: Resources = ONE,
+    seconds: float = math.inf,
 ) -> Iterator[TrialEvent]:
-    return run_trials(specs, lambda: few, resources, WorkerPlace(node="here"), pace, checkpoints)
+    assignments = [Assignment(spec, checkpoints.get(spec.id), seconds) for spec in specs]
+    return run_trials(assignments, lambda: few, resources, WorkerPlace(node="here"), pace)
 
 
 def result(seen: Sequence[TrialEvent]) -> TrialResult:
@@ -92,12 +99,12 @@ def test_a_trial_with_an_unusable_checkpoint_starts_from_the_beginning_and_says_
 def test_at_the_deadline_every_trial_has_a_valid_result_of_at_least_one_epoch(few: Dataset) -> None:
     specs = trial_grid(["scratch"], [0, 1], epochs=100_000)
     begin = time.time()
-    seen = list(events(specs, few, Pace(deadline=begin + 4), {}))
+    seen = list(events(specs, few, Pace(), {}, seconds=2))
     assert time.time() - begin < 10
     results = [event for event in seen if isinstance(event, TrialResult)]
     assert [event.trial for event in results] == ["scratch-s0", "scratch-s1"]
     assert all(1 <= len(event.history) < 100_000 and event.test.total == 110 for event in results)
-    late = list(events(specs, few, Pace(deadline=begin), {}))
+    late = list(events(specs, few, Pace(), {}, seconds=0))
     assert [len(event.history) for event in late if isinstance(event, TrialResult)] == [1, 1]
 
 

@@ -104,6 +104,7 @@ def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int)
         (epoch,) = trainer.train(
             train, Plan(n, batch, replicas), seed=0, learning_rates=constant(spec.learning_rate), last=1
         )
+        assert isinstance(epoch, Epoch)
         probabilities = trainer.probabilities(trainer.weights, first(digits.test, n).images)
         runs.append((epoch, accuracy_of(probabilities, first(digits.test, n).labels), probabilities))
     (one, one_test, one_probabilities), (two, two_test, two_probabilities) = runs
@@ -158,6 +159,7 @@ def test_bfloat16_trains_float32_weights_to_a_similar_loss(digits: Dataset, mode
         trainer.start(seed=0)
         rates = constant(spec.learning_rate)
         *_, last = trainer.train(train, Plan(len(train), 32, 1), seed=0, learning_rates=rates, last=2)
+        assert isinstance(last, Epoch)
         losses.append(last.loss)
         assert {weight.dtype for weight in trainer.weights.trainable} == {tf.float32}
     assert losses[0] != losses[1]  # the second was computed in bfloat16

@@ -11,7 +11,7 @@ from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
 from mnist_lib.results import EpochDone, Started, TrialEvent, TrialFailure, TrialResult
-from mnist_lib.spec import Resources, TrialSpec, trial_grid
+from mnist_lib.spec import Assignment, Resources, TrialSpec, trial_grid
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
@@ -23,7 +23,7 @@ PLACE = WorkerPlace(node="here", gpus=("3",))
 
 
 def events_of(specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources = TWO_REPLICAS) -> list[TrialEvent]:
-    return list(run_trials(specs, lambda: dataset, resources, PLACE))
+    return list(run_trials(map(Assignment, specs), lambda: dataset, resources, PLACE))
 
 
 def results_of(events: Sequence[TrialEvent]) -> dict[str, TrialResult]:
@@ -110,7 +110,7 @@ def test_if_the_dataset_cannot_be_loaded_every_trial_fails_with_that_error_code(
         raise DataError("damaged")
 
     specs = trial_grid(["keras"], [0, 1])
-    failures = list(run_trials(specs, load, TWO_REPLICAS, PLACE))
+    failures = list(run_trials(map(Assignment, specs), load, TWO_REPLICAS, PLACE))
     assert [(failure.trial, failure.code) for failure in failures if isinstance(failure, TrialFailure)] == [
         (spec.id, "E-DATA") for spec in specs
     ]

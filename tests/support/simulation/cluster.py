@@ -1,0 +1,343 @@
+"""A cluster of `cluster.lanes.ports` on a virtual clock: nodes with slots, and lanes that train nothing.
+
+The weights of a trial are a hash of its id and of the epochs that were trained one after the other. Checkpoints carry
+them, so that a trial that is resumed wrongly ends with other weights.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cluster.connection.address import HeadWatch
+from cluster.errors import ClusterLostError
+from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, WorkerProcess
+from mnist_lib.environment import package_versions
+from mnist_lib.results import (
+    Accuracy,
+    CheckpointTaken,
+    EpochDone,
+    Heartbeat,
+    LaneStarted,
+    Started,
+    Trained,
+    TrialEvent,
+    TrialResult,
+)
+from mnist_lib.spec import Assignment, TrialSpec
+from tests.support.simulation.clock import VirtualClock
+
+HEARTBEAT_SECONDS = 3.0
+CANCEL_SECONDS = 0.1  # until a lane that is not stopped has ended
+NODE_LOST_SECONDS = 15.0  # until the head knows
+MAX_UNREAD = 16
+VERSIONS = package_versions()
+PROBABILITIES = np.full((4, 10), 0.1, np.float32)
+
+
+@dataclass(kw_only=True)
+class Pace:
+    """How long the parts of a trial take, in virtual seconds."""
+
+    importing: float = 5.0
+    compiling: float = 1.0
+    epoch: float = 1.0
+    evaluating: float = 0.5
+    checkpoint_every: int = 1  # epochs
+
+
+@dataclass(eq=False)
+class Node:
+    name: str
+    slots: int
+    alive: bool = True
+    free: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.free = self.slots
+
+
+@dataclass(eq=False)
+class SimulatedLane:
+    number: int
+    node: Node | None = None  # None while it waits for a slot
+    payloads: deque[Assignment] = field(default_factory=deque)
+    closed: bool = False
+    begun: bool = False  # its first event is on the way
+    unread: deque[Any] = field(default_factory=deque)  # events, and at the end an exception
+    content_at: float = 0.0  # when the content of the first unread event is there
+    is_fetched: bool = False  # whether it has been asked for
+    script: Generator[Any, None, None] | None = None
+    wants: str = ""  # "item" or "room" while the script waits for one
+    stopped: bool = False
+    ended: bool = False
+    cancelled: bool = False
+
+
+class SimulatedCluster:
+    def __init__(self, clock: VirtualClock, pace: dict[str, Pace], head_seconds: float = 30.0) -> None:
+        self.clock, self._pace = clock, pace
+        self.nodes: list[Node] = []
+        self.lanes: list[SimulatedLane] = []
+        self.events_taken = 0
+        self.head_answers = True
+        self._known_dead: frozenset[str] = frozenset()
+        self.on_wait: Callable[[Collection[SimulatedLane]], None] = lambda lanes: None
+        self._numbers = itertools.count()
+        self._head_seconds = head_seconds
+        self.connect()
+
+    # Faults and their opposites
+
+    def connect(self) -> None:
+        """Connect another driver; the lanes of the one before it end with it."""
+        for lane in self.lanes:
+            self._end(lane)
+        self.lanes.clear()
+        self.head = HeadWatch(self._head_seconds, ask=self._answer, clock=self.clock)
+
+    def add_node(self, slots: int) -> Node:
+        node = Node(f"node-{next(self._numbers)}", slots)
+        self.nodes.append(node)
+        self._place()
+        return node
+
+    def lose_node(self, node: Node, *, noticed: bool) -> None:
+        """End a node with its lanes. Their ends are noticed at once, or only when the head knows."""
+        node.alive = False
+        for lane in self.running_on(node):
+            self._end(lane, Death(kind=Kind.NODE_LOST, details=f"on {node.name}") if noticed else None)
+
+        def know() -> None:
+            self._known_dead |= {node.name}
+
+        self.clock.after(NODE_LOST_SECONDS, know)
+
+    def running_on(self, node: Node) -> list[SimulatedLane]:
+        return [lane for lane in self.lanes if lane.node is node and not lane.ended]
+
+    @property
+    def running(self) -> list[SimulatedLane]:
+        return [lane for lane in self.lanes if lane.node is not None and not lane.ended]
+
+    def kill_worker(self, lane: SimulatedLane, kind: Kind = Kind.KILLED) -> None:
+        self._end(lane, Death(kind=kind, details="on its node"))
+
+    def stop_worker(self, lane: SimulatedLane, seconds: float) -> None:
+        """Stop a worker, which then ignores a cancellation, and continue it later."""
+        lane.stopped = True
+
+        def go_on() -> None:
+            lane.stopped = False
+            if lane.cancelled:
+                self._end(lane)
+            else:
+                self._advance(lane)
+
+        self.clock.after(seconds, go_on)
+
+    def delay_content(self, lane: SimulatedLane, seconds: float) -> None:
+        if lane.content_at > self.clock.now:
+            return  # it is late already
+        lane.content_at = self.clock.now + seconds
+        if math.isfinite(seconds):
+            self.clock.after(seconds, lambda: None)  # something happens then: a wait may end
+
+    def lose_event(self, lane: SimulatedLane) -> None:
+        """Lose the next event of a lane, which goes on."""
+        lane.unread.appendleft(LaneDied(Death(kind=Kind.NODE_LOST, details="with an event")))
+
+    # The port
+
+    def start(self) -> SimulatedLane:
+        lane = SimulatedLane(next(self._numbers))
+        self.lanes.append(lane)
+        self._place()
+        return lane
+
+    def assign(self, lane: SimulatedLane, payload: Any) -> None:
+        lane.payloads.append(payload)
+        self._wake(lane, "item")
+
+    def close(self, lane: SimulatedLane) -> None:
+        lane.closed = True
+        self._wake(lane, "item")
+
+    def wait(self, lanes: Collection[SimulatedLane], seconds: float) -> list[SimulatedLane]:
+        self.on_wait(lanes)
+        self.clock.run_until(self.clock.now + seconds, lambda: any(map(self._is_ready, lanes)))
+        return [lane for lane in lanes if self._is_ready(lane)]
+
+    def take(self, lane: SimulatedLane) -> Any | None:
+        if lane.content_at > self.clock.now:
+            lane.is_fetched = True
+            return None
+        lane.is_fetched = False
+        event = lane.unread.popleft()
+        self.events_taken += 1
+        if isinstance(event, Exception):
+            raise event
+        self._wake(lane, "room")
+        return event
+
+    def cancel(self, lane: SimulatedLane) -> None:
+        lane.cancelled = True
+        if not lane.stopped:
+            self.clock.after(CANCEL_SECONDS, lambda: self._end(lane))
+
+    def kill(self, lane: SimulatedLane, worker: WorkerProcess | None) -> None:
+        self._end(lane)
+
+    def forget(self, lane: SimulatedLane) -> None:
+        pass
+
+    def check(self) -> None:
+        self.head.check()
+
+    def lost_nodes(self) -> frozenset[str]:
+        return self._known_dead
+
+    def capacity(self) -> int:
+        return sum(node.free + len(self.running_on(node)) for node in self.nodes if node.alive)
+
+    def describe_free(self) -> str:
+        return ", ".join(f"{node.name}: {node.free} free" for node in self.nodes)
+
+    # What lanes do
+
+    def _is_ready(self, lane: SimulatedLane) -> bool:
+        return bool(lane.unread) and not (lane.is_fetched and lane.content_at > self.clock.now)
+
+    def _answer(self) -> list[Any]:
+        if not self.head_answers:
+            self.clock.sleep(4.0)
+            raise ClusterLostError("no answer")
+        return []
+
+    def _place(self) -> None:
+        for lane in self.lanes:
+            node = next((node for node in self.nodes if node.alive and node.free), None)
+            if lane.node is None and not lane.ended and node is not None:
+                node.free -= 1
+                lane.node = node
+                lane.script = self._script(lane)
+                self._advance(lane)
+
+    def _end(self, lane: SimulatedLane, death: Death | None = None) -> None:
+        if lane.ended:
+            return
+        lane.ended = True
+        if death is not None:
+            lane.unread.append(LaneDied(death))
+        if lane.node is not None:
+            lane.node.free += 1
+            self._place()
+
+    def _wake(self, lane: SimulatedLane, wanted: str) -> None:
+        if lane.wants == wanted:
+            self._advance(lane)
+
+    def _advance(self, lane: SimulatedLane) -> None:
+        """Run the script of a lane up to its next pause."""
+        if lane.ended or lane.stopped or lane.script is None:
+            return
+        lane.wants = ""
+        try:
+            pause = next(lane.script)
+        except StopIteration:
+            self._end(lane)
+            lane.unread.append(LaneEnded())
+            return
+        if isinstance(pause, str):
+            lane.wants = pause
+        else:
+            self.clock.after(pause, lambda: self._advance(lane))
+
+    def _script(self, lane: SimulatedLane) -> Generator[float | str, None, None]:
+        """Put the events of a lane among its unread ones; yield seconds of work, or what to wait for."""
+        assert lane.node is not None
+        yield 1.0
+        lane.begun = True
+        lane.unread.append(WorkerProcess(node=lane.node.name, host=lane.node.name, pid=lane.number))
+        lane.unread.append(LaneStarted(trial="", host=lane.node.name, versions=VERSIONS))
+        compiled: set[str] = set()
+        while True:
+            while not lane.payloads and not lane.closed:
+                yield "item"
+            if not lane.payloads:
+                return
+            given = lane.payloads.popleft()
+            pace = self._pace[given.spec.model]
+            yield pace.importing if not compiled else 0.01
+            yield 0.01 if given.spec.model in compiled else pace.compiling
+            compiled.add(given.spec.model)
+            for happening in trial_script(given, pace, lane.node.name):
+                while len(lane.unread) >= MAX_UNREAD:
+                    yield "room"
+                if isinstance(happening, TrialEvent):
+                    lane.unread.append(happening)
+                else:
+                    yield happening
+
+
+def trial_script(given: Assignment, pace: Pace, node: str) -> Generator[float | TrialEvent, None, None]:
+    """Yield the events of a trial, and the seconds of work between them."""
+    spec = given.spec
+    done, weights = json.loads(given.checkpoint) if given.checkpoint else (0, "")
+    yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
+    history = [epoch_of(spec, epoch) for epoch in range(1, done + 1)]
+    for epoch in range(done + 1, spec.epochs + 1):
+        beats = int(pace.epoch / HEARTBEAT_SECONDS)
+        for beat in range(beats):
+            yield HEARTBEAT_SECONDS
+            yield Heartbeat(trial=spec.id, epoch=epoch - 1 + beat / (beats + 1))
+        yield pace.epoch - beats * HEARTBEAT_SECONDS
+        weights = next_weights(spec, epoch, weights)
+        history.append(epoch_of(spec, epoch))
+        yield history[-1]
+        if epoch < spec.epochs and epoch % pace.checkpoint_every == 0:
+            yield CheckpointTaken(trial=spec.id, epoch=epoch, content=json.dumps([epoch, weights]).encode())
+    yield Trained(trial=spec.id)
+    yield pace.evaluating
+    yield TrialResult(
+        trial=spec.id,
+        spec=spec,
+        test=Accuracy(spec.seed % 5, 4 + spec.seed // 100),
+        validation=Accuracy(spec.seed % 7, 10),
+        best_epoch=spec.epochs,
+        history=tuple(history),
+        train_seconds=1.0,
+        images_per_second=1.0,
+        setup_seconds=1.0,
+        replicas=1,
+        devices=("CPU:0",),
+        gpus=(),
+        node=node,
+        weights_sha256=weights,
+        versions=VERSIONS,
+        probabilities=PROBABILITIES,
+        files={"weights": weights.encode()},
+    )
+
+
+def next_weights(spec: TrialSpec, epoch: int, weights: str) -> str:
+    return hashlib.sha256(f"{spec.id} {epoch} {weights}".encode()).hexdigest()
+
+
+def undisturbed_weights(spec: TrialSpec) -> str:
+    weights = ""
+    for epoch in range(1, spec.epochs + 1):
+        weights = next_weights(spec, epoch, weights)
+    return weights
+
+
+def epoch_of(spec: TrialSpec, epoch: int) -> EpochDone:
+    return EpochDone(
+        trial=spec.id, epoch=epoch, loss=1.0 / epoch, train=Accuracy(1, 2), validation=Accuracy(1, 2), seconds=1.0
+    )
