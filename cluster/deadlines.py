@@ -19,7 +19,7 @@ class Limits:
     max_failures: int = 3  # retries of an item whose attempt has died
     max_out_of_memory: int = 1  # how many of these retries may follow a lack of memory
     item_seconds: float = math.inf  # for one item in one attempt
-    # The silence deadline: without any event of an attempt. Before the third event of an item it is
+    # An attempt that sends no event for too long is abandoned. Before the third event of an item, that is
     # first_silence_seconds; then it is ten times the longest interval since the second event, but at least
     # silence_seconds.
     first_silence_seconds: float = 900.0

@@ -39,7 +39,7 @@ def kill(worker: WorkerProcess) -> None:
 def _kill_worker(pid: int) -> None:
     import psutil  # a dependency of Ray's
 
-    # Meanwhile the pid may belong to another process.
+    # By now, the pid may belong to another process.
     with contextlib.suppress(psutil.Error, ProcessLookupError):
         if any(WORKER_TITLE in word for word in psutil.Process(pid).cmdline()):
             os.kill(pid, signal.SIGKILL)

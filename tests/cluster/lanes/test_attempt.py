@@ -43,7 +43,7 @@ def attempt_with_events(clock: Clock, *intervals: float) -> Attempt:
         ((0.1, 30.0, 0.2, 0.5, 0.1), 5.1, True),
     ],
 )
-def test_the_silence_deadline_follows_the_longest_epoch_not_the_start_up(
+def test_the_silence_deadline_depends_on_the_longest_epoch_but_not_on_the_start_up(
     clock: Clock, intervals: tuple[float, ...], silent: float, overdue: bool
 ) -> None:
     attempt = attempt_with_events(clock, *intervals)
@@ -51,7 +51,7 @@ def test_the_silence_deadline_follows_the_longest_epoch_not_the_start_up(
     assert (attempt.overdue(LIMITS) is not None) == overdue
 
 
-def test_the_next_item_begins_with_the_longer_silence_deadline_of_a_start(clock: Clock) -> None:
+def test_the_next_item_begins_with_the_longer_silence_deadline_of_a_start_up(clock: Clock) -> None:
     attempt = attempt_with_events(clock, 0.1, 1.0, 0.2)
     attempt.begin_next()
     clock.now += 99.0
