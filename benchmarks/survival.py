@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="number of pairs of runs (default: 5)")
     parser.add_argument("--workers", type=int, default=10, help="number of runs in which a worker is killed")
     parser.add_argument("--drivers", type=int, default=3, help="number of runs whose driver is killed")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random kills (default: 0)")
     options = parser.parse_args()
     generator, source = random.Random(options.seed), options.source
     overheads: list[float] = []

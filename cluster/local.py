@@ -29,7 +29,7 @@ HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 200 << 20  # of each node
 FOLDER_VARIABLE, NODE_VARIABLE = "MNIST_LOCAL_CLUSTER", "MNIST_LOCAL_NODE"
 # The head notices within two seconds that a node is gone, not within half a minute. On a busy machine it may mistake a
-# slow node for a lost one, so that this is only for clusters that are to lose nodes.
+# slow node for a lost one, so this is only for clusters whose nodes are killed on purpose.
 HEALTH_CHECKS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 # In a new process: lets Linux kill it when the thread that has started it ends. 1 is PR_SET_PDEATHSIG.
 DIE_WITH_PARENT = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)
@@ -189,7 +189,9 @@ def _unused_address(port: int, option: str = "") -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster.local", description=__doc__)
     parser.add_argument("do", choices=["up", "down"], help="start the cluster, or end it")
-    parser.add_argument("--nodes", type=int, default=3, help="number of nodes, with the head (default: %(default)s)")
+    parser.add_argument(
+        "--nodes", type=int, default=3, help="number of nodes, including the head (default: %(default)s)"
+    )
     parser.add_argument("--cpus", type=int, default=1, help="CPUs of each node (default: %(default)s)")
     parser.add_argument("--gpus", type=int, default=0, help="logical GPUs of each node (default: %(default)s)")
     for option, default, of in (("--port", 6379, "head"), ("--dashboard-port", 8265, "dashboard and job server")):

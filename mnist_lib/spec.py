@@ -100,7 +100,7 @@ class TrialSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a trial runs on: one replica per GPU, or without GPUs on `cpu_replicas` logical CPU devices."""
+    """What a trial runs on: one replica per GPU or, without GPUs, one on each of `cpu_replicas` logical CPU devices."""
 
     nodes: int = 1  # the other fields are for each node
     cpus: int = 1

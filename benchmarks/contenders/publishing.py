@@ -1,6 +1,7 @@
 """The timing of publishing: the same files several times, the first as warm-up; prints the seconds as a line of JSON.
 
-Arguments: a folder, and the number of times. The files are random bytes of the sizes of those of a trained `keras`.
+Arguments: a folder, and the number of times. The files contain random bytes, and have the sizes of the files of a
+trained `keras`.
 """
 
 import json

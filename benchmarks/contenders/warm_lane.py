@@ -1,4 +1,4 @@
-"""The cost of a further trial in a lane beyond its training: its start, its evaluation and the files of its model."""
+"""What a further trial in a lane costs in addition to its training: start, evaluation and the files of its model."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The way to a cluster: does a Ray head answer at that address, and does it accept our token?
+"""Access to a cluster: does a Ray head answer at a given address, and does it accept our token?
 
 Whoever has a cluster's token may run anything on it. Messages say where Ray looks for it, never what it is.
 """
@@ -94,7 +94,7 @@ class HeadWatch:
     """Asks the head of the connected cluster at intervals whether it is there, and which nodes have died.
 
     Ray itself would end this process, without a message, a minute after it lost the head, and would wait for a task on
-    a disconnected node until the connection breaks.
+    an unreachable node until the connection to that node breaks.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ def ensure_token() -> None:
 def ensure_private_token() -> None:
     """Set a token for this process only, unless there is one. Ray would write it into HOME, which may not exist."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return  # without looking: once Ray has loaded a token it requires one, but workers send none in this mode
+        return  # do not look for one: once Ray has loaded a token, it requires it, but workers send none in this mode
     if not _has_token(ignore_auth_mode=True):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         ray_private.token_loader().reset_cache()

@@ -90,7 +90,7 @@ class JobClient:
             self._client = ray_private.job_client(self.url, CONNECT_SECONDS, JOB_ANSWER_SECONDS)
 
     def submit(self, job: str | None, command: str, packages: Sequence[Path], metadata: dict[str, str]) -> str:
-        """Send packages, which lie in one folder, run the command beside their copies, and return the job's id.
+        """Send packages of one folder, run the command in the folder of their copies, and return the job's id.
 
         Args:
             job: its id; None to let Ray choose one.
@@ -139,7 +139,7 @@ class JobClient:
         """Write the log as it grows; return the job when it has ended.
 
         Raises:
-            ClusterLostError: the server has not answered for too long, during which the job may go on.
+            ClusterLostError: the server has not answered for too long (the job may still run), or was restarted.
         """
         seen, answered_at = 0, time.monotonic()
         while True:

@@ -43,7 +43,7 @@ GetAllNodeInfoRequest: Any = gcs_service_pb2.GetAllNodeInfoRequest  # type: igno
 
 @contextlib.contextmanager
 def connection_to_head(address: str) -> Iterator[Any]:
-    """Provide the head's service for nodes. Its methods raise grpc.RpcError, or AuthenticationError without a token."""
+    """Provide the head's node-info service. Its methods raise grpc.RpcError, or AuthenticationError without a token."""
     with init_grpc_channel(address) as channel:  # sends the token, and uses TLS if RAY_USE_TLS says so
         yield gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
 
@@ -54,7 +54,7 @@ def head_on_this_machine() -> str:
 
 
 def token_loader() -> Any:
-    """Return what finds the token, with `has_token` (raises AuthenticationError for an unreadable one)."""
+    """Return Ray's loader of the token. Its `has_token` raises AuthenticationError if the token cannot be read."""
     return ray._raylet.AuthenticationTokenLoader.instance()  # type: ignore[attr-defined]
 
 

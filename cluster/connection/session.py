@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
-    """Connect to Ray. Nothing is printed on standard output meanwhile.
+    """Connect to Ray until the block ends. Within the block, what is printed on standard output is logged.
 
     Args:
         address: "host:port" of the head of a cluster with this machine among its nodes; "auto" to find it; None for
@@ -78,7 +78,7 @@ def _shut_down_lost_cluster() -> None:
 
 
 class _Log(io.TextIOBase):
-    """Takes what Ray's threads print on standard output, which belongs to the result, and logs it."""
+    """Logs what Ray's threads print on standard output, which is reserved for the result."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -87,5 +87,8 @@ class _Log(io.TextIOBase):
 
 
 def in_submitted_job() -> bool:
-    """Return whether the job server started this process. Then the nodes have its code; its folder will be deleted."""
+    """Return whether the job server started this process.
+
+    If so, the nodes already have this code, and the working folder will be deleted.
+    """
     return ray_private.JOB_VARIABLE in os.environ

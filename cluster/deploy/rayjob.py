@@ -44,7 +44,7 @@ def rayjob_of(run: str, uid: str, manifest: Path) -> Document:
 
 
 class RunFollower:
-    """Follows a run, and at most one more attempt at it, called `run`-2, from their RayJobs to the exit code."""
+    """Creates and follows the RayJob of a run, and of at most one retry (`run`-2), until the exit code is known."""
 
     def __init__(self, rayjob: Document, run: str, command: str) -> None:
         self._rayjob, self._name = rayjob, rayjob["metadata"]["name"]

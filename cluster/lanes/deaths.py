@@ -1,4 +1,4 @@
-"""Why an attempt ended before its items: Ray's errors, sorted into the kinds that are treated differently."""
+"""Why an attempt ended before its items were done: Ray's errors, sorted into the kinds that are treated differently."""
 
 import re
 from typing import Any

@@ -93,7 +93,7 @@ def plan_lanes(
     nodes_per_trial: int = 1,
     max_concurrent: int | None = None,
 ) -> LanePlan:
-    """Return a plan of as many lanes as there are trials, at most as many as fit on the nodes and `max_concurrent`.
+    """Return a plan with one lane per trial, but no more lanes than fit on the nodes, and at most `max_concurrent`.
 
     Args:
         gpus_per_trial: on each node of a trial; None for 1 if any node has a GPU, else 0.
@@ -125,7 +125,7 @@ def plan_lanes(
         fitting = sum(slots > 0 for slots in _slots(nodes, min_cpus, gpus))
         if fitting:
             raise ResourcesError(
-                f"each trial asks for {nodes_per_trial} nodes, {fitting} can hold its part"
+                f"each trial asks for {nodes_per_trial} nodes, {fitting} have enough CPUs and GPUs"
                 f"; use --nodes-per-trial {fitting} or fewer"
             )
         raise ResourcesError(
@@ -162,7 +162,7 @@ def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> list[int]:
 
 
 def count_groups(slots: Sequence[int], size: int) -> int:
-    """Return the largest number of groups, each with one slot on `size` different nodes.
+    """Return the largest number of groups, each of which takes one slot on each of `size` nodes.
 
     A node serves each group with at most one slot. So n groups fit if the sum of min(n, slots) is at least n * size.
     """

@@ -102,7 +102,7 @@ def _rows(made: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
     """Yield each option as it is typed, positional ones first, and its help text with the default."""
     formatter = made.formatter_class(prog=made.prog)
     for action in sorted(made._actions, key=lambda action: bool(action.option_strings)):
-        if action.help == argparse.SUPPRESS or action.dest in ("help", "version", "config"):
+        if action.help == argparse.SUPPRESS or {"--help", "--version", "--config"} & set(action.option_strings):
             continue
         value = action.metavar or "|".join(action.choices or ())
         names = [name for name in action.option_strings if action.default is True or not name.startswith("--no-")]

@@ -59,7 +59,7 @@ def node_facts() -> NodeFacts:
 
 
 def visible_gpus() -> int:
-    """Return how many of the GPUs that Ray granted to this task TensorFlow can use."""
+    """Return how many of the GPUs granted to this task by Ray are visible to TensorFlow."""
     import_keras()
     import tensorflow as tf
 
@@ -90,7 +90,7 @@ def versions_here() -> Iterator[Finding]:
 def storage(where: str) -> Iterator[Finding]:
     is_new = not is_url(where) and not Path(where).exists()
     check_writable(open_storage(where))
-    yield Finding("storage", f"{where} is writable, and when two processes create the same file, one succeeds")
+    yield Finding("storage", f"{where} is writable, and when two processes create the same file, only one succeeds")
     if not is_url(where):
         yield _disk("storage", Path(where), shutil.disk_usage(where).free, "E-STORE-FULL", "--storage")
     if is_new:

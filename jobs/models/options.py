@@ -72,7 +72,9 @@ class DiffOptions(StoreOptions):
 class PromoteOptions(StoreOptions):
     """Make a version the champion of its model if it is significantly better than the current champion."""
 
-    version: str | None = option(None, "required: keras@latest or like keras@3", str, "VERSION", positional=True)
+    version: str | None = option(
+        None, "required: version, such as keras@latest or keras@3", str, "VERSION", positional=True
+    )
     always: bool = option(False, "promote the version even if it is not better than the champion")
     alpha: float = option(Rule.alpha, "significance level of McNemar's test against the champion", number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "minimum test accuracy of a first champion, 0 to 1", number, "X")

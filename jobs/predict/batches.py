@@ -64,7 +64,7 @@ def predict_on_cluster(
 
 
 def layout_of(stored: StoredModel, as_is: bool) -> Layout:
-    """Return the layout of pictures that a model expects. The caller has built it, which checks the manifest."""
+    """Return the layout of pictures that a model expects. Build the model first: that checks the manifest."""
     height, width, _ = stored.manifest["dataset"]["image_shape"]
     return Layout.of(stored.manifest["spec"]["dataset"], (height, width), as_is=as_is)
 

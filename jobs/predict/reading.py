@@ -27,7 +27,7 @@ MAX_TASKS_PER_PROCESS = 4  # limits the pictures in memory that the model has no
 def picture_reader(paths: Sequence[Path]) -> Iterator[Callable[[Layout], Iterator[Picture | ImageError]]]:
     """Give a function that yields the picture, or the error of reading it, of each path in order.
 
-    Many pictures are read by processes. These are started at once, so that they start while TensorFlow loads.
+    If there are many pictures, processes read them. They are created on entry, and start while TensorFlow loads.
     """
     processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES, len(paths) // MIN_PICTURES_PER_PROCESS)
     if processes <= 1:

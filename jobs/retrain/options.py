@@ -120,7 +120,7 @@ class StatusOptions(RetrainOptions):
     HIDDEN = OPTIONS - {"name", "cron", "tz", "storage", "json"}
 
     cron: str | None = option(
-        None, 'cron expression of the schedule, whose next slots are then printed, such as "0 3 * * *"', str, "CRON"
+        None, 'cron expression of the schedule, such as "0 3 * * *"; if given, the next slots are printed', str, "CRON"
     )
     tz: str = option("UTC", "time zone of --cron and of the printed times, such as Europe/Berlin", str, "ZONE")
     last: int = option(10, "number of past slots, and of champions, to print", whole_number, "N")

@@ -143,7 +143,7 @@ class Recorder:
         """Record an event.
 
         Args:
-            attempts: returns the number of attempts so far at the trial with an id.
+            attempts: takes the id of a trial and returns the number of attempts at it so far.
 
         Raises:
             VersionsError: a worker has different package versions than this process.

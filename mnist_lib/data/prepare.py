@@ -149,7 +149,7 @@ def _read(name: str, builder: Any, split: str) -> Split:
 
 
 def _first_damage(files: Iterable[Any]) -> str | None:
-    """Return the first record that cannot be read, or None if the damage is within a record."""
+    """Return the first record that cannot be read, or None if all can be; the content of one may still be damaged."""
     import tensorflow as tf
 
     for file in files:

@@ -34,7 +34,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
     Args:
         form: one of `catalog.EXPORT_FORMATS`.
         target: a path that does not exist; it becomes a folder for saved_model, a file for the others.
-        images: [n, height, width, 1] uint8, 0-255, predicted to compare.
+        images: [n, height, width, 1] uint8, 0-255, on which the predictions are compared.
 
     Raises:
         IntegrityError: the exported model predicts differently from the stored version; the export is deleted.

@@ -40,7 +40,7 @@ class Model(Protocol):
         """Return initial weights that are a function of the seed."""
 
     def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
-        """Return the logits, [batch, classes] float32, of images, [batch, height, width, 1] uint8, and the state after.
+        """Return the logits, [batch, classes] float32, of images, [batch, height, width, 1] uint8, and the new state.
 
         Training computes in the precision of the spec. Evaluation computes in float32, as users of a stored model do.
         """

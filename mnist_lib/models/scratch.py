@@ -78,7 +78,10 @@ class Optimizer(Protocol):
     def update(
         self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
     ) -> tuple[Tensors, list[Tensors]]:
-        """Return the weights and slots after a step. learning_rate: [] float32; step: [] int32, the steps before it."""
+        """Return the weights and slots after a step.
+
+        learning_rate: [] float32; step: [] int32, the number of earlier steps.
+        """
 
 
 class SGD:

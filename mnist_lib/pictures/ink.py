@@ -102,7 +102,7 @@ def _steps(values: Levels) -> Levels:
 
 
 def _without_paper_around(distance: Levels) -> Levels:
-    """Crop to what stands out. With the paper around it, the level of Otsu would depend on where the digit is."""
+    """Crop to what stands out. With the paper around it, Otsu's level would depend on where the digit is."""
     rows, columns = (np.flatnonzero((distance >= MIN_CONTRAST).any(axis=axis)) for axis in (1, 0))
     return distance[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 

@@ -13,7 +13,8 @@ from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, 
 from mnist_lib.report.evidence import AttemptTimes, StoredTrial
 from mnist_lib.results import EpochDone
 
-MAX_DISTINCT = 12  # above this many trials no seeds are shown; above half of it in one model, its curves are paler
+# With more trials than this, no seeds are shown. A model with more than half as many trials has paler curves.
+MAX_DISTINCT = 12
 MAX_LANES = 24
 MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one
 HEIGHT = 4.2  # inches, of the two plots that stand side by side

@@ -28,7 +28,7 @@ class Entry:
     at: str
     host: str
     run: str = ""
-    begun: str = ""  # since when a process has worked on the slot without a break
+    begun: str = ""  # when the last unbroken period of work on the slot began
     attempt: int = 0
     failures: int = 0  # attempts that failed, or whose process died
     missed: int = 0  # earlier slots that have neither an entry nor a run

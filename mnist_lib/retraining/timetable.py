@@ -46,7 +46,7 @@ class Timetable:
                 raise CronError(f"cron: {name}: expected {allowed}, got {fields[place]!r} in {cron!r}")
         if not _is_possible(cron):
             raise CronError(
-                f"cron: day-of-month: expected a day that month {fields[3]} has, got {fields[2]!r} in {cron!r}"
+                f"cron: day-of-month: expected a day that exists in month {fields[3]}, got {fields[2]!r} in {cron!r}"
             )
         # `latest` is called many times between two slots: this is its last answer, and the slot after it.
         self._last_answer = (datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))

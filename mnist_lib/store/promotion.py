@@ -107,8 +107,11 @@ class Rule:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test: the probability that two equally good models divide
-    the images that only one of them answers correctly at least as unevenly as `gained` to `lost`."""
+    """Return the two-sided p-value of McNemar's exact test.
+
+    Suppose that the two models are equally good. The p-value is then the probability that the images that exactly one
+    of them answers correctly are split between them at least as unevenly as `gained` to `lost`.
+    """
     n = gained + lost
     # Integers, because 2**n overflows a float for n > 1023.
     tail = ways = 1

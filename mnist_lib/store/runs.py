@@ -125,7 +125,9 @@ def check_writable(objects: Objects) -> None:
     name = f"writable-{uuid.uuid4().hex}"
     try:
         if not objects.create(name, b"1") or objects.create(name, b"2"):
-            raise StoreError(f"{objects.where(name)}: two writers could create it; name another with --storage")
+            raise StoreError(
+                f"{objects.where(name)}: two writers could both create this object; name another storage with --storage"
+            )
     finally:
         objects.delete(name)
 

@@ -104,7 +104,7 @@ def test_a_temporary_cluster_has_a_token_and_ends_with_the_process_that_has_star
     wait_until(lambda: not processes_of(Path(folder)), "the cluster is still there", 75)
 
 
-def test_a_cluster_does_not_start_without_its_job_server_when_the_port_is_in_use(
+def test_a_cluster_does_not_start_if_the_port_of_its_job_server_is_in_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

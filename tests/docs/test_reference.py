@@ -129,7 +129,7 @@ def test_the_guide_to_champions_gives_the_limits_of_the_promotion_rule() -> None
     assert f"`--max-class-drop` ({Rule.max_class_drop})" in guide
 
 
-def test_the_guide_to_reports_gives_the_accuracy_of_models_that_question_labels() -> None:
+def test_the_guide_to_reports_gives_the_minimum_accuracy_for_questioning_labels() -> None:
     assert f"at least {MIN_ACCURACY:.0%} test accuracy" in (ROOT / "docs/report.md").read_text()
 
 

@@ -152,7 +152,7 @@ def test_runs_are_records_with_the_newest_first(objects: LocalObjects, tmp_path:
     assert found == mnist_lib.runs(f"file://{tmp_path}/results")
 
 
-def test_the_champion_of_a_damaged_log_is_unknown_and_hides_no_run(
+def test_a_damaged_champion_log_hides_no_run_and_leaves_the_champion_unknown(
     objects: LocalObjects, tmp_path: Path, digits: Dataset
 ) -> None:
     store(objects, "keras", 150)
@@ -164,7 +164,7 @@ def test_the_champion_of_a_damaged_log_is_unknown_and_hides_no_run(
 
 @pytest.fixture(scope="module")
 def champion(tensorflow: None, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose `results` hold a trained champion of keras, and a newer version that is not."""
+    """A folder whose `results` hold a trained champion of keras and a newer version that is not the champion."""
     folder = tmp_path_factory.mktemp("api")
     objects = LocalObjects(folder / "results")
     for run, epochs in (("a", 3), ("b", 1)):
@@ -177,7 +177,7 @@ def champion(tensorflow: None, digits: Dataset, tmp_path_factory: pytest.TempPat
 def test_a_loaded_model_predicts_as_it_did_in_its_run(champion: Path, digits: Dataset) -> None:
     environment = dict(os.environ)
     model = mnist_lib.load("keras", storage=champion / "results")
-    assert dict(os.environ) == environment  # processes that this one starts see the GPUs
+    assert dict(os.environ) == environment  # so that processes that this one starts see the GPUs
     assert model.name == "keras@1"
     probabilities = model.predict(digits.test.images)
     assert (probabilities.shape, probabilities.dtype) == ((1_000, 10), np.dtype("float32"))

@@ -66,7 +66,7 @@ def test_the_chosen_trial_is_the_best_on_validation_not_on_test() -> None:
 
 
 @pytest.mark.parametrize("validation", [5, None])
-def test_of_equally_good_trials_the_lowest_seed_is_chosen_in_either_order(validation: int | None) -> None:
+def test_the_lowest_seed_of_equally_good_trials_is_chosen_in_either_order(validation: int | None) -> None:
     first, second = (small_result(seed, predicted=[0, 1, 2, 3], validation=validation) for seed in (0, 1))
     for order in ((first, second), (second, first)):
         assert tally_of(*order).chosen.trial == "keras-s0"

@@ -1,4 +1,4 @@
-"""The files that let other schedulers run a command, and what each is given: a command, its timetable, exit codes."""
+"""Files with which other schedulers run a command. Each is made from a `Timer`: command, timetable, exit codes."""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 
 # For every emitted file.
 COMMENT = """\
-# The command itself finds missed slots and unfinished runs, by the runs in the storage, and holds the schedule's lease,
-# so that one process works at a time and no slot is run twice.
+# The command itself finds missed slots and unfinished runs by reading the schedule's journal in the storage. It holds
+# the schedule's lease, so that one process works at a time and no slot is run twice.
 """
 
 

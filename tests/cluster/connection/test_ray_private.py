@@ -29,7 +29,7 @@ PRIVATE = re.compile(r"ray\._private|ray\._raylet|ray\.core|ray\.cluster_utils|r
 
 
 def source_of(module: str) -> str:
-    """Return the source of a module of Ray, which is not imported."""
+    """Return the source of a module of Ray without importing the module."""
     return (Path(ray.__file__).parents[1] / f"{module.replace('.', '/')}.py").read_text()
 
 
@@ -81,7 +81,7 @@ def test_the_messages_about_nodes_have_the_fields_that_are_read() -> None:
     assert (node.node_id, node.node_manager_address, node.node_manager_hostname) == (b"", "", "")
     assert (node.start_time_ms, node.end_time_ms) == (0, 0)
     assert node.death_info.reason != ray_private.DIED
-    node.death_info.reason = ray_private.DIED  # a value of that enumeration
+    node.death_info.reason = ray_private.DIED  # a value of the enumeration of this field
 
 
 def test_the_resources_of_this_machine_are_counted_without_ray() -> None:

@@ -44,7 +44,7 @@ def test_every_file_has_the_same_version_of_ray() -> None:
     assert f"ray[default]=={ray.__version__}" in PROJECT["project"]["dependencies"]
 
 
-def test_the_job_and_the_permanent_cluster_have_the_same_cluster() -> None:
+def test_the_job_and_the_permanent_cluster_have_the_same_cluster_spec() -> None:
     assert RAYJOB["spec"]["rayClusterSpec"] == CLUSTER["spec"]
 
 
@@ -84,7 +84,7 @@ def test_runs_are_stored_on_the_volume() -> None:
     assert "fsGroup" in HEAD["template"]["spec"]["securityContext"], "otherwise only root can write to the volume"
 
 
-def test_the_account_of_the_cronjob_has_the_rights_of_its_program_and_no_more() -> None:
+def test_the_account_of_the_cronjob_has_exactly_the_rights_that_its_program_needs() -> None:
     account, role, binding = only("ServiceAccount"), only("Role"), only("RoleBinding")
     assert CRON_JOB["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account["metadata"]["name"]}]
@@ -154,7 +154,8 @@ def test_a_pod_has_time_to_drain(pod: Any) -> None:
 # Exit codes
 
 
-# Exit codes that Kubernetes and systemd must not retry. "once" is among them, since they cannot count retries by code.
+# Exit codes that Kubernetes and systemd must not retry. They include those to retry "once", since neither scheduler can
+# limit the number of retries for one exit code.
 FINAL = {row.number for row in exit_codes.TABLE if row.retry != "yes"} - {exit_codes.DONE}
 
 

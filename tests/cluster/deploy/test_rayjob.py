@@ -94,7 +94,7 @@ class Pod:
     """Runs the program with the CronJob's command. A process of the test replaces the command that follows the log.
 
     Args:
-        exit_codes: of the run, each time that its log is followed.
+        exit_codes: the exit code of the run for each call of the log command, in order.
         program: Python code of the log command, which gets the exit code as an argument.
     """
 
@@ -173,7 +173,7 @@ def test_the_pod_creates_a_rayjob_of_its_own_and_follows_its_log(
     assert pod.followed == [("x-1", "http://head:8265")]
 
 
-def test_the_log_is_followed_by_jobs_submit() -> None:
+def test_jobs_submit_follows_the_log() -> None:
     python, minus_m, module, *arguments = rayjob.log_command("x-1", "http://head:8265")
     assert (python, minus_m, module) == (sys.executable, "-m", "jobs.submit")
     parse_submit(arguments)
@@ -222,7 +222,9 @@ def test_a_code_that_is_retried_once_is_followed_by_one_more_run(
 
 
 @pytest.mark.parametrize("code", [row.number for row in exit_codes.TABLE if row.retry != "once"])
-def test_every_other_code_ends_the_pod(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_code_that_is_not_retried_once_ends_the_pod(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kubernetes = Kubernetes(then=[RUNS])
     assert Pod(tmp_path, monkeypatch, code).run(kubernetes) == code
     assert changes(kubernetes) == ["POST"]
@@ -250,9 +252,7 @@ def test_a_second_rayjob_that_failed_under_an_earlier_pod_is_created_again(
     assert runs(kubernetes) == [f"{RUN}-2"]
 
 
-def test_the_first_rayjob_is_deleted_again_when_a_deletion_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_deletion_of_the_first_rayjob_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubernetes, pod = Kubernetes(then=[RUNS, RUNS, RUNS]), Pod(tmp_path, monkeypatch, 5, 0)
     kubernetes.lost_deletions = 1
     assert pod.run(kubernetes) == exit_codes.DONE
@@ -283,7 +283,9 @@ def test_a_sigterm_is_forwarded_to_the_log_command(tmp_path: Path, monkeypatch: 
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_cluster_that_does_not_start_is_a_lack_of_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_start_counts_as_a_lack_of_resources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kubernetes = Kubernetes(then=[{"jobDeploymentStatus": "Failed", "message": "no node"}])
     assert Pod(tmp_path, monkeypatch).run(kubernetes) == exit_codes.exit_code_of("E-RESOURCES")
 

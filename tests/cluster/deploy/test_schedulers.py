@@ -1,4 +1,4 @@
-"""The files for other schedulers, each checked by the scheduler's own parser, a second one or a published schema."""
+"""The files for other schedulers, each checked by the scheduler's own parser, another parser, or a published schema."""
 
 import dataclasses
 import re
@@ -82,7 +82,7 @@ def test_a_shell_splits_the_command_of_a_crontab_into_its_arguments() -> None:
     assert printed.splitlines() == list(COMMAND[1:])
 
 
-def test_a_crontab_refuses_what_only_some_implementations_understand() -> None:
+def test_cron_syntax_that_only_some_implementations_understand_is_refused() -> None:
     for cron in ("0 4 L * *", "0 4 * * 5#2", "0 4 LW * *", "0 4 * * 5L"):
         with pytest.raises(SchedulerError, match="a crontab does not understand L, LW or #"):
             crontab(timer(cron))
@@ -104,7 +104,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(SYSTEMD is None, reason="there is no systemd-analyze")
 @pytest.mark.parametrize("cron", CRONS)
-def test_the_systemd_timer_elapses_when_cron_is_due(cron: str) -> None:
+def test_the_systemd_timer_elapses_when_the_cron_job_is_due(cron: str) -> None:
     base, zone = datetime(2026, 1, 2, 12, tzinfo=UTC), ZoneInfo("Europe/Berlin")
     due = CronSim(cron, base.astimezone(zone))
     expected = [next(due).astimezone(UTC) for _ in range(6)]  # none on a day when the clocks change
@@ -164,7 +164,7 @@ def test_a_timetable_that_kubernetes_does_not_understand_is_refused() -> None:
         cronjob(timer("0 3 L * *"), "i")
 
 
-def test_each_file_says_what_the_command_does_itself() -> None:
+def test_each_file_says_what_the_command_itself_takes_care_of() -> None:
     for text in (crontab(timer()), cronjob(timer(), "i"), raycronjob(timer(), "i")):
         assert COMMENT in text
     for text in units(timer()).values():
@@ -172,7 +172,7 @@ def test_each_file_says_what_the_command_does_itself() -> None:
 
 
 def test_no_scheduler_retries_a_final_exit_code() -> None:
-    """The command has already retried what is worth "once", so these codes are final for a scheduler, too."""
+    """Exit codes to retry "once" are final, too, since the command itself has already retried after them."""
     assert set(FINAL_EXIT_CODES) == {row.number for row in exit_codes.TABLE if row.retry != "yes"} - {exit_codes.DONE}
     (line,) = re.findall(r"RestartPreventExitStatus=(.*)", units(timer())["mnist-jobs-nightly.service"])
     assert [*map(int, line.split())] == [*FINAL_EXIT_CODES]

@@ -142,7 +142,7 @@ def stops_early(items: Iterable[Item]) -> Iterator[Event]:
 
 def test_a_task_that_ends_before_its_items_is_a_failure() -> None:
     events, _ = run(start_with(stops_early), ITEMS[:1], limits=Limits(max_failures=0))
-    # Its process ends with the task, and on a busy machine Ray may notice that before the end of the events.
+    # The worker's process ends with the task; on a busy machine, Ray may notice this before the end of the generator.
     assert deaths(events) in ([("a", 1, kind, True)] for kind in (Kind.ENDED_EARLY, Kind.KILLED))
 
 

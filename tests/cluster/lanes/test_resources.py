@@ -82,8 +82,8 @@ def test_a_lane_of_two_nodes_holds_its_resources_on_each(trials: int, nodes: lis
 
 
 @given(st.lists(st.integers(0, 4), max_size=4), st.integers(1, 3))
-def test_as_many_groups_are_planned_as_a_greedy_assignment_finds(slots: list[int], size: int) -> None:
-    """Giving each group the nodes with the most slots left always finds the largest number."""
+def test_the_number_of_planned_groups_is_that_of_a_greedy_assignment(slots: list[int], size: int) -> None:
+    """Giving each group the nodes with the most slots left always yields the largest number of groups."""
     left, assigned = sorted(slots), 0
     while len(left) >= size and left[-size] > 0:
         left = sorted([*left[:-size], *(on_node - 1 for on_node in left[-size:])])
@@ -92,7 +92,7 @@ def test_as_many_groups_are_planned_as_a_greedy_assignment_finds(slots: list[int
 
 
 def test_the_error_for_too_few_nodes_names_the_option_to_change() -> None:
-    expected = "each trial asks for 3 nodes, 2 can hold its part; use --nodes-per-trial 2 or fewer"
+    expected = "each trial asks for 3 nodes, 2 have enough CPUs and GPUs; use --nodes-per-trial 2 or fewer"
     with pytest.raises(ResourcesError, match=expected):
         plan_lanes(1, [node(2), node(2), node(0)], nodes_per_trial=3)
 

@@ -64,7 +64,7 @@ def test_options_written_as_flags_are_parsed_to_the_same_options(options: Option
     assert parse("program", Options, flags_of(vars(options))) == options
 
 
-def test_options_left_out_of_a_command_are_refused_as_flags_and_keep_their_defaults() -> None:
+def test_options_that_a_command_lacks_are_refused_as_flags_and_keep_defaults() -> None:
     assert parse("program", Options, ["--epochs=7"], left_out=["seeds"]) == Options(epochs=7)
     with pytest.raises(UsageError, match="--seeds is not an option"):
         parse("program", Options, ["--seeds=2"], left_out=["seeds"])

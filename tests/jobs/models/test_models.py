@@ -185,7 +185,7 @@ def test_a_damaged_champion_record_is_reported_and_can_be_rolled_back(
         found = command(name)
         assert found.code == 7
         assert "models/keras/champion/00000002.json: expected a record whose sha256" in found.out
-    assert command("champion").code == 7  # neither "There is no champion" nor another version
+    assert command("champion").code == 7  # an error, not "There is no champion" or another version
     assert "keras@3" in command("list").out
     assert command("rollback", "keras").out == (
         "keras@1 is the champion: rolled back from champion record 2, which is damaged\n"

@@ -162,7 +162,7 @@ def test_the_fingerprint_of_data_on_a_cluster_is_unknown(tmp_path: Path, data_di
 
 
 @pytest.mark.slow
-def test_the_url_of_the_webhook_is_in_no_output_log_or_file(schedule: Schedule) -> None:
+def test_the_url_of_the_webhook_is_not_in_the_output_the_log_or_any_file(schedule: Schedule) -> None:
     canary = "canary-of-a-secret"
     receiver = Receiver(401)
     url = f"--notify={receiver.url}"

@@ -54,7 +54,7 @@ def test_a_daemon_that_is_killed_and_restarted_runs_each_slot_once(schedule: Sch
     assert "Next: " in text
 
 
-def test_the_once_option_exits_soon_for_a_done_slot_and_skips_an_unchanged_one(schedule: Schedule) -> None:
+def test_with_once_the_command_exits_soon_for_a_done_slot_and_skips_unchanged_ones(schedule: Schedule) -> None:
     command = ("--once", HOURLY, "--skip-unchanged", "--json")
     code, stdout = schedule.run(*command, train=TRAIN)
     first = json.loads(stdout)

@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> RunFolder:
         (99, "", "no"),
     ],
 )
-def test_a_retry_depends_on_the_error_code_or_without_one_on_the_exit_code(
+def test_a_retry_depends_on_the_error_code_or_if_there_is_none_on_the_exit_code(
     exit_code: int, error_code: str, retry: str, folder: RunFolder
 ) -> None:
     line = f"error[{error_code}] what happened" if error_code else "what happened"

@@ -181,7 +181,7 @@ def test_an_address_without_a_job_server_gives_exit_code_8(capsys: pytest.Captur
     assert "8265" in line
 
 
-def test_a_config_file_is_replaced_by_the_same_options_as_flags(tmp_path: Path) -> None:
+def test_the_config_option_is_replaced_by_flags_for_the_options_in_its_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("seeds: [4]\nmodels: [keras, scratch]\njson: true\nepochs: 3\n")
     with file.open("a") as more:

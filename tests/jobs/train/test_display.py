@@ -64,7 +64,7 @@ def test_the_table_fits_the_terminal_and_shows_running_trials(width: int, height
 
 @pytest.mark.parametrize("width", [50, 60, 80, 110, 200])
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_the_table_has_an_accuracy_column_each_for_validation_and_test(width: int, attempt: int) -> None:
+def test_the_table_has_one_accuracy_column_for_validation_and_one_for_test(width: int, attempt: int) -> None:
     progress = progress_of(2)
     start(progress, "keras-s0", lambda item: attempt)
     progress.update(epoch("keras-s0", 3), first)

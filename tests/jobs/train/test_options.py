@@ -143,7 +143,7 @@ def test_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(argum
 
 
 @pytest.mark.parametrize("name", [None, "nightly"])
-def test_a_run_that_began_before_its_finish_by_time_is_resumed_after_it(tmp_path: Path, name: str | None) -> None:
+def test_a_run_that_began_before_the_time_in_finish_by_is_resumed_after_it(tmp_path: Path, name: str | None) -> None:
     given = options(
         "--finish-by=2020-01-01T06:00:00Z", f"--storage={tmp_path}", *([f"--run-name={name}"] if name else [])
     )

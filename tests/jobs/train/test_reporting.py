@@ -33,7 +33,7 @@ def test_the_index_contains_a_run_that_completes_while_it_is_written(summary: di
     class Busy(LocalObjects):
         def replace(self, name: str, content: bytes) -> None:
             if name == "index.html" and not self.exists("runs/b/summary.json"):
-                complete(objects, summary, "b")  # by another driver, which has written its index before this one
+                complete(objects, summary, "b")  # by another driver, whose index is now overwritten
             super().replace(name, content)
 
     objects = LocalObjects(tmp_path)

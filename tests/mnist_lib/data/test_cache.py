@@ -65,12 +65,14 @@ def test_a_cache_of_other_files_is_not_used(prepared: tuple[Dataset, Path], chan
     assert cache.read_cache("sklearn-digits", prepared[1]) is None
 
 
-def test_a_cache_of_another_tfds_is_not_used(prepared: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_of_another_tfds_version_is_not_used(
+    prepared: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "4.9.11")
     assert cache.read_cache("sklearn-digits", prepared[1]) is None
 
 
-def test_a_cache_of_another_builder_in_the_package_is_not_used(
+def test_a_cache_is_not_used_after_the_builders_in_the_package_change(
     prepared: tuple[Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = shutil.copytree(FOLDER, tmp_path / "embedded")
@@ -102,7 +104,7 @@ def test_a_damaged_cache_is_not_used_and_the_dataset_is_decoded_again(
     assert prepare("sklearn-digits", versions.parent, None).fingerprint == dataset.fingerprint
 
 
-def test_nothing_is_written_beside_files_that_another_process_prepared(prepared: tuple[Dataset, Path]) -> None:
+def test_no_cache_is_written_for_a_dataset_that_was_already_prepared(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
     path = cache_path(versions)
     path.unlink()

@@ -50,7 +50,7 @@ def test_a_second_preparation_returns_the_same_dataset(data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_of_two_preparations_at_once_both_succeed_and_one_prepares(tmp_path: Path) -> None:
+def test_two_concurrent_preparations_both_succeed_but_only_one_does_the_work(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from mnist_lib.data.prepare import prepare;"
         "prepare('mnist-mini', pathlib.Path(sys.argv[1]), None)"
@@ -81,7 +81,7 @@ def test_a_mistyped_data_dir_is_not_created_if_the_dataset_cannot_be_had(tmp_pat
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("variable", ["no_proxy", "http_proxy"])
-def test_the_variable_no_proxy_or_a_dead_proxy_does_not_delay_the_error(
+def test_neither_no_proxy_nor_a_dead_proxy_delays_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "localhost" if variable == "no_proxy" else "http://127.0.0.1:9")
@@ -194,7 +194,9 @@ def test_a_record_file_cut_between_records_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.mnist
 @pytest.mark.slow
-def test_the_original_files_are_prepared_offline_without_a_change(data_dir: Path, mnist_source: Path) -> None:
+def test_the_original_files_are_prepared_offline_and_their_images_are_unchanged(
+    data_dir: Path, mnist_source: Path
+) -> None:
     dataset = prepare("mnist", data_dir, source=mnist_source)
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
     for split, name, offset in ((dataset.train, "train", 16), (dataset.test, "t10k", 16)):

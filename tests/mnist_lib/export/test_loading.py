@@ -225,7 +225,7 @@ def manifest_of(image_shape: tuple[int, int, int] = (28, 28, 1), **changes: Any)
         (lambda files: files.update({"manifest.json": b"{}"}), "'spec'"),
     ],
 )
-def test_files_of_another_model_are_refused_without_running_or_unpacking_them(
+def test_files_that_do_not_fit_the_model_are_refused_and_neither_run_nor_unpacked(
     change: Callable[[Members], object],
     message: str,
     objects: LocalObjects,
@@ -275,7 +275,7 @@ GOOD: dict[str, Any] = {
         (zipped({**unzipped(npz(**GOOD)), "bias_1.npy": b"not numpy"}), r"bias_1: "),
     ],
 )
-def test_arrays_that_are_not_of_the_model_are_refused(content: bytes, message: str, objects: LocalObjects) -> None:
+def test_arrays_that_do_not_fit_the_model_are_refused(content: bytes, message: str, objects: LocalObjects) -> None:
     version = publish_untrained(objects, "scratch", lambda files: files.update({"weights.npz": content}))
     with pytest.raises(IntegrityError, match=rf"^scratch@1: weights.npz: .*{message}"):
         load(objects, version)

@@ -42,7 +42,7 @@ def test_a_model_takes_the_image_shape_of_its_dataset(name: str, image_shape: tu
 
 @pytest.mark.parametrize("name", ["keras", "scratch"])
 def test_a_model_scales_pixels_to_0_to_1(name: str) -> None:
-    """A white image gives the logits that the weights give for ones."""
+    """The logits of a white image are those that NumPy computes from inputs of 1."""
     model = build_model(TrialSpec.of(name, hidden_units=3), (2, 2, 1))
     weights = model.initial_weights(0)
     logits, _ = model.logits(weights, tf.fill((1, 2, 2, 1), tf.constant(255, tf.uint8)), training=False)

@@ -1,4 +1,4 @@
-"""Each part from scratch computes what that of Keras computes, on equal weights."""
+"""Each part written from scratch computes the same as its counterpart in Keras with equal weights."""
 
 import io
 
@@ -36,7 +36,7 @@ def test_sequential_computes_what_sequential_of_keras_computes() -> None:
     np.testing.assert_allclose(ours(weights, INPUTS), theirs(INPUTS), rtol=1e-5)
 
 
-def test_the_kernel_starts_uniform_in_0_to_a_tenth_and_the_bias_at_0() -> None:
+def test_an_initial_kernel_is_uniform_from_0_to_a_tenth_and_an_initial_bias_is_0() -> None:
     kernel, bias = Dense(1_000, 100).initial_weights([0, 0])
     assert 0 <= kernel.numpy().min() < 1e-5
     assert 0.1 - 1e-5 < kernel.numpy().max() <= 0.1
@@ -85,7 +85,7 @@ def test_the_loss_of_a_confident_mistake_is_finite() -> None:
     ],
     ids=["sgd", "rmsprop", "adam"],
 )
-def test_an_optimizer_takes_the_steps_of_the_one_in_keras(
+def test_an_optimizer_takes_the_same_steps_as_its_keras_counterpart(
     ours: Optimizer, keras_class: type[keras.optimizers.Optimizer]
 ) -> None:
     theirs = keras_class(0.05)

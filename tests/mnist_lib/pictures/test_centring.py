@@ -37,7 +37,7 @@ def test_the_ink_fits_the_box_and_its_centre_of_mass_is_in_the_middle(
         assert abs(centre - side / 2) <= 0.51 or filled[0] == 0 or filled[-1] == side - 1
 
 
-def test_the_ink_fills_the_image_where_the_digits_of_the_dataset_do() -> None:
+def test_the_ink_fills_the_image_if_the_digits_of_the_dataset_do() -> None:
     for digit in DIGITS[:1000:50]:
         image = read_picture(png(enlarged(digit, 100)), Layout.of("sklearn-digits", (8, 8))).image[..., 0]
         assert max(np.ptp(np.flatnonzero(image.any(axis=axis))) + 1 for axis in (0, 1)) == 8

@@ -63,7 +63,7 @@ def test_the_first_frame_of_an_animation_is_read() -> None:
     assert difference(read_picture(content.getvalue(), MNIST).image[..., 0], DIGITS[300]) < MAX_DIFFERENCE
 
 
-def test_the_option_as_is_prevents_cropping_and_inversion() -> None:
+def test_the_as_is_option_prevents_cropping_and_inversion() -> None:
     for digit in (DIGITS[0], 255 - DIGITS[0]):
         found = read_picture(png(digit), AS_IS)
         np.testing.assert_array_equal(found.image[..., 0], digit)

@@ -45,7 +45,7 @@ def test_each_image_is_in_one_cell_of_the_confusion_and_in_one_bin_of_the_calibr
 
 
 @given(predictions())
-def test_mistakes_are_wrong_each_once_and_the_most_confident_come_first(given: Predictions) -> None:
+def test_no_mistake_is_listed_twice_and_the_most_confident_come_first(given: Predictions) -> None:
     probabilities, labels = given
     mistakes = StoredTrial.of(probabilities, labels).mistakes
     wrong = int((probabilities.argmax(axis=1) != labels).sum())
@@ -64,7 +64,7 @@ def test_a_model_that_is_as_confident_as_it_is_accurate_has_no_calibration_error
 
 
 def trial(seed: int, wrong: dict[int, int], confidence: float = 0.99) -> TrialResult:
-    """Return a trial on 1,000 images that predicts the label but for some images."""
+    """Return a trial on 1,000 images that predicts every label correctly, except for the images in `wrong`."""
     predicted = [wrong.get(image, int(label)) for image, label in enumerate(THOUSAND_LABELS)]
     return small_result(seed, predicted=predicted, labels=THOUSAND_LABELS, confidence=confidence)
 
@@ -97,7 +97,7 @@ def test_an_inaccurate_model_neither_questions_a_label_nor_defends_it() -> None:
     assert [(mistake.image, round(mistake.probability, 2)) for mistake in found.questioned] == [(15, 0.99)]
 
 
-def test_the_most_divided_images_come_first_with_the_votes_for_each_class() -> None:
+def test_the_images_that_trials_disagree_on_most_come_first_with_all_their_votes() -> None:
     predicted = [[0, 7, 2, 3], [0, 7, 2, 8], [0, 1, 2, 9]]
     tally = tally_of(*(small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)))
     found = Disagreements.of({"keras": tally}, FOUR_LABELS)

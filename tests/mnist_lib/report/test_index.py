@@ -27,7 +27,7 @@ def summary(digits: Dataset) -> dict[str, Any]:
 
 
 def rows_of(summary: dict[str, Any], count: int) -> list[Row]:
-    """Return a row for each of so many days; only the first has a report."""
+    """Return `count` rows, one for each day; only the first has a report."""
     return [
         row_of(
             {**summary, "run": f"run-{day}", "ended": f"2026-{day // 28 % 12 + 1:02}-{day % 28 + 1:02}T03:00:00Z"},
@@ -119,7 +119,7 @@ def test_a_document_that_is_not_a_summary_has_no_row(summary: dict[str, Any], mi
         row_of({name: value for name, value in summary.items() if name != missing}, None)
 
 
-def test_of_very_many_runs_the_newest_are_listed(summary: dict[str, Any]) -> None:
+def test_only_the_newest_of_very_many_runs_are_listed(summary: dict[str, Any]) -> None:
     page = index(rows_of(summary, MAX_RUNS + 1), []).decode()
     assert f"<h1>{MAX_RUNS + 1} runs" in page
     assert len(re.findall(r"<(?:a|span)[^>]*>run-", page)) == MAX_RUNS
@@ -127,7 +127,7 @@ def test_of_very_many_runs_the_newest_are_listed(summary: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
-def test_the_index_is_good_on_a_phone_and_on_a_wide_screen_light_and_dark(
+def test_the_index_is_legible_and_accessible_in_every_size_and_colour_scheme(
     browser: Browser, summary: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "index.html"

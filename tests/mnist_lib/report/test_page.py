@@ -129,7 +129,7 @@ def test_options_that_differ_from_their_defaults_come_first_and_the_others_are_f
 
 
 @pytest.mark.slow
-def test_the_page_is_good_on_a_phone_and_on_a_wide_screen_light_and_dark(
+def test_the_page_is_legible_and_accessible_in_every_size_and_colour_scheme(
     browser: Browser, reported: tuple[ReportedRun, Report], tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
@@ -142,7 +142,7 @@ def test_the_page_is_good_on_a_phone_and_on_a_wide_screen_light_and_dark(
 
 
 @pytest.mark.slow
-def test_a_phone_shows_an_overview_and_folded_sections_a_wide_screen_shows_all(
+def test_sections_are_folded_on_a_phone_and_open_on_a_wide_screen(
     browser: Browser, digits: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
@@ -153,7 +153,9 @@ def test_a_phone_shows_an_overview_and_folded_sections_a_wide_screen_shows_all(
 
 
 @pytest.mark.slow
-def test_on_paper_it_is_dark_on_white_with_all_sections(browser: Browser, digits: Dataset, tmp_path: Path) -> None:
+def test_on_paper_the_page_is_dark_on_white_with_all_sections(
+    browser: Browser, digits: Dataset, tmp_path: Path
+) -> None:
     path = tmp_path / "report.html"
     path.write_bytes(report(made_run(digits, seeds=1)).page)
     page = browser.new_page(color_scheme="dark", viewport={"width": PHONE[0], "height": PHONE[1]})

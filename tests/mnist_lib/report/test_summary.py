@@ -1,4 +1,4 @@
-"""The document of a run."""
+"""The summary of a run."""
 
 from mnist_lib.report.summary import settings_of
 from mnist_lib.results import Accuracy
@@ -22,7 +22,7 @@ def test_the_interval_is_over_images_for_one_trial_and_over_seeds_for_several() 
     assert (two["ci95_over"], two["ci95"]) == ("seeds", [1.0, 1.0])
 
 
-def test_settings_are_texts_by_name_and_by_model_and_include_failed_trials() -> None:
+def test_settings_are_text_for_each_name_and_model_even_without_results() -> None:
     trials = [{"model": "keras", "epochs": 5, "learning_rate": 1e-3}, {"model": "scratch", "epochs": 5, "seed": 1}]
     settings = settings_of({"trials": trials})
     assert {name: by_model for name, by_model in settings.items() if by_model} == {

@@ -26,7 +26,9 @@ def test_only_the_interval_of_a_single_trial_is_said_to_be_over_test_images() ->
 @pytest.mark.parametrize(
     ("predicted", "guessing"), [([WRONG, WRONG], True), ([CORRECT, HALF], False), ([WRONG, CORRECT], False)]
 )
-def test_only_a_model_that_may_be_guessing_is_said_to_be(predicted: list[list[int]], guessing: bool) -> None:
+def test_only_a_model_that_may_be_guessing_is_called_not_better_than_guessing(
+    predicted: list[list[int]], guessing: bool
+) -> None:
     """The counts of all trials decide: the interval over two seeds is nearly always wide enough to include chance."""
     assert ("not better than guessing" in text_of(small_summary(*predicted))) == guessing
 

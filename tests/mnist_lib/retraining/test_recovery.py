@@ -31,7 +31,7 @@ def test_i11_when_the_holder_is_killed_another_takes_over_after_its_time_to_live
     started = world.journal()[-1]
     assert (started.kind, started.attempt, started.run) == ("started", 2, running.run)
     assert started.host != f"host{holder.number}"
-    assert [entry.kind for entry in world.notified] == ["started"]  # the recovery is notified
+    assert [entry.kind for entry in world.notified] == ["started"]  # a notice is sent for the recovery
     world.advance(900)
     assert len(done_slots(world)) == 1
 
@@ -113,7 +113,7 @@ def test_a_slot_due_during_a_failed_attempt_overlaps_its_run() -> None:
     assert begun == {"2026-01-05T01:00:00Z"}
 
 
-def test_runs_that_cron_starts_take_place_after_a_clock_was_ahead_and_is_corrected() -> None:
+def test_cron_can_start_runs_after_a_clock_that_was_ahead_is_corrected() -> None:
     """Each is started by a new process, which does not know that the clock was corrected."""
     world = hourly_world()
     world.machines[0].set_clock(4 * 365 * DAY)

@@ -63,7 +63,7 @@ def test_i9_an_outage_of_500_slots_costs_as_many_requests_as_one_of_5(monkeypatc
 
 
 @pytest.mark.parametrize(("catch_up", "runs"), [("latest", 1), ("none", 0), ("all", 5)])
-def test_missed_slots_run_as_catch_up_says(catch_up: str, runs: int) -> None:
+def test_missed_slots_run_as_the_catch_up_option_says(catch_up: str, runs: int) -> None:
     world = hourly_world(catch_up=catch_up)
     world.advance(0.5 * HOUR)
     world.machines[0].die()

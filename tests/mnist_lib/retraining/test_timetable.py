@@ -29,7 +29,7 @@ def slots(timetable: Timetable, after: str, until: str) -> list[str]:
         ("61 * * * *", "UTC", "cron: minute: expected 0 to 59, got '61'"),
         ("0 3 * *", "UTC", "cron: expected five fields (minute, hour, day-of-month, month, day-of-week), got 4"),
         ("0 0 3 * * *", "UTC", "got 6"),
-        ("0 0 30 2 *", "UTC", "cron: day-of-month: expected a day that month 2 has, got '30'"),
+        ("0 0 30 2 *", "UTC", "cron: day-of-month: expected a day that exists in month 2, got '30'"),
         ("0 24 * * *", "UTC", "cron: hour: expected 0 to 23, got '24'"),
         ("0 3 * XYZ *", "UTC", "cron: month: expected 1 to 12, or JAN to DEC, got 'XYZ'"),
         ("0 3 * * 8", "UTC", "cron: day-of-week: expected 0 to 7, or SUN to SAT, got '8'"),
@@ -63,7 +63,7 @@ def test_i8_an_hourly_job_is_due_in_both_of_two_equal_hours() -> None:
 
 @pytest.mark.parametrize("cron", ["30 2 * * *", "0 3 * * *", "30 * * * *", "*/15 2 * * *", "0 2,3 * * *", "0 1 * * 0"])
 @pytest.mark.parametrize("day", ["2026-03-28", "2026-10-24", "2026-06-01"])
-def test_the_next_slot_the_latest_slot_and_their_number_agree_from_any_minute(cron: str, day: str) -> None:
+def test_next_latest_and_count_agree_on_the_slots_from_any_minute(cron: str, day: str) -> None:
     timetable, begin = Timetable(cron, BERLIN), utc(f"{day}T00:00")
     every = [timetable.latest(begin)]
     while every[-1] < begin + timedelta(days=3):

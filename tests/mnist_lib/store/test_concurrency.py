@@ -31,7 +31,7 @@ class Operation:
 
 def linearizable(numbered: list[tuple[int, Operation]]) -> bool:
     """Return whether operations can have taken effect in the order of their numbers, each at one instant between its
-    begin and its end. Operations with equal numbers are reads of one state, in any order."""
+    beginning and its end. Operations with equal numbers are reads of one state, in any order."""
     latest_begin = 0
     for number in sorted({number for number, _ in numbered}):
         here = [operation for other, operation in numbered if other == number]

@@ -32,7 +32,7 @@ LABELS = np.zeros(200, np.uint8)
 GOOD: dict[str, Any] = {"probabilities": np.eye(10, dtype=np.float32)[LABELS], "predictions": LABELS, "labels": LABELS}
 
 
-def test_predictions_are_read_with_accuracy_fingerprint_and_disqualification(objects: LocalObjects) -> None:
+def test_predictions_have_an_accuracy_a_fingerprint_and_any_disqualification(objects: LocalObjects) -> None:
     for run, finite in (("a", True), ("b", False)):
         version = publish(objects, "keras", run, files(150, finite=finite), about("print"))
         read = Predictions.read(objects, version)

@@ -110,7 +110,7 @@ def test_i11_only_one_of_two_processes_that_find_the_holder_dead_takes_over(obje
     assert [lease.acquire() for lease in leases[1:]] == [True, False]
 
 
-def test_a_damaged_heartbeat_is_watched_for_changes(objects: Objects) -> None:
+def test_a_holder_whose_heartbeat_is_damaged_is_replaced_after_its_time_to_live(objects: Objects) -> None:
     clock = Clock()
     one, other = lease_of(objects, "one", clock), lease_of(objects, "other", clock)
     assert one.acquire()

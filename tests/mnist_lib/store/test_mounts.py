@@ -40,7 +40,7 @@ print(json.dumps({**found, "champion": champion_verified(objects), "next": small
 
 
 @pytest.mark.slow
-def test_s6_a_full_disk_is_reported_with_needed_and_free_bytes_and_cleaned_up(tmp_path: Path) -> None:
+def test_s6_a_full_disk_error_gives_needed_and_free_bytes_and_leaves_no_files(tmp_path: Path) -> None:
     done = run_with_mount(f"mount -t tmpfs -o size=1m tmpfs {tmp_path}", sys.executable, "-c", FILL, tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
