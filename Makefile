@@ -5,7 +5,7 @@ TRAIN_ARGS ?= --seeds 3 --epochs 40
 # Two test files at a time, each with its own clusters, in alphabetical order: the last ones are short.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup train test test-fast check bench format docs pictures lock clean
+.PHONY: setup train test test-fast simulate check bench format docs pictures lock clean
 
 setup: .venv/runtime
 
@@ -17,6 +17,10 @@ test: .venv/dev
 
 test-fast: .venv/dev
 	$(BIN)/$(PYTEST) -m "not slow"
+
+# A long campaign of simulated worlds; `make test` simulates 1,000.
+simulate: .venv/dev
+	$(BIN)/python -m tests.support.simulation.campaign $(or $(N),100000) $(or $(SEED),1)
 
 check: .venv/dev
 	$(BIN)/ruff format --check

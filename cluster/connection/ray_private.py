@@ -26,6 +26,7 @@ START_COMMAND = (sys.executable, "-m", "ray.scripts.scripts", "start")  # `ray s
 STARTED = "Ray runtime started"  # printed by `ray start` when the node has joined
 NO_AGENT = "No available agent"  # in the job server's answer until the head's agent has started
 JOB_VARIABLE = RAY_JOB_CONFIG_JSON_ENV_VAR  # in the environment of a process that the job server has started
+NODE_ARGUMENT = "--node_id="  # in the command line of a node's main process, with the id of the node
 WORKER_TITLE = "ray::"  # in the command line of a process that runs a task
 MAX_UNREAD_OPTION = "_generator_backpressure_num_objects"  # of a task: at how many unread results its generator pauses
 UPLOAD_LOGGERS = (  # they report each upload
@@ -44,7 +45,8 @@ GetAllNodeInfoRequest: Any = gcs_service_pb2.GetAllNodeInfoRequest  # type: igno
 @contextlib.contextmanager
 def connection_to_head(address: str) -> Iterator[Any]:
     """Provide the head's node-info service. Its methods raise grpc.RpcError, or AuthenticationError without a token."""
-    with init_grpc_channel(address) as channel:  # sends the token, and uses TLS if RAY_USE_TLS says so
+    # It sends the token, and uses TLS if RAY_USE_TLS says so. Ray itself uses no proxy either.
+    with init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         yield gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
 
 

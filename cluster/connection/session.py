@@ -62,6 +62,18 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
             shut_down()
 
 
+def end_of_node() -> int | None:
+    """Return a file descriptor that is ready to read once Ray's process on this node has ended; None if unknown."""
+    import psutil  # a dependency of Ray's
+
+    mark = ray_private.NODE_ARGUMENT + ray.get_runtime_context().get_node_id()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError, AttributeError):  # of a process that has ended, or no Linux
+            if mark in process.cmdline():
+                return os.pidfd_open(process.pid)
+    return None
+
+
 def end_children() -> None:
     """Kill every process that this one has started, and their descendants."""
     import psutil  # a dependency of Ray's

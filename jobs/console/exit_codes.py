@@ -45,6 +45,7 @@ TABLE = (
     ExitCode(8, "the cluster cannot be reached or used, or was lost", "yes"),
     ExitCode(9, "some trials failed, or some pictures could not be read; the rest succeeded", "once"),
     ExitCode(75, "another process is running this run or schedule", "yes"),
+    ExitCode(129, "the terminal was closed; the same command resumes the run", "yes"),
     ExitCode(130, "interrupted (Ctrl-C); the same command resumes the run", "yes"),
     ExitCode(137, "killed; the same command resumes the run", "yes"),
     ExitCode(143, "terminated; the same command resumes the run", "yes"),

@@ -28,6 +28,7 @@ from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
 from jobs.retrain.status import seconds_of, sentence_of
 from mnist_lib.retraining.journal import Entry
+from mnist_lib.wording import counted
 
 NOTICE_SCHEMA = 1
 # Kind of a journal entry -> event. The events of a "done" entry depend on its results.
@@ -117,17 +118,21 @@ class Notifier:
         if not self._is_url and "://" in self._receiver.partition(" ")[0]:
             raise UsageError("notify: expected a URL with http:// or https://, or a command, got a URL of another kind")
         self._notices: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
+        self._undelivered = 0
         self._thread = threading.Thread(target=self._deliver_all, daemon=True)
         self._thread.start()
 
     def send(self, notice: Mapping[str, Any]) -> None:
         """Queue a notice and return at once."""
+        self._undelivered += 1
         self._notices.put(notice)
 
     def close(self, seconds: float | None = None) -> None:
         """Wait until the queued notices are delivered or abandoned, at most for the given seconds."""
         self._notices.put(None)
         self._thread.join(self._deadline + ANSWER_SECONDS if seconds is None else seconds)
+        if self._thread.is_alive():
+            log.warning("%s abandoned, since the process ends", counted(self._undelivered, "notice"))
 
     def _deliver_all(self) -> None:
         while (notice := self._notices.get()) is not None:
@@ -135,6 +140,7 @@ class Notifier:
                 self._deliver(json.dumps(notice).encode())
             except Exception as error:  # no failure to deliver may end the run
                 log.warning("a notice was not delivered: %s", type(error).__name__)
+            self._undelivered -= 1
 
     def _deliver(self, body: bytes) -> None:
         if not self._is_url:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.connection.session import end_children
+from cluster.connection.session import end_children, end_of_node
 from cluster.deadlines import Clock, Limits
 from cluster.lanes.fan_out import FanOut
 from cluster.lanes.lane import RayLanes
@@ -65,7 +65,7 @@ def train_trials(
         StoreError: the storage cannot be written, or another process took over the run.
     """
     deadline = options.deadline(begin - folder.seconds_worked())
-    with connected(options), stoppable(advice, end_children):
+    with connected(options), stoppable(advice, end_children, end_of_node()):
         return _run(options, trials, deadline, folder, code)
 
 
@@ -76,7 +76,7 @@ def _run(
     source = (options.dataset, options.data_dir, options.data_source)
     images, info = start_beside_driver(worker.prepare_dataset, *source, num_returns=2)
     with Recorder(folder, trials) as recorder:
-        folder.append_history({"event": "driver"})
+        folder.append_history({"event": "driver", "trial": ""})
         if recorder.unfinished:
             plan = _plan(options, len(recorder.unfinished))
             limits, resources = options.limits(), options.resources(plan.cpus, plan.gpus)

@@ -154,7 +154,12 @@ def open_run(
         names = iter([name]) if name else _new_names(dataset)
         while folder is None:
             run = next(names)
-            locks.enter_context(objects.lock(_lock(run)))
+            try:
+                locks.enter_context(objects.lock(_lock(run)))
+            except BusyError:
+                if name:
+                    raise
+                continue  # another run of this dataset was begun in the same second
             folder = _begin(objects, run, terms, configuration) or (_resume(objects, run, terms) if name else None)
         if not name:
             objects.replace(_pointer(terms), seal({"run": folder.run}))

@@ -1,11 +1,13 @@
 """Run jobs as a user does, each in its own process, and read what they write."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 # The driver must never import TensorFlow.
 DRIVER = """
 import sys
+import termios
 {prelude}
 from {module} import main
 status = main(sys.argv[1:])
@@ -29,30 +32,48 @@ IMPATIENT = """
 import dataclasses
 from jobs.train.options import TrainOptions
 limits = TrainOptions.limits
-TrainOptions.limits = lambda self: dataclasses.replace(limits(self), silence_seconds=3.0, head_seconds=5.0)
+TrainOptions.limits = lambda self: dataclasses.replace(limits(self), training_seconds=5.0, head_seconds=5.0)
 """
 MARK = "MNIST_TEST_PROCESS"  # environment variable of a driver and of all processes that it starts
 
 
 def start(
-    *arguments: str | Path, home: Path, prelude: str = "", module: str = "jobs.train.__main__", **environment: str
+    *arguments: str | Path,
+    home: Path,
+    prelude: str = "",
+    module: str = "jobs.train.__main__",
+    terminal: int | None = None,
+    **environment: str,
 ) -> subprocess.Popen[str]:
-    """Start a job. `prelude` is Python code that runs first, to cause a state that options cannot cause."""
+    """Start a job.
+
+    Args:
+        prelude: Python code that runs first, to cause a state that options cannot cause.
+        terminal: a file descriptor of the terminal to start it in.
+    """
+    stream = subprocess.PIPE if terminal is None else terminal
+
+    def take_terminal() -> None:
+        if terminal is not None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER.format(prelude=prelude, module=module), *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "HOME": str(home), MARK: str(home), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdin=terminal,
+        stdout=stream,
+        stderr=stream,
         text=True,
         start_new_session=True,  # so that a signal to its process group does not reach the tests
+        preexec_fn=take_terminal,
     )
 
 
 def train(
     *arguments: str | Path, home: Path, prelude: str = "", module: str = "jobs.train.__main__", **environment: str
 ) -> tuple[int, str, str]:
-    process = start(*arguments, home=home, prelude=prelude, module=module, **environment)
+    process = start(*arguments, home=home, prelude=prelude, module=module, terminal=None, **environment)
     stdout, stderr = process.communicate(timeout=280)
     assert "\x1b" not in stdout + stderr  # no colours, since neither is a terminal
     assert "Warning: " not in stderr

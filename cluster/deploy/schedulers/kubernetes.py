@@ -1,5 +1,6 @@
 """A schedule for Kubernetes: a CronJob that trains in its pod, or a RayCronJob that makes a cluster for each run."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -68,9 +69,17 @@ def _schedule(cron: str) -> str:
     return " ".join([*others, weekdays])
 
 
+def _object_name(schedule: str) -> str:
+    """Return a name that Kubernetes accepts. A hash distinguishes schedules whose names would become the same."""
+    name = f"mnist-{schedule}"
+    if re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= MAX_NAME_LENGTH:
+        return name
+    suffix = "-" + hashlib.sha256(schedule.encode()).hexdigest()[:6]
+    return re.sub("[^a-z0-9]+", "-", name.lower())[: MAX_NAME_LENGTH - len(suffix)].strip("-") + suffix
+
+
 def _manifest(timer: Timer, document: Document, *comments: str) -> str:
-    name = re.sub("[^a-z0-9]+", "-", f"mnist-{timer.name}".lower())[:MAX_NAME_LENGTH].strip("-")
-    document["metadata"] = {"name": name, **document["metadata"]}
+    document["metadata"] = {"name": _object_name(timer.name), **document["metadata"]}
     header = f"# {timer.about}\n{COMMENT}" + "".join(f"# {line}\n" for line in comments)
     without_shared_values = json.loads(json.dumps(document))  # or YAML would write them as aliases
     return header + yaml.safe_dump(without_shared_values, sort_keys=False, width=110)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from cluster.connection.address import require_head
 from cluster.connection.session import session
 from cluster.errors import ClusterError
 from cluster.lanes.tasks import result_of, start_beside_driver
@@ -40,6 +41,17 @@ def test_a_web_server_is_refused_as_a_ray_head() -> None:
             pass
         assert time.monotonic() - begin < 5
         server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_proxy_in_the_environment_is_not_used_to_reach_the_head(
+    ray_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert require_head(ray_address, "--address") == ray_address
 
 
 @pytest.mark.slow

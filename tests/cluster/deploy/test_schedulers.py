@@ -153,6 +153,13 @@ def test_the_name_of_the_object_is_valid_in_kubernetes(name: str) -> None:
         assert re.fullmatch("[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?", yaml.safe_load(text)["metadata"]["name"])
 
 
+def test_schedules_whose_names_differ_get_different_objects_in_kubernetes() -> None:
+    names = ["a-b", "a.b", "a_b", "A-b", "x" * 60, "x" * 61]
+    made = [yaml.safe_load(cronjob(dataclasses.replace(timer(), name=name), "i"))["metadata"]["name"] for name in names]
+    assert len({*made}) == len(names)
+    assert made[0] == "mnist-a-b"
+
+
 @pytest.mark.parametrize(("cron", "schedule"), [("0 3 * * 7", "0 3 * * 0"), ("0 3 * * 5-7", "0 3 * * 0,5,6")])
 def test_sunday_is_0_in_kubernetes(cron: str, schedule: str) -> None:
     assert yaml.safe_load(cronjob(timer(cron), "i"))["spec"]["schedule"] == schedule

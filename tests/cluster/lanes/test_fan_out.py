@@ -113,8 +113,8 @@ def test_after_a_kill_the_running_item_is_retried_and_ended_ones_are_not(tmp_pat
     events, fan_out = run(start_with(dies_in, "b", 2, tmp_path), ITEMS)
     assert time.monotonic() - begin > 1 + 2  # the back-off
     assert ended(events) == ["a", "b", "c"]
-    # The others are done while b waits for its next attempt.
-    assert [event.trial for event in events if isinstance(event, Event) and not event.final] == [*"abcbb"]
+    begun = [event.trial for event in events if isinstance(event, Event) and not event.final]
+    assert sorted(begun) == [*"abbbc"]  # c may be done while b waits for its next attempt
     assert [fan_out.attempts(item.id) for item in ITEMS] == [1, 3, 1]
     assert deaths(events) == [("b", 1, Kind.KILLED, False), ("b", 2, Kind.KILLED, False)]
 

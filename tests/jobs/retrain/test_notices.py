@@ -132,6 +132,16 @@ def test_an_invalid_secret_is_refused_and_not_printed(secret: str) -> None:
     assert "canary" not in str(refused.value)
 
 
+def test_notices_that_are_not_delivered_before_the_end_are_counted_in_the_log(
+    start_receiver: Callable[..., Receiver], caplog: pytest.LogCaptureFixture
+) -> None:
+    notifier = Notifier(start_receiver(*[500] * 100).url, secret=None)
+    for _ in range(3):
+        notifier.send(NOTICE)
+    notifier.close(seconds=0.2)
+    assert "3 notices abandoned, since the process ends" in caplog.text
+
+
 def test_a_command_reads_the_notice(tmp_path: Path) -> None:
     notifier = Notifier(f"cat > {tmp_path}/notice", None)
     notifier.send(NOTICE)

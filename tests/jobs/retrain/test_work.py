@@ -29,6 +29,14 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(LocalObjects(tmp_path), "run")
 
 
+def test_i12_the_secrets_of_notices_are_not_passed_on_to_training(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_JOBS_NOTIFY_SECRET", "whsec_canary")
+    monkeypatch.setenv("MNIST_JOBS_NOTIFY", "https://canary")
+    assert result_of("env | grep -q canary && exit 3; exit 0", folder).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("exit_code", "error_code", "retry"),
     [

@@ -44,11 +44,14 @@ def test_f1_a_trial_resumes_from_its_checkpoint_after_its_worker_is_killed(
 KILL_ITSELF = """
 from jobs.train import worker
 train_lane = worker.run_lane
-def run_lane(dataset, resources, pace, specs, checkpoints):
+def run_lane(assignments, *arguments):
     import os
-    if specs[0].id in KILLED:
-        os.kill(os.getpid(), 9)
-    yield from train_lane(dataset, resources, pace, specs, checkpoints)
+    def checked():
+        for assignment in assignments:
+            if assignment.spec.id in KILLED:
+                os.kill(os.getpid(), 9)
+            yield assignment
+    yield from train_lane(checked(), *arguments)
 worker.run_lane = run_lane
 """
 
@@ -117,7 +120,7 @@ def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     driver = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path, prelude=IMPATIENT)
-    silent = pid_of("scratch-s0", tmp_path / "runs/r")
+    silent = pid_of("scratch-s0", tmp_path / "runs/r", epoch=2)
     os.kill(silent, signal.SIGSTOP)
     wait_until(
         lambda: [e for e in history_of(tmp_path / "runs/r") if e["event"] == "died"],
@@ -150,10 +153,13 @@ def test_f9_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(
 ONE_DIVERGES = """
 from jobs.train import worker
 train_lane = worker.run_lane
-def run_lane(dataset, resources, pace, specs, checkpoints):
-    import dataclasses
-    specs = [dataclasses.replace(s, learning_rate=1e38) if s.id == "scratch-s0" else s for s in specs]
-    yield from train_lane(dataset, resources, pace, specs, checkpoints)
+def run_lane(assignments, *arguments):
+    from dataclasses import replace
+    def changed():
+        for given in assignments:
+            diverges = given.spec.id == "scratch-s0"
+            yield replace(given, spec=replace(given.spec, learning_rate=1e38)) if diverges else given
+    yield from train_lane(changed(), *arguments)
 worker.run_lane = run_lane
 """
 

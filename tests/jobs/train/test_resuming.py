@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shlex
 import shutil
 import signal
@@ -109,6 +110,34 @@ def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, 
         os.killpg(driver.pid, signal.SIGTERM)
         assert driver.wait(timeout=3) == 143
     wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
+
+
+def test_u7_closing_the_terminal_ends_the_run_with_exit_code_129(
+    calm: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
+    ours, its_own = pty.openpty()
+    driver = start(*command, home=tmp_path, terminal=its_own)
+    os.close(its_own)
+    pid_of("scratch-s0", tmp_path / "results/runs/r", epoch=5)
+    os.close(ours)
+    assert driver.wait(timeout=5) == 129
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
+    code, stdout, stderr = train(*command, home=tmp_path)
+    assert code == 0, stderr
+    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+
+
+def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_dir: Path, tmp_path: Path) -> None:
+    command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch", "--quiet")
+    driver = start(*command, home=tmp_path)
+    pid_of("scratch-s0", tmp_path / "results/runs/r")
+    (node,) = [line.split()[0] for line in processes_of(tmp_path) if "raylet/raylet" in line]
+    os.kill(int(node), signal.SIGKILL)
+    stdout, stderr = driver.communicate(timeout=20)
+    assert (driver.returncode, stdout) == (8, ""), stderr
+    assert stderr.startswith("error[E-CLUSTER-LOST] Ray's process on this node has died; resume with: ")
+    assert len(stderr.splitlines()) == 1
 
 
 def test_a_second_driver_of_a_run_gives_exit_code_75_and_names_the_first(

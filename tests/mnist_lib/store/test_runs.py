@@ -97,6 +97,18 @@ def hold(root: Path, ready: Any) -> None:
         signal.pause()
 
 
+def test_an_unnamed_run_takes_another_name_if_one_of_the_same_second_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "now_text", lambda: "2026-11-25T03:00:00Z")
+    first, second = LocalObjects(tmp_path), LocalObjects(tmp_path)
+    with (
+        first.lock("unfinished/2026-11-25T03-00-00Z-mnist.lock"),  # its record is not written yet
+        open_run(second, None, dataset="mnist", terms={"a": 1}, configuration="") as folder,
+    ):
+        assert folder.run == "2026-11-25T03-00-00Z-mnist-2"
+
+
 def test_a_run_is_locked_until_the_process_that_works_on_it_is_killed(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("spawn")
     ready = processes.Event()

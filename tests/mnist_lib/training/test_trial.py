@@ -32,7 +32,7 @@ def results_of(events: Sequence[TrialEvent]) -> dict[str, TrialResult]:
 
 def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
-    started, *epochs, result = events_of([spec], few_digits(digits))
+    started, *epochs, trained, result = events_of([spec], few_digits(digits))
     assert isinstance(started, Started)
     assert (started.devices, started.gpus, started.node) == (("CPU:0", "CPU:1"), ("3",), "here")
     assert [epoch.epoch for epoch in epochs if isinstance(epoch, EpochDone)] == [1, 2, 3]
@@ -41,7 +41,9 @@ def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result
     assert result.test.total == 110
     assert result.probabilities.shape == (110, 10)
     assert "model.keras" in result.files
-    assert [event.final for event in (started, *epochs, result)] == [False] * 4 + [True]
+    assert [event.final for event in (started, *epochs, trained, result)] == [False] * 5 + [True]
+    phases = [event.phase for event in (started, *epochs, trained)]
+    assert phases == ["preparing", "training", "training", "training", "finishing"]
 
 
 def test_the_result_has_the_weights_of_the_best_epoch_on_validation(digits: Dataset) -> None:

@@ -10,7 +10,7 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()  # what is due at the same time happens in the order of its planning
 
     def monotonic(self) -> float:
@@ -19,7 +19,7 @@ class VirtualClock:
     def sleep(self, seconds: float, /) -> None:
         self.run_until(self.now + seconds)
 
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
         """Plan an action."""
         heapq.heappush(self._due, (self.now + seconds, next(self._numbers), action))
 

@@ -89,6 +89,7 @@ class SimulatedCluster:
         self.head_answers = True
         self._known_dead: frozenset[str] = frozenset()
         self.on_wait: Callable[[Collection[SimulatedLane]], None] = lambda lanes: None
+        self._driver_sleeps = 0.0
         self._numbers = itertools.count()
         self._head_seconds = head_seconds
         self.connect()
@@ -153,6 +154,10 @@ class SimulatedCluster:
         """Lose the next event of a lane, which goes on."""
         lane.unread.appendleft(LaneDied(Death(kind=Kind.NODE_LOST, details="with an event")))
 
+    def stop_driver(self, seconds: float) -> None:
+        """Stop the driver for a while. Everything else goes on, but it learns of that only when it has run again."""
+        self._driver_sleeps = seconds
+
     # The port
 
     def start(self) -> SimulatedLane:
@@ -170,6 +175,10 @@ class SimulatedCluster:
         self._wake(lane, "item")
 
     def wait(self, lanes: Collection[SimulatedLane], seconds: float) -> list[SimulatedLane]:
+        if self._driver_sleeps:
+            seconds, self._driver_sleeps = self._driver_sleeps, 0.0
+            self.clock.sleep(seconds)
+            return []
         self.on_wait(lanes)
         self.clock.run_until(self.clock.now + seconds, lambda: any(map(self._is_ready, lanes)))
         return [lane for lane in lanes if self._is_ready(lane)]

@@ -158,10 +158,9 @@ class World:
             self.cluster.lose_event(lane)
 
     def _pause_driver(self) -> None:
-        """Everything else goes on meanwhile."""
         seconds = self.random.choice([10.0, 60.0, 1_000.0])
         self.note(f"the driver is stopped for {seconds} s")
-        self.clock.after(0.0, lambda: self.clock.sleep(seconds))
+        self.cluster.stop_driver(seconds)
 
     def _head_outage(self) -> None:
         seconds = self.random.choice([4.0, 15.0, 100.0])
