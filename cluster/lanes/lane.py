@@ -1,4 +1,7 @@
-"""A lane as Ray runs it: a streaming generator task, on one node or as the first member of a group of nodes."""
+"""A lane as Ray runs it: a streaming generator task, on one node or as the first member of a group of nodes.
+
+Ray's errors are sorted into the kinds that supervision treats differently.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import signal
 import socket
 import threading
@@ -22,12 +26,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from cluster.connection.address import HeadWatch
 from cluster.connection.ray_private import MAX_UNREAD_OPTION, WORKER_TITLE
 from cluster.deadlines import MAX_POLL_SECONDS, POLL_SECONDS, Limits
-from cluster.lanes.deaths import death_of
-from cluster.lanes.ports import LaneDied, LaneEnded, WorkerProcess
+from cluster.errors import first_line
+from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, WorkerProcess
 from cluster.lanes.resources import LanePlan, count_lanes, describe_free_resources, node_of
 
 MAX_UNREAD_EVENTS = 16  # of one worker; they take the driver's memory
 MAX_WAITING_LANES = 100_000
+
+# The errors of a lost node's tasks. They may come before the head lists the node as dead, or after.
+NODE_LOST = (
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.ObjectLostError,  # of an event, or of the dataset
+)
+NODE = re.compile(r"\(IP: ([^,)]+)")  # as in "Memory on the node (IP: 10.0.0.7, ID: ...) ..."
+MEMORY = re.compile(r"was (\S+) used / (\S+) limit")  # as in "... was 28.5GB used / 30.0GB limit (0.95)"
 
 
 class RayLanes:
@@ -134,6 +147,31 @@ class _RayLane:
     group: PlacementGroup | None
     next_event: Any = None  # the reference to it, while its content is on the way
     worker: WorkerProcess | None = None
+
+
+def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None) -> Death:
+    """Return why an attempt died, from the error that Ray raised in place of its next event.
+
+    Args:
+        worker: the attempt's process; None if it had not started.
+    """
+    where = f"on {worker}" if worker else ""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        if isinstance(error.cause, ray.exceptions.RayError):  # what the task itself asked of Ray failed
+            return death_of(error.cause, worker)
+        return Death(kind=Kind.BUG, details=f"({type(error.cause).__name__}: {error.cause})", traceback=str(error))
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        host, used = NODE.search(str(error)), MEMORY.search(str(error))
+        parts = [where or f"on {host[1]}" if host else where, f"{used[1]} of {used[2]} in use" if used else ""]
+        return Death(kind=Kind.OUT_OF_MEMORY, details=", ".join(filter(None, parts)))
+    nodes: list[dict[str, Any]] = ray.nodes() if worker else []  # type: ignore[no-untyped-call]
+    node = next((node for node in nodes if worker and node["NodeID"] == worker.node), {})
+    if isinstance(error, NODE_LOST) or not node.get("Alive", True):
+        reason = f"{node.get('DeathReason', '')} {node.get('DeathReasonMessage', '')}"
+        return Death(kind=Kind.PREEMPTED if "preempt" in reason.lower() else Kind.NODE_LOST, details=where)
+    if isinstance(error, ray.exceptions.WorkerCrashedError):
+        return Death(kind=Kind.KILLED, details=where)
+    return Death(kind=Kind.KILLED, details=f"{where} ({type(error).__name__}: {first_line(error)})".strip())
 
 
 def _kill(worker: WorkerProcess) -> None:

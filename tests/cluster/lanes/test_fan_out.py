@@ -15,9 +15,8 @@ import ray
 
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.lanes.deaths import death_of
 from cluster.lanes.fan_out import Died, FanOut
-from cluster.lanes.lane import RayLanes
+from cluster.lanes.lane import RayLanes, death_of
 from cluster.lanes.ports import Kind, WorkerProcess
 from cluster.lanes.resources import LanePlan
 from cluster.local import LocalCluster, temporary_cluster

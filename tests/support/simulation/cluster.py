@@ -84,7 +84,9 @@ class SimulatedCluster:
     def __init__(self, clock: VirtualClock, pace: dict[str, Pace], head_seconds: float = 30.0) -> None:
         self.clock, self._pace = clock, pace
         self.nodes: list[Node] = []
-        self.lanes: list[SimulatedLane] = []
+        self.lanes: dict[SimulatedLane, None] = {}  # that have not ended, in the order of their start
+        self._waiting: deque[SimulatedLane] = deque()
+        self._with_events: set[SimulatedLane] = set()
         self.events_taken = 0
         self.head_answers = True
         self._known_dead: frozenset[str] = frozenset()
@@ -98,9 +100,9 @@ class SimulatedCluster:
 
     def connect(self) -> None:
         """Connect another driver; the lanes of the one before it end with it."""
-        for lane in self.lanes:
-            self._end(lane)
-        self.lanes.clear()
+        for lane in [*self.lanes]:
+            self.kill(lane, None)
+        self._waiting.clear()
         self.head = HeadWatch(self._head_seconds, ask=self._answer, clock=self.clock)
 
     def add_node(self, slots: int) -> Node:
@@ -121,11 +123,11 @@ class SimulatedCluster:
         self.clock.after(NODE_LOST_SECONDS, know)
 
     def running_on(self, node: Node) -> list[SimulatedLane]:
-        return [lane for lane in self.lanes if lane.node is node and not lane.ended]
+        return [lane for lane in self.lanes if lane.node is node]
 
     @property
     def running(self) -> list[SimulatedLane]:
-        return [lane for lane in self.lanes if lane.node is not None and not lane.ended]
+        return [lane for lane in self.lanes if lane.node is not None]
 
     def kill_worker(self, lane: SimulatedLane, kind: Kind = Kind.KILLED) -> None:
         self._end(lane, Death(kind=kind, details="on its node"))
@@ -153,6 +155,7 @@ class SimulatedCluster:
     def lose_event(self, lane: SimulatedLane) -> None:
         """Lose the next event of a lane, which goes on."""
         lane.unread.appendleft(LaneDied(Death(kind=Kind.NODE_LOST, details="with an event")))
+        self._with_events.add(lane)
 
     def stop_driver(self, seconds: float) -> None:
         """Stop the driver for a while. Everything else goes on, but it learns of that only when it has run again."""
@@ -162,7 +165,8 @@ class SimulatedCluster:
 
     def start(self) -> SimulatedLane:
         lane = SimulatedLane(next(self._numbers))
-        self.lanes.append(lane)
+        self.lanes[lane] = None
+        self._waiting.append(lane)
         self._place()
         return lane
 
@@ -180,8 +184,8 @@ class SimulatedCluster:
             self.clock.sleep(seconds)
             return []
         self.on_wait(lanes)
-        self.clock.run_until(self.clock.now + seconds, lambda: any(map(self._is_ready, lanes)))
-        return [lane for lane in lanes if self._is_ready(lane)]
+        self.clock.run_until(self.clock.now + seconds, lambda: any(map(self._is_ready, self._with_events)))
+        return [lane for lane in lanes if lane in self._with_events and self._is_ready(lane)]
 
     def take(self, lane: SimulatedLane) -> Any | None:
         if lane.content_at > self.clock.now:
@@ -189,6 +193,8 @@ class SimulatedCluster:
             return None
         lane.is_fetched = False
         event = lane.unread.popleft()
+        if not lane.unread:
+            self._with_events.discard(lane)
         self.events_taken += 1
         if isinstance(event, Exception):
             raise event
@@ -196,11 +202,12 @@ class SimulatedCluster:
         return event
 
     def cancel(self, lane: SimulatedLane) -> None:
-        lane.cancelled = True
+        self._leave(lane)
         if not lane.stopped:
             self.clock.after(CANCEL_SECONDS, lambda: self._end(lane))
 
     def kill(self, lane: SimulatedLane, worker: WorkerProcess | None) -> None:
+        self._leave(lane)
         self._end(lane)
 
     def forget(self, lane: SimulatedLane) -> None:
@@ -213,15 +220,24 @@ class SimulatedCluster:
         return self._known_dead
 
     def capacity(self) -> int:
-        return sum(node.free + len(self.running_on(node)) for node in self.nodes if node.alive)
+        return sum(node.slots for node in self.nodes if node.alive)
 
     def describe_free(self) -> str:
         return ", ".join(f"{node.name}: {node.free} free" for node in self.nodes)
 
     # What lanes do
 
+    def _emit(self, lane: SimulatedLane, event: Any) -> None:
+        lane.unread.append(event)
+        if not lane.cancelled:  # or nobody takes it
+            self._with_events.add(lane)
+
+    def _leave(self, lane: SimulatedLane) -> None:
+        lane.cancelled = True
+        self._with_events.discard(lane)
+
     def _is_ready(self, lane: SimulatedLane) -> bool:
-        return bool(lane.unread) and not (lane.is_fetched and lane.content_at > self.clock.now)
+        return not (lane.is_fetched and lane.content_at > self.clock.now)
 
     def _answer(self) -> list[Any]:
         if not self.head_answers:
@@ -230,20 +246,22 @@ class SimulatedCluster:
         return []
 
     def _place(self) -> None:
-        for lane in self.lanes:
-            node = next((node for node in self.nodes if node.alive and node.free), None)
-            if lane.node is None and not lane.ended and node is not None:
-                node.free -= 1
-                lane.node = node
-                lane.script = self._script(lane)
-                self._advance(lane)
+        for node in self.nodes if self._waiting else ():
+            while node.alive and node.free and self._waiting:
+                lane = self._waiting.popleft()
+                if not lane.ended:
+                    node.free -= 1
+                    lane.node = node
+                    lane.script = self._script(lane)
+                    self._advance(lane)
 
     def _end(self, lane: SimulatedLane, death: Death | None = None) -> None:
         if lane.ended:
             return
         lane.ended = True
+        self.lanes.pop(lane, None)
         if death is not None:
-            lane.unread.append(LaneDied(death))
+            self._emit(lane, LaneDied(death))
         if lane.node is not None:
             lane.node.free += 1
             self._place()
@@ -261,7 +279,7 @@ class SimulatedCluster:
             pause = next(lane.script)
         except StopIteration:
             self._end(lane)
-            lane.unread.append(LaneEnded())
+            self._emit(lane, LaneEnded())
             return
         if isinstance(pause, str):
             lane.wants = pause
@@ -273,8 +291,8 @@ class SimulatedCluster:
         assert lane.node is not None
         yield 1.0
         lane.begun = True
-        lane.unread.append(WorkerProcess(node=lane.node.name, host=lane.node.name, pid=lane.number))
-        lane.unread.append(LaneStarted(trial="", host=lane.node.name, versions=VERSIONS))
+        self._emit(lane, WorkerProcess(node=lane.node.name, host=lane.node.name, pid=lane.number))
+        self._emit(lane, LaneStarted(trial="", host=lane.node.name, versions=VERSIONS))
         compiled: set[str] = set()
         while True:
             while not lane.payloads and not lane.closed:
@@ -290,7 +308,7 @@ class SimulatedCluster:
                 while len(lane.unread) >= MAX_UNREAD:
                     yield "room"
                 if isinstance(happening, TrialEvent):
-                    lane.unread.append(happening)
+                    self._emit(lane, happening)
                 else:
                     yield happening
 
