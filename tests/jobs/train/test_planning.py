@@ -30,9 +30,8 @@ def test_a_plan_finds_the_same_cpus_and_gpus_as_ray_without_starting_it(tmp_path
     assert (code, stderr) == (0, "")
     assert not list(tmp_path.iterdir())  # Ray would have written there
     document = json.loads(stdout)
-    assert [trial for lane in document["lanes"] for trial in lane] == [
-        f"{model}-s{seed}" for model in ("keras", "scratch") for seed in range(3)
-    ]
+    assert document["order"] == [f"{model}-s{seed}" for model in ("keras", "scratch") for seed in range(3)]
+    assert document["lanes"] == min(6, document["nodes"][0]["cpus"])
     script = (
         "from cluster.connection.session import session; from cluster.lanes.resources import live_nodes\n"
         "with session(None, []): nodes = live_nodes()\n"
