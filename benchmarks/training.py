@@ -32,7 +32,7 @@ class Contender:
 
 class Result(NamedTuple):
     seconds: list[float]  # of each epoch after the first
-    correct: int  # number of test images
+    correct: int  # number of test images that were predicted correctly
 
 
 def contenders(threads: int) -> list[Contender]:

@@ -45,7 +45,7 @@ TICK_SECONDS = 0.5  # how late a deadline may be noticed
 MAX_TICK_SECONDS = 5.0  # counted between two looks at the clock; in a longer time, this process was stopped
 POLL_SECONDS = 0.002  # how late a lane notices its next item; a blocking request would give back its CPU
 MAX_POLL_SECONDS = 0.1
-PREPARE_SECONDS = 7_200.0  # for a task of its own, such as the download and preparation of a dataset
+PREPARE_SECONDS = 7_200.0  # for a single task outside of lanes, such as the preparation of a dataset
 BACK_OFF_SECONDS = (1.0, 30.0)  # pause after an item's first death, doubled after each further one; longest pause
 
 # Nodes on this machine
@@ -65,7 +65,11 @@ class Clock(Protocol):
 
 
 class Wait:
-    """A wait for `what` since its creation or `restart`, limited by --wait-for-resources. It is logged at intervals."""
+    """Measures a wait for `what` from the creation of this object or its last `restart`, and logs it at intervals.
+
+    Args:
+        timeout_seconds: the limit that --wait-for-resources sets, if it applies to this wait.
+    """
 
     def __init__(
         self,

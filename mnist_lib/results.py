@@ -82,7 +82,7 @@ class Started(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat(TrialEvent):
-    """A sign of life between two epochs, every few seconds."""
+    """A sign of life during a long epoch, every few seconds."""
 
     epoch: float  # epochs trained so far, with the share of the running one
 
@@ -108,7 +108,7 @@ class EpochDone(TrialEvent):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> EpochDone:
-        """Return the epoch in a row that `asdict` made. Raises KeyError or TypeError for another row."""
+        """Return the epoch from a row that `asdict` made of it. Raises KeyError or TypeError for any other row."""
         validation = Accuracy(**row["validation"]) if row["validation"] else None
         return cls(**{**row, "train": Accuracy(**row["train"]), "validation": validation})
 

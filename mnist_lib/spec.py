@@ -47,7 +47,7 @@ class TrialSpec:
         _require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
         _require_whole("hidden_units", self.hidden_units, 1, 65_536)
         _require_whole("validation_percent", self.validation_percent, 0, 50)
-        if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # also false for NaN
+        if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # NaN is refused, too: it compares as false
             limits = f"{MIN_FLOAT32:g} to {MAX_FLOAT32:g}"
             raise SpecError(f"learning_rate: expected a number from {limits}, got {self.learning_rate}")
 
@@ -142,8 +142,8 @@ class Assignment:
 
     spec: TrialSpec
     checkpoint: bytes | None = None  # the newest one of an earlier attempt
-    # From now on; an epoch that would end later is not started, except the first. A duration, since the clocks of two
-    # machines may differ.
+    # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. It is no
+    # point in time, since the clocks of two machines may differ.
     seconds: float = math.inf
 
 

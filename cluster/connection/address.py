@@ -109,9 +109,10 @@ class HeadWatch:
         self.unanswered = 0  # requests since the last answer
 
     def check(self) -> None:
-        """Ask if the interval has passed. Raises ClusterLostError after the timeout without an answer.
+        """Send a request if the last one was long enough ago.
 
-        The timeout counts requests, so that a pause of this process does not end a run.
+        Raises ClusterLostError after the timeout without an answer. It counts requests, so that a pause of this process
+        does not end a run.
         """
         if self._clock.monotonic() - self._asked_at < HEAD_INTERVAL_SECONDS:
             return

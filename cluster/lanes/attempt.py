@@ -12,7 +12,7 @@ from cluster.lanes.ports import Death, Kind, Lane, WorkerProcess
 
 
 class State(enum.Enum):
-    """The state of a lane. Only the type of an event changes it, never the number of events."""
+    """The state of a lane. It depends on the type of the last event, not on how many events have come."""
 
     WAITING = "waiting"  # for resources; `FanOut` limits that wait for all lanes together
     STARTING = "starting"  # imports, and fetches what all items need
@@ -45,7 +45,7 @@ class Attempt:
             self._enter(State.PREPARING, now)
 
     def note(self, phase: str, now: float) -> None:
-        """Note that an event came after which the item is in this phase."""
+        """Note an event. From then on, the item is in this phase."""
         state = State(phase)
         if state is self.state is State.TRAINING:
             self._longest = max(self._longest, now - self.state_since)

@@ -71,7 +71,9 @@ class FanOut:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for attempt in [*self._attempts.values(), *(attempt for _, attempt in self._abandoned)]:
+        for lane in self._attempts:
+            self._cluster.kill(lane, None)
+        for _, attempt in self._abandoned:
             self._cluster.kill(attempt.lane, attempt.worker)
 
     def submit(self, items: Sequence[Any]) -> None:

@@ -157,7 +157,7 @@ def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None) -> De
     """
     where = f"on {worker}" if worker else ""
     if isinstance(error, ray.exceptions.RayTaskError):
-        if isinstance(error.cause, ray.exceptions.RayError):  # what the task itself asked of Ray failed
+        if isinstance(error.cause, ray.exceptions.RayError):  # a request that the task itself made to Ray has failed
             return death_of(error.cause, worker)
         return Death(kind=Kind.BUG, details=f"({type(error.cause).__name__}: {error.cause})", traceback=str(error))
     if isinstance(error, ray.exceptions.OutOfMemoryError):
@@ -221,9 +221,13 @@ class _Mailbox:
 
     async def get(self, lane: int, index: int) -> list[Any]:
         """Return the item of that index in a list, or an empty list if there will be none."""
-        while len(self._payloads[lane]) <= index and lane not in self._closed:
+        payloads = self._payloads[lane]
+        while len(payloads) <= index and lane not in self._closed:
             await self._changed[lane].wait()
-        return self._payloads[lane][index : index + 1]
+        payloads[: max(0, index - 1)] = [None] * max(
+            0, index - 1
+        )  # every member of a group has them: free their memory
+        return payloads[index : index + 1]
 
 
 class Assignments:

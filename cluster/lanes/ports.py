@@ -114,11 +114,15 @@ class Cluster(Protocol):
         ...
 
     def kill(self, lane: Lane, worker: WorkerProcess | None) -> None:
-        """End a lane by force, and give back what it holds."""
+        """End a lane by force, and give back what it holds.
+
+        Args:
+            worker: its process, if that may not obey, since it may be stopped.
+        """
         ...
 
     def forget(self, lane: Lane) -> None:
-        """Give back what a lane that has ended held besides the resources of its task."""
+        """Release what an ended lane still holds, apart from the resources of its task."""
         ...
 
     def check(self) -> None:

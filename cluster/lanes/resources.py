@@ -3,7 +3,7 @@
 import heapq
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,8 @@ import ray
 from cluster.connection.ray_private import free_resources, this_machine_resources
 from cluster.deadlines import TICK_SECONDS, Wait
 from cluster.errors import ResourcesError, counted
+
+MAX_NODES_SHOWN = 5  # in one message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +71,23 @@ def node_of(message: Any) -> Node:
 
 
 def describe_free_resources() -> str:
-    """Return what is free on each node of the connected cluster, as in "node-1: 0 of 2 CPUs, 1 of 1 GPU free"."""
-    free, texts = free_resources(), []
-    for node in live_nodes():
+    """Return what is free on the nodes of the connected cluster, as in "node-1: 0 of 2 CPUs, 1 of 1 GPU free"."""
+    return describe_free(live_nodes(), free_resources())
+
+
+def describe_free(nodes: Sequence[Node], free: Mapping[str, Mapping[str, float]]) -> str:
+    """Return what is free on the nodes with the most free CPUs.
+
+    Args:
+        free: by node id and resource.
+    """
+    texts = []
+    for node in sorted(nodes, key=lambda node: -free.get(node.id, {}).get("CPU", 0))[:MAX_NODES_SHOWN]:
         here = free.get(node.id, {})
         gpus = f", {here.get('GPU', 0):g} of {counted(node.gpus, 'GPU')}" if node.gpus else ""
         texts.append(f"{node.host}: {here.get('CPU', 0):g} of {counted(node.cpus, 'CPU')}{gpus} free")
-    return "; ".join(texts) or "the cluster has no node"
+    more = len(nodes) - len(texts)
+    return "; ".join([*texts, *([f"and {counted(more, 'more node')}"] if more else [])]) or "the cluster has no node"
 
 
 def this_machine() -> Node:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from mnist_lib.wording import duration
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0  # between two log lines of a trial
+ANY_LINE_SECONDS = 1.0  # between two log lines of any trials
 GAP = 2  # characters between two columns of the table
 MAX_TRIAL_WIDTH, MIN_TRIAL_WIDTH = 28, 8
 MAX_BAR_WIDTH, MIN_BAR_WIDTH = 24, 4
@@ -50,16 +52,18 @@ def display(progress: RunProgress, *, shown: bool = True) -> Iterator[Show]:
 
 def _lines(progress: RunProgress) -> Show:
     last_line: dict[str, float] = {}  # by trial
+    last_of_any = -math.inf
     recorder_logs_epochs = log.isEnabledFor(logging.DEBUG)
 
     def show(trial: TrialProgress) -> None:
         if recorder_logs_epochs:
             return
+        nonlocal last_of_any
         now = time.monotonic()
         if trial.state is not State.RUNNING or not trial.epoch:
             last_line[trial.id] = now
-        elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS:
-            last_line[trial.id] = now
+        elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS and now - last_of_any >= ANY_LINE_SECONDS:
+            last_line[trial.id] = last_of_any = now
             log.info(
                 "%s: epoch %s, loss %s, %s accuracy %s, %s images/s, %s left",
                 *(trial.id, f"{trial.epoch:.3g} of {trial.epochs}", _text(trial.loss, ".4f"), _accuracy_name(trial)),

@@ -107,7 +107,7 @@ def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:
 
 
 def _figures(summary: Mapping[str, Any]) -> Callable[[str, str], Markup]:
-    """Return a function of a path and a format that makes HTML of that figure of the summary."""
+    """Return a function that takes the path of a figure in the summary and a format, and returns the figure as HTML."""
 
     def figure(path: str, format: str) -> Markup:
         value: Any = summary

@@ -34,7 +34,7 @@ class Collected:
 
 
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collected:
-    """Delete all versions but the newest `keep`, the champion, and up to `keep` that it could be rolled back to.
+    """Delete all versions but the newest `keep`, the champion, and up to `keep` former champions to return to.
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.

@@ -181,7 +181,7 @@ class LocalObjects:
                 disk = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
                 raise StoreFullError(
                     f"{path}: expected {needed:,} bytes of free space, got {shutil.disk_usage(disk).free:,} ({reason})"
-                    "; delete old versions (jobs.models gc) or name another with --storage"
+                    "; delete old versions (jobs.models gc) or choose another storage with --storage"
                 ) from error
             raise StoreError(f"{path} cannot be read or written ({reason}); name another with --storage") from error
 

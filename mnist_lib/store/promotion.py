@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
+from mnist_lib.wording import counted
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
     from mnist_lib.store.contents import Predictions
@@ -77,7 +78,7 @@ class Rule:
         statistics = {"test": "exact McNemar", "gained": gained, "lost": lost, "p": p, "alpha": self.alpha}
         why = (
             f"{challenger.name} has {challenger.accuracy:.2%}, {champion.name} {champion.accuracy:.2%}"
-            f": images gained {gained}, lost {lost}, p = {p:.2g}"
+            f"; {counted(gained, 'image')} gained, {lost:,} lost, p = {p:.2g}"
         )
         collapse = self._collapse(challenger, champion)
         if collapse is not None:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ResourcesError
-from cluster.lanes.resources import LanePlan, Node, count_groups, makespan, plan_lanes
+from cluster.lanes.resources import LanePlan, Node, count_groups, describe_free, makespan, plan_lanes
 
 
 def node(cpus: int, gpus: int = 0) -> Node:
@@ -99,3 +99,11 @@ def test_the_error_for_too_few_nodes_names_the_option_to_change() -> None:
 
 def test_max_concurrent_leaves_more_cpus_to_each_lane() -> None:
     assert plan_lanes(9, [node(8)], max_concurrent=2) == LanePlan(lanes=2, cpus=4, gpus=0)
+
+
+def test_the_description_of_a_thousand_nodes_is_short_and_names_those_with_free_cpus() -> None:
+    nodes = [Node(id=str(number), host=f"node-{number}", cpus=8, gpus=1) for number in range(1_000)]
+    text = describe_free(nodes, {"7": {"CPU": 3.0, "GPU": 1.0}})
+    assert len(text) < 250
+    assert text.startswith("node-7: 3 of 8 CPUs, 1 of 1 GPU free; ")
+    assert text.endswith("; and 995 more nodes")

@@ -58,7 +58,7 @@ def test_promotions_and_a_rollback_change_the_champion_and_are_in_its_history(co
     not_better = command("promote", "keras@latest")
     assert not_better.code == 0
     assert not_better.out == (
-        "keras@3 is not promoted: keras@3 has 75.50%, keras@2 75.00%: images gained 1, lost 0, p = 1\n"
+        "keras@3 is not promoted: keras@3 has 75.50%, keras@2 75.00%; 1 image gained, 0 lost, p = 1\n"
     )
     assert command("promote", "keras@3", "--always").out.startswith("keras@3 is now the champion")
     assert command("rollback", "keras").out == "keras@2 is the champion: rolled back from keras@3\n"

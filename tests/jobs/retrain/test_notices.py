@@ -156,7 +156,7 @@ def test_a_command_that_fails_is_only_logged(caplog: pytest.LogCaptureFixture) -
     assert "exit code 3" in caplog.text
 
 
-def test_the_text_of_a_notice_names_slot_missed_slots_accuracy_and_reason() -> None:
+def test_the_text_of_a_notice_gives_its_slot_the_accuracy_and_the_reason() -> None:
     assert notice_of(DONE, "nightly", "results")["text"] == (
         "nightly, slot 2026-01-05T03:00:00Z: done; 2 earlier slots missed; keras@3 has 97.13% test accuracy and is not"
         " the champion (keras@2 is better)"

@@ -139,7 +139,7 @@ def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
     job = stdout.strip()
     code, stdout, stderr = submit("logs", job, url, "--follow")
     assert code == 0, stderr
-    assert json.loads(stdout)["lanes"] == [["scratch-s0"]]
+    assert json.loads(stdout)["order"] == ["scratch-s0"]
     code, stdout, _ = submit("list", url)
     assert code == 0
     assert re.search(rf"^{job} +succeeded ", stdout, re.MULTILINE)

@@ -209,7 +209,7 @@ def test_u6_nodes_that_come_and_go_train_nothing_twice_to_its_end() -> None:
     assert run.ended == [f"keras-s{seed}" for seed in range(6)]
 
 
-def test_f3_a_lane_on_a_lost_node_is_abandoned_when_the_head_knows_not_after_its_deadline() -> None:
+def test_f3_a_lane_on_a_lost_node_is_abandoned_as_soon_as_the_head_knows() -> None:
     run = Run(trials(1), slots=1, compiling=300.0)
     run.clock.after(20.0, lambda: run.cluster.lose_node(run.cluster.nodes[0], noticed=False))
     run.clock.after(21.0, lambda: run.cluster.add_node(1))

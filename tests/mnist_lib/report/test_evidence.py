@@ -84,7 +84,7 @@ def test_a_label_is_not_questioned_by_a_single_trial_or_without_confidence() -> 
 
 
 @pytest.mark.parametrize(("mistakes", "count"), [(10, 10), (11, 0)])
-def test_only_models_with_an_accuracy_of_at_least_99_percent_question_labels(mistakes: int, count: int) -> None:
+def test_a_label_is_questioned_only_by_models_with_at_least_99_percent_accuracy(mistakes: int, count: int) -> None:
     wrong = {image: (image + 1) % 10 for image in range(mistakes)}
     assert len(questioned(trial(0, wrong), trial(1, wrong))) == count
 

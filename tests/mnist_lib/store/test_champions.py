@@ -32,7 +32,7 @@ def test_p5_a_better_version_becomes_champion_and_the_record_says_why(objects: L
     first, second = champions(objects)
     assert (first.kind, first.version, first.replaced, first.run) == ("promote", 1, None, "run-100")
     assert (second.kind, second.version, second.replaced, second.run) == ("promote", 2, 1, "run-150")
-    assert second.why == "keras@2 has 75.00%, keras@1 50.00%: images gained 50, lost 0, p = 1.8e-15"
+    assert second.why == "keras@2 has 75.00%, keras@1 50.00%; 50 images gained, 0 lost, p = 1.8e-15"
     assert second.statistics["gained"] == 50
 
 

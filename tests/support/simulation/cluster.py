@@ -72,7 +72,7 @@ class SimulatedLane:
     begun: bool = False  # its first event is on the way
     unread: deque[Any] = field(default_factory=deque)  # events, and at the end an exception
     content_at: float = 0.0  # when the content of the first unread event is there
-    is_fetched: bool = False  # whether it has been asked for
+    is_requested: bool = False  # whether the driver has asked for that content
     script: Generator[Any, None, None] | None = None
     wants: str = ""  # "item" or "room" while the script waits for one
     stopped: bool = False
@@ -189,9 +189,9 @@ class SimulatedCluster:
 
     def take(self, lane: SimulatedLane) -> Any | None:
         if lane.content_at > self.clock.now:
-            lane.is_fetched = True
+            lane.is_requested = True
             return None
-        lane.is_fetched = False
+        lane.is_requested = False
         event = lane.unread.popleft()
         if not lane.unread:
             self._with_events.discard(lane)
@@ -237,7 +237,7 @@ class SimulatedCluster:
         self._with_events.discard(lane)
 
     def _is_ready(self, lane: SimulatedLane) -> bool:
-        return not (lane.is_fetched and lane.content_at > self.clock.now)
+        return not (lane.is_requested and lane.content_at > self.clock.now)
 
     def _answer(self) -> list[Any]:
         if not self.head_answers:
