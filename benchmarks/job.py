@@ -27,7 +27,7 @@ IMPORT = "from mnist_lib.environment import import_keras; import_keras()"
 RATIOS = [
     Ratio("the job: both models, 5 epochs", "the notebook's cells, 5 epochs", 0.6),
     Ratio("16 trials, 1 epoch", "16 trials, 1 epoch: Ray Tune and fit", 0.5),
-    Ratio("a worker's import beside scikit-learn and others", "a worker's import", 1.3),
+    Ratio("a worker's import, with scikit-learn and others installed", "a worker's import", 1.3),
 ]
 BOUNDS = {"--help": 0.5, "--plan": 2.0, "keras: a further trial": 0.3, "scratch: a further trial": 0.3}
 
@@ -49,7 +49,7 @@ def commands(digits: Path, folder: Path, dataset: str, threads: int, epochs: int
         "16 trials, 1 epoch": [*run, "--epochs", "1", "--seeds", "8"],
         "16 trials, 1 epoch: Ray Tune and fit": [TUNE, script("ray_tune.py"), str(digits), "1", "8", results],
         "a worker's import": [OWN, "-c", IMPORT],
-        "a worker's import beside scikit-learn and others": [TUNE, "-c", IMPORT],
+        "a worker's import, with scikit-learn and others installed": [TUNE, "-c", IMPORT],
         "keras: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "keras", thread_count],
         "scratch: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "scratch", thread_count],
         "10 empty trials": [OWN, script("empty_trials.py"), "10", results],

@@ -84,7 +84,7 @@ def import_keras(*, gpus: bool = True) -> None:
 
 @contextlib.contextmanager
 def _gpus_hidden() -> Iterator[None]:
-    """Hide GPUs from CUDA, which reads this variable once: when TensorFlow first lists its devices."""
+    """Hide GPUs from CUDA by CUDA_VISIBLE_DEVICES, which it reads once: when TensorFlow first lists its devices."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     try:

@@ -82,7 +82,7 @@ class Started(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat(TrialEvent):
-    """A sign of life during a long epoch, every few seconds."""
+    """A sign that a long epoch goes on, every few seconds."""
 
     epoch: float  # epochs trained so far, with the share of the running one
 

@@ -117,7 +117,9 @@ class Resources:
             raise SpecError(f"cpu_replicas: expected 1 with --nodes-per-trial, got {self.cpu_replicas}; leave it out")
         if self.gpus and self.cpu_replicas > 1:
             got = f"{self.cpu_replicas} with {counted(self.gpus, 'GPU')}"
-            raise SpecError(f"cpu_replicas: expected 1 on GPUs, got {got}; use --gpus-per-trial 0 or leave it out")
+            raise SpecError(
+                f"cpu_replicas: expected 1 on GPUs, got {got}; use --gpus-per-trial 0, or leave out --cpu-replicas"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The same files and their folder, written and synced: the cost of durability alone."""
+"""Write and sync the files that the other contenders publish, and their folder: the cost of durability alone."""
 
 import os
 

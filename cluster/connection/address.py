@@ -107,6 +107,15 @@ class HeadWatch:
         self._timeout_seconds, self._clock = timeout_seconds, clock
         self._asked_at = clock.monotonic()
         self.unanswered = 0  # requests since the last answer
+        # Ray lists a lost node for ever. Those of before are not news.
+        self._dead_before = frozenset(n.node_id.hex() for n in self.nodes_now() if n.state != ray_private.ALIVE)
+
+    def nodes_now(self) -> Sequence[Any]:
+        """Return the head's messages about all nodes; none if it does not answer within seconds."""
+        try:
+            return self._ask()
+        except ClusterLostError:
+            return []
 
     def check(self) -> None:
         """Send a request if the last one was long enough ago.
@@ -128,7 +137,8 @@ class HeadWatch:
                 ) from error
             return
         self.unanswered = 0
-        self.dead_nodes = frozenset(node.node_id.hex() for node in nodes if node.state != ray_private.ALIVE)
+        dead = frozenset(node.node_id.hex() for node in nodes if node.state != ray_private.ALIVE)
+        self.dead_nodes = dead - self._dead_before
         self.live_nodes = [node for node in nodes if node.state == ray_private.ALIVE]
 
 

@@ -181,7 +181,7 @@ class JobClient:
                 raise UnknownJobError(f"there is no job {job} at {self.url}; `list` shows all") from error
             if "already exists" in str(error):
                 raise JobExistsError(f"{self.url}: there is a job {job} already") from error
-            *_, last = str(error).strip().splitlines() or [""]  # line of the server's traceback
+            *_, last = str(error).strip().splitlines() or [""]  # the last line of the server's traceback
             raise ClusterError(f"{self.url}: {last}") from error
 
 

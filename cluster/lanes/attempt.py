@@ -47,7 +47,7 @@ class Attempt:
     def note(self, phase: str, now: float) -> None:
         """Note an event. From then on, the item is in this phase."""
         state = State(phase)
-        if state is self.state is State.TRAINING:
+        if state is State.TRAINING and self.state in (State.PREPARING, State.TRAINING):
             self._longest = max(self._longest, now - self.state_since)
         self._enter(state, now)
 
@@ -66,12 +66,15 @@ class Attempt:
         """
         if now - self._item_since > limits.item_seconds:
             return Death(kind=Kind.OVERTIME, details=f"after {limits.item_seconds:g} s")
+        if unread:
+            self.state_since = now  # the event that waits is not counted as silence, here or in `_longest`
+            return None
         if self.fetching_since is not None:
             if now - self.fetching_since > limits.fetch_seconds:
                 return Death(kind=Kind.NODE_LOST, details=f"with an event on {self.worker}")
             return None
         silent = now - self.state_since
-        if not unread and silent > self._deadline(limits):
+        if silent > self._deadline(limits):
             return Death(kind=Kind.SILENT, details=f"for {silent:.0f} s while {self.state.value}, on {self.worker}")
         return None
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.deadlines import BACK_OFF_SECONDS, MAX_TICK_SECONDS, TICK_SECONDS, Clock, Limits, Wait
+from cluster.deadlines import BACK_OFF_SECONDS, MAX_FAILED_STARTS, MAX_TICK_SECONDS, TICK_SECONDS, Clock, Limits, Wait
 from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt, State
 from cluster.lanes.ports import Cluster, Death, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
@@ -62,6 +62,9 @@ class FanOut:
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
         self._time, self._checked_at = _RunningTime(clock), -math.inf
         self._lost: frozenset[str] = frozenset()
+        self._failed_starts = 0  # by bugs, since a lane started
+        self._deaths_in_a_row = 0  # of lanes, since one began an item
+        self._start_lanes_at = 0.0
         what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"
         self._wait = Wait(
             what, timeout_seconds=limits.wait_seconds, log_interval=limits.log_interval_seconds, clock=self._time
@@ -123,13 +126,14 @@ class FanOut:
 
     def _supply(self) -> None:
         """Give idle lanes an item or close them, and start lanes where there is room for them."""
-        for attempt in self._attempts.values():
-            if attempt.state is State.IDLE:
+        attempts = self._attempts.values()
+        for attempt in attempts:
+            if attempt.item is None and attempt.state not in (State.WAITING, State.ENDING):
                 self._assign(attempt)
-        if self._queue and not any(attempt.state is State.WAITING for attempt in self._attempts.values()):
-            running = sum(attempt.state is not State.ENDING for attempt in self._attempts.values())
-            wanted = running + len(self._queue)
-            if running < min(wanted, self._max_lanes or wanted, max(1, self._cluster.capacity())):
+        active = sum(attempt.state is not State.ENDING for attempt in attempts)
+        wanted = active - sum(attempt.state is State.WAITING for attempt in attempts) + len(self._queue)
+        if self._now >= self._start_lanes_at:
+            for _ in range(min(wanted, self._max_lanes or wanted, max(1, self._cluster.capacity())) - active):
                 self._start_lane()
 
     def _assign(self, attempt: Attempt) -> None:
@@ -140,8 +144,11 @@ class FanOut:
             attempt.assign(item, self._now)
             self._cluster.assign(attempt.lane, self._payload(item, rounds))
         elif not self._backing_off:
-            attempt.close(self._now)
-            self._cluster.close(attempt.lane)
+            self._close(attempt)
+
+    def _close(self, attempt: Attempt) -> None:
+        attempt.close(self._now)
+        self._cluster.close(attempt.lane)
 
     # Events
 
@@ -174,16 +181,22 @@ class FanOut:
             attempt.start(event, now)
             self._assign(attempt)
         elif event.final:
+            never_began = attempt.state is State.STARTING  # it may be unable to, unlike other lanes
             attempt.end_item(now)
-            self._assign(attempt)  # before the event is recorded, so that the lane does not wait for that
+            if never_began:
+                self._close(attempt)
+            else:
+                self._assign(attempt)  # before the event is recorded, so that the lane does not wait for that
             yield event
         else:
             attempt.note(event.phase, now)
+            if attempt.state is not State.STARTING:
+                self._failed_starts = self._deaths_in_a_row = 0
             yield event
 
     def _forget(self, attempt: Attempt) -> None:
         del self._attempts[attempt.lane]
-        self._cluster.forget(attempt.lane)
+        self._cluster.release(attempt.lane)
 
     # Deaths
 
@@ -194,7 +207,13 @@ class FanOut:
         yield from self._retry_or_fail(attempt, death)
 
     def _retry_or_fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """Queue the item of a dead attempt again after a pause, if it is worth another attempt."""
+        """Queue the item of a dead attempt again after a pause, if it is worth another attempt.
+
+        No lane starts in a pause either: the cluster may not know yet that a node is lost.
+        """
+        if self._now >= self._start_lanes_at:  # lanes that die together count once
+            self._deaths_in_a_row += 1
+            self._start_lanes_at = self._now + _back_off(self._deaths_in_a_row)
         item = attempt.item
         if item is None and attempt.state in (State.WAITING, State.STARTING) and self._queue:
             item = self._queue.popleft()  # a lane that cannot start counts against an item, so that retries end
@@ -204,20 +223,22 @@ class FanOut:
         number = self.attempts(item.id)
         self._deaths[item.id][death.kind] += 1
         if not final:
-            first, longest = BACK_OFF_SECONDS
-            delay = min(longest, first * 2.0 ** (number - 1))
-            self._backing_off.append((self._now + delay, item))
+            self._backing_off.append((self._now + _back_off(number), item))
         yield Died(item=item.id, attempt=number, death=death, final=final)
 
     def _fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """End the item of an attempt that met a bug; if that was at the start of a lane, all others would meet it, too.
+        """End the item of an attempt that met a bug. Expected failures of an item arrive as events instead.
 
-        Expected failures of an item arrive as events instead.
+        If no lane can start, all items fail.
         """
         items = [] if attempt.item is None else [attempt.item]
         if attempt.state in (State.WAITING, State.STARTING):
-            items += self._queue
-            self._queue.clear()
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                items += self._queue
+                self._queue.clear()
+            elif not items and self._queue:
+                items.append(self._queue.popleft())
         for item in items:
             yield Died(item=item.id, attempt=self.attempts(item.id), death=death, final=True)
 
@@ -271,6 +292,12 @@ class FanOut:
         for attempt in [attempt for at, attempt in self._abandoned if at <= self._now]:
             self._cluster.kill(attempt.lane, attempt.worker)
         self._abandoned = [(at, attempt) for at, attempt in self._abandoned if at > self._now]
+
+
+def _back_off(deaths: int) -> float:
+    """Return the pause after a number of deaths, in seconds."""
+    first, longest = BACK_OFF_SECONDS
+    return float(min(longest, first * 2.0 ** min(deaths - 1, 30)))
 
 
 class _RunningTime:

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +24,19 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cluster.connection.address import HeadWatch
-from cluster.connection.ray_private import MAX_UNREAD_OPTION, WORKER_TITLE
-from cluster.deadlines import MAX_POLL_SECONDS, POLL_SECONDS, Limits
-from cluster.errors import first_line
+from cluster.connection.ray_private import ALIVE, MAX_UNREAD_OPTION, WORKER_TITLE
+from cluster.deadlines import MAILBOX_START_SECONDS, MAX_POLL_SECONDS, POLL_SECONDS, Limits
+from cluster.errors import ClusterError, first_line
 from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, WorkerProcess
 from cluster.lanes.resources import LanePlan, count_lanes, describe_free_resources, node_of
 
 MAX_UNREAD_EVENTS = 16  # of one worker; they take the driver's memory
 MAX_WAITING_LANES = 100_000
+MAILBOX_RETRIES = 5  # of a request, after a connection broke
+MAILBOX_TRIES = 10  # to start it on the driver's node
 
 # The errors of a lost node's tasks. They may come before the head lists the node as dead, or after.
-NODE_LOST = (
+NODE_LOST_ERRORS = (
     ray.exceptions.NodeDiedError,
     ray.exceptions.LocalRayletDiedError,
     ray.exceptions.ObjectLostError,  # of an event, or of the dataset
@@ -47,7 +49,7 @@ class RayLanes:
     """Lanes as streaming generator tasks: the `ports.Cluster` of a connected Ray cluster.
 
     Each task calls `function(assignments, *arguments)`, which does one assignment after the other and yields events.
-    With a plan of several nodes, it is the first member of a group, and `function` uses `OtherMembers`.
+    With a plan of several nodes, the task is the first member of a group, and `function` uses `OtherMembers`.
     """
 
     def __init__(self, function: Callable[..., Iterator[Any]], plan: LanePlan, limits: Limits, *arguments: Any) -> None:
@@ -61,13 +63,8 @@ class RayLanes:
             max_retries=0,  # `FanOut` decides on retries
             max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
         )(_process_then_events)
-        node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        # It restarts after a death, but without its items: the lanes then end, and others take their place.
-        self._mailbox: Any = (
-            ray.remote(_Mailbox)
-            .options(num_cpus=0, max_restarts=-1, max_concurrency=MAX_WAITING_LANES, scheduling_strategy=node)
-            .remote()
-        )
+        self._mailbox = _new_mailbox(self._head)
+        self._unfinished_kills: list[tuple[_RayLane, WorkerProcess | None]] = []
 
     def start(self) -> _RayLane:
         strategy: Any = "DEFAULT"
@@ -77,23 +74,23 @@ class RayLanes:
             group = placement_group([part] * self._plan.nodes, strategy="STRICT_SPREAD")
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         options = {"scheduling_strategy": strategy, MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS}
-        number = next(self._numbers)
-        assignments = Assignments(self._mailbox, number)
+        number, mailbox = next(self._numbers), self._mailbox
         task = self._task.options(name=self._function.__name__, **options)
-        return _RayLane(number, task.remote(self._function, assignments, *self._arguments), group)
+        generator = task.remote(self._function, Assignments(mailbox, number), *self._arguments)
+        return _RayLane(number, generator, mailbox, group)
 
     def assign(self, lane: _RayLane, payload: Any) -> None:
-        self._mailbox.put.remote(lane.number, payload)
+        lane.mailbox.put.remote(lane.number, payload)
 
     def close(self, lane: _RayLane) -> None:
-        self._mailbox.close.remote(lane.number)
+        lane.mailbox.close.remote(lane.number)
 
     def wait(self, lanes: Collection[_RayLane], seconds: float) -> list[_RayLane]:
-        by_reference = {lane.next_event or lane.generator: lane for lane in lanes}
-        ready, _ = ray.wait([*by_reference], num_returns=1, timeout=seconds)
-        if ready and len(by_reference) > 1:
-            ready, _ = ray.wait([*by_reference], num_returns=len(by_reference), timeout=0)
-        return [by_reference[reference] for reference in ready]
+        # An event is ready when it exists; its content may still have to be transferred, which `take` requests.
+        fetching = {lane.next_event: lane for lane in lanes if lane.next_event}
+        others = {lane.generator: lane for lane in lanes if not lane.next_event}
+        found = _ready(fetching, 0.0 if others else seconds, fetch=True)
+        return found + _ready(others, 0.0 if found else MAX_POLL_SECONDS if fetching else seconds, fetch=False)
 
     def take(self, lane: _RayLane) -> Any | None:
         try:
@@ -104,7 +101,12 @@ class RayLanes:
         except StopIteration:
             raise LaneEnded from None
         except ray.exceptions.RayError as error:
-            raise LaneDied(death_of(error, lane.worker)) from error
+            if (
+                isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
+                and lane.mailbox is self._mailbox
+            ):
+                self._mailbox = _new_mailbox(self._head)  # the lanes of the old one end, and others take their place
+            raise LaneDied(death_of(error, lane.worker, self._head.nodes_now())) from error
         if isinstance(event, WorkerProcess):
             lane.worker = event
         return event
@@ -114,19 +116,26 @@ class RayLanes:
 
     def kill(self, lane: _RayLane, worker: WorkerProcess | None) -> None:
         ray.cancel(lane.generator, force=True)
-        if self._head.unanswered:
-            return  # what follows would wait for the head
-        self.forget(lane)
-        if worker:
-            _kill(worker)
+        self._unfinished_kills.append((lane, worker))
+        self._finish_kills()
 
-    def forget(self, lane: _RayLane) -> None:
-        if lane.group is not None:  # and kill what still runs on its nodes
-            remove_placement_group(lane.group)
-            lane.group = None
+    def release(self, lane: _RayLane) -> None:
+        self._unfinished_kills.append((lane, None))
+        self._finish_kills()
 
     def check(self) -> None:
         self._head.check()
+        self._finish_kills()
+
+    def _finish_kills(self) -> None:
+        """Do what needs the head, if it answers: otherwise the calls would wait for it."""
+        while self._unfinished_kills and not self._head.unanswered:
+            lane, worker = self._unfinished_kills.pop()
+            if lane.group is not None:  # this also kills what still runs on its nodes
+                remove_placement_group(lane.group)
+                lane.group = None
+            if worker:
+                _kill(worker)
 
     def lost_nodes(self) -> frozenset[str]:
         return self._head.dead_nodes
@@ -137,38 +146,77 @@ class RayLanes:
         return count_lanes(self._plan, [node_of(message) for message in self._head.live_nodes])
 
     def describe_free(self) -> str:
-        return describe_free_resources()
+        return "the head does not answer" if self._head.unanswered else describe_free_resources()
 
 
 @dataclass(eq=False)
 class _RayLane:
     number: int
     generator: Any  # Ray's, of the events
+    mailbox: Any  # the actor from which it takes its items
     group: PlacementGroup | None
     next_event: Any = None  # the reference to it, while its content is on the way
     worker: WorkerProcess | None = None
 
 
-def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None) -> Death:
+def _ready(lanes: Mapping[Any, _RayLane], seconds: float, *, fetch: bool) -> list[_RayLane]:
+    """Wait for one of the references, and return the lanes of all that are ready then."""
+    if not lanes:
+        return []
+    ready, _ = ray.wait([*lanes], num_returns=1, timeout=seconds, fetch_local=fetch)
+    if ready and len(lanes) > 1:
+        ready, _ = ray.wait([*lanes], num_returns=len(lanes), timeout=0, fetch_local=fetch)
+    return [lanes[reference] for reference in ready]
+
+
+def _new_mailbox(head: HeadWatch) -> Any:
+    """Start a mailbox on the driver's node, so that it is lost only with the driver.
+
+    Raises:
+        ClusterError: it did not start in time.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    # max_restarts is 0, since a mailbox that restarts has lost the items.
+    actor: Any = ray.remote(_Mailbox).options(
+        num_cpus=0,
+        max_concurrency=MAX_WAITING_LANES,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(own, soft=True),
+    )
+    for _ in range(MAILBOX_TRIES):
+        mailbox: Any = actor.remote()
+        if len(head.nodes_now()) < 2:
+            return mailbox
+        try:  # a node that has just joined may not know the others yet, and take the actor itself
+            if ray.get(mailbox.node.remote(), timeout=MAILBOX_START_SECONDS) == own:
+                return mailbox
+        except ray.exceptions.GetTimeoutError as error:
+            raise ClusterError(
+                f"an actor did not start within {MAILBOX_START_SECONDS:.0f} s; is a node busy?"
+            ) from error
+        time.sleep(1.0)
+    return mailbox
+
+
+def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes: Sequence[Any]) -> Death:
     """Return why an attempt died, from the error that Ray raised in place of its next event.
 
     Args:
         worker: the attempt's process; None if it had not started.
+        nodes: the head's messages about all nodes.
     """
     where = f"on {worker}" if worker else ""
     if isinstance(error, ray.exceptions.RayTaskError):
         if isinstance(error.cause, ray.exceptions.RayError):  # a request that the task itself made to Ray has failed
-            return death_of(error.cause, worker)
+            return death_of(error.cause, worker, nodes)
         return Death(kind=Kind.BUG, details=f"({type(error.cause).__name__}: {error.cause})", traceback=str(error))
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         host, used = NODE.search(str(error)), MEMORY.search(str(error))
         parts = [where or f"on {host[1]}" if host else where, f"{used[1]} of {used[2]} in use" if used else ""]
         return Death(kind=Kind.OUT_OF_MEMORY, details=", ".join(filter(None, parts)))
-    nodes: list[dict[str, Any]] = ray.nodes() if worker else []  # type: ignore[no-untyped-call]
-    node = next((node for node in nodes if worker and node["NodeID"] == worker.node), {})
-    if isinstance(error, NODE_LOST) or not node.get("Alive", True):
-        reason = f"{node.get('DeathReason', '')} {node.get('DeathReasonMessage', '')}"
-        return Death(kind=Kind.PREEMPTED if "preempt" in reason.lower() else Kind.NODE_LOST, details=where)
+    node = next((node for node in nodes if worker and node.node_id.hex() == worker.node), None)
+    if isinstance(error, NODE_LOST_ERRORS) or (node is not None and node.state != ALIVE):
+        is_preempted = node is not None and "preempt" in str(node.death_info).lower()
+        return Death(kind=Kind.PREEMPTED if is_preempted else Kind.NODE_LOST, details=where)
     if isinstance(error, ray.exceptions.WorkerCrashedError):
         return Death(kind=Kind.KILLED, details=where)
     return Death(kind=Kind.KILLED, details=f"{where} ({type(error).__name__}: {first_line(error)})".strip())
@@ -211,6 +259,10 @@ class _Mailbox:
         self._closed: set[int] = set()
         self._changed: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
 
+    async def node(self) -> str:
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
     async def put(self, lane: int, payload: Any) -> None:
         self._payloads[lane].append(payload)
         self._changed.pop(lane, asyncio.Event()).set()
@@ -238,14 +290,24 @@ class Assignments:
 
     def __iter__(self) -> Iterator[Any]:
         for index in itertools.count():
-            reference, pause = self._mailbox.get.remote(self._lane, index), POLL_SECONDS
-            while not ray.wait([reference], timeout=0)[0]:  # a wait that blocks would give back the CPU of this task
-                time.sleep(pause)
-                pause = min(2 * pause, MAX_POLL_SECONDS)
-            found = ray.get(reference)
+            found = self._get(index)
             if not found:
                 return
             yield from found
+
+    def _get(self, index: int, retries: int = MAILBOX_RETRIES) -> list[Any]:
+        reference, pause = self._mailbox.get.remote(self._lane, index), POLL_SECONDS
+        while not ray.wait([reference], timeout=0)[0]:  # a wait that blocks would give back the CPU of this task
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_POLL_SECONDS)
+        try:
+            found: list[Any] = ray.get(reference)
+        except ray.exceptions.ActorUnavailableError:  # a connection broke
+            if not retries:
+                raise
+            time.sleep(1.0)
+            return self._get(index, retries - 1)
+        return found
 
 
 class OtherMembers:

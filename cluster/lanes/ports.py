@@ -79,7 +79,7 @@ class LaneDied(Exception):  # noqa: N818  it is handled, not reported
         self.death = death
 
 
-Lane = Any  # hashable; what it is, is the cluster's affair
+Lane = Any  # hashable; its type depends on the cluster
 
 
 class Cluster(Protocol):
@@ -94,7 +94,7 @@ class Cluster(Protocol):
         ...
 
     def close(self, lane: Lane) -> None:
-        """Tell a lane that there are no more items, so that its task returns."""
+        """Notify a lane that there are no more items, so that its task returns."""
         ...
 
     def wait(self, lanes: Collection[Lane], seconds: float) -> Sequence[Lane]:
@@ -121,7 +121,7 @@ class Cluster(Protocol):
         """
         ...
 
-    def forget(self, lane: Lane) -> None:
+    def release(self, lane: Lane) -> None:
         """Release what an ended lane still holds, apart from the resources of its task."""
         ...
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 
 from jobs.console.exit_codes import exit_code_of
 
-NODE_LOST = "E-CLUSTER-LOST"
+CLUSTER_LOST = "E-CLUSTER-LOST"
+UNINTERRUPTED = threading.Lock()  # held while a file is written, which would leave a temporary file
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
 
@@ -35,10 +36,12 @@ def stoppable(advice: str, end_children: Callable[[], None], node: int | None = 
 
     def wait_for_signal() -> None:
         ready, _, _ = select.select([read, *([] if node is None else [node])], [], [])
+        if read not in ready:  # the signal that ended the node may be for this process, too
+            ready, _, _ = select.select([read], [], [], 0.2)
         number = os.read(read, 1) if read in ready else None
         os.close(read)
         if number is None:
-            end(f"error[{NODE_LOST}] Ray's process on this node has died; {advice}", exit_code_of(NODE_LOST))
+            end(f"error[{CLUSTER_LOST}] Ray's process on this node has died; {advice}", exit_code_of(CLUSTER_LOST))
         elif number:  # empty if the pipe was closed at the end of the block
             end(f"{NAMES[signal.Signals(number[0])]}; {advice}", 128 + number[0])
 
@@ -47,6 +50,7 @@ def stoppable(advice: str, end_children: Callable[[], None], node: int | None = 
         with contextlib.suppress(OSError):  # standard error may be closed
             os.write(sys.stderr.fileno(), f"{line}{message}\n".encode(errors="replace"))
         end_children()
+        UNINTERRUPTED.acquire(timeout=0.5)
         os._exit(exit_code)
 
     # A thread waits for the signal, because the main thread may be in Ray's C++ code for half a second.

@@ -158,7 +158,7 @@ def check_train(flags: Sequence[str]) -> TrainOptions:
     given: TrainOptions = parse("jobs.retrain --", TrainOptions, flags)
     for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:
-            raise UsageError(f"{name}: expected none among the options of jobs.train in a schedule; {hint}")
+            raise UsageError(f"{name}: not allowed among the options of jobs.train in a schedule; {hint}")
     given.trials()
     given.check()
     return given

@@ -141,7 +141,10 @@ class FailedStart:
 
 
 def retry_after(exit_code: int, error_code: str, summary: Mapping[str, Any] | None) -> exit_codes.Retry:
-    """Return whether to retry: by the error codes of failed trials, else the printed one, else the exit code."""
+    """Return whether to retry.
+
+    The error codes of failed trials decide; without any, the one that the run printed; without that, the exit code.
+    """
     codes = [trial["error"]["code"] for trial in _failed(summary)] or ([error_code] if error_code else [])
     if codes:
         return "yes" if any(map(exit_codes.is_worth_a_retry, codes)) else "no"

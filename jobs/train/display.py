@@ -66,7 +66,12 @@ def _lines(progress: RunProgress) -> Show:
             last_line[trial.id] = last_of_any = now
             log.info(
                 "%s: epoch %s, loss %s, %s accuracy %s, %s images/s, %s left",
-                *(trial.id, f"{trial.epoch:.3g} of {trial.epochs}", _text(trial.loss, ".4f"), _accuracy_name(trial)),
+                *(
+                    trial.id,
+                    f"{trial.epoch:.1f} of {trial.epochs}".replace(".0 ", " "),
+                    _text(trial.loss, ".4f"),
+                    _accuracy_name(trial),
+                ),
                 *(_text(trial.accuracy, ".2%"), _text(trial.images_per_second, ",.0f")),
                 time_left(progress.seconds_left(trial)),
             )

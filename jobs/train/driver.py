@@ -75,8 +75,8 @@ def _run(
     begin, shown = time.monotonic(), not options.quiet
     source = (options.dataset, options.data_dir, options.data_source)
     images, info = start_beside_driver(worker.prepare_dataset, *source, num_returns=2)
+    folder.append_history({"event": "driver", "trial": ""})
     with Recorder(folder, trials) as recorder:
-        folder.append_history({"event": "driver", "trial": ""})
         if recorder.unfinished:
             plan = _plan(options, len(recorder.unfinished))
             limits, resources = options.limits(), options.resources(plan.cpus, plan.gpus)

@@ -14,7 +14,9 @@ from typing import Any
 from cluster.errors import VersionsError
 from cluster.lanes.fan_out import Died
 from jobs.console.exit_codes import is_worth_a_retry
+from jobs.console.signals import UNINTERRUPTED
 from mnist_lib.environment import differing_versions, package_versions
+from mnist_lib.errors import StoreError
 from mnist_lib.report.summary import trial_row
 from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, Tally, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -34,6 +36,7 @@ ADVICE = {
 }
 
 
+LOG_SECONDS = 10.0  # between two log lines of a wait for the storage
 MAX_UNWRITTEN = 1_000  # writes that wait for the storage; with more, lanes wait
 
 
@@ -43,7 +46,7 @@ class WriteQueue:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._writes: deque[tuple[str, Callable[[], None]]] = deque()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -64,6 +67,8 @@ class WriteQueue:
 
     @property
     def is_full(self) -> bool:
+        """Whether the storage is far behind. Raises what a write raised."""
+        self._raise_error()
         return len(self._writes) >= MAX_UNWRITTEN
 
     def close(self) -> None:
@@ -71,7 +76,10 @@ class WriteQueue:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(LOG_SECONDS)
+        while self._thread.is_alive():
+            log.warning("waiting for the storage; writes left: %d", len(self._writes))
+            self._thread.join(LOG_SECONDS)
         self._raise_error()
 
     def _raise_error(self) -> None:
@@ -86,8 +94,9 @@ class WriteQueue:
                     return
                 _, write = self._writes.popleft()
             try:
-                write()
-            except Exception as error:
+                with UNINTERRUPTED:
+                    write()
+            except BaseException as error:
                 with self._changed:
                     self._error = error
                     self._writes.clear()
@@ -127,8 +136,13 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._writes.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self._writes.close()
+        except StoreError as failure:
+            if kind is None:
+                raise
+            log.warning("some results could not be stored: %s", failure)
 
     @property
     def is_full(self) -> bool:

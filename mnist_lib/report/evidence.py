@@ -120,7 +120,7 @@ class Disagreements:
 
     @classmethod
     def of(cls, tallies: Mapping[str, Tally], labels: NDArray[np.uint8]) -> Disagreements:
-        """Compare the predictions of at least one tally with each other and with the labels, [images]."""
+        """Compare the predictions of the tallies, at least one, with each other and with the labels, [images]."""
         accurate = [name for name, tally in tallies.items() if tally.statistics.mean >= MIN_ACCURACY]
         voters, questioned = sum(tallies[name].statistics.count for name in accurate), list[Mistake]()
         if voters >= MIN_VOTERS:

@@ -169,7 +169,7 @@ class Retrainer:
             self._settle(number, last.followed_by("failed", now, self._host, **cause))
         else:
             again = replace(last, kind="started", attempt=last.attempt + 1, failures=failures, host=self._host)
-            if last.exit_code is None:  # no process worked on it between the attempts
+            if last.exit_code is None:  # the last attempt was broken off: a new period of work begins
                 again = replace(again, begun="")
             if self._launch(number, again) and last.kind == "started":
                 log.warning("the process that ran slot %s died on %s; resuming its run", last.slot, last.host)

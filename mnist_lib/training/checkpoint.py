@@ -33,7 +33,7 @@ class Best:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that an unfinished trial needs to continue after its last epoch."""
+    """Everything that an unfinished trial needs to continue after the last epoch that it has completed."""
 
     values: Values
     best: Best

@@ -19,12 +19,12 @@ from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import Accuracy
 from mnist_lib.training.steps import Totals, Values, steps_of
 
-HEARTBEAT_SECONDS = 3.0  # minimum time between two signs of life within an epoch
+HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch
 
 
 @dataclass(frozen=True)
 class EpochProgress:
-    """A sign of life within an epoch."""
+    """A heartbeat within an epoch."""
 
     epochs: float  # trained so far, with the share of the running one
 
@@ -72,7 +72,7 @@ class Trainer:
     def train(
         self, split: Split, plan: Plan, *, seed: int, learning_rates: NDArray[np.float32], last: int, first: int = 1
     ) -> Iterator[Epoch | EpochProgress]:
-        """Train the epochs `first` to `last`, and yield the result of each, and signs of life within long ones.
+        """Train the epochs `first` to `last`, and yield the result of each, and heartbeats within long ones.
 
         Args:
             plan: for the number of replicas of this trainer.
@@ -82,7 +82,7 @@ class Trainer:
         Raises:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
         """
-        chunks, sign_of_life_at = iter(epochs(split, plan, seed, first, last)), time.monotonic()
+        chunks, heartbeat_at = iter(epochs(split, plan, seed, first, last)), time.monotonic()
         for number in range(first, last + 1):
             begin = time.perf_counter()
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
@@ -90,10 +90,12 @@ class Trainer:
             parts: list[Totals] = []
             for part in np.split(padded, plan.chunks):
                 parts.append(self.train_chunk(next(chunks), part))
-                if time.monotonic() - sign_of_life_at >= HEARTBEAT_SECONDS:
+                if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
                     parts[-1].finite_steps.numpy()  # wait until the device has done them
+                    paused = time.perf_counter()
                     yield EpochProgress(number - 1 + len(parts) / plan.chunks)
-                    sign_of_life_at = time.monotonic()
+                    begin += time.perf_counter() - paused  # the driver may let it wait
+                    heartbeat_at = time.monotonic()
             # Added in Python, so that counts are exact and the loss is in double precision.
             loss, correct, seen, finite_steps = (
                 sum(total.numpy().item() for total in column) for column in zip(*parts, strict=True)
@@ -104,7 +106,7 @@ class Trainer:
                     f"; use a lower --learning-rate ({learning_rates.max():g} is too high)"
                 )
             yield Epoch(number, loss / seen, Accuracy(correct, seen), time.perf_counter() - begin)
-            sign_of_life_at = time.monotonic()
+            heartbeat_at = time.monotonic()
 
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32]) -> Totals:
         """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas."""

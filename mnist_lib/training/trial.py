@@ -86,6 +86,8 @@ def run_trials(
         try:
             lane.configure()
         except Exception as error:
+            if group is not None and isinstance(error, tf.errors.OpError):
+                raise GroupError(f"{spec.id}: {error}") from error
             yield _failure(spec, error)
             continue
         try:

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -55,6 +56,7 @@ def start(
 
     def take_terminal() -> None:
         if terminal is not None:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
     return subprocess.Popen(

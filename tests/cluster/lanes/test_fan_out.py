@@ -228,7 +228,7 @@ def test_a_death_for_lack_of_memory_names_the_node_and_its_memory() -> None:
         "Task was killed due to the node running low on memory.\n"
         "Memory on the node (IP: 10.0.0.7, ID: abc) was 28.5GB used / 30.0GB limit (0.95)"
     )
-    death = death_of(error, WorkerProcess(node="abc", host="node-7", pid=1))
+    death = death_of(error, WorkerProcess(node="abc", host="node-7", pid=1), [])
     assert (death.kind, str(death)) == (Kind.OUT_OF_MEMORY, "out of memory on node-7, 28.5GB of 30.0GB in use")
 
 

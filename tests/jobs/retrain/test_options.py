@@ -69,7 +69,7 @@ def test_each_emitted_command_runs_unchanged_on_this_machine(schedule: Schedule)
         ([HOURLY, "--", "--epochs=0"], "error[E-USAGE] epochs: "),
         (
             [HOURLY, "--", "--storage=x"],
-            "error[E-USAGE] storage: expected none among the options of jobs.train in a schedule; give it before --",
+            "error[E-USAGE] storage: not allowed among the options of jobs.train in a schedule; give it before --",
         ),
         ([HOURLY, "--", "--run-name=x"], "error[E-USAGE] run_name: "),
         (["emit", "cron", HOURLY], "error[E-USAGE] scheduler: "),

@@ -1,13 +1,15 @@
 """How the events of a run are recorded."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from cluster.lanes.fan_out import Died
 from cluster.lanes.ports import Death, Kind
-from jobs.train.recorder import Recorder
+from jobs.train.recorder import Recorder, WriteQueue
+from mnist_lib.errors import StoreError
 from mnist_lib.results import TrialFailure
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.local import LocalObjects
@@ -37,3 +39,37 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
     assert (row["status"], row["attempts"]) == ("failed", 2)
     assert (row["error"]["code"], row["error"]["retry"]) == (code, retry)
     assert json.loads((tmp_path / "runs/r/trials/keras-s0/result.json").read_text()) == row
+
+
+def test_writes_are_made_in_order_and_a_waiting_one_is_replaced_by_a_newer_one_of_its_name() -> None:
+    made: list[str] = []
+    may_go_on = threading.Event()
+    writes = WriteQueue()
+    writes.put(lambda: made.append("first") if may_go_on.wait(10) else None)
+    writes.put(lambda: made.append("old checkpoint"), in_place_of="checkpoint")
+    writes.put(lambda: made.append("result"))
+    writes.put(lambda: made.append("new checkpoint"), in_place_of="checkpoint")
+    may_go_on.set()
+    writes.close()
+    assert made == ["first", "new checkpoint", "result"]
+
+
+def test_after_a_failed_write_no_other_one_is_made_and_the_error_is_raised_everywhere() -> None:
+    made: list[str] = []
+
+    def fail() -> None:
+        raise StoreError("the disk is full")
+
+    writes = WriteQueue()
+    may_go_on = threading.Event()
+    writes.put(lambda: made.clear() if may_go_on.wait(10) else None)
+    writes.put(fail)
+    writes.put(lambda: made.append("after"))
+    may_go_on.set()
+    with pytest.raises(StoreError, match="the disk is full"):
+        writes.close()
+    with pytest.raises(StoreError, match="the disk is full"):
+        writes.put(lambda: made.append("late"))
+    with pytest.raises(StoreError, match="the disk is full"):
+        assert not writes.is_full
+    assert made == []

@@ -88,6 +88,12 @@ def test_u1_an_epoch_may_take_hours_as_long_as_heartbeats_come() -> None:
     assert run.deaths == []
 
 
+def test_u1_the_chunks_of_an_epoch_may_take_longer_than_the_silence_deadline() -> None:
+    run = Run(trials(2), epoch=300.0, chunk=90.0)
+    run.finish()
+    assert (run.deaths, len(run.ended)) == ([], 2)
+
+
 @pytest.mark.parametrize("moment", [3.0, 6.5, 9.0, 40.0])
 def test_u2_a_worker_that_stops_for_good_delays_the_run_by_at_most_the_deadline_of_its_state(moment: float) -> None:
     run = Run(trials(2), importing=5.0, compiling=1.0, epoch=10.0, evaluating=1.0)
@@ -125,7 +131,7 @@ def test_u2_a_lane_that_does_not_end_gives_its_resources_back_while_others_go_on
 
 
 def test_u3_one_unanswered_request_after_a_long_preparation_is_no_lost_head() -> None:
-    clock, answers = VirtualClock(), iter([False, True, False, True])
+    clock, answers = VirtualClock(), iter([True, False, True, False, True])
 
     def ask() -> list[object]:
         if not next(answers):
@@ -225,6 +231,32 @@ def test_a_lane_on_a_node_that_is_lost_before_its_first_event_is_started_again()
     run.finish()
     assert run.ended == ["keras-s0"]
     assert run.clock.now < 60
+
+
+def test_lanes_of_a_lost_mailbox_end_and_others_take_their_place() -> None:
+    run = Run(trials(4), slots=2, epoch=10.0)
+    run.clock.after(20.0, run.cluster.lose_mailbox)
+    run.finish()
+    assert len(run.ended) == 4
+    assert run.clock.now < 200
+
+
+def test_a_lane_that_begins_while_every_item_backs_off_gets_one_when_it_is_due() -> None:
+    run = Run(trials(1), slots=2, epoch=10.0)
+    run.clock.after(9.0, lambda: run.cluster.kill_worker(run.cluster.running[0]))
+    with run.fan_out:
+        for event in run.fan_out.events():
+            if isinstance(event, Died):
+                run.fan_out._start_lane()  # as if the cluster had given it just then
+    assert run.clock.now < 60
+
+
+def test_all_lanes_of_a_node_that_returns_start_at_once() -> None:
+    run = Run(trials(8), slots=8, epoch=10.0, limits=Limits(max_failures=9))
+    run.clock.after(20.0, lambda: run.cluster.lose_node(run.cluster.nodes[0], noticed=True))
+    run.clock.after(40.0, lambda: run.cluster.add_node(8))
+    run.finish()
+    assert run.clock.now < 40 + 45
 
 
 def test_the_most_expensive_trials_start_first_and_free_lanes_take_the_next_one() -> None:

@@ -50,6 +50,7 @@ class Pace:
     epoch: float = 1.0
     evaluating: float = 0.5
     checkpoint_every: int = 1  # epochs
+    chunk: float = 0.1  # no heartbeat comes within one
 
 
 @dataclass(eq=False)
@@ -74,6 +75,7 @@ class SimulatedLane:
     content_at: float = 0.0  # when the content of the first unread event is there
     is_requested: bool = False  # whether the driver has asked for that content
     script: Generator[Any, None, None] | None = None
+    has_mailbox: bool = True
     wants: str = ""  # "item" or "room" while the script waits for one
     stopped: bool = False
     ended: bool = False
@@ -157,6 +159,12 @@ class SimulatedCluster:
         lane.unread.appendleft(LaneDied(Death(kind=Kind.NODE_LOST, details="with an event")))
         self._with_events.add(lane)
 
+    def lose_mailbox(self) -> None:
+        """Lose what has been assigned to lanes that have not taken it; lanes notice that when they want an item."""
+        for lane in [*self.lanes]:
+            lane.has_mailbox = False
+            self._wake(lane, "item")
+
     def stop_driver(self, seconds: float) -> None:
         """Stop the driver for a while. Everything else goes on, but it learns of that only when it has run again."""
         self._driver_sleeps = seconds
@@ -210,7 +218,7 @@ class SimulatedCluster:
         self._leave(lane)
         self._end(lane)
 
-    def forget(self, lane: SimulatedLane) -> None:
+    def release(self, lane: SimulatedLane) -> None:
         pass
 
     def check(self) -> None:
@@ -278,8 +286,9 @@ class SimulatedCluster:
         try:
             pause = next(lane.script)
         except StopIteration:
-            self._end(lane)
-            self._emit(lane, LaneEnded())
+            if not lane.ended:
+                self._end(lane)
+                self._emit(lane, LaneEnded())
             return
         if isinstance(pause, str):
             lane.wants = pause
@@ -295,8 +304,11 @@ class SimulatedCluster:
         self._emit(lane, LaneStarted(trial="", host=lane.node.name, versions=VERSIONS))
         compiled: set[str] = set()
         while True:
-            while not lane.payloads and not lane.closed:
+            while lane.has_mailbox and not lane.payloads and not lane.closed:
                 yield "item"
+            if not lane.has_mailbox:
+                self._end(lane, Death(kind=Kind.KILLED, details="without its mailbox"))
+                return
             if not lane.payloads:
                 return
             given = lane.payloads.popleft()
@@ -320,11 +332,12 @@ def trial_script(given: Assignment, pace: Pace, node: str) -> Generator[float | 
     yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
     history = [epoch_of(spec, epoch) for epoch in range(1, done + 1)]
     for epoch in range(done + 1, spec.epochs + 1):
-        beats = int(pace.epoch / HEARTBEAT_SECONDS)
+        interval = max(HEARTBEAT_SECONDS, pace.chunk)
+        beats = int(pace.epoch / interval)
         for beat in range(beats):
-            yield HEARTBEAT_SECONDS
+            yield interval
             yield Heartbeat(trial=spec.id, epoch=epoch - 1 + beat / (beats + 1))
-        yield pace.epoch - beats * HEARTBEAT_SECONDS
+        yield pace.epoch - beats * interval
         weights = next_weights(spec, epoch, weights)
         history.append(epoch_of(spec, epoch))
         yield history[-1]

@@ -73,6 +73,7 @@ class World:
                 epoch=draw.choice([0.01, 1.0, 20.0, 200.0]),
                 evaluating=draw.choice([0.1, 30.0, 300.0]),
                 checkpoint_every=draw.randint(1, 2),
+                chunk=draw.choice([0.1, 0.1, 70.0]),
             )
             for model in models
         }
@@ -99,7 +100,15 @@ class World:
         draw = self.random
         for _ in range(draw.choice([0, 1, 3, 8])):
             fault = draw.choice(
-                [self._kill, self._stop, self._lose_node, self._add_node, self._delay, self._lose_event]
+                [
+                    self._kill,
+                    self._stop,
+                    self._lose_node,
+                    self._add_node,
+                    self._delay,
+                    self._lose_event,
+                    self._lose_mailbox,
+                ]
             )
             self.clock.after(draw.choice([1.0, 10.0, 100.0, 1_000.0]) * draw.random(), fault)
         for _ in range(draw.choice([0, 0, 1, 2])):
@@ -156,6 +165,11 @@ class World:
             self.note(f"lane {lane.number}: an event is lost")
             self.possible_deaths += 1
             self.cluster.lose_event(lane)
+
+    def _lose_mailbox(self) -> None:
+        self.note("the mailbox is lost")
+        self.possible_deaths += len(self.cluster.lanes)
+        self.cluster.lose_mailbox()
 
     def _pause_driver(self) -> None:
         seconds = self.random.choice([10.0, 60.0, 1_000.0])
