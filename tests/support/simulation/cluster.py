@@ -156,8 +156,9 @@ class SimulatedCluster:
 
     def lose_event(self, lane: SimulatedLane) -> None:
         """Lose the next event of a lane, which goes on."""
-        lane.unread.appendleft(LaneDied(Death(kind=Kind.NODE_LOST, details="with an event")))
-        self._with_events.add(lane)
+        if not lane.cancelled:  # or nobody takes it
+            lane.unread.appendleft(LaneDied(Death(kind=Kind.NODE_LOST, details="with an event")))
+            self._with_events.add(lane)
 
     def lose_mailbox(self) -> None:
         """Lose what has been assigned to lanes that have not taken it; lanes notice that when they want an item."""
