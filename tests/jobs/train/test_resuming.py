@@ -87,7 +87,7 @@ def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(
     begin = time.monotonic()
     os.killpg(driver.pid, signal.SIGINT)
     stdout, stderr = driver.communicate(timeout=30)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 5  # a process ends only when the file system has finished its write
     assert (driver.returncode, stdout) == (130, ""), stderr
     last = stderr.splitlines()[-1]
     assert last.startswith("interrupted; resume with: python -m jobs.train --resume r --storage ")
