@@ -125,6 +125,16 @@ def test_a_run_is_locked_until_the_process_that_works_on_it_is_killed(tmp_path: 
         assert folder.resumed
 
 
+def test_the_time_worked_on_a_run_leaves_out_the_time_between_two_drivers(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    first = RunFolder(objects, "r")
+    assert first.seconds_worked() == 0
+    entries = [(100, "driver"), (110, "epoch"), (160, "epoch"), (9_000, "driver"), (9_020, "died"), (20_000, "driver")]
+    for at, event in entries:
+        first.append_history({"at": at, "event": event, "trial": ""})
+    assert RunFolder(objects, "r", resumed=True).seconds_worked() == 60 + 20
+
+
 def test_an_incomplete_line_of_the_history_is_cut_off_when_a_run_is_resumed(objects: Objects) -> None:
     with opened(objects) as folder:
         folder.write("history.jsonl", b'{"event": "started"}\n{"event": "ep')
