@@ -105,3 +105,25 @@ class Wait:
         limit = f" of at most {self._timeout_seconds:.0f} (--wait-for-resources)" if finite else ""
         reason = find_reason()
         log.warning("waiting for %s, for %.0f s%s%s", self._what, self.seconds, limit, reason and f"; {reason}")
+
+
+def back_off(deaths: int) -> float:
+    """Return the pause after a number of deaths, in seconds."""
+    first, longest = BACK_OFF_SECONDS
+    return float(min(longest, first * 2.0 ** min(deaths - 1, 30)))
+
+
+class RunningTime:
+    """The time by which deadlines are judged. It does not pass while this process is stopped."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._now, self._read_at = clock, 0.0, clock.monotonic()
+        self.sleep = clock.sleep
+
+    def tick(self) -> None:
+        read_at = self._clock.monotonic()
+        self._now += min(read_at - self._read_at, MAX_TICK_SECONDS)
+        self._read_at = read_at
+
+    def monotonic(self) -> float:
+        return self._now

@@ -107,7 +107,7 @@ class HeadWatch:
         self._timeout_seconds, self._clock = timeout_seconds, clock
         self._asked_at = clock.monotonic()
         self.unanswered = 0  # requests since the last answer
-        # Ray lists a lost node for ever. Those of before are not news.
+        # Ray never removes a lost node from its list. Nodes that were lost earlier are ignored.
         self._dead_before = frozenset(n.node_id.hex() for n in self.nodes_now() if n.state != ray_private.ALIVE)
 
     def nodes_now(self) -> Sequence[Any]:

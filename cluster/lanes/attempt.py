@@ -1,4 +1,4 @@
-"""One attempt at an item, in one lane: its state, and the deadline of that state."""
+"""Judge whether an attempt at an item is late, by the state of its lane and the deadline of that state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Supervises lanes: one queue of items, a deadline for every state, and another attempt after a death.
+"""Supervise lanes: one queue of items, a deadline for every state, and another attempt after a death.
 
 A free lane takes the next item, and a node that joins gets a lane. Ray itself retries nothing here (`max_retries=0`):
 it would count failures in its own way. Late events of an abandoned attempt are ignored. This module knows the cluster
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.deadlines import BACK_OFF_SECONDS, MAX_FAILED_STARTS, MAX_TICK_SECONDS, TICK_SECONDS, Clock, Limits, Wait
+from cluster.deadlines import MAX_FAILED_STARTS, TICK_SECONDS, Clock, Limits, RunningTime, Wait, back_off
 from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt, State
 from cluster.lanes.ports import Cluster, Death, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
@@ -60,7 +60,7 @@ class FanOut:
         self._backing_off: list[tuple[float, Any]] = []  # when to queue them again
         self._attempts: dict[Lane, Attempt] = {}
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
-        self._time, self._checked_at = _RunningTime(clock), -math.inf
+        self._time, self._checked_at = RunningTime(clock), -math.inf
         self._lost: frozenset[str] = frozenset()
         self._failed_starts = 0  # by bugs, since a lane started
         self._deaths_in_a_row = 0  # of lanes, since one began an item
@@ -213,7 +213,7 @@ class FanOut:
         """
         if self._now >= self._start_lanes_at:  # lanes that die together count once
             self._deaths_in_a_row += 1
-            self._start_lanes_at = self._now + _back_off(self._deaths_in_a_row)
+            self._start_lanes_at = self._now + back_off(self._deaths_in_a_row)
         item = attempt.item
         if item is None and attempt.state in (State.WAITING, State.STARTING) and self._queue:
             item = self._queue.popleft()  # a lane that cannot start counts against an item, so that retries end
@@ -223,7 +223,7 @@ class FanOut:
         number = self.attempts(item.id)
         self._deaths[item.id][death.kind] += 1
         if not final:
-            self._backing_off.append((self._now + _back_off(number), item))
+            self._backing_off.append((self._now + back_off(number), item))
         yield Died(item=item.id, attempt=number, death=death, final=final)
 
     def _fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
@@ -292,25 +292,3 @@ class FanOut:
         for attempt in [attempt for at, attempt in self._abandoned if at <= self._now]:
             self._cluster.kill(attempt.lane, attempt.worker)
         self._abandoned = [(at, attempt) for at, attempt in self._abandoned if at > self._now]
-
-
-def _back_off(deaths: int) -> float:
-    """Return the pause after a number of deaths, in seconds."""
-    first, longest = BACK_OFF_SECONDS
-    return float(min(longest, first * 2.0 ** min(deaths - 1, 30)))
-
-
-class _RunningTime:
-    """The time by which deadlines are judged. It does not pass while this process is stopped."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._now, self._read_at = clock, 0.0, clock.monotonic()
-        self.sleep = clock.sleep
-
-    def tick(self) -> None:
-        read_at = self._clock.monotonic()
-        self._now += min(read_at - self._read_at, MAX_TICK_SECONDS)
-        self._read_at = read_at
-
-    def monotonic(self) -> float:
-        return self._now

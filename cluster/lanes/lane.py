@@ -10,9 +10,7 @@ import contextlib
 import itertools
 import os
 import re
-import signal
 import socket
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from cluster.connection.address import HeadWatch
 from cluster.connection.ray_private import ALIVE, MAX_UNREAD_OPTION, WORKER_TITLE
-from cluster.deadlines import MAILBOX_START_SECONDS, MAX_POLL_SECONDS, POLL_SECONDS, Limits
+from cluster.deadlines import MAILBOX_START_SECONDS, MAX_POLL_SECONDS, POLL_SECONDS, TICK_SECONDS, Limits, Wait
 from cluster.errors import ClusterError, first_line
 from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, WorkerProcess
 from cluster.lanes.resources import LanePlan, count_lanes, describe_free_resources, node_of
@@ -173,7 +171,7 @@ def _new_mailbox(head: HeadWatch) -> Any:
     """Start a mailbox on the driver's node, so that it is lost only with the driver.
 
     Raises:
-        ClusterError: it did not start in time.
+        ClusterError: it did not start there in time.
     """
     own = ray.get_runtime_context().get_node_id()
     # max_restarts is 0, since a mailbox that restarts has lost the items.
@@ -186,15 +184,18 @@ def _new_mailbox(head: HeadWatch) -> Any:
         mailbox: Any = actor.remote()
         if len(head.nodes_now()) < 2:
             return mailbox
-        try:  # a node that has just joined may not know the others yet, and take the actor itself
-            if ray.get(mailbox.node.remote(), timeout=MAILBOX_START_SECONDS) == own:
+        # A node that has just joined may not know the others yet, and start the actor itself.
+        reference, wait = mailbox.node.remote(), Wait("an actor on the node of the driver")
+        while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
+            wait.log_if_due()
+            if wait.seconds > MAILBOX_START_SECONDS:
+                what = f"an actor did not start within {wait.seconds:.0f} s"
+                raise ClusterError(f"{what}; is the node of the driver overloaded?")
+        with contextlib.suppress(ray.exceptions.RayError):
+            if ray.get(reference) == own:
                 return mailbox
-        except ray.exceptions.GetTimeoutError as error:
-            raise ClusterError(
-                f"an actor did not start within {MAILBOX_START_SECONDS:.0f} s; is a node busy?"
-            ) from error
         time.sleep(1.0)
-    return mailbox
+    raise ClusterError(f"no actor could be started on the driver's node in {MAILBOX_TRIES} tries; see its logs")
 
 
 def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes: Sequence[Any]) -> Death:
@@ -308,51 +309,3 @@ class Assignments:
             time.sleep(1.0)
             return self._get(index, retries - 1)
         return found
-
-
-class OtherMembers:
-    """The other members of the group whose first member is the calling task, by rank: 1, 2, ..."""
-
-    def __init__(self) -> None:
-        group: PlacementGroup | None = ray.util.get_current_placement_group()
-        assert group is not None, "the calling task is not a member of a group"
-        self._group = group
-        self._part, *others = group.bundle_specs
-        self._ranks = range(1, len(others) + 1)
-
-    def call(self, function: Callable[[], Any]) -> list[Any]:
-        """Return what the function returns on each member."""
-        results: list[Any] = ray.get([self._start(function, (), rank) for rank in self._ranks])
-        return results
-
-    def start(self, function: Callable[..., None], arguments: Callable[[int], Sequence[Any]]) -> None:
-        """Start the function on each member, with the arguments of its rank.
-
-        When one of them fails or is lost, the calling process kills itself: it may wait for that member in a
-        collective operation, which nothing else interrupts.
-        """
-        running = [self._start(function, arguments(rank), rank) for rank in self._ranks]
-        threading.Thread(target=_die_with, args=(running,), daemon=True).start()
-
-    def _start(self, function: Callable[..., Any], arguments: Sequence[Any], rank: int) -> Any:
-        task: Any = ray.remote(max_retries=0, max_calls=1)(function)
-        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
-        resources = {"num_cpus": self._part.get("CPU", 0), "num_gpus": self._part.get("GPU", 0)}
-        return task.options(scheduling_strategy=strategy, **resources).remote(*arguments)
-
-
-def unused_address() -> str:
-    """Return host:port of this node, with a port on which no process listens."""
-    with socket.socket() as unused:
-        unused.bind(("", 0))
-        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return f"{host}:{unused.getsockname()[1]}"
-
-
-def _die_with(running: list[Any]) -> None:
-    while running:
-        (ended, *_), running = ray.wait(running)
-        try:
-            ray.get(ended)
-        except ray.exceptions.RayError:
-            os.kill(os.getpid(), signal.SIGKILL)

@@ -67,7 +67,7 @@ class WriteQueue:
 
     @property
     def is_full(self) -> bool:
-        """Whether the storage is far behind. Raises what a write raised."""
+        """Return whether too many writes wait for the storage. Raises what a write raised."""
         self._raise_error()
         return len(self._writes) >= MAX_UNWRITTEN
 
@@ -146,7 +146,7 @@ class Recorder:
 
     @property
     def is_full(self) -> bool:
-        """Whether the storage is far behind."""
+        """Return whether too many writes wait for the storage. Raises StoreError if one has failed."""
         return self._writes.is_full
 
     def checkpoint(self, trial: str) -> bytes | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from cluster.lanes.lane import OtherMembers, unused_address
+from cluster.lanes.tasks import OtherMembers, unused_address
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DataMissingError, DivergedError, GroupError

@@ -10,6 +10,7 @@ from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, summarize, trial_row
 from mnist_lib.results import Accuracy, EpochDone, Tally, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec, trial_grid
+from tests.support.results import trial_result
 
 NAUGHTY = "<script>alert(1)</script> & \"quotes\" of '{{ 7 * 7 }}'"
 TIMING = {"wall_seconds": 31.0, "prepare_seconds": 6.0, "trials_seconds": 24.5, "store_seconds": 0.5}
@@ -100,24 +101,12 @@ def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator, margin:
         )
         for epoch in range(1, spec.epochs + 1)
     )
-    return TrialResult(
-        trial=spec.id,
-        spec=spec,
+    return trial_result(
+        spec,
         test=Accuracy(correct, len(labels)),
         validation=Accuracy(96, 100),
-        best_epoch=spec.epochs,
         history=history,
-        train_seconds=8.0,
-        images_per_second=45_000.0,
-        setup_seconds=1.0,
-        replicas=1,
-        devices=("CPU:0",),
-        gpus=(),
-        node="node-0/0123abcd",
-        weights_sha256="0" * 64,
-        versions={"python": "3.11.7", "tensorflow": "2.21.0"},
         probabilities=probabilities,
-        files={},
     )
 
 
@@ -133,23 +122,15 @@ def small_result(
     count = len(predicted)
     probabilities = np.full((count, 10), (1 - confidence) / 9, np.float32)
     probabilities[np.arange(count), predicted] = confidence
-    return TrialResult(
-        trial=f"keras-s{seed}",
-        spec=TrialSpec.of("keras", seed=seed),
+    return trial_result(
+        TrialSpec.of("keras", seed=seed),
         test=Accuracy(int((np.array(predicted) == labels).sum()), count),
         validation=None if validation is None else Accuracy(validation, 10),
         best_epoch=1,
         history=(),
+        probabilities=probabilities,
         train_seconds=1.0,
         images_per_second=1.0,
-        setup_seconds=1.0,
-        replicas=1,
-        devices=("CPU:0",),
-        gpus=(),
-        node="here",
-        weights_sha256="",
-        probabilities=probabilities,
-        files={},
         versions={"numpy": "2.4.6"},
     )
 

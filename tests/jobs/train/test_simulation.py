@@ -16,7 +16,8 @@ from cluster.lanes.resources import LanePlan
 from mnist_lib.results import LaneStarted, TrialEvent, TrialResult
 from mnist_lib.spec import Assignment, TrialSpec, by_cost, trial_grid
 from tests.support.simulation.clock import VirtualClock
-from tests.support.simulation.cluster import Pace, SimulatedCluster, SimulatedLane
+from tests.support.simulation.cluster import SimulatedCluster, SimulatedLane
+from tests.support.simulation.trials import Durations
 from tests.support.simulation.world import simulate
 
 SEEDS = 1_000
@@ -32,10 +33,12 @@ def test_in_simulated_worlds_every_trial_ends_once_and_with_its_weights(first: i
 class Run:
     """A fan-out over trials on a simulated cluster."""
 
-    def __init__(self, trials: list[TrialSpec], *, slots: int = 1, limits: Limits | None = None, **pace: float) -> None:
+    def __init__(
+        self, trials: list[TrialSpec], *, slots: int = 1, limits: Limits | None = None, **durations: float
+    ) -> None:
         self.clock = VirtualClock()
-        paces = {trial.model: Pace(**pace) for trial in trials}  # type: ignore[arg-type]
-        self.cluster = SimulatedCluster(self.clock, paces)
+        by_model = {trial.model: Durations(**durations) for trial in trials}  # type: ignore[arg-type]
+        self.cluster = SimulatedCluster(self.clock, by_model)
         if slots:
             self.cluster.add_node(slots)
         self.events: list[TrialEvent | Died] = []

@@ -1,56 +1,23 @@
-"""A cluster of `cluster.lanes.ports` on a virtual clock: nodes with slots, and lanes that train nothing.
+"""A cluster of `cluster.lanes.ports` on a virtual clock: nodes with slots, lanes, and what can happen to them."""
 
-The weights of a trial are a hash of its id and of the epochs that were trained one after the other. Checkpoints carry
-them, so that a trial that is resumed wrongly ends with other weights.
-"""
-
-import hashlib
 import itertools
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from cluster.connection.address import HeadWatch
 from cluster.errors import ClusterLostError
 from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, WorkerProcess
-from mnist_lib.environment import package_versions
-from mnist_lib.results import (
-    Accuracy,
-    CheckpointTaken,
-    EpochDone,
-    Heartbeat,
-    LaneStarted,
-    Started,
-    Trained,
-    TrialEvent,
-    TrialResult,
-)
-from mnist_lib.spec import Assignment, TrialSpec
+from mnist_lib.results import LaneStarted, TrialEvent
+from mnist_lib.spec import Assignment
 from tests.support.simulation.clock import VirtualClock
+from tests.support.simulation.trials import VERSIONS, Durations, trial_script
 
-HEARTBEAT_SECONDS = 3.0
 CANCEL_SECONDS = 0.1  # until a lane that is not stopped has ended
 NODE_LOST_SECONDS = 15.0  # until the head knows
 MAX_UNREAD = 16
-VERSIONS = package_versions()
-PROBABILITIES = np.full((4, 10), 0.1, np.float32)
-
-
-@dataclass(kw_only=True)
-class Pace:
-    """How long the parts of a trial take, in virtual seconds."""
-
-    importing: float = 5.0
-    compiling: float = 1.0
-    epoch: float = 1.0
-    evaluating: float = 0.5
-    checkpoint_every: int = 1  # epochs
-    chunk: float = 0.1  # no heartbeat comes within one
 
 
 @dataclass(eq=False)
@@ -83,8 +50,8 @@ class SimulatedLane:
 
 
 class SimulatedCluster:
-    def __init__(self, clock: VirtualClock, pace: dict[str, Pace], head_seconds: float = 30.0) -> None:
-        self.clock, self._pace = clock, pace
+    def __init__(self, clock: VirtualClock, durations: dict[str, Durations], head_seconds: float = 30.0) -> None:
+        self.clock, self._durations = clock, durations
         self.nodes: list[Node] = []
         self.lanes: dict[SimulatedLane, None] = {}  # that have not ended, in the order of their start
         self._waiting: deque[SimulatedLane] = deque()
@@ -313,72 +280,14 @@ class SimulatedCluster:
             if not lane.payloads:
                 return
             given = lane.payloads.popleft()
-            pace = self._pace[given.spec.model]
-            yield pace.importing if not compiled else 0.01
-            yield 0.01 if given.spec.model in compiled else pace.compiling
+            durations = self._durations[given.spec.model]
+            yield durations.importing if not compiled else 0.01
+            yield 0.01 if given.spec.model in compiled else durations.compiling
             compiled.add(given.spec.model)
-            for happening in trial_script(given, pace, lane.node.name):
+            for happening in trial_script(given, durations, lane.node.name):
                 while len(lane.unread) >= MAX_UNREAD:
                     yield "room"
                 if isinstance(happening, TrialEvent):
                     self._emit(lane, happening)
                 else:
                     yield happening
-
-
-def trial_script(given: Assignment, pace: Pace, node: str) -> Generator[float | TrialEvent, None, None]:
-    """Yield the events of a trial, and the seconds of work between them."""
-    spec = given.spec
-    done, weights = json.loads(given.checkpoint) if given.checkpoint else (0, "")
-    yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
-    history = [epoch_of(spec, epoch) for epoch in range(1, done + 1)]
-    for epoch in range(done + 1, spec.epochs + 1):
-        interval = max(HEARTBEAT_SECONDS, pace.chunk)
-        beats = int(pace.epoch / interval)
-        for beat in range(beats):
-            yield interval
-            yield Heartbeat(trial=spec.id, epoch=epoch - 1 + beat / (beats + 1))
-        yield pace.epoch - beats * interval
-        weights = next_weights(spec, epoch, weights)
-        history.append(epoch_of(spec, epoch))
-        yield history[-1]
-        if epoch < spec.epochs and epoch % pace.checkpoint_every == 0:
-            yield CheckpointTaken(trial=spec.id, epoch=epoch, content=json.dumps([epoch, weights]).encode())
-    yield Trained(trial=spec.id)
-    yield pace.evaluating
-    yield TrialResult(
-        trial=spec.id,
-        spec=spec,
-        test=Accuracy(spec.seed % 5, 4 + spec.seed // 100),
-        validation=Accuracy(spec.seed % 7, 10),
-        best_epoch=spec.epochs,
-        history=tuple(history),
-        train_seconds=1.0,
-        images_per_second=1.0,
-        setup_seconds=1.0,
-        replicas=1,
-        devices=("CPU:0",),
-        gpus=(),
-        node=node,
-        weights_sha256=weights,
-        versions=VERSIONS,
-        probabilities=PROBABILITIES,
-        files={"weights": weights.encode()},
-    )
-
-
-def next_weights(spec: TrialSpec, epoch: int, weights: str) -> str:
-    return hashlib.sha256(f"{spec.id} {epoch} {weights}".encode()).hexdigest()
-
-
-def undisturbed_weights(spec: TrialSpec) -> str:
-    weights = ""
-    for epoch in range(1, spec.epochs + 1):
-        weights = next_weights(spec, epoch, weights)
-    return weights
-
-
-def epoch_of(spec: TrialSpec, epoch: int) -> EpochDone:
-    return EpochDone(
-        trial=spec.id, epoch=epoch, loss=1.0 / epoch, train=Accuracy(1, 2), validation=Accuracy(1, 2), seconds=1.0
-    )

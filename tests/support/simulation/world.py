@@ -20,13 +20,15 @@ from mnist_lib.errors import StoreError
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
-from tests.support.simulation.cluster import Node, Pace, SimulatedCluster, SimulatedLane, undisturbed_weights
+from tests.support.simulation.cluster import Node, SimulatedCluster, SimulatedLane
 from tests.support.simulation.memory import MemoryObjects
+from tests.support.simulation.trials import Durations, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
 
 MODELS = ("keras", "scratch", "keras-cnn")
 MAX_DRIVERS = 6  # that a world may need
-MAX_HOURS = 24.0  # of virtual time, for all drivers together; enough for every deadline that can expire in one world
+# The limit of virtual time for all drivers together. Every deadline that can expire in one world fits into it.
+MAX_HOURS = 24.0
 ANNOUNCED_SECONDS = (
     16.0  # within which a wait is logged: 10 s, and two looks at it with an unanswered request to the head
 )
@@ -66,8 +68,8 @@ class World:
         draw = self.random
         models = draw.sample(MODELS, draw.randint(1, 3))
         self.trials = trial_grid(models, range(draw.randint(1, 3)), dataset="mnist-mini", epochs=draw.randint(1, 4))
-        paces = {
-            model: Pace(
+        durations = {
+            model: Durations(
                 importing=draw.choice([1.0, 5.0, 60.0]),
                 compiling=draw.choice([0.1, 10.0, 200.0]),
                 epoch=draw.choice([0.01, 1.0, 20.0, 200.0]),
@@ -77,7 +79,7 @@ class World:
             )
             for model in models
         }
-        self.cluster = SimulatedCluster(self.clock, paces)
+        self.cluster = SimulatedCluster(self.clock, durations)
         for _ in range(draw.randint(1, 3)):
             self.cluster.add_node(draw.randint(1, 2))
         # A worker that is stopped for good is noticed only after the deadline of its state.

@@ -1,0 +1,24 @@
+"""Results of trials that were not trained."""
+
+from typing import Any
+
+from mnist_lib.results import TrialResult
+from mnist_lib.spec import TrialSpec
+
+
+def trial_result(spec: TrialSpec, **fields: Any) -> TrialResult:
+    """Return a result with these fields: at least test, validation, history and probabilities."""
+    defaults = {
+        "best_epoch": spec.epochs,
+        "train_seconds": 8.0,
+        "images_per_second": 45_000.0,
+        "setup_seconds": 1.0,
+        "replicas": 1,
+        "devices": ("CPU:0",),
+        "gpus": (),
+        "node": "node-0/0123abcd",
+        "weights_sha256": "0" * 64,
+        "versions": {"python": "3.11.7", "tensorflow": "2.21.0"},
+        "files": {},
+    }
+    return TrialResult(trial=spec.id, spec=spec, **{**defaults, **fields})

@@ -1,0 +1,83 @@
+"""Trials that train nothing, as generators of events and of the seconds between them.
+
+The weights of a trial are a hash of its id and of the epochs that were trained one after the other. Checkpoints carry
+them, so that a trial that is resumed wrongly ends with other weights.
+"""
+
+import hashlib
+import json
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnist_lib.environment import package_versions
+from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Heartbeat, Started, Trained, TrialEvent
+from mnist_lib.spec import Assignment, TrialSpec
+from tests.support.results import trial_result
+
+HEARTBEAT_SECONDS = 3.0
+VERSIONS = package_versions()
+PROBABILITIES = np.full((4, 10), 0.1, np.float32)
+
+
+@dataclass(kw_only=True)
+class Durations:
+    """The parts of a trial, in virtual seconds."""
+
+    importing: float = 5.0
+    compiling: float = 1.0
+    epoch: float = 1.0
+    evaluating: float = 0.5
+    checkpoint_every: int = 1  # epochs
+    chunk: float = 0.1  # no heartbeat comes within one
+
+
+def trial_script(given: Assignment, durations: Durations, node: str) -> Generator[float | TrialEvent, None, None]:
+    """Yield the events of a trial, and the seconds of work between them."""
+    spec = given.spec
+    done, weights = json.loads(given.checkpoint) if given.checkpoint else (0, "")
+    yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
+    history = [epoch_of(spec, epoch) for epoch in range(1, done + 1)]
+    for epoch in range(done + 1, spec.epochs + 1):
+        interval = max(HEARTBEAT_SECONDS, durations.chunk)
+        beats = int(durations.epoch / interval)
+        for beat in range(beats):
+            yield interval
+            yield Heartbeat(trial=spec.id, epoch=epoch - 1 + beat / (beats + 1))
+        yield durations.epoch - beats * interval
+        weights = next_weights(spec, epoch, weights)
+        history.append(epoch_of(spec, epoch))
+        yield history[-1]
+        if epoch < spec.epochs and epoch % durations.checkpoint_every == 0:
+            yield CheckpointTaken(trial=spec.id, epoch=epoch, content=json.dumps([epoch, weights]).encode())
+    yield Trained(trial=spec.id)
+    yield durations.evaluating
+    yield trial_result(
+        spec,
+        test=Accuracy(spec.seed % 5, 4 + spec.seed // 100),
+        validation=Accuracy(spec.seed % 7, 10),
+        history=tuple(history),
+        node=node,
+        weights_sha256=weights,
+        versions=VERSIONS,
+        probabilities=PROBABILITIES,
+        files={"weights": weights.encode()},
+    )
+
+
+def next_weights(spec: TrialSpec, epoch: int, weights: str) -> str:
+    return hashlib.sha256(f"{spec.id} {epoch} {weights}".encode()).hexdigest()
+
+
+def undisturbed_weights(spec: TrialSpec) -> str:
+    weights = ""
+    for epoch in range(1, spec.epochs + 1):
+        weights = next_weights(spec, epoch, weights)
+    return weights
+
+
+def epoch_of(spec: TrialSpec, epoch: int) -> EpochDone:
+    return EpochDone(
+        trial=spec.id, epoch=epoch, loss=1.0 / epoch, train=Accuracy(1, 2), validation=Accuracy(1, 2), seconds=1.0
+    )
