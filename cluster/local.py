@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.connection.address import ensure_private_token, ensure_token
+from cluster.connection.address import ensure_private_token, ensure_token, unused_port
 from cluster.connection.ray_private import START_COMMAND, STARTED
 from cluster.deadlines import NODE_KILL_SECONDS, NODE_START_SECONDS
 from cluster.errors import ClusterError, counted
@@ -92,7 +92,7 @@ class LocalCluster:
         role.append(f"--temp-dir={self.folder / str(number)}")
         # Ray's fixed ports would clash with those of the other nodes on this machine. 0 is an unused port.
         role += [f"--{name}-port=0" for name in ("dashboard-agent-listen", "min-worker", "max-worker")]
-        role.append(f"--ray-client-server-port={_port(_unused_address(0))}")
+        role.append(f"--ray-client-server-port={unused_port(HOST)}")
         common = ("--block", f"--node-ip-address={HOST}", "--disable-usage-stats")
         marks = {FOLDER_VARIABLE: str(self.folder), NODE_VARIABLE: str(number)}
         with (self.folder / f"node-{number}.log").open("wb") as output:
@@ -174,12 +174,12 @@ def _port(address: str) -> str:
     return address.rpartition(":")[2]
 
 
-def _unused_address(port: int, option: str = "") -> str:
+def _unused_address(port: int, option: str) -> str:
     """Return host:port, with an unused port for 0. Raises ClusterError for a port in use, which Ray may not report."""
     with socket.socket() as unused:
         unused.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is unused
         try:
-            unused.bind((HOST, port))
+            unused.bind((HOST, port or unused_port(HOST)))
         except OSError as error:
             reason = "by another cluster or a tunnel perhaps"
             raise ClusterError(f"{HOST}:{port} is in use, {reason}; choose another {option}") from error

@@ -6,6 +6,7 @@ Whoever has a cluster's token may run anything on it. Messages say where Ray loo
 import contextlib
 import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from cluster.errors import AuthError, ClusterError, ClusterLostError
 
 TOKEN_FILE = "~/.ray/auth_token"  # Ray looks in RAY_AUTH_TOKEN first, then in the file of RAY_AUTH_TOKEN_PATH
 HEAD_INTERVAL_SECONDS = 5.0  # between two requests to the head
+UNUSED_PORTS = range(16_384, 32_768)  # Linux takes the ports of outgoing connections from above
 
 
 def address_of(given: str | None) -> str | None:
@@ -67,6 +69,15 @@ def require_head(address: str, source: str) -> str:
             " (6379 by default, not the dashboard's 8265)?"
         ) from error
     return address
+
+
+def unused_port(host: str = "") -> int:
+    """Return a port of this machine on which no process listens, and which no outgoing connection will take."""
+    while True:
+        with socket.socket() as unused, contextlib.suppress(OSError):
+            unused.bind((host, secrets.choice(UNUSED_PORTS)))
+            port: int = unused.getsockname()[1]
+            return port
 
 
 def lost_nodes(address: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections import deque
@@ -14,7 +13,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from cluster.connection.address import HeadWatch
+from cluster.connection.address import HeadWatch, unused_port
 from cluster.deadlines import PREPARE_SECONDS, TICK_SECONDS, Limits, Wait
 from cluster.errors import ClusterError, ResourcesError, first_line
 from cluster.lanes.resources import Node, describe_free_resources, live_nodes
@@ -184,10 +183,8 @@ class OtherMembers:
 
 def unused_address() -> str:
     """Return host:port of this node, with a port on which no process listens."""
-    with socket.socket() as unused:
-        unused.bind(("", 0))
-        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return f"{host}:{unused.getsockname()[1]}"
+    host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"{host}:{unused_port()}"
 
 
 def _die_with(running: list[Any]) -> None:

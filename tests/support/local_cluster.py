@@ -35,5 +35,7 @@ def local_cluster(folder: Path, *, nodes: int = 1, **environment: str) -> Iterat
     try:
         yield Cluster(address, dashboard, own)
     finally:
-        subprocess.run([*command, "down", options[-1]], cwd=ROOT, capture_output=True, check=True)
+        log = (own / "node-0.log").read_text()
+        down = subprocess.run([*command, "down", options[-1]], cwd=ROOT, capture_output=True, check=True, text=True)
         shutil.rmtree(own)
+        assert down.stdout != "processes ended: 0\n", f"the cluster ended before its tests did:\n{log}"
