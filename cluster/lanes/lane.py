@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import re
 import socket
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +63,7 @@ class RayLanes:
             max_retries=0,  # `FanOut` decides on retries
             max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
         )(_process_then_events)
-        self._mailbox = _new_mailbox(self._head)
+        self._mailbox = _Mailbox(self._head)
         self._unfinished_kills: list[tuple[_RayLane, WorkerProcess | None]] = []
 
     def start(self) -> _RayLane:
@@ -72,16 +74,16 @@ class RayLanes:
             group = placement_group([part] * self._plan.nodes, strategy="STRICT_SPREAD")
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         options = {"scheduling_strategy": strategy, MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS}
-        number, mailbox = next(self._numbers), self._mailbox
+        number = next(self._numbers)
         task = self._task.options(name=self._function.__name__, **options)
-        generator = task.remote(self._function, Assignments(mailbox, number), *self._arguments)
-        return _RayLane(number, generator, mailbox, group)
+        generator = task.remote(self._function, Assignments(self._mailbox.name, number), *self._arguments)
+        return _RayLane(number, generator, self._mailbox, group)
 
     def assign(self, lane: _RayLane, payload: Any) -> None:
-        lane.mailbox.put.remote(lane.number, payload)
+        lane.mailbox.actor.put.remote(lane.number, payload)
 
     def close(self, lane: _RayLane) -> None:
-        lane.mailbox.close.remote(lane.number)
+        lane.mailbox.actor.close.remote(lane.number)
 
     def wait(self, lanes: Collection[_RayLane], seconds: float) -> list[_RayLane]:
         # An event is ready when it exists; its content may still have to be transferred, which `take` requests.
@@ -103,7 +105,7 @@ class RayLanes:
                 isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
                 and lane.mailbox is self._mailbox
             ):
-                self._mailbox = _new_mailbox(self._head)  # the lanes of the old one end, and others take their place
+                self._mailbox = _Mailbox(self._head)  # the lanes of the old one end, and others take their place
             raise LaneDied(death_of(error, lane.worker, self._head.nodes_now())) from error
         if isinstance(event, WorkerProcess):
             lane.worker = event
@@ -151,7 +153,7 @@ class RayLanes:
 class _RayLane:
     number: int
     generator: Any  # Ray's, of the events
-    mailbox: Any  # the actor from which it takes its items
+    mailbox: _Mailbox  # from which it takes its items
     group: PlacementGroup | None
     next_event: Any = None  # the reference to it, while its content is on the way
     worker: WorkerProcess | None = None
@@ -167,35 +169,47 @@ def _ready(lanes: Mapping[Any, _RayLane], seconds: float, *, fetch: bool) -> lis
     return [lanes[reference] for reference in ready]
 
 
-def _new_mailbox(head: HeadWatch) -> Any:
-    """Start a mailbox on the driver's node, so that it is lost only with the driver.
+class _Mailbox:
+    """The items of the lanes, in an actor, since a running task has no other way to get them.
 
-    Raises:
-        ClusterError: it did not start there in time.
+    The actor starts when the first item is sent, so that it does not delay the lanes, which find it by its name.
     """
-    own = ray.get_runtime_context().get_node_id()
-    # max_restarts is 0, since a mailbox that restarts has lost the items.
-    actor: Any = ray.remote(_Mailbox).options(
-        num_cpus=0,
-        max_concurrency=MAX_WAITING_LANES,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(own, soft=True),
-    )
-    for _ in range(MAILBOX_TRIES):
-        mailbox: Any = actor.remote()
-        if len(head.nodes_now()) < 2:
-            return mailbox
-        # A node that has just joined may not know the others yet, and start the actor itself.
-        reference, wait = mailbox.node.remote(), Wait("an actor on the node of the driver")
-        while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
-            wait.log_if_due()
-            if wait.seconds > MAILBOX_START_SECONDS:
-                what = f"an actor did not start within {wait.seconds:.0f} s"
-                raise ClusterError(f"{what}; is the node of the driver overloaded?")
-        with contextlib.suppress(ray.exceptions.RayError):
-            if ray.get(reference) == own:
-                return mailbox
-        time.sleep(1.0)
-    raise ClusterError(f"no actor could be started on the driver's node in {MAILBOX_TRIES} tries; see its logs")
+
+    def __init__(self, head: HeadWatch) -> None:
+        self.name = f"mailbox-{uuid.uuid4().hex}"
+        self._head = head
+
+    @functools.cached_property
+    def actor(self) -> Any:
+        """Start the actor on the driver's node, so that it is lost only with the driver.
+
+        Raises:
+            ClusterError: it did not start there in time.
+        """
+        own = ray.get_runtime_context().get_node_id()
+        # max_restarts is 0, since an actor that restarts has lost the items.
+        mailbox: Any = ray.remote(_MailboxActor).options(
+            name=self.name,
+            num_cpus=0,
+            max_concurrency=MAX_WAITING_LANES,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(own, soft=False),
+        )
+        for _ in range(MAILBOX_TRIES):
+            actor: Any = mailbox.remote()
+            if len(self._head.nodes_now()) < 2:
+                return actor
+            # A node that has just joined may not know the others yet, and fail to place the actor.
+            reference, wait = actor.node.remote(), Wait("an actor on the node of the driver")
+            while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
+                wait.log_if_due()
+                if wait.seconds > MAILBOX_START_SECONDS:
+                    what = f"an actor did not start within {wait.seconds:.0f} s"
+                    raise ClusterError(f"{what}; is the node of the driver overloaded?")
+            with contextlib.suppress(ray.exceptions.RayError):
+                if ray.get(reference) == own:
+                    return actor
+            time.sleep(1.0)
+        raise ClusterError(f"no actor could be started on the driver's node in {MAILBOX_TRIES} tries; see its logs")
 
 
 def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes: Sequence[Any]) -> Death:
@@ -252,9 +266,7 @@ def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any
     yield from function(*arguments)
 
 
-class _Mailbox:
-    """The items of the lanes, as an actor on the driver's node: a running task has no other way to get them."""
-
+class _MailboxActor:
     def __init__(self) -> None:
         self._payloads: dict[int, list[Any]] = defaultdict(list)
         self._closed: set[int] = set()
@@ -286,26 +298,42 @@ class _Mailbox:
 class Assignments:
     """The items of a lane, as an iterator in the lane's task. Each member of a group sees the same ones."""
 
-    def __init__(self, mailbox: Any, lane: int) -> None:
-        self._mailbox, self._lane = mailbox, lane
+    def __init__(self, mailbox: str, lane: int) -> None:
+        self._mailbox, self._lane = mailbox, lane  # the name of the actor
 
     def __iter__(self) -> Iterator[Any]:
+        mailbox = self._find_mailbox()
         for index in itertools.count():
-            found = self._get(index)
+            found = self._get(mailbox, index)
             if not found:
                 return
             yield from found
 
-    def _get(self, index: int, retries: int = MAILBOX_RETRIES) -> list[Any]:
-        reference, pause = self._mailbox.get.remote(self._lane, index), POLL_SECONDS
-        while not ray.wait([reference], timeout=0)[0]:  # a wait that blocks would give back the CPU of this task
-            time.sleep(pause)
-            pause = min(2 * pause, MAX_POLL_SECONDS)
+    def _find_mailbox(self) -> Any:
+        while True:
+            try:
+                mailbox: Any = ray.get_actor(self._mailbox)
+                _without_giving_back_the_cpu(mailbox.node.remote())  # it may have failed to start
+            except (ValueError, ray.exceptions.ActorDiedError):
+                time.sleep(MAX_POLL_SECONDS)
+            else:
+                return mailbox
+
+    def _get(self, mailbox: Any, index: int, retries: int = MAILBOX_RETRIES) -> list[Any]:
         try:
-            found: list[Any] = ray.get(reference)
+            found: list[Any] = _without_giving_back_the_cpu(mailbox.get.remote(self._lane, index))
         except ray.exceptions.ActorUnavailableError:  # a connection broke
             if not retries:
                 raise
             time.sleep(1.0)
-            return self._get(index, retries - 1)
+            return self._get(mailbox, index, retries - 1)
         return found
+
+
+def _without_giving_back_the_cpu(reference: Any) -> Any:
+    """Return an object once it exists. The CPU of a task that blocks in `ray.get` is given to others."""
+    pause = POLL_SECONDS
+    while not ray.wait([reference], timeout=0)[0]:
+        time.sleep(pause)
+        pause = min(2 * pause, MAX_POLL_SECONDS)
+    return ray.get(reference)
