@@ -47,9 +47,13 @@ class Attempt:
     def note(self, phase: str, now: float) -> None:
         """Note an event. From then on, the item is in this phase."""
         state = State(phase)
-        if state is State.TRAINING and self.state in (State.PREPARING, State.TRAINING):
-            self._longest = max(self._longest, now - self.state_since)
+        if state is State.TRAINING:
+            self._note_interval(now)
         self._enter(state, now)
+
+    def _note_interval(self, now: float) -> None:
+        if self.state in (State.PREPARING, State.TRAINING):
+            self._longest = max(self._longest, now - self.state_since)
 
     def end_item(self, now: float) -> None:
         self.item, self._item_since = None, math.inf
@@ -67,7 +71,8 @@ class Attempt:
         if now - self._item_since > limits.item_seconds:
             return Death(kind=Kind.OVERTIME, details=f"after {limits.item_seconds:g} s")
         if unread:
-            self.state_since = now  # the event that waits is not counted as silence, here or in `_longest`
+            self._note_interval(now)
+            self.state_since = now  # how long the event waits is not counted as silence
             return None
         if self.fetching_since is not None:
             if now - self.fetching_since > limits.fetch_seconds:

@@ -63,6 +63,15 @@ def test_in_training_ten_times_the_longest_interval_is_allowed() -> None:
     assert seconds_until_overdue(attempt, 12.25) == 20.5
 
 
+def test_u5_events_that_wait_do_not_hide_how_long_the_intervals_between_them_are() -> None:
+    attempt = begun()
+    attempt.note("training", 0)
+    for now in (12, 13, 14):  # the storage is slow: the event of second 12 is not taken before second 14
+        assert attempt.overdue(LIMITS, now, unread=True) is None
+    attempt.note("training", 14)
+    assert seconds_until_overdue(attempt, 14) == 120.5
+
+
 def test_a_lane_without_an_item_has_no_deadline_until_it_is_told_to_end() -> None:
     attempt = begun()
     attempt.end_item(1)
