@@ -10,12 +10,14 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from jobs.console.exit_codes import exit_code_of
 
 CLUSTER_LOST = "E-CLUSTER-LOST"
-UNINTERRUPTED = threading.Lock()  # held while a file is written, which would leave a temporary file
+MAX_CONCURRENT_WRITES = 16
+UNINTERRUPTED = threading.Semaphore(MAX_CONCURRENT_WRITES)  # held during a write, which would leave a temporary file
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
 
@@ -50,7 +52,9 @@ def stoppable(advice: str, end_children: Callable[[], None], node: int | None = 
         with contextlib.suppress(OSError):  # standard error may be closed
             os.write(sys.stderr.fileno(), f"{line}{message}\n".encode(errors="replace"))
         end_children()
-        UNINTERRUPTED.acquire(timeout=0.5)
+        deadline = time.monotonic() + 0.5
+        for _ in range(MAX_CONCURRENT_WRITES):
+            UNINTERRUPTED.acquire(timeout=max(0.0, deadline - time.monotonic()))
         os._exit(exit_code)
 
     # A thread waits for the signal, because the main thread may be in Ray's C++ code for half a second.

@@ -1,6 +1,6 @@
 """Records every event of a run in the log, the run's folder and the tallies, and holds the newest checkpoints.
 
-A thread writes to the storage, so that slow storage delays no event and no deadline.
+Threads write to the storage, so that slow storage delays no event and no deadline.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 from cluster.errors import VersionsError
 from cluster.lanes.fan_out import Died
 from jobs.console.exit_codes import is_worth_a_retry
-from jobs.console.signals import UNINTERRUPTED
+from jobs.console.signals import MAX_CONCURRENT_WRITES, UNINTERRUPTED
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import StoreError
 from mnist_lib.report.summary import trial_row
@@ -41,45 +41,51 @@ MAX_UNWRITTEN = 1_000  # writes that wait for the storage; with more, lanes wait
 
 
 class WriteQueue:
-    """Writes that a thread makes in their order, until `close`. After one has failed, no further one is made."""
+    """Writes that threads make, until `close`. Those with the same key are made one at a time, in their order.
 
-    def __init__(self) -> None:
+    After one has failed, no further one is made.
+    """
+
+    def __init__(self, threads: int = MAX_CONCURRENT_WRITES) -> None:
         self._changed = threading.Condition()
-        self._writes: deque[tuple[str, Callable[[], None]]] = deque()
+        self._waiting: dict[str, deque[tuple[str, Callable[[], None]]]] = {}  # by key; none is empty
+        self._count = 0
+        self._in_progress: set[str] = set()
         self._error: BaseException | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name="recorder", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
-    def put(self, write: Callable[[], None], *, in_place_of: str = "") -> None:
-        """Queue a write. With a name, it takes the place of the waiting write of that name, if there is one.
+    def put(self, write: Callable[[], None], key: str, *, in_place_of: str = "") -> None:
+        """Queue a write. With a name, it takes the place of the waiting write of that key and name, if there is one.
 
         Raises what an earlier write raised.
         """
         with self._changed:
             self._raise_error()
-            waiting = [i for i, (name, _) in enumerate(self._writes) if name == in_place_of] if in_place_of else []
-            if waiting:
-                self._writes[waiting[0]] = (in_place_of, write)
+            writes = self._waiting.setdefault(key, deque())
+            same = [i for i, (name, _) in enumerate(writes) if name == in_place_of] if in_place_of else []
+            if same:
+                writes[same[0]] = (in_place_of, write)
             else:
-                self._writes.append((in_place_of, write))
+                writes.append((in_place_of, write))
+                self._count += 1
             self._changed.notify()
 
     @property
     def is_full(self) -> bool:
         """Return whether too many writes wait for the storage. Raises what a write raised."""
         self._raise_error()
-        return len(self._writes) >= MAX_UNWRITTEN
+        return self._count >= MAX_UNWRITTEN
 
     def close(self) -> None:
         """Wait until every write is made. Raises what one of them raised."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join(LOG_SECONDS)
-        while self._thread.is_alive():
-            log.warning("waiting for the storage; writes left: %d", len(self._writes))
-            self._thread.join(LOG_SECONDS)
+            self._changed.notify_all()
+            while not self._changed.wait_for(lambda: not self._count and not self._in_progress, LOG_SECONDS):
+                log.warning("waiting for the storage; writes left: %d", self._count + len(self._in_progress))
         self._raise_error()
 
     def _raise_error(self) -> None:
@@ -89,18 +95,39 @@ class WriteQueue:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._writes or self._closed)
-                if not self._writes:
-                    return
-                _, write = self._writes.popleft()
-            try:
-                with UNINTERRUPTED:
-                    write()
-            except BaseException as error:
-                with self._changed:
-                    self._error = error
-                    self._writes.clear()
-                    return
+                self._changed.wait_for(lambda: self._next_key() or self._closed)
+                if self._next_key() is None:
+                    return  # what is left belongs to keys that other threads are working on
+                key, write = self._begin()
+            with UNINTERRUPTED:
+                self._make(key, write)
+
+    def _next_key(self) -> str | None:
+        return next((key for key in self._waiting if key not in self._in_progress), None)
+
+    def _begin(self) -> tuple[str, Callable[[], None]]:
+        key = self._next_key()
+        assert key is not None
+        writes = self._waiting.pop(key)
+        _, write = writes.popleft()
+        self._count -= 1
+        self._in_progress.add(key)
+        if writes:
+            self._waiting[key] = writes  # behind the other keys
+        return key, write
+
+    def _make(self, key: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except BaseException as error:
+            with self._changed:
+                self._error = self._error or error
+                self._waiting.clear()
+                self._count = 0
+        finally:
+            with self._changed:
+                self._in_progress.remove(key)
+                self._changed.notify_all()
 
 
 class Recorder:
@@ -109,7 +136,7 @@ class Recorder:
     It starts with the results and checkpoints of the run's earlier drivers.
 
     Args:
-        writes: makes the writes; simulations have one without a thread.
+        writes: makes the writes; simulations have one without threads.
     """
 
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec], writes: WriteQueue | None = None) -> None:
@@ -118,6 +145,8 @@ class Recorder:
         self.rows: list[dict[str, Any]] = []
         self.unfinished: list[TrialSpec] = []
         self._folder, self._versions = folder, package_versions()
+        self._history: deque[dict[str, Any]] = deque()  # entries that are not written yet
+        self._history_lock = threading.Lock()
         self._specs = {spec.id: spec for spec in trials}
         self._checkpoints: dict[str, bytes] = {}
         self._epochs: dict[str, int] = {}  # of each trial's newest checkpoint
@@ -181,25 +210,33 @@ class Recorder:
                 self._epochs[event.trial] = event.epoch
                 self._writes.put(
                     lambda: store_checkpoint(self._folder, event.trial, event.epoch, event.content),
-                    in_place_of=f"checkpoint of {event.trial}",
+                    event.trial,
+                    in_place_of="checkpoint",
                 )
             case TrialResult():
                 self._add(event, attempts(event.trial))
                 chosen, number = self.tallies[event.spec.model].chosen is event, attempts(event.trial)
-                self._writes.put(lambda: self._store(event, number, with_model=chosen))
+                self._writes.put(lambda: self._store(event, number, with_model=chosen), event.trial)
             case TrialFailure():
                 self._end(event, attempts(event.trial))
             case Died():
                 self._record_death(event)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        entry = {"at": round(time.time(), 3), **entry}
-        self._writes.put(lambda: self._folder.append_history(entry))
+        self._history.append({"at": round(time.time(), 3), **entry})
+        self._writes.put(self._write_history, "", in_place_of="history")
+
+    def _write_history(self, *, flush: bool = False) -> None:
+        with self._history_lock:
+            while self._history:
+                self._folder.append_history(self._history.popleft())
+            if flush:
+                self._folder.flush()
 
     def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
         tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
         self._folder.write(tensorboard, result.tensorboard)
-        self._folder.flush()  # before the result, since a trial with a result is not run again
+        self._write_history(flush=True)  # before the result, since a trial with a result is not run again
         store_result(self._folder, result, attempts, with_model=with_model)
 
     def _record_death(self, died: Died) -> None:
@@ -230,7 +267,7 @@ class Recorder:
         retry = isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
         row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts, retry=retry)
         self.rows.append(row)
-        self._writes.put(lambda: self._folder.write_json(f"trials/{outcome.trial}/result.json", row))
+        self._writes.put(lambda: self._folder.write_json(f"trials/{outcome.trial}/result.json", row), outcome.trial)
         self._append({"event": "ended", "trial": outcome.trial, "status": row["status"]})
         position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
         if isinstance(outcome, TrialResult):

@@ -1,11 +1,12 @@
 """Worlds from a seed: a cluster, a run on it, and faults; and what must hold whatever happens."""
 
 import contextlib
+import functools
 import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,9 @@ from cluster.errors import ClusterLostError, ResourcesError
 from cluster.lanes.fan_out import Died
 from cluster.lanes.ports import Kind
 from cluster.lanes.resources import LanePlan
+from jobs.console.signals import MAX_CONCURRENT_WRITES
 from jobs.train.driver import fan_out_of
-from jobs.train.recorder import Recorder, WriteQueue
+from jobs.train.recorder import MAX_UNWRITTEN, Recorder, WriteQueue
 from mnist_lib.errors import StoreError
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
@@ -34,21 +36,47 @@ ANNOUNCED_SECONDS = (
 )
 
 
-class WritesInOrder(WriteQueue):
-    """Makes each write at once: a thread would make a simulation depend on the machine."""
+class SimulatedWrites(WriteQueue):
+    """Makes writes that take virtual seconds: threads would make a simulation depend on the machine.
 
-    def __init__(self) -> None:
-        pass
+    Args:
+        seconds: of each write.
+        concurrent: how many are made at a time.
+        most: how many may wait before events have to wait, too.
+    """
 
-    def put(self, write: Any, *, in_place_of: str = "") -> None:
-        write()
+    def __init__(
+        self, clock: VirtualClock, seconds: float, concurrent: int = MAX_CONCURRENT_WRITES, most: int = MAX_UNWRITTEN
+    ) -> None:
+        super().__init__(threads=0)
+        self._clock, self._seconds, self._concurrent, self._most = clock, seconds, concurrent, most
+
+    def put(self, write: Callable[[], None], key: str, *, in_place_of: str = "") -> None:
+        super().put(write, key, in_place_of=in_place_of)
+        self._begin_next()
 
     @property
     def is_full(self) -> bool:
-        return False
+        self._raise_error()
+        return self._count >= self._most
 
     def close(self) -> None:
-        pass
+        while self._in_progress:
+            self._clock.sleep(self._seconds)
+        self._raise_error()
+
+    def _begin_next(self) -> None:
+        while self._next_key() is not None and len(self._in_progress) < self._concurrent:
+            key, write = self._begin()
+            if self._seconds:
+                self._clock.after(self._seconds, functools.partial(self._make, key, write))
+            else:
+                self._make(key, write)
+                self._raise_error()
+
+    def _make(self, key: str, write: Callable[[], None]) -> None:
+        super()._make(key, write)
+        self._begin_next()
 
 
 @dataclass
@@ -120,6 +148,7 @@ class World:
         self.storage_fault = draw.choice([0, 0, draw.randint(1, 60)])
         self.storage_error = draw.choice([StoreError, KilledError])
         self.storage_late = draw.random() < 0.5
+        self.storage_pace = draw.choice([0.0, 0.0, 0.2, 5.0, 30.0]), draw.randint(1, 3), draw.choice([2, 10, 100])
 
     def _victim(self) -> Any:
         running = self.cluster.running
@@ -223,7 +252,7 @@ class World:
         raise AssertionError(f"the run is not complete after {self.drivers} drivers")
 
     def _drive(self, folder: RunFolder) -> None:
-        with Recorder(folder, self.trials, WritesInOrder()) as recorder:
+        with Recorder(folder, self.trials, SimulatedWrites(self.clock, *self.storage_pace)) as recorder:
             plan = LanePlan(lanes=max(1, self.cluster.capacity()), cpus=1, gpus=0)
             with fan_out_of(self.cluster, self.limits, plan, recorder, clock=self.clock) as fan_out:
                 for event in fan_out.events():
