@@ -9,16 +9,18 @@ that was suspended may not know that it lost the lease; `FencedObjects` refuses 
 """
 
 import json
+import math
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
-from mnist_lib.clock import Clock, moment_of, text_of
+from mnist_lib.clock import Clock, SystemClock, moment_of, text_of
 from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError
 from mnist_lib.store.objects import Objects, check_part
 from mnist_lib.store.records import RecordLog
 
 ENDED = b"{}"  # the heartbeat of a released lease; any other content, even damaged, is watched for changes
+SECONDS_BETWEEN_QUESTIONS = 1.0  # whether a lease is still held
 BEATS_PER_LIFE = 3  # the holder gives up after two missed beats; others take over after three
 
 
@@ -123,15 +125,18 @@ class Lease:
 class FencedObjects:
     """A wrapper of `objects` for the holder of term `number` of the lease in `folder`.
 
-    Every method that writes raises ConflictError once a later term has begun.
+    Once a later term has begun, `create` raises ConflictError, and within a second every other method that writes. By
+    `create`, versions are committed and champions appointed; the others ask rarely, since each question is a request.
     """
 
-    def __init__(self, objects: Objects, folder: str, number: int) -> None:
-        self._objects, self._folder, self._number = objects, folder, number
+    def __init__(self, objects: Objects, folder: str, number: int, clock: Clock) -> None:
+        self._objects, self._folder, self._number, self._clock = objects, folder, number, clock
+        self._asked_at = -math.inf
         self.read, self.exists, self.names = objects.read, objects.exists, objects.names
         self.where, self.lock = objects.where, objects.lock
 
     def create(self, name: str, content: bytes) -> bool:
+        self._asked_at = -math.inf
         return self._writable().create(name, content)
 
     def replace(self, name: str, content: bytes) -> None:
@@ -153,21 +158,24 @@ class FencedObjects:
         self._writable().delete_leftovers(prefix)
 
     def _writable(self) -> Objects:
-        if _is_superseded(self._objects, self._folder, self._number):
-            raise ConflictError(
-                f"{self._objects.where(self._folder)}: lease {self._number} has passed to another process, which"
-                " continues this work; see: jobs.retrain status"
-            )
+        now = self._clock.monotonic()
+        if now - self._asked_at > SECONDS_BETWEEN_QUESTIONS:
+            if _is_superseded(self._objects, self._folder, self._number):
+                raise ConflictError(
+                    f"{self._objects.where(self._folder)}: lease {self._number} has passed to another process, which"
+                    " continues this work; see: jobs.retrain status"
+                )
+            self._asked_at = now
         return self._objects
 
 
-def fence(objects: Objects, lease: str) -> FencedObjects:
+def fence(objects: Objects, lease: str, clock: Clock | None = None) -> FencedObjects:
     """Return `objects`, fenced by a lease and its term, such as "nightly:7". Raises SpecError for other text."""
     schedule, colon, number = lease.rpartition(":")
     if not colon or not number.isascii() or not number.isdigit():
         raise SpecError(f"lease: expected a schedule and a number, such as nightly:7, got {lease!r}")
     check_part("lease", schedule)
-    return FencedObjects(objects, lease_folder(schedule), int(number))
+    return FencedObjects(objects, lease_folder(schedule), int(number), clock or SystemClock())
 
 
 def lease_folder(schedule: str) -> str:

@@ -101,6 +101,25 @@ def test_p10_i11_writes_of_a_holder_that_was_suspended_too_long_are_refused(obje
     assert one.number is None
 
 
+def test_a_fenced_write_asks_at_most_once_a_second_whether_the_lease_is_held_but_a_create_always(
+    objects: Objects,
+) -> None:
+    mine, clock = Clock(), Clock()
+    one, other = lease_of(objects, "one", mine), lease_of(objects, "other", clock)
+    assert one.acquire()
+    fenced = fence(objects, "nightly:1", mine)
+    fenced.replace("a", b"before")
+    assert not other.acquire()
+    pass_time(31, clock)
+    assert other.acquire()
+    fenced.replace("a", b"within the second")
+    assert objects.read("a") == b"within the second"
+    with pytest.raises(ConflictError):
+        fenced.create("b", b"")
+    with pytest.raises(ConflictError):
+        fenced.replace("a", b"after a question")
+
+
 def test_i11_only_one_of_two_processes_that_find_the_holder_dead_takes_over(objects: Objects) -> None:
     clock = Clock()
     leases = [lease_of(objects, name, clock) for name in ("one", "two", "three")]

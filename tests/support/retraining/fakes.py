@@ -107,7 +107,7 @@ class FakeAttempt:
         others = [attempt.run for attempt in world.at_work()]
         assert not others, f"{run} starts while {others} are in progress"
         self.machine = machine
-        self._objects = fence(machine.objects, f"{SCHEDULE}:{term}")
+        self._objects = fence(machine.objects, f"{SCHEDULE}:{term}", machine)
         self._fails = world.random.random() < world.settings.failing
         self._permanently = self._fails and world.random.random() < 0.3
         self.end = world.now + world.random.uniform(5, world.settings.longest_run)
