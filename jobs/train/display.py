@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cluster.deadlines import Clock
 from jobs.console.terminal import terminal
 from jobs.train.progress import RunProgress, State, TrialProgress
 from mnist_lib.wording import duration
@@ -37,7 +38,7 @@ Show = Callable[[TrialProgress], None]  # to be called when a trial has changed
 
 
 @contextlib.contextmanager
-def display(progress: RunProgress, *, shown: bool = True) -> Iterator[Show]:
+def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -> Iterator[Show]:
     """Show the progress until the block ends."""
     if not shown:
         yield lambda trial: None
@@ -47,10 +48,10 @@ def display(progress: RunProgress, *, shown: bool = True) -> Iterator[Show]:
         with Live(get_renderable=drawn, console=console, refresh_per_second=4, transient=True):
             yield lambda trial: None
     else:
-        yield _lines(progress)
+        yield _lines(progress, clock)
 
 
-def _lines(progress: RunProgress) -> Show:
+def _lines(progress: RunProgress, clock: Clock) -> Show:
     last_line: dict[str, float] = {}  # by trial
     last_of_any = -math.inf
     recorder_logs_epochs = log.isEnabledFor(logging.DEBUG)
@@ -59,7 +60,7 @@ def _lines(progress: RunProgress) -> Show:
         if recorder_logs_epochs:
             return
         nonlocal last_of_any
-        now = time.monotonic()
+        now = clock.monotonic()
         if trial.state is not State.RUNNING or not trial.epoch:
             last_line[trial.id] = now
         elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS and now - last_of_any >= ANY_LINE_SECONDS:

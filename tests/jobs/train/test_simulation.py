@@ -3,7 +3,10 @@
 A longer campaign is `make simulate N=100000 SEED=1`.
 """
 
+import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -15,6 +18,7 @@ from cluster.lanes.ports import Kind
 from cluster.lanes.resources import LanePlan
 from mnist_lib.results import LaneStarted, TrialEvent, TrialResult
 from mnist_lib.spec import Assignment, TrialSpec, by_cost, trial_grid
+from tests.support.job import ROOT
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster, SimulatedLane
 from tests.support.simulation.trials import Durations
@@ -25,7 +29,7 @@ PER_TEST = 100
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
-def test_in_simulated_worlds_every_trial_ends_once_and_with_its_weights(first: int) -> None:
+def test_p8_p13_to_p16_in_simulated_worlds_every_trial_ends_once_and_with_its_weights(first: int) -> None:
     for seed in range(first, first + PER_TEST):
         simulate(seed)
 
@@ -274,3 +278,23 @@ def test_a_lane_that_never_starts_ends_the_run_with_an_error_after_the_wait() ->
     with pytest.raises(ResourcesError, match="1 CPU not free within 50 s"):
         run.finish()
     assert run.clock.now < 52
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("nodes", "trials", "deaths"), [(100, 1_000, 10), pytest.param(1_000, 10_000, 100, marks=pytest.mark.long)]
+)
+def test_a_driver_of_many_lanes_needs_little_time_memory_and_text_even_if_workers_die_all_the_time(
+    nodes: int, trials: int, deaths: int
+) -> None:
+    command = [sys.executable, "-m", "tests.support.simulation.scale", *map(str, (nodes, trials, deaths))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["ok"] == trials
+    assert found["attempts"] > 1.05 * trials
+    assert found["virtual_seconds"] < 1.5 * trials / nodes * 130  # a trial takes 127 s
+    assert found["milliseconds_per_event"] < 3
+    assert found["megabytes"] < 500
+    assert found["longest_line"] < 500
+    assert found["most_progress_lines_in_a_second"] == 1
+    assert found["events_at_full_storage"] < 0.01 * found["events"]  # with 40 ms for each request

@@ -1,0 +1,102 @@
+"""A simulated run of 10,000 trials on 1,000 nodes, of which workers die all the time, and what it costs the driver."""
+
+import json
+import logging
+import random
+import resource
+import sys
+import time
+from collections import Counter
+
+from cluster.deadlines import Limits
+from cluster.lanes.resources import LanePlan
+from jobs.train.display import display
+from jobs.train.driver import fan_out_of
+from jobs.train.progress import RunProgress
+from jobs.train.recorder import Recorder
+from mnist_lib.spec import trial_grid
+from mnist_lib.store.runs import RunFolder
+from tests.support.simulation.clock import VirtualClock
+from tests.support.simulation.cluster import SimulatedCluster
+from tests.support.simulation.memory import MemoryObjects
+from tests.support.simulation.trials import Durations
+from tests.support.simulation.world import SimulatedWrites
+
+SECONDS_PER_WRITE = 0.16  # a bucket with a latency of 40 ms, and four requests a write on average
+
+
+class Nowhere(MemoryObjects):
+    """Forgets everything, as if it were stored elsewhere."""
+
+    def replace(self, name: str, content: bytes) -> None:
+        pass
+
+    def append(self, name: str, content: bytes) -> None:
+        pass
+
+
+class Lines(logging.Handler):
+    """Counts the lines of each kind, per virtual second."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self._clock, self.longest, self.progress = clock, 0, Counter[int]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        self.longest = max(self.longest, len(line))
+        if " images/s, " in line:
+            self.progress[int(self._clock.now)] += 1
+
+
+def main() -> int:
+    nodes, trials, deaths_per_minute = map(int, sys.argv[1:])
+    clock, draw = VirtualClock(), random.Random(0)
+    lines = Lines(clock)
+    for name in ("cluster", "jobs"):
+        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).addHandler(lines)
+    cluster = SimulatedCluster(clock, {"scratch": Durations(epoch=30.0, chunk=10.0)})
+    for _ in range(nodes):
+        cluster.add_node(1)
+
+    def kill_one() -> None:
+        if draw.random() < len(cluster.running) / nodes:  # or the last trials would never end
+            cluster.kill_worker(draw.choice(cluster.running))
+        clock.after(60 / deaths_per_minute, kill_one)
+
+    clock.after(60.0, kill_one)
+    specs = trial_grid(("scratch",), range(trials), dataset="mnist-mini", epochs=4)
+    writes = SimulatedWrites(clock, SECONDS_PER_WRITE)
+    limits, plan = Limits(max_failures=100), LanePlan(lanes=nodes, cpus=1, gpus=0)
+    begin, events, waited = time.process_time(), 0, 0
+    with (
+        Recorder(RunFolder(Nowhere(), "run"), specs, writes) as recorder,
+        fan_out_of(cluster, limits, plan, recorder, clock=clock) as fan_out,
+    ):
+        progress = RunProgress(specs, recorder.rows, plan.lanes, float("inf"))
+        with display(progress, clock=clock) as show:
+            for event in fan_out.events():
+                events += 1
+                waited += writes.is_full
+                recorder.record(event, fan_out.attempts)
+                trial = progress.update(event, fan_out.attempts)
+                if trial is not None:
+                    show(trial)
+    found = {
+        "ok": sum(row["status"] == "ok" for row in recorder.rows),
+        "attempts": sum(row["attempts"] for row in recorder.rows),
+        "events": events,
+        "virtual_seconds": clock.now,
+        "milliseconds_per_event": 1_000 * (time.process_time() - begin) / events,  # with the simulation's own share
+        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024,
+        "longest_line": lines.longest,
+        "most_progress_lines_in_a_second": max(lines.progress.values(), default=0),
+        "events_at_full_storage": waited,
+    }
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
