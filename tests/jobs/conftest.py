@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from tests.support.clusters import wait_until
-from tests.support.job import hashes, options_for, processes_of, train
+from tests.support.job import hashes, options_for, processes_of, tasks_of_clusters, train
 from tests.support.schedule import Schedule
 
 
@@ -30,9 +30,13 @@ def calm(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
-    """Check that the test leaves no process. Two agents of Ray may outlive a killed cluster by a minute."""
+    """Check that the test leaves no process, and no task in a cluster that it has joined.
+
+    Two agents of Ray may outlive a killed cluster by a minute.
+    """
     yield
     wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 75)
+    wait_until(lambda: not tasks_of_clusters(), f"tasks still run: {tasks_of_clusters()}", 30)
     assert not list(tmp_path.rglob(".*.????????????????????????????????"))
 
 

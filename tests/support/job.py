@@ -12,6 +12,8 @@ import termios
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.support.clusters import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +93,15 @@ def processes_of(home: Path) -> list[str]:
             if mark in (process / "environ").read_bytes().split(b"\0"):
                 found.append(f"{process.name} {(process / 'cmdline').read_bytes()[:200]!r}")
     return found
+
+
+def tasks_of_clusters() -> list[str]:
+    """Return the titles of the workers that run a task or an actor in a cluster that this process has started."""
+    titles = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            titles += [word for word in process.cmdline()[:1] if word.startswith("ray::") and word != "ray::IDLE"]
+    return titles
 
 
 def history_of(run: Path) -> list[dict[str, Any]]:

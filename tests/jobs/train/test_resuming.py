@@ -16,12 +16,13 @@ import pytest
 
 from cluster.local import temporary_cluster
 from mnist_lib.store.local import LocalObjects
-from tests.support.clusters import kill_gcs, wait_until
+from tests.support.clusters import free_cpus, kill_gcs, wait_until
 from tests.support.job import (
     IMPATIENT,
     ROOT,
     TRAINING,
     hashes,
+    history_of,
     options_for,
     pid_of,
     processes_of,
@@ -100,6 +101,21 @@ def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(
     assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
 
 
+def test_f17_two_interrupts_end_a_run_at_once_and_leave_no_process(data_dir: Path, tmp_path: Path) -> None:
+    driver = start("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, home=tmp_path)
+    wait_until(lambda: history_of(tmp_path / "results/runs/r"), "the run has not begun")
+    begin = time.monotonic()
+    for _ in range(2):
+        os.killpg(driver.pid, signal.SIGINT)
+        time.sleep(0.01)
+    stdout, stderr = driver.communicate(timeout=30)
+    assert time.monotonic() - begin < 5
+    assert (driver.returncode, stdout) == (130, ""), stderr
+    assert stderr.splitlines()[-1].startswith("interrupted; resume with: python -m jobs.train --resume r ")
+    assert "Traceback" not in stderr
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
+
+
 def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, tmp_path: Path) -> None:
     """`ray job stop` is tested in test_submit.py."""
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
@@ -138,6 +154,22 @@ def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_di
     assert (driver.returncode, stdout) == (8, ""), stderr
     assert stderr.startswith("error[E-CLUSTER-LOST] Ray's process on this node has died; resume with: ")
     assert len(stderr.splitlines()) == 1
+
+
+def test_f5_a_run_whose_driver_was_killed_leaves_a_joined_cluster_free_and_is_resumed_there(
+    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch")
+    driver = start(*command, home=tmp_path)
+    worker = pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
+    driver.kill()
+    driver.communicate()
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker still runs", 30)
+    wait_until(lambda: free_cpus() == 3, "the CPUs have not been released", 30)
+    code, stdout, stderr = train(*command, home=tmp_path)
+    assert code == 0, stderr
+    assert starts_of("scratch-s0", tmp_path / "runs/r")[1] >= 3
+    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
 
 
 def test_a_second_driver_of_a_run_gives_exit_code_75_and_names_the_first(

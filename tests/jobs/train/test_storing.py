@@ -8,7 +8,7 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.storage import open_storage
-from tests.support.job import train
+from tests.support.job import TRAINING, start, train
 from tests.support.store.invariants import all_verified, champion_verified
 
 pytestmark = pytest.mark.slow
@@ -42,6 +42,18 @@ def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     assert champion_verified(objects) == version
     folders = {name.split("/")[3] for name in objects.names("models/keras/versions")}
     assert folders == {str(version)}
+
+
+def test_u8_of_two_drivers_of_one_run_in_a_bucket_one_stores_the_model_and_the_other_gives_exit_code_75(
+    ray_address: str, data_dir: Path, tmp_path: Path, s3: str
+) -> None:
+    command = ("--address", ray_address, "--data-dir", data_dir, "--storage", s3, *TRAINING, "--models=scratch")
+    drivers = [start(*command, home=tmp_path) for _ in range(2)]
+    ends = [(*driver.communicate(timeout=200), driver.returncode) for driver in drivers]
+    assert sorted(code for *_, code in ends) == [0, 75], ends
+    (refused,) = [stderr for _, stderr, code in ends if code == 75]
+    assert refused.splitlines()[-1].startswith("error[E-")
+    assert all_verified(open_storage(s3), "scratch") == [1]
 
 
 def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(

@@ -32,6 +32,18 @@ def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_exit_code_4
     assert "wait longer with --wait-for-resources" in lines[-1]
 
 
+def test_f13_a_gpu_that_no_node_has_is_refused_within_ten_seconds(
+    ray_address_without_gpus: str, data_dir: Path, tmp_path: Path
+) -> None:
+    begin = time.monotonic()
+    command = options_for(ray_address_without_gpus, data_dir, tmp_path)
+    code, _, stderr = train(*command, "--gpus-per-trial=1", home=tmp_path)
+    assert time.monotonic() - begin < 10
+    assert code == 4, stderr
+    assert stderr.splitlines()[-1].startswith("error[E-RESOURCES] ")
+    assert "--gpus-per-trial" in stderr.splitlines()[-1]
+
+
 def test_f15_a_run_starts_when_a_late_node_joins(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         command = (*options_for(cluster.address, data_dir, tmp_path), "--models=scratch")

@@ -11,11 +11,13 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.store.champions import Champion, champion, champion_at, history, promote, rollback
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.local import LocalObjects
+from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Decision, Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.records import seal
-from mnist_lib.store.versions import version_folder
+from mnist_lib.store.versions import find, version_folder
 from tests.support.store.fake_versions import about, files
+from tests.support.store.faulty import Interrupted
 from tests.support.store.invariants import champion_verified, champions
 from tests.support.store.scenarios import published
 
@@ -92,6 +94,40 @@ def test_s5_the_best_of_three_concurrent_promotions_becomes_champion(tmp_path: P
         assert champion_verified(objects) == 2
         losers = [decision for decision in (decisions[0], decisions[2]) if not decision.promote]
         assert all("keras@2 90.00%" in decision.why for decision in losers) or len(log) > 1
+
+
+@pytest.mark.parametrize("first", ["promotion", "roll-back"])
+def test_s5_a_promotion_and_a_roll_back_at_any_step_of_it_leave_the_log_of_one_after_the_other(
+    tmp_path: Path, first: str
+) -> None:
+    def act(what: str, objects: Objects) -> None:
+        if what == "promotion":
+            version = find(objects, "keras", 3)
+            assert version is not None
+            promote(objects, version, Rule())
+        else:
+            rollback(objects, "keras", to=1)
+
+    def act_second(objects: Objects) -> None:
+        act("roll-back" if first == "promotion" else "promotion", objects)
+
+    prepared = LocalObjects(tmp_path / "prepared")
+    for right in (50, 100):
+        promote(prepared, published(prepared, right), Rule())
+    published(prepared, 150)
+    logs = set()
+    for at in range(1, 200):
+        objects = LocalObjects(shutil.copytree(tmp_path / "prepared", tmp_path / str(at)))
+        interrupted = Interrupted(objects, at, act_second)
+        act(first, interrupted)
+        if interrupted.operations < at:
+            break
+        log = champions(objects)
+        assert [record.number for record in log] == [1, 2, 3, 4]
+        assert champion_verified(objects) == log[-1].version
+        logs.add(tuple(record.version for record in log))
+    assert 5 < at < 199
+    assert logs == {(1, 2, 3, 1), (1, 2, 1, 3)}
 
 
 def test_p6_two_concurrent_roll_backs_append_one_record(tmp_path: Path) -> None:

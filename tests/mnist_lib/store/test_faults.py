@@ -13,6 +13,7 @@ import pytest
 from mnist_lib.errors import IntegrityError, StoreError
 from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.objects import FAILPOINT_EXIT_STATUS, FAILPOINT_VARIABLE, Objects
+from mnist_lib.store.runs import open_run
 from tests.support.store.disk import Disk
 from tests.support.store.faulty import FAULTS, Faulty, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
@@ -118,6 +119,33 @@ def test_s3_the_power_loss_test_fails_for_a_store_that_does_not_sync(
         scenario.act(LocalObjects(tmp_path / "run"))
     with pytest.raises((AssertionError, IntegrityError)):
         check_power_losses(scenario, disk, tmp_path)
+
+
+def test_s3_a_power_loss_at_any_call_leaves_a_run_that_can_be_completed(tmp_path: Path) -> None:
+    checkpoints, seen = [f"checkpoint {epoch} {'.' * 1000}".encode() for epoch in (1, 2)], set()
+
+    def complete(folder: Path) -> None:
+        with open_run(
+            LocalObjects(folder), "r", dataset="mnist", terms={"epochs": 2}, configuration="epochs: 2"
+        ) as run:
+            found = [run.read(name) for name in run.names("trials")]
+            assert all(content in checkpoints for content in found)
+            seen.add((len(found), run.summary() is not None))
+            if run.summary() is None:
+                for epoch, content in enumerate(checkpoints, 1):
+                    run.write(f"trials/keras-s0/checkpoints/{epoch}", content)
+                run.complete({"trials": 1})
+            assert run.summary() == {"trials": 1}
+
+    (tmp_path / "run").mkdir()
+    with Disk(tmp_path / "run") as disk:
+        complete(tmp_path / "run")
+    states = disk.states_after_power_loss(seed=0)
+    assert len(states) > 50
+    for number, state in enumerate(states):
+        state.write_to(tmp_path / f"after-{number}")
+        complete(tmp_path / f"after-{number}")
+    assert seen == {(0, False), (1, False), (2, False), (2, True)}
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """What gc deletes and what it never deletes, even during a promotion or a roll-back."""
 
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -18,7 +17,7 @@ from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version, find, find_all, version_folder
 from tests.support.store.fake_versions import about, files
-from tests.support.store.faulty import Faulty, KilledError
+from tests.support.store.faulty import Interrupted, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import published
 
@@ -120,19 +119,6 @@ def test_s2_publishing_again_deletes_the_files_of_a_killed_attempt(
     killed_at("publish.before_run", objects, monkeypatch)
     assert published(objects, 150).number == 2
     assert not list(objects.names(version_folder("keras", 1)))
-
-
-class Interrupted(Faulty):
-    """Objects that call `other` just before operation number `at`."""
-
-    def __init__(self, objects: Objects, at: int, other: Callable[[Objects], None]) -> None:
-        super().__init__(objects, at=0, error=KilledError, late=False)
-        self._interrupted_at, self._other = at, other
-
-    def _run(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
-        if self.operations + 1 == self._interrupted_at:
-            self._other(self._objects)
-        return super()._run(operation, *arguments)
 
 
 @pytest.mark.parametrize(

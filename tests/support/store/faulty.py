@@ -1,6 +1,6 @@
-"""A storage whose n-th operation raises an error, or ends as if the process was killed."""
+"""A storage in which something happens at the n-th operation: an error, a kill, or the work of another process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mnist_lib.errors import StoreError
 from mnist_lib.store.objects import Objects
@@ -67,3 +67,16 @@ class Faulty:
 
 
 FAULTS = [(error, late) for error in (StoreError, KilledError) for late in (False, True)]
+
+
+class Interrupted(Faulty):
+    """Objects that call `other` just before operation number `at`."""
+
+    def __init__(self, objects: Objects, at: int, other: Callable[[Objects], None]) -> None:
+        super().__init__(objects, at=0, error=KilledError, late=False)
+        self._interrupted_at, self._other = at, other
+
+    def _run(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
+        if self.operations + 1 == self._interrupted_at:
+            self._other(self._objects)
+        return super()._run(operation, *arguments)
