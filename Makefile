@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRAIN_ARGS ?= --seeds 3 --epochs 40
-# Two test files at a time, each with its own clusters, in alphabetical order: the last ones are short.
-PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Four test files at a time, each with its own clusters: tests of several processes often wait.
+PYTEST := pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup train test test-fast simulate check bench format docs pictures lock clean
+.PHONY: setup train test test-all test-fast simulate check bench format docs pictures lock clean
 
 setup: .venv/runtime
 
@@ -13,10 +13,13 @@ train: .venv/runtime
 	$(BIN)/python -m jobs.train $(TRAIN_ARGS)
 
 test: .venv/dev
+	$(BIN)/$(PYTEST) -m "not long"
+
+test-all: .venv/dev
 	$(BIN)/$(PYTEST)
 
 test-fast: .venv/dev
-	$(BIN)/$(PYTEST) -m "not slow"
+	$(BIN)/$(PYTEST) -m "not slow and not long"
 
 # A long campaign of simulated worlds; `make test` simulates 1,000.
 simulate: .venv/dev
@@ -27,7 +30,7 @@ check: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/$(PYTEST)
+	$(BIN)/$(PYTEST) --strict-skips
 
 # The record is made with BENCH_ARGS="--source DIR", a folder with the four original MNIST files.
 bench: .venv/dev .venv-bench/peers .venv-tune/peers
