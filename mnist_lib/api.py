@@ -5,7 +5,6 @@ A model name without a version means its champion, here and in every command.
 
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions import champion
 from mnist_lib.store.contents import StoredModel, accuracy_of_version
-from mnist_lib.store.objects import Objects
+from mnist_lib.store.objects import Objects, concurrently
 from mnist_lib.store.records import unseal
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.store.storage import open_storage
@@ -94,9 +93,8 @@ def runs(storage: str | Path = "results") -> list[RunRecord]:
     objects = open_storage(str(storage))
     champions = {model: _champion_number(objects, model) for model in MODELS}
     names = {name.split("/")[1] for name in objects.names("runs")}
-    with ThreadPoolExecutor() as readers:  # in parallel, because a bucket is slow
-        found = readers.map(partial(_run_record, objects, champions), names)
-        return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
+    found = concurrently(partial(_run_record, objects, champions), [*names])
+    return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
 
 
 def find_version(objects: Objects, name: str | None) -> Version:

@@ -50,7 +50,26 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+# The files that take longest, in this order. They begin first, so that the last ones are short.
+LONGEST_FIRST = (
+    "jobs/test_rehearse.py",
+    "jobs/retrain/test_retrain.py",
+    "jobs/train/test_resuming.py",
+    "jobs/train/test_attempts.py",
+    "jobs/train/test_hosts.py",
+    "jobs/train/test_nodes.py",
+    "jobs/submit/test_submit.py",
+    "jobs/train/test_train.py",
+    "cluster/lanes/test_fan_out.py",
+    "mnist_lib/report/test_page.py",
+    "test_benchmarks.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: order.get(item.path.relative_to(folder).as_posix(), len(order)))
     source = os.environ.get("MNIST_SOURCE")
     for item in items:
         if item.get_closest_marker("mnist") and not source:

@@ -9,7 +9,7 @@ from benchmarks import job, predicting, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.training import RATIOS, Contender, contenders, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

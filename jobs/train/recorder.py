@@ -95,7 +95,7 @@ class WriteQueue:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._next_key() or self._closed)
+                self._changed.wait_for(lambda: self._closed or self._next_key() is not None)
                 if self._next_key() is None:
                     return  # what is left belongs to keys that other threads are working on
                 key, write = self._begin()
@@ -224,7 +224,7 @@ class Recorder:
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         self._history.append({"at": round(time.time(), 3), **entry})
-        self._writes.put(self._write_history, "", in_place_of="history")
+        self._writes.put(self._write_history, "history", in_place_of="entries")
 
     def _write_history(self, *, flush: bool = False) -> None:
         with self._history_lock:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,13 @@ from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Tally
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.contents import accuracy_of_version
-from mnist_lib.store.objects import Objects
+from mnist_lib.store.objects import Objects, concurrently
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SUMMARY, RunFolder
 from mnist_lib.store.versions import find
 
 if TYPE_CHECKING:
     from mnist_lib.report.index import Change, Row
 
-MAX_READERS = 16  # summaries read at the same time, since each request to a bucket is slow
 MAX_ATTEMPTS = 5  # attempts to write an index that lists every complete run
 
 log = logging.getLogger(__name__)
@@ -77,8 +75,7 @@ def write_index(objects: Objects) -> None:
             complete = {name.split("/")[1] for name in names if name.endswith(f"/{SUMMARY}")}
             if complete == written:
                 break
-            with ThreadPoolExecutor(MAX_READERS) as readers:
-                rows = list(readers.map(partial(_row, objects, names), sorted(complete)))
+            rows = concurrently(partial(_row, objects, names), sorted(complete))
             objects.replace(INDEX, index([row for row in rows if row is not None], [*_changes(objects)]))
             written = complete
 

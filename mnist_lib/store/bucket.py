@@ -19,7 +19,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import from_url
 
 from mnist_lib.errors import StoreError
-from mnist_lib.store.objects import check_name
+from mnist_lib.store.lease import locked
+from mnist_lib.store.objects import Objects, check_name, concurrently
 
 log = logging.getLogger(__name__)
 
@@ -89,14 +90,14 @@ class BucketObjects:
             self._request(name, lambda: obstore.delete(self._store, name))
 
     def delete_below(self, prefix: str) -> None:
-        for name in self.names(prefix):
-            self.delete(name)
+        for _ in concurrently(self.delete, [*self.names(prefix)]):
+            pass
 
     def delete_leftovers(self, prefix: str) -> None:
         """Do nothing: a bucket holds no temporary files."""
 
-    def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # not needed: of two drivers that work on one run, only the first can publish
+    def lock(self, name: str) -> contextlib.AbstractContextManager[Objects]:
+        return locked(self, name)
 
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"

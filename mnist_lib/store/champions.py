@@ -12,7 +12,7 @@ from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.store.contents import Predictions
 from mnist_lib.store.holds import hold, read_hold_state
-from mnist_lib.store.objects import Objects, failpoint
+from mnist_lib.store.objects import Objects, concurrently, failpoint
 from mnist_lib.store.promotion import Decision, Rule
 from mnist_lib.store.records import RecordLog
 from mnist_lib.store.versions import Version, find, verify
@@ -58,7 +58,7 @@ def history(objects: Objects, model: str) -> list[Champion | IntegrityError]:
         except IntegrityError as error:
             return error
 
-    return [read(number) for number in range(1, number_of_champions(objects, model) + 1)]
+    return [*concurrently(read, range(1, number_of_champions(objects, model) + 1))]
 
 
 def champion_at(objects: Objects, model: str, at: str) -> Champion | None:

@@ -8,17 +8,27 @@ it does not change for the time to live, the holder is dead. A holder that canno
 that was suspended may not know that it lost the lease; `FencedObjects` refuses its writes by the fencing number.
 """
 
+import contextlib
 import json
+import logging
 import math
+import os
+import socket
+import threading
+import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
-from mnist_lib.clock import Clock, SystemClock, moment_of, text_of
-from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError
+from mnist_lib.clock import Clock, SystemClock, moment_of, now_text, text_of
+from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
 from mnist_lib.store.objects import Objects, check_part
 from mnist_lib.store.records import RecordLog
 
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 15.0  # without a heartbeat before another process takes over a lock
 ENDED = b"{}"  # the heartbeat of a released lease; any other content, even damaged, is watched for changes
 SECONDS_BETWEEN_QUESTIONS = 1.0  # whether a lease is still held
 BEATS_PER_LIFE = 3  # the holder gives up after two missed beats; others take over after three
@@ -55,6 +65,7 @@ class Lease:
         self._renewed = 0.0
         self.seconds_between_beats = time_to_live / BEATS_PER_LIFE
         self.number: int | None = None  # of the term that this process holds, or None
+        self.heard = False  # whether another holder has sent a heartbeat since the first call of `acquire`
 
     def acquire(self) -> bool:
         """Take the lease, or return False if another process holds it. Only repeated calls notice a dead holder."""
@@ -89,6 +100,11 @@ class Lease:
             raise LeaseLostError(f"{self._objects.where(self._folder)}: lost lease {number}; another process may act")
         self._renewed = now
 
+    def beat(self) -> None:
+        """Write a heartbeat even if it is late. Another process may hold the lease by now; see `FencedObjects`."""
+        assert self.number is not None
+        self._objects.replace(self._beat(self.number), self._new_beat())
+
     def overdue(self) -> bool:
         """Return whether the last renewal is so long ago that another process may soon take over."""
         return self._clock.monotonic() - self._renewed >= 2 * self.seconds_between_beats
@@ -111,6 +127,7 @@ class Lease:
 
     def _is_dead(self, number: int, beat: bytes | None, asked: float) -> bool:
         if self._watched != (number, beat):
+            self.heard = self._watched is not None
             self._watched, self._watched_since = (number, beat), self._clock.monotonic()
         return asked - self._watched_since > self._time_to_live
 
@@ -133,7 +150,12 @@ class FencedObjects:
         self._objects, self._folder, self._number, self._clock = objects, folder, number, clock
         self._asked_at = -math.inf
         self.read, self.exists, self.names = objects.read, objects.exists, objects.names
-        self.where, self.lock = objects.where, objects.lock
+        self.where = objects.where
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[Objects]:
+        with self._objects.lock(name) as objects:
+            yield FencedObjects(objects, self._folder, self._number, self._clock)
 
     def create(self, name: str, content: bytes) -> bool:
         self._asked_at = -math.inf
@@ -163,7 +185,7 @@ class FencedObjects:
             if _is_superseded(self._objects, self._folder, self._number):
                 raise ConflictError(
                     f"{self._objects.where(self._folder)}: lease {self._number} has passed to another process, which"
-                    " continues this work; see: jobs.retrain status"
+                    " continues this work; nothing is left to do here"
                 )
             self._asked_at = now
         return self._objects
@@ -176,6 +198,51 @@ def fence(objects: Objects, lease: str, clock: Clock | None = None) -> FencedObj
         raise SpecError(f"lease: expected a schedule and a number, such as nightly:7, got {lease!r}")
     check_part("lease", schedule)
     return FencedObjects(objects, lease_folder(schedule), int(number), clock or SystemClock())
+
+
+@contextlib.contextmanager
+def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) -> Iterator[FencedObjects]:
+    """Exclude other processes on all machines until the context ends, and provide the objects for use in it.
+
+    If the holder has died, this waits for the time to live.
+
+    Raises:
+        BusyError: the holder is alive.
+    """
+    clock = SystemClock()
+    term = LeaseTerm(holder=f"process {os.getpid()}", host=socket.gethostname(), since=now_text())
+    lease = Lease(objects, folder, term, time_to_live=time_to_live, clock=clock)
+    if not lease.acquire():
+        log.info("%s: waiting %.0f s for a sign of %s", objects.where(folder), time_to_live, _holder(objects, folder))
+    while not (lease.number or lease.acquire()):
+        if lease.heard:
+            raise BusyError(
+                f"{objects.where(folder)}: expected no lock, got one held by {_holder(objects, folder)}"
+                "; wait for that process, or end it"
+            )
+        time.sleep(lease.seconds_between_beats / 5)
+    assert lease.number is not None
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(lease.seconds_between_beats):
+            with contextlib.suppress(StoreError):
+                lease.beat()
+
+    thread = threading.Thread(target=beat, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield FencedObjects(objects, folder, lease.number, clock)
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(StoreError):
+            lease.release()
+
+
+def _holder(objects: Objects, folder: str) -> str:
+    term = newest_term(objects, folder)
+    return f"{term.holder} on {term.host} since {term.since}" if term else "another process"
 
 
 def lease_folder(schedule: str) -> str:

@@ -109,7 +109,7 @@ class LocalObjects:
                         path.unlink()
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator["LocalObjects"]:
         path = self._path(name)
         with self._store_errors(name):
             self._make_folder(path.parent)
@@ -125,7 +125,7 @@ class LocalObjects:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now_text()}".encode())
         try:
-            yield
+            yield self
         finally:
             os.close(descriptor)
 

@@ -6,14 +6,20 @@ and then `replace` does not: several of them could succeed.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mnist_lib.errors import SpecError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 MAX_PART_LENGTH = 200  # some storages allow 255 bytes, and the name of a temporary file is 34 longer
+
+MAX_CONCURRENT_REQUESTS = 16
 
 FAILPOINT_VARIABLE = "MNIST_FAILPOINT"
 FAILPOINT_EXIT_STATUS = 86
@@ -58,14 +64,23 @@ class Objects(Protocol):
     def delete_leftovers(self, prefix: str) -> None:
         """Delete temporary files below `prefix + "/"` that are more than a day old."""
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
-        """Exclude other processes of this machine until the context or the process ends; in a bucket, do nothing.
+    def lock(self, name: str) -> "AbstractContextManager[Objects]":
+        """Exclude other processes until the context or this process ends, and provide the objects for use in it.
+
+        On a disk this holds for the processes of this machine; in a bucket for all, and a dead process is noticed late.
 
         Raises BusyError, which names the other process, if it is locked.
         """
 
     def where(self, name: str) -> str:
         """Return the path or URL of an object, for messages."""
+
+
+def concurrently(request: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield the result for each item, in order. A bucket takes tens of milliseconds for each request."""
+    with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as threads:
+        for first in range(0, len(items), MAX_CONCURRENT_REQUESTS):
+            yield from threads.map(request, items[first : first + MAX_CONCURRENT_REQUESTS])
 
 
 def check_part(what: str, part: str, max_length: int = MAX_PART_LENGTH) -> None:

@@ -12,7 +12,6 @@ import io
 import logging
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -23,11 +22,11 @@ from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.objects import concurrently
 from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.runs import RunFolder
 
 CHECKPOINTS_PER_TRIAL = 2
-CONCURRENT_TRIALS = 16
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
 PROBABILITIES = "probabilities.npz"
 MAX_PROBABILITIES_BYTES = 1 << 28
@@ -104,9 +103,8 @@ def delete_trial_state(folder: RunFolder, trials: Iterable[str]) -> None:
             folder.delete_below(f"trials/{trial}/{part}")
         folder.delete(f"trials/{trial}/ended.json")
 
-    with ThreadPoolExecutor(CONCURRENT_TRIALS) as pool:  # a bucket takes tens of milliseconds for each of them
-        for _ in pool.map(delete, trials):
-            pass
+    for _ in concurrently(delete, [*trials]):
+        pass
 
 
 def _checkpoints(folder: RunFolder, trial: str) -> list[str]:

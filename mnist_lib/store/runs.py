@@ -149,25 +149,28 @@ def open_run(
         IntegrityError: its record is damaged.
     """
     check_part("dataset", dataset)
+    complete = False
     with contextlib.ExitStack() as locks:
         folder = None if name else _resume_unnamed(objects, terms, locks)
         names = iter([name]) if name else _new_names(dataset)
         while folder is None:
             run = next(names)
             try:
-                locks.enter_context(objects.lock(_lock(run)))
+                locked = locks.enter_context(objects.lock(_lock(run)))
             except BusyError:
                 if name:
                     raise
                 continue  # another run of this dataset was begun in the same second
-            folder = _begin(objects, run, terms, configuration) or (_resume(objects, run, terms) if name else None)
+            folder = _begin(locked, run, terms, configuration) or (_resume(locked, run, terms) if name else None)
         if not name:
             objects.replace(_pointer(terms), seal({"run": folder.run}))
         yield folder
-        if folder.summary() is not None:
-            if _unfinished_run(objects, terms) == folder.run:
-                objects.delete(_pointer(terms))
-            objects.delete(_lock(folder.run))
+        complete = folder.summary() is not None
+        if complete and _unfinished_run(objects, terms) == folder.run:
+            objects.delete(_pointer(terms))
+    if complete:
+        objects.delete(_lock(folder.run))
+        objects.delete_below(_lock(folder.run))
 
 
 def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
@@ -211,8 +214,7 @@ def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack)
     if run is None:
         return None
     try:
-        locks.enter_context(objects.lock(_lock(run)))
-        folder = _resume(objects, run, terms)
+        folder = _resume(locks.enter_context(objects.lock(_lock(run))), run, terms)
         return None if folder.summary() else folder
     except (BusyError, IntegrityError, SpecError):
         return None  # so a new run is begun

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.store.objects import Objects, check_name
+from mnist_lib.store.objects import Objects, check_name, concurrently
 from mnist_lib.store.records import RecordLog, seal, unseal
 
 RECORD_COPY = "record.json"  # in the folder of a version
@@ -51,14 +51,16 @@ def find_all(
     objects: Objects, model: str, *, newest_first: bool = False, deleted: bool = False
 ) -> Iterator[tuple[int, Version | IntegrityError]]:
     """Yield the number of every version with what `find` returns for it, or with the error if its record is damaged."""
-    for number in sorted(commits(objects, model).numbers(), reverse=newest_first):
+
+    def found(number: int) -> tuple[int, Version | IntegrityError | None]:
         try:
-            version = find(objects, model, number, deleted=deleted)
+            return number, find(objects, model, number, deleted=deleted)
         except IntegrityError as error:
-            yield number, error
-        else:
-            if version is not None:
-                yield number, version
+            return number, error
+
+    for number, version in concurrently(found, sorted(commits(objects, model).numbers(), reverse=newest_first)):
+        if version is not None:
+            yield number, version
 
 
 def read_file(objects: Objects, version: Version, name: str, prefix: str | None = None) -> bytes:

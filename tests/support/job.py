@@ -100,7 +100,9 @@ def tasks_of_clusters() -> list[str]:
     titles = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            titles += [word for word in process.cmdline()[:1] if word.startswith("ray::") and word != "ray::IDLE"]
+            title = " ".join(process.cmdline()[:1])
+            if title.startswith("ray::") and title != "ray::IDLE" and not title.endswith("Agent"):
+                titles.append(title)
     return titles
 
 

@@ -8,16 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.job import MARK, ROOT
+from tests.support.untrained import UNTRAINED
 
 HOURLY, DAILY = "--cron=0 * * * *", "--cron=0 0 * * *"
-# Runs jobs.retrain with a wall clock that can be ahead of this machine's, so that a test need not wait for a slot.
-COMMAND = """
+TRAIN = f"""{UNTRAINED}
+import sys
+from jobs.train.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+# Runs jobs.retrain with a wall clock that can be ahead of this machine's, so that a test need not wait for a slot, and
+# with the program above in place of jobs.train, unless the training is to be real.
+COMMAND = f"""
 import os, sys
 from datetime import timedelta
 from mnist_lib.clock import SystemClock
-now, ahead = SystemClock.now, timedelta(seconds=float(os.environ.get("MNIST_TEST_AHEAD", "0")))
+now, ahead = SystemClock.now, timedelta(seconds=float(os.environ["MNIST_TEST_AHEAD"]))
 SystemClock.now = lambda self: now(self) + ahead
 from jobs.retrain.__main__ import main
+from jobs.retrain.work import TrainAttempt
+begin = TrainAttempt.__init__
+def begin_untrained(self, command, *rest):
+    begin(self, [command[0], "-c", {TRAIN!r}, *command[3:]], *rest)
+if os.environ["MNIST_TEST_UNTRAINED"]:
+    TrainAttempt.__init__ = begin_untrained
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -25,10 +38,12 @@ sys.exit(main(sys.argv[1:]))
 class Schedule:
     def __init__(self, folder: Path, data_dir: Path) -> None:
         self.folder, self.data_dir, self.storage = folder, data_dir, folder / "results"
+        self.trains = False  # whether its trials train, instead of waiting for a moment
 
     def start(self, *arguments: str, train: tuple[str, ...] = (), ahead: float = 0) -> subprocess.Popen[str]:
         words = [*arguments, "--storage", str(self.storage), "--", "--data-dir", str(self.data_dir), *train]
         environment = {"HOME": str(self.folder), MARK: str(self.folder), "MNIST_TEST_AHEAD": str(ahead)}
+        environment["MNIST_TEST_UNTRAINED"] = "" if self.trains else "1"
         with (self.folder / "log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-c", COMMAND, *words],

@@ -14,7 +14,7 @@ from mnist_lib.data.split import Split
 from tests.support.drawing import drawn, png
 from tests.support.job import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.mnist, pytest.mark.usefixtures("tensorflow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.mnist, pytest.mark.usefixtures("tensorflow")]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ TRAIN = ("--models=scratch", "--epochs=2")
 LONG = ("--models=scratch", "--epochs=3000", "--checkpoint-seconds=0", "--validation-percent=0")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_daemon_that_is_killed_and_restarted_runs_each_slot_once(schedule: Schedule) -> None:
     command = ("--cron=* * * * *", "--lease-seconds=6", "--tz=Europe/Berlin")
@@ -130,7 +131,7 @@ builders.MnistMini(data_dir=str(data_dir)).download_and_prepare()
 
 
 def test_a_model_trained_on_bad_data_is_stored_and_reported_but_not_promoted(schedule: Schedule) -> None:
-    bad, received = schedule.folder / "bad", schedule.folder / "notice"
+    bad, received, schedule.trains = schedule.folder / "bad", schedule.folder / "notice", True
     train = ("--models=scratch", "--epochs=5")
     code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train)
     assert (code, json.loads(stdout)["events"]) == (0, ["success", "promotion"])

@@ -21,6 +21,7 @@ from tests.support.job import (
     train,
 )
 from tests.support.store.invariants import all_verified
+from tests.support.untrained import UNTRAINED, untrained_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
@@ -59,7 +60,7 @@ worker.run_lane = run_lane
 def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    prelude = "KILLED = ['keras-s0']" + KILL_ITSELF
+    prelude = UNTRAINED + "KILLED = ['keras-s0']" + KILL_ITSELF
     code, _, stderr = train(
         *options_for(ray_address, data_dir, tmp_path), "--models=keras", home=tmp_path, prelude=prelude
     )
@@ -70,9 +71,9 @@ def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
 
 
 def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
-    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+    ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    prelude = "KILLED = ['keras-s0']" + KILL_ITSELF
+    prelude = UNTRAINED + "KILLED = ['keras-s0']" + KILL_ITSELF
     code, stdout, stderr = train(
         *options_for(ray_address, data_dir, tmp_path), "--max-failures=1", home=tmp_path, prelude=prelude
     )
@@ -80,24 +81,23 @@ def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
     assert "keras-s0: failed: E-CRASH failed after 2 attempts: worker killed" in stderr
     rows = {trial["id"]: trial for trial in json.loads(stdout)["trials"]}
     assert rows["keras-s0"]["error"]["code"] == "E-CRASH"
-    assert rows["scratch-s0"]["weights_sha256"] == calm["scratch-s0"]
+    assert rows["scratch-s0"]["weights_sha256"] == untrained_weights("scratch", epochs=20)
     assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
     assert not (tmp_path / "models/keras").exists()
 
 
-def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(
-    calm: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         (node,) = cluster.add_nodes(cpus=1)
-        driver = start(*options_for(cluster.address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+        command = (*options_for(cluster.address, data_dir, tmp_path), "--models=scratch")
+        driver = start(*command, home=tmp_path, prelude=UNTRAINED)
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
         cluster.kill(node)
         cluster.add_nodes(cpus=1)
         stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
     assert "attempt 1 of scratch-s0 died (node lost); resuming at epoch" in stderr
-    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
 
 
 def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_path: Path) -> None:
@@ -117,9 +117,10 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
 
 
 def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
-    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+    ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    driver = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path, prelude=IMPATIENT)
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch")
+    driver = start(*command, home=tmp_path, prelude=IMPATIENT + UNTRAINED)
     silent = pid_of("scratch-s0", tmp_path / "runs/r", epoch=2)
     os.kill(silent, signal.SIGSTOP)
     wait_until(
@@ -131,23 +132,28 @@ def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
     assert "attempt 1 of scratch-s0 died (silent); resuming at epoch" in stderr
-    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
     assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
     wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker still runs", 20)
 
 
 def test_f9_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(
-    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+    ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "runs/r"
-    driver = start(*options_for(ray_address, data_dir, tmp_path), "--seeds=2", "--cpus-per-trial=2", home=tmp_path)
+    command = (*options_for(ray_address, data_dir, tmp_path), "--seeds=2", "--cpus-per-trial=2")
+    driver = start(*command, home=tmp_path, prelude=UNTRAINED)
     wait_until(lambda: [e for e in history_of(run) if e["event"] == "ended"], "no trial has ended")
     os.kill(next(e["pid"] for e in history_of(run) if e["event"] == "started"), signal.SIGKILL)
     stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
     assert "attempt 1 of keras-s1 died (worker killed)" in stderr
     assert [len(starts_of(trial, run)) for trial in ("keras-s0", "scratch-s0", "scratch-s1")] == [1, 1, 1]
-    assert hashes(stdout) == calm
+    assert hashes(stdout) == {
+        f"{model}-s{seed}": untrained_weights(model, seed, epochs=20)
+        for model in ("keras", "scratch")
+        for seed in (0, 1)
+    }
 
 
 ONE_DIVERGES = """
@@ -198,7 +204,7 @@ def test_a_trial_that_exceeds_its_timeout_is_abandoned(ray_address: str, data_di
         "--epochs=100000",
         "--trial-timeout=8",
     )
-    code, _, stderr = train(*command, home=tmp_path)
+    code, _, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 5, stderr
     last = stderr.splitlines()[-1]
     assert last.startswith("error[E-TIMEOUT] scratch-s0: failed after 1 attempt: timed out after 8 s")

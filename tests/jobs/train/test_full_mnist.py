@@ -13,7 +13,7 @@ from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.job import summary_of
 from tests.support.stored import correct_of_stored, counts_of_summary
 
-pytestmark = [pytest.mark.slow, pytest.mark.mnist]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.mnist]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from tests.support.clusters import wait_until
 from tests.support.hosts import Host, available, hosts, start_ray
 from tests.support.job import EPOCHS, hashes, history_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-a-token-" + 32 * "b"}
 TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--json")  # as in `calm`, whose weights are expected

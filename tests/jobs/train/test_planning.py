@@ -13,6 +13,7 @@ from tests.support.job import ROOT, train
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_a_calibrated_plan_predicts_the_duration_of_the_run(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     where = ("--address", ray_address, "--data-dir", data_dir)
     command = (*where, "--epochs=60", "--gpus-per-trial=0", "--no-report", "--json")

@@ -63,7 +63,7 @@ def test_writes_of_a_key_are_made_in_order_and_a_waiting_one_is_replaced_by_a_ne
     writes.put(lambda: made.append("result"), "trial")
     writes.put(lambda: made.append("new checkpoint"), "trial", in_place_of="checkpoint")
     other = threading.Event()
-    writes.put(other.set, "other")
+    writes.put(other.set, "")
     assert other.wait(10)  # it need not wait for those of another key
     may_go_on.set()
     writes.close()

@@ -31,11 +31,13 @@ from tests.support.job import (
     train,
 )
 from tests.support.store.invariants import all_verified
+from tests.support.untrained import UNTRAINED, untrained_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
 FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")
+WEIGHTS = {"scratch-s0": untrained_weights("scratch", epochs=20)}
 
 
 @pytest.mark.parametrize("place", ["run.before_summary", "run.before_forget"])
@@ -43,8 +45,8 @@ def test_f6_a_run_whose_driver_died_after_storing_is_not_repeated(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str
 ) -> None:
     command = (*options_for(ray_address, data_dir, tmp_path), "--models=keras", "--epochs=2")
-    assert train(*command, home=tmp_path, MNIST_FAILPOINT=place)[0] == 86
-    code, stdout, stderr = train(*command, home=tmp_path)
+    assert train(*command, home=tmp_path, prelude=UNTRAINED, MNIST_FAILPOINT=place)[0] == 86
+    code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
     assert starts_of("keras-s0", tmp_path / "runs/r") == [0]
     assert json.loads(stdout)["models"]["keras"]["version"] == 1
@@ -61,9 +63,9 @@ def test_f7_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
         driver = start(
             *options_for(cluster.address, data_dir, tmp_path),
             "--models=scratch",
-            "--epochs=150",
+            "--epochs=160",
             home=tmp_path,
-            prelude=IMPATIENT,
+            prelude=IMPATIENT + UNTRAINED,
         )
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
         kill_gcs(cluster)
@@ -72,18 +74,16 @@ def test_f7_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
         assert time.monotonic() - begin < 40  # IMPATIENT waits 5 s for the head, not 30 s
     assert driver.returncode == 8, stderr
     assert "error[E-CLUSTER-LOST] the head of the cluster has not answered for" in stderr
-    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=150")
-    code, _, stderr = train(*command, home=tmp_path)
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=160")
+    code, _, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
     assert "resuming run r: 0 of 1 trial ended" in stderr
     assert starts_of("scratch-s0", tmp_path / "runs/r")[1] >= 4
 
 
-def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(
-    calm: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(data_dir: Path, tmp_path: Path) -> None:
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
-    driver = start(*command, home=tmp_path)
+    driver = start(*command, home=tmp_path, prelude=UNTRAINED)
     pid_of("scratch-s0", tmp_path / "results/runs/r", epoch=5)
     begin = time.monotonic()
     os.killpg(driver.pid, signal.SIGINT)
@@ -95,14 +95,15 @@ def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(
     assert "Traceback" not in stderr
     wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
     arguments = shlex.split(last.partition("jobs.train ")[2])
-    code, stdout, stderr = train(*arguments, home=tmp_path)
+    code, stdout, stderr = train(*arguments, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
     assert "resuming run r" in stderr
-    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert hashes(stdout) == WEIGHTS
 
 
 def test_f17_two_interrupts_end_a_run_at_once_and_leave_no_process(data_dir: Path, tmp_path: Path) -> None:
-    driver = start("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, home=tmp_path)
+    command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING)
+    driver = start(*command, home=tmp_path, prelude=UNTRAINED)
     wait_until(lambda: history_of(tmp_path / "results/runs/r"), "the run has not begun")
     begin = time.monotonic()
     for _ in range(2):
@@ -119,7 +120,9 @@ def test_f17_two_interrupts_end_a_run_at_once_and_leave_no_process(data_dir: Pat
 def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, tmp_path: Path) -> None:
     """`ray job stop` is tested in test_submit.py."""
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
-    with start(*command, home=tmp_path) as driver:  # the `with` statement closes the driver's streams
+    with start(
+        *command, home=tmp_path, prelude=UNTRAINED
+    ) as driver:  # the `with` statement closes the driver's streams
         pid_of("scratch-s0", tmp_path / "results/runs/r")
         assert driver.stderr is not None
         driver.stderr.close()
@@ -128,25 +131,23 @@ def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, 
     wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
 
 
-def test_u7_closing_the_terminal_ends_the_run_with_exit_code_129(
-    calm: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_u7_closing_the_terminal_ends_the_run_with_exit_code_129(data_dir: Path, tmp_path: Path) -> None:
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
     ours, its_own = pty.openpty()
-    driver = start(*command, home=tmp_path, terminal=its_own)
+    driver = start(*command, home=tmp_path, prelude=UNTRAINED, terminal=its_own)
     os.close(its_own)
     pid_of("scratch-s0", tmp_path / "results/runs/r", epoch=5)
     os.close(ours)
     assert driver.wait(timeout=5) == 129
     wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
-    code, stdout, stderr = train(*command, home=tmp_path)
+    code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
-    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert hashes(stdout) == WEIGHTS
 
 
 def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_dir: Path, tmp_path: Path) -> None:
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch", "--quiet")
-    driver = start(*command, home=tmp_path)
+    driver = start(*command, home=tmp_path, prelude=UNTRAINED)
     pid_of("scratch-s0", tmp_path / "results/runs/r")
     (node,) = [line.split()[0] for line in processes_of(tmp_path) if "raylet/raylet" in line]
     os.kill(int(node), signal.SIGKILL)
@@ -157,27 +158,28 @@ def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_di
 
 
 def test_f5_a_run_whose_driver_was_killed_leaves_a_joined_cluster_free_and_is_resumed_there(
-    calm: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path
+    ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch")
-    driver = start(*command, home=tmp_path)
+    driver = start(*command, home=tmp_path, prelude=UNTRAINED)
     worker = pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
     driver.kill()
     driver.communicate()
     wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker still runs", 30)
     wait_until(lambda: free_cpus() == 3, "the CPUs have not been released", 30)
-    code, stdout, stderr = train(*command, home=tmp_path)
+    code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
     assert starts_of("scratch-s0", tmp_path / "runs/r")[1] >= 3
-    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert hashes(stdout) == WEIGHTS
 
 
 def test_a_second_driver_of_a_run_gives_exit_code_75_and_names_the_first(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    first = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch")
+    first = start(*command, home=tmp_path, prelude=UNTRAINED)
     wait_until((tmp_path / "unfinished/r.lock").exists, "the run has not begun")
-    code, _, stderr = train(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
+    code, _, stderr = train(*command, home=tmp_path)
     assert code == 75
     assert f"r.lock: expected no lock, got one held by process {first.pid} on " in stderr
     first.communicate(timeout=100)

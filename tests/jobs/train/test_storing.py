@@ -10,6 +10,7 @@ from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.storage import open_storage
 from tests.support.job import TRAINING, start, train
 from tests.support.store.invariants import all_verified, champion_verified
+from tests.support.untrained import UNTRAINED
 
 pytestmark = pytest.mark.slow
 
@@ -26,16 +27,16 @@ def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = (
-        *("--address", ray_address, "--data-dir", data_dir, "--dataset=sklearn-digits", "--models=keras", "--epochs=2"),
-        *("--storage", tmp_path, "--run-name=nightly", "--json", "--allow-cpu"),
+        *("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--epochs=2", "--storage", tmp_path),
+        *("--run-name=nightly", "--json", "--allow-cpu"),
     )
     monkeypatch.setenv("MNIST_FAILPOINT", place)
-    assert train(*command, home=tmp_path)[0] == 86
+    assert train(*command, home=tmp_path, prelude=UNTRAINED)[0] == 86
     objects = LocalObjects(tmp_path)
     before = all_verified(objects)
     assert before == ([1] if place == "promote.before_append" else [])
     monkeypatch.delenv("MNIST_FAILPOINT")
-    code, stdout, stderr = train(*command, home=tmp_path)
+    code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
     version = json.loads(stdout)["models"]["keras"]["version"]
     assert all_verified(objects) == [version]
@@ -48,7 +49,7 @@ def test_u8_of_two_drivers_of_one_run_in_a_bucket_one_stores_the_model_and_the_o
     ray_address: str, data_dir: Path, tmp_path: Path, s3: str
 ) -> None:
     command = ("--address", ray_address, "--data-dir", data_dir, "--storage", s3, *TRAINING, "--models=scratch")
-    drivers = [start(*command, home=tmp_path) for _ in range(2)]
+    drivers = [start(*command, home=tmp_path, prelude=UNTRAINED) for _ in range(2)]
     ends = [(*driver.communicate(timeout=200), driver.returncode) for driver in drivers]
     assert sorted(code for *_, code in ends) == [0, 75], ends
     (refused,) = [stderr for _, stderr, code in ends if code == 75]

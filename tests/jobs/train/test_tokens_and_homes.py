@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.job import ROOT, train
 from tests.support.local_cluster import Cluster, local_cluster
+from tests.support.untrained import UNTRAINED
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
@@ -59,7 +60,7 @@ def test_f20_a_file_with_a_wrong_token_is_named_and_the_right_token_works(
     assert code == 8, stderr
     assert "the token in ~/.ray/auth_token is not the cluster's" in stderr
     file.write_text(TOKEN)
-    code, stdout, stderr = train(*command, home=tmp_path, **mode)
+    code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED, **mode)
     assert code == 0, stderr
     assert "canary" not in stdout + stderr
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != file and b"canary" in p.read_bytes()]

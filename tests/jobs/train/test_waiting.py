@@ -15,6 +15,7 @@ from tests.support.job import (
     start,
     train,
 )
+from tests.support.untrained import UNTRAINED, untrained_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
@@ -44,18 +45,18 @@ def test_f13_a_gpu_that_no_node_has_is_refused_within_ten_seconds(
     assert "--gpus-per-trial" in stderr.splitlines()[-1]
 
 
-def test_f15_a_run_starts_when_a_late_node_joins(calm: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
+def test_f15_a_run_starts_when_a_late_node_joins(data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         command = (*options_for(cluster.address, data_dir, tmp_path), "--models=scratch")
         refused = train(*command, home=tmp_path)
         assert refused[0] == 4
         assert "the largest node has 0; add a node with CPUs" in refused[2]
-        driver = start(*command, "--wait-for-resources=60", home=tmp_path)
+        driver = start(*command, "--wait-for-resources=60", home=tmp_path, prelude=UNTRAINED)
         time.sleep(5)
         cluster.add_nodes(cpus=1)
         stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
-    assert hashes(stdout) == {"scratch-s0": calm["scratch-s0"]}
+    assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
 
 
 OTHER_VERSION = """

@@ -1,12 +1,23 @@
 """A lease on each kind of storage: one holder at a time; a dead one is replaced, and its late writes are refused."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mnist_lib.errors import ConflictError, SpecError
-from mnist_lib.store.lease import Lease, LeaseLostError, LeaseTerm, fence, lease_folder, newest_term
+from mnist_lib.errors import BusyError, ConflictError, SpecError
+from mnist_lib.store.lease import (
+    FencedObjects,
+    Lease,
+    LeaseLostError,
+    LeaseTerm,
+    fence,
+    lease_folder,
+    locked,
+    newest_term,
+)
 from mnist_lib.store.objects import Objects
+from mnist_lib.store.storage import open_storage
 
 TIME_TO_LIVE = 30.0
 
@@ -118,6 +129,32 @@ def test_a_fenced_write_asks_at_most_once_a_second_whether_the_lease_is_held_but
         fenced.create("b", b"")
     with pytest.raises(ConflictError):
         fenced.replace("a", b"after a question")
+
+
+def test_u8_a_lock_excludes_others_while_its_holder_lives_and_for_its_time_to_live_after_that() -> None:
+    objects = open_storage("memory://lock")
+    with locked(objects, "a.lock", time_to_live=0.6) as mine:
+        mine.replace("a", b"mine")
+        with (
+            pytest.raises(BusyError, match=r"got one held by process [0-9]+ on ") as busy,
+            locked(objects, "a.lock", 0.6),
+        ):
+            pass
+        assert "; wait for that process, or end it" in str(busy.value)
+    begin = time.monotonic()
+    with locked(objects, "a.lock", time_to_live=100):
+        assert time.monotonic() - begin < 10  # it was released
+    dead = Lease(
+        objects, "b.lock", LeaseTerm("process 7", "node7", "2026-01-05T03:00:00Z"), time_to_live=1, clock=Clock()
+    )
+    assert dead.acquire()
+    old = FencedObjects(objects, "b.lock", 1, Clock())
+    begin = time.monotonic()
+    with locked(objects, "b.lock", time_to_live=0.6) as mine:
+        assert time.monotonic() - begin > 0.5
+        mine.replace("b", b"mine")
+        with pytest.raises(ConflictError, match="has passed to another process"):
+            old.replace("b", b"old")
 
 
 def test_i11_only_one_of_two_processes_that_find_the_holder_dead_takes_over(objects: Objects) -> None:

@@ -79,8 +79,8 @@ class ObjectsOfMachine:
     def delete_leftovers(self, prefix: str) -> None:
         raise NotImplementedError
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext()
+    def lock(self, name: str) -> AbstractContextManager["ObjectsOfMachine"]:
+        return nullcontext(self)
 
 
 class FakeWork:

@@ -46,8 +46,8 @@ class MemoryObjects:
         pass
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        yield
+    def lock(self, name: str) -> Iterator["MemoryObjects"]:
+        yield self
 
     def where(self, name: str) -> str:
         return f"memory/{name}"

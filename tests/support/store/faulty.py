@@ -1,5 +1,6 @@
 """A storage in which something happens at the n-th operation: an error, a kill, or the work of another process."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 from mnist_lib.errors import StoreError
@@ -17,7 +18,12 @@ class Faulty:
         self._objects, self._at, self._error, self._late = objects, at, error, late
         self.operations = 0
         self._dead = False
-        self.lock, self.where = objects.lock, objects.where
+        self.where = objects.where
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator["Faulty"]:
+        with self._objects.lock(name):
+            yield self
 
     def read(self, name: str) -> bytes | None:
         return self._run("read", name)

@@ -1,0 +1,55 @@
+"""Lanes that train nothing, in real workers: for runs whose subject is not the training, which start in half the time.
+
+The weights are a hash of the epochs, and checkpoints carry them, as in a simulation. So equal weights still show that a
+trial was resumed where it had ended.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import ray
+
+from mnist_lib.environment import package_versions
+from mnist_lib.results import Accuracy, LaneStarted, Started, TrialEvent, TrialResult
+from mnist_lib.spec import Assignment, trial_grid
+from tests.support.simulation.trials import Durations, trial_script, undisturbed_weights
+
+DURATIONS = Durations(epoch=0.1, evaluating=0.0)
+UNTRAINED = """
+from jobs.train import worker
+from tests.support.untrained import run_lane
+worker.run_lane = run_lane
+"""
+
+
+def run_lane(assignments: Iterable[Assignment], dataset: list[Any], *_: Any) -> Iterator[TrialEvent]:
+    """Take the place of `jobs.train.worker.run_lane`; `UNTRAINED`, a prelude of `tests.support.job`, puts it there.
+
+    Every model is right for the first half of the test images, and takes the others for the next class.
+    """
+    yield LaneStarted(trial="", host=socket.gethostname(), versions=package_versions())
+    labels = ray.get(dataset[0]).test.labels
+    half = len(labels) // 2
+    probabilities = np.eye(10, dtype=np.float32)[(labels + (np.arange(len(labels)) >= half)) % 10]
+    for assignment in assignments:
+        for step in trial_script(assignment, DURATIONS, socket.gethostname()):
+            match step:
+                case float():
+                    time.sleep(step)
+                case Started():
+                    yield replace(step, pid=os.getpid())
+                case TrialResult():
+                    yield replace(step, test=Accuracy(half, len(labels)), probabilities=probabilities)
+                case _:
+                    yield step
+
+
+def untrained_weights(model: str, seed: int = 0, *, epochs: int) -> str:
+    """Return the hash of the weights that a trial ends with, however often it was resumed."""
+    (spec,) = trial_grid((model,), [seed], dataset="mnist-mini", epochs=epochs)
+    return undisturbed_weights(spec)
