@@ -61,8 +61,9 @@ class TrainWork:
         terms = terms_of(options, options.trials(), code_version(SOURCE_FOLDERS))
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()
 
-    def start(self, run: str, term: int) -> RunAttempt:
+    def start(self, run: str, term: int, *, last: bool) -> RunAttempt:
         own = ["--storage", self.storage, "--run-name", run, "--lease", f"{self.schedule}:{term}"]
+        own += [] if last else ["--require-all"]
         command, folder = [sys.executable, "-m", "jobs.train", *self.flags, *own], RunFolder(self.objects, run)
         try:
             return TrainAttempt(command, folder, min(self.stop_seconds, STOP_SECONDS))

@@ -142,7 +142,7 @@ def _storage(storage: str, lease: str | None, submitted: bool) -> Objects:
 
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """Return the options of the run as in a --config file, without those that concern only this process."""
-    left_out = ("run_name", "resume", "plan", "calibrate", "lease", "quiet", "verbose")
+    left_out = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "quiet", "verbose")
     plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
     return {name: value for name, value in plain.items() if value is not None and name not in left_out}
 

@@ -13,6 +13,7 @@ from cluster.lanes.lane import RayLanes
 from cluster.lanes.ports import Cluster
 from cluster.lanes.resources import LanePlan, live_nodes, wait_for_plan
 from cluster.lanes.tasks import result_of, start_beside_driver
+from jobs.console.exit_codes import TrainingError
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
@@ -93,6 +94,8 @@ def _run(
         else:
             facts, prepared = _prepared(folder, info, options), time.monotonic()
     trained = time.monotonic()
+    if options.require_all:
+        _require_all(recorder.rows)
     with step("storing the models", shown=shown):
         tallies = sorted(recorder.tallies.items())
         stored = {model: _store(folder, tally.chosen, facts, options.rule(), code) for model, tally in tallies}
@@ -145,6 +148,18 @@ def fan_out_of(
     fan_out = FanOut(cluster, limits, plan, payload, max_lanes=max_lanes, is_full=lambda: recorder.is_full, clock=clock)
     fan_out.submit(by_cost(recorder.unfinished))
     return fan_out
+
+
+def _require_all(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise TrainingError if a trial has failed for a reason that another attempt may not meet."""
+    lost = [(row["id"], row["error"]) for row in rows if row["status"] == "failed" and row["error"]["retry"]]
+    if lost:
+        (trial, error), *others = lost
+        more = f" (and {counted(len(others), 'other trial')})" if others else ""
+        raise TrainingError(
+            f"{trial}{more}: {error['message']}; nothing is stored yet; the same command trains what is missing",
+            error["code"],
+        )
 
 
 def _plan(options: TrainOptions, trials: int) -> LanePlan:

@@ -189,7 +189,8 @@ class Retrainer:
         entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
         if self._lease.number is None or not self._journal.append(number, entry) or self._lease.overdue():
             return None
-        self._active = ActiveRun(number + 1, entry, self._work.start(entry.run, self._lease.number))
+        last = entry.failures + 1 >= self._policy.max_attempts
+        self._active = ActiveRun(number + 1, entry, self._work.start(entry.run, self._lease.number, last=last))
         log.info("slot %s: run %s, attempt %d", entry.slot, entry.run, entry.attempt)
         return entry
 

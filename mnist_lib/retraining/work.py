@@ -47,8 +47,13 @@ class Work(Protocol):
     def fingerprint(self) -> str | None:
         """Return a hash of everything that a result depends on, as it is now; None if it is unknown."""
 
-    def start(self, run: str, term: int) -> RunAttempt:
-        """Start an attempt under fencing number `term`: its writes are refused after a later term has begun."""
+    def start(self, run: str, term: int, *, last: bool) -> RunAttempt:
+        """Start an attempt.
+
+        Args:
+            term: fencing number; the attempt's writes are refused after a later term has begun.
+            last: whether no other attempt follows if this one fails, so that a part of a result is better than none.
+        """
 
 
 class ActiveRun:

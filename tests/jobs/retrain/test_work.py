@@ -91,10 +91,20 @@ def test_a_run_with_some_failed_trials_is_complete(folder: RunFolder) -> None:
     assert result.results["keras"]["version"] == 3
 
 
+def test_every_attempt_but_the_last_stores_all_trials_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr("jobs.retrain.work.TrainAttempt", lambda command, *_: commands.append(command))
+    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), ["--epochs=2"], TrainOptions(), stop_seconds=1)
+    for last in (False, True):
+        work.start("run", 1, last=last)
+    first, second = commands
+    assert [*second, "--require-all"] == first
+
+
 def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "none"))
     work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), [], TrainOptions(), stop_seconds=1)
-    result = work.start("run", 1).poll()
+    result = work.start("run", 1, last=False).poll()
     assert result is not None
     assert (result.exit_code, result.complete, result.retry) == (4, False, "yes")
 

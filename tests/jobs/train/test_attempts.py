@@ -86,6 +86,23 @@ def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
     assert not (tmp_path / "models/keras").exists()
 
 
+def test_with_require_all_nothing_is_stored_until_the_same_command_has_trained_the_lost_trial(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    command = (*options_for(ray_address, data_dir, tmp_path), "--max-failures=0", "--require-all")
+    prelude = UNTRAINED + "KILLED = ['keras-s0']" + KILL_ITSELF
+    code, stdout, stderr = train(*command, home=tmp_path, prelude=prelude)
+    assert (code, stdout) == (5, ""), stderr
+    assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0: failed after 1 attempt: worker killed")
+    assert "; nothing is stored yet; the same command trains what is missing" in stderr.splitlines()[-1]
+    assert not (tmp_path / "models").exists()
+    code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
+    assert code == 0, stderr
+    assert "resuming run r: 1 of 2 trials ended" in stderr
+    assert starts_of("scratch-s0", tmp_path / "runs/r") == [0]
+    assert [all_verified(LocalObjects(tmp_path), model) for model in ("keras", "scratch")] == [[1], [1]]
+
+
 def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         (node,) = cluster.add_nodes(cpus=1)

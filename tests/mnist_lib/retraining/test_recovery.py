@@ -90,6 +90,7 @@ def test_a_failed_attempt_is_retried_as_its_result_says(
     world.advance(1.5 * HOUR)
     failed = world.journal()[-1]
     assert (failed.kind, failed.attempt, failed.exit_code) == ("failed", attempts, 5)
+    assert world.are_last == [number == 4 for number in range(1, attempts + 1)]
 
 
 def test_a_slot_due_during_a_failed_attempt_overlaps_its_run() -> None:

@@ -93,7 +93,8 @@ class FakeWork:
     def fingerprint(self) -> str | None:
         return self._machine.world.fingerprint
 
-    def start(self, run: str, term: int) -> "FakeAttempt":
+    def start(self, run: str, term: int, *, last: bool) -> "FakeAttempt":
+        self._machine.world.are_last.append(last)
         self._machine.attempt = FakeAttempt(self._machine, run, term)
         return self._machine.attempt
 

@@ -41,6 +41,7 @@ class World:
         self.machines = [Machine(self, number) for number in range(machines)]
         self.plans: list[tuple[float, Callable[[], None]]] = []
         self.notified: list[Entry] = []
+        self.are_last: list[bool] = []  # whether each attempt was started as the last one of its slot
 
     def time(self) -> datetime:
         return self.begin + timedelta(seconds=self.now)
