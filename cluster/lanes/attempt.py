@@ -32,6 +32,7 @@ class Attempt:
     item: Any = None
     fetching_since: float | None = None  # while the content of an event is on the way
     _item_since: float = math.inf
+    _sent_at: float = math.inf  # the last event of the item, on the lane's clock
     _longest: float = 0.0  # seconds between two events while the item is in training
 
     def start(self, worker: WorkerProcess, now: float) -> None:
@@ -40,20 +41,21 @@ class Attempt:
 
     def assign(self, item: Any, now: float) -> None:
         """Note that the lane has been given an item."""
-        self.item, self._item_since, self._longest = item, now, 0.0
+        self.item, self._item_since, self._sent_at, self._longest = item, now, math.inf, 0.0
         if self.state is not State.STARTING:
             self._enter(State.PREPARING, now)
 
-    def note(self, phase: str, now: float) -> None:
-        """Note an event. From then on, the item is in this phase."""
-        state = State(phase)
-        if state is State.TRAINING:
-            self._note_interval(now)
-        self._enter(state, now)
+    def note(self, phase: str, now: float, sent_at: float) -> None:
+        """Note an event. From then on, the item is in this phase.
 
-    def _note_interval(self, now: float) -> None:
-        if self.state in (State.PREPARING, State.TRAINING):
-            self._longest = max(self._longest, now - self.state_since)
+        Args:
+            sent_at: on the lane's clock; by its own, the driver would measure how long the event has waited.
+        """
+        state = State(phase)
+        if state is State.TRAINING and self.state in (State.PREPARING, State.TRAINING):
+            self._longest = max(self._longest, sent_at - self._sent_at)
+        self._sent_at = sent_at
+        self._enter(state, now)
 
     def end_item(self, now: float) -> None:
         self.item, self._item_since = None, math.inf
@@ -71,7 +73,6 @@ class Attempt:
         if now - self._item_since > limits.item_seconds:
             return Death(kind=Kind.OVERTIME, details=f"after {limits.item_seconds:g} s")
         if unread:
-            self._note_interval(now)
             self.state_since = now  # how long the event waits is not counted as silence
             return None
         if self.fetching_since is not None:

@@ -132,7 +132,7 @@ class FanOut:
                 self._assign(attempt)
         active = sum(attempt.state is not State.ENDING for attempt in attempts)
         wanted = active - sum(attempt.state is State.WAITING for attempt in attempts) + len(self._queue)
-        if self._now >= self._start_lanes_at:
+        if self._now >= self._start_lanes_at and self._cluster.answers():
             for _ in range(min(wanted, self._max_lanes or wanted, max(1, self._cluster.capacity())) - active):
                 self._start_lane()
 
@@ -162,7 +162,7 @@ class FanOut:
         """Take at most one event, so that no lane delays the others."""
         now = self._now
         try:
-            event = self._cluster.take(attempt.lane)
+            sent = self._cluster.take(attempt.lane)
         except LaneEnded:
             self._forget(attempt)
             if attempt.item is not None:
@@ -175,9 +175,11 @@ class FanOut:
             else:
                 yield from self._abandon(attempt, died.death)  # it may be alive, with only its event lost
             return
-        if event is None:
+        if sent is None:
             attempt.fetching_since = attempt.fetching_since or now
-        elif isinstance(event, WorkerProcess):
+            return
+        event = sent.event
+        if isinstance(event, WorkerProcess):
             attempt.start(event, now)
             self._assign(attempt)
         elif event.final:
@@ -189,7 +191,7 @@ class FanOut:
                 self._assign(attempt)  # before the event is recorded, so that the lane does not wait for that
             yield event
         else:
-            attempt.note(event.phase, now)
+            attempt.note(event.phase, now, sent.at)
             if attempt.state is not State.STARTING:
                 self._failed_starts = self._deaths_in_a_row = 0
             yield event

@@ -27,7 +27,7 @@ from cluster.connection.address import HeadWatch
 from cluster.connection.ray_private import ALIVE, MAX_UNREAD_OPTION, WORKER_TITLE
 from cluster.deadlines import MAILBOX_START_SECONDS, MAX_POLL_SECONDS, POLL_SECONDS, TICK_SECONDS, Limits, Wait
 from cluster.errors import ClusterError, first_line
-from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, WorkerProcess
+from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
 from cluster.lanes.resources import LanePlan, count_lanes, describe_free_resources, node_of
 
 MAX_UNREAD_EVENTS = 16  # of one worker; they take the driver's memory
@@ -92,12 +92,13 @@ class RayLanes:
         found = _ready(fetching, 0.0 if others else seconds, fetch=True)
         return found + _ready(others, 0.0 if found else MAX_POLL_SECONDS if fetching else seconds, fetch=False)
 
-    def take(self, lane: _RayLane) -> Any | None:
+    def take(self, lane: _RayLane) -> Sent | None:
         try:
             lane.next_event = lane.next_event or next(lane.generator)
             if not ray.wait([lane.next_event], timeout=0)[0]:
                 return None
-            event, lane.next_event = ray.get(lane.next_event), None
+            sent: Sent = ray.get(lane.next_event)
+            lane.next_event = None
         except StopIteration:
             raise LaneEnded from None
         except ray.exceptions.RayError as error:
@@ -107,9 +108,9 @@ class RayLanes:
             ):
                 self._mailbox = _Mailbox(self._head)  # the lanes of the old one end, and others take their place
             raise LaneDied(death_of(error, lane.worker, self._head.nodes_now())) from error
-        if isinstance(event, WorkerProcess):
-            lane.worker = event
-        return event
+        if isinstance(sent.event, WorkerProcess):
+            lane.worker = sent.event
+        return sent
 
     def cancel(self, lane: _RayLane) -> None:
         ray.cancel(lane.generator)
@@ -129,7 +130,7 @@ class RayLanes:
 
     def _finish_kills(self) -> None:
         """Do what needs the head, if it answers: otherwise the calls would wait for it."""
-        while self._unfinished_kills and not self._head.unanswered:
+        while self._unfinished_kills and self.answers():
             lane, worker = self._unfinished_kills.pop()
             if lane.group is not None:  # this also kills what still runs on its nodes
                 remove_placement_group(lane.group)
@@ -140,13 +141,16 @@ class RayLanes:
     def lost_nodes(self) -> frozenset[str]:
         return self._head.dead_nodes
 
+    def answers(self) -> bool:
+        return not self._head.unanswered
+
     def capacity(self) -> int:
         if self._head.live_nodes is None:
             return self._plan.lanes
         return count_lanes(self._plan, [node_of(message) for message in self._head.live_nodes])
 
     def describe_free(self) -> str:
-        return "the head does not answer" if self._head.unanswered else describe_free_resources()
+        return describe_free_resources() if self.answers() else "the head does not answer"
 
 
 @dataclass(eq=False)
@@ -254,16 +258,17 @@ def _kill_worker(worker: WorkerProcess) -> None:
             process.kill()
 
 
-def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[WorkerProcess | Any]:
+def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Sent]:
     import psutil
 
-    yield WorkerProcess(
+    process = WorkerProcess(
         node=ray.get_runtime_context().get_node_id(),
         host=socket.gethostname(),
         pid=os.getpid(),
         started_at=psutil.Process().create_time(),
     )
-    yield from function(*arguments)
+    for event in itertools.chain([process], function(*arguments)):
+        yield Sent(event, time.monotonic())
 
 
 class _MailboxActor:

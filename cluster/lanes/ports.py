@@ -67,6 +67,14 @@ class LaneEvent(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Sent:
+    """An event, and when its lane sent it."""
+
+    event: Any  # the `WorkerProcess`, then `LaneEvent`s
+    at: float  # seconds on the lane's clock; comparable only within the lane
+
+
 class LaneEnded(Exception):  # noqa: N818  it is no error
     """The task of a lane has returned."""
 
@@ -101,7 +109,7 @@ class Cluster(Protocol):
         """Wait until `take` may have something for one of the lanes, and return all such lanes."""
         ...
 
-    def take(self, lane: Lane) -> Any | None:
+    def take(self, lane: Lane) -> Sent | None:
         """Return the next event of a lane; None while its content is on the way.
 
         Raises:
@@ -131,6 +139,10 @@ class Cluster(Protocol):
 
     def lost_nodes(self) -> frozenset[str]:
         """Return the nodes that the head has reported as dead."""
+        ...
+
+    def answers(self) -> bool:
+        """Return whether the head has answered the last request. While it does not, `start` would wait for it."""
         ...
 
     def capacity(self) -> int:

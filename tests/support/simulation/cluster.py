@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.connection.address import HeadWatch
 from cluster.errors import ClusterLostError
-from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, WorkerProcess
+from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
 from mnist_lib.results import LaneStarted, TrialEvent
 from mnist_lib.spec import Assignment
 from tests.support.simulation.clock import VirtualClock
@@ -38,7 +38,7 @@ class SimulatedLane:
     payloads: deque[Assignment] = field(default_factory=deque)
     closed: bool = False
     begun: bool = False  # its first event is on the way
-    unread: deque[Any] = field(default_factory=deque)  # events, and at the end an exception
+    unread: deque[Sent] = field(default_factory=deque)  # events, and at the end an exception
     content_at: float = 0.0  # when the content of the first unread event is there
     is_requested: bool = False  # whether the driver has asked for that content
     script: Generator[Any, None, None] | None = None
@@ -58,7 +58,6 @@ class SimulatedCluster:
         self._with_events: set[SimulatedLane] = set()
         self.events_taken = 0
         self.head_answers = True
-        self._known_dead: frozenset[str] = frozenset()
         self.on_wait: Callable[[Collection[SimulatedLane]], None] = lambda lanes: None
         self._driver_sleeps = 0.0
         self._numbers = itertools.count()
@@ -72,6 +71,9 @@ class SimulatedCluster:
         for lane in [*self.lanes]:
             self.kill(lane, None)
         self._waiting.clear()
+        # What the driver learns from the head's answers: the nodes that have died since it connected.
+        self._known_dead: frozenset[str] = frozenset()  # to the head
+        self._told_dead: frozenset[str] = frozenset()  # in its last answer
         self.head = HeadWatch(self._head_seconds, ask=self._answer, clock=self.clock)
 
     def add_node(self, slots: int) -> Node:
@@ -124,7 +126,8 @@ class SimulatedCluster:
     def lose_event(self, lane: SimulatedLane) -> None:
         """Lose the next event of a lane, which goes on."""
         if not lane.cancelled:  # or nobody takes it
-            lane.unread.appendleft(LaneDied(Death(kind=Kind.NODE_LOST, details="with an event")))
+            lost = LaneDied(Death(kind=Kind.NODE_LOST, details="with an event"))
+            lane.unread.appendleft(Sent(lost, self.clock.now))
             self._with_events.add(lane)
 
     def lose_mailbox(self) -> None:
@@ -140,6 +143,7 @@ class SimulatedCluster:
     # The port
 
     def start(self) -> SimulatedLane:
+        assert self.answers(), "the driver asks a head for a lane that is known not to answer"
         lane = SimulatedLane(next(self._numbers))
         self.lanes[lane] = None
         self._waiting.append(lane)
@@ -163,19 +167,19 @@ class SimulatedCluster:
         self.clock.run_until(self.clock.now + seconds, lambda: any(map(self._is_ready, self._with_events)))
         return [lane for lane in lanes if lane in self._with_events and self._is_ready(lane)]
 
-    def take(self, lane: SimulatedLane) -> Any | None:
+    def take(self, lane: SimulatedLane) -> Sent | None:
         if lane.content_at > self.clock.now:
             lane.is_requested = True
             return None
         lane.is_requested = False
-        event = lane.unread.popleft()
+        sent: Sent = lane.unread.popleft()
         if not lane.unread:
             self._with_events.discard(lane)
         self.events_taken += 1
-        if isinstance(event, Exception):
-            raise event
+        if isinstance(sent.event, Exception):
+            raise sent.event
         self._wake(lane, "room")
-        return event
+        return sent
 
     def cancel(self, lane: SimulatedLane) -> None:
         self._leave(lane)
@@ -193,7 +197,10 @@ class SimulatedCluster:
         self.head.check()
 
     def lost_nodes(self) -> frozenset[str]:
-        return self._known_dead
+        return self._told_dead
+
+    def answers(self) -> bool:
+        return not self.head.unanswered
 
     def capacity(self) -> int:
         return sum(node.slots for node in self.nodes if node.alive)
@@ -204,7 +211,7 @@ class SimulatedCluster:
     # What lanes do
 
     def _emit(self, lane: SimulatedLane, event: Any) -> None:
-        lane.unread.append(event)
+        lane.unread.append(Sent(event, self.clock.now))
         if not lane.cancelled:  # or nobody takes it
             self._with_events.add(lane)
 
@@ -219,6 +226,7 @@ class SimulatedCluster:
         if not self.head_answers:
             self.clock.sleep(4.0)
             raise ClusterLostError("no answer")
+        self._told_dead = self._known_dead
         return []
 
     def _place(self) -> None:
