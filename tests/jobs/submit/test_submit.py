@@ -12,7 +12,7 @@ import pytest
 
 from jobs.console.exit_codes import UsageError
 from jobs.submit.__main__ import main, with_config_inline
-from tests.support.job import ROOT, TRAINING, hashes, pid_of
+from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
 from tests.support.relay import relay_to
 
@@ -66,12 +66,12 @@ def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
 
 @pytest.mark.slow
 def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
-    calm: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
+    cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"
-    command = at(data_dir, tmp_path, "--seeds=2", "--run-name=stopped")
+    command = at(data_dir, tmp_path, "--epochs=100", "--run-name=stopped")
     first = start(url, *command)
-    pid_of("keras-s0", tmp_path / "runs/stopped", epoch=5)  # three more trials follow, so the job runs long enough
+    pid_of("keras-s0", tmp_path / "runs/stopped", epoch=5)
     second = start(url, *command)  # the same submission while the job runs
     assert second.stderr is not None
     assert "run stopped is already in progress, as job stopped.1" in second.stderr.readline()
@@ -88,7 +88,7 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     code, stdout, stderr = submit(url, *command)
     assert code == 0, stderr
     assert "resuming run stopped" in stderr
-    assert hashes(stdout) == calm
+    assert starts_of("keras-s0", tmp_path / "runs/stopped")[1] >= 4
 
 
 @pytest.mark.slow
