@@ -93,9 +93,18 @@ def digits() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for TFDS that the tests share, so that each dataset is prepared once."""
-    return tmp_path_factory.mktemp("tfds")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that parallel test processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(shared_folder: Path) -> Path:
+    """A folder for TFDS that all tests share, so that each dataset is prepared once."""
+    folder = shared_folder / "tfds"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

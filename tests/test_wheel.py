@@ -49,6 +49,7 @@ def test_the_wheel_contains_every_file_of_the_packages_and_no_other(wheel: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_installed_wheel_trains_a_model_without_the_repository(wheel: Path, data_dir: Path, tmp_path: Path) -> None:
     """The code is that of the wheel; the dependencies are those of this environment."""
     installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"

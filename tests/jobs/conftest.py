@@ -1,7 +1,6 @@
 """Fixtures for tests that disturb runs: the result of an undisturbed run, and a check that no process is left."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,13 @@ from tests.support.schedule import Schedule
 
 
 @pytest.fixture(scope="session")
-def calm(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def calm(
+    ray_address: str, data_dir: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """The hash of each trial's weights in an undisturbed run, which parallel test processes train only once."""
     home = tmp_path_factory.mktemp("calm")
-    place = home.parent if "PYTEST_XDIST_WORKER" not in os.environ else home.parent.parent
-    with FileLock(place / "calm.lock"):
-        known = place / "calm.json"
+    with FileLock(shared_folder / "calm.lock"):
+        known = shared_folder / "calm.json"
         if not known.exists():
             code, stdout, stderr = train(*options_for(ray_address, data_dir, home), "--seeds=2", home=home)
             assert code == 0, stderr

@@ -244,6 +244,7 @@ def other_cluster() -> Iterator[LocalCluster]:
     ray.init(address=others, log_to_driver=False)
 
 
+@pytest.mark.long  # test_f3 of test_attempts.py does the same with real trials
 def test_items_of_a_lost_node_continue_on_another(other_cluster: LocalCluster) -> None:
     (node,) = other_cluster.add_nodes(cpus=1)
     seen: list[Any] = []
@@ -259,6 +260,7 @@ def test_items_of_a_lost_node_continue_on_another(other_cluster: LocalCluster) -
     wait_until(lambda: free_cpus() == 1, "the CPU is not given back")
 
 
+@pytest.mark.long  # as test_f7 of test_resuming.py
 def test_the_loss_of_the_head_is_reported_within_seconds(other_cluster: LocalCluster) -> None:
     other_cluster.add_nodes(cpus=1)
     with start_with(sleeps, 600)(replace(QUICK, head_seconds=3), ONE_CPU) as fan_out:

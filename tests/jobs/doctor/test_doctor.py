@@ -166,6 +166,7 @@ def test_package_versions_that_differ_between_nodes_are_a_fault(ray_address_with
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_node_that_died_is_a_warning_until_it_is_back(tmp_path: Path) -> None:
     with temporary_cluster(cpus=1) as cluster:
         (node,) = cluster.add_nodes(cpus=1)

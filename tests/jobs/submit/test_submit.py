@@ -116,7 +116,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     with relay_to(cluster.dashboard) as relay:
-        command = at(data_dir, tmp_path, "--models=scratch", "--epochs=300", "--run-name=cut", "--verbose")
+        command = at(data_dir, tmp_path, "--models=scratch", "--epochs=200", "--run-name=cut", "--verbose")
         following = start(f"--address={relay.url}", *command)
         pid_of("scratch-s0", tmp_path / "runs/cut", epoch=5)
         relay.cut()
@@ -126,7 +126,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
     assert following.returncode == 0, stderr
     assert len(hashes(stdout)) == 1
     epochs = [int(found) for found in re.findall(r"scratch-s0: epoch (\d+)", stderr)]
-    assert epochs == [*range(1, 301)]
+    assert epochs == [*range(1, 201)]
 
 
 @pytest.mark.slow

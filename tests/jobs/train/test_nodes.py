@@ -36,7 +36,8 @@ def test_two_nodes_produce_the_same_weights_as_two_replicas_on_one_node(
     assert started["devices"] == ["0/CPU:0", "1/CPU:0"]
 
 
-@pytest.mark.parametrize("which", ["first", pytest.param("other", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("which", ["first", "other"])
 def test_a_group_resumes_from_its_checkpoint_when_a_process_is_killed(
     one_node: dict[str, str], ray_address: str, data_dir: Path, tmp_path: Path, which: str
 ) -> None:
