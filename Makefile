@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRAIN_ARGS ?= --seeds 3 --epochs 40
-# Four test files at a time, each with its own clusters: tests of several processes often wait.
-PYTEST := pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Two test files at a time, each with its own clusters. On two CPUs, more only slow each other down.
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup train test test-all test-fast simulate check bench format docs pictures lock clean
 

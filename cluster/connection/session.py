@@ -75,10 +75,19 @@ def end_of_node() -> int | None:
 
 
 def end_children() -> None:
-    """Kill every process that this one has started, and their descendants."""
+    """Kill every process that this one has started, and their descendants.
+
+    They are stopped first: one that is being started while its parent is killed would be missed, and remain.
+    """
     import psutil  # a dependency of Ray's
 
-    for child in psutil.Process().children(recursive=True):
+    stopped: set[psutil.Process] = set()
+    while new := {*psutil.Process().children(recursive=True)} - stopped:
+        for child in new:
+            with contextlib.suppress(psutil.Error):
+                child.suspend()
+        stopped |= new
+    for child in stopped:
         with contextlib.suppress(psutil.Error):
             child.kill()
 

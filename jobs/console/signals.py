@@ -51,6 +51,7 @@ def stoppable(advice: str, end_children: Callable[[], None], node: int | None = 
         line = "\n" if sys.stderr.isatty() else ""  # starts a line below a live table
         with contextlib.suppress(OSError):  # standard error may be closed
             os.write(sys.stderr.fileno(), f"{line}{message}\n".encode(errors="replace"))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # this is the last line of this process
         end_children()
         deadline = time.monotonic() + 0.5
         for _ in range(MAX_CONCURRENT_WRITES):
