@@ -32,12 +32,16 @@ S3_SETTINGS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "canary-of-
 ALLOWED_SKIPS = {
     "MNIST_SOURCE, a folder with the original MNIST files, is not set": "the project does not contain them",
     "the environment of this peer is missing; run `make bench`": "three frameworks, for a comparison only",
-    "on one CPU the command reads pictures itself": "the subject is what it does on several",
+    "on one CPU the command reads pictures itself": "the test is about several CPUs",
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--strict-skips", action="store_true", help="let a test fail that is skipped for another reason")
+    parser.addoption(
+        "--strict-skips",
+        action="store_true",
+        help="fail tests that are skipped for a reason that is not in ALLOWED_SKIPS",
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,6 @@
 """Access to a cluster: does a Ray head answer at a given address, and does it accept our token?
 
-Whoever has a cluster's token may run anything on it. Messages say where Ray looks for it, never what it is.
+Whoever has a cluster's token may run anything on it. Messages say where Ray looks for the token, never what it is.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from cluster.errors import AuthError, ClusterError, ClusterLostError
 
 TOKEN_FILE = "~/.ray/auth_token"  # Ray looks in RAY_AUTH_TOKEN first, then in the file of RAY_AUTH_TOKEN_PATH
 HEAD_INTERVAL_SECONDS = 5.0  # between two requests to the head
-UNUSED_PORTS = range(16_384, 32_768)  # Linux takes the ports of outgoing connections from above
+UNUSED_PORTS = range(16_384, 32_768)  # Linux uses higher ports for outgoing connections
 
 
 def address_of(given: str | None) -> str | None:

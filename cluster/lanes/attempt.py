@@ -14,9 +14,9 @@ from cluster.lanes.ports import Death, Kind, Lane, WorkerProcess
 class State(enum.Enum):
     """The state of a lane. It depends on the type of the last event, not on how many events have come."""
 
-    WAITING = "waiting"  # for resources; `FanOut` limits that wait for all lanes together
+    WAITING = "waiting"  # for resources; `FanOut` limits this for all lanes together
     STARTING = "starting"  # imports, and fetches what all items need
-    IDLE = "idle"  # has no item; it depends on the driver, so it has no deadline
+    IDLE = "idle"  # has no item; waits for the driver, so it has no deadline
     PREPARING = "preparing"  # an item: compiles
     TRAINING = "training"  # an item: sends heartbeats
     FINISHING = "finishing"  # an item: evaluates
@@ -26,7 +26,7 @@ class State(enum.Enum):
 @dataclass(kw_only=True)
 class Attempt:
     lane: Lane
-    state_since: float  # also of the last event in this state
+    state_since: float  # or since the last event in it
     state: State = State.WAITING
     worker: WorkerProcess | None = None  # None while it waits for resources
     item: Any = None
@@ -49,7 +49,7 @@ class Attempt:
         """Note an event. From then on, the item is in this phase.
 
         Args:
-            sent_at: on the lane's clock; by its own, the driver would measure how long the event has waited.
+            sent_at: on the lane's clock; the driver's would include how long the event has waited.
         """
         state = State(phase)
         if state is State.TRAINING and self.state in (State.PREPARING, State.TRAINING):

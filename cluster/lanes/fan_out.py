@@ -37,8 +37,8 @@ class FanOut:
     Args:
         limits: when to abandon an attempt or an item.
         plan: the resources of each lane, and the number of lanes to start with.
-        payload: (item, rounds) -> what the lane is given. `rounds` is how many items each lane has left, with this one.
-        max_lanes: the number of lanes when nodes have joined; None for one per item.
+        payload: (item, rounds) -> what the lane is given. `rounds`: how many items each lane has left, with this one.
+        max_lanes: the maximum when nodes have joined; None for one per item.
         is_full: returns whether events should wait because earlier ones are not recorded yet. It delays no deadline.
     """
 
@@ -62,7 +62,7 @@ class FanOut:
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
         self._time, self._checked_at = RunningTime(clock), -math.inf
         self._lost: frozenset[str] = frozenset()
-        self._failed_starts = 0  # by bugs, since a lane started
+        self._failed_starts = 0  # by bugs, since one last succeeded
         self._deaths_in_a_row = 0  # of lanes, since one began an item
         self._start_lanes_at = 0.0
         what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"
@@ -183,7 +183,7 @@ class FanOut:
             attempt.start(event, now)
             self._assign(attempt)
         elif event.final:
-            never_began = attempt.state is State.STARTING  # it may be unable to, unlike other lanes
+            never_began = attempt.state is State.STARTING  # perhaps it cannot, but others can
             attempt.end_item(now)
             if never_began:
                 self._close(attempt)

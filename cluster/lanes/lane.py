@@ -253,7 +253,7 @@ def _kill_worker(worker: WorkerProcess) -> None:
 
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(worker.pid)
-        # By now, the pid may belong to another process. Two processes may disagree by a second on a time of creation.
+        # By now, the pid may belong to another process. Creation times read by two processes may differ by 1 s.
         if abs(process.create_time() - worker.started_at) < 2 and WORKER_TITLE in " ".join(process.cmdline()):
             process.kill()
 
@@ -304,7 +304,7 @@ class Assignments:
     """The items of a lane, as an iterator in the lane's task. Each member of a group sees the same ones."""
 
     def __init__(self, mailbox: str, lane: int) -> None:
-        self._mailbox, self._lane = mailbox, lane  # the name of the actor
+        self._mailbox, self._lane = mailbox, lane  # the actor's name, and the number of the lane
 
     def __iter__(self) -> Iterator[Any]:
         mailbox = self._find_mailbox()

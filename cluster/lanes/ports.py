@@ -36,7 +36,7 @@ class Death:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerProcess:
-    """The process of a lane, and the first event of the lane."""
+    """The process of a lane; also the lane's first event."""
 
     node: str  # Ray's id
     host: str
@@ -125,7 +125,7 @@ class Cluster(Protocol):
         """End a lane by force, and give back what it holds.
 
         Args:
-            worker: its process, if that may not obey, since it may be stopped.
+            worker: its process, if it may be stopped and so not obey.
         """
         ...
 

@@ -120,8 +120,8 @@ class TrainOptions:
     report: bool = option(True, "write report.html and plots of the run, and index.html of all runs (default: on)")
     require_all: bool = option(
         False,
-        "store nothing while a trial is missing that another attempt may save, as after E-OOM or E-NODE-LOST; the same"
-        " command then trains it. jobs.retrain sets this for all but its last attempt",
+        "store nothing if another attempt may save a lost trial, as after E-OOM or E-NODE-LOST; repeat the command to"
+        " train it. jobs.retrain sets this for all attempts but the last",
     )
     run_name: str | None = option(None, "name of the run (default: the time and the dataset)", str, "NAME")
     resume: str | None = option(None, "resume this unfinished run with the options that it started with", str, "RUN")

@@ -41,7 +41,7 @@ MAX_UNWRITTEN = 1_000  # writes that wait for the storage; with more, lanes wait
 
 
 class WriteQueue:
-    """Writes that threads make, until `close`. Those with the same key are made one at a time, in their order.
+    """A queue of writes that threads make. Those with the same key are made one at a time, in their order.
 
     After one has failed, no further one is made.
     """
@@ -58,7 +58,7 @@ class WriteQueue:
             thread.start()
 
     def put(self, write: Callable[[], None], key: str, *, in_place_of: str = "") -> None:
-        """Queue a write. With a name, it takes the place of the waiting write of that key and name, if there is one.
+        """Queue a write. It replaces the waiting write of that key and name (`in_place_of`), if there is one.
 
         Raises what an earlier write raised.
         """

@@ -116,7 +116,7 @@ class Lease:
             self._objects.replace(self._beat(number), ENDED)
 
     def is_fresh(self) -> bool:
-        """Return whether the newest holder seems alive. It compares clocks of two machines and may be wrong."""
+        """Return whether the newest holder seems alive. This compares clocks of two machines; it may be wrong."""
         last = _terms(self._objects, self._folder).probe_last()
         beat = self._objects.read(self._beat(last)) if last else None
         try:
@@ -142,8 +142,8 @@ class Lease:
 class FencedObjects:
     """A wrapper of `objects` for the holder of term `number` of the lease in `folder`.
 
-    Once a later term has begun, `create` raises ConflictError, and within a second every other method that writes. By
-    `create`, versions are committed and champions appointed; the others ask rarely, since each question is a request.
+    Once a later term has begun, `create` raises ConflictError; within a second, all other methods that write do, too.
+    `create` commits versions and appoints champions; the others check rarely, since each check is a request.
     """
 
     def __init__(self, objects: Objects, folder: str, number: int, clock: Clock) -> None:

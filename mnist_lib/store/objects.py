@@ -67,9 +67,9 @@ class Objects(Protocol):
     def lock(self, name: str) -> "AbstractContextManager[Objects]":
         """Exclude other processes until the context or this process ends, and provide the objects for use in it.
 
-        On a disk this holds for the processes of this machine; in a bucket for all, and a dead process is noticed late.
+        A disk excludes the processes of this machine; a bucket those of all machines, but it notices a dead one late.
 
-        Raises BusyError, which names the other process, if it is locked.
+        Raises BusyError, which names the holder, if the lock is held.
         """
 
     def where(self, name: str) -> str:

@@ -1,7 +1,7 @@
-"""Lanes that train nothing, in real workers: for runs whose subject is not the training, which start in half the time.
+"""Lanes in real workers that train nothing: tests that are not about training start in half the time.
 
 The weights are a hash of the epochs, and checkpoints carry them, as in a simulation. So equal weights still show that a
-trial was resumed where it had ended.
+trial resumed where it stopped.
 """
 
 import os
@@ -28,9 +28,9 @@ worker.run_lane = run_lane
 
 
 def run_lane(assignments: Iterable[Assignment], dataset: list[Any], *_: Any) -> Iterator[TrialEvent]:
-    """Take the place of `jobs.train.worker.run_lane`; `UNTRAINED`, a prelude of `tests.support.job`, puts it there.
+    """Replace `jobs.train.worker.run_lane`, by means of `UNTRAINED`, a prelude for `tests.support.job`.
 
-    Every model is right for the first half of the test images, and takes the others for the next class.
+    Every model predicts the first half of the test images correctly, and the next class for the rest.
     """
     yield LaneStarted(trial="", host=socket.gethostname(), versions=package_versions())
     labels = ray.get(dataset[0]).test.labels

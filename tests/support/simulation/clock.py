@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 
 class VirtualClock:
-    """A `cluster.deadlines.Clock`. Whoever sleeps makes everything happen that is due until then."""
+    """A `cluster.deadlines.Clock`. A sleep runs every action that becomes due during it."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self._due: list[tuple[float, int, Callable[[], object]]] = []
-        self._numbers = itertools.count()  # what is due at the same time happens in the order of its planning
+        self._numbers = itertools.count()  # actions due at the same time run in the order in which they were planned
 
     def monotonic(self) -> float:
         return self.now
@@ -24,7 +24,7 @@ class VirtualClock:
         heapq.heappush(self._due, (self.now + seconds, next(self._numbers), action))
 
     def run_until(self, end: float, enough: Callable[[], bool] = lambda: False) -> None:
-        """Make everything happen that is due until `end`, or until there is `enough`."""
+        """Run all actions that are due until `end`, or until `enough()`."""
         while not enough() and self._due and self._due[0][0] <= end:
             self.now, _, action = heapq.heappop(self._due)
             action()

@@ -67,7 +67,7 @@ class SimulatedCluster:
     # Faults and their opposites
 
     def connect(self) -> None:
-        """Connect another driver; the lanes of the one before it end with it."""
+        """Connect a new driver; the lanes of the previous one end."""
         for lane in [*self.lanes]:
             self.kill(lane, None)
         self._waiting.clear()
@@ -121,7 +121,7 @@ class SimulatedCluster:
             return  # it is late already
         lane.content_at = self.clock.now + seconds
         if math.isfinite(seconds):
-            self.clock.after(seconds, lambda: None)  # something happens then: a wait may end
+            self.clock.after(seconds, lambda: None)  # an action, so that a wait may end
 
     def lose_event(self, lane: SimulatedLane) -> None:
         """Lose the next event of a lane, which goes on."""
@@ -131,19 +131,19 @@ class SimulatedCluster:
             self._with_events.add(lane)
 
     def lose_mailbox(self) -> None:
-        """Lose what has been assigned to lanes that have not taken it; lanes notice that when they want an item."""
+        """Lose all assigned items that lanes have not taken yet; a lane notices when it wants an item."""
         for lane in [*self.lanes]:
             lane.has_mailbox = False
             self._wake(lane, "item")
 
     def stop_driver(self, seconds: float) -> None:
-        """Stop the driver for a while. Everything else goes on, but it learns of that only when it has run again."""
+        """Stop the driver for a while. Everything else goes on; the driver notices only once it runs again."""
         self._driver_sleeps = seconds
 
     # The port
 
     def start(self) -> SimulatedLane:
-        assert self.answers(), "the driver asks a head for a lane that is known not to answer"
+        assert self.answers(), "the driver asks a head that does not answer for a lane"
         lane = SimulatedLane(next(self._numbers))
         self.lanes[lane] = None
         self._waiting.append(lane)

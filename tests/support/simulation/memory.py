@@ -7,7 +7,7 @@ from mnist_lib.store.objects import check_name
 
 
 class MemoryObjects:
-    """`mnist_lib.store.objects.Objects` in memory. Appended content is lost with the process until it is flushed."""
+    """`mnist_lib.store.objects.Objects` in memory. Appended content that is not flushed is lost with the process."""
 
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""A simulated run of 10,000 trials on 1,000 nodes, of which workers die all the time, and what it costs the driver."""
+"""A simulated run of many trials on nodes whose workers keep dying, and what it costs the driver."""
 
 import json
 import logging
@@ -63,7 +63,7 @@ def main() -> int:
         cluster.add_node(1)
 
     def kill_one() -> None:
-        if draw.random() < len(cluster.running) / nodes:  # or the last trials would never end
+        if draw.random() < len(cluster.running) / nodes:  # else the last trials never end
             cluster.kill_worker(draw.choice(cluster.running))
         clock.after(60 / deaths_per_minute, kill_one)
 

@@ -177,7 +177,7 @@ class World:
             self.note(f"{node.name}: lost, noticed at once: {noticed}")
             self.possible_deaths += len(self.cluster.running_on(node))
             self.cluster.lose_node(node, noticed=noticed)
-            if len(nodes) == 1:  # or the run could only wait
+            if len(nodes) == 1:  # else the run only waits
                 self.clock.after(100 * self.random.random(), self._add_node)
 
     def _add_node(self) -> None:
@@ -265,7 +265,7 @@ class World:
             assert len(recorder.rows) == len(self.rows), "a trial has two results"
 
     def check(self) -> None:
-        """Raise AssertionError if something does not hold that must hold in every world."""
+        """Raise AssertionError if anything that must always hold does not."""
         assert sum(self.deaths.values()) <= self.possible_deaths, f"healthy attempts died: {self.deaths}"
         ends = self.possible_ends + bool(self.storage_fault)
         assert self.drivers - 1 <= ends, f"{self.drivers} drivers ran, {ends} could have ended"
