@@ -226,17 +226,15 @@ class Recorder:
         self._history.append({"at": round(time.time(), 3), **entry})
         self._writes.put(self._write_history, "history", in_place_of="entries")
 
-    def _write_history(self, *, flush: bool = False) -> None:
+    def _write_history(self) -> None:
         with self._history_lock:
             while self._history:
                 self._folder.append_history(self._history.popleft())
-            if flush:
-                self._folder.flush()
 
     def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
         tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
         self._folder.write(tensorboard, result.tensorboard)
-        self._write_history(flush=True)  # before the result, since a trial with a result is not run again
+        self._write_history()  # before the result, since a trial with a result is not run again
         store_result(self._folder, result, attempts, with_model=with_model)
 
     def _record_death(self, died: Died) -> None:

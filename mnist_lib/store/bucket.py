@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
-SECONDS_BETWEEN_APPENDS = 10  # a bucket cannot append: the whole object is sent each time
+SECONDS_BETWEEN_APPENDS = 10.0  # a bucket cannot append: the whole object is sent each time
+MAX_SHARE_OF_APPENDS = 0.05  # of the time, for objects that have become large
 NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
 
@@ -39,7 +40,7 @@ class BucketObjects:
         self._url = url.rstrip("/")
         self._appended: dict[str, bytearray] = {}  # name -> the whole content
         self._unsent: set[str] = set()
-        self._sent_at = 0.0
+        self._send_at = 0.0
         with self._store_errors(""):
             self._store = store if store is not None else _open(self._url)
 
@@ -69,14 +70,16 @@ class BucketObjects:
             self._appended[name] = bytearray(self.read(name) or b"")
         self._appended[name].extend(content)
         self._unsent.add(name)
-        if time.monotonic() - self._sent_at > SECONDS_BETWEEN_APPENDS:
+        if time.monotonic() > self._send_at:
             self.flush()
 
     def flush(self) -> None:
+        begin = time.monotonic()
         for name in self._unsent:
             self.replace(name, bytes(self._appended[name]))
         self._unsent.clear()
-        self._sent_at = time.monotonic()
+        now = time.monotonic()
+        self._send_at = now + max(SECONDS_BETWEEN_APPENDS, (now - begin) / MAX_SHARE_OF_APPENDS)
 
     def names(self, prefix: str) -> Iterator[str]:
         if prefix:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,27 @@ def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
     assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
     wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker still runs", 20)
+
+
+STOPS_AT_THE_END = """
+from jobs.train import worker
+train_lane = worker.run_lane
+def run_lane(*arguments):
+    import os, signal
+    yield from train_lane(*arguments)
+    os.kill(os.getpid(), signal.SIGSTOP)
+worker.run_lane = run_lane
+"""
+
+
+def test_u2_a_worker_that_stops_after_its_last_result_keeps_no_run_from_ending_and_does_not_remain(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    begin = time.monotonic()
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch")
+    code, _, stderr = train(*command, home=tmp_path, prelude=UNTRAINED + STOPS_AT_THE_END)
+    assert code == 0, stderr
+    assert time.monotonic() - begin < 60
 
 
 def test_f9_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(

@@ -75,14 +75,31 @@ def test_a_create_that_is_sent_twice_recognises_its_own_content() -> None:
     assert not objects.create("x", b"another's")
 
 
-def test_appended_content_is_sent_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bucket, "SECONDS_BETWEEN_APPENDS", 3600)
+def test_appended_content_is_sent_at_intervals_that_grow_with_the_time_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("mnist_lib.store.bucket.time.monotonic", lambda: now)
     objects = open_storage("memory://intervals")
     assert isinstance(objects, BucketObjects)
-    objects.flush()
-    for _ in range(3):
+    objects.append("log", b"line\n")
+    for _ in range(2):
+        now += 4.0
         objects.append("log", b"line\n")
-    assert objects.read("log") is None
-    monkeypatch.setattr(bucket, "SECONDS_BETWEEN_APPENDS", 0)
+    assert objects.read("log") == b"line\n"
+
+    def replace_slowly(name: str, content: bytes) -> None:
+        nonlocal now
+        BucketObjects.replace(objects, name, content)
+        now += 2.0
+
+    now = 1_011.0
+    monkeypatch.setattr(objects, "replace", replace_slowly)
     objects.append("log", b"line\n")
     assert objects.read("log") == b"line\n" * 4
+    now += 39.0  # a twentieth of the time is for sending
+    objects.append("log", b"line\n")
+    assert objects.read("log") == b"line\n" * 4
+    now += 2.0
+    objects.append("log", b"line\n")
+    assert objects.read("log") == b"line\n" * 6
