@@ -93,6 +93,11 @@ class TrialSpec:
         return f"{self.model}-s{self.seed}"
 
     @property
+    def kind(self) -> str:
+        """The trials of a run that have this in common are compiled once per worker."""
+        return self.model
+
+    @property
     def cost(self) -> float:
         """Roughly how long the trial takes, compared with other trials of the run."""
         return MODELS[self.model].cost * self.epochs

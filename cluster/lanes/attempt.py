@@ -30,6 +30,7 @@ class Attempt:
     state: State = State.WAITING
     worker: WorkerProcess | None = None  # None while it waits for resources
     item: Any = None
+    kind: str = ""  # of its item, or of the last one
     fetching_since: float | None = None  # while the content of an event is on the way
     _item_since: float = math.inf
     _sent_at: float = math.inf  # the last event of the item, on the lane's clock
@@ -41,7 +42,8 @@ class Attempt:
 
     def assign(self, item: Any, now: float) -> None:
         """Note that the lane has been given an item."""
-        self.item, self._item_since, self._sent_at, self._longest = item, now, math.inf, 0.0
+        self.item, self.kind = item, item.kind
+        self._item_since, self._sent_at, self._longest = now, math.inf, 0.0
         if self.state is not State.STARTING:
             self._enter(State.PREPARING, now)
 

@@ -17,7 +17,7 @@ from typing import Any
 from cluster.deadlines import MAX_FAILED_STARTS, TICK_SECONDS, Clock, Limits, RunningTime, Wait, back_off
 from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt, State
-from cluster.lanes.ports import Cluster, Death, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
+from cluster.lanes.ports import Cluster, Death, Item, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
 from cluster.lanes.resources import LanePlan
 
 
@@ -140,11 +140,31 @@ class FanOut:
         if self._queue:
             lanes = max(self._plan.lanes, sum(other.item is not None for other in self._attempts.values()))
             rounds = math.ceil((len(self._queue) + len(self._backing_off)) / lanes)
-            item = self._queue.popleft()
+            item = self._next_item(attempt)
             attempt.assign(item, self._now)
             self._cluster.assign(attempt.lane, self._payload(item, rounds))
         elif not self._backing_off:
             self._close(attempt)
+
+    def _next_item(self, attempt: Attempt) -> Item:
+        """Take the first item from the queue or, of those that cost the same, one that saves preparations.
+
+        That is one of the kind of the lane's last item, or else of a kind that no other lane has.
+        """
+        first: Item = self._queue[0]
+        others = {other.kind for other in self._attempts.values() if other is not attempt and other.item is not None}
+        chosen: Item | None = None
+        for item in self._queue:
+            if item.cost != first.cost or (chosen is not None and not attempt.kind):
+                break
+            if item.kind == attempt.kind:
+                chosen = item
+                break
+            if chosen is None and item.kind not in others:
+                chosen = item
+        chosen = chosen or first
+        self._queue.remove(chosen)
+        return chosen
 
     def _close(self, attempt: Attempt) -> None:
         attempt.close(self._now)

@@ -52,6 +52,15 @@ class Item(Protocol):
 
     @property
     def id(self) -> str: ...
+    @property
+    def kind(self) -> str:
+        """Items of one kind share preparations, such as a compilation, in a lane."""
+        ...
+
+    @property
+    def cost(self) -> float:
+        """Roughly, how long the item takes in comparison with others."""
+        ...
 
 
 class LaneEvent(Protocol):

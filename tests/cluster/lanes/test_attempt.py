@@ -1,5 +1,7 @@
 """The deadlines of one attempt, at times that the test chooses."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from cluster.deadlines import Limits
@@ -14,12 +16,13 @@ LIMITS = Limits(
     ending_seconds=5,
     fetch_seconds=7,
 )
+ITEM = SimpleNamespace(id="item", kind="kind", cost=1.0)
 
 
 def begun(at: float = 0.0) -> Attempt:
     attempt = Attempt(lane=1, state_since=at)
     attempt.start(WorkerProcess(node="n", host="h", pid=1), at)
-    attempt.assign("item", at)
+    attempt.assign(ITEM, at)
     return attempt
 
 
@@ -49,7 +52,7 @@ def test_u1_many_quick_events_do_not_shorten_the_deadline_of_the_next_item() -> 
     for now in (1, 2, 3, 3.1, 3.2):
         attempt.note("training", now, sent_at=now)
     attempt.end_item(4)
-    attempt.assign("next", 4)
+    attempt.assign(ITEM, 4)
     assert attempt.state is State.PREPARING
     assert seconds_until_overdue(attempt, 4) == 100.5
     attempt.note("preparing", 90, sent_at=90)  # compiled; a checkpoint or an epoch has not come yet

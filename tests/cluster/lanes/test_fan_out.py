@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_address")]
 @dataclass(frozen=True)
 class Item:
     id: str
+    kind: str = ""
+    cost: float = 1.0
 
 
 @dataclass(frozen=True)

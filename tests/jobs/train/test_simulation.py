@@ -280,6 +280,21 @@ def test_a_lane_that_never_starts_ends_the_run_with_an_error_after_the_wait() ->
     assert run.clock.now < 52
 
 
+def test_each_lane_keeps_to_one_model_among_trials_that_cost_the_same() -> None:
+    both = trial_grid(("keras", "scratch"), range(4), dataset="mnist-mini", epochs=2)
+    run = Run(both, slots=2)
+    models: dict[int, list[str]] = {}
+    assign = run.cluster.assign
+
+    def noted(lane: SimulatedLane, payload: Assignment) -> None:
+        models.setdefault(lane.number, []).append(payload.spec.model)
+        assign(lane, payload)
+
+    run.cluster.assign = noted  # type: ignore[method-assign]
+    run.finish()
+    assert sorted(models.values()) == [["keras"] * 4, ["scratch"] * 4]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "trials", "deaths"), [(100, 1_000, 10), pytest.param(1_000, 10_000, 100, marks=pytest.mark.long)]
