@@ -53,6 +53,8 @@ class Attempt:
         Args:
             sent_at: on the lane's clock; the driver's would include how long the event has waited.
         """
+        if self.state is State.ENDING:
+            return  # the event was sent before the lane was told to end
         state = State(phase)
         if state is State.TRAINING and self.state in (State.PREPARING, State.TRAINING):
             self._longest = max(self._longest, sent_at - self._sent_at)

@@ -82,6 +82,14 @@ def test_a_lane_without_an_item_has_no_deadline_until_it_is_told_to_end() -> Non
     assert seconds_until_overdue(attempt, 10) == 5.5
 
 
+def test_a_lane_that_was_told_to_end_is_not_available_again_when_a_late_event_of_its_start_comes() -> None:
+    attempt = Attempt(lane=1, state_since=0)
+    attempt.start(WorkerProcess(node="n", host="h", pid=1), 0)
+    attempt.close(1)
+    attempt.note("starting", 2, sent_at=2)
+    assert attempt.state is State.ENDING
+
+
 def test_an_event_that_waits_to_be_read_is_not_silence_but_delays_no_other_deadline() -> None:
     attempt = begun()
     attempt.note("training", 1, sent_at=1)

@@ -45,6 +45,7 @@ class SimulatedLane:
     has_mailbox: bool = True
     wants: str = ""  # "item" or "room" while the script waits for one
     stopped: bool = False
+    is_late: bool = False  # it would have gone on while it was stopped
     ended: bool = False
     cancelled: bool = False
 
@@ -111,7 +112,7 @@ class SimulatedCluster:
             lane.stopped = False
             if lane.cancelled:
                 self._end(lane)
-            else:
+            elif lane.is_late:
                 self._advance(lane)
 
         self.clock.after(seconds, go_on)
@@ -256,7 +257,10 @@ class SimulatedCluster:
 
     def _advance(self, lane: SimulatedLane) -> None:
         """Run the script of a lane up to its next pause."""
-        if lane.ended or lane.stopped or lane.script is None:
+        if lane.ended or lane.script is None:
+            return
+        lane.is_late = lane.stopped
+        if lane.stopped:
             return
         lane.wants = ""
         try:

@@ -164,7 +164,7 @@ class World:
     def _stop(self) -> None:
         lane = self._victim()
         if lane and lane.begun:  # before that, it looks like one that waits for resources
-            seconds = self.random.choice([10.0, 50.0, 2_000.0, math.inf])
+            seconds = self.random.choice([10.0, 30.0, 2_000.0, math.inf])
             self.note(f"lane {lane.number}: stopped for {seconds} s")
             self.possible_deaths += seconds > self.limits.training_seconds
             self.cluster.stop_worker(lane, seconds)
@@ -186,7 +186,7 @@ class World:
 
     def _delay(self) -> None:
         if lane := self._victim():
-            seconds = self.random.choice([5.0, 50.0, math.inf])
+            seconds = self.random.choice([5.0, 30.0, math.inf])
             self.note(f"lane {lane.number}: the content of its next event takes {seconds} s")
             self.possible_deaths += seconds > self.limits.fetch_seconds
             self.cluster.delay_content(lane, seconds)
