@@ -7,6 +7,7 @@ and the time only through their protocols, so that tests can simulate both.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import Counter, defaultdict, deque
@@ -151,20 +152,16 @@ class FanOut:
 
         That is one of the kind of the lane's last item, or else of a kind that no other lane has.
         """
-        first: Item = self._queue[0]
         others = {other.kind for other in self._attempts.values() if other is not attempt and other.item is not None}
-        chosen: Item | None = None
-        for item in self._queue:
-            if item.cost != first.cost or (chosen is not None and not attempt.kind):
-                break
-            if item.kind == attempt.kind:
-                chosen = item
-                break
-            if chosen is None and item.kind not in others:
-                chosen = item
-        chosen = chosen or first
-        self._queue.remove(chosen)
-        return chosen
+
+        def first(is_wanted: Callable[[Item], bool]) -> Item | None:
+            equals = itertools.takewhile(lambda item: item.cost == self._queue[0].cost, self._queue)
+            return next(filter(is_wanted, equals), None)
+
+        item = first(lambda item: item.kind == attempt.kind) or first(lambda item: item.kind not in others)
+        item = item or self._queue[0]
+        self._queue.remove(item)
+        return item
 
     def _close(self, attempt: Attempt) -> None:
         attempt.close(self._now)

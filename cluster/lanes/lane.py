@@ -5,16 +5,12 @@ Ray's errors are sorted into the kinds that supervision treats differently.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
 import itertools
 import os
 import re
 import socket
 import time
-import uuid
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,15 +21,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from cluster.connection.address import HeadWatch
 from cluster.connection.ray_private import ALIVE, MAX_UNREAD_OPTION, WORKER_TITLE
-from cluster.deadlines import MAILBOX_START_SECONDS, MAX_POLL_SECONDS, POLL_SECONDS, TICK_SECONDS, Limits, Wait
-from cluster.errors import ClusterError, first_line
+from cluster.deadlines import MAX_POLL_SECONDS, Limits
+from cluster.errors import first_line
+from cluster.lanes.mailbox import Assignments, Mailbox
 from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
 from cluster.lanes.resources import LanePlan, count_lanes, describe_free_resources, node_of
 
 MAX_UNREAD_EVENTS = 16  # of one worker; they take the driver's memory
-MAX_WAITING_LANES = 100_000
-MAILBOX_RETRIES = 5  # of a request, after a connection broke
-MAILBOX_TRIES = 10  # to start it on the driver's node
 
 # The errors of a lost node's tasks. They may come before the head lists the node as dead, or after.
 NODE_LOST_ERRORS = (
@@ -63,7 +57,7 @@ class RayLanes:
             max_retries=0,  # `FanOut` decides on retries
             max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
         )(_process_then_events)
-        self._mailbox = _Mailbox(self._head)
+        self._mailbox = Mailbox(self._head)
         self._unfinished_kills: list[tuple[_RayLane, WorkerProcess | None]] = []
 
     def start(self) -> _RayLane:
@@ -80,10 +74,10 @@ class RayLanes:
         return _RayLane(number, generator, self._mailbox, group)
 
     def assign(self, lane: _RayLane, payload: Any) -> None:
-        lane.mailbox.actor.put.remote(lane.number, payload)
+        lane.mailbox.put(lane.number, payload)
 
     def close(self, lane: _RayLane) -> None:
-        lane.mailbox.actor.close.remote(lane.number)
+        lane.mailbox.close(lane.number)
 
     def wait(self, lanes: Collection[_RayLane], seconds: float) -> list[_RayLane]:
         # An event is ready when it exists; its content may still have to be transferred, which `take` requests.
@@ -106,7 +100,7 @@ class RayLanes:
                 isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
                 and lane.mailbox is self._mailbox
             ):
-                self._mailbox = _Mailbox(self._head)  # the lanes of the old one end, and others take their place
+                self._mailbox = Mailbox(self._head)  # the lanes of the old one end, and others take their place
             raise LaneDied(death_of(error, lane.worker, self._head.nodes_now())) from error
         if isinstance(sent.event, WorkerProcess):
             lane.worker = sent.event
@@ -157,7 +151,7 @@ class RayLanes:
 class _RayLane:
     number: int
     generator: Any  # Ray's, of the events
-    mailbox: _Mailbox  # from which it takes its items
+    mailbox: Mailbox  # from which it takes its items
     group: PlacementGroup | None
     next_event: Any = None  # the reference to it, while its content is on the way
     worker: WorkerProcess | None = None
@@ -171,49 +165,6 @@ def _ready(lanes: Mapping[Any, _RayLane], seconds: float, *, fetch: bool) -> lis
     if ready and len(lanes) > 1:
         ready, _ = ray.wait([*lanes], num_returns=len(lanes), timeout=0, fetch_local=fetch)
     return [lanes[reference] for reference in ready]
-
-
-class _Mailbox:
-    """The items of the lanes, in an actor, since a running task has no other way to get them.
-
-    The actor starts when the first item is sent, so that it does not delay the lanes, which find it by its name.
-    """
-
-    def __init__(self, head: HeadWatch) -> None:
-        self.name = f"mailbox-{uuid.uuid4().hex}"
-        self._head = head
-
-    @functools.cached_property
-    def actor(self) -> Any:
-        """Start the actor on the driver's node, so that it is lost only with the driver.
-
-        Raises:
-            ClusterError: it did not start there in time.
-        """
-        own = ray.get_runtime_context().get_node_id()
-        # max_restarts is 0, since an actor that restarts has lost the items.
-        mailbox: Any = ray.remote(_MailboxActor).options(
-            name=self.name,
-            num_cpus=0,
-            max_concurrency=MAX_WAITING_LANES,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(own, soft=False),
-        )
-        for _ in range(MAILBOX_TRIES):
-            actor: Any = mailbox.remote()
-            if len(self._head.nodes_now()) < 2:
-                return actor
-            # A node that has just joined may not know the others yet, and fail to place the actor.
-            reference, wait = actor.node.remote(), Wait("an actor on the node of the driver")
-            while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
-                wait.log_if_due()
-                if wait.seconds > MAILBOX_START_SECONDS:
-                    what = f"an actor did not start within {wait.seconds:.0f} s"
-                    raise ClusterError(f"{what}; is the node of the driver overloaded?")
-            with contextlib.suppress(ray.exceptions.RayError):
-                if ray.get(reference) == own:
-                    return actor
-            time.sleep(1.0)
-        raise ClusterError(f"no actor could be started on the driver's node in {MAILBOX_TRIES} tries; see its logs")
 
 
 def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes: Sequence[Any]) -> Death:
@@ -269,76 +220,3 @@ def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any
     )
     for event in itertools.chain([process], function(*arguments)):
         yield Sent(event, time.monotonic())
-
-
-class _MailboxActor:
-    def __init__(self) -> None:
-        self._payloads: dict[int, list[Any]] = defaultdict(list)
-        self._closed: set[int] = set()
-        self._changed: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
-
-    async def node(self) -> str:
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
-
-    async def put(self, lane: int, payload: Any) -> None:
-        self._payloads[lane].append(payload)
-        self._changed.pop(lane, asyncio.Event()).set()
-
-    async def close(self, lane: int) -> None:
-        self._closed.add(lane)
-        self._changed.pop(lane, asyncio.Event()).set()
-
-    async def get(self, lane: int, index: int) -> list[Any]:
-        """Return the item of that index in a list, or an empty list if there will be none."""
-        payloads = self._payloads[lane]
-        while len(payloads) <= index and lane not in self._closed:
-            await self._changed[lane].wait()
-        payloads[: max(0, index - 1)] = [None] * max(
-            0, index - 1
-        )  # every member of a group has them: free their memory
-        return payloads[index : index + 1]
-
-
-class Assignments:
-    """The items of a lane, as an iterator in the lane's task. Each member of a group sees the same ones."""
-
-    def __init__(self, mailbox: str, lane: int) -> None:
-        self._mailbox, self._lane = mailbox, lane  # the actor's name, and the number of the lane
-
-    def __iter__(self) -> Iterator[Any]:
-        mailbox = self._find_mailbox()
-        for index in itertools.count():
-            found = self._get(mailbox, index)
-            if not found:
-                return
-            yield from found
-
-    def _find_mailbox(self) -> Any:
-        while True:
-            try:
-                mailbox: Any = ray.get_actor(self._mailbox)
-                _without_giving_back_the_cpu(mailbox.node.remote())  # it may have failed to start
-            except (ValueError, ray.exceptions.ActorDiedError):
-                time.sleep(MAX_POLL_SECONDS)
-            else:
-                return mailbox
-
-    def _get(self, mailbox: Any, index: int, retries: int = MAILBOX_RETRIES) -> list[Any]:
-        try:
-            found: list[Any] = _without_giving_back_the_cpu(mailbox.get.remote(self._lane, index))
-        except ray.exceptions.ActorUnavailableError:  # a connection broke
-            if not retries:
-                raise
-            time.sleep(1.0)
-            return self._get(mailbox, index, retries - 1)
-        return found
-
-
-def _without_giving_back_the_cpu(reference: Any) -> Any:
-    """Return an object once it exists. The CPU of a task that blocks in `ray.get` is given to others."""
-    pause = POLL_SECONDS
-    while not ray.wait([reference], timeout=0)[0]:
-        time.sleep(pause)
-        pause = min(2 * pause, MAX_POLL_SECONDS)
-    return ray.get(reference)

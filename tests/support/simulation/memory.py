@@ -1,9 +1,13 @@
-"""A storage in memory, for thousands of runs a minute."""
+"""A storage in memory, for thousands of runs a minute, and writes that take virtual time."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
+from jobs.console.signals import MAX_CONCURRENT_WRITES
+from jobs.train.recorder import MAX_UNWRITTEN, WriteQueue
 from mnist_lib.store.objects import check_name
+from tests.support.simulation.clock import VirtualClock
 
 
 class MemoryObjects:
@@ -51,3 +55,46 @@ class MemoryObjects:
 
     def where(self, name: str) -> str:
         return f"memory/{name}"
+
+
+class SimulatedWrites(WriteQueue):
+    """Makes writes that take virtual seconds: threads would make a simulation depend on the machine.
+
+    Args:
+        seconds: of each write.
+        concurrent: how many are made at a time.
+        most: how many may wait before events have to wait, too.
+    """
+
+    def __init__(
+        self, clock: VirtualClock, seconds: float, concurrent: int = MAX_CONCURRENT_WRITES, most: int = MAX_UNWRITTEN
+    ) -> None:
+        super().__init__(threads=0)
+        self._clock, self._seconds, self._concurrent, self._most = clock, seconds, concurrent, most
+
+    def put(self, write: Callable[[], None], key: str, *, in_place_of: str = "") -> None:
+        super().put(write, key, in_place_of=in_place_of)
+        self._begin_next()
+
+    @property
+    def is_full(self) -> bool:
+        self._raise_error()
+        return self._count >= self._most
+
+    def close(self) -> None:
+        while self._in_progress:
+            self._clock.sleep(self._seconds)
+        self._raise_error()
+
+    def _begin_next(self) -> None:
+        while self._next_key() is not None and len(self._in_progress) < self._concurrent:
+            key, write = self._begin()
+            if self._seconds:
+                self._clock.after(self._seconds, functools.partial(self._make, key, write))
+            else:
+                self._make(key, write)
+                self._raise_error()
+
+    def _make(self, key: str, write: Callable[[], None]) -> None:
+        super()._make(key, write)
+        self._begin_next()

@@ -19,9 +19,8 @@ from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
-from tests.support.simulation.memory import MemoryObjects
+from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations
-from tests.support.simulation.world import SimulatedWrites
 
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")  # the most memory of this process; getrusage also counts that of its parent
 SECONDS_PER_WRITE = 0.16  # a bucket with a latency of 40 ms, and four requests a write on average

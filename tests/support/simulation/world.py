@@ -1,12 +1,11 @@
 """Worlds from a seed: a cluster, a run on it, and faults; and what must hold whatever happens."""
 
 import contextlib
-import functools
 import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +14,14 @@ from cluster.errors import ClusterLostError, ResourcesError
 from cluster.lanes.fan_out import Died
 from cluster.lanes.ports import Kind
 from cluster.lanes.resources import LanePlan
-from jobs.console.signals import MAX_CONCURRENT_WRITES
 from jobs.train.driver import fan_out_of
-from jobs.train.recorder import MAX_UNWRITTEN, Recorder, WriteQueue
+from jobs.train.recorder import Recorder
 from mnist_lib.errors import StoreError
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import Node, SimulatedCluster, SimulatedLane
-from tests.support.simulation.memory import MemoryObjects
+from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
 
@@ -34,49 +32,6 @@ MAX_HOURS = 24.0
 ANNOUNCED_SECONDS = (
     16.0  # within which a wait is logged: 10 s, and two looks at it with an unanswered request to the head
 )
-
-
-class SimulatedWrites(WriteQueue):
-    """Makes writes that take virtual seconds: threads would make a simulation depend on the machine.
-
-    Args:
-        seconds: of each write.
-        concurrent: how many are made at a time.
-        most: how many may wait before events have to wait, too.
-    """
-
-    def __init__(
-        self, clock: VirtualClock, seconds: float, concurrent: int = MAX_CONCURRENT_WRITES, most: int = MAX_UNWRITTEN
-    ) -> None:
-        super().__init__(threads=0)
-        self._clock, self._seconds, self._concurrent, self._most = clock, seconds, concurrent, most
-
-    def put(self, write: Callable[[], None], key: str, *, in_place_of: str = "") -> None:
-        super().put(write, key, in_place_of=in_place_of)
-        self._begin_next()
-
-    @property
-    def is_full(self) -> bool:
-        self._raise_error()
-        return self._count >= self._most
-
-    def close(self) -> None:
-        while self._in_progress:
-            self._clock.sleep(self._seconds)
-        self._raise_error()
-
-    def _begin_next(self) -> None:
-        while self._next_key() is not None and len(self._in_progress) < self._concurrent:
-            key, write = self._begin()
-            if self._seconds:
-                self._clock.after(self._seconds, functools.partial(self._make, key, write))
-            else:
-                self._make(key, write)
-                self._raise_error()
-
-    def _make(self, key: str, write: Callable[[], None]) -> None:
-        super()._make(key, write)
-        self._begin_next()
 
 
 @dataclass
