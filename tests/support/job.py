@@ -56,9 +56,10 @@ def start(
     """
     stream = subprocess.PIPE if terminal is None else terminal
 
-    def take_terminal() -> None:
+    def set_up() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the tests may run in the background of a shell
         if terminal is not None:
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or under nohup
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
     return subprocess.Popen(
@@ -70,7 +71,7 @@ def start(
         stderr=stream,
         text=True,
         start_new_session=True,  # so that a signal to its process group does not reach the tests
-        preexec_fn=take_terminal,
+        preexec_fn=set_up,
     )
 
 
