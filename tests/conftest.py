@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # log errors only; TensorFlow reads this on import
+os.environ["TERM"] = "xterm-256color"  # a dumb terminal shows no steps and no live table
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else the first cluster writes a token to the home directory
 for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
     os.environ.pop(name, None)
