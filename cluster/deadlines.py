@@ -42,7 +42,7 @@ JOB_SERVER_LOST_SECONDS = 120.0  # without an answer from the job server while a
 
 # Lanes
 TICK_SECONDS = 0.5  # how late a deadline may be noticed
-MAX_TICK_SECONDS = 5.0  # counted between two looks at the clock; in a longer time, this process was stopped
+MAX_TICK_SECONDS = 5.0  # counted per look at the clock; a longer gap means that this process was stopped
 MAILBOX_START_SECONDS = 60.0  # for the start of the actor that gives lanes their items
 POLL_SECONDS = 0.002  # how late a lane notices its next item; a blocking request would give back its CPU
 MAX_POLL_SECONDS = 0.1
@@ -60,7 +60,7 @@ KUBERNETES_SILENCE_SECONDS = 300.0  # without any answer; the API server may be 
 
 
 class Clock(Protocol):
-    """The time of supervision; the module `time` is one, and simulations use another."""
+    """The clock of supervision: the module `time`, or a simulated one."""
 
     def monotonic(self) -> float: ...
     def sleep(self, seconds: float, /) -> None: ...

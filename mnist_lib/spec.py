@@ -149,8 +149,8 @@ class Assignment:
 
     spec: TrialSpec
     checkpoint: bytes | None = None  # the newest one of an earlier attempt
-    # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. It is no
-    # point in time, since the clocks of two machines may differ.
+    # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. Not a point
+    # in time, since the clocks of two machines may differ.
     seconds: float = math.inf
 
 

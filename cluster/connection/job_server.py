@@ -90,7 +90,7 @@ class JobClient:
             self._client = ray_private.job_client(self.url, CONNECT_SECONDS, JOB_ANSWER_SECONDS)
 
     def submit(self, job: str | None, command: str, packages: Sequence[Path], metadata: dict[str, str]) -> str:
-        """Send packages of one folder, run the command in the folder of their copies, and return the job's id.
+        """Send packages that share a folder, run the command beside their copies, and return the job's id.
 
         Args:
             job: its id; None to let Ray choose one.

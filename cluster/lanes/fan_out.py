@@ -93,7 +93,7 @@ class FanOut:
             ResourcesError: no lane was given its resources in time.
             ClusterLostError: the head of the cluster no longer answers.
         """
-        self._wait.restart()  # before that the caller may have waited for something else
+        self._wait.restart()  # until now, the caller may have waited for something else
         while self._queue or self._backing_off or any(attempt.item for attempt in self._attempts.values()):
             unread = self._wait_for_events()
             self._time.tick()
@@ -150,7 +150,7 @@ class FanOut:
     def _next_item(self, attempt: Attempt) -> Item:
         """Take the first item from the queue or, of those that cost the same, one that saves preparations.
 
-        That is one of the kind of the lane's last item, or else of a kind that no other lane has.
+        It prefers the kind of the lane's last item, then a kind that no other lane has.
         """
         others = {other.kind for other in self._attempts.values() if other is not attempt and other.item is not None}
 

@@ -134,7 +134,7 @@ class Cluster(Protocol):
         """End a lane by force, and give back what it holds.
 
         Args:
-            worker: its process, if it may be stopped and so not obey.
+            worker: its process, if it may be suspended and not react.
         """
         ...
 

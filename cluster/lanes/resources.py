@@ -185,7 +185,7 @@ def count_groups(slots: Sequence[int], size: int) -> int:
 
 
 def makespan(seconds: Iterable[float], lanes: int) -> float:
-    """Return when the last item ends, if each free lane takes the next item. The items take that many seconds each."""
+    """Return when the last item ends, if each free lane takes the next item. `seconds`: how long each item takes."""
     ends = [0.0] * max(1, lanes)
     for duration in seconds:
         heapq.heappush(ends, heapq.heappop(ends) + duration)

@@ -42,7 +42,7 @@ class ChampionOptions(ModelOptions):
     """Show the champion of each model: the version in use."""
 
     at: str | None = option(
-        None, "print the champion of this time, such as 2026-11-25T03:00:00Z (default: now)", moment, "TIME"
+        None, "print the champion at this time, such as 2026-11-25T03:00:00Z (default: now)", moment, "TIME"
     )
 
 

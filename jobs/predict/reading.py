@@ -25,7 +25,7 @@ MAX_TASKS_PER_PROCESS = 4  # limits the pictures in memory that the model has no
 
 @contextlib.contextmanager
 def picture_reader(paths: Sequence[Path]) -> Iterator[Callable[[Layout], Iterator[Picture | ImageError]]]:
-    """Give a function that yields the picture, or the error of reading it, of each path in order.
+    """Give a function that yields, for each path in order, its picture or the error of reading it.
 
     If there are many pictures, processes read them. They are created on entry, and start while TensorFlow loads.
     """

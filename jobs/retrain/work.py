@@ -29,7 +29,7 @@ from mnist_lib.wording import counted
 
 STOP_SECONDS = 15.0  # maximum wait before a stopped run is killed and loses the epochs since its checkpoint
 WITH_SUMMARY = (exit_codes.DONE, exit_codes.SOME_FAILED, exit_codes.exit_code_of("E-TRAINING"))
-SECRETS = ("MNIST_JOBS_NOTIFY", "MNIST_JOBS_NOTIFY_SECRET")  # a training and its workers need neither
+SECRETS = ("MNIST_JOBS_NOTIFY", "MNIST_JOBS_NOTIFY_SECRET")  # training and its workers need neither
 ERROR_LINE = re.compile(r"error\[(E-[A-Z-]+)\] .*")
 LIBC = ctypes.CDLL(None)  # loaded here, since little is allowed between fork and exec
 PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG

@@ -111,12 +111,12 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
             summary = train_trials(options, trials, begin, folder, code, advice)
         else:
             log.info("run %s is complete; for another run, use another --run-name", folder.run)
-            _finish(folder, trials, options)
+            finish(folder, trials, options)
     _print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder), submitted)
     return _exit_code(summary)
 
 
-def _finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
+def finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
     """Repeat the steps after the summary, in case the driver was killed before or during them."""
     from jobs.train.reporting import is_in_index, write_index
     from mnist_lib.store.resumption import delete_trial_state

@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.connection.session import end_children, end_of_node
@@ -24,7 +25,7 @@ from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
 from mnist_lib.clock import now_text
-from mnist_lib.data.split import DatasetInfo, validation_size
+from mnist_lib.data.split import Dataset, DatasetInfo, validation_size
 from mnist_lib.errors import IntegrityError
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
@@ -93,9 +94,36 @@ def _run(
                             show(trial)
         else:
             facts, prepared = _prepared(folder, info, options), time.monotonic()
-    trained = time.monotonic()
     if options.require_all:
         _require_all(recorder.rows)
+    times = Times(begin, prepared, trained=time.monotonic())
+    return store_run(folder, recorder, facts, options, code, times, lambda: result_of(images, "the dataset"))
+
+
+@dataclass(frozen=True)
+class Times:
+    """Moments of a run, as seconds of `time.monotonic`."""
+
+    begin: float
+    prepared: float
+    trained: float
+
+
+def store_run(
+    folder: RunFolder,
+    recorder: Recorder,
+    facts: DatasetInfo,
+    options: TrainOptions,
+    code: Mapping[str, Any],
+    times: Times,
+    dataset: Callable[[], Dataset],
+) -> dict[str, Any]:
+    """Store the models, the report and the summary of a trained run, and delete what only resuming needed.
+
+    Returns:
+        the summary.
+    """
+    shown = not options.quiet
     with step("storing the models", shown=shown):
         tallies = sorted(recorder.tallies.items())
         stored = {model: _store(folder, tally.chosen, facts, options.rule(), code) for model, tally in tallies}
@@ -107,20 +135,20 @@ def _run(
         labels=facts.test_labels,
         trials=recorder.rows,
         timing={
-            "wall_seconds": time.monotonic() - begin,
-            "prepare_seconds": prepared - begin,
-            "trials_seconds": trained - prepared,
-            "store_seconds": time.monotonic() - trained,
+            "wall_seconds": time.monotonic() - times.begin,
+            "prepare_seconds": times.prepared - times.begin,
+            "trials_seconds": times.trained - times.prepared,
+            "store_seconds": time.monotonic() - times.trained,
         },
         ended=now_text(),
     )
     if options.report:
         with step("writing the report", shown=shown):
-            write_report(folder, summary, recorder.tallies, lambda: result_of(images, "the dataset"), code)
+            write_report(folder, summary, recorder.tallies, dataset, code)
     failpoint("run.before_summary")
     folder.complete(summary)
     failpoint("run.before_forget")
-    delete_trial_state(folder, [spec.id for spec in trials])
+    delete_trial_state(folder, [row["id"] for row in recorder.rows])
     if options.report:
         write_index(folder.objects)
     return summary
@@ -151,7 +179,7 @@ def fan_out_of(
 
 
 def _require_all(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raise TrainingError if a trial has failed for a reason that another attempt may not meet."""
+    """Raise TrainingError if a trial has failed for a reason that may not recur."""
     lost = [(row["id"], row["error"]) for row in rows if row["status"] == "failed" and row["error"]["retry"]]
     if lost:
         (trial, error), *others = lost

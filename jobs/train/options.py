@@ -201,7 +201,7 @@ class TrainOptions:
         """Return the Unix time after which no further epoch is trained. Raises SpecError for an invalid value.
 
         Args:
-            begin: Unix time at which the run began; for a resumed run, as if it had been worked on ever since.
+            begin: Unix time at which the command began, less the time that earlier drivers worked on the run.
         """
         until = moment_of(self.finish_by).timestamp() if self.finish_by else math.inf
         return until if self.max_seconds is None else min(until, begin + _seconds("max_seconds", self.max_seconds))

@@ -136,7 +136,7 @@ class Recorder:
     It starts with the results and checkpoints of the run's earlier drivers.
 
     Args:
-        writes: makes the writes; simulations have one without threads.
+        writes: the queue of writes; simulations use one without threads.
     """
 
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec], writes: WriteQueue | None = None) -> None:

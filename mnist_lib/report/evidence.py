@@ -76,7 +76,7 @@ class StoredTrial:
 
     @classmethod
     def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> StoredTrial:
-        """Count the predictions that finite probabilities, [images, classes], make for labels, [images]."""
+        """Compare the predictions of finite probabilities, [images, classes], with labels, [images]."""
         predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float64)
         confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
         np.add.at(confusion, (labels, predicted), 1)

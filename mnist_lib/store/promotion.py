@@ -110,8 +110,8 @@ class Rule:
 def mcnemar(gained: int, lost: int) -> float:
     """Return the two-sided p-value of McNemar's exact test.
 
-    Suppose that the two models are equally good. The p-value is then the probability that the images that exactly one
-    of them answers correctly are split between them at least as unevenly as `gained` to `lost`.
+    Suppose that the two models are equally good. The p-value is then the probability of a split at
+    least as uneven as `gained` to `lost` of the images that exactly one of them answers correctly.
     """
     n = gained + lost
     # Integers, because 2**n overflows a float for n > 1023.

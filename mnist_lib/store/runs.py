@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mnist_lib.clock import as_file_name, now_text
-from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
+from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
 from mnist_lib.store.objects import Objects, check_part
 from mnist_lib.store.publishing import MAX_RUN_NAME_LENGTH
 from mnist_lib.store.records import parse_object, read_record, seal
@@ -49,7 +49,7 @@ class RunFolder:
         self.objects.replace(self._name(name), content)
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        self.write(name, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+        self.write(name, _json(document))
 
     def names(self, prefix: str) -> list[str]:
         """Return the names of all files below a prefix, relative to the run's folder."""
@@ -91,9 +91,11 @@ class RunFolder:
             self.write(HISTORY, history[: history.rfind(b"\n") + 1])
 
     def complete(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, which makes the run complete."""
+        """Write the summary, which makes the run complete. Raises ConflictError if another process has written it."""
         self.flush()
-        self.write_json(SUMMARY, summary)
+        if not self.objects.create(self._name(SUMMARY), _json(summary)):
+            where = self.objects.where(self._name(SUMMARY))
+            raise ConflictError(f"{where}: expected no summary yet, got that of another process; its results are valid")
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a complete run, or None if it is unfinished. Raises IntegrityError if it is damaged."""
@@ -113,6 +115,10 @@ class RunFolder:
 
     def _name(self, name: str) -> str:
         return f"runs/{self.run}/{name}"
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
 
 
 def check_run_name(run: str) -> None:

@@ -99,7 +99,7 @@ def verify(objects: Objects, version: Version, prefix: str | None = None) -> Non
 
 
 def verify_copy(objects: Objects) -> Version:
-    """Verify the version whose folder was copied to the root of `objects` against its own record, and return it.
+    """Verify a version, copied to the root of `objects`, against its own record, and return it.
 
     Raises IntegrityError as `verify` does, or if there is no record.
     """
@@ -138,7 +138,7 @@ def parse_version(record: bytes, name: str, model: str | None = None, number: in
     except (TypeError, KeyError, AttributeError, SpecError) as error:
         raise IntegrityError(f"{name}: expected the record of a version, got other fields: {error}") from error
     if not valid:
-        raise IntegrityError(f"{name}: expected the record of a version, got one of {version.name} or with wrong types")
+        raise IntegrityError(f"{name}: expected the record of a version, got that of {version.name}, or wrong types")
     return version
 
 

@@ -221,7 +221,7 @@ def _train(
     """Return the best epoch by validation accuracy (the first in a tie; without validation the last) and all epochs.
 
     Args:
-        until: the time, as of `time.monotonic`, after which no epoch should end.
+        until: the value of `time.monotonic()` after which no epoch should end.
     """
     best, history = (state.best, state.history) if state else (None, ())
     rates = _learning_rates(compiled, spec)

@@ -82,6 +82,7 @@ with temporary_cluster(cpus=0) as cluster:
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_temporary_cluster_has_a_token_and_ends_with_the_process_that_has_started_it(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}

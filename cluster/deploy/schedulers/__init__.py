@@ -27,7 +27,7 @@ class Timer:
     folder: Path  # the working folder of the command
     about: str  # a description for people
     final_exit_codes: Sequence[int]  # of the command; after any other failure the scheduler retries
-    starting_deadline: float | None = None  # seconds after a slot until which the command may still start
+    starting_deadline: float | None = None  # the command may start up to this many seconds after a slot
 
 
 def require_portable(cron: str, scheduler: str) -> None:

@@ -176,6 +176,7 @@ def test_u2_a_worker_that_stops_after_its_last_result_keeps_no_run_from_ending_a
     assert time.monotonic() - begin < 60
 
 
+@pytest.mark.long
 def test_f9_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:

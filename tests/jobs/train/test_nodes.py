@@ -53,6 +53,7 @@ def test_a_group_resumes_from_its_checkpoint_when_a_process_is_killed(
     wait_until(lambda: not others(), "a process of the group still runs", 20)
 
 
+@pytest.mark.long
 def test_all_members_of_a_group_end_early_when_time_is_up(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     command = (
         *options_for(ray_address, data_dir, tmp_path),

@@ -55,6 +55,7 @@ def test_f6_a_run_whose_driver_died_after_storing_is_not_repeated(
     assert sorted(left) == ["events.out.tfevents.keras-s0", "result.json", "tb"]
 
 
+@pytest.mark.long
 def test_f7_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -203,6 +204,7 @@ def killed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     wait_until(lambda: not processes_of(home), f"processes still run: {processes_of(home)}", seconds=75)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", [None, b"damaged"], ids=["whole", "damaged"])
 def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(
     calm: dict[str, str], killed: Path, data_dir: Path, tmp_path: Path, damage: bytes | None

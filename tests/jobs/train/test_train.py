@@ -50,6 +50,7 @@ def test_each_trial_sees_only_the_gpu_that_ray_granted(gpu_run: tuple[dict[str, 
     assert len({(trial["node"], trial["gpus"][0]) for trial in summary["trials"]}) == 3
 
 
+@pytest.mark.long
 def test_the_same_seeds_produce_the_same_weights_on_a_cluster_without_gpus(
     gpu_run: tuple[dict[str, Any], Path], ray_address_without_gpus: str, data_dir: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """A storage in which something happens at the n-th operation: an error, a kill, or the work of another process."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 
 from mnist_lib.errors import StoreError
@@ -17,6 +18,7 @@ class Faulty:
     def __init__(self, objects: Objects, at: int, error: type[BaseException], *, late: bool) -> None:
         self._objects, self._at, self._error, self._late = objects, at, error, late
         self.operations = 0
+        self._one_at_a_time = threading.RLock()
         self._dead = False
         self.where = objects.where
 
@@ -56,6 +58,10 @@ class Faulty:
         self._run("delete_leftovers", prefix)
 
     def _run(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
+        with self._one_at_a_time:
+            return self._run_alone(operation, *arguments)
+
+    def _run_alone(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
         if self._dead:
             raise KilledError("the process has ended")  # a dead process runs no `finally`
         self.operations += 1
@@ -76,13 +82,20 @@ FAULTS = [(error, late) for error in (StoreError, KilledError) for late in (Fals
 
 
 class Interrupted(Faulty):
-    """Objects that call `other` just before operation number `at`."""
+    """Objects that call `other` just before operation number `at`, and `each` before every operation."""
 
-    def __init__(self, objects: Objects, at: int, other: Callable[[Objects], None]) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        at: int,
+        other: Callable[[Objects], None],
+        each: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(objects, at=0, error=KilledError, late=False)
-        self._interrupted_at, self._other = at, other
+        self._interrupted_at, self._other, self._each = at, other, each
 
-    def _run(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
+    def _run_alone(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
+        self._each()
         if self.operations + 1 == self._interrupted_at:
             self._other(self._objects)
-        return super()._run(operation, *arguments)
+        return super()._run_alone(operation, *arguments)

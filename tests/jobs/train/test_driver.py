@@ -1,0 +1,125 @@
+"""A whole run on a simulated cluster: at any operation of its storage, this fails, or another driver takes over."""
+
+import contextlib
+import functools
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.deadlines import Limits
+from cluster.lanes.resources import LanePlan
+from jobs.train.__main__ import finish
+from jobs.train.driver import Times, fan_out_of, store_run
+from jobs.train.options import TrainOptions
+from jobs.train.recorder import Recorder
+from mnist_lib.data.split import Dataset, DatasetInfo
+from mnist_lib.errors import ConflictError, StoreError
+from mnist_lib.spec import trial_grid
+from mnist_lib.store.lease import FencedObjects, LeaseTerm
+from mnist_lib.store.objects import Objects
+from mnist_lib.store.records import RecordLog
+from mnist_lib.store.runs import open_run
+from mnist_lib.store.versions import find
+from tests.support.simulation.clock import VirtualClock
+from tests.support.simulation.cluster import SimulatedCluster
+from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
+from tests.support.simulation.trials import PROBABILITIES, Durations, undisturbed_weights
+from tests.support.store.faulty import FAULTS, Faulty, Interrupted, KilledError
+from tests.support.store.invariants import all_verified, champion_verified
+
+TRIALS = [
+    spec
+    for n, model in ((2, "keras"), (1, "scratch"))
+    for spec in trial_grid([model], range(n), dataset="mnist-mini", epochs=2)
+]
+LABELS = np.zeros(len(PROBABILITIES), np.uint8)
+FACTS = DatasetInfo("mnist-mini", "1.0.0", "0" * 64, 4_000, LABELS, (28, 28, 1), reusable=True)
+OPTIONS = TrainOptions(report=False, quiet=True)
+LEASE = "lease-of-the-run"
+MAX_OPERATIONS = 500
+
+
+def complete_run(objects: Objects) -> dict[str, Any]:
+    """Begin or resume a run, as `jobs.train` does, and return its summary."""
+    with open_run(objects, "r", dataset="mnist-mini", terms={"epochs": 2}, configuration="") as folder:
+        summary = folder.summary()
+        if summary is not None:
+            finish(folder, TRIALS, OPTIONS)
+            return summary
+        clock = VirtualClock()
+        cluster = SimulatedCluster(clock, {"keras": Durations(), "scratch": Durations()})
+        cluster.add_node(2)
+        with Recorder(folder, TRIALS, SimulatedWrites(clock, seconds=0.0)) as recorder:
+            plan = LanePlan(lanes=2, cpus=1, gpus=0)
+            with fan_out_of(cluster, Limits(), plan, recorder, clock=clock) as fan_out:
+                for event in fan_out.events():
+                    recorder.record(event, fan_out.attempts)
+        return store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0), no_dataset)
+
+
+def no_dataset() -> Dataset:
+    raise AssertionError("only a report needs the dataset")
+
+
+def check(objects: MemoryObjects, summary: dict[str, Any]) -> None:
+    """Check that each trial has undisturbed weights, and that each model has one version, which is the champion."""
+    weights = {trial["id"]: trial["weights_sha256"] for trial in summary["trials"]}
+    assert weights == {spec.id: undisturbed_weights(spec) for spec in TRIALS}
+    for model in ("keras", "scratch"):
+        (number,) = all_verified(objects, model)
+        assert champion_verified(objects, model) == number == summary["models"][model]["version"]
+        version = find(objects, model, number)
+        assert version is not None
+        assert version.run == "r"
+    left = [name for name in objects.content if name.startswith("unfinished/") or "/ended" in name or "check" in name]
+    assert left == []
+
+
+@pytest.mark.parametrize(("error", "late"), FAULTS)
+def test_f6_s1_s2_an_error_or_kill_at_any_operation_of_a_run_changes_no_result(
+    error: type[BaseException], late: bool
+) -> None:
+    for at in range(1, MAX_OPERATIONS):
+        objects = MemoryObjects()
+        faulty = Faulty(objects, at, error, late=late)
+        try:
+            complete_run(faulty)
+        except (StoreError, KilledError):
+            check(objects, complete_run(objects))
+        if faulty.operations < at:  # the run ended before the fault
+            break
+    assert 40 < at < MAX_OPERATIONS - 1
+
+
+def take_lease(objects: Objects, number: int, clock: VirtualClock, through: Objects | None = None) -> FencedObjects:
+    """Begin a term of the lease of the run, and return the objects of its holder.
+
+    Args:
+        through: what the holder makes its requests through, if not `objects`.
+    """
+    term = LeaseTerm(holder=f"process {number}", host="here", since="2026-01-01T00:00:00Z")
+    assert RecordLog(objects, f"{LEASE}/terms").append(number, asdict(term))
+    return FencedObjects(through or objects, LEASE, number, clock)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2.0], ids=["has just asked for its lease", "asks before each write"])
+def test_u8_a_driver_whose_run_is_taken_over_at_any_operation_changes_no_result(seconds: float) -> None:
+    for at in range(1, MAX_OPERATIONS):
+        objects, clock = MemoryObjects(), VirtualClock()
+        summaries: list[dict[str, Any]] = []
+        take_over = functools.partial(complete_as_second, clock, summaries)
+        interrupted = Interrupted(objects, at, take_over, each=functools.partial(clock.sleep, seconds))
+        first = take_lease(objects, 1, clock, through=interrupted)
+        with contextlib.suppress(ConflictError):
+            complete_run(first)
+        if not summaries:  # the run ended before it would have been taken over
+            break
+        assert complete_run(objects) == summaries[0]  # and this deletes what the first one wrote too late
+        check(objects, *summaries)
+    assert 40 < at < MAX_OPERATIONS - 1
+
+
+def complete_as_second(clock: VirtualClock, summaries: list[dict[str, Any]], objects: Objects) -> None:
+    summaries.append(complete_run(take_lease(objects, 2, clock)))
