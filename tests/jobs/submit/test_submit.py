@@ -47,20 +47,21 @@ def at(data_dir: Path, storage: Path, *more: str) -> tuple[str | Path, ...]:
 def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
     calm: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
-    url = f"--address={cluster.dashboard}"
-    code, stdout, stderr = submit(url, *at(data_dir, tmp_path, "--seeds=2", "--run-name=calm"))
+    url, scratch = f"--address={cluster.dashboard}", {"scratch-s0": calm["scratch-s0"]}
+    command = at(data_dir, tmp_path, "--models=scratch", "--run-name=calm")
+    code, stdout, stderr = submit(url, *command)
     assert code == 0, stderr
-    assert hashes(stdout) == calm
+    assert hashes(stdout) == scratch
     assert "MB of code" in stderr
     assert "mnist-mini: 4,000 training images" in stderr
     assert (tmp_path / "runs/calm/report.html").exists()  # its templates were uploaded with the code
     code, stdout, _ = submit("status", "calm.1", url, "--json")
     assert (code, json.loads(stdout)["status"]) == (0, "SUCCEEDED")
     code, stdout, _ = submit("logs", "calm.1", url, "--follow")
-    assert (code, hashes(stdout)) == (0, calm)
+    assert (code, hashes(stdout)) == (0, scratch)
     # Submitting the same again starts another job, which finds the run complete.
-    code, stdout, stderr = submit(url, *at(data_dir, tmp_path, "--seeds=2", "--run-name=calm"))
-    assert (code, hashes(stdout)) == (0, calm)
+    code, stdout, stderr = submit(url, *command)
+    assert (code, hashes(stdout)) == (0, scratch)
     assert "run calm is complete" in stderr
 
 
@@ -69,9 +70,9 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"
-    command = at(data_dir, tmp_path, "--epochs=100", "--run-name=stopped")
+    command = at(data_dir, tmp_path, "--models=scratch", "--epochs=300", "--run-name=stopped")
     first = start(url, *command)
-    pid_of("keras-s0", tmp_path / "runs/stopped", epoch=5)
+    pid_of("scratch-s0", tmp_path / "runs/stopped", epoch=5)
     second = start(url, *command)  # the same submission while the job runs
     assert second.stderr is not None
     assert "run stopped is already in progress, as job stopped.1" in second.stderr.readline()
@@ -88,7 +89,7 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     code, stdout, stderr = submit(url, *command)
     assert code == 0, stderr
     assert "resuming run stopped" in stderr
-    assert starts_of("keras-s0", tmp_path / "runs/stopped")[1] >= 4
+    assert starts_of("scratch-s0", tmp_path / "runs/stopped")[1] >= 4
 
 
 @pytest.mark.slow

@@ -1,34 +1,14 @@
 """Runs that fail in part or completely: the error message and the exit code."""
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.job import pid_of, start, train
+from tests.support.job import train
 
 pytestmark = pytest.mark.slow
-
-
-def test_a_trial_without_retries_fails_and_the_others_are_stored(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    process = start(
-        *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=killed", "--json"),
-        *("--gpus-per-trial=0", "--epochs=150", "--max-failures=0"),
-        home=tmp_path,
-    )
-    os.kill(pid_of("keras-s0", tmp_path / "runs/killed"), signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 9, stderr
-    rows = {trial["id"]: trial for trial in json.loads(stdout)["trials"]}
-    assert rows["keras-s0"]["error"]["code"] == "E-CRASH"
-    assert rows["scratch-s0"]["status"] == "ok"
-    assert not (tmp_path / "models/keras").exists()
-    assert (tmp_path / "models/scratch/versions/1").is_dir()
 
 
 def test_a_run_whose_trials_all_diverge_says_why_and_ends_with_exit_code_5(

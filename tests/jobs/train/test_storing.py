@@ -1,6 +1,7 @@
 """What a run stores and where, even if its driver dies while storing."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.storage import open_storage
 from tests.support.job import TRAINING, start, train
 from tests.support.store.invariants import all_verified, champion_verified
+from tests.support.store.mounts import require_namespaces, run_with_mount
 from tests.support.untrained import UNTRAINED
 
 pytestmark = pytest.mark.slow
@@ -43,6 +45,24 @@ def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     assert champion_verified(objects) == version
     folders = {name.split("/")[3] for name in objects.names("models/keras/versions")}
     assert folders == {str(version)}
+
+
+@pytest.mark.long
+def test_s6_a_disk_that_is_full_at_a_checkpoint_ends_the_run_with_exit_code_6(data_dir: Path, tmp_path: Path) -> None:
+    require_namespaces()
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    at = ("--data-dir", data_dir, "--storage", storage, *TRAINING, "--models=keras", "--epochs=2")
+    kept = tmp_path / "kept"
+    script = f'"$@"; code=$?; cp -r {storage} {kept}; exit $code'
+    command = ("sh", "-c", script, "sh", sys.executable, "-m", "jobs.train", *at)
+    done = run_with_mount(f"mount -t tmpfs -o size=1m none {storage}", *command)
+    assert (done.returncode, done.stdout) == (6, ""), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error[E-STORE-FULL] ")
+    assert "Traceback" not in done.stderr
+    stored = [path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()]
+    assert "runs/r/run.json" in stored
+    assert not [path for path in stored if "checkpoints/" in path or "/." in path]  # nothing incomplete is left
 
 
 def test_u8_of_two_drivers_of_one_run_in_a_bucket_one_stores_the_model_and_the_other_gives_exit_code_75(

@@ -29,9 +29,7 @@ MODELS = ("keras", "scratch", "keras-cnn")
 MAX_DRIVERS = 6  # that a world may need
 # The limit of virtual time for all drivers together. Every deadline that can expire in one world fits into it.
 MAX_HOURS = 24.0
-ANNOUNCED_SECONDS = (
-    16.0  # within which a wait is logged: 10 s, and two looks at it with an unanswered request to the head
-)
+ANNOUNCED_SECONDS = 17.0  # within which a wait is logged: 10 s, two unanswered requests to the head, and a tick
 
 
 @dataclass
