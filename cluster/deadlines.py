@@ -47,7 +47,7 @@ MAILBOX_START_SECONDS = 60.0  # for the start of the actor that gives lanes thei
 POLL_SECONDS = 0.002  # how late a lane notices its next item; a blocking request would give back its CPU
 MAX_POLL_SECONDS = 0.1
 PREPARE_SECONDS = 7_200.0  # for a single task outside of lanes, such as the preparation of a dataset
-MAX_FAILED_STARTS = 3  # of lanes one after the other, by a bug; then all trials fail
+MAX_FAILED_STARTS = 3  # of lanes in a row, because of a bug; then all trials fail
 BACK_OFF_SECONDS = (1.0, 30.0)  # pause after an item's first death, doubled after each further one; longest pause
 
 # Nodes on this machine

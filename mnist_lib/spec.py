@@ -131,7 +131,7 @@ class Resources:
 class Group:
     """The processes, one on each node, that train one trial in lockstep, as described to one of them."""
 
-    addresses: tuple[str, ...]  # host:port of each process, for the TensorFlow of the others
+    addresses: tuple[str, ...]  # host:port where the others' TensorFlow finds each process
     rank: int  # of this process; the events of rank 0 are those of the trial
 
 

@@ -77,7 +77,7 @@ def end_of_node() -> int | None:
 def end_children() -> None:
     """Kill every process that this one has started, and their descendants.
 
-    They are stopped first: one that is being started while its parent is killed would be missed, and remain.
+    All are suspended first: one that is starting while its parent is killed would be missed, and survive.
     """
     import psutil  # a dependency of Ray's
 

@@ -35,7 +35,7 @@ Document = dict[str, Any]
 
 
 def rayjob_of(run: str, uid: str, manifest: Path) -> Document:
-    """Return the RayJob of a YAML file, named after the Job of this name and uid, and deleted with it."""
+    """Return a YAML file's RayJob, named after the Job `run` with this uid and deleted with that Job."""
     job: Document = yaml.safe_load(manifest.read_text())
     job["metadata"]["name"] = f"{run}-ray"  # not the Job's name, which KubeRay may use for a Job of its own
     job["metadata"]["ownerReferences"] = [{"apiVersion": "batch/v1", "kind": "Job", "name": run, "uid": uid}]

@@ -195,7 +195,7 @@ def _word(value: Any) -> str:
     if not isinstance(value, list | tuple):
         return str(value)
     is_one_number = len(value) == 1 and isinstance(value[0], int)
-    return ",".join(map(str, value)) + ("," if is_one_number else "")  # --seeds=4, is a list; --seeds=4 is a count
+    return ",".join(map(str, value)) + ("," if is_one_number else "")  # "4," is a list of seeds; "4" is a count
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:

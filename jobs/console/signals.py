@@ -17,7 +17,7 @@ from jobs.console.exit_codes import exit_code_of
 
 CLUSTER_LOST = "E-CLUSTER-LOST"
 MAX_CONCURRENT_WRITES = 16
-UNINTERRUPTED = threading.Semaphore(MAX_CONCURRENT_WRITES)  # held in a write; cut short, it leaves a temporary file
+UNINTERRUPTED = threading.Semaphore(MAX_CONCURRENT_WRITES)  # held in writes; one cut short leaves a temporary file
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
 

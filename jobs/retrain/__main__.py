@@ -144,7 +144,7 @@ def _busy_error(options: RetrainOptions, objects: Objects) -> BusyError:
     term = newest_term(objects, lease_folder(options.name))
     process = f"{term.holder} on {term.host}, since {term.since}" if term else "another process"
     hint = "wait for it, or see: jobs.retrain status"
-    return BusyError(f"schedule {options.name}: a run is in progress, by {process}; {hint}")
+    return BusyError(f"schedule {options.name}: a run is in progress ({process}); {hint}")
 
 
 class _Stop:

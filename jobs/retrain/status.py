@@ -93,7 +93,7 @@ def _state(name: str, active: Entry | None, term: LeaseTerm | None, zone: tzinfo
     if active.kind == "interrupted":
         return f"{name}: run {active.run} was interrupted and will be resumed ({active.why})"
     process = f"{term.holder} on {term.host}" if term else active.host
-    return f"{name}: run {active.run} has been in progress since {_local(active.begun, zone)}, by {process}"
+    return f"{name}: run {active.run} has been in progress since {_local(active.begun, zone)} ({process})"
 
 
 def _row(entry: Entry, zone: tzinfo) -> list[str]:

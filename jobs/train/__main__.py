@@ -82,7 +82,7 @@ def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions
 
 
 def _require_begun(options: TrainOptions, trials: Sequence[TrialSpec]) -> None:
-    """Raise UsageError, since --finish-by has passed, unless there is a run to resume, which then ends early."""
+    """--finish-by has passed: raise UsageError, unless there is a run to resume, which will then end early."""
     terms = terms_of(options, trials, code_version(SOURCE_FOLDERS))
     if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
         raise exit_codes.UsageError(

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
 SECONDS_BETWEEN_APPENDS = 10.0  # a bucket cannot append: the whole object is sent each time
-MAX_SHARE_OF_APPENDS = 0.05  # of the time, for objects that have become large
+MAX_SHARE_OF_APPENDS = 0.05  # of the time; it limits appends to large objects
 NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
 

@@ -60,8 +60,10 @@ class Rule:
                 raise SpecError(f"{name}: expected a number from 0 to 1, got {value}")
 
     def decide(self, challenger: Predictions, champion: Predictions | None) -> Decision:
-        """Return whether the challenger is better with p < alpha and much worse in no class or, without a champion,
-        whether it is accurate enough."""
+        """Decide whether the challenger is better with p < alpha and not much worse in any class.
+
+        Without a champion, decide whether it is accurate enough.
+        """
         if self.when == "never":
             return Decision(False, "promotion is off (--promote never)", {})
         if challenger.disqualification is not None:
@@ -110,8 +112,8 @@ class Rule:
 def mcnemar(gained: int, lost: int) -> float:
     """Return the two-sided p-value of McNemar's exact test.
 
-    Suppose that the two models are equally good. The p-value is then the probability of a split at
-    least as uneven as `gained` to `lost` of the images that exactly one of them answers correctly.
+    Suppose that the two models are equally good. The p-value is then the probability that the images
+    exactly one of them gets right split at least as unevenly as `gained` to `lost`.
     """
     n = gained + lost
     # Integers, because 2**n overflows a float for n > 1023.

@@ -87,7 +87,7 @@ def read_record(objects: Objects, name: str) -> dict[str, Any]:
 def seal(document: Mapping[str, Any]) -> bytes:
     """Return a record as it is stored. Raises ValueError for NaN, which JSON does not have."""
     text = _text(document)
-    # A second _text() with these two fields would return the same bytes, but take up half the time of a long listing.
+    # A second _text() with these two fields would return the same bytes, but double the time of a long listing.
     sha256 = hashlib.sha256(text).hexdigest()
     return b'{\n  "schema": %d,%b,\n  "sha256": "%b"\n}' % (RECORD_SCHEMA, text[1:-2], sha256.encode())
 

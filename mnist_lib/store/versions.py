@@ -138,7 +138,7 @@ def parse_version(record: bytes, name: str, model: str | None = None, number: in
     except (TypeError, KeyError, AttributeError, SpecError) as error:
         raise IntegrityError(f"{name}: expected the record of a version, got other fields: {error}") from error
     if not valid:
-        raise IntegrityError(f"{name}: expected the record of a version, got that of {version.name}, or wrong types")
+        raise IntegrityError(f"{name}: expected its own record, got that of {version.name}, or wrong types")
     return version
 
 

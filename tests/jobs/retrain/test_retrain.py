@@ -78,7 +78,7 @@ def test_i10_a_second_start_gives_exit_code_75_and_a_stopped_run_is_resumed(sche
         code, _ = schedule.run(option, HOURLY, train=LONG)
         assert code == 75
         (error,) = re.findall(r"error\[E-BUSY\] .*", schedule.log())[-1:]
-        assert re.search(rf"a run is in progress, by process {running.pid} on \S+, since 20\S+Z; wait for it", error)
+        assert re.search(rf"a run is in progress \(process {running.pid} on \S+, since 20\S+Z\); wait for it", error)
     assert terminate(running) == 128 + signal.SIGTERM
     assert processes_of(schedule.folder) == []
     before = epochs_of(schedule)

@@ -68,7 +68,7 @@ def test_status_names_the_run_in_progress_and_its_host(storage: Path, capsys: py
     started = Entry("started", "2026-11-22T02:00:00Z", "2026-11-22T02:00:00Z", "node-b", run="r", begun=SLOT, attempt=1)
     assert Journal(LocalObjects(storage), "nightly").append(len(ENTRIES), started)
     assert main(["status", f"--storage={storage}"]) == 0
-    assert "nightly: run r has been in progress since 2026-11-21 02:00 UTC, by node-b" in capsys.readouterr().out
+    assert "nightly: run r has been in progress since 2026-11-21 02:00 UTC (node-b" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("subcommand", ["status", "history"])

@@ -229,7 +229,7 @@ def test_p12_secrets_and_terminal_control_codes_are_not_printed(
 def test_s9_the_commit_record_of_another_model_is_refused(objects: LocalObjects, keras: Path) -> None:
     other = publish(objects, "scratch", "r", files(100), about())
     (keras / "commits/00000001.json").write_bytes(seal({**asdict(other)}))
-    with pytest.raises(IntegrityError, match="keras@1: expected the record of a version, got that of scratch@1"):
+    with pytest.raises(IntegrityError, match="keras@1: expected its own record, got that of scratch@1"):
         find(objects, "keras", 1)
 
 

@@ -85,7 +85,7 @@ def test_s9_the_commit_record_of_another_version_is_refused(objects: LocalObject
         publish(objects, "keras", run, FILES, {})
     commits = tmp_path / "models/keras/commits"
     (commits / "00000001.json").write_bytes((commits / "00000002.json").read_bytes())
-    with pytest.raises(IntegrityError, match=r"^keras@1: expected the record of a version, got that of keras@2"):
+    with pytest.raises(IntegrityError, match=r"^keras@1: expected its own record, got that of keras@2"):
         find(objects, "keras", 1)
 
 
