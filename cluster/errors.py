@@ -20,7 +20,7 @@ class ClusterLostError(ClusterError):
 
 
 class VersionsError(ClusterError):
-    """A worker has other versions of a package than this process."""
+    """A worker's package versions differ from this process's."""
 
     code = "E-CLUSTER-VERSIONS"
 

@@ -27,7 +27,7 @@ def package_versions() -> dict[str, str]:
 
 
 def differing_versions(others: Mapping[str, str], own: Mapping[str, str] | None = None) -> str:
-    """Describe how the versions of another process differ from `own` (default: of this process); "" if they do not.
+    """Describe how the versions of another process differ from `own` (default: this process's); "" if they do not.
 
     Patch releases of Python are regarded as equal.
     """

@@ -47,7 +47,7 @@ def require_head(address: str, source: str) -> str:
             address = ray_private.head_on_this_machine()
         except ConnectionError as error:
             raise ClusterError(
-                "--address auto: no Ray runs on this machine; start one with `ray start --head`, or leave out --address"
+                "--address auto: Ray is not running here; start it with `ray start --head`, or leave out --address"
             ) from error
         ray_private.enable_token_if_found()  # as ray.init("auto") does; with other addresses Ray uses RAY_AUTH_MODE
     host, _, port = address.rpartition(":")

@@ -68,7 +68,7 @@ def end_of_node() -> int | None:
 
     mark = ray_private.NODE_ARGUMENT + ray.get_runtime_context().get_node_id()
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError, AttributeError):  # of a process that has ended, or no Linux
+        with contextlib.suppress(psutil.Error, OSError, AttributeError):  # of a process that has ended, or not on Linux
             if mark in process.cmdline():
                 return os.pidfd_open(process.pid)
     return None

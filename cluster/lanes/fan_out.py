@@ -38,8 +38,8 @@ class FanOut:
     Args:
         limits: when to abandon an attempt or an item.
         plan: the resources of each lane, and the number of lanes to start with.
-        payload: (item, rounds) -> what the lane is given. `rounds`: how many items each lane has left, with this one.
-        max_lanes: the maximum when nodes have joined; None for one per item.
+        payload: (item, rounds) -> what the lane is given. `rounds`: items left per lane, counting this one.
+        max_lanes: the maximum, even as nodes join; None for one per item.
         is_full: returns whether events should wait because earlier ones are not recorded yet. It delays no deadline.
     """
 

@@ -134,7 +134,7 @@ class Cluster(Protocol):
         """End a lane by force, and give back what it holds.
 
         Args:
-            worker: its process, if it may be suspended and not react.
+            worker: its process, in case it cannot react (suspended).
         """
         ...
 

@@ -76,7 +76,7 @@ def value_of(reference: Any) -> Any:
 def results_in_order(
     function: Callable[..., Any], calls: Iterable[Sequence[Any]], what: str, limits: Limits
 ) -> Iterator[Any]:
-    """Yield the function's result of each call. Few calls are taken from their iterator in advance.
+    """Yield the result of each call. Few calls are taken from their iterator in advance.
 
     Args:
         function: without side effects, since Ray calls it again when a worker or a node is lost.

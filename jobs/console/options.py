@@ -128,7 +128,7 @@ def parse(
     """Return the options: the command line overrides the --config file, which overrides the defaults.
 
     Args:
-        left_out: fields that are no options of this command; they have their default values.
+        left_out: fields that are not options of this command; they have their default values.
         hidden: fields that --help does not list.
 
     Raises:

@@ -25,7 +25,7 @@ NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGH
 def stoppable(advice: str, end_children: Callable[[], None], node: int | None = None) -> Iterator[None]:
     """End this process on the signals of `NAMES`. Use it after Ray has started, since Ray sets its own handlers.
 
-    SIGHUP stays ignored if it is, as under `nohup`.
+    An ignored SIGHUP stays ignored, as under `nohup`.
 
     Args:
         advice: what the user can do then, printed after the name of the signal.

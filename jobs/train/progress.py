@@ -111,7 +111,7 @@ class RunProgress:
     def seconds_left(self, trial: TrialProgress) -> float | None:
         """Return the expected seconds to the end of a trial, from the mean epoch of its model.
 
-        Before it has one, scale other models' epochs by relative cost. None if no epoch was trained yet.
+        If there is none, scale other models' epochs by relative cost. None if no epoch was trained yet.
         """
         if trial.end:
             return 0.0

@@ -91,7 +91,7 @@ def _picture_or_error(content: bytes, layout: Layout) -> Picture | ImageError:
 
 
 def read_content(path: Path) -> bytes:
-    """Return the content of a file, or raise ImageError if it is no file, or too large or unreadable."""
+    """Return the content of a file, or raise ImageError if it is too large, unreadable or not a file."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -114,7 +114,7 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     """Return the picture in the content of a file.
 
     Raises:
-        ImageError: it is no picture, or damaged, too large or blank.
+        ImageError: it is damaged, too large, blank or not a picture.
     """
     if not content:
         raise ImageError("expected a picture, got an empty file; copy it again")

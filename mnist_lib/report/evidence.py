@@ -20,8 +20,8 @@ CALIBRATION_BINS = 10
 MAX_PICTURES = 24  # of one kind
 # A label is questioned if all trials of the models with a mean test accuracy of at least MIN_ACCURACY predict the same
 # other class, with a mean probability of at least MIN_PROBABILITY. There must be at least MIN_VOTERS such trials. Less
-# accurate models are mostly wrong where they contradict a label: on MNIST, models of 97.8% contradicted 31 labels, of
-# which models of 99.5% confirmed 3.
+# accurate models are mostly wrong where they contradict a label: on MNIST, models of 97.8% contradicted 31 labels,
+# models of 99.5% only 3 of these.
 MIN_VOTERS, MIN_ACCURACY, MIN_PROBABILITY = 2, 0.99, 0.9
 
 
@@ -100,7 +100,7 @@ class DividedImage:
 
     image: int
     label: int
-    votes: Mapping[int, int]  # predicted class -> trials, the most first
+    votes: Mapping[int, int]  # predicted class -> trials, descending
 
     def __str__(self) -> str:
         votes = ", ".join(f"{predicted}\N{NO-BREAK SPACE}({count})" for predicted, count in self.votes.items())

@@ -1,5 +1,5 @@
 """What a version contains besides the model: its predictions on the test split and its manifest, which says how it was
-made. Two versions are compared by both.
+made. Both serve to compare versions.
 
 Anybody may have written these files, so the sha256 and the format of each are checked when it is read.
 """

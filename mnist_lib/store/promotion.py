@@ -112,8 +112,8 @@ class Rule:
 def mcnemar(gained: int, lost: int) -> float:
     """Return the two-sided p-value of McNemar's exact test.
 
-    Suppose that the two models are equally good. The p-value is then the probability that the images
-    exactly one of them gets right split at least as unevenly as `gained` to `lost`.
+    Suppose that the two models are equally good. The p-value is then the probability that the images on which only one
+    is right split at least as unevenly as `gained` to `lost`.
     """
     n = gained + lost
     # Integers, because 2**n overflows a float for n > 1023.
