@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mnist_lib.data.split import Dataset
 
@@ -21,14 +23,20 @@ def summary_of_stored(stored: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def stored(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, digits: Dataset) -> Path:
-    """A folder with `results`, where both models are stored, `images.npy`, `labels.npy` and two exported models."""
-    folder = tmp_path_factory.mktemp("stored")
-    train = ("jobs.train", "--seeds=2", "--epochs=12", f"--data-dir={data_dir}")
-    onnx = ("jobs.models", "export", "keras", "--format=onnx", "--to=digits.onnx", f"--data-dir={data_dir}")
-    litert = ("jobs.models", "export", "keras", "--format=litert", f"--data-dir={data_dir}")
-    for command in (train, onnx, litert):
-        subprocess.run([sys.executable, "-m", *command], cwd=folder, check=True, env=dict(os.environ))
-    np.save(folder / "images.npy", digits.test.images)
-    np.save(folder / "labels.npy", digits.test.labels)
-    return folder
+def stored(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory, data_dir: Path, digits: Dataset) -> Path:
+    """A folder with `results`, where both models are stored, `images.npy`, `labels.npy` and two exported models.
+
+    Parallel test processes share the run, and each has a copy.
+    """
+    made, copy = shared_folder / "stored", tmp_path_factory.mktemp("stored") / "copy"
+    with FileLock(f"{made}.lock"):
+        if not (made / "labels.npy").exists():
+            made.mkdir()
+            train = ("jobs.train", "--seeds=2", "--epochs=12", f"--data-dir={data_dir}")
+            onnx = ("jobs.models", "export", "keras", "--format=onnx", "--to=digits.onnx", f"--data-dir={data_dir}")
+            litert = ("jobs.models", "export", "keras", "--format=litert", f"--data-dir={data_dir}")
+            for command in (train, onnx, litert):
+                subprocess.run([sys.executable, "-m", *command], cwd=made, check=True, env=dict(os.environ))
+            np.save(made / "images.npy", digits.test.images)
+            np.save(made / "labels.npy", digits.test.labels)
+    return Path(shutil.copytree(made, copy))

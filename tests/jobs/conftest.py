@@ -17,11 +17,24 @@ def calm(
     ray_address: str, data_dir: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     """The hash of each trial's weights in an undisturbed run, which parallel test processes train only once."""
-    home = tmp_path_factory.mktemp("calm")
-    with FileLock(shared_folder / "calm.lock"):
-        known = shared_folder / "calm.json"
+    storage = tmp_path_factory.mktemp("calm")
+    return _undisturbed(shared_folder / "calm", *options_for(ray_address, data_dir, storage), "--seeds=2")
+
+
+@pytest.fixture(scope="session")
+def calm_scratch(
+    ray_address: str, data_dir: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The same for one trial, in less time."""
+    storage = tmp_path_factory.mktemp("calm-scratch")
+    command = (*options_for(ray_address, data_dir, storage), "--models=scratch")
+    return _undisturbed(shared_folder / "calm-scratch", *command)
+
+
+def _undisturbed(known: Path, *command: str | Path) -> dict[str, str]:
+    with FileLock(f"{known}.lock"):
         if not known.exists():
-            code, stdout, stderr = train(*options_for(ray_address, data_dir, home), "--seeds=2", home=home)
+            code, stdout, stderr = train(*command, home=known.parent / f"home-of-{known.name}")
             assert code == 0, stderr
             known.write_text(json.dumps(hashes(stdout)))
         found: dict[str, str] = json.loads(known.read_text())

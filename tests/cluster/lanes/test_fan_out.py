@@ -165,6 +165,7 @@ def test_a_silent_attempt_is_killed_and_another_one_follows(tmp_path: Path) -> N
     wait_until(lambda: not Path(f"/proc/{stopped}").exists(), "the stopped worker is still there")
 
 
+@pytest.mark.long
 def test_late_events_of_an_abandoned_attempt_are_ignored(tmp_path: Path) -> None:
     limits = replace(QUICK, cancel_seconds=60)  # it is not killed meanwhile
     seen = []
@@ -187,6 +188,7 @@ def sleeps(seconds: float, items: Iterable[Item]) -> Iterator[Event]:
         yield Event(item.id, "ends", final=True)
 
 
+@pytest.mark.long
 def test_an_item_that_takes_too_long_fails_without_a_retry_and_the_others_end() -> None:
     def slow_a(items: Iterable[Item]) -> Iterator[Event]:
         for item in items:

@@ -129,6 +129,7 @@ builders.MnistMini(data_dir=str(data_dir)).download_and_prepare()
 """
 
 
+@pytest.mark.long
 def test_a_model_trained_on_bad_data_is_stored_and_reported_but_not_promoted(schedule: Schedule) -> None:
     bad, received, schedule.trains = schedule.folder / "bad", schedule.folder / "notice", True
     train = ("--models=scratch", "--epochs=5")

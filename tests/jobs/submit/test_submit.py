@@ -45,26 +45,27 @@ def at(data_dir: Path, storage: Path, *more: str) -> tuple[str | Path, ...]:
 
 @pytest.mark.slow
 def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
-    calm: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
+    calm_scratch: dict[str, str], cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
-    url, scratch = f"--address={cluster.dashboard}", {"scratch-s0": calm["scratch-s0"]}
+    url = f"--address={cluster.dashboard}"
     command = at(data_dir, tmp_path, "--models=scratch", "--run-name=calm")
     code, stdout, stderr = submit(url, *command)
     assert code == 0, stderr
-    assert hashes(stdout) == scratch
+    assert hashes(stdout) == calm_scratch
     assert "MB of code" in stderr
     assert "mnist-mini: 4,000 training images" in stderr
     assert (tmp_path / "runs/calm/report.html").exists()  # its templates were uploaded with the code
     code, stdout, _ = submit("status", "calm.1", url, "--json")
     assert (code, json.loads(stdout)["status"]) == (0, "SUCCEEDED")
     code, stdout, _ = submit("logs", "calm.1", url, "--follow")
-    assert (code, hashes(stdout)) == (0, scratch)
+    assert (code, hashes(stdout)) == (0, calm_scratch)
     # Submitting the same again starts another job, which finds the run complete.
     code, stdout, stderr = submit(url, *command)
-    assert (code, hashes(stdout)) == (0, scratch)
+    assert (code, hashes(stdout)) == (0, calm_scratch)
     assert "run calm is complete" in stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     cluster: Cluster, data_dir: Path, tmp_path: Path
@@ -112,6 +113,7 @@ def test_a_failed_job_ends_with_the_exit_code_of_its_driver(
     assert error not in stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
     cluster: Cluster, data_dir: Path, tmp_path: Path

@@ -40,7 +40,7 @@ FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")
 WEIGHTS = {"scratch-s0": untrained_weights("scratch", epochs=20)}
 
 
-@pytest.mark.parametrize("place", ["run.before_summary", "run.before_forget"])
+@pytest.mark.parametrize("place", ["run.before_summary", pytest.param("run.before_forget", marks=pytest.mark.long)])
 def test_f6_a_run_whose_driver_died_after_storing_is_not_repeated(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str
 ) -> None:
@@ -225,7 +225,8 @@ def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(
     assert len(list(run.glob("trials/*/tb/*"))) == 4
 
 
-@pytest.mark.parametrize("model", ["scratch", pytest.param("keras", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["scratch", "keras"])
 def test_a_stored_version_is_reproduced_with_the_same_weights(
     ray_address: str, data_dir: Path, tmp_path: Path, model: str
 ) -> None:

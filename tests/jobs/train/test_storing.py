@@ -24,7 +24,14 @@ def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pyte
     assert "storage: expected an absolute path" in stderr
 
 
-@pytest.mark.parametrize("place", ["publish.before_run", "publish.before_commit", "promote.before_append"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("publish.before_run", marks=pytest.mark.long),
+        "publish.before_commit",
+        pytest.param("promote.before_append", marks=pytest.mark.long),
+    ],
+)
 def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,20 +136,27 @@ def test_stored_models_reproduce_the_summary_without_this_project(
         assert (predicted["predictions"] == predicted["labels"]).sum() == expected[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("keras", []),
+        ("scratch", ["--trust"]),
+        pytest.param("keras", ["--trust"], marks=pytest.mark.long),
+        pytest.param("scratch", [], marks=pytest.mark.long),
+    ],
+)
 def test_stored_weights_and_stored_files_evaluate_to_the_stored_result(
-    gpu_run: tuple[dict[str, Any], Path], data_dir: Path
+    gpu_run: tuple[dict[str, Any], Path], data_dir: Path, name: str, more: list[str]
 ) -> None:
     summary, home = gpu_run
     command = [sys.executable, "-m", "jobs.models", "evaluate", "--json", f"--storage={home}/results"]
-    for name in summary["models"]:
-        test = next(t["test"] for t in summary["trials"] if t["id"] == summary["models"][name]["best_trial"])
-        for more in ([], ["--trust"]):
-            arguments = [*command, name, f"--data-dir={data_dir}", *more]
-            done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-            assert (done.returncode, done.stderr) == (0, "")
-            found = json.loads(done.stdout)
-            assert (found["test"], found["matching"]) == (test, test["total"])
-            assert found["max_difference"] < 1e-4
+    test = next(t["test"] for t in summary["trials"] if t["id"] == summary["models"][name]["best_trial"])
+    arguments = [*command, name, f"--data-dir={data_dir}", *more]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["test"], found["matching"]) == (test, test["total"])
+    assert found["max_difference"] < 1e-4
 
 
 def test_a_run_on_its_own_cluster_prints_a_table_and_where_its_files_are(data_dir: Path, tmp_path: Path) -> None:

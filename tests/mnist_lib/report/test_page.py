@@ -131,7 +131,7 @@ def test_options_that_differ_from_their_defaults_come_first_and_the_others_are_f
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "reported",
-    [pytest.param(n, marks=() if n in ("six", "a failed one") else pytest.mark.long) for n in RUNS],
+    [pytest.param(n, marks=() if n == "six" else pytest.mark.long) for n in RUNS],
     indirect=True,
 )
 def test_the_page_is_legible_and_accessible_in_every_size_and_colour_scheme(

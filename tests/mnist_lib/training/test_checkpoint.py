@@ -49,7 +49,7 @@ def result(seen: Sequence[TrialEvent]) -> TrialResult:
 
 
 @pytest.mark.parametrize("resources", [ONE, TWO], ids=["1 replica", "2 replicas"])
-@pytest.mark.parametrize("model", ["keras", "scratch", "keras-cnn"])
+@pytest.mark.parametrize("model", ["keras", "scratch", pytest.param("keras-cnn", marks=pytest.mark.long)])
 def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
     few: Dataset, model: str, resources: Resources
 ) -> None:
