@@ -97,7 +97,7 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
-        (["--learning-rate=1e38"], 5, "error[E-NAN] "),
+        pytest.param(["--learning-rate=1e38"], 5, "error[E-NAN] ", marks=pytest.mark.long),
         (["--dataset=kmnist", "--data-source=/nowhere"], 3, "error[E-DATA-MISSING] "),
         (["--gpus-per-trial=64"], 4, "error[E-RESOURCES] "),
     ],

@@ -104,6 +104,7 @@ def test_with_require_all_nothing_is_stored_until_the_same_command_has_trained_t
     assert [all_verified(LocalObjects(tmp_path), model) for model in ("keras", "scratch")] == [[1], [1]]
 
 
+@pytest.mark.long
 def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         (node,) = cluster.add_nodes(cpus=1)

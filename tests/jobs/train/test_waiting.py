@@ -45,6 +45,7 @@ def test_f13_a_gpu_that_no_node_has_is_refused_within_ten_seconds(
     assert "--gpus-per-trial" in stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_f15_a_run_starts_when_a_late_node_joins(data_dir: Path, tmp_path: Path) -> None:
     with temporary_cluster(cpus=0) as cluster:
         command = (*options_for(cluster.address, data_dir, tmp_path), "--models=scratch")
@@ -77,6 +78,7 @@ def test_f22_workers_with_different_packages_are_refused_before_training(
     assert not [event for event in history_of(tmp_path / "runs/r") if event["event"] == "started"]
 
 
+@pytest.mark.long
 def test_a_run_whose_time_is_up_trains_fewer_epochs_and_says_so(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
