@@ -103,7 +103,7 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
 
     accuracies, seconds = [], []
     for spec in specs:
-        model = build_model(spec, dataset.image_shape)
+        model = build_model(spec, dataset.image_shape, len(dataset.classes))
         assert isinstance(model, KerasModel)
         keras.utils.set_random_seed(spec.seed)
         network = model.training_network()

@@ -20,9 +20,10 @@ def write_digits(file: Path, source: Path | None, images: int | None = None) -> 
         arrays = dict(np.load(FOLDER / "mnist-mini.npz"))
     else:
         from mnist_lib.data.prepare import prepare
+        from mnist_lib.data.request import DataRequest
 
         with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress
-            dataset = prepare("mnist", None, source)
+            dataset = prepare(DataRequest(dataset="mnist", data_source=source))
         arrays = {
             f"{split}_{kind}": getattr(getattr(dataset, split), kind)
             for split in ("train", "test")

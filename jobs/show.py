@@ -13,11 +13,18 @@ from jobs.console import exit_codes
 from jobs.console.options import option, parse
 from jobs.console.output import as_text, has_colors, print_result, run_command
 from jobs.console.terminal import step
-from jobs.console.values import existing_folder, folder, whole_number
+from jobs.console.values import existing_folder, folder, image_size, whole_number
 from jobs.models.compute import load_dataset
-from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP
-from mnist_lib.catalog import DATASETS, require_known
+from jobs.train.options import (
+    CHANNELS_HELP,
+    DATA_DIR_HELP,
+    DATA_SOURCE_HELP,
+    DATASET_HELP,
+    IMAGE_SIZE_HELP,
+    TFDS_IMPORT_HELP,
+)
 from mnist_lib.data.availability import default_data_dir
+from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import SpecError
 from mnist_lib.store.local import atomic_output
 
@@ -29,15 +36,29 @@ if TYPE_CHECKING:
 class ShowOptions:
     """Describe a dataset: its size, classes and pixel values, with some of its images."""
 
-    dataset: str = option("mnist-mini", f"dataset: {', '.join(DATASETS)}", str, "DATASET", positional=True)
+    dataset: str = option("mnist-mini", DATASET_HELP, str, "DATASET", positional=True)
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
+    image_size: tuple[int, int] | None = option(None, IMAGE_SIZE_HELP, image_size, "N|HxW")
+    channels: int | None = option(None, CHANNELS_HELP, whole_number, "N")
+    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")
     picture: Path | None = option(None, "file to write: ten training images of each class", folder, "FILE.png")
     seed: int = option(0, "random seed that chooses the images to show", whole_number, "N")
     json: bool = option(False, "print one JSON document instead of tables")
 
+    def data(self) -> DataRequest:
+        """Return what dataset is asked for. Raises SpecError for an invalid value."""
+        return DataRequest(
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            data_source=self.data_source,
+            image_size=self.image_size,
+            channels=self.channels,
+            tfds_import=self.tfds_import,
+        )
+
     def check(self) -> None:
-        require_known("dataset", self.dataset, DATASETS)
+        self.data()
         if self.seed < 0:
             raise SpecError(f"seed: expected 0 or more, got {self.seed}")
         if self.picture is not None:
@@ -55,13 +76,15 @@ def show(arguments: Sequence[str]) -> int:
     options: ShowOptions = parse("jobs.show", ShowOptions, arguments)
     options.check()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve the memory of GPUs that other processes use
-    with step(f"loading {options.dataset}"):
-        dataset = load_dataset(options.dataset, options.data_dir, options.data_source)
+    with step(f"loading {options.dataset}") as progress:
+        dataset = load_dataset(options.data(), progress)
     from rich.text import Text
 
     from mnist_lib.report.dataset import dataset_tables, describe, draw_examples, examples_as_text
 
-    description = describe(dataset, options.data_dir or default_data_dir() if dataset.reusable else None)
+    description = describe(
+        dataset, options.data_dir or default_data_dir() if dataset.reusable else None, options.data().folder
+    )
     if options.picture is not None:
         with atomic_output(options.picture) as written:
             draw_examples(dataset, options.seed, written)

@@ -38,6 +38,7 @@ class Classifier:
 
     name: str  # such as "keras@3"
     accuracy: Accuracy  # on the test split: correct, total, value, interval()
+    classes: tuple[str, ...] = field(repr=False)  # the names of the columns of `predict`
     manifest: Mapping[str, Any] = field(repr=False)  # how it was made: spec, dataset, history, versions, ...
     _predict: "Predict" = field(repr=False)
 
@@ -45,7 +46,7 @@ class Classifier:
         """Return the probabilities of the classes, [n, classes].
 
         Args:
-            images: [n, height, width, 1], 0-255. Another type or shape raises SpecError.
+            images: [n, height, width, channels], 0-255. Another type or shape raises SpecError.
         """
         return self._predict(images)
 
@@ -84,8 +85,14 @@ def load(name: str | None = None, storage: str | Path = "results") -> Classifier
     import_keras(gpus=False)
     from mnist_lib.export.loading import build, predictor
 
-    predict = predictor(build(stored))
-    return Classifier(name=version.name, accuracy=accuracy, manifest=stored.manifest, _predict=predict)
+    loaded = build(stored)
+    return Classifier(
+        name=version.name,
+        accuracy=accuracy,
+        classes=loaded.classes,
+        manifest=stored.manifest,
+        _predict=predictor(loaded),
+    )
 
 
 def runs(storage: str | Path = "results") -> list[RunRecord]:

@@ -13,7 +13,7 @@ from mnist_lib.errors import SpecError
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    build: str  # "module:function" of (TrialSpec, image shape) -> Model
+    build: str  # "module:function" of (TrialSpec, image shape, number of classes) -> Model
     # Defaults of the options of the same names:
     optimizer: str
     hidden_units: int
@@ -30,6 +30,7 @@ class DatasetEntry:
     about: str
     url: str | None = None  # the host that TFDS downloads from; None if the dataset is part of this package
     box: float = 1.0  # the longer side of the object in an image, as a share of the image's side
+    classes: tuple[str, ...] = tuple("0123456789")
 
     @property
     def embedded(self) -> bool:
@@ -58,8 +59,6 @@ SCHEDULES = {"constant": "the same at every step", "one-cycle": "rises for a qua
 
 # The types in which training can compute; the weights are always float32.
 PRECISIONS = {"float32": "", "bfloat16": "faster where the hardware has it"}
-
-NUM_CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +96,20 @@ DATASETS = {
         test=10_000,
         about="clothes instead of digits",
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        classes=("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ),
     "kmnist": DatasetEntry(
-        tfds_name="kmnist", train=60_000, test=10_000, about="cursive Japanese", url="http://codh.rois.ac.jp"
+        tfds_name="kmnist",
+        train=60_000,
+        test=10_000,
+        about="cursive Japanese",
+        url="http://codh.rois.ac.jp",
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     ),
 }
+
+# How the names of picture files that can be read end.
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
 
 
 def require_known(field: str, name: str, known: Iterable[str]) -> None:

@@ -226,7 +226,7 @@ class Tally:
         """The highest test accuracy of any trial, which is partly chance."""
         return max(self._accuracies)
 
-    def ensemble(self, labels: NDArray[np.uint8]) -> Accuracy:
+    def ensemble(self, labels: NDArray[np.integer[Any]]) -> Accuracy:
         """Return the accuracy of the mean of all trials' probabilities. labels: [test images]."""
         return Accuracy(int((self.sum_of_probabilities.argmax(axis=1) == labels).sum()), len(labels))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, require_known
+from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.wording import counted
 
+DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 MAX_SEED = 2**31 - 1  # every random generator here accepts it
 MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would become 0
 
@@ -38,7 +40,8 @@ class TrialSpec:
 
     def __post_init__(self) -> None:
         require_known("model", self.model, MODELS)
-        require_known("dataset", self.dataset, DATASETS)
+        if not DATASET_NAME.fullmatch(self.dataset):
+            raise SpecError(f"dataset: expected letters, digits, '.', '_' or '-', got {self.dataset!r}")
         require_known("optimizer", self.optimizer, OPTIMIZERS)
         require_known("schedule", self.schedule, SCHEDULES)
         require_known("precision", self.precision, PRECISIONS)

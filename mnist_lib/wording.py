@@ -2,8 +2,9 @@
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 trial", "2 trials", "1,000 trials"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """Return a count with its noun: "1 trial", "2 classes", "1,000 trials"."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
 
 
 def percent(share: float) -> str:

@@ -9,9 +9,10 @@ import tensorflow as tf
 from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS
 
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
 
 epochs, folder = int(sys.argv[2]), Path(sys.argv[3])
-data = prepare(sys.argv[1], data_dir=None, source=None)  # prepared by TFDS, as for the job
+data = prepare(DataRequest(dataset=sys.argv[1]))  # prepared by TFDS, as for the job
 train_images, test_images = (
     split.images.reshape(len(split), -1).astype("float32") / 255 for split in (data.train, data.test)
 )

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class _Step(threading.Thread):
     def __init__(self, text: str) -> None:
         super().__init__(daemon=True)
         self._text, self._begin, self._ended = text, time.monotonic(), threading.Event()
+        self._progress = ""
         self._file = os.dup(sys.stderr.fileno())  # a copy, since importing TensorFlow redirects standard error
         self._frames = itertools.cycle(FRAMES if sys.stderr.encoding.lower() == "utf-8" else ASCII_FRAMES)
 
@@ -39,7 +40,11 @@ class _Step(threading.Thread):
         with _lock:
             if _steps and _steps[-1] is self:
                 seconds = time.monotonic() - self._begin
-                self.write(f"{next(self._frames)} {self._text}" + (f" ({seconds:.0f} s)" if seconds > 2 else ""))
+                time_so_far = f" ({seconds:.0f} s)" if seconds > 2 else ""
+                self.write(f"{next(self._frames)} {self._text}{self._progress}{time_so_far}")
+
+    def show(self, progress: str) -> None:
+        self._progress = f": {progress}"
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
@@ -53,17 +58,21 @@ class _Step(threading.Thread):
 
 
 @contextlib.contextmanager
-def step(text: str, *, shown: bool = True) -> Iterator[None]:
-    """Show a step, such as "starting Ray", beside a spinner until the block ends; do nothing without a terminal."""
+def step(text: str, *, shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """Show a step, such as "starting Ray", beside a spinner until the block ends; do nothing without a terminal.
+
+    Yields:
+        a function that shows how far the step is, such as "12 of 100 pictures".
+    """
     if not (shown and _is_capable()):
-        yield
+        yield lambda progress: None
         return
     current = _Step(text)
     _steps.append(current)
     current.draw()
     current.start()
     try:
-        yield
+        yield current.show
     finally:
         _steps.remove(current)
         current.end()

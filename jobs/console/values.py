@@ -71,5 +71,14 @@ def existing_folder(value: str | Path) -> Path:
     raise _UnreadableError(f"expected an existing folder, got {path}; {hint}")
 
 
+def image_size(value: Any) -> tuple[int, int]:
+    """Return height and width, as in "28" for both, or in "32x48"."""
+    parts = value if isinstance(value, list | tuple) else str(value).split("x")
+    if not 1 <= len(parts) <= 2:
+        raise _UnreadableError(f"expected a size such as 28 or 32x48, got {value!r}")
+    height, width = whole_number(parts[0]), whole_number(parts[-1])
+    return height, width
+
+
 def auto_or_whole_number(value: Any) -> int | None:
     return None if value in ("auto", None) else whole_number(value)

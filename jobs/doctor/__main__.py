@@ -16,6 +16,7 @@ from jobs.doctor import checks
 from jobs.doctor.checks import Finding, findings_of
 from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.request import DataRequest
 from mnist_lib.store.storage import check_storage
 
 COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
@@ -28,10 +29,15 @@ class DoctorOptions:
 
     address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", str, "HOST:PORT")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
-    dataset: str = option("mnist-mini", f"dataset of the run: one of {', '.join(DATASETS)}", str, "NAME")
+    dataset: str = option(
+        "mnist-mini", f"dataset of the run: a folder of pictures, or one of {', '.join(DATASETS)}", str, "NAME|DIR"
+    )
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
     json: bool = option(False, "print one JSON document instead of a table")
+
+    def data(self) -> DataRequest:
+        return DataRequest(dataset=self.dataset, data_dir=self.data_dir, data_source=self.data_source)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +58,7 @@ def _examine(options: DoctorOptions) -> Iterator[Finding]:
 
     yield from findings_of("packages", checks.versions_here)
     yield from findings_of("storage", lambda: checks.storage(options.storage))
-    yield from findings_of("dataset", lambda: checks.dataset(options.dataset, options.data_dir, options.data_source))
+    yield from findings_of("dataset", lambda: checks.dataset(options.data()))
     yield from findings_of("token", checks.token)
     address = address_of(options.address)
     if address is None:

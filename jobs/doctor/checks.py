@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_lib.catalog import DATASETS, require_known
+from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import RESULT_PACKAGES, differing_versions, import_keras, package_versions
 from mnist_lib.store.runs import check_writable
 from mnist_lib.store.storage import is_url, open_storage
@@ -97,11 +97,10 @@ def storage(where: str) -> Iterator[Finding]:
         Path(where).rmdir()
 
 
-def dataset(name: str, data_dir: Path | None, source: Path | None) -> Iterator[Finding]:
+def dataset(request: DataRequest) -> Iterator[Finding]:
     from mnist_lib.data.availability import describe_availability
 
-    require_known("dataset", name, DATASETS)
-    yield Finding("dataset", describe_availability(name, data_dir, source))
+    yield Finding("dataset", describe_availability(request))
 
 
 def token() -> Iterator[Finding]:

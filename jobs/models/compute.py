@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,12 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult
 from jobs.console.terminal import step
-from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
+from jobs.models.options import ComputeOptions, EvaluateOptions, ExportOptions, ReproduceOptions
 from mnist_lib.api import find_version
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
+from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
-from mnist_lib.errors import DataError, SpecError
+from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.store.contents import Predictions, StoredModel
 from mnist_lib.store.local import require_absent
 from mnist_lib.store.objects import Objects
@@ -37,7 +39,7 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export.loading import compare_with_stored, load, load_trusted
 
     predict = (load_trusted if options.trust else load)(objects, version)
-    found = compare_with_stored(stored, predict, tested_split(version, options.data_dir, options.data_source))
+    found = compare_with_stored(stored, predict, tested_split(version, _data_of(version, options)))
     same = "all" if found.matching == found.test.total else f"{found.matching:,} of"
     near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
     text = (
@@ -54,7 +56,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export import reproduction
 
     def load() -> "Dataset":
-        return load_dataset(version.about["dataset"]["name"], options.data_dir, options.data_source)
+        return load_dataset(_data_of(version, options))
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     found = reproduction.reproduce(objects, version, load, cpus, code)
@@ -88,7 +90,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export import formats
     from mnist_lib.export.loading import build
 
-    dataset = load_dataset(version.about["dataset"]["name"], options.data_dir, options.data_source)
+    dataset = load_dataset(_data_of(version, options))
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
     with quietly():
         found = formats.export(build(StoredModel.read(objects, version)), form, target, images)
@@ -99,22 +101,42 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     return CommandResult(asdict(found), text)
 
 
-def tested_split(version: Version, data_dir: Path | None, data_source: Path | None) -> "Split":
+def data_of(version: Version, folder: str | None, data_dir: Path | None, data_source: Path | None) -> DataRequest:
+    """Return the dataset of a version, in the same shape. Raises SpecError if its folder is not named."""
+    try:
+        about = version.about["dataset"]
+        name, (height, width, channels) = str(about["name"]), map(int, about["image_shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{version.name}: expected a valid dataset in its record: {error}") from error
+    if folder is None and name not in DATASETS:
+        raise SpecError(
+            f"dataset: {version.name} was trained on a folder of pictures, {name}; name it with --dataset DIR"
+        )
+    if folder is None or folder == name:
+        return DataRequest(dataset=name, data_dir=data_dir, data_source=data_source)
+    return DataRequest(dataset=folder, data_dir=data_dir, image_size=(height, width), channels=channels)
+
+
+def _data_of(version: Version, options: ComputeOptions) -> DataRequest:
+    return data_of(version, options.dataset, options.data_dir, options.data_source)
+
+
+def tested_split(version: Version, data: DataRequest) -> "Split":
     """Return the images that the version was tested on, or raise DataError if the dataset here differs."""
     tested_on = version.about["dataset"].get("fingerprint")
-    dataset = load_dataset(version.about["dataset"]["name"], data_dir, data_source)
+    dataset = load_dataset(data)
     if dataset.fingerprint != tested_on:
         raise DataError(
             f"{version.name}: expected {dataset.name} with the fingerprint {tested_on}, on which it was tested, got "
-            f"{dataset.fingerprint}; name the same data with --data-dir or --data-source"
+            f"{dataset.fingerprint}; name the same data with --dataset, --data-dir or --data-source"
         )
     return dataset.test
 
 
-def load_dataset(name: str, data_dir: Path | None, data_source: Path | None) -> "Dataset":
-    """Return a dataset of the catalog. What TFDS prints while preparing it goes to standard error."""
+def load_dataset(data: DataRequest, progress: Callable[[str], object] = lambda text: None) -> "Dataset":
+    """Return a dataset. What TFDS prints while preparing it goes to standard error."""
     from mnist_lib.data.prepare import prepare
+    from mnist_lib.store.mirror import with_local_files
 
-    require_known("dataset", name, DATASETS)
     with contextlib.redirect_stdout(sys.stderr):
-        return prepare(name, data_dir, data_source)
+        return prepare(with_local_files(data), progress=progress)

@@ -12,6 +12,9 @@ from mnist_lib.store.promotion import Rule
 VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) or keras@3 (version 3)"
 
 
+VERSION_DATASET_HELP = "folder of the pictures that the version was trained on, if they were not of the catalog"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions:
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
@@ -113,6 +116,7 @@ class CollectOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(VersionOptions):
+    dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR")
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
 

@@ -1,4 +1,4 @@
-"""`python -m jobs.predict PICTURE...`: predict the digits in pictures."""
+"""`python -m jobs.predict PICTURE...`: predict the classes of pictures."""
 
 import contextlib
 import logging
@@ -21,12 +21,12 @@ from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult
 from jobs.predict.batches import layout_of, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
-from jobs.predict.reading import picture_reader
 from mnist_lib.api import best_champion, find_version
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
+from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Picture, find_pictures
-from mnist_lib.store.contents import StoredModel, accuracy_of_version
+from mnist_lib.store.contents import StoredModel, accuracy_of_version, classes_of
 from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, percent
@@ -58,7 +58,7 @@ def predict(arguments: Sequence[str]) -> int:
         paths = find_pictures(options.pictures)
         with _batches(paths, stored, options, arguments) as batches:
             results = _collected(batches, len(paths))
-    return _finish(results, options, version)
+    return _finish(results, options, version, classes_of(stored.manifest))
 
 
 @contextlib.contextmanager
@@ -67,9 +67,11 @@ def _batches(
 ) -> Iterator[Iterable[list[PictureResult]]]:
     """Load the model, here or on the cluster, and give batches of results, which are computed lazily."""
     if not (options.address or os.environ.get("RAY_ADDRESS")):
-        with picture_reader(paths) as pictures:
+        with picture_reader(paths) as reader:
             model = _built(stored)
-            yield predict_here(paths, pictures(layout_of(stored, options.as_is)), model)
+            yield predict_here(
+                paths, reader.pictures(layout_of(stored, options.as_is)), model, classes_of(stored.manifest)
+            )
         return
     with contextlib.ExitStack() as stack:
         with step("connecting to the Ray cluster"):
@@ -81,20 +83,26 @@ def _batches(
             stack.enter_context(session(options.address, SOURCE_FOLDERS))
         command = shlex.join(["python", "-m", "jobs.predict", *arguments])
         stack.enter_context(stoppable(f"start again with: {command}", end_children))
-        yield predict_on_cluster(paths, ray.put(stored), options.as_is, options.limits())
+        yield predict_on_cluster(paths, ray.put(stored), classes_of(stored.manifest), options.as_is, options.limits())
 
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
     count, model = options.from_test or 0, _built(stored)
-    from jobs.models.compute import tested_split
+    from jobs.models.compute import data_of, tested_split
 
-    split = tested_split(version, options.data_dir, options.data_source)
+    split = tested_split(version, data_of(version, options.dataset, options.data_dir, options.data_source))
     if count > len(split):
         raise SpecError(f"from_test: expected at most {len(split):,}, the number of test images, got {count:,}")
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)
-    height, width, _ = split.images.shape[1:]
+    (height, width), classes = split.images.shape[1:3], classes_of(stored.manifest)
     return [
-        Answer(f"test image {index}", Picture(split.images[index], (width, height)), row, int(split.labels[index]))
+        Answer(
+            f"test image {index}",
+            Picture(split.images[index], (width, height)),
+            row,
+            classes,
+            classes[split.labels[index]],
+        )
         for index, row in zip(chosen, model(split.images[chosen]), strict=True)
     ]
 
@@ -149,13 +157,13 @@ def _progress(pictures: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
-def _finish(results: Sequence[PictureResult], options: PredictOptions, version: Version) -> int:
+def _finish(results: Sequence[PictureResult], options: PredictOptions, version: Version, classes: Sequence[str]) -> int:
     """Print the results, draw them if asked to, and return the exit code."""
     predicted = [result for result in results if isinstance(result, Answer)]
     failures = [result for result in results if isinstance(result, Failure)]
     _warn_of_resized(predicted)
     if options.json:
-        print_result(answers.as_json(predicted, failures, version))
+        print_result(answers.as_json(predicted, failures, version, classes))
     elif options.csv:
         print_result(answers.as_csv(predicted, labelled=options.from_test is not None))
     elif predicted:

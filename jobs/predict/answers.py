@@ -16,7 +16,7 @@ from mnist_lib.pictures.reading import Picture
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
-UNSURE = 0.5  # a lower probability means that all other digits together are more probable
+UNSURE = 0.5  # a lower probability means that all other classes together are more probable
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,18 @@ class Answer:
     name: str
     picture: Picture
     probabilities: NDArray[np.float32]  # [classes]
-    label: int | None = None  # the digit in the picture, if known
+    classes: Sequence[str]  # their names
+    label: str | None = None  # the class of the picture, if known
 
     @property
-    def ranking(self) -> list[tuple[int, float]]:
-        """The digits with their probabilities, most probable first; equally probable digits in ascending order."""
+    def ranking(self) -> list[tuple[str, float]]:
+        """The classes with their probabilities, most probable first; equally probable ones in their order."""
         order = np.argsort(-self.probabilities, kind="stable")
-        return [(int(digit), float(self.probabilities[digit])) for digit in order]
+        return [(self.classes[label], float(self.probabilities[label])) for label in order]
 
     @property
-    def digit(self) -> int:
-        return int(self.probabilities.argmax())
+    def predicted(self) -> str:
+        return self.classes[int(self.probabilities.argmax())]
 
     @property
     def unsure(self) -> bool:
@@ -44,7 +45,7 @@ class Answer:
 
     @property
     def right(self) -> bool | None:
-        return None if self.label is None else self.digit == self.label
+        return None if self.label is None else self.predicted == self.label
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,26 @@ PictureResult = Answer | Failure
 
 
 def results_of(
-    names: Iterable[str], found: Sequence[Picture | ImageError], probabilities: NDArray[np.float32]
+    names: Iterable[str],
+    found: Sequence[Picture | ImageError],
+    probabilities: NDArray[np.float32],
+    classes: Sequence[str],
 ) -> list[PictureResult]:
     """Return one result for each name. `probabilities`: [n, classes], one row for each picture that could be read."""
     rows = iter(probabilities)
     return [
-        Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows))
+        Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows), classes)
         for name, picture in zip(names, found, strict=True)
     ]
 
 
-COLUMNS = ("picture", "digit", "probability", "next", "next_probability", "unsure", "resized")
+COLUMNS = ("picture", "class", "probability", "next", "next_probability", "unsure", "resized")
 LABEL_COLUMNS = ("label", "right")  # where labels are known
 
 
 def as_table(answers: Sequence[Answer]) -> str:
     labelled = any(answer.label is not None for answer in answers)
-    headings = ["picture", "digit", "probability", "next", "probability", *(["label"] if labelled else []), ""]
+    headings = ["picture", "class", "probability", "next", "probability", *(["label"] if labelled else []), ""]
     rows = [_row(answer, labelled) for answer in answers]
     lines = [table(headings, rows, fold=["picture"], one_line=["picture"])]
     unsure = sum(answer.unsure for answer in answers)
@@ -86,10 +90,10 @@ def as_table(answers: Sequence[Answer]) -> str:
 
 
 def _row(answer: Answer, labelled: bool) -> list[str]:
-    (digit, probability), (second, second_probability), *_ = answer.ranking
-    cells = [answer.name, str(digit), f"{probability:.1%}", str(second), f"{second_probability:.1%}"]
+    (first, probability), (second, second_probability), *_ = answer.ranking
+    cells = [answer.name, first, f"{probability:.1%}", second, f"{second_probability:.1%}"]
     marks = [mark for mark, holds in (("unsure", answer.unsure), ("wrong", answer.right is False)) if holds]
-    return [*cells, *([str(answer.label)] if labelled else []), ", ".join(marks)]
+    return [*cells, *([answer.label or ""] if labelled else []), ", ".join(marks)]
 
 
 def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
@@ -102,23 +106,29 @@ def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
     return text.getvalue().removesuffix("\n")
 
 
-def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Version) -> str:
+def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Version, classes: Sequence[str]) -> str:
     pictures = [_document(answer) for answer in answers]
     failed = [{"picture": f.name, "code": ImageError.code, "message": str(f.error)} for f in failures]
-    document = {"model": version.name, "dataset": version.about["dataset"], "pictures": pictures, "failed": failed}
+    document = {
+        "model": version.name,
+        "dataset": version.about["dataset"],
+        "classes": list(classes),
+        "pictures": pictures,
+        "failed": failed,
+    }
     return json.dumps(document, indent=2)
 
 
 def _document(answer: Answer) -> dict[str, Any]:
-    (digit, probability), (second, second_probability), *_ = answer.ranking
+    (first, probability), (second, second_probability), *_ = answer.ranking
     label = {} if answer.label is None else {"label": answer.label, "right": answer.right}
     return {
         "picture": answer.name,
-        "digit": digit,
+        "class": first,
         "probability": round(probability, 6),
         "next": second,
         "next_probability": round(second_probability, 6),
-        "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of the digits 0 to 9
+        "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of the classes in `classes`
         "unsure": answer.unsure,
         "resized": answer.picture.resized,
         **label,

@@ -15,7 +15,7 @@ from cluster.deadlines import Limits
 from jobs.predict.answers import PictureResult, results_of
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.reading import Layout, Picture, content_or_error, read_pictures
+from mnist_lib.pictures.reading import Layout, Picture, Shape, content_or_error, read_pictures
 from mnist_lib.spec import Resources
 from mnist_lib.store.contents import StoredModel
 
@@ -30,18 +30,18 @@ MAX_BATCH_BYTES = 32_000_000  # size of the files that are sent to a worker toge
 
 
 def predict_here(
-    paths: Sequence[Path], pictures: Iterable[Picture | ImageError], predict: "Predict"
+    paths: Sequence[Path], pictures: Iterable[Picture | ImageError], predict: "Predict", classes: Sequence[str]
 ) -> Iterator[list[PictureResult]]:
     """Yield the results batch by batch. Meanwhile, the iterator of pictures may read ahead."""
     begin = 0
     for batch in _in_batches(pictures):
         names = map(str, paths[begin : begin + len(batch)])
-        yield results_of(names, batch, _probabilities_of(batch, predict))
+        yield results_of(names, batch, _probabilities_of(batch, predict), classes)
         begin += len(batch)
 
 
 def predict_on_cluster(
-    paths: Sequence[Path], stored: Any, as_is: bool, limits: Limits
+    paths: Sequence[Path], stored: Any, classes: Sequence[str], as_is: bool, limits: Limits
 ) -> Iterator[list[PictureResult]]:
     """Yield the results batch by batch from the connected cluster, whose workers see neither the files nor the store.
 
@@ -60,13 +60,13 @@ def predict_on_cluster(
             yield [stored], as_is, package_versions(), [content for _, content in batch]
 
     for pictures, probabilities in results_in_order(predict_pictures, calls(), "a batch of pictures", limits):
-        yield results_of(sent.popleft(), pictures, probabilities)
+        yield results_of(sent.popleft(), pictures, probabilities, classes)
 
 
 def layout_of(stored: StoredModel, as_is: bool) -> Layout:
     """Return the layout of pictures that a model expects. Build the model first: that checks the manifest."""
-    height, width, _ = stored.manifest["dataset"]["image_shape"]
-    return Layout.of(stored.manifest["spec"]["dataset"], (height, width), as_is=as_is)
+    shape = Shape(*stored.manifest["dataset"]["image_shape"])
+    return Layout.of(stored.manifest["spec"]["dataset"], shape, as_is=as_is)
 
 
 def _probabilities_of(found: Sequence[Picture | ImageError], predict: "Predict") -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jobs.console.output import printable
 from jobs.predict.answers import Answer
+from mnist_lib.report.dataset import as_picture
 from mnist_lib.store.local import atomic_output
 
 MAX_PICTURES = 100  # more would be hard to view in one image
@@ -36,15 +37,23 @@ def draw(answers: Sequence[Answer], path: Path) -> None:
 
 
 def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer, left: int, top: int) -> None:
-    seen = Image.fromarray(answer.picture.image[..., 0]).resize((TILE, TILE), Image.Resampling.NEAREST)
-    sheet.paste(seen, (left, top))
+    height, width, channels = answer.picture.image.shape
+    scale = TILE / max(height, width)
+    seen = as_picture(answer.picture.image)
+    seen = seen.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST)
+    sheet.paste(seen, (left, top), seen if channels == 4 else None)
     colour = WRONG if answer.right is False else WARNING if answer.unsure else TEXT
-    (digit, probability), (second, second_probability), *_ = answer.ranking
-    line = top + TILE + 4
-    drawing.text((left, line), str(digit), colour, _font(30))
-    drawing.text((left + 26, line), f"{probability:.1%}" + (" unsure" if answer.unsure else ""), colour, _font(13))
+    (first, probability), (second, second_probability), *_ = answer.ranking
+    line, sure = top + TILE + 4, f"{probability:.1%}" + (" unsure" if answer.unsure else "")
     below = f"is {answer.label}" if answer.right is False else f"{second}: {second_probability:.1%}"
-    drawing.text((left + 26, line + LINE), below, colour if answer.right is False else FAINT, _font(13))
+    if len(first) == 1:  # such as a digit, which is shown in large type
+        drawing.text((left, line), first, colour, _font(30))
+        drawing.text((left + 26, line), sure, colour, _font(13))
+    else:
+        drawing.text((left, line), _shortened(f"{first} {sure}", drawing), colour, _font(12))
+    below_left = left + 26 if len(first) == 1 else left
+    shown = below if len(first) == 1 else _shortened(below, drawing)
+    drawing.text((below_left, line + LINE), shown, colour if answer.right is False else FAINT, _font(12))
     name = _shortened(printable(Path(answer.name).name, keep=""), drawing)
     drawing.text((left, line + 2 * LINE), name, FAINT, _font(12))
 

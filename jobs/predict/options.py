@@ -7,7 +7,7 @@ from cluster.deadlines import Limits
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
 from jobs.console.values import existing_folder, folder, number, user_path, whole_number
-from jobs.models.options import VERSION_HELP
+from jobs.models.options import VERSION_DATASET_HELP, VERSION_HELP
 from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
 from mnist_lib.spec import MAX_SEED
 
@@ -16,8 +16,9 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """Predict the digit in each picture. A picture may have any size, and be dark on light or light on dark: the digit
-    is cropped, scaled and centred like the digits that the model was trained on."""
+    """Predict the class of each picture, which may have any size. For a model of digits, it may be dark on light or
+    light on dark: the digit is cropped, scaled and centred like those that the model was trained on. For a model of a
+    folder of pictures, it is scaled and cropped as for training."""
 
     pictures: tuple[Path, ...] = option(
         (), "picture files, or folders of picture files", user_path, "PICTURE", positional=True, several=True
@@ -28,6 +29,7 @@ class PredictOptions:
     )
     from_test: int | None = option(None, "predict N random test images instead of files", whole_number, "N")
     seed: int = option(0, "random seed that chooses the images of --from-test", whole_number, "N")
+    dataset: str | None = option(None, f"for --from-test: {VERSION_DATASET_HELP}", str, "DIR")
     data_dir: Path | None = option(None, f"for --from-test: {DATA_DIR_HELP}", existing_folder, "DIR")
     data_source: Path | None = option(None, f"for --from-test: {DATA_SOURCE_HELP}", folder, "DIR")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")

@@ -19,7 +19,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import print_stderr
 from jobs.train.options import TrainOptions, terms_of
-from mnist_lib.data.availability import fingerprint_of_prepared
+from mnist_lib.data.availability import fingerprint_of_files
 from mnist_lib.environment import code_version
 from mnist_lib.errors import MnistError
 from mnist_lib.retraining.work import AttemptResult, RunAttempt
@@ -55,7 +55,7 @@ class TrainWork:
             return None
         data = None
         with contextlib.suppress(MnistError, OSError):
-            data = fingerprint_of_prepared(options.dataset, options.data_dir)
+            data = fingerprint_of_files(options.data())
         if data is None:  # not prepared, or on another machine
             return None
         terms = terms_of(options, options.trials(), code_version(SOURCE_FOLDERS))

@@ -20,7 +20,9 @@ from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stde
 from jobs.console.terminal import step
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.clock import moment_of, now_text
+from mnist_lib.data.availability import describe_availability
 from mnist_lib.environment import code_version
+from mnist_lib.errors import DataMissingError
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.lease import fence
 from mnist_lib.store.objects import Objects
@@ -99,13 +101,14 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
     run = open_run(
         objects,
         options.run_name,
-        dataset=options.dataset,
+        dataset=options.data().name,
         terms=terms_of(options, trials, code),
         configuration=yaml.safe_dump(_configuration(options), sort_keys=False),
     )
     with run as folder:
         summary = folder.summary()
         if summary is None:
+            _check_data(options)
             command = ["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage]
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
             summary = train_trials(options, trials, begin, folder, code, advice)
@@ -114,6 +117,16 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
             finish(folder, trials, options)
     _print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder), submitted)
     return _exit_code(summary)
+
+
+def _check_data(options: TrainOptions) -> None:
+    """Raise DataError within seconds if a run could not get its dataset. The driver reads it on its own machine."""
+    data = options.data()
+    try:
+        describe_availability(data)
+    except DataMissingError as error:
+        hint = "" if data.entry is None else ", or use --dataset mnist-mini, which needs neither"
+        raise DataMissingError(f"{error}{hint}") from error
 
 
 def finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
@@ -143,6 +156,8 @@ def _storage(storage: str, lease: str | None, submitted: bool) -> Objects:
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """Return the options of the run as in a --config file, without those that concern only this process."""
     left_out = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "quiet", "verbose")
+    folder = options.data().folder
+    options = replace(options, dataset=str(folder)) if folder else options  # for a command in another folder
     plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
     return {name: value for name, value in plain.items() if value is not None and name not in left_out}
 
@@ -168,7 +183,7 @@ def _print_result(text: str, submitted: bool) -> None:
 def _exit_code(summary: Mapping[str, Any]) -> int:
     errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
     if len(errors) < len(summary["trials"]):
-        return exit_codes.SOME_FAILED if errors else exit_codes.DONE
+        return exit_codes.SOME_FAILED if errors or summary["dataset"].get("damaged") else exit_codes.DONE
     trial, first = errors[0]
     codes = {error["code"] for _, error in errors}
     others = f" (1 of {len(errors)} trials that failed; see summary.json)" if len(errors) > 1 else ""

@@ -25,7 +25,7 @@ from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
 from mnist_lib.clock import now_text
-from mnist_lib.data.split import Dataset, DatasetInfo, validation_size
+from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.errors import IntegrityError
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
@@ -75,8 +75,7 @@ def _run(
     options: TrainOptions, trials: Sequence[TrialSpec], deadline: float, folder: RunFolder, code: Mapping[str, Any]
 ) -> dict[str, Any]:
     begin, shown = time.monotonic(), not options.quiet
-    source = (options.dataset, options.data_dir, options.data_source)
-    images, info = start_beside_driver(worker.prepare_dataset, *source, num_returns=2)
+    images, info = start_beside_driver(worker.prepare_dataset, options.data(), num_returns=2)
     folder.append_history({"event": "driver", "trial": ""})
     with Recorder(folder, trials) as recorder:
         if recorder.unfinished:
@@ -129,7 +128,7 @@ def store_run(
         stored = {model: _store(folder, tally.chosen, facts, options.rule(), code) for model, tally in tallies}
     summary = summarize(
         run=folder.run,
-        dataset=_dataset_row(facts, options.validation_percent),
+        dataset=facts.summary(options.validation_percent),
         tallies=recorder.tallies,
         stored=stored,
         labels=facts.test_labels,
@@ -206,20 +205,10 @@ def _prepared(folder: RunFolder, info: Any, options: TrainOptions) -> DatasetInf
         log.info(
             "the dataset's folder cannot be written, so each run prepares it again; choose another with --data-dir"
         )
+    for notice in facts.notices:
+        log.warning("%s: %s", facts.name, notice)
     folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
     return facts
-
-
-def _dataset_row(facts: DatasetInfo, validation_percent: int) -> dict[str, Any]:
-    validation = validation_size(facts.train, validation_percent)
-    return {
-        "name": facts.name,
-        "version": facts.version,
-        "fingerprint": facts.fingerprint,
-        "train": facts.train - validation,
-        "validation": validation,
-        "test": len(facts.test_labels),
-    }
 
 
 def _store(folder: RunFolder, result: TrialResult, facts: DatasetInfo, rule: Rule, code: Mapping[str, Any]) -> Stored:

@@ -17,13 +17,15 @@ from jobs.console.values import (
     comma_list,
     existing_folder,
     folder,
+    image_size,
     moment,
     number,
     seeds,
     whole_number,
 )
-from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, require_known
+from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from mnist_lib.clock import moment_of
+from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import SpecError
 from mnist_lib.spec import MAX_SEED, Pace, Resources, TrialSpec, trial_grid
@@ -34,6 +36,18 @@ DATA_DIR_HELP = "folder of prepared TensorFlow Datasets (default: TFDS_DATA_DIR 
 DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
 
 
+DATASET_HELP = (
+    "dataset: a folder of pictures, CLASS/picture or train/CLASS/picture and test/CLASS/picture, such as ./letters or"
+    " s3://bucket/letters; tfds:NAME of TensorFlow Datasets; or "
+    + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
+)
+TFDS_IMPORT_HELP = "Python file with a TFDS builder of your own, which the dataset tfds:NAME names"
+IMAGE_SIZE_HELP = "size of the images of a folder, such as 28 or 32x48 (default: that of its pictures if they agree)"
+CHANNELS_HELP = (
+    "channels of the images of a folder, 1: grey, 3: colour, 4: with transparency (default: as its pictures)"
+)
+
+
 def _list(abouts: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {about}" for name, about in abouts.items())
 
@@ -42,11 +56,15 @@ def _list(abouts: Mapping[str, str]) -> str:
 class TrainOptions:
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
-    dataset: str = option(
-        "mnist-mini", "dataset. " + _list({name: entry.about for name, entry in DATASETS.items()}), str, "NAME"
-    )
+    dataset: str = option("mnist-mini", DATASET_HELP, str, "NAME|DIR")
     data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
+    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")
+    train_split: str = option("train", "split of a tfds: dataset to train on", str, "NAME")
+    test_split: str = option("test", "split of a tfds: dataset to test on", str, "NAME")
+    image_size: tuple[int, int] | None = option(None, IMAGE_SIZE_HELP, image_size, "N|HxW")
+    channels: int | None = option(None, CHANNELS_HELP, whole_number, "N")
+    strict: bool = option(False, "refuse a folder with a picture that cannot be read, instead of leaving it out")
     models: tuple[str, ...] = option(("keras", "scratch"), f"models to train: {', '.join(MODELS)}", comma_list, "A,B")
     seeds: tuple[int, ...] | int = option(1, "number of seeds, or a list of seeds, such as 4,8", seeds, "N|A,B")
     seed: int = option(0, "first seed, if --seeds is a number", whole_number, "N")
@@ -136,11 +154,10 @@ class TrainOptions:
 
     def trials(self) -> list[TrialSpec]:
         """Return the trials. Raises SpecError for an invalid value."""
-        require_known("dataset", self.dataset, DATASETS)
         return trial_grid(
             self.models,
             self._seeds(),
-            dataset=self.dataset,
+            dataset=self.data().name,
             epochs=self.epochs,
             global_batch_size=self.batch_size,
             optimizer=self.optimizer,
@@ -149,6 +166,19 @@ class TrainOptions:
             precision=self.precision,
             hidden_units=self.hidden_units,
             validation_percent=self.validation_percent,
+        )
+
+    def data(self) -> DataRequest:
+        """Return what dataset is asked for. Raises SpecError for an invalid value."""
+        return DataRequest(
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            data_source=self.data_source,
+            image_size=self.image_size,
+            channels=self.channels,
+            strict=self.strict,
+            tfds_import=self.tfds_import,
+            splits=(self.train_split, self.test_split),
         )
 
     def resources(self, cpus: int, gpus: int) -> Resources:
@@ -236,6 +266,7 @@ def terms_of(options: TrainOptions, trials: Sequence[TrialSpec], code: Mapping[s
     return {
         "trials": {trial.id: asdict(trial) for trial in trials},
         "rule": asdict(options.rule()),
+        **({} if options.data().entry else {"images": [options.image_size, options.channels]}),
         "gpus_per_trial": options.gpus_per_trial,
         "nodes_per_trial": options.nodes_per_trial,
         "cpu_replicas": options.cpu_replicas,

@@ -20,6 +20,8 @@ from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import DatasetInfo
 from mnist_lib.results import EpochDone, Started, TrialFailure
 from mnist_lib.spec import Assignment, Pace, TrialSpec, by_cost
 from mnist_lib.wording import counted
@@ -135,9 +137,11 @@ def connected(options: TrainOptions) -> Iterator[None]:
 def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan, begin: float) -> Expected:
     """Train each model for a few epochs, one after the other in one lane."""
     models = {trial.model: trial for trial in trials}
-    dataset = options.dataset if DATASETS[options.dataset].embedded else "mnist-mini"  # its images have the same shape
-    specs = [replace(trial, dataset=dataset, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
-    images, info = start_beside_driver(worker.prepare_dataset, dataset, options.data_dir, None, num_returns=2)
+    data = options.data()
+    if data.entry is not None and not data.entry.embedded:
+        data = DataRequest(dataset="mnist-mini", data_dir=options.data_dir)  # its images have the same shape
+    specs = [replace(trial, dataset=data.name, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
+    images, info = start_beside_driver(worker.prepare_dataset, data, num_returns=2)
     limits, one_lane = options.limits(), replace(plan, lanes=1)
     resources = options.resources(plan.cpus, plan.gpus)
     lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, Pace())
@@ -147,7 +151,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     measuring = step("training each model for a few epochs", shown=not options.quiet)
     with measuring, fan_out:
         fan_out.submit(specs)
-        result_of(info, "the preparation of the dataset")
+        facts: DatasetInfo = result_of(info, "the preparation of the dataset")
         for event in fan_out.events():
             if isinstance(event, TrialFailure):
                 raise exit_codes.TrainingError(f"{event.trial}: {event.message}", event.code)
@@ -155,8 +159,9 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
                 raise exit_codes.TrainingError(f"{event.item}: {event.death}", event.death.kind.code)
             events.append((time.monotonic(), event))
     start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
-    share = 1 - options.validation_percent / 100
-    measured, images_per_epoch = (int(DATASETS[name].train * share) for name in (dataset, options.dataset))
+    measured = images_per_epoch = facts.summary(options.validation_percent)["train"]
+    if data.dataset != options.dataset:
+        images_per_epoch = int(DATASETS[options.dataset].train * (1 - options.validation_percent / 100))
     rates = {spec.model: measured / statistics.median(_epoch_seconds(spec, events)) for spec in specs}
     seconds = {model: trial.epochs * images_per_epoch / rates[model] for model, trial in models.items()}
     longest = makespan([seconds[trial.model] for trial in by_cost(trials)], plan.lanes)

@@ -5,29 +5,37 @@ import signal
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from cluster.lanes.tasks import OtherMembers, unused_address
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
-from mnist_lib.errors import DataMissingError, DivergedError, GroupError
+from mnist_lib.errors import DivergedError, GroupError
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import Assignment, Group, Pace, Resources
 
+OBJECT_STORE_SHARE = 0.7  # of which a dataset may take up
 
-def prepare_dataset(name: str, data_dir: Path | None, source: Path | None) -> tuple[Any, DatasetInfo]:
+
+def prepare_dataset(request: DataRequest) -> tuple[Any, DatasetInfo]:
     """Return the dataset, and what the driver needs to know about it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     from mnist_lib.data.prepare import prepare
+    from mnist_lib.store.mirror import with_local_files
 
-    try:
-        dataset = prepare(name, data_dir, source)
-    except DataMissingError as error:
-        raise DataMissingError(f"{error}, or use --dataset mnist-mini, which needs neither") from error
+    dataset = prepare(with_local_files(request), max_bytes=OBJECT_STORE_SHARE * _object_store_bytes())
     return dataset, dataset.info
+
+
+def _object_store_bytes() -> float:
+    """Return the size of Ray's object store on this node."""
+    own = ray.get_runtime_context().get_node_id()
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    (resources,) = [node["Resources"] for node in nodes if node["NodeID"] == own]
+    return float(resources["object_store_memory"])
 
 
 def run_lane(

@@ -8,10 +8,14 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from mnist_lib.catalog import DATASETS
-from mnist_lib.errors import DataFolderError, DataMissingError
+from mnist_lib.data.listing import list_folder
+from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import DataChecksumError, DataFolderError, DataMissingError
+from mnist_lib.wording import counted
 
 CONNECT_SECONDS = 5.0  # timeout of a connection to the host that serves a download
 # The files of each dataset that is not part of this package. TFDS downloads those that a folder lacks.
@@ -32,13 +36,23 @@ def default_data_dir() -> Path:
         raise DataFolderError("expected a home directory for datasets, got none; name one with --data-dir") from error
 
 
-def describe_availability(name: str, data_dir: Path | None, source: Path | None) -> str:
-    """Describe where a run would get a dataset, without reading it. The arguments are those of `prepare`.
+def describe_availability(request: DataRequest) -> str:
+    """Describe where a run would get a dataset, without reading it.
 
     Raises:
         DataMissingError: a run could not get the dataset.
+        DataError: a folder has too few pictures.
     """
-    entry, data_dir = DATASETS[name], data_dir or default_data_dir()
+    if request.folder is not None:
+        listing = list_folder(request.folder)
+        pictures, classes = counted(len(listing.files), "picture"), counted(len(listing.classes), "class")
+        return f"{request.name} is {request.folder}, a folder of {pictures} in {classes}"
+    if request.entry is None:
+        return f"{request.name} is read from {request.dataset}"
+    name, source = request.dataset, request.data_source
+    entry, data_dir = DATASETS[name], request.data_dir or default_data_dir()
+    if source is not None:
+        _require_files(name, source)
     if any(data_dir.glob(f"{entry.tfds_name}/*/dataset_info.json")):
         return f"{name} is prepared in {data_dir}"
     require_obtainable(name, source, data_dir)
@@ -47,9 +61,14 @@ def describe_availability(name: str, data_dir: Path | None, source: Path | None)
     return f"{name} can be prepared from {source or entry.url}"
 
 
-def fingerprint_of_prepared(name: str, data_dir: Path | None) -> str | None:
-    """Return the sha256 of a dataset's prepared files, which needs no TensorFlow, or None if there are none."""
-    lines = list(file_hashes((data_dir or default_data_dir()) / DATASETS[name].tfds_name, ignored_suffix=".json"))
+def fingerprint_of_files(request: DataRequest) -> str | None:
+    """Return a hash that changes with a dataset's files, which needs no TensorFlow, or None if there are none."""
+    if request.folder is not None:
+        return list_folder(request.folder).state
+    if request.entry is None:
+        return None
+    prepared = (request.data_dir or default_data_dir()) / DATASETS[request.dataset].tfds_name
+    lines = list(file_hashes(prepared, ignored_suffix=".json"))
     return hashlib.sha256(b"".join(lines)).hexdigest() if lines else None
 
 
@@ -72,11 +91,7 @@ def require_obtainable(name: str, source: Path | None, data_dir: Path) -> None:
     if entry.embedded:
         return
     if source is not None:
-        if not source.is_dir():
-            raise missing_data(name, f"--data-source {source} is not a folder on {socket.gethostname()}")
-        for file in ORIGINAL_FILES:
-            if not (source / file).is_file():
-                raise missing_data(name, f"the file {source / file} does not exist on {socket.gethostname()}")
+        _require_files(name, source)
     elif entry.url is not None:
         url = urllib.parse.urlsplit(entry.url)
         # Behind a proxy, this machine can reach only the proxy.
@@ -84,6 +99,33 @@ def require_obtainable(name: str, source: Path | None, data_dir: Path) -> None:
         reason = _unreachable(urllib.parse.urlsplit(proxy) if proxy else url)
         if reason:
             raise missing_data(name, f"not prepared in {data_dir}, and {url.hostname} cannot be reached ({reason})")
+
+
+def check_source(name: str, source: Path) -> None:
+    """Check that a folder contains the original files of a dataset, as published.
+
+    Raises:
+        DataMissingError: a file does not exist.
+        DataChecksumError: a file differs from the published one.
+    """
+    _require_files(name, source)
+    package = str(metadata.distribution("tensorflow-datasets").locate_file("tensorflow_datasets"))
+    published = Path(package, "url_checksums", f"{DATASETS[name].tfds_name}.txt").read_text()
+    for line in published.splitlines():
+        _, _, checksum, filename = line.split("\t")
+        with (source / filename).open("rb") as file:
+            got = hashlib.file_digest(file, "sha256").hexdigest()
+        if got != checksum:
+            where = source / filename
+            raise DataChecksumError(f"{name}: {where}: expected sha256 {checksum}, got {got}; fetch it again")
+
+
+def _require_files(name: str, source: Path) -> None:
+    if not source.is_dir():
+        raise missing_data(name, f"--data-source {source} is not a folder on {socket.gethostname()}")
+    for file in ORIGINAL_FILES:
+        if not (source / file).is_file():
+            raise missing_data(name, f"the file {source / file} does not exist on {socket.gethostname()}")
 
 
 def _unreachable(url: urllib.parse.SplitResult) -> str | None:

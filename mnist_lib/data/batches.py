@@ -4,6 +4,8 @@ A chunk holds several steps, so that compiled code is called once per chunk and 
 images depends only on the seed and the epoch, so that a resumed run trains on the same batches as an uninterrupted run.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,11 +13,17 @@ import tensorflow as tf
 
 from mnist_lib.data.split import Split
 
-# The maximum. A few dozen already make Python's overhead small; 117 steps of 128 images take 11 MB of memory.
+# The maxima. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take 12 MB.
 STEPS_PER_CHUNK = 117
+CHUNK_BYTES = 64_000_000
 
-# Images per replica. Every evaluation batch is padded to this size, so that evaluation is compiled once for all splits.
-EVALUATION_BATCH_SIZE = 1_000
+# The maxima per replica. Models need many times the memory of the images that they evaluate.
+EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES = 1_000, 3_200_000
+
+
+def evaluation_batch_size(image_shape: Sequence[int]) -> int:
+    """Return the number of images to which every batch of an evaluation is padded, so that it is compiled once."""
+    return max(1, min(EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES // math.prod(image_shape)))
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class Plan:
     images: int
     global_batch_size: int
     replicas: int
+    image_bytes: int = 1
 
     @property
     def steps(self) -> int:
@@ -32,7 +41,9 @@ class Plan:
 
     @property
     def chunks(self) -> int:
-        return -(-self.steps // STEPS_PER_CHUNK)
+        return -(
+            -self.steps // max(1, min(STEPS_PER_CHUNK, CHUNK_BYTES // (self.global_batch_size * self.image_bytes)))
+        )
 
     @property
     def steps_per_chunk(self) -> int:
@@ -45,11 +56,12 @@ class Plan:
 
 
 class Shard(NamedTuple):
-    """One replica's part of a chunk. Padding at the end of a short batch or chunk has the weight 0."""
+    """One replica's part of a chunk. Padding, with other images of the epoch, has the weight 0."""
 
-    images: tf.Tensor  # [steps, replica batch, height, width, 1] uint8, 0-255
-    labels: tf.Tensor  # [steps, replica batch] uint8
+    images: tf.Tensor  # [steps, replica batch, height, width, channels] uint8, 0-255
+    labels: tf.Tensor  # [steps, replica batch] uint8 or uint16
     weights: tf.Tensor  # [steps, replica batch] float32: 1 / images in the global batch; their sum over replicas is 1
+    replica: tf.Tensor  # [steps] int32: the number of the replica
 
 
 class Chunk(NamedTuple):
@@ -80,9 +92,10 @@ def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.dat
             position = step * plan.global_batch_size + in_batch
             real = (in_batch < plan.global_batch_size) & (position < plan.images)
             batch_size = tf.minimum(plan.global_batch_size, plan.images - step * plan.global_batch_size)
-            index = tf.gather(order, tf.where(real, position, 0))
+            index = tf.gather(order, position % plan.images)  # padding is images, for the statistics of the batch
             weight = tf.where(real, 1.0 / tf.cast(batch_size, tf.float32), 0.0)
-            shards.append(Shard(tf.gather(images, index), tf.gather(labels, index), weight))
+            number = tf.fill([plan.steps_per_chunk], replica)
+            shards.append(Shard(tf.gather(images, index), tf.gather(labels, index), weight, number))
         return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(shards))
 
     options = tf.data.Options()

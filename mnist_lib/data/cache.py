@@ -1,14 +1,15 @@
-"""A cache of decoded arrays beside the files that TFDS prepared, so that later runs read a dataset without TensorFlow.
+"""A cache of decoded arrays, so that later runs read a dataset without TensorFlow, and without decoding pictures.
 
-A cache is used only as long as TFDS' files, TFDS' version and this package's builders have not changed.
+A cache is used only as long as its sources have not changed: TFDS' files, TFDS' version and this package's builders; or
+the pictures of a folder.
 """
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -20,59 +21,73 @@ from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 
-CACHE_SCHEMA = 1
-MAX_ARRAY_BYTES = 1 << 30  # ten times the largest array of the catalog
-SPLITS = ("train_images", "train_labels", "test_images", "test_labels")
+CACHE_SCHEMA = 2
+MAX_ARRAY_BYTES = 1 << 40  # the file is this user's own
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "ranks")
 ABOUT = "about"  # the array that holds JSON, as bytes
+FIELDS = ("version", "classes", "fingerprint", "notices", "damaged")  # of a dataset
 
 log = logging.getLogger(__name__)
 
 
-def write_cache(dataset: Dataset, prepared: Path) -> None:
-    """Write the arrays of a dataset beside its prepared files. Do nothing if the folder is not writable.
+def cache_path(data_dir: Path, name: str) -> Path:
+    """Return the file of the cache. `data_dir`: the folder of prepared datasets."""
+    return data_dir / ".decoded" / f"{name}.npz"
+
+
+def write_cache(dataset: Dataset, path: Path, source: str) -> None:
+    """Write the arrays of a dataset. Do nothing if the folder is not writable.
 
     Args:
-        prepared: TFDS' folder of this version, such as `~/tensorflow_datasets/mnist/3.0.1`.
+        source: what `read_cache` must be given: it changes with the sources of the arrays.
     """
-    about = {"version": prepared.name, "source": _source_hash(prepared), "fingerprint": dataset.fingerprint}
-    train, test, content = dataset.train, dataset.test, io.BytesIO()
-    arrays = dict(zip(SPLITS, (train.images, train.labels, test.images, test.labels), strict=True))
-    np.savez(content, allow_pickle=False, **arrays, **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
-    path = _cache_path(prepared.parent)
+    about = {"source": source, **{field: getattr(dataset, field) for field in FIELDS}}
+    train, test = dataset.train, dataset.test
+    ranks = np.empty(0, np.float32) if dataset.ranks is None else dataset.ranks
+    arrays = dict(zip(ARRAYS, (train.images, train.labels, test.images, test.labels, ranks), strict=True))
+    arrays[ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     with contextlib.suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             temporary = Path(folder, path.name)
-            temporary.write_bytes(content.getbuffer())
+            np.savez(temporary, allow_pickle=False, **arrays)
             temporary.replace(path)
 
 
-def read_cache(name: str, versions: Path) -> Dataset | None:
-    """Return the cached dataset of that name, or None if there is no cache or it is damaged or stale.
+def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset | None:
+    """Return the cached dataset, or None if there is no cache or it is damaged or stale.
 
     Args:
-        versions: TFDS' folder of all versions of the dataset, such as `~/tensorflow_datasets/mnist`.
+        source: takes the version of the dataset, and returns the current state of its sources.
     """
-    path = _cache_path(versions)
     try:
-        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys((*SPLITS, ABOUT), MAX_ARRAY_BYTES))
+        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys((*ARRAYS, ABOUT), MAX_ARRAY_BYTES))
         about = json.loads(arrays[ABOUT].tobytes())
-        if about["source"] != _source_hash(versions / about["version"]):
+        if about["source"] != source(about["version"]):
             return None
         train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
-        dataset = Dataset.of(name, about["version"], train, test)
-        return dataset if dataset.fingerprint == about["fingerprint"] else None
+        return Dataset(
+            name=name,
+            version=about["version"],
+            classes=tuple(about["classes"]),
+            train=train,
+            test=test,
+            fingerprint=about["fingerprint"],
+            ranks=arrays["ranks"] if len(arrays["ranks"]) else None,
+            notices=tuple(about["notices"]),
+            damaged=about["damaged"],
+        )
     except (OSError, IntegrityError, ValueError, KeyError, TypeError) as error:
         log.debug("%s: %s", path, error)
         return None
 
 
-def _cache_path(versions: Path) -> Path:
-    return versions.parent / ".decoded" / f"{versions.name}.npz"
+def source_hash(prepared: Path) -> str:
+    """Return the sha256 of all sources of the arrays: TFDS' files and version, and the builders in this package.
 
-
-def _source_hash(prepared: Path) -> str:
-    """Return the sha256 of all sources of the arrays: TFDS' files and version, and the builders in this package."""
+    Args:
+        prepared: TFDS' folder of a version, such as `~/tensorflow_datasets/mnist/3.0.1`.
+    """
     digest = hashlib.sha256(f"{CACHE_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode())
     for folder in (prepared, EMBEDDED):
         for line in file_hashes(folder, ignored_suffix=".pyc"):

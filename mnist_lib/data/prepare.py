@@ -1,12 +1,13 @@
-"""Get a dataset as arrays through TensorFlow Datasets: download, prepare, decode and check it, once per run.
+"""Get a dataset as arrays, once per run: from a folder of pictures, or through TensorFlow Datasets.
 
 TFDS takes no lock, so two concurrent preparations would fail, and it reads truncated files without an error.
 """
 
 import dataclasses
 import hashlib
+import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,16 @@ import filelock
 import numpy as np
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
-from mnist_lib.data.availability import default_data_dir, describe_availability, missing_data, require_obtainable
-from mnist_lib.data.cache import read_cache, write_cache
+from mnist_lib.data.availability import (
+    check_source,
+    default_data_dir,
+    describe_availability,
+    missing_data,
+    require_obtainable,
+)
+from mnist_lib.data.cache import cache_path, read_cache, source_hash, write_cache
+from mnist_lib.data.listing import list_folder
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataFolderError
@@ -24,34 +33,86 @@ from mnist_lib.errors import DataChecksumError, DataError, DataFolderError
 LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
 
 
-def prepare(name: str, data_dir: Path | None, source: Path | None) -> Dataset:
-    """Return the dataset of that name. If it is not in `data_dir`, prepare it there.
+def prepare(
+    request: DataRequest, max_bytes: float = math.inf, progress: Callable[[str], object] = lambda text: None
+) -> Dataset:
+    """Return the dataset that is asked for. If a dataset of the catalog is not in its `data_dir`, prepare it there.
 
     Args:
-        name: one of `catalog.DATASETS`.
-        data_dir: the folder of TFDS, which other programs may share. None stands for TFDS' default, or for a temporary
-            folder if that cannot be written, as in a container without a home.
-        source: a folder with the original files, which are read instead of downloaded.
+        max_bytes: the memory that the images may take up.
+        progress: called now and then with how far the reading of a folder is.
 
     Raises:
-        DataMissingError: it is not prepared, and there are neither source files nor a network to prepare it from.
+        DataMissingError: it does not exist, or is not prepared, and there is nothing to prepare it from.
         DataChecksumError: a source file differs from the published one.
-        DataError: the prepared files are damaged, or the folder cannot be written.
+        DataError: the files are damaged, a folder has too few pictures, the images are too large for `max_bytes`, or
+            the folder for prepared datasets cannot be written.
     """
-    if data_dir is not None:
-        return _prepare(name, data_dir, source)
+    if request.folder is not None:
+        return _read_folder(request, request.folder, max_bytes, progress)
+    if request.data_dir is not None:
+        return _prepared(request, request.data_dir, max_bytes)
     try:
-        return _prepare(name, default_data_dir(), source)
+        return _prepared(request, default_data_dir(), max_bytes)
     except DataFolderError:
         with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return dataclasses.replace(_prepare(name, Path(temporary), source), reusable=False)
+            return dataclasses.replace(_prepared(request, Path(temporary), max_bytes), reusable=False)
+
+
+def _prepared(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset:
+    if request.tfds is None:
+        return _prepare(request.dataset, data_dir, request.data_source)
+    import_keras()
+    from mnist_lib.data.tfds_images import find_builder, import_builder, read_prepared  # imports Pillow
+
+    if request.tfds_import is not None:
+        import_builder(request.tfds_import)
+    builder = find_builder(request, data_dir)
+    if not _is_prepared(builder):
+        with _lock(request.name, data_dir / f".{request.name}.lock"):
+            if not _is_prepared(builder):
+                _download_and_prepare(request.dataset, builder, None)
+        builder = find_builder(request, data_dir)
+    return read_prepared(request, builder, max_bytes)
+
+
+def _read_folder(request: DataRequest, folder: Path, max_bytes: float, progress: Callable[[str], object]) -> Dataset:
+    """Return the dataset in a folder of pictures, from the cache if no picture has changed."""
+    from mnist_lib.data.folder import read_folder, require_memory  # imports Pillow
+
+    listing = list_folder(folder)
+    state = hashlib.sha256(f"{listing.state} {request.image_size} {request.channels}".encode()).hexdigest()
+    path = _cache_of_folder(request, folder)
+    dataset = read_cache(request.name, path, lambda about: state) if path else None
+    if dataset is None:
+        dataset = read_folder(request, listing, max_bytes, progress)
+        if path:
+            write_cache(dataset, path, state)
+        return dataset
+    if request.strict and dataset.damaged:
+        return read_folder(request, listing, max_bytes, progress)  # raises the error
+    require_memory(request.name, len(dataset.train) + len(dataset.test), dataset.image_shape, max_bytes)
+    return dataset
+
+
+def _cache_of_folder(request: DataRequest, folder: Path) -> Path | None:
+    try:
+        data_dir = request.data_dir or default_data_dir()
+    except DataFolderError:
+        return None
+    return cache_path(data_dir, f"{request.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}")
 
 
 def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
     entry = DATASETS[name]
-    dataset = read_cache(name, data_dir / entry.tfds_name)
+    if source is not None:
+        check_source(name, source)  # even if the dataset is prepared: it may have been prepared from other files
+    cache = cache_path(data_dir, entry.tfds_name)
+    dataset = read_cache(name, cache, lambda version: source_hash(data_dir / entry.tfds_name / version))
     if dataset is None:
-        describe_availability(name, data_dir, source)  # fails before the slow import and before a folder is created
+        describe_availability(
+            DataRequest(dataset=name, data_dir=data_dir, data_source=source)
+        )  # fails before the slow import and before a folder is created
         builder, is_new = _builder(entry, data_dir), False
         if not _is_prepared(builder):  # a prepared folder is not locked, since it may be read-only
             with _lock(name, data_dir / f".{entry.tfds_name}.lock"):
@@ -61,11 +122,10 @@ def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
                     is_new = True
             builder = _builder(entry, data_dir)  # a builder reads the disk only when it is made
         train, test = (_read(name, builder, split) for split in ("train", "test"))
-        dataset = Dataset.of(name, str(builder.version), train, test)
-        if is_new:
-            write_cache(dataset, Path(builder.data_path))
-    dataset.train.check(f"{name}/train", entry.train)
-    dataset.test.check(f"{name}/test", entry.test)
+        dataset = Dataset.of(name, str(builder.version), train, test, entry.classes)
+        if is_new or cache.exists():  # a stale cache, such as that of an earlier release, is replaced
+            write_cache(dataset, cache, source_hash(Path(builder.data_path)))
+    dataset.check(entry.train, entry.test)
     return dataset
 
 
@@ -101,8 +161,6 @@ def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-    if source is not None:
-        _check_source(name, builder.url_infos.values(), source)
     config = tfds.download.DownloadConfig(manual_dir=str(source) if source else None)
     try:
         builder.download_and_prepare(download_config=config)
@@ -113,16 +171,6 @@ def _download_and_prepare(name: str, builder: Any, source: Path | None) -> None:
     except OSError as error:
         where = f"{builder.data_path} ({error.strerror or error})"
         raise DataError(f"{name}: cannot be prepared in {where}; name another folder with --data-dir") from error
-
-
-def _check_source(name: str, url_infos: Any, source: Path) -> None:
-    """Check the source files, all of which exist. TFDS would report a wrong file by its URL."""
-    for expected in url_infos:
-        path = source / expected.filename
-        with path.open("rb") as file:
-            got = hashlib.file_digest(file, "sha256").hexdigest()
-        if got != expected.checksum:
-            raise DataChecksumError(f"{name}: {path}: expected sha256 {expected.checksum}, got {got}; fetch it again")
 
 
 def _read(name: str, builder: Any, split: str) -> Split:
@@ -144,7 +192,7 @@ def _read(name: str, builder: Any, split: str) -> Split:
         raise DataError(f"{name}/{split}: {damage}; delete {builder.data_path} and run again") from error
     labels = labels.numpy()
     if len(labels) and not 0 <= labels.min() <= labels.max() <= 255:
-        raise DataError(f"{name}/{split}: expected labels 0 to 9, got {labels.min()} to {labels.max()}")
+        raise DataError(f"{name}/{split}: expected labels 0 to 255, got {labels.min()} to {labels.max()}")
     return Split(images.numpy(), labels.astype(np.uint8))
 
 

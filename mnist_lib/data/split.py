@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
-from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import DataError
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
 VALIDATION_SEED = 20_260_101
 
+DIGITS = tuple("0123456789")
+
+Labels = NDArray[np.uint8] | NDArray[np.uint16]  # uint16 if there are more than 256 classes
+
 
 @dataclass(frozen=True)
 class Split:
-    images: NDArray[np.uint8]  # [n, height, width, 1], 0-255
-    labels: NDArray[np.uint8]  # [n], 0-9
+    images: NDArray[np.uint8]  # [n, height, width, channels], 0-255
+    labels: Labels  # [n], from 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -33,22 +37,6 @@ class Split:
         """The sha256 of the images and the labels, with their types and shapes."""
         return hash_arrays((self.images, self.labels))
 
-    def check(self, name: str, expected: int) -> None:
-        """Check the number of images, the labels and the pixels of the named split.
-
-        Raises:
-            DataError: it does not have `expected` images, or has a label above 9 or a blank image.
-        """
-        if not len(self) == len(self.images) == expected:
-            raise DataError(f"{name}: expected {expected} images, got {len(self.images)} and {len(self)} labels")
-        if self.labels.max() >= NUM_CLASSES:
-            index = int(self.labels.argmax())
-            raise DataError(f"{name}: expected labels 0 to {NUM_CLASSES - 1}, image {index} has {self.labels[index]}")
-        flat = self.images.reshape(len(self), -1)
-        constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
-        if len(constant):
-            raise DataError(f"{name}: image {constant[0]} is blank: all its pixels are {flat[constant[0], 0]}")
-
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -57,47 +45,108 @@ class DatasetInfo:
     name: str
     version: str
     fingerprint: str
+    classes: tuple[str, ...]
     train: int  # images, including those for validation
-    test_labels: NDArray[np.uint8]
+    test_labels: Labels
     image_shape: tuple[int, int, int]  # height, width, channels
     reusable: bool
+    ranks: NDArray[np.float32] | None = None
+    notices: tuple[str, ...] = ()
+    damaged: int = 0
+
+    def summary(self, validation_percent: int) -> dict[str, Any]:
+        """Return what a summary says about the dataset."""
+        validation = validation_size(self.train, self.ranks, validation_percent)
+        return {
+            "name": self.name,
+            "version": self.version,
+            "fingerprint": self.fingerprint,
+            "classes": list(self.classes),
+            "image_shape": list(self.image_shape),
+            "train": self.train - validation,
+            "validation": validation,
+            "test": len(self.test_labels),
+            "damaged": self.damaged,
+            "notices": list(self.notices),
+        }
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The two published splits. The fingerprint covers every image and label of both."""
+    """The train and the test split. The fingerprint covers every image and label of both."""
 
     name: str
     version: str
+    classes: tuple[str, ...]  # the names of the labels
     train: Split
     test: Split
     fingerprint: str
-    reusable: bool = True  # whether it was prepared in a folder that the next run reads
+    reusable: bool = True  # whether the next run can read what has been prepared
+    # [train images], each in [0, 1): the images below a share are for validation. None: they are chosen at random.
+    ranks: NDArray[np.float32] | None = None
+    notices: tuple[str, ...] = ()  # about what is left out
+    damaged: int = 0  # files that could not be read and are left out
 
     @classmethod
-    def of(cls, name: str, version: str, train: Split, test: Split) -> Dataset:
+    def of(cls, name: str, version: str, train: Split, test: Split, classes: Sequence[str] = DIGITS) -> Dataset:
         fingerprint = hashlib.sha256(f"{train.fingerprint}{test.fingerprint}".encode()).hexdigest()
-        return cls(name, version, train, test, fingerprint)
+        return cls(name, version, tuple(classes), train, test, fingerprint)
 
     @property
     def info(self) -> DatasetInfo:
-        train, labels = len(self.train), self.test.labels
-        return DatasetInfo(self.name, self.version, self.fingerprint, train, labels, self.image_shape, self.reusable)
+        return DatasetInfo(
+            name=self.name,
+            version=self.version,
+            fingerprint=self.fingerprint,
+            classes=self.classes,
+            train=len(self.train),
+            test_labels=self.test.labels,
+            image_shape=self.image_shape,
+            reusable=self.reusable,
+            ranks=self.ranks,
+            notices=self.notices,
+            damaged=self.damaged,
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
 
+    def check(self, train: int, test: int) -> None:
+        """Check the published numbers of images, the labels and the pixels.
+
+        Raises:
+            DataError: a split has another number of images, a label without a class, or a blank image.
+        """
+        for name, split, expected in (
+            (f"{self.name}/train", self.train, train),
+            (f"{self.name}/test", self.test, test),
+        ):
+            if not len(split) == len(split.images) == expected:
+                raise DataError(f"{name}: expected {expected} images, got {len(split.images)} and {len(split)} labels")
+            if split.labels.max() >= len(self.classes):
+                index, last = int(split.labels.argmax()), len(self.classes) - 1
+                raise DataError(f"{name}: expected labels 0 to {last}, image {index} has {split.labels[index]}")
+            flat = split.images.reshape(len(split), -1)
+            constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
+            if len(constant):
+                raise DataError(f"{name}: image {constant[0]} is blank: all its pixels are {flat[constant[0], 0]}")
+
     def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
-        """Split the train images into those to train on and those for validation; None at 0 percent."""
-        held_out = validation_size(len(self.train), validation_percent)
+        """Split the train images into those to train on and those for validation; None if there are none of these."""
+        held_out = validation_size(len(self.train), self.ranks, validation_percent)
         if not held_out:
             return self.train, None
-        order = np.random.default_rng(VALIDATION_SEED).permutation(len(self.train))
+        if self.ranks is None:
+            order = np.random.default_rng(VALIDATION_SEED).permutation(len(self.train))
+        else:
+            order = np.argsort(self.ranks, kind="stable")
         return self.train.take(order[held_out:]), self.train.take(order[:held_out])
 
 
-def validation_size(train: int, validation_percent: int) -> int:
-    """Return how many of `train` images are for validation: the share rounded up."""
-    return -(-train * validation_percent // 100)
+def validation_size(train: int, ranks: NDArray[np.float32] | None, validation_percent: int) -> int:
+    """Return how many of `train` images are for validation: the share rounded up, or those with a rank below it."""
+    if ranks is None:
+        return -(-train * validation_percent // 100)
+    return int((ranks < validation_percent / 100).sum())

@@ -4,7 +4,9 @@ Each file is run by the runtime of its format before it gets its final name. The
 imported only by the functions that need them.
 """
 
-from collections.abc import Callable
+import json
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
     Args:
         form: one of `catalog.EXPORT_FORMATS`.
         target: a path that does not exist; it becomes a folder for saved_model, a file for the others.
-        images: [n, height, width, 1] uint8, 0-255, on which the predictions are compared.
+        images: [n, height, width, channels] uint8, 0-255, on which the predictions are compared.
 
     Raises:
         IntegrityError: the exported model predicts differently from the stored version; the export is deleted.
@@ -43,7 +45,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
     write, run = WRITERS[form]
     expected = predictor(stored)(images)
     with atomic_output(target) as written:
-        write(serving_module(stored.model, stored.weights, stored.image_shape, PROBABILITIES), written)
+        write(serving_module(stored.model, stored.weights, stored.image_shape, PROBABILITIES), written, stored.classes)
         try:
             got = run(written)(images)
         except Exception as error:  # each runtime raises its own exceptions
@@ -61,7 +63,9 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
     return Exported(str(target), size, len(images), max_difference)
 
 
-def _write_saved_model(module: tf.Module, path: Path) -> None:
+def _write_saved_model(module: tf.Module, path: Path, classes: Sequence[str]) -> None:
+    """Write a SavedModel, whose function `classes` returns their names."""
+    module.classes = tf.function(lambda: tf.constant(classes), input_signature=[], autograph=False)
     try:
         tf.saved_model.save(module, str(path), signatures=module.serve)
     except tf.errors.OpError as error:
@@ -73,9 +77,12 @@ def _run_saved_model(path: Path) -> Predict:
     return lambda images: np.asarray(loaded.serve(images)[PROBABILITIES])
 
 
-def _write_litert(module: tf.Module, path: Path) -> None:
+def _write_litert(module: tf.Module, path: Path, classes: Sequence[str]) -> None:
+    """Write a LiteRT file with the names of the classes in `labels.txt`, which is attached as LiteRT's metadata is."""
     concrete = module.serve.get_concrete_function()
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert())
+    with zipfile.ZipFile(path, "a") as attached:
+        attached.writestr(zipfile.ZipInfo("labels.txt"), "\n".join(classes))
 
 
 def _run_litert(path: Path) -> Predict:
@@ -85,10 +92,12 @@ def _run_litert(path: Path) -> Predict:
     return lambda images: np.asarray(serve(**{PIXELS: images})[PROBABILITIES])
 
 
-def _write_onnx(module: tf.Module, path: Path) -> None:
+def _write_onnx(module: tf.Module, path: Path, classes: Sequence[str]) -> None:
+    """Write an ONNX file with the names of the classes as JSON in its metadata."""
     import tf2onnx
 
     model, _ = tf2onnx.convert.from_function(module.serve, input_signature=module.serve.input_signature)
+    model.metadata_props.add(key="classes", value=json.dumps(classes))
     path.write_bytes(model.SerializeToString())
 
 
@@ -99,7 +108,7 @@ def _run_onnx(path: Path) -> Predict:
     return lambda images: np.asarray(session.run([PROBABILITIES], {PIXELS: images})[0])
 
 
-WRITERS: dict[str, tuple[Callable[[tf.Module, Path], None], Callable[[Path], Predict]]] = {
+WRITERS: dict[str, tuple[Callable[[tf.Module, Path, Sequence[str]], None], Callable[[Path], Predict]]] = {
     "saved_model": (_write_saved_model, _run_saved_model),
     "litert": (_write_litert, _run_litert),
     "onnx": (_write_onnx, _run_onnx),

@@ -15,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.catalog import NUM_CLASSES
-from mnist_lib.data.batches import EVALUATION_BATCH_SIZE
+from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.split import Split
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.models.keras_models import KERAS_FILE
@@ -24,7 +23,7 @@ from mnist_lib.models.model import ImageShape, Model, Weights, build_model
 from mnist_lib.models.scratch import SGD
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import Resources, TrialSpec
-from mnist_lib.store.contents import Predictions, StoredModel
+from mnist_lib.store.contents import Predictions, StoredModel, classes_of
 from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Trainer, accuracy_of
@@ -33,7 +32,7 @@ from mnist_lib.training.strategy import mirrored_strategy
 MAX_ROUNDING = 1e-3  # difference of a probability: rounding causes less, other weights cause more
 MIN_LAYER_LIMIT = 64 << 20  # bytes: a layer of this size is accepted even if the stored files are small
 
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, 1], 0-255 -> [n, classes]
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, channels], 0-255 -> [n, classes]
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class LoadedModel:
     model: Model
     weights: Weights
     image_shape: ImageShape
+    classes: tuple[str, ...]
 
 
 def load(objects: Objects, version: Version) -> Predict:
@@ -55,7 +55,7 @@ def predictor(loaded: LoadedModel) -> Predict:
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         check_images(images, loaded.image_shape)
         if not len(images):
-            return np.empty((0, NUM_CLASSES), np.float32)
+            return np.empty((0, len(loaded.classes)), np.float32)
         return trainer.probabilities(loaded.weights, images)
 
     return predict
@@ -94,19 +94,20 @@ def build(stored: StoredModel) -> LoadedModel:
     try:
         spec = TrialSpec(**manifest["spec"])
         height, width, channels = map(int, manifest["dataset"]["image_shape"])
+        classes = classes_of(manifest)
         # Limit the memory that a manifest can claim. No layer of a model is larger than a dense layer on all pixels.
         largest, size = 4 * height * width * channels * spec.hidden_units, sum(map(len, files.values()))
         if not 0 < largest <= max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
         image_shape = (height, width, channels)
-        model = build_model(spec, image_shape)
+        model = build_model(spec, image_shape, len(classes))
         weights = model.read(files)
         expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
     except (MnistError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"{stored.name}: {error}") from error
     if got != expected:
         raise IntegrityError(f"{stored.name}: expected weights with sha256 {expected}, got {got}")
-    return LoadedModel(model, weights, image_shape)
+    return LoadedModel(model, weights, image_shape, classes)
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:
@@ -119,11 +120,16 @@ def load_trusted(objects: Objects, version: Version) -> Predict:
             path.write_bytes(content)
         if KERAS_FILE in files:
             model = keras.saving.load_model(Path(folder, KERAS_FILE))
-            return lambda images: np.asarray(model.predict(images, batch_size=EVALUATION_BATCH_SIZE, verbose=0))
+            return lambda images: np.asarray(
+                model.predict(images, batch_size=evaluation_batch_size(images.shape[1:]), verbose=0)
+            )
         served = tf.saved_model.load(str(Path(folder, "saved_model")))
-        return lambda images: np.concatenate(
-            [served.serve(part).numpy() for part in np.array_split(images, -(-len(images) // EVALUATION_BATCH_SIZE))]
-        )
+
+        def serve(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            parts = -(-len(images) // evaluation_batch_size(images.shape[1:]))
+            return np.concatenate([served.serve(part).numpy() for part in np.array_split(images, parts)])
+
+        return serve
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_lib.archives import read_keras_weights
-from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.models.model import ImageShape, Model, Tensors, Weights, read_files, require_file
 from mnist_lib.spec import TrialSpec
 
 KERAS_FILE = "model.keras"
+SEED_STATE = "seed_generator_state"  # how the path of a variable of keras.random.SeedGenerator ends
 
 
-def keras_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
+def keras_dense(spec: TrialSpec, image_shape: ImageShape, num_classes: int) -> Model:
     """Return the network of the notebook of "Deep Learning with Python": one hidden dense layer with relu."""
     return KerasModel(
         lambda: [
@@ -25,13 +25,13 @@ def keras_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
             keras.layers.Rescaling(1 / 255),
             keras.layers.Flatten(),
             keras.layers.Dense(spec.hidden_units, activation="relu"),
-            keras.layers.Dense(NUM_CLASSES),
+            keras.layers.Dense(num_classes),
         ],
         spec.precision,
     )
 
 
-def keras_cnn(spec: TrialSpec, image_shape: ImageShape) -> Model:
+def keras_cnn(spec: TrialSpec, image_shape: ImageShape, num_classes: int) -> Model:
     """Return a network of two convolutions, chosen for accuracy per second: see benchmarks/README.md."""
     padding = "same" if min(image_shape[:2]) < 16 else "valid"  # 8x8 images would shrink to nothing
 
@@ -44,17 +44,17 @@ def keras_cnn(spec: TrialSpec, image_shape: ImageShape) -> Model:
             keras.Input(image_shape, dtype="uint8", name="pixels"),
             keras.layers.Rescaling(1 / 255),
             keras.layers.Conv2D(24, 5, use_bias=False, padding=padding),
-            keras.layers.MaxPooling2D(),
+            keras.layers.MaxPooling2D(padding=padding),
             *normalized(),
             keras.layers.Conv2D(32, 3, use_bias=False, padding=padding),
-            keras.layers.MaxPooling2D(),
+            keras.layers.MaxPooling2D(padding=padding),
             *normalized(),
             keras.layers.Flatten(),
             keras.layers.Dropout(0.1),
             keras.layers.Dense(spec.hidden_units, use_bias=False),
             *normalized(),
             keras.layers.Dropout(0.1),
-            keras.layers.Dense(NUM_CLASSES),
+            keras.layers.Dense(num_classes),
         ],
         spec.precision,
         augmentation=lambda: [RandomShift(1)],
@@ -91,12 +91,26 @@ class KerasModel:
         keras.utils.set_random_seed(seed)  # layers without a seed of their own draw from the global one
         return _values_of(self.training_network())
 
-    def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
-        if not training:
-            logits, _ = self._network.stateless_call(weights.trainable, self._state_to_predict(weights), images)
-            return logits, weights.state
-        logits, state = self._in_training.stateless_call(weights.trainable, weights.state, images, training=True)
-        return tf.cast(logits, tf.float32), list(state)
+    def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
+        return self._network.stateless_call(weights.trainable, self._state_to_predict(weights), images)[0]
+
+    def train_logits(
+        self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
+    ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
+        own = self._shift_seeds(weights.state, replica)
+        logits, state, losses = self._in_training.stateless_call(
+            weights.trainable, own, images, training=True, return_losses=True
+        )
+        loss = tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else tf.constant(0.0)
+        return tf.cast(logits, tf.float32), self._shift_seeds(state, -replica), loss
+
+    def _shift_seeds(self, state: Tensors, by: tf.Tensor) -> Tensors:
+        """Add a number to the first half of the state of each random generator, of which Keras changes the second."""
+        variables, shift = self._in_training.non_trainable_variables, tf.stack([by, 0])
+        return [
+            value + tf.cast(shift, value.dtype) if variable.path.endswith(SEED_STATE) else value
+            for variable, value in zip(variables, state, strict=True)
+        ]
 
     def stored(self, weights: Weights) -> Weights:
         """Return the weights without seed states, which Keras does not store."""

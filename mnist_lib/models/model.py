@@ -1,4 +1,5 @@
-"""The interface of all models. `catalog.MODELS` names the function (spec, image shape) -> `Model` that builds each.
+"""The interface of all models. `catalog.MODELS` names the function that builds each: (spec, image shape, number of
+classes) -> `Model`.
 
 A model takes raw pixels: the scaling to [0, 1] is part of it, so that users of a stored model cannot forget it.
 """
@@ -39,10 +40,16 @@ class Model(Protocol):
     def initial_weights(self, seed: int) -> Weights:
         """Return initial weights that are a function of the seed."""
 
-    def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
-        """Return the logits, [batch, classes] float32, of images, [batch, height, width, 1] uint8, and the new state.
+    def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
+        """Return the logits, [batch, classes] float32, of images, [batch, height, width, channels] uint8."""
 
-        Training computes in the precision of the spec. Evaluation computes in float32, as users of a stored model do.
+    def train_logits(
+        self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
+    ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
+        """Return logits to train on, in the precision of the spec, the new state, and a loss beside that of the labels.
+
+        Args:
+            replica: its number, so that replicas draw different random numbers.
         """
 
     def stored(self, weights: Weights) -> Weights:
@@ -59,10 +66,10 @@ class Model(Protocol):
         """
 
 
-def build_model(spec: TrialSpec, image_shape: ImageShape) -> Model:
+def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int) -> Model:
     module, _, function = MODELS[spec.model].build.partition(":")
-    build: Callable[[TrialSpec, ImageShape], Model] = getattr(importlib.import_module(module), function)
-    return build(spec, image_shape)
+    build: Callable[[TrialSpec, ImageShape, int], Model] = getattr(importlib.import_module(module), function)
+    return build(spec, image_shape, num_classes)
 
 
 def serving_module(model: Model, weights: Weights, image_shape: ImageShape, output: str | None = None) -> tf.Module:
@@ -76,8 +83,7 @@ def serving_module(model: Model, weights: Weights, image_shape: ImageShape, outp
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *image_shape], tf.uint8, name="pixels")])
     def serve(pixels: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
         values = list(map(tf.convert_to_tensor, module.weights))
-        logits, _ = model.logits(Weights(values[:count], values[count:]), pixels, training=False)
-        probabilities = tf.nn.softmax(logits)
+        probabilities = tf.nn.softmax(model.logits(Weights(values[:count], values[count:]), pixels))
         return probabilities if output is None else {output: probabilities}
 
     module.serve = serve

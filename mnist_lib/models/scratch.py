@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_lib.archives import read_npz
-from mnist_lib.catalog import NUM_CLASSES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.models.model import ImageShape, Model, Tensors, Weights, read_files, require_file, serving_module
 from mnist_lib.spec import TrialSpec
@@ -148,10 +147,10 @@ class Adam:
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
 
 
-def scratch_dense(spec: TrialSpec, image_shape: ImageShape) -> Model:
+def scratch_dense(spec: TrialSpec, image_shape: ImageShape, num_classes: int) -> Model:
     """Return the network of `keras_dense`, from scratch and with the initial weights of the notebook."""
     height, width, channels = image_shape
-    layers = [Dense(height * width * channels, spec.hidden_units, tf.nn.relu), Dense(spec.hidden_units, NUM_CLASSES)]
+    layers = [Dense(height * width * channels, spec.hidden_units, tf.nn.relu), Dense(spec.hidden_units, num_classes)]
     return ScratchModel(Sequential(layers), image_shape, spec.precision)
 
 
@@ -165,10 +164,17 @@ class ScratchModel:
     def initial_weights(self, seed: int) -> Weights:
         return Weights(self._network.initial_weights(seed), [])
 
-    def logits(self, weights: Weights, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, Tensors]:
-        scaled = tf.cast(tf.reshape(images, [-1, np.prod(self._image_shape)]), tf.float32) / 255.0  # [batch, pixels]
-        precision = self._precision if training else tf.float32
-        return self._network(weights.trainable, scaled, precision), weights.state
+    def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
+        return self._network(weights.trainable, self._scaled(images))
+
+    def train_logits(
+        self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
+    ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
+        return self._network(weights.trainable, self._scaled(images), self._precision), weights.state, tf.constant(0.0)
+
+    def _scaled(self, images: tf.Tensor) -> tf.Tensor:
+        """[batch, height, width, channels] uint8 -> [batch, pixels] float32 from 0 to 1."""
+        return tf.cast(tf.reshape(images, [-1, np.prod(self._image_shape)]), tf.float32) / 255.0
 
     def stored(self, weights: Weights) -> Weights:
         return weights

@@ -3,6 +3,7 @@
 Pillow's own limits are too wide: it reads 179 million pixels, and formats for which it starts other programs.
 """
 
+import hashlib
 import io
 import math
 import os
@@ -11,42 +12,60 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mnist_lib.catalog import DATASETS
+from mnist_lib.catalog import DATASETS, PICTURE_SUFFIXES
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.centring import centre
 from mnist_lib.pictures.ink import Levels, find_ink
 
 PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
 MAX_FILE_BYTES = 10_000_000
 MAX_PIXELS = 50_000_000  # as in the largest photos of phones
 WORKING_SIDE = 512  # pixels: the longer side of a larger picture is reduced to about this
 
+GREY_MODES = ("1", "L", "I", "F")
+ORIENTATION = 0x0112  # the EXIF tag
+
 TOO_LARGE = f"expected at most {MAX_PIXELS:,} pixels, got {{}}; scale the picture down"
+
+
+class Shape(NamedTuple):
+    height: int
+    width: int
+    channels: int  # 1: grey, 3: RGB, 4: RGB and transparency
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the images of a dataset are laid out."""
+    """How the images of a dataset are laid out.
 
-    shape: tuple[int, int]  # height, width
-    box: int | None  # pixels of the longer side of the ink; None: pictures are neither cropped nor inverted
+    A `digit` is light on dark, cropped to its ink and centred. Any other picture keeps its colours; if its proportions
+    are others, its edges are cropped.
+    """
+
+    shape: Shape
+    digit: bool = False
+    box: int | None = None  # pixels of the longer side of a digit; None: it is neither cropped nor inverted
 
     @classmethod
-    def of(cls, dataset: str, shape: tuple[int, int], *, as_is: bool = False) -> "Layout":
-        return cls(shape=shape, box=None if as_is else max(1, round(DATASETS[dataset].box * min(shape))))
+    def of(cls, dataset: str, shape: Shape, *, as_is: bool = False) -> "Layout":
+        """Return the layout of a dataset. One that is not in the catalog is a folder of pictures."""
+        if dataset not in DATASETS:
+            return cls(shape=shape)
+        box = None if as_is else max(1, round(DATASETS[dataset].box * min(shape.height, shape.width)))
+        return cls(shape=shape, digit=True, box=box)
 
 
 @dataclass(frozen=True)
 class Picture:
-    image: NDArray[np.uint8]  # [height, width, 1], 0-255, as a model takes it
+    image: NDArray[np.uint8]  # [height, width, channels], 0-255, as a model takes it
     size: tuple[int, int]  # width and height of the file's picture
+    sha256: bytes = b""  # of the size and the colours of all pixels, whatever the format of the file
 
     @property
     def resized(self) -> bool:
@@ -66,7 +85,7 @@ def _pictures_in(top: Path) -> list[Path]:
     found: list[Path] = []
     for folder, folders, files in os.walk(top, onerror=lambda error: found.append(Path(error.filename))):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        pictures = [name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        pictures = [name for name in files if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")]
         found.extend(Path(folder, name) for name in pictures)
     return sorted(found) or [top]
 
@@ -96,7 +115,9 @@ def read_content(path: Path) -> bytes:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             next(path.iterdir(), None)
-            raise ImageError(f"expected pictures ({' '.join(SUFFIXES)}), got a folder without any; name the files")
+            raise ImageError(
+                f"expected pictures ({' '.join(PICTURE_SUFFIXES)}), got a folder without any; name the files"
+            )
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("expected a file, got a device, a pipe or a socket; name a file")
         if status.st_size > MAX_FILE_BYTES:
@@ -132,8 +153,26 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     except Exception as error:  # each decoder raises its own exceptions
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"expected a complete picture, got a damaged one ({reason}); copy or save it again") from error
-    pixels = _resized(plain, layout.shape) if layout.box is None else _centred(plain, layout.shape, layout.box)
-    return Picture(pixels[..., None], size)
+    height, width, channels = layout.shape
+    if not layout.digit:
+        return Picture(fitted(plain, layout.shape), size, _hash(plain))
+    grey = _resized(plain, (height, width)) if layout.box is None else _centred(plain, (height, width), layout.box)
+    return Picture(grey[..., None].repeat(channels, axis=2), size)
+
+
+def shape_or_none(path: Path) -> Shape | None:
+    """Return the shape of the picture in a file, or None if it is not a picture. The pixels are not decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=PICTURE_FORMATS) as image:
+                width, height = image.size
+                if image.getexif().get(ORIENTATION, 1) > 4:  # a photo that lies on its side
+                    width, height = height, width
+                channels = 4 if image.has_transparency_data else 1 if image.mode.startswith(GREY_MODES) else 3
+                return Shape(height, width, channels)
+    except Exception:  # each decoder raises its own exceptions; reading the picture reports them
+        return None
 
 
 def _decoded(content: bytes, reduce: bool) -> tuple[Image.Image, tuple[int, int]]:
@@ -176,6 +215,24 @@ def _resized(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
     if pixels.min() == pixels.max():
         raise ImageError("expected a digit, got a picture of a single colour; use another picture")
     return pixels
+
+
+def fitted(plain: Image.Image, shape: Shape) -> NDArray[np.uint8]:
+    """Return the picture in its colours, on white where it is transparent, scaled and cropped to the shape."""
+    if plain.mode == "F":
+        plain = Image.fromarray(np.rint(np.clip(np.asarray(plain), 0, 255)).astype(np.uint8))
+    if plain.mode == "RGBA" and shape.channels < 4:
+        plain = _on(plain, "white")
+    plain = plain.convert({1: "L", 3: "RGB", 4: "RGBA"}[shape.channels])
+    if plain.size != (shape.width, shape.height):
+        plain = ImageOps.fit(plain, (shape.width, shape.height), Image.Resampling.BICUBIC)
+    return np.asarray(plain).reshape(shape)
+
+
+def _hash(plain: Image.Image) -> bytes:
+    if plain.mode == "F":
+        plain = Image.fromarray(np.rint(np.clip(np.asarray(plain), 0, 255)).astype(np.uint8))
+    return hashlib.sha256(f"{plain.size}".encode() + plain.convert("RGBA").tobytes()).digest()
 
 
 def _centred(plain: Image.Image, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:

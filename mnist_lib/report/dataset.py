@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +15,49 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from mnist_lib.catalog import DATASETS, NUM_CLASSES
+from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.wording import counted
 
-BAR_WIDTH = 20  # characters
+BAR_WIDTH, MAX_NAME = 20, 30  # characters
 EXAMPLES = 10  # of each class, in a picture of examples
-REPORT_EXAMPLES = 4  # of each class, in a report
+REPORT_EXAMPLES, REPORT_CLASSES, REPORT_SIDE = 4, 20, 56  # of each class; classes; pixels, in a report
 # Sizes in pixels of a picture of examples.
 MAX_IMAGE_SIDE = 84
 GAP, MARGIN, LABEL_WIDTH, TITLE_HEIGHT, FONT_SIZE = 14, 28, 44, 58, 26
 MAX_TERMINAL_SIDE = 16  # columns of an image in a terminal, which shows five side by side
+TERMINAL_CLASSES = 20
+COLOURS = {1: "grey", 3: "colour", 4: "colour with transparency"}  # by channels
 
 
-def describe(dataset: Dataset, data_dir: Path | None) -> dict[str, Any]:
-    """Return a JSON document of both splits; `data_dir` is the folder of TFDS, None if it could not be written."""
-    entry = DATASETS[dataset.name]
-    folder = data_dir / entry.tfds_name / dataset.version if data_dir else None
+def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None) -> dict[str, Any]:
+    """Return a JSON document of both splits.
+
+    Args:
+        data_dir: the folder of prepared datasets, or None if it could not be written.
+        folder: the folder of pictures that the dataset was read from.
+    """
+    entry = DATASETS.get(dataset.name)
+    if folder is None and entry and data_dir:
+        folder = data_dir / entry.tfds_name / dataset.version
+    splits = (("train", dataset.train), ("test", dataset.test))
     return {
         "name": dataset.name,
-        "about": entry.about,
+        "about": entry.about if entry else f"images of {counted(len(dataset.classes), 'class')}",
         "version": dataset.version,
         "fingerprint": dataset.fingerprint,
+        "classes": list(dataset.classes),
         "image_shape": list(dataset.image_shape),
         "prepared_in": str(folder) if folder else None,
-        "splits": {"train": _describe(dataset.train), "test": _describe(dataset.test)},
+        "splits": {name: _describe(split, len(dataset.classes)) for name, split in splits},
+        "notices": list(dataset.notices),
     }
 
 
-def _describe(split: Split) -> dict[str, Any]:
+def _describe(split: Split, classes: int) -> dict[str, Any]:
     return {
         "images": len(split),
-        "per_class": np.bincount(split.labels, minlength=NUM_CLASSES).tolist(),
+        "per_class": np.bincount(split.labels, minlength=classes).tolist(),
         "lowest_pixel": int(split.images.min()),
         "highest_pixel": int(split.images.max()),
         "mean_pixel": float(split.images.mean()),
@@ -53,7 +66,7 @@ def _describe(split: Split) -> dict[str, Any]:
 
 def dataset_tables(description: dict[str, Any]) -> Group:
     """Return the description as text and a table with a row for each class."""
-    height, width, _ = description["image_shape"]
+    height, width, channels = description["image_shape"]
     splits = description["splits"]
     counts = [
         f"  {name:11}  {split['images']:,} images, pixels {split['lowest_pixel']} to {split['highest_pixel']}"
@@ -64,83 +77,107 @@ def dataset_tables(description: dict[str, Any]) -> Group:
     return Group(
         Text(f"{description['name']} {description['version']}: {description['about']}\n", "bold"),
         *counts,
-        f"  image        {height} x {width} pixels, one channel, uint8",
+        f"  image        {height} x {width} pixels, {COLOURS[channels]}",
         Text(f"  prepared     {prepared}", no_wrap=True, overflow="ignore"),
         Text(f"  fingerprint  {description['fingerprint']}\n", no_wrap=True, overflow="ignore"),
-        _classes(splits["train"]["per_class"], splits["test"]["per_class"]),
+        _classes(description["classes"], splits["train"]["per_class"], splits["test"]["per_class"]),
+        *(Text(f"\n{notice}") for notice in description["notices"]),
     )
 
 
-def _classes(train: list[int], test: list[int]) -> Table:
+def _classes(classes: list[str], train: list[int], test: list[int]) -> Table:
     table = Table(box=None, padding=(0, 1))
-    table.add_column("class", justify="right")
+    table.add_column("class", justify="right", max_width=MAX_NAME, no_wrap=True)
     for heading in ("train", "test"):
         table.add_column(heading, justify="right")
         table.add_column(min_width=4, max_width=BAR_WIDTH)  # shorter in a narrow terminal
-    for label, counts in enumerate(zip(train, test, strict=True)):
+    for name, *counts in zip(classes, train, test, strict=True):
         cells: list[Any] = []
         for count, largest in zip(counts, (max(train), max(test)), strict=True):
             cells += [f"{count:,}", Bar(largest, 0, count)]
-        table.add_row(str(label), *cells)
+        table.add_row(name, *cells)
     return table
 
 
 def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
-    """Write a PNG of training images, dark on white, with a row for each class."""
-    height, width, _ = dataset.image_shape
+    """Write a PNG of training images with a row for each class, on white; grey images of the catalog are inverted."""
+    height, width, channels = dataset.image_shape
     scale = max(1, MAX_IMAGE_SIDE // max(height, width))  # a whole number, so that pixels stay squares
-    row, column = height * scale + GAP, width * scale + GAP
-    top, left = MARGIN + TITLE_HEIGHT, MARGIN + LABEL_WIDTH
-    picture = Image.new("L", (left + EXAMPLES * column - GAP + MARGIN, top + NUM_CLASSES * row - GAP + MARGIN), 255)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    font = ImageFont.load_default(FONT_SIZE)
+    label_width = max(LABEL_WIDTH, GAP + math.ceil(max(font.getlength(name) for name in dataset.classes)))
+    row, column = max(height * scale, FONT_SIZE) + GAP, width * scale + GAP
+    top, left = MARGIN + TITLE_HEIGHT, MARGIN + label_width
     title = f"{dataset.name} {dataset.version}: training images of each class, seed {seed}"
+    total = max(left + EXAMPLES * column - GAP, MARGIN + math.ceil(font.getlength(title))) + MARGIN
+    picture = Image.new("RGB", (total, top + len(dataset.classes) * row - GAP + MARGIN), "white")
+    draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, MARGIN), title, fill=0, font=font)
-    for label, chosen in enumerate(choose(dataset.train, seed)):
+    for label, (name, chosen) in enumerate(zip(dataset.classes, choose(dataset, seed), strict=True)):
         y = top + label * row
-        draw.text((MARGIN, y + height * scale / 2), str(label), fill=0, font=font, anchor="lm")
-        for place, image in enumerate(255 - dataset.train.images[chosen, :, :, 0]):
-            picture.paste(Image.fromarray(image.repeat(scale, 0).repeat(scale, 1)), (left + place * column, y))
+        draw.text((MARGIN, y + height * scale / 2), name, fill=0, font=font, anchor="lm")
+        for place, image in enumerate(dataset.train.images[chosen]):
+            shown = as_picture(255 - image if channels == 1 and dataset.name in DATASETS else image)
+            shown = shown.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            picture.paste(shown, (left + place * column, y), shown if channels == 4 else None)
     picture.save(path, format="PNG", optimize=True)
 
 
+def as_picture(image: NDArray[np.uint8]) -> Image.Image:
+    """Return an image, [height, width, channels], as a picture in mode L, RGB or RGBA."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
 def examples_as_text(dataset: Dataset, seed: int, columns: int = 80) -> Text:
-    """Return the first image of each class from `draw_examples` as text, light on dark, two pixels per character.
+    """Return the first image of each class from `draw_examples` as text, two pixels per character.
 
     Args:
         columns: width of the terminal; up to five images stand side by side.
     """
-    images = dataset.train.images[[chosen[0] for chosen in choose(dataset.train, seed)], :, :, 0]
-    if images.shape[2] > MAX_TERMINAL_SIDE:
-        count, height, width = images.shape
-        images = images.reshape(count, height // 2, 2, width // 2, 2).mean(axis=(2, 4)).astype(np.uint8)
+    height, width, _ = dataset.image_shape
+    step = -(-max(height, width) // MAX_TERMINAL_SIDE)
+    size = (max(1, width // step), 2 * max(1, height // step // 2))  # a character is two pixels high
+    firsts = [int(chosen[0]) for chosen in choose(dataset, seed) if len(chosen)][:TERMINAL_CLASSES]
+    images = [
+        np.asarray(as_picture(dataset.train.images[i]).convert("RGB").resize(size, Image.Resampling.BOX))
+        for i in firsts
+    ]
     text = Text()
-    per_row = min(5, max(1, columns // (images.shape[2] + 2)))
+    per_row = min(5, max(1, columns // (size[0] + 2)))
     for begin in range(0, len(images), per_row):
-        row = images[begin : begin + per_row]
-        strip = np.concatenate(np.pad(row, [(0, 0), (0, 0), (0, 2)]), axis=1)  # [height, total width]
+        strip = np.concatenate(
+            [np.pad(image, [(0, 0), (0, 2), (0, 0)]) for image in images[begin : begin + per_row]], axis=1
+        )
         for upper, lower in zip(strip[::2].tolist(), strip[1::2].tolist(), strict=True):
-            for a, b in zip(upper, lower, strict=True):
-                text.append("▀", Style(color=f"rgb({a},{a},{a})", bgcolor=f"rgb({b},{b},{b})"))
+            for (r, g, b), (below_r, below_g, below_b) in zip(upper, lower, strict=True):
+                style = Style(color=f"rgb({r},{g},{b})", bgcolor=f"rgb({below_r},{below_g},{below_b})")
+                text.append("▀", style)
             text.append("\n")
         text.append("\n")
     return text
 
 
-def choose(split: Split, seed: int) -> list[NDArray[np.int64]]:
-    """Return indices of `EXAMPLES` random images of each class, or of all images of a smaller class."""
-    generator = np.random.default_rng(seed)
-    orders = [generator.permutation(np.flatnonzero(split.labels == label)) for label in range(NUM_CLASSES)]
+def choose(dataset: Dataset, seed: int) -> list[NDArray[np.int64]]:
+    """Return indices of `EXAMPLES` random training images of each class, or of all images of a smaller class."""
+    generator, labels = np.random.default_rng(seed), dataset.train.labels
+    orders = [generator.permutation(np.flatnonzero(labels == label)) for label in range(len(dataset.classes))]
     return [order[:EXAMPLES] for order in orders]
 
 
 def data_url(image: NDArray[np.uint8]) -> str:
-    """Return a PNG of an image, [height, width, 1], as a data: URL."""
+    """Return a PNG of an image, [height, width, channels], as a data: URL."""
     file = io.BytesIO()
-    Image.fromarray(image[:, :, 0]).save(file, format="PNG", optimize=True)
+    as_picture(image).save(file, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def examples_for_report(train: Split) -> NDArray[np.uint8]:
-    """Return the first images of each class, a column for each class, as one [height, width, 1] image."""
-    indices = [np.flatnonzero(train.labels == label)[:REPORT_EXAMPLES] for label in range(NUM_CLASSES)]
-    return np.concatenate([np.concatenate([*train.images[column]]) for column in indices], axis=1)
+def examples_for_report(dataset: Dataset) -> NDArray[np.uint8]:
+    """Return the first images of each class, a column for each class, as one [height, width, channels] image."""
+    height, width, _ = dataset.image_shape
+    step = -(-max(height, width) // REPORT_SIDE)
+    columns = []
+    for label in range(min(len(dataset.classes), REPORT_CLASSES)):
+        chosen = dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:REPORT_EXAMPLES], ::step, ::step]
+        column = np.zeros((REPORT_EXAMPLES, *chosen.shape[1:]), np.uint8)
+        column[: len(chosen)] = chosen
+        columns.append(np.concatenate([*column]))
+    return np.concatenate(columns, axis=1)

@@ -6,6 +6,7 @@ All colours are defined here. In a page each becomes a CSS variable, so that a d
 import html
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,9 +53,9 @@ def _settings(more: Mapping[Any, Any] | None = None) -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, rows: int = 1) -> tuple[Figure, Any]:
+def new_figure(height: float, rows: int = 1, width: float = WIDTH) -> tuple[Figure, Any]:
     with _settings():
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows)
 
 
@@ -71,7 +72,11 @@ def legend(axes: Axes) -> None:
 def plot(name: str, figure: Figure, *, in_page: bool = True) -> Plot:
     """Draw the figure as PNG and, for a page, as SVG."""
     svg, png = io.StringIO(), io.BytesIO()
-    with _settings({"svg.hashsalt": name}):  # otherwise two plots in a page could have the same identifiers
+    with (
+        warnings.catch_warnings(),
+        _settings({"svg.hashsalt": name}),
+    ):  # otherwise two plots in a page could have the same identifiers
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # it is drawn as a box
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
         if in_page:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.catalog import NUM_CLASSES
+from mnist_lib.data.split import Labels
 from mnist_lib.results import EpochDone, Tally
 
 CALIBRATION_BINS = 10
 MAX_PICTURES = 24  # of one kind
+MAX_CONFUSED = 3  # classes that one is taken for
 # A label is questioned if all trials of the models with a mean test accuracy of at least MIN_ACCURACY predict the same
 # other class, with a mean probability of at least MIN_PROBABILITY. There must be at least MIN_VOTERS such trials. Less
 # accurate models are mostly wrong where they contradict a label: on MNIST, models of 97.8% contradicted 31 labels,
@@ -32,13 +33,11 @@ class Mistake:
     predicted: int
     probability: float  # of the predicted class
 
-    def __str__(self) -> str:
-        return f"label {self.label}, predicted {self.predicted} ({self.probability:.1%})"
+    def text(self, classes: Sequence[str]) -> str:
+        return f"label {classes[self.label]}, predicted {classes[self.predicted]} ({self.probability:.1%})"
 
 
-def most_confident_mistakes(
-    probabilities: NDArray[Any], labels: NDArray[np.uint8], count: int = MAX_PICTURES
-) -> list[Mistake]:
+def most_confident_mistakes(probabilities: NDArray[Any], labels: Labels, count: int = MAX_PICTURES) -> list[Mistake]:
     """Return the wrong predictions with the highest probabilities, highest first. probabilities: [images, classes]."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
@@ -53,6 +52,14 @@ class CalibrationBin:
     images: int
     mean_probability: float
     accuracy: float
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    label: int
+    images: int  # in the test split
+    correct: int
+    confused_with: Mapping[int, int]  # the classes predicted most often instead -> images
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,21 @@ class StoredTrial:
         """Number of images in the largest cell off the diagonal, at least 1."""
         return max(1, int((self.confusion - np.diag(self.confusion.diagonal())).max()))
 
+    def classes_by_accuracy(self) -> list[ClassResult]:
+        """Return a row for each class that has test images, the least accurate first."""
+        rows = []
+        for label, row in enumerate(self.confusion):
+            if row.sum():
+                others = np.where(np.arange(len(row)) == label, 0, row)
+                most = [int(other) for other in np.argsort(-others, kind="stable")[:MAX_CONFUSED] if others[other]]
+                rows.append(ClassResult(label, int(row.sum()), int(row[label]), {o: int(others[o]) for o in most}))
+        return sorted(rows, key=lambda found: found.correct / found.images)
+
     @classmethod
-    def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> StoredTrial:
+    def of(cls, probabilities: NDArray[np.float32], labels: Labels) -> StoredTrial:
         """Compare the predictions of finite probabilities, [images, classes], with labels, [images]."""
         predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float64)
-        confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+        confusion = np.zeros((probabilities.shape[1],) * 2, np.int64)
         np.add.at(confusion, (labels, predicted), 1)
         calibration = _calibration(confidence, predicted == labels)
         error = sum(b.images * abs(b.mean_probability - b.accuracy) for b in calibration) / len(labels)
@@ -102,9 +119,9 @@ class DividedImage:
     label: int
     votes: Mapping[int, int]  # predicted class -> trials, descending
 
-    def __str__(self) -> str:
-        votes = ", ".join(f"{predicted}\N{NO-BREAK SPACE}({count})" for predicted, count in self.votes.items())
-        return f"label {self.label}, predicted {votes}"
+    def text(self, classes: Sequence[str]) -> str:
+        votes = ", ".join(f"{classes[label]}\N{NO-BREAK SPACE}({count})" for label, count in self.votes.items())
+        return f"label {classes[self.label]}, predicted {votes}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,7 @@ class Disagreements:
     divided: Sequence[DividedImage]  # those whose votes are spread most evenly
 
     @classmethod
-    def of(cls, tallies: Mapping[str, Tally], labels: NDArray[np.uint8]) -> Disagreements:
+    def of(cls, tallies: Mapping[str, Tally], labels: Labels) -> Disagreements:
         """Compare the predictions of the tallies, at least one, with each other and with the labels, [images]."""
         accurate = [name for name, tally in tallies.items() if tally.statistics.mean >= MIN_ACCURACY]
         voters, questioned = sum(tallies[name].statistics.count for name in accurate), list[Mistake]()

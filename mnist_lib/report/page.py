@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset
 from mnist_lib.report import evidence, plots
 from mnist_lib.report.dataset import data_url, examples_for_report
@@ -70,7 +71,9 @@ def report(run: ReportedRun) -> Report:
         disagreements=evidence.Disagreements.of(run.tallies, labels) if run.tallies else None,
         evidence=evidence,
         test=run.dataset.test,
-        examples=data_url(examples_for_report(run.dataset.train)),
+        classes=run.dataset.classes,
+        ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
+        examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,
         attempts=evidence.attempts(run.history),
         nodes=sorted({trial["node"] for trial in run.summary["trials"] if trial["status"] == "ok"}),
@@ -96,7 +99,8 @@ def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:
     drawn = []
     if stored:
         drawn.append(plots.accuracy_of_trials(run.summary))
-        drawn += [plots.confusion(name, number, trial) for number, (name, trial) in enumerate(stored.items())]
+        classes = run.dataset.classes
+        drawn += [plots.confusion(name, number, trial, classes) for number, (name, trial) in enumerate(stored.items())]
         drawn.append(plots.calibration(stored))
     curves, attempts = evidence.learning_curves(run.history), evidence.attempts(run.history)
     if curves:

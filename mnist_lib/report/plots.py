@@ -17,6 +17,8 @@ from mnist_lib.results import EpochDone
 MAX_DISTINCT = 12
 MAX_LANES = 24
 MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one
+MAX_NUMBERED = 40  # classes of a matrix whose cells contain numbers
+MAX_MATRIX = 16.0  # inches
 HEIGHT = 4.2  # inches, of the two plots that stand side by side
 
 Points = Sequence[tuple[datetime, float]]
@@ -74,17 +76,23 @@ def learning_curves(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Ep
     return plot("learning-curves", figure)
 
 
-def confusion(name: str, number: int, stored: StoredTrial) -> Plot:
+def confusion(name: str, number: int, stored: StoredTrial, classes: Sequence[str]) -> Plot:
     """Draw images by label and predicted class, as PNG only: the page has a table, which screen readers can read."""
-    figure, axes = new_figure(WIDTH)
+    size = max(WIDTH, min(0.32 * len(classes), MAX_MATRIX))
+    figure, axes = new_figure(size, width=size)
+    numbered, font = len(classes) <= MAX_NUMBERED, 8 if len(classes) <= MAX_NUMBERED else 5
     wrong = stored.confusion - np.diag(stored.confusion.diagonal())  # the correct predictions would hide all others
     shades = LinearSegmentedColormap.from_list(name, ["#ffffff", color_of(number)])
     axes.imshow(wrong, cmap=shades, vmin=0, vmax=1.6 * stored.most_confused)
     for (label, predicted), count in np.ndenumerate(stored.confusion):
-        if count:
+        if count and numbered:
             weight = "bold" if label == predicted else "normal"
             axes.text(predicted, label, str(count), ha="center", va="center", fontsize=8, weight=weight)
-    axes.set(xticks=range(len(wrong)), yticks=range(len(wrong)), xlabel="predicted class", ylabel="label")
+    axes.set(xlabel="predicted class", ylabel="label")
+    upright = max(map(len, classes)) <= 2
+    names = {"fontsize": font, "parse_math": False}  # a name may contain $
+    axes.set_xticks(range(len(classes)), classes, rotation=0 if upright else 90, **names)
+    axes.set_yticks(range(len(classes)), classes, **names)
     axes.set_title(f"{name}: images by label and predicted class", loc="left")
     axes.grid(visible=False)
     return plot(f"confusion-{name}", figure, in_page=False)

@@ -9,8 +9,7 @@ from mnist_lib.results import Tally, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from mnist_lib.data.split import Labels
 
 SUMMARY_SCHEMA = 1
 
@@ -32,7 +31,7 @@ def summarize(
     dataset: Mapping[str, Any],
     tallies: Mapping[str, Tally],  # of the models with a successful trial
     stored: Mapping[str, Stored],  # of the same models
-    labels: "NDArray[np.uint8]",  # [test images]
+    labels: "Labels",  # [test images]
     trials: Sequence[Mapping[str, Any]],  # a `trial_row` each
     timing: Mapping[str, float],
     ended: str,  # UTC, ISO 8601
@@ -50,7 +49,7 @@ def summarize(
     }
 
 
-def _model_row(tally: Tally, stored: Stored, labels: "NDArray[np.uint8]") -> dict[str, Any]:
+def _model_row(tally: Tally, stored: Stored, labels: "Labels") -> dict[str, Any]:
     statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
     return {
         "trials": statistics.count,

@@ -7,10 +7,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mnist_lib.data.split import DIGITS
 from mnist_lib.results import Accuracy
 from mnist_lib.wording import percent
-
-CHANCE = 0.1  # accuracy of guessing among ten classes of about equal size
 
 
 def result_tables(summary: Mapping[str, Any]) -> list[RenderableType]:
@@ -71,12 +70,13 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     if any(model["ci95_over"] == "test images" for model in summary["models"].values()):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
     trials = [trial for trial in summary["trials"] if trial["status"] == "ok"]
+    chance = 1 / len(summary["dataset"].get("classes", DIGITS))  # if all classes have about the same size
     for trial in trials:
         if trial["trained_epochs"] < trial["epochs"]:
             epochs = f"{trial['trained_epochs']} of {trial['epochs']} epochs"
             notes.append(f"{trial['id']} trained {epochs}, as many as the time limit allowed.")
     for name in summary["models"]:
         tests = [Accuracy(**trial["test"]) for trial in trials if trial["model"] == name]
-        if sum(tests, Accuracy(0, 0)).interval()[0] <= CHANCE:
+        if sum(tests, Accuracy(0, 0)).interval()[0] <= chance:
             notes.append(f"{name} is not better than guessing: it needs more steps; try more --epochs.")
     return notes

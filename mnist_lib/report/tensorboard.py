@@ -28,6 +28,7 @@ def event_file(
     best_epoch: int,  # whose weights gave the probabilities
     probabilities: NDArray[np.float32],  # [test images, classes]
     test: Split,
+    classes: Sequence[str],
 ) -> bytes:
     """Return the content of an event file, whose steps are epochs."""
     at = time.time() - sum(epoch.seconds for epoch in history)
@@ -36,7 +37,7 @@ def event_file(
         at += epoch.seconds
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(epoch, learning_rate).items()]
         events.append(Event(wall_time=at, step=epoch.epoch, summary=Summary(value=values)))
-    events.append(Event(wall_time=at, step=best_epoch, summary=Summary(value=_mistakes(probabilities, test))))
+    events.append(Event(wall_time=at, step=best_epoch, summary=Summary(value=_mistakes(probabilities, test, classes))))
     with tempfile.NamedTemporaryFile() as file:
         with tf.io.TFRecordWriter(file.name) as writer:
             for event in events:
@@ -55,10 +56,11 @@ def _scalars(epoch: EpochDone, learning_rate: float) -> dict[str, float]:
     }
 
 
-def _mistakes(probabilities: NDArray[np.float32], test: Split) -> Iterator[Any]:
+def _mistakes(probabilities: NDArray[np.float32], test: Split, classes: Sequence[str]) -> Iterator[Any]:
     for rank, mistake in enumerate(most_confident_mistakes(probabilities, test.labels, MAX_MISTAKES), start=1):
         image = test.images[mistake.image]
         height, width, channels = image.shape
         png = tf.io.encode_png(image).numpy()
         picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
-        yield Summary.Value(tag=f"mistakes/{rank:02}: {mistake}, image {mistake.image}", image=picture)
+        tag = f"mistakes/{rank:02}: {mistake.text(classes)}, image {mistake.image}"
+        yield Summary.Value(tag=tag, image=picture)

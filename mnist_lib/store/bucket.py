@@ -87,6 +87,15 @@ class BucketObjects:
         pages = self._request(prefix, lambda: list(obstore.list(self._store, prefix or None)))
         yield from sorted(entry["path"] for page in pages for entry in page)
 
+    def tags(self) -> dict[str, list[Any]]:
+        """Return the size of each object, and a tag that changes with its content, by name, which may be any text."""
+        pages = self._request("", lambda: list(obstore.list(self._store)))
+        return {entry["path"]: [entry["size"], entry["e_tag"]] for page in pages for entry in page}
+
+    def content(self, name: str) -> bytes:
+        """Return the content of an object whose name may be any text."""
+        return self._request(name, lambda: bytes(obstore.get(self._store, name).bytes()))
+
     def delete(self, name: str) -> None:
         check_name(name)
         with contextlib.suppress(FileNotFoundError):

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
-from mnist_lib.catalog import NUM_CLASSES
-from mnist_lib.data.split import DatasetInfo
+from mnist_lib.data.split import DIGITS, DatasetInfo, Labels
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, TrialResult
 from mnist_lib.store.objects import Objects
@@ -35,7 +34,7 @@ class Predictions:
     fingerprint: str  # of the dataset
     test_images: int  # in the dataset
     probabilities: NDArray[np.float32]  # [images, classes]
-    labels: NDArray[np.uint8]  # [images]
+    labels: Labels  # [images]
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
@@ -44,9 +43,12 @@ class Predictions:
         name = f"{version.name}: {PREDICTIONS}"
         arrays = read_npz(content, name, dict.fromkeys(("probabilities", "predictions", "labels"), MAX_ARRAY_BYTES))
         probabilities, labels = arrays["probabilities"], arrays["labels"]
+        classes = probabilities.shape[1] if probabilities.ndim == 2 else 0
         form = (probabilities.dtype.name, probabilities.shape, labels.dtype.name, labels.shape)
-        if form != ("float32", (labels.size, NUM_CLASSES), "uint8", (labels.size,)):
-            raise IntegrityError(f"{name}: expected float32 [n, {NUM_CLASSES}] and uint8 [n], got {form}")
+        if form[:2] != ("float32", (labels.size, classes)) or form[2] not in ("uint8", "uint16") or labels.ndim != 1:
+            raise IntegrityError(f"{name}: expected float32 [n, classes] and uint8 or uint16 [n], got {form}")
+        if labels.size and labels.max() >= classes:
+            raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
         try:
             dataset = version.about["dataset"]
             return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels)
@@ -104,7 +106,7 @@ def contents_of(
     Args:
         code: as returned by `environment.code_version`.
     """
-    about = {
+    about: dict[str, Any] = {
         "trial": result.trial,
         "dataset": {
             "name": dataset.name,
@@ -121,6 +123,7 @@ def contents_of(
         "model": result.spec.model,
         "run": run,
         **about,
+        "dataset": {**about["dataset"], "classes": list(dataset.classes)},
         "spec": asdict(result.spec),
         "best_epoch": result.best_epoch,
         "history": [asdict(epoch) for epoch in result.history],
@@ -132,11 +135,26 @@ def contents_of(
     np.savez_compressed(
         predictions,
         probabilities=result.probabilities,  # [test images, classes] float32
-        predictions=result.probabilities.argmax(axis=1).astype(np.uint8),
+        predictions=result.probabilities.argmax(axis=1).astype(dataset.test_labels.dtype),
         labels=dataset.test_labels,
     )
     made = {PREDICTIONS: predictions.getvalue(), MANIFEST: json.dumps(manifest, indent=2).encode()}
     return {**result.files, **made}, about
+
+
+def classes_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the classes of a version; digits, if it was stored before they had names.
+
+    Raises:
+        IntegrityError: the manifest has something else in their place.
+    """
+    try:
+        classes = manifest["dataset"].get("classes", DIGITS)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{MANIFEST}: expected a dataset, got none") from error
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise IntegrityError(f"{MANIFEST}: expected the names of the classes as a list of text, got something else")
+    return tuple(classes)
 
 
 def read_manifest(objects: Objects, version: Version) -> dict[str, Any]:

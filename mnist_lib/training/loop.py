@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.data.batches import EVALUATION_BATCH_SIZE, Chunk, Plan, epochs
-from mnist_lib.data.split import Split
+from mnist_lib.data.batches import Chunk, Plan, epochs, evaluation_batch_size
+from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
@@ -114,14 +114,14 @@ class Trainer:
         return totals
 
     def probabilities(self, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities, [n, classes] float32, of images, [n, height, width, 1] uint8, 0-255.
+        """Return the probabilities, [n, classes] float32, of images, [n, height, width, channels] uint8, 0-255.
 
         Raises:
             DivergedError: a probability is not a finite number.
         """
         # In a group, each process computes all of them: that needs no communication, and the results are the same.
         replicas, batches = len(self._strategy.extended.worker_devices), []
-        batch_size = EVALUATION_BATCH_SIZE * replicas
+        batch_size = evaluation_batch_size(images.shape[1:]) * replicas
         for begin in range(0, len(images), batch_size):
             batch = images[begin : begin + batch_size]
             padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
@@ -144,7 +144,7 @@ class Trainer:
 
     @tf.function(autograph=False)
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        """Return the probabilities of each replica's images, [EVALUATION_BATCH_SIZE, height, width, 1] each."""
+        """Return the probabilities of each replica's images, [batch, height, width, channels] each."""
         shares = self._strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % len(images)]
         )
@@ -154,10 +154,10 @@ class Trainer:
         return probabilities
 
     def _softmax(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(self._model.logits(weights, images, training=False)[0])
+        return tf.nn.softmax(self._model.logits(weights, images))
 
 
-def accuracy_of(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Accuracy:
+def accuracy_of(probabilities: NDArray[np.float32], labels: Labels) -> Accuracy:
     """Return the accuracy of probabilities, [n, classes], on labels, [n]. In a tie, the lower class is predicted."""
     return Accuracy(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
 

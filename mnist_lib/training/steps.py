@@ -75,7 +75,7 @@ class WholeChunk:
 
         def body(index: tf.Tensor, values: Values, totals: Totals) -> tuple[tf.Tensor, Values, Totals]:
             weights = Weights(transposed(values.trainable), values.state)
-            gradients, state, part = _gradients(self._model, weights, Shard(*(part[index] for part in shard)))
+            gradients, state, part = _gradients(self._model, weights, Shard(*(part[index] for part in shard)), 1)
             trainable, slots = self._optimizer.update(
                 values.trainable, values.slots, transposed(gradients), learning_rates[index], values.step
             )
@@ -104,7 +104,9 @@ class StepByStep:
             flat: tf.Tensor, state: Tensors, shard: Shard, index: tf.Tensor
         ) -> tuple[tf.Tensor, Tensors, Totals]:
             weights = Weights(_split(flat, shapes), state)
-            gradients, state, totals = _gradients(self._model, weights, Shard(*(part[index] for part in shard)))
+            batch = Shard(*(part[index] for part in shard))
+            replicas = self._strategy.num_replicas_in_sync
+            gradients, state, totals = _gradients(self._model, weights, batch, replicas)
             return _concat(gradients), state, totals
 
         shards = self._strategy.experimental_distribute_values_from_function(
@@ -139,16 +141,16 @@ class StepByStep:
         return self._strategy.reduce(tf.distribute.ReduceOp.MEAN, parts, axis=None)
 
 
-def _gradients(model: Model, weights: Weights, batch: Shard) -> tuple[Tensors, Tensors, Totals]:
+def _gradients(model: Model, weights: Weights, batch: Shard, replicas: int) -> tuple[Tensors, Tensors, Totals]:
     """Return the gradients of one step of a shard, the state after it, and its totals.
 
     The loss is the replica's share of the loss of the global batch, so that gradients add up over replicas.
     """
     with tf.GradientTape() as tape:
         tape.watch(weights.trainable)
-        logits, state = model.logits(weights, batch.images, training=True)
+        logits, state, extra = model.train_logits(weights, batch.images, batch.replica)
         losses = softmax_cross_entropy(logits, batch.labels)  # [replica batch]
-        loss = tf.reduce_sum(losses * batch.weights)
+        loss = tf.reduce_sum(losses * batch.weights) + extra / replicas
     real = batch.weights > 0
     correct = real & (tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(batch.labels, tf.int32))
     totals = Totals(
@@ -157,7 +159,8 @@ def _gradients(model: Model, weights: Weights, batch: Shard) -> tuple[Tensors, T
         seen=tf.math.count_nonzero(real, dtype=tf.int32),
         finite_steps=tf.cast(tf.math.is_finite(loss), tf.int32),
     )
-    return tape.gradient(loss, weights.trainable), state, totals
+    gradients = tape.gradient(loss, weights.trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return gradients, state, totals
 
 
 def _no_totals() -> Totals:

@@ -182,7 +182,7 @@ class _Lane:
             versions=package_versions(),
             probabilities=probabilities,
             files=compiled.model.files(best.weights),
-            tensorboard=event_file(history, rates, best.epoch, probabilities, test),
+            tensorboard=event_file(history, rates, best.epoch, probabilities, test, self._dataset.classes),
         )
 
     def _compile(self, spec: TrialSpec) -> _Compiled:
@@ -194,9 +194,9 @@ class _Lane:
             batch_size = min(spec.global_batch_size, len(train))
             if batch_size < spec.global_batch_size:
                 notices = (f"limited the global batch of {spec.global_batch_size} to all {batch_size} training images",)
-            model = build_model(spec, self._dataset.image_shape)
+            model = build_model(spec, self._dataset.image_shape, len(self._dataset.classes))
             trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy)
-            plan = Plan(len(train), batch_size, trainer.replicas)
+            plan = Plan(len(train), batch_size, trainer.replicas, math.prod(self._dataset.image_shape))
             trainer.compile(train, plan)
             self._compiled[shape] = _Compiled(model, trainer, plan, train, validation, notices)
         return self._compiled[shape]

@@ -75,7 +75,7 @@ def test_the_picture_has_a_row_of_ten_different_images_for_each_class(command: A
     assert code == 0
     assert stdout.endswith(f"\nTraining images of each class are in {tmp_path}/a.png\n")
     train = embedded("sklearn-digits").train
-    ink = 255 - np.asarray(Image.open(tmp_path / "a.png"))
+    ink = 255 - np.asarray(Image.open(tmp_path / "a.png").convert("L"))
     for label in range(10):
         known = {image.tobytes() for image in train.images[train.labels == label]}
         y = TOP + 94 * label
@@ -96,7 +96,7 @@ def test_a_class_with_few_images_has_a_short_row(tmp_path: Path) -> None:
     dataset = embedded("mnist-mini")
     kept = np.flatnonzero((dataset.train.labels != 3) | (np.cumsum(dataset.train.labels == 3) <= 4))
     few = Dataset.of("mnist-mini", "1", dataset.train.take(kept), dataset.test)
-    chosen = choose(few.train, seed=0)
+    chosen = choose(few, seed=0)
     assert [len(indices) for indices in chosen] == [EXAMPLES] * 3 + [4] + [EXAMPLES] * 6
     assert all((few.train.labels[indices] == label).all() for label, indices in enumerate(chosen))
     draw_examples(few, 0, tmp_path / "few.png")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_lib.data.split import Dataset, validation_size
+from mnist_lib.data.split import Dataset
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, summarize, trial_row
 from mnist_lib.results import Accuracy, EpochDone, Tally, TrialFailure, TrialResult
@@ -53,17 +53,9 @@ def made_run(
             history += [{"at": begin + done.epoch, "event": "epoch", **asdict(done)} for done in outcome.history]
         rows.append(trial_row(asdict(spec), outcome, attempts=1))
         history.append({"at": begin + 8.5, "event": "ended", "trial": spec.id, "status": rows[-1]["status"]})
-    validation = validation_size(len(dataset.train), 10)
     summary = summarize(
         run="2026-11-25T03-00-00Z-made",
-        dataset={
-            "name": dataset.name,
-            "version": dataset.version,
-            "fingerprint": dataset.fingerprint,
-            "train": len(dataset.train) - validation,
-            "validation": validation,
-            "test": len(dataset.test),
-        },
+        dataset=dataset.info.summary(validation_percent=10),
         tallies=tallies,
         stored={name: Stored(number + 1, number == 0, NAUGHTY) for number, name in enumerate(sorted(tallies))},
         labels=dataset.test.labels,
@@ -86,7 +78,7 @@ def made_run(
 
 def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator, margin: float) -> TrialResult:
     labels = dataset.test.labels
-    logits = rng.normal(size=(len(labels), 10)) * 2
+    logits = rng.normal(size=(len(labels), len(dataset.classes))) * 2
     logits[np.arange(len(labels)), labels] += margin
     probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
     correct = int((probabilities.argmax(axis=1) == labels).sum())

@@ -42,7 +42,7 @@ def publish_untrained(
     from mnist_lib.models.model import build_model
 
     spec = TrialSpec.of(model, hidden_units=16)
-    built = build_model(spec, (28, 28, 1))
+    built = build_model(spec, (28, 28, 1), 10)
     weights = built.initial_weights(1)
     about = {"dataset": {"name": "mnist-mini", "image_shape": [28, 28, 1]}}
     manifest = {**about, "spec": asdict(spec), "weights_sha256": built.stored(weights).sha256()}

@@ -25,8 +25,9 @@ pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 def storage(tensorflow: None, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage whose champion is scratch@1; scratch@2, with an accuracy below 30%, was not promoted."""
     from mnist_lib.data.prepare import prepare
+    from mnist_lib.data.request import DataRequest
 
-    dataset = prepare("mnist-mini", data_dir, None)
+    dataset = prepare(DataRequest(dataset="mnist-mini", data_dir=data_dir))
     folder = tmp_path_factory.mktemp("store")
     objects = LocalObjects(folder)
     good = TrialSpec.of("scratch", hidden_units=32, epochs=3)

@@ -24,8 +24,9 @@ pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 def storage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage with one version of each model, with initial weights; the dataset has been prepared."""
     from mnist_lib.data.prepare import prepare
+    from mnist_lib.data.request import DataRequest
 
-    prepare("mnist-mini", data_dir, None)
+    prepare(DataRequest(dataset="mnist-mini", data_dir=data_dir))
     folder = tmp_path_factory.mktemp("store")
     for name in MODELS:
         publish_untrained(LocalObjects(folder), name)
@@ -94,18 +95,18 @@ def test_an_exported_version_predicts_the_same_as_the_stored_one_at_any_batch_si
     assert (run(images).argmax(axis=1) == expected.argmax(axis=1)).all()
 
 
-def with_other_weights(write: Callable[[Any, Path], None]) -> Callable[[Any, Path], None]:
-    def written(served: Any, to: Path) -> None:
+def with_other_weights(write: Callable[[Any, Path, Any], None]) -> Callable[[Any, Path, Any], None]:
+    def written(served: Any, to: Path, classes: Any) -> None:
         for variable in served.weights:
             variable.assign(variable[..., ::-1])
-        write(served, to)
+        write(served, to, classes)
 
     return written
 
 
-def cut_short(write: Callable[[Any, Path], None]) -> Callable[[Any, Path], None]:
-    def written(served: Any, to: Path) -> None:
-        write(served, to)
+def cut_short(write: Callable[[Any, Path, Any], None]) -> Callable[[Any, Path, Any], None]:
+    def written(served: Any, to: Path, classes: Any) -> None:
+        write(served, to, classes)
         for path in [to] if to.is_file() else to.rglob("*.pb"):
             path.write_bytes(path.read_bytes()[:1_000])
 
@@ -153,9 +154,9 @@ def test_a_folder_that_appears_during_the_export_is_not_overwritten(
 
     write, run = formats.WRITERS["saved_model"]
 
-    def slowly(served: Any, to: Path) -> None:
+    def slowly(served: Any, to: Path, classes: Any) -> None:
         Path("there").mkdir()
-        write(served, to)
+        write(served, to, classes)
 
     monkeypatch.setitem(formats.WRITERS, "saved_model", (slowly, run))
     code, _, stderr = export("scratch@1", "--format=saved_model", "--to=there")

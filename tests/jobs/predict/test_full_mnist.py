@@ -23,6 +23,7 @@ def mnist(
 ) -> tuple[Path, Split]:
     """A storage whose champion has at least 98% accuracy on the full MNIST, and 1,000 test images."""
     from mnist_lib.data.prepare import prepare
+    from mnist_lib.data.request import DataRequest
 
     home = tmp_path_factory.mktemp("predict-mnist")
     data = ("--dataset=mnist", "--data-dir", data_dir, "--data-source", mnist_source)
@@ -31,7 +32,7 @@ def mnist(
     code, stdout, stderr = train(*data, *where, *how, "--json", home=home)
     assert code == 0, stderr
     assert json.loads(stdout)["trials"][0]["test_accuracy"] >= 0.98
-    test = prepare("mnist", data_dir, mnist_source).test
+    test = prepare(DataRequest(dataset="mnist", data_dir=data_dir, data_source=mnist_source)).test
     return home / "results", test.take(np.random.default_rng(0).choice(10_000, 1_000, replace=False))
 
 
@@ -46,7 +47,7 @@ def _scaled(image: Image.Image, side: int) -> Image.Image:
 
 
 def predicted_digits(stdout: str) -> np.ndarray:
-    return np.array([row["digit"] for row in json.loads(stdout)["pictures"]])
+    return np.array([int(row["class"]) for row in json.loads(stdout)["pictures"]])
 
 
 VARIANTS: dict[str, Callable[[Image.Image], bytes]] = {

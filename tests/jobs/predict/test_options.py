@@ -9,6 +9,7 @@ import pytest
 
 from jobs.predict import __main__ as predict
 from jobs.predict.answers import Answer, as_table
+from mnist_lib.data.split import DIGITS
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.store.champions import promote
 from mnist_lib.store.local import LocalObjects
@@ -77,5 +78,5 @@ def test_a_damaged_version_predicts_nothing(tmp_path: Path, capsys: pytest.Captu
 def test_a_picture_with_a_long_name_takes_one_line_in_a_pipe() -> None:
     name = " ".join(40 * ["name"]) + ".png"
     picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
-    _, line = as_table([Answer(name, picture, np.eye(10, dtype=np.float32)[7])]).splitlines()
+    _, line = as_table([Answer(name, picture, np.eye(10, dtype=np.float32)[7], DIGITS)]).splitlines()
     assert line.split("  ")[:2] == [name, "7"]

@@ -53,7 +53,7 @@ def folder(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digits_of(stdout: str) -> list[int]:
-    return [row["digit"] for row in json.loads(stdout)["pictures"]]
+    return [int(row["class"]) for row in json.loads(stdout)["pictures"]]
 
 
 def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
@@ -70,7 +70,7 @@ def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
     plain = np.array(digits_of(predict(*sorted(folder.glob(".*")), "--as-is", "--storage", storage, "--json")[1]))
     readable = plain == labels  # some digits of MNIST are too hard for this model
     assert readable.mean() > 0.85
-    assert (np.array([row["digit"] for row in rows]) == labels)[readable].mean() >= 0.97
+    assert (np.array([int(row["class"]) for row in rows]) == labels)[readable].mean() >= 0.97
     assert all(row["resized"] for row in rows)
     lines = stderr.splitlines()
     assert lines[0].startswith("predicting with keras@1, whose test accuracy is 9")
@@ -113,7 +113,7 @@ def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
     expected = ("error[", "predicting with ", "8 pictures in")
     assert all(line.startswith(expected) for line in done.stderr.splitlines())
     heading, answer = done.stdout.splitlines()
-    assert heading.split() == ["picture", "digit", "probability", "next", "probability"]
+    assert heading.split() == ["picture", "class", "probability", "next", "probability"]
     assert answer.startswith(str(tmp_path / "good, 'yes'.png"))
 
 
@@ -137,22 +137,23 @@ def test_csv_quotes_names_with_commas_quotes_and_line_breaks(
     assert stdout.endswith("\r\n")
     rows = list(csv.DictReader(io.StringIO(stdout, newline="")))
     assert [row["picture"] for row in rows] == [str(path) for path in paths]
-    assert {row["digit"] for row in rows} == {"7"}
+    assert {row["class"] for row in rows} == {"7"}
     assert all(float(row["probability"]) >= float(row["next_probability"]) for row in rows)
 
 
 def test_test_images_have_their_labels_and_are_chosen_by_the_seed(storage: Path, data_dir: Path, predict: Any) -> None:
     from mnist_lib.data.prepare import prepare
+    from mnist_lib.data.request import DataRequest
 
-    labels = prepare("mnist-mini", data_dir, None).test.labels
+    labels = prepare(DataRequest(dataset="mnist-mini", data_dir=data_dir)).test.labels
     command = ("--from-test=10", "--storage", storage, "--data-dir", data_dir)
     code, stdout, _ = predict(*command, "--json")
     assert code == 0
     rows = json.loads(stdout)["pictures"]
     assert len({row["picture"] for row in rows}) == 10
     for row in rows:
-        assert row["label"] == labels[int(row["picture"].split()[-1])]
-        assert row["right"] == (row["label"] == row["digit"])
+        assert row["label"] == str(labels[int(row["picture"].split()[-1])])
+        assert row["right"] == (row["label"] == row["class"])
     assert predict(*command, "--json")[1] == stdout
     assert predict(*command, "--json", "--seed=1")[1] != stdout
     assert f"{sum(row['right'] for row in rows)} of 10 images are right." in predict(*command)[1]
@@ -186,7 +187,7 @@ def test_pictures_read_by_several_processes_keep_their_order(
     rows = json.loads(stdout)["pictures"]
     assert [Path(row["picture"]).stem for row in rows] == [f"{number:03d}" for number in range(250) if number != 120]
     labels = [int(digits.test.labels[int(Path(row["picture"]).stem) * 4]) for row in rows]
-    assert np.mean([row["digit"] == label for row, label in zip(rows, labels, strict=True)]) > 0.9
+    assert np.mean([int(row["class"]) == label for row, label in zip(rows, labels, strict=True)]) > 0.9
     assert "28 x 28" not in stderr  # none was resized
 
 
@@ -203,7 +204,7 @@ def test_a_cluster_predicts_the_same_and_the_driver_does_not_load_tensorflow(
     one, other = json.loads(here[1]), json.loads(there.stdout)
     assert other["failed"] == one["failed"]
     for row, same in zip(one["pictures"], other["pictures"], strict=True):
-        assert (row["picture"], row["digit"]) == (same["picture"], same["digit"])
+        assert (row["picture"], row["class"]) == (same["picture"], same["class"])
         np.testing.assert_allclose(row["probabilities"], same["probabilities"], atol=1e-4)
 
 

@@ -14,7 +14,7 @@ from jobs.train.__main__ import finish
 from jobs.train.driver import Times, fan_out_of, store_run
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
-from mnist_lib.data.split import Dataset, DatasetInfo
+from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, StoreError
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.lease import FencedObjects, LeaseTerm
@@ -35,7 +35,8 @@ TRIALS = [
     for spec in trial_grid([model], range(n), dataset="mnist-mini", epochs=2)
 ]
 LABELS = np.zeros(len(PROBABILITIES), np.uint8)
-FACTS = DatasetInfo("mnist-mini", "1.0.0", "0" * 64, 4_000, LABELS, (28, 28, 1), reusable=True)
+DATA = Split(np.zeros((len(LABELS), 28, 28, 1), np.uint8), LABELS)
+FACTS = Dataset.of("mnist-mini", "1.0.0", DATA, DATA).info
 OPTIONS = TrainOptions(report=False, quiet=True)
 LEASE = "lease-of-the-run"
 MAX_OPERATIONS = 500

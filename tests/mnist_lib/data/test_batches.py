@@ -72,6 +72,15 @@ def test_a_short_last_batch_is_one_step(images: int, steps: int) -> None:
     assert Plan(images, 128, 1).steps == steps
 
 
+def test_the_padding_of_a_short_batch_is_other_images_of_the_epoch() -> None:
+    """Batch normalisation would otherwise see one image many times."""
+    (chunk,) = epochs(numbered(70), Plan(70, 64, 2), seed=0, first=1, last=1)
+    last = np.concatenate([numbers_of(shard.images)[1] for shard in chunk.shards])
+    assert len(set(last.tolist())) == 64
+    assert [int((shard.weights.numpy()[1] > 0).sum()) for shard in chunk.shards] == [6, 0]
+    assert [set(shard.replica.numpy().tolist()) for shard in chunk.shards] == [{0}, {1}]
+
+
 def test_padding_wastes_less_than_a_step_per_chunk() -> None:
     plan = Plan(60_000, 128, 1)
     assert plan.chunks * plan.steps_per_chunk - plan.steps < plan.chunks

@@ -12,6 +12,7 @@ import pytest
 from mnist_lib.data import cache
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -20,16 +21,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 @pytest.fixture
 def prepared(tmp_path: Path) -> tuple[Dataset, Path]:
     """A dataset and TFDS' folder of its versions."""
-    return prepare("sklearn-digits", tmp_path, None), tmp_path / "sklearn_digits"
+    return prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path)), tmp_path / "sklearn_digits"
 
 
 def cache_path(versions: Path) -> Path:
     return versions.parent / ".decoded/sklearn_digits.npz"
 
 
+def cached(versions: Path) -> Dataset | None:
+    return cache.read_cache(
+        "sklearn-digits", cache_path(versions), lambda version: cache.source_hash(versions / version)
+    )
+
+
 def test_a_cached_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
-    again = cache.read_cache("sklearn-digits", versions)
+    again = cached(versions)
     assert again is not None
     assert (again.fingerprint, again.version, again.name) == (dataset.fingerprint, dataset.version, dataset.name)
     assert np.array_equal(again.train.images, dataset.train.images)
@@ -40,7 +47,9 @@ def test_a_second_run_reads_its_data_without_tensorflow(prepared: tuple[Dataset,
     dataset, versions = prepared
     script = (
         "import sys; from pathlib import Path; from mnist_lib.data.prepare import prepare;"
-        f"print(prepare('sklearn-digits', Path({str(versions.parent)!r}), None).fingerprint);"
+        "from mnist_lib.data.request import DataRequest as Request;"
+        f"request = Request(dataset='sklearn-digits', data_dir=Path({str(versions.parent)!r}));"
+        "print(prepare(request).fingerprint);"
         "assert not {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -62,14 +71,14 @@ def test_a_cache_of_other_files_is_not_used(prepared: tuple[Dataset, Path], chan
             (version / "another").touch()
         case "a removed file":
             record.unlink()
-    assert cache.read_cache("sklearn-digits", prepared[1]) is None
+    assert cached(prepared[1]) is None
 
 
 def test_a_cache_of_another_tfds_version_is_not_used(
     prepared: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "4.9.11")
-    assert cache.read_cache("sklearn-digits", prepared[1]) is None
+    assert cached(prepared[1]) is None
 
 
 def test_a_cache_is_not_used_after_the_builders_in_the_package_change(
@@ -77,10 +86,10 @@ def test_a_cache_is_not_used_after_the_builders_in_the_package_change(
 ) -> None:
     changed = shutil.copytree(FOLDER, tmp_path / "embedded")
     monkeypatch.setattr(cache, "EMBEDDED", changed)
-    assert cache.read_cache("sklearn-digits", prepared[1]) is not None
+    assert cached(prepared[1]) is not None
     builders = changed / "builders.py"
     builders.write_text(builders.read_text().replace("1.0.0", "1.1.0"))
-    assert cache.read_cache("sklearn-digits", prepared[1]) is None
+    assert cached(prepared[1]) is None
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty", "no archive"])
@@ -100,13 +109,14 @@ def test_a_damaged_cache_is_not_used_and_the_dataset_is_decoded_again(
         case "no archive":
             content = bytearray(b"no archive" * 100)
     path.write_bytes(content)
-    assert cache.read_cache("sklearn-digits", versions) is None
-    assert prepare("sklearn-digits", versions.parent, None).fingerprint == dataset.fingerprint
+    assert cached(versions) is None
+    assert prepare(DataRequest(dataset="sklearn-digits", data_dir=versions.parent)).fingerprint == dataset.fingerprint
+    assert cached(versions) is not None  # and is stored again
 
 
 def test_no_cache_is_written_for_a_dataset_that_was_already_prepared(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
     path = cache_path(versions)
     path.unlink()
-    assert prepare("sklearn-digits", versions.parent, None).fingerprint == dataset.fingerprint
+    assert prepare(DataRequest(dataset="sklearn-digits", data_dir=versions.parent)).fingerprint == dataset.fingerprint
     assert not path.exists()

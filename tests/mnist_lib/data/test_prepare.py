@@ -16,6 +16,7 @@ import pytest
 from mnist_lib import catalog
 from mnist_lib.data import availability
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 
@@ -36,7 +37,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mnist_mini_prepared_by_tfds_has_the_images_of_the_embedded_file(data_dir: Path, digits: Dataset) -> None:
-    prepared = prepare("mnist-mini", data_dir, source=None)
+    prepared = prepare(DataRequest(dataset="mnist-mini", data_dir=data_dir))
     for split in ("train", "test"):
         both = getattr(prepared, split), getattr(digits, split)
         pairs = [sorted((i.tobytes(), int(n)) for i, n in zip(s.images, s.labels, strict=True)) for s in both]
@@ -44,7 +45,7 @@ def test_mnist_mini_prepared_by_tfds_has_the_images_of_the_embedded_file(data_di
 
 
 def test_a_second_preparation_returns_the_same_dataset(data_dir: Path) -> None:
-    first, second = (prepare("sklearn-digits", data_dir, source=None) for _ in range(2))
+    first, second = (prepare(DataRequest(dataset="sklearn-digits", data_dir=data_dir)) for _ in range(2))
     assert first.fingerprint == second.fingerprint
     assert first.image_shape == (8, 8, 1)
 
@@ -53,7 +54,8 @@ def test_a_second_preparation_returns_the_same_dataset(data_dir: Path) -> None:
 def test_two_concurrent_preparations_both_succeed_but_only_one_does_the_work(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from mnist_lib.data.prepare import prepare;"
-        "prepare('mnist-mini', pathlib.Path(sys.argv[1]), None)"
+        " from mnist_lib.data.request import DataRequest;"
+        "prepare(DataRequest(dataset='mnist-mini', data_dir=pathlib.Path(sys.argv[1])))"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -67,7 +69,7 @@ def test_two_concurrent_preparations_both_succeed_but_only_one_does_the_work(tmp
 @pytest.mark.usefixtures("no_network")
 def test_the_error_without_network_and_files_names_the_remedies_of_every_command(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError) as error:
-        prepare("mnist", tmp_path, source=None)
+        prepare(DataRequest(dataset="mnist", data_dir=tmp_path))
     assert all(remedy in str(error.value) for remedy in ("a network", "--data-source DIR"))
     assert "--dataset" not in str(error.value)  # jobs.models has no such option; jobs.train adds it
 
@@ -75,7 +77,7 @@ def test_the_error_without_network_and_files_names_the_remedies_of_every_command
 @pytest.mark.usefixtures("no_network")
 def test_a_mistyped_data_dir_is_not_created_if_the_dataset_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError):
-        prepare("mnist", tmp_path / "mistyped", source=None)
+        prepare(DataRequest(dataset="mnist", data_dir=tmp_path / "mistyped"))
     assert not (tmp_path / "mistyped").exists()
 
 
@@ -87,7 +89,7 @@ def test_neither_no_proxy_nor_a_dead_proxy_delays_the_error(
     monkeypatch.setenv(variable, "localhost" if variable == "no_proxy" else "http://127.0.0.1:9")
     begin = time.monotonic()
     with pytest.raises(DataMissingError, match="cannot be reached"):
-        prepare("mnist", tmp_path, source=None)
+        prepare(DataRequest(dataset="mnist", data_dir=tmp_path))
     assert time.monotonic() - begin < 8
 
 
@@ -105,44 +107,44 @@ def test_a_host_that_never_answers_is_abandoned_after_the_timeout(monkeypatch: p
 
 
 def test_another_version_on_disk_is_not_mistaken_for_this_one(tmp_path: Path) -> None:
-    prepare("sklearn-digits", tmp_path, source=None)
+    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
     (tmp_path / "sklearn_digits/1.0.0").rename(tmp_path / "sklearn_digits/0.9.0")
-    prepare("sklearn-digits", tmp_path, source=None)
+    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
     assert (tmp_path / "sklearn_digits/1.0.0/dataset_info.json").exists()
 
 
 def test_a_prepared_folder_is_neither_locked_nor_written(tmp_path: Path) -> None:
     """It may be read-only and shared by a cluster."""
-    prepare("sklearn-digits", tmp_path, source=None)
+    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
     (lock,) = tmp_path.glob(".*.lock")
     lock.unlink()
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
-    prepare("sklearn-digits", tmp_path, source=None)
+    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
 
 
 def test_the_error_names_a_source_that_is_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError, match=r"--data-source .*nowhere is not a folder"):
-        prepare("mnist", tmp_path, source=tmp_path / "nowhere")
+        prepare(DataRequest(dataset="mnist", data_dir=tmp_path, data_source=tmp_path / "nowhere"))
 
 
 def test_the_error_names_a_source_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError, match=r"-ubyte\.gz does not exist"):
-        prepare("mnist", tmp_path / "tfds", source=tmp_path)
+        prepare(DataRequest(dataset="mnist", data_dir=tmp_path / "tfds", data_source=tmp_path))
 
 
 def test_the_error_names_a_wrong_source_file_and_nothing_is_prepared(tmp_path: Path) -> None:
     for name in SOURCES:
         (tmp_path / f"{name}-ubyte.gz").write_bytes(b"something else")
     with pytest.raises(DataChecksumError, match=r"-ubyte.gz: expected sha256 [0-9a-f]{64}, got [0-9a-f]{64}"):
-        prepare("mnist", tmp_path / "tfds", source=tmp_path)
+        prepare(DataRequest(dataset="mnist", data_dir=tmp_path / "tfds", data_source=tmp_path))
     assert not list((tmp_path / "tfds").glob("mnist/*"))
 
 
 def test_the_error_names_a_data_dir_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file cannot be written .* --data-dir"):
-        prepare("mnist-mini", tmp_path / "file", source=None)
+        prepare(DataRequest(dataset="mnist-mini", data_dir=tmp_path / "file"))
 
 
 def record_ends(content: bytes) -> list[int]:
@@ -156,7 +158,7 @@ def record_ends(content: bytes) -> list[int]:
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_the_error_names_a_damaged_record_and_the_folder_to_delete(tmp_path: Path, damage: str) -> None:
-    prepare("sklearn-digits", tmp_path, source=None)
+    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
     file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
     content = file.read_bytes()
     inside = record_ends(content)[98] + 20
@@ -164,15 +166,15 @@ def test_the_error_names_a_damaged_record_and_the_folder_to_delete(tmp_path: Pat
     file.write_bytes(content[:inside] + rest)
     message = rf"sklearn-digits/test: record 100 of {file} is damaged .*; delete .*sklearn_digits.* and run again"
     with pytest.raises(DataError, match=message):
-        prepare("sklearn-digits", tmp_path, source=None)
+        prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
 
 
 def test_the_error_names_a_record_file_that_is_missing(tmp_path: Path) -> None:
-    prepare("sklearn-digits", tmp_path, source=None)
+    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
     file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
     file.unlink()
     with pytest.raises(DataError, match=rf"record 1 of {file} is damaged"):
-        prepare("sklearn-digits", tmp_path, source=None)
+        prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
 
 
 def test_without_a_home_the_dataset_is_prepared_in_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,16 +182,16 @@ def test_without_a_home_the_dataset_is_prepared_in_a_temporary_folder(monkeypatc
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", no_home)
-    assert not prepare("sklearn-digits", None, source=None).reusable
+    assert not prepare(DataRequest(dataset="sklearn-digits")).reusable
 
 
 def test_a_record_file_cut_between_records_is_refused(tmp_path: Path) -> None:
-    prepare("sklearn-digits", tmp_path, source=None)
+    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
     file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
     content = file.read_bytes()
     file.write_bytes(content[: record_ends(content)[-2]])
     with pytest.raises(DataError, match="360"):
-        prepare("sklearn-digits", tmp_path, source=None)
+        prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
 
 
 @pytest.mark.mnist
@@ -197,7 +199,7 @@ def test_a_record_file_cut_between_records_is_refused(tmp_path: Path) -> None:
 def test_the_original_files_are_prepared_offline_and_their_images_are_unchanged(
     data_dir: Path, mnist_source: Path
 ) -> None:
-    dataset = prepare("mnist", data_dir, source=mnist_source)
+    dataset = prepare(DataRequest(dataset="mnist", data_dir=data_dir, data_source=mnist_source))
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
     for split, name, offset in ((dataset.train, "train", 16), (dataset.test, "t10k", 16)):
         raw = gzip.decompress((mnist_source / f"{name}-images-idx3-ubyte.gz").read_bytes())

@@ -10,28 +10,34 @@ def random_split(n: int) -> Split:
     return Split(generator.integers(0, 256, (n, 4, 4, 1), np.uint8), generator.integers(0, 10, n).astype(np.uint8))
 
 
-def test_a_complete_split_passes_the_check() -> None:
-    random_split(5).check("x", 5)
+def of(train: Split, test: Split | None = None) -> Dataset:
+    return Dataset.of("x", "1", train, random_split(2) if test is None else test)
+
+
+def test_complete_splits_pass_the_check() -> None:
+    of(random_split(5)).check(5, 2)
 
 
 @pytest.mark.parametrize("got", [0, 4, 6])
 def test_a_wrong_count_is_refused_with_both_numbers(got: int) -> None:
-    with pytest.raises(DataError, match=f"x: expected 5 images, got {got}"):
-        random_split(got).check("x", 5)
+    with pytest.raises(DataError, match=f"x/train: expected 5 images, got {got}"):
+        of(random_split(got)).check(5, 2)
+    with pytest.raises(DataError, match=f"x/test: expected 5 images, got {got}"):
+        of(random_split(3), random_split(got)).check(3, 5)
 
 
-def test_the_error_locates_a_label_above_9() -> None:
+def test_the_error_locates_a_label_without_a_class() -> None:
     split = random_split(5)
     split.labels[3] = 10
     with pytest.raises(DataError, match="expected labels 0 to 9, image 3 has 10"):
-        split.check("x", 5)
+        of(split).check(5, 2)
 
 
 def test_the_error_locates_a_blank_image() -> None:
     split = random_split(5)
     split.images[2] = 7
     with pytest.raises(DataError, match="image 2 is blank"):
-        split.check("x", 5)
+        of(split).check(5, 2)
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])

@@ -72,7 +72,7 @@ def test_images_of_another_type_or_shape_are_refused_with_advice(
 def test_weights_that_are_not_those_of_the_manifest_are_refused(objects: LocalObjects) -> None:
     def other_weights(files: Members) -> None:
         spec = TrialSpec.of("scratch", hidden_units=16)
-        model = build_model(spec, (28, 28, 1))
+        model = build_model(spec, (28, 28, 1), 10)
         files["weights.npz"] = model.files(model.initial_weights(2))["weights.npz"]
 
     version = publish_untrained(objects, "scratch", other_weights)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_lib.models.keras_models import RandomShift
+from mnist_lib.models.keras_models import KerasModel, RandomShift
 from mnist_lib.models.model import build_model
 from mnist_lib.spec import TrialSpec
 
@@ -26,12 +26,36 @@ def test_a_random_shift_moves_every_pixel_of_an_image_alike_and_reproducibly() -
 
 
 def test_images_are_augmented_in_training_only() -> None:
-    model = build_model(TrialSpec.of("keras-cnn", hidden_units=16), (28, 28, 1))
+    model = build_model(TrialSpec.of("keras-cnn", hidden_units=16), (28, 28, 1), 10)
     weights = model.initial_weights(0)
     images = tf.cast(tf.random.stateless_uniform((4, 28, 28, 1), [0, 0], 0, 256, tf.int32), tf.uint8)
-    (first, _), (again, _) = (model.logits(weights, images, training=False) for _ in range(2))
+    first, again = (model.logits(weights, images) for _ in range(2))
     assert (first.numpy() == again.numpy()).all()
-    (first, state), (again, _) = (model.logits(weights, images, training=True) for _ in range(2))
+    (first, state, _), (again, _, _) = (model.train_logits(weights, images, tf.constant(0)) for _ in range(2))
     assert (first.numpy() == again.numpy()).all()  # the random state is an argument
-    (other, _) = model.logits(weights._replace(state=state), images, training=True)
+    other, _, _ = model.train_logits(weights._replace(state=state), images, tf.constant(0))
     assert (first.numpy() != other.numpy()).any()
+
+
+def test_replicas_draw_different_random_numbers_and_end_with_the_same_state() -> None:
+    """They would otherwise drop the same units, and move their images by the same pixels."""
+    model = KerasModel(
+        lambda: [
+            keras.Input((4, 4, 1), dtype="uint8"),
+            keras.layers.Rescaling(1.0),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.5),
+        ],
+        "float32",
+    )
+    weights, images = model.initial_weights(0), tf.ones((8, 4, 4, 1), tf.uint8)
+    outputs, states = [], []
+    for replica in (0, 0, 1, 5):
+        output, state, _ = model.train_logits(weights, images, tf.constant(replica))
+        outputs.append(output.numpy())
+        states.append([value.numpy().tolist() for value in state])
+    assert (outputs[0] == outputs[1]).all()
+    assert (outputs[0] != outputs[2]).any()
+    assert (outputs[2] != outputs[3]).any()
+    assert all(state == states[0] for state in states)
+    assert states[0] != [value.numpy().tolist() for value in weights.state]

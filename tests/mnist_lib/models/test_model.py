@@ -23,29 +23,33 @@ def small(name: str) -> TrialSpec:
 
 @each_model
 def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
-    model = build_model(small(name), (28, 28, 1))
+    model = build_model(small(name), (28, 28, 1), 10)
     first, again, other = (model.initial_weights(seed).sha256() for seed in (1, 1, 2))
     assert first == again != other
 
 
 @each_model
-@pytest.mark.parametrize("image_shape", [(28, 28, 1), (8, 8, 1), (5, 7, 1)])
-def test_a_model_takes_the_image_shape_of_its_dataset(name: str, image_shape: tuple[int, int, int]) -> None:
-    model = build_model(small(name), image_shape)
+@pytest.mark.parametrize(
+    ("image_shape", "classes"), [((28, 28, 1), 10), ((8, 8, 1), 10), ((5, 7, 4), 3), ((64, 48, 3), 1_000)]
+)
+def test_a_model_takes_the_image_shape_and_the_classes_of_its_dataset(
+    name: str, image_shape: tuple[int, int, int], classes: int
+) -> None:
+    model = build_model(small(name), image_shape, classes)
     images = tf.zeros((3, *image_shape), tf.uint8)
     weights = model.initial_weights(0)
-    for training in (False, True):
-        logits, state = model.logits(weights, images, training=training)
-        assert logits.shape == (3, 10)
-        assert [value.shape for value in state] == [value.shape for value in weights.state]
+    logits, state, loss = model.train_logits(weights, images, tf.constant(0))
+    assert logits.shape == model.logits(weights, images).shape == (3, classes)
+    assert [value.shape for value in state] == [value.shape for value in weights.state]
+    assert loss == 0
 
 
 @pytest.mark.parametrize("name", ["keras", "scratch"])
 def test_a_model_scales_pixels_to_0_to_1(name: str) -> None:
     """The logits of a white image are those that NumPy computes from inputs of 1."""
-    model = build_model(TrialSpec.of(name, hidden_units=3), (2, 2, 1))
+    model = build_model(TrialSpec.of(name, hidden_units=3), (2, 2, 1), 10)
     weights = model.initial_weights(0)
-    logits, _ = model.logits(weights, tf.fill((1, 2, 2, 1), tf.constant(255, tf.uint8)), training=False)
+    logits = model.logits(weights, tf.fill((1, 2, 2, 1), tf.constant(255, tf.uint8)))
     kernel, bias, kernel2, bias2 = (value.numpy() for value in weights.trainable)
     np.testing.assert_allclose(logits, np.maximum(np.ones((1, 4)) @ kernel + bias, 0) @ kernel2 + bias2, rtol=1e-5)
 
@@ -69,12 +73,12 @@ def stored_probabilities(name: str, folder: Path, images: np.ndarray) -> dict[st
 
 @each_model
 def test_a_stored_model_predicts_as_the_trained_one(name: str, digits: Dataset, tmp_path: Path) -> None:
-    model, images = build_model(small(name), digits.image_shape), digits.test.images[::10]
+    model, images = build_model(small(name), digits.image_shape, 10), digits.test.images[::10]
     weights = model.initial_weights(3)
     for path, content in model.files(weights).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(content)
-    expected = tf.nn.softmax(model.logits(weights, tf.constant(images), training=False)[0]).numpy()
+    expected = tf.nn.softmax(model.logits(weights, tf.constant(images))).numpy()
     for way, probabilities in stored_probabilities(name, tmp_path, images).items():
         np.testing.assert_allclose(probabilities, expected, atol=2e-6, err_msg=way)
 

@@ -103,7 +103,7 @@ def test_an_optimizer_takes_the_same_steps_as_its_keras_counterpart(
 
 
 def test_the_weights_file_contains_no_pickled_objects() -> None:
-    model = build_model(TrialSpec.of("scratch", hidden_units=16), (8, 8, 1))
+    model = build_model(TrialSpec.of("scratch", hidden_units=16), (8, 8, 1), 10)
     content = model.files(model.initial_weights(0))["weights.npz"]
     arrays = np.load(io.BytesIO(content), allow_pickle=False)
     assert sorted(arrays) == ["bias_0", "bias_1", "kernel_0", "kernel_1"]

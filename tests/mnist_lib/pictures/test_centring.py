@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mnist_lib.pictures.reading import Layout, read_picture
+from mnist_lib.pictures.reading import Layout, Shape, read_picture
 from tests.support.digits import DIGITS, MAX_DIFFERENCE, any_digit, centred, difference, enlarged
 from tests.support.drawing import png
 
@@ -27,7 +27,9 @@ def test_the_position_of_a_digit_on_the_sheet_makes_no_difference(
 def test_the_ink_fits_the_box_and_its_centre_of_mass_is_in_the_middle(
     digit: NDArray[np.uint8], size: int, side: int
 ) -> None:
-    image = read_picture(png(enlarged(digit, size)), Layout.of("mnist", (side, side))).image[..., 0].astype(float)
+    image = (
+        read_picture(png(enlarged(digit, size)), Layout.of("mnist", Shape(side, side, 1))).image[..., 0].astype(float)
+    )
     assert image.max() == 255
     for axis in (0, 1):
         mass = image.sum(axis=axis)
@@ -39,7 +41,7 @@ def test_the_ink_fits_the_box_and_its_centre_of_mass_is_in_the_middle(
 
 def test_the_ink_fills_the_image_if_the_digits_of_the_dataset_do() -> None:
     for digit in DIGITS[:1000:50]:
-        image = read_picture(png(enlarged(digit, 100)), Layout.of("sklearn-digits", (8, 8))).image[..., 0]
+        image = read_picture(png(enlarged(digit, 100)), Layout.of("sklearn-digits", Shape(8, 8, 1))).image[..., 0]
         assert max(np.ptp(np.flatnonzero(image.any(axis=axis))) + 1 for axis in (0, 1)) == 8
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import (
     Layout,
+    Shape,
     content_or_error,
     find_pictures,
     read_content,
@@ -22,8 +23,8 @@ from tests.support.digits import DIGITS, MAX_DIFFERENCE, difference, enlarged
 from tests.support.drawing import KINDS, header_only, png, saved
 from tests.support.processor import at_most_processor_seconds
 
-MNIST = Layout.of("mnist", (28, 28))
-AS_IS = Layout.of("mnist", (28, 28), as_is=True)
+MNIST = Layout.of("mnist", Shape(28, 28, 1))
+AS_IS = Layout.of("mnist", Shape(28, 28, 1), as_is=True)
 
 
 @pytest.mark.parametrize(("mode", "format"), KINDS)
@@ -69,7 +70,7 @@ def test_the_as_is_option_prevents_cropping_and_inversion() -> None:
         np.testing.assert_array_equal(found.image[..., 0], digit)
         assert not found.resized
     assert difference(read_picture(png(enlarged(DIGITS[0], 280)), AS_IS).image[..., 0], DIGITS[0]) < 5
-    small = read_picture(png(DIGITS[0]), Layout.of("sklearn-digits", (8, 8), as_is=True))
+    small = read_picture(png(DIGITS[0]), Layout.of("sklearn-digits", Shape(8, 8, 1), as_is=True))
     assert small.image.shape == (8, 8, 1)
     assert small.resized
 

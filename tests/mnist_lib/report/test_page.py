@@ -24,6 +24,18 @@ def sklearn_digits() -> Dataset:
     return Dataset.of("sklearn-digits", "1.0.0", train, test)
 
 
+def many_classes() -> Dataset:
+    """100 classes of images in colour, 48 x 32 pixels, some with long names."""
+    random, names = (
+        np.random.default_rng(0),
+        [f"{word} {n}" for n in range(25) for word in ("fir", "Ahorn", "桜 $x^{", NAUGHTY[:40])],
+    )
+    train, test = (
+        Split(random.integers(0, 256, (n, 48, 32, 3), np.uint8), np.arange(n, dtype=np.uint8) % 100) for n in (500, 300)
+    )
+    return Dataset.of("leaves", "1a2b3c4d", train, test, names)
+
+
 def with_wrong_labels(run: ReportedRun) -> ReportedRun:
     """Return the run with the labels of five test images changed, so that all its trials contradict them."""
     test = run.dataset.test
@@ -38,6 +50,7 @@ RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
     "one": lambda digits: made_run(digits, seeds=1, models=("keras-cnn",)),
     "none succeeded": lambda digits: made_run(digits, seeds=2, failed=4),
     "eight by eight": lambda _: made_run(sklearn_digits(), seeds=3),
+    "a hundred classes": lambda _: made_run(many_classes(), seeds=2),
     "questioned labels": lambda digits: with_wrong_labels(made_run(digits, seeds=2, margin=12, epochs=40)),
 }
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import DIGITS, Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
 from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec
 from mnist_lib.training.loop import learning_rates
@@ -98,7 +98,9 @@ def test_without_validation_and_without_mistakes_the_other_values_are_there(
 
     history = (EpochDone(trial="t", epoch=1, loss=0.5, train=result_of(events).test, validation=None, seconds=1.0),)
     certain = np.eye(10, dtype=np.float32)[digits.test.labels]
-    (tmp_path / "tfevents").write_bytes(event_file(history, np.array([0.01], np.float32), 1, certain, digits.test))
+    (tmp_path / "tfevents").write_bytes(
+        event_file(history, np.array([0.01], np.float32), 1, certain, digits.test, DIGITS)
+    )
     tags = EventAccumulator(str(tmp_path)).Reload().Tags()
     assert set(tags["scalars"]) == {"loss", "accuracy/train", "learning_rate", "images_per_second"}
     assert tags["images"] == []

@@ -13,6 +13,7 @@ from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, epochs
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DivergedError
+from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.model import build_model
 from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.results import Accuracy
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 def trainer_of(spec: TrialSpec, replicas: int = 1) -> Trainer:
     """Cached, as trainers are shared by the trials of a lane."""
     strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
-    return Trainer(build_model(spec, (28, 28, 1)), OPTIMIZERS[spec.optimizer](), strategy)
+    return Trainer(build_model(spec, (28, 28, 1), 10), OPTIMIZERS[spec.optimizer](), strategy)
 
 
 def constant(learning_rate: float, steps: int = 1_000) -> NDArray[np.float32]:
@@ -75,6 +76,51 @@ def test_the_loop_gives_the_weights_of_keras_fit_on_equal_batches(
 
     assert len(ours) == 50
     np.testing.assert_allclose(ours, history.history["loss"], rtol=0, atol=1e-5)
+    for mine, theirs in zip(trainer.weights.trainable, twin.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
+class Unused(keras.layers.Layer):
+    """Has a weight that its output does not depend on, and a loss of its own."""
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        self.weight = self.add_weight(shape=(3,), initializer="ones")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        self.add_loss(0.01 * tf.reduce_mean(inputs))
+        return inputs
+
+
+def unusual_layers() -> list[keras.layers.Layer]:
+    return [
+        keras.Input((28, 28, 1), dtype="uint8"),
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Flatten(),
+        keras.layers.Dense(16, activation="relu", kernel_regularizer=keras.regularizers.L2(0.01)),
+        Unused(),
+        keras.layers.Dense(10, activity_regularizer=keras.regularizers.L1(0.001)),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # Keras says so, and trains the others
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_losses_of_layers_count_and_weights_without_a_gradient_stay_as_in_keras_fit(
+    digits: Dataset, replicas: int
+) -> None:
+    train = first(digits.train, 10 * 64)
+    strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
+    trainer = Trainer(KerasModel(unusual_layers, "float32"), OPTIMIZERS["sgd"](), strategy)
+    twin = keras.Sequential(unusual_layers())
+    twin.compile(keras.optimizers.SGD(0.1), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    twin.set_weights([value.numpy() for value in trainer.weights.trainable])
+    for chunk in epochs(train, Plan(len(train), 64, replicas), seed=0, first=1, last=1):
+        trainer.train_chunk(chunk, constant(0.1, 10))
+        for step in range(10):
+            parts = [(shard.images[step], shard.labels[step]) for shard in chunk.shards]
+            images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+            twin.train_on_batch(images, labels)
+    assert (trainer.weights.trainable[2].numpy() == 1).all()
+    # The activity losses are means over a batch, so a mean of two replicas is that of one up to rounding.
     for mine, theirs in zip(trainer.weights.trainable, twin.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
@@ -184,8 +230,8 @@ def test_any_number_of_images_gets_one_prediction_each(digits: Dataset, n: int, 
     trainer = trainer_of(spec, replicas)
     images = first(digits.train, n).images
     probabilities = trainer.probabilities(trainer.weights, images)
-    model = build_model(spec, digits.image_shape)
-    logits, _ = model.logits(trainer.weights, tf.constant(images), training=False)
+    model = build_model(spec, digits.image_shape, 10)
+    logits = model.logits(trainer.weights, tf.constant(images))
     np.testing.assert_allclose(probabilities, tf.nn.softmax(logits), atol=1e-5)
 
 

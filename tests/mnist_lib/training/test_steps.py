@@ -21,7 +21,7 @@ def test_step_by_step_gives_the_result_of_the_whole_chunk(
     digits: Dataset, optimizer: str, compile_gradients: bool
 ) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), digits.train.take(np.arange(320))
-    model = build_model(spec, digits.image_shape)
+    model = build_model(spec, digits.image_shape, 10)
     (chunk,) = epochs(train, Plan(len(train), 32, 1), seed=0, first=1, last=1)
     strategy = tf.distribute.MirroredStrategy(["/CPU:0"])
     rates = tf.constant(learning_rates("one-cycle", 0.01, 10))

@@ -1,0 +1,101 @@
+"""Which dataset a command means: one of the catalog, one of TFDS, or the user's own pictures."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_lib.catalog import DATASETS, DatasetEntry, require_known
+from mnist_lib.errors import SpecError
+
+MAX_SIDE = 224  # pixels, of the images of a folder
+TFDS = "tfds:"
+CHANNELS = (1, 3, 4)  # grey, colour, colour and transparency
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """A dataset, and where its files are.
+
+    Args:
+        dataset: a name of the catalog; "tfds:NAME[/CONFIG][:VERSION]"; or, with a "/", a folder of pictures or the URL
+            of one in a bucket.
+        data_dir: the folder of prepared datasets, which other programs may share. None stands for TFDS' default, or for
+            a temporary folder if that cannot be written, as in a container without a home.
+        data_source: a folder with the original files of a dataset of the catalog, which are read instead of downloaded.
+        image_size: height and width of the images of a folder; None for the size of its pictures.
+        channels: of the images of a folder; None for those of its pictures.
+        tfds_import: a Python file that registers a builder of the user's with TFDS.
+        splits: the names of the train and the test split of a dataset of TFDS.
+        strict: refuse a folder with a picture that cannot be read, instead of leaving it out.
+
+    Raises:
+        SpecError: the dataset is not known, or an option does not apply to it.
+    """
+
+    dataset: str = "mnist-mini"
+    data_dir: Path | None = None
+    data_source: Path | None = None
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    strict: bool = False
+    tfds_import: Path | None = None
+    splits: tuple[str, str] = ("train", "test")
+
+    def __post_init__(self) -> None:
+        if self.tfds is None and (self.tfds_import or self.splits != ("train", "test")):
+            raise SpecError(
+                f"tfds_import, splits: expected a dataset of TFDS, tfds:NAME, got {self.dataset}; omit them"
+            )
+        if self.folder is None and self.tfds is None and self.url is None:
+            require_known("dataset", self.dataset, DATASETS)
+            for option in ("image_size", "channels"):
+                if getattr(self, option) is not None:
+                    raise SpecError(
+                        f"{option}: expected a folder of pictures as --dataset, got {self.dataset}; omit it"
+                    )
+            if self.data_source is not None and DATASETS[self.dataset].embedded:
+                raise SpecError(f"data_source: {self.dataset} is part of this package and is read from there; omit it")
+            return
+        if self.data_source is not None:
+            raise SpecError(f"data_source: expected a dataset of the catalog, got {self.dataset}; omit it")
+        if self.image_size is not None and not all(1 <= side <= MAX_SIDE for side in self.image_size):
+            got = "x".join(map(str, self.image_size))
+            raise SpecError(f"image_size: expected sides from 1 to {MAX_SIDE}, got {got}")
+        if self.channels is not None and self.channels not in CHANNELS:
+            raise SpecError(f"channels: expected 1 (grey), 3 (colour) or 4 (with transparency), got {self.channels}")
+
+    @property
+    def entry(self) -> DatasetEntry | None:
+        """The entry of the catalog, or None for any other dataset."""
+        return DATASETS.get(self.dataset)
+
+    @property
+    def tfds(self) -> str | None:
+        """The name of a dataset of TFDS, with its configuration and version, or None."""
+        return self.dataset.removeprefix(TFDS) if self.dataset.startswith(TFDS) else None
+
+    @property
+    def url(self) -> str | None:
+        """The URL of a folder of pictures, or None."""
+        return self.dataset.rstrip("/") if self.tfds is None and "://" in self.dataset else None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of pictures, or None."""
+        if self.tfds is not None or self.url is not None or "/" not in self.dataset:
+            return None
+        return Path(self.dataset).expanduser().absolute()
+
+    @property
+    def name(self) -> str:
+        """The name of the dataset in trials, runs and versions. That of a folder is made of the folder's own name."""
+        if self.tfds is not None:
+            own = self.tfds
+        elif self.url is not None:
+            own = self.url.rpartition("/")[2]
+        elif self.folder is not None:
+            own = self.folder.resolve().name
+        else:
+            return self.dataset
+        name = re.sub("[^A-Za-z0-9._-]+", "-", own).strip("-._")[:100] or "pictures"
+        return f"{name}-folder" if name in DATASETS else name

@@ -1,0 +1,169 @@
+"""A folder of pictures with 3 classes, 5 x 7 pixels and 4 channels, through every command."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.figures import assert_says_what_the_summary_says
+from tests.support.job import ROOT, train
+from tests.support.pictures import write_folder
+
+pytestmark = pytest.mark.slow
+
+COLOURS = {"cherry red": (200, 30, 40), "leaf 2": (30, 160, 60), "leaf 10": (40, 60, 200)}
+
+
+def icon(name: str, seed: int) -> Image.Image:
+    """Return a picture of 7 x 5 pixels in about the colour of a class, partly transparent."""
+    random = np.random.default_rng([seed, len(name), sum(COLOURS[name])])
+    pixels = np.clip(random.normal((*COLOURS[name], 128), 40, (5, 7, 4)), 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pictures = {f"{name}/{seed}.png": icon(name, seed) for name in COLOURS for seed in range(60)}
+    return write_folder(tmp_path_factory.mktemp("own") / "icons", {**pictures, "leaf 2/broken.png": b"broken"})
+
+
+@pytest.fixture(scope="module")
+def storage(folder: Path, data_dir: Path) -> Path:
+    """The storage of a run on the folder."""
+    home = folder.parent
+    code, stdout, stderr = train(
+        *(
+            "--dataset",
+            folder,
+            "--data-dir",
+            data_dir,
+            "--storage",
+            home / "results",
+            "--models=keras,scratch,keras-cnn",
+        ),
+        *("--epochs=12", "--batch-size=16", "--run-name=r", "--json"),
+        home=home,
+    )
+    assert code == 9, stderr
+    assert "icons: left out: leaf 2/broken.png: expected a picture" in stderr
+    assert json.loads(stdout)["dataset"]["damaged"] == 1
+    return home / "results"
+
+
+def run(module: str, *arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def summary(storage: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((storage / "runs/r/summary.json").read_text())
+    return found
+
+
+def test_it_is_described_with_the_names_of_its_classes(folder: Path, data_dir: Path, tmp_path: Path) -> None:
+    shown = run("jobs.show", folder, "--data-dir", data_dir, "--picture", tmp_path / "seen.png")
+    assert "image        5 x 7 pixels, colour with transparency" in shown
+    rows = [line.split()[:2] for line in shown.splitlines() if line.strip().startswith(("leaf ", "cherry"))]
+    assert rows == [["cherry", "red"], ["leaf", "2"], ["leaf", "10"]]
+    assert "left out: leaf 2/broken.png" in shown
+    with Image.open(tmp_path / "seen.png") as drawn:
+        assert drawn.mode == "RGB"
+
+
+def test_every_model_learns_it_and_the_report_names_its_classes(storage: Path, summary: dict[str, Any]) -> None:
+    assert summary["dataset"]["classes"] == ["cherry red", "leaf 2", "leaf 10"]
+    assert summary["dataset"]["image_shape"] == [5, 7, 4]
+    assert sum(summary["dataset"][split] for split in ("train", "validation", "test")) == 180
+    assert summary["models"]["keras"]["mean_test_accuracy"] > 0.9
+    assert summary["models"]["keras-cnn"]["mean_test_accuracy"] > 0.6
+    page = (storage / "runs/r/report.html").read_text()
+    assert_says_what_the_summary_says(page, summary)
+    assert '<th scope="row">cherry red</th>' in page
+    assert 'alt="Four training images of each class, in columns: cherry red, leaf 2, leaf 10"' in page
+
+
+def test_pictures_are_predicted_by_name(storage: Path, folder: Path, tmp_path: Path) -> None:
+    for name in COLOURS:
+        icon(name, 1_000).resize((21, 15), Image.Resampling.NEAREST).save(tmp_path / f"{name}.png")
+    rows = csv.DictReader(io.StringIO(run_logged("jobs.predict", tmp_path, "--storage", storage, "--csv")))
+    assert {row["picture"].rpartition("/")[2]: row["class"] for row in rows} == {
+        f"{name}.png": name for name in COLOURS
+    }
+
+
+def run_logged(module: str, *arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["keras", "scratch", "keras-cnn"])
+def test_stored_versions_are_evaluated_and_reproduced(storage: Path, folder: Path, data_dir: Path, name: str) -> None:
+    where = ("--storage", storage, "--data-dir", data_dir, "--json")
+    found = json.loads(run("jobs.models", "evaluate", f"{name}@latest", "--dataset", folder, *where))
+    assert found["matching"] == found["test"]["total"]
+    if name != "keras-cnn":
+        again = json.loads(run("jobs.models", "reproduce", f"{name}@latest", "--dataset", folder, *where))
+        assert again["verdict"] == "identical"
+    refused = subprocess.run(
+        [sys.executable, "-m", "jobs.models", "evaluate", f"{name}@latest", *map(str, where)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 2
+    assert "was trained on a folder of pictures, icons; name it with --dataset DIR" in refused.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["saved_model", "litert", "onnx"])
+@pytest.mark.parametrize("name", ["keras", "scratch", "keras-cnn"])
+def test_exports_give_the_stored_answers(
+    storage: Path, folder: Path, data_dir: Path, tmp_path: Path, name: str, form: str
+) -> None:
+    where = ("--storage", storage, "--data-dir", data_dir, "--dataset", folder)
+    run("jobs.models", "export", f"{name}@latest", f"--format={form}", "--to", tmp_path / "exported", *where)
+    assert names_in(tmp_path / "exported", form) == list(COLOURS)
+
+
+def names_in(path: Path, form: str) -> list[str]:
+    """Return the names of the classes in an exported file, as a program that uses it reads them."""
+    if form == "saved_model":
+        import tensorflow as tf
+
+        return [name.decode() for name in tf.saved_model.load(str(path)).classes().numpy()]
+    if form == "litert":
+        with zipfile.ZipFile(path) as attached:
+            return attached.read("labels.txt").decode().splitlines()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names: list[str] = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    return names
+
+
+@pytest.mark.long
+def test_a_stored_version_is_listed_verified_and_drawn(
+    storage: Path, folder: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    assert "icons" in run("jobs.models", "show", "keras@latest", "--storage", storage)
+    run("jobs.models", "verify", "--all", "--storage", storage)
+    options = ("--from-test", "5", "--dataset", folder, "--data-dir", data_dir, "--storage", storage)
+    shown = run_logged("jobs.predict", *options, "--picture", tmp_path / "seen.png")
+    assert "images are right." in shown or "image is right." in shown
+    assert "icons" in (storage / "index.html").read_text()

@@ -1,0 +1,268 @@
+"""Folders of pictures as datasets: what is read, what is left out and named, and where each picture goes."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Dataset
+from mnist_lib.errors import DataError, DataMissingError, SpecError
+from tests.support.pictures import classes, noise, write_folder
+
+
+def read(folder: Path, **options: object) -> Dataset:
+    request = DataRequest(dataset=f"{folder}/", data_dir=folder.parent / "prepared", **options)  # type: ignore[arg-type]
+    return prepare(request)
+
+
+def images_of(dataset: Dataset, name: str) -> set[bytes]:
+    """Return all images of a class."""
+    splits, label = (dataset.train, dataset.test), dataset.classes.index(name)
+    return {image.tobytes() for split in splits for image in split.images[split.labels == label]}
+
+
+def total(dataset: Dataset) -> int:
+    return len(dataset.train) + len(dataset.test)
+
+
+def test_classes_are_the_folders_in_natural_order(tmp_path: Path) -> None:
+    dataset = read(write_folder(tmp_path / "numbers", classes("10", "2", "b", "A")))
+    assert dataset.classes == ("2", "10", "A", "b")
+    assert (dataset.name, dataset.image_shape, total(dataset)) == ("numbers", (8, 8, 1), 120)
+
+
+def test_hidden_files_are_ignored_and_others_that_are_no_pictures_are_counted_and_named(tmp_path: Path) -> None:
+    ignored = dict.fromkeys(("a/.DS_Store", "a/Thumbs.db", ".git/x.png", "a/._1.png", "__MACOSX/a/1.png"), b"")
+    skipped = dict.fromkeys(("a/photo.HEIC", "a/note.pdf", "b/more.pdf", "b/old.zip", "outside.png"), b"x")
+    dataset = read(write_folder(tmp_path / "f", {**classes("a", "b"), **ignored, **skipped}))
+    assert total(dataset) == 60
+    assert set(dataset.notices) == {
+        "2 files left out, not a picture that can be read (.pdf): a/note.pdf, b/more.pdf",
+        "1 file left out, not a picture that can be read (.heic): a/photo.HEIC",
+        "1 file left out, not a picture that can be read (.zip): b/old.zip",
+        "1 file left out, outside of a class folder: outside.png",
+    }
+    assert dataset.damaged == 0
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "Validation"])
+def test_given_splits_are_kept(tmp_path: Path, validation: str) -> None:
+    files = classes("a", "b", pictures=9)
+    given = {
+        f"{('train', 'test', validation)[n % 3]}/{name}": picture for n, (name, picture) in enumerate(files.items())
+    }
+    dataset = read(write_folder(tmp_path / "f", given))
+    train, held_out = dataset.train_and_validation(10)
+    assert held_out is not None
+    assert (len(train), len(held_out), len(dataset.test)) == (6, 6, 6)
+    assert {image.tobytes() for image in held_out.images} == {
+        picture.tobytes() for name, picture in given.items() if name.startswith(validation)
+    }
+    assert len(dataset.train_and_validation(0)[0]) == 12
+
+
+def test_folders_named_train_and_plane_are_classes(tmp_path: Path) -> None:
+    assert read(write_folder(tmp_path / "toys", classes("train", "plane"))).classes == ("plane", "train")
+
+
+def test_an_image_never_changes_sides_when_others_are_added_and_copies_stay_together(tmp_path: Path) -> None:
+    files = classes("a", "b", pictures=40)
+    before = read(write_folder(tmp_path / "f", files))
+    write_folder(tmp_path / "f", classes("a", "b", "c", pictures=60))
+    noise(0).save(tmp_path / "f/a/copy.bmp")  # the pixels of a/0.png
+    after = read(tmp_path / "f")
+    for split in ("train", "test"):
+        old, new = ({i.tobytes() for i in getattr(dataset, split).images} for dataset in (before, after))
+        assert old < new
+    copies = [
+        np.all(split.images[..., 0] == np.asarray(noise(0)), axis=(1, 2)).sum() for split in (after.train, after.test)
+    ]
+    assert sorted(copies) == [0, 2]
+    assert 0.05 < len(after.test) / total(after) < 0.3
+    for percent in (10, 30):  # so does validation, if its share stays the same
+        old, new = ({i.tobytes() for i in d.train_and_validation(percent)[1].images} for d in (before, after))  # type: ignore[union-attr]
+        assert old < new
+
+
+def test_empty_classes_are_left_out_and_classes_without_test_pictures_are_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {**classes("a", "b"), "single/1.png": noise(7)})
+    (folder / "empty").mkdir()
+    dataset = read(folder)
+    assert dataset.classes == ("a", "b", "single")
+    assert "1 class without pictures left out: empty" in dataset.notices
+    side = "to test" if (dataset.train.labels == 2).any() else "to train on"
+    assert f"1 class without pictures {side}: single" in dataset.notices
+
+
+def test_a_class_that_exists_only_in_test_is_refused(tmp_path: Path) -> None:
+    train = {f"train/{name}": picture for name, picture in classes("a", "b").items()}
+    folder = write_folder(tmp_path / "f", {**train, "test/a/1.png": noise(1), "test/c/2.png": noise(2)})
+    with pytest.raises(DataError, match="expected pictures to train on for each class, got none for c; add some"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels"),
+    [(["L", "1", "I;16"], 1), (["RGBA", "LA"], 4), (["L", "RGB", "RGBA", "P", "CMYK"], 3)],
+)
+def test_the_channels_are_what_the_pictures_need(tmp_path: Path, modes: list[str], channels: int) -> None:
+    files: dict[str, Image.Image | bytes] = {}
+    for number, mode in enumerate(modes * 8):
+        picture = noise(number, mode="RGBA" if mode == "LA" else "L" if mode in ("1", "I;16", "P") else mode)
+        if mode == "I;16":
+            picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
+        elif mode in ("1", "LA"):
+            picture = picture.convert(mode)
+        files[f"{'ab'[number % 2]}/{number}.{'tif' if mode == 'CMYK' else 'png'}"] = picture
+    dataset = read(write_folder(tmp_path / "f", files))
+    assert (dataset.image_shape, dataset.notices) == ((8, 8, channels), ())
+    assert read(tmp_path / "f", channels=1).image_shape == (8, 8, 1)
+
+
+def test_16_bits_transparency_and_rotation_are_shown_as_a_viewer_does(tmp_path: Path) -> None:
+    deep = Image.fromarray((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    folder = write_folder(tmp_path / "f", {**classes("a", "b"), "deep/1.png": deep, "clear/2.png": clear})
+    dataset = read(folder, channels=3)
+    (found,) = images_of(dataset, "deep")
+    assert np.array_equal(np.frombuffer(found, np.uint8)[::3], np.rint(np.arange(64) * 1000 / 257))
+    assert images_of(dataset, "clear") == {b"\xff" * 192}  # on white
+    lying = noise(5, (6, 4), "RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "lying.png", exif=exif)
+    turned = write_folder(tmp_path / "g", {**classes("a", "b", size=(4, 6), mode="RGB")})
+    shutil.copy(tmp_path / "lying.png", turned / "a/lying.png")
+    assert (read(turned).image_shape, read(turned).notices) == ((6, 4, 3), ())
+    assert lying.transpose(Image.Transpose.ROTATE_270).tobytes() in images_of(read(turned), "a")
+
+
+def test_pictures_of_several_sizes_are_scaled_and_cropped_to_a_size_that_is_said(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {**classes("a", "b", size=(300, 200)), **classes("c", size=(20, 30))})
+    dataset = read(folder)
+    assert dataset.image_shape == (64, 64, 1)
+    assert dataset.notices == (
+        "pictures of 2 sizes are resized to 64 x 64 and cropped; choose another size with --image-size",
+    )
+    assert read(folder, image_size=(10, 12)).image_shape == (10, 12, 1)
+    wide = Image.new("L", (30, 10), 0)
+    wide.paste(255, (10, 0, 20, 10))  # the middle third is white, and all that is left
+    write_folder(folder, {"c/wide.png": wide})
+    assert b"\xff" * 100 in images_of(read(folder, image_size=(10, 10)), "c")
+
+
+def test_the_same_picture_in_two_classes_is_left_out_of_both_and_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {**classes("a", "b"), "a/same.png": noise(99), "b/same.bmp": noise(99)})
+    dataset = read(folder)
+    assert total(dataset) == 60
+    assert dataset.notices == ("left out, the same picture in several classes: a/same.png, b/same.bmp",)
+
+
+def test_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {**classes("a", "b"), "b/broken.png": b"\x89PNG broken", "a/zero.jpg": b""})
+    for _ in range(2):  # the second time from the cache
+        dataset = read(folder)
+        assert (total(dataset), dataset.damaged) == (60, 2)
+        assert dataset.notices[0] == "left out: a/zero.jpg: expected a picture, got an empty file; copy it again"
+        assert dataset.notices[1].startswith("left out: b/broken.png: expected a ")
+        with pytest.raises(DataError, match=r"f: 2 pictures cannot be read, such as a/zero\.jpg: expected a picture"):
+            read(folder, strict=True)
+
+
+def test_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
+    noise(1).save(tmp_path / "outside.png")
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    (folder / "a/out.png").symlink_to(tmp_path / "outside.png")
+    (folder / "a/inside.png").symlink_to(folder / "b/1.png")
+    (folder / "a/nowhere.png").symlink_to(folder / "missing.png")
+    (folder / "b/root").symlink_to("/")
+    notices = read(folder).notices
+    assert "1 file left out, a link out of the folder: a/out.png" in notices
+    assert "1 file left out, a link to nothing: a/nowhere.png" in notices
+    assert "left out, the same picture in several classes: a/inside.png, b/1.png" in notices
+    assert len(notices) == 3
+
+
+def test_names_may_contain_any_letters(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "Blätter und 葉", classes("Ahorn (rot)", "e\u0301toile", "桜"))
+    dataset = read(folder)
+    assert dataset.classes == ("Ahorn (rot)", "\u00e9toile", "桜")
+    assert dataset.name == "Bl-tter-und"
+    assert read(write_folder(tmp_path / "葉", classes("a", "b"))).name == "pictures"
+    assert read(write_folder(tmp_path / "mnist", classes("a", "b"))).name == "mnist-folder"
+
+
+def test_a_control_character_in_a_class_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected class names of printable characters, got 'b\\x1b\[2J'; rename"):
+        read(write_folder(tmp_path / "f", classes("a", "b\x1b[2J")))
+
+
+def test_one_changed_picture_or_label_changes_the_fingerprint_and_nothing_else_does(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    first = read(folder)
+    assert read(folder).fingerprint == first.fingerprint
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert read(tmp_path / "elsewhere").fingerprint == first.fingerprint
+    noise(5_000).save(folder / "a/3.png")
+    second = read(folder)
+    (folder / "b/4.png").rename(folder / "a/4b.png")
+    third = read(folder)
+    (folder / "a").rename(folder / "c")
+    assert len({first.fingerprint, second.fingerprint, third.fingerprint, read(folder).fingerprint}) == 4
+
+
+def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    first = read(folder)
+    monkeypatch.setattr("mnist_lib.data.folder.read_folder", None)
+    again = read(folder)
+    assert np.array_equal(again.train.images, first.train.images)
+    assert (again.ranks == first.ranks).all()  # type: ignore[union-attr]
+    with pytest.raises(TypeError):
+        read(folder, image_size=(4, 4))
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_with_both_numbers(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    request = DataRequest(dataset=f"{folder}/", data_dir=tmp_path)
+    message = "f: expected at most 0.00 GB of images, got 60 pictures of 8 x 8 x 1 bytes, 0.00 GB; choose a smaller"
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            prepare(request, max_bytes=1_000)
+        prepare(request)
+
+
+def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match="expected a folder of pictures, got /nowhere/x, which is not one"):
+        read(Path("/nowhere/x"))
+    for name, files in {"flat": {"1.png": noise(1)}, "one": classes("a"), "none": {}}.items():
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name, files)
+        with pytest.raises(DataError, match="expected a folder with pictures for each of 2 to 10,000 classes, got"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"dataset": "mnist", "image_size": (28, 28)},
+            "image_size: expected a folder of pictures as --dataset, got mnist",
+        ),
+        ({"dataset": "mnist-mini", "data_source": Path("/x")}, "data_source: mnist-mini is part of this package"),
+        (
+            {"dataset": "./x", "data_source": Path("/x")},
+            "data_source: expected a dataset of the catalog, got ./x; omit it",
+        ),
+        ({"dataset": "./x", "image_size": (0, 10)}, "image_size: expected sides from 1 to 224, got 0x10"),
+        ({"dataset": "./x", "channels": 2}, r"channels: expected 1 \(grey\), 3 \(colour\) or 4 \(with"),
+        ({"dataset": "mnits"}, "dataset: 'mnits' is not known; did you mean mnist"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        DataRequest(**options)  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""Datasets of TFDS that are not in the catalog, from a builder in a file of the user's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import DataError, DataMissingError
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+BUILDER = """
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class {name}(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("2.1.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({{
+            "image": tfds.features.Image(shape=({shape})),
+            "label": tfds.features.ClassLabel(names=["oak", "beech", "ash"]),
+        }})
+        return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
+
+    def _split_generators(self, dl_manager):
+        return {{"training": self._generate_examples(30, 0), "evaluation": self._generate_examples(9, 1)}}
+
+    def _generate_examples(self, count, seed):
+        random = np.random.default_rng(seed)
+        for number in range(count):
+            size = (6, 5, 3) if number % 2 or {fixed} else (12, 10, 3)
+            yield str(number), {{"image": random.integers(0, 256, size, np.uint8), "label": number % 3}}
+"""
+
+
+def builder_file(folder: Path, name: str, *, fixed: bool) -> Path:
+    path = folder / f"{name.lower()}.py"
+    path.write_text(BUILDER.format(name=name, shape="6, 5, 3" if fixed else "None, None, 3", fixed=fixed))
+    return path
+
+
+def test_a_builder_of_the_user_is_prepared_and_read_with_its_classes_and_splits(tmp_path: Path) -> None:
+    request = DataRequest(
+        dataset="tfds:leaf_images",
+        data_dir=tmp_path,
+        tfds_import=builder_file(tmp_path, "LeafImages", fixed=True),
+        splits=("training", "evaluation"),
+    )
+    dataset, again = prepare(request), prepare(request)
+    assert (dataset.name, dataset.version, dataset.classes) == ("leaf_images", "2.1.0", ("oak", "beech", "ash"))
+    assert dataset.image_shape == (6, 5, 3)
+    assert (len(dataset.train), len(dataset.test)) == (30, 9)
+    assert np.bincount(dataset.train.labels).tolist() == [10, 10, 10]
+    assert dataset.fingerprint == again.fingerprint
+    with pytest.raises(DataError, match="expected the split train, got training, evaluation; use --train-split"):
+        prepare(DataRequest(dataset="tfds:leaf_images", data_dir=tmp_path))
+    with pytest.raises(DataError, match=r"expected at most 0\.00 GB of images, got 39 pictures of 6 x 5 x 3 bytes"):
+        prepare(request, max_bytes=3_000)
+
+
+def test_images_of_several_sizes_are_resized_and_the_dataset_says_so(tmp_path: Path) -> None:
+    given = {"data_dir": tmp_path, "tfds_import": builder_file(tmp_path, "SizeImages", fixed=False)}
+    splits = ("training", "evaluation")
+    dataset = prepare(DataRequest(dataset="tfds:size_images:2.1.0", **given, splits=splits))  # type: ignore[arg-type]
+    assert dataset.image_shape == (64, 64, 3)
+    assert dataset.notices == ("images are resized to 64 x 64 and cropped; choose another size with --image-size",)
+    small = DataRequest(dataset="tfds:size_images", **given, splits=splits, image_size=(6, 5), channels=1)  # type: ignore[arg-type]
+    assert prepare(small).image_shape == (6, 5, 1)
+
+
+def test_an_unknown_name_and_an_error_in_the_file_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match="tfds:no_such_images: expected a dataset of TFDS, got a name that it"):
+        prepare(DataRequest(dataset="tfds:no_such_images", data_dir=tmp_path))
+    wrong = tmp_path / "wrong.py"
+    for code, message in (("x = 1\ny = (\n", r"wrong\.py, line 2: SyntaxError"), ("\nx = 1 / 0\n", r"line 2: ZeroDiv")):
+        wrong.write_text(code)
+        with pytest.raises(DataError, match=message):
+            prepare(DataRequest(dataset="tfds:x", data_dir=tmp_path, tfds_import=wrong))

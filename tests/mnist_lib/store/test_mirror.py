@@ -1,0 +1,61 @@
+"""A copy of a folder in a bucket, which later runs only bring up to date."""
+
+from pathlib import Path
+
+import obstore
+import pytest
+
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import DataMissingError
+from mnist_lib.store import bucket, mirror
+from tests.support.pictures import classes, noise, write_folder
+
+
+def send(folder: Path, url: str) -> None:
+    store = bucket._open(url)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            obstore.put(store, path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def test_a_folder_in_a_bucket_is_the_same_dataset_and_only_changes_are_copied(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{s3}/my letters"
+    local = write_folder(tmp_path / "local", classes("a é", "b"))
+    send(local, url)
+    request = DataRequest(dataset=url, data_dir=tmp_path / "data")
+    copied: list[str] = []
+    copy = mirror._copy
+
+    def copy_and_note(store: bucket.BucketObjects, folder: Path, name: str) -> None:
+        copied.append(name)
+        copy(store, folder, name)
+
+    monkeypatch.setattr(mirror, "_copy", copy_and_note)
+    here = mirror.with_local_files(request)
+    assert (request.name, here.name, len(copied)) == ("my-letters", "my-letters", 60)
+    expected = prepare(DataRequest(dataset=f"{local}/", data_dir=tmp_path / "data"))
+    assert prepare(here).fingerprint == expected.fingerprint
+    store = bucket._open(url)
+    noise(9_999).save(local / "a é/new.png")
+    obstore.put(store, "a é/new.png", (local / "a é/new.png").read_bytes())
+    obstore.delete(store, "b/1.png")
+    copied.clear()
+    changed = prepare(mirror.with_local_files(request))
+    assert copied == ["a é/new.png"]
+    (local / "b/1.png").unlink()
+    assert changed.fingerprint == prepare(DataRequest(dataset=f"{local}/", data_dir=tmp_path / "data")).fingerprint
+
+
+def test_an_interrupted_copy_is_repeated_and_a_name_cannot_leave_the_folder(s3: str, tmp_path: Path) -> None:
+    send(write_folder(tmp_path / "local", classes("a", "b", pictures=2)), s3)
+    mirror.mirror(s3, tmp_path / "copy")
+    (tmp_path / "copy/a/1.png").write_bytes(b"cut")
+    (tmp_path / "copy" / mirror.STATE).unlink()  # as it is while objects are copied
+    mirror.mirror(s3, tmp_path / "copy")
+    assert (tmp_path / "copy/a/1.png").read_bytes() == (tmp_path / "local/a/1.png").read_bytes()
+    assert not any(map(mirror._is_relative, ("../x.png", "/x.png", "a/../../x.png", "a\0b", "")))
+    with pytest.raises(DataMissingError, match="in a bucket, got: s3://no-such-bucket/folder/ cannot be read"):
+        mirror.mirror("s3://no-such-bucket/folder", tmp_path / "other")

@@ -1,0 +1,35 @@
+"""Folders of small pictures for tests."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def noise(seed: int, size: tuple[int, int] = (8, 8), mode: str = "L") -> Image.Image:
+    """Return a random picture; width and height."""
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], channels), np.uint8)
+    return Image.frombytes(mode, size, pixels.tobytes())
+
+
+def write_folder(folder: Path, files: Mapping[str, Image.Image | bytes]) -> Path:
+    """Write pictures, and files of other content, by path."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content.save(path)
+    return folder
+
+
+def classes(*names: str, pictures: int = 30, mode: str = "L", size: tuple[int, int] = (8, 8)) -> dict[str, Image.Image]:
+    """Return different pictures for each class, by path."""
+    return {
+        f"{name}/{number}.png": noise(1_000 * label + number, size, mode)
+        for label, name in enumerate(names)
+        for number in range(pictures)
+    }
