@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +91,24 @@ class JobClient:
         with self._translated_errors():
             self._client = ray_private.job_client(self.url, CONNECT_SECONDS, JOB_ANSWER_SECONDS)
 
-    def submit(self, job: str | None, command: str, packages: Sequence[Path], metadata: dict[str, str]) -> str:
-        """Send packages that share a folder, run the command beside their copies, and return the job's id.
+    def submit(self, job: str | None, command: str, sent: Mapping[str, Path], metadata: dict[str, str]) -> str:
+        """Send files and folders, run the command beside their copies, and return the job's id.
 
         Args:
             job: its id; None to let Ray choose one.
+            sent: the packages, and others, by the paths that their copies get.
         """
-        excludes = ["/*", "!/.", *(f"!/{folder.name}" for folder in packages), "__pycache__"]
+        with tempfile.TemporaryDirectory() as together:
+            for name, source in sent.items():
+                copy = Path(together, name)
+                copy.parent.mkdir(exist_ok=True)
+                if source.is_dir():
+                    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source, copy)
+            return self._submit(job, command, Path(together), metadata)
+
+    def _submit(self, job: str | None, command: str, folder: Path, metadata: dict[str, str]) -> str:
         deadline = time.monotonic() + JOB_AGENT_SECONDS
         while True:
             try:
@@ -103,7 +116,7 @@ class JobClient:
                     return self._client.submit_job(
                         entrypoint=command,
                         submission_id=job,
-                        runtime_env={"working_dir": str(packages[0].parent), "excludes": excludes},
+                        runtime_env={"working_dir": str(folder)},
                         metadata=metadata,
                     )
             except ClusterError as error:

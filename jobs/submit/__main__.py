@@ -17,6 +17,7 @@ from jobs.console.output import print_result, print_stderr, run_command
 from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
 from jobs.train.options import TrainOptions
+from mnist_lib.data.listing import list_folder
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.store.storage import check_storage, is_url
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cluster.connection.job_server import JobClient
 
 RUN = "mnist-run"  # key of the run's name in the metadata of a job
+SENT = "sent"  # the folder, beside the code, for files and pictures of this machine
+MAX_SENT_BYTES = 100_000_000  # Ray keeps what is sent in the memory of the head
 
 
 class RunIsBusyError(Exception):
@@ -56,10 +59,13 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
-    run = _check(train)
+    given = _check(train)
+    run, own = given.run_name or given.resume, _own_files(given)
+    train = [*train, *(f"{flag}={SENT}/{path.name}" for flag, path in own.items())]  # the last value of a flag counts
     client = client_of(options)
     entrypoint = shlex.join(["python", "-m", "jobs.train", *train])
-    job = (_job_in_progress(client, run, entrypoint) if run else None) or _send(client, run, entrypoint)
+    job = _job_in_progress(client, run, entrypoint) if run else None
+    job = job or _send(client, run, entrypoint, list(own.values()))
     if not options.wait:
         print_result(json.dumps({"job": job}) if options.json else job)
         return exit_codes.DONE
@@ -80,7 +86,7 @@ def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | No
     return None
 
 
-def _send(client: "JobClient", run: str | None, entrypoint: str) -> str:
+def _send(client: "JobClient", run: str | None, entrypoint: str, own: Sequence[Path]) -> str:
     """Submit the job and return its id. The jobs of a run are <run>.1, <run>.2 and so on."""
     from cluster.connection.job_server import JobExistsError
 
@@ -89,19 +95,47 @@ def _send(client: "JobClient", run: str | None, entrypoint: str) -> str:
         ids = [job.id for job in client.jobs() if re.fullmatch(rf"{re.escape(run)}\.\d+", job.id)]
         name = f"{run}.{max((int(job.rpartition('.')[2]) for job in ids), default=0) + 1}"
     try:
-        job = client.submit(name, entrypoint, SOURCE_FOLDERS, {RUN: run} if run else {})
+        sent = {folder.name: folder for folder in SOURCE_FOLDERS} | {f"{SENT}/{path.name}": path for path in own}
+        job = client.submit(name, entrypoint, sent, {RUN: run} if run else {})
     except JobExistsError:  # the same run was submitted at the same time
         existing = _job_in_progress(client, str(run), entrypoint)
         if existing is None:
             raise
         return existing
     size = sum(f.stat().st_size for folder in SOURCE_FOLDERS for f in folder.rglob("*.*") if f.suffix != ".pyc")
-    print_stderr(f"sent {size / 1e6:.1f} MB of code to {client.url} as job {job}")
+    more = "".join(f", {path.name} ({_size_of(path) / 1e6:.1f} MB)" for path in own)
+    print_stderr(f"sent {size / 1e6:.1f} MB of code{more} to {client.url} as job {job}")
     return job
 
 
-def _check(train: Sequence[str]) -> str | None:
-    """Refuse the options that the job would refuse on the cluster; return the name of the run, None if not given."""
+def _own_files(options: TrainOptions) -> dict[str, Path]:
+    """Return the files and folders of this machine that the job needs, by the flags that name them.
+
+    A folder of pictures is one of this machine if its path is relative; otherwise it is on the cluster's head.
+    """
+    own = {} if options.tfds_import is None else {"--tfds-import": options.tfds_import}
+    folder = options.data().folder
+    if folder is not None and not Path(options.dataset).is_absolute():
+        list_folder(folder)
+        own["--dataset"] = folder.resolve()
+    for flag, path in own.items():
+        if not path.exists():
+            raise exit_codes.UsageError(f"{flag}: expected a file on this machine, got {path}; check its path")
+        if _size_of(path) > MAX_SENT_BYTES:
+            raise exit_codes.UsageError(
+                f"{flag}: expected at most {MAX_SENT_BYTES / 1e6:.0f} MB to send with the job, got"
+                f" {_size_of(path) / 1e6:.0f} MB in {path}; copy it to the cluster's head, and name it there:"
+                f" {flag} /PATH"
+            )
+    return own
+
+
+def _size_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+
+
+def _check(train: Sequence[str]) -> TrainOptions:
+    """Return the options of the job. Refuse those that it would refuse on the cluster."""
     options: TrainOptions = parse("jobs.submit --", TrainOptions, train)
     options.trials()
     options.check()
@@ -118,7 +152,7 @@ def _check(train: Sequence[str]) -> str | None:
     run = options.run_name or options.resume
     if run is not None:
         check_run_name(run)
-    return run
+    return options
 
 
 def with_config_inline(train: Sequence[str]) -> list[str]:

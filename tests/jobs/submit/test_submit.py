@@ -1,6 +1,7 @@
 """`jobs.submit` with a real Ray head and its job server."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.submit.__main__ import main, with_config_inline
 from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
+from tests.support.pictures import classes, write_folder
 from tests.support.relay import relay_to
 
 
@@ -151,9 +153,32 @@ def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
     assert "there is no job no-such" in stderr
 
 
+@pytest.mark.slow
+def test_a_folder_of_pictures_of_this_machine_is_sent_with_the_job(
+    cluster: Cluster, data_dir: Path, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "icons", classes("a", "b", pictures=40))
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.submit",
+        f"--address={cluster.dashboard}",
+        "--",
+        "--dataset=./icons",
+        "--json",
+    ]
+    train = ["--models=scratch", "--epochs=1", f"--storage={tmp_path}/storage", f"--data-dir={data_dir}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *train], cwd=folder.parent, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "MB of code, icons (0.0 MB) to" in done.stderr
+    assert json.loads(done.stdout)["dataset"]["classes"] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("train", "error"),
     [
+        (["--dataset=tfds:x", "--tfds-import=/no-such.py", "--storage=/s"], "--tfds-import: expected a file on this"),
         (["--epoch=3"], "--epoch is not an option; did you mean --epochs?"),
         (["--epochs=0"], "epochs: expected a whole number from 1"),
         ([], "storage: expected a URL, or an absolute path on the cluster's head, got 'results'"),
