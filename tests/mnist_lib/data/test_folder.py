@@ -29,13 +29,13 @@ def total(dataset: Dataset) -> int:
     return len(dataset.train) + len(dataset.test)
 
 
-def test_classes_are_the_folders_in_natural_order(tmp_path: Path) -> None:
+def test_d8_classes_are_the_folders_in_natural_order(tmp_path: Path) -> None:
     dataset = read(write_folder(tmp_path / "numbers", classes("10", "2", "b", "A")))
     assert dataset.classes == ("2", "10", "A", "b")
     assert (dataset.name, dataset.image_shape, total(dataset)) == ("numbers", (8, 8, 1), 120)
 
 
-def test_hidden_files_are_ignored_and_others_that_are_no_pictures_are_counted_and_named(tmp_path: Path) -> None:
+def test_d8_hidden_files_are_ignored_and_others_that_are_no_pictures_are_counted_and_named(tmp_path: Path) -> None:
     ignored = dict.fromkeys(("a/.DS_Store", "a/Thumbs.db", ".git/x.png", "a/._1.png", "__MACOSX/a/1.png"), b"")
     skipped = dict.fromkeys(("a/photo.HEIC", "a/note.pdf", "b/more.pdf", "b/old.zip", "outside.png"), b"x")
     dataset = read(write_folder(tmp_path / "f", {**classes("a", "b"), **ignored, **skipped}))
@@ -69,7 +69,7 @@ def test_folders_named_train_and_plane_are_classes(tmp_path: Path) -> None:
     assert read(write_folder(tmp_path / "toys", classes("train", "plane"))).classes == ("plane", "train")
 
 
-def test_an_image_never_changes_sides_when_others_are_added_and_copies_stay_together(tmp_path: Path) -> None:
+def test_p18_an_image_never_changes_sides_when_others_are_added_and_copies_stay_together(tmp_path: Path) -> None:
     files = classes("a", "b", pictures=40)
     before = read(write_folder(tmp_path / "f", files))
     write_folder(tmp_path / "f", classes("a", "b", "c", pictures=60))
@@ -88,7 +88,7 @@ def test_an_image_never_changes_sides_when_others_are_added_and_copies_stay_toge
         assert old < new
 
 
-def test_empty_classes_are_left_out_and_classes_without_test_pictures_are_named(tmp_path: Path) -> None:
+def test_d8_empty_classes_are_left_out_and_classes_without_test_pictures_are_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "single/1.png": noise(7)})
     (folder / "empty").mkdir()
     dataset = read(folder)
@@ -98,7 +98,7 @@ def test_empty_classes_are_left_out_and_classes_without_test_pictures_are_named(
     assert f"1 class without pictures {side}: single" in dataset.notices
 
 
-def test_a_class_that_exists_only_in_test_is_refused(tmp_path: Path) -> None:
+def test_d8_a_class_that_exists_only_in_test_is_refused(tmp_path: Path) -> None:
     train = {f"train/{name}": picture for name, picture in classes("a", "b").items()}
     folder = write_folder(tmp_path / "f", {**train, "test/a/1.png": noise(1), "test/c/2.png": noise(2)})
     with pytest.raises(DataError, match="expected pictures to train on for each class, got none for c; add some"):
@@ -109,7 +109,7 @@ def test_a_class_that_exists_only_in_test_is_refused(tmp_path: Path) -> None:
     ("modes", "channels"),
     [(["L", "1", "I;16"], 1), (["RGBA", "LA"], 4), (["L", "RGB", "RGBA", "P", "CMYK"], 3)],
 )
-def test_the_channels_are_what_the_pictures_need(tmp_path: Path, modes: list[str], channels: int) -> None:
+def test_d8_the_channels_are_what_the_pictures_need(tmp_path: Path, modes: list[str], channels: int) -> None:
     files: dict[str, Image.Image | bytes] = {}
     for number, mode in enumerate(modes * 8):
         picture = noise(number, mode="RGBA" if mode == "LA" else "L" if mode in ("1", "I;16", "P") else mode)
@@ -123,7 +123,7 @@ def test_the_channels_are_what_the_pictures_need(tmp_path: Path, modes: list[str
     assert read(tmp_path / "f", channels=1).image_shape == (8, 8, 1)
 
 
-def test_16_bits_transparency_and_rotation_are_shown_as_a_viewer_does(tmp_path: Path) -> None:
+def test_d8_16_bits_transparency_and_rotation_are_shown_as_a_viewer_does(tmp_path: Path) -> None:
     deep = Image.fromarray((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "deep/1.png": deep, "clear/2.png": clear})
@@ -141,7 +141,7 @@ def test_16_bits_transparency_and_rotation_are_shown_as_a_viewer_does(tmp_path: 
     assert lying.transpose(Image.Transpose.ROTATE_270).tobytes() in images_of(read(turned), "a")
 
 
-def test_pictures_of_several_sizes_are_scaled_and_cropped_to_a_size_that_is_said(tmp_path: Path) -> None:
+def test_d8_pictures_of_several_sizes_are_scaled_and_cropped_to_a_size_that_is_said(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b", size=(300, 200)), **classes("c", size=(20, 30))})
     dataset = read(folder)
     assert dataset.image_shape == (64, 64, 1)
@@ -155,14 +155,14 @@ def test_pictures_of_several_sizes_are_scaled_and_cropped_to_a_size_that_is_said
     assert b"\xff" * 100 in images_of(read(folder, image_size=(10, 10)), "c")
 
 
-def test_the_same_picture_in_two_classes_is_left_out_of_both_and_named(tmp_path: Path) -> None:
+def test_d8_the_same_picture_in_two_classes_is_left_out_of_both_and_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "a/same.png": noise(99), "b/same.bmp": noise(99)})
     dataset = read(folder)
     assert total(dataset) == 60
     assert dataset.notices == ("left out, the same picture in several classes: a/same.png, b/same.bmp",)
 
 
-def test_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_path: Path) -> None:
+def test_d8_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "b/broken.png": b"\x89PNG broken", "a/zero.jpg": b""})
     for _ in range(2):  # the second time from the cache
         dataset = read(folder)
@@ -173,7 +173,7 @@ def test_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_path:
             read(folder, strict=True)
 
 
-def test_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
+def test_d8_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
     noise(1).save(tmp_path / "outside.png")
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     (folder / "a/out.png").symlink_to(tmp_path / "outside.png")
@@ -187,7 +187,7 @@ def test_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
     assert len(notices) == 3
 
 
-def test_names_may_contain_any_letters(tmp_path: Path) -> None:
+def test_d8_names_may_contain_any_letters(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "Blätter und 葉", classes("Ahorn (rot)", "e\u0301toile", "桜"))
     dataset = read(folder)
     assert dataset.classes == ("Ahorn (rot)", "\u00e9toile", "桜")
@@ -226,7 +226,7 @@ def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
         read(folder, image_size=(4, 4))
 
 
-def test_images_that_do_not_fit_into_memory_are_refused_with_both_numbers(tmp_path: Path) -> None:
+def test_d9_images_that_do_not_fit_into_memory_are_refused_with_both_numbers(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     request = DataRequest(dataset=f"{folder}/", data_dir=tmp_path)
     message = "f: expected at most 0.00 GB of images, got 60 pictures of 8 x 8 x 1 bytes, 0.00 GB; choose a smaller"
