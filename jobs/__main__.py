@@ -12,7 +12,7 @@ COMMANDS = {
     "train": "train models, report their accuracy and store them",
     "submit": "run `train` on a cluster as a job; follow and stop jobs",
     "retrain": "run `train` on a schedule, as a daemon or from another scheduler",
-    "predict": "predict the digits in pictures with a stored model",
+    "predict": "predict the classes of pictures with a stored model",
     "rehearse": "train on a local cluster while workers are killed at random",
     "doctor": "check this machine and every node for problems that would make a run fail",
     "models": "manage stored models: list, compare, promote, roll back, verify, export",

@@ -21,7 +21,9 @@ from jobs.train.options import (
     DATA_SOURCE_HELP,
     DATASET_HELP,
     IMAGE_SIZE_HELP,
+    TEST_SPLIT_HELP,
     TFDS_IMPORT_HELP,
+    TRAIN_SPLIT_HELP,
 )
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
@@ -42,6 +44,8 @@ class ShowOptions:
     image_size: tuple[int, int] | None = option(None, IMAGE_SIZE_HELP, image_size, "N|HxW")
     channels: int | None = option(None, CHANNELS_HELP, whole_number, "N")
     tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")
+    train_split: str = option("train", TRAIN_SPLIT_HELP, str, "NAME")
+    test_split: str = option("test", TEST_SPLIT_HELP, str, "NAME")
     picture: Path | None = option(None, "file to write: ten training images of each class", folder, "FILE.png")
     seed: int = option(0, "random seed that chooses the images to show", whole_number, "N")
     json: bool = option(False, "print one JSON document instead of tables")
@@ -55,6 +59,7 @@ class ShowOptions:
             image_size=self.image_size,
             channels=self.channels,
             tfds_import=self.tfds_import,
+            splits=(self.train_split, self.test_split),
         )
 
     def check(self) -> None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from mnist_lib.errors import SpecError
 
+MAX_PROBABILITIES = 1 << 28  # bytes, of all test images of a dataset: 4 for each image and class
+DIGITS = tuple("0123456789")  # the classes of most datasets here
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
@@ -30,7 +33,7 @@ class DatasetEntry:
     about: str
     url: str | None = None  # the host that TFDS downloads from; None if the dataset is part of this package
     box: float = 1.0  # the longer side of the object in an image, as a share of the image's side
-    classes: tuple[str, ...] = tuple("0123456789")
+    classes: tuple[str, ...] = DIGITS
 
     @property
     def embedded(self) -> bool:

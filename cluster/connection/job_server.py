@@ -101,7 +101,7 @@ class JobClient:
         with tempfile.TemporaryDirectory() as together:
             for name, source in sent.items():
                 copy = Path(together, name)
-                copy.parent.mkdir(exist_ok=True)
+                copy.parent.mkdir(parents=True, exist_ok=True)
                 if source.is_dir():
                     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
                 else:

@@ -72,8 +72,8 @@ def existing_folder(value: str | Path) -> Path:
 
 
 def image_size(value: Any) -> tuple[int, int]:
-    """Return height and width, as in "28" for both, or in "32x48"."""
-    parts = value if isinstance(value, list | tuple) else str(value).split("x")
+    """Return height and width, as in "28" for both, in "32x48" or in a list."""
+    parts = value if isinstance(value, list | tuple) else re.split("[x,]", str(value))
     if not 1 <= len(parts) <= 2:
         raise _UnreadableError(f"expected a size such as 28 or 32x48, got {value!r}")
     height, width = whole_number(parts[0]), whole_number(parts[-1])

@@ -5,9 +5,9 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
@@ -101,24 +101,36 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     return CommandResult(asdict(found), text)
 
 
-def data_of(version: Version, folder: str | None, data_dir: Path | None, data_source: Path | None) -> DataRequest:
-    """Return the dataset of a version, in the same shape. Raises SpecError if its folder is not named."""
+def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
+    """Return the request for the dataset of a version, in the same shape.
+
+    Args:
+        dataset: where it is, if it is not in the catalog.
+        given: other arguments of `DataRequest`.
+
+    Raises:
+        SpecError: the dataset is not in the catalog and is not named, or an argument does not apply to it.
+    """
     try:
         about = version.about["dataset"]
         name, (height, width, channels) = str(about["name"]), map(int, about["image_shape"])
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{version.name}: expected a valid dataset in its record: {error}") from error
-    if folder is None and name not in DATASETS:
-        raise SpecError(
-            f"dataset: {version.name} was trained on a folder of pictures, {name}; name it with --dataset DIR"
-        )
-    if folder is None or folder == name:
-        return DataRequest(dataset=name, data_dir=data_dir, data_source=data_source)
-    return DataRequest(dataset=folder, data_dir=data_dir, image_size=(height, width), channels=channels)
+    if dataset is None and name not in DATASETS:
+        raise SpecError(f"dataset: {version.name} was trained on {name}; name it with --dataset DIR or tfds:NAME")
+    request = DataRequest(dataset=dataset or name, **given)
+    return request if request.entry else replace(request, image_size=(height, width), channels=channels)
 
 
 def _data_of(version: Version, options: ComputeOptions) -> DataRequest:
-    return data_of(version, options.dataset, options.data_dir, options.data_source)
+    return data_of(
+        version,
+        options.dataset,
+        data_dir=options.data_dir,
+        data_source=options.data_source,
+        tfds_import=options.tfds_import,
+        splits=(options.train_split, options.test_split),
+    )
 
 
 def tested_split(version: Version, data: DataRequest) -> "Split":

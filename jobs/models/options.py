@@ -5,14 +5,21 @@ from pathlib import Path
 
 from jobs.console.options import option
 from jobs.console.values import existing_folder, folder, moment, number, whole_number
-from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
+from jobs.train.options import (
+    DATA_DIR_HELP,
+    DATA_SOURCE_HELP,
+    STORAGE_HELP,
+    TEST_SPLIT_HELP,
+    TFDS_IMPORT_HELP,
+    TRAIN_SPLIT_HELP,
+)
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
 from mnist_lib.store.promotion import Rule
 
 VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) or keras@3 (version 3)"
 
 
-VERSION_DATASET_HELP = "folder of the pictures that the version was trained on, if they were not of the catalog"
+VERSION_DATASET_HELP = "dataset of the version, if it is not of the catalog: a folder of pictures or tfds:NAME"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +123,10 @@ class CollectOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(VersionOptions):
-    dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR")
+    dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR|tfds:NAME")
+    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")
+    train_split: str = option("train", TRAIN_SPLIT_HELP, str, "NAME")
+    test_split: str = option("test", TEST_SPLIT_HELP, str, "NAME")
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
 

@@ -178,7 +178,10 @@ def _comparison_text(found: Comparison) -> str:
         f"; on {gained:,} only {found.other} is correct, on {lost:,} only {found.one}."
     )
     if count:
-        rows = [list(map(str, asdict(answers).values())) for answers in found.differing[:MAX_IMAGES_SHOWN]]
+        rows = [
+            [str(answers.image), *(found.classes[label] for label in (answers.label, answers.one, answers.other))]
+            for answers in found.differing[:MAX_IMAGES_SHOWN]
+        ]
         lines.append(table(("image", "label", found.one, found.other), rows))
     if count > MAX_IMAGES_SHOWN:
         lines.append(f"... and {count - MAX_IMAGES_SHOWN:,} more; --json prints all.")

@@ -1,1 +1,1 @@
-"""The command that predicts the digits in pictures with a stored version."""
+"""The command that predicts the classes of pictures with a stored version."""

@@ -51,7 +51,8 @@ def predict(arguments: Sequence[str]) -> int:
     version = find_version(objects, options.model) if options.model else best_champion(objects)
     stored = StoredModel.read(objects, version)
     tested = accuracy_of_version(version)
-    log.info("predicting with %s, whose test accuracy is %s", version.name, percent(tested.value))
+    dataset = version.about["dataset"]["name"]
+    log.info("predicting with %s, whose test accuracy on %s is %s", version.name, dataset, percent(tested.value))
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:
@@ -90,7 +91,9 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
     count, model = options.from_test or 0, _built(stored)
     from jobs.models.compute import data_of, tested_split
 
-    split = tested_split(version, data_of(version, options.dataset, options.data_dir, options.data_source))
+    split = tested_split(
+        version, data_of(version, options.dataset, data_dir=options.data_dir, data_source=options.data_source)
+    )
     if count > len(split):
         raise SpecError(f"from_test: expected at most {len(split):,}, the number of test images, got {count:,}")
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)

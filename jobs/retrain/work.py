@@ -164,6 +164,9 @@ def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _why(code: int, summary: Mapping[str, Any] | None) -> str:
     if summary is not None:
         failed, trials = _failed(summary), counted(len(summary["trials"]), "trial")
+        damaged = summary.get("dataset", {}).get("damaged", 0)
+        if damaged and not failed:
+            return f"{counted(damaged, 'picture')} could not be read and {'was' if damaged == 1 else 'were'} left out"
         return f"{len(failed)} of {trials} failed: {', '.join(trial['id'] for trial in failed)}" if failed else ""
     return f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
 

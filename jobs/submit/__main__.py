@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ from jobs.train.options import TrainOptions
 from mnist_lib.data.listing import list_folder
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.store.storage import check_storage, is_url
+from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
     from cluster.connection.job_server import JobClient
 
 RUN = "mnist-run"  # key of the run's name in the metadata of a job
 SENT = "sent"  # the folder, beside the code, for files and pictures of this machine
-MAX_SENT_BYTES = 100_000_000  # Ray keeps what is sent in the memory of the head
+MAX_SENT_BYTES = 100_000_000  # what is sent is held in the memory of the head
 
 
 class RunIsBusyError(Exception):
@@ -60,12 +61,12 @@ def command(arguments: Sequence[str]) -> int:
 
 def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     given = _check(train)
-    run, own = given.run_name or given.resume, _own_files(given)
-    train = [*train, *(f"{flag}={SENT}/{path.name}" for flag, path in own.items())]  # the last value of a flag counts
+    run, (flags, own) = given.run_name or given.resume, _own_files(given)
+    train = [*train, *flags]  # the last value of a flag counts
     client = client_of(options)
     entrypoint = shlex.join(["python", "-m", "jobs.train", *train])
     job = _job_in_progress(client, run, entrypoint) if run else None
-    job = job or _send(client, run, entrypoint, list(own.values()))
+    job = job or _send(client, run, entrypoint, own)
     if not options.wait:
         print_result(json.dumps({"job": job}) if options.json else job)
         return exit_codes.DONE
@@ -86,7 +87,7 @@ def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | No
     return None
 
 
-def _send(client: "JobClient", run: str | None, entrypoint: str, own: Sequence[Path]) -> str:
+def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[str, Path]) -> str:
     """Submit the job and return its id. The jobs of a run are <run>.1, <run>.2 and so on."""
     from cluster.connection.job_server import JobExistsError
 
@@ -95,43 +96,45 @@ def _send(client: "JobClient", run: str | None, entrypoint: str, own: Sequence[P
         ids = [job.id for job in client.jobs() if re.fullmatch(rf"{re.escape(run)}\.\d+", job.id)]
         name = f"{run}.{max((int(job.rpartition('.')[2]) for job in ids), default=0) + 1}"
     try:
-        sent = {folder.name: folder for folder in SOURCE_FOLDERS} | {f"{SENT}/{path.name}": path for path in own}
-        job = client.submit(name, entrypoint, sent, {RUN: run} if run else {})
+        sent = {folder.name: folder for folder in SOURCE_FOLDERS}
+        job = client.submit(name, entrypoint, {**sent, **own}, {RUN: run} if run else {})
     except JobExistsError:  # the same run was submitted at the same time
         existing = _job_in_progress(client, str(run), entrypoint)
         if existing is None:
             raise
         return existing
     size = sum(f.stat().st_size for folder in SOURCE_FOLDERS for f in folder.rglob("*.*") if f.suffix != ".pyc")
-    more = "".join(f", {path.name} ({_size_of(path) / 1e6:.1f} MB)" for path in own)
+    more = f" and {counted(len(own), 'file')} ({_size_of(own) / 1e6:.1f} MB)" if own else ""
     print_stderr(f"sent {size / 1e6:.1f} MB of code{more} to {client.url} as job {job}")
     return job
 
 
-def _own_files(options: TrainOptions) -> dict[str, Path]:
-    """Return the files and folders of this machine that the job needs, by the flags that name them.
+def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
+    """Return the files of this machine that the job needs, by their paths there, and the flags that name them there.
 
     A folder of pictures is one of this machine if its path is relative; otherwise it is on the cluster's head.
     """
-    own = {} if options.tfds_import is None else {"--tfds-import": options.tfds_import}
-    folder = options.data().folder
-    if folder is not None and not Path(options.dataset).is_absolute():
-        list_folder(folder)
-        own["--dataset"] = folder.resolve()
-    for flag, path in own.items():
-        if not path.exists():
-            raise exit_codes.UsageError(f"{flag}: expected a file on this machine, got {path}; check its path")
-        if _size_of(path) > MAX_SENT_BYTES:
-            raise exit_codes.UsageError(
-                f"{flag}: expected at most {MAX_SENT_BYTES / 1e6:.0f} MB to send with the job, got"
-                f" {_size_of(path) / 1e6:.0f} MB in {path}; copy it to the cluster's head, and name it there:"
-                f" {flag} /PATH"
-            )
-    return own
+    flags, own = [], dict[str, Path]()
+    if options.tfds_import is not None:
+        own[f"{SENT}/{options.tfds_import.name}"] = options.tfds_import
+        flags.append(f"--tfds-import={SENT}/{options.tfds_import.name}")
+        if not options.tfds_import.is_file():
+            raise exit_codes.UsageError(f"tfds_import: expected a file, got {options.tfds_import}; check its path")
+    data = options.data()
+    if data.folder is not None and not Path(options.dataset).is_absolute():
+        own |= {f"{SENT}/{data.name}/{file.path}": data.folder / file.path for file in list_folder(data.folder).files}
+        flags.append(f"--dataset={SENT}/{data.name}")
+    if _size_of(own) > MAX_SENT_BYTES:
+        raise exit_codes.UsageError(
+            f"dataset: expected at most {MAX_SENT_BYTES / 1e6:.0f} MB to send with the job, got"
+            f" {_size_of(own) / 1e6:.0f} MB; copy the pictures to the cluster's head, and name them there, as in"
+            " --dataset /PATH"
+        )
+    return flags, own
 
 
-def _size_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+def _size_of(own: Mapping[str, Path]) -> int:
+    return sum(path.stat().st_size for path in own.values())
 
 
 def _check(train: Sequence[str]) -> TrainOptions:

@@ -205,6 +205,7 @@ def _prepared(folder: RunFolder, info: Any, options: TrainOptions) -> DatasetInf
         log.info(
             "the dataset's folder cannot be written, so each run prepares it again; choose another with --data-dir"
         )
+    facts.check(options.validation_percent)
     for notice in facts.notices:
         log.warning("%s: %s", facts.name, notice)
     folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")

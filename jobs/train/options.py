@@ -42,6 +42,8 @@ DATASET_HELP = (
     + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
 )
 TFDS_IMPORT_HELP = "Python file with a TFDS builder of your own, which the dataset tfds:NAME names"
+TRAIN_SPLIT_HELP = "split of a dataset of TFDS to train on"
+TEST_SPLIT_HELP = "split of a dataset of TFDS to test on"
 IMAGE_SIZE_HELP = "size of the images of a folder, such as 28 or 32x48 (default: that of its pictures if they agree)"
 CHANNELS_HELP = (
     "channels of the images of a folder, 1: grey, 3: colour, 4: with transparency (default: as its pictures)"
@@ -60,8 +62,8 @@ class TrainOptions:
     data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
     tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")
-    train_split: str = option("train", "split of a tfds: dataset to train on", str, "NAME")
-    test_split: str = option("test", "split of a tfds: dataset to test on", str, "NAME")
+    train_split: str = option("train", TRAIN_SPLIT_HELP, str, "NAME")
+    test_split: str = option("test", TEST_SPLIT_HELP, str, "NAME")
     image_size: tuple[int, int] | None = option(None, IMAGE_SIZE_HELP, image_size, "N|HxW")
     channels: int | None = option(None, CHANNELS_HELP, whole_number, "N")
     strict: bool = option(False, "refuse a folder with a picture that cannot be read, instead of leaving it out")

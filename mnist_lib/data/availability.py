@@ -17,6 +17,7 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataChecksumError, DataFolderError, DataMissingError
 from mnist_lib.wording import counted
 
+REMEDY = "connect to a network, or name the folder of the original *-ubyte.gz files with --data-source DIR"
 CONNECT_SECONDS = 5.0  # timeout of a connection to the host that serves a download
 # The files of each dataset that is not part of this package. TFDS downloads those that a folder lacks.
 ORIGINAL_FILES = tuple(
@@ -149,5 +150,4 @@ def _unreachable(url: urllib.parse.SplitResult) -> str | None:
 
 def missing_data(name: str, reason: str) -> DataMissingError:
     """Return the error for a dataset that is not available, with the two remedies that every command offers."""
-    remedies = "connect to a network, or name the folder of the original *-ubyte.gz files with --data-source DIR"
-    return DataMissingError(f"{name}: {reason}; {remedies}")
+    return DataMissingError(f"{name}: {reason}; {REMEDY}")

@@ -18,6 +18,8 @@ import numpy as np
 from mnist_lib.archives import read_npz
 from mnist_lib.data.availability import file_hashes
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
+from mnist_lib.data.listing import Listing
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 
@@ -80,6 +82,13 @@ def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
     except (OSError, IntegrityError, ValueError, KeyError, TypeError) as error:
         log.debug("%s: %s", path, error)
         return None
+
+
+def pictures_hash(listing: Listing, request: DataRequest) -> str:
+    """Return the sha256 of all that the arrays of a folder depend on: its files, the options, and how they are read."""
+    pillow = metadata.version("pillow")
+    parts = (CACHE_SCHEMA, pillow, listing.state, listing.notices, request.image_size, request.channels)
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def source_hash(prepared: Path) -> str:

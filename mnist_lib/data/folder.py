@@ -7,31 +7,41 @@ may be for validation. So no picture ever changes sides when others are added, a
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.listing import NAMED, Listing, PictureFile, some
+from mnist_lib.data.listing import MAX_NAMED, Listing, PictureFile, listed
 from mnist_lib.data.request import MAX_SIDE, DataRequest
-from mnist_lib.data.split import Dataset, Labels, Split
+from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Layout, Picture, Shape
 from mnist_lib.wording import counted
 
 TEST_SHARE = 0.15  # of the pictures, if there is no test folder
-SHOWN_EVERY = 100  # pictures
-DEFAULT_SIDE = 64  # of pictures that differ in size or are larger than MAX_SIDE
+DEFAULT_SIDE = 64  # pixels, of pictures that differ in size or are larger than MAX_SIDE
+PICTURES_PER_REPORT = 100  # of progress
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read: a row for each file of the listing."""
+
+    images: NDArray[np.uint8]  # [files, height, width, channels]
+    labels: NDArray[np.int64]  # [files]
+    hashes: NDArray[np.uint64]  # [files, 2]
+    errors: dict[int, ImageError]  # by the number of the file
 
 
 def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progress: Callable[[str], object]) -> Dataset:
     """Read the pictures of a folder.
 
     Raises:
-        DataError: the images need more than `max_bytes`, or, with `strict`, a picture cannot be read; or a class has no
-            picture to train on.
+        DataError: the images need more than `max_bytes`, no picture is left to train on or to test, or, with `strict`,
+            a picture cannot be read.
     """
     folder = request.folder
     assert folder is not None
@@ -39,21 +49,20 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
     with picture_reader(paths) as reader:
         shape, notices = _shape(request, list(reader.shapes()))
         require_memory(request.name, len(paths), shape, max_bytes)
-        images = np.zeros((len(paths), *shape), np.uint8)
-        hashes = np.zeros((len(paths), 2), np.uint64)
-        damaged: dict[int, ImageError] = {}
+        labels = np.array([file.label for file in listing.files])
+        read = _Read(np.zeros((len(paths), *shape), np.uint8), labels, np.zeros((len(paths), 2), np.uint64), {})
         for index, picture in enumerate(reader.pictures(Layout(shape=shape))):
             if isinstance(picture, Picture):
-                images[index], hashes[index] = picture.image, np.frombuffer(picture.sha256[:16], np.uint64)
+                read.images[index] = picture.image
+                read.hashes[index] = np.frombuffer(picture.sha256[:16], np.uint64)
             else:
-                damaged[index] = picture
-            if index % SHOWN_EVERY == 0:
+                read.errors[index] = picture
+            if index % PICTURES_PER_REPORT == 0:
                 progress(f"{index:,} of {counted(len(paths), 'picture')}")
-    notices += _damaged(request, listing.files, damaged)
-    labels = np.array([file.label for file in listing.files])
-    contradicting, more = _contradicting(listing, hashes, labels, damaged)
-    usable = np.array([i not in damaged and i not in contradicting for i in range(len(paths))])
-    return _split(request, listing, images, labels, hashes, usable, (*listing.notices, *notices, *more), len(damaged))
+    notices += _unreadable(request, listing.files, read.errors)
+    contradicting, more = _contradicting(listing, read)
+    usable = np.array([i not in read.errors and i not in contradicting for i in range(len(paths))])
+    return _split(request, listing, read, usable, (*listing.notices, *notices, *more))
 
 
 def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: float) -> None:
@@ -68,34 +77,26 @@ def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: fl
 
 
 def _split(
-    request: DataRequest,
-    listing: Listing,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    hashes: NDArray[np.uint64],
-    usable: NDArray[np.bool_],
-    notices: tuple[str, ...],
-    damaged: int,
+    request: DataRequest, listing: Listing, read: _Read, usable: NDArray[np.bool_], notices: tuple[str, ...]
 ) -> Dataset:
-    splits, shares = np.array([file.split for file in listing.files]), hashes / 2.0**64
+    splits, shares = np.array([file.split for file in listing.files]), read.hashes / 2.0**64
     for_test = usable & ((splits == "test") | ((splits == "") & (shares[:, 0] < TEST_SHARE)))
     train, test = np.flatnonzero(usable & ~for_test), np.flatnonzero(for_test)
-    trained, tested = (np.bincount(labels[chosen], minlength=len(listing.classes)) for chosen in (train, test))
-    if len(train) < 2 or not len(test):
+    if not len(train) or not len(test):
         got = f"{len(train):,} to train on and {len(test):,} to test"
         raise DataError(f"{request.name}: expected pictures to train on and to test, got {got}; add more pictures")
-    for what, counts in (("to train on", trained), ("to test", tested)):
+    for what, chosen in (("to train on", train), ("to test", test)):
+        counts = np.bincount(read.labels[chosen], minlength=len(listing.classes))
         without = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
         if without:
-            notices += (f"{counted(len(without), 'class')} without pictures {what}: {some(without)}",)
-    small: Labels = labels.astype(np.uint8) if len(listing.classes) <= 256 else labels.astype(np.uint16)
-    every = Split(images, small)
+            notices += (f"{counted(len(without), 'class')} without pictures {what}: {listed(without)}",)
+    every = Split(read.images, as_labels(read.labels, len(listing.classes)))
     dataset = Dataset.of(request.name, "", every.take(train), every.take(test), listing.classes)
     given = splits == "validation"
     # If there is a folder for validation, its pictures are below every share, and the others are not.
     ranks = np.where(given, 0.0, 1.0 if given.any() else shares[:, 1])[train].astype(np.float32)
     digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode() + ranks.tobytes())
-    fingerprint = digest.hexdigest()
+    fingerprint, damaged = digest.hexdigest(), len(read.errors)
     return replace(
         dataset, version=fingerprint[:8], fingerprint=fingerprint, ranks=ranks, notices=notices, damaged=damaged
     )
@@ -113,36 +114,35 @@ def _shape(request: DataRequest, found: Sequence[Shape | None]) -> tuple[Shape, 
     if request.image_size is not None:
         return Shape(*request.image_size, channels), notices
     sizes = Counter((shape.height, shape.width) for shape in shapes)
-    ((size, _), *others) = sizes.most_common()
-    if others or max(size) > MAX_SIDE:
-        side = min(DEFAULT_SIDE, max(size))
-        of = f"pictures of {len(sizes):,} sizes" if others else "pictures of {} x {}".format(*size)
-        notices.append(f"{of} are resized to {side} x {side} and cropped; choose another size with --image-size")
+    (size, *others), largest = list(sizes), max(max(size) for size in sizes)
+    if others or largest > MAX_SIDE:
+        side = min(DEFAULT_SIDE, largest)
+        which = f"pictures of {len(sizes):,} sizes" if others else "pictures of {} x {}".format(*size)
+        notices.append(f"{which} are resized to {side} x {side} and cropped; choose another size with --image-size")
         size = (side, side)
     return Shape(*size, channels), notices
 
 
-def _damaged(request: DataRequest, files: Sequence[PictureFile], damaged: Mapping[int, ImageError]) -> list[str]:
-    named = [f"{files[index].path}: {error}" for index, error in damaged.items()]
-    if named and request.strict:
-        raise DataError(f"{request.name}: {counted(len(named), 'picture')} cannot be read, such as {named[0]}")
-    more = [f"{len(named) - NAMED:,} more pictures cannot be read"] if len(named) > NAMED else []
-    return [*(f"left out: {text}" for text in named[:NAMED]), *more]
+def _unreadable(request: DataRequest, files: Sequence[PictureFile], errors: dict[int, ImageError]) -> list[str]:
+    """Return a notice for the first pictures that could not be read. Raises DataError with `strict`."""
+    texts = [f"{files[index].path}: {error}" for index, error in errors.items()]
+    if texts and request.strict:
+        raise DataError(f"{request.name}: {counted(len(texts), 'picture')} cannot be read, such as {texts[0]}")
+    more = [f"{len(texts) - MAX_NAMED:,} more pictures cannot be read"] if len(texts) > MAX_NAMED else []
+    return [*(f"left out: {text}" for text in texts[:MAX_NAMED]), *more]
 
 
-def _contradicting(
-    listing: Listing, hashes: NDArray[np.uint64], labels: NDArray[np.int64], damaged: Mapping[int, ImageError]
-) -> tuple[set[int], list[str]]:
+def _contradicting(listing: Listing, read: _Read) -> tuple[set[int], list[str]]:
     """Return the pictures that are in several classes, and a notice for the first of them."""
     same: dict[bytes, list[int]] = defaultdict(list)
-    for index, row in enumerate(hashes):
-        if index not in damaged:
+    for index, row in enumerate(read.hashes):
+        if index not in read.errors:
             same[row.tobytes()].append(index)
-    groups = [group for group in same.values() if len({int(labels[index]) for index in group}) > 1]
+    groups = [group for group in same.values() if len({int(read.labels[index]) for index in group}) > 1]
     notices = [
-        "left out, the same picture in several classes: " + ", ".join(listing.files[index].path for index in group)
-        for group in groups[:NAMED]
+        f"left out, the same picture in several classes: {listed([listing.files[index].path for index in group])}"
+        for group in groups[:MAX_NAMED]
     ]
-    if len(groups) > NAMED:
-        notices.append(f"{len(groups) - NAMED:,} more pictures are in several classes")
+    if len(groups) > MAX_NAMED:
+        notices.append(f"{len(groups) - MAX_NAMED:,} more pictures are in several classes")
     return {index for group in groups for index in group}, notices

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,9 @@ from mnist_lib.wording import counted
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
 )
-IGNORED = ("thumbs.db", "desktop.ini", "labels.jsonl")  # hidden files are ignored, too
-MAX_CLASSES = 10_000
-NAMED = 5  # files or classes in one message
+IGNORED = ("thumbs.db", "desktop.ini")  # hidden files are ignored, too
+MAX_CLASSES = 1_000
+MAX_NAMED = 5  # files or classes in one message
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class PictureFile:
     path: str  # relative to the folder
     label: int
     split: str  # "train", "validation" or "test"; "" if its pixels decide
+    size: int  # in bytes
 
 
 @dataclass(frozen=True)
@@ -43,83 +45,126 @@ def list_folder(folder: Path) -> Listing:
 
     Raises:
         DataMissingError: there is no such folder.
-        DataError: it has fewer than two classes with pictures, or a class has no pictures to train on.
+        DataError: it cannot be listed, has fewer than two classes with pictures, or a class without pictures to train
+            on.
     """
     if not folder.is_dir():
         raise DataMissingError(f"expected a folder of pictures, got {folder}, which is not one; check --dataset")
-    tops = _folders(folder)
-    splits = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
-    if len(splits) < len(tops) or "train" not in splits.values() or not any(_folders(folder / t) for t in splits):
-        splits = {"": ""}  # the folders in it are classes
+    scan, digest = _Scan(folder), hashlib.sha256()
+    splits = _splits(scan)
     has_test = "test" in splits.values()
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)  # class -> (path, split)
-    skipped, digest = _Skipped(), hashlib.sha256()
+    found: dict[str, list[tuple[str, os.stat_result, str]]] = defaultdict(list)  # class -> (path, status, split)
     for top, split in splits.items():
-        for name in _folders(folder / top):
+        for name in scan.folders(top):
             kind = _class_name(name, folder)
             found[kind] += []
-            for path in _pictures(folder, folder / top / name, skipped):
-                found[kind].append((path, "" if split == "train" and not has_test else split))
-        skipped.add_all("outside of a class folder", _own_pictures(folder, folder / top))
+            own = "" if split == "train" and not has_test else split
+            found[kind] += [(path, status, own) for path, status in scan.pictures(Path(top, name))]
+        scan.leave_out("outside of a class folder", scan.own_pictures(top))
     empty = [name for name, files in found.items() if not files]
     classes = tuple(sorted((name for name, files in found.items() if files), key=_natural))
-    files = [PictureFile(p, label, s) for label, name in enumerate(classes) for p, s in sorted(found[name])]
-    for file in files:
-        status = (folder / file.path).stat()
-        row = f"{file.path}\0{file.label}\0{file.split}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
-        digest.update(row.encode("utf-8", "surrogateescape"))
-    notices = [f"{counted(len(empty), 'class')} without pictures left out: {some(empty)}"] if empty else []
+    files = []
+    for label, name in enumerate(classes):
+        for path, status, split in sorted(found[name], key=lambda file: file[0]):
+            files.append(PictureFile(path, label, split, status.st_size))
+            row = f"{path}\0{label}\0{split}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
+            digest.update(row.encode("utf-8", "surrogateescape"))
+    notices = [f"left out, without pictures: {counted(len(empty), 'class')} ({listed(empty)})"] if empty else []
     _check_classes(folder, classes, files)
-    return Listing(classes, tuple(files), (*notices, *skipped.notices()), digest.hexdigest())
+    return Listing(classes, tuple(files), (*notices, *scan.notices()), digest.hexdigest())
 
 
-class _Skipped:
-    """Files that are left out of a dataset, by reason."""
+def listed(names: Sequence[str]) -> str:
+    """Return the first names as text, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
-    def __init__(self) -> None:
-        self._files: dict[str, list[str]] = defaultdict(list)
 
-    def add(self, reason: str, path: str) -> None:
-        self._files[reason].append(path)
+class _Scan:
+    """Finds the folders and pictures below a folder, and remembers what is left out."""
 
-    def add_all(self, reason: str, paths: Sequence[str]) -> None:
+    def __init__(self, root: Path) -> None:
+        self._root, self._inside = root, root.resolve()
+        self._left_out: dict[str, dict[str, None]] = defaultdict(dict)  # reason -> paths, each once
+
+    def leave_out(self, reason: str, paths: Sequence[str]) -> None:
         if paths:
-            self._files[reason] += paths
+            self._left_out[reason] |= dict.fromkeys(paths)
 
     def notices(self) -> Iterator[str]:
-        for reason, paths in self._files.items():
-            yield f"{counted(len(paths), 'file')} left out, {reason}: {some(paths)}"
+        for reason, paths in self._left_out.items():
+            yield f"left out, {reason}: {counted(len(paths), 'file')} ({listed([*paths])})"
+
+    def folders(self, top: str) -> list[str]:
+        """Return the names of the folders in a folder, without hidden ones and links."""
+        names = []
+        for entry in self._entries(top):
+            if entry.is_dir():
+                if entry.is_symlink():
+                    self.leave_out("a link to a folder", [self._relative(Path(entry.path))])
+                else:
+                    names.append(entry.name)
+        return names
+
+    def own_pictures(self, top: str) -> list[str]:
+        """Return the pictures that are in a folder itself."""
+        entries = self._entries(top)
+        pictures = [Path(entry.path) for entry in entries if entry.name.lower().endswith(PICTURE_SUFFIXES)]
+        return [self._relative(path) for path in pictures if path.is_file()]
+
+    def pictures(self, top: Path) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield each picture below a folder, with its status."""
+        unreadable: list[OSError] = []
+        for parent, folders, files in os.walk(self._root / top, onerror=unreadable.append):
+            links = [name for name in folders if Path(parent, name).is_symlink()]
+            self.leave_out("a link to a folder", [self._relative(Path(parent, name)) for name in sorted(links)])
+            folders[:] = sorted(name for name in folders if not _is_hidden(name))
+            for name in sorted(files):
+                if not _is_hidden(name) and name.lower() not in IGNORED:
+                    path = Path(parent, name)
+                    status, reason = self._status(path)
+                    if status is not None:
+                        yield self._relative(path), status
+                    else:
+                        self.leave_out(reason, [self._relative(path)])
+        self.leave_out("cannot be read", [self._relative(Path(error.filename)) for error in unreadable])
+
+    def _status(self, path: Path) -> tuple[os.stat_result | None, str]:
+        """Return the status of a picture, or None and the reason why it is left out."""
+        if not path.name.lower().endswith(PICTURE_SUFFIXES):
+            return None, f"not a picture that can be read ({path.suffix.lower() or 'no suffix'})"
+        try:
+            status = path.stat()
+            if path.is_symlink() and not path.resolve().is_relative_to(self._inside):
+                return None, "a link out of the folder"
+        except (OSError, RuntimeError):  # RuntimeError: a loop of links
+            return None, "a link to nothing" if path.is_symlink() else "cannot be read"
+        return (status, "") if stat.S_ISREG(status.st_mode) else (None, "not a file")
+
+    def _entries(self, top: str) -> list[os.DirEntry[str]]:
+        try:
+            entries = sorted(os.scandir(self._root / top), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{self._root / top} cannot be read ({error.strerror}); check its permissions") from error
+        return [entry for entry in entries if not _is_hidden(entry.name)]
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if not _is_hidden(entry.name) and entry.is_dir())
-
-
-def _own_pictures(root: Path, folder: Path) -> list[str]:
-    entries = [
-        entry for entry in os.scandir(folder) if entry.is_file() and entry.name.lower().endswith(PICTURE_SUFFIXES)
-    ]
-    return sorted(Path(entry.path).relative_to(root).as_posix() for entry in entries if not _is_hidden(entry.name))
-
-
-def _pictures(root: Path, folder: Path, skipped: _Skipped) -> Iterator[str]:
-    """Yield the path of each picture below the folder, relative to the root."""
-    inside = root.resolve()
-    for top, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        for name in sorted(files):
-            path = Path(top, name)
-            if _is_hidden(name) or name.lower() in IGNORED:
-                continue
-            relative = path.relative_to(root).as_posix()
-            if not name.lower().endswith(PICTURE_SUFFIXES):
-                skipped.add(f"not a picture that can be read ({path.suffix.lower() or 'no suffix'})", relative)
-            elif path.is_symlink() and not path.resolve().is_relative_to(inside):
-                skipped.add("a link out of the folder", relative)
-            elif not path.exists():
-                skipped.add("a link to nothing", relative)
-            else:
-                yield relative
+def _splits(scan: _Scan) -> dict[str, str]:
+    """Return the folders of classes, and the split of each; {"": ""} if the pixels decide."""
+    tops = scan.folders("")
+    given = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS and scan.folders(top)}
+    if not given or (len(given) == 1 and len(tops) > 1):  # one folder among others, such as toys/train, is a class
+        return {"": ""}
+    if "train" not in given.values():
+        raise DataError(f"expected a folder train beside {listed([*given])}, got none; add it, or rename the others")
+    flat = [top for top in tops if top.lower() in SPLITS and top not in given]
+    if flat:
+        raise DataError(f"expected a folder for each class in {flat[0]}, got none; sort its pictures into folders")
+    scan.leave_out("beside train and test", [top for top in tops if top not in given])
+    return given
 
 
 def _is_hidden(name: str) -> bool:
@@ -150,10 +195,6 @@ def _check_classes(folder: Path, classes: Sequence[str], files: Sequence[Picture
     untrained = [name for label, name in enumerate(classes) if label not in trained]
     if untrained:
         raise DataError(
-            f"{folder}: expected pictures to train on for each class, got none for {some(untrained)}"
+            f"{folder}: expected pictures to train on for each class, got none for {listed(untrained)}"
             "; add some to the train folder, or remove the class from the others"
         )
-
-
-def some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")

@@ -6,6 +6,7 @@ TFDS takes no lock, so two concurrent preparations would fail, and it reads trun
 import dataclasses
 import hashlib
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ from mnist_lib.data.availability import (
     missing_data,
     require_obtainable,
 )
-from mnist_lib.data.cache import cache_path, read_cache, source_hash, write_cache
+from mnist_lib.data.cache import cache_path, pictures_hash, read_cache, source_hash, write_cache
 from mnist_lib.data.listing import list_folder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
@@ -63,7 +64,7 @@ def _prepared(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset
     if request.tfds is None:
         return _prepare(request.dataset, data_dir, request.data_source)
     import_keras()
-    from mnist_lib.data.tfds_images import find_builder, import_builder, read_prepared  # imports Pillow
+    from mnist_lib.data.tfds_images import call_builder, find_builder, import_builder, read_prepared  # imports Pillow
 
     if request.tfds_import is not None:
         import_builder(request.tfds_import)
@@ -71,7 +72,7 @@ def _prepared(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset
     if not _is_prepared(builder):
         with _lock(request.name, data_dir / f".{request.name}.lock"):
             if not _is_prepared(builder):
-                _download_and_prepare(request.dataset, builder, None)
+                call_builder(request, lambda: _download_and_prepare(request.dataset, builder, None))
         builder = find_builder(request, data_dir)
     return read_prepared(request, builder, max_bytes)
 
@@ -81,7 +82,7 @@ def _read_folder(request: DataRequest, folder: Path, max_bytes: float, progress:
     from mnist_lib.data.folder import read_folder, require_memory  # imports Pillow
 
     listing = list_folder(folder)
-    state = hashlib.sha256(f"{listing.state} {request.image_size} {request.channels}".encode()).hexdigest()
+    state = pictures_hash(listing, request)
     path = _cache_of_folder(request, folder)
     dataset = read_cache(request.name, path, lambda about: state) if path else None
     if dataset is None:
@@ -100,7 +101,7 @@ def _cache_of_folder(request: DataRequest, folder: Path) -> Path | None:
         data_dir = request.data_dir or default_data_dir()
     except DataFolderError:
         return None
-    return cache_path(data_dir, f"{request.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}")
+    return cache_path(data_dir, f"{request.name}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}")
 
 
 def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:

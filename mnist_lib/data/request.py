@@ -9,6 +9,7 @@ from mnist_lib.errors import SpecError
 
 MAX_SIDE = 224  # pixels, of the images of a folder
 TFDS = "tfds:"
+MAX_NAME = 60  # characters: the names of runs, which may have 100, contain it
 CHANNELS = (1, 3, 4)  # grey, colour, colour and transparency
 
 
@@ -42,6 +43,8 @@ class DataRequest:
     splits: tuple[str, str] = ("train", "test")
 
     def __post_init__(self) -> None:
+        if self.folder is not None:  # absolute, since a worker has another working folder
+            object.__setattr__(self, "dataset", str(self.folder))
         if self.tfds is None and (self.tfds_import or self.splits != ("train", "test")):
             raise SpecError(
                 f"tfds_import, splits: expected a dataset of TFDS, tfds:NAME, got {self.dataset}; omit them"
@@ -97,5 +100,5 @@ class DataRequest:
             own = self.folder.resolve().name
         else:
             return self.dataset
-        name = re.sub("[^A-Za-z0-9._-]+", "-", own).strip("-._")[:100] or "pictures"
+        name = re.sub("[^A-Za-z0-9._-]+", "-", own).strip("-._")[:MAX_NAME] or "pictures"
         return f"{name}-folder" if name in DATASETS else name

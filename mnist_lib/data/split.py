@@ -11,14 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
+from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
 from mnist_lib.errors import DataError
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
 VALIDATION_SEED = 20_260_101
 
-DIGITS = tuple("0123456789")
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]  # uint16 if there are more than 256 classes
+
+
+def as_labels(labels: NDArray[np.int64], classes: int) -> Labels:
+    """Return labels in the smallest type that holds the number of classes."""
+    return labels.astype(np.uint8) if classes <= 256 else labels.astype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,21 @@ class DatasetInfo:
     ranks: NDArray[np.float32] | None = None
     notices: tuple[str, ...] = ()
     damaged: int = 0
+
+    def check(self, validation_percent: int) -> None:
+        """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
+        held_out = validation_size(self.train, self.ranks, validation_percent)
+        if held_out >= self.train:
+            raise DataError(
+                f"{self.name}: expected images to train on, got {held_out} of {self.train} for validation; add"
+                " pictures, or lower --validation-percent"
+            )
+        size = 4 * len(self.test_labels) * len(self.classes)
+        if size > MAX_PROBABILITIES:
+            raise DataError(
+                f"{self.name}: expected at most {MAX_PROBABILITIES:,} bytes of probabilities, got {size:,} for"
+                f" {len(self.test_labels):,} test images and {len(self.classes):,} classes; use fewer test images"
+            )
 
     def summary(self, validation_percent: int) -> dict[str, Any]:
         """Return what a summary says about the dataset."""

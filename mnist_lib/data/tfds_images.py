@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mnist_lib.data.availability import REMEDY
 from mnist_lib.data.folder import DEFAULT_SIDE, require_memory
+from mnist_lib.data.listing import MAX_CLASSES
 from mnist_lib.data.request import CHANNELS, MAX_SIDE, DataRequest
-from mnist_lib.data.split import Dataset, Labels, Split
-from mnist_lib.errors import DataError, DataMissingError
+from mnist_lib.data.split import Dataset, Split, as_labels
+from mnist_lib.errors import DataError, DataMissingError, MnistError
 from mnist_lib.pictures.reading import Shape, fitted
 from mnist_lib.wording import counted
 
@@ -48,12 +51,27 @@ def find_builder(request: DataRequest, data_dir: Path) -> Any:
 
     try:
         return tfds.builder(request.tfds, data_dir=str(data_dir))
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, TypeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except tfds.core.registered.DatasetNotFoundError as error:
         raise DataMissingError(
-            f"{request.dataset}: expected a dataset of TFDS, got a name that it does not know ({reason}); check the"
-            " name, or name the file of your builder with --tfds-import"
+            f"{request.dataset}: expected a dataset of TFDS, got a name that it does not know; check the name,"
+            " or name the file of your builder with --tfds-import"
         ) from error
+    except Exception as error:  # any error of a builder of the user's
+        raise DataError(f"{request.dataset}: its builder cannot be made: {_line(error)}; correct it") from error
+
+
+def call_builder(request: DataRequest, prepare: Callable[[], None]) -> None:
+    """Call `prepare`. Raises DataError for what goes wrong in a builder, which may be anything."""
+    try:
+        prepare()
+    except MnistError as error:
+        raise type(error)(str(error).replace(REMEDY, "connect to a network")) from error
+    except Exception as error:
+        raise DataError(f"{request.dataset}: cannot be prepared: {_line(error)}; correct its builder") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}:", *str(error).split()])[:300]
 
 
 def read_prepared(request: DataRequest, builder: Any, max_bytes: float) -> Dataset:
@@ -71,6 +89,9 @@ def read_prepared(request: DataRequest, builder: Any, max_bytes: float) -> Datas
         raise DataError(
             f"{request.dataset}: expected images with one class each, got other data; choose another dataset"
         )
+    if not 2 <= label.num_classes <= MAX_CLASSES:
+        got = f"{label.num_classes:,}"
+        raise DataError(f"{request.dataset}: expected 2 to {MAX_CLASSES:,} classes, got {got}; choose another dataset")
     missing = [split for split in request.splits if split not in builder.info.splits]
     if missing:
         known = ", ".join(builder.info.splits)
@@ -120,8 +141,7 @@ def _read(request: DataRequest, builder: Any, split: str, shape: Shape, classes:
         raise DataError(
             f"{request.dataset}/{split}: expected labels 0 to {classes - 1}, got {got}; choose another split"
         )
-    small: Labels = labels.astype(np.uint8) if classes <= 256 else labels.astype(np.uint16)
-    return Split(images, small)
+    return Split(images, as_labels(labels, classes))
 
 
 def _image(image: NDArray[Any], shape: Shape) -> NDArray[np.uint8]:

@@ -28,7 +28,7 @@ MAX_FILE_BYTES = 10_000_000
 MAX_PIXELS = 50_000_000  # as in the largest photos of phones
 WORKING_SIDE = 512  # pixels: the longer side of a larger picture is reduced to about this
 
-GREY_MODES = ("1", "L", "I", "F")
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 ORIENTATION = 0x0112  # the EXIF tag
 
 TOO_LARGE = f"expected at most {MAX_PIXELS:,} pixels, got {{}}; scale the picture down"
@@ -161,15 +161,19 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
 
 
 def shape_or_none(path: Path) -> Shape | None:
-    """Return the shape of the picture in a file, or None if it is not a picture. The pixels are not decoded."""
+    """Return the shape of the picture in a file, or None if it cannot be read. The pixels are not decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=PICTURE_FORMATS) as image:
+            with Image.open(io.BytesIO(read_content(path)), formats=PICTURE_FORMATS) as image:
                 width, height = image.size
-                if image.getexif().get(ORIENTATION, 1) > 4:  # a photo that lies on its side
+                if width * height > MAX_PIXELS:
+                    return None
+                exif = Image.Exif()
+                exif.load(image.info.get("exif", b""))  # `getexif` would decode a PNG
+                if exif.get(ORIENTATION, 1) > 4:  # a photo that lies on its side
                     width, height = height, width
-                channels = 4 if image.has_transparency_data else 1 if image.mode.startswith(GREY_MODES) else 3
+                channels = 4 if image.has_transparency_data else 1 if image.mode in GREY_MODES else 3
                 return Shape(height, width, channels)
     except Exception:  # each decoder raises its own exceptions; reading the picture reports them
         return None
@@ -181,14 +185,15 @@ def _decoded(content: bytes, reduce: bool) -> tuple[Image.Image, tuple[int, int]
     With `reduce`, a JPEG may be decoded at a smaller size, which is faster.
     """
     with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
+        if math.prod(image.size) > MAX_PIXELS:
+            raise ImageError(TOO_LARGE.format("{:,} x {:,}".format(*image.size)))
         size = image.size
-        if math.prod(size) > MAX_PIXELS:
-            raise ImageError(TOO_LARGE.format("{:,} x {:,}".format(*size)))
         if reduce:
             image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
         image.load()
+        turned = image.getexif().get(ORIENTATION, 1) > 4  # a photo that lies on its side
         ImageOps.exif_transpose(image, in_place=True)
-        return _plain(image), size
+        return _plain(image), size[::-1] if turned else size
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -219,8 +224,7 @@ def _resized(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 def fitted(plain: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     """Return the picture in its colours, on white where it is transparent, scaled and cropped to the shape."""
-    if plain.mode == "F":
-        plain = Image.fromarray(np.rint(np.clip(np.asarray(plain), 0, 255)).astype(np.uint8))
+    plain = _with_bytes(plain)
     if plain.mode == "RGBA" and shape.channels < 4:
         plain = _on(plain, "white")
     plain = plain.convert({1: "L", 3: "RGB", 4: "RGBA"}[shape.channels])
@@ -229,9 +233,15 @@ def fitted(plain: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     return np.asarray(plain).reshape(shape)
 
 
+def _with_bytes(plain: Image.Image) -> Image.Image:
+    """Return a picture in mode F, 0-255, in mode L, and any other as it is."""
+    if plain.mode != "F":
+        return plain
+    return Image.fromarray(np.rint(np.clip(np.asarray(plain), 0, 255)).astype(np.uint8))
+
+
 def _hash(plain: Image.Image) -> bytes:
-    if plain.mode == "F":
-        plain = Image.fromarray(np.rint(np.clip(np.asarray(plain), 0, 255)).astype(np.uint8))
+    plain = _with_bytes(plain)
     return hashlib.sha256(f"{plain.size}".encode() + plain.convert("RGBA").tobytes()).digest()
 
 

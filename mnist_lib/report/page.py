@@ -72,6 +72,7 @@ def report(run: ReportedRun) -> Report:
         evidence=evidence,
         test=run.dataset.test,
         classes=run.dataset.classes,
+        where="" if run.dataset.name in DATASETS else _dataset_option(run),
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,
@@ -93,6 +94,12 @@ def template(name: str) -> jinja2.Template:
     environment.filters |= {**NUMBER_FORMATS, "quoted": shlex.quote}
     environment.filters["minute"] = lambda moment: moment[:16].replace("T", " ")  # "2026-11-25 03:00"
     return environment.get_template(name)
+
+
+def _dataset_option(run: ReportedRun) -> str:
+    """Return where the pictures of a folder are, as an option of a command."""
+    given = [shlex.quote(option) for option in run.options[0] if option.startswith("--dataset=")]
+    return " ".join(["", *given])
 
 
 def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:

@@ -84,10 +84,9 @@ def confusion(name: str, number: int, stored: StoredTrial, classes: Sequence[str
     wrong = stored.confusion - np.diag(stored.confusion.diagonal())  # the correct predictions would hide all others
     shades = LinearSegmentedColormap.from_list(name, ["#ffffff", color_of(number)])
     axes.imshow(wrong, cmap=shades, vmin=0, vmax=1.6 * stored.most_confused)
-    for (label, predicted), count in np.ndenumerate(stored.confusion):
-        if count and numbered:
-            weight = "bold" if label == predicted else "normal"
-            axes.text(predicted, label, str(count), ha="center", va="center", fontsize=8, weight=weight)
+    for label, predicted in np.argwhere(stored.confusion) if numbered else ():
+        weight, count = "bold" if label == predicted else "normal", str(stored.confusion[label, predicted])
+        axes.text(predicted, label, count, ha="center", va="center", fontsize=8, weight=weight)
     axes.set(xlabel="predicted class", ylabel="label")
     upright = max(map(len, classes)) <= 2
     names = {"fontsize": font, "parse_math": False}  # a name may contain $

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mnist_lib.data.split import DIGITS
+from mnist_lib.catalog import DIGITS
 from mnist_lib.results import Accuracy
 from mnist_lib.wording import percent
 

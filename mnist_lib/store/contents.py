@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
-from mnist_lib.data.split import DIGITS, DatasetInfo, Labels
+from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
+from mnist_lib.data.split import DatasetInfo, Labels
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, TrialResult
 from mnist_lib.store.objects import Objects
@@ -22,7 +23,7 @@ from mnist_lib.store.records import parse_object
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS, MANIFEST = "predictions.npz", "manifest.json"
-MAX_ARRAY_BYTES = 1 << 28  # for each array in `predictions.npz`; enough for six million images
+MAX_ARRAY_BYTES = MAX_PROBABILITIES  # for each array in `predictions.npz`
 COMPARED_PARTS = ("spec", "dataset", "code", "versions")  # of the manifest
 
 
@@ -35,6 +36,7 @@ class Predictions:
     test_images: int  # in the dataset
     probabilities: NDArray[np.float32]  # [images, classes]
     labels: Labels  # [images]
+    classes: tuple[str, ...] = DIGITS  # their names
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
@@ -51,8 +53,9 @@ class Predictions:
             raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
         try:
             dataset = version.about["dataset"]
-            return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels)
-        except (KeyError, TypeError) as error:
+            names = tuple(dataset.get("classes", map(str, range(classes))))
+            return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels, names)
+        except (KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{version.name}: expected a valid dataset in its record: {error}") from error
 
     @property
@@ -114,6 +117,7 @@ def contents_of(
             "fingerprint": dataset.fingerprint,
             "test": len(dataset.test_labels),
             "image_shape": dataset.image_shape,
+            "classes": list(dataset.classes),
         },
         "test": asdict(result.test),
         "validation": asdict(result.validation) if result.validation else None,
@@ -123,7 +127,6 @@ def contents_of(
         "model": result.spec.model,
         "run": run,
         **about,
-        "dataset": {**about["dataset"], "classes": list(dataset.classes)},
         "spec": asdict(result.spec),
         "best_epoch": result.best_epoch,
         "history": [asdict(epoch) for epoch in result.history],
@@ -152,7 +155,7 @@ def classes_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
         classes = manifest["dataset"].get("classes", DIGITS)
     except (KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{MANIFEST}: expected a dataset, got none") from error
-    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+    if not isinstance(classes, list | tuple) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
         raise IntegrityError(f"{MANIFEST}: expected the names of the classes as a list of text, got something else")
     return tuple(classes)
 
@@ -188,6 +191,7 @@ class Comparison:
     one: str
     other: str
     accuracies: tuple[float, float]  # on the test split
+    classes: tuple[str, ...]  # their names
     made: Mapping[str, tuple[Any, Any]]  # values that differ in their manifests, by names such as "spec.seed"
     test_images: int | None  # None if they were tested on different images
     differing: Sequence[DifferingAnswer]
@@ -204,6 +208,7 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
         one=one.name,
         other=other.name,
         accuracies=(predictions.accuracy, others.accuracy),
+        classes=predictions.classes,
         made={name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]},
         test_images=len(predictions.labels) if comparable else None,
         differing=[DifferingAnswer(i, *row) for i, row in enumerate(rows) if comparable and row[1] != row[2]],
@@ -213,6 +218,11 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
 def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
     manifest = read_manifest(objects, version)
     try:
-        return {f"{part}.{name}": value for part in COMPARED_PARTS for name, value in manifest.get(part, {}).items()}
+        return {
+            f"{part}.{name}": value
+            for part in COMPARED_PARTS
+            for name, value in manifest.get(part, {}).items()
+            if name != "classes"  # older versions do not name them
+        }
     except AttributeError as error:
         raise IntegrityError(f"{version.name}: {MANIFEST}: expected objects {', '.join(COMPARED_PARTS)}") from error

@@ -1,12 +1,17 @@
 """Copy a folder of pictures from a bucket to this machine; later, only what has changed since."""
 
+import contextlib
 import hashlib
 import json
+import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import filelock
+
+from mnist_lib.catalog import PICTURE_SUFFIXES
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataMissingError, StoreError
@@ -15,7 +20,8 @@ from mnist_lib.store.objects import concurrently
 if TYPE_CHECKING:
     from mnist_lib.store.bucket import BucketObjects
 
-STATE = ".mirror.json"  # the size and the tag of each copied object; readers of pictures ignore hidden files
+# Hidden files, which readers of pictures ignore: the size and the tag of each copied object, and a lock.
+STATE, LOCK = ".mirror.json", ".mirror.lock"
 
 
 def with_local_files(request: DataRequest) -> DataRequest:
@@ -34,42 +40,63 @@ def with_local_files(request: DataRequest) -> DataRequest:
 
 
 def mirror(url: str, folder: Path) -> None:
-    """Make a local folder equal to a folder in a bucket.
+    """Make a local folder equal to the pictures of a folder in a bucket.
 
     Raises:
-        DataMissingError: the bucket cannot be listed.
+        DataMissingError: the bucket cannot be listed, or has no pictures there.
         StoreError: an object cannot be read, or the folder cannot be written.
     """
     from mnist_lib.store.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
 
     try:
         bucket = BucketObjects(url)
-        listed = {name: tag for name, tag in bucket.tags().items() if _is_relative(name)}
+        tags = {name: tag for name, tag in bucket.tags().items() if _is_picture(name)}
     except StoreError as error:
         reason = str(error).partition(";")[0]
         raise DataMissingError(f"expected a folder of pictures in a bucket, got: {reason}; check --dataset") from error
-    state = folder / STATE
+    if not tags:
+        raise DataMissingError(f"expected a folder of pictures in a bucket, got none in {url}; check --dataset")
     try:
-        known = json.loads(state.read_text()) if state.exists() else {}
-        state.unlink(missing_ok=True)  # so that a copy that is interrupted is not believed
-        for name in known.keys() - listed.keys():
-            (folder / name).unlink(missing_ok=True)
-        changed = [name for name, tag in listed.items() if known.get(name) != tag or not (folder / name).exists()]
-        for _ in concurrently(partial(_copy, bucket, folder), changed):
-            pass
         folder.mkdir(parents=True, exist_ok=True)
-        state.write_text(json.dumps(listed))
+        with filelock.FileLock(folder / LOCK):
+            known = _read_state(folder)
+            for path in folder.rglob("*"):  # also what an interrupted copy has left
+                if (
+                    path.is_file()
+                    and path.name not in (STATE, LOCK)
+                    and path.relative_to(folder).as_posix() not in tags
+                ):
+                    path.unlink()
+            changed = [name for name, tag in tags.items() if known.get(name) != tag or not (folder / name).exists()]
+            for _ in concurrently(partial(_copy, bucket, folder), changed):
+                pass
+            _replace(folder / STATE, json.dumps(tags).encode())
     except OSError as error:
         raise StoreError(f"{url} cannot be copied to {folder} ({error.strerror or error}); check --data-dir") from error
 
 
+def _read_state(folder: Path) -> dict[str, Any]:
+    """Return the tags of the copied objects. A copy that is interrupted leaves the tags of before."""
+    with contextlib.suppress(OSError, ValueError):
+        state = json.loads((folder / STATE).read_text())
+        return state if isinstance(state, dict) else {}
+    return {}
+
+
 def _copy(bucket: "BucketObjects", folder: Path, name: str) -> None:
-    path = folder / name
+    _replace(folder / name, bucket.content(name))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that other processes see the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bucket.content(name))
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        file.write(content)
+    Path(file.name).replace(path)
 
 
-def _is_relative(name: str) -> bool:
-    """Return whether a name stays within the folder, which any object of a bucket may try to leave."""
+def _is_picture(name: str) -> bool:
+    """Return whether a name is that of a picture and stays within the folder, which any object may try to leave."""
     parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and "\0" not in name and not {".", ".."} & set(parts)
+    inside = bool(parts) and not name.startswith("/") and "\0" not in name and not {".", ".."} & set(parts)
+    return inside and name.lower().endswith(PICTURE_SUFFIXES)

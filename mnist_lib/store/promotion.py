@@ -104,7 +104,9 @@ class Rule:
             drop = float(before.mean() - after.mean())
             p = mcnemar(int((after & ~before).sum()), int((before & ~after).sum()))
             if drop > self.max_class_drop and p < self.alpha / len(labels):  # Bonferroni: one test for each class
-                why = f"class {label} drops from {before.mean():.2%} to {after.mean():.2%}, p = {p:.2g}"
+                why = (
+                    f"class {champion.classes[label]} drops from {before.mean():.2%} to {after.mean():.2%}, p = {p:.2g}"
+                )
                 found.append({"class": label, "drop": drop, "p": p, "why": why})
         return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mnist_lib.archives import read_npz
+from mnist_lib.catalog import MAX_PROBABILITIES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -28,7 +29,6 @@ from mnist_lib.store.runs import RunFolder
 CHECKPOINTS_PER_TRIAL = 2
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
 PROBABILITIES = "probabilities.npz"
-MAX_PROBABILITIES_BYTES = 1 << 28
 SEPARATE_FIELDS = ("probabilities", "files", "tensorboard")  # fields of a result that are not in `ended.json`
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _read_file(folder: RunFolder, trial: str, path: str, sha256: str) -> bytes:
 
 
 def _parse_result(row: dict[str, Any], files: dict[str, bytes]) -> TrialResult:
-    arrays = read_npz(files.pop(PROBABILITIES), PROBABILITIES, {"probabilities": MAX_PROBABILITIES_BYTES})
+    arrays = read_npz(files.pop(PROBABILITIES), PROBABILITIES, {"probabilities": MAX_PROBABILITIES})
     probabilities = arrays["probabilities"]
     images = row["test"]["total"]
     if probabilities.dtype != np.float32 or probabilities.ndim != 2 or len(probabilities) != images:

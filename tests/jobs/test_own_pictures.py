@@ -127,7 +127,7 @@ def test_stored_versions_are_evaluated_and_reproduced(storage: Path, folder: Pat
         text=True,
     )
     assert refused.returncode == 2
-    assert "was trained on a folder of pictures, icons; name it with --dataset DIR" in refused.stderr
+    assert "was trained on icons; name it with --dataset DIR or tfds:NAME" in refused.stderr
 
 
 @pytest.mark.long

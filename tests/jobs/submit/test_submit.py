@@ -171,14 +171,17 @@ def test_a_folder_of_pictures_of_this_machine_is_sent_with_the_job(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *train], cwd=folder.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "MB of code, icons (0.0 MB) to" in done.stderr
+    assert "MB of code and 80 files (0.0 MB) to" in done.stderr
     assert json.loads(done.stdout)["dataset"]["classes"] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     ("train", "error"),
     [
-        (["--dataset=tfds:x", "--tfds-import=/no-such.py", "--storage=/s"], "--tfds-import: expected a file on this"),
+        (
+            ["--dataset=tfds:x", "--tfds-import=/no-such.py", "--storage=/s"],
+            "tfds_import: expected a file, got /no-such.py",
+        ),
         (["--epoch=3"], "--epoch is not an option; did you mean --epochs?"),
         (["--epochs=0"], "epochs: expected a whole number from 1"),
         ([], "storage: expected a URL, or an absolute path on the cluster's head, got 'results'"),

@@ -1,5 +1,6 @@
 """Folders of pictures as datasets: what is read, what is left out and named, and where each picture goes."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -41,10 +42,10 @@ def test_d8_hidden_files_are_ignored_and_others_that_are_no_pictures_are_counted
     dataset = read(write_folder(tmp_path / "f", {**classes("a", "b"), **ignored, **skipped}))
     assert total(dataset) == 60
     assert set(dataset.notices) == {
-        "2 files left out, not a picture that can be read (.pdf): a/note.pdf, b/more.pdf",
-        "1 file left out, not a picture that can be read (.heic): a/photo.HEIC",
-        "1 file left out, not a picture that can be read (.zip): b/old.zip",
-        "1 file left out, outside of a class folder: outside.png",
+        "left out, not a picture that can be read (.pdf): 2 files (a/note.pdf, b/more.pdf)",
+        "left out, not a picture that can be read (.heic): 1 file (a/photo.HEIC)",
+        "left out, not a picture that can be read (.zip): 1 file (b/old.zip)",
+        "left out, outside of a class folder: 1 file (outside.png)",
     }
     assert dataset.damaged == 0
 
@@ -63,6 +64,38 @@ def test_given_splits_are_kept(tmp_path: Path, validation: str) -> None:
         picture.tobytes() for name, picture in given.items() if name.startswith(validation)
     }
     assert len(dataset.train_and_validation(0)[0]) == 12
+
+
+def test_other_folders_beside_train_and_test_are_left_out_and_incomplete_splits_refused(tmp_path: Path) -> None:
+    files = classes("train/a", "train/b", "test/a", "test/b", pictures=4)
+    folder = write_folder(tmp_path / "f", {**files, "annotations/1.png": noise(1)})
+    dataset = read(folder)
+    assert (dataset.classes, len(dataset.train), len(dataset.test)) == (("a", "b"), 8, 8)
+    assert dataset.notices == ("left out, beside train and test: 1 file (annotations)",)
+    with pytest.raises(DataError, match="expected a folder train beside test, val, got none; add it"):
+        read(write_folder(tmp_path / "g", classes("val/a", "val/b", "test/a", "test/b")))
+    flat: dict[str, Image.Image | bytes] = {
+        **classes("train/a", "train/b"),
+        **classes("val/a", "val/b"),
+        "test/1.png": noise(1),
+    }
+    with pytest.raises(DataError, match="expected a folder for each class in test, got none; sort its pictures"):
+        read(write_folder(tmp_path / "h", flat))
+
+
+def test_what_is_not_a_file_does_not_delay_the_command(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    os.mkfifo(folder / "a/pipe.png")
+    assert read(folder).notices == ("left out, not a file: 1 file (a/pipe.png)",)
+
+
+def test_a_folder_with_only_validation_left_to_train_on_is_refused(tmp_path: Path) -> None:
+    broken: dict[str, Image.Image | bytes] = {"train/a/1.png": b"x", "train/b/1.png": b"x"}
+    files = {**classes("val/a", "val/b", "test/a", "test/b"), **broken}
+    dataset = read(write_folder(tmp_path / "f", files))
+    with pytest.raises(DataError, match="expected images to train on, got 60 of 60 for validation; add pictures"):
+        dataset.info.check(10)
+    dataset.info.check(0)
 
 
 def test_folders_named_train_and_plane_are_classes(tmp_path: Path) -> None:
@@ -93,7 +126,7 @@ def test_d8_empty_classes_are_left_out_and_classes_without_test_pictures_are_nam
     (folder / "empty").mkdir()
     dataset = read(folder)
     assert dataset.classes == ("a", "b", "single")
-    assert "1 class without pictures left out: empty" in dataset.notices
+    assert "left out, without pictures: 1 class (empty)" in dataset.notices
     side = "to test" if (dataset.train.labels == 2).any() else "to train on"
     assert f"1 class without pictures {side}: single" in dataset.notices
 
@@ -179,12 +212,16 @@ def test_d8_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> No
     (folder / "a/out.png").symlink_to(tmp_path / "outside.png")
     (folder / "a/inside.png").symlink_to(folder / "b/1.png")
     (folder / "a/nowhere.png").symlink_to(folder / "missing.png")
+    (folder / "a/itself.png").symlink_to(folder / "a/itself.png")
     (folder / "b/root").symlink_to("/")
+    (folder / "linked").symlink_to(folder / "a")
     notices = read(folder).notices
-    assert "1 file left out, a link out of the folder: a/out.png" in notices
-    assert "1 file left out, a link to nothing: a/nowhere.png" in notices
-    assert "left out, the same picture in several classes: a/inside.png, b/1.png" in notices
-    assert len(notices) == 3
+    assert set(notices) == {
+        "left out, a link out of the folder: 1 file (a/out.png)",
+        "left out, a link to nothing: 2 files (a/itself.png, a/nowhere.png)",
+        "left out, a link to a folder: 2 files (linked, b/root)",
+        "left out, the same picture in several classes: a/inside.png, b/1.png",
+    }
 
 
 def test_d8_names_may_contain_any_letters(tmp_path: Path) -> None:
@@ -194,6 +231,7 @@ def test_d8_names_may_contain_any_letters(tmp_path: Path) -> None:
     assert dataset.name == "Bl-tter-und"
     assert read(write_folder(tmp_path / "葉", classes("a", "b"))).name == "pictures"
     assert read(write_folder(tmp_path / "mnist", classes("a", "b"))).name == "mnist-folder"
+    assert len(read(write_folder(tmp_path / ("x" * 120), classes("a", "b"))).name) == 60  # the name of a run has it
 
 
 def test_a_control_character_in_a_class_name_is_refused(tmp_path: Path) -> None:
@@ -224,6 +262,10 @@ def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert (again.ranks == first.ranks).all()  # type: ignore[union-attr]
     with pytest.raises(TypeError):
         read(folder, image_size=(4, 4))
+    (folder / "note.pdf").touch()
+    (folder / "a/note.pdf").touch()
+    with pytest.raises(TypeError):  # since the notices would be those of before
+        read(folder)
 
 
 def test_d9_images_that_do_not_fit_into_memory_are_refused_with_both_numbers(tmp_path: Path) -> None:
@@ -242,7 +284,7 @@ def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
     for name, files in {"flat": {"1.png": noise(1)}, "one": classes("a"), "none": {}}.items():
         (tmp_path / name).mkdir()
         write_folder(tmp_path / name, files)
-        with pytest.raises(DataError, match="expected a folder with pictures for each of 2 to 10,000 classes, got"):
+        with pytest.raises(DataError, match="expected a folder with pictures for each of 2 to 1,000 classes, got"):
             read(tmp_path / name)
 
 
@@ -256,7 +298,7 @@ def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
         ({"dataset": "mnist-mini", "data_source": Path("/x")}, "data_source: mnist-mini is part of this package"),
         (
             {"dataset": "./x", "data_source": Path("/x")},
-            "data_source: expected a dataset of the catalog, got ./x; omit it",
+            "data_source: expected a dataset of the catalog, got /",
         ),
         ({"dataset": "./x", "image_size": (0, 10)}, "image_size: expected sides from 1 to 224, got 0x10"),
         ({"dataset": "./x", "channels": 2}, r"channels: expected 1 \(grey\), 3 \(colour\) or 4 \(with"),

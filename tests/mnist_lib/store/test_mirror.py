@@ -53,9 +53,18 @@ def test_an_interrupted_copy_is_repeated_and_a_name_cannot_leave_the_folder(s3: 
     send(write_folder(tmp_path / "local", classes("a", "b", pictures=2)), s3)
     mirror.mirror(s3, tmp_path / "copy")
     (tmp_path / "copy/a/1.png").write_bytes(b"cut")
-    (tmp_path / "copy" / mirror.STATE).unlink()  # as it is while objects are copied
+    (tmp_path / "copy" / mirror.STATE).write_text("{")  # cut by a power loss
+    (tmp_path / "copy/a/deleted-meanwhile.png").write_bytes(b"x")
     mirror.mirror(s3, tmp_path / "copy")
     assert (tmp_path / "copy/a/1.png").read_bytes() == (tmp_path / "local/a/1.png").read_bytes()
-    assert not any(map(mirror._is_relative, ("../x.png", "/x.png", "a/../../x.png", "a\0b", "")))
+    assert not (tmp_path / "copy/a/deleted-meanwhile.png").exists()
+    for name in ("a/", "note.txt"):  # a folder as consoles make one, and others
+        obstore.put(bucket._open(s3), name, b"")
+    mirror.mirror(s3, tmp_path / "copy")
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir() if path.name[0] != ".") == ["a", "b"]
+    with pytest.raises(DataMissingError, match="got none in s3://"):
+        mirror.mirror(f"{s3}/mistyped", tmp_path / "copy")
+    assert (tmp_path / "copy/a/1.png").exists()
+    assert not any(map(mirror._is_picture, ("../x.png", "/x.png", "a/../../x.png", "a\0b", "")))
     with pytest.raises(DataMissingError, match="in a bucket, got: s3://no-such-bucket/folder/ cannot be read"):
         mirror.mirror("s3://no-such-bucket/folder", tmp_path / "other")
