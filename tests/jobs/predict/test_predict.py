@@ -73,7 +73,7 @@ def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
     assert (np.array([int(row["class"]) for row in rows]) == labels)[readable].mean() >= 0.97
     assert all(row["resized"] for row in rows)
     lines = stderr.splitlines()
-    assert lines[0].startswith("predicting with keras@1, whose test accuracy is 9")
+    assert lines[0].startswith("predicting with keras@1, whose test accuracy on mnist-mini is 9")
     assert re.fullmatch(r"40 pictures in [\d.]+ s \([\d.]+ s predicting, [\d,]+ pictures/s\)", lines[1])
     assert lines[2:] == ["40 of 40 pictures were of another size; resized to 28 x 28"]
     with Image.open(tmp_path / "seen.png") as seen:
