@@ -51,7 +51,7 @@ class ShowOptions:
     json: bool = option(False, "print one JSON document instead of tables")
 
     def data(self) -> DataRequest:
-        """Return what dataset is asked for. Raises SpecError for an invalid value."""
+        """Return the requested dataset. Raises SpecError for an invalid value."""
         return DataRequest(
             dataset=self.dataset,
             data_dir=self.data_dir,

@@ -110,9 +110,9 @@ def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[st
 
 
 def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
-    """Return the files of this machine that the job needs, by their paths there, and the flags that name them there.
+    """Return the files that the job needs from this machine, by their paths in the job, and the flags for them.
 
-    A folder of pictures is one of this machine if its path is relative; otherwise it is on the cluster's head.
+    A folder of pictures is on this machine if its path is relative; otherwise it is on the cluster's head.
     """
     flags, own = [], dict[str, Path]()
     if options.tfds_import is not None:
@@ -138,7 +138,7 @@ def _size_of(own: Mapping[str, Path]) -> int:
 
 
 def _check(train: Sequence[str]) -> TrainOptions:
-    """Return the options of the job. Refuse those that it would refuse on the cluster."""
+    """Return the options of the job. Refuse those that the job would refuse there."""
     options: TrainOptions = parse("jobs.submit --", TrainOptions, train)
     options.trials()
     options.check()

@@ -28,7 +28,7 @@ class ServerOptions:
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(ServerOptions):
     """Send this code to a Ray cluster and run jobs.train there, with the options after "--". Print the log until the
-    job has ended, then its result, and exit with its exit code. Paths after "--" are paths on the cluster's head.
+    job has ended, then its result, and exit with its exit code. Absolute paths after "--" are on the cluster's head.
     Subcommands: list, status, logs, stop; see `python -m jobs.submit SUBCOMMAND --help`."""
 
     wait: bool = option(True, "wait until the job has ended; --no-wait prints its id and exits (default: on)")

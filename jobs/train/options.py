@@ -32,7 +32,7 @@ from mnist_lib.spec import MAX_SEED, Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.store.promotion import WHEN, Rule
 
 STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
-DATA_DIR_HELP = "folder of prepared TensorFlow Datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
+DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
 
 
@@ -41,13 +41,11 @@ DATASET_HELP = (
     " s3://bucket/letters; tfds:NAME of TensorFlow Datasets; or "
     + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
 )
-TFDS_IMPORT_HELP = "Python file with a TFDS builder of your own, which the dataset tfds:NAME names"
-TRAIN_SPLIT_HELP = "split of a dataset of TFDS to train on"
-TEST_SPLIT_HELP = "split of a dataset of TFDS to test on"
-IMAGE_SIZE_HELP = "size of the images of a folder, such as 28 or 32x48 (default: that of its pictures if they agree)"
-CHANNELS_HELP = (
-    "channels of the images of a folder, 1: grey, 3: colour, 4: with transparency (default: as its pictures)"
-)
+TFDS_IMPORT_HELP = "Python file with your own TFDS builder, which tfds:NAME names"
+TRAIN_SPLIT_HELP = "split to train on, of a TFDS dataset"
+TEST_SPLIT_HELP = "split to test on, of a TFDS dataset"
+IMAGE_SIZE_HELP = "image size of a folder or tfds:NAME, such as 28 or 32x48 (default: the pictures' own, or 64)"
+CHANNELS_HELP = "channels of the images, 1: grey, 3: colour, 4: with transparency (default: as in the pictures)"
 
 
 def _list(abouts: Mapping[str, str]) -> str:
@@ -66,7 +64,7 @@ class TrainOptions:
     test_split: str = option("test", TEST_SPLIT_HELP, str, "NAME")
     image_size: tuple[int, int] | None = option(None, IMAGE_SIZE_HELP, image_size, "N|HxW")
     channels: int | None = option(None, CHANNELS_HELP, whole_number, "N")
-    strict: bool = option(False, "refuse a folder with a picture that cannot be read, instead of leaving it out")
+    strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")
     models: tuple[str, ...] = option(("keras", "scratch"), f"models to train: {', '.join(MODELS)}", comma_list, "A,B")
     seeds: tuple[int, ...] | int = option(1, "number of seeds, or a list of seeds, such as 4,8", seeds, "N|A,B")
     seed: int = option(0, "first seed, if --seeds is a number", whole_number, "N")
@@ -171,7 +169,7 @@ class TrainOptions:
         )
 
     def data(self) -> DataRequest:
-        """Return what dataset is asked for. Raises SpecError for an invalid value."""
+        """Return the requested dataset. Raises SpecError for an invalid value."""
         return DataRequest(
             dataset=self.dataset,
             data_dir=self.data_dir,

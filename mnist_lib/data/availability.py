@@ -19,7 +19,7 @@ from mnist_lib.wording import counted
 
 REMEDY = "connect to a network, or name the folder of the original *-ubyte.gz files with --data-source DIR"
 CONNECT_SECONDS = 5.0  # timeout of a connection to the host that serves a download
-# The files of each dataset that is not part of this package. TFDS downloads those that a folder lacks.
+# The files of each dataset that is not part of this package. TFDS would download any that are absent.
 ORIGINAL_FILES = tuple(
     f"{split}-{content}-ubyte.gz" for split in ("train", "t10k") for content in ("images-idx3", "labels-idx1")
 )
@@ -63,7 +63,7 @@ def describe_availability(request: DataRequest) -> str:
 
 
 def fingerprint_of_files(request: DataRequest) -> str | None:
-    """Return a hash that changes with a dataset's files, which needs no TensorFlow, or None if there are none."""
+    """Without TensorFlow, return a hash that changes with a dataset's files, or None if there are none."""
     if request.folder is not None:
         return list_folder(request.folder).state
     if request.entry is None:

@@ -24,7 +24,7 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 
 CACHE_SCHEMA = 2
-MAX_ARRAY_BYTES = 1 << 40  # the file is this user's own
+MAX_ARRAY_BYTES = 1 << 40  # any, as the file is trusted
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "ranks")
 ABOUT = "about"  # the array that holds JSON, as bytes
 FIELDS = ("version", "classes", "fingerprint", "notices", "damaged")  # of a dataset
@@ -41,7 +41,7 @@ def write_cache(dataset: Dataset, path: Path, source: str) -> None:
     """Write the arrays of a dataset. Do nothing if the folder is not writable.
 
     Args:
-        source: what `read_cache` must be given: it changes with the sources of the arrays.
+        source: a text that changes with the arrays' sources; `read_cache` compares it.
     """
     about = {"source": source, **{field: getattr(dataset, field) for field in FIELDS}}
     train, test = dataset.train, dataset.test
@@ -85,7 +85,7 @@ def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
 
 
 def pictures_hash(listing: Listing, request: DataRequest) -> str:
-    """Return the sha256 of all that the arrays of a folder depend on: its files, the options, and how they are read."""
+    """Return the sha256 of all that the arrays of a folder depend on: its files, the options and the reading code."""
     pillow = metadata.version("pillow")
     parts = (CACHE_SCHEMA, pillow, listing.state, listing.notices, request.image_size, request.channels)
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()

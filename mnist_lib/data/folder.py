@@ -1,7 +1,7 @@
 """Read a folder of pictures as a dataset.
 
 Without a test folder, the hash of a picture's pixels decides whether it is for training or for the test, and whether it
-may be for validation. So no picture ever changes sides when others are added, and copies of one stay together.
+may be for validation. So no picture changes sides when others are added, and equal pictures stay together.
 """
 
 import hashlib
@@ -83,9 +83,9 @@ def _split(
     for_test = usable & ((splits == "test") | ((splits == "") & (shares[:, 0] < TEST_SHARE)))
     train, test = np.flatnonzero(usable & ~for_test), np.flatnonzero(for_test)
     if not len(train) or not len(test):
-        got = f"{len(train):,} to train on and {len(test):,} to test"
-        raise DataError(f"{request.name}: expected pictures to train on and to test, got {got}; add more pictures")
-    for what, chosen in (("to train on", train), ("to test", test)):
+        got = f"{len(train):,} and {len(test):,}"
+        raise DataError(f"{request.name}: expected pictures to train and test on, got {got}; add more pictures")
+    for what, chosen in (("to train on", train), ("to test on", test)):
         counts = np.bincount(read.labels[chosen], minlength=len(listing.classes))
         without = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
         if without:
@@ -93,7 +93,7 @@ def _split(
     every = Split(read.images, as_labels(read.labels, len(listing.classes)))
     dataset = Dataset.of(request.name, "", every.take(train), every.take(test), listing.classes)
     given = splits == "validation"
-    # If there is a folder for validation, its pictures are below every share, and the others are not.
+    # With a folder for validation, its pictures are below any share but 0, and no others are.
     ranks = np.where(given, 0.0, 1.0 if given.any() else shares[:, 1])[train].astype(np.float32)
     digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode() + ranks.tobytes())
     fingerprint, damaged = digest.hexdigest(), len(read.errors)
@@ -128,7 +128,7 @@ def _unreadable(request: DataRequest, files: Sequence[PictureFile], errors: dict
     texts = [f"{files[index].path}: {error}" for index, error in errors.items()]
     if texts and request.strict:
         raise DataError(f"{request.name}: {counted(len(texts), 'picture')} cannot be read, such as {texts[0]}")
-    more = [f"{len(texts) - MAX_NAMED:,} more pictures cannot be read"] if len(texts) > MAX_NAMED else []
+    more = [f"left out, cannot be read: {len(texts) - MAX_NAMED:,} more"] if len(texts) > MAX_NAMED else []
     return [*(f"left out: {text}" for text in texts[:MAX_NAMED]), *more]
 
 
@@ -144,5 +144,5 @@ def _contradicting(listing: Listing, read: _Read) -> tuple[set[int], list[str]]:
         for group in groups[:MAX_NAMED]
     ]
     if len(groups) > MAX_NAMED:
-        notices.append(f"{len(groups) - MAX_NAMED:,} more pictures are in several classes")
+        notices.append(f"left out, in several classes: {len(groups) - MAX_NAMED:,} more")
     return {index for group in groups for index in group}, notices

@@ -32,7 +32,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a folder. `state` changes when a picture is added, removed, renamed or written."""
+    """The pictures of a folder. `state` changes when a picture is added, removed, renamed or changed."""
 
     classes: tuple[str, ...]
     files: tuple[PictureFile, ...]
@@ -49,7 +49,7 @@ def list_folder(folder: Path) -> Listing:
             on.
     """
     if not folder.is_dir():
-        raise DataMissingError(f"expected a folder of pictures, got {folder}, which is not one; check --dataset")
+        raise DataMissingError(f"expected a folder of pictures, got {folder}, not a folder; check --dataset")
     scan, digest = _Scan(folder), hashlib.sha256()
     splits = _splits(scan)
     has_test = "test" in splits.values()
@@ -93,10 +93,10 @@ class _Scan:
 
     def notices(self) -> Iterator[str]:
         for reason, paths in self._left_out.items():
-            yield f"left out, {reason}: {counted(len(paths), 'file')} ({listed([*paths])})"
+            yield f"left out, {reason}: {len(paths):,} ({listed([*paths])})"
 
     def folders(self, top: str) -> list[str]:
-        """Return the names of the folders in a folder, without hidden ones and links."""
+        """Return the names of the folders in a folder, without hidden ones or links."""
         names = []
         for entry in self._entries(top):
             if entry.is_dir():
@@ -107,7 +107,7 @@ class _Scan:
         return names
 
     def own_pictures(self, top: str) -> list[str]:
-        """Return the pictures that are in a folder itself."""
+        """Return the pictures directly in a folder."""
         entries = self._entries(top)
         pictures = [Path(entry.path) for entry in entries if entry.name.lower().endswith(PICTURE_SUFFIXES)]
         return [self._relative(path) for path in pictures if path.is_file()]
@@ -156,13 +156,15 @@ def _splits(scan: _Scan) -> dict[str, str]:
     """Return the folders of classes, and the split of each; {"": ""} if the pixels decide."""
     tops = scan.folders("")
     given = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS and scan.folders(top)}
-    if not given or (len(given) == 1 and len(tops) > 1):  # one folder among others, such as toys/train, is a class
+    named = [top for top in tops if top.lower() in SPLITS]
+    if not given or (len(named) == 1 and len(tops) > 1):  # one folder among others, such as toys/train, is a class
         return {"": ""}
     if "train" not in given.values():
-        raise DataError(f"expected a folder train beside {listed([*given])}, got none; add it, or rename the others")
-    flat = [top for top in tops if top.lower() in SPLITS and top not in given]
+        raise DataError(f"expected a train folder beside {listed([*given])}, got none; add it, or rename these")
+    flat = [top for top in named if top not in given]
     if flat:
-        raise DataError(f"expected a folder for each class in {flat[0]}, got none; sort its pictures into folders")
+        raise DataError(f"{flat[0]}: expected a folder for each class, got none; sort its pictures into folders")
+    scan.leave_out("outside of a class folder", scan.own_pictures(""))
     scan.leave_out("beside train and test", [top for top in tops if top not in given])
     return given
 
@@ -186,9 +188,9 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 def _check_classes(folder: Path, classes: Sequence[str], files: Sequence[PictureFile]) -> None:
     if not 2 <= len(classes) <= MAX_CLASSES:
-        got = f"{len(classes):,}" + (f" ({classes[0]})" if classes else "")
+        got = f"{len(classes):,}" + (f" ({classes[0]})" if len(classes) == 1 else "")
         raise DataError(
-            f"{folder}: expected a folder with pictures for each of 2 to {MAX_CLASSES:,} classes, got {got}"
+            f"{folder}: expected 2 to {MAX_CLASSES:,} class folders with pictures, got {got}"
             "; sort the pictures into folders named after their classes"
         )
     trained = {file.label for file in files if file.split in ("train", "")}
@@ -196,5 +198,5 @@ def _check_classes(folder: Path, classes: Sequence[str], files: Sequence[Picture
     if untrained:
         raise DataError(
             f"{folder}: expected pictures to train on for each class, got none for {listed(untrained)}"
-            "; add some to the train folder, or remove the class from the others"
+            "; add some to the train folder, or remove the class elsewhere"
         )

@@ -37,14 +37,14 @@ LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
 def prepare(
     request: DataRequest, max_bytes: float = math.inf, progress: Callable[[str], object] = lambda text: None
 ) -> Dataset:
-    """Return the dataset that is asked for. If a dataset of the catalog is not in its `data_dir`, prepare it there.
+    """Return the requested dataset. If TFDS provides it and it is not in `data_dir`, prepare it there.
 
     Args:
         max_bytes: the memory that the images may take up.
-        progress: called now and then with how far the reading of a folder is.
+        progress: called now and then with how much of a folder is read.
 
     Raises:
-        DataMissingError: it does not exist, or is not prepared, and there is nothing to prepare it from.
+        DataMissingError: it does not exist, or is neither prepared nor can be.
         DataChecksumError: a source file differs from the published one.
         DataError: the files are damaged, a folder has too few pictures, the images are too large for `max_bytes`, or
             the folder for prepared datasets cannot be written.

@@ -9,7 +9,7 @@ from mnist_lib.errors import SpecError
 
 MAX_SIDE = 224  # pixels, of the images of a folder
 TFDS = "tfds:"
-MAX_NAME = 60  # characters: the names of runs, which may have 100, contain it
+MAX_NAME = 60  # characters: run names, limited to 100, contain it
 CHANNELS = (1, 3, 4)  # grey, colour, colour and transparency
 
 
@@ -23,11 +23,11 @@ class DataRequest:
         data_dir: the folder of prepared datasets, which other programs may share. None stands for TFDS' default, or for
             a temporary folder if that cannot be written, as in a container without a home.
         data_source: a folder with the original files of a dataset of the catalog, which are read instead of downloaded.
-        image_size: height and width of the images of a folder; None for the size of its pictures.
-        channels: of the images of a folder; None for those of its pictures.
+        image_size: height and width, except in the catalog; None: the pictures' own, or 64 x 64.
+        channels: of the images, likewise; None: those of the pictures.
         tfds_import: a Python file that registers a builder of the user's with TFDS.
         splits: the names of the train and the test split of a dataset of TFDS.
-        strict: refuse a folder with a picture that cannot be read, instead of leaving it out.
+        strict: refuse a folder with unreadable pictures, instead of leaving these out.
 
     Raises:
         SpecError: the dataset is not known, or an option does not apply to it.
@@ -46,15 +46,13 @@ class DataRequest:
         if self.folder is not None:  # absolute, since a worker has another working folder
             object.__setattr__(self, "dataset", str(self.folder))
         if self.tfds is None and (self.tfds_import or self.splits != ("train", "test")):
-            raise SpecError(
-                f"tfds_import, splits: expected a dataset of TFDS, tfds:NAME, got {self.dataset}; omit them"
-            )
+            raise SpecError(f"tfds_import, train_split, test_split: expected tfds:NAME, got {self.dataset}; omit them")
         if self.folder is None and self.tfds is None and self.url is None:
             require_known("dataset", self.dataset, DATASETS)
             for option in ("image_size", "channels"):
                 if getattr(self, option) is not None:
                     raise SpecError(
-                        f"{option}: expected a folder of pictures as --dataset, got {self.dataset}; omit it"
+                        f"{option}: expected a folder or tfds:NAME as --dataset, got {self.dataset}; omit it"
                     )
             if self.data_source is not None and DATASETS[self.dataset].embedded:
                 raise SpecError(f"data_source: {self.dataset} is part of this package and is read from there; omit it")
@@ -91,7 +89,7 @@ class DataRequest:
 
     @property
     def name(self) -> str:
-        """The name of the dataset in trials, runs and versions. That of a folder is made of the folder's own name."""
+        """The name of the dataset in trials, runs and versions. That of a folder is made from the folder's name."""
         if self.tfds is not None:
             own = self.tfds
         elif self.url is not None:

@@ -1,4 +1,4 @@
-"""Read any image dataset of TensorFlow Datasets, or of a builder of the user's."""
+"""Read any image dataset of TensorFlow Datasets, or of the user's own builder."""
 
 import importlib.util
 import sys
@@ -30,7 +30,7 @@ def import_builder(path: Path) -> None:
     """
     name = f"tfds_import_{path.stem}"
     if getattr(sys.modules.get(name), "__file__", None) == str(path):
-        return  # a class can be registered once
+        return  # a second registration fails
     # A package, since TFDS looks for README.md, TAGS.txt and others in that of a builder.
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
     try:
@@ -46,7 +46,7 @@ def import_builder(path: Path) -> None:
 
 
 def find_builder(request: DataRequest, data_dir: Path) -> Any:
-    """Return the builder of a dataset. Raises DataMissingError if TFDS knows none of that name."""
+    """Return the builder of a dataset. Raises DataMissingError if TFDS does not know its name."""
     import tensorflow_datasets as tfds
 
     try:
@@ -57,7 +57,7 @@ def find_builder(request: DataRequest, data_dir: Path) -> Any:
             " or name the file of your builder with --tfds-import"
         ) from error
     except Exception as error:  # any error of a builder of the user's
-        raise DataError(f"{request.dataset}: its builder cannot be made: {_line(error)}; correct it") from error
+        raise DataError(f"{request.dataset}: no builder: {_line(error)}; correct its name or code") from error
 
 
 def call_builder(request: DataRequest, prepare: Callable[[], None]) -> None:
@@ -78,7 +78,7 @@ def read_prepared(request: DataRequest, builder: Any, max_bytes: float) -> Datas
     """Read both splits of a prepared dataset.
 
     Raises:
-        DataError: it is no dataset of labelled images, a split does not exist, or the images need more than
+        DataError: it is not labelled images, a split does not exist, or the images need more than
             `max_bytes`.
     """
     import tensorflow_datasets as tfds
@@ -96,7 +96,7 @@ def read_prepared(request: DataRequest, builder: Any, max_bytes: float) -> Datas
     if missing:
         known = ", ".join(builder.info.splits)
         raise DataError(
-            f"{request.dataset}: expected the split {missing[0]}, got {known}; use --train-split, --test-split"
+            f"{request.dataset}: expected the split {missing[0]}, got {known}; use --train-split or --test-split"
         )
     shape, notices = _shape(request, image.shape)
     count = sum(builder.info.splits[split].num_examples for split in request.splits)
@@ -134,7 +134,7 @@ def _read(request: DataRequest, builder: Any, split: str, shape: Shape, classes:
         images[number - 1], labels[number - 1] = _image(image, shape), label
     if number != count or not count:
         raise DataError(
-            f"{request.dataset}/{split}: expected {counted(count, 'image')}, got {number:,}; prepare it again"
+            f"{request.dataset}/{split}: expected {counted(max(count, 1), 'image')}, got {number:,}; prepare it again"
         )
     if not 0 <= labels.min() <= labels.max() < classes:
         got = f"labels {labels.min()} to {labels.max()}"

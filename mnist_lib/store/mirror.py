@@ -25,7 +25,7 @@ STATE, LOCK = ".mirror.json", ".mirror.lock"
 
 
 def with_local_files(request: DataRequest) -> DataRequest:
-    """Return the request for a copy of the pictures on this machine, if they are in a bucket.
+    """If the pictures are in a bucket, copy them here and return a request for the copy.
 
     Raises:
         DataMissingError, StoreError: as `mirror`.
@@ -40,7 +40,7 @@ def with_local_files(request: DataRequest) -> DataRequest:
 
 
 def mirror(url: str, folder: Path) -> None:
-    """Make a local folder equal to the pictures of a folder in a bucket.
+    """Make a local folder hold exactly the pictures of one in a bucket.
 
     Raises:
         DataMissingError: the bucket cannot be listed, or has no pictures there.
@@ -60,7 +60,7 @@ def mirror(url: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / LOCK):
             known = _read_state(folder)
-            for path in folder.rglob("*"):  # also what an interrupted copy has left
+            for path in folder.rglob("*"):  # also leftovers of an interrupted copy
                 if (
                     path.is_file()
                     and path.name not in (STATE, LOCK)
@@ -76,7 +76,7 @@ def mirror(url: str, folder: Path) -> None:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    """Return the tags of the copied objects. A copy that is interrupted leaves the tags of before."""
+    """Return the tags of the copied objects. An interrupted copy leaves the old tags."""
     with contextlib.suppress(OSError, ValueError):
         state = json.loads((folder / STATE).read_text())
         return state if isinstance(state, dict) else {}
@@ -88,7 +88,7 @@ def _copy(bucket: "BucketObjects", folder: Path, name: str) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that other processes see the old one or the new one."""
+    """Write a file; other processes see it either old or new, never partial."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
         file.write(content)
@@ -96,7 +96,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _is_picture(name: str) -> bool:
-    """Return whether a name is that of a picture and stays within the folder, which any object may try to leave."""
+    """Return whether a name is that of a picture inside the folder; a name from a bucket may be `../x.png`."""
     parts = PurePosixPath(name).parts
     inside = bool(parts) and not name.startswith("/") and "\0" not in name and not {".", ".."} & set(parts)
     return inside and name.lower().endswith(PICTURE_SUFFIXES)

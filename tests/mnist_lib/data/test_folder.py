@@ -42,10 +42,10 @@ def test_d8_hidden_files_are_ignored_and_others_that_are_no_pictures_are_counted
     dataset = read(write_folder(tmp_path / "f", {**classes("a", "b"), **ignored, **skipped}))
     assert total(dataset) == 60
     assert set(dataset.notices) == {
-        "left out, not a picture that can be read (.pdf): 2 files (a/note.pdf, b/more.pdf)",
-        "left out, not a picture that can be read (.heic): 1 file (a/photo.HEIC)",
-        "left out, not a picture that can be read (.zip): 1 file (b/old.zip)",
-        "left out, outside of a class folder: 1 file (outside.png)",
+        "left out, not a picture that can be read (.pdf): 2 (a/note.pdf, b/more.pdf)",
+        "left out, not a picture that can be read (.heic): 1 (a/photo.HEIC)",
+        "left out, not a picture that can be read (.zip): 1 (b/old.zip)",
+        "left out, outside of a class folder: 1 (outside.png)",
     }
     assert dataset.damaged == 0
 
@@ -71,22 +71,22 @@ def test_other_folders_beside_train_and_test_are_left_out_and_incomplete_splits_
     folder = write_folder(tmp_path / "f", {**files, "annotations/1.png": noise(1)})
     dataset = read(folder)
     assert (dataset.classes, len(dataset.train), len(dataset.test)) == (("a", "b"), 8, 8)
-    assert dataset.notices == ("left out, beside train and test: 1 file (annotations)",)
-    with pytest.raises(DataError, match="expected a folder train beside test, val, got none; add it"):
+    assert dataset.notices == ("left out, beside train and test: 1 (annotations)",)
+    with pytest.raises(DataError, match="expected a train folder beside test, val, got none; add it"):
         read(write_folder(tmp_path / "g", classes("val/a", "val/b", "test/a", "test/b")))
     flat: dict[str, Image.Image | bytes] = {
         **classes("train/a", "train/b"),
         **classes("val/a", "val/b"),
         "test/1.png": noise(1),
     }
-    with pytest.raises(DataError, match="expected a folder for each class in test, got none; sort its pictures"):
+    with pytest.raises(DataError, match="test: expected a folder for each class, got none; sort its pictures"):
         read(write_folder(tmp_path / "h", flat))
 
 
 def test_what_is_not_a_file_does_not_delay_the_command(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     os.mkfifo(folder / "a/pipe.png")
-    assert read(folder).notices == ("left out, not a file: 1 file (a/pipe.png)",)
+    assert read(folder).notices == ("left out, not a file: 1 (a/pipe.png)",)
 
 
 def test_a_folder_with_only_validation_left_to_train_on_is_refused(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_d8_empty_classes_are_left_out_and_classes_without_test_pictures_are_nam
     dataset = read(folder)
     assert dataset.classes == ("a", "b", "single")
     assert "left out, without pictures: 1 class (empty)" in dataset.notices
-    side = "to test" if (dataset.train.labels == 2).any() else "to train on"
+    side = "to test on" if (dataset.train.labels == 2).any() else "to train on"
     assert f"1 class without pictures {side}: single" in dataset.notices
 
 
@@ -217,9 +217,9 @@ def test_d8_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> No
     (folder / "linked").symlink_to(folder / "a")
     notices = read(folder).notices
     assert set(notices) == {
-        "left out, a link out of the folder: 1 file (a/out.png)",
-        "left out, a link to nothing: 2 files (a/itself.png, a/nowhere.png)",
-        "left out, a link to a folder: 2 files (linked, b/root)",
+        "left out, a link out of the folder: 1 (a/out.png)",
+        "left out, a link to nothing: 2 (a/itself.png, a/nowhere.png)",
+        "left out, a link to a folder: 2 (linked, b/root)",
         "left out, the same picture in several classes: a/inside.png, b/1.png",
     }
 
@@ -279,12 +279,12 @@ def test_d9_images_that_do_not_fit_into_memory_are_refused_with_both_numbers(tmp
 
 
 def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataMissingError, match="expected a folder of pictures, got /nowhere/x, which is not one"):
+    with pytest.raises(DataMissingError, match="expected a folder of pictures, got /nowhere/x, not a folder"):
         read(Path("/nowhere/x"))
     for name, files in {"flat": {"1.png": noise(1)}, "one": classes("a"), "none": {}}.items():
         (tmp_path / name).mkdir()
         write_folder(tmp_path / name, files)
-        with pytest.raises(DataError, match="expected a folder with pictures for each of 2 to 1,000 classes, got"):
+        with pytest.raises(DataError, match="expected 2 to 1,000 class folders with pictures, got"):
             read(tmp_path / name)
 
 
@@ -293,7 +293,7 @@ def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
     [
         (
             {"dataset": "mnist", "image_size": (28, 28)},
-            "image_size: expected a folder of pictures as --dataset, got mnist",
+            "image_size: expected a folder or tfds:NAME as --dataset, got mnist",
         ),
         ({"dataset": "mnist-mini", "data_source": Path("/x")}, "data_source: mnist-mini is part of this package"),
         (
