@@ -13,7 +13,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +33,7 @@ from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, duration
 
 MAX_WORKER_KILLS = 8
-KILL_SECONDS = (1.0, 6.0)  # shortest and longest time between two kills
+SECONDS_BETWEEN_LOOKS = 0.5  # at the history, whose entries the moments of the kills are counted in
 MIN_NODES = 2
 # Options of jobs.train without a use here: the cluster is local, nothing is stored, and both runs train all epochs.
 LEFT_OUT = (
@@ -107,7 +108,7 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
         calm, calm_seconds = _train(options, RunFolder(objects, "calm"))
         log.info("the same run with random kills, seed %d", options.seed)
         folder = RunFolder(objects, "chaos")
-        killer = _Killer(folder, options.seed)
+        killer = _Killer(folder, options.seed, entries=len(options.trials()) * options.epochs)
         chaos, seconds = _train(options, folder, killer)
         history = folder.history()
     epochs = [(entry["trial"], entry["epoch"]) for entry in history if entry["event"] == "epoch"]
@@ -143,11 +144,17 @@ def _train(
 
 
 class _Killer:
-    """Kills random workers, and one node, at random moments."""
+    """Kills random workers, and one node, at random moments.
 
-    def __init__(self, folder: RunFolder, seed: int) -> None:
+    A moment is a number of entries of the run's history, so that a fast machine sees as many kills as a slow one.
+    """
+
+    def __init__(self, folder: RunFolder, seed: int, entries: int) -> None:
+        """`entries`: the number of entries that the history has at least when the run ends."""
         self.workers_killed = self.nodes_lost = 0
         self._folder, self._random = folder, random.Random(seed)
+        kills = range(1 + MAX_WORKER_KILLS)
+        self._moments = deque(sorted(self._random.randrange(1, 1 + entries) for _ in kills))
         self._kills_before_node = self._random.randrange(1, 4)
         self._stopped = threading.Event()
 
@@ -162,22 +169,27 @@ class _Killer:
             thread.join()
 
     def _run(self, cluster: LocalCluster, nodes: Sequence[int]) -> None:
-        while self.workers_killed < MAX_WORKER_KILLS and not self._stopped.wait(self._random.uniform(*KILL_SECONDS)):
-            running = running_workers(self._folder.history())
-            if not running:
-                continue
-            if self.workers_killed == self._kills_before_node and not self.nodes_lost:
-                cluster.kill(self._random.choice(nodes))
-                self.nodes_lost += 1
-                log.info("killed a node")
-                continue
-            trial = self._random.choice(sorted(running))
-            try:
-                os.kill(running[trial], signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # the worker has just ended
-            self.workers_killed += 1
-            log.info("killed the worker of %s", trial)
+        while self._moments and not self._stopped.wait(SECONDS_BETWEEN_LOOKS):
+            history = self._folder.history()
+            running = running_workers(history)
+            if len(history) >= self._moments[0] and running and self._kill(cluster, nodes, running):
+                self._moments.popleft()
+
+    def _kill(self, cluster: LocalCluster, nodes: Sequence[int], running: Mapping[str, int]) -> bool:
+        """Kill the node, if it is its turn, or one of the running workers. Return whether it was still there."""
+        if self.workers_killed == self._kills_before_node and not self.nodes_lost:
+            cluster.kill(self._random.choice(nodes))
+            self.nodes_lost += 1
+            log.info("killed a node")
+            return True
+        trial = self._random.choice(sorted(running))
+        try:
+            os.kill(running[trial], signal.SIGKILL)
+        except ProcessLookupError:
+            return False  # the worker has just ended
+        self.workers_killed += 1
+        log.info("killed the worker of %s", trial)
+        return True
 
 
 def running_workers(history: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -13,21 +13,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("nothi
 
 @pytest.mark.parametrize("seed", [7, 8, 9])
 def test_f23_every_trial_survives_random_kills_with_the_same_weights(data_dir: Path, tmp_path: Path, seed: int) -> None:
-    command = (
-        f"--seed={seed}",
-        "--seeds=10",
-        "--epochs=10",
-        "--checkpoint-seconds=0",
-        "--data-dir",
-        data_dir,
-        "--json",
-    )
+    command = (f"--seed={seed}", "--seeds=10", "--epochs=6", "--checkpoint-seconds=0", "--data-dir", data_dir, "--json")
     before = {*Path(tempfile.gettempdir()).glob("rehearsal-*")}
     code, stdout, stderr = train(*command, home=tmp_path, module="jobs.rehearse")
     assert code == 0, stderr
     found = json.loads(stdout)
     assert (found["trials"], found["identical"]) == (20, 20)
-    # A kill comes every few seconds, so how many there are depends on how fast the machine is.
-    assert found["workers_killed"] + found["nodes_lost"] >= 2
-    assert found["recovery_seconds"]
+    assert found["nodes_lost"] == 1
+    assert found["workers_killed"] >= 3
+    assert len(found["recovery_seconds"]) >= 3
     assert {*Path(tempfile.gettempdir()).glob("rehearsal-*")} <= before  # its temporary folders are deleted
