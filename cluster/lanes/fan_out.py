@@ -7,10 +7,8 @@ and the time only through their protocols, so that tests can simulate both.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +16,8 @@ from typing import Any
 from cluster.deadlines import MAX_FAILED_STARTS, TICK_SECONDS, Clock, Limits, RunningTime, Wait, back_off
 from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt, State
-from cluster.lanes.ports import Cluster, Death, Item, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
+from cluster.lanes.item_queue import ItemQueue
+from cluster.lanes.ports import Cluster, Death, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
 from cluster.lanes.resources import LanePlan
 
 
@@ -56,9 +55,7 @@ class FanOut:
     ) -> None:
         self._cluster, self._limits, self._plan, self._payload = cluster, limits, plan, payload
         self._max_lanes, self._is_full, self._clock = max_lanes, is_full, clock
-        self._deaths: dict[str, Counter[Kind]] = defaultdict(Counter)
-        self._queue: deque[Any] = deque()
-        self._backing_off: list[tuple[float, Any]] = []  # when to queue them again
+        self._queue = ItemQueue(limits)
         self._attempts: dict[Lane, Attempt] = {}
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
         self._time, self._checked_at = RunningTime(clock), -math.inf
@@ -82,7 +79,7 @@ class FanOut:
 
     def submit(self, items: Sequence[Any]) -> None:
         """Add items to the end of the queue, and start lanes for them."""
-        self._queue.extend(items)
+        self._queue.put(items)
         for _ in range(min(len(items), self._plan.lanes - len(self._attempts))):
             self._start_lane()
 
@@ -94,7 +91,7 @@ class FanOut:
             ClusterLostError: the head of the cluster no longer answers.
         """
         self._wait.restart()  # until now, the caller may have waited for something else
-        while self._queue or self._backing_off or any(attempt.item for attempt in self._attempts.values()):
+        while self._queue or self._queue.backing_off or any(attempt.item for attempt in self._attempts.values()):
             unread = self._wait_for_events()
             self._time.tick()
             if not self._is_full():
@@ -108,12 +105,12 @@ class FanOut:
             self._check_wait()
             yield from self._abandon_overdue(unread)
             self._kill_abandoned()
-            self._queue_due_items()
+            self._queue.put_due(self._now)
             self._supply()
 
     def attempts(self, item: str) -> int:
         """Return the number of attempts at an item so far, including the running one."""
-        return self._deaths[item].total() + 1
+        return self._queue.attempts(item)
 
     @property
     def _now(self) -> float:
@@ -139,29 +136,13 @@ class FanOut:
 
     def _assign(self, attempt: Attempt) -> None:
         if self._queue:
-            lanes = max(self._plan.lanes, sum(other.item is not None for other in self._attempts.values()))
-            rounds = math.ceil((len(self._queue) + len(self._backing_off)) / lanes)
-            item = self._next_item(attempt)
+            working = [other for other in self._attempts.values() if other.item is not None]
+            rounds = math.ceil((len(self._queue) + self._queue.backing_off) / max(self._plan.lanes, len(working)))
+            item = self._queue.pop_for(attempt.kind, {other.kind for other in working})
             attempt.assign(item, self._now)
             self._cluster.assign(attempt.lane, self._payload(item, rounds))
-        elif not self._backing_off:
+        elif not self._queue.backing_off:
             self._close(attempt)
-
-    def _next_item(self, attempt: Attempt) -> Item:
-        """Take the first item from the queue or, of those that cost the same, one that saves preparations.
-
-        It prefers the kind of the lane's last item, then a kind that no other lane has.
-        """
-        others = {other.kind for other in self._attempts.values() if other is not attempt and other.item is not None}
-
-        def first(is_wanted: Callable[[Item], bool]) -> Item | None:
-            equals = itertools.takewhile(lambda item: item.cost == self._queue[0].cost, self._queue)
-            return next(filter(is_wanted, equals), None)
-
-        item = first(lambda item: item.kind == attempt.kind) or first(lambda item: item.kind not in others)
-        item = item or self._queue[0]
-        self._queue.remove(item)
-        return item
 
     def _close(self, attempt: Attempt) -> None:
         attempt.close(self._now)
@@ -234,15 +215,12 @@ class FanOut:
             self._deaths_in_a_row += 1
             self._start_lanes_at = self._now + back_off(self._deaths_in_a_row)
         item = attempt.item
-        if item is None and attempt.state in (State.WAITING, State.STARTING) and self._queue:
-            item = self._queue.popleft()  # a lane that cannot start counts against an item, so that retries end
+        if item is None and attempt.state in (State.WAITING, State.STARTING):
+            item = self._queue.pop()  # a lane that cannot start counts against an item, so that retries end
         if item is None:
             return
-        final = not self._is_worth_another(item.id, death.kind)
         number = self.attempts(item.id)
-        self._deaths[item.id][death.kind] += 1
-        if not final:
-            self._backing_off.append((self._now + back_off(number), item))
+        final = not self._queue.retry(item, death.kind, self._now)
         yield Died(item=item.id, attempt=number, death=death, final=final)
 
     def _fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
@@ -254,24 +232,11 @@ class FanOut:
         if attempt.state in (State.WAITING, State.STARTING):
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
-                items += self._queue
-                self._queue.clear()
-            elif not items and self._queue:
-                items.append(self._queue.popleft())
+                items += self._queue.pop_all()
+            elif not items and (item := self._queue.pop()):
+                items.append(item)
         for item in items:
             yield Died(item=item.id, attempt=self.attempts(item.id), death=death, final=True)
-
-    def _is_worth_another(self, item: str, kind: Kind) -> bool:
-        if kind is Kind.OVERTIME:
-            return False
-        before = self._deaths[item]
-        if kind is Kind.OUT_OF_MEMORY and before[kind] >= self._limits.max_out_of_memory:
-            return False
-        return before.total() < self._limits.max_failures
-
-    def _queue_due_items(self) -> None:
-        self._queue.extendleft(reversed([item for at, item in self._backing_off if at <= self._now]))
-        self._backing_off = [(at, item) for at, item in self._backing_off if at > self._now]
 
     # Deadlines
 
