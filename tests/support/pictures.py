@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Dataset
+
 
 def noise(seed: int, size: tuple[int, int] = (8, 8), mode: str = "L") -> Image.Image:
     """Return a random picture; width and height."""
@@ -33,3 +37,20 @@ def classes(*names: str, pictures: int = 30, mode: str = "L", size: tuple[int, i
         for label, name in enumerate(names)
         for number in range(pictures)
     }
+
+
+def read(folder: Path, **options: object) -> Dataset:
+    """Return the dataset in a folder of pictures, cached beside the folder."""
+    request = DataRequest(dataset=f"{folder}/", data_dir=folder.parent / "prepared", **options)  # type: ignore[arg-type]
+    return prepare(request)
+
+
+def images_of(dataset: Dataset, name: str) -> set[bytes]:
+    """Return all images of a class."""
+    splits, label = (dataset.train, dataset.test), dataset.classes.index(name)
+    return {image.tobytes() for split in splits for image in split.images[split.labels == label]}
+
+
+def total(dataset: Dataset) -> int:
+    """Return the number of images."""
+    return len(dataset.train) + len(dataset.test)

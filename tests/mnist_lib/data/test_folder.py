@@ -1,6 +1,5 @@
-"""Folders of pictures as datasets: what is read, what is left out and named, and where each picture goes."""
+"""The images of a folder of pictures: how each is read, and which split it goes to."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,83 +9,8 @@ from PIL import Image
 
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
-from mnist_lib.errors import DataError, DataMissingError, SpecError
-from tests.support.pictures import classes, noise, write_folder
-
-
-def read(folder: Path, **options: object) -> Dataset:
-    request = DataRequest(dataset=f"{folder}/", data_dir=folder.parent / "prepared", **options)  # type: ignore[arg-type]
-    return prepare(request)
-
-
-def images_of(dataset: Dataset, name: str) -> set[bytes]:
-    """Return all images of a class."""
-    splits, label = (dataset.train, dataset.test), dataset.classes.index(name)
-    return {image.tobytes() for split in splits for image in split.images[split.labels == label]}
-
-
-def total(dataset: Dataset) -> int:
-    return len(dataset.train) + len(dataset.test)
-
-
-def test_d8_classes_are_the_folders_in_natural_order(tmp_path: Path) -> None:
-    dataset = read(write_folder(tmp_path / "numbers", classes("10", "2", "b", "A")))
-    assert dataset.classes == ("2", "10", "A", "b")
-    assert (dataset.name, dataset.image_shape, total(dataset)) == ("numbers", (8, 8, 1), 120)
-
-
-def test_d8_hidden_files_are_ignored_and_others_that_are_no_pictures_are_counted_and_named(tmp_path: Path) -> None:
-    ignored = dict.fromkeys(("a/.DS_Store", "a/Thumbs.db", ".git/x.png", "a/._1.png", "__MACOSX/a/1.png"), b"")
-    skipped = dict.fromkeys(("a/photo.HEIC", "a/note.pdf", "b/more.pdf", "b/old.zip", "outside.png"), b"x")
-    dataset = read(write_folder(tmp_path / "f", {**classes("a", "b"), **ignored, **skipped}))
-    assert total(dataset) == 60
-    assert set(dataset.notices) == {
-        "left out, not a picture that can be read (.pdf): 2 (a/note.pdf, b/more.pdf)",
-        "left out, not a picture that can be read (.heic): 1 (a/photo.HEIC)",
-        "left out, not a picture that can be read (.zip): 1 (b/old.zip)",
-        "left out, outside of a class folder: 1 (outside.png)",
-    }
-    assert dataset.damaged == 0
-
-
-@pytest.mark.parametrize("validation", ["val", "valid", "Validation"])
-def test_given_splits_are_kept(tmp_path: Path, validation: str) -> None:
-    files = classes("a", "b", pictures=9)
-    given = {
-        f"{('train', 'test', validation)[n % 3]}/{name}": picture for n, (name, picture) in enumerate(files.items())
-    }
-    dataset = read(write_folder(tmp_path / "f", given))
-    train, held_out = dataset.train_and_validation(10)
-    assert held_out is not None
-    assert (len(train), len(held_out), len(dataset.test)) == (6, 6, 6)
-    assert {image.tobytes() for image in held_out.images} == {
-        picture.tobytes() for name, picture in given.items() if name.startswith(validation)
-    }
-    assert len(dataset.train_and_validation(0)[0]) == 12
-
-
-def test_other_folders_beside_train_and_test_are_left_out_and_incomplete_splits_refused(tmp_path: Path) -> None:
-    files = classes("train/a", "train/b", "test/a", "test/b", pictures=4)
-    folder = write_folder(tmp_path / "f", {**files, "annotations/1.png": noise(1)})
-    dataset = read(folder)
-    assert (dataset.classes, len(dataset.train), len(dataset.test)) == (("a", "b"), 8, 8)
-    assert dataset.notices == ("left out, beside train and test: 1 (annotations)",)
-    with pytest.raises(DataError, match="expected a train folder beside test, val, got none; add it"):
-        read(write_folder(tmp_path / "g", classes("val/a", "val/b", "test/a", "test/b")))
-    flat: dict[str, Image.Image | bytes] = {
-        **classes("train/a", "train/b"),
-        **classes("val/a", "val/b"),
-        "test/1.png": noise(1),
-    }
-    with pytest.raises(DataError, match="test: expected a folder for each class, got none; sort its pictures"):
-        read(write_folder(tmp_path / "h", flat))
-
-
-def test_what_is_not_a_file_does_not_delay_the_command(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "f", classes("a", "b"))
-    os.mkfifo(folder / "a/pipe.png")
-    assert read(folder).notices == ("left out, not a file: 1 (a/pipe.png)",)
+from mnist_lib.errors import DataError
+from tests.support.pictures import classes, images_of, noise, read, total, write_folder
 
 
 def test_a_folder_with_only_validation_left_to_train_on_is_refused(tmp_path: Path) -> None:
@@ -96,10 +20,6 @@ def test_a_folder_with_only_validation_left_to_train_on_is_refused(tmp_path: Pat
     with pytest.raises(DataError, match="expected images to train on, got 60 of 60 for validation; add pictures"):
         dataset.info.check(10)
     dataset.info.check(0)
-
-
-def test_folders_named_train_and_plane_are_classes(tmp_path: Path) -> None:
-    assert read(write_folder(tmp_path / "toys", classes("train", "plane"))).classes == ("plane", "train")
 
 
 def test_p18_an_image_never_changes_sides_when_others_are_added_and_copies_stay_together(tmp_path: Path) -> None:
@@ -206,39 +126,6 @@ def test_d8_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_pa
             read(folder, strict=True)
 
 
-def test_d8_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
-    noise(1).save(tmp_path / "outside.png")
-    folder = write_folder(tmp_path / "f", classes("a", "b"))
-    (folder / "a/out.png").symlink_to(tmp_path / "outside.png")
-    (folder / "a/inside.png").symlink_to(folder / "b/1.png")
-    (folder / "a/nowhere.png").symlink_to(folder / "missing.png")
-    (folder / "a/itself.png").symlink_to(folder / "a/itself.png")
-    (folder / "b/root").symlink_to("/")
-    (folder / "linked").symlink_to(folder / "a")
-    notices = read(folder).notices
-    assert set(notices) == {
-        "left out, a link out of the folder: 1 (a/out.png)",
-        "left out, a link to nothing: 2 (a/itself.png, a/nowhere.png)",
-        "left out, a link to a folder: 2 (linked, b/root)",
-        "left out, the same picture in several classes: a/inside.png, b/1.png",
-    }
-
-
-def test_d8_names_may_contain_any_letters(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "Blätter und 葉", classes("Ahorn (rot)", "e\u0301toile", "桜"))
-    dataset = read(folder)
-    assert dataset.classes == ("Ahorn (rot)", "\u00e9toile", "桜")
-    assert dataset.name == "Bl-tter-und"
-    assert read(write_folder(tmp_path / "葉", classes("a", "b"))).name == "pictures"
-    assert read(write_folder(tmp_path / "mnist", classes("a", "b"))).name == "mnist-folder"
-    assert len(read(write_folder(tmp_path / ("x" * 120), classes("a", "b"))).name) == 60  # the name of a run has it
-
-
-def test_a_control_character_in_a_class_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected class names of printable characters, got 'b\\x1b\[2J'; rename"):
-        read(write_folder(tmp_path / "f", classes("a", "b\x1b[2J")))
-
-
 def test_one_changed_picture_or_label_changes_the_fingerprint_and_nothing_else_does(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     first = read(folder)
@@ -276,35 +163,3 @@ def test_d9_images_that_do_not_fit_into_memory_are_refused_with_both_numbers(tmp
         with pytest.raises(DataError, match=message):
             prepare(request, max_bytes=1_000)
         prepare(request)
-
-
-def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataMissingError, match="expected a folder of pictures, got /nowhere/x, not a folder"):
-        read(Path("/nowhere/x"))
-    for name, files in {"flat": {"1.png": noise(1)}, "one": classes("a"), "none": {}}.items():
-        (tmp_path / name).mkdir()
-        write_folder(tmp_path / name, files)
-        with pytest.raises(DataError, match="expected 2 to 1,000 class folders with pictures, got"):
-            read(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"dataset": "mnist", "image_size": (28, 28)},
-            "image_size: expected a folder or tfds:NAME as --dataset, got mnist",
-        ),
-        ({"dataset": "mnist-mini", "data_source": Path("/x")}, "data_source: mnist-mini is part of this package"),
-        (
-            {"dataset": "./x", "data_source": Path("/x")},
-            "data_source: expected a dataset of the catalog, got /",
-        ),
-        ({"dataset": "./x", "image_size": (0, 10)}, "image_size: expected sides from 1 to 224, got 0x10"),
-        ({"dataset": "./x", "channels": 2}, r"channels: expected 1 \(grey\), 3 \(colour\) or 4 \(with"),
-        ({"dataset": "mnits"}, "dataset: 'mnits' is not known; did you mean mnist"),
-    ],
-)
-def test_options_that_do_not_apply_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(SpecError, match=message):
-        DataRequest(**options)  # type: ignore[arg-type]

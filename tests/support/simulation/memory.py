@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from jobs.console.signals import MAX_CONCURRENT_WRITES
-from jobs.train.recorder import MAX_UNWRITTEN, WriteQueue
+from jobs.train.write_queue import MAX_UNWRITTEN, WriteQueue
 from mnist_lib.store.objects import check_name
 from tests.support.simulation.clock import VirtualClock
 

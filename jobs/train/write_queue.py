@@ -1,0 +1,103 @@
+"""Threads that write to the storage, so that slow storage delays no event and no deadline."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from jobs.console.signals import MAX_CONCURRENT_WRITES, UNINTERRUPTED
+
+log = logging.getLogger(__name__)
+
+LOG_SECONDS = 10.0  # between two log lines of a wait for the storage
+MAX_UNWRITTEN = 1_000  # writes that wait for the storage; with more, lanes wait
+
+
+class WriteQueue:
+    """A queue of writes that threads make. Those with the same key are made one at a time, in their order.
+
+    After one has failed, no further one is made.
+    """
+
+    def __init__(self, threads: int = MAX_CONCURRENT_WRITES) -> None:
+        self._changed = threading.Condition()
+        self._waiting: dict[str, deque[tuple[str, Callable[[], None]]]] = {}  # by key; none is empty
+        self._count = 0
+        self._in_progress: set[str] = set()
+        self._error: BaseException | None = None
+        self._closed = False
+        self._threads = [threading.Thread(target=self._run, name="recorder", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, write: Callable[[], None], key: str, *, in_place_of: str = "") -> None:
+        """Queue a write. It replaces the waiting write of that key and name (`in_place_of`), if there is one.
+
+        Raises what an earlier write raised.
+        """
+        with self._changed:
+            self._raise_error()
+            writes = self._waiting.setdefault(key, deque())
+            same = [i for i, (name, _) in enumerate(writes) if name == in_place_of] if in_place_of else []
+            if same:
+                writes[same[0]] = (in_place_of, write)
+            else:
+                writes.append((in_place_of, write))
+                self._count += 1
+            self._changed.notify()
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether too many writes wait for the storage. Raises what a write raised."""
+        self._raise_error()
+        return self._count >= MAX_UNWRITTEN
+
+    def close(self) -> None:
+        """Wait until every write is made. Raises what one of them raised."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            while not self._changed.wait_for(lambda: not self._count and not self._in_progress, LOG_SECONDS):
+                log.warning("waiting for the storage; writes left: %d", self._count + len(self._in_progress))
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._next_key() is not None)
+                if self._next_key() is None:
+                    return  # what is left belongs to keys that other threads are working on
+                key, write = self._begin()
+            with UNINTERRUPTED:
+                self._make(key, write)
+
+    def _next_key(self) -> str | None:
+        return next((key for key in self._waiting if key not in self._in_progress), None)
+
+    def _begin(self) -> tuple[str, Callable[[], None]]:
+        key = self._next_key()
+        assert key is not None
+        writes = self._waiting.pop(key)
+        _, write = writes.popleft()
+        self._count -= 1
+        self._in_progress.add(key)
+        if writes:
+            self._waiting[key] = writes  # behind the other keys
+        return key, write
+
+    def _make(self, key: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except BaseException as error:
+            with self._changed:
+                self._error = self._error or error
+                self._waiting.clear()
+                self._count = 0
+        finally:
+            with self._changed:
+                self._in_progress.remove(key)
+                self._changed.notify_all()

@@ -1,0 +1,194 @@
+"""Faults of the supervision that a simulation has found, each as a test of its own."""
+
+import math
+
+import pytest
+
+from cluster.deadlines import Limits
+from cluster.errors import ResourcesError
+from cluster.lanes.fan_out import Died
+from cluster.lanes.ports import Kind
+from mnist_lib.results import LaneStarted, TrialResult
+from mnist_lib.spec import Assignment, trial_grid
+from tests.support.simulation.cluster import SimulatedLane
+from tests.support.simulation.fan_out import Run, trials
+
+
+def test_u1_the_second_trial_of_a_lane_may_have_longer_epochs_than_the_silence_deadline() -> None:
+    run = Run(trials(2), epoch=99.0)
+    run.finish()
+    assert (run.deaths, len(run.ended)) == ([], 2)
+
+
+def test_u1_an_epoch_may_take_hours_as_long_as_heartbeats_come() -> None:
+    run = Run(trials(1), epoch=7_200.0)
+    run.finish()
+    assert run.deaths == []
+
+
+def test_u1_the_chunks_of_an_epoch_may_take_longer_than_the_silence_deadline() -> None:
+    run = Run(trials(2), epoch=300.0, chunk=90.0)
+    run.finish()
+    assert (run.deaths, len(run.ended)) == ([], 2)
+
+
+@pytest.mark.parametrize("moment", [3.0, 6.5, 9.0, 40.0])
+def test_u2_a_worker_that_stops_for_good_delays_the_run_by_at_most_the_deadline_of_its_state(moment: float) -> None:
+    run = Run(trials(2), importing=5.0, compiling=1.0, epoch=10.0, evaluating=1.0)
+    run.clock.after(moment, lambda: run.cluster.stop_worker(run.lane, math.inf))
+    run.finish()
+    assert len(run.ended) == 2
+    assert [kind for _, kind in run.deaths] == [Kind.SILENT]
+    assert run.clock.now < 900 + 200
+
+
+def stop_instead_of_ending(run: Run) -> None:
+    """Let each worker stop for good when it is told that there are no more trials."""
+    run.cluster.close = lambda lane: run.cluster.stop_worker(lane, math.inf)  # type: ignore[method-assign]
+
+
+def test_u2_a_worker_that_stops_after_the_last_result_does_not_delay_the_end_of_the_run() -> None:
+    run = Run(trials(1), importing=5.0, compiling=1.0, epoch=1.0, evaluating=0.5)
+    stop_instead_of_ending(run)
+    run.finish()
+    assert run.ended == ["keras-s0"]
+    assert run.clock.now < 12
+    assert not run.cluster.running
+
+
+def test_u2_a_lane_that_does_not_end_gives_its_resources_back_while_others_go_on() -> None:
+    run = Run(trials(2), slots=2, epoch=40.0)
+    stop_instead_of_ending(run)
+    run.cluster.stop_worker(run.cluster.running[0], 59.0)  # the other lane ends first
+    free_at_the_end: list[int] = []
+    with run.fan_out:
+        for event in run.fan_out.events():
+            if isinstance(event, TrialResult):
+                free_at_the_end.append(run.cluster.nodes[0].free)
+    assert free_at_the_end == [0, 1]
+
+
+def test_u3_nothing_is_abandoned_because_the_driver_was_stopped() -> None:
+    run = Run(trials(4), slots=2, epoch=10.0)
+    for moment in (5.0, 30.0, 70.0):
+        run.clock.after(moment, lambda: run.cluster.stop_driver(1_000.0))
+    run.finish()
+    assert (run.deaths, len(run.ended)) == ([], 4)
+
+
+def test_u5_an_event_that_cannot_be_fetched_costs_its_lane_and_delays_no_other() -> None:
+    run = Run(trials(4), slots=2, epoch=1.0)
+    run.clock.after(8.0, lambda: run.cluster.delay_content(run.cluster.running[0], math.inf))
+    ends: list[float] = []
+    with run.fan_out:
+        for event in run.fan_out.events():
+            run.events.append(event)  # type: ignore[arg-type]
+            if isinstance(event, TrialResult):
+                ends.append(run.clock.now)
+    assert [kind for _, kind in run.deaths] == [Kind.NODE_LOST]
+    assert len(run.ended) == 4
+    assert ends[1] < 30  # the other lane has done two trials meanwhile
+
+
+def test_u5_slow_storage_delays_no_trial_timeout() -> None:
+    run = Run(trials(1, epochs=100), epoch=10.0, limits=Limits(item_seconds=60))
+    run.clock.after(20.0, lambda: setattr(run, "full", True))
+    run.clock.after(120.0, lambda: setattr(run, "full", False))
+    run.finish()
+    assert run.deaths == [("keras-s0", Kind.OVERTIME)]
+    assert run.clock.now < 100
+
+
+def test_u6_a_node_that_joins_gets_a_lane() -> None:
+    run = Run(trials(8), slots=1, epoch=10.0)
+    run.clock.after(20.0, lambda: run.cluster.add_node(1))
+    run.finish()
+    hosts = {event.host for event in run.events if isinstance(event, LaneStarted)}
+    assert len(hosts) == 2
+    assert run.clock.now < 8 * 31 * 0.7  # one lane alone needs 8 * 31 s
+
+
+def test_u6_nodes_that_come_and_go_train_nothing_twice_to_its_end() -> None:
+    run = Run(trials(6, epochs=2), slots=1, epoch=8.0, limits=Limits(max_failures=100))
+
+    def come_and_go() -> None:
+        node = run.cluster.add_node(1)
+        run.clock.after(20.0, lambda: run.cluster.lose_node(node, noticed=True))
+        run.clock.after(40.0, come_and_go)
+
+    come_and_go()
+    run.finish()
+    assert run.ended == [f"keras-s{seed}" for seed in range(6)]
+
+
+def test_f3_a_lane_on_a_lost_node_is_abandoned_as_soon_as_the_head_knows() -> None:
+    run = Run(trials(1), slots=1, compiling=300.0)
+    run.clock.after(20.0, lambda: run.cluster.lose_node(run.cluster.nodes[0], noticed=False))
+    run.clock.after(21.0, lambda: run.cluster.add_node(1))
+    run.finish()
+    assert run.deaths == [("keras-s0", Kind.NODE_LOST)]
+    assert run.clock.now < 20 + 30 + 320
+
+
+def test_a_lane_on_a_node_that_is_lost_before_its_first_event_is_started_again() -> None:
+    run = Run(trials(1), slots=1)
+    run.clock.after(0.5, lambda: run.cluster.lose_node(run.cluster.nodes[0], noticed=False))
+    run.clock.after(1.0, lambda: run.cluster.add_node(1))
+    run.finish()
+    assert run.ended == ["keras-s0"]
+    assert run.clock.now < 60
+
+
+def test_lanes_of_a_lost_mailbox_end_and_others_take_their_place() -> None:
+    run = Run(trials(4), slots=2, epoch=10.0)
+    run.clock.after(20.0, run.cluster.lose_mailbox)
+    run.finish()
+    assert len(run.ended) == 4
+    assert run.clock.now < 200
+
+
+def test_a_lane_that_begins_while_every_item_backs_off_gets_one_when_it_is_due() -> None:
+    run = Run(trials(1), slots=2, epoch=10.0)
+    run.clock.after(9.0, lambda: run.cluster.kill_worker(run.cluster.running[0]))
+    with run.fan_out:
+        for event in run.fan_out.events():
+            if isinstance(event, Died):
+                run.fan_out._start_lane()  # as if the cluster had given it just then
+    assert run.clock.now < 60
+
+
+def test_all_lanes_of_a_node_that_returns_start_at_once() -> None:
+    run = Run(trials(8), slots=8, epoch=10.0, limits=Limits(max_failures=9))
+    run.clock.after(20.0, lambda: run.cluster.lose_node(run.cluster.nodes[0], noticed=True))
+    run.clock.after(40.0, lambda: run.cluster.add_node(8))
+    run.finish()
+    assert run.clock.now < 40 + 45
+
+
+def test_the_most_expensive_trials_start_first_and_free_lanes_take_the_next_one() -> None:
+    grid = trial_grid(["keras", "keras-cnn"], range(3), dataset="mnist-mini", epochs=2)
+    run = Run(grid, slots=2)
+    run.finish()
+    assert run.started[:3] == ["keras-cnn-s0", "keras-cnn-s1", "keras-cnn-s2"]
+
+
+def test_a_lane_that_never_starts_ends_the_run_with_an_error_after_the_wait() -> None:
+    run = Run(trials(1), slots=0, limits=Limits(wait_seconds=50))
+    with pytest.raises(ResourcesError, match="1 CPU not free within 50 s"):
+        run.finish()
+    assert run.clock.now < 52
+
+
+def test_each_lane_keeps_to_one_model_among_trials_that_cost_the_same() -> None:
+    both = trial_grid(("keras", "scratch"), range(4), dataset="mnist-mini", epochs=2)
+    run = Run(both, slots=2)
+    models: dict[int, list[str]] = {}
+    assign = run.cluster.assign
+
+    def noted(lane: SimulatedLane, payload: Assignment) -> None:
+        models.setdefault(lane.number, []).append(payload.spec.model)
+        assign(lane, payload)
+
+    run.cluster.assign = noted  # type: ignore[method-assign]
+    run.finish()
+    assert sorted(models.values()) == [["keras"] * 4, ["scratch"] * 4]

@@ -1,0 +1,56 @@
+"""The queue of writes that threads make."""
+
+import threading
+
+import pytest
+
+from jobs.train.write_queue import WriteQueue
+from mnist_lib.errors import StoreError
+
+
+def test_writes_of_a_key_are_made_in_order_and_a_waiting_one_is_replaced_by_a_newer_one_of_its_name() -> None:
+    made: list[str] = []
+    may_go_on = threading.Event()
+    writes = WriteQueue()
+    writes.put(lambda: made.append("first") if may_go_on.wait(10) else None, "trial")
+    writes.put(lambda: made.append("old checkpoint"), "trial", in_place_of="checkpoint")
+    writes.put(lambda: made.append("result"), "trial")
+    writes.put(lambda: made.append("new checkpoint"), "trial", in_place_of="checkpoint")
+    other = threading.Event()
+    writes.put(other.set, "")
+    assert other.wait(10)  # it need not wait for those of another key
+    may_go_on.set()
+    writes.close()
+    assert made == ["first", "new checkpoint", "result"]
+
+
+def test_many_threads_make_every_write_once_and_keep_the_order_of_each_key() -> None:
+    made: list[tuple[int, int]] = []
+    writes = WriteQueue()
+    for number in range(100):
+        for key in range(30):
+            writes.put(lambda key=key, number=number: made.append((key, number)), str(key))  # type: ignore[misc]
+    writes.close()
+    assert len(made) == 3_000
+    assert [[n for k, n in made if k == key] for key in range(30)] == [list(range(100))] * 30
+
+
+def test_after_a_failed_write_no_other_one_is_made_and_the_error_is_raised_everywhere() -> None:
+    made: list[str] = []
+
+    def fail() -> None:
+        raise StoreError("the disk is full")
+
+    writes = WriteQueue()
+    may_go_on = threading.Event()
+    writes.put(lambda: made.clear() if may_go_on.wait(10) else None, "trial")
+    writes.put(fail, "trial")
+    writes.put(lambda: made.append("after"), "trial")
+    may_go_on.set()
+    with pytest.raises(StoreError, match="the disk is full"):
+        writes.close()
+    with pytest.raises(StoreError, match="the disk is full"):
+        writes.put(lambda: made.append("late"), "other")
+    with pytest.raises(StoreError, match="the disk is full"):
+        assert not writes.is_full
+    assert made == []

@@ -1,0 +1,30 @@
+"""Which options of a dataset apply together."""
+
+from pathlib import Path
+
+import pytest
+
+from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import SpecError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"dataset": "mnist", "image_size": (28, 28)},
+            "image_size: expected a folder or tfds:NAME as --dataset, got mnist",
+        ),
+        ({"dataset": "mnist-mini", "data_source": Path("/x")}, "data_source: mnist-mini is part of this package"),
+        (
+            {"dataset": "./x", "data_source": Path("/x")},
+            "data_source: expected a dataset of the catalog, got /",
+        ),
+        ({"dataset": "./x", "image_size": (0, 10)}, "image_size: expected sides from 1 to 224, got 0x10"),
+        ({"dataset": "./x", "channels": 2}, r"channels: expected 1 \(grey\), 3 \(colour\) or 4 \(with"),
+        ({"dataset": "mnits"}, "dataset: 'mnits' is not known; did you mean mnist"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        DataRequest(**options)  # type: ignore[arg-type]
