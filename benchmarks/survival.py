@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
 from jobs.rehearse import running_workers
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 

@@ -28,7 +28,7 @@ from jobs.console.output import log_to_stderr, print_result, run_command
 from jobs.console.values import whole_number
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, duration
 

@@ -28,7 +28,7 @@ from jobs.train.options import (
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import SpecError
-from mnist_lib.store.local import atomic_output
+from mnist_lib.objects.local import atomic_output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

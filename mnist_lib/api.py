@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.protocol import Objects, concurrently
+from mnist_lib.objects.records import unseal
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions import champion
 from mnist_lib.store.contents import StoredModel, accuracy_of_version
-from mnist_lib.store.objects import Objects, concurrently
-from mnist_lib.store.records import unseal
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
-from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import Version, find, find_all
 
 if TYPE_CHECKING:

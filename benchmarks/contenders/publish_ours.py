@@ -2,7 +2,7 @@
 
 from publishing import folder, measure
 
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.publishing import publish
 
 objects = LocalObjects(folder())

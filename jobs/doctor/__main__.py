@@ -17,7 +17,7 @@ from jobs.doctor.checks import Finding, findings_of
 from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.request import DataRequest
-from mnist_lib.store.storage import check_storage
+from mnist_lib.objects.storage import check_storage
 
 COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 

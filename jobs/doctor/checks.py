@@ -12,8 +12,8 @@ from typing import Any
 
 from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import RESULT_PACKAGES, differing_versions, import_keras, package_versions
+from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.store.runs import check_writable
-from mnist_lib.store.storage import is_url, open_storage
 from mnist_lib.wording import counted
 
 MIN_DISK = 500 << 20  # bytes, for prepared data, checkpoints and models

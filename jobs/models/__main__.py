@@ -9,8 +9,8 @@ from jobs.console.options import parse, split_subcommand
 from jobs.console.output import CommandResult, as_text, print_result, printable, run_command
 from jobs.console.terminal import step
 from jobs.models import changes, compute, options, queries
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.storage import open_storage
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import open_storage
 
 COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], CommandResult]]] = {
     "list": (options.ModelOptions, queries.list_versions),

@@ -10,9 +10,9 @@ from jobs.train.reporting import write_index
 from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import champions
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.runs import INDEX
 from mnist_lib.wording import counted

@@ -19,9 +19,9 @@ from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
 from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, IntegrityError, SpecError
+from mnist_lib.objects.local import require_absent
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.contents import Predictions, StoredModel
-from mnist_lib.store.local import require_absent
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import percent
 
@@ -148,7 +148,6 @@ def tested_split(version: Version, data: DataRequest) -> "Split":
 def load_dataset(data: DataRequest, progress: Callable[[str], object] = lambda text: None) -> "Dataset":
     """Return a dataset. What TFDS prints while preparing it goes to standard error."""
     from mnist_lib.data.prepare import prepare
-    from mnist_lib.store.mirror import with_local_files
 
     with contextlib.redirect_stdout(sys.stderr):
-        return prepare(with_local_files(data), progress=progress)
+        return prepare(data, progress=progress)

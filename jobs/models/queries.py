@@ -14,11 +14,11 @@ from jobs.models.options import ChampionOptions, DiffOptions, HistoryOptions, Mo
 from mnist_lib.api import NUMBER, find_version, require_version
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.store.champions import Champion, champion, champion_at, history
 from mnist_lib.store.contents import Comparison, accuracy_of_version, compare
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import REPORT, RunFolder
-from mnist_lib.store.storage import is_url, open_storage
 from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy, version_folder
 from mnist_lib.wording import counted, percent
 

@@ -24,10 +24,10 @@ from jobs.predict.options import PredictOptions
 from mnist_lib.api import best_champion, find_version
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Picture, find_pictures
 from mnist_lib.store.contents import StoredModel, accuracy_of_version, classes_of
-from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, percent
 

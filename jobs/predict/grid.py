@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jobs.console.output import printable
 from jobs.predict.answers import Answer
+from mnist_lib.objects.local import atomic_output
 from mnist_lib.report.dataset import as_picture
-from mnist_lib.store.local import atomic_output
 
 MAX_PICTURES = 100  # more would be hard to view in one image
 TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times as wide as an MNIST image

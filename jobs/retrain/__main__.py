@@ -22,12 +22,12 @@ from jobs.retrain.status import sentence_of, show_history, show_status, slot_tex
 from jobs.retrain.work import TrainWork
 from mnist_lib.clock import SystemClock, text_of
 from mnist_lib.errors import BusyError, StoreError
+from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder, newest_term
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.retrainer import Pause, Retrainer
-from mnist_lib.store.lease import Lease, LeaseTerm, lease_folder, newest_term
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import check_writable
-from mnist_lib.store.storage import open_storage
 
 RETRY_SECONDS = 30.0  # pause after a storage error
 RUNNING_RETRY_SECONDS = 2.0  # the same, while a run is in progress

@@ -13,7 +13,7 @@ from jobs.console.options import flags_of
 from jobs.console.output import CommandResult
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train
 from mnist_lib.catalog import require_known
-from mnist_lib.store.storage import is_url
+from mnist_lib.objects.storage import is_url
 
 # Options that the emitted command does not have: --notify can hold a secret, and --once is always given.
 LEFT_OUT = ("train", "once", "now", "notify", "json", "verbose")

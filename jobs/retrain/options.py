@@ -10,9 +10,9 @@ from jobs.console.values import comma_list, number, whole_number
 from jobs.train.options import STORAGE_HELP, TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
+from mnist_lib.objects.protocol import check_part
 from mnist_lib.retraining.policy import CATCH_UP, OVERLAP, Policy
 from mnist_lib.retraining.timetable import Timetable
-from mnist_lib.store.objects import check_part
 
 CRON_HELP = 'required: when to run, as minute hour day month weekday, such as "0 3 * * *" for every day at 3:00'
 EVENTS = {

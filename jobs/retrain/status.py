@@ -9,13 +9,13 @@ from jobs.console.output import CommandResult, as_text, printable, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
 from mnist_lib.catalog import MODELS
 from mnist_lib.clock import moment_of
+from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.policy import missed_text
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.champions import Champion, history
-from mnist_lib.store.lease import LeaseTerm, lease_folder, newest_term
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.storage import open_storage
 from mnist_lib.wording import duration, percent
 
 NEXT_SLOTS = 3

@@ -22,8 +22,8 @@ from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.data.availability import fingerprint_of_files
 from mnist_lib.environment import code_version
 from mnist_lib.errors import MnistError
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.retraining.work import AttemptResult, RunAttempt
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted
 

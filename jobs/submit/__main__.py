@@ -18,8 +18,8 @@ from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
 from jobs.train.options import TrainOptions
 from mnist_lib.data.listing import list_folder
+from mnist_lib.objects.storage import check_storage, is_url
 from mnist_lib.store.runs import check_run_name
-from mnist_lib.store.storage import check_storage, is_url
 from mnist_lib.wording import counted
 
 if TYPE_CHECKING:

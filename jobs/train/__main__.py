@@ -23,9 +23,10 @@ from mnist_lib.clock import moment_of, now_text
 from mnist_lib.data.availability import describe_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError
+from mnist_lib.objects.lease import fence
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import check_storage, is_url, open_storage
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.lease import fence
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import (
     REPORT,
     RunFolder,
@@ -35,7 +36,6 @@ from mnist_lib.store.runs import (
     open_run,
     run_to_resume,
 )
-from mnist_lib.store.storage import check_storage, is_url, open_storage
 from mnist_lib.store.versions import version_folder
 
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`

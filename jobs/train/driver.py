@@ -27,12 +27,12 @@ from jobs.train.reporting import write_index, write_report
 from mnist_lib.clock import now_text
 from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import Assignment, TrialSpec, by_cost
 from mnist_lib.store.champions import champion, promote
 from mnist_lib.store.contents import contents_of
-from mnist_lib.store.objects import Objects, failpoint
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import delete_trial_state

@@ -13,10 +13,10 @@ from jobs.train.options import TrainOptions
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.results import Tally
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.contents import accuracy_of_version
-from mnist_lib.store.objects import Objects, concurrently
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SUMMARY, RunFolder
 from mnist_lib.store.versions import find
 

@@ -24,9 +24,8 @@ def prepare_dataset(request: DataRequest) -> tuple[Any, DatasetInfo]:
     """Return the dataset, and what the driver needs to know about it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     from mnist_lib.data.prepare import prepare
-    from mnist_lib.store.mirror import with_local_files
 
-    dataset = prepare(with_local_files(request), max_bytes=OBJECT_STORE_SHARE * _object_store_bytes())
+    dataset = prepare(request, max_bytes=OBJECT_STORE_SHARE * _object_store_bytes())
     return dataset, dataset.info
 
 

@@ -56,11 +56,13 @@ class Plan:
 
 
 class Shard(NamedTuple):
-    """One replica's part of a chunk. Padding, with other images of the epoch, has the weight 0."""
+    """The part of a chunk that one replica trains on. Where images are missing, other images of the epoch fill in."""
 
     images: tf.Tensor  # [steps, replica batch, height, width, channels] uint8, 0-255
     labels: tf.Tensor  # [steps, replica batch] uint8 or uint16
-    weights: tf.Tensor  # [steps, replica batch] float32: 1 / images in the global batch; their sum over replicas is 1
+    # [steps, replica batch] float32: 1 / images in the global batch, so that the sum over replicas is 1; 0 for images
+    # that only fill in.
+    weights: tf.Tensor
     replica: tf.Tensor  # [steps] int32: the number of the replica
 
 

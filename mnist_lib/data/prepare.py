@@ -1,4 +1,4 @@
-"""Get a dataset as arrays, once per run: from a folder of pictures, or through TensorFlow Datasets.
+"""Get a dataset as arrays, once per run: from a folder of pictures, here or in a bucket, or through TFDS.
 
 TFDS takes no lock, so two concurrent preparations would fail, and it reads truncated files without an error.
 """
@@ -26,6 +26,7 @@ from mnist_lib.data.availability import (
 )
 from mnist_lib.data.cache import cache_path, pictures_hash, read_cache, source_hash, write_cache
 from mnist_lib.data.listing import list_folder
+from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import import_keras
@@ -37,7 +38,7 @@ LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
 def prepare(
     request: DataRequest, max_bytes: float = math.inf, progress: Callable[[str], object] = lambda text: None
 ) -> Dataset:
-    """Return the requested dataset. If TFDS provides it and it is not in `data_dir`, prepare it there.
+    """Return the requested dataset. What is not in `data_dir` is prepared there, or copied there from a bucket.
 
     Args:
         max_bytes: the memory that the images may take up.
@@ -48,21 +49,25 @@ def prepare(
         DataChecksumError: a source file differs from the published one.
         DataError: the files are damaged, a folder has too few pictures, the images are too large for `max_bytes`, or
             the folder for prepared datasets cannot be written.
+        StoreError: a picture in a bucket cannot be read, or cannot be written here.
     """
+    request = with_local_files(request)
     if request.folder is not None:
         return _read_folder(request, request.folder, max_bytes, progress)
     if request.data_dir is not None:
-        return _prepared(request, request.data_dir, max_bytes)
+        return _read_prepared(request, request.data_dir, max_bytes)
     try:
-        return _prepared(request, default_data_dir(), max_bytes)
+        return _read_prepared(request, default_data_dir(), max_bytes)
     except DataFolderError:
         with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return dataclasses.replace(_prepared(request, Path(temporary), max_bytes), reusable=False)
+            return dataclasses.replace(_read_prepared(request, Path(temporary), max_bytes), reusable=False)
 
 
-def _prepared(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset:
-    if request.tfds is None:
-        return _prepare(request.dataset, data_dir, request.data_source)
+def _read_prepared(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset:
+    return _read_catalog(request, data_dir) if request.tfds is None else _read_tfds(request, data_dir, max_bytes)
+
+
+def _read_tfds(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset:
     import_keras()
     from mnist_lib.data.tfds_images import call_builder, find_builder, import_builder, read_prepared  # imports Pillow
 
@@ -104,16 +109,15 @@ def _cache_of_folder(request: DataRequest, folder: Path) -> Path | None:
     return cache_path(data_dir, f"{request.name}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}")
 
 
-def _prepare(name: str, data_dir: Path, source: Path | None) -> Dataset:
-    entry = DATASETS[name]
+def _read_catalog(request: DataRequest, data_dir: Path) -> Dataset:
+    name, source, entry = request.dataset, request.data_source, DATASETS[request.dataset]
     if source is not None:
         check_source(name, source)  # even if the dataset is prepared: it may have been prepared from other files
     cache = cache_path(data_dir, entry.tfds_name)
     dataset = read_cache(name, cache, lambda version: source_hash(data_dir / entry.tfds_name / version))
     if dataset is None:
-        describe_availability(
-            DataRequest(dataset=name, data_dir=data_dir, data_source=source)
-        )  # fails before the slow import and before a folder is created
+        # This fails before the slow import, and before a folder is created.
+        describe_availability(dataclasses.replace(request, data_dir=data_dir))
         builder, is_new = _builder(entry, data_dir), False
         if not _is_prepared(builder):  # a prepared folder is not locked, since it may be read-only
             with _lock(name, data_dir / f".{entry.tfds_name}.lock"):

@@ -21,10 +21,10 @@ from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.models.keras_models import KERAS_FILE
 from mnist_lib.models.model import ImageShape, Model, Weights, build_model
 from mnist_lib.models.scratch import SGD
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import Resources, TrialSpec
 from mnist_lib.store.contents import Predictions, StoredModel, classes_of
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy

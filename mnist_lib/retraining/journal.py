@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from mnist_lib.clock import moment_of, text_of
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.records import RecordLog
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.records import RecordLog
 
 # Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from mnist_lib.clock import Clock, as_file_name, moment_of, text_of
 from mnist_lib.errors import StoreError
+from mnist_lib.objects.lease import Lease, LeaseLostError
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.policy import Due, Policy, missed_text
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.retraining.work import ActiveRun, Work
-from mnist_lib.store.lease import Lease, LeaseLostError
 from mnist_lib.wording import counted
 
 POLL_SECONDS = 0.5  # while a run is in progress

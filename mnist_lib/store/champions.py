@@ -10,11 +10,11 @@ from typing import Any
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
+from mnist_lib.objects.protocol import Objects, concurrently, failpoint
+from mnist_lib.objects.records import RecordLog
 from mnist_lib.store.contents import Predictions
 from mnist_lib.store.holds import hold, read_hold_state
-from mnist_lib.store.objects import Objects, concurrently, failpoint
 from mnist_lib.store.promotion import Decision, Rule
-from mnist_lib.store.records import RecordLog
 from mnist_lib.store.versions import Version, find, verify
 
 

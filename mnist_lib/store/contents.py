@@ -17,9 +17,9 @@ from mnist_lib.archives import read_npz
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
 from mnist_lib.data.split import DatasetInfo, Labels
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.records import parse_object
 from mnist_lib.results import Accuracy, TrialResult
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.records import parse_object
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS, MANIFEST = "predictions.npz", "manifest.json"

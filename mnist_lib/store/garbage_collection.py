@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 from mnist_lib.clock import moment_of
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.protocol import Objects, failpoint
+from mnist_lib.objects.records import seal
 from mnist_lib.store.champions import history, number_of_champions, rollback_line
 from mnist_lib.store.holds import condemn, read_hold_state
-from mnist_lib.store.objects import Objects, failpoint
 from mnist_lib.store.publishing import Claim, claims, run_record
-from mnist_lib.store.records import seal
 from mnist_lib.store.versions import Version, commit_record, find_all, parse_version, replace_state, version_folder
 
 # A publisher stores its files within seconds. After a day it counts as dead; if it is alive, it can no longer commit.

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from mnist_lib.clock import moment_of, now_text
 from mnist_lib.errors import ConflictError, IntegrityError
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.records import RecordLog
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.records import RecordLog
 
 # A promotion takes seconds; the rest of the hour allows for machines whose clocks differ.
 HOLD_DURATION = timedelta(hours=1)

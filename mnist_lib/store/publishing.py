@@ -17,8 +17,8 @@ from typing import Any
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
-from mnist_lib.store.objects import Objects, check_name, check_part, failpoint
-from mnist_lib.store.records import RecordLog
+from mnist_lib.objects.protocol import Objects, check_name, check_part, failpoint
+from mnist_lib.objects.records import RecordLog
 from mnist_lib.store.versions import RECORD_COPY, Version, commit_record, find, parse_version, record_of, version_folder
 
 MAX_RUN_NAME_LENGTH = 100

@@ -20,10 +20,10 @@ import numpy as np
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import MAX_PROBABILITIES
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import concurrently
+from mnist_lib.objects.records import seal, unseal
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.objects import concurrently
-from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.runs import RunFolder
 
 CHECKPOINTS_PER_TRIAL = 2

@@ -15,9 +15,9 @@ from typing import Any
 
 from mnist_lib.clock import as_file_name, now_text
 from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
-from mnist_lib.store.objects import Objects, check_part
+from mnist_lib.objects.protocol import Objects, check_part
+from mnist_lib.objects.records import parse_object, read_record, seal
 from mnist_lib.store.publishing import MAX_RUN_NAME_LENGTH
-from mnist_lib.store.records import parse_object, read_record, seal
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.store.objects import Objects, check_name, concurrently
-from mnist_lib.store.records import RecordLog, seal, unseal
+from mnist_lib.objects.protocol import Objects, check_name, concurrently
+from mnist_lib.objects.records import RecordLog, seal, unseal
 
 RECORD_COPY = "record.json"  # in the folder of a version
 

@@ -15,9 +15,9 @@ import mnist_lib
 from mnist_lib.api import best_champion, find_version
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions import promote
-from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder, open_run

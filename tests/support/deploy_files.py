@@ -15,8 +15,8 @@ from jobs.console.options import parse
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
 from jobs.train.options import TrainOptions
+from mnist_lib.objects.storage import check_storage, is_url
 from mnist_lib.store.runs import check_run_name
-from mnist_lib.store.storage import check_storage, is_url
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "cluster.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS
 from mnist_lib.data.split import Dataset
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 from tests.support.job import ROOT
 from tests.support.stored import publish_untrained
 

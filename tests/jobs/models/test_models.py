@@ -14,9 +14,9 @@ import pytest
 
 from jobs.models import __main__ as models
 from mnist_lib.errors import StoreError
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.records import seal, unseal
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.versions import version_folder
 from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import about, files

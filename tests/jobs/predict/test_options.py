@@ -10,9 +10,9 @@ import pytest
 from jobs.predict import __main__ as predict
 from jobs.predict.answers import Answer, as_table
 from mnist_lib.catalog import DIGITS
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.store.champions import promote
-from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from tests.support.job import ROOT

@@ -17,7 +17,7 @@ from jobs.retrain.emit import FINAL_EXIT_CODES
 from jobs.retrain.options import RetrainOptions
 from jobs.retrain.work import TrainWork
 from jobs.train.options import TrainOptions
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 from tests.support.job import ROOT
 from tests.support.processor import at_most_processor_seconds
 from tests.support.receiver import Receiver

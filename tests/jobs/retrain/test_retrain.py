@@ -9,8 +9,8 @@ from datetime import datetime
 
 import pytest
 
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions import Champion, history
-from mnist_lib.store.local import LocalObjects
 from tests.support.clusters import wait_until
 from tests.support.job import ROOT, processes_of
 from tests.support.processor import at_most_processor_seconds

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs.retrain.__main__ import main
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.store.local import LocalObjects
 
 SLOT = "2026-11-21T02:00:00Z"
 RUN = "nightly-2026-11-21T02-00-00Z"

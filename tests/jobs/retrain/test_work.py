@@ -8,9 +8,9 @@ import pytest
 from jobs.console.exit_codes import exit_code_of
 from jobs.retrain.work import TrainAttempt, TrainWork
 from jobs.train.options import TrainOptions
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE
 from mnist_lib.retraining.work import AttemptResult
-from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
 from tests.support.clusters import wait_until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import temporary_cluster
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 from tests.support.clusters import wait_until
 from tests.support.job import (
     IMPATIENT,

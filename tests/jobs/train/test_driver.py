@@ -16,10 +16,10 @@ from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, StoreError
+from mnist_lib.objects.lease import FencedObjects, LeaseTerm
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.records import RecordLog
 from mnist_lib.spec import trial_grid
-from mnist_lib.store.lease import FencedObjects, LeaseTerm
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.records import RecordLog
 from mnist_lib.store.runs import open_run
 from mnist_lib.store.versions import find
 from tests.support.simulation.clock import VirtualClock

@@ -10,9 +10,9 @@ from cluster.lanes.fan_out import Died
 from cluster.lanes.ports import Death, Kind
 from jobs.train.recorder import Recorder, require_same_versions
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import TrialFailure
 from mnist_lib.spec import trial_grid
-from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
 
 

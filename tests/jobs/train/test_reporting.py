@@ -13,8 +13,8 @@ import pytest
 from jobs.train.reporting import is_in_index, write_index, write_report
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions import Champion
-from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
 from tests.support.made_run import made_run
@@ -94,7 +94,7 @@ def test_without_matplotlib_a_warning_is_given_and_no_index_is_written(summary: 
     complete(LocalObjects(tmp_path), summary, "a")
     script = (
         "import logging, sys; sys.modules['matplotlib'] = None; logging.basicConfig(format='%(message)s');"
-        f"from jobs.train.reporting import write_index; from mnist_lib.store.local import LocalObjects;"
+        f"from jobs.train.reporting import write_index; from mnist_lib.objects.local import LocalObjects;"
         f"from pathlib import Path; write_index(LocalObjects(Path({str(tmp_path)!r})))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import temporary_cluster
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 from tests.support.clusters import free_cpus, kill_gcs, wait_until
 from tests.support.job import (
     IMPATIENT,

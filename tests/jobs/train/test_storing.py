@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.models import __main__ as models
-from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.storage import open_storage
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.storage import open_storage
 from tests.support.job import TRAINING, start, train
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.mounts import require_namespaces, run_with_mount

@@ -20,8 +20,8 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.export.loading import load, load_trusted
 from mnist_lib.models.model import build_model
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.local import LocalObjects
 from tests.support.processor import at_most_processor_seconds
 from tests.support.stored import publish_untrained
 

@@ -8,13 +8,13 @@ from unittest import mock
 import pytest
 
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.records import seal
 from mnist_lib.store.champions import Champion, champion, champion_at, history, promote, rollback
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Decision, Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.records import seal
 from mnist_lib.store.versions import find, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Interrupted

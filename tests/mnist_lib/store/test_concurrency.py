@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.contents import Predictions
-from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import find
 from tests.support.store.invariants import all_verified, champion_verified, champions
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import IntegrityError, StoreError
-from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import FAILPOINT_EXIT_STATUS, FAILPOINT_VARIABLE, Objects
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import FAILPOINT_EXIT_STATUS, FAILPOINT_VARIABLE, Objects
 from mnist_lib.store.runs import open_run
 from tests.support.store.disk import Disk
 from tests.support.store.faulty import FAULTS, Faulty, KilledError
@@ -163,7 +163,7 @@ def test_s2_a_process_that_ends_at_a_failpoint_loses_no_version(
 ) -> None:
     folder = prepared(SCENARIOS[name], "run")
     code = (
-        "import sys, pathlib; from mnist_lib.store.local import LocalObjects;"
+        "import sys, pathlib; from mnist_lib.objects.local import LocalObjects;"
         "from tests.support.store.scenarios import SCENARIOS;"
         "SCENARIOS[sys.argv[1]].act(LocalObjects(pathlib.Path(sys.argv[2])))"
     )

@@ -8,11 +8,11 @@ from unittest import mock
 import pytest
 
 from mnist_lib.errors import ConflictError, SpecError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import garbage_collection, holds
 from mnist_lib.store.champions import promote, rollback
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version, find, find_all, version_folder

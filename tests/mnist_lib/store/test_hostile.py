@@ -11,12 +11,12 @@ import pytest
 
 from jobs.models import __main__ as models
 from mnist_lib.errors import IntegrityError, SpecError, StoreError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.records import seal, unseal
 from mnist_lib.store.champions import champion, promote, rollback
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.local import LocalObjects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.records import seal, unseal
 from mnist_lib.store.versions import find, verify, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.invariants import all_verified, champion_verified

@@ -21,7 +21,7 @@ import json, sys
 from mnist_lib.errors import StoreFullError
 from mnist_lib.store.champions import promote
 from mnist_lib.store.promotion import Rule
-from mnist_lib.store.storage import open_storage
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.publishing import publish
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.fake_versions import about, files

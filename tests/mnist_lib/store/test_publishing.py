@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import SpecError
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import find, read_file, version_folder
 from tests.support.store.invariants import all_verified

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.resumption import (
     delete_trial_state,
     newest_checkpoint,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.store import runs
-from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, open_run
-from mnist_lib.store.storage import open_storage
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
 

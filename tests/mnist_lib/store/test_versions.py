@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import IntegrityError, SchemaError
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.records import seal
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.records import seal
-from mnist_lib.store.storage import open_storage
 from mnist_lib.store.versions import find, find_all, verify, verify_copy, version_folder
 
 FILES = {"model.keras": b"model", "saved_model/variables/index": b"index"}

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 from mnist_lib.errors import StoreError
+from mnist_lib.objects.lease import fence, lease_folder
+from mnist_lib.objects.protocol import check_name
 from mnist_lib.retraining.work import AttemptResult
-from mnist_lib.store.lease import fence, lease_folder
-from mnist_lib.store.objects import check_name
 
 if TYPE_CHECKING:
     from tests.support.retraining.world import Machine

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 from jobs.console.signals import MAX_CONCURRENT_WRITES
 from jobs.train.write_queue import MAX_UNWRITTEN, WriteQueue
-from mnist_lib.store.objects import check_name
+from mnist_lib.objects.protocol import check_name
 from tests.support.simulation.clock import VirtualClock
 
 
 class MemoryObjects:
-    """`mnist_lib.store.objects.Objects` in memory. Appended content that is not flushed is lost with the process."""
+    """`mnist_lib.objects.protocol.Objects` in memory. Appended content that is not flushed is lost with the process."""
 
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from mnist_lib.errors import StoreError
-from mnist_lib.store.objects import Objects
+from mnist_lib.objects.protocol import Objects
 
 
 class KilledError(BaseException):

@@ -1,8 +1,8 @@
 """What must hold for a storage after any fault."""
 
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.contents import Predictions
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.versions import Version, find, find_all, verify
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from unittest import mock
 
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import holds
 from mnist_lib.store.champions import promote, rollback
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.objects import Objects
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version, find

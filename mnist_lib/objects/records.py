@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from mnist_lib.errors import IntegrityError, SchemaError
-from mnist_lib.store.objects import Objects
+from mnist_lib.objects.protocol import Objects
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnist_lib.store.records import last_number
+from mnist_lib.objects.records import last_number
 
 
 @pytest.mark.parametrize("last", [0, 1, 2, 3, 4, 7, 8, 100, 10_000])

@@ -19,8 +19,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import from_url
 
 from mnist_lib.errors import StoreError
-from mnist_lib.store.lease import locked
-from mnist_lib.store.objects import Objects, check_name, concurrently
+from mnist_lib.objects.lease import locked
+from mnist_lib.objects.protocol import Objects, check_name, concurrently
 
 log = logging.getLogger(__name__)
 

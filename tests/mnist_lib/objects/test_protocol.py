@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_lib.errors import SpecError
-from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import Objects, check_name
-from mnist_lib.store.storage import open_storage
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Objects, check_name
+from mnist_lib.objects.storage import open_storage
 
 
 def test_a_written_object_is_read_back_and_a_missing_one_is_none(objects: Objects) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import SpecError
-from mnist_lib.store.storage import check_storage, open_storage
+from mnist_lib.objects.storage import check_storage, open_storage
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_file_url_opens_a_folder(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_local_storage_does_not_load_obstore(tmp_path: Path) -> None:
     code = (
-        "import json, sys; from mnist_lib.store.storage import open_storage;"
+        "import json, sys; from mnist_lib.objects.storage import open_storage;"
         f"open_storage({str(tmp_path)!r}).create('x', b'');"
         "print(json.dumps([name for name in sys.modules if 'obstore' in name]))"
     )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mnist_lib.errors import BusyError, ConflictError, SpecError
-from mnist_lib.store.lease import (
+from mnist_lib.objects.lease import (
     FencedObjects,
     Lease,
     LeaseLostError,
@@ -16,8 +16,8 @@ from mnist_lib.store.lease import (
     locked,
     newest_term,
 )
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.storage import open_storage
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import open_storage
 
 TIME_TO_LIVE = 30.0
 

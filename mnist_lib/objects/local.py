@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError, StoreFullError
-from mnist_lib.store.objects import check_name
+from mnist_lib.objects.protocol import check_name
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
 LEFTOVER_AGE_SECONDS = 86_400

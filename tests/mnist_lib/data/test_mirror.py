@@ -5,10 +5,11 @@ from pathlib import Path
 import obstore
 import pytest
 
+from mnist_lib.data import mirror
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataMissingError
-from mnist_lib.store import bucket, mirror
+from mnist_lib.objects import bucket
 from tests.support.pictures import classes, noise, write_folder
 
 

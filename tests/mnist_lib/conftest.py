@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lib.store.objects import Objects
-from mnist_lib.store.storage import open_storage
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import open_storage
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

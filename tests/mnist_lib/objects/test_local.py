@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import StoreError
-from mnist_lib.store.local import LocalObjects
+from mnist_lib.objects.local import LocalObjects
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mnist_lib.errors import SpecError
-from mnist_lib.store.local import LocalObjects
-from mnist_lib.store.objects import Objects
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Objects
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -44,7 +44,7 @@ def open_storage(storage: str) -> Objects:
     check_storage(storage)
     scheme, _, path = storage.partition("://")
     if is_url(storage) and scheme.lower() != "file":
-        from mnist_lib.store.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
+        from mnist_lib.objects.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
 
         return BucketObjects(storage)
     try:
@@ -58,6 +58,6 @@ def _open_memory(storage: str) -> Objects:
     """Return a storage in the memory of this process, for tests only: `check_storage` refuses its URL."""
     from obstore.store import MemoryStore
 
-    from mnist_lib.store.bucket import BucketObjects
+    from mnist_lib.objects.bucket import BucketObjects
 
     return BucketObjects(storage, MemoryStore())

@@ -15,10 +15,10 @@ from mnist_lib.catalog import PICTURE_SUFFIXES
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataMissingError, StoreError
-from mnist_lib.store.objects import concurrently
+from mnist_lib.objects.protocol import concurrently
 
 if TYPE_CHECKING:
-    from mnist_lib.store.bucket import BucketObjects
+    from mnist_lib.objects.bucket import BucketObjects
 
 # Hidden files, which readers of pictures ignore: the size and the tag of each copied object, and a lock.
 STATE, LOCK = ".mirror.json", ".mirror.lock"
@@ -46,7 +46,7 @@ def mirror(url: str, folder: Path) -> None:
         DataMissingError: the bucket cannot be listed, or has no pictures there.
         StoreError: an object cannot be read, or the folder cannot be written.
     """
-    from mnist_lib.store.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
+    from mnist_lib.objects.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
 
     try:
         bucket = BucketObjects(url)
@@ -59,15 +59,11 @@ def mirror(url: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / LOCK):
-            known = _read_state(folder)
+            known, kept = _read_state(folder), {*tags, STATE, LOCK}
             for path in folder.rglob("*"):  # also leftovers of an interrupted copy
-                if (
-                    path.is_file()
-                    and path.name not in (STATE, LOCK)
-                    and path.relative_to(folder).as_posix() not in tags
-                ):
+                if path.is_file() and path.relative_to(folder).as_posix() not in kept:
                     path.unlink()
-            changed = [name for name, tag in tags.items() if known.get(name) != tag or not (folder / name).exists()]
+            changed = [name for name, tag in tags.items() if known.get(name) != tag or _size(folder / name) != tag[0]]
             for _ in concurrently(partial(_copy, bucket, folder), changed):
                 pass
             _replace(folder / STATE, json.dumps(tags).encode())
@@ -81,6 +77,11 @@ def _read_state(folder: Path) -> dict[str, Any]:
         state = json.loads((folder / STATE).read_text())
         return state if isinstance(state, dict) else {}
     return {}
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of a file, which a power loss may have cut, or None if there is none."""
+    return path.stat().st_size if path.exists() else None
 
 
 def _copy(bucket: "BucketObjects", folder: Path, name: str) -> None:

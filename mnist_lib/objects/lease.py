@@ -23,8 +23,8 @@ from datetime import timedelta
 
 from mnist_lib.clock import Clock, SystemClock, moment_of, now_text, text_of
 from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
-from mnist_lib.store.objects import Objects, check_part
-from mnist_lib.store.records import RecordLog
+from mnist_lib.objects.protocol import Objects, check_part
+from mnist_lib.objects.records import RecordLog
 
 log = logging.getLogger(__name__)
 

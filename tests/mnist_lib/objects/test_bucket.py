@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import StoreError
-from mnist_lib.store import bucket
-from mnist_lib.store.bucket import BucketObjects
-from mnist_lib.store.storage import open_storage
+from mnist_lib.objects import bucket
+from mnist_lib.objects.bucket import BucketObjects
+from mnist_lib.objects.storage import open_storage
 
 
 def test_a_missing_bucket_is_an_error_and_not_an_empty_storage(s3: str) -> None:
@@ -79,7 +79,7 @@ def test_appended_content_is_sent_at_intervals_that_grow_with_the_time_it_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1_000.0
-    monkeypatch.setattr("mnist_lib.store.bucket.time.monotonic", lambda: now)
+    monkeypatch.setattr("mnist_lib.objects.bucket.time.monotonic", lambda: now)
     objects = open_storage("memory://intervals")
     assert isinstance(objects, BucketObjects)
     objects.append("log", b"line\n")
