@@ -10,23 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.console import exit_codes
+from jobs.console.datasets import DATASET_HELP, DataOptions
 from jobs.console.options import option, parse
 from jobs.console.output import as_text, has_colors, print_result, run_command
 from jobs.console.terminal import step
-from jobs.console.values import existing_folder, folder, image_size, whole_number
+from jobs.console.values import folder, whole_number
 from jobs.models.compute import load_dataset
-from jobs.train.options import (
-    CHANNELS_HELP,
-    DATA_DIR_HELP,
-    DATA_SOURCE_HELP,
-    DATASET_HELP,
-    IMAGE_SIZE_HELP,
-    TEST_SPLIT_HELP,
-    TFDS_IMPORT_HELP,
-    TRAIN_SPLIT_HELP,
-)
 from mnist_lib.data.availability import default_data_dir
-from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import atomic_output
 
@@ -35,32 +25,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowOptions:
+class ShowOptions(DataOptions):
     """Describe a dataset: its size, classes and pixel values, with some of its images."""
 
     dataset: str = option("mnist-mini", DATASET_HELP, str, "DATASET", positional=True)
-    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
-    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
-    image_size: tuple[int, int] | None = option(None, IMAGE_SIZE_HELP, image_size, "N|HxW")
-    channels: int | None = option(None, CHANNELS_HELP, whole_number, "N")
-    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")
-    train_split: str = option("train", TRAIN_SPLIT_HELP, str, "NAME")
-    test_split: str = option("test", TEST_SPLIT_HELP, str, "NAME")
     picture: Path | None = option(None, "file to write: ten training images of each class", folder, "FILE.png")
     seed: int = option(0, "random seed that chooses the images to show", whole_number, "N")
     json: bool = option(False, "print one JSON document instead of tables")
-
-    def data(self) -> DataRequest:
-        """Return the requested dataset. Raises SpecError for an invalid value."""
-        return DataRequest(
-            dataset=self.dataset,
-            data_dir=self.data_dir,
-            data_source=self.data_source,
-            image_size=self.image_size,
-            channels=self.channels,
-            tfds_import=self.tfds_import,
-            splits=(self.train_split, self.test_split),
-        )
 
     def check(self) -> None:
         self.data()

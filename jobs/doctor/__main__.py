@@ -4,40 +4,29 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
+from jobs.console.datasets import DataOptions
 from jobs.console.options import option, parse
 from jobs.console.output import as_text, grid, print_result, run_command
 from jobs.console.terminal import step
-from jobs.console.values import existing_folder, folder
 from jobs.doctor import checks
 from jobs.doctor.checks import Finding, findings_of
-from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
-from mnist_lib.catalog import DATASETS
-from mnist_lib.data.request import DataRequest
+from jobs.train.options import STORAGE_HELP
 from mnist_lib.objects.storage import check_storage
 
 COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorOptions:
+class DoctorOptions(DataOptions):
     """Check what a run needs, and print each finding with its fix. The exit code is 0 if there is
     no fault, otherwise the one with which the first fault would end a run."""
 
     address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", str, "HOST:PORT")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
-    dataset: str = option(
-        "mnist-mini", f"dataset of the run: a folder of pictures, or one of {', '.join(DATASETS)}", str, "NAME|DIR"
-    )
-    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
-    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
     json: bool = option(False, "print one JSON document instead of a table")
-
-    def data(self) -> DataRequest:
-        return DataRequest(dataset=self.dataset, data_dir=self.data_dir, data_source=self.data_source)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult
 from jobs.console.terminal import step
-from jobs.models.options import ComputeOptions, EvaluateOptions, ExportOptions, ReproduceOptions
+from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from mnist_lib.api import find_version
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
 from mnist_lib.data.request import DataRequest
@@ -39,7 +39,9 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export.loading import compare_with_stored, load, load_trusted
 
     predict = (load_trusted if options.trust else load)(objects, version)
-    found = compare_with_stored(stored, predict, tested_split(version, _data_of(version, options)))
+    found = compare_with_stored(
+        stored, predict, tested_split(version, data_of(version, options.dataset, **options.source()))
+    )
     same = "all" if found.matching == found.test.total else f"{found.matching:,} of"
     near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
     text = (
@@ -56,7 +58,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export import reproduction
 
     def load() -> "Dataset":
-        return load_dataset(_data_of(version, options))
+        return load_dataset(data_of(version, options.dataset, **options.source()))
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     found = reproduction.reproduce(objects, version, load, cpus, code)
@@ -90,7 +92,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export import formats
     from mnist_lib.export.loading import build
 
-    dataset = load_dataset(_data_of(version, options))
+    dataset = load_dataset(data_of(version, options.dataset, **options.source()))
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
     with quietly():
         found = formats.export(build(StoredModel.read(objects, version)), form, target, images)
@@ -120,17 +122,6 @@ def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
         raise SpecError(f"dataset: {version.name} was trained on {name}; name it with --dataset DIR or tfds:NAME")
     request = DataRequest(dataset=dataset or name, **given)
     return request if request.entry else replace(request, image_size=(height, width), channels=channels)
-
-
-def _data_of(version: Version, options: ComputeOptions) -> DataRequest:
-    return data_of(
-        version,
-        options.dataset,
-        data_dir=options.data_dir,
-        data_source=options.data_source,
-        tfds_import=options.tfds_import,
-        splits=(options.train_split, options.test_split),
-    )
 
 
 def tested_split(version: Version, data: DataRequest) -> "Split":

@@ -3,16 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.console.datasets import SourceOptions
 from jobs.console.options import option
-from jobs.console.values import existing_folder, folder, moment, number, whole_number
-from jobs.train.options import (
-    DATA_DIR_HELP,
-    DATA_SOURCE_HELP,
-    STORAGE_HELP,
-    TEST_SPLIT_HELP,
-    TFDS_IMPORT_HELP,
-    TRAIN_SPLIT_HELP,
-)
+from jobs.console.values import folder, moment, number, whole_number
+from jobs.train.options import STORAGE_HELP
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
 from mnist_lib.store.promotion import Rule
 
@@ -122,13 +116,8 @@ class CollectOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeOptions(VersionOptions):
+class ComputeOptions(SourceOptions, VersionOptions):
     dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR|tfds:NAME")
-    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")
-    train_split: str = option("train", TRAIN_SPLIT_HELP, str, "NAME")
-    test_split: str = option("test", TEST_SPLIT_HELP, str, "NAME")
-    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
-    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
 
 
 @dataclass(frozen=True, kw_only=True)

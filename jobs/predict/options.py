@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.deadlines import Limits
+from jobs.console.datasets import DATA_DIR_HELP, DATA_SOURCE_HELP
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
 from jobs.console.values import existing_folder, folder, number, user_path, whole_number
 from jobs.models.options import VERSION_DATASET_HELP, VERSION_HELP
-from jobs.train.options import DATA_DIR_HELP, DATA_SOURCE_HELP, STORAGE_HELP
+from jobs.train.options import STORAGE_HELP
 from mnist_lib.spec import MAX_SEED
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.deadlines import Limits
+from jobs.console.datasets import DATA_DIR_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
 from jobs.console.values import (
@@ -17,35 +18,19 @@ from jobs.console.values import (
     comma_list,
     existing_folder,
     folder,
-    image_size,
     moment,
     number,
     seeds,
     whole_number,
 )
-from mnist_lib.catalog import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
+from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from mnist_lib.clock import moment_of
-from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import SpecError
 from mnist_lib.spec import MAX_SEED, Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.store.promotion import WHEN, Rule
 
 STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
-DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
-DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
-
-
-DATASET_HELP = (
-    "dataset: a folder of pictures, CLASS/picture or train/CLASS/picture and test/CLASS/picture, such as ./letters or"
-    " s3://bucket/letters; tfds:NAME of TensorFlow Datasets; or "
-    + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
-)
-TFDS_IMPORT_HELP = "Python file with your own TFDS builder, which tfds:NAME names"
-TRAIN_SPLIT_HELP = "split to train on, of a TFDS dataset"
-TEST_SPLIT_HELP = "split to test on, of a TFDS dataset"
-IMAGE_SIZE_HELP = "image size of a folder or tfds:NAME, such as 28 or 32x48 (default: the pictures' own, or 64)"
-CHANNELS_HELP = "channels of the images, 1: grey, 3: colour, 4: with transparency (default: as in the pictures)"
 
 
 def _list(abouts: Mapping[str, str]) -> str:
@@ -53,18 +38,10 @@ def _list(abouts: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(DataOptions):
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
-    dataset: str = option("mnist-mini", DATASET_HELP, str, "NAME|DIR")
-    data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")
-    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
-    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")
-    train_split: str = option("train", TRAIN_SPLIT_HELP, str, "NAME")
-    test_split: str = option("test", TEST_SPLIT_HELP, str, "NAME")
-    image_size: tuple[int, int] | None = option(None, IMAGE_SIZE_HELP, image_size, "N|HxW")
-    channels: int | None = option(None, CHANNELS_HELP, whole_number, "N")
-    strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")
+    data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")  # of the node that prepares the dataset
     models: tuple[str, ...] = option(("keras", "scratch"), f"models to train: {', '.join(MODELS)}", comma_list, "A,B")
     seeds: tuple[int, ...] | int = option(1, "number of seeds, or a list of seeds, such as 4,8", seeds, "N|A,B")
     seed: int = option(0, "first seed, if --seeds is a number", whole_number, "N")
@@ -166,19 +143,6 @@ class TrainOptions:
             precision=self.precision,
             hidden_units=self.hidden_units,
             validation_percent=self.validation_percent,
-        )
-
-    def data(self) -> DataRequest:
-        """Return the requested dataset. Raises SpecError for an invalid value."""
-        return DataRequest(
-            dataset=self.dataset,
-            data_dir=self.data_dir,
-            data_source=self.data_source,
-            image_size=self.image_size,
-            channels=self.channels,
-            strict=self.strict,
-            tfds_import=self.tfds_import,
-            splits=(self.train_split, self.test_split),
         )
 
     def resources(self, cpus: int, gpus: int) -> Resources:

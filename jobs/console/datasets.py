@@ -1,0 +1,71 @@
+"""The options that name a dataset, which every command that reads one shares."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.console.options import option
+from jobs.console.values import existing_folder, folder, image_size, whole_number
+from mnist_lib.catalog import DATASETS
+from mnist_lib.data.request import DataRequest
+
+DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
+DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
+DATASET_HELP = (
+    "dataset: a folder of pictures, CLASS/picture or train/CLASS/picture and test/CLASS/picture, such as ./letters or"
+    " s3://bucket/letters; tfds:NAME of TensorFlow Datasets; or "
+    + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Where a dataset is. The shape of its images is known, as that of a stored version is."""
+
+    dataset: str | None = option(None, DATASET_HELP, str, "NAME|DIR")
+    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
+    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
+    tfds_import: Path | None = option(
+        None, "Python file with your own TFDS builder, which tfds:NAME names", folder, "FILE.py"
+    )
+    train_split: str = option("train", "split to train on, of a TFDS dataset", str, "NAME")
+    test_split: str = option("test", "split to test on, of a TFDS dataset", str, "NAME")
+
+    def source(self) -> dict[str, Any]:
+        """Return the arguments of `DataRequest` that say where the dataset is."""
+        return {
+            "data_dir": self.data_dir,
+            "data_source": self.data_source,
+            "tfds_import": self.tfds_import,
+            "splits": (self.train_split, self.test_split),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(SourceOptions):
+    """A dataset, and how its pictures are read."""
+
+    dataset: str = option("mnist-mini", DATASET_HELP, str, "NAME|DIR")
+    image_size: tuple[int, int] | None = option(
+        None,
+        "image size of a folder or tfds:NAME, such as 28 or 32x48 (default: the pictures' own, or 64)",
+        image_size,
+        "N|HxW",
+    )
+    channels: int | None = option(
+        None,
+        "channels of the images, 1: grey, 3: colour, 4: with transparency (default: as in the pictures)",
+        whole_number,
+        "N",
+    )
+    strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")
+
+    def data(self) -> DataRequest:
+        """Return the requested dataset. Raises SpecError for an invalid value."""
+        return DataRequest(
+            dataset=self.dataset,
+            image_size=self.image_size,
+            channels=self.channels,
+            strict=self.strict,
+            **self.source(),
+        )
