@@ -88,8 +88,8 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
     import keras
     import tensorflow as tf
 
+    from mnist_lib.models.building import build_model
     from mnist_lib.models.keras_models import KerasModel
-    from mnist_lib.models.model import build_model
     from mnist_lib.training.loop import learning_rates
 
     train, _ = dataset.train_and_validation(specs[0].validation_percent)

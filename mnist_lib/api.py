@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mnist_lib.catalog import MODELS, require_known
+from mnist_lib.catalog import require_known
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
@@ -20,7 +20,7 @@ from mnist_lib.results import Accuracy
 from mnist_lib.store.champions import champion
 from mnist_lib.store.contents import StoredModel, accuracy_of_version
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
-from mnist_lib.store.versions import Version, find, find_all
+from mnist_lib.store.versions import Version, find, find_all, model_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,21 +67,25 @@ class RunRecord:
     models: Mapping[str, ModelOfRun] = field(default_factory=dict)
 
 
-def load(name: str | None = None, storage: str | Path = "results") -> Classifier:
+def load(name: str | None = None, storage: str | Path = "results", model_file: str | Path | None = None) -> Classifier:
     """Return a stored version as a classifier. TensorFlow starts without GPUs, which stay free for training.
 
     Args:
         name: as in `find_version`; None for the most accurate champion.
         storage: a folder or a URL.
+        model_file: the Python file of a user's model, whose code is run if it is that of the version. Not needed where
+            the model was trained.
 
     Raises:
         SpecError: there is no such version or no champion.
+        ModelError: the version contains code that may not be run.
         IntegrityError: what is stored is not what was committed.
         StoreError: the storage cannot be read.
     """
     objects = open_storage(str(storage))
     version = find_version(objects, name) if name else best_champion(objects)
-    stored, accuracy = StoredModel.read(objects, version), accuracy_of_version(version)
+    stored = StoredModel.read(objects, version, Path(model_file) if model_file else None)
+    accuracy = accuracy_of_version(version)
     import_keras(gpus=False)
     from mnist_lib.export.loading import build, predictor
 
@@ -98,7 +102,7 @@ def load(name: str | None = None, storage: str | Path = "results") -> Classifier
 def runs(storage: str | Path = "results") -> list[RunRecord]:
     """Return every run of a storage (a folder or a URL): first unfinished runs, then the others, newest first."""
     objects = open_storage(str(storage))
-    champions = {model: _champion_number(objects, model) for model in MODELS}
+    champions = {model: _champion_number(objects, model) for model in model_names(objects)}
     names = {name.split("/")[1] for name in objects.names("runs")}
     found = concurrently(partial(_run_record, objects, champions), [*names])
     return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
@@ -117,7 +121,7 @@ def find_version(objects: Objects, name: str | None) -> Version:
     if name is None:
         raise SpecError("expected a version, as in keras@3 or keras@latest; see: jobs.models list")
     model, at, which = name.partition("@")
-    require_known("model", model, MODELS)
+    require_known("model", model, model_names(objects))
     if not at:
         found = _champion_version(objects, model)
         if found is None:
@@ -141,7 +145,7 @@ def best_champion(objects: Objects) -> Version:
 
     Raises IntegrityError if the record of any champion is damaged: that champion might be the best.
     """
-    champions = [found for model in MODELS if (found := _champion_version(objects, model))]
+    champions = [found for model in model_names(objects) if (found := _champion_version(objects, model))]
     if not champions:
         where = f"there is no champion in {objects.where('models')}"
         raise SpecError(f"{where}; train one with jobs.train, or name a version, as in keras@{LATEST}")

@@ -22,7 +22,7 @@ Arrays = dict[str, NDArray[Any]]
 KERAS_MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
 MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16  # for a NumPy array, or for a layer in HDF5, whose header has a few KB
-MAX_HDF5_OBJECTS = 1_000
+MAX_HDF5_OBJECTS = 10_000
 
 
 def hash_arrays(arrays: Iterable[NDArray[Any]]) -> str:
@@ -44,18 +44,18 @@ def read_npz(content: bytes, name: str, limits: Mapping[str, int]) -> Arrays:
     return {array: _read_npy(members[f"{array}.npy"], f"{name}: {array}") for array in limits}
 
 
-def read_keras_weights(content: bytes, name: str, layers: Sequence[str], weights: int) -> bytes:
+def read_keras_weights(content: bytes, name: str, layers: Sequence[str], sizes: Sequence[int]) -> bytes:
     """Return the HDF5 file of weights in a `.keras` archive, after checking that it is safe for Keras.
 
     Args:
         layers: the class names of the layers of the expected model.
-        weights: the size of the expected model's weights in bytes.
+        sizes: of the weights of the expected model, in bytes.
 
     Raises:
         IntegrityError: the architecture differs, or the file contains something other than weights.
     """
     limits = dict.fromkeys(KERAS_MEMBERS, MAX_JSON_BYTES)
-    limits["model.weights.h5"] = weights + MAX_HEADER_BYTES * (len(layers) + 1)
+    limits["model.weights.h5"] = sum(sizes) + MAX_HEADER_BYTES * (len(layers) + len(sizes) + 1)
     members = _unzip(content, name, limits)
     try:
         found = [layer["class_name"] for layer in json.loads(members["config.json"])["config"]["layers"]]
@@ -63,7 +63,7 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], weights
         raise IntegrityError(f"{name}: config.json: expected the configuration of a Sequential model") from error
     if found != list(layers):
         raise IntegrityError(f"{name}: expected the layers {', '.join(layers)}, got {', '.join(map(str, found))[:300]}")
-    _check_hdf5(members["model.weights.h5"], name, weights)
+    _check_hdf5(members["model.weights.h5"], name, sum(sizes))
     return members["model.weights.h5"]
 
 

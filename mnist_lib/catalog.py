@@ -5,8 +5,8 @@ a model is given by name; the worker imports it.
 """
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from mnist_lib.errors import SpecError
 
@@ -14,12 +14,20 @@ MAX_PROBABILITIES = 1 << 28  # bytes, of all test images of a dataset: 4 for eac
 DIGITS = tuple("0123456789")  # the classes of most datasets here
 
 
+@dataclass(frozen=True)
+class Size:
+    """An argument of a model: a whole number from 1."""
+
+    default: int
+    maximum: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    build: str  # "module:function" of (TrialSpec, image shape, number of classes) -> Model
+    build: str  # "module:function" of (image shape, number of classes, **arguments), as in a Python file of a user's
+    arguments: Mapping[str, Size] = field(default_factory=dict)
     # Defaults of the options of the same names:
-    optimizer: str
-    hidden_units: int
+    optimizer: str = "adam"
     learning_rate: float | None = None  # None: the optimizer's default
     schedule: str = "constant"
     cost: float = 1.0  # roughly, of training on one image; the trials that cost most start first
@@ -42,17 +50,32 @@ class DatasetEntry:
 
 # The first two use the defaults of the notebook for "Deep Learning with Python": one hidden layer of 512.
 MODELS = {
-    "keras": ModelEntry(build="mnist_lib.models.keras_models:keras_dense", optimizer="rmsprop", hidden_units=512),
-    "scratch": ModelEntry(build="mnist_lib.models.scratch:scratch_dense", optimizer="sgd", hidden_units=512),
+    "keras": ModelEntry(
+        build="mnist_lib.models.keras_models:keras_dense",
+        arguments={"hidden_units": Size(512, 65_536)},
+        optimizer="rmsprop",
+    ),
+    "scratch": ModelEntry(
+        build="mnist_lib.models.scratch:scratch_dense",
+        arguments={"hidden_units": Size(512, 65_536)},
+        optimizer="sgd",
+    ),
     "keras-cnn": ModelEntry(
         build="mnist_lib.models.keras_models:keras_cnn",
-        optimizer="adam",
-        hidden_units=256,
+        arguments={"hidden_units": Size(256, 65_536)},
         learning_rate=0.01,
         schedule="one-cycle",
         cost=20.0,
     ),
+    "keras-resnet": ModelEntry(
+        build="mnist_lib.models.keras_models:keras_resnet",
+        arguments={"width": Size(16, 1_024), "blocks": Size(1, 32)},
+        learning_rate=0.01,
+        schedule="one-cycle",
+        cost=60.0,
+    ),
 }
+USER_MODEL = ModelEntry(build="", cost=60.0)  # the defaults of a model in a Python file of the user's
 
 # name -> default learning rate, the same as in Keras.
 OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001}

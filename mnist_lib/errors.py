@@ -56,6 +56,12 @@ class DivergedError(MnistError):
     code = "E-NAN"
 
 
+class ModelError(MnistError):
+    """A model in a Python file of the user's cannot be built or trained, or may not be run."""
+
+    code = "E-MODEL"
+
+
 class GroupError(MnistError):
     """Another process of a group that trains one trial together has died or failed."""
 

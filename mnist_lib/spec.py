@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, require_known
+from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, USER_MODEL, ModelEntry, require_known
 from mnist_lib.errors import SpecError
+from mnist_lib.model_file import MODEL_NAME, ModelFile
 from mnist_lib.wording import counted
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
+MAX_ARGUMENTS, MAX_ARGUMENT_LENGTH, MAX_ARGUMENT = 32, 200, 1e9
+WITH_MOMENTUM = ("sgd", "rmsprop")
 MAX_SEED = 2**31 - 1  # every random generator here accepts it
 MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would become 0
 
@@ -21,6 +25,8 @@ MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would beco
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
     """One training of one model. `TrialSpec.of` fills in the model's defaults.
+
+    Momentum, weight decay and clipping are those of Keras' optimizers.
 
     Raises:
         SpecError: a value is out of its range; the message names both.
@@ -35,11 +41,20 @@ class TrialSpec:
     learning_rate: float  # the peak of the schedule
     schedule: str
     precision: str
-    hidden_units: int
     validation_percent: int  # of the train split; validation selects the epoch and the trial to store
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the function that builds the model
+    source_sha256: str | None = None  # of the Python file that defines the model, unless the model is in the catalog
+    momentum: float = 0.0
+    weight_decay: float = 0.0  # the share of each weight that a step of learning rate 1 removes
+    global_clipnorm: float | None = None  # the maximum norm of all gradients together
 
     def __post_init__(self) -> None:
-        require_known("model", self.model, MODELS)
+        if self.source_sha256 is None:
+            require_known("model", self.model, MODELS)
+            _check_sizes(self.model, self.arguments)
+        elif not MODEL_NAME.fullmatch(self.model) or not SHA256.fullmatch(self.source_sha256):
+            raise SpecError(f"model: expected a function and the sha256 of its file, got {self.model!r}")
+        _check_arguments(self.arguments)
         if not DATASET_NAME.fullmatch(self.dataset):
             raise SpecError(f"dataset: expected letters, digits, '.', '_' or '-', got {self.dataset!r}")
         require_known("optimizer", self.optimizer, OPTIMIZERS)
@@ -48,11 +63,20 @@ class TrialSpec:
         _require_whole("seed", self.seed, 0, MAX_SEED)
         _require_whole("epochs", self.epochs, 1, 100_000)
         _require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
-        _require_whole("hidden_units", self.hidden_units, 1, 65_536)
         _require_whole("validation_percent", self.validation_percent, 0, 50)
         if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # NaN is refused, too: it compares as false
             limits = f"{MIN_FLOAT32:g} to {MAX_FLOAT32:g}"
             raise SpecError(f"learning_rate: expected a number from {limits}, got {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise SpecError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
+        if self.momentum and self.optimizer not in WITH_MOMENTUM:
+            raise SpecError(
+                f"momentum: expected one of the optimizers {', '.join(WITH_MOMENTUM)}, got {self.optimizer}"
+            )
+        if not 0 <= self.weight_decay <= MAX_FLOAT32:
+            raise SpecError(f"weight_decay: expected a number, 0 or more, got {self.weight_decay}")
+        if self.global_clipnorm is not None and not MIN_FLOAT32 <= self.global_clipnorm <= MAX_FLOAT32:
+            raise SpecError(f"global_clipnorm: expected a number above 0, got {self.global_clipnorm}")
 
     @classmethod
     def of(
@@ -67,14 +91,21 @@ class TrialSpec:
         learning_rate: float | None = None,
         schedule: str | None = None,
         precision: str = "float32",
-        hidden_units: int | None = None,
         validation_percent: int = 10,
+        source_sha256: str | None = None,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        global_clipnorm: float | None = None,
+        **arguments: Any,
     ) -> TrialSpec:
-        require_known("model", model, MODELS)
-        optimizer = optimizer or MODELS[model].optimizer
+        """Return a spec with the defaults of its model. `arguments` are those of the function that builds the model."""
+        if source_sha256 is None:
+            require_known("model", model, MODELS)
+        entry = entry_of(model)
+        optimizer = optimizer or entry.optimizer
         require_known("optimizer", optimizer, OPTIMIZERS)
         if learning_rate is None:
-            default = MODELS[model].learning_rate if optimizer == MODELS[model].optimizer else None
+            default = entry.learning_rate if optimizer == entry.optimizer else None
             learning_rate = default or OPTIMIZERS[optimizer]
         return cls(
             model=model,
@@ -84,11 +115,23 @@ class TrialSpec:
             global_batch_size=global_batch_size,
             optimizer=optimizer,
             learning_rate=learning_rate,
-            schedule=MODELS[model].schedule if schedule is None else schedule,
+            schedule=entry.schedule if schedule is None else schedule,
             precision=precision,
-            hidden_units=MODELS[model].hidden_units if hidden_units is None else hidden_units,
             validation_percent=validation_percent,
+            arguments={**{name: size.default for name, size in entry.arguments.items()}, **arguments},
+            source_sha256=source_sha256,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            global_clipnorm=global_clipnorm,
         )
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> TrialSpec:
+        """Return the spec that `asdict` made a record of. Raises SpecError, TypeError or AttributeError for another."""
+        fields = dict(record)
+        if "hidden_units" in fields:  # it was written before models had arguments
+            fields["arguments"] = {"hidden_units": fields.pop("hidden_units")}
+        return cls(**fields)
 
     @property
     def id(self) -> str:
@@ -103,7 +146,7 @@ class TrialSpec:
     @property
     def cost(self) -> float:
         """Roughly how long the trial takes, compared with other trials of the run."""
-        return MODELS[self.model].cost * self.epochs
+        return entry_of(self.model).cost * self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,19 +195,57 @@ class Assignment:
 
     spec: TrialSpec
     checkpoint: bytes | None = None  # the newest one of an earlier attempt
+    source: ModelFile | None = None  # the file that defines its model, unless the model is in the catalog
     # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. Not a point
     # in time, since the clocks of two machines may differ.
     seconds: float = math.inf
 
 
-def trial_grid(models: Iterable[str], seeds: Iterable[int], **shared: Any) -> list[TrialSpec]:
-    """Return a trial for each model and seed, ordered by model. `shared` are arguments of `TrialSpec.of`.
+def entry_of(model: str) -> ModelEntry:
+    """Return the entry of a model in the catalog, or the defaults of all other models."""
+    return MODELS.get(model, USER_MODEL)
+
+
+def trial_grid(
+    models: Iterable[str],
+    seeds: Iterable[int],
+    *,
+    sources: Mapping[str, ModelFile] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    **shared: Any,
+) -> list[TrialSpec]:
+    """Return a trial for each model and seed, ordered by model.
+
+    Args:
+        sources: the Python files that define models which are not in the catalog, by model.
+        arguments: of the functions that build the models; each for the models that have an argument of that name.
+        shared: other arguments of `TrialSpec.of`.
 
     Raises:
-        SpecError: a value is out of range, there is no model or seed, or one is given twice.
+        SpecError: a value is out of range, no model has an argument, there is no model or seed, or one is given twice.
     """
-    seeds = list(seeds)
-    trials = [TrialSpec.of(model, seed=seed, **shared) for model in models for seed in seeds]
+    models, seeds, given, sources = list(models), list(seeds), arguments or {}, sources or {}
+
+    def accepts(model: str, argument: str) -> bool:
+        if model in sources:
+            return sources[model].accepts(model, argument)
+        return argument in entry_of(model).arguments
+
+    for name in given:
+        if models and not any(accepts(model, name) for model in models):
+            have = ", ".join(sorted({name for model in models for name in entry_of(model).arguments})) or "none"
+            raise SpecError(f"{name}: expected an argument of {' or '.join(models)}, got another; arguments: {have}")
+    trials = [
+        TrialSpec.of(
+            model,
+            seed=seed,
+            source_sha256=sources[model].sha256 if model in sources else None,
+            **{name: value for name, value in given.items() if accepts(model, name)},
+            **shared,
+        )
+        for model in models
+        for seed in seeds
+    ]
     repeated = [trial_id for trial_id, count in Counter(trial.id for trial in trials).items() if count > 1]
     if repeated:
         raise SpecError(f"models and seeds: expected each once, got {', '.join(repeated)} more than once")
@@ -181,3 +262,25 @@ def by_cost(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
 def _require_whole(field: str, value: object, minimum: int, maximum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
         raise SpecError(f"{field}: expected a whole number from {minimum} to {maximum}, got {value!r}")
+
+
+def _check_sizes(model: str, arguments: Mapping[str, object]) -> None:
+    """Raise SpecError unless the arguments are those of a model of the catalog, each in its range."""
+    sizes = MODELS[model].arguments
+    if set(arguments) != set(sizes):
+        raise SpecError(f"{model}: expected the arguments {', '.join(sizes)}, got {', '.join(map(str, arguments))}")
+    for name, size in sizes.items():
+        _require_whole(name, arguments[name], 1, size.maximum)
+
+
+def _check_arguments(arguments: Mapping[str, object]) -> None:
+    if len(arguments) > MAX_ARGUMENTS:
+        raise SpecError(f"model_arg: expected at most {MAX_ARGUMENTS} arguments, got {len(arguments)}")
+    for name, value in arguments.items():
+        if not MODEL_NAME.fullmatch(name):
+            raise SpecError(f"model_arg: expected the name of an argument, got {name[:100]!r}")
+        if isinstance(value, str) and len(value) <= MAX_ARGUMENT_LENGTH:
+            continue
+        if not isinstance(value, bool | int | float) or not abs(value) <= MAX_ARGUMENT:
+            expected = f"a number up to {MAX_ARGUMENT:g}, true, false or a short text"
+            raise SpecError(f"model_arg: {name}: expected {expected}, got {str(value)[:100]!r}")

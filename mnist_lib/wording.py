@@ -20,3 +20,9 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(rounded, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's message that says something, or the name of its type."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__)[:300]

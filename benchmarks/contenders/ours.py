@@ -6,7 +6,7 @@ from stopwatch import BATCH_SIZE, HIDDEN_UNITS, digits, measure
 
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
-from mnist_lib.models.model import build_model
+from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.spec import Resources, TrialSpec
 from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates

@@ -36,7 +36,7 @@ TABLE = (
     ExitCode(0, "everything succeeded", "no"),
     # When Ray loses the driver's node, it ends the driver with exit code 1 and prints no error code.
     ExitCode(1, "a bug in this program, or Ray ended the driver", "yes"),
-    ExitCode(2, "the command line, the configuration or the pictures are invalid", "no"),
+    ExitCode(2, "the command line, the configuration, a model file or the pictures are invalid", "no"),
     ExitCode(3, "the dataset is missing or damaged", "no"),
     ExitCode(4, "no node has the free resources that a trial needs", "yes"),
     ExitCode(5, "every trial failed", "once"),
@@ -55,6 +55,7 @@ ERRORS = {
     "E-USAGE": ErrorCode(2, "an option or its value is invalid"),
     "E-CRON": ErrorCode(2, "the cron expression is invalid or never matches"),
     "E-IMAGE": ErrorCode(2, "none of the files is a picture that can be read"),
+    "E-MODEL": ErrorCode(2, "the Python file of a model is invalid, or is not trusted"),
     "E-DATA": ErrorCode(3, "the dataset is damaged or differs from the expected one"),
     "E-DATA-MISSING": ErrorCode(3, "the dataset is not on this machine and cannot be downloaded"),
     "E-DATA-CHECKSUM": ErrorCode(3, "a source file differs from its checksum"),

@@ -32,6 +32,7 @@ def option(
     short: Sequence[str] = (),
     positional: bool = False,
     several: bool = False,
+    repeated: bool = False,
 ) -> Any:
     """Return the dataclass field of one option.
 
@@ -40,9 +41,18 @@ def option(
         short: one-letter names, such as `-v`.
         positional: whether the value is given without the option's name; it may be omitted.
         several: whether a positional option takes all remaining words.
+        repeated: whether the option can be given several times, of which each adds to its value, a mapping.
     """
-    given = {"help": help, "parse": parse, "metavar": metavar, "short": short}
-    return dataclasses.field(default=default, metadata={**given, "positional": positional, "several": several})
+    given: dict[str, Any] = {"help": help, "parse": parse, "metavar": metavar, "short": short}
+    given |= {"positional": positional, "several": several, "repeated": repeated}
+    return dataclasses.field(default=default, metadata=given)
+
+
+class _Add(argparse.Action):
+    """Adds a mapping to the one that the option already has."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **values})
 
 
 class _Help(argparse.HelpFormatter):
@@ -100,6 +110,8 @@ def parser(
         common |= {"type": given["parse"], "metavar": given["metavar"]}
         if given["positional"]:
             made.add_argument(field.name, nargs="*" if given["several"] else "?", **common)
+        elif given["repeated"]:
+            made.add_argument(name, action=_Add, **common)
         else:
             made.add_argument(name, **common)
     return made
@@ -192,6 +204,8 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={word}" for name, word in value.items())
     if not isinstance(value, list | tuple):
         return str(value)
     is_one_number = len(value) == 1 and isinstance(value[0], int)

@@ -1,8 +1,9 @@
 """Parsers of option values. Each takes the text of the command line or a value of a YAML file."""
 
 import argparse
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,25 @@ def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
     if isinstance(value, list | tuple):
         return tuple(map(whole_number, value))
     return whole_number(value)
+
+
+def named_values(value: Any) -> Mapping[str, Any]:
+    """Return the values in "width=64,activation=relu" or in a mapping: whole numbers, numbers, true, false or text."""
+    if isinstance(value, Mapping):
+        return value
+    parts = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", str(value))]
+    if not all(name.strip() and equals for name, equals, _ in parts):
+        raise _UnreadableError(f"expected NAME=VALUE, such as width=64, got {value!r}")
+    return {name.strip(): _plain(text.strip()) for name, _, text in parts}
+
+
+def _plain(text: str) -> int | float | bool | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def whole_number(value: Any) -> int:

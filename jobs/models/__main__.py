@@ -1,5 +1,6 @@
 """`python -m jobs.models COMMAND`: list, compare, verify, promote, export and delete stored versions."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ def models(arguments: Sequence[str]) -> int:
     name, others = split_subcommand("python -m jobs.models", about, arguments)
     kind, command = COMMANDS[name]
     given = parse(f"jobs.models {name}", kind, others)
-    with step(f"running {name}"):
+    with step(f"running {name}"), contextlib.redirect_stdout(sys.stderr):  # what a user's model prints
         result = command(given, open_storage(given.storage))
     print_result(json.dumps(result.document, indent=2) if given.json else as_text(printable(result.text)))
     if result.afterwards is not None:

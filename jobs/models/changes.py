@@ -8,13 +8,13 @@ from jobs.console.values import moment
 from jobs.models.options import CollectOptions, PromoteOptions, RollbackOptions
 from jobs.train.reporting import write_index
 from mnist_lib.api import LATEST, NUMBER, find_version
-from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import champions
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.runs import INDEX
+from mnist_lib.store.versions import model_names
 from mnist_lib.wording import counted
 
 
@@ -22,7 +22,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     when, max_class_drop = "always" if options.always else "if-better", options.max_class_drop
     rule = Rule(when=when, alpha=options.alpha, min_accuracy=options.min_accuracy, max_class_drop=max_class_drop)
     name = options.version
-    if name in MODELS:
+    if name in model_names(objects):
         raise SpecError(
             f"version: expected {name}@{LATEST} or a number such as {name}@3, got {name}, which is already the champion"
         )
@@ -35,7 +35,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     if options.model is None:
         raise SpecError("model: expected the model to roll back, got none; for example: jobs.models rollback keras")
-    (model,) = options.models
+    (model,) = options.models(objects)
     record = champions.rollback(objects, model, _target(objects, model, options.to))
     text = f"{model}@{record.version} is the champion: {record.why}"
     return CommandResult(asdict(record), text, afterwards=partial(_update_index, objects))
@@ -66,7 +66,7 @@ def _target(objects: Objects, model: str, to: str | None) -> int | None:
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     if options.keep is None or options.keep < 1:
         raise SpecError(f"keep: expected a number of versions, 1 or more, got {options.keep}; for example: gc --keep 5")
-    found = {model: collect(objects, model, options.keep, dry_run=options.dry_run) for model in options.models}
+    found = {model: collect(objects, model, options.keep, dry_run=options.dry_run) for model in options.models(objects)}
     would = "would be " if options.dry_run else ""
     texts = {
         "deleted": f"{would}deleted: old version",

@@ -38,7 +38,7 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
         import_keras(gpus=False)
     from mnist_lib.export.loading import compare_with_stored, load, load_trusted
 
-    predict = (load_trusted if options.trust else load)(objects, version)
+    predict = load_trusted(objects, version) if options.trust else load(objects, version, options.model_file)
     found = compare_with_stored(
         stored, predict, tested_split(version, data_of(version, options.dataset, **options.source()))
     )
@@ -61,7 +61,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
         return load_dataset(data_of(version, options.dataset, **options.source()))
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
-    found = reproduction.reproduce(objects, version, load, cpus, code)
+    found = reproduction.reproduce(objects, version, load, cpus, code, options.model_file)
     again, stored, low, high = map(percent, (found.again.value, found.stored.value, *found.stored.interval()))
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
     verdicts = {
@@ -95,7 +95,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     dataset = load_dataset(data_of(version, options.dataset, **options.source()))
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
     with quietly():
-        found = formats.export(build(StoredModel.read(objects, version)), form, target, images)
+        found = formats.export(build(StoredModel.read(objects, version, options.model_file)), form, target, images)
     text = (
         f"{version.name} is in {found.path} ({found.bytes:,} bytes).\n"
         f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e})."

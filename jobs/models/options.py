@@ -8,11 +8,18 @@ from jobs.console.options import option
 from jobs.console.values import folder, moment, number, whole_number
 from jobs.train.options import STORAGE_HELP
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.promotion import Rule
+from mnist_lib.store.versions import model_names
 
+MODEL_HELP = f"{', '.join(MODELS)}, or your own"
 VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) or keras@3 (version 3)"
 
 
+MODEL_FILE_HELP = (
+    "Python file of your own model, whose code is run if it is that of the version (default: only files from which"
+    " models were trained here)"
+)
 VERSION_DATASET_HELP = "dataset of the version, if it is not of the catalog: a folder of pictures or tfds:NAME"
 
 
@@ -26,13 +33,14 @@ class StoreOptions:
 class ModelOptions(StoreOptions):
     """List every version with its test accuracy, and mark the champions."""
 
-    model: str | None = option(None, f"model: {', '.join(MODELS)} (default: all)", str, "MODEL", positional=True)
+    model: str | None = option(None, f"model: {MODEL_HELP} (default: all)", str, "MODEL", positional=True)
 
-    @property
-    def models(self) -> list[str]:
+    def models(self, objects: Objects) -> list[str]:
+        """Return the given model, or all. Raises SpecError if it is neither in the catalog nor in the storage."""
+        names = model_names(objects)
         if self.model is None:
-            return list(MODELS)
-        require_known("model", self.model, MODELS)
+            return names
+        require_known("model", self.model, names)
         return [self.model]
 
 
@@ -89,7 +97,7 @@ class PromoteOptions(StoreOptions):
 class RollbackOptions(ModelOptions):
     """Make an earlier version the champion again."""
 
-    model: str | None = option(None, f"required: model, one of {', '.join(MODELS)}", str, "MODEL", positional=True)
+    model: str | None = option(None, f"required: model: {MODEL_HELP}", str, "MODEL", positional=True)
     to: str | None = option(
         None, "version number, or a time when it was the champion (default: the previous champion)", str, "N|TIME"
     )
@@ -118,6 +126,7 @@ class CollectOptions(ModelOptions):
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(SourceOptions, VersionOptions):
     dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR|tfds:NAME")
+    model_file: Path | None = option(None, MODEL_FILE_HELP, folder, "FILE.py")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,13 @@ from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
 from jobs.models.options import ChampionOptions, DiffOptions, HistoryOptions, ModelOptions, ShowOptions, VerifyOptions
 from mnist_lib.api import NUMBER, find_version, require_version
-from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.store.champions import Champion, champion, champion_at, history
 from mnist_lib.store.contents import Comparison, accuracy_of_version, compare
 from mnist_lib.store.runs import REPORT, RunFolder
-from mnist_lib.store.versions import Version, find, find_all, verify, verify_copy, version_folder
+from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder
 from mnist_lib.wording import counted, percent
 
 MAX_IMAGES_SHOWN = 10  # by `diff`, without --json
@@ -28,7 +27,7 @@ MAX_IMAGES_SHOWN = 10  # by `diff`, without --json
 def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
-    for model in options.models:
+    for model in options.models(objects):
         in_use = 0
         try:
             current = champion(objects, model)
@@ -74,7 +73,7 @@ def diff(options: DiffOptions, objects: Objects) -> CommandResult:
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
     at = options.at
-    found = {m: champion(objects, m) if at is None else champion_at(objects, m, at) for m in options.models}
+    found = {m: champion(objects, m) if at is None else champion_at(objects, m, at) for m in options.models(objects)}
     lines = [f"{model}@{record.version} since {record.at}: {record.why}" for model, record in found.items() if record]
     document = {model: asdict(record) for model, record in found.items() if record}
     return CommandResult(document, "\n".join(lines) or f"There {'is' if at is None else 'was'} no champion.")
@@ -84,7 +83,7 @@ def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
     document: dict[str, list[dict[str, Any]]] = {}
     lines: list[str] = []
     damaged = False
-    for model in options.models:
+    for model in options.models(objects):
         for record in history(objects, model):
             entries = document.setdefault(model, [])
             if isinstance(record, IntegrityError):
@@ -113,11 +112,11 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
     what = options.what
     if what is not None and (is_url(what) or os.sep in what):
         check(what, verify_copy, open_storage(what))
-    elif what is not None and not (options.all and what in MODELS):
+    elif what is not None and not (options.all and "@" not in what):
         version = find_version(objects, what)
         check(version.name, verify, objects, version)
     else:
-        for model in MODELS if what is None else [what]:
+        for model in ModelOptions(model=what).models(objects):
             log = history(objects, model)
             damaged |= {f"champions of {model}": str(record) for record in log if isinstance(record, IntegrityError)}
             numbers = {record.version for record in log[-1:] if isinstance(record, Champion)}
@@ -126,7 +125,7 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
             for number in sorted(numbers):
                 check(f"{model}@{number}", _verify_number, objects, model, number)
     lines = [*damaged.values(), f"{counted(len(whole), 'version')} intact, {len(damaged):,} damaged."]
-    if not options.all and (what is None or what in MODELS):
+    if not options.all and (what is None or what in model_names(objects)):
         lines.append("Only champions were checked; --all checks every version.")
     code = exit_codes.INTEGRITY if damaged else exit_codes.DONE
     return CommandResult({"whole": whole, "damaged": damaged}, "\n".join(lines), code)
@@ -196,7 +195,7 @@ def _pairs(options: DiffOptions, objects: Objects) -> list[tuple[Version, Versio
     if not (NUMBER.fullmatch(one) and NUMBER.fullmatch(other)):
         return [(find_version(objects, one), find_version(objects, other))]
     pairs = []
-    for model in MODELS:
+    for model in model_names(objects):
         first, second = (find(objects, model, int(number)) for number in (one, other))
         if first and second:
             pairs.append((first, second))

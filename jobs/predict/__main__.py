@@ -49,7 +49,7 @@ def predict(arguments: Sequence[str]) -> int:
     options.check()
     objects = open_storage(options.storage)
     version = find_version(objects, options.model) if options.model else best_champion(objects)
-    stored = StoredModel.read(objects, version)
+    stored = StoredModel.read(objects, version, options.model_file)
     tested = accuracy_of_version(version)
     dataset = version.about["dataset"]["name"]
     log.info("predicting with %s, whose test accuracy on %s is %s", version.name, dataset, percent(tested.value))
@@ -112,7 +112,7 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
 
 def _built(stored: StoredModel) -> "Predict":
     """Load and compile the model."""
-    with step(f"loading {stored.name}"):
+    with step(f"loading {stored.name}"), contextlib.redirect_stdout(sys.stderr):  # what a user's model prints
         import_keras(gpus=False)
         from mnist_lib.export.loading import build, predictor
 

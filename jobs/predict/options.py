@@ -8,7 +8,7 @@ from jobs.console.datasets import DATA_DIR_HELP, DATA_SOURCE_HELP
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
 from jobs.console.values import existing_folder, folder, number, user_path, whole_number
-from jobs.models.options import VERSION_DATASET_HELP, VERSION_HELP
+from jobs.models.options import MODEL_FILE_HELP, VERSION_DATASET_HELP, VERSION_HELP
 from jobs.train.options import STORAGE_HELP
 from mnist_lib.spec import MAX_SEED
 
@@ -25,6 +25,7 @@ class PredictOptions:
         (), "picture files, or folders of picture files", user_path, "PICTURE", positional=True, several=True
     )
     model: str | None = option(None, f"version, {VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
+    model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py")
     as_is: bool = option(
         False, "do not crop or invert pictures, which must show light digits on dark; only make them grey and resize"
     )

@@ -17,7 +17,15 @@ from jobs.console.options import parse, split_at_dashes, split_subcommand
 from jobs.console.output import CommandResult, log_to_stderr, print_result, print_stderr, run_command
 from jobs.retrain.emit import emit
 from jobs.retrain.notices import Notifier, events_of, notice_of
-from jobs.retrain.options import EmitOptions, HistoryOptions, RetrainOptions, StatusOptions, check_train, train_flags
+from jobs.retrain.options import (
+    EmitOptions,
+    HistoryOptions,
+    RetrainOptions,
+    StatusOptions,
+    check_train,
+    require_trusted,
+    train_flags,
+)
 from jobs.retrain.status import sentence_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
 from mnist_lib.clock import SystemClock, text_of
@@ -54,6 +62,8 @@ def command(arguments: Sequence[str]) -> int:
     options: RetrainOptions = parse(f"jobs.retrain {name}".strip(), kind, own, hidden=kind.HIDDEN)
     options.check()
     flags = train_flags(options, after_dashes)
+    if name in ("", "emit"):
+        require_trusted(flags, after_dashes)
     if not name:
         return _retrain(options, flags)
     result = COMMANDS[name][1](options, flags)

@@ -12,6 +12,7 @@ from jobs.console.exit_codes import TABLE, UsageError
 from jobs.console.options import flags_of
 from jobs.console.output import CommandResult
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train
+from jobs.train.options import TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.objects.storage import is_url
 
@@ -23,7 +24,7 @@ FINAL_EXIT_CODES = tuple(row.number for row in TABLE if row.number and row.retry
 
 def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
     """Return the contents of each configuration file; `flags` is the command line of jobs.train."""
-    check_train(flags)
+    train = check_train(flags)
     schedulers: dict[str, Callable[[], dict[str, str]]] = {
         "crontab": lambda: {"crontab": crontab(_timer(options, flags, here=True))},
         "systemd": lambda: units(_timer(options, flags, here=True)),
@@ -33,9 +34,28 @@ def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
     if options.scheduler is None:
         raise UsageError(f"scheduler: expected one of {', '.join(schedulers)}, got none; name one after emit")
     require_known("scheduler", options.scheduler, schedulers)
+    if options.scheduler in ("kubernetes", "raycronjob"):
+        _require_in_container(train)
     files = schedulers[options.scheduler]()
     text = "\n".join(f"# --- {name} ---\n{content}" if len(files) > 1 else content for name, content in files.items())
     return CommandResult(files, text.rstrip())
+
+
+def _require_in_container(train: TrainOptions) -> None:
+    """Raise UsageError if the run needs a file of this machine, which a container does not have."""
+    own: dict[str, Sequence[object]] = {
+        "models": [*train.model_files],
+        "dataset": [folder] if (folder := train.data().folder) else [],
+        "tfds_import": [train.tfds_import] if train.tfds_import else [],
+        "data_source": [train.data_source] if train.data_source else [],
+    }
+    for name, values in own.items():
+        if values:
+            got = ", ".join(map(str, values))
+            raise UsageError(
+                f"{name}: expected nothing of this machine, since the manifest mounts none of it, got {got}; name a"
+                " bucket, or add it to the image and to the manifest by hand"
+            )
 
 
 def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:

@@ -153,6 +153,12 @@ def train_flags(options: RetrainOptions, after_dashes: Sequence[str]) -> list[st
     return [*flags_of(options.train or {}), *after_dashes]
 
 
+def require_trusted(flags: Sequence[str], after_dashes: Sequence[str]) -> None:
+    """Raise ModelError if the configuration file names a model file whose code the user has not asked to run."""
+    given: TrainOptions = parse("jobs.retrain --", TrainOptions, flags)
+    given.require_trusted(after_dashes)
+
+
 def check_train(flags: Sequence[str]) -> TrainOptions:
     """Return the options of jobs.train. Raises UsageError or SpecError for options that every run would refuse."""
     given: TrainOptions = parse("jobs.retrain --", TrainOptions, flags)

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, tzinfo
 
 from jobs.console.output import CommandResult, as_text, printable, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
-from mnist_lib.catalog import MODELS
 from mnist_lib.clock import moment_of
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
@@ -16,6 +15,7 @@ from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.policy import missed_text
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.champions import Champion, history
+from mnist_lib.store.versions import model_names
 from mnist_lib.wording import duration, percent
 
 NEXT_SLOTS = 3
@@ -112,7 +112,7 @@ def _causes(entry: Entry) -> list[str]:
 
 def _champions(objects: Objects, schedule: str) -> list[Champion]:
     """Return the champions that runs of a schedule produced, the oldest first."""
-    records = itertools.chain.from_iterable(history(objects, model) for model in MODELS)
+    records = itertools.chain.from_iterable(history(objects, model) for model in model_names(objects))
     run = re.compile(rf"{re.escape(schedule)}-\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
     own = [record for record in records if isinstance(record, Champion) and run.fullmatch(record.run)]
     return sorted(own, key=lambda record: record.at)

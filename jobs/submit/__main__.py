@@ -18,6 +18,7 @@ from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
 from jobs.train.options import TrainOptions
 from mnist_lib.data.listing import list_folder
+from mnist_lib.model_file import in_folder, path_of
 from mnist_lib.objects.storage import check_storage, is_url
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.wording import counted
@@ -56,7 +57,10 @@ def command(arguments: Sequence[str]) -> int:
         return run(parse(f"jobs.submit {name}", kind, others))
     own, train = split_at_dashes(arguments)
     options: SubmitOptions = parse("jobs.submit", SubmitOptions, own)
-    return _submit(options, with_config_inline(train))
+    inline = with_config_inline(train)
+    given: TrainOptions = parse("jobs.submit --", TrainOptions, inline)
+    given.require_trusted(train)
+    return _submit(options, inline)
 
 
 def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
@@ -120,6 +124,12 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
         flags.append(f"--tfds-import={SENT}/{options.tfds_import.name}")
         if not options.tfds_import.is_file():
             raise exit_codes.UsageError(f"tfds_import: expected a file, got {options.tfds_import}; check its path")
+    if options.model_files:
+        paths = [path for model in options.models if (path := path_of(model))]
+        own |= {f"{SENT}/{path.name}": path for path in paths}
+        if len({path.name for path in paths}) < len(set(paths)):
+            raise exit_codes.UsageError("models: expected files with different names, to send them with the job")
+        flags.append("--models=" + ",".join(in_folder(model, SENT) for model in options.models))
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
         own |= {f"{SENT}/{data.name}/{file.path}": data.folder / file.path for file in list_folder(data.folder).files}

@@ -6,7 +6,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mnist_lib.clock import moment_of, now_text
 from mnist_lib.data.availability import describe_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError
+from mnist_lib.model_file import ModelFile, in_folder, trust
 from mnist_lib.objects.lease import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
@@ -53,6 +54,7 @@ def train(arguments: Sequence[str]) -> int:
     if options.resume is not None:
         options = _options_of(options, arguments)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
+    options.require_trusted(arguments)
     trials = options.trials()
     options.check()
     options.check_data_dir()
@@ -109,6 +111,7 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
         summary = folder.summary()
         if summary is None:
             _check_data(options)
+            _trust(options.model_files.values())
             command = ["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage]
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
             summary = train_trials(options, trials, begin, folder, code, advice)
@@ -117,6 +120,14 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
             finish(folder, trials, options)
     _print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder), submitted)
     return _exit_code(summary)
+
+
+def _trust(files: Collection[ModelFile]) -> None:
+    """Note that versions of these models may run their code later, when their files may have changed."""
+    try:
+        trust(files)
+    except (OSError, RuntimeError) as error:
+        log.warning("stored models can only be used with --model-file, since the list of trusted files: %s", error)
 
 
 def _check_data(options: TrainOptions) -> None:
@@ -155,9 +166,10 @@ def _storage(storage: str, lease: str | None, submitted: bool) -> Objects:
 
 def _configuration(options: TrainOptions) -> dict[str, Any]:
     """Return the options of the run as in a --config file, without those that concern only this process."""
-    left_out = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "quiet", "verbose")
+    left_out = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
     folder = options.data().folder
     options = replace(options, dataset=str(folder)) if folder else options  # for a command in another folder
+    options = replace(options, models=tuple(map(in_folder, options.models)))
     plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
     return {name: value for name, value in plain.items() if value is not None and name not in left_out}
 

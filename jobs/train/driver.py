@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from cluster.connection.session import end_children, end_of_node
@@ -20,13 +21,14 @@ from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.display import display
 from jobs.train.options import TrainOptions
-from jobs.train.planning import connected, plan_of
+from jobs.train.planning import connected, models_to_check, plan_of
 from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
 from mnist_lib.clock import now_text
 from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.errors import IntegrityError
+from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
@@ -75,14 +77,17 @@ def _run(
     options: TrainOptions, trials: Sequence[TrialSpec], deadline: float, folder: RunFolder, code: Mapping[str, Any]
 ) -> dict[str, Any]:
     begin, shown = time.monotonic(), not options.quiet
-    images, info = start_beside_driver(worker.prepare_dataset, options.data(), num_returns=2)
+    images, info = start_beside_driver(
+        worker.prepare_dataset, options.data(), models_to_check(options, trials), num_returns=2
+    )
     folder.append_history({"event": "driver", "trial": ""})
     with Recorder(folder, trials) as recorder:
         if recorder.unfinished:
             plan = _plan(options, len(recorder.unfinished))
             limits, resources = options.limits(), options.resources(plan.cpus, plan.gpus)
             lanes = RayLanes(worker.run_lane, plan, limits, [images], resources, options.pace())
-            with fan_out_of(lanes, limits, plan, recorder, deadline, options.max_concurrent) as fan_out:
+            files = options.model_files
+            with fan_out_of(lanes, limits, plan, recorder, deadline, options.max_concurrent, files=files) as fan_out:
                 facts, prepared = _prepared(folder, info, options), time.monotonic()
                 progress = RunProgress(trials, recorder.rows, plan.lanes, deadline)
                 with display(progress, shown=shown) as show:
@@ -161,16 +166,19 @@ def fan_out_of(
     deadline: float = math.inf,
     max_lanes: int | None = None,
     clock: Clock = time,
+    files: Mapping[str, ModelFile] = MappingProxyType({}),
 ) -> FanOut:
     """Start lanes for the unfinished trials of a run.
 
     Args:
         deadline: the Unix time after which no further epoch is trained.
         max_lanes: the maximum number of lanes; None for as many as fit.
+        files: those that define models, by model.
     """
 
     def payload(spec: TrialSpec, rounds: int) -> Assignment:
-        return Assignment(spec, recorder.checkpoint(spec.id), (deadline - time.time()) / rounds)
+        seconds = (deadline - time.time()) / rounds
+        return Assignment(spec, recorder.checkpoint(spec.id), files.get(spec.model), seconds)
 
     fan_out = FanOut(cluster, limits, plan, payload, max_lanes=max_lanes, is_full=lambda: recorder.is_full, clock=clock)
     fan_out.submit(by_cost(recorder.unfinished))

@@ -3,6 +3,7 @@
 Ranges are checked by the types that are made from the options: `TrialSpec`, `Resources`, `Limits`, `Pace`, `Rule`.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from jobs.console.values import (
     existing_folder,
     folder,
     moment,
+    named_values,
     number,
     seeds,
     whole_number,
@@ -26,10 +28,14 @@ from jobs.console.values import (
 from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from mnist_lib.clock import moment_of
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import SpecError
+from mnist_lib.errors import ModelError, SpecError
+from mnist_lib.model_file import ModelFile, files_of, is_trusted, name_of
 from mnist_lib.spec import MAX_SEED, Pace, Resources, TrialSpec, trial_grid
 from mnist_lib.store.promotion import WHEN, Rule
 
+MODELS_HELP = (
+    f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
+)
 STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
 
 
@@ -42,7 +48,15 @@ class TrainOptions(DataOptions):
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
     data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")  # of the node that prepares the dataset
-    models: tuple[str, ...] = option(("keras", "scratch"), f"models to train: {', '.join(MODELS)}", comma_list, "A,B")
+    models: tuple[str, ...] = option(("keras", "scratch"), MODELS_HELP, comma_list, "A,B")
+    model_arg: Mapping[str, Any] | None = option(
+        None,
+        "argument of the function that builds a model, such as width=64; can be repeated",
+        named_values,
+        "NAME=VALUE",
+        repeated=True,
+    )
+    trust: bool = option(False, "run the code of a model file that a --config file names; only on the command line")
     seeds: tuple[int, ...] | int = option(1, "number of seeds, or a list of seeds, such as 4,8", seeds, "N|A,B")
     seed: int = option(0, "first seed, if --seeds is a number", whole_number, "N")
     epochs: int = option(5, "passes over the training images", whole_number, "N")
@@ -56,8 +70,17 @@ class TrainOptions(DataOptions):
     schedule: str | None = option(
         None, f"learning-rate schedule. {_list(SCHEDULES)} (default: that of the model)", str, "NAME"
     )
+    momentum: float = option(0.0, "momentum of the optimizers sgd and rmsprop", number, "X")
+    weight_decay: float = option(
+        0.0, "share of each weight that a step removes, times the learning rate (decoupled weight decay)", number, "X"
+    )
+    global_clipnorm: float | None = option(
+        None, "maximum norm of all gradients of a step together (default: no limit)", number, "X"
+    )
     precision: str = option("float32", f"number format of training: {', '.join(PRECISIONS)}", str, "NAME")
-    hidden_units: int | None = option(None, "units of the hidden layer (default: that of the model)", whole_number, "N")
+    hidden_units: int | None = option(
+        None, "units of the hidden layer, as --model-arg hidden_units=N (default: that of the model)", whole_number, "N"
+    )
     validation_percent: int = option(
         10, "percentage of training images held out to select the epoch and the trial to store", whole_number, "N"
     )
@@ -130,10 +153,13 @@ class TrainOptions(DataOptions):
     verbose: bool = option(False, "print every epoch, and the traceback of an error", short=["-v"])
 
     def trials(self) -> list[TrialSpec]:
-        """Return the trials. Raises SpecError for an invalid value."""
+        """Return the trials. Raises SpecError for an invalid value, ModelError for an invalid model file."""
+        units = {} if self.hidden_units is None else {"hidden_units": self.hidden_units}
         return trial_grid(
-            self.models,
+            map(name_of, self.models),
             self._seeds(),
+            sources=self.model_files,
+            arguments={**(self.model_arg or {}), **units},
             dataset=self.data().name,
             epochs=self.epochs,
             global_batch_size=self.batch_size,
@@ -141,9 +167,31 @@ class TrainOptions(DataOptions):
             learning_rate=self.learning_rate,
             schedule=self.schedule,
             precision=self.precision,
-            hidden_units=self.hidden_units,
             validation_percent=self.validation_percent,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            global_clipnorm=self.global_clipnorm,
         )
+
+    @functools.cached_property
+    def model_files(self) -> Mapping[str, ModelFile]:
+        """The files of the models that are given as FILE.py:FUNCTION, by model. Raises ModelError for a bad one."""
+        return files_of(self.models)
+
+    def require_trusted(self, arguments: Sequence[str]) -> None:
+        """Raise ModelError if a configuration file names a model file whose code the user has not asked to run.
+
+        Args:
+            arguments: the command line.
+        """
+        flags = {word.partition("=")[0] for word in arguments}
+        if flags.isdisjoint(("--models", "--trust")):
+            for model, file in self.model_files.items():
+                if not is_trusted(file.sha256):
+                    raise ModelError(
+                        f"models: {model} is code in {file.name}, which a configuration file names; add --trust to the"
+                        " command line to run it"
+                    )
 
     def resources(self, cpus: int, gpus: int) -> Resources:
         """Return the resources of one trial. Raises SpecError for an invalid value."""

@@ -3,7 +3,7 @@
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from jobs.train.options import TrainOptions
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import DatasetInfo
+from mnist_lib.model_file import ModelFile
 from mnist_lib.results import EpochDone, Started, TrialFailure
 from mnist_lib.spec import Assignment, Pace, TrialSpec, by_cost
 from mnist_lib.wording import counted
@@ -54,6 +55,10 @@ class Forecast:
         return [trial.id for trial in by_cost(self.trials)]
 
     @property
+    def _files(self) -> Mapping[str, ModelFile]:
+        return self.options.model_files
+
+    @property
     def why(self) -> str:
         count, fitting = len(self.trials), self.plan.lanes
         if fitting < count:
@@ -69,6 +74,7 @@ class Forecast:
         return {
             "lanes": self.plan.lanes,
             "order": self.order,
+            "models": {model: {"file": file.name, "sha256": file.sha256} for model, file in self._files.items()},
             "cpus": self.plan.cpus,
             "gpus": self.plan.gpus,
             "nodes_per_trial": self.plan.nodes,
@@ -85,6 +91,7 @@ class Forecast:
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             f"order: {', '.join(self.order)}",
+            *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in self._files.items()),
         ]
         if self.expected:
             rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())
@@ -125,6 +132,12 @@ def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePl
     )
 
 
+def models_to_check(options: TrainOptions, trials: Sequence[TrialSpec]) -> dict[TrialSpec, ModelFile]:
+    """Return a trial of each model of the user's, with the file that defines the model."""
+    one_of_each = {trial.model: trial for trial in trials}
+    return {one_of_each[model]: file for model, file in options.model_files.items() if model in one_of_each}
+
+
 @contextmanager
 def connected(options: TrainOptions) -> Iterator[None]:
     """Join the cluster of --address, or start one."""
@@ -141,11 +154,15 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     if data.entry is not None and not data.entry.embedded:
         data = DataRequest(dataset="mnist-mini", data_dir=options.data_dir)  # its images have the same shape
     specs = [replace(trial, dataset=data.name, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
-    images, info = start_beside_driver(worker.prepare_dataset, data, num_returns=2)
+    images, info = start_beside_driver(worker.prepare_dataset, data, models_to_check(options, specs), num_returns=2)
     limits, one_lane = options.limits(), replace(plan, lanes=1)
     resources = options.resources(plan.cpus, plan.gpus)
     lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, Pace())
-    fan_out = FanOut(lanes, limits, one_lane, lambda spec, rounds: Assignment(spec), max_lanes=1)
+
+    def assignment(spec: TrialSpec, rounds: int) -> Assignment:
+        return Assignment(spec, source=options.model_files.get(spec.model))
+
+    fan_out = FanOut(lanes, limits, one_lane, assignment, max_lanes=1)
 
     events: list[tuple[float, Any]] = []  # each with its time of arrival
     measuring = step("training each model for a few epochs", shown=not options.quiet)

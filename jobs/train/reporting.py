@@ -10,7 +10,6 @@ import yaml
 
 from jobs.console.options import flags_of
 from jobs.train.options import TrainOptions
-from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects, concurrently
@@ -18,7 +17,7 @@ from mnist_lib.results import Tally
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.contents import accuracy_of_version
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SUMMARY, RunFolder
-from mnist_lib.store.versions import find
+from mnist_lib.store.versions import find, model_names
 
 if TYPE_CHECKING:
     from mnist_lib.report.index import Change, Row
@@ -99,7 +98,7 @@ def is_in_index(objects: Objects, run: str) -> bool:
 def _changes(objects: Objects) -> "Iterator[Change]":
     from mnist_lib.report.index import Change
 
-    for model in MODELS:
+    for model in model_names(objects):
         records = history(objects, model)
         for record in records:
             if isinstance(record, Champion):

@@ -3,8 +3,9 @@
 import os
 import signal
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -14,18 +15,34 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DivergedError, GroupError
+from mnist_lib.model_file import ModelFile
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
-from mnist_lib.spec import Assignment, Group, Pace, Resources
+from mnist_lib.spec import Assignment, Group, Pace, Resources, TrialSpec
 
 OBJECT_STORE_SHARE = 0.7  # of which a dataset may take up
 
 
-def prepare_dataset(request: DataRequest) -> tuple[Any, DatasetInfo]:
-    """Return the dataset, and what the driver needs to know about it."""
+def prepare_dataset(
+    request: DataRequest, models: Mapping[TrialSpec, ModelFile] = MappingProxyType({})
+) -> tuple[Any, DatasetInfo]:
+    """Return the dataset, and what the driver needs to know about it.
+
+    Args:
+        models: one trial of each model of the user's, with the file that defines the model.
+
+    Raises:
+        ModelError: a model cannot be built for the images of the dataset.
+    """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     from mnist_lib.data.prepare import prepare
 
     dataset = prepare(request, max_bytes=OBJECT_STORE_SHARE * _object_store_bytes())
+    if models:
+        import_keras()
+        from mnist_lib.models.building import check_model
+
+        for spec, file in models.items():
+            check_model(spec, dataset.image_shape, len(dataset.classes), file)
     return dataset, dataset.info
 
 

@@ -5,7 +5,7 @@ The architecture is built from this project's code; only numbers come from the s
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.split import Split
-from mnist_lib.errors import IntegrityError, MnistError, SpecError
+from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
+from mnist_lib.model_file import SOURCE_FILE, ModelFile
+from mnist_lib.models.building import build_model, load_module
 from mnist_lib.models.keras_models import KERAS_FILE
-from mnist_lib.models.model import ImageShape, Model, Weights, build_model
+from mnist_lib.models.model import ImageShape, Model, Weights
 from mnist_lib.models.scratch import SGD
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
@@ -43,9 +45,9 @@ class LoadedModel:
     classes: tuple[str, ...]
 
 
-def load(objects: Objects, version: Version) -> Predict:
-    """Return the version as a function that predicts, without running any stored code. Raises the errors of `build`."""
-    return predictor(build(StoredModel.read(objects, version)))
+def load(objects: Objects, version: Version, model_file: Path | None = None) -> Predict:
+    """Return the version as a function that predicts. See `StoredModel.read` for its code, and `build` for errors."""
+    return predictor(build(StoredModel.read(objects, version, model_file)))
 
 
 def predictor(loaded: LoadedModel) -> Predict:
@@ -89,25 +91,33 @@ def build(stored: StoredModel) -> LoadedModel:
 
     Raises:
         IntegrityError: the files are damaged, or are those of another model.
+        ModelError: the code of a user's model fails.
     """
     manifest, files = stored.manifest, stored.files
     try:
-        spec = TrialSpec(**manifest["spec"])
+        spec = TrialSpec.of_record(manifest["spec"])
         height, width, channels = map(int, manifest["dataset"]["image_shape"])
         classes = classes_of(manifest)
-        # Limit the memory that a manifest can claim. No layer of a model is larger than a dense layer on all pixels.
-        largest, size = 4 * height * width * channels * spec.hidden_units, sum(map(len, files.values()))
-        if not 0 < largest <= max(4 * size, MIN_LAYER_LIMIT):
+        # Limit the memory that a manifest can claim. No layer of the catalog's models has more numbers than these.
+        largest, size = 4 * _max_layer(spec.arguments, height * width * channels), sum(map(len, files.values()))
+        if min(height, width, channels) < 1 or largest > max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
         image_shape = (height, width, channels)
-        model = build_model(spec, image_shape, len(classes))
+        model = build_model(spec, image_shape, len(classes), stored.source)
         weights = model.read(files)
         expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
+    except ModelError:
+        raise
     except (MnistError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"{stored.name}: {error}") from error
     if got != expected:
         raise IntegrityError(f"{stored.name}: expected weights with sha256 {expected}, got {got}")
     return LoadedModel(model, weights, image_shape, classes)
+
+
+def _max_layer(arguments: Mapping[str, Any], pixels: int) -> int:
+    """Return the maximum number of weights in a layer: of a dense layer on all pixels, or of a late convolution."""
+    return max(pixels * arguments.get("hidden_units", 1), 9 * (4 * arguments.get("width", 1)) ** 2)
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:
@@ -118,6 +128,8 @@ def load_trusted(objects: Objects, version: Version) -> Predict:
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        if SOURCE_FILE in files:  # it defines the layers that Keras looks for
+            load_module(ModelFile(name=SOURCE_FILE, content=files[SOURCE_FILE]))
         if KERAS_FILE in files:
             model = keras.saving.load_model(Path(folder, KERAS_FILE))
             return lambda images: np.asarray(

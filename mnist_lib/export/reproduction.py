@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mnist_lib.data.split import Dataset
@@ -11,7 +12,7 @@ from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec
-from mnist_lib.store.contents import accuracy_of_version, read_manifest
+from mnist_lib.store.contents import accuracy_of_version, read_manifest, source_of
 from mnist_lib.store.versions import Version
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
@@ -28,7 +29,12 @@ class Reproduction:
 
 
 def reproduce(
-    objects: Objects, version: Version, load: Callable[[], Dataset], cpus: int, code: Mapping[str, Any]
+    objects: Objects,
+    version: Version,
+    load: Callable[[], Dataset],
+    cpus: int,
+    code: Mapping[str, Any],
+    model_file: Path | None = None,
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
 
@@ -39,14 +45,16 @@ def reproduce(
         load: returns the dataset that the version was trained on; called after TensorFlow has been set up.
         cpus: threads; their number does not change the result.
         code: this project's code, as in `environment.code_version`.
+        model_file: the file that defines the model, unless it is trusted or the model is in the catalog.
 
     Raises:
         IntegrityError: the manifest differs from what was committed, or does not say how the version was trained.
+        ModelError: the version's code may not be run.
         MnistError: the training failed.
     """
     manifest, begin = read_manifest(objects, version), time.monotonic()
     try:
-        spec, devices = TrialSpec(**manifest["spec"]), list(manifest["devices"])
+        spec, devices = TrialSpec.of_record(manifest["spec"]), list(manifest["devices"])
         epochs, sha256 = len(manifest["history"]), manifest["weights_sha256"]
         made = _made(manifest["code"], manifest["dataset"]["fingerprint"], manifest["versions"], devices)
     except (MnistError, KeyError, TypeError, AttributeError) as error:
@@ -54,13 +62,14 @@ def reproduce(
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
     pace = Pace(checkpoint_seconds=float("inf"), max_epochs=epochs)
+    source = source_of(objects, version, manifest, model_file)
     loaded: list[Dataset] = []
 
     def load_once() -> Dataset:
         loaded.append(load())
         return loaded[0]
 
-    (*_, last) = run_trials([Assignment(spec)], load_once, resources, WorkerPlace(node="here"), pace)
+    (*_, last) = run_trials([Assignment(spec, source=source)], load_once, resources, WorkerPlace(node="here"), pace)
     if isinstance(last, TrialFailure):
         raise MnistError(f"{version.name}: the training failed: {last.code} {last.message}")
     assert isinstance(last, TrialResult)

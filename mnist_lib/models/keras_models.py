@@ -1,4 +1,4 @@
-"""The Keras models of the catalog, as stacks of layers."""
+"""Keras layers as a model, and the Keras models of the catalog."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,89 +10,111 @@ import tensorflow as tf
 
 from mnist_lib.archives import read_keras_weights
 from mnist_lib.errors import IntegrityError
-from mnist_lib.models.model import ImageShape, Model, Tensors, Weights, read_files, require_file
-from mnist_lib.spec import TrialSpec
+from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
 
 KERAS_FILE = "model.keras"
 SEED_STATE = "seed_generator_state"  # how the path of a variable of keras.random.SeedGenerator ends
 
 
-def keras_dense(spec: TrialSpec, image_shape: ImageShape, num_classes: int) -> Model:
+def keras_dense(image_shape: ImageShape, num_classes: int, hidden_units: int) -> list[keras.Layer]:
     """Return the network of the notebook of "Deep Learning with Python": one hidden dense layer with relu."""
-    return KerasModel(
-        lambda: [
-            keras.Input(image_shape, dtype="uint8", name="pixels"),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Flatten(),
-            keras.layers.Dense(spec.hidden_units, activation="relu"),
-            keras.layers.Dense(num_classes),
-        ],
-        spec.precision,
-    )
+    return [
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Flatten(),
+        keras.layers.Dense(hidden_units, activation="relu"),
+        keras.layers.Dense(num_classes),
+    ]
 
 
-def keras_cnn(spec: TrialSpec, image_shape: ImageShape, num_classes: int) -> Model:
+def keras_cnn(image_shape: ImageShape, num_classes: int, hidden_units: int) -> list[keras.Layer]:
     """Return a network of two convolutions, chosen for accuracy per second: see benchmarks/README.md."""
     padding = "same" if min(image_shape[:2]) < 16 else "valid"  # 8x8 images would shrink to nothing
+    layers = [
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Conv2D(24, 5, use_bias=False, padding=padding),
+        keras.layers.MaxPooling2D(padding=padding),
+        *_normalized_relu(),
+        keras.layers.Conv2D(32, 3, use_bias=False, padding=padding),
+        keras.layers.MaxPooling2D(padding=padding),
+        *_normalized_relu(),
+        keras.layers.Flatten(),
+        keras.layers.Dropout(0.1),
+        keras.layers.Dense(hidden_units, use_bias=False),
+        *_normalized_relu(),
+        keras.layers.Dropout(0.1),
+        keras.layers.Dense(num_classes),
+    ]
+    return [RandomShift(1), *layers]
 
-    def normalized() -> list[keras.Layer]:
-        # A short memory for the moving averages, since an epoch has only a few hundred steps.
-        return [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
 
-    return KerasModel(
-        lambda: [
-            keras.Input(image_shape, dtype="uint8", name="pixels"),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(24, 5, use_bias=False, padding=padding),
-            keras.layers.MaxPooling2D(padding=padding),
-            *normalized(),
-            keras.layers.Conv2D(32, 3, use_bias=False, padding=padding),
-            keras.layers.MaxPooling2D(padding=padding),
-            *normalized(),
-            keras.layers.Flatten(),
-            keras.layers.Dropout(0.1),
-            keras.layers.Dense(spec.hidden_units, use_bias=False),
-            *normalized(),
-            keras.layers.Dropout(0.1),
-            keras.layers.Dense(num_classes),
-        ],
-        spec.precision,
-        augmentation=lambda: [RandomShift(1)],
-        # XLA's convolutions on a CPU take 20 times as long as oneDNN's.
-        fast_in_xla_on_cpu=False,
-    )
+def keras_resnet(image_shape: ImageShape, num_classes: int, width: int, blocks: int) -> list[keras.Layer]:
+    """Return a small residual network (He et al., 2016): three stages of `blocks` blocks, `width` channels at first."""
+    images = features = keras.Input(image_shape)
+    features = keras.layers.Conv2D(width, 3, padding="same", use_bias=False)(features)
+    for stage in range(3):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            features = _residual_block(features, width * 2**stage, stride)
+    for layer in _normalized_relu():
+        features = layer(features)
+    features = keras.layers.GlobalAveragePooling2D()(features)
+    logits = keras.layers.Dense(num_classes)(features)
+    return [RandomShift(1), keras.layers.Rescaling(1 / 255), keras.Model(images, logits)]
+
+
+def _residual_block(inputs: keras.KerasTensor, channels: int, stride: int) -> keras.KerasTensor:
+    """Normalise, activate and convolve twice, then add the inputs (He et al., 2016, "Identity Mappings")."""
+    features = inputs
+    for step in (stride, 1):
+        for layer in _normalized_relu():
+            features = layer(features)
+        features = keras.layers.Conv2D(channels, 3, strides=step, padding="same", use_bias=False)(features)
+    if inputs.shape[-1] != channels:
+        inputs = keras.layers.Conv2D(channels, 1, strides=stride, use_bias=False)(inputs)
+    return keras.layers.Add()([inputs, features])
+
+
+def _normalized_relu() -> list[keras.Layer]:
+    # A short memory for the moving averages, since an epoch has only a few hundred steps.
+    return [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
 
 
 class KerasModel:
-    """A stack of Keras layers that ends in logits; the stored model ends in their softmax.
+    """Keras layers that end in logits; the stored model ends in their softmax.
 
     Args:
-        layers: returns new layers at each call, since a seed determines the initial weights of new layers only.
+        layers: returns new layers at each call, since a seed determines the initial weights of new layers only. Layers
+            with an attribute `only_in_training` are left out of the stored model.
         precision: the type in which the layers compute in training; the weights are always float32.
-        augmentation: returns new layers that change the training images before the first of `layers`.
-        fast_in_xla_on_cpu: as in `Model`, for float32.
     """
 
-    def __init__(
-        self,
-        layers: Callable[[], list[keras.Layer]],
-        precision: str,
-        augmentation: Callable[[], list[keras.Layer]] = list,
-        fast_in_xla_on_cpu: bool = True,
-    ) -> None:
-        self.fast_in_xla_on_cpu = fast_in_xla_on_cpu and precision == "float32"
-        self._layers, self._augmentation = layers, augmentation
-        self._network, self._in_training = keras.Sequential(layers()), self.training_network()
-        if precision == "bfloat16":
-            for layer in self._in_training.layers:
-                layer.dtype_policy = "mixed_bfloat16"
+    def __init__(self, layers: Callable[[], list[keras.Layer]], image_shape: ImageShape, precision: str) -> None:
+        self._layers, self._image_shape = layers, image_shape
+        self._network = self._network_of(self._layers_to_predict())
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else before)
+        try:
+            self._in_training = self._network_of(layers())
+        finally:
+            keras.config.set_dtype_policy(before)
+        left_out = [layer for layer in self._in_training.layers if hasattr(layer, "only_in_training")]
+        ids = {id(variable) for layer in left_out for variable in layer.non_trainable_variables}
+        self._predicts = [id(variable) not in ids for variable in self._in_training.non_trainable_variables]
+        # On a CPU, XLA takes 20 times as long for convolutions, whose kernels have four axes, and 30 times as long for
+        # random numbers.
+        convolves = any(len(variable.shape) > 3 for variable in self._network.trainable_variables)
+        draws = any(variable.path.endswith(SEED_STATE) for variable in self._in_training.non_trainable_variables)
+        self.fast_in_xla_on_cpu = precision == "float32" and not convolves and not draws
 
     def initial_weights(self, seed: int) -> Weights:
         keras.utils.set_random_seed(seed)  # layers without a seed of their own draw from the global one
         return _values_of(self.training_network())
 
     def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
-        return self._network.stateless_call(weights.trainable, self._state_to_predict(weights), images)[0]
+        # Keras' own augmentation acts unless `training` is False; None is not enough.
+        return self._network.stateless_call(weights.trainable, self._state_to_predict(weights), images, training=False)[
+            0
+        ]
 
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
@@ -131,8 +153,8 @@ class KerasModel:
     def read(self, files: Mapping[str, bytes]) -> Weights:
         stored = self._stored_network()
         layers = ["InputLayer", *(type(layer).__name__ for layer in stored.layers)]
-        size = sum(int(np.prod(variable.shape)) * 4 for variable in stored.variables)
-        content = read_keras_weights(require_file(files, KERAS_FILE), KERAS_FILE, layers, size)
+        sizes = [int(np.prod(variable.shape)) * 4 for variable in stored.variables]
+        content = read_keras_weights(require_file(files, KERAS_FILE), KERAS_FILE, layers, sizes)
         with tempfile.NamedTemporaryFile(suffix=".weights.h5") as file:
             file.write(content)
             file.flush()
@@ -142,25 +164,35 @@ class KerasModel:
                 raise IntegrityError(
                     f"{KERAS_FILE}: expected weights of the layers {', '.join(layers)}: {error}"
                 ) from error
-        read, state = _values_of(stored), self.initial_weights(seed=0).state
-        return read._replace(state=[*state[: len(state) - len(read.state)], *read.state])
+        weights = _values_of(stored)
+        read, initial = iter(weights.state), self.initial_weights(seed=0).state
+        return weights._replace(
+            state=[next(read) if kept else value for value, kept in zip(initial, self._predicts, strict=True)]
+        )
 
     def training_network(self) -> keras.Sequential:
-        """Return a new network that ends in logits, with the augmentation."""
-        first, *others = self._layers()
-        return keras.Sequential([first, *self._augmentation(), *others])
+        """Return a new network that ends in logits, with the layers which are only for training."""
+        return self._network_of(self._layers())
 
     def _state_to_predict(self, weights: Weights) -> Tensors:
-        """Return the state without that of the augmentation, which comes first."""
-        return weights.state[len(weights.state) - len(self._network.non_trainable_variables) :]
+        """Return the state without that of the layers which are only for training."""
+        return [value for value, kept in zip(weights.state, self._predicts, strict=True) if kept]
+
+    def _layers_to_predict(self) -> list[keras.Layer]:
+        return [layer for layer in self._layers() if not hasattr(layer, "only_in_training")]
 
     def _stored_network(self) -> keras.Sequential:
         """Return a new network as it is stored: not compiled, since the slots of an optimizer would double the file."""
-        return keras.Sequential([*self._layers(), keras.layers.Softmax(name="probabilities")])
+        return self._network_of([*self._layers_to_predict(), keras.layers.Softmax(name="probabilities")])
+
+    def _network_of(self, layers: list[keras.Layer]) -> keras.Sequential:
+        return keras.Sequential([keras.Input(self._image_shape, dtype="uint8", name="pixels"), *layers])
 
 
 class RandomShift(keras.layers.Layer):
     """Moves each training image by at most `pixels` along each axis. The pixels that come in at an edge are 0."""
+
+    only_in_training = True
 
     def __init__(self, pixels: int) -> None:
         super().__init__()

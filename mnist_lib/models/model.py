@@ -1,11 +1,9 @@
-"""The interface of all models. `catalog.MODELS` names the function that builds each: (spec, image shape, number of
-classes) -> `Model`.
+"""The interface of all models.
 
 A model takes raw pixels: the scaling to [0, 1] is part of it, so that users of a stored model cannot forget it.
 """
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,9 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_lib.archives import hash_arrays
-from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError
-from mnist_lib.spec import TrialSpec
 
 ImageShape = tuple[int, int, int]  # height, width, channels
 Tensors = list[tf.Tensor]
@@ -64,12 +60,6 @@ class Model(Protocol):
         Raises:
             IntegrityError: the files are not those of this model.
         """
-
-
-def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int) -> Model:
-    module, _, function = MODELS[spec.model].build.partition(":")
-    build: Callable[[TrialSpec, ImageShape, int], Model] = getattr(importlib.import_module(module), function)
-    return build(spec, image_shape, num_classes)
 
 
 def serving_module(model: Model, weights: Weights, image_shape: ImageShape, output: str | None = None) -> tf.Module:

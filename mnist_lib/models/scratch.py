@@ -5,6 +5,7 @@ parts are functions of values: a layer knows the shapes of its weights but does 
 them, so that one compiled step serves every trial, on one device or several.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from mnist_lib.archives import read_npz
 from mnist_lib.errors import IntegrityError
-from mnist_lib.models.model import ImageShape, Model, Tensors, Weights, read_files, require_file, serving_module
+from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file, serving_module
 from mnist_lib.spec import TrialSpec
 
 NPZ_FILE = "weights.npz"
@@ -45,18 +46,23 @@ class Dense:
 
 
 class Sequential:
-    """A chain of layers. Its weights are those of the layers in order: two tensors for each."""
+    """A chain of layers that takes pixels: it flattens them and scales them to [0, 1] first."""
 
     def __init__(self, layers: Sequence[Dense]) -> None:
         self.layers = layers
 
-    def initial_weights(self, seed: int) -> Tensors:
-        return [tensor for i, layer in enumerate(self.layers) for tensor in layer.initial_weights([seed, i])]
+    def initial_weights(self, seed: int) -> dict[str, tf.Tensor]:
+        return {
+            f"{name}_{i}": value
+            for i, layer in enumerate(self.layers)
+            for name, value in zip(("kernel", "bias"), layer.initial_weights([seed, i]), strict=True)
+        }
 
-    def __call__(self, weights: Tensors, inputs: tf.Tensor, product: tf.DType = tf.float32) -> tf.Tensor:
+    def __call__(self, weights: dict[str, tf.Tensor], images: tf.Tensor, product: tf.DType = tf.float32) -> tf.Tensor:
+        values = tf.cast(tf.reshape(images, [-1, math.prod(images.shape[1:])]), tf.float32) / 255.0
         for i, layer in enumerate(self.layers):
-            inputs = layer(weights[2 * i : 2 * i + 2], inputs, product)
-        return inputs
+            values = layer([weights[f"kernel_{i}"], weights[f"bias_{i}"]], values, product)
+        return values
 
 
 def softmax_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -84,39 +90,47 @@ class Optimizer(Protocol):
 
 
 class SGD:
-    """w <- w - learning_rate g."""
+    """w <- w - learning_rate g;  with momentum: v <- momentum v - learning_rate g;  w <- w + v."""
+
+    def __init__(self, momentum: float = 0.0) -> None:
+        self._momentum = momentum
 
     def initial_slots(self, weights: Tensors) -> list[Tensors]:
-        return []
+        return [[tf.zeros_like(w) for w in weights]] if self._momentum else []
 
     def update(
         self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
     ) -> tuple[Tensors, list[Tensors]]:
-        return [w - learning_rate * g for w, g in zip(weights, gradients, strict=True)], slots
+        if not slots:
+            return [w - learning_rate * g for w, g in zip(weights, gradients, strict=True)], slots
+        (velocities,) = slots
+        velocities = [self._momentum * v - learning_rate * g for v, g in zip(velocities, gradients, strict=True)]
+        return [w + v for w, v in zip(weights, velocities, strict=True)], [velocities]
 
 
 class RMSprop:
     """v <- rho v + (1 - rho) g^2;  w <- w - learning_rate g / sqrt(v + epsilon)   (Tieleman and Hinton, 2012).
 
-    Defaults and the place of epsilon, inside the root, are those of Keras.
+    With momentum: u <- momentum u + learning_rate g / sqrt(v + epsilon);  w <- w - u. Defaults and the place of
+    epsilon, inside the root, are those of Keras.
     """
 
-    def __init__(self, rho: float = 0.9, epsilon: float = 1e-7) -> None:
-        self._rho, self._epsilon = rho, epsilon
+    def __init__(self, rho: float = 0.9, epsilon: float = 1e-7, momentum: float = 0.0) -> None:
+        self._rho, self._epsilon, self._momentum = rho, epsilon, momentum
 
     def initial_slots(self, weights: Tensors) -> list[Tensors]:
-        return [[tf.zeros_like(w) for w in weights]]
+        return [[tf.zeros_like(w) for w in weights] for _ in range(2 if self._momentum else 1)]
 
     def update(
         self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
     ) -> tuple[Tensors, list[Tensors]]:
-        (squares,) = slots
+        squares, *moments = slots
         squares = [self._rho * v + (1 - self._rho) * tf.square(g) for v, g in zip(squares, gradients, strict=True)]
-        weights = [
-            w - learning_rate * g * tf.math.rsqrt(v + self._epsilon)
-            for w, v, g in zip(weights, squares, gradients, strict=True)
-        ]
-        return weights, [squares]
+        moves = [learning_rate * g * tf.math.rsqrt(v + self._epsilon) for v, g in zip(squares, gradients, strict=True)]
+        if moments:
+            moves = [self._momentum * u + move for u, move in zip(moments[0], moves, strict=True)]
+        weights = [w - move for w, move in zip(weights, moves, strict=True)]
+        return weights, [squares, moves] if moments else [squares]
 
 
 class Adam:
@@ -144,37 +158,76 @@ class Adam:
         return weights, [means, squares]
 
 
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
 
 
-def scratch_dense(spec: TrialSpec, image_shape: ImageShape, num_classes: int) -> Model:
+class Regularized:
+    """An optimizer whose gradients are clipped to a norm, and whose weights decay before each step, as in Keras."""
+
+    def __init__(self, optimizer: Optimizer, weight_decay: float, global_clipnorm: float | None) -> None:
+        self._optimizer, self._weight_decay, self._global_clipnorm = optimizer, weight_decay, global_clipnorm
+
+    def initial_slots(self, weights: Tensors) -> list[Tensors]:
+        return self._optimizer.initial_slots(weights)
+
+    def update(
+        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
+    ) -> tuple[Tensors, list[Tensors]]:
+        if self._global_clipnorm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._global_clipnorm)
+        if self._weight_decay:
+            weights = [w - w * self._weight_decay * learning_rate for w in weights]
+        return self._optimizer.update(weights, slots, gradients, learning_rate, step)
+
+
+def optimizer_of(spec: TrialSpec) -> Optimizer:
+    optimizer = OPTIMIZERS[spec.optimizer](**({"momentum": spec.momentum} if spec.momentum else {}))
+    if spec.weight_decay or spec.global_clipnorm is not None:
+        return Regularized(optimizer, spec.weight_decay, spec.global_clipnorm)
+    return optimizer
+
+
+class Network(Protocol):
+    """A model from scratch: functions of named weights."""
+
+    def initial_weights(self, seed: int) -> dict[str, tf.Tensor]:
+        """Return the initial weights, float32, as a function of the seed."""
+
+    def __call__(self, weights: dict[str, tf.Tensor], images: tf.Tensor, product: tf.DType) -> tf.Tensor:
+        """Return the logits, [batch, classes] float32, of images, [batch, height, width, channels] uint8.
+
+        product: the type in which matrices should be multiplied.
+        """
+
+
+def scratch_dense(image_shape: ImageShape, num_classes: int, hidden_units: int) -> Network:
     """Return the network of `keras_dense`, from scratch and with the initial weights of the notebook."""
-    height, width, channels = image_shape
-    layers = [Dense(height * width * channels, spec.hidden_units, tf.nn.relu), Dense(spec.hidden_units, num_classes)]
-    return ScratchModel(Sequential(layers), image_shape, spec.precision)
+    return Sequential([Dense(math.prod(image_shape), hidden_units, tf.nn.relu), Dense(hidden_units, num_classes)])
 
 
 class ScratchModel:
-    """A network from scratch that takes pixels: it scales and flattens them first."""
+    """A network from scratch as a model."""
 
-    def __init__(self, network: Sequential, image_shape: ImageShape, precision: str) -> None:
-        self.fast_in_xla_on_cpu = precision == "float32"
-        self._network, self._image_shape, self._precision = network, image_shape, tf.as_dtype(precision)
+    def __init__(self, network: Network, image_shape: ImageShape, precision: str) -> None:
+        self._network, self._image_shape, self._product = network, image_shape, tf.as_dtype(precision)
+        initial = network.initial_weights(0)
+        self._shapes = {name: tuple(value.shape) for name, value in initial.items()}
+        convolves = any(len(shape) > 3 for shape in self._shapes.values())
+        self.fast_in_xla_on_cpu = precision == "float32" and not convolves
 
     def initial_weights(self, seed: int) -> Weights:
-        return Weights(self._network.initial_weights(seed), [])
+        return Weights(list(self._network.initial_weights(seed).values()), [])
 
     def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
-        return self._network(weights.trainable, self._scaled(images))
+        return self._logits(weights, images, tf.float32)
 
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
-        return self._network(weights.trainable, self._scaled(images), self._precision), weights.state, tf.constant(0.0)
+        return self._logits(weights, images, self._product), weights.state, tf.constant(0.0)
 
-    def _scaled(self, images: tf.Tensor) -> tf.Tensor:
-        """[batch, height, width, channels] uint8 -> [batch, pixels] float32 from 0 to 1."""
-        return tf.cast(tf.reshape(images, [-1, np.prod(self._image_shape)]), tf.float32) / 255.0
+    def _logits(self, weights: Weights, images: tf.Tensor, product: tf.DType) -> tf.Tensor:
+        return self._network(dict(zip(self._shapes, weights.trainable, strict=True)), images, product)
 
     def stored(self, weights: Weights) -> Weights:
         return weights
@@ -182,22 +235,17 @@ class ScratchModel:
     def files(self, weights: Weights) -> dict[str, bytes]:
         """`weights.npz` (kernel_0, bias_0, ...) is for NumPy, `saved_model/` for `tf.saved_model.load(...).serve`."""
         served = serving_module(self, weights, self._image_shape)
-        arrays = dict(zip(self._names(), map(np.asarray, weights.trainable), strict=True))
+        arrays = dict(zip(self._shapes, map(np.asarray, weights.trainable), strict=True))
         with tempfile.TemporaryDirectory() as folder:
             np.savez(Path(folder, NPZ_FILE), allow_pickle=False, **arrays)
             tf.saved_model.save(served, str(Path(folder, "saved_model")), signatures=served.serve)
             return read_files(Path(folder))
 
     def read(self, files: Mapping[str, bytes]) -> Weights:
-        names = self._names()
-        shapes = dict(zip(names, (tuple(w.shape) for w in self._network.initial_weights(seed=0)), strict=True))
-        limits = {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()}
+        limits = {name: 4 * math.prod(shape) for name, shape in self._shapes.items()}
         arrays = read_npz(require_file(files, NPZ_FILE), NPZ_FILE, limits)
         for name, array in arrays.items():
-            if array.shape != shapes[name] or array.dtype != np.float32:
+            if array.shape != self._shapes[name] or array.dtype != np.float32:
                 got = f"{array.dtype} {array.shape}"
-                raise IntegrityError(f"{NPZ_FILE}: {name}: expected float32 {shapes[name]}, got {got}")
-        return Weights([tf.constant(arrays[name]) for name in names], [])
-
-    def _names(self) -> list[str]:
-        return [f"{name}_{i}" for i in range(len(self._network.layers)) for name in ("kernel", "bias")]
+                raise IntegrityError(f"{NPZ_FILE}: {name}: expected float32 {self._shapes[name]}, got {got}")
+        return Weights([tf.constant(arrays[name]) for name in self._shapes], [])

@@ -87,6 +87,11 @@ class BucketObjects:
         pages = self._request(prefix, lambda: list(obstore.list(self._store, prefix or None)))
         yield from sorted(entry["path"] for page in pages for entry in page)
 
+    def folders(self, prefix: str) -> list[str]:
+        check_name(prefix)
+        found = self._request(prefix, lambda: obstore.list_with_delimiter(self._store, prefix))
+        return sorted(folder.rstrip("/").rpartition("/")[2] for folder in found["common_prefixes"])
+
     def tags(self) -> dict[str, list[Any]]:
         """Return the size of each object, and a tag that changes with its content, by name, which may be any text."""
         pages = self._request("", lambda: list(obstore.list(self._store)))

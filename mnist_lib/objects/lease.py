@@ -150,7 +150,7 @@ class FencedObjects:
         self._objects, self._folder, self._number, self._clock = objects, folder, number, clock
         self._asked_at = -math.inf
         self.read, self.exists, self.names = objects.read, objects.exists, objects.names
-        self.where = objects.where
+        self.folders, self.where = objects.folders, objects.where
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[Objects]:

@@ -77,12 +77,17 @@ class LocalObjects:
         """Do nothing: `append` buffers nothing."""
 
     def names(self, prefix: str) -> Iterator[str]:
-        if not self._root.is_dir():
-            raise StoreError(f"{self._root}: expected a folder, got none; name another with --storage")
+        self._require_root()
         folder = self._path(prefix) if prefix else self._root
         with self._store_errors(prefix):
             found = [path for path in _paths_below(folder) if not TEMPORARY.fullmatch(path.name)]
         yield from sorted(path.relative_to(self._root).as_posix() for path in found)
+
+    def folders(self, prefix: str) -> list[str]:
+        self._require_root()
+        with self._store_errors(prefix), contextlib.suppress(FileNotFoundError):
+            return sorted(entry.name for entry in os.scandir(self._path(prefix)) if entry.is_dir(follow_symlinks=False))
+        return []
 
     def delete(self, name: str) -> None:
         with self._store_errors(name):
@@ -168,6 +173,10 @@ class LocalObjects:
         with contextlib.suppress(PermissionError):  # the parent of the root may be unreadable
             _sync(folder.parent)
         self._durable.add(folder)
+
+    def _require_root(self) -> None:
+        if not self._root.is_dir():
+            raise StoreError(f"{self._root}: expected a folder, got none; name another with --storage")
 
     @contextlib.contextmanager
     def _store_errors(self, name: str, needed: int = 0) -> Iterator[None]:

@@ -55,6 +55,9 @@ class Objects(Protocol):
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the name of every object below `prefix + "/"`, sorted; below the root if `prefix` is empty."""
 
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly below `prefix + "/"`, sorted, without looking into them."""
+
     def delete(self, name: str) -> None:
         """Delete an object if it exists."""
 

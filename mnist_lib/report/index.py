@@ -1,6 +1,5 @@
 """The index of a storage: current champions, the runs of each data set, and the history of the champions."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -88,9 +87,13 @@ def index(rows: Sequence[Row], changes: Sequence[Change]) -> bytes:
 
 def _differing(rows: Sequence[Row]) -> list[str]:
     """Return the settings in which two runs differ for the same model."""
-    found = {(name, *pair) for row in rows for name, by_model in row.settings.items() for pair in by_model.items()}
-    values = Counter((name, model) for name, model, _ in found)
-    return [name for name in rows[0].settings if any(count > 1 for (own, _), count in values.items() if own == name)]
+    names = dict.fromkeys(name for row in rows for name in row.settings)
+    models = dict.fromkeys(model for row in rows for model in row.accuracies)
+
+    def differs(name: str, model: str) -> bool:
+        return len({row.settings.get(name, {}).get(model) for row in rows if model in row.accuracies}) > 1
+
+    return [name for name in names if any(differs(name, model) for model in models)]
 
 
 def _plot(name: str, models: Sequence[str], rows: Sequence[Row], changes: Sequence[Change]) -> Markup | None:

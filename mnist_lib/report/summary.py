@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 SUMMARY_SCHEMA = 1
 
-SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed")]
+SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments")]
+OPTIONAL = ("source_sha256", "momentum", "weight_decay", "global_clipnorm")  # None or 0 where they are not used
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ def trial_row(
         spec_row: the fields of its `TrialSpec`.
         retry: whether a failed trial may succeed in another run of the same command.
     """
-    row = {"id": outcome.trial, **spec_row, "attempts": attempts}
+    units = {
+        name: size for name, size in spec_row.get("arguments", {}).items() if name == "hidden_units"
+    }  # as in schema 1
+    row = {"id": outcome.trial, **spec_row, **units, "attempts": attempts}
     if isinstance(outcome, TrialFailure):
         error = {"code": outcome.code, "message": outcome.message, "details": outcome.details, "retry": retry}
         return {**row, "status": "failed", "error": error}
@@ -104,5 +108,13 @@ def trial_row(
 
 def settings_of(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the settings of each model as text: {"learning rate": {"keras": "0.001"}}."""
-    trials = summary["trials"]
-    return {name.replace("_", " "): {t["model"]: str(t[name]) for t in trials if name in t} for name in SETTINGS}
+    found: dict[str, dict[str, str]] = {}
+    for trial in summary["trials"]:
+        settings = {name: trial[name] for name in (*SETTINGS, "hidden_units") if name in trial}
+        settings |= {name: value for name, value in trial.get("arguments", {}).items() if name not in settings}
+        if settings.get("source_sha256"):
+            settings["source_sha256"] = settings["source_sha256"][:12]
+        for name, value in settings.items():
+            if name not in OPTIONAL or value:
+                found.setdefault(name.replace("_", " "), {})[trial["model"]] = str(value)
+    return found

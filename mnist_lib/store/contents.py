@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mnist_lib.archives import read_npz
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
 from mnist_lib.data.split import DatasetInfo, Labels
 from mnist_lib.errors import IntegrityError
+from mnist_lib.model_file import SOURCE_FILE, ModelFile, require_trusted
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import parse_object
 from mnist_lib.results import Accuracy, TrialResult
@@ -88,17 +90,53 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredModel:
-    """The files of a version: all that a process without access to the storage needs to build the model."""
+    """The files of a version: all that a process without access to the storage needs to build the model.
+
+    The code of a user's model is among them only if it may be run.
+    """
 
     name: str
     files: Mapping[str, bytes]
     manifest: Mapping[str, Any]
+    source: ModelFile | None = None  # the file that defines the model, unless the model is in the catalog
 
     @classmethod
-    def read(cls, objects: Objects, version: Version) -> "StoredModel":
-        """Return the files of a version. Raises IntegrityError if one is damaged."""
-        files = {name: read_file(objects, version, name) for name in version.files}
-        return cls(name=version.name, files=files, manifest=read_manifest(objects, version))
+    def read(cls, objects: Objects, version: Version, model_file: Path | None = None) -> "StoredModel":
+        """Return the files of a version.
+
+        Args:
+            model_file: the file whose code may be run, if it is that of the version.
+
+        Raises:
+            IntegrityError: a file is damaged.
+            ModelError: the version contains code that is neither in `model_file` nor trusted.
+        """
+        manifest = read_manifest(objects, version)
+        files = {name: read_file(objects, version, name) for name in version.files if name != SOURCE_FILE}
+        source = source_of(objects, version, manifest, model_file)
+        return cls(name=version.name, files=files, manifest=manifest, source=source)
+
+
+def source_of(
+    objects: Objects, version: Version, manifest: Mapping[str, Any], model_file: Path | None
+) -> ModelFile | None:
+    """Return the file that defines the model of a version, or None for a model of the catalog.
+
+    Raises:
+        IntegrityError: the file is damaged, or missing.
+        ModelError: it is neither the given file nor a trusted one.
+    """
+    spec = manifest.get("spec")
+    expected = spec.get("source_sha256") if isinstance(spec, Mapping) else None
+    if expected is None:
+        return None
+    if SOURCE_FILE not in version.files:
+        raise IntegrityError(f"{version.name}: expected a file {SOURCE_FILE}, got none")
+    source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE))
+    if source.sha256 != expected:
+        raise IntegrityError(f"{version.name}: {SOURCE_FILE}: expected sha256 {expected}, got {source.sha256}")
+    require_trusted(source, version.name, ModelFile.read(model_file) if model_file is not None else None)
+    return source
 
 
 def contents_of(

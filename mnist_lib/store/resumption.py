@@ -130,7 +130,7 @@ def _parse_result(row: dict[str, Any], files: dict[str, bytes]) -> TrialResult:
     return TrialResult(
         **{
             **row,
-            "spec": TrialSpec(**row["spec"]),
+            "spec": TrialSpec.of_record(row["spec"]),
             "test": Accuracy(**row["test"]),
             "validation": Accuracy(**row["validation"]) if row["validation"] else None,
             "history": tuple(map(EpochDone.of, row["history"])),

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.model_file import MODEL_NAME
 from mnist_lib.objects.protocol import Objects, check_name, concurrently
 from mnist_lib.objects.records import RecordLog, seal, unseal
 
@@ -35,6 +37,12 @@ class Version:
     @property
     def name(self) -> str:
         return f"{self.model}@{self.number}"
+
+
+def model_names(objects: Objects) -> list[str]:
+    """Return the models of the catalog, then the others that have a folder in the storage, sorted."""
+    others = [name for name in objects.folders("models") if MODEL_NAME.fullmatch(name) and name not in MODELS]
+    return [*MODELS, *others]
 
 
 def find(objects: Objects, model: str, number: int, *, deleted: bool = False) -> Version | None:

@@ -17,7 +17,7 @@ from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import Accuracy
-from mnist_lib.training.steps import Totals, Values, steps_of
+from mnist_lib.training.steps import Totals, Values, refused_by_xla, steps_of
 
 HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch
 
@@ -44,8 +44,8 @@ class Trainer:
 
     def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> None:
         self._model, self._optimizer, self._strategy = model, optimizer, strategy
+        self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
         self._steps = steps_of(model, optimizer, strategy)
-        self._compiled_softmax = tf.function(self._softmax, jit_compile=True, autograph=False)
         self.start(seed=0)
 
     @property
@@ -59,7 +59,20 @@ class Trainer:
         self.values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
 
     def compile(self, split: Split, plan: Plan) -> None:
-        """Compile by running one step and one evaluation, so that the time of an epoch excludes compilation."""
+        """Compile by running one step and one evaluation, so that the time of an epoch excludes compilation.
+
+        XLA cannot compile every operation of a user's model; the model is then run without XLA.
+        """
+        try:
+            self._run_once(split, plan)
+        except tf.errors.OpError as error:
+            self.refused_by_xla = refused_by_xla(error)
+            if self.refused_by_xla is None:
+                raise
+            self._steps = steps_of(self._model, self._optimizer, self._strategy, xla=False)
+            self._run_once(split, plan)
+
+    def _run_once(self, split: Split, plan: Plan) -> None:
         chunk: Chunk = next(iter(epochs(split, plan, seed=0, first=1, last=1)))
         rates = np.zeros(plan.steps_per_chunk, np.float32)
         self._steps.run(self.values, chunk._replace(steps=tf.constant(1)), tf.constant(rates))
@@ -144,12 +157,15 @@ class Trainer:
 
     @tf.function(autograph=False)
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        """Return the probabilities of each replica's images, [batch, height, width, channels] each."""
+        """Return the probabilities of each replica's images, [batch, height, width, channels] each.
+
+        Without XLA, which is no faster here, and cannot compile every model of a user's.
+        """
         shares = self._strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % len(images)]
         )
         probabilities: tuple[tf.Tensor, ...] = self._strategy.experimental_local_results(
-            self._strategy.run(self._compiled_softmax, args=(weights, shares))
+            self._strategy.run(self._softmax, args=(weights, shares))
         )
         return probabilities
 

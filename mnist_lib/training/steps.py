@@ -7,6 +7,7 @@ AutoGraph is off where no Python loop or branch depends on a tensor, which saves
 """
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -44,13 +45,21 @@ class Steps(Protocol):
         """Train a chunk and return the values after it and the sums over it. learning_rates: [steps] float32."""
 
 
-def steps_of(model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> Steps:
+def steps_of(model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, xla: bool = True) -> Steps:
     on_gpu = "GPU" in strategy.extended.worker_devices[0]
-    if strategy.num_replicas_in_sync == 1 and (on_gpu or model.fast_in_xla_on_cpu):
+    if xla and strategy.num_replicas_in_sync == 1 and (on_gpu or model.fast_in_xla_on_cpu):
         return WholeChunk(model, optimizer, strategy)
     # Logical CPU devices share their threads. XLA functions that run on them at once mostly wait for each other;
     # TensorFlow's own kernels do not.
-    return StepByStep(model, optimizer, strategy, compile_gradients=on_gpu)
+    return StepByStep(model, optimizer, strategy, compile_gradients=xla and on_gpu)
+
+
+def refused_by_xla(error: tf.errors.OpError) -> str | None:
+    """Return the operation that XLA cannot compile, if that is the cause of an error."""
+    found = re.search(r"unsupported operations .*? on XLA_\w+: (\w+)", str(error))
+    if found:
+        return found[1]
+    return "one of its operations" if "XLA" in str(error) else None
 
 
 class WholeChunk:

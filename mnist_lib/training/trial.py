@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError
-from mnist_lib.models.model import Model, build_model
-from mnist_lib.models.scratch import OPTIMIZERS
+from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError
+from mnist_lib.model_file import SOURCE_FILE, ModelFile
+from mnist_lib.models.building import build_model
+from mnist_lib.models.model import Model
+from mnist_lib.models.scratch import optimizer_of
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
     Accuracy,
@@ -36,6 +38,7 @@ from mnist_lib.spec import Assignment, Group, Pace, Resources, TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.loop import EpochProgress, Trainer, accuracy_of, learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
+from mnist_lib.wording import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,23 +101,25 @@ def run_trials(
         try:
             yield from lane.run(assignment, pace)
         except Exception as error:
-            code, message = _code_and_message(error)
+            code, message = _code_and_message(error, assignment.source)
             if group is not None and code == MnistError.code and isinstance(error, tf.errors.OpError):
                 raise GroupError(f"{spec.id}: {message}") from error
-            yield _failure(spec, error)
+            yield _failure(spec, error, assignment.source)
             if group is not None and not isinstance(error, DivergedError):  # all processes diverge at the same step
                 return  # the other processes may be at other steps, so no further trial is possible
 
 
-def _failure(spec: TrialSpec, error: Exception) -> TrialFailure:
-    code, message = _code_and_message(error)
+def _failure(spec: TrialSpec, error: Exception, source: ModelFile | None = None) -> TrialFailure:
+    code, message = _code_and_message(error, source)
     details = traceback.format_exc() if code == MnistError.code else ""
     return TrialFailure(trial=spec.id, code=code, message=message, details=details)
 
 
-def _code_and_message(error: Exception) -> tuple[str, str]:
+def _code_and_message(error: Exception, source: ModelFile | None) -> tuple[str, str]:
     if isinstance(error, MnistError):
         return error.code, str(error)
+    if source is not None and (place := source.place_of(error)):
+        return ModelError.code, f"{place}: {type(error).__name__}: {one_line(error)}"
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
         return "E-OOM", f"training ran out of memory ({type(error).__name__}); lower --batch-size or --hidden-units"
     return MnistError.code, f"{type(error).__name__}: {error}"
@@ -146,7 +151,7 @@ class _Lane:
     def run(self, assignment: Assignment, pace: Pace) -> Iterator[TrialEvent]:
         begin, until, spec = time.perf_counter(), time.monotonic() + assignment.seconds, assignment.spec
         devices = devices_of(self._strategy)
-        compiled = self._compile(spec)
+        compiled = self._compile(spec, assignment.source)
         state, notices = _start(compiled.trainer, spec, assignment.checkpoint)
         yield Started(
             trial=spec.id,
@@ -181,11 +186,11 @@ class _Lane:
             weights_sha256=compiled.model.stored(best.weights).sha256(),
             versions=package_versions(),
             probabilities=probabilities,
-            files=compiled.model.files(best.weights),
+            files=compiled.model.files(best.weights) | _source_of(assignment),
             tensorboard=event_file(history, rates, best.epoch, probabilities, test, self._dataset.classes),
         )
 
-    def _compile(self, spec: TrialSpec) -> _Compiled:
+    def _compile(self, spec: TrialSpec, source: ModelFile | None) -> _Compiled:
         """Compile the model of a trial, unless an earlier trial of the same shape did."""
         shape = replace(spec, seed=0, epochs=1, learning_rate=1.0, schedule="constant")
         if shape not in self._compiled:
@@ -194,12 +199,20 @@ class _Lane:
             batch_size = min(spec.global_batch_size, len(train))
             if batch_size < spec.global_batch_size:
                 notices = (f"limited the global batch of {spec.global_batch_size} to all {batch_size} training images",)
-            model = build_model(spec, self._dataset.image_shape, len(self._dataset.classes))
-            trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), self._strategy)
-            plan = Plan(len(train), batch_size, trainer.replicas, math.prod(self._dataset.image_shape))
+            image_shape, num_replicas = self._dataset.image_shape, len(devices_of(self._strategy))
+            model = build_model(spec, image_shape, len(self._dataset.classes), source)
+            plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape))
+            trainer = Trainer(model, optimizer_of(spec), self._strategy)
             trainer.compile(train, plan)
+            if trainer.refused_by_xla is not None:
+                refused = f"{spec.model} is trained without XLA, which cannot compile {trainer.refused_by_xla}"
+                notices = (*notices, refused)
             self._compiled[shape] = _Compiled(model, trainer, plan, train, validation, notices)
         return self._compiled[shape]
+
+
+def _source_of(assignment: Assignment) -> dict[str, bytes]:
+    return {SOURCE_FILE: assignment.source.content} if assignment.source else {}
 
 
 def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple[TrainingState | None, tuple[str, ...]]:

@@ -101,11 +101,11 @@ def split_command(text: str) -> tuple[str, list[str]]:
 
 @pytest.fixture
 def with_shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder with the YAML files that the documents show; the first line of each is its name."""
+    """Work in a folder with the files that the documents show; the first line of each is its name."""
     monkeypatch.chdir(tmp_path)
-    for block in blocks("yaml"):
-        (name,) = re.findall(r"\A# (\S+\.yaml)\n", block.text)
-        Path(name).write_text(block.text)
+    for block in [*blocks("yaml"), *blocks("python")]:
+        for name in re.findall(r"\A# (\S+\.(?:yaml|py))\n", block.text):
+            Path(name).write_text(block.text)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if split_command(c.text)[0] != "make"], ids=repr)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mnist_lib.model_file import ModelFile
+from mnist_lib.spec import TrialSpec
 from tests.support.documents import Snippet, blocks
 
 # Appended to each snippet that predicts: checks its probabilities.
@@ -32,9 +34,18 @@ def test_every_snippet_runs_and_predicts_digits(snippet: Snippet, stored: Path) 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("tensorflow")
+def test_the_model_of_the_guide_can_be_trained() -> None:
+    from mnist_lib.models.building import check_model
+
+    (text,) = [snippet.text for snippet in blocks("python") if snippet.text.startswith("# my_models.py\n")]
+    file = ModelFile(name="my_models.py", content=text.encode())
+    check_model(TrialSpec.of("small_resnet", source_sha256=file.sha256, width=4), (28, 28, 1), 10, file)
+
+
 def test_snippets_show_the_api_and_how_to_load_stored_files() -> None:
     shown = "".join(snippet.text for snippet in blocks("python"))
     assert all(
         name in shown
-        for name in ("mnist_lib.load(", "mnist_lib.runs(", "saved_model.load(", "load_model(", "KerasModel(")
+        for name in ("mnist_lib.load(", "mnist_lib.runs(", "saved_model.load(", "load_model(", "keras.Model(")
     )

@@ -55,7 +55,7 @@ def test_the_defaults_of_a_spec_are_those_of_its_model(model: str) -> None:
     assert spec.optimizer == MODELS[model].optimizer
     assert spec.learning_rate == (MODELS[model].learning_rate or OPTIMIZERS[spec.optimizer])
     assert spec.schedule == MODELS[model].schedule
-    assert spec.hidden_units == MODELS[model].hidden_units
+    assert spec.arguments == {name: size.default for name, size in MODELS[model].arguments.items()}
 
 
 def test_another_optimizer_has_its_own_default_learning_rate() -> None:

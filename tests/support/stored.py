@@ -35,13 +35,19 @@ def publish_trained(objects: Objects, dataset: Dataset, run: str, spec: TrialSpe
     return publish(objects, spec.model, run, files, about)
 
 
+def small_spec(model: str, size: int = 16, **shared: Any) -> TrialSpec:
+    """Return a trial of a model with few weights."""
+    arguments: dict[str, Any] = {"width": size // 4} if model == "keras-resnet" else {"hidden_units": size}
+    return TrialSpec.of(model, **arguments, **shared)
+
+
 def publish_untrained(
     objects: Objects, model: str, change: Callable[[dict[str, bytes]], object] = lambda files: None
 ) -> Version:
     """Publish a version with initial weights, whose files are changed before they are committed."""
-    from mnist_lib.models.model import build_model
+    from mnist_lib.models.building import build_model
 
-    spec = TrialSpec.of(model, hidden_units=16)
+    spec = small_spec(model)
     built = build_model(spec, (28, 28, 1), 10)
     weights = built.initial_weights(1)
     about = {"dataset": {"name": "mnist-mini", "image_shape": [28, 28, 1]}}

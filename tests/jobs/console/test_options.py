@@ -1,6 +1,7 @@
 """Parsers made from the fields of a dataclass, the choice of a subcommand, and flags made from options."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,7 @@ class Options:
     names: tuple[str, ...] = option((), "names", values.comma_list, "A,B")
     report: bool = option(True, "write a report")
     epochs: int = option(5, "epochs", values.whole_number, "N")
+    sizes: Mapping[str, Any] | None = option(None, "sizes", values.named_values, "NAME=VALUE", repeated=True)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +60,24 @@ def test_an_unknown_option_suggests_the_one_that_was_meant(flag: str, suggested:
         Options(),
         Options(learning_rate=0.1, seeds=(4,), names=("a",), report=False),
         Options(seeds=(4, 8), names=("a", "b"), batch_size=32),
+        Options(sizes={"width": 64, "rate": 1e-05, "text": "a,b", "on": True}),
     ],
 )
 def test_options_written_as_flags_are_parsed_to_the_same_options(options: Options) -> None:
     assert parse("program", Options, flags_of(vars(options))) == options
+
+
+def test_a_repeated_option_adds_to_its_values_and_to_those_of_a_file(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("sizes: {width: 1, depth: 2}")
+    given = ["--config", str(config), "--sizes", "width=3", "--sizes=height=4,name=x"]
+    assert parse("program", Options, given).sizes == {"width": 3, "depth": 2, "height": 4, "name": "x"}
+
+
+@pytest.mark.parametrize("text", ["width", "=3"])
+def test_values_without_a_name_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="expected NAME=VALUE, such as width=64, got"):
+        parse("program", Options, [f"--sizes={text}"])
 
 
 def test_options_that_a_command_lacks_are_refused_as_flags_and_keep_defaults() -> None:

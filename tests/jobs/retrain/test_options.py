@@ -23,6 +23,8 @@ from tests.support.processor import at_most_processor_seconds
 from tests.support.receiver import Receiver
 from tests.support.schedule import DAILY, HOURLY, Schedule
 
+OWN_MODELS = Path(__file__).parents[2] / "support/own_models.py"
+
 
 @pytest.mark.slow
 def test_each_emitted_command_runs_unchanged_on_this_machine(schedule: Schedule) -> None:
@@ -77,6 +79,14 @@ def test_each_emitted_command_runs_unchanged_on_this_machine(schedule: Schedule)
         (["status", "--cronn=x"], "error[E-USAGE] --cronn is not an option; did you mean --cron?"),
         (["emit", "kubernetes", HOURLY], "error[E-USAGE] storage: expected a URL or an absolute path"),
         (["stats"], "error[E-USAGE] command: "),
+        (
+            ["emit", "kubernetes", HOURLY, "--storage=/s", "--", f"--models={OWN_MODELS}:sequential"],
+            "error[E-USAGE] models: expected nothing of this machine, since the manifest mounts none of it",
+        ),
+        (
+            ["emit", "raycronjob", HOURLY, "--storage=/s", "--", "--dataset=/pictures"],
+            "error[E-USAGE] dataset: expected nothing of this machine, since the manifest mounts none of it",
+        ),
     ],
 )
 def test_i7_an_invalid_option_is_refused_with_exit_code_2_before_anything_starts(
@@ -152,6 +162,16 @@ def test_an_emitted_schedule_does_not_retry_the_final_exit_codes(
     assert FINAL_EXIT_CODES == (2, 3, 5, 7, 9)
     assert retrain.main(["emit", scheduler, HOURLY, "--storage=/storage"]) == 0
     assert re.search(final, capsys.readouterr().out)
+
+
+def test_a_model_file_in_a_schedule_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "retrain.yaml"
+    config.write_text(yaml.safe_dump({"cron": "0 3 * * *", "train": {"models": f"{OWN_MODELS}:sequential"}}))
+    arguments = ["emit", "crontab", "--config", str(config), f"--storage={tmp_path}"]
+    assert retrain.main(arguments) == 2
+    assert "error[E-MODEL] models: sequential is code in own_models.py, which a" in capsys.readouterr().err
+    assert retrain.main([*arguments, "--", "--trust"]) == 0
+    assert "own_models.py:sequential" in capsys.readouterr().out
 
 
 def test_the_fingerprint_of_data_on_a_cluster_is_unknown(tmp_path: Path, data_dir: Path) -> None:

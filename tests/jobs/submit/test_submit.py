@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -154,7 +155,7 @@ def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
 
 
 @pytest.mark.slow
-def test_a_folder_of_pictures_of_this_machine_is_sent_with_the_job(
+def test_a_folder_of_pictures_and_a_model_file_of_this_machine_are_sent_with_the_job(
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "icons", classes("a", "b", pictures=40))
@@ -167,12 +168,16 @@ def test_a_folder_of_pictures_of_this_machine_is_sent_with_the_job(
         "--dataset=./icons",
         "--json",
     ]
-    train = ["--models=scratch", "--epochs=1", f"--storage={tmp_path}/storage", f"--data-dir={data_dir}"]
+    shutil.copy(ROOT / "tests/support/own_models.py", tmp_path / "mine.py")
+    models = "--models=scratch,./mine.py:sequential"
+    train = [models, "--epochs=1", f"--storage={tmp_path}/storage", f"--data-dir={data_dir}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *train], cwd=folder.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "MB of code and 80 files (0.0 MB) to" in done.stderr
-    assert json.loads(done.stdout)["dataset"]["classes"] == ["a", "b"]
+    assert "MB of code and 81 files (0.0 MB) to" in done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["dataset"]["classes"] == ["a", "b"]
+    assert sorted(summary["models"]) == ["scratch", "sequential"]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +187,7 @@ def test_a_folder_of_pictures_of_this_machine_is_sent_with_the_job(
             ["--dataset=tfds:x", "--tfds-import=/no-such.py", "--storage=/s"],
             "tfds_import: expected a file, got /no-such.py",
         ),
+        (["--models=/no-such.py:f", "--storage=/s"], "models: expected a Python file at /no-such.py: No such file"),
         (["--epoch=3"], "--epoch is not an option; did you mean --epochs?"),
         (["--epochs=0"], "epochs: expected a whole number from 1"),
         ([], "storage: expected a URL, or an absolute path on the cluster's head, got 'results'"),

@@ -19,7 +19,7 @@ from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.export.loading import load, load_trusted
-from mnist_lib.models.model import build_model
+from mnist_lib.models.building import build_model
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
 from tests.support.processor import at_most_processor_seconds

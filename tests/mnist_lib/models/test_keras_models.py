@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel, RandomShift
-from mnist_lib.models.model import build_model
 from mnist_lib.spec import TrialSpec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -41,11 +41,11 @@ def test_replicas_draw_different_random_numbers_and_end_with_the_same_state() ->
     """They would otherwise drop the same units, and move their images by the same pixels."""
     model = KerasModel(
         lambda: [
-            keras.Input((4, 4, 1), dtype="uint8"),
             keras.layers.Rescaling(1.0),
             keras.layers.Flatten(),
             keras.layers.Dropout(0.5),
         ],
+        (4, 4, 1),
         "float32",
     )
     weights, images = model.initial_weights(0), tf.ones((8, 4, 4, 1), tf.uint8)

@@ -9,21 +9,19 @@ import tensorflow as tf
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
-from mnist_lib.models.model import Weights, build_model
+from mnist_lib.models.building import build_model
+from mnist_lib.models.model import Weights
 from mnist_lib.spec import TrialSpec
+from tests.support.stored import small_spec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 each_model = pytest.mark.parametrize("name", MODELS)
 
 
-def small(name: str) -> TrialSpec:
-    return TrialSpec.of(name, hidden_units=16)
-
-
 @each_model
 def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
-    model = build_model(small(name), (28, 28, 1), 10)
+    model = build_model(small_spec(name), (28, 28, 1), 10)
     first, again, other = (model.initial_weights(seed).sha256() for seed in (1, 1, 2))
     assert first == again != other
 
@@ -35,7 +33,7 @@ def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
 def test_a_model_takes_the_image_shape_and_the_classes_of_its_dataset(
     name: str, image_shape: tuple[int, int, int], classes: int
 ) -> None:
-    model = build_model(small(name), image_shape, classes)
+    model = build_model(small_spec(name), image_shape, classes)
     images = tf.zeros((3, *image_shape), tf.uint8)
     weights = model.initial_weights(0)
     logits, state, loss = model.train_logits(weights, images, tf.constant(0))
@@ -73,7 +71,7 @@ def stored_probabilities(name: str, folder: Path, images: np.ndarray) -> dict[st
 
 @each_model
 def test_a_stored_model_predicts_as_the_trained_one(name: str, digits: Dataset, tmp_path: Path) -> None:
-    model, images = build_model(small(name), digits.image_shape, 10), digits.test.images[::10]
+    model, images = build_model(small_spec(name), digits.image_shape, 10), digits.test.images[::10]
     weights = model.initial_weights(3)
     for path, content in model.files(weights).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

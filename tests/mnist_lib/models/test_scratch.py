@@ -1,6 +1,7 @@
 """Each part written from scratch computes the same as its counterpart in Keras with equal weights."""
 
 import io
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,8 +10,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_lib.models.model import build_model
-from mnist_lib.models.scratch import SGD, Adam, Dense, Optimizer, RMSprop, Sequential, softmax_cross_entropy
+from mnist_lib.models.building import build_model
+from mnist_lib.models.scratch import Dense, Sequential, optimizer_of, softmax_cross_entropy
 from mnist_lib.spec import TrialSpec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -30,10 +31,19 @@ def test_dense_computes_what_dense_of_keras_computes(activation: str | None) -> 
 
 def test_sequential_computes_what_sequential_of_keras_computes() -> None:
     ours = Sequential([Dense(20, 9, tf.nn.relu), Dense(9, 4)])
-    theirs = keras.Sequential([keras.Input((20,)), keras.layers.Dense(9, activation="relu"), keras.layers.Dense(4)])
+    theirs = keras.Sequential(
+        [
+            keras.Input((5, 4, 1)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(9, activation="relu"),
+            keras.layers.Dense(4),
+        ]
+    )
     weights = ours.initial_weights(5)
-    theirs.set_weights([w.numpy() for w in weights])
-    np.testing.assert_allclose(ours(weights, INPUTS), theirs(INPUTS), rtol=1e-5)
+    theirs.set_weights([w.numpy() for w in weights.values()])
+    images = np.random.default_rng(0).integers(0, 256, (32, 5, 4, 1)).astype(np.uint8)
+    np.testing.assert_allclose(ours(weights, tf.constant(images)), theirs(images), rtol=1e-5)
 
 
 def test_an_initial_kernel_is_uniform_from_0_to_a_tenth_and_an_initial_bias_is_0() -> None:
@@ -47,9 +57,9 @@ def test_an_initial_kernel_is_uniform_from_0_to_a_tenth_and_an_initial_bias_is_0
 def test_initial_weights_are_a_function_of_the_seed_and_differ_between_layers() -> None:
     network = Sequential([Dense(5, 5), Dense(5, 5)])
     first, again, other = (network.initial_weights(seed) for seed in (1, 1, 2))
-    assert (first[0].numpy() == again[0].numpy()).all()
-    assert (first[0].numpy() != other[0].numpy()).any()
-    assert (first[0].numpy() != first[2].numpy()).any()
+    assert (first["kernel_0"].numpy() == again["kernel_0"].numpy()).all()
+    assert (first["kernel_0"].numpy() != other["kernel_0"].numpy()).any()
+    assert (first["kernel_0"].numpy() != first["kernel_1"].numpy()).any()
 
 
 @settings(deadline=None, max_examples=50)
@@ -77,18 +87,30 @@ def test_the_loss_of_a_confident_mistake_is_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "keras_class"),
+    ("name", "keras_class"),
     [
-        (SGD(), keras.optimizers.SGD),
-        (RMSprop(), keras.optimizers.RMSprop),
-        (Adam(), keras.optimizers.Adam),
+        ("sgd", keras.optimizers.SGD),
+        ("rmsprop", keras.optimizers.RMSprop),
+        ("adam", keras.optimizers.Adam),
     ],
-    ids=["sgd", "rmsprop", "adam"],
+)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"momentum": 0.9},
+        {"weight_decay": 0.1},
+        {"global_clipnorm": 0.5},
+        {"momentum": 0.5, "weight_decay": 0.01, "global_clipnorm": 2.0},
+    ],
+    ids=str,
 )
 def test_an_optimizer_takes_the_same_steps_as_its_keras_counterpart(
-    ours: Optimizer, keras_class: type[keras.optimizers.Optimizer]
+    name: str, keras_class: type[keras.optimizers.Optimizer], settings: dict[str, Any]
 ) -> None:
-    theirs = keras_class(0.05)
+    if name == "adam":
+        settings = {field: value for field, value in settings.items() if field != "momentum"}
+    ours, theirs = optimizer_of(TrialSpec.of("keras", optimizer=name, **settings)), keras_class(0.05, **settings)
     generator = np.random.default_rng(0)
     start = [generator.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
     weights = [tf.constant(value) for value in start]

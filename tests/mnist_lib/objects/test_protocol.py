@@ -39,6 +39,14 @@ def test_names_are_those_below_a_folder_and_sorted(objects: Objects) -> None:
     assert list(objects.names("")) == ["ab/4"]
 
 
+def test_folders_are_those_directly_below_one(objects: Objects) -> None:
+    for name in ("a/file", "a/c/1", "a/b/d/2", "ab/e/3"):
+        objects.create(name, b"")
+    assert objects.folders("a") == ["b", "c"]
+    assert objects.folders("a/b") == ["d"]
+    assert objects.folders("none") == []
+
+
 def test_appended_content_comes_at_the_end(storage: str, objects: Objects) -> None:
     for line in (b"1\n", b"2\n"):
         objects.append("log", line)

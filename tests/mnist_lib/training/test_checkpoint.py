@@ -39,7 +39,7 @@ def events(
     resources: Resources = ONE,
     seconds: float = math.inf,
 ) -> Iterator[TrialEvent]:
-    assignments = [Assignment(spec, checkpoints.get(spec.id), seconds) for spec in specs]
+    assignments = [Assignment(spec, checkpoints.get(spec.id), seconds=seconds) for spec in specs]
     return run_trials(assignments, lambda: few, resources, WorkerPlace(node="here"), pace)
 
 

@@ -13,12 +13,13 @@ from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, epochs
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DivergedError
+from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
-from mnist_lib.models.model import build_model
 from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import Epoch, Trainer, accuracy_of, learning_rates
+from tests.support.stored import small_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -45,7 +46,7 @@ def keras_twin(spec: TrialSpec) -> keras.Model:
             keras.Input((28, 28, 1)),
             keras.layers.Rescaling(1 / 255),
             keras.layers.Flatten(),
-            keras.layers.Dense(spec.hidden_units, activation="relu"),
+            keras.layers.Dense(spec.arguments["hidden_units"], activation="relu"),
             keras.layers.Dense(10, activation="softmax"),
         ]
     )
@@ -93,7 +94,6 @@ class Unused(keras.layers.Layer):
 
 def unusual_layers() -> list[keras.layers.Layer]:
     return [
-        keras.Input((28, 28, 1), dtype="uint8"),
         keras.layers.Rescaling(1 / 255),
         keras.layers.Flatten(),
         keras.layers.Dense(16, activation="relu", kernel_regularizer=keras.regularizers.L2(0.01)),
@@ -109,8 +109,8 @@ def test_losses_of_layers_count_and_weights_without_a_gradient_stay_as_in_keras_
 ) -> None:
     train = first(digits.train, 10 * 64)
     strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
-    trainer = Trainer(KerasModel(unusual_layers, "float32"), OPTIMIZERS["sgd"](), strategy)
-    twin = keras.Sequential(unusual_layers())
+    trainer = Trainer(KerasModel(unusual_layers, (28, 28, 1), "float32"), OPTIMIZERS["sgd"](), strategy)
+    twin = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), *unusual_layers()])
     twin.compile(keras.optimizers.SGD(0.1), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     twin.set_weights([value.numpy() for value in trainer.weights.trainable])
     for chunk in epochs(train, Plan(len(train), 64, replicas), seed=0, first=1, last=1):
@@ -200,7 +200,7 @@ def test_bfloat16_trains_float32_weights_to_a_similar_loss(digits: Dataset, mode
     train = first(digits.train, 2_000)
     losses = []
     for precision in PRECISIONS:
-        spec = TrialSpec.of(model, hidden_units=64, precision=precision)
+        spec = small_spec(model, 64, precision=precision)
         trainer = trainer_of(spec)
         trainer.start(seed=0)
         rates = constant(spec.learning_rate)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from mnist_lib.data.batches import Plan, epochs
 from mnist_lib.data.split import Dataset
-from mnist_lib.models.model import build_model
+from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import learning_rates

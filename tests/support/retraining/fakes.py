@@ -67,6 +67,9 @@ class ObjectsOfMachine:
     def names(self, prefix: str) -> Iterator[str]:
         raise NotImplementedError
 
+    def folders(self, prefix: str) -> list[str]:
+        raise NotImplementedError
+
     def append(self, name: str, content: bytes) -> None:
         raise NotImplementedError
 

@@ -39,6 +39,10 @@ class MemoryObjects:
     def names(self, prefix: str) -> Iterator[str]:
         yield from sorted(name for name in self.content if not prefix or name.startswith(f"{prefix}/"))
 
+    def folders(self, prefix: str) -> list[str]:
+        below = (name.removeprefix(f"{prefix}/").split("/") for name in self.names(prefix))
+        return sorted({first for first, *others in below if others})
+
     def delete(self, name: str) -> None:
         self.content.pop(name, None)
 

@@ -48,6 +48,9 @@ class Faulty:
     def names(self, prefix: str) -> Iterator[str]:
         return self._run("names", prefix)
 
+    def folders(self, prefix: str) -> list[str]:
+        return self._run("folders", prefix)
+
     def delete(self, name: str) -> None:
         self._run("delete", name)
 

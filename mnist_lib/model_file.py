@@ -1,0 +1,206 @@
+"""Models in Python files of the user's: their source, what can be said of it without running it, and who may run it.
+
+A stored version contains the source. It is run only if its sha256 is that of a file that the user names now, or is in
+a list outside the storage, since others may write to the storage.
+"""
+
+import ast
+import functools
+import hashlib
+import os
+import re
+import traceback
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mnist_lib.catalog import MODELS
+from mnist_lib.errors import MnistError, ModelError, SpecError
+from mnist_lib.wording import one_line
+
+SOURCE_FILE = "model.py"  # in a version
+MAX_SOURCE_BYTES = 1_000_000
+FILE_MODEL = re.compile(r"(?P<file>.+\.py):(?P<function>[^:/]*)")  # as in ./my_models.py:small_resnet
+MODEL_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,59}", re.ASCII)  # of a user's model: that of its function
+TRUSTED = "trusted-models.txt"
+
+
+class Definition(NamedTuple):
+    """Something that a file defines at its top level."""
+
+    line: int
+    arguments: ast.arguments | None = None  # of a function or a class, without `self`; None if they are not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """A Python file with models."""
+
+    name: str  # of the file, for messages
+    content: bytes
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelFile":
+        """Return a file. Raises ModelError if it cannot be read, or is no Python."""
+        try:
+            with path.expanduser().open("rb") as file:
+                content = file.read(MAX_SOURCE_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ModelError(f"models: expected a Python file at {path}: {reason}") from error
+        if len(content) > MAX_SOURCE_BYTES:
+            raise ModelError(f"models: {path}: expected at most {MAX_SOURCE_BYTES:,} bytes, got more")
+        source = cls(name=path.name, content=content)
+        source.definitions()
+        return source
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def file(self) -> str:
+        """The name of the file in tracebacks, where no other file has it."""
+        return f"<{self.name} {self.sha256[:12]}>"
+
+    def definitions(self) -> dict[str, Definition]:
+        """Return what the file defines at its top level, by name.
+
+        Raises:
+            ModelError: the file is no Python.
+        """
+        try:
+            body = ast.parse(self.content).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            reason = error.msg if isinstance(error, SyntaxError) else one_line(error)
+            raise ModelError(f"{self.name}{where}: expected Python: {reason}") from error
+        found: dict[str, Definition] = {}
+        for statement in body:
+            line = statement.lineno
+            if isinstance(statement, ast.FunctionDef):
+                found[statement.name] = Definition(line, statement.args)
+            elif isinstance(statement, ast.ClassDef):
+                methods = {method.name: method.args for method in statement.body if isinstance(method, ast.FunctionDef)}
+                own = methods.get("__init__")
+                if own is not None:
+                    own.args = own.args[1:]  # without self
+                found[statement.name] = Definition(line, own)
+            else:
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                        found[node.id] = Definition(line)
+                    elif isinstance(node, ast.alias):
+                        found[(node.asname or node.name).partition(".")[0]] = Definition(line)
+        return found
+
+    def accepts(self, function: str, argument: str) -> bool:
+        """Return whether a function has an argument beside the image shape and the number of classes."""
+        known = self.definitions()[function].arguments
+        if known is None or known.kwarg is not None:
+            return True  # not known before it is called
+        return argument in {arg.arg for arg in [*[*known.posonlyargs, *known.args][2:], *known.kwonlyargs]}
+
+    def place(self, function: str) -> str:
+        """Return where a function begins, for messages."""
+        return f"{self.name}, line {self.definitions()[function].line}: {function}"
+
+    @contextmanager
+    def blamed(self, function: str) -> Iterator[None]:
+        """Turn every exception of a function, also SystemExit, into a ModelError that names the file and the line."""
+        try:
+            yield
+        except MnistError:
+            raise
+        except (Exception, SystemExit) as error:
+            place = self.place_of(error) or self.place(function)
+            raise ModelError(f"{place}: {type(error).__name__}: {one_line(error)}") from error
+
+    def place_of(self, error: BaseException) -> str | None:
+        """Return the file and line of an exception, or None if it has another cause than this file."""
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.file]
+        # An error of a compiled function names the place where the operation was made in its text.
+        lines += map(int, re.findall(rf'{re.escape(self.file)}", line (\d+)', str(error)))
+        return f"{self.name}, line {lines[-1]}" if lines else None
+
+
+def files_of(models: Collection[str]) -> dict[str, ModelFile]:
+    """Return the files of the models that are given as FILE.py:FUNCTION, by the function's name.
+
+    Raises:
+        SpecError: a function's name is that of another model.
+        ModelError: a file cannot be read, is no Python, or has no such function.
+    """
+    found: dict[str, ModelFile] = {}
+    for model in models:
+        match = FILE_MODEL.fullmatch(model)
+        if match is None:
+            if model.endswith(".py"):
+                raise SpecError(f"models: expected a function after the file, as in {model}:my_model, got none")
+            continue
+        source, function = ModelFile.read(Path(match["file"])), match["function"]
+        if not MODEL_NAME.fullmatch(function):
+            raise SpecError(f"models: expected the name of a function of {source.name}, got {function!r}")
+        if function in MODELS or function in found:
+            raise SpecError(f"models: {function} is the name of another model; rename the function in {source.name}")
+        defined = source.definitions()
+        if function not in defined:
+            known = ", ".join(name for name, (_, arguments) in defined.items() if arguments is not None) or "none"
+            raise ModelError(f"{source.name}: expected a function {function}, got none; its functions: {known}")
+        found[function] = source
+    return found
+
+
+def name_of(model: str) -> str:
+    """Return the name of a model that is given by name or as FILE.py:FUNCTION."""
+    match = FILE_MODEL.fullmatch(model)
+    return match["function"] if match else model
+
+
+def path_of(model: str) -> Path | None:
+    """Return the absolute path of the file of a model that is given as FILE.py:FUNCTION, or None."""
+    match = FILE_MODEL.fullmatch(model)
+    return Path(match["file"]).expanduser().absolute() if match else None
+
+
+def in_folder(model: str, folder: str | None = None) -> str:
+    """Return FILE.py:FUNCTION with the file in another folder, by default its own; and any other model as it is."""
+    path = path_of(model)
+    return model if path is None else f"{f'{folder}/{path.name}' if folder else path}:{name_of(model)}"
+
+
+def trust(sources: Collection[ModelFile]) -> None:
+    """Add files to the list of those that stored versions may run. Raises OSError if it cannot be written."""
+    new = {source.sha256: source for source in sources if not is_trusted(source.sha256)}
+    if new:
+        path = _list_of_trusted()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:  # one write, so that lines of two processes do not mix
+            file.write("".join(f"{sha256}  {source.name}\n" for sha256, source in new.items()))
+
+
+def is_trusted(sha256: str) -> bool:
+    try:
+        return any(line.partition(" ")[0] == sha256 for line in _list_of_trusted().read_text().splitlines())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def require_trusted(stored: ModelFile, version: str, given: ModelFile | None) -> None:
+    """Raise ModelError unless the source of a version is the given file, or a trusted one."""
+    if (given is not None and given.sha256 == stored.sha256) or is_trusted(stored.sha256):
+        return
+    if given is None:
+        raise ModelError(
+            f"{version}: expected a trusted model, got one with sha256 {stored.sha256}, which was not trained here; to"
+            " run its code, name the same file with --model-file FILE.py"
+        )
+    raise ModelError(f"{version}: expected a file with sha256 {stored.sha256}, got {given.name} with {given.sha256}")
+
+
+def _list_of_trusted() -> Path:
+    """Return the path of the list. Raises RuntimeError without a home folder."""
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return Path(home or Path.home() / ".config", "mnist-jobs", TRUSTED)

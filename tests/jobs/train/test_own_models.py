@@ -1,0 +1,140 @@
+"""A model in a Python file of the user's, through every command."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mnist_lib.model_file import ModelFile
+from tests.support.job import ROOT, pid_of, start, starts_of, train
+
+pytestmark = pytest.mark.slow
+
+SOURCE = Path(__file__).parents[2] / "support/own_models.py"
+MODELS = "small_resnet,sequential"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the model file, and a run of two of its models."""
+    home = tmp_path_factory.mktemp("own-models")
+    shutil.copy(SOURCE, home / "mine.py")
+    models = ",".join(f"{home}/mine.py:{name}" for name in MODELS.split(","))
+    options = ("--models", models, "--model-arg", "width=4", "--model-arg=units=24", "--epochs=12", "--run-name=r")
+    code, _, stderr = train(*options, "--storage", home / "results", "--seeds=2", home=home)
+    assert code == 0, stderr
+    return home
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return summary
+
+
+def run(home: Path, module: str, *arguments: str | Path) -> tuple[int, str, str]:
+    """Run a command on the storage in a home."""
+    words = [sys.executable, "-m", module, *map(str, arguments), "--storage", str(home / "results")]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "HOME": str(home)}, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_it_is_trained_with_its_arguments_and_stored_with_its_source(home: Path) -> None:
+    summary = summary_of(home / "results/runs/r")
+    assert sorted(summary["models"]) == sorted(MODELS.split(","))
+    manifest = json.loads((home / "results/models/small_resnet/versions/1/manifest.json").read_text())
+    assert manifest["spec"]["arguments"] == {"width": 4}
+    assert manifest["spec"]["source_sha256"] == ModelFile.read(SOURCE).sha256
+    assert (home / "results/models/small_resnet/versions/1/model.py").read_bytes() == SOURCE.read_bytes()
+    assert summary["models"]["sequential"]["mean_test_accuracy"] > 0.85
+    assert "small_resnet" in (home / "results/index.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["list", "champion", "history", "verify"])
+def test_m2_commands_that_run_no_code_know_it_without_its_file(home: Path, command: str, tmp_path: Path) -> None:
+    shutil.copytree(home / "results", tmp_path / "results")
+    code, stdout, stderr = run(tmp_path, "jobs.models", command)
+    assert (code, stderr) == (0, "")
+    assert "2 versions intact, 0 damaged." in stdout if command == "verify" else "small_resnet@1" in stdout
+
+
+def test_its_versions_are_evaluated_exported_and_used(home: Path) -> None:
+    code, stdout, stderr = run(home, "jobs.models", "evaluate", "small_resnet")
+    assert code == 0, stderr
+    assert "gives the stored prediction for all 1,000 test images" in stdout
+    for form in ("onnx", "litert", "saved_model"):
+        target = home / f"exported.{form}"
+        code, stdout, stderr = run(home, "jobs.models", "export", "small_resnet", "--format", form, "--to", target)
+        assert code == 0, stderr
+        assert "The file predicts the same for 100 test images" in stdout
+    code, stdout, stderr = run(home, "jobs.predict", "--model=sequential", "--from-test=5", "--csv")
+    assert code == 0, stderr
+    assert len(stdout.splitlines()) == 6
+
+
+def test_m2_the_code_of_a_version_needs_the_same_file_where_it_was_not_trained(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "results", tmp_path / "results")
+    ask = ("jobs.predict", "--model=sequential", "--from-test=1")
+    code, stdout, stderr = run(tmp_path, *ask)
+    assert (code, stdout) == (2, "")
+    assert "error[E-MODEL] sequential@1: expected a trusted model, got one with sha256 " in stderr
+    (tmp_path / "edited.py").write_text(SOURCE.read_text() + "# edited\n")
+    code, stdout, stderr = run(tmp_path, *ask, "--model-file", tmp_path / "edited.py")
+    assert (code, stdout) == (2, "")
+    edited, own = ModelFile.read(tmp_path / "edited.py").sha256, ModelFile.read(SOURCE).sha256
+    assert f"error[E-MODEL] sequential@1: expected a file with sha256 {own}, got edited.py with {edited}" in stderr
+    assert run(tmp_path, *ask, "--model-file", SOURCE)[0] == 0
+
+
+@pytest.mark.long
+def test_f1_a_model_of_a_user_killed_three_times_ends_with_the_same_weights(home: Path, tmp_path: Path) -> None:
+    options = (f"--models={home}/mine.py:small_resnet", "--epochs=30", "--checkpoint-seconds=0", "--cpus-per-trial=1")
+    calm = train(*options, "--storage", tmp_path / "calm", "--run-name=r", home=tmp_path)
+    assert calm[0] == 0, calm[2]
+    process = start(*options, "--storage", tmp_path / "killed", "--run-name=r", home=tmp_path)
+    folder = tmp_path / "killed/runs/r"
+    for epoch in (2, 9, 19):
+        os.kill(pid_of("small_resnet-s0", folder, epoch), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    assert len(starts_of("small_resnet-s0", folder)) == 4
+    weights = [summary_of(tmp_path / name / "runs/r")["trials"][0]["weights_sha256"] for name in ("calm", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_the_plan_names_the_file_and_its_hash(home: Path) -> None:
+    code, stdout, stderr = train(f"--models={SOURCE}:sequential", "--plan", home=home)
+    assert code == 0, stderr
+    assert f"model sequential: code in own_models.py, sha256 {ModelFile.read(SOURCE).sha256}" in stdout
+
+
+def test_code_named_by_a_configuration_file_needs_trust(tmp_path: Path) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump({"models": f"{SOURCE}:sequential", "trust": True}))
+    code, _, stderr = train("--config", config, "--plan", home=tmp_path)
+    assert code == 2
+    assert "error[E-MODEL] models: sequential is code in own_models.py, which a configuration file names; " in stderr
+    assert train("--config", config, "--trust", "--plan", home=tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(s, n): return 1 +", "error[E-MODEL] mine.py, line 1: expected Python: invalid syntax"),
+        ("def g(s, n): ...", "error[E-MODEL] mine.py: expected a function f, got none; its functions: g"),
+        ("def f(s, n):\n  raise OSError('no')", "error[E-MODEL] mine.py, line 2: OSError: no"),
+    ],
+)
+def test_m1_an_invalid_model_ends_the_run_with_one_line_before_any_trial(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    options = (f"--models=keras,{tmp_path}/mine.py:f", "--storage", tmp_path / "results", "--quiet")
+    code, stdout, stderr = train(*options, home=tmp_path)
+    assert (code, stdout, stderr) == (2, "", f"{message}\n")

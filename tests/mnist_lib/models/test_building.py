@@ -1,0 +1,155 @@
+"""A model of a user's trains, resumes, mirrors and is stored like one of the catalog; its errors name its lines."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnist_lib.data.split import Dataset
+from mnist_lib.errors import ModelError
+from mnist_lib.model_file import SOURCE_FILE, ModelFile
+from mnist_lib.models.building import build_model, check_model
+from mnist_lib.results import CheckpointTaken, Started, TrialEvent, TrialFailure, TrialResult
+from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec
+from mnist_lib.training import trial
+from mnist_lib.training.trial import WorkerPlace, run_trials
+from tests.support.digits import few_digits
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+OWN = ModelFile.read(Path(__file__).parents[2] / "support/own_models.py")
+FORMS = ["small_resnet", "sequential", "list_of_layers", "not_for_xla", "SoftmaxRegression"]
+
+
+def own(name: str, epochs: int = 2, batch_size: int = 50, **arguments: Any) -> TrialSpec:
+    return TrialSpec.of(name, source_sha256=OWN.sha256, epochs=epochs, global_batch_size=batch_size, **arguments)
+
+
+Run = Callable[..., list[TrialEvent]]
+
+
+@pytest.fixture
+def run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(trial, "configure_process", lambda resources: None)  # done by the fixture `tensorflow`
+    few = few_digits(digits)
+
+    def run(
+        spec: TrialSpec, source: ModelFile = OWN, replicas: int = 1, checkpoint: bytes | None = None
+    ) -> list[TrialEvent]:
+        resources, pace = Resources(cpus=2, cpu_replicas=replicas), Pace(checkpoint_seconds=0)
+        assignment = Assignment(spec, checkpoint, source)
+        return list(run_trials([assignment], lambda: few, resources, WorkerPlace(node="here"), pace))
+
+    return run
+
+
+def result_of(events: list[TrialEvent]) -> TrialResult:
+    assert isinstance(events[-1], TrialResult), events[-1]
+    return events[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_resumed_model_of_a_user_ends_with_the_same_weights(name: str, replicas: int, run: Run) -> None:
+    events = run(own(name), replicas=replicas)
+    (checkpoint,) = [event for event in events if isinstance(event, CheckpointTaken)]
+    resumed = run(own(name), replicas=replicas, checkpoint=checkpoint.content)
+    assert isinstance(resumed[0], Started)
+    assert resumed[0].resumed_after == 1
+    assert result_of(resumed).weights_sha256 == result_of(events).weights_sha256
+    assert result_of(events).files[SOURCE_FILE] == OWN.content
+
+
+@pytest.mark.slow
+def test_two_replicas_of_a_residual_network_learn_what_one_learns(run: Run) -> None:
+    spec = own("residual", epochs=3)  # 24 steps
+    one, two = (result_of(run(spec, replicas=replicas)) for replicas in (1, 2))
+    np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_stored_files_of_a_model_of_a_user_have_its_weights(name: str, digits: Dataset) -> None:
+    model = build_model(own(name), digits.image_shape, 10, OWN)
+    weights, images = model.initial_weights(3), tf.constant(digits.test.images[:20])
+    read = model.read(model.files(weights))
+    assert model.stored(read).sha256() == model.stored(weights).sha256()
+    np.testing.assert_array_equal(model.logits(read, images), model.logits(weights, images))
+
+
+def test_augmentation_of_keras_acts_in_training_only(digits: Dataset) -> None:
+    model = build_model(own("small_resnet", dropout=0.0), digits.image_shape, 10, OWN)
+    weights, images = model.initial_weights(0), tf.constant(digits.test.images[:20])
+    again = weights._replace(state=model.train_logits(weights, images, tf.constant(0))[1])
+    one, other = (
+        model.train_logits(weights, images, tf.constant(0))[0],
+        model.train_logits(again, images, tf.constant(0))[0],
+    )
+    assert (one.numpy() != other.numpy()).any()
+    np.testing.assert_array_equal(model.logits(weights, images), model.logits(weights, images))
+
+
+@pytest.mark.slow
+def test_a_model_that_xla_cannot_compile_is_trained_without_it_and_says_so(run: Run) -> None:
+    started, *others = run(own("not_for_xla"))
+    assert isinstance(started, Started)
+    expected = "not_for_xla is trained without XLA, which cannot compile ImageProjectiveTransformV3"
+    assert started.notices == (expected,)
+    assert len(result_of(others).history) == 2
+
+
+def file_of(text: str) -> ModelFile:
+    return ModelFile(name="mine.py", content=f"import keras\n{text}".encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(s, n):\n  return None", "mine.py, line 2: f: expected a keras.Model, a list .*, got NoneType"),
+        ("def f(s, n):\n  x = 1\n  return y", "mine.py, line 4: NameError: name 'y' is not defined"),
+        ("import not_installed\ndef f(s, n): ...", "mine.py, line 2: ModuleNotFoundError: No module named"),
+        ("def f(s, n):\n  exit()", "mine.py, line 3: SystemExit"),
+        ("def f(s): ...", r"mine.py, line 2: f: TypeError: f\(\) takes 1 positional argument but 2 were given"),
+        (
+            "def f(s, n):\n  return [keras.layers.Flatten(), keras.layers.Dense(n + 1)]",
+            r"mine.py, line 2: f: expected logits of the shape \(batch, 10\), one for each class, got \(2, 11\)",
+        ),
+        (
+            "def f(s, n):\n  return [keras.layers.Flatten(), keras.layers.Dense(n, activation='softmax')]",
+            "mine.py, line 2: f: expected logits of the 10 classes, got a softmax; leave it out",
+        ),
+        (
+            "def f(s, n):\n  return [keras.layers.Dense(n)]",
+            r"mine.py, line 2: f: expected logits of the shape \(batch, 10\), one for each class, got \(2, 8, 8, 10\)",
+        ),
+        ("def f(s, n):\n  return [keras.layers.Conv2D(4, 99)]", "mine.py, line 2: f: ValueError: "),
+    ],
+)
+def test_m1_what_is_wrong_in_a_model_file_is_named_with_its_line(text: str, message: str) -> None:
+    source = file_of(text)
+    with pytest.raises(ModelError, match=f"^{message}") as raised:
+        check_model(TrialSpec.of("f", source_sha256=source.sha256), (8, 8, 1), 10, source)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def raising() -> ModelFile:
+    return file_of(
+        "class Bad(keras.layers.Layer):\n"
+        "  def call(self, x, training=False):\n"
+        "    if training:\n"
+        "      raise KeyError('no such key')\n"
+        "    return x\n"
+        "def f(s, n):\n"
+        "  return [Bad(), keras.layers.Flatten(), keras.layers.Dense(n)]\n"
+    )
+
+
+def test_m1_an_error_in_training_fails_only_the_trial_and_names_its_line(raising: ModelFile, run: Run) -> None:
+    (failure,) = run(TrialSpec.of("f", source_sha256=raising.sha256, epochs=1), raising)
+    assert isinstance(failure, TrialFailure)
+    assert (failure.code, failure.trial) == ("E-MODEL", "f-s0")
+    assert failure.message.startswith("mine.py, line 5: KeyError: ")

@@ -1,0 +1,142 @@
+"""A model file is read without running it; its code is run only if the user has trusted it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from mnist_lib.errors import ModelError, SpecError
+from mnist_lib.model_file import ModelFile, files_of, in_folder, is_trusted, name_of, require_trusted, trust
+
+TEXT = """
+import keras as k
+from keras import layers
+UNITS = 3
+def small(image_shape, num_classes, width=8, *, depth=2): ...
+def any_argument(image_shape, num_classes, **arguments): ...
+class Big:
+    def __init__(self, image_shape, num_classes, height): ...
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "my models.py"
+    path.write_text(TEXT)
+    return path
+
+
+def test_a_file_is_read_without_running_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("open('created', 'w')\ndef f(s, n): ...")
+    assert set(files_of([f"{path}:f"])) == {"f"}
+    assert not (tmp_path / "created").exists()
+
+
+def test_the_definitions_of_a_file_are_known_with_their_lines(path: Path) -> None:
+    lines = {name: line for name, (line, _) in ModelFile.read(path).definitions().items()}
+    assert lines == {"k": 2, "layers": 3, "UNITS": 4, "small": 5, "any_argument": 6, "Big": 7}
+
+
+@pytest.mark.parametrize(
+    ("function", "accepted", "refused"),
+    [("small", ["width", "depth"], ["image_shape", "num_classes", "x"]), ("Big", ["height"], ["self", "num_classes"])],
+)
+def test_arguments_are_known_before_the_file_is_run(
+    path: Path, function: str, accepted: list[str], refused: list[str]
+) -> None:
+    file = ModelFile.read(path)
+    assert [name for name in (*accepted, *refused) if file.accepts(function, name)] == accepted
+    assert file.accepts("any_argument", "x")
+
+
+def test_a_model_is_named_by_its_function(path: Path) -> None:
+    given = ["keras", f"{path}:small", f"{path}:Big"]
+    assert [name_of(model) for model in given] == ["keras", "small", "Big"]
+    files = files_of(given)
+    assert list(files) == ["small", "Big"]
+    assert files["small"] == files["Big"] == ModelFile(name="my models.py", content=TEXT.encode())
+    assert in_folder("keras", "sent") == "keras"
+    assert in_folder(f"{path}:small", "sent") == "sent/my models.py:small"
+
+
+def test_a_relative_path_becomes_absolute_for_another_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    assert in_folder("./my models.py:small") == f"{path}:small"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("{path}", "models: expected a function after the file, as in .*my models.py:my_model, got none"),
+        ("{path}:", "models: expected the name of a function of my models.py, got ''"),
+        ("{path}:a-b", "models: expected the name of a function of my models.py, got 'a-b'"),
+    ],
+)
+def test_a_file_without_a_function_is_refused(path: Path, given: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        files_of([given.format(path=path)])
+
+
+def test_m1_a_missing_file_or_function_and_a_syntax_error_are_named(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^models: expected a Python file at .*none.py: No such file or directory$"):
+        files_of([f"{tmp_path}/none.py:f"])
+    with pytest.raises(ModelError, match=r"^my models.py: expected a function f, got none; its functions: small, an"):
+        files_of([f"{path}:f"])
+    path.write_text("x = 1\ndef f(:\n")
+    with pytest.raises(ModelError, match=r"^my models.py, line 2: expected Python: invalid syntax$"):
+        files_of([f"{path}:f"])
+    path.write_bytes(b"\0")
+    with pytest.raises(ModelError, match=r"^my models.py.*: expected Python: .*null"):
+        files_of([f"{path}:f"])
+
+
+def test_two_models_of_one_name_are_refused(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.py").write_text("def small(s, n): ...\ndef scratch(s, n): ...")
+    with pytest.raises(SpecError, match=r"small is the name of another model; rename the function in b.py"):
+        files_of([f"{path}:small", f"{tmp_path}/b.py:small"])
+    with pytest.raises(SpecError, match=r"scratch is the name of another model"):
+        files_of([f"{tmp_path}/b.py:scratch"])
+
+
+def test_a_file_is_trusted_once_it_was_trained_from(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    file = ModelFile.read(path)
+    assert not is_trusted(file.sha256)
+    trust([file, file])
+    trust([file])
+    assert is_trusted(file.sha256)
+    listed = (tmp_path / "config/mnist-jobs/trusted-models.txt").read_text()
+    assert listed == f"{file.sha256}  my models.py\n"
+
+
+def test_m2_code_of_a_version_needs_the_same_file_or_a_trusted_one(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    file, edited = ModelFile.read(path), ModelFile(name="edited.py", content=b"x = 1")
+    require_trusted(file, "small@1", given=file)
+    with pytest.raises(ModelError, match=f"^small@1: expected a trusted model, got one with sha256 {file.sha256}, "):
+        require_trusted(file, "small@1", given=None)
+    with pytest.raises(ModelError, match=f"sha256 {file.sha256}, got edited.py with {edited.sha256}$"):
+        require_trusted(file, "small@1", given=edited)
+    trust([file])
+    require_trusted(file, "small@1", given=None)
+    require_trusted(file, "small@1", given=edited)  # edited since
+
+
+def test_an_unwritable_home_trusts_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/none")
+    with pytest.raises(OSError, match=r"none"):
+        trust([ModelFile.read(path)])
+    assert not is_trusted(ModelFile.read(path).sha256)
+
+
+def test_a_class_definition_is_not_changed_by_being_read_twice(path: Path) -> None:
+    file = ModelFile.read(path)
+    for _ in range(2):
+        arguments = file.definitions()["Big"].arguments
+        assert isinstance(arguments, ast.arguments)
+        assert [argument.arg for argument in arguments.args] == ["image_shape", "num_classes", "height"]

@@ -1,0 +1,70 @@
+"""Models as a user writes them, which the tests name as `own_models.py:FUNCTION`."""
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+ImageShape = tuple[int, int, int]
+
+
+def small_resnet(image_shape: ImageShape, num_classes: int, width: int = 8, dropout: float = 0.1) -> keras.Model:
+    """A functional model with augmentation, batch normalisation, dropout and a regulariser."""
+    inputs = keras.Input(image_shape)
+    features = layers.RandomTranslation(0.05, 0.05)(layers.Rescaling(1 / 255)(inputs))
+    features = layers.Conv2D(width, 3, strides=2, padding="same")(features)
+    for _ in range(2):
+        own = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(features))
+        own = layers.Conv2D(width, 3, padding="same", kernel_regularizer=keras.regularizers.L2(1e-4))(own)
+        features = layers.Add()([features, own])
+    features = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(features))
+    return keras.Model(inputs, layers.Dense(num_classes)(features))
+
+
+def residual(image_shape: ImageShape, num_classes: int) -> keras.Model:
+    """Without batch normalisation and random numbers, so that two replicas learn what one learns."""
+    inputs = keras.Input(image_shape)
+    features = layers.Conv2D(4, 3, strides=2)(layers.Rescaling(1 / 255)(inputs))
+    features = layers.Add()([features, layers.Conv2D(4, 3, padding="same", activation="relu")(features)])
+    return keras.Model(inputs, layers.Dense(num_classes)(layers.Flatten()(features)))
+
+
+def sequential(image_shape: ImageShape, num_classes: int, units: int = 16) -> keras.Model:
+    hidden = layers.Dense(units, activation="relu")
+    return keras.Sequential([layers.Rescaling(1 / 255), layers.Flatten(), hidden, layers.Dense(num_classes)])
+
+
+def list_of_layers(image_shape: ImageShape, num_classes: int) -> list[keras.Layer]:
+    return [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dropout(0.2), layers.Dense(num_classes)]
+
+
+class Unrotated(layers.Layer):
+    """Returns its inputs, by way of an operation that XLA cannot compile."""
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        size = tf.shape(images)[1:3]
+        identity = tf.constant([[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]])
+        same = tf.raw_ops.ImageProjectiveTransformV3(
+            images=images, transforms=identity, output_shape=size, fill_value=0.0, interpolation="NEAREST"
+        )
+        return tf.ensure_shape(same, images.shape)
+
+
+def not_for_xla(image_shape: ImageShape, num_classes: int) -> keras.Model:
+    inputs = keras.Input(image_shape)
+    features = layers.Flatten()(Unrotated()(layers.Rescaling(1 / 255)(inputs)))
+    return keras.Model(inputs, layers.Dense(num_classes)(features))
+
+
+class SoftmaxRegression:
+    """A model from scratch."""
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, scale: float = 0.01) -> None:
+        self.pixels, self.classes, self.scale = image_shape[0] * image_shape[1] * image_shape[2], num_classes, scale
+
+    def initial_weights(self, seed: int) -> dict[str, tf.Tensor]:
+        kernel = self.scale * tf.random.stateless_normal([self.pixels, self.classes], [seed, 0])
+        return {"kernel": kernel, "bias": tf.zeros([self.classes])}
+
+    def __call__(self, weights: dict[str, tf.Tensor], images: tf.Tensor, product: tf.DType) -> tf.Tensor:
+        pixels = tf.cast(tf.reshape(images, [-1, self.pixels]), tf.float32) / 255.0
+        return pixels @ weights["kernel"] + weights["bias"]
