@@ -1,4 +1,4 @@
-"""Models in Python files of the user's: their source, what can be said of it without running it, and who may run it.
+"""Models in a user's Python file: what its source says without being run, and whether its code may be run.
 
 A stored version contains the source. It is run only if its sha256 is that of a file that the user names now, or is in
 a list outside the storage, since others may write to the storage.
@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from mnist_lib.wording import one_line
 SOURCE_FILE = "model.py"  # in a version
 MAX_SOURCE_BYTES = 1_000_000
 FILE_MODEL = re.compile(r"(?P<file>.+\.py):(?P<function>[^:/]*)")  # as in ./my_models.py:small_resnet
-MODEL_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,59}", re.ASCII)  # of a user's model: that of its function
+MODEL_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,59}", re.ASCII)  # a user's model has the name of its function
 TRUSTED = "trusted-models.txt"
 
 
@@ -38,18 +38,18 @@ class Definition(NamedTuple):
 class ModelFile:
     """A Python file with models."""
 
-    name: str  # of the file, for messages
+    name: str  # the name of the file, used in messages
     content: bytes
 
     @classmethod
     def read(cls, path: Path) -> "ModelFile":
-        """Return a file. Raises ModelError if it cannot be read, or is no Python."""
+        """Read a file. Raises ModelError if it cannot be read, or is not valid Python."""
         try:
             with path.expanduser().open("rb") as file:
                 content = file.read(MAX_SOURCE_BYTES + 1)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home, as in ~nobody/models.py
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ModelError(f"models: expected a Python file at {path}: {reason}") from error
+            raise ModelError(f"models: expected a Python file at {path}, got an error: {reason}") from error
         if len(content) > MAX_SOURCE_BYTES:
             raise ModelError(f"models: {path}: expected at most {MAX_SOURCE_BYTES:,} bytes, got more")
         source = cls(name=path.name, content=content)
@@ -61,47 +61,30 @@ class ModelFile:
         return hashlib.sha256(self.content).hexdigest()
 
     @property
-    def file(self) -> str:
-        """The name of the file in tracebacks, where no other file has it."""
+    def traceback_name(self) -> str:
+        """The unique name of the file in tracebacks."""
         return f"<{self.name} {self.sha256[:12]}>"
 
     def definitions(self) -> dict[str, Definition]:
         """Return what the file defines at its top level, by name.
 
         Raises:
-            ModelError: the file is no Python.
+            ModelError: the file is not valid Python.
         """
         try:
-            body = ast.parse(self.content).body
+            return _definitions(self.content)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
             reason = error.msg if isinstance(error, SyntaxError) else one_line(error)
-            raise ModelError(f"{self.name}{where}: expected Python: {reason}") from error
-        found: dict[str, Definition] = {}
-        for statement in body:
-            line = statement.lineno
-            if isinstance(statement, ast.FunctionDef):
-                found[statement.name] = Definition(line, statement.args)
-            elif isinstance(statement, ast.ClassDef):
-                methods = {method.name: method.args for method in statement.body if isinstance(method, ast.FunctionDef)}
-                own = methods.get("__init__")
-                if own is not None:
-                    own.args = own.args[1:]  # without self
-                found[statement.name] = Definition(line, own)
-            else:
-                for node in ast.walk(statement):
-                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                        found[node.id] = Definition(line)
-                    elif isinstance(node, ast.alias):
-                        found[(node.asname or node.name).partition(".")[0]] = Definition(line)
-        return found
+            raise ModelError(f"{self.name}{where}: expected valid Python, got an error: {reason}") from error
 
-    def accepts(self, function: str, argument: str) -> bool:
-        """Return whether a function has an argument beside the image shape and the number of classes."""
+    def arguments_of(self, function: str) -> list[str] | None:
+        """Return the arguments besides the image shape and the number of classes, or None if any may be accepted."""
         known = self.definitions()[function].arguments
         if known is None or known.kwarg is not None:
-            return True  # not known before it is called
-        return argument in {arg.arg for arg in [*[*known.posonlyargs, *known.args][2:], *known.kwonlyargs]}
+            return None
+        positional = [*known.posonlyargs, *known.args]
+        return [argument.arg for argument in (*positional[2:], *known.kwonlyargs)]
 
     def place(self, function: str) -> str:
         """Return where a function begins, for messages."""
@@ -109,21 +92,62 @@ class ModelFile:
 
     @contextmanager
     def blamed(self, function: str) -> Iterator[None]:
-        """Turn every exception of a function, also SystemExit, into a ModelError that names the file and the line."""
+        """Turn every exception that a function raises, including SystemExit, into a ModelError that names its line.
+
+        Lack of memory is not the function's fault, and is raised as it is.
+        """
         try:
             yield
-        except MnistError:
+        except (MnistError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
+            if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which this module does not import
+                raise
             place = self.place_of(error) or self.place(function)
             raise ModelError(f"{place}: {type(error).__name__}: {one_line(error)}") from error
 
     def place_of(self, error: BaseException) -> str | None:
-        """Return the file and line of an exception, or None if it has another cause than this file."""
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.file]
-        # An error of a compiled function names the place where the operation was made in its text.
-        lines += map(int, re.findall(rf'{re.escape(self.file)}", line (\d+)', str(error)))
+        """Return the file and line of an exception, or None if this file did not cause it."""
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.traceback_name
+        ]
+        # The text of an error in a compiled function names the line that created the operation.
+        lines += map(int, re.findall(rf'{re.escape(self.traceback_name)}", line (\d+)', str(error)))
         return f"{self.name}, line {lines[-1]}" if lines else None
+
+
+@functools.lru_cache
+def _definitions(content: bytes) -> dict[str, Definition]:
+    found: dict[str, Definition] = {}
+    for statement in _statements(ast.parse(content).body):
+        line = statement.lineno
+        if isinstance(statement, ast.FunctionDef):
+            found[statement.name] = Definition(line, statement.args)
+        elif isinstance(statement, ast.ClassDef):
+            own = {method.name: method.args for method in statement.body if isinstance(method, ast.FunctionDef)}
+            arguments = own.get("__init__")
+            if arguments is not None:
+                (arguments.posonlyargs or arguments.args)[:1] = []  # without self
+            found[statement.name] = Definition(line, arguments)
+        else:
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    found[node.id] = Definition(line)
+                elif isinstance(node, ast.alias):
+                    found[(node.asname or node.name).partition(".")[0]] = Definition(line)
+    return found
+
+
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements of a module, also those inside its `if`, `try` and `with` statements."""
+    for statement in body:
+        if isinstance(statement, ast.If | ast.Try | ast.With):
+            inner = [getattr(statement, name, []) for name in ("body", "orelse", "finalbody")]
+            handlers = [handler.body for handler in getattr(statement, "handlers", [])]
+            for part in (*inner, *handlers):
+                yield from _statements(part)
+        else:
+            yield statement
 
 
 def files_of(models: Collection[str]) -> dict[str, ModelFile]:
@@ -131,7 +155,7 @@ def files_of(models: Collection[str]) -> dict[str, ModelFile]:
 
     Raises:
         SpecError: a function's name is that of another model.
-        ModelError: a file cannot be read, is no Python, or has no such function.
+        ModelError: a file cannot be read, is not valid Python, or has no such function.
     """
     found: dict[str, ModelFile] = {}
     for model in models:
@@ -165,14 +189,20 @@ def path_of(model: str) -> Path | None:
     return Path(match["file"]).expanduser().absolute() if match else None
 
 
-def in_folder(model: str, folder: str | None = None) -> str:
-    """Return FILE.py:FUNCTION with the file in another folder, by default its own; and any other model as it is."""
+def with_folder(model: str, folder: str | None = None) -> str:
+    """Return FILE.py:FUNCTION with the file in `folder`, or with its absolute path; return a bare name unchanged."""
     path = path_of(model)
-    return model if path is None else f"{f'{folder}/{path.name}' if folder else path}:{name_of(model)}"
+    if path is None:
+        return model
+    file = f"{folder}/{path.name}" if folder else str(path)
+    return f"{file}:{name_of(model)}"
 
 
 def trust(sources: Collection[ModelFile]) -> None:
-    """Add files to the list of those that stored versions may run. Raises OSError if it cannot be written."""
+    """Add files to the list of those whose code stored versions may run.
+
+    Raises OSError if it cannot be written, RuntimeError if there is no home folder.
+    """
     new = {source.sha256: source for source in sources if not is_trusted(source.sha256)}
     if new:
         path = _list_of_trusted()
@@ -195,12 +225,12 @@ def require_trusted(stored: ModelFile, version: str, given: ModelFile | None) ->
     if given is None:
         raise ModelError(
             f"{version}: expected a trusted model, got one with sha256 {stored.sha256}, which was not trained here; to"
-            " run its code, name the same file with --model-file FILE.py"
+            " run its code, name the file that it was trained from with --model-file FILE.py"
         )
     raise ModelError(f"{version}: expected a file with sha256 {stored.sha256}, got {given.name} with {given.sha256}")
 
 
 def _list_of_trusted() -> Path:
-    """Return the path of the list. Raises RuntimeError without a home folder."""
+    """Return the path of the list of trusted files. Raises RuntimeError if there is no home folder."""
     home = os.environ.get("XDG_CONFIG_HOME")
     return Path(home or Path.home() / ".config", "mnist-jobs", TRUSTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -17,6 +18,8 @@ from mnist_lib.wording import counted
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
 MAX_ARGUMENTS, MAX_ARGUMENT_LENGTH, MAX_ARGUMENT = 32, 200, 1e9
+# Of a spec: None or 0 where they are not used.
+OPTIONAL_FIELDS = ("source_sha256", "momentum", "weight_decay", "global_clipnorm")
 WITH_MOMENTUM = ("sgd", "rmsprop")
 MAX_SEED = 2**31 - 1  # every random generator here accepts it
 MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would become 0
@@ -42,8 +45,8 @@ class TrialSpec:
     schedule: str
     precision: str
     validation_percent: int  # of the train split; validation selects the epoch and the trial to store
-    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the function that builds the model
-    source_sha256: str | None = None  # of the Python file that defines the model, unless the model is in the catalog
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # arguments of that function
+    source_sha256: str | None = None  # hash of the Python file that defines the model; None for the catalog
     momentum: float = 0.0
     weight_decay: float = 0.0  # the share of each weight that a step of learning rate 1 removes
     global_clipnorm: float | None = None  # the maximum norm of all gradients together
@@ -53,7 +56,9 @@ class TrialSpec:
             require_known("model", self.model, MODELS)
             _check_sizes(self.model, self.arguments)
         elif not MODEL_NAME.fullmatch(self.model) or not SHA256.fullmatch(self.source_sha256):
-            raise SpecError(f"model: expected a function and the sha256 of its file, got {self.model!r}")
+            raise SpecError(
+                f"model: expected a function and the sha256 of its file, got {self.model!r}, {self.source_sha256!r}"
+            )
         _check_arguments(self.arguments)
         if not DATASET_NAME.fullmatch(self.dataset):
             raise SpecError(f"dataset: expected letters, digits, '.', '_' or '-', got {self.dataset!r}")
@@ -96,9 +101,10 @@ class TrialSpec:
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         global_clipnorm: float | None = None,
-        **arguments: Any,
+        arguments: Mapping[str, Any] | None = None,
+        hidden_units: int | None = None,
     ) -> TrialSpec:
-        """Return a spec with the defaults of its model. `arguments` are those of the function that builds the model."""
+        """Return a spec with the defaults of its model. `hidden_units` is the argument of that name."""
         if source_sha256 is None:
             require_known("model", model, MODELS)
         entry = entry_of(model)
@@ -118,7 +124,11 @@ class TrialSpec:
             schedule=entry.schedule if schedule is None else schedule,
             precision=precision,
             validation_percent=validation_percent,
-            arguments={**{name: size.default for name, size in entry.arguments.items()}, **arguments},
+            arguments={
+                **{name: size.default for name, size in entry.arguments.items()},
+                **(arguments or {}),
+                **({} if hidden_units is None else {"hidden_units": hidden_units}),
+            },
             source_sha256=source_sha256,
             momentum=momentum,
             weight_decay=weight_decay,
@@ -127,7 +137,7 @@ class TrialSpec:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> TrialSpec:
-        """Return the spec that `asdict` made a record of. Raises SpecError, TypeError or AttributeError for another."""
+        """Return the spec of a record made by `asdict`. Raises SpecError, TypeError or AttributeError for any other."""
         fields = dict(record)
         if "hidden_units" in fields:  # it was written before models had arguments
             fields["arguments"] = {"hidden_units": fields.pop("hidden_units")}
@@ -140,7 +150,7 @@ class TrialSpec:
 
     @property
     def kind(self) -> str:
-        """The trials of a run that have this in common are compiled once per worker."""
+        """A key for sharing compilation: trials of a run with the same kind are compiled once per worker."""
         return self.model
 
     @property
@@ -175,10 +185,10 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The processes, one on each node, that train one trial in lockstep, as described to one of them."""
+    """The processes that train one trial in lockstep, one on each node, as seen by one of them."""
 
-    addresses: tuple[str, ...]  # host:port where the others' TensorFlow finds each process
-    rank: int  # of this process; the events of rank 0 are those of the trial
+    addresses: tuple[str, ...]  # host:port at which TensorFlow reaches each process
+    rank: int  # rank of this process; the events of rank 0 are those of the trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +212,7 @@ class Assignment:
 
 
 def entry_of(model: str) -> ModelEntry:
-    """Return the entry of a model in the catalog, or the defaults of all other models."""
+    """Return a model's entry in the catalog, or the defaults for a user's model."""
     return MODELS.get(model, USER_MODEL)
 
 
@@ -218,29 +228,29 @@ def trial_grid(
 
     Args:
         sources: the Python files that define models which are not in the catalog, by model.
-        arguments: of the functions that build the models; each for the models that have an argument of that name.
+        arguments: passed to the functions that build the models, each to those that accept an argument of that name.
         shared: other arguments of `TrialSpec.of`.
 
     Raises:
-        SpecError: a value is out of range, no model has an argument, there is no model or seed, or one is given twice.
+        SpecError: a value is out of range, no model accepts an argument, there is no model or seed, or one is repeated.
     """
     models, seeds, given, sources = list(models), list(seeds), arguments or {}, sources or {}
 
-    def accepts(model: str, argument: str) -> bool:
-        if model in sources:
-            return sources[model].accepts(model, argument)
-        return argument in entry_of(model).arguments
-
+    accepted = {
+        model: sources[model].arguments_of(model) if model in sources else list(entry_of(model).arguments)
+        for model in models
+    }
     for name in given:
-        if models and not any(accepts(model, name) for model in models):
-            have = ", ".join(sorted({name for model in models for name in entry_of(model).arguments})) or "none"
-            raise SpecError(f"{name}: expected an argument of {' or '.join(models)}, got another; arguments: {have}")
+        known = [names for names in accepted.values() if names is not None]
+        if len(known) == len(models) > 0 and not any(name in names for names in known):
+            have = ", ".join(dict.fromkeys(itertools.chain(*known))) or "none"
+            raise SpecError(f"model_arg: expected an argument of {' or '.join(models)}, got {name}; arguments: {have}")
     trials = [
         TrialSpec.of(
             model,
             seed=seed,
             source_sha256=sources[model].sha256 if model in sources else None,
-            **{name: value for name, value in given.items() if accepts(model, name)},
+            arguments={name: given[name] for name in given if (names := accepted[model]) is None or name in names},
             **shared,
         )
         for model in models
@@ -282,5 +292,5 @@ def _check_arguments(arguments: Mapping[str, object]) -> None:
         if isinstance(value, str) and len(value) <= MAX_ARGUMENT_LENGTH:
             continue
         if not isinstance(value, bool | int | float) or not abs(value) <= MAX_ARGUMENT:
-            expected = f"a number up to {MAX_ARGUMENT:g}, true, false or a short text"
+            expected = f"a number up to {MAX_ARGUMENT:g}, true, false or up to {MAX_ARGUMENT_LENGTH} characters"
             raise SpecError(f"model_arg: {name}: expected {expected}, got {str(value)[:100]!r}")

@@ -1,4 +1,6 @@
-"""How counts, shares and durations are written for people, the same in every command and report."""
+"""How counts, shares, durations and errors are written for people, the same in every command and report."""
+
+MAX_REASON = 300  # characters of an error's message
 
 
 def counted(count: int, noun: str) -> str:
@@ -23,6 +25,15 @@ def duration(seconds: float) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an error's message that says something, or the name of its type."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next(filter(None, lines), type(error).__name__)[:300]
+    """Return what an error's message says is wrong, in one line, or the name of its type.
+
+    It is the first paragraph, except where TensorFlow puts a heading and the places in the code before it.
+    """
+    headings = ("in user code:", "Graph execution error:")
+    places = ("File ", "Detected at ", "<stack ", "[[", "The op is created at:")
+    text = str(error).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if text.startswith(headings):
+        said = [line for line in lines if not line.startswith((*headings, *places))]
+        return (said or lines)[-1][:MAX_REASON]
+    return (" ".join(text.split("\n\n")[0].split()) or type(error).__name__)[:MAX_REASON]

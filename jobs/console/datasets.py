@@ -1,4 +1,4 @@
-"""The options that name a dataset, which every command that reads one shares."""
+"""The options that name a dataset, shared by all commands that read one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +12,24 @@ from mnist_lib.data.request import DataRequest
 DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
 DATASET_HELP = (
-    "dataset: a folder of pictures, CLASS/picture or train/CLASS/picture and test/CLASS/picture, such as ./letters or"
-    " s3://bucket/letters; tfds:NAME of TensorFlow Datasets; or "
+    "dataset: a folder of pictures (CLASS/picture, or train/CLASS/picture and test/CLASS/picture), such as ./letters or"
+    " s3://bucket/letters; tfds:NAME for a dataset of TensorFlow Datasets; or "
     + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Where a dataset is. The shape of its images is known, as that of a stored version is."""
+    """The location of a dataset whose image shape is already known, such as that of a stored version."""
 
     dataset: str | None = option(None, DATASET_HELP, str, "NAME|DIR")
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
     tfds_import: Path | None = option(
-        None, "Python file with your own TFDS builder, which tfds:NAME names", folder, "FILE.py"
+        None, "Python file that defines your own TFDS builder, for --dataset tfds:NAME", folder, "FILE.py"
     )
-    train_split: str = option("train", "split to train on, of a TFDS dataset", str, "NAME")
-    test_split: str = option("test", "split to test on, of a TFDS dataset", str, "NAME")
+    train_split: str = option("train", "split of a TFDS dataset to train on", str, "NAME")
+    test_split: str = option("test", "split of a TFDS dataset to test on", str, "NAME")
 
     def source(self) -> dict[str, Any]:
         """Return the arguments of `DataRequest` that say where the dataset is."""
@@ -48,7 +48,7 @@ class DataOptions(SourceOptions):
     dataset: str = option("mnist-mini", DATASET_HELP, str, "NAME|DIR")
     image_size: tuple[int, int] | None = option(
         None,
-        "image size of a folder or tfds:NAME, such as 28 or 32x48 (default: the pictures' own, or 64)",
+        "size in pixels of the images of a folder or tfds:NAME, as 28 or 32x48 (default: the pictures' own, or 64)",
         image_size,
         "N|HxW",
     )

@@ -151,6 +151,17 @@ def parse(
     return options(**{name: namespace[name] for name in names if namespace[name] is not None})  # null: the default
 
 
+def without_config(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without its --config files."""
+    words, kept = iter(arguments), []
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("--config="):
+            kept.append(word)
+    return kept
+
+
 def split_subcommand(program: str, about: Mapping[str, str | None], arguments: Sequence[str]) -> tuple[str, list[str]]:
     """Return the subcommand that the arguments begin with, and the arguments after it.
 

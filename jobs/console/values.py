@@ -34,7 +34,7 @@ def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
 
 def named_values(value: Any) -> Mapping[str, Any]:
     """Return the values in "width=64,activation=relu" or in a mapping: whole numbers, numbers, true, false or text."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return value
     parts = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", str(value))]
     if not all(name.strip() and equals for name, equals, _ in parts):

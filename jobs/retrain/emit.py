@@ -53,8 +53,8 @@ def _require_in_container(train: TrainOptions) -> None:
         if values:
             got = ", ".join(map(str, values))
             raise UsageError(
-                f"{name}: expected nothing of this machine, since the manifest mounts none of it, got {got}; name a"
-                " bucket, or add it to the image and to the manifest by hand"
+                f"{name}: expected no file of this machine, since the manifest does not mount any, got {got}; add it to"
+                " the image and to the manifest by hand, or put a dataset into a bucket"
             )
 
 

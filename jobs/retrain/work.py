@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from jobs import SOURCE_FOLDERS
@@ -50,7 +50,7 @@ class TrainWork:
     def fingerprint(self) -> str | None:
         from cluster.connection.address import address_of
 
-        options = self.options
+        options = replace(self.options)  # reads the files of models again
         if address_of(options.address) is not None:  # the data are on the cluster
             return None
         data = None
@@ -58,7 +58,10 @@ class TrainWork:
             data = fingerprint_of_files(options.data())
         if data is None:  # not prepared, or on another machine
             return None
-        terms = terms_of(options, options.trials(), code_version(SOURCE_FOLDERS))
+        try:
+            terms = terms_of(options, options.trials(), code_version(SOURCE_FOLDERS))
+        except MnistError:  # the file of a model is damaged; the run will say so
+            return None
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()
 
     def start(self, run: str, term: int, *, last: bool) -> RunAttempt:

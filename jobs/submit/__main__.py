@@ -1,5 +1,6 @@
 """`python -m jobs.submit -- TRAIN OPTIONS`: run jobs.train on a cluster from a machine that does not belong to it."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -18,7 +19,7 @@ from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
 from jobs.train.options import TrainOptions
 from mnist_lib.data.listing import list_folder
-from mnist_lib.model_file import in_folder, path_of
+from mnist_lib.model_file import path_of, trust, with_folder
 from mnist_lib.objects.storage import check_storage, is_url
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.wording import counted
@@ -71,6 +72,8 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     entrypoint = shlex.join(["python", "-m", "jobs.train", *train])
     job = _job_in_progress(client, run, entrypoint) if run else None
     job = job or _send(client, run, entrypoint, own)
+    with contextlib.suppress(OSError, RuntimeError):  # then --model-file is needed here
+        trust(given.model_files.values())
     if not options.wait:
         print_result(json.dumps({"job": job}) if options.json else job)
         return exit_codes.DONE
@@ -125,11 +128,11 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
         if not options.tfds_import.is_file():
             raise exit_codes.UsageError(f"tfds_import: expected a file, got {options.tfds_import}; check its path")
     if options.model_files:
-        paths = [path for model in options.models if (path := path_of(model))]
-        own |= {f"{SENT}/{path.name}": path for path in paths}
-        if len({path.name for path in paths}) < len(set(paths)):
-            raise exit_codes.UsageError("models: expected files with different names, to send them with the job")
-        flags.append("--models=" + ",".join(in_folder(model, SENT) for model in options.models))
+        for path in {path for model in options.models if (path := path_of(model))}:
+            if f"{SENT}/{path.name}" in own:
+                raise exit_codes.UsageError(f"models: expected files with different names to send, got two {path.name}")
+            own[f"{SENT}/{path.name}"] = path
+        flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
         own |= {f"{SENT}/{data.name}/{file.path}": data.folder / file.path for file in list_folder(data.folder).files}

@@ -23,7 +23,7 @@ from mnist_lib.clock import moment_of, now_text
 from mnist_lib.data.availability import describe_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError
-from mnist_lib.model_file import ModelFile, in_folder, trust
+from mnist_lib.model_file import ModelFile, trust, with_folder
 from mnist_lib.objects.lease import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
@@ -127,7 +127,9 @@ def _trust(files: Collection[ModelFile]) -> None:
     try:
         trust(files)
     except (OSError, RuntimeError) as error:
-        log.warning("stored models can only be used with --model-file, since the list of trusted files: %s", error)
+        log.warning(
+            "the stored models will need --model-file, since the list of trusted files cannot be written (%s)", error
+        )
 
 
 def _check_data(options: TrainOptions) -> None:
@@ -169,7 +171,7 @@ def _configuration(options: TrainOptions) -> dict[str, Any]:
     left_out = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
     folder = options.data().folder
     options = replace(options, dataset=str(folder)) if folder else options  # for a command in another folder
-    options = replace(options, models=tuple(map(in_folder, options.models)))
+    options = replace(options, models=tuple(map(with_folder, options.models)))
     plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
     return {name: value for name, value in plain.items() if value is not None and name not in left_out}
 

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.deadlines import Limits
 from jobs.console.datasets import DATA_DIR_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import option
+from jobs.console.options import option, parse, without_config
 from jobs.console.values import (
     auto_or_whole_number,
     comma_list,
@@ -47,7 +47,7 @@ def _list(abouts: Mapping[str, str]) -> str:
 class TrainOptions(DataOptions):
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
-    data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")  # of the node that prepares the dataset
+    data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")  # a folder on the node that prepares the dataset
     models: tuple[str, ...] = option(("keras", "scratch"), MODELS_HELP, comma_list, "A,B")
     model_arg: Mapping[str, Any] | None = option(
         None,
@@ -56,7 +56,9 @@ class TrainOptions(DataOptions):
         "NAME=VALUE",
         repeated=True,
     )
-    trust: bool = option(False, "run the code of a model file that a --config file names; only on the command line")
+    trust: bool = option(
+        False, "run the code of a model file that a --config file names; accepted on the command line only"
+    )
     seeds: tuple[int, ...] | int = option(1, "number of seeds, or a list of seeds, such as 4,8", seeds, "N|A,B")
     seed: int = option(0, "first seed, if --seeds is a number", whole_number, "N")
     epochs: int = option(5, "passes over the training images", whole_number, "N")
@@ -72,14 +74,17 @@ class TrainOptions(DataOptions):
     )
     momentum: float = option(0.0, "momentum of the optimizers sgd and rmsprop", number, "X")
     weight_decay: float = option(
-        0.0, "share of each weight that a step removes, times the learning rate (decoupled weight decay)", number, "X"
+        0.0, "share of each weight that a step removes at a learning rate of 1 (decoupled weight decay)", number, "X"
     )
     global_clipnorm: float | None = option(
         None, "maximum norm of all gradients of a step together (default: no limit)", number, "X"
     )
     precision: str = option("float32", f"number format of training: {', '.join(PRECISIONS)}", str, "NAME")
     hidden_units: int | None = option(
-        None, "units of the hidden layer, as --model-arg hidden_units=N (default: that of the model)", whole_number, "N"
+        None,
+        "units of the hidden layer, the same as --model-arg hidden_units=N (default: that of the model)",
+        whole_number,
+        "N",
     )
     validation_percent: int = option(
         10, "percentage of training images held out to select the epoch and the trial to store", whole_number, "N"
@@ -184,14 +189,16 @@ class TrainOptions(DataOptions):
         Args:
             arguments: the command line.
         """
-        flags = {word.partition("=")[0] for word in arguments}
-        if flags.isdisjoint(("--models", "--trust")):
-            for model, file in self.model_files.items():
-                if not is_trusted(file.sha256):
-                    raise ModelError(
-                        f"models: {model} is code in {file.name}, which a configuration file names; add --trust to the"
-                        " command line to run it"
-                    )
+        words = without_config(arguments)
+        if "--trust" in words:
+            return
+        typed: TrainOptions = parse("jobs.train", TrainOptions, words)
+        for model, file in self.model_files.items():
+            if typed.model_files.get(model) != file and not is_trusted(file.sha256):
+                raise ModelError(
+                    f"models: {model} is code in {file.name}, which a configuration file names; add --trust to the"
+                    " command line to run it"
+                )
 
     def resources(self, cpus: int, gpus: int) -> Resources:
         """Return the resources of one trial. Raises SpecError for an invalid value."""

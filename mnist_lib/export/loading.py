@@ -5,7 +5,7 @@ The architecture is built from this project's code; only numbers come from the s
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,8 @@ def build(stored: StoredModel) -> LoadedModel:
         spec = TrialSpec.of_record(manifest["spec"])
         height, width, channels = map(int, manifest["dataset"]["image_shape"])
         classes = classes_of(manifest)
-        # Limit the memory that a manifest can claim. No layer of the catalog's models has more numbers than these.
-        largest, size = 4 * _max_layer(spec.arguments, height * width * channels), sum(map(len, files.values()))
+        # Limit the memory that a manifest can claim for a model of the catalog.
+        largest, size = 4 * _max_layer(spec, height * width * channels), sum(map(len, files.values()))
         if min(height, width, channels) < 1 or largest > max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
         image_shape = (height, width, channels)
@@ -115,9 +115,14 @@ def build(stored: StoredModel) -> LoadedModel:
     return LoadedModel(model, weights, image_shape, classes)
 
 
-def _max_layer(arguments: Mapping[str, Any], pixels: int) -> int:
-    """Return the maximum number of weights in a layer: of a dense layer on all pixels, or of a late convolution."""
-    return max(pixels * arguments.get("hidden_units", 1), 9 * (4 * arguments.get("width", 1)) ** 2)
+def _max_layer(spec: TrialSpec, pixels: int) -> int:
+    """Return the maximum number of weights in a layer: of a dense layer on all pixels, or of a late convolution.
+
+    It is 0 for a user's model, of which nothing is known.
+    """
+    if spec.source_sha256 is not None:
+        return 0
+    return max(pixels * spec.arguments.get("hidden_units", 1), 9 * (4 * spec.arguments.get("width", 1)) ** 2)
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:
@@ -129,9 +134,11 @@ def load_trusted(objects: Objects, version: Version) -> Predict:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         if SOURCE_FILE in files:  # it defines the layers that Keras looks for
-            load_module(ModelFile(name=SOURCE_FILE, content=files[SOURCE_FILE]))
+            source = ModelFile(name=SOURCE_FILE, content=files[SOURCE_FILE])
+            with source.blamed(version.model):
+                load_module(source)
         if KERAS_FILE in files:
-            model = keras.saving.load_model(Path(folder, KERAS_FILE))
+            model = keras.saving.load_model(Path(folder, KERAS_FILE), safe_mode=False)
             return lambda images: np.asarray(
                 model.predict(images, batch_size=evaluation_batch_size(images.shape[1:]), verbose=0)
             )

@@ -71,7 +71,9 @@ def reproduce(
 
     (*_, last) = run_trials([Assignment(spec, source=source)], load_once, resources, WorkerPlace(node="here"), pace)
     if isinstance(last, TrialFailure):
-        raise MnistError(f"{version.name}: the training failed: {last.code} {last.message}")
+        failure = MnistError(f"{version.name}: the training failed: {last.message}")
+        failure.code = last.code
+        raise failure
     assert isinstance(last, TrialResult)
     stored = accuracy_of_version(version)
     low, high = stored.interval()

@@ -1,14 +1,16 @@
-"""Building a model from its spec, with a function of this project or of a Python file of the user's."""
+"""Building a model from its spec, with a function from this project or from a user's Python file."""
 
+import contextlib
 import functools
 import importlib
 import linecache
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mnist_lib.catalog import MODELS
@@ -29,76 +31,87 @@ def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
         source: the file that defines the model, unless the model is in the catalog. Its code is run.
 
     Raises:
-        ModelError: the code of the file fails, or returns something that is no model of these images and classes.
+        ModelError: the code of the file fails, or returns something that is not a model.
     """
     if spec.source_sha256 is None:
         module, _, name = MODELS[spec.model].build.partition(":")
         function = getattr(importlib.import_module(module), name)
-        return _model_of(functools.partial(function, image_shape, num_classes, **spec.arguments), spec, image_shape)
-    assert source is not None
-    with source.blamed(spec.model):
-        function = getattr(load_module(source), spec.model)
         build = functools.partial(function, image_shape, num_classes, **spec.arguments)
-        _require_model(build(), source, spec.model, num_classes)
-        return _model_of(build, spec, image_shape)
+        made = build()
+        if isinstance(made, list):
+            return KerasModel(build, image_shape, spec.precision)
+        return ScratchModel(made, image_shape, spec.precision)
+    assert source is not None
+
+    def call() -> Any:
+        with _settings_of_keras():
+            return getattr(load_module(source), spec.model)(image_shape, num_classes, **spec.arguments)
+
+    with source.blamed(spec.model):
+        made = call()
+        if isinstance(made, keras.Model | list | tuple):
+            return KerasModel(lambda: _layers_of(call()), image_shape, spec.precision)
+        if callable(made) and hasattr(made, "initial_weights"):
+            return ScratchModel(made, image_shape, spec.precision)
+    raise ModelError(f"{source.place(spec.model)}: expected {FORMS}, got {type(made).__name__}")
 
 
 def load_module(source: ModelFile) -> types.ModuleType:
-    """Return the file as a module, after running it once in this process."""
-    name = f"mnist_jobs_model_{source.sha256[:16]}"  # the module of the file's own layers, in what Keras stores
+    """Return the file as a module. It is run only by the first call in this process."""
+    name = f"mnist_jobs_model_{source.sha256[:16]}"  # Keras stores this as the module of the file's own layers
     if name not in sys.modules:
         module = types.ModuleType(name)
-        module.__file__ = source.file
+        module.__file__ = source.traceback_name
         lines = source.content.decode(errors="replace").splitlines(keepends=True)
-        linecache.cache[source.file] = (len(source.content), None, lines, source.file)  # for tracebacks
-        code = compile(source.content, source.file, "exec", dont_inherit=True)
+        linecache.cache[source.traceback_name] = (len(source.content), None, lines, source.traceback_name)
+        code = compile(source.content, source.traceback_name, "exec", dont_inherit=True)
         sys.modules[name] = module
+        keras.utils.set_random_seed(0)  # initializers that the file creates are the same in all processes
         try:
-            exec(code, module.__dict__)  # what a file of the user's is for
+            with _settings_of_keras():
+                exec(code, module.__dict__)  # the caller has checked that the user trusts this file
         except BaseException:
             del sys.modules[name]
             raise
     return sys.modules[name]
 
 
-def _model_of(build: Callable[[], Any], spec: TrialSpec, image_shape: ImageShape) -> Model:
-    made = build()
-    if spec.source_sha256 is None and isinstance(made, list):
-        return KerasModel(build, image_shape, spec.precision)
-    if isinstance(made, keras.Model | list | tuple):
-        return KerasModel(lambda: _layers_of(build()), image_shape, spec.precision)
-    return ScratchModel(made, image_shape, spec.precision)
+@contextlib.contextmanager
+def _settings_of_keras() -> Iterator[None]:
+    """Restore Keras' global settings, so that a file does not change other models of the process."""
+    before = keras.config.floatx(), keras.config.image_data_format(), keras.config.dtype_policy()
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_image_data_format(before[1])
+        keras.config.set_dtype_policy(before[2])
 
 
 def _layers_of(made: keras.Model | Sequence[Any]) -> list[keras.Layer]:
-    """Return a model, or a list of layers, as layers that take pixels as whole numbers."""
+    """Return a user's model, or list of layers, as layers that take pixels as whole numbers."""
     model = made if isinstance(made, keras.Model) else keras.Sequential(list(made))
-    return [keras.layers.Rescaling(1.0), model]
-
-
-def _require_model(made: Any, source: ModelFile, function: str, num_classes: int) -> None:
-    """Raise ModelError if what a function of the user's returned is not a model that ends in logits."""
-    place = source.place(function)
-    if isinstance(made, list | tuple) and made and all(isinstance(layer, keras.Layer) for layer in made[1:]):
-        last = made[-1]
-    elif isinstance(made, keras.Model):
-        last = made.layers[-1] if made.layers else None
-    elif callable(made) and hasattr(made, "initial_weights"):
-        return
-    else:
-        raise ModelError(f"{place}: expected {FORMS}, got {type(made).__name__}")
-    if isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax:
-        raise ModelError(f"{place}: expected logits of the {num_classes} classes, got a softmax; leave it out")
+    return [keras.layers.Rescaling(1.0), model]  # whole numbers become floats, which most layers expect
 
 
 def check_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile) -> None:
-    """Build a model of the user's and call it once. Raises ModelError if that fails, or gives no logits."""
-    model = build_model(spec, image_shape, num_classes, source)
+    """Do once with a user's model what a trial does. Raises ModelError if that fails, or gives no logits."""
+    model, place = build_model(spec, image_shape, num_classes, source), source.place(spec.model)
     with source.blamed(spec.model):
-        weights, images = model.initial_weights(spec.seed), tf.zeros((2, *image_shape), tf.uint8)
+        weights, again = model.initial_weights(spec.seed), model.initial_weights(spec.seed)
+        images = tf.cast(tf.random.stateless_uniform((2, *image_shape), [0, 0], 0, 256, tf.int32), tf.uint8)
         logits = model.logits(weights, images)
-        shape = tuple(getattr(logits, "shape", ()))
-        if shape != (2, num_classes):
-            expected = f"logits of the shape (batch, {num_classes}), one for each class"
-            raise ModelError(f"{source.place(spec.model)}: expected {expected}, got {shape or type(logits).__name__}")
-        model.train_logits(weights, images, tf.constant(0))
+        got = (str(getattr(logits, "dtype", type(logits).__name__)), tuple(getattr(logits, "shape", ())))
+        if got != ("<dtype: 'float32'>", (2, num_classes)):
+            expected = f"logits of the shape (batch, {num_classes}) and the type float32"
+            raise ModelError(f"{place}: expected {expected}, got {got[1] or ''} {got[0]}".replace("  ", " "))
+        if any(weight.dtype != tf.float32 for weight in weights.trainable):
+            raise ModelError(f"{place}: expected weights of the type float32, got others")
+        if np.allclose(tf.reduce_sum(logits, axis=1), 1, atol=1e-3) and np.min(logits) >= 0:
+            raise ModelError(f"{place}: expected logits of the {num_classes} classes, got a softmax; leave it out")
+        if weights.sha256() != again.sha256():
+            raise ModelError(f"{place}: expected the same initial weights for the same seed, got others")
+        train = tf.function(model.train_logits, autograph=False)
+        state = train(weights, images, tf.constant(0))[1]
+        model.train_logits(weights._replace(state=state), images, tf.constant(0))
+        model.read(model.files(weights))

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_lib.archives import read_keras_weights
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
 
 KERAS_FILE = "model.keras"
@@ -97,12 +97,14 @@ class KerasModel:
             self._in_training = self._network_of(layers())
         finally:
             keras.config.set_dtype_policy(before)
+        if {id(variable) for variable in self._network.variables} & {id(v) for v in self._in_training.variables}:
+            raise ModelError("expected new layers at each call of the function, got the same; create them in it")
         left_out = [layer for layer in self._in_training.layers if hasattr(layer, "only_in_training")]
         ids = {id(variable) for layer in left_out for variable in layer.non_trainable_variables}
         self._predicts = [id(variable) not in ids for variable in self._in_training.non_trainable_variables]
         # On a CPU, XLA takes 20 times as long for convolutions, whose kernels have four axes, and 30 times as long for
         # random numbers.
-        convolves = any(len(variable.shape) > 3 for variable in self._network.trainable_variables)
+        convolves = any(len(variable.shape) > 3 for variable in self._network.variables)
         draws = any(variable.path.endswith(SEED_STATE) for variable in self._in_training.non_trainable_variables)
         self.fast_in_xla_on_cpu = precision == "float32" and not convolves and not draws
 
@@ -127,7 +129,7 @@ class KerasModel:
         return tf.cast(logits, tf.float32), self._shift_seeds(state, -replica), loss
 
     def _shift_seeds(self, state: Tensors, by: tf.Tensor) -> Tensors:
-        """Add a number to the first half of the state of each random generator, of which Keras changes the second."""
+        """Add a number to the first half of each random generator's state; Keras changes only the second half."""
         variables, shift = self._in_training.non_trainable_variables, tf.stack([by, 0])
         return [
             value + tf.cast(shift, value.dtype) if variable.path.endswith(SEED_STATE) else value
@@ -153,7 +155,7 @@ class KerasModel:
     def read(self, files: Mapping[str, bytes]) -> Weights:
         stored = self._stored_network()
         layers = ["InputLayer", *(type(layer).__name__ for layer in stored.layers)]
-        sizes = [int(np.prod(variable.shape)) * 4 for variable in stored.variables]
+        sizes = [int(np.prod(variable.shape)) * tf.as_dtype(variable.dtype).size for variable in stored.variables]
         content = read_keras_weights(require_file(files, KERAS_FILE), KERAS_FILE, layers, sizes)
         with tempfile.NamedTemporaryFile(suffix=".weights.h5") as file:
             file.write(content)
@@ -182,7 +184,7 @@ class KerasModel:
         return [layer for layer in self._layers() if not hasattr(layer, "only_in_training")]
 
     def _stored_network(self) -> keras.Sequential:
-        """Return a new network as it is stored: not compiled, since the slots of an optimizer would double the file."""
+        """Return a new network as it is stored: not compiled, since an optimizer would double the size of the file."""
         return self._network_of([*self._layers_to_predict(), keras.layers.Softmax(name="probabilities")])
 
     def _network_of(self, layers: list[keras.Layer]) -> keras.Sequential:

@@ -75,7 +75,7 @@ def softmax_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 class Optimizer(Protocol):
-    """An update rule that is elementwise, so that the training loop may hold the weights in any shape."""
+    """An update rule that does not depend on the shapes of the weights, so that the training loop may reshape them."""
 
     def initial_slots(self, weights: Tensors) -> list[Tensors]:
         """Return the optimizer's memory before the first step: lists of tensors shaped like `weights`."""
@@ -206,7 +206,7 @@ def scratch_dense(image_shape: ImageShape, num_classes: int, hidden_units: int) 
 
 
 class ScratchModel:
-    """A network from scratch as a model."""
+    """A `Model` that wraps a network from scratch."""
 
     def __init__(self, network: Network, image_shape: ImageShape, precision: str) -> None:
         self._network, self._image_shape, self._product = network, image_shape, tf.as_dtype(precision)

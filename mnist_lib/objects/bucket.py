@@ -93,7 +93,7 @@ class BucketObjects:
         return sorted(folder.rstrip("/").rpartition("/")[2] for folder in found["common_prefixes"])
 
     def tags(self) -> dict[str, list[Any]]:
-        """Return the size of each object, and a tag that changes with its content, by name, which may be any text."""
+        """Return, by name, each object's size and a tag that changes with its content. A name may be any text."""
         pages = self._request("", lambda: list(obstore.list(self._store)))
         return {entry["path"]: [entry["size"], entry["e_tag"]] for page in pages for entry in page}
 

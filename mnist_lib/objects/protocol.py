@@ -40,7 +40,7 @@ class Objects(Protocol):
     def create(self, name: str, content: bytes) -> bool:
         """Write a new object atomically and durably; return False and do nothing if the name is taken.
 
-        A bucket may also return True if the object has exactly this content, because it may have sent a request twice.
+        A bucket may also return True if the object has exactly this content, since a request may have been sent twice.
         """
 
     def replace(self, name: str, content: bytes) -> None:
@@ -70,7 +70,8 @@ class Objects(Protocol):
     def lock(self, name: str) -> "AbstractContextManager[Objects]":
         """Exclude other processes until the context or this process ends, and provide the objects for use in it.
 
-        A disk excludes the processes of this machine; a bucket those of all machines, but it notices a dead one late.
+        A disk excludes the processes of this machine. A bucket excludes those of all machines, but notices late that a
+        holder is dead.
 
         Raises BusyError, which names the holder, if the lock is held.
         """

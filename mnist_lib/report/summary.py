@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Tally, TrialFailure, TrialResult
-from mnist_lib.spec import TrialSpec
+from mnist_lib.spec import OPTIONAL_FIELDS, TrialSpec
 
 if TYPE_CHECKING:
     from mnist_lib.data.split import Labels
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 SUMMARY_SCHEMA = 1
 
 SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments")]
-OPTIONAL = ("source_sha256", "momentum", "weight_decay", "global_clipnorm")  # None or 0 where they are not used
 
 
 @dataclass(frozen=True)
@@ -111,10 +110,11 @@ def settings_of(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for trial in summary["trials"]:
         settings = {name: trial[name] for name in (*SETTINGS, "hidden_units") if name in trial}
-        settings |= {name: value for name, value in trial.get("arguments", {}).items() if name not in settings}
+        for name, value in trial.get("arguments", {}).items():
+            settings[f"argument {name}" if settings.get(name, value) != value else name] = value
         if settings.get("source_sha256"):
             settings["source_sha256"] = settings["source_sha256"][:12]
         for name, value in settings.items():
-            if name not in OPTIONAL or value:
+            if value or name not in OPTIONAL_FIELDS:
                 found.setdefault(name.replace("_", " "), {})[trial["model"]] = str(value)
     return found

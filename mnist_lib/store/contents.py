@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
 from mnist_lib.data.split import DatasetInfo, Labels
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile, require_trusted
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import parse_object
 from mnist_lib.results import Accuracy, TrialResult
+from mnist_lib.spec import OPTIONAL_FIELDS
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS, MANIFEST = "predictions.npz", "manifest.json"
@@ -125,10 +126,13 @@ def source_of(
     Raises:
         IntegrityError: the file is damaged, or missing.
         ModelError: it is neither the given file nor a trusted one.
+        SpecError: a file is given for a model of the catalog.
     """
     spec = manifest.get("spec")
     expected = spec.get("source_sha256") if isinstance(spec, Mapping) else None
     if expected is None:
+        if model_file is not None:
+            raise SpecError(f"model_file: {version.name} is of a model in the catalog, which needs no file; omit it")
         return None
     if SOURCE_FILE not in version.files:
         raise IntegrityError(f"{version.name}: expected a file {SOURCE_FILE}, got none")
@@ -256,11 +260,17 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
 def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
     manifest = read_manifest(objects, version)
     try:
+        parts = {part: dict(manifest.get(part, {})) for part in COMPARED_PARTS}
+        # Older versions do not name the classes, and have one argument and fewer settings.
+        parts["dataset"].pop("classes", None)
+        spec, units = parts["spec"], parts["spec"].pop("hidden_units", None)
+        arguments = spec.pop("arguments", {} if units is None else {"hidden_units": units})
+        spec |= {f"arguments.{name}": value for name, value in arguments.items()}
         return {
             f"{part}.{name}": value
-            for part in COMPARED_PARTS
-            for name, value in manifest.get(part, {}).items()
-            if name != "classes"  # older versions do not name them
+            for part, values in parts.items()
+            for name, value in values.items()
+            if value or name not in OPTIONAL_FIELDS
         }
-    except AttributeError as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise IntegrityError(f"{version.name}: {MANIFEST}: expected objects {', '.join(COMPARED_PARTS)}") from error

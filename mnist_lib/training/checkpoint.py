@@ -5,8 +5,8 @@ Others may write to the store that checkpoints come from, so only numbers are re
 
 import io
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -51,7 +51,7 @@ def pack(state: TrainingState, spec: TrialSpec) -> bytes:
         "best": {"epoch": best.epoch, "validation": asdict(best.validation) if best.validation else None},
         "history": [asdict(epoch) for epoch in state.history],
     }
-    arrays = dict(_arrays(state.values, best.weights))
+    arrays = _arrays((state.values, best.weights))
     arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
@@ -64,7 +64,8 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another trial.
     """
-    shapes = dict(_arrays(like, Weights(like.trainable, like.state)))
+    nested = like, Weights(like.trainable, like.state)
+    shapes = _arrays(nested)
     try:
         limits = {name: array.nbytes for name, array in shapes.items()} | {"notes": MAX_NOTES_BYTES}
         arrays = read_npz(content, f"checkpoint of {spec.id}", limits)
@@ -75,35 +76,16 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
         if notes["spec"] != asdict(spec):
             raise ValueError(f"its spec is {notes['spec']}")
         validation = notes["best"]["validation"]
-        tensors = iter([tf.constant(arrays[name]) for name in shapes])
+        values, weights = tf.nest.pack_sequence_as(nested, [tf.constant(arrays[name]) for name in shapes])
         return TrainingState(
-            _next_values(tensors, like),
-            Best(
-                notes["best"]["epoch"],
-                Weights(*(_next_tensors(tensors, part) for part in (like.trainable, like.state))),
-                Accuracy(**validation) if validation else None,
-            ),
+            values,
+            Best(notes["best"]["epoch"], weights, Accuracy(**validation) if validation else None),
             tuple(map(EpochDone.of, notes["history"])),
         )
     except (IntegrityError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error
 
 
-def _arrays(values: Values, best: Weights) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Yield the arrays by name, in the order in which `_next_values` consumes them."""
-    parts = {"weight": values.trainable, "state": values.state, "step": [values.step]}
-    parts |= {f"slot{i}": slot for i, slot in enumerate(values.slots)}
-    parts |= {"best_weight": best.trainable, "best_state": best.state}
-    for name, tensors in parts.items():
-        for i, tensor in enumerate(tensors):
-            yield f"{name}_{i}", np.asarray(tensor)
-
-
-def _next_values(tensors: Iterator[tf.Tensor], like: Values) -> Values:
-    trainable, state = _next_tensors(tensors, like.trainable), _next_tensors(tensors, like.state)
-    step = next(tensors)
-    return Values(trainable, [_next_tensors(tensors, slot) for slot in like.slots], state, step)
-
-
-def _next_tensors(tensors: Iterator[tf.Tensor], like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    return [next(tensors) for _ in like]
+def _arrays(nested: Any) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a nested structure as arrays by name, in the order in which `tf.nest` flattens it."""
+    return {f"tensor_{i}": np.asarray(tensor) for i, tensor in enumerate(tf.nest.flatten(nested))}

@@ -26,7 +26,7 @@ HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch
 class EpochProgress:
     """A heartbeat within an epoch."""
 
-    epochs: float  # trained so far, with the share of the running one
+    epochs: float  # epochs trained so far, including the completed share of the current one
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Trainer:
         """Train the epochs `first` to `last`, and yield the result of each, and heartbeats within long ones.
 
         Args:
-            plan: for the number of replicas of this trainer.
+            plan: a plan that was made for this trainer's number of replicas.
             seed: determines the order of the images.
             learning_rates: [steps], one for each step from the start of epoch 1.
 
@@ -104,10 +104,12 @@ class Trainer:
             for part in np.split(padded, plan.chunks):
                 parts.append(self.train_chunk(next(chunks), part))
                 if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
-                    parts[-1].finite_steps.numpy()  # wait until the device has done them
+                    parts[-1].finite_steps.numpy()  # wait until the device has finished the steps
                     paused = time.perf_counter()
                     yield EpochProgress(number - 1 + len(parts) / plan.chunks)
-                    begin += time.perf_counter() - paused  # the driver may let it wait
+                    begin += (
+                        time.perf_counter() - paused
+                    )  # excludes the time that the driver took to handle the heartbeat
                     heartbeat_at = time.monotonic()
             # Added in Python, so that counts are exact and the loss is in double precision.
             loss, correct, seen, finite_steps = (
@@ -159,7 +161,7 @@ class Trainer:
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
         """Return the probabilities of each replica's images, [batch, height, width, channels] each.
 
-        Without XLA, which is no faster here, and cannot compile every model of a user's.
+        This runs without XLA, which is no faster here and cannot compile every user's model.
         """
         shares = self._strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % len(images)]

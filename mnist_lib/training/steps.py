@@ -56,10 +56,10 @@ def steps_of(model: Model, optimizer: Optimizer, strategy: tf.distribute.Strateg
 
 def refused_by_xla(error: tf.errors.OpError) -> str | None:
     """Return the operation that XLA cannot compile, if that is the cause of an error."""
-    found = re.search(r"unsupported operations .*? on XLA_\w+: (\w+)", str(error))
-    if found:
-        return found[1]
-    return "one of its operations" if "XLA" in str(error) else None
+    found = re.search(
+        r"unsupported operations .*? on XLA_\w+: (\w+)|op (\w+) must be a compile-time constant", str(error)
+    )
+    return found and (found[1] or found[2])
 
 
 class WholeChunk:
@@ -96,7 +96,7 @@ class WholeChunk:
 
 
 class StepByStep:
-    """The update is always compiled by XLA, the gradients only with `compile_gradients`."""
+    """Steps that run one by one. XLA always compiles the update, and the gradients only with `compile_gradients`."""
 
     def __init__(
         self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, compile_gradients: bool
@@ -115,20 +115,22 @@ class StepByStep:
             weights = Weights(_split(flat, shapes), state)
             batch = Shard(*(part[index] for part in shard))
             replicas = self._strategy.num_replicas_in_sync
-            gradients, state, totals = _gradients(self._model, weights, batch, replicas)
-            return _concat(gradients), state, totals
+            gradients, after, totals = _gradients(self._model, weights, batch, replicas)
+            changes = [self._change(new, old) for new, old in zip(after, state, strict=True)]
+            return _concat(gradients), changes, totals
 
         shards = self._strategy.experimental_distribute_values_from_function(
             lambda context: chunk.shards[context.replica_id_in_sync_group]
         )
         values, totals = _map(values, lambda tensors: [_concat(tensors)]), _no_totals()
         for index in tf.range(chunk.steps):
-            gradients, state, part = self._strategy.run(
+            gradients, changes, part = self._strategy.run(
                 gradients_of_replica, args=(*values.trainable, values.state, shards, index)
             )
             with tf.device(self._strategy.extended.worker_devices[0]):
                 trainable, slots = self._update(values, self._sum(gradients), learning_rates[index])
-            values = Values(trainable, slots, [self._one(tensor) for tensor in state], values.step + 1)
+            state = [self._one(old, change) for old, change in zip(values.state, changes, strict=True)]
+            values = Values(trainable, slots, state, values.step + 1)
             part = Totals(*map(self._sum, part))
             # The loss of a step is finite if that of every replica is.
             part = part._replace(finite_steps=part.finite_steps // self._strategy.num_replicas_in_sync)
@@ -142,12 +144,22 @@ class StepByStep:
     def _sum(self, parts: tf.Tensor) -> tf.Tensor:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
-    def _one(self, parts: tf.Tensor) -> tf.Tensor:
-        """Return one state for all replicas: the mean of floats (moving averages); other values are equal already."""
-        first: tf.Tensor = self._strategy.experimental_local_results(parts)[0]
-        if not first.dtype.is_floating:
-            return first
-        return self._strategy.reduce(tf.distribute.ReduceOp.MEAN, parts, axis=None)
+    def _change(self, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+        """Return what `_one` needs to know of a state: the change of what replicas change differently."""
+        return new - old if self._is_averaged(old) else new
+
+    def _one(self, old: tf.Tensor, changes: tf.Tensor) -> tf.Tensor:
+        """Return one state for all replicas: with the mean change of floats; other values are equal already.
+
+        The mean of changes, not of values, leaves frozen weights as they are: (a + a + a) / 3 is not always a.
+        """
+        if self._is_averaged(old):
+            return old + self._strategy.reduce(tf.distribute.ReduceOp.MEAN, changes, axis=None)
+        first: tf.Tensor = self._strategy.experimental_local_results(changes)[0]
+        return first
+
+    def _is_averaged(self, state: tf.Tensor) -> bool:
+        return bool(state.dtype.is_floating and self._strategy.num_replicas_in_sync > 1)
 
 
 def _gradients(model: Model, weights: Weights, batch: Shard, replicas: int) -> tuple[Tensors, Tensors, Totals]:

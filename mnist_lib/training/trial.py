@@ -40,6 +40,9 @@ from mnist_lib.training.loop import EpochProgress, Trainer, accuracy_of, learnin
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
 
+# Errors of a collective operation when another process of the group has ended.
+LOST_MEMBER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlace:
@@ -76,7 +79,7 @@ def run_trials(
 
     Args:
         assignments: taken one at a time, each when the one before it has ended.
-        load: returns the dataset; called once TensorFlow has started, so that the data can arrive in the meantime. Its
+        load: returns the dataset; called after TensorFlow has started, so that the data can arrive in the meantime. Its
             exceptions other than MnistError are raised, since they end the lane.
         group: the processes that train these trials together, all with the same arguments.
 
@@ -102,7 +105,8 @@ def run_trials(
             yield from lane.run(assignment, pace)
         except Exception as error:
             code, message = _code_and_message(error, assignment.source)
-            if group is not None and code == MnistError.code and isinstance(error, tf.errors.OpError):
+            lost = isinstance(error, LOST_MEMBER) or (code == MnistError.code and isinstance(error, tf.errors.OpError))
+            if group is not None and lost:
                 raise GroupError(f"{spec.id}: {message}") from error
             yield _failure(spec, error, assignment.source)
             if group is not None and not isinstance(error, DivergedError):  # all processes diverge at the same step
@@ -118,10 +122,13 @@ def _failure(spec: TrialSpec, error: Exception, source: ModelFile | None = None)
 def _code_and_message(error: Exception, source: ModelFile | None) -> tuple[str, str]:
     if isinstance(error, MnistError):
         return error.code, str(error)
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return (
+            "E-OOM",
+            f"training ran out of memory ({type(error).__name__}); lower --batch-size, or train a smaller model",
+        )
     if source is not None and (place := source.place_of(error)):
         return ModelError.code, f"{place}: {type(error).__name__}: {one_line(error)}"
-    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
-        return "E-OOM", f"training ran out of memory ({type(error).__name__}); lower --batch-size or --hidden-units"
     return MnistError.code, f"{type(error).__name__}: {error}"
 
 
@@ -133,13 +140,13 @@ class _Lane:
         self._compiled: dict[TrialSpec, _Compiled] = {}
 
     def configure(self) -> None:
-        """Configure TensorFlow, unless that is done."""
+        """Configure TensorFlow, unless it is already configured."""
         if self._strategy is None:
             configure_process(self._resources)
             self._strategy = mirrored_strategy(self._resources) if self._group is None else group_strategy(self._group)
 
     def load(self, load: Callable[[], Dataset]) -> None:
-        """Load the dataset, unless that is done."""
+        """Load the dataset, unless it is already loaded."""
         if self._data is None:
             self._data = load()
 

@@ -40,7 +40,7 @@ def test_the_model_of_the_guide_can_be_trained() -> None:
 
     (text,) = [snippet.text for snippet in blocks("python") if snippet.text.startswith("# my_models.py\n")]
     file = ModelFile(name="my_models.py", content=text.encode())
-    check_model(TrialSpec.of("small_resnet", source_sha256=file.sha256, width=4), (28, 28, 1), 10, file)
+    check_model(TrialSpec.of("small_resnet", source_sha256=file.sha256, arguments={"width": 4}), (28, 28, 1), 10, file)
 
 
 def test_snippets_show_the_api_and_how_to_load_stored_files() -> None:

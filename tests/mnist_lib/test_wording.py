@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnist_lib.wording import counted, duration, percent
+from mnist_lib.wording import counted, duration, one_line, percent
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 trials"), (1, "1 trial"), (2, "2 trials"), (1000, "1,000 trials")])
@@ -19,3 +19,20 @@ def test_a_share_is_a_percentage_with_two_decimals() -> None:
 )
 def test_a_duration_from_a_minute_on_is_written_with_colons(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("", "ValueError"),
+        ("one\ntwo\n\nthree", "one two"),
+        ('in user code:\n\n    File "a.py", line 2, in f\n        g()\n\n    KeyError: 3\n', "KeyError: 3"),
+        (
+            "Graph execution error:\n\nDetected at node X defined at (most recent call last):\n<stack traces ...>"
+            "\nassertion failed: [0]\n\t [[{{node X}}]] [Op:__inference_f_1]",
+            "assertion failed: [0]",
+        ),
+    ],
+)
+def test_an_error_is_said_in_one_line_without_headings_and_places(message: str, line: str) -> None:
+    assert one_line(ValueError(message)) == line

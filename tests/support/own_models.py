@@ -37,6 +37,36 @@ def list_of_layers(image_shape: ImageShape, num_classes: int) -> list[keras.Laye
     return [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dropout(0.2), layers.Dense(num_classes)]
 
 
+class Penalty(layers.Layer):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        self.add_loss(0.01 * tf.reduce_mean(tf.square(inputs)))
+        return inputs
+
+
+def frozen(image_shape: ImageShape, num_classes: int) -> keras.Model:
+    """Has a shared layer that is not trained, and a loss of its own."""
+    pixels, shared = keras.Input(image_shape), layers.Dense(16, activation="relu", trainable=False)
+    features = layers.Dense(16)(layers.Flatten()(layers.Rescaling(1 / 255)(pixels)))
+    return keras.Model(pixels, layers.Dense(num_classes)(shared(Penalty()(shared(features)))))
+
+
+@keras.saving.register_keras_serializable("own_models")
+class Subclass(keras.Model):
+    def __init__(self, image_shape: ImageShape, num_classes: int, units: int = 16, **others: object) -> None:
+        super().__init__(**others)
+        self.given = {"image_shape": image_shape, "num_classes": num_classes, "units": units}
+        self.scale, self.flatten = layers.Rescaling(1 / 255), layers.Flatten()
+        self.gate, self.hidden = layers.Dense(units, activation="softmax"), layers.Dense(units, activation="relu")
+        self.logits = layers.Dense(num_classes)
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        pixels = self.flatten(self.scale(images))
+        return self.logits(self.gate(pixels) * self.hidden(pixels))
+
+    def get_config(self) -> dict[str, object]:
+        return {**super().get_config(), **self.given}
+
+
 class Unrotated(layers.Layer):
     """Returns its inputs, by way of an operation that XLA cannot compile."""
 

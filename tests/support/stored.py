@@ -37,8 +37,8 @@ def publish_trained(objects: Objects, dataset: Dataset, run: str, spec: TrialSpe
 
 def small_spec(model: str, size: int = 16, **shared: Any) -> TrialSpec:
     """Return a trial of a model with few weights."""
-    arguments: dict[str, Any] = {"width": size // 4} if model == "keras-resnet" else {"hidden_units": size}
-    return TrialSpec.of(model, **arguments, **shared)
+    arguments = {"width": size // 4} if model == "keras-resnet" else {"hidden_units": size}
+    return TrialSpec.of(model, arguments=arguments, **shared)
 
 
 def publish_untrained(

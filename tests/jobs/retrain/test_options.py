@@ -81,11 +81,11 @@ def test_each_emitted_command_runs_unchanged_on_this_machine(schedule: Schedule)
         (["stats"], "error[E-USAGE] command: "),
         (
             ["emit", "kubernetes", HOURLY, "--storage=/s", "--", f"--models={OWN_MODELS}:sequential"],
-            "error[E-USAGE] models: expected nothing of this machine, since the manifest mounts none of it",
+            "error[E-USAGE] models: expected no file of this machine, since the manifest does not mount any",
         ),
         (
             ["emit", "raycronjob", HOURLY, "--storage=/s", "--", "--dataset=/pictures"],
-            "error[E-USAGE] dataset: expected nothing of this machine, since the manifest mounts none of it",
+            "error[E-USAGE] dataset: expected no file of this machine, since the manifest does not mount any",
         ),
     ],
 )

@@ -187,7 +187,10 @@ def test_a_folder_of_pictures_and_a_model_file_of_this_machine_are_sent_with_the
             ["--dataset=tfds:x", "--tfds-import=/no-such.py", "--storage=/s"],
             "tfds_import: expected a file, got /no-such.py",
         ),
-        (["--models=/no-such.py:f", "--storage=/s"], "models: expected a Python file at /no-such.py: No such file"),
+        (
+            ["--models=/no-such.py:f", "--storage=/s"],
+            "models: expected a Python file at /no-such.py, got an error: No such file",
+        ),
         (["--epoch=3"], "--epoch is not an option; did you mean --epochs?"),
         (["--epochs=0"], "epochs: expected a whole number from 1"),
         ([], "storage: expected a URL, or an absolute path on the cluster's head, got 'results'"),

@@ -1,13 +1,17 @@
 """The job on hosts that share no files, submitted with a token from a host outside the cluster."""
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.builders import builder_file
 from tests.support.clusters import wait_until
 from tests.support.hosts import Host, available, hosts, start_ray
-from tests.support.job import EPOCHS, hashes, history_of
+from tests.support.job import EPOCHS, ROOT, hashes, history_of
+from tests.support.pictures import classes, write_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -53,6 +57,27 @@ def test_a_job_submitted_from_outside_trains_on_hosts_that_share_no_files(
     for host in cluster[1:]:  # they hold neither data nor results
         assert not list(host.folder.rglob("*.tfrecord*")) + list(host.folder.rglob("?*.keras"))
     assert not list(laptop.folder.rglob("?*.keras"))
+
+
+def test_pictures_a_builder_and_a_model_of_the_laptop_are_used_on_hosts_that_share_no_files(
+    machines: list[Host],
+) -> None:
+    *cluster, laptop = machines
+    work = laptop.folder / "work"
+    write_folder(work / "icons", classes("round", "square", pictures=40, mode="RGB"))
+    shutil.copy(ROOT / "tests/support/own_models.py", work / "mine.py")
+    builder = builder_file(work, "TreeImages", fixed=True)
+    trained = ("--models=./mine.py:small_resnet,scratch", "--model-arg=width=4", "--seeds=2", "--batch-size=16")
+    pictures = ("--dataset=./icons",)
+    trees = ("--dataset=tfds:tree_images", f"--tfds-import=./{builder.name}", "--train-split=training")
+    for run, data in (("icons", pictures), ("trees", (*trees, "--test-split=evaluation"))):
+        code, stdout, stderr = laptop.run(*submission(machines, run, *trained, *data), environment=TOKEN)
+        assert code == 0, stderr
+        summary = json.loads(stdout)
+        assert sorted(summary["models"]) == ["scratch", "small_resnet"]
+        assert {trial["node"].partition("/")[0] for trial in summary["trials"]} == {host.name for host in cluster}
+        for host in cluster[1:]:
+            assert not [*host.folder.rglob("*.png"), *host.folder.rglob("*.tfrecord*"), *host.folder.rglob("?*.keras")]
 
 
 def kill(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""A model in a Python file of the user's, through every command."""
+"""Every command works with a model from a user's Python file."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def run(home: Path, module: str, *arguments: str | Path) -> tuple[int, str, str]
     return done.returncode, done.stdout, done.stderr
 
 
-def test_it_is_trained_with_its_arguments_and_stored_with_its_source(home: Path) -> None:
+def test_a_user_model_is_trained_with_its_arguments_and_stored_with_its_source(home: Path) -> None:
     summary = summary_of(home / "results/runs/r")
     assert sorted(summary["models"]) == sorted(MODELS.split(","))
     manifest = json.loads((home / "results/models/small_resnet/versions/1/manifest.json").read_text())
@@ -57,14 +57,14 @@ def test_it_is_trained_with_its_arguments_and_stored_with_its_source(home: Path)
 
 
 @pytest.mark.parametrize("command", ["list", "champion", "history", "verify"])
-def test_m2_commands_that_run_no_code_know_it_without_its_file(home: Path, command: str, tmp_path: Path) -> None:
+def test_m2_commands_that_run_no_code_do_not_need_the_model_file(home: Path, command: str, tmp_path: Path) -> None:
     shutil.copytree(home / "results", tmp_path / "results")
     code, stdout, stderr = run(tmp_path, "jobs.models", command)
     assert (code, stderr) == (0, "")
     assert "2 versions intact, 0 damaged." in stdout if command == "verify" else "small_resnet@1" in stdout
 
 
-def test_its_versions_are_evaluated_exported_and_used(home: Path) -> None:
+def test_versions_of_a_user_model_are_evaluated_exported_and_used(home: Path) -> None:
     code, stdout, stderr = run(home, "jobs.models", "evaluate", "small_resnet")
     assert code == 0, stderr
     assert "gives the stored prediction for all 1,000 test images" in stdout
@@ -78,7 +78,7 @@ def test_its_versions_are_evaluated_exported_and_used(home: Path) -> None:
     assert len(stdout.splitlines()) == 6
 
 
-def test_m2_the_code_of_a_version_needs_the_same_file_where_it_was_not_trained(home: Path, tmp_path: Path) -> None:
+def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "results", tmp_path / "results")
     ask = ("jobs.predict", "--model=sequential", "--from-test=1")
     code, stdout, stderr = run(tmp_path, *ask)
@@ -93,7 +93,7 @@ def test_m2_the_code_of_a_version_needs_the_same_file_where_it_was_not_trained(h
 
 
 @pytest.mark.long
-def test_f1_a_model_of_a_user_killed_three_times_ends_with_the_same_weights(home: Path, tmp_path: Path) -> None:
+def test_f1_a_user_model_killed_three_times_ends_with_the_same_weights(home: Path, tmp_path: Path) -> None:
     options = (f"--models={home}/mine.py:small_resnet", "--epochs=30", "--checkpoint-seconds=0", "--cpus-per-trial=1")
     calm = train(*options, "--storage", tmp_path / "calm", "--run-name=r", home=tmp_path)
     assert calm[0] == 0, calm[2]
@@ -120,13 +120,19 @@ def test_code_named_by_a_configuration_file_needs_trust(tmp_path: Path) -> None:
     code, _, stderr = train("--config", config, "--plan", home=tmp_path)
     assert code == 2
     assert "error[E-MODEL] models: sequential is code in own_models.py, which a configuration file names; " in stderr
+    code, _, stderr = train("--models=keras", f"--config={config}", "--plan", home=tmp_path)
+    assert (code, "error[E-MODEL] models: sequential is code in own_models.py" in stderr) == (2, True)
     assert train("--config", config, "--trust", "--plan", home=tmp_path)[0] == 0
+    assert train("--config", config, f"--models={SOURCE}:sequential", "--plan", home=tmp_path)[0] == 0
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def f(s, n): return 1 +", "error[E-MODEL] mine.py, line 1: expected Python: invalid syntax"),
+        (
+            "def f(s, n): return 1 +",
+            "error[E-MODEL] mine.py, line 1: expected valid Python, got an error: invalid syntax",
+        ),
         ("def g(s, n): ...", "error[E-MODEL] mine.py: expected a function f, got none; its functions: g"),
         ("def f(s, n):\n  raise OSError('no')", "error[E-MODEL] mine.py, line 2: OSError: no"),
     ],

@@ -8,39 +8,9 @@ import pytest
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError, DataMissingError
+from tests.support.builders import builder_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
-
-BUILDER = """
-import numpy as np
-import tensorflow_datasets as tfds
-
-
-class {name}(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("2.1.0")
-
-    def _info(self):
-        features = tfds.features.FeaturesDict({{
-            "image": tfds.features.Image(shape=({shape})),
-            "label": tfds.features.ClassLabel(names=["oak", "beech", "ash"]),
-        }})
-        return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
-
-    def _split_generators(self, dl_manager):
-        return {{"training": self._generate_examples(30, 0), "evaluation": self._generate_examples(9, 1)}}
-
-    def _generate_examples(self, count, seed):
-        random = np.random.default_rng(seed)
-        for number in range(count):
-            size = (6, 5, 3) if number % 2 or {fixed} else (12, 10, 3)
-            yield str(number), {{"image": random.integers(0, 256, size, np.uint8), "label": number % 3}}
-"""
-
-
-def builder_file(folder: Path, name: str, *, fixed: bool) -> Path:
-    path = folder / f"{name.lower()}.py"
-    path.write_text(BUILDER.format(name=name, shape="6, 5, 3" if fixed else "None, None, 3", fixed=fixed))
-    return path
 
 
 def test_a_builder_of_the_user_is_prepared_and_read_with_its_classes_and_splits(tmp_path: Path) -> None:

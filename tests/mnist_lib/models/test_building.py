@@ -1,6 +1,7 @@
-"""A model of a user's trains, resumes, mirrors and is stored like one of the catalog; its errors name its lines."""
+"""A user's model is trained, resumed, mirrored and stored like one of the catalog; errors in it name its lines."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from tests.support.digits import few_digits
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 OWN = ModelFile.read(Path(__file__).parents[2] / "support/own_models.py")
-FORMS = ["small_resnet", "sequential", "list_of_layers", "not_for_xla", "SoftmaxRegression"]
+FORMS = ["small_resnet", "sequential", "list_of_layers", "frozen", "Subclass", "not_for_xla", "SoftmaxRegression"]
 
 
 def own(name: str, epochs: int = 2, batch_size: int = 50, **arguments: Any) -> TrialSpec:
-    return TrialSpec.of(name, source_sha256=OWN.sha256, epochs=epochs, global_batch_size=batch_size, **arguments)
+    return TrialSpec.of(
+        name, source_sha256=OWN.sha256, epochs=epochs, global_batch_size=batch_size, arguments=arguments
+    )
 
 
 Run = Callable[..., list[TrialEvent]]
@@ -54,7 +57,7 @@ def result_of(events: list[TrialEvent]) -> TrialResult:
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("name", FORMS)
-def test_a_resumed_model_of_a_user_ends_with_the_same_weights(name: str, replicas: int, run: Run) -> None:
+def test_a_resumed_user_model_ends_with_the_same_weights(name: str, replicas: int, run: Run) -> None:
     events = run(own(name), replicas=replicas)
     (checkpoint,) = [event for event in events if isinstance(event, CheckpointTaken)]
     resumed = run(own(name), replicas=replicas, checkpoint=checkpoint.content)
@@ -72,7 +75,7 @@ def test_two_replicas_of_a_residual_network_learn_what_one_learns(run: Run) -> N
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_stored_files_of_a_model_of_a_user_have_its_weights(name: str, digits: Dataset) -> None:
+def test_the_stored_files_of_a_user_model_contain_its_weights(name: str, digits: Dataset) -> None:
     model = build_model(own(name), digits.image_shape, 10, OWN)
     weights, images = model.initial_weights(3), tf.constant(digits.test.images[:20])
     read = model.read(model.files(weights))
@@ -93,7 +96,7 @@ def test_augmentation_of_keras_acts_in_training_only(digits: Dataset) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_that_xla_cannot_compile_is_trained_without_it_and_says_so(run: Run) -> None:
+def test_a_model_that_xla_cannot_compile_is_trained_without_xla_with_a_notice(run: Run) -> None:
     started, *others = run(own("not_for_xla"))
     assert isinstance(started, Started)
     expected = "not_for_xla is trained without XLA, which cannot compile ImageProjectiveTransformV3"
@@ -115,7 +118,7 @@ def file_of(text: str) -> ModelFile:
         ("def f(s): ...", r"mine.py, line 2: f: TypeError: f\(\) takes 1 positional argument but 2 were given"),
         (
             "def f(s, n):\n  return [keras.layers.Flatten(), keras.layers.Dense(n + 1)]",
-            r"mine.py, line 2: f: expected logits of the shape \(batch, 10\), one for each class, got \(2, 11\)",
+            r"mine.py, line 2: f: expected logits of the shape \(batch, 10\) and the type float32, got \(2, 11\)",
         ),
         (
             "def f(s, n):\n  return [keras.layers.Flatten(), keras.layers.Dense(n, activation='softmax')]",
@@ -123,16 +126,56 @@ def file_of(text: str) -> ModelFile:
         ),
         (
             "def f(s, n):\n  return [keras.layers.Dense(n)]",
-            r"mine.py, line 2: f: expected logits of the shape \(batch, 10\), one for each class, got \(2, 8, 8, 10\)",
+            r"mine.py, line 2: f: expected logits of the shape \(batch, 10\) and the type float32, got \(2, 8, 8, 10\)",
         ),
         ("def f(s, n):\n  return [keras.layers.Conv2D(4, 99)]", "mine.py, line 2: f: ValueError: "),
+        (
+            "shared = keras.layers.Dense(10)\ndef f(s, n):\n  return [keras.layers.Flatten(), shared]",
+            "expected new layers at each call of the function, got the same; create them in it",
+        ),
+        (
+            "class f(keras.Model):\n  def __init__(self, s, n):\n    super().__init__()\n"
+            "    self.d = keras.layers.Dense(n)\n"
+            "  def call(self, x):\n    return self.d(keras.ops.reshape(x, (-1, 64)))",
+            "mine.py, line 2: f: NotImplementedError: .*get_config",
+        ),
+        (
+            "def f(s, n):\n  return [keras.layers.Flatten(), keras.layers.Dense(n, dtype='bfloat16')]",
+            "mine.py, line 2: f: expected logits of the shape .* and the type float32, got .*bfloat16",
+        ),
+        (
+            "def f(s, n):\n  x = keras.Input(s)\n  y = keras.layers.Dense(n)(keras.layers.Flatten()(x))\n"
+            "  return keras.Model(x, keras.ops.softmax(y))",
+            "mine.py, line 2: f: expected logits of the 10 classes, got a softmax; leave it out",
+        ),
     ],
 )
-def test_m1_what_is_wrong_in_a_model_file_is_named_with_its_line(text: str, message: str) -> None:
+def test_m1_an_error_in_a_model_file_is_reported_with_its_line(text: str, message: str) -> None:
     source = file_of(text)
     with pytest.raises(ModelError, match=f"^{message}") as raised:
         check_model(TrialSpec.of("f", source_sha256=source.sha256), (8, 8, 1), 10, source)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [*FORMS, "residual"])
+def test_a_user_model_passes_the_check_before_training(name: str) -> None:
+    check_model(own(name), (28, 28, 1), 10, OWN)
+
+
+@pytest.mark.slow
+def test_a_user_model_trains_in_bfloat16_and_keeps_float32_weights(run: Run) -> None:
+    result = result_of(run(replace(own("small_resnet"), precision="bfloat16")))
+    assert result.weights_sha256 != result_of(run(own("small_resnet"))).weights_sha256
+
+
+@pytest.mark.slow
+def test_a_trial_of_a_user_model_does_not_depend_on_the_trials_before_it(digits: Dataset, run: Run) -> None:
+    specs = [replace(own("small_resnet"), seed=seed) for seed in (0, 1)]
+    few = few_digits(digits)
+    assignments = [Assignment(spec, source=OWN) for spec in specs]
+    events = [*run_trials(assignments, lambda: few, Resources(cpus=2), WorkerPlace(node="here"))]
+    (after,) = [event for event in events if isinstance(event, TrialResult) and event.spec == specs[1]]
+    assert after.weights_sha256 == result_of(run(specs[1])).weights_sha256
 
 
 @pytest.fixture

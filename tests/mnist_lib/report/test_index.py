@@ -88,7 +88,7 @@ def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(su
     """The two models of a run differ in their optimizers, but all runs have the same."""
     rows = [
         on(summary, "mnist", "a"),
-        on(summary, "mnist", "b", epochs=20, hidden_units=64),
+        on(summary, "mnist", "b", epochs=20, hidden_units=64, arguments={"hidden_units": 64}),
         on(summary, "kmnist", "c"),
     ]
     page = index(rows, []).decode()
@@ -143,7 +143,15 @@ def test_many_models_that_differ_in_every_setting_are_not_cut_off(
     summary = dict(made_run(digits, seeds=1, models=("keras", "keras-cnn", "scratch")).summary)
     champions = {name: {**model, "champion": True, "version": 100} for name, model in summary["models"].items()}
     settings: list[dict[str, Any]] = [
-        *({"epochs": 100, "global_batch_size": 8192, "hidden_units": 1024, "validation_percent": 20},),
+        *(
+            {
+                "epochs": 100,
+                "global_batch_size": 8192,
+                "hidden_units": 1024,
+                "arguments": {"hidden_units": 1024},
+                "validation_percent": 20,
+            },
+        ),
         *({"precision": "bfloat16", "schedule": "one-cycle", "learning_rate": 0.00123, "optimizer": "adam"},),
     ]
     rows = [

@@ -1,0 +1,35 @@
+"""Builders of TFDS as a user writes them."""
+
+from pathlib import Path
+
+BUILDER = """
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class {name}(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("2.1.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({{
+            "image": tfds.features.Image(shape=({shape})),
+            "label": tfds.features.ClassLabel(names=["oak", "beech", "ash"]),
+        }})
+        return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
+
+    def _split_generators(self, dl_manager):
+        return {{"training": self._generate_examples(30, 0), "evaluation": self._generate_examples(9, 1)}}
+
+    def _generate_examples(self, count, seed):
+        random = np.random.default_rng(seed)
+        for number in range(count):
+            size = (6, 5, 3) if number % 2 or {fixed} else (12, 10, 3)
+            yield str(number), {{"image": random.integers(0, 256, size, np.uint8), "label": number % 3}}
+"""
+
+
+def builder_file(folder: Path, name: str, *, fixed: bool) -> Path:
+    """Write a builder of 30 and 9 pictures of three trees, of one size if `fixed`, and return its file."""
+    path = folder / f"{name.lower()}.py"
+    path.write_text(BUILDER.format(name=name, shape="6, 5, 3" if fixed else "None, None, 3", fixed=fixed))
+    return path
