@@ -140,9 +140,19 @@ def _contradicting(listing: Listing, read: _Read) -> tuple[set[int], list[str]]:
             same[row.tobytes()].append(index)
     groups = [group for group in same.values() if len({int(read.labels[index]) for index in group}) > 1]
     notices = [
-        f"left out, the same picture in several classes: {listed([listing.files[index].path for index in group])}"
-        for group in groups[:MAX_NAMED]
+        f"left out, the same picture in several classes: {listed([listing.files[index].path for index in ordered])}"
+        for ordered in (_one_of_each_first(group, read.labels) for group in groups[:MAX_NAMED])
     ]
     if len(groups) > MAX_NAMED:
         notices.append(f"left out, in several classes: {len(groups) - MAX_NAMED:,} more")
     return {index for group in groups for index in group}, notices
+
+
+def _one_of_each_first(group: Sequence[int], labels: NDArray[np.int64]) -> list[int]:
+    """Order pictures so that one of each class is among the first, which are named."""
+    places, numbers = [], Counter[int]()
+    for index in group:
+        label = int(labels[index])
+        places.append((numbers[label], index))
+        numbers[label] += 1
+    return [index for _, index in sorted(places)]

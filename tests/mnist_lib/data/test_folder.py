@@ -115,6 +115,14 @@ def test_d8_the_same_picture_in_two_classes_is_left_out_of_both_and_named(tmp_pa
     assert dataset.notices == ("left out, the same picture in several classes: a/same.png, b/same.bmp",)
 
 
+def test_d8_every_class_of_a_picture_in_several_is_named_even_if_one_has_it_many_times(tmp_path: Path) -> None:
+    copies = {f"a/{number}.bmp": noise(99) for number in range(6)}
+    folder = write_folder(tmp_path / "f", {**classes("a", "b", "c"), **copies, "b/x.bmp": noise(99)})
+    (notice,) = read(folder).notices
+    named = "a/0.bmp, b/x.bmp, a/1.bmp, a/2.bmp, a/3.bmp and 2 more"
+    assert notice == f"left out, the same picture in several classes: {named}"
+
+
 def test_d8_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "b/broken.png": b"\x89PNG broken", "a/zero.jpg": b""})
     for _ in range(2):  # the second time from the cache
