@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(arguments: Sequence[str]) -> int:
     options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments, LEFT_OUT)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
+    options.require_trusted(arguments)
     options.trials()
     options.check()
     options.check_data_dir()

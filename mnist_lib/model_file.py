@@ -31,6 +31,7 @@ class Definition(NamedTuple):
     """Something that a file defines at its top level."""
 
     line: int
+    is_function: bool = False  # or a class
     arguments: ast.arguments | None = None  # of a function or a class, without `self`; None if they are not known
 
 
@@ -78,6 +79,13 @@ class ModelFile:
             reason = error.msg if isinstance(error, SyntaxError) else one_line(error)
             raise ModelError(f"{self.name}{where}: expected valid Python, got an error: {reason}") from error
 
+    def require_function(self, function: str) -> None:
+        """Raise ModelError unless the file defines a function or a class of that name."""
+        functions = [name for name, definition in self.definitions().items() if definition.is_function]
+        if function not in functions:
+            known = ", ".join(functions) or "none"
+            raise ModelError(f"{self.name}: expected a function {function}, got none; its functions: {known}")
+
     def arguments_of(self, function: str) -> list[str] | None:
         """Return the arguments besides the image shape and the number of classes, or None if any may be accepted."""
         known = self.definitions()[function].arguments
@@ -122,13 +130,13 @@ def _definitions(content: bytes) -> dict[str, Definition]:
     for statement in _statements(ast.parse(content).body):
         line = statement.lineno
         if isinstance(statement, ast.FunctionDef):
-            found[statement.name] = Definition(line, statement.args)
+            found[statement.name] = Definition(line, True, statement.args)
         elif isinstance(statement, ast.ClassDef):
             own = {method.name: method.args for method in statement.body if isinstance(method, ast.FunctionDef)}
             arguments = own.get("__init__")
             if arguments is not None:
                 (arguments.posonlyargs or arguments.args)[:1] = []  # without self
-            found[statement.name] = Definition(line, arguments)
+            found[statement.name] = Definition(line, True, arguments)
         else:
             for node in ast.walk(statement):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -169,10 +177,7 @@ def files_of(models: Collection[str]) -> dict[str, ModelFile]:
             raise SpecError(f"models: expected the name of a function of {source.name}, got {function!r}")
         if function in MODELS or function in found:
             raise SpecError(f"models: {function} is the name of another model; rename the function in {source.name}")
-        defined = source.definitions()
-        if function not in defined:
-            known = ", ".join(name for name, (_, arguments) in defined.items() if arguments is not None) or "none"
-            raise ModelError(f"{source.name}: expected a function {function}, got none; its functions: {known}")
+        source.require_function(function)
         found[function] = source
     return found
 
@@ -208,14 +213,15 @@ def trust(sources: Collection[ModelFile]) -> None:
         path = _list_of_trusted()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:  # one write, so that lines of two processes do not mix
-            file.write("".join(f"{sha256}  {source.name}\n" for sha256, source in new.items()))
+            file.write("".join(f"{sha256}  {ascii(source.name)[1:-1]}\n" for sha256, source in new.items()))
 
 
 def is_trusted(sha256: str) -> bool:
     try:
-        return any(line.partition(" ")[0] == sha256 for line in _list_of_trusted().read_text().splitlines())
-    except (OSError, ValueError, RuntimeError):
+        lines = _list_of_trusted().read_bytes().split(b"\n")
+    except (OSError, RuntimeError):
         return False
+    return any(line.split(b" ")[0] == sha256.encode() for line in lines)
 
 
 def require_trusted(stored: ModelFile, version: str, given: ModelFile | None) -> None:
@@ -232,5 +238,6 @@ def require_trusted(stored: ModelFile, version: str, given: ModelFile | None) ->
 
 def _list_of_trusted() -> Path:
     """Return the path of the list of trusted files. Raises RuntimeError if there is no home folder."""
-    home = os.environ.get("XDG_CONFIG_HOME")
-    return Path(home or Path.home() / ".config", "mnist-jobs", TRUSTED)
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    folder = Path(home) if Path(home).is_absolute() else Path.home() / ".config"
+    return folder / "mnist-jobs" / TRUSTED

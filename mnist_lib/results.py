@@ -6,6 +6,7 @@ Accuracies are added as counts and divided once: a mean over batches would weigh
 from __future__ import annotations
 
 import math
+import pickle
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,14 @@ class EpochDone(TrialEvent):
 class CheckpointTaken(TrialEvent):
     epoch: int  # the last epoch in it
     content: bytes  # from which another attempt continues the trial
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let Ray send the content without copying it; the receiver sees it as a memoryview."""
+        return _checkpoint_of, (self.trial, self.epoch, pickle.PickleBuffer(self.content))
+
+
+def _checkpoint_of(trial: str, epoch: int, content: Any) -> CheckpointTaken:
+    return CheckpointTaken(trial=trial, epoch=epoch, content=content)
 
 
 @dataclass(frozen=True, kw_only=True)

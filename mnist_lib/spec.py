@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -54,12 +55,13 @@ class TrialSpec:
     def __post_init__(self) -> None:
         if self.source_sha256 is None:
             require_known("model", self.model, MODELS)
-            _check_sizes(self.model, self.arguments)
         elif not MODEL_NAME.fullmatch(self.model) or not SHA256.fullmatch(self.source_sha256):
             raise SpecError(
                 f"model: expected a function and the sha256 of its file, got {self.model!r}, {self.source_sha256!r}"
             )
         _check_arguments(self.arguments)
+        if self.source_sha256 is None:
+            _check_sizes(self.model, self.arguments)
         if not DATASET_NAME.fullmatch(self.dataset):
             raise SpecError(f"dataset: expected letters, digits, '.', '_' or '-', got {self.dataset!r}")
         require_known("optimizer", self.optimizer, OPTIMIZERS)
@@ -138,6 +140,8 @@ class TrialSpec:
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> TrialSpec:
         """Return the spec of a record made by `asdict`. Raises SpecError, TypeError or AttributeError for any other."""
+        if not isinstance(record, Mapping):
+            raise SpecError("expected the fields of a trial, got something else")
         fields = dict(record)
         if "hidden_units" in fields:  # it was written before models had arguments
             fields["arguments"] = {"hidden_units": fields.pop("hidden_units")}
@@ -209,6 +213,11 @@ class Assignment:
     # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. Not a point
     # in time, since the clocks of two machines may differ.
     seconds: float = math.inf
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let Ray send the checkpoint without copying it; the receiver sees it as a memoryview."""
+        checkpoint = None if self.checkpoint is None else pickle.PickleBuffer(self.checkpoint)
+        return Assignment, (self.spec, checkpoint, self.source, self.seconds)
 
 
 def entry_of(model: str) -> ModelEntry:
@@ -284,6 +293,8 @@ def _check_sizes(model: str, arguments: Mapping[str, object]) -> None:
 
 
 def _check_arguments(arguments: Mapping[str, object]) -> None:
+    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+        raise SpecError("model_arg: expected arguments by name, got something else")
     if len(arguments) > MAX_ARGUMENTS:
         raise SpecError(f"model_arg: expected at most {MAX_ARGUMENTS} arguments, got {len(arguments)}")
     for name, value in arguments.items():

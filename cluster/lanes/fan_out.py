@@ -7,8 +7,10 @@ and the time only through their protocols, so that tests can simulate both.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +57,7 @@ class FanOut:
     ) -> None:
         self._cluster, self._limits, self._plan, self._payload = cluster, limits, plan, payload
         self._max_lanes, self._is_full, self._clock = max_lanes, is_full, clock
-        self._queue = ItemQueue(limits)
+        self._queue, self._turns = ItemQueue(limits), itertools.count()
         self._attempts: dict[Lane, Attempt] = {}
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
         self._time, self._checked_at = RunningTime(clock), -math.inf
@@ -92,12 +94,11 @@ class FanOut:
         """
         self._wait.restart()  # until now, the caller may have waited for something else
         while self._queue or self._queue.backing_off or any(attempt.item for attempt in self._attempts.values()):
-            unread = self._wait_for_events()
+            unread = deque(self._wait_for_events())
+            unread.rotate(next(self._turns))  # so that no lane is always the last one
             self._time.tick()
-            if not self._is_full():
-                for lane in unread:
-                    yield from self._take_event(self._attempts[lane])
-                unread = []
+            while unread and not self._is_full():  # a single event may be large
+                yield from self._take_event(self._attempts[unread.popleft()])
             if self._now - self._checked_at < TICK_SECONDS:
                 continue
             self._checked_at = self._now

@@ -11,6 +11,7 @@ from mnist_lib.data.request import DataRequest
 
 DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
+TFDS_IMPORT_HELP = "Python file that defines your own TFDS builder, for the dataset tfds:NAME"
 DATASET_HELP = (
     "dataset: a folder of pictures (CLASS/picture, or train/CLASS/picture and test/CLASS/picture), such as ./letters or"
     " s3://bucket/letters; tfds:NAME for a dataset of TensorFlow Datasets; or "
@@ -25,9 +26,7 @@ class SourceOptions:
     dataset: str | None = option(None, DATASET_HELP, str, "NAME|DIR")
     data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
     data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
-    tfds_import: Path | None = option(
-        None, "Python file that defines your own TFDS builder, for --dataset tfds:NAME", folder, "FILE.py"
-    )
+    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py", typed=True)
     train_split: str = option("train", "split of a TFDS dataset to train on", str, "NAME")
     test_split: str = option("test", "split of a TFDS dataset to test on", str, "NAME")
 

@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import difflib
+import itertools
 import re
 import shutil
 import sys
@@ -33,6 +34,7 @@ def option(
     positional: bool = False,
     several: bool = False,
     repeated: bool = False,
+    typed: bool = False,
 ) -> Any:
     """Return the dataclass field of one option.
 
@@ -42,9 +44,10 @@ def option(
         positional: whether the value is given without the option's name; it may be omitted.
         several: whether a positional option takes all remaining words.
         repeated: whether the option can be given several times, of which each adds to its value, a mapping.
+        typed: whether the option is accepted on the command line only, since it can run any code.
     """
     given: dict[str, Any] = {"help": help, "parse": parse, "metavar": metavar, "short": short}
-    given |= {"positional": positional, "several": several, "repeated": repeated}
+    given |= {"positional": positional, "several": several, "repeated": repeated, "typed": typed}
     return dataclasses.field(default=default, metadata=given)
 
 
@@ -121,6 +124,8 @@ def _load_yaml(text: str) -> Any:
     """Load YAML; refuse long texts and aliases, which could keep the parser busy for hours."""
     if len(text) > MAX_CONFIG_CHARACTERS:
         raise yaml.YAMLError(f"expected a file of at most {MAX_CONFIG_CHARACTERS:,} characters, got {len(text):,}")
+    if re.search(r"^[\s{\"']*config[\"']?\s*:", text, re.MULTILINE):
+        raise yaml.YAMLError("expected no option `config` in a file; name each file with --config")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise yaml.YAMLError("expected no YAML aliases such as *name; repeat the value instead")
     return _load_any_yaml(text)
@@ -146,20 +151,30 @@ def parse(
     Raises:
         UsageError: for an unknown name or a value of the wrong type.
     """
-    namespace = parser(program, options, left_out, hidden).parse_args(list(arguments))
-    names = [field.name for field in dataclasses.fields(options) if field.name not in left_out]
-    return options(**{name: namespace[name] for name in names if namespace[name] is not None})  # null: the default
+    files, words = split_config(arguments)
+    namespace = parser(program, options, left_out, hidden).parse_args([*files, *words])  # flags override files
+    flags = {word.partition("=")[0] for word in words}
+    given = {}
+    for field in dataclasses.fields(options):
+        if field.name not in left_out and namespace[field.name] is not None:  # None, in a file null: the default
+            given[field.name] = namespace[field.name]
+            flag = f"--{field.name.replace('_', '-')}"
+            if field.metadata["typed"] and given[field.name] != field.default and flag not in flags:
+                raise UsageError(
+                    f"{field.name}: not accepted in a --config file, since it can run any code; use {flag}"
+                )
+    return options(**given)
 
 
-def without_config(arguments: Sequence[str]) -> list[str]:
-    """Return a command line without its --config files."""
-    words, kept = iter(arguments), []
+def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the --config words of a command line, and the others."""
+    words, files, others = iter(arguments), list[str](), list[str]()
     for word in words:
         if word == "--config":
-            next(words, None)
-        elif not word.startswith("--config="):
-            kept.append(word)
-    return kept
+            files += [word, *itertools.islice(words, 1)]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return files, others
 
 
 def split_subcommand(program: str, about: Mapping[str, str | None], arguments: Sequence[str]) -> tuple[str, list[str]]:

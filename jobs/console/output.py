@@ -67,7 +67,7 @@ def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str
         message = str(error) if is_known else f"{type(error).__name__}: {error}; please report this"
         if not is_known or log.isEnabledFor(logging.DEBUG):
             print_stderr(traceback.format_exc().rstrip())
-        print_stderr(f"error[{code}] {' '.join(message.split())}")
+        print_stderr(printable(f"error[{code}] {' '.join(message.split())}", keep=""))
         return exit_codes.exit_code_of(str(code))
 
 

@@ -74,7 +74,10 @@ def moment(value: Any) -> str:
 
 
 def user_path(value: str | Path) -> Path:
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # no such user, as in ~nobody/file
+        raise _UnreadableError(f"expected a path, got {str(value)!r}: {error}") from None
 
 
 def folder(value: str | Path) -> Path:

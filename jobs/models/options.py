@@ -126,14 +126,14 @@ class CollectOptions(ModelOptions):
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(SourceOptions, VersionOptions):
     dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR|tfds:NAME")
-    model_file: Path | None = option(None, MODEL_FILE_HELP, folder, "FILE.py")
+    model_file: Path | None = option(None, MODEL_FILE_HELP, folder, "FILE.py", typed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ComputeOptions):
     """Predict the test images again with the stored weights, and compare the results with the stored predictions."""
 
-    trust: bool = option(False, "load the model from the SavedModel or .keras file, which can run any code")
+    trust: bool = option(False, "load the model from the SavedModel or .keras file, which can run any code", typed=True)
 
 
 @dataclass(frozen=True, kw_only=True)

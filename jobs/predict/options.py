@@ -25,7 +25,7 @@ class PredictOptions:
         (), "picture files, or folders of picture files", user_path, "PICTURE", positional=True, several=True
     )
     model: str | None = option(None, f"version, {VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
-    model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py")
+    model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py", typed=True)
     as_is: bool = option(
         False, "do not crop or invert pictures, which must show light digits on dark; only make them grey and resize"
     )

@@ -73,7 +73,7 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     job = _job_in_progress(client, run, entrypoint) if run else None
     job = job or _send(client, run, entrypoint, own)
     with contextlib.suppress(OSError, RuntimeError):  # then --model-file is needed here
-        trust(given.model_files.values())
+        trust(given.code_files.values())
     if not options.wait:
         print_result(json.dumps({"job": job}) if options.json else job)
         return exit_codes.DONE

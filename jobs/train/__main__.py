@@ -111,7 +111,7 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
         summary = folder.summary()
         if summary is None:
             _check_data(options)
-            _trust(options.model_files.values())
+            _trust(options.code_files.values())
             command = ["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage]
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
             summary = train_trials(options, trials, begin, folder, code, advice)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.deadlines import Limits
-from jobs.console.datasets import DATA_DIR_HELP, DataOptions
+from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import option, parse, without_config
+from jobs.console.options import option, parse, split_config
 from jobs.console.values import (
     auto_or_whole_number,
     comma_list,
@@ -48,6 +48,7 @@ class TrainOptions(DataOptions):
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
     data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")  # a folder on the node that prepares the dataset
+    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")  # see `require_trusted`
     models: tuple[str, ...] = option(("keras", "scratch"), MODELS_HELP, comma_list, "A,B")
     model_arg: Mapping[str, Any] | None = option(
         None,
@@ -57,7 +58,7 @@ class TrainOptions(DataOptions):
         repeated=True,
     )
     trust: bool = option(
-        False, "run the code of a model file that a --config file names; accepted on the command line only"
+        False, "run the Python files that a --config file names; accepted on the command line only", typed=True
     )
     seeds: tuple[int, ...] | int = option(1, "number of seeds, or a list of seeds, such as 4,8", seeds, "N|A,B")
     seed: int = option(0, "first seed, if --seeds is a number", whole_number, "N")
@@ -184,21 +185,29 @@ class TrainOptions(DataOptions):
         return files_of(self.models)
 
     def require_trusted(self, arguments: Sequence[str]) -> None:
-        """Raise ModelError if a configuration file names a model file whose code the user has not asked to run.
+        """Raise ModelError if a configuration file names Python files that the user has not asked to run.
 
         Args:
             arguments: the command line.
         """
-        words = without_config(arguments)
+        _, words = split_config(arguments)
         if "--trust" in words:
             return
         typed: TrainOptions = parse("jobs.train", TrainOptions, words)
-        for model, file in self.model_files.items():
-            if typed.model_files.get(model) != file and not is_trusted(file.sha256):
+        for name, file in self.code_files.items():
+            if typed.code_files.get(name) != file and not is_trusted(file.sha256):
                 raise ModelError(
-                    f"models: {model} is code in {file.name}, which a configuration file names; add --trust to the"
-                    " command line to run it"
+                    f"{name} is code in {file.name}, sha256 {file.sha256}, which a configuration file names; to run it,"
+                    " add --trust to the command line"
                 )
+
+    @property
+    def code_files(self) -> dict[str, ModelFile]:
+        """The Python files that a run executes, by what names them."""
+        files = {f"models: {model}": file for model, file in self.model_files.items()}
+        if self.tfds_import is not None and self.tfds_import.is_file():
+            files["tfds_import: the builder"] = ModelFile.read(self.tfds_import)
+        return files
 
     def resources(self, cpus: int, gpus: int) -> Resources:
         """Return the resources of one trial. Raises SpecError for an invalid value."""

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from cluster.errors import VersionsError
@@ -22,6 +23,8 @@ from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
+
+MAX_HELD_BYTES = 256_000_000  # of checkpoints that are also in the storage; reading them there delays events
 
 # Error code -> what to do after the last attempt at a trial died with this code.
 ADVICE = {
@@ -51,7 +54,8 @@ class Recorder:
         self._history: deque[dict[str, Any]] = deque()  # entries that are not written yet
         self._history_lock = threading.Lock()
         self._specs = {spec.id: spec for spec in trials}
-        self._checkpoints: dict[str, bytes] = {}
+        self._checkpoints: dict[str, bytes | None] = {}  # None: too large to be held; it is in the storage
+        self._checkpoints_lock = threading.Lock()
         self._epochs: dict[str, int] = {}  # of each trial's newest checkpoint
         for spec in trials:
             ended = read_result(folder, spec) if folder.resumed else None
@@ -62,6 +66,7 @@ class Recorder:
                 checkpoint = newest_checkpoint(folder, spec.id) if folder.resumed else None
                 if checkpoint:
                     self._checkpoints[spec.id] = checkpoint
+                    self._hold_no_more_than_fits(spec.id, checkpoint)
         if folder.resumed:
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
 
@@ -83,7 +88,10 @@ class Recorder:
 
     def checkpoint(self, trial: str) -> bytes | None:
         """Return the newest checkpoint of a trial that has not ended."""
-        return self._checkpoints.get(trial)
+        held = self._checkpoints.get(trial)
+        if held is None and trial in self._checkpoints:
+            return newest_checkpoint(self._folder, trial)
+        return held
 
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
         """Record an event.
@@ -109,17 +117,16 @@ class Recorder:
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
                 self._append({"event": "epoch", **asdict(event)})
             case CheckpointTaken():
-                self._checkpoints[event.trial] = event.content
+                with self._checkpoints_lock:
+                    self._checkpoints[event.trial] = event.content
                 self._epochs[event.trial] = event.epoch
-                self._writes.put(
-                    lambda: store_checkpoint(self._folder, event.trial, event.epoch, event.content),
-                    event.trial,
-                    in_place_of="checkpoint",
-                )
+                write, size = partial(self._store_checkpoint, event), len(event.content)
+                self._writes.put(write, event.trial, in_place_of="checkpoint", size=size)
             case TrialResult():
                 self._add(event, attempts(event.trial))
                 chosen, number = self.tallies[event.spec.model].chosen is event, attempts(event.trial)
-                self._writes.put(lambda: self._store(event, number, with_model=chosen), event.trial)
+                size = sum(map(len, event.files.values()))
+                self._writes.put(lambda: self._store(event, number, with_model=chosen), event.trial, size=size)
             case TrialFailure():
                 self._end(event, attempts(event.trial))
             case Died():
@@ -133,6 +140,17 @@ class Recorder:
         with self._history_lock:
             while self._history:
                 self._folder.append_history(self._history.popleft())
+
+    def _store_checkpoint(self, event: CheckpointTaken) -> None:
+        store_checkpoint(self._folder, event.trial, event.epoch, event.content)
+        self._hold_no_more_than_fits(event.trial, event.content)
+
+    def _hold_no_more_than_fits(self, trial: str, stored: bytes) -> None:
+        """Forget the content of a stored checkpoint, if those of all trials take up too much memory."""
+        with self._checkpoints_lock:
+            held = sum(len(content) for content in self._checkpoints.values() if content is not None)
+            if held > MAX_HELD_BYTES and self._checkpoints.get(trial) is stored:
+                self._checkpoints[trial] = None
 
     def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
         tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
@@ -164,7 +182,8 @@ class Recorder:
         self._end(result, attempts)
 
     def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
-        self._checkpoints.pop(outcome.trial, None)
+        with self._checkpoints_lock:
+            self._checkpoints.pop(outcome.trial, None)
         retry = isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
         row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts, retry=retry)
         self.rows.append(row)

@@ -4,13 +4,21 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from jobs.console.signals import MAX_CONCURRENT_WRITES, UNINTERRUPTED
 
 log = logging.getLogger(__name__)
 
 LOG_SECONDS = 10.0  # between two log lines of a wait for the storage
-MAX_UNWRITTEN = 1_000  # writes that wait for the storage; with more, lanes wait
+# Of what waits for the storage; with more, lanes wait.
+MAX_UNWRITTEN, MAX_UNWRITTEN_BYTES = 1_000, 256_000_000
+
+
+class Write(NamedTuple):
+    name: str  # a newer write of the same key and name replaces it; "" for none
+    make: Callable[[], None]
+    size: int  # in bytes, of what it holds in memory
 
 
 class WriteQueue:
@@ -21,8 +29,8 @@ class WriteQueue:
 
     def __init__(self, threads: int = MAX_CONCURRENT_WRITES) -> None:
         self._changed = threading.Condition()
-        self._waiting: dict[str, deque[tuple[str, Callable[[], None]]]] = {}  # by key; none is empty
-        self._count = 0
+        self._waiting: dict[str, deque[Write]] = {}  # by key; none is empty
+        self._count = self._bytes = 0
         self._in_progress: set[str] = set()
         self._error: BaseException | None = None
         self._closed = False
@@ -30,27 +38,32 @@ class WriteQueue:
         for thread in self._threads:
             thread.start()
 
-    def put(self, write: Callable[[], None], key: str, *, in_place_of: str = "") -> None:
+    def put(self, make: Callable[[], None], key: str, *, in_place_of: str = "", size: int = 0) -> None:
         """Queue a write. It replaces the waiting write of that key and name (`in_place_of`), if there is one.
+
+        Args:
+            size: the bytes that it holds in memory, if they are many.
 
         Raises what an earlier write raised.
         """
         with self._changed:
             self._raise_error()
-            writes = self._waiting.setdefault(key, deque())
-            same = [i for i, (name, _) in enumerate(writes) if name == in_place_of] if in_place_of else []
+            writes, write = self._waiting.setdefault(key, deque()), Write(in_place_of, make, size)
+            same = [i for i, other in enumerate(writes) if other.name == in_place_of] if in_place_of else []
             if same:
-                writes[same[0]] = (in_place_of, write)
+                self._bytes -= writes[same[0]].size
+                writes[same[0]] = write
             else:
-                writes.append((in_place_of, write))
+                writes.append(write)
                 self._count += 1
+            self._bytes += size
             self._changed.notify()
 
     @property
     def is_full(self) -> bool:
-        """Return whether too many writes wait for the storage. Raises what a write raised."""
+        """Return whether too much waits for the storage. Raises what a write raised."""
         self._raise_error()
-        return self._count >= MAX_UNWRITTEN
+        return self._count >= MAX_UNWRITTEN or self._bytes >= MAX_UNWRITTEN_BYTES
 
     def close(self) -> None:
         """Wait until every write is made. Raises what one of them raised."""
@@ -78,20 +91,20 @@ class WriteQueue:
     def _next_key(self) -> str | None:
         return next((key for key in self._waiting if key not in self._in_progress), None)
 
-    def _begin(self) -> tuple[str, Callable[[], None]]:
+    def _begin(self) -> tuple[str, Write]:
         key = self._next_key()
         assert key is not None
         writes = self._waiting.pop(key)
-        _, write = writes.popleft()
+        write = writes.popleft()
         self._count -= 1
         self._in_progress.add(key)
         if writes:
             self._waiting[key] = writes  # behind the other keys
         return key, write
 
-    def _make(self, key: str, write: Callable[[], None]) -> None:
+    def _make(self, key: str, write: Write) -> None:
         try:
-            write()
+            write.make()
         except BaseException as error:
             with self._changed:
                 self._error = self._error or error
@@ -100,4 +113,5 @@ class WriteQueue:
         finally:
             with self._changed:
                 self._in_progress.remove(key)
+                self._bytes -= write.size
                 self._changed.notify_all()

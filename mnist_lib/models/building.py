@@ -41,7 +41,9 @@ def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
         if isinstance(made, list):
             return KerasModel(build, image_shape, spec.precision)
         return ScratchModel(made, image_shape, spec.precision)
-    assert source is not None
+    if source is None:
+        raise ModelError(f"{spec.model}: expected the file that defines it, got none")
+    source.require_function(spec.model)
 
     def call() -> Any:
         with _settings_of_keras():

@@ -129,7 +129,9 @@ def source_of(
         SpecError: a file is given for a model of the catalog.
     """
     spec = manifest.get("spec")
-    expected = spec.get("source_sha256") if isinstance(spec, Mapping) else None
+    if not isinstance(spec, Mapping):
+        raise IntegrityError(f"{version.name}: {MANIFEST}: expected 'spec' as an object, got something else")
+    expected = spec.get("source_sha256")
     if expected is None:
         if model_file is not None:
             raise SpecError(f"model_file: {version.name} is of a model in the catalog, which needs no file; omit it")

@@ -33,7 +33,7 @@ def test_a_file_is_read_without_running_it(tmp_path: Path) -> None:
 
 
 def test_the_definitions_of_a_file_are_known_with_their_lines(path: Path) -> None:
-    lines = {name: line for name, (line, _) in ModelFile.read(path).definitions().items()}
+    lines = {name: found.line for name, found in ModelFile.read(path).definitions().items()}
     assert lines == {"k": 2, "layers": 3, "UNITS": 4, "small": 5, "any_argument": 6, "Big": 7}
 
 
@@ -115,6 +115,23 @@ def test_a_file_is_trusted_only_after_it_is_added_to_the_list(
     assert is_trusted(file.sha256)
     listed = (tmp_path / "config/mnist-jobs/trusted-models.txt").read_text()
     assert listed == f"{file.sha256}  my models.py\n"
+
+
+def test_the_name_of_a_file_adds_no_other_file_to_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    other = "f" * 64
+    for separator in "\n\r\v\f\x1c\x85\u2028\udcff":
+        trust([ModelFile(name=f"x{separator}{other}  y.py", content=separator.encode(errors="surrogateescape"))])
+    assert not is_trusted(other)
+
+
+def test_a_relative_folder_of_settings_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    trust([ModelFile(name="x.py", content=b"")])
+    assert (tmp_path / "home/.config/mnist-jobs/trusted-models.txt").exists()
+    assert not (tmp_path / "config").exists()
 
 
 def test_m2_the_code_of_a_version_runs_only_if_its_file_is_given_or_trusted(

@@ -31,6 +31,7 @@ class Options:
     report: bool = option(True, "write a report")
     epochs: int = option(5, "epochs", values.whole_number, "N")
     sizes: Mapping[str, Any] | None = option(None, "sizes", values.named_values, "NAME=VALUE", repeated=True)
+    code: str | None = option(None, "code to run", str, "CODE", typed=True)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,31 @@ def test_a_repeated_option_adds_to_its_values_and_to_those_of_a_file(tmp_path: P
     config.write_text("sizes: {width: 1, depth: 2}")
     given = ["--config", str(config), "--sizes", "width=3", "--sizes=height=4,name=x"]
     assert parse("program", Options, given).sizes == {"width": 3, "depth": 2, "height": 4, "name": "x"}
+
+
+def test_flags_override_a_file_wherever_they_stand(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("epochs: 7")
+    assert parse("program", Options, ["--epochs=3", "--config", str(config)]).epochs == 3
+    assert parse("program", Options, [f"--config={config}", "--epochs=3"]).epochs == 3
+
+
+def test_what_can_run_code_is_accepted_on_the_command_line_only(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("code: evil()")
+    with pytest.raises(
+        UsageError, match="code: not accepted in a --config file, since it can run any code; use --code"
+    ):
+        parse("program", Options, ["--config", str(config)])
+    assert parse("program", Options, ["--config", str(config), "--code=good()"]).code == "good()"
+
+
+@pytest.mark.parametrize("name", ["config", "'config'", '"config"'])
+def test_a_file_cannot_name_another_file(name: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"epochs: 3\n{name}: other.yaml")
+    with pytest.raises(UsageError, match="expected no option `config` in a file"):
+        parse("program", Options, ["--config", str(config)])
 
 
 @pytest.mark.parametrize("text", ["width", "=3"])

@@ -164,12 +164,15 @@ def test_an_emitted_schedule_does_not_retry_the_final_exit_codes(
     assert re.search(final, capsys.readouterr().out)
 
 
-def test_a_model_file_in_a_schedule_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_file_in_a_schedule_needs_trust(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     config = tmp_path / "retrain.yaml"
     config.write_text(yaml.safe_dump({"cron": "0 3 * * *", "train": {"models": f"{OWN_MODELS}:sequential"}}))
     arguments = ["emit", "crontab", "--config", str(config), f"--storage={tmp_path}"]
     assert retrain.main(arguments) == 2
-    assert "error[E-MODEL] models: sequential is code in own_models.py, which a" in capsys.readouterr().err
+    assert "error[E-MODEL] models: sequential is code in own_models.py, sha256 " in capsys.readouterr().err
     assert retrain.main([*arguments, "--", "--trust"]) == 0
     assert "own_models.py:sequential" in capsys.readouterr().out
 

@@ -171,7 +171,7 @@ def test_a_folder_of_pictures_and_a_model_file_of_this_machine_are_sent_with_the
     shutil.copy(ROOT / "tests/support/own_models.py", tmp_path / "mine.py")
     models = "--models=scratch,./mine.py:sequential"
     train = [models, "--epochs=1", f"--storage={tmp_path}/storage", f"--data-dir={data_dir}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path / "settings")}
     done = subprocess.run([*command, *train], cwd=folder.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "MB of code and 81 files (0.0 MB) to" in done.stderr

@@ -11,7 +11,7 @@ from cluster.lanes.ports import Death, Kind
 from jobs.train.recorder import Recorder, require_same_versions
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.results import TrialFailure
+from mnist_lib.results import CheckpointTaken, TrialFailure
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
 
@@ -39,6 +39,23 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
     assert (row["status"], row["attempts"]) == ("failed", 2)
     assert (row["error"]["code"], row["error"]["retry"]) == (code, retry)
     assert json.loads((tmp_path / "runs/r/trials/keras-s0/result.json").read_text()) == row
+
+
+def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.train.recorder.MAX_HELD_BYTES", 250)
+    trials = trial_grid(("keras",), [0, 1, 2], dataset="mnist-mini")
+    contents = {trial.id: bytes([trial.seed]) * 100 for trial in trials}
+    folder = RunFolder(LocalObjects(tmp_path), "r")
+    with Recorder(folder, trials) as recorder:
+        for trial, content in contents.items():
+            recorder.record(CheckpointTaken(trial=trial, epoch=1, content=content), lambda trial: 1)
+    assert {trial: recorder.checkpoint(trial) for trial in contents} == contents
+    with Recorder(RunFolder(folder.objects, "r", resumed=True), trials) as resumed:
+        assert {trial: resumed.checkpoint(trial) for trial in contents} == contents
+    for each in (recorder, resumed):
+        assert sorted(content is None for content in each._checkpoints.values()) == [False, False, True]
 
 
 @pytest.mark.parametrize("package", ["python", *RESULT_PACKAGES])

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from jobs.train.write_queue import WriteQueue
+from jobs.train.write_queue import MAX_UNWRITTEN_BYTES, WriteQueue
 from mnist_lib.errors import StoreError
 
 
@@ -22,6 +22,26 @@ def test_writes_of_a_key_are_made_in_order_and_a_waiting_one_is_replaced_by_a_ne
     may_go_on.set()
     writes.close()
     assert made == ["first", "new checkpoint", "result"]
+
+
+def test_the_queue_is_full_while_what_it_holds_in_memory_is_too_large() -> None:
+    may_go_on = threading.Event()
+    writes = WriteQueue()
+    full = [writes.is_full]
+
+    def wait() -> None:
+        may_go_on.wait(10)
+
+    writes.put(wait, "trial", size=MAX_UNWRITTEN_BYTES // 2)
+    full.append(writes.is_full)
+    for _ in range(2):  # the second replaces the first
+        writes.put(lambda: None, "trial", in_place_of="checkpoint", size=MAX_UNWRITTEN_BYTES // 2 - 1)
+        full.append(writes.is_full)
+    writes.put(lambda: None, "trial", size=1)
+    full.append(writes.is_full)
+    may_go_on.set()
+    writes.close()
+    assert [*full, writes.is_full] == [False, False, False, False, True, False]
 
 
 def test_many_threads_make_every_write_once_and_keep_the_order_of_each_key() -> None:

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from jobs.console.signals import MAX_CONCURRENT_WRITES
-from jobs.train.write_queue import MAX_UNWRITTEN, WriteQueue
+from jobs.train.write_queue import MAX_UNWRITTEN, Write, WriteQueue
 from mnist_lib.objects.protocol import check_name
 from tests.support.simulation.clock import VirtualClock
 
@@ -76,8 +76,8 @@ class SimulatedWrites(WriteQueue):
         super().__init__(threads=0)
         self._clock, self._seconds, self._concurrent, self._most = clock, seconds, concurrent, most
 
-    def put(self, write: Callable[[], None], key: str, *, in_place_of: str = "") -> None:
-        super().put(write, key, in_place_of=in_place_of)
+    def put(self, make: Callable[[], None], key: str, *, in_place_of: str = "", size: int = 0) -> None:
+        super().put(make, key, in_place_of=in_place_of, size=size)
         self._begin_next()
 
     @property
@@ -99,6 +99,6 @@ class SimulatedWrites(WriteQueue):
                 self._make(key, write)
                 self._raise_error()
 
-    def _make(self, key: str, write: Callable[[], None]) -> None:
+    def _make(self, key: str, write: Write) -> None:
         super()._make(key, write)
         self._begin_next()

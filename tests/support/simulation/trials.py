@@ -36,7 +36,7 @@ class Durations:
 def trial_script(given: Assignment, durations: Durations, node: str) -> Generator[float | TrialEvent, None, None]:
     """Yield the events of a trial, and the seconds of work between them."""
     spec = given.spec
-    done, weights = json.loads(given.checkpoint) if given.checkpoint else (0, "")
+    done, weights = json.loads(bytes(given.checkpoint)) if given.checkpoint else (0, "")
     yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
     history = [epoch_of(spec, epoch) for epoch in range(1, done + 1)]
     for epoch in range(done + 1, spec.epochs + 1):
