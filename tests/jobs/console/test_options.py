@@ -85,9 +85,7 @@ def test_flags_override_a_file_wherever_they_stand(tmp_path: Path) -> None:
 def test_what_can_run_code_is_accepted_on_the_command_line_only(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("code: evil()")
-    with pytest.raises(
-        UsageError, match="code: not accepted in a --config file, since it can run any code; use --code"
-    ):
+    with pytest.raises(UsageError, match=r"code: not accepted in a --config file, .*; use --code"):
         parse("program", Options, ["--config", str(config)])
     assert parse("program", Options, ["--config", str(config), "--code=good()"]).code == "good()"
 
