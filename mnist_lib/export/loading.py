@@ -32,7 +32,7 @@ from mnist_lib.store.contents import Predictions, StoredModel, classes_of
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
-from mnist_lib.wording import one_line
+from mnist_lib.wording import counted, one_line
 
 MAX_ROUNDING = 1e-3  # difference of a probability: rounding causes less, other weights cause more
 MIN_LAYER_LIMIT = 64 << 20  # bytes: a layer of this size is accepted even if the stored files are small
@@ -108,7 +108,7 @@ def build(stored: StoredModel) -> LoadedModel:
         if min(height, width, channels) < 1 or largest > max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
         if max(height, width) > MAX_SIDE or channels not in CHANNELS or len(classes) > MAX_CLASSES:
-            got = f"{height} x {width}, {channels} channels and {len(classes):,} classes"
+            got = f"{height} x {width}, {counted(channels, 'channel')}, {counted(len(classes), 'class')}"
             raise IntegrityError(
                 f"expected images up to {MAX_SIDE} x {MAX_SIDE} and {MAX_CLASSES:,} classes, got {got}"
             )

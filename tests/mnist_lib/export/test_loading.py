@@ -5,7 +5,7 @@ import json
 import re
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -180,9 +180,10 @@ TFSM: dict[str, Any] = {
 }
 
 
-def manifest_of(image_shape: tuple[int, int, int] = (28, 28, 1), **changes: Any) -> bytes:
-    spec = {**asdict(TrialSpec.of("keras")), **changes}
-    return json.dumps({"spec": spec, "dataset": {"image_shape": image_shape}, "weights_sha256": ""}).encode()
+def manifest_of(image_shape: Sequence[object] = (28, 28, 1), classes: int = 10, **changes: Any) -> bytes:
+    spec, dataset = {**asdict(TrialSpec.of("keras")), **changes}, {"image_shape": image_shape}
+    dataset["classes"] = [*map(str, range(classes))]
+    return json.dumps({"spec": spec, "dataset": dataset, "weights_sha256": ""}).encode()
 
 
 @pytest.mark.parametrize(
@@ -217,6 +218,22 @@ def manifest_of(image_shape: tuple[int, int, int] = (28, 28, 1), **changes: Any)
             "as large as its largest layer",
         ),
         (lambda files: files.update({"manifest.json": manifest_of((-28, 28, 1))}), "as large as its largest layer"),
+        (
+            lambda files: files.update({"manifest.json": manifest_of(classes=1_001)}),
+            "expected images up to 224 x 224 and 1,000 classes, got 28 x 28, 1 channel, 1,001 classes",
+        ),
+        (
+            lambda files: files.update({"manifest.json": manifest_of((225, 1, 1))}),
+            "expected images up to 224 x 224 and 1,000 classes, got 225 x 1, 1 channel, 10 classes",
+        ),
+        (
+            lambda files: files.update({"manifest.json": manifest_of(("28", "28", "1"))}),
+            "expected an image shape of whole numbers",
+        ),
+        (
+            lambda files: files.update({"manifest.json": manifest_of(arguments=[["hidden_units", 512]])}),
+            "model_arg: expected arguments by name",
+        ),
         (
             lambda files: files.update({"manifest.json": b"[]"}),
             "manifest.json: expected JSON, got JSON that is not an object",
