@@ -67,6 +67,12 @@ class Subclass(keras.Model):
         return {**super().get_config(), **self.given}
 
 
+def large(image_shape: ImageShape, num_classes: int, units: int = 4_900) -> list[keras.Layer]:
+    """Has 25 million weights."""
+    hidden = [layers.Dense(units, activation="relu"), layers.Dense(units, activation="relu")]
+    return [layers.Rescaling(1 / 255), layers.Flatten(), *hidden, layers.Dense(num_classes)]
+
+
 class Unrotated(layers.Layer):
     """Returns its inputs, by way of an operation that XLA cannot compile."""
 

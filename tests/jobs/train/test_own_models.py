@@ -1,14 +1,18 @@
 """Every command works with a model from a user's Python file."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -64,18 +68,23 @@ def test_m2_commands_that_run_no_code_do_not_need_the_model_file(home: Path, com
     assert "2 versions intact, 0 damaged." in stdout if command == "verify" else "small_resnet@1" in stdout
 
 
-def test_versions_of_a_user_model_are_evaluated_exported_and_used(home: Path) -> None:
+def test_versions_of_a_user_model_are_evaluated_and_used(home: Path) -> None:
     code, stdout, stderr = run(home, "jobs.models", "evaluate", "small_resnet")
     assert code == 0, stderr
     assert "gives the stored prediction for all 1,000 test images" in stdout
-    for form in ("onnx", "litert", "saved_model"):
-        target = home / f"exported.{form}"
-        code, stdout, stderr = run(home, "jobs.models", "export", "small_resnet", "--format", form, "--to", target)
-        assert code == 0, stderr
-        assert "The file predicts the same for 100 test images" in stdout
     code, stdout, stderr = run(home, "jobs.predict", "--model=sequential", "--from-test=5", "--csv")
     assert code == 0, stderr
     assert len(stdout.splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    "form", ["onnx", *(pytest.param(form, marks=pytest.mark.long) for form in ("litert", "saved_model"))]
+)
+def test_a_user_model_is_exported_and_gives_the_stored_answers(home: Path, form: str) -> None:
+    target = home / f"exported.{form}"
+    code, stdout, stderr = run(home, "jobs.models", "export", "small_resnet", "--format", form, "--to", target)
+    assert code == 0, stderr
+    assert "The file predicts the same for 100 test images" in stdout
 
 
 def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(home: Path, tmp_path: Path) -> None:
@@ -106,6 +115,43 @@ def test_f1_a_user_model_killed_three_times_ends_with_the_same_weights(home: Pat
     assert len(starts_of("small_resnet-s0", folder)) == 4
     weights = [summary_of(tmp_path / name / "runs/r")["trials"][0]["weights_sha256"] for name in ("calm", "killed")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.long
+def test_f1_a_killed_model_of_25_million_weights_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """Its checkpoints of 400 MB do not fill the memory of the driver."""
+    options = (
+        *(f"--models={SOURCE}:large", "--dataset=sklearn-digits", "--seeds=2", "--epochs=4", "--optimizer=adam"),
+        *("--checkpoint-seconds=0", "--cpus-per-trial=1", "--run-name=r"),
+    )
+    weights = []
+    for name in ("calm", "killed"):
+        process = start(*options, "--storage", tmp_path / name, home=tmp_path)
+        peak = Peak(process.pid)
+        if name == "killed":
+            os.kill(pid_of("large-s0", tmp_path / name / "runs/r", 2), signal.SIGKILL)
+        _, stderr = process.communicate(timeout=200)
+        assert process.returncode == 0, stderr
+        assert peak.bytes < 1e9
+        trials = summary_of(tmp_path / name / "runs/r")["trials"]
+        weights.append([trial["weights_sha256"] for trial in trials])
+        assert [trial["attempts"] for trial in trials] == ([2, 1] if name == "killed" else [1, 1])
+    assert weights[0] == weights[1]
+
+
+class Peak:
+    """Measures the memory of a process, apart from that which it shares with others, until it ends."""
+
+    def __init__(self, pid: int) -> None:
+        self.bytes = 0
+        threading.Thread(target=self._measure, args=[psutil.Process(pid)], daemon=True).start()
+
+    def _measure(self, process: psutil.Process) -> None:
+        with contextlib.suppress(psutil.Error):
+            while True:
+                memory = process.memory_info()
+                self.bytes = max(self.bytes, memory.rss - memory.shared)
+                time.sleep(0.1)
 
 
 def test_the_plan_names_the_file_and_its_hash(home: Path) -> None:

@@ -55,7 +55,7 @@ def result_of(events: list[TrialEvent]) -> TrialResult:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", FORMS)
 def test_a_resumed_user_model_ends_with_the_same_weights(name: str, replicas: int, run: Run) -> None:
     events = run(own(name), replicas=replicas)
@@ -157,12 +157,13 @@ def test_m1_an_error_in_a_model_file_is_reported_with_its_line(text: str, messag
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.long  # the commands do the same with two of them
 @pytest.mark.parametrize("name", [*FORMS, "residual"])
 def test_a_user_model_passes_the_check_before_training(name: str) -> None:
     check_model(own(name), (28, 28, 1), 10, OWN)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_user_model_trains_in_bfloat16_and_keeps_float32_weights(run: Run) -> None:
     result = result_of(run(replace(own("small_resnet"), precision="bfloat16")))
     assert result.weights_sha256 != result_of(run(own("small_resnet"))).weights_sha256
