@@ -22,7 +22,7 @@ MAX_CLASSES = 1_000
 MAX_NAMED = 5  # files or classes in one message
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a folder may have a million
 class PictureFile:
     path: str  # relative to the folder
     label: int
@@ -53,21 +53,23 @@ def list_folder(folder: Path) -> Listing:
     scan, digest = _Scan(folder), hashlib.sha256()
     splits = _splits(scan)
     has_test = "test" in splits.values()
-    found: dict[str, list[tuple[str, os.stat_result, str]]] = defaultdict(list)  # class -> (path, status, split)
+    found: dict[str, list[tuple[str, int, str, str]]] = defaultdict(list)  # class -> (path, size, times, split)
     for top, split in splits.items():
         for name in scan.folders(top):
             kind = _class_name(name, folder)
             found[kind] += []
             own = "" if split == "train" and not has_test else split
-            found[kind] += [(path, status, own) for path, status in scan.pictures(Path(top, name))]
+            for path, status in scan.pictures(Path(top, name)):
+                times = f"{status.st_mtime_ns} {status.st_ctime_ns}"  # a status would take up five times the memory
+                found[kind].append((path, status.st_size, times, own))
         scan.leave_out("outside of a class folder", scan.own_pictures(top))
     empty = [name for name, files in found.items() if not files]
     classes = tuple(sorted((name for name, files in found.items() if files), key=_natural))
     files = []
     for label, name in enumerate(classes):
-        for path, status, split in sorted(found[name], key=lambda file: file[0]):
-            files.append(PictureFile(path, label, split, status.st_size))
-            row = f"{path}\0{label}\0{split}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
+        for path, size, times, split in sorted(found.pop(name)):
+            files.append(PictureFile(path, label, split, size))
+            row = f"{path}\0{label}\0{split}\0{size} {times}\n"
             digest.update(row.encode("utf-8", "surrogateescape"))
     notices = [f"left out, without pictures: {counted(len(empty), 'class')} ({listed(empty)})"] if empty else []
     _check_classes(folder, classes, files)
@@ -85,6 +87,7 @@ class _Scan:
 
     def __init__(self, root: Path) -> None:
         self._root, self._inside = root, root.resolve()
+        self._prefix = len(str(root).rstrip("/")) + 1  # of the path of everything below the root
         self._left_out: dict[str, dict[str, None]] = defaultdict(dict)  # reason -> paths, each once
 
     def leave_out(self, reason: str, paths: Sequence[str]) -> None:
@@ -121,24 +124,26 @@ class _Scan:
             folders[:] = sorted(name for name in folders if not _is_hidden(name))
             for name in sorted(files):
                 if not _is_hidden(name) and name.lower() not in IGNORED:
-                    path = Path(parent, name)
+                    path = f"{parent}/{name}"  # text, since there may be a million, and a Path takes ten times as long
                     status, reason = self._status(path)
                     if status is not None:
-                        yield self._relative(path), status
+                        yield path[self._prefix :], status
                     else:
-                        self.leave_out(reason, [self._relative(path)])
+                        self.leave_out(reason, [path[self._prefix :]])
         self.leave_out("cannot be read", [self._relative(Path(error.filename)) for error in unreadable])
 
-    def _status(self, path: Path) -> tuple[os.stat_result | None, str]:
+    def _status(self, path: str) -> tuple[os.stat_result | None, str]:
         """Return the status of a picture, or None and the reason why it is left out."""
-        if not path.name.lower().endswith(PICTURE_SUFFIXES):
-            return None, f"not a picture that can be read ({path.suffix.lower() or 'no suffix'})"
+        if not path.lower().endswith(PICTURE_SUFFIXES):
+            return None, f"not a picture that can be read ({Path(path).suffix.lower() or 'no suffix'})"
         try:
-            status = path.stat()
-            if path.is_symlink() and not path.resolve().is_relative_to(self._inside):
-                return None, "a link out of the folder"
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                status = Path(path).stat()
+                if not Path(path).resolve().is_relative_to(self._inside):
+                    return None, "a link out of the folder"
         except (OSError, RuntimeError):  # RuntimeError: a loop of links
-            return None, "a link to nothing" if path.is_symlink() else "cannot be read"
+            return None, "a link to nothing" if Path(path).is_symlink() else "cannot be read"
         return (status, "") if stat.S_ISREG(status.st_mode) else (None, "not a file")
 
     def _entries(self, top: str) -> list[os.DirEntry[str]]:
