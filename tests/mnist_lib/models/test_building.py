@@ -19,7 +19,7 @@ from mnist_lib.training import trial
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
 
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 OWN = ModelFile.read(Path(__file__).parents[2] / "support/own_models.py")
 FORMS = ["small_resnet", "sequential", "list_of_layers", "frozen", "Subclass", "not_for_xla", "SoftmaxRegression"]
@@ -54,7 +54,6 @@ def result_of(events: list[TrialEvent]) -> TrialResult:
     return events[-1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", FORMS)
 def test_a_resumed_user_model_ends_with_the_same_weights(name: str, replicas: int, run: Run) -> None:
@@ -67,7 +66,6 @@ def test_a_resumed_user_model_ends_with_the_same_weights(name: str, replicas: in
     assert result_of(events).files[SOURCE_FILE] == OWN.content
 
 
-@pytest.mark.slow
 def test_two_replicas_of_a_residual_network_learn_what_one_learns(run: Run) -> None:
     spec = own("residual", epochs=3)  # 24 steps
     one, two = (result_of(run(spec, replicas=replicas)) for replicas in (1, 2))
@@ -95,7 +93,6 @@ def test_augmentation_of_keras_acts_in_training_only(digits: Dataset) -> None:
     np.testing.assert_array_equal(model.logits(weights, images), model.logits(weights, images))
 
 
-@pytest.mark.slow
 def test_a_model_that_xla_cannot_compile_is_trained_without_xla_with_a_notice(run: Run) -> None:
     started, *others = run(own("not_for_xla"))
     assert isinstance(started, Started)
@@ -169,7 +166,6 @@ def test_a_user_model_trains_in_bfloat16_and_keeps_float32_weights(run: Run) -> 
     assert result.weights_sha256 != result_of(run(own("small_resnet"))).weights_sha256
 
 
-@pytest.mark.slow
 def test_a_trial_of_a_user_model_does_not_depend_on_the_trials_before_it(digits: Dataset, run: Run) -> None:
     specs = [replace(own("small_resnet"), seed=seed) for seed in (0, 1)]
     few = few_digits(digits)
