@@ -19,9 +19,10 @@ import numpy as np
 
 from benchmarks.digits import write_digits
 from benchmarks.record import setting
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import Tally, TrialFailure, TrialResult, seed_statistics
-from mnist_lib.spec import Assignment, Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training.strategy import configure_process
 from mnist_lib.training.trial import WorkerPlace, run_trials
 

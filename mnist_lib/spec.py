@@ -1,10 +1,8 @@
-"""Trials and the resources they run on. The result of a trial depends on its `TrialSpec`, not on its `Resources`."""
+"""What a trial is. Its result depends on its `TrialSpec` alone, not on what it is given to run (`assignment`)."""
 
 from __future__ import annotations
 
 import itertools
-import math
-import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,7 +12,6 @@ from typing import Any
 from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, USER_MODEL, ModelEntry, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import MODEL_NAME, ModelFile
-from mnist_lib.wording import counted
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
@@ -46,7 +43,9 @@ class TrialSpec:
     schedule: str
     precision: str
     validation_percent: int  # of the train split; validation selects the epoch and the trial to store
-    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # arguments of that function
+    arguments: Mapping[str, Any] = field(
+        default_factory=dict, hash=False
+    )  # arguments of the function that builds the model
     source_sha256: str | None = None  # hash of the Python file that defines the model; None for the catalog
     momentum: float = 0.0
     weight_decay: float = 0.0  # the share of each weight that a step of learning rate 1 removes
@@ -67,10 +66,10 @@ class TrialSpec:
         require_known("optimizer", self.optimizer, OPTIMIZERS)
         require_known("schedule", self.schedule, SCHEDULES)
         require_known("precision", self.precision, PRECISIONS)
-        _require_whole("seed", self.seed, 0, MAX_SEED)
-        _require_whole("epochs", self.epochs, 1, 100_000)
-        _require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
-        _require_whole("validation_percent", self.validation_percent, 0, 50)
+        require_whole("seed", self.seed, 0, MAX_SEED)
+        require_whole("epochs", self.epochs, 1, 100_000)
+        require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
+        require_whole("validation_percent", self.validation_percent, 0, 50)
         if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # NaN is refused, too: it compares as false
             limits = f"{MIN_FLOAT32:g} to {MAX_FLOAT32:g}"
             raise SpecError(f"learning_rate: expected a number from {limits}, got {self.learning_rate}")
@@ -163,63 +162,6 @@ class TrialSpec:
         return entry_of(self.model).cost * self.epochs
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What a trial runs on: one replica per GPU or, without GPUs, one on each of `cpu_replicas` logical CPU devices."""
-
-    nodes: int = 1  # the other fields are for each node
-    cpus: int = 1
-    gpus: int = 0
-    cpu_replicas: int = 1
-    allow_cpu: bool = False  # use CPU devices in place of GPUs that TensorFlow does not see
-
-    def __post_init__(self) -> None:
-        _require_whole("nodes_per_trial", self.nodes, 1, 256)
-        _require_whole("cpus_per_trial", self.cpus, 1, 4_096)
-        _require_whole("gpus_per_trial", self.gpus, 0, 64)
-        _require_whole("cpu_replicas", self.cpu_replicas, 1, 64)
-        if self.nodes > 1 and self.cpu_replicas > 1:
-            raise SpecError(f"cpu_replicas: expected 1 with --nodes-per-trial, got {self.cpu_replicas}; leave it out")
-        if self.gpus and self.cpu_replicas > 1:
-            got = f"{self.cpu_replicas} with {counted(self.gpus, 'GPU')}"
-            raise SpecError(
-                f"cpu_replicas: expected 1 on GPUs, got {got}; use --gpus-per-trial 0, or leave out --cpu-replicas"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """The processes that train one trial in lockstep, one on each node, as seen by one of them."""
-
-    addresses: tuple[str, ...]  # host:port at which TensorFlow reaches each process
-    rank: int  # rank of this process; the events of rank 0 are those of the trial
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How often a trial yields a checkpoint, and whether it ends before its last epoch."""
-
-    checkpoint_seconds: float = 30.0  # minimum time between checkpoints; 0: a checkpoint after each epoch
-    max_epochs: int | None = None  # end a trial after this epoch; learning rates are those of the full trial
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A trial as it is given to a lane."""
-
-    spec: TrialSpec
-    checkpoint: bytes | None = None  # the newest one of an earlier attempt
-    source: ModelFile | None = None  # the file that defines its model, unless the model is in the catalog
-    # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. Not a point
-    # in time, since the clocks of two machines may differ.
-    seconds: float = math.inf
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let Ray send the checkpoint without copying it; the receiver sees it as a memoryview."""
-        checkpoint = None if self.checkpoint is None else pickle.PickleBuffer(self.checkpoint)
-        return Assignment, (self.spec, checkpoint, self.source, self.seconds)
-
-
 def entry_of(model: str) -> ModelEntry:
     """Return a model's entry in the catalog, or the defaults for a user's model."""
     return MODELS.get(model, USER_MODEL)
@@ -278,7 +220,8 @@ def by_cost(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
     return sorted(trials, key=lambda trial: -trial.cost)
 
 
-def _require_whole(field: str, value: object, minimum: int, maximum: int) -> None:
+def require_whole(field: str, value: object, minimum: int, maximum: int) -> None:
+    """Raise SpecError unless the value is a whole number from `minimum` to `maximum`."""
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
         raise SpecError(f"{field}: expected a whole number from {minimum} to {maximum}, got {value!r}")
 
@@ -289,7 +232,7 @@ def _check_sizes(model: str, arguments: Mapping[str, object]) -> None:
     if set(arguments) != set(sizes):
         raise SpecError(f"{model}: expected the arguments {', '.join(sizes)}, got {', '.join(map(str, arguments))}")
     for name, size in sizes.items():
-        _require_whole(name, arguments[name], 1, size.maximum)
+        require_whole(name, arguments[name], 1, size.maximum)
 
 
 def _check_arguments(arguments: Mapping[str, object]) -> None:

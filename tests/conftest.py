@@ -20,9 +20,9 @@ for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
 import numpy as np
 import pytest
 
+from mnist_lib.assignment import Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.spec import Resources
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -4,11 +4,12 @@ import sys
 
 from stopwatch import BATCH_SIZE, HIDDEN_UNITS, digits, measure
 
+from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import OPTIMIZERS
-from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
 from mnist_lib.training.strategy import configure_process, mirrored_strategy
 

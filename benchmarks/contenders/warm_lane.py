@@ -6,9 +6,10 @@ import time
 
 from stopwatch import digits
 
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import TrialFailure, TrialResult
-from mnist_lib.spec import Assignment, Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
 data = digits()

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cluster.deadlines import Limits
 from jobs.predict.answers import PictureResult, results_of
+from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Layout, Picture, Shape, content_or_error, read_pictures
-from mnist_lib.spec import Resources
 from mnist_lib.store.contents import StoredModel
 
 if TYPE_CHECKING:

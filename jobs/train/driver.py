@@ -25,6 +25,7 @@ from jobs.train.planning import connected, models_to_check, plan_of
 from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
+from mnist_lib.assignment import Assignment
 from mnist_lib.clock import now_text
 from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.errors import IntegrityError
@@ -32,7 +33,7 @@ from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
-from mnist_lib.spec import Assignment, TrialSpec, by_cost
+from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.champions import champion, promote
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.promotion import Rule

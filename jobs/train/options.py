@@ -25,12 +25,13 @@ from jobs.console.values import (
     seeds,
     whole_number,
 )
+from mnist_lib.assignment import Pace, Resources
 from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from mnist_lib.clock import moment_of
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import ModelFile, files_of, is_trusted, name_of
-from mnist_lib.spec import MAX_SEED, Pace, Resources, TrialSpec, trial_grid
+from mnist_lib.spec import MAX_SEED, TrialSpec, trial_grid
 from mnist_lib.store.promotion import WHEN, Rule
 
 MODELS_HELP = (

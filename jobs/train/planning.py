@@ -19,12 +19,13 @@ from jobs.console import exit_codes
 from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
+from mnist_lib.assignment import Assignment, Pace
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import EpochDone, Started, TrialFailure
-from mnist_lib.spec import Assignment, Pace, TrialSpec, by_cost
+from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.wording import counted
 
 CALIBRATION_EPOCHS = 6

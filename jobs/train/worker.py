@@ -11,13 +11,14 @@ from typing import Any
 import ray
 
 from cluster.lanes.tasks import OtherMembers, unused_address
+from mnist_lib.assignment import Assignment, Group, Pace, Resources
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DivergedError, GroupError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
-from mnist_lib.spec import Assignment, Group, Pace, Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 
 OBJECT_STORE_SHARE = 0.7  # of which a dataset may take up
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.listing import MAX_CLASSES
 from mnist_lib.data.request import CHANNELS, MAX_SIDE
@@ -27,7 +28,7 @@ from mnist_lib.models.model import ImageShape, Model, Weights
 from mnist_lib.models.scratch import SGD
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
-from mnist_lib.spec import Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import Predictions, StoredModel, classes_of
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Trainer, accuracy_of

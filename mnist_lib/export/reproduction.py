@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_lib.assignment import Assignment, Pace, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
-from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import accuracy_of_version, read_manifest, source_of
 from mnist_lib.store.versions import Version
 from mnist_lib.training.trial import WorkerPlace, run_trials

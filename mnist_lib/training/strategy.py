@@ -5,8 +5,8 @@ TensorFlow accepts settings only before its first operation, so a worker calls `
 
 import tensorflow as tf
 
+from mnist_lib.assignment import Group, Resources
 from mnist_lib.errors import GpuInvisibleError
-from mnist_lib.spec import Group, Resources
 from mnist_lib.wording import counted
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from mnist_lib.assignment import Assignment, Group, Pace, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
@@ -34,7 +35,7 @@ from mnist_lib.results import (
     TrialFailure,
     TrialResult,
 )
-from mnist_lib.spec import Assignment, Group, Pace, Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.loop import EpochProgress, Trainer, accuracy_of, learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS, OPTIMIZERS, require_known
 from mnist_lib.errors import SpecError
-from mnist_lib.spec import MAX_SEED, Resources, TrialSpec, trial_grid
+from mnist_lib.spec import MAX_SEED, TrialSpec, trial_grid
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import TrialResult
-from mnist_lib.spec import Assignment, Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import ray
 
+from mnist_lib.assignment import Assignment
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, LaneStarted, Started, TrialEvent, TrialResult
-from mnist_lib.spec import Assignment, trial_grid
+from mnist_lib.spec import trial_grid
 from tests.support.simulation.trials import Durations, trial_script, undisturbed_weights
 
 DURATIONS = Durations(epoch=0.1, evaluating=0.0)

@@ -8,8 +8,9 @@ from cluster.deadlines import Limits
 from cluster.errors import ResourcesError
 from cluster.lanes.fan_out import Died
 from cluster.lanes.ports import Kind
+from mnist_lib.assignment import Assignment
 from mnist_lib.results import LaneStarted, TrialResult
-from mnist_lib.spec import Assignment, trial_grid
+from mnist_lib.spec import trial_grid
 from tests.support.simulation.cluster import SimulatedLane
 from tests.support.simulation.fan_out import Run, trials
 

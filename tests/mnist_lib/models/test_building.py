@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnist_lib.assignment import Assignment, Pace, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, check_model
 from mnist_lib.results import CheckpointTaken, Started, TrialEvent, TrialFailure, TrialResult
-from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training import trial
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits

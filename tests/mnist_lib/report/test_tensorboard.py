@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mnist_lib.assignment import Assignment, Pace, Resources
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
-from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import learning_rates
 from mnist_lib.training.trial import WorkerPlace, run_trials
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from mnist_lib.assignment import Assignment, Pace, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, Started, TrialEvent, TrialResult
-from mnist_lib.spec import Assignment, Pace, Resources, TrialSpec, trial_grid
+from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.training import trial
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits

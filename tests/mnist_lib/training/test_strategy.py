@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from mnist_lib.assignment import Group, Resources
 from mnist_lib.errors import GpuInvisibleError
-from mnist_lib.spec import Group, Resources
 from mnist_lib.training import strategy
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
 from mnist_lib.results import EpochDone, Started, TrialEvent, TrialFailure, TrialResult
-from mnist_lib.spec import Assignment, Resources, TrialSpec, trial_grid
+from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits

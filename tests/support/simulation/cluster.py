@@ -10,8 +10,8 @@ from typing import Any
 from cluster.connection.address import HeadWatch
 from cluster.errors import ClusterLostError
 from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
+from mnist_lib.assignment import Assignment
 from mnist_lib.results import LaneStarted, TrialEvent
-from mnist_lib.spec import Assignment
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.trials import VERSIONS, Durations, trial_script
 

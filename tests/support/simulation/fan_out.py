@@ -4,8 +4,9 @@ from cluster.deadlines import Limits
 from cluster.lanes.fan_out import Died, FanOut
 from cluster.lanes.ports import Kind
 from cluster.lanes.resources import LanePlan
+from mnist_lib.assignment import Assignment
 from mnist_lib.results import TrialEvent, TrialResult
-from mnist_lib.spec import Assignment, TrialSpec, by_cost, trial_grid
+from mnist_lib.spec import TrialSpec, by_cost, trial_grid
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster, SimulatedLane
 from tests.support.simulation.trials import Durations

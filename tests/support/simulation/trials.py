@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mnist_lib.assignment import Assignment
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Heartbeat, Started, Trained, TrialEvent
-from mnist_lib.spec import Assignment, TrialSpec
+from mnist_lib.spec import TrialSpec
 from tests.support.results import trial_result
 
 HEARTBEAT_SECONDS = 3.0

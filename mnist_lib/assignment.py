@@ -1,0 +1,70 @@
+"""What a lane is given: its resources, its group of processes, its pace, and one trial after the other."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+from mnist_lib.errors import SpecError
+from mnist_lib.model_file import ModelFile
+from mnist_lib.spec import TrialSpec, require_whole
+from mnist_lib.wording import counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a trial runs on: one replica per GPU or, without GPUs, one on each of `cpu_replicas` logical CPU devices."""
+
+    nodes: int = 1  # the other fields are for each node
+    cpus: int = 1
+    gpus: int = 0
+    cpu_replicas: int = 1
+    allow_cpu: bool = False  # use CPU devices in place of GPUs that TensorFlow does not see
+
+    def __post_init__(self) -> None:
+        require_whole("nodes_per_trial", self.nodes, 1, 256)
+        require_whole("cpus_per_trial", self.cpus, 1, 4_096)
+        require_whole("gpus_per_trial", self.gpus, 0, 64)
+        require_whole("cpu_replicas", self.cpu_replicas, 1, 64)
+        if self.nodes > 1 and self.cpu_replicas > 1:
+            raise SpecError(f"cpu_replicas: expected 1 with --nodes-per-trial, got {self.cpu_replicas}; leave it out")
+        if self.gpus and self.cpu_replicas > 1:
+            got = f"{self.cpu_replicas} with {counted(self.gpus, 'GPU')}"
+            raise SpecError(
+                f"cpu_replicas: expected 1 on GPUs, got {got}; use --gpus-per-trial 0, or leave out --cpu-replicas"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The processes that train one trial in lockstep, one on each node, as seen by one of them."""
+
+    addresses: tuple[str, ...]  # host:port at which TensorFlow reaches each process
+    rank: int  # rank of this process; the events of rank 0 are those of the trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often a trial yields a checkpoint, and whether it ends before its last epoch."""
+
+    checkpoint_seconds: float = 30.0  # minimum time between checkpoints; 0: a checkpoint after each epoch
+    max_epochs: int | None = None  # end a trial after this epoch; learning rates are those of the full trial
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial as it is given to a lane."""
+
+    spec: TrialSpec
+    checkpoint: bytes | None = None  # the newest one of an earlier attempt
+    source: ModelFile | None = None  # the file that defines its model, unless the model is in the catalog
+    # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. Not a point
+    # in time, since the clocks of two machines may differ.
+    seconds: float = math.inf
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let Ray send the checkpoint without copying it; the receiver sees it as a memoryview."""
+        checkpoint = None if self.checkpoint is None else pickle.PickleBuffer(self.checkpoint)
+        return Assignment, (self.spec, checkpoint, self.source, self.seconds)
