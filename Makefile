@@ -5,7 +5,7 @@ TRAIN_ARGS ?= --seeds 3 --epochs 40
 # Two test files at a time, each with its own clusters. On two CPUs, more only slow each other down.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup train test test-all test-fast simulate check bench format docs pictures lock clean
+.PHONY: setup train test test-all test-fast simulate fuzz check bench format docs pictures lock clean
 
 setup: .venv/runtime
 
@@ -24,6 +24,10 @@ test-fast: .venv/dev
 # A long campaign of simulated worlds; `make test` simulates 1,000.
 simulate: .venv/dev
 	$(BIN)/python -m tests.support.simulation.campaign $(or $(N),100000) $(or $(SEED),1)
+
+# Random hostile input to everything that reads files; `make test` tries a little of it.
+fuzz: .venv/dev
+	$(BIN)/pytest -n 2 -m fuzz --hypothesis-profile campaign --timeout 0 $(FUZZ_ARGS)
 
 check: .venv/dev
 	$(BIN)/ruff format --check

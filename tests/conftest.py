@@ -17,6 +17,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"  # else the first cluster writes a toke
 for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
     os.environ.pop(name, None)
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -26,6 +27,16 @@ from mnist_lib.data.split import Dataset, Split
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=100)
+# For tests with the mark `fuzz`, which set no number of examples themselves.
+hypothesis.settings.register_profile(
+    "campaign",
+    deadline=None,
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "20000")),
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.load_profile("default")
 
 S3_SETTINGS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "canary-of-a-secret", "AWS_REGION": "us-east-1"}
 
