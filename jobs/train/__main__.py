@@ -20,7 +20,7 @@ from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stde
 from jobs.console.terminal import step
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.clock import moment_of, now_text
-from mnist_lib.data.availability import describe_availability
+from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError
 from mnist_lib.model_file import ModelFile, trust, with_folder
@@ -136,7 +136,7 @@ def _check_data(options: TrainOptions) -> None:
     """Raise DataError within seconds if a run could not get its dataset. The driver reads it on its own machine."""
     data = options.data()
     try:
-        describe_availability(data)
+        check_availability(data)
     except DataMissingError as error:
         hint = "" if data.entry is None else ", or use --dataset mnist-mini, which needs neither"
         raise DataMissingError(f"{error}{hint}") from error

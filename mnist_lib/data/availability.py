@@ -62,6 +62,14 @@ def describe_availability(request: DataRequest) -> str:
     return f"{name} can be prepared from {source or entry.url}"
 
 
+def check_availability(request: DataRequest) -> None:
+    """Check within seconds that a run could get the dataset. Raises as `describe_availability` does."""
+    if request.folder is not None:
+        list_folder(request.folder, per_class=1)  # the worker lists them all, which takes 7 s for a million
+    else:
+        describe_availability(request)
+
+
 def fingerprint_of_files(request: DataRequest) -> str | None:
     """Without TensorFlow, return a hash that changes with a dataset's files, or None if there are none."""
     if request.folder is not None:

@@ -1,6 +1,7 @@
 """The pictures of a folder: CLASS/picture, or train/CLASS/picture and test/CLASS/picture. They are listed, not read."""
 
 import hashlib
+import itertools
 import os
 import re
 import stat
@@ -40,8 +41,11 @@ class Listing:
     state: str
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, per_class: int | None = None) -> Listing:
     """List the pictures of a folder, without reading them.
+
+    Args:
+        per_class: how many pictures of each class to list, in each split; by default all.
 
     Raises:
         DataMissingError: there is no such folder.
@@ -59,7 +63,7 @@ def list_folder(folder: Path) -> Listing:
             kind = _class_name(name, folder)
             found[kind] += []
             own = "" if split == "train" and not has_test else split
-            for path, status in scan.pictures(Path(top, name)):
+            for path, status in itertools.islice(scan.pictures(Path(top, name)), per_class):
                 times = f"{status.st_mtime_ns} {status.st_ctime_ns}"  # a status would take up five times the memory
                 found[kind].append((path, status.st_size, times, own))
         scan.leave_out("outside of a class folder", scan.own_pictures(top))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mnist_lib.data.listing import list_folder
 from mnist_lib.errors import DataError, DataMissingError
 from tests.support.pictures import classes, noise, read, total, write_folder
 
@@ -114,3 +115,14 @@ def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
         write_folder(tmp_path / name, files)
         with pytest.raises(DataError, match="expected 2 to 1,000 class folders with pictures, got"):
             read(tmp_path / name)
+
+
+def test_some_pictures_of_each_class_are_enough_to_check_a_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {**classes("a", "b"), "a/0-note.pdf": b"x"})
+    listing = list_folder(folder, per_class=2)
+    assert listing.classes == ("a", "b")
+    assert [file.label for file in listing.files] == [0, 0, 1, 1]
+    for picture in (folder / "b").iterdir():
+        picture.unlink()
+    with pytest.raises(DataError, match="expected 2 to 1,000 class folders with pictures, got 1"):
+        list_folder(folder, per_class=2)
