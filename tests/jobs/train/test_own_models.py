@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import yaml
 
 from mnist_lib.model_file import ModelFile
 from tests.support.job import ROOT, pid_of, start, starts_of, train
+from tests.support.pictures import classes, write_folder
 
 pytestmark = pytest.mark.slow
 
@@ -102,19 +104,29 @@ def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(home: Pat
 
 
 @pytest.mark.long
-def test_f1_a_user_model_killed_three_times_ends_with_the_same_weights(home: Path, tmp_path: Path) -> None:
-    options = (f"--models={home}/mine.py:small_resnet", "--epochs=30", "--checkpoint-seconds=0", "--cpus-per-trial=1")
+def test_f1_a_user_model_of_colour_pictures_killed_three_times_ends_with_the_same_weights(tmp_path: Path) -> None:
+    names = ("beach", "city", "desert", "farm", "forest", "lake", "meadow", "mountain", "river", "sea")
+    folder = write_folder(tmp_path / "places", classes(*names, mode="RGB", size=(32, 32)))
+    options = (
+        *(f"--models={SOURCE}:small_resnet", f"--dataset={folder}", f"--data-dir={tmp_path}", "--epochs=14"),
+        *("--checkpoint-seconds=0", "--cpus-per-trial=1"),
+    )
     calm = train(*options, "--storage", tmp_path / "calm", "--run-name=r", home=tmp_path)
     assert calm[0] == 0, calm[2]
     process = start(*options, "--storage", tmp_path / "killed", "--run-name=r", home=tmp_path)
-    folder = tmp_path / "killed/runs/r"
-    for epoch in (2, 9, 19):
-        os.kill(pid_of("small_resnet-s0", folder, epoch), signal.SIGKILL)
+    killed_at = [random.randint(first, last) for first, last in ((1, 4), (6, 8), (10, 12))]
+    for epoch in killed_at:
+        os.kill(pid_of("small_resnet-s0", tmp_path / "killed/runs/r", epoch), signal.SIGKILL)
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
-    assert len(starts_of("small_resnet-s0", folder)) == 4
+    assert len(starts_of("small_resnet-s0", tmp_path / "killed/runs/r")) == 4
     weights = [summary_of(tmp_path / name / "runs/r")["trials"][0]["weights_sha256"] for name in ("calm", "killed")]
-    assert weights[0] == weights[1]
+    assert weights[0] == weights[1], killed_at
+    (tmp_path / "killed").rename(tmp_path / "results")
+    exported = ("jobs.models", "export", "small_resnet", "--format=onnx", f"--to={tmp_path}/model.onnx")
+    code, stdout, stderr = run(tmp_path, *exported, f"--data-dir={tmp_path}", f"--dataset={folder}")
+    assert code == 0, stderr
+    assert "The file predicts the same for" in stdout
 
 
 @pytest.mark.long
