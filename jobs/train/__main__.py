@@ -75,14 +75,22 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
-    """Return the options of the run that `--resume` names, overridden by the flags of this command line."""
+    """Return the options of the run that `--resume` names, overridden by the flags of this command line.
+
+    Others may write to the storage, so its address is not used: a cluster sees all data and answers with pickles.
+    """
     assert options.resume is not None
     check_storage(options.storage)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(configuration_of(open_storage(options.storage), options.resume))
         file.flush()
         resumed: TrainOptions = parse("jobs.train", TrainOptions, ["--config", file.name, *arguments])
-    return replace(resumed, run_name=options.resume, storage=options.storage)
+    if resumed.address != options.address and options.address is None:
+        raise exit_codes.UsageError(
+            f"address: expected the cluster to resume {options.resume} on, got none; add --address"
+            f" {shlex.quote(str(resumed.address))}, which the stored configuration names, if you know it"
+        )
+    return replace(resumed, run_name=options.resume, storage=options.storage, address=options.address)
 
 
 def _require_begun(options: TrainOptions, trials: Sequence[TrialSpec]) -> None:
@@ -113,6 +121,7 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
             _check_data(options)
             _trust(options.code_files.values())
             command = ["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage]
+            command += ["--address", options.address] if options.address else []
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
             summary = train_trials(options, trials, begin, folder, code, advice)
         else:

@@ -12,7 +12,7 @@ import yaml
 from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
-from jobs.train.__main__ import _configuration, _require_begun
+from jobs.train.__main__ import _configuration, _options_of, _require_begun
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
@@ -181,3 +181,16 @@ def test_a_flag_in_a_configuration_file_can_be_overridden(tmp_path: Path) -> Non
     (tmp_path / "config.yaml").write_text("json: true\n")
     assert options("--config", str(tmp_path / "config.yaml")).json
     assert not options("--config", str(tmp_path / "config.yaml"), "--no-json").json
+
+
+def test_a_resumed_run_connects_only_to_an_address_of_the_command_line(tmp_path: Path) -> None:
+    began = options("--address=10.0.0.9:6379", "--epochs=7", f"--storage={tmp_path}")
+    terms = terms_of(began, began.trials(), code_version(SOURCE_FOLDERS))
+    stored = yaml.safe_dump(_configuration(began))
+    with open_run(LocalObjects(tmp_path), "r", dataset="mnist-mini", terms=terms, configuration=stored):
+        words = ["--resume=r", f"--storage={tmp_path}"]
+        with pytest.raises(UsageError, match=r"got none; add --address 10\.0\.0\.9:6379, which"):
+            _options_of(options(*words), words)
+        words += ["--address=10.0.0.1:6379"]
+        resumed = _options_of(options(*words), words)
+    assert (resumed.address, resumed.epochs) == ("10.0.0.1:6379", 7)
