@@ -133,7 +133,7 @@ def test_f1_a_user_model_of_colour_pictures_killed_three_times_ends_with_the_sam
 def test_f1_a_killed_model_of_25_million_weights_ends_with_the_same_weights(tmp_path: Path) -> None:
     """Its checkpoints of 400 MB do not fill the memory of the driver."""
     options = (
-        *(f"--models={SOURCE}:large", "--dataset=sklearn-digits", "--seeds=2", "--epochs=4", "--optimizer=adam"),
+        *(f"--models={SOURCE}:large", "--dataset=sklearn-digits", "--seeds=2", "--epochs=3", "--optimizer=adam"),
         *("--checkpoint-seconds=0", "--cpus-per-trial=1", "--run-name=r"),
     )
     weights = []
@@ -200,4 +200,5 @@ def test_m1_an_invalid_model_ends_the_run_with_one_line_before_any_trial(
     (tmp_path / "mine.py").write_text(text)
     options = (f"--models=keras,{tmp_path}/mine.py:f", "--storage", tmp_path / "results", "--quiet")
     code, stdout, stderr = train(*options, home=tmp_path)
-    assert (code, stdout, stderr) == (2, "", f"{message}\n")
+    lines = [line for line in stderr.splitlines() if not line.startswith("waiting for ")]  # on a slow machine
+    assert (code, stdout, lines) == (2, "", [message])

@@ -139,15 +139,17 @@ def test_the_number_of_steps_per_chunk_does_not_change_the_weights(
     assert len(hashes) == 1
 
 
-@pytest.mark.parametrize("batch", [1, 32, 33, 200])
-@pytest.mark.parametrize("n", [97, 98, 99, 100, 101])
+# Batches of one image, of even and odd sizes, and of more than all images; a last batch that is whole, even or odd.
+@pytest.mark.parametrize(
+    ("n", "batch"), [(97, 1), (98, 32), (97, 32), (99, 33), (100, 33), (101, 33), (100, 200), (101, 200)]
+)
 def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, n)
     runs: list[tuple[Epoch, Accuracy, np.ndarray]] = []
     for replicas in (1, 2):
         trainer = trainer_of(spec, replicas)
         trainer.start(seed=0)
-        (epoch,) = trainer.train(
+        *_, epoch = trainer.train(  # heartbeats come before it on a slow machine
             train, Plan(n, batch, replicas), seed=0, learning_rates=constant(spec.learning_rate), last=1
         )
         assert isinstance(epoch, Epoch)
@@ -197,7 +199,7 @@ def test_compiling_does_not_change_the_weights(digits: Dataset) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_bfloat16_trains_float32_weights_to_a_similar_loss(digits: Dataset, model: str) -> None:
-    train = first(digits.train, 2_000)
+    train = first(digits.train, 1_000)
     losses = []
     for precision in PRECISIONS:
         spec = small_spec(model, 64, precision=precision)

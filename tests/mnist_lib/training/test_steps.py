@@ -15,8 +15,9 @@ from mnist_lib.training.steps import StepByStep, Values, WholeChunk
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
-@pytest.mark.parametrize("compile_gradients", [False, True])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("optimizer", "compile_gradients"), [*((name, False) for name in OPTIMIZERS), ("rmsprop", True)]
+)
 def test_step_by_step_gives_the_result_of_the_whole_chunk(
     digits: Dataset, optimizer: str, compile_gradients: bool
 ) -> None:
