@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRAIN_ARGS ?= --seeds 3 --epochs 40
-# Two test files at a time, each with its own clusters. On two CPUs, more only slow each other down.
+# Two test files at a time, each with its own clusters. On two CPUs, more would only slow each other down.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup train test test-all test-fast simulate fuzz check bench format docs pictures lock clean
@@ -36,7 +36,7 @@ check: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/$(PYTEST) --strict-skips
 
-# The record is made with BENCH_ARGS="--source DIR", a folder with the four original MNIST files.
+# benchmarks/README.md records the results with BENCH_ARGS="--source DIR", a folder with the four original MNIST files.
 bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.training $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.job $(BENCH_ARGS)
@@ -49,7 +49,7 @@ format: .venv/dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The generated pages of the reference; the pictures of the README, from a run of their own.
+# `docs` writes the generated pages of the reference, `pictures` the pictures of the README from a new run.
 docs: .venv/dev
 	$(BIN)/python -m docs.reference.make
 

@@ -32,7 +32,7 @@ CONTROL = re.compile(r"\r\n|\r|\n|\x1b\[(\d*)A|\x1b\[2K|\x1b\[\?25[lh]")  # what
 
 
 def record(folder: Path) -> list[tuple[float, str]]:
-    """Train in a terminal of this process, and return the writes to it with their times.
+    """Train in a pseudo-terminal, and return what was written to it, each write with its time.
 
     Args:
         folder: working folder of the run.
@@ -48,7 +48,7 @@ def record(folder: Path) -> list[tuple[float, str]]:
     while True:
         try:
             content = os.read(master, 65536)
-        except OSError:  # the terminal is closed by its last process
+        except OSError:  # the last process has closed the terminal
             break
         if not content:
             break
