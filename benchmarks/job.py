@@ -125,7 +125,7 @@ def report(
     milliseconds, mib = zip(*empty, strict=True)
     lines += ["", *ratio_table(RATIOS, seconds), ""]
     lines.append(
-        f"Of 1,000 empty trials, each after the first 10 takes {statistics.median(milliseconds):.1f} ms"
+        f"In 1,000 empty trials, each trial after the first 10 takes {statistics.median(milliseconds):.1f} ms"
         f" ({min(milliseconds):.1f} to {max(milliseconds):.1f}; bound 10), and the driver grows by"
         f" {statistics.median(mib):.0f} MiB ({min(mib):.0f} to {max(mib):.0f}; bound 50)."
     )

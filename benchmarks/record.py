@@ -33,7 +33,7 @@ def setting(threads: int) -> str:
 
 
 def ratio_table(ratios: Sequence[Ratio], seconds: Mapping[str, Sequence[float]]) -> list[str]:
-    """Return a Markdown table. `seconds` has one figure per round; a ratio is of two figures of the same round."""
+    """Return a Markdown table. `seconds` has one figure per round; a ratio compares two figures of the same round."""
     lines = ["| ratio | median of rounds | min to max | bound |", "|---|---|---|---|"]
     for ratio in ratios:
         if ratio.ours in seconds and ratio.peer in seconds:

@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", help="ignored: this benchmark trains nothing")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
-    parser.add_argument("--times", type=int, default=50, help="publications per round, after one of warm-up")
+    parser.add_argument("--times", type=int, default=50, help="publications per round, after one warm-up")
     options = parser.parse_args()
     names = [name for name, (python, _) in SCRIPTS.items() if Path(python).exists()]
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -1,6 +1,6 @@
 """The cost of checkpoints and of killed processes, measured on whole runs of `jobs.train` with a cluster of their own.
 
-It fails if a disturbed run ends with other weights than an undisturbed one, or without one version of each model.
+It fails if a disturbed run ends with different weights from an undisturbed one, or without one version of each model.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def epoch_seconds(storage: Path) -> float:
 def overhead(folder: Path, source: Path | None) -> float:
     """Return the cost of a checkpoint after each epoch as a share of the epoch's time.
 
-    Two runs, with and without checkpoints, run at once on a thread each, so that other load affects both alike.
+    Two runs, with and without checkpoints, run at the same time, on one thread each: other load affects both alike.
     """
     options = ("--models", "keras", "--epochs", "60", "--cpus-per-trial", "1", "--checkpoint-seconds")
     storages = {interval: folder / interval for interval in ("0", "1e9")}
@@ -154,8 +154,8 @@ def report(overheads: Sequence[float], lost: dict[str, list[float]], undisturbed
     lines = [setting(len(os.sched_getaffinity(0)))]
     if overheads:
         lines.append(
-            f"A checkpoint after each of 60 epochs takes {statistics.median(overheads):.1%} of an epoch's time in"
-            f" the median of n = {len(overheads)} pairs ({min(overheads):.1%} to {max(overheads):.1%};"
+            f"A checkpoint after each of 60 epochs takes {statistics.median(overheads):.1%} of an epoch's time:"
+            f" the median of n = {len(overheads)} pairs of runs ({min(overheads):.1%} to {max(overheads):.1%};"
             f" bound {OVERHEAD_BOUND:.0%})."
         )
     lines.append(

@@ -1,7 +1,7 @@
 """Seconds per epoch of this project's training loop and of its peers.
 
-Every round runs each contender once, in a process of its own. Ratios are of figures of the same round. The record uses
-the full MNIST, from its original files; without them the embedded digits are used.
+Every round runs each contender once, in a process of its own. Each ratio compares figures from the same round. The
+record uses the full MNIST, from its original files; without them the embedded digits are used.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def report(
     lines = [
         setting(threads),
         f"{images[0]:,} train images at batch 128, {images[1]:,} test images; n = {rounds} rounds, each the median"
-        f" of {epochs - 1} epochs after one of warm-up.",
+        f" of {epochs - 1} epochs after one warm-up epoch.",
         "",
         "| contender | s/epoch, median | min to max | test accuracy, mean |",
         "|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""`keras.fit` on arrays, with its defaults or tuned: compiled by XLA, with an epoch of steps per execution."""
+"""`keras.fit` on arrays, with its defaults or tuned: compiled by XLA, with all steps of an epoch in one execution."""
 
 import sys
 

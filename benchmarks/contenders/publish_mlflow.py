@@ -1,4 +1,4 @@
-"""A version in MLflow's registry with its run, its accuracy and the same files, in a database on the same disk."""
+"""Publish a version in MLflow's registry with its run, its accuracy and the same files, in a database on this disk."""
 
 import tempfile
 from pathlib import Path

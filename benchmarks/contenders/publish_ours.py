@@ -1,4 +1,4 @@
-"""A version with its commit record, in a storage on the same disk."""
+"""Publish a version with its commit record, in a storage on the same disk."""
 
 from publishing import folder, measure
 

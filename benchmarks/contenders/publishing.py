@@ -1,4 +1,4 @@
-"""The timing of publishing: the same files several times, the first as warm-up; prints the seconds as a line of JSON.
+"""Publish the same files several times, the first time as a warm-up, and print the seconds as a line of JSON.
 
 Arguments: a folder, and the number of times. The files contain random bytes, and have the sizes of the files of a
 trained `keras`.

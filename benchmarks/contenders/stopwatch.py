@@ -1,4 +1,4 @@
-"""The timing of every contender: the same images, the first epoch as warm-up; prints the seconds as a line of JSON.
+"""Time a contender on the same images as the others, the first epoch as a warm-up. Print the seconds as a line of JSON.
 
 A contender is a script that trains an epoch in one function and counts correct test images in another. It runs in a
 process and an environment of its own, so this module imports only NumPy.
