@@ -24,7 +24,7 @@ from mnist_lib.report.table import notes
 from mnist_lib.results import Tally
 from mnist_lib.wording import counted, percent
 
-# By name, for the templates.
+# How templates format numbers, by the name of the format.
 NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
     "percent": percent,
     "points": lambda value: f"{100 * value:.2f}",
@@ -97,7 +97,7 @@ def template(name: str) -> jinja2.Template:
 
 
 def _dataset_option(run: ReportedRun) -> str:
-    """Return where the pictures of a folder are, as an option of a command."""
+    """Return the run's --dataset option, with a leading space, for commands that the report shows; "" without one."""
     given = [shlex.quote(option) for option in run.options[0] if option.startswith("--dataset=")]
     return " ".join(["", *given])
 

@@ -15,7 +15,8 @@ from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, 
 from mnist_lib.report.evidence import AttemptTimes, StoredTrial
 from mnist_lib.results import EpochDone
 
-# If a run has more trials, their seeds are not shown; if a model has more than half of this, its curves are paler.
+# With more trials than this in a run, their seeds are not shown; with more than half as many of a model, its curves
+# are paler.
 MAX_DISTINCT = 12
 MAX_LANES = 24
 MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one

@@ -22,7 +22,7 @@ class AttemptResult:
     complete: bool  # the run has a result, and all of it is stored
     retry: Literal["no", "once", "yes"] = "no"  # "once": if no earlier attempt has failed
     why: str = ""  # the cause in one line
-    results: Mapping[str, Any] = field(default_factory=dict)  # by model, what the journal records of a complete run
+    results: Mapping[str, Any] = field(default_factory=dict)  # by model, what the journal stores about a complete run
 
 
 class RunAttempt(Protocol):
@@ -52,7 +52,7 @@ class Work(Protocol):
 
         Args:
             term: fencing number; the attempt's writes are refused after a later term has begun.
-            last: whether no other attempt follows if this one fails, so that a part of a result is better than none.
+            last: whether no other attempt follows if this one fails, so that a partial result is better than none.
         """
 
 
