@@ -94,7 +94,9 @@ def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.dat
             position = step * plan.global_batch_size + in_batch
             real = (in_batch < plan.global_batch_size) & (position < plan.images)
             batch_size = tf.minimum(plan.global_batch_size, plan.images - step * plan.global_batch_size)
-            index = tf.gather(order, position % plan.images)  # padding is images, for the statistics of the batch
+            index = tf.gather(
+                order, position % plan.images
+            )  # pad with real images, for representative batch statistics
             weight = tf.where(real, 1.0 / tf.cast(batch_size, tf.float32), 0.0)
             number = tf.fill([plan.steps_per_chunk], replica)
             shards.append(Shard(tf.gather(images, index), tf.gather(labels, index), weight, number))

@@ -24,7 +24,7 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 
 CACHE_SCHEMA = 2
-MAX_ARRAY_BYTES = 1 << 40  # any, as the file is trusted
+MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "ranks")
 ABOUT = "about"  # the array that holds JSON, as bytes
 FIELDS = ("version", "classes", "fingerprint", "notices", "damaged")  # of a dataset

@@ -1,7 +1,7 @@
 """Read a folder of pictures as a dataset.
 
 Without a test folder, the hash of a picture's pixels decides whether it is for training or for the test, and whether it
-may be for validation. So no picture changes sides when others are added, and equal pictures stay together.
+may be for validation. So a picture stays in its split when others are added, and equal pictures are in the same split.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from mnist_lib.pictures.reading import Layout, Picture, Shape
 from mnist_lib.wording import counted
 
 TEST_SHARE = 0.15  # of the pictures, if there is no test folder
-DEFAULT_SIDE = 64  # pixels, of pictures that differ in size or are larger than MAX_SIDE
-PICTURES_PER_REPORT = 100  # of progress
+DEFAULT_SIDE = 64  # pixels, for pictures that differ in size or are larger than MAX_SIDE
+PICTURES_PER_REPORT = 100  # pictures between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _split(
     every = Split(read.images, as_labels(read.labels, len(listing.classes)))
     dataset = Dataset.of(request.name, "", every.take(train), every.take(test), listing.classes)
     given = splits == "validation"
-    # With a folder for validation, its pictures are below any share but 0, and no others are.
+    # If there is a folder for validation, any share above 0 selects its pictures and no others.
     ranks = np.where(given, 0.0, 1.0 if given.any() else shares[:, 1])[train].astype(np.float32)
     digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode() + ranks.tobytes())
     fingerprint, damaged = digest.hexdigest(), len(read.errors)

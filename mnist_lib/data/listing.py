@@ -91,7 +91,7 @@ class _Scan:
 
     def __init__(self, root: Path) -> None:
         self._root, self._inside = root, root.resolve()
-        self._prefix = len(str(root).rstrip("/")) + 1  # of the path of everything below the root
+        self._prefix = len(str(root).rstrip("/")) + 1  # length of the root's path and a slash
         self._left_out: dict[str, dict[str, None]] = defaultdict(dict)  # reason -> paths, each once
 
     def leave_out(self, reason: str, paths: Sequence[str]) -> None:
@@ -207,5 +207,5 @@ def _check_classes(folder: Path, classes: Sequence[str], files: Sequence[Picture
     if untrained:
         raise DataError(
             f"{folder}: expected pictures to train on for each class, got none for {listed(untrained)}"
-            "; add some to the train folder, or remove the class elsewhere"
+            "; add some to the train folder, or remove the class from the other folders"
         )

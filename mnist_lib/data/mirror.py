@@ -1,4 +1,4 @@
-"""Copy a folder of pictures from a bucket to this machine; later, only what has changed since."""
+"""Copy a folder of pictures from a bucket to this machine. Later copies transfer only what has changed."""
 
 import contextlib
 import hashlib
@@ -40,7 +40,7 @@ def with_local_files(request: DataRequest) -> DataRequest:
 
 
 def mirror(url: str, folder: Path) -> None:
-    """Make a local folder hold exactly the pictures of one in a bucket.
+    """Mirror a folder of pictures in a bucket: the local folder then holds exactly the same pictures.
 
     Raises:
         DataMissingError: the bucket cannot be listed, or has no pictures there.

@@ -45,7 +45,7 @@ def prepare(
         progress: called now and then with how much of a folder is read.
 
     Raises:
-        DataMissingError: it does not exist, or is neither prepared nor can be.
+        DataMissingError: it does not exist, or it is not prepared and cannot be.
         DataChecksumError: a source file differs from the published one.
         DataError: the files are damaged, a folder has too few pictures, the images are too large for `max_bytes`, or
             the folder for prepared datasets cannot be written.

@@ -7,7 +7,7 @@ from pathlib import Path
 from mnist_lib.catalog import DATASETS, DatasetEntry, require_known
 from mnist_lib.errors import SpecError
 
-MAX_SIDE = 224  # pixels, of the images of a folder
+MAX_SIDE = 224  # pixels, for the images of a folder
 TFDS = "tfds:"
 MAX_NAME = 60  # characters: run names, limited to 100, contain it
 CHANNELS = (1, 3, 4)  # grey, colour, colour and transparency
@@ -23,9 +23,9 @@ class DataRequest:
         data_dir: the folder of prepared datasets, which other programs may share. None stands for TFDS' default, or for
             a temporary folder if that cannot be written, as in a container without a home.
         data_source: a folder with the original files of a dataset of the catalog, which are read instead of downloaded.
-        image_size: height and width, except in the catalog; None: the pictures' own, or 64 x 64.
-        channels: of the images, likewise; None: those of the pictures.
-        tfds_import: a Python file that registers a builder of the user's with TFDS.
+        image_size: height and width of the images, except in the catalog; None: the pictures' own, or 64 x 64.
+        channels: number of channels of the images, except in the catalog; None: that of the pictures.
+        tfds_import: a Python file that registers the user's own builder with TFDS.
         splits: the names of the train and the test split of a dataset of TFDS.
         strict: refuse a folder with unreadable pictures, instead of leaving these out.
 

@@ -102,7 +102,7 @@ class Dataset:
     test: Split
     fingerprint: str
     reusable: bool = True  # whether the next run can read what has been prepared
-    # [train images], each in [0, 1): the images below a share are for validation. None: they are chosen at random.
+    # [train images], from 0 to 1: images with a rank below a share are for validation. None: they are chosen at random.
     ranks: NDArray[np.float32] | None = None
     notices: tuple[str, ...] = ()  # about what is left out
     damaged: int = 0  # files that could not be read and are left out
@@ -137,7 +137,7 @@ class Dataset:
         """Check the published numbers of images, the labels and the pixels.
 
         Raises:
-            DataError: a split has another number of images, a label without a class, or a blank image.
+            DataError: a split has a wrong number of images, a label without a class, or a blank image.
         """
         for name, split, expected in (
             (f"{self.name}/train", self.train, train),
@@ -154,7 +154,7 @@ class Dataset:
                 raise DataError(f"{name}: image {constant[0]} is blank: all its pixels are {flat[constant[0], 0]}")
 
     def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
-        """Split the train images into those to train on and those for validation; None if there are none of these."""
+        """Split the train images into those to train on and those for validation; these are None if there are none."""
         held_out = validation_size(len(self.train), self.ranks, validation_percent)
         if not held_out:
             return self.train, None

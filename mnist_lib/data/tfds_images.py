@@ -30,8 +30,8 @@ def import_builder(path: Path) -> None:
     """
     name = f"tfds_import_{path.stem}"
     if getattr(sys.modules.get(name), "__file__", None) == str(path):
-        return  # a second registration fails
-    # A package, since TFDS looks for README.md, TAGS.txt and others in that of a builder.
+        return  # a second registration would fail
+    # It is made a package, since TFDS looks for README.md, TAGS.txt and other files in a builder's package.
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
     try:
         if spec is None or spec.loader is None:
@@ -56,12 +56,12 @@ def find_builder(request: DataRequest, data_dir: Path) -> Any:
             f"{request.dataset}: expected a dataset of TFDS, got a name that it does not know; check the name,"
             " or name the file of your builder with --tfds-import"
         ) from error
-    except Exception as error:  # any error of a builder of the user's
+    except Exception as error:  # any error of a user's builder
         raise DataError(f"{request.dataset}: no builder: {_line(error)}; correct its name or code") from error
 
 
 def call_builder(request: DataRequest, prepare: Callable[[], None]) -> None:
-    """Call `prepare`. Raises DataError for what goes wrong in a builder, which may be anything."""
+    """Call `prepare`. Raises DataError for any exception of the builder."""
     try:
         prepare()
     except MnistError as error:

