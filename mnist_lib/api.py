@@ -73,8 +73,8 @@ def load(name: str | None = None, storage: str | Path = "results", model_file: s
     Args:
         name: as in `find_version`; None for the most accurate champion.
         storage: a folder or a URL.
-        model_file: the Python file of a user's model, whose code is run if it is that of the version. Not needed where
-            the model was trained.
+        model_file: the Python file of a user's model; its code is run only if the version was trained from that file.
+            Not needed on the machine where the model was trained.
 
     Raises:
         SpecError: there is no such version or no champion.

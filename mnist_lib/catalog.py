@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mnist_lib.errors import SpecError
 
-MAX_PROBABILITIES = 1 << 28  # bytes, of all test images of a dataset: 4 for each image and class
+MAX_PROBABILITIES = 1 << 28  # bytes, for all test images of a dataset: 4 per image and class
 DIGITS = tuple("0123456789")  # the classes of most datasets here
 
 
@@ -24,13 +24,13 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    build: str  # "module:function" of (image shape, number of classes, **arguments), as in a Python file of a user's
+    build: str  # "module:function", called with (image shape, number of classes, **arguments), like a user's function
     arguments: Mapping[str, Size] = field(default_factory=dict)
     # Defaults of the options of the same names:
     optimizer: str = "adam"
     learning_rate: float | None = None  # None: the optimizer's default
     schedule: str = "constant"
-    cost: float = 1.0  # roughly, of training on one image; the trials that cost most start first
+    cost: float = 1.0  # rough relative cost of training on one image; the most expensive trials start first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ MODELS = {
         cost=60.0,
     ),
 }
-USER_MODEL = ModelEntry(build="", cost=60.0)  # the defaults of a model in a Python file of the user's
+USER_MODEL = ModelEntry(build="", cost=60.0)  # the defaults of a model in a user's Python file
 
 # name -> default learning rate, the same as in Keras.
 OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001}
@@ -134,7 +134,7 @@ DATASETS = {
     ),
 }
 
-# How the names of picture files that can be read end.
+# The suffixes of picture files that can be read.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
 
 

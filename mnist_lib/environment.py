@@ -29,7 +29,7 @@ def package_versions() -> dict[str, str]:
 def differing_versions(others: Mapping[str, str], own: Mapping[str, str] | None = None) -> str:
     """Describe how the versions of another process differ from `own` (default: this process's); "" if they do not.
 
-    Patch releases of Python are regarded as equal.
+    Versions of Python that differ only in the patch release are regarded as equal.
     """
     own = package_versions() if own is None else own
     differing = [
@@ -66,7 +66,7 @@ def code_version(packages: Sequence[Path]) -> dict[str, str | bool]:
 def import_keras(*, gpus: bool = True) -> None:
     """Import Keras and TensorFlow quietly, and without what Keras imports merely because it is installed.
 
-    With `gpus=False`, TensorFlow sees no GPU in this process; its child processes do.
+    With `gpus=False`, TensorFlow sees no GPU in this process, but in its child processes it does.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; read when TensorFlow is imported
     hidden = [name for name in KERAS_IMPORTS_IF_INSTALLED if name not in sys.modules]
@@ -97,7 +97,7 @@ def _gpus_hidden() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Discard what this process writes to stderr, including its C++ code. Exceptions still propagate."""
+    """Discard what this process, including its C++ code, writes to stderr. Exceptions still propagate."""
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

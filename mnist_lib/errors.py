@@ -57,7 +57,7 @@ class DivergedError(MnistError):
 
 
 class ModelError(MnistError):
-    """A model in a Python file of the user's cannot be built or trained, or may not be run."""
+    """A model in a user's Python file cannot be built or trained, or may not be run."""
 
     code = "E-MODEL"
 

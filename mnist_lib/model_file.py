@@ -31,7 +31,7 @@ class Definition(NamedTuple):
     """Something that a file defines at its top level."""
 
     line: int
-    is_function: bool = False  # or a class
+    is_function: bool = False  # True for a class, too
     arguments: ast.arguments | None = None  # of a function or a class, without `self`; None if they are not known
 
 
@@ -204,7 +204,7 @@ def with_folder(model: str, folder: str | None = None) -> str:
 
 
 def trust(sources: Collection[ModelFile]) -> None:
-    """Add files to the list of those whose code stored versions may run.
+    """Add files to the list of trusted files: those whose code is run if a stored version contains it.
 
     Raises OSError if it cannot be written, RuntimeError if there is no home folder.
     """

@@ -1,4 +1,4 @@
-"""What a trial is. Its result depends on its `TrialSpec` alone, not on what it is given to run (`assignment`)."""
+"""What a trial is. Its result depends on its `TrialSpec` alone, not on how it is run (`assignment`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mnist_lib.model_file import MODEL_NAME, ModelFile
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
 MAX_ARGUMENTS, MAX_ARGUMENT_LENGTH, MAX_ARGUMENT = 32, 200, 1e9
-# Of a spec: None or 0 where they are not used.
+# The fields of a spec that are None or 0 if they are not used.
 OPTIONAL_FIELDS = ("source_sha256", "momentum", "weight_decay", "global_clipnorm")
 WITH_MOMENTUM = ("sgd", "rmsprop")
 MAX_SEED = 2**31 - 1  # every random generator here accepts it
@@ -30,7 +30,7 @@ class TrialSpec:
     Momentum, weight decay and clipping are those of Keras' optimizers.
 
     Raises:
-        SpecError: a value is out of its range; the message names both.
+        SpecError: a value is out of range; the message names the value and the range.
     """
 
     model: str
@@ -183,7 +183,7 @@ def trial_grid(
         shared: other arguments of `TrialSpec.of`.
 
     Raises:
-        SpecError: a value is out of range, no model accepts an argument, there is no model or seed, or one is repeated.
+        SpecError: a value is out of range, an argument fits no model, there is no model or seed, or one is repeated.
     """
     models, seeds, given, sources = list(models), list(seeds), arguments or {}, sources or {}
 

@@ -64,7 +64,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
 
 
 def _write_saved_model(module: tf.Module, path: Path, classes: Sequence[str]) -> None:
-    """Write a SavedModel, whose function `classes` returns their names."""
+    """Write a SavedModel, whose function `classes` returns the names of the classes."""
     module.classes = tf.function(lambda: tf.constant(classes), input_signature=[], autograph=False)
     try:
         tf.saved_model.save(module, str(path), signatures=module.serve)
@@ -78,7 +78,7 @@ def _run_saved_model(path: Path) -> Predict:
 
 
 def _write_litert(module: tf.Module, path: Path, classes: Sequence[str]) -> None:
-    """Write a LiteRT file with the names of the classes in `labels.txt`, which is attached as LiteRT's metadata is."""
+    """Write a LiteRT file. Its `labels.txt`, attached as LiteRT attaches metadata, has the names of the classes."""
     concrete = module.serve.get_concrete_function()
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert())
     with zipfile.ZipFile(path, "a") as attached:

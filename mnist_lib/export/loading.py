@@ -35,7 +35,7 @@ from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
 from mnist_lib.wording import counted, one_line
 
-MAX_ROUNDING = 1e-3  # difference of a probability: rounding causes less, other weights cause more
+MAX_ROUNDING = 1e-3  # difference of a probability: rounding causes less, different weights cause more
 MIN_LAYER_LIMIT = 64 << 20  # bytes: a layer of this size is accepted even if the stored files are small
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, channels], 0-255 -> [n, classes]
@@ -50,7 +50,7 @@ class LoadedModel:
 
 
 def load(objects: Objects, version: Version, model_file: Path | None = None) -> Predict:
-    """Return the version as a function that predicts. See `StoredModel.read` for its code, and `build` for errors."""
+    """Return the version as a function that predicts. Raises the errors of `StoredModel.read` and `build`."""
     return predictor(build(StoredModel.read(objects, version, model_file)))
 
 
@@ -68,7 +68,7 @@ def predictor(loaded: LoadedModel) -> Predict:
 
 
 def check_images(images: Any, image_shape: ImageShape) -> None:
-    """Check the type and shape of images, because the model would give an answer for other values, too.
+    """Check the type and shape of images, because the model would also give an answer for wrong ones.
 
     Raises:
         SpecError: the images are not a NumPy array of uint8 [n, *image_shape].
@@ -131,7 +131,7 @@ def build(stored: StoredModel) -> LoadedModel:
 def _max_layer(spec: TrialSpec, pixels: int) -> int:
     """Return the maximum number of weights in a layer: of a dense layer on all pixels, or of a late convolution.
 
-    It is 0 for a user's model, of which nothing is known.
+    It is 0 for a user's model, about which nothing is known.
     """
     if spec.source_sha256 is not None:
         return 0

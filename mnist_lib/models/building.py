@@ -97,7 +97,7 @@ def _layers_of(made: keras.Model | Sequence[Any]) -> list[keras.Layer]:
 
 
 def check_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile) -> None:
-    """Do once with a user's model what a trial does. Raises ModelError if that fails, or gives no logits."""
+    """Do once what a trial does with a user's model. Raises ModelError if that fails, or if it returns no logits."""
     model, place = build_model(spec, image_shape, num_classes, source), source.place(spec.model)
     with source.blamed(spec.model):
         weights, again = model.initial_weights(spec.seed), model.initial_weights(spec.seed)
@@ -108,11 +108,11 @@ def check_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
             expected = f"logits of the shape (batch, {num_classes}) and the type float32"
             raise ModelError(f"{place}: expected {expected}, got {got[1] or ''} {got[0]}".replace("  ", " "))
         if any(weight.dtype != tf.float32 for weight in weights.trainable):
-            raise ModelError(f"{place}: expected weights of the type float32, got others")
+            raise ModelError(f"{place}: expected weights of the type float32, got another type")
         if np.allclose(tf.reduce_sum(logits, axis=1), 1, atol=1e-3) and np.min(logits) >= 0:
             raise ModelError(f"{place}: expected logits of the {num_classes} classes, got a softmax; leave it out")
         if weights.sha256() != again.sha256():
-            raise ModelError(f"{place}: expected the same initial weights for the same seed, got others")
+            raise ModelError(f"{place}: expected the same initial weights for the same seed, got different ones")
         train = tf.function(model.train_logits, autograph=False)
         state = train(weights, images, tf.constant(0))[1]
         model.train_logits(weights._replace(state=state), images, tf.constant(0))

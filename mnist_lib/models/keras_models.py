@@ -13,7 +13,7 @@ from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
 
 KERAS_FILE = "model.keras"
-SEED_STATE = "seed_generator_state"  # how the path of a variable of keras.random.SeedGenerator ends
+SEED_STATE = "seed_generator_state"  # the end of the path of every variable of a keras.random.SeedGenerator
 
 
 def keras_dense(image_shape: ImageShape, num_classes: int, hidden_units: int) -> list[keras.Layer]:
@@ -98,7 +98,7 @@ class KerasModel:
         finally:
             keras.config.set_dtype_policy(before)
         if {id(variable) for variable in self._network.variables} & {id(v) for v in self._in_training.variables}:
-            raise ModelError("expected new layers at each call of the function, got the same; create them in it")
+            raise ModelError("expected new layers at each call of the function, got the same; create them inside it")
         left_out = [layer for layer in self._in_training.layers if hasattr(layer, "only_in_training")]
         ids = {id(variable) for layer in left_out for variable in layer.non_trainable_variables}
         self._predicts = [id(variable) not in ids for variable in self._in_training.non_trainable_variables]

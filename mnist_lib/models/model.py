@@ -24,7 +24,7 @@ class Weights(NamedTuple):
     state: Tensors  # changed by training without a gradient: moving averages, seed states
 
     def sha256(self) -> str:
-        """Return the sha256 of all values, types and shapes. The files of equal weights differ: they contain times."""
+        """Return the sha256 of all values, types and shapes. Files contain times, so they differ for equal weights."""
         return hash_arrays(map(np.ascontiguousarray, (*self.trainable, *self.state)))
 
 
@@ -42,10 +42,10 @@ class Model(Protocol):
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
-        """Return logits to train on, in the precision of the spec, the new state, and a loss beside that of the labels.
+        """Return logits to train on, in the precision of the spec, the new state, and a loss to add to the labels'.
 
         Args:
-            replica: its number, so that replicas draw different random numbers.
+            replica: the number of the replica, so that replicas draw different random numbers.
         """
 
     def stored(self, weights: Weights) -> Weights:
@@ -55,7 +55,7 @@ class Model(Protocol):
         """Return the model as files by path. They work without this project: raw pixels in, class probabilities out."""
 
     def read(self, files: Mapping[str, bytes]) -> Weights:
-        """Return the weights in the files, without running stored code. State that only training needs is initialised.
+        """Return the weights in the files, without running stored code. Initialises the state that only training needs.
 
         Raises:
             IntegrityError: the files are not those of this model.

@@ -111,8 +111,8 @@ class SGD:
 class RMSprop:
     """v <- rho v + (1 - rho) g^2;  w <- w - learning_rate g / sqrt(v + epsilon)   (Tieleman and Hinton, 2012).
 
-    With momentum: u <- momentum u + learning_rate g / sqrt(v + epsilon);  w <- w - u. Defaults and the place of
-    epsilon, inside the root, are those of Keras.
+    With momentum: u <- momentum u + learning_rate g / sqrt(v + epsilon);  w <- w - u. As in Keras: the same defaults,
+    and epsilon inside the root.
     """
 
     def __init__(self, rho: float = 0.9, epsilon: float = 1e-7, momentum: float = 0.0) -> None:
@@ -137,7 +137,7 @@ class Adam:
     """m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - learning_rate c m / (sqrt(v) + epsilon), where
     c = sqrt(1 - b2^t) / (1 - b1^t) corrects the bias of m and v towards 0   (Kingma and Ba, 2015).
 
-    Defaults and the place of epsilon, beside the uncorrected root, are those of Keras.
+    As in Keras: the same defaults, and epsilon is added to sqrt(v), which is not corrected for bias.
     """
 
     def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> None:

@@ -49,7 +49,7 @@ def steps_of(model: Model, optimizer: Optimizer, strategy: tf.distribute.Strateg
     on_gpu = "GPU" in strategy.extended.worker_devices[0]
     if xla and strategy.num_replicas_in_sync == 1 and (on_gpu or model.fast_in_xla_on_cpu):
         return WholeChunk(model, optimizer, strategy)
-    # Logical CPU devices share their threads. XLA functions that run on them at once mostly wait for each other;
+    # Logical CPU devices share their threads. XLA functions that run on them together mostly wait for each other;
     # TensorFlow's own kernels do not.
     return StepByStep(model, optimizer, strategy, compile_gradients=xla and on_gpu)
 
@@ -145,11 +145,11 @@ class StepByStep:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
     def _change(self, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-        """Return what `_one` needs to know of a state: the change of what replicas change differently."""
+        """Return what `_one` needs: the change of a value that replicas change differently, or else the new value."""
         return new - old if self._is_averaged(old) else new
 
     def _one(self, old: tf.Tensor, changes: tf.Tensor) -> tf.Tensor:
-        """Return one state for all replicas: with the mean change of floats; other values are equal already.
+        """Return one state for all replicas: floats change by the mean change; other values are already equal.
 
         The mean of changes, not of values, leaves frozen weights as they are: (a + a + a) / 3 is not always a.
         """
@@ -202,7 +202,7 @@ def _concat(tensors: Tensors) -> tf.Tensor:
 
 
 def _split(flat: tf.Tensor, shapes: Sequence[tf.TensorShape]) -> Tensors:
-    # tf.slice copies nothing where memory is aligned; tf.split would.
+    # tf.slice does not copy aligned memory; tf.split does.
     sizes = [shape.num_elements() for shape in shapes]
     begins = itertools.accumulate(sizes, initial=0)
     return [

@@ -130,7 +130,7 @@ def file_of(text: str) -> ModelFile:
         ("def f(s, n):\n  return [keras.layers.Conv2D(4, 99)]", "mine.py, line 2: f: ValueError: "),
         (
             "shared = keras.layers.Dense(10)\ndef f(s, n):\n  return [keras.layers.Flatten(), shared]",
-            "expected new layers at each call of the function, got the same; create them in it",
+            "expected new layers at each call of the function, got the same; create them inside it",
         ),
         (
             "class f(keras.Model):\n  def __init__(self, s, n):\n    super().__init__()\n"
@@ -156,7 +156,7 @@ def test_m1_an_error_in_a_model_file_is_reported_with_its_line(text: str, messag
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.long  # the commands do the same with two of them
+@pytest.mark.long  # tests of the commands check two of these forms
 @pytest.mark.parametrize("name", [*FORMS, "residual"])
 def test_a_user_model_passes_the_check_before_training(name: str) -> None:
     check_model(own(name), (28, 28, 1), 10, OWN)
