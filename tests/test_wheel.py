@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jobs", "mnist_lib", "cluster")
 BUILT_FROM = (*PACKAGES, "pyproject.toml", "README.md")
-# Files that are used only in the repository: an image is built with the first, the second is filled in by hand.
+# Files that are used only from a clone: an image is built with the first, and the second is filled in by hand.
 NOT_PACKED = {"cluster/deploy/Dockerfile", "cluster/deploy/kubernetes/secret.yaml.example"}
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet")
 

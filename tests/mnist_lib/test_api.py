@@ -47,7 +47,7 @@ def store(objects: LocalObjects, model: str, right: int, *, champion: bool = Tru
 
 
 def in_process(code: str, folder: Path) -> str:
-    """Run code in another folder than that of the project; return what it prints."""
+    """Run code in a folder outside the project; return what it prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

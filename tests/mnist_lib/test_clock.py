@@ -19,7 +19,7 @@ def test_a_written_time_is_read_back() -> None:
 
 
 @pytest.mark.parametrize("text", ["2026-11-26T03:00:00", "2026-11-26T04:00:00+01:00", "2026-11-26", "now"])
-def test_a_time_of_another_form_is_refused(text: str) -> None:
+def test_a_time_in_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected a UTC time|Invalid isoformat"):
         moment_of(text)
 

@@ -117,7 +117,9 @@ def test_a_file_is_trusted_only_after_it_is_added_to_the_list(
     assert listed == f"{file.sha256}  my models.py\n"
 
 
-def test_the_name_of_a_file_adds_no_other_file_to_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_name_with_a_line_break_adds_no_second_file_to_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     other = "f" * 64
     for separator in "\n\r\v\f\x1c\x85\u2028\udcff":

@@ -30,7 +30,7 @@ from mnist_lib.spec import MAX_SEED, TrialSpec, trial_grid
         ("validation_percent", 51),
     ],
 )
-def test_the_error_names_a_field_its_range_and_the_value_out_of_it(field: str, value: Any) -> None:
+def test_the_error_names_the_field_its_range_and_the_invalid_value(field: str, value: Any) -> None:
     with pytest.raises(SpecError, match=rf"{field.removeprefix('global_')}: expected .*, got {value}"):
         TrialSpec.of("keras", **{field: value})
 
@@ -45,7 +45,7 @@ def test_the_error_for_an_unknown_name_suggests_a_similar_one(field: str, value:
         TrialSpec.of(**fields)
 
 
-def test_the_error_for_a_name_unlike_all_others_suggests_none() -> None:
+def test_the_error_for_a_name_unlike_any_known_name_makes_no_suggestion() -> None:
     with pytest.raises(SpecError, match="'zzz' is not known; known: a, b"):
         require_known("field", "zzz", ["a", "b"])
 

@@ -17,7 +17,7 @@ def test_a_share_is_a_percentage_with_two_decimals() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(45.2, "45 s"), (59.6, "1:00"), (185, "3:05"), (3599.4, "59:59"), (7385, "2:03:05")]
 )
-def test_a_duration_from_a_minute_on_is_written_with_colons(seconds: float, text: str) -> None:
+def test_a_duration_of_a_minute_or_more_is_written_with_colons(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -34,5 +34,5 @@ def test_a_duration_from_a_minute_on_is_written_with_colons(seconds: float, text
         ),
     ],
 )
-def test_an_error_is_said_in_one_line_without_headings_and_places(message: str, line: str) -> None:
+def test_an_error_is_written_as_one_line_without_headings_and_places(message: str, line: str) -> None:
     assert one_line(ValueError(message)) == line

@@ -57,7 +57,7 @@ def test_a_second_run_reads_its_data_without_tensorflow(prepared: tuple[Dataset,
 
 
 @pytest.mark.parametrize("change", ["a record", "the metadata", "an added file", "a removed file"])
-def test_a_cache_of_other_files_is_not_used(prepared: tuple[Dataset, Path], change: str) -> None:
+def test_a_cache_is_not_used_after_the_prepared_files_change(prepared: tuple[Dataset, Path], change: str) -> None:
     version = next(prepared[1].iterdir())
     record, info = next(version.glob("*train*")), version / "dataset_info.json"
     match change:

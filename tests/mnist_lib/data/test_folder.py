@@ -13,7 +13,7 @@ from mnist_lib.errors import DataError
 from tests.support.pictures import classes, images_of, noise, read, total, write_folder
 
 
-def test_a_folder_with_only_validation_left_to_train_on_is_refused(tmp_path: Path) -> None:
+def test_a_folder_whose_pictures_are_all_for_validation_is_refused(tmp_path: Path) -> None:
     broken: dict[str, Image.Image | bytes] = {"train/a/1.png": b"x", "train/b/1.png": b"x"}
     files = {**classes("val/a", "val/b", "test/a", "test/b"), **broken}
     dataset = read(write_folder(tmp_path / "f", files))
@@ -22,7 +22,7 @@ def test_a_folder_with_only_validation_left_to_train_on_is_refused(tmp_path: Pat
     dataset.info.check(0)
 
 
-def test_p18_an_image_never_changes_sides_when_others_are_added_and_copies_stay_together(tmp_path: Path) -> None:
+def test_p18_a_picture_and_its_copies_stay_in_one_split_when_others_are_added(tmp_path: Path) -> None:
     files = classes("a", "b", pictures=40)
     before = read(write_folder(tmp_path / "f", files))
     write_folder(tmp_path / "f", classes("a", "b", "c", pictures=60))
@@ -36,7 +36,7 @@ def test_p18_an_image_never_changes_sides_when_others_are_added_and_copies_stay_
     ]
     assert sorted(copies) == [0, 2]
     assert 0.05 < len(after.test) / total(after) < 0.3
-    for percent in (10, 30):  # so does validation, if its share stays the same
+    for percent in (10, 30):  # the same holds for validation, if its share does not change
         old, new = ({i.tobytes() for i in d.train_and_validation(percent)[1].images} for d in (before, after))  # type: ignore[union-attr]
         assert old < new
 
@@ -76,7 +76,7 @@ def test_d8_the_channels_are_what_the_pictures_need(tmp_path: Path, modes: list[
     assert read(tmp_path / "f", channels=1).image_shape == (8, 8, 1)
 
 
-def test_d8_16_bits_transparency_and_rotation_are_shown_as_a_viewer_does(tmp_path: Path) -> None:
+def test_d8_16_bits_transparency_and_rotation_are_read_as_a_viewer_shows_them(tmp_path: Path) -> None:
     deep = Image.fromarray((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "deep/1.png": deep, "clear/2.png": clear})
@@ -94,7 +94,7 @@ def test_d8_16_bits_transparency_and_rotation_are_shown_as_a_viewer_does(tmp_pat
     assert lying.transpose(Image.Transpose.ROTATE_270).tobytes() in images_of(read(turned), "a")
 
 
-def test_d8_pictures_of_several_sizes_are_scaled_and_cropped_to_a_size_that_is_said(tmp_path: Path) -> None:
+def test_d8_pictures_of_several_sizes_are_resized_and_cropped_and_a_notice_says_so(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b", size=(300, 200)), **classes("c", size=(20, 30))})
     dataset = read(folder)
     assert dataset.image_shape == (64, 64, 1)
@@ -103,7 +103,7 @@ def test_d8_pictures_of_several_sizes_are_scaled_and_cropped_to_a_size_that_is_s
     )
     assert read(folder, image_size=(10, 12)).image_shape == (10, 12, 1)
     wide = Image.new("L", (30, 10), 0)
-    wide.paste(255, (10, 0, 20, 10))  # the middle third is white, and all that is left
+    wide.paste(255, (10, 0, 20, 10))  # the middle third, which is all that is left, is white
     write_folder(folder, {"c/wide.png": wide})
     assert b"\xff" * 100 in images_of(read(folder, image_size=(10, 10)), "c")
 
@@ -115,7 +115,7 @@ def test_d8_the_same_picture_in_two_classes_is_left_out_of_both_and_named(tmp_pa
     assert dataset.notices == ("left out, the same picture in several classes: a/same.png, b/same.bmp",)
 
 
-def test_d8_every_class_of_a_picture_in_several_is_named_even_if_one_has_it_many_times(tmp_path: Path) -> None:
+def test_d8_every_class_with_the_same_picture_is_named_even_if_one_has_many_copies(tmp_path: Path) -> None:
     copies = {f"a/{number}.bmp": noise(99) for number in range(6)}
     folder = write_folder(tmp_path / "f", {**classes("a", "b", "c"), **copies, "b/x.bmp": noise(99)})
     (notice,) = read(folder).notices
@@ -159,7 +159,7 @@ def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
         read(folder, image_size=(4, 4))
     (folder / "note.pdf").touch()
     (folder / "a/note.pdf").touch()
-    with pytest.raises(TypeError):  # since the notices would be those of before
+    with pytest.raises(TypeError):  # read again, since the stored notices are out of date
         read(folder)
 
 

@@ -17,7 +17,7 @@ def test_d8_classes_are_the_folders_in_natural_order(tmp_path: Path) -> None:
     assert (dataset.name, dataset.image_shape, total(dataset)) == ("numbers", (8, 8, 1), 120)
 
 
-def test_d8_hidden_files_are_ignored_and_others_that_are_no_pictures_are_counted_and_named(tmp_path: Path) -> None:
+def test_d8_hidden_files_are_ignored_and_other_non_pictures_are_counted_and_named(tmp_path: Path) -> None:
     ignored = dict.fromkeys(("a/.DS_Store", "a/Thumbs.db", ".git/x.png", "a/._1.png", "__MACOSX/a/1.png"), b"")
     skipped = dict.fromkeys(("a/photo.HEIC", "a/note.pdf", "b/more.pdf", "b/old.zip", "outside.png"), b"x")
     dataset = read(write_folder(tmp_path / "f", {**classes("a", "b"), **ignored, **skipped}))
@@ -47,7 +47,7 @@ def test_given_splits_are_kept(tmp_path: Path, validation: str) -> None:
     assert len(dataset.train_and_validation(0)[0]) == 12
 
 
-def test_other_folders_beside_train_and_test_are_left_out_and_incomplete_splits_refused(tmp_path: Path) -> None:
+def test_folders_beside_train_and_test_are_left_out_and_incomplete_splits_refused(tmp_path: Path) -> None:
     files = classes("train/a", "train/b", "test/a", "test/b", pictures=4)
     folder = write_folder(tmp_path / "f", {**files, "annotations/1.png": noise(1)})
     dataset = read(folder)
@@ -64,7 +64,7 @@ def test_other_folders_beside_train_and_test_are_left_out_and_incomplete_splits_
         read(write_folder(tmp_path / "h", flat))
 
 
-def test_what_is_not_a_file_does_not_delay_the_command(tmp_path: Path) -> None:
+def test_a_pipe_in_a_class_folder_is_left_out_without_a_delay(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     os.mkfifo(folder / "a/pipe.png")
     assert read(folder).notices == ("left out, not a file: 1 (a/pipe.png)",)
@@ -99,7 +99,7 @@ def test_d8_names_may_contain_any_letters(tmp_path: Path) -> None:
     assert dataset.name == "Bl-tter-und"
     assert read(write_folder(tmp_path / "葉", classes("a", "b"))).name == "pictures"
     assert read(write_folder(tmp_path / "mnist", classes("a", "b"))).name == "mnist-folder"
-    assert len(read(write_folder(tmp_path / ("x" * 120), classes("a", "b"))).name) == 60  # the name of a run has it
+    assert len(read(write_folder(tmp_path / ("x" * 120), classes("a", "b"))).name) == 60  # names of runs contain it
 
 
 def test_a_control_character_in_a_class_name_is_refused(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_control_character_in_a_class_name_is_refused(tmp_path: Path) -> None:
         read(write_folder(tmp_path / "f", classes("a", "b\x1b[2J")))
 
 
-def test_what_is_no_folder_of_classes_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_of_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError, match="expected a folder of pictures, got /nowhere/x, not a folder"):
         read(Path("/nowhere/x"))
     for name, files in {"flat": {"1.png": noise(1)}, "one": classes("a"), "none": {}}.items():

@@ -1,4 +1,4 @@
-"""A copy of a folder in a bucket, which later runs only bring up to date."""
+"""A local copy of a folder in a bucket. Later runs copy only what has changed."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_an_interrupted_copy_is_repeated_and_a_name_cannot_leave_the_folder(s3: 
     mirror.mirror(s3, tmp_path / "copy")
     assert (tmp_path / "copy/a/1.png").read_bytes() == (tmp_path / "local/a/1.png").read_bytes()
     assert not (tmp_path / "copy/a/deleted-meanwhile.png").exists()
-    for name in ("a/", "note.txt"):  # a folder as consoles make one, and others
+    for name in ("a/", "note.txt"):  # a folder as web consoles make one, and a file that is not a picture
         obstore.put(bucket._open(s3), name, b"")
     mirror.mirror(s3, tmp_path / "copy")
     assert sorted(path.name for path in (tmp_path / "copy").iterdir() if path.name[0] != ".") == ["a", "b"]

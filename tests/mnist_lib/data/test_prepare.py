@@ -75,7 +75,7 @@ def test_the_error_without_network_and_files_names_the_remedies_of_every_command
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_mistyped_data_dir_is_not_created_if_the_dataset_cannot_be_had(tmp_path: Path) -> None:
+def test_a_mistyped_data_dir_is_not_created_if_the_dataset_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError):
         prepare(DataRequest(dataset="mnist", data_dir=tmp_path / "mistyped"))
     assert not (tmp_path / "mistyped").exists()
@@ -83,7 +83,7 @@ def test_a_mistyped_data_dir_is_not_created_if_the_dataset_cannot_be_had(tmp_pat
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("variable", ["no_proxy", "http_proxy"])
-def test_neither_no_proxy_nor_a_dead_proxy_delays_the_error(
+def test_the_error_is_prompt_with_the_no_proxy_variable_and_with_a_dead_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "localhost" if variable == "no_proxy" else "http://127.0.0.1:9")
@@ -106,7 +106,7 @@ def test_a_host_that_never_answers_is_abandoned_after_the_timeout(monkeypatch: p
     abandoned.set()
 
 
-def test_another_version_on_disk_is_not_mistaken_for_this_one(tmp_path: Path) -> None:
+def test_another_version_on_disk_is_not_mistaken_for_the_requested_one(tmp_path: Path) -> None:
     prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
     (tmp_path / "sklearn_digits/1.0.0").rename(tmp_path / "sklearn_digits/0.9.0")
     prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))

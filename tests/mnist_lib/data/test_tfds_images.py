@@ -1,4 +1,4 @@
-"""Datasets of TFDS that are not in the catalog, from a builder in a file of the user's."""
+"""Datasets of TFDS that are not in the catalog, from a builder in a user's file."""
 
 from pathlib import Path
 

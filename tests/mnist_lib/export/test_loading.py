@@ -1,4 +1,4 @@
-"""A loaded model predicts as the trained one, and files that somebody else put into the store run no code."""
+"""A loaded model predicts the same as the trained one, and files that somebody else put into the store run no code."""
 
 import io
 import json

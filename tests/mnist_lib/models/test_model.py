@@ -70,7 +70,7 @@ def stored_probabilities(name: str, folder: Path, images: np.ndarray) -> dict[st
 
 
 @each_model
-def test_a_stored_model_predicts_as_the_trained_one(name: str, digits: Dataset, tmp_path: Path) -> None:
+def test_a_stored_model_predicts_the_same_as_the_trained_one(name: str, digits: Dataset, tmp_path: Path) -> None:
     model, images = build_model(small_spec(name), digits.image_shape, 10), digits.test.images[::10]
     weights = model.initial_weights(3)
     for path, content in model.files(weights).items():

@@ -112,7 +112,7 @@ def test_p10_i11_writes_of_a_holder_that_was_suspended_too_long_are_refused(obje
     assert one.number is None
 
 
-def test_a_fenced_write_asks_at_most_once_a_second_whether_the_lease_is_held_but_a_create_always(
+def test_a_fenced_create_always_checks_the_lease_and_other_writes_once_a_second(
     objects: Objects,
 ) -> None:
     mine, clock = Clock(), Clock()

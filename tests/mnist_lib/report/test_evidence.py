@@ -133,6 +133,6 @@ def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_lif
     ]
 
 
-def test_an_epoch_that_was_trained_twice_is_once_in_the_curve() -> None:
+def test_an_epoch_that_was_trained_twice_appears_once_in_the_curve() -> None:
     history = [epoch(1, "x", 1), epoch(2, "x", 2, 0.5), started(3, "x", 2), epoch(4, "x", 2, 0.5), epoch(5, "x", 3)]
     assert [done.epoch for done in learning_curves(history)["x"]] == [1, 2, 3]

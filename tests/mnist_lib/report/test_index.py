@@ -85,7 +85,7 @@ def test_each_dataset_is_a_line_of_the_overview_and_a_group_of_runs_with_a_plot_
 
 
 def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(summary: dict[str, Any]) -> None:
-    """The two models of a run differ in their optimizers, but all runs have the same."""
+    """The two models of a run have different optimizers, but each model has the same optimizer in all runs."""
     rows = [
         on(summary, "mnist", "a"),
         on(summary, "mnist", "b", epochs=20, hidden_units=64, arguments={"hidden_units": 64}),

@@ -94,7 +94,7 @@ def test_markup_in_a_message_is_shown_as_text(digits: Dataset) -> None:
     assert html.unescape(page).count("--storage=<script>alert(1)</script>") == 1  # quoted as a shell needs it
 
 
-def test_each_plot_of_the_page_is_there_as_a_picture_too(reported: tuple[ReportedRun, Report]) -> None:
+def test_each_plot_of_the_page_is_also_a_picture(reported: tuple[ReportedRun, Report]) -> None:
     run, made = reported
     assert all(content.startswith(b"\x89PNG") for content in made.plots.values())
     if run.tallies:

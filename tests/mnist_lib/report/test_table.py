@@ -18,7 +18,7 @@ def text_of(summary: dict[str, Any]) -> str:
     return as_text(*result_tables(summary))
 
 
-def test_only_the_interval_of_a_single_trial_is_said_to_be_over_test_images() -> None:
+def test_the_table_says_over_test_images_only_for_a_single_trial() -> None:
     assert "over test images" in text_of(small_summary(CORRECT))
     assert "over test images" not in text_of(small_summary(CORRECT, CORRECT))
 
@@ -26,7 +26,7 @@ def test_only_the_interval_of_a_single_trial_is_said_to_be_over_test_images() ->
 @pytest.mark.parametrize(
     ("predicted", "guessing"), [([WRONG, WRONG], True), ([CORRECT, HALF], False), ([WRONG, CORRECT], False)]
 )
-def test_only_a_model_that_may_be_guessing_is_called_not_better_than_guessing(
+def test_the_table_says_not_better_than_guessing_only_if_the_model_may_be(
     predicted: list[list[int]], guessing: bool
 ) -> None:
     """The counts of all trials decide: the interval over two seeds is nearly always wide enough to include chance."""

@@ -93,7 +93,7 @@ def test_a_trial_that_resumed_from_a_checkpoint_has_every_epoch_once(
     assert losses == [(epoch.epoch, np.float32(epoch.loss)) for epoch in result_of(events).history]
 
 
-def test_without_validation_and_without_mistakes_the_other_values_are_there(
+def test_without_validation_and_without_mistakes_the_other_values_are_written(
     events: list[TrialEvent], digits: Dataset, tmp_path: Path
 ) -> None:
     from mnist_lib.report.tensorboard import event_file

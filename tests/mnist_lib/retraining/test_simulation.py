@@ -127,7 +127,7 @@ def check(world: World) -> None:
     journal = world.journal()
     for before, entry in itertools.pairwise(journal):
         if before.is_open:
-            assert entry.slot == before.slot, "a slot begins before the one before it is settled"
+            assert entry.slot == before.slot, "a slot begins before the previous one is settled"
         if entry.kind == "started" and not before.is_open:
             assert entry.attempt == 1
             check_start(world, entry)

@@ -1,4 +1,4 @@
-"""The slots of a timetable, also around changes of the clocks."""
+"""The slots of a timetable, including those around changes of the clocks."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ def slots(timetable: Timetable, after: str, until: str) -> list[str]:
         ("0 3 * * *", "../../etc/passwd", "tz: expected a time zone"),
     ],
 )
-def test_i7_an_invalid_timetable_is_refused_naming_the_field(cron: str, zone: str, message: str) -> None:
+def test_i7_an_invalid_timetable_is_refused_and_the_error_names_the_field(cron: str, zone: str, message: str) -> None:
     with pytest.raises(CronError, match=re.escape(message)):
         Timetable(cron, zone)
 
@@ -56,7 +56,7 @@ def test_i8_a_local_time_that_occurs_twice_is_one_slot() -> None:
     assert found == ["25 00:30", "26 01:30"]
 
 
-def test_i8_an_hourly_job_is_due_in_both_of_two_equal_hours() -> None:
+def test_i8_an_hourly_job_is_due_in_both_occurrences_of_a_repeated_hour() -> None:
     found = slots(Timetable("30 * * * *", BERLIN), "2026-10-24T23:00", "2026-10-25T02:00")
     assert found == ["24 23:30", "25 00:30", "25 01:30"]
 
@@ -81,7 +81,7 @@ def test_whitespace_around_and_between_fields_is_ignored() -> None:
     assert Timetable("0 3\t* * *\n").cron == "0 3 * * *"
 
 
-def test_a_slot_is_the_latest_but_not_the_next_at_its_own_moment() -> None:
+def test_at_the_time_of_a_slot_that_slot_is_the_latest_and_the_next_is_later() -> None:
     timetable = Timetable("0 3 * * *")
     assert timetable.latest(utc("2026-01-02T03:00")) == utc("2026-01-02T03:00")
     assert timetable.next(utc("2026-01-02T03:00")) == utc("2026-01-03T03:00")

@@ -97,9 +97,7 @@ def test_s5_the_best_of_three_concurrent_promotions_becomes_champion(tmp_path: P
 
 
 @pytest.mark.parametrize("first", ["promotion", "roll-back"])
-def test_s5_a_promotion_and_a_roll_back_at_any_step_of_it_leave_the_log_of_one_after_the_other(
-    tmp_path: Path, first: str
-) -> None:
+def test_s5_concurrent_promotion_and_roll_back_act_as_if_one_ran_after_the_other(tmp_path: Path, first: str) -> None:
     def act(what: str, objects: Objects) -> None:
         if what == "promotion":
             version = find(objects, "keras", 3)

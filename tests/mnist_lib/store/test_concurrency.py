@@ -42,7 +42,7 @@ def linearizable(numbered: list[tuple[int, Operation]]) -> bool:
 
 
 def log_linearizable(appends: dict[int, Operation], reads: list[Operation]) -> bool:
-    """Return whether some order explains the appends to a log, by record number, and the reads of its length."""
+    """Return whether a log is linearizable, given its appends (by record number) and the reads of its length."""
     # The order: append 1, reads of 1, append 2, reads of 2, ...
     steps = [(2 * number, operation) for number, operation in appends.items()]
     steps += [(2 * read.value + 1, read) for read in reads]

@@ -32,7 +32,7 @@ LABELS = np.zeros(200, np.uint8)
 GOOD: dict[str, Any] = {"probabilities": np.eye(10, dtype=np.float32)[LABELS], "predictions": LABELS, "labels": LABELS}
 
 
-def test_predictions_have_an_accuracy_a_fingerprint_and_any_disqualification(objects: LocalObjects) -> None:
+def test_predictions_have_an_accuracy_and_a_fingerprint_and_may_be_disqualified(objects: LocalObjects) -> None:
     for run, finite in (("a", True), ("b", False)):
         version = publish(objects, "keras", run, files(150, finite=finite), about("print"))
         read = Predictions.read(objects, version)
@@ -67,7 +67,7 @@ def test_p11_malformed_predictions_are_an_integrity_error(objects: LocalObjects,
         Predictions.read(objects, version)
 
 
-def test_predictions_for_other_labels_are_not_compared(objects: LocalObjects) -> None:
+def test_predictions_for_different_labels_are_not_compared(objects: LocalObjects) -> None:
     promote(objects, published(objects, 150), Rule())
     version = publish(objects, "keras", "easy", {**files(150), "predictions.npz": npz(**GOOD)}, about())
     decision = promote(objects, version, Rule())

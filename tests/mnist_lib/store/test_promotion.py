@@ -82,7 +82,7 @@ def test_a_small_or_insignificant_drop_of_one_class_does_not_prevent_promotion()
     "challenger",
     [predictions("keras@2", 200, fingerprint="other"), predictions("keras@2", 100, images=100, test_images=100)],
 )
-def test_a_challenger_tested_on_other_images_is_not_promoted(challenger: Predictions) -> None:
+def test_a_challenger_tested_on_different_images_is_not_promoted(challenger: Predictions) -> None:
     decision = Rule().decide(challenger, predictions("keras@1", 100))
     assert not decision.promote
     assert "different images" in decision.why

@@ -1,4 +1,4 @@
-"""Publishing: versions get consecutive numbers, and a run publishes a model once, even by concurrent attempts."""
+"""Publishing: versions get consecutive numbers, and a run publishes each model once, even with concurrent attempts."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -46,7 +46,7 @@ def test_f5_an_unfinished_run_is_resumed_and_a_complete_one_has_a_summary(object
         ({**TERMS, "trials": {"keras-s0": TERMS["trials"]["keras-s0"]}}, "keras-s1 none instead of set"),  # type: ignore[index]
     ],
 )
-def test_resuming_with_other_terms_is_refused_and_the_differences_are_listed(
+def test_resuming_with_different_terms_is_refused_and_the_differences_are_listed(
     tmp_path: Path, terms: dict[str, Any], differences: str
 ) -> None:
     objects = LocalObjects(tmp_path)

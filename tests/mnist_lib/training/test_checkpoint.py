@@ -109,7 +109,7 @@ def test_at_the_deadline_every_trial_has_a_valid_result_of_at_least_one_epoch(fe
     assert [len(event.history) for event in late if isinstance(event, TrialResult)] == [1, 1]
 
 
-def test_a_trial_with_max_epochs_has_the_first_losses_of_the_full_trial(few: Dataset) -> None:
+def test_max_epochs_ends_a_trial_early_and_does_not_change_its_losses(few: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=4, schedule="one-cycle", validation_percent=0)
     full = list(events([spec], few, EACH_EPOCH, {}))
     short = result(list(events([spec], few, Pace(max_epochs=2), {})))

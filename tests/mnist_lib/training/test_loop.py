@@ -102,7 +102,7 @@ def unusual_layers() -> list[keras.layers.Layer]:
     ]
 
 
-@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # Keras says so, and trains the others
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # Keras warns, and trains the rest
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_losses_of_layers_count_and_weights_without_a_gradient_stay_as_in_keras_fit(
     digits: Dataset, replicas: int
@@ -120,7 +120,7 @@ def test_losses_of_layers_count_and_weights_without_a_gradient_stay_as_in_keras_
             images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
             twin.train_on_batch(images, labels)
     assert (trainer.weights.trainable[2].numpy() == 1).all()
-    # The activity losses are means over a batch, so a mean of two replicas is that of one up to rounding.
+    # The activity losses are means over a batch, so the mean over two replicas equals that of one up to rounding.
     for mine, theirs in zip(trainer.weights.trainable, twin.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
@@ -165,7 +165,7 @@ def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_weights_are_equal_for_equal_seeds_and_differ_for_others(digits: Dataset, replicas: int) -> None:
+def test_weights_are_equal_for_equal_seeds_and_differ_for_different_seeds(digits: Dataset, replicas: int) -> None:
     spec, train = TrialSpec.of("scratch", hidden_units=8), first(digits.train, 300)
     trainer, plan = trainer_of(spec, replicas), Plan(300, 32, replicas)
     hashes = []

@@ -48,7 +48,7 @@ def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result
 
 
 def test_the_result_has_the_weights_of_the_best_epoch_on_validation(digits: Dataset) -> None:
-    """A trial that ends after the best epoch has the same weights."""
+    """A trial with only that many epochs ends with the same weights."""
     (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02)
     events = events_of([spec], few_digits(digits))
     result = results_of(events)[spec.id]
