@@ -1,4 +1,4 @@
-"""Seconds and fsyncs of publishing a version on a local disk, beside MLflow's registry."""
+"""Seconds and fsyncs of publishing a version on a local disk, compared with MLflow's registry."""
 
 import argparse
 import os

@@ -38,7 +38,7 @@ def as_file_name(text: str) -> str:
 
 
 def moment_of(text: str) -> datetime:
-    """Parse a time that `text_of` wrote. Raises ValueError for another form."""
+    """Parse a time that `text_of` wrote. Raises ValueError for any other form."""
     moment = datetime.fromisoformat(text)
     if text_of(moment) != text:
         raise ValueError(f"expected a UTC time such as 2026-11-26T03:00:00Z, got {text!r}")

@@ -27,7 +27,7 @@ class Digits(NamedTuple):
 
 
 def digits() -> Digits:
-    """Read the digits from the file that is the first argument."""
+    """Read the digits from the file that the first argument names."""
     with np.load(Path(sys.argv[1])) as arrays:
         return Digits(*(arrays[name] for name in Digits._fields))
 

@@ -173,11 +173,11 @@ class KerasModel:
         )
 
     def training_network(self) -> keras.Sequential:
-        """Return a new network that ends in logits, with the layers which are only for training."""
+        """Return a new network that ends in logits, with the layers that are only for training."""
         return self._network_of(self._layers())
 
     def _state_to_predict(self, weights: Weights) -> Tensors:
-        """Return the state without that of the layers which are only for training."""
+        """Return the state without the state of the layers that are only for training."""
         return [value for value, kept in zip(weights.state, self._predicts, strict=True) if kept]
 
     def _layers_to_predict(self) -> list[keras.Layer]:

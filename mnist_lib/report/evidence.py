@@ -18,7 +18,7 @@ from mnist_lib.results import EpochDone, Tally
 
 CALIBRATION_BINS = 10
 MAX_PICTURES = 24  # of one kind
-MAX_CONFUSED = 3  # classes that are predicted instead of one
+MAX_CONFUSED = 3  # wrongly predicted classes that are listed for a class
 # A label is questioned if all trials of the models with a mean test accuracy of at least MIN_ACCURACY predict the same
 # other class, with a mean probability of at least MIN_PROBABILITY. There must be at least MIN_VOTERS such trials. Less
 # accurate models are mostly wrong where they contradict a label: on MNIST, models of 97.8% contradicted 31 labels,

@@ -11,7 +11,7 @@ from mnist_lib.objects.storage import open_storage
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return an empty storage of each kind, as `--storage` names it."""
+    """Return an empty storage of each kind, in the form that `--storage` takes."""
     if request.param == "s3":
         return str(request.getfixturevalue("s3"))
     return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else str(tmp_path)

@@ -152,7 +152,7 @@ def test_runs_are_records_with_the_newest_first(objects: LocalObjects, tmp_path:
     assert found == mnist_lib.runs(f"file://{tmp_path}/results")
 
 
-def test_a_damaged_champion_log_hides_no_run_and_leaves_the_champion_unknown(
+def test_with_a_damaged_champion_log_runs_are_listed_and_the_champion_is_unknown(
     objects: LocalObjects, tmp_path: Path, digits: Dataset
 ) -> None:
     store(objects, "keras", 150)

@@ -105,7 +105,7 @@ def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(su
 def test_an_index_of_no_run_or_one_run_is_a_page_without_champions(summary: dict[str, Any], count: int) -> None:
     page = index(rows_of(summary, count), []).decode()
     assert f"<h1>{count} run" in page
-    assert "There is none." in section(page, "Current champions")
+    assert "No model has a champion." in section(page, "Current champions")
 
 
 def test_a_run_of_an_early_version_is_listed_without_its_time(summary: dict[str, Any]) -> None:

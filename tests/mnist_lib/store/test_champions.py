@@ -153,7 +153,7 @@ def test_s9_a_damaged_champion_record_is_an_integrity_error(objects: LocalObject
         champion(objects, "keras")
 
 
-def test_p6_a_damaged_champion_record_hides_no_other_and_can_be_rolled_back(
+def test_p6_a_damaged_champion_record_leaves_others_readable_and_can_be_rolled_back(
     objects: LocalObjects, tmp_path: Path
 ) -> None:
     times = ["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z", "2026-11-03T03:00:00Z", "2026-11-04T03:00:00Z"]

@@ -137,7 +137,7 @@ def test_verify_finds_a_missing_champion_record_and_the_champion_stays(
     ],
 )
 @pytest.mark.parametrize("command", [["list"], ["show", "keras@1"], ["verify", "--all"]])
-def test_s9_a_sealed_record_with_wrong_fields_counts_as_damage_and_hides_no_version(
+def test_s9_a_sealed_record_with_wrong_fields_is_damage_and_the_others_are_listed(
     objects: LocalObjects, keras: Path, change: dict[str, Any], command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = keras / "commits/00000001.json"

@@ -57,7 +57,7 @@ RECORD = seal({"model": "keras", "number": 1})
 @pytest.mark.parametrize(
     "record", [b"", b"{", b"[]", b"null", b"\xff", b'{"schema": 1}', b"{}" * 1_000, RECORD, b"[" * 10**6]
 )
-def test_s9_a_damaged_commit_record_is_an_error_and_hides_no_other_version(
+def test_s9_a_damaged_commit_record_is_an_error_and_other_versions_are_still_listed(
     objects: LocalObjects, tmp_path: Path, record: bytes
 ) -> None:
     for run in ("a", "b"):
