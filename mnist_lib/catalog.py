@@ -139,7 +139,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".
 
 
 def require_known(field: str, name: str, known: Iterable[str]) -> None:
-    """Raise SpecError if the name is not known, with the most similar name, if there is one, and all known names."""
+    """Raise SpecError if the name is not known. Its message suggests a similar name, if any, and lists all."""
     known = tuple(known)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
