@@ -1,6 +1,7 @@
-"""How counts, shares, durations and errors are written for people, the same in every command and report."""
+"""How counts, shares, durations, errors and names are written for people, the same in every command and report."""
 
 MAX_REASON = 300  # characters of an error's message
+MAX_SHORT_NAME = 24  # characters of a name in a picture
 
 
 def counted(count: int, noun: str) -> str:
@@ -37,3 +38,25 @@ def one_line(error: BaseException) -> str:
         said = [line for line in lines if not line.startswith((*headings, *places))]
         return (said or lines)[-1][:MAX_REASON]
     return (" ".join(text.split("\n\n")[0].split()) or type(error).__name__)[:MAX_REASON]
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return text whose characters can all be seen: the others become escapes, such as \\x1b or \\u202e.
+
+    The others are control and format characters, also bidirectional and zero-width ones; unusual spaces; halves of
+    surrogate pairs, as in a name that is not UTF-8; and code points without a character. Letters of every script stay.
+    All text for a terminal, a log, CSV, HTML or a plot goes through this function on its way out.
+
+    Args:
+        keep: control characters to leave as they are, such as line feeds in text of several lines.
+    """
+    if text.translate(dict.fromkeys(map(ord, keep))).isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def short_name(text: str) -> str:
+    """Return a printable name for a picture, without its middle if it is long: names differ mostly at their ends."""
+    shown = printable(text)
+    half = MAX_SHORT_NAME // 2
+    return shown if len(shown) <= MAX_SHORT_NAME else f"{shown[:half]}…{shown[len(shown) - half + 1 :]}"

@@ -7,20 +7,21 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from jobs.console.output import printable
 from jobs.predict.answers import Answer
 from mnist_lib.objects.local import atomic_output
 from mnist_lib.report.dataset import as_picture
+from mnist_lib.wording import printable
 
 MAX_PICTURES = 100  # more would be hard to view in one image
 TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times as wide as an MNIST image
 CAPTION = 3 * LINE + 8
 MAX_COLUMNS = 10
+MAX_CHARACTERS = 100  # no tile is wide enough for more
 BACKGROUND, TEXT, FAINT, WARNING, WRONG = "#ffffff", "#1a1a1a", "#6b7280", "#b45309", "#b91c1c"
 
 
 def draw(answers: Sequence[Answer], path: Path) -> None:
-    """Draw the first hundred predictions into a file, which appears once it is complete. Raises StoreError."""
+    """Draw the first hundred predictions into a file, which appears once it is complete. Raises OutputError."""
     shown = answers[:MAX_PICTURES]
     columns = min(MAX_COLUMNS, math.ceil(math.sqrt(len(shown) * 1.5)))
     rows = math.ceil(len(shown) / columns)
@@ -44,6 +45,7 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
     sheet.paste(seen, (left, top), seen if channels == 4 else None)
     colour = WRONG if answer.right is False else WARNING if answer.unsure else TEXT
     (first, probability), (second, second_probability), *_ = answer.ranking
+    first = printable(first)
     line, sure = top + TILE + 4, f"{probability:.1%}" + (" unsure" if answer.unsure else "")
     below = f"is {answer.label}" if answer.right is False else f"{second}: {second_probability:.1%}"
     if len(first) == 1:  # such as a digit, which is shown in large type
@@ -52,15 +54,15 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
     else:
         drawing.text((left, line), _shortened(f"{first} {sure}", drawing), colour, _font(12))
     below_left = left + 26 if len(first) == 1 else left
-    shown = below if len(first) == 1 else _shortened(below, drawing)
-    drawing.text((below_left, line + LINE), shown, colour if answer.right is False else FAINT, _font(12))
-    name = _shortened(printable(Path(answer.name).name, keep=""), drawing)
-    drawing.text((left, line + 2 * LINE), name, FAINT, _font(12))
+    colour = colour if answer.right is False else FAINT
+    drawing.text((below_left, line + LINE), _shortened(below, drawing), colour, _font(12))
+    drawing.text((left, line + 2 * LINE), _shortened(Path(answer.name).name, drawing), FAINT, _font(12))
 
 
 def _shortened(name: str, drawing: ImageDraw.ImageDraw) -> str:
-    """Cut out the middle of a name to fit the width of a tile, since names differ mostly at their ends."""
-    length, shown = len(name), name
+    """Return a printable name without its middle, to fit into a tile, since names differ mostly at their ends."""
+    name = printable(name)
+    length, shown = min(len(name), MAX_CHARACTERS), name[: MAX_CHARACTERS + 1]
     while drawing.textlength(shown, _font(12)) > TILE:
         length -= 1
         shown = f"{name[: length // 2]}…{name[len(name) - (length + 1) // 2 :]}"

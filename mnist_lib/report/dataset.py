@@ -17,7 +17,7 @@ from rich.text import Text
 
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.wording import counted
+from mnist_lib.wording import counted, printable, short_name
 
 BAR_WIDTH, MAX_NAME = 20, 30  # characters
 EXAMPLES = 10  # of each class, in a picture of examples
@@ -104,16 +104,17 @@ def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
     height, width, channels = dataset.image_shape
     scale = max(1, MAX_IMAGE_SIDE // max(height, width))  # a whole number, so that pixels stay squares
     font = ImageFont.load_default(FONT_SIZE)
-    label_width = max(LABEL_WIDTH, GAP + math.ceil(max(font.getlength(name) for name in dataset.classes)))
+    names = [*map(short_name, dataset.classes)]
+    label_width = max(LABEL_WIDTH, GAP + math.ceil(max(map(font.getlength, names))))
     row, column = max(height * scale, FONT_SIZE) + GAP, width * scale + GAP
     top, left = MARGIN + TITLE_HEIGHT, MARGIN + label_width
-    title = f"{dataset.name} {dataset.version}: training images of each class, seed {seed}"
+    title = printable(f"{dataset.name} {dataset.version}: training images of each class, seed {seed}")
     total = max(left + EXAMPLES * column - GAP, MARGIN + math.ceil(font.getlength(title))) + MARGIN
     picture = Image.new("RGB", (total, top + len(dataset.classes) * row - GAP + MARGIN), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, MARGIN), title, fill=0, font=font)
-    for label, (name, chosen) in enumerate(zip(dataset.classes, choose(dataset, seed), strict=True)):
-        y = top + label * row
+    for number, (name, chosen) in enumerate(zip(names, choose(dataset, seed), strict=True)):
+        y = top + number * row
         draw.text((MARGIN, y + height * scale / 2), name, fill=0, font=font, anchor="lm")
         for place, image in enumerate(dataset.train.images[chosen]):
             shown = as_picture(255 - image if channels == 1 and dataset.name in DATASETS else image)

@@ -16,6 +16,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from mnist_lib.wording import printable, short_name
 
 TEXT, LINE, LOST = "#1f2328", "#c8ccd1", "#c4320a"
 SERIES = ("#1f5fbf", "#b2570a", "#1a7f4b", "#8250c4", "#a3346b", "#57606a")  # one for each model
@@ -63,7 +66,8 @@ def legend(axes: Axes) -> None:
     """Draw a legend above the plot, if it has more than one entry."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1 and isinstance(axes.figure, Figure):
-        made = axes.figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT)
+        names = [*map(short_name, labels)]
+        made = axes.figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT)
         for handle in made.legend_handles:
             if handle is not None:
                 handle.set_alpha(1.0)  # if there are many curves, they are nearly transparent
@@ -71,18 +75,26 @@ def legend(axes: Axes) -> None:
 
 def plot(name: str, figure: Figure, *, in_page: bool = True) -> Plot:
     """Draw the figure as PNG and, for a page, as SVG."""
+    _show_text_literally(figure)
     svg, png = io.StringIO(), io.BytesIO()
     with (
         warnings.catch_warnings(),
         _settings({"svg.hashsalt": name}),
     ):  # otherwise two plots in a page could have the same identifiers
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # it is drawn as a box
+        # A glyph that no font has is drawn as a box; names too long for the layout are cut at the edge.
+        warnings.simplefilter("ignore", UserWarning)
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
         if in_page:
             figure.set_layout_engine("none")  # the PNG's layout is reused, which saves a third of the time
             figure.savefig(svg, format="svg", metadata={"Date": None}, transparent=True)
     return Plot(name, _for_page(svg.getvalue(), name) if in_page else "", png.getvalue())
+
+
+def _show_text_literally(figure: Figure) -> None:
+    """Show every text of a figure as it is: printable, and never as a formula, for which a name with $ is taken."""
+    for text in figure.findobj(Text):
+        text.set(text=printable(text.get_text(), keep="\n"), parse_math=False)
 
 
 def _for_page(svg: str, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mnist_lib.report import plots
-from mnist_lib.report.page import template
+from mnist_lib.report.page import render
 from mnist_lib.report.summary import settings_of
 
 MAX_RUNS = 500  # of one dataset in its table; the plot shows all
@@ -79,10 +79,15 @@ def index(rows: Sequence[Row], changes: Sequence[Change]) -> bytes:
             }
         )
     champions = sorted((change for change in changes if change.current), key=lambda change: change.model)
-    page = template("index.html").render(
-        groups=groups, total=len(runs), max_runs=MAX_RUNS, models=models, champions=champions, changes=changes[::-1]
+    return render(
+        "index.html",
+        groups=groups,
+        total=len(runs),
+        max_runs=MAX_RUNS,
+        models=models,
+        champions=champions,
+        changes=changes[::-1],
     )
-    return page.encode()
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:

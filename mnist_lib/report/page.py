@@ -3,6 +3,7 @@
 Every figure of the summary is read by its path, which the page contains as `data-path`.
 """
 
+import functools
 import platform
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.table import notes
 from mnist_lib.results import Tally
-from mnist_lib.wording import counted, percent
+from mnist_lib.wording import counted, percent, printable
 
 # How templates format numbers, by the name of the format.
 NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
@@ -59,7 +60,8 @@ def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
     drawn = _plots(run, stored)
-    page = template("report.html").render(
+    page = render(
+        "report.html",
         run=run,
         summary=run.summary,
         failed=[trial for trial in run.summary["trials"] if trial["status"] == "failed"],
@@ -80,11 +82,16 @@ def report(run: ReportedRun) -> Report:
         nodes=sorted({trial["node"] for trial in run.summary["trials"] if trial["status"] == "ok"}),
         system=f"{platform.system()} {platform.machine()}",
     )
-    return Report(page.encode(), {plot.name: plot.png for plot in drawn})
+    return Report(page, {plot.name: plot.png for plot in drawn})
 
 
-def template(name: str) -> jinja2.Template:
-    """Return a template of this package; values are escaped, and a missing name is an error."""
+def render(name: str, **values: Any) -> bytes:
+    """Return the page of a template of this package. Values are escaped, and a missing one is an error."""
+    return printable(_templates().get_template(name).render(values), keep="\n").encode()
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
     folder = resources.files("mnist_lib.report") / "templates"
     loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(
@@ -93,7 +100,7 @@ def template(name: str) -> jinja2.Template:
     environment.globals |= {"colours": VARIABLES, "counted": counted}
     environment.filters |= {**NUMBER_FORMATS, "quoted": shlex.quote}
     environment.filters["minute"] = lambda moment: moment[:16].replace("T", " ")  # "2026-11-25 03:00"
-    return environment.get_template(name)
+    return environment
 
 
 def _dataset_option(run: ReportedRun) -> str:
@@ -125,6 +132,6 @@ def _figures(summary: Mapping[str, Any]) -> Callable[[str, str], Markup]:
         for key in path.split("/"):
             value = value[int(key) if isinstance(value, list) else key]
         text = NUMBER_FORMATS[format](value)
-        return Markup(f'<data value="{value}" data-path="{path}">{text}</data>')  # only numbers and model names
+        return Markup('<data value="{}" data-path="{}">{}</data>').format(value, path, text)
 
     return figure

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, new_figure, plot
 from mnist_lib.report.evidence import AttemptTimes, StoredTrial
 from mnist_lib.results import EpochDone
+from mnist_lib.wording import short_name
 
 # With more trials than this in a run, their seeds are not shown; with more than half as many of a model, its curves
 # are paler.
@@ -107,9 +108,9 @@ def confusion(name: str, number: int, stored: StoredTrial, classes: Sequence[str
         axes.text(predicted, label, count, ha="center", va="center", fontsize=8, weight=weight)
     axes.set(xlabel="predicted class", ylabel="label")
     upright = max(map(len, classes)) <= 2
-    names = {"fontsize": font, "parse_math": False}  # a name may contain $
-    axes.set_xticks(range(len(classes)), classes, rotation=0 if upright else 90, **names)
-    axes.set_yticks(range(len(classes)), classes, **names)
+    names = [*map(short_name, classes)]
+    axes.set_xticks(range(len(classes)), names, rotation=0 if upright else 90, fontsize=font)
+    axes.set_yticks(range(len(classes)), names, fontsize=font)
     axes.set_title(f"{name}: images by label and predicted class", loc="left")
     axes.grid(visible=False)
     return plot(f"confusion-{name}", figure, in_page=False)

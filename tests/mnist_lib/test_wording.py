@@ -1,8 +1,10 @@
 """Counts, shares and durations as text."""
 
 import pytest
+from hypothesis import given
 
-from mnist_lib.wording import counted, duration, one_line, percent
+from mnist_lib.wording import MAX_SHORT_NAME, counted, duration, one_line, percent, printable, short_name
+from tests.support.hostile import ANY_TEXT
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 trials"), (1, "1 trial"), (2, "2 trials"), (1000, "1,000 trials")])
@@ -36,3 +38,31 @@ def test_a_duration_of_a_minute_or_more_is_written_with_colons(seconds: float, t
 )
 def test_an_error_is_written_as_one_line_without_headings_and_places(message: str, line: str) -> None:
     assert one_line(ValueError(message)) == line
+
+
+def test_letters_of_every_script_stay_and_what_cannot_be_seen_is_escaped() -> None:
+    letters = "Ünïcödé été ﬁ ΩЖ漢字かな 한글 ภาษา हिन्दी עברית عربي 👍🏽 +=@-"
+    assert printable(letters) == letters
+    assert printable("a\x1b[2J\u202eb\u200bc\x9bd\x7fe\udc80f\u2028g\th\ni") == (
+        r"a\x1b[2J\u202eb\u200bc\x9bd\x7fe\udc80f\u2028g\th\ni"
+    )
+    assert printable("a\n\tb\r", keep="\n\t") == "a\n\tb\\r"
+
+
+def test_a_short_name_keeps_the_beginning_and_the_end_of_a_long_one() -> None:
+    assert short_name("a" * MAX_SHORT_NAME) == "a" * MAX_SHORT_NAME
+    short = short_name("first" + "x" * 1000 + "last")
+    assert len(short) == MAX_SHORT_NAME
+    assert short.startswith("first")
+    assert short.endswith("last")
+
+
+@pytest.mark.fuzz
+@given(text=ANY_TEXT)
+def test_any_text_becomes_printable_and_stays_so(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert printable(shown) == shown
+    assert printable(text, keep="\n") == "\n".join(map(printable, text.split("\n")))
+    shown.encode()
+    short_name(text).encode()

@@ -1,15 +1,19 @@
 """The index of all runs."""
 
+import html.parser
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
 from playwright.sync_api import Browser
 
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.index import MAX_RUNS, Change, Row, index, row_of
+from mnist_lib.wording import printable
 from tests.support.browser import LOOKS, PHONE, WIDE, assert_good, look_at
+from tests.support.hostile import ANY_TEXT, is_harmless
 from tests.support.made_run import NAUGHTY, made_run
 
 LINK = "runs/run-0/report.html"
@@ -162,3 +166,26 @@ def test_many_models_that_differ_in_every_setting_are_not_cut_off(
     path.write_bytes(index(rows, CHANGES))
     for size in (PHONE, WIDE):
         assert_good(look_at(browser, path, size, "light"))
+
+
+@pytest.mark.fuzz
+@given(name=ANY_TEXT)
+def test_any_name_is_text_in_the_page(name: str) -> None:
+    made = Row(
+        run=name,
+        ended="",
+        dataset=name,
+        trials=1,
+        failed=0,
+        settings={},
+        accuracies={name: 0.5},
+        champions={},
+        link=None,
+    )
+    page = index([made], [Change(name, 1, "2026-01-01T03:00:00Z", "promote", name, True)]).decode()
+    assert is_harmless(page)
+    found: list[str] = []
+    parser = html.parser.HTMLParser()
+    parser.handle_data = lambda data: found.append(data)  # type: ignore[method-assign]
+    parser.feed(page)
+    assert "".join(printable(name).split()) in "".join("".join(found).split())
