@@ -187,6 +187,14 @@ def _unused_address(port: int, option: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    from jobs.console.output import run_command  # only for this command line
+
+    return run_command(_command, sys.argv[1:] if arguments is None else arguments)
+
+
+def _command(arguments: Sequence[str]) -> int:
+    from jobs.console.output import print_result
+
     parser = argparse.ArgumentParser(prog="python -m cluster.local", description=__doc__)
     parser.add_argument("do", choices=["up", "down"], help="start the cluster, or end it")
     parser.add_argument(
@@ -204,19 +212,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--nodes: expected 1 or more, got {given['nodes']}")
     folder_option = "" if given["folder"] == folder else f" --folder {given['folder']}"
     given["folder"] = given["folder"].resolve()
-    try:
-        if given.pop("do") == "down":
-            print(f"processes ended: {kill(given['folder'])}")
-            return 0
-        cluster = up(**given)
-    except ClusterError as error:
-        print(f"error[{error.code}] {error}", file=sys.stderr)
-        return 8
+    if given.pop("do") == "down":
+        print_result(f"processes ended: {kill(given['folder'])}")
+        return 0
+    cluster = up(**given)
     token = "" if os.environ["RAY_AUTH_MODE"] == "disabled" else "RAY_AUTH_MODE=token "
-    print(f"started {counted(given['nodes'], 'node')}; train on them with one of")
-    print(f"  {token}python -m jobs.submit --address http://{cluster.dashboard} -- --storage /tmp/digits")
-    print(f"  {token}python -m jobs.train --address {cluster.address}")
-    print(f"and end them with\n  python -m cluster.local down{folder_option}")
+    lines = [
+        f"started {counted(given['nodes'], 'node')}; train on them with one of",
+        f"  {token}python -m jobs.submit --address http://{cluster.dashboard} -- --storage /tmp/digits",
+        f"  {token}python -m jobs.train --address {cluster.address}",
+        "and end them with",
+        f"  python -m cluster.local down{folder_option}",
+    ]
+    print_result("\n".join(lines))
     return 0
 
 

@@ -96,6 +96,12 @@ class ConflictError(StoreError):
     code = "E-STORE-CONFLICT"
 
 
+class OutputError(MnistError):
+    """A file for the user, outside of the storage, cannot be written."""
+
+    code = "E-OUTPUT"
+
+
 class BusyError(MnistError):
     """Another process holds the lock or the lease."""
 

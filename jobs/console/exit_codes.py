@@ -44,6 +44,8 @@ TABLE = (
     ExitCode(7, "a stored file or record is damaged, or was written by a newer release", "no"),
     ExitCode(8, "the cluster cannot be reached or used, or was lost", "yes"),
     ExitCode(9, "some trials failed, or some pictures could not be read; the rest succeeded", "once"),
+    # A retry would repeat work that is done. What belongs to the storage is there.
+    ExitCode(74, "standard output, or a file for the result, cannot be written", "no"),
     ExitCode(75, "another process is running this run or schedule", "yes"),
     ExitCode(129, "the terminal was closed; the same command resumes the run", "yes"),
     ExitCode(130, "interrupted (Ctrl-C); the same command resumes the run", "yes"),
@@ -77,6 +79,7 @@ ERRORS = {
     "E-CLUSTER-LOST": ErrorCode(8, "the cluster no longer answers", retry=True),
     "E-CLUSTER-VERSIONS": ErrorCode(8, "the workers have different package versions"),
     "E-AUTH": ErrorCode(8, "the cluster expects a different token"),
+    "E-OUTPUT": ErrorCode(74, "the result cannot be written to where it was asked for"),
     "E-BUSY": ErrorCode(75, "another process holds the lock or lease", retry=True),
 }
 BY_NUMBER = {row.number: row for row in TABLE}
@@ -84,6 +87,7 @@ BY_NUMBER = {row.number: row for row in TABLE}
 DONE = 0
 INTEGRITY = ERRORS["E-INTEGRITY"].exit_code
 SOME_FAILED = 9
+OUTPUT = ERRORS["E-OUTPUT"].exit_code
 INTERRUPTED = 128 + signal.SIGINT
 
 

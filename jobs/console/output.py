@@ -3,10 +3,7 @@
 Rich is imported only where something is drawn, so that an invalid option is reported without this delay.
 """
 
-import contextlib
-import io
 import logging
-import os
 import shutil
 import sys
 import textwrap
@@ -14,16 +11,19 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from jobs.console import exit_codes
+from jobs.console.streams import Drawn, SafeStream, safe_streams
 from jobs.console.terminal import above_step
+from mnist_lib.wording import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
+
+    from jobs.console.drawing import SafeConsole
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +40,32 @@ class CommandResult:
 
     Args:
         document: the result as JSON values, for --json.
-        text: the result for people.
+        lines: the result for people; a line may also be a table.
         afterwards: work to do once the result is printed.
     """
 
     document: Any
-    text: str
+    lines: Sequence[str]
     exit_code: int = exit_codes.DONE
     afterwards: Callable[[], None] | None = None
 
 
 def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code. An error prints one line, and a traceback if it is a bug or with -v."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # escapes what the terminal cannot show
+    """Run a command and return its exit code, or that of lost output.
+
+    An error prints one line, and a traceback if it is a bug or with -v.
+    """
+    with safe_streams() as stdout:
+        try:
+            exit_code = _exit_code(command, arguments)
+        except SystemExit:  # after --help and --version
+            if _is_lost(stdout):
+                return exit_codes.OUTPUT
+            raise
+        return exit_codes.OUTPUT if _is_lost(stdout) else exit_code
+
+
+def _exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     try:
         return command(arguments)
     except KeyboardInterrupt:
@@ -67,54 +78,59 @@ def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str
         message = str(error) if is_known else f"{type(error).__name__}: {error}; please report this"
         if not is_known or log.isEnabledFor(logging.DEBUG):
             print_stderr(traceback.format_exc().rstrip())
-        print_stderr(printable(f"error[{code}] {' '.join(message.split())}", keep=""))
+        print_stderr(f"error[{code}] {' '.join(message.split())}")
         return exit_codes.exit_code_of(str(code))
 
 
-def printable(text: str, keep: str = "\n") -> str:
-    """Escape control characters, which a terminal would obey, in stored text or file names; leave those in `keep`."""
-    if text.translate(dict.fromkeys(map(ord, keep))).isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+def _is_lost(stdout: SafeStream) -> bool:
+    """Return whether a part of the output was lost, and print an error if so; the reader of a pipe may close it."""
+    error = stdout.finish()
+    if error is None or isinstance(error, BrokenPipeError):
+        return False
+    print_stderr(
+        f"error[E-OUTPUT] standard output cannot be written ({error.strerror}); send the output to another place"
+    )
+    return True
 
 
 def print_stderr(text: str, end: str = "\n") -> None:
-    """Print on standard error. Write errors, such as a closed pipe or a full disk, are ignored."""
-    with contextlib.suppress(OSError), above_step():
+    """Print on standard error."""
+    with above_step():
         print(text, end=end, file=sys.stderr, flush=True)
 
 
 def print_result(text: str) -> None:
-    """Print on standard output. Write errors are ignored: the work is done, and they must not change its exit code."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python fails again at exit
+    """Print on standard output. A write error becomes the exit code of the command, whose work it does not stop."""
+    for part in (text, "\n"):
+        sys.stdout.write(part)
+    sys.stdout.flush()
 
 
 def as_text(*renderables: "RenderableType") -> str:
-    """Draw tables and text for standard output, with colours if it is a terminal, and without trailing spaces.
+    """Draw tables and lines of text for standard output, with colours if it is a terminal, and without trailing spaces.
 
     On a terminal, lines break between words; a cell of a `grid` that is still too wide is cut or folded. In a pipe, no
     word is cut, and lines break only in grids. With `no_wrap=True, overflow="ignore"`, a path in a `Text` is not cut.
     """
-    texts = [renderable for renderable in renderables if isinstance(renderable, str)]
-    if len(texts) == len(renderables) and not sys.stdout.isatty():
-        return "\n".join(texts).rstrip()  # nothing to draw, so that Rich need not be imported
+    return Drawn("\n".join(map(_drawn, renderables)).rstrip())
+
+
+def _drawn(renderable: "RenderableType") -> str:
+    if isinstance(renderable, Drawn):
+        return renderable
+    if isinstance(renderable, str):
+        line = printable(renderable)
+        if not sys.stdout.isatty() or len(line) <= _max_width():
+            return line.rstrip()
+        return textwrap.fill(line, _max_width(), break_long_words=False, break_on_hyphens=False)
     from rich.table import Table
 
     console = _stdout()
+    if isinstance(renderable, Table):
+        _fit(renderable, console)
     with console.capture() as capture:
-        for renderable in renderables:
-            if isinstance(renderable, Table):
-                _fit(renderable, console)
-            if isinstance(renderable, str):
-                wrap = partial(textwrap.fill, width=console.width, break_long_words=False, break_on_hyphens=False)
-                lines = (line if len(line) <= console.width else wrap(line) for line in renderable.split("\n"))
-                console.out("\n".join(lines), highlight=False)
-            else:
-                console.print(renderable, crop=False)
-    return "\n".join(line.rstrip() for line in capture.get().split("\n")).rstrip()
+        console.print(renderable, crop=False)
+    return "\n".join(line.rstrip() for line in capture.get().removesuffix("\n").split("\n"))
 
 
 def has_colors() -> bool:
@@ -123,12 +139,11 @@ def has_colors() -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def _stdout() -> "Console":
-    from rich.console import Console
+def _stdout() -> "SafeConsole":
+    from jobs.console.drawing import SafeConsole
 
     is_terminal = sys.stdout.isatty()
-    width = None if is_terminal else UNLIMITED
-    return Console(width=width, force_terminal=is_terminal, markup=False, emoji=False, highlight=False)
+    return SafeConsole(width=None if is_terminal else UNLIMITED, force_terminal=is_terminal)
 
 
 def grid(
@@ -150,7 +165,7 @@ def grid(
         no_wrap = heading in one_line and not sys.stdout.isatty()
         table.add_column(heading, overflow="fold" if heading in fold else "ellipsis", no_wrap=no_wrap)
     for row in rows:
-        table.add_row(*(printable(cell, keep="") if isinstance(cell, str) else cell for cell in row))
+        table.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in row))
     return table
 
 
@@ -160,15 +175,15 @@ def table(
     """Return a table as text, in the width of standard output; see `grid`."""
     from rich.cells import cell_len
 
-    lines = [list(headings), *([printable(cell, keep="") for cell in row] for row in rows)]
+    lines = [[*map(printable, line)] for line in (headings, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     if sum(widths) + 2 * (len(widths) - 1) > _max_width():
-        return as_text(grid(headings, lines[1:], fold, one_line))
+        return as_text(grid(lines[0], lines[1:], fold, one_line))
     # Nothing has to be cut or wrapped: Rich would take seconds for ten thousand rows.
     padded = (
         [cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)] for line in lines
     )
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+    return Drawn("\n".join("  ".join(line).rstrip() for line in padded))
 
 
 def _max_width() -> int:
@@ -176,7 +191,7 @@ def _max_width() -> int:
     return shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
 
 
-def _fit(table: "Table", console: "Console") -> None:
+def _fit(table: "Table", console: "SafeConsole") -> None:
     """Set the widths of the columns. If a table is too wide, narrow the widest column first, and cut words last."""
     from rich.measure import Measurement
 
@@ -191,6 +206,13 @@ def _fit(table: "Table", console: "Console") -> None:
             widths[widest] -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width = max(1, width)
+
+
+class _OneLine(logging.Formatter):
+    """Writes a message as one line; a traceback below it keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):
@@ -211,7 +233,7 @@ class _ToStderr(logging.StreamHandler[TextIO]):
 def log_to_stderr(*, verbose: bool, quiet: bool = False, timestamps: bool = False) -> None:
     """Print log messages on standard error: all if verbose, only warnings and errors if quiet."""
     handler = _ToStderr()
-    formatter = logging.Formatter("%(asctime)s %(message)s" if timestamps else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter = _OneLine("%(asctime)s %(message)s" if timestamps else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO

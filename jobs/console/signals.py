@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from jobs.console.exit_codes import exit_code_of
+from mnist_lib.wording import printable
 
 CLUSTER_LOST = "E-CLUSTER-LOST"
 MAX_CONCURRENT_WRITES = 16
@@ -50,7 +51,7 @@ def stoppable(advice: str, end_children: Callable[[], None], node: int | None = 
     def end(message: str, exit_code: int) -> None:
         line = "\n" if sys.stderr.isatty() else ""  # starts a line below a live table
         with contextlib.suppress(OSError):  # standard error may be closed
-            os.write(sys.stderr.fileno(), f"{line}{message}\n".encode(errors="replace"))
+            os.write(sys.stderr.fileno(), f"{line}{printable(message)}\n".encode())
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # this is the last line of this process
         end_children()
         deadline = time.monotonic() + 0.5

@@ -11,7 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
+
+from jobs.console.streams import Drawing
+from mnist_lib.wording import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +51,7 @@ class _Step(threading.Thread):
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            os.write(self._file, f"{ERASE_LINE}{text}".encode())
+            os.write(self._file, f"{ERASE_LINE}{printable(text)}".encode())
 
     def end(self) -> None:
         self._ended.set()
@@ -87,32 +90,13 @@ def above_step() -> Iterator[None]:
         yield
 
 
-class _LossyStream:
-    """A stream that drops what it cannot write."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
-
-
 def terminal() -> "Console | None":
     """Return a console on standard error, or None if that is not a terminal or cannot move its cursor."""
     if not _is_capable():
         return None
-    from rich.console import Console
+    from jobs.console.drawing import SafeConsole
 
-    console = Console(file=cast(TextIO, _LossyStream(sys.stderr)))
+    console = SafeConsole(file=cast(TextIO, Drawing(sys.stderr)))
     console.show_cursor = lambda show=True: False  # type: ignore[method-assign]  # the cursor stays visible
     return console
 

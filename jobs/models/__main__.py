@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs.console.options import parse, split_subcommand
-from jobs.console.output import CommandResult, as_text, print_result, printable, run_command
+from jobs.console.output import CommandResult, as_text, print_result, run_command
 from jobs.console.terminal import step
 from jobs.models import changes, compute, options, queries
 from mnist_lib.objects.protocol import Objects
@@ -40,7 +40,7 @@ def models(arguments: Sequence[str]) -> int:
     given = parse(f"jobs.models {name}", kind, others)
     with step(f"running {name}"), contextlib.redirect_stdout(sys.stderr):  # what a user's model prints
         result = command(given, open_storage(given.storage))
-    print_result(json.dumps(result.document, indent=2) if given.json else as_text(printable(result.text)))
+    print_result(json.dumps(result.document, indent=2) if given.json else as_text(*result.lines))
     if result.afterwards is not None:
         result.afterwards()
     return result.exit_code

@@ -29,7 +29,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     version = find_version(objects, name)
     decision = champions.promote(objects, version, rule)
     verdict = f"{version.name} is now the champion" if decision.promote else f"{version.name} is not promoted"
-    return CommandResult(asdict(decision), f"{verdict}: {decision.why}", afterwards=partial(_update_index, objects))
+    return CommandResult(asdict(decision), [f"{verdict}: {decision.why}"], afterwards=partial(_update_index, objects))
 
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
@@ -38,7 +38,7 @@ def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     (model,) = options.models(objects)
     record = champions.rollback(objects, model, _target(objects, model, options.to))
     text = f"{model}@{record.version} is the champion: {record.why}"
-    return CommandResult(asdict(record), text, afterwards=partial(_update_index, objects))
+    return CommandResult(asdict(record), [text], afterwards=partial(_update_index, objects))
 
 
 def _update_index(objects: Objects) -> None:
@@ -79,4 +79,4 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
         lines += [f"{name} {text}" for field, text in texts.items() for name in getattr(collected, field)]
     kept = sum(len(collected.kept) for collected in found.values())
     lines.append(f"{counted(kept, 'version')} {would}kept.")
-    return CommandResult({model: asdict(collected) for model, collected in found.items()}, "\n".join(lines))
+    return CommandResult({model: asdict(collected) for model, collected in found.items()}, lines)

@@ -44,11 +44,11 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     )
     same = "all" if found.matching == found.test.total else f"{found.matching:,} of"
     near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
-    text = (
-        f"{version.name} gives the stored prediction for {same} {found.test.total:,} test images ({near}).\n"
-        f"{found.test.correct:,} of the predictions are right: {percent(found.test.value)}."
-    )
-    return CommandResult(asdict(found), text, exit_codes.DONE if found.reproduced else exit_codes.INTEGRITY)
+    lines = [
+        f"{version.name} gives the stored prediction for {same} {found.test.total:,} test images ({near}).",
+        f"{found.test.correct:,} of the predictions are right: {percent(found.test.value)}.",
+    ]
+    return CommandResult(asdict(found), lines, exit_codes.DONE if found.reproduced else exit_codes.INTEGRITY)
 
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
@@ -72,9 +72,9 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     made = [f"  {name}: {then} then, {here} here" for name, (then, here) in found.differing.items()]
     made = made or ["  Code, data, package versions and devices are the same."]
     verdict = f"{version.name} was {verdicts[found.verdict]}"
-    text = "\n".join([verdict, *made, f"  It took {found.seconds:.1f} s."])
+    lines = [verdict, *made, f"  It took {found.seconds:.1f} s."]
     diverged = found.verdict == reproduction.DIVERGED
-    return CommandResult(asdict(found), text, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
+    return CommandResult(asdict(found), lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
 
 
 def export(options: ExportOptions, objects: Objects) -> CommandResult:
@@ -96,11 +96,11 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
     with quietly():
         found = formats.export(build(StoredModel.read(objects, version, options.model_file)), form, target, images)
-    text = (
-        f"{version.name} is in {found.path} ({found.bytes:,} bytes).\n"
-        f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e})."
-    )
-    return CommandResult(asdict(found), text)
+    lines = [
+        f"{version.name} is in {found.path} ({found.bytes:,} bytes).",
+        f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e}).",
+    ]
+    return CommandResult(asdict(found), lines)
 
 
 def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:

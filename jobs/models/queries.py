@@ -39,7 +39,7 @@ def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
     damaged += [row["error"] for row in rows if "error" in row]
     headings = ("version", "", "test accuracy", "stored", "run")
     text = table(headings, map(_cells, rows)) if rows else f"No version is stored in {options.storage}."
-    return CommandResult(rows, "\n".join([text, *damaged]), exit_codes.INTEGRITY if damaged else exit_codes.DONE)
+    return CommandResult(rows, [text, *damaged], exit_codes.INTEGRITY if damaged else exit_codes.DONE)
 
 
 def show(options: ShowOptions, objects: Objects) -> CommandResult:
@@ -59,16 +59,18 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
         "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
     }
     files = [(name, f"{file['bytes']:,}", file["sha256"]) for name, file in version.files.items()]
-    tables = (
+    lines = [
         table((version.name, ""), facts.items(), fold=[""]),
+        "",
         table(("file", "bytes", "sha256"), files, fold=["file", "sha256"]),
-    )
-    return CommandResult(asdict(version), "\n\n".join(tables))
+    ]
+    return CommandResult(asdict(version), lines)
 
 
 def diff(options: DiffOptions, objects: Objects) -> CommandResult:
     comparisons = [compare(objects, one, other) for one, other in _pairs(options, objects)]
-    return CommandResult(list(map(asdict, comparisons)), "\n\n".join(map(_comparison_text, comparisons)))
+    lines = [line for comparison in comparisons for line in ("", *_comparison_lines(comparison))]
+    return CommandResult(list(map(asdict, comparisons)), lines[1:])
 
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
@@ -76,7 +78,7 @@ def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
     found = {m: champion(objects, m) if at is None else champion_at(objects, m, at) for m in options.models(objects)}
     lines = [f"{model}@{record.version} since {record.at}: {record.why}" for model, record in found.items() if record]
     document = {model: asdict(record) for model, record in found.items() if record}
-    return CommandResult(document, "\n".join(lines) or f"There {'is' if at is None else 'was'} no champion.")
+    return CommandResult(document, lines or [f"There {'is' if at is None else 'was'} no champion."])
 
 
 def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
@@ -93,8 +95,8 @@ def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
             else:
                 entries.append(asdict(record))
                 lines.append(f"{record.at}  {model}@{record.version}  {record.kind}: {record.why} (run {record.run})")
-    text = "\n".join(lines) or "There has been no champion."
-    return CommandResult(document, text, exit_codes.INTEGRITY if damaged else exit_codes.DONE)
+    lines = lines or ["There has been no champion."]
+    return CommandResult(document, lines, exit_codes.INTEGRITY if damaged else exit_codes.DONE)
 
 
 def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
@@ -128,7 +130,7 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
     if not options.all and (what is None or what in model_names(objects)):
         lines.append("Only champions were checked; --all checks every version.")
     code = exit_codes.INTEGRITY if damaged else exit_codes.DONE
-    return CommandResult({"whole": whole, "damaged": damaged}, "\n".join(lines), code)
+    return CommandResult({"whole": whole, "damaged": damaged}, lines, code)
 
 
 def _open_report(folder: RunFolder) -> None:
@@ -163,12 +165,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [name, mark, percent(row["test_accuracy"]), row["committed_at"][:10], row["run"]]
 
 
-def _comparison_text(found: Comparison) -> str:
+def _comparison_lines(found: Comparison) -> list[str]:
     one, other = map(percent, found.accuracies)
     lines = [f"{found.one} predicts {one} of the test images correctly, {found.other} {other}."]
     lines += [f"  {name}: {a} -> {b}" for name, (a, b) in found.made.items()] or ["  They were made in the same way."]
     if found.test_images is None:
-        return "\n".join([*lines, "They were tested on different images."])
+        return [*lines, "They were tested on different images."]
     count = len(found.differing)
     gained = sum(answers.other == answers.label for answers in found.differing)
     lost = sum(answers.one == answers.label for answers in found.differing)
@@ -184,7 +186,7 @@ def _comparison_text(found: Comparison) -> str:
         lines.append(table(("image", "label", found.one, found.other), rows))
     if count > MAX_IMAGES_SHOWN:
         lines.append(f"... and {count - MAX_IMAGES_SHOWN:,} more; --json prints all.")
-    return "\n".join(lines)
+    return lines
 
 
 def _pairs(options: DiffOptions, objects: Objects) -> list[tuple[Version, Version]]:

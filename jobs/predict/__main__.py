@@ -15,7 +15,8 @@ import numpy as np
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
-from jobs.console.output import log_to_stderr, print_result, print_stderr, printable, run_command
+from jobs.console.output import log_to_stderr, print_result, print_stderr, run_command
+from jobs.console.streams import safe_streams
 from jobs.console.terminal import step, terminal
 from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult
@@ -29,7 +30,7 @@ from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Picture, find_pictures
 from mnist_lib.store.contents import StoredModel, accuracy_of_version, classes_of
 from mnist_lib.store.versions import Version
-from mnist_lib.wording import counted, percent
+from mnist_lib.wording import counted, percent, printable
 
 if TYPE_CHECKING:
     from mnist_lib.export.loading import Predict
@@ -129,7 +130,7 @@ def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[Pi
         for batch in batches:
             for result in batch:
                 if isinstance(result, Failure):
-                    print_stderr(printable(f"error[{ImageError.code}] {result.name}: {result.error}", keep=""))
+                    print_stderr(printable(f"error[{ImageError.code}] {result.name}: {result.error}"))
             results += batch
             advance(len(batch))
     seconds, in_all = time.monotonic() - begin, _seconds_of_process()
@@ -155,7 +156,8 @@ def _progress(pictures: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    # The streams that Rich replaces meanwhile would obey colours in a name.
+    with Progress(*columns, console=console, transient=True) as progress, safe_streams():
         task = progress.add_task("", total=pictures)
         yield lambda count: progress.advance(task, count)
 
@@ -185,7 +187,7 @@ def _warn_of_resized(predicted: Sequence[Answer]) -> None:
     if not resized:
         return
     height, width, _ = resized[0].picture.image.shape
-    texts = ["{} is {} x {}".format(printable(answer.name, keep=""), *answer.picture.size) for answer in resized]
+    texts = ["{} is {} x {}".format(answer.name, *answer.picture.size) for answer in resized]
     if len(texts) > MAX_RESIZED_LINES:
         texts = [f"{len(resized):,} of {counted(len(predicted), 'picture')} were of another size"]
     for text in texts:

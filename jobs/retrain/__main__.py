@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.options import parse, split_at_dashes, split_subcommand
-from jobs.console.output import CommandResult, log_to_stderr, print_result, print_stderr, run_command
+from jobs.console.output import CommandResult, as_text, log_to_stderr, print_result, print_stderr, run_command
 from jobs.retrain.emit import emit
 from jobs.retrain.notices import Notifier, events_of, notice_of
 from jobs.retrain.options import (
@@ -67,7 +67,7 @@ def command(arguments: Sequence[str]) -> int:
     if not name:
         return _retrain(options, flags)
     result = COMMANDS[name][1](options, flags)
-    print_result(json.dumps(result.document, indent=2) if options.json else result.text)
+    print_result(json.dumps(result.document, indent=2) if options.json else as_text(*result.lines))
     return result.exit_code
 
 

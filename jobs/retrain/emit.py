@@ -11,10 +11,12 @@ from cluster.deploy.schedulers.systemd import units
 from jobs.console.exit_codes import TABLE, UsageError
 from jobs.console.options import flags_of
 from jobs.console.output import CommandResult
+from jobs.console.streams import Drawn
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train
 from jobs.train.options import TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.objects.storage import is_url
+from mnist_lib.wording import printable
 
 # Options that the emitted command does not have: --notify can hold a secret, and --once is always given.
 LEFT_OUT = ("train", "once", "now", "notify", "json", "verbose")
@@ -38,7 +40,7 @@ def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
         _require_in_container(train)
     files = schedulers[options.scheduler]()
     text = "\n".join(f"# --- {name} ---\n{content}" if len(files) > 1 else content for name, content in files.items())
-    return CommandResult(files, text.rstrip())
+    return CommandResult(files, [Drawn(printable(text.rstrip(), keep="\n"))])
 
 
 def _require_in_container(train: TrainOptions) -> None:

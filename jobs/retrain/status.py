@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict
 from datetime import UTC, datetime, tzinfo
 
-from jobs.console.output import CommandResult, as_text, printable, table
+from jobs.console.output import CommandResult, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
 from mnist_lib.clock import moment_of
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
@@ -44,15 +44,15 @@ def show_status(options: StatusOptions) -> CommandResult:
         "next": [moment.isoformat() for moment in upcoming],
     }
     if not entries:
-        return CommandResult(document, _not_started(options.name, objects))
-    parts = [as_text(printable(_state(options.name, active, term, zone)))]
-    parts.append(table(["slot", "result", "duration", "details"], [_row(entry, zone) for entry in slots]))
+        return CommandResult(document, [_not_started(options.name, objects)])
+    lines = [_state(options.name, active, term, zone), ""]
+    lines.append(table(["slot", "result", "duration", "details"], [_row(entry, zone) for entry in slots]))
     if champions:
         rows = [[_local(c.at, zone), f"{c.model}@{c.version}", c.kind, c.why] for c in reversed(champions)]
-        parts.append(table(["champion since", "version", "by", "reason"], rows))
+        lines += ["", table(["champion since", "version", "by", "reason"], rows)]
     if upcoming:
-        parts.append(as_text("Next: " + ", ".join(map(slot_text, upcoming))))
-    return CommandResult(document, "\n\n".join(parts))
+        lines += ["", "Next: " + ", ".join(map(slot_text, upcoming))]
+    return CommandResult(document, lines)
 
 
 def show_history(options: HistoryOptions) -> CommandResult:
@@ -64,7 +64,7 @@ def show_history(options: HistoryOptions) -> CommandResult:
         parts = filter(None, (f"slot {slot}", details, f"on {entry.host}"))
         rows.append([_local(entry.at, zone), event, took, "; ".join(parts)])
     text = table(["time", "event", "duration", "details"], rows) if rows else _not_started(options.name, objects)
-    return CommandResult([asdict(entry) for entry in entries], text)
+    return CommandResult([asdict(entry) for entry in entries], [text])
 
 
 def sentence_of(entry: Entry, schedule: str) -> str:

@@ -84,15 +84,15 @@ class TrainAttempt:
             command,
             env={name: value for name, value in os.environ.items() if name not in SECRETS},
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,  # always read to its end, even if our own output cannot be written
+            stderr=subprocess.STDOUT,
             text=True,
             errors="backslashreplace",
             start_new_session=True,  # Ctrl-C reaches only this process, which then stops the run
             preexec_fn=functools.partial(_end_with_parent, os.getpid()),
         )
-        assert self._process.stderr is not None
-        self._reader = threading.Thread(target=self._read, args=[self._process.stderr], daemon=True)
+        assert self._process.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=[self._process.stdout], daemon=True)
         self._reader.start()
 
     def poll(self) -> AttemptResult | None:
@@ -121,9 +121,9 @@ class TrainAttempt:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _read(self, stderr: IO[str]) -> None:
-        with stderr:
-            for line in stderr:
+    def _read(self, output: IO[str]) -> None:
+        with output:
+            for line in output:
                 print_stderr(line, end="")
                 if found := ERROR_LINE.match(line):
                     self._error, self._error_code = found[0], found[1]

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.deadlines import Clock
+from jobs.console.streams import safe_streams
 from jobs.console.terminal import terminal
 from jobs.train.progress import RunProgress, State, TrialProgress
 from mnist_lib.wording import duration
@@ -45,7 +46,8 @@ def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -
     elif console := terminal():
         # The table is erased at the end; the lines above it, and the result, stay.
         drawn = partial(drawing, progress, console)
-        with Live(get_renderable=drawn, console=console, refresh_per_second=4, transient=True):
+        # The streams that Rich replaces meanwhile would obey colours in a message.
+        with Live(get_renderable=drawn, console=console, refresh_per_second=4, transient=True), safe_streams():
             yield lambda trial: None
     else:
         yield _lines(progress, clock)

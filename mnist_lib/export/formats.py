@@ -40,7 +40,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
 
     Raises:
         IntegrityError: the exported model predicts differently from the stored version; the export is deleted.
-        SpecError, StoreError: the target exists, or cannot be written.
+        SpecError, OutputError: the target exists, or cannot be written.
     """
     write, run = WRITERS[form]
     expected = predictor(stored)(images)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_lib.clock import now_text
-from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError, StoreFullError
+from mnist_lib.errors import BusyError, IntegrityError, OutputError, SpecError, StoreError, StoreFullError
 from mnist_lib.objects.protocol import check_name
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
@@ -199,10 +199,10 @@ class LocalObjects:
 def atomic_output(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write a file or a folder to. It becomes `target`, or is deleted on an exception.
 
-    Raises StoreError if it cannot be written.
+    Raises OutputError if it cannot be written.
     """
     if not target.parent.is_dir():  # TensorFlow would create it
-        raise StoreError(f"{target}: expected a folder {target.parent}, got none; name another place")
+        raise OutputError(f"{target}: expected a folder {target.parent}, got none; name another place")
     temporary = _temporary_beside(target)
     try:
         yield temporary
@@ -211,7 +211,7 @@ def atomic_output(target: Path) -> Iterator[Path]:
         temporary.rename(target)
         _sync(target.parent)
     except OSError as error:
-        raise StoreError(f"{target} cannot be written ({error.strerror or error}); name another place") from error
+        raise OutputError(f"{target} cannot be written ({error.strerror or error}); name another place") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -161,6 +161,19 @@ def test_a_dataset_that_cannot_be_obtained_gives_exit_code_3(command: Any, tmp_p
     assert stderr.splitlines()[-1].startswith("error[E-DATA-MISSING] kmnist: ")
 
 
+def test_a_picture_for_which_there_is_no_space_is_an_error_and_leaves_no_file(data_dir: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from jobs.show import main;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, f"--data-dir={data_dir}", f"--picture={tmp_path}/a.png"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    expected = f"error[E-OUTPUT] {tmp_path}/a.png cannot be written (File too large); name another place\n"
+    assert (done.returncode, done.stdout, done.stderr) == (74, "", expected)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_picture_in_a_missing_folder_is_refused_before_data_are_read(command: Any, tmp_path: Path) -> None:
     code, stdout, stderr = command("kmnist", f"--picture={tmp_path}/absent/a.png")
     assert (code, stdout) == (2, "")

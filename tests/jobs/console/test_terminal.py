@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.hostile import CONTROLS
 from tests.support.job import ROOT
 
 
@@ -67,6 +68,43 @@ def test_a_step_has_a_spinner_and_lines_are_printed_above_it() -> None:
     assert "hidden step" not in shown
     assert frames[-1] == ""  # the last step is erased
     assert "\x1b[?25l" not in shown
+
+
+HOSTILE_STEPS = """
+import logging, sys, time
+from jobs.console.output import *
+from jobs.console.terminal import step
+from jobs.train import display
+from jobs.train.progress import RunProgress
+from mnist_lib.results import Started
+from mnist_lib.spec import trial_grid
+from tests.support.hostile import HOSTILE
+
+def command(_):
+    log_to_stderr(verbose=False)
+    with step(HOSTILE) as show:
+        show(HOSTILE)
+        time.sleep(0.3)
+    progress = RunProgress(trial_grid(("keras",), [0], dataset="mnist-mini", epochs=10), [])
+    with display.display(progress):
+        started = Started(trial="keras-s0", pid=1, node=HOSTILE, devices=(), gpus=(), resumed_after=0)
+        progress.update(started, lambda trial: 1)
+        logging.getLogger("jobs").info("logged %s", HOSTILE)
+        print_stderr(f"printed {HOSTILE}")
+        sys.stderr.write(f"written {HOSTILE}")
+        time.sleep(0.5)
+    return 0
+
+sys.exit(run_command(command, []))
+"""
+
+
+def test_text_of_others_is_escaped_in_a_step_in_the_live_table_and_above_it() -> None:
+    code, shown, _ = shown_on_terminal("-c", HOSTILE_STEPS, columns=200)
+    assert code == 0, shown
+    for place in ("logged ", "printed ", "written "):
+        assert place + r"b\x1b]0;x\x07" in shown
+    assert not [control for control in CONTROLS if control in shown and control not in "\r\b"]
 
 
 @pytest.mark.parametrize("term", ["dumb", "unknown"])

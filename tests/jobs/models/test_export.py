@@ -169,8 +169,8 @@ def test_a_path_that_cannot_be_written_gives_one_error_line(export: Any) -> None
     for to in ("absent/keras", "file/keras"):
         code, _, stderr = export("scratch@1", "--format=saved_model", "--to", to)
         place = Path.cwd() / to
-        expected = f"error[E-STORE] {place}: expected a folder {place.parent}, got none; name another place\n"
-        assert (code, stderr) == (6, expected)
+        expected = f"error[E-OUTPUT] {place}: expected a folder {place.parent}, got none; name another place\n"
+        assert (code, stderr) == (74, expected)
     assert [path.name for path in Path.cwd().iterdir()] == ["file"]
 
 

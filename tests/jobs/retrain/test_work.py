@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.console.exit_codes import exit_code_of
+from jobs.console.streams import SafeStream
 from jobs.retrain.work import TrainAttempt, TrainWork
 from jobs.train.options import TrainOptions
 from mnist_lib.objects.local import LocalObjects
@@ -63,6 +64,18 @@ def test_a_retry_depends_on_the_error_code_or_if_there_is_none_on_the_exit_code(
     result = result_of(f"echo '{line}' >&2; exit {exit_code}", folder)
     assert (result.exit_code, result.complete, result.retry) == (exit_code, False, retry)
     assert result.why == (line if error_code else f"ended with exit code {exit_code}")
+
+
+def test_an_attempt_is_complete_even_if_its_output_cannot_be_written(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.complete({"trials": [], "models": {}})
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        stream = SafeStream(full)
+        patch.setattr("sys.stderr", stream)
+        result = result_of("echo result || exit 74; echo log >&2", folder)
+        assert stream.finish() is not None
+    assert (result.exit_code, result.complete) == (0, True)
 
 
 def test_an_attempt_that_is_killed_is_retried(folder: RunFolder) -> None:

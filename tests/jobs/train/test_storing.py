@@ -54,6 +54,15 @@ def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     assert folders == {str(version)}
 
 
+def test_a_run_whose_output_is_lost_stores_its_result(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    command = ("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--storage", tmp_path, *TRAINING)
+    full = "import os; full = os.open('/dev/full', os.O_WRONLY); os.dup2(full, 1); os.dup2(full, 2)"
+    assert train(*command, home=tmp_path, prelude=f"{full}\n{UNTRAINED}", PYTHONUNBUFFERED="") == (74, "", "")
+    assert all_verified(LocalObjects(tmp_path)) == [1]
+    code, stdout, _ = train(*command, home=tmp_path)  # prints the result of the complete run
+    assert (code, json.loads(stdout)["models"]["keras"]["version"]) == (0, 1)
+
+
 @pytest.mark.long
 def test_s6_a_disk_that_is_full_at_a_checkpoint_ends_the_run_with_exit_code_6(data_dir: Path, tmp_path: Path) -> None:
     require_namespaces()
