@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.console.output import table
+from jobs.console.streams import Drawn
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.store.versions import Version
-from mnist_lib.wording import counted
+from mnist_lib.wording import counted, printable
 
+# The beginning of a text that a spreadsheet may run as a formula (OWASP); a number such as -1 is none.
+FORMULA = re.compile(r"(?![+-]\d[\d.,]*\Z)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
 UNSURE = 0.5  # a lower probability means that all other classes together are more probable
 
 
@@ -97,13 +101,23 @@ def _row(answer: Answer, labelled: bool) -> list[str]:
 
 
 def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
-    """Return CSV as in RFC 4180, since names may hold commas and line breaks; printing adds the last line feed."""
+    """Return CSV as in RFC 4180, since names may hold commas and line breaks; printing adds the last line feed.
+
+    No text begins as a formula does: a path gets "./" in front, which names the same file, and a class an apostrophe.
+    """
     text = io.StringIO(newline="")
     columns = (*COLUMNS, *LABEL_COLUMNS) if labelled else COLUMNS
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(map(_document, answers))
-    return text.getvalue().removesuffix("\n")
+    for row in map(_document, answers):
+        texts = {name: _cell(value) for name, value in row.items() if isinstance(value, str)}
+        writer.writerow({**row, **texts, "picture": _cell(row["picture"], mark="./")})
+    return Drawn(text.getvalue().removesuffix("\n"))
+
+
+def _cell(text: str, mark: str = "'") -> str:
+    """Return a printable text for CSV, with the mark in front if it begins as a formula does."""
+    return printable(mark + text if FORMULA.match(text) else text, keep="\n")
 
 
 def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Version, classes: Sequence[str]) -> str:

@@ -1,20 +1,29 @@
 """What `jobs.predict` refuses before it loads TensorFlow, and the table that it prints, with small fake versions."""
 
+import csv
+import io
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.predict import __main__ as predict
-from jobs.predict.answers import Answer, as_table
+from jobs.predict.answers import COLUMNS, Answer, as_csv, as_table
+from jobs.predict.grid import draw
 from mnist_lib.catalog import DIGITS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.store.champions import promote
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
+from mnist_lib.wording import printable
+from tests.support.hostile import ANY_TEXT, is_harmless
 from tests.support.job import ROOT
 from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import about, files
@@ -80,3 +89,46 @@ def test_a_picture_with_a_long_name_takes_one_line_in_a_pipe() -> None:
     picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
     _, line = as_table([Answer(name, picture, np.eye(10, dtype=np.float32)[7], DIGITS)]).splitlines()
     assert line.split("  ")[:2] == [name, "7"]
+
+
+def csv_rows(name: str, classes: Sequence[str]) -> list[dict[str, str]]:
+    picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
+    text = as_csv([Answer(name, picture, np.asarray([0.25, 0.75], np.float32), classes)], labelled=False) + "\n"
+    assert is_harmless(text.replace("\r\n", "\n"))
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.mark.parametrize(
+    ("name", "predicted", "cells"),
+    [
+        ("-1.png", "-1", ("./-1.png", "-1")),
+        ("=1+1.png", "=1+1", ("./=1+1.png", "'=1+1")),
+        ("/a/-1.png", "-1+cmd|' /C calc'!A0", ("/a/-1.png", "'-1+cmd|' /C calc'!A0")),
+        ("\t=1.png", "+1,000.5", (r"./\t=1.png", "+1,000.5")),
+        ('a, "b"\n.png', "@x", ('a, "b"\n.png', "'@x")),
+        ("\x1b[2J\udcff.png", "\uff1d1", (r"\x1b[2J\udcff.png", "'\uff1d1")),
+    ],
+)
+def test_no_cell_of_csv_is_a_formula_or_acts_on_a_terminal(name: str, predicted: str, cells: tuple[str, str]) -> None:
+    (row,) = csv_rows(name, ["other", predicted])
+    assert (row["picture"], row["class"]) == cells
+    assert (row["probability"], row["next"], row["unsure"]) == ("0.75", "other", "False")
+
+
+@pytest.mark.fuzz
+@given(name=ANY_TEXT, classes=st.lists(ANY_TEXT, min_size=2, max_size=2))
+def test_any_names_are_read_back_from_csv_as_texts(name: str, classes: list[str]) -> None:
+    (row,) = csv_rows(name, classes)
+    assert row.keys() == {*COLUMNS}
+    for cell, text in ((row["picture"], name), (row["class"], classes[1]), (row["next"], classes[0])):
+        assert cell in [mark + printable(text, keep="\n") for mark in ("", "./", "'")]
+        assert not cell.startswith(("=", "@", "\n", "\uff1d"))
+        assert cell[:1] not in ("+", "-") or float(cell.replace(",", "").replace(".", ""))
+
+
+@pytest.mark.fuzz
+@given(name=ANY_TEXT, classes=st.lists(ANY_TEXT, min_size=2, max_size=2))
+def test_any_names_can_be_drawn_below_a_picture(name: str, classes: list[str]) -> None:
+    picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
+    with tempfile.TemporaryDirectory() as folder:
+        draw([Answer(name, picture, np.asarray([0.25, 0.75], np.float32), classes)], Path(folder, "seen.png"))

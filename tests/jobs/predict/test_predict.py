@@ -17,6 +17,7 @@ from PIL import Image
 
 from mnist_lib.data.split import Dataset
 from tests.support.drawing import KINDS, drawn, header_only, png
+from tests.support.hostile import HOSTILE, is_harmless
 from tests.support.job import ROOT, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -139,6 +140,40 @@ def test_csv_quotes_names_with_commas_quotes_and_line_breaks(
     assert [row["picture"] for row in rows] == [str(path) for path in paths]
     assert {row["class"] for row in rows} == {"7"}
     assert all(float(row["probability"]) >= float(row["next_probability"]) for row in rows)
+
+
+def test_names_of_files_act_neither_on_the_terminal_nor_on_a_spreadsheet(
+    storage: Path, digits: Dataset, tmp_path: Path, predict: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["-1.png", "=1.png", os.fsdecode(b"\x1b[2J\xff\xe2\x80\xae.png")]
+    for name in names:
+        Path(name).write_bytes(png(digits.test.images[700, ..., 0]))
+    bad = f"bad{HOSTILE.replace(chr(0), '').replace(chr(0xD800), '')}.png"
+    Path(bad).write_bytes(b"no picture")
+    command = ("--storage", storage, "--picture=seen.png", "--", *names, bad)
+    for form in ("--csv", "--json", "--no-csv"):
+        code, stdout, stderr = predict(form, *command)
+        assert code == 9
+        assert is_harmless(stdout.replace("\r\n", "\n"))
+        assert is_harmless(stderr)
+        assert [line for line in stderr.splitlines() if line.startswith(r"error[E-IMAGE] badb\x1b]0;x\x07")]
+    documents = json.loads(predict("--json", *command)[1])
+    assert [row["picture"] for row in documents["pictures"]] == names
+    rows = csv.DictReader(io.StringIO(predict("--csv", *command)[1], newline=""))
+    assert [row["picture"] for row in rows] == ["./-1.png", "./=1.png", r"\x1b[2J\udcff\u202e.png"]
+
+
+def test_lost_predictions_are_an_error(
+    storage: Path, digits: Dataset, tmp_path: Path, predict: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(png(digits.test.images[700, ..., 0]))
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        command = (tmp_path / "a.png", "--storage", storage, "--csv", "--picture", tmp_path / "seen.png")
+        code, _, stderr = predict(*command)
+    assert (code, stderr.count("error[E-OUTPUT] standard output cannot be written (No space left")) == (74, 1)
+    assert (tmp_path / "seen.png").exists()  # the work after the loss is done
 
 
 def test_test_images_have_their_labels_and_are_chosen_by_the_seed(storage: Path, data_dir: Path, predict: Any) -> None:
