@@ -188,4 +188,4 @@ def test_any_name_is_text_in_the_page(name: str) -> None:
     parser = html.parser.HTMLParser()
     parser.handle_data = lambda data: found.append(data)  # type: ignore[method-assign]
     parser.feed(page)
-    assert "".join(printable(name).split()) in "".join("".join(found).split())
+    assert "".join(printable(name, keep="\n").split()) in "".join("".join(found).split())
