@@ -6,6 +6,7 @@ Each node is a `ray start`. `down` finds its processes by an environment variabl
 import argparse
 import contextlib
 import ctypes
+import errno
 import functools
 import json
 import os
@@ -187,14 +188,6 @@ def _unused_address(port: int, option: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from jobs.console.output import run_command  # only for this command line
-
-    return run_command(_command, sys.argv[1:] if arguments is None else arguments)
-
-
-def _command(arguments: Sequence[str]) -> int:
-    from jobs.console.output import print_result
-
     parser = argparse.ArgumentParser(prog="python -m cluster.local", description=__doc__)
     parser.add_argument("do", choices=["up", "down"], help="start the cluster, or end it")
     parser.add_argument(
@@ -212,10 +205,13 @@ def _command(arguments: Sequence[str]) -> int:
         parser.error(f"--nodes: expected 1 or more, got {given['nodes']}")
     folder_option = "" if given["folder"] == folder else f" --folder {given['folder']}"
     given["folder"] = given["folder"].resolve()
-    if given.pop("do") == "down":
-        print_result(f"processes ended: {kill(given['folder'])}")
-        return 0
-    cluster = up(**given)
+    try:
+        if given.pop("do") == "down":
+            return _print(f"processes ended: {kill(given['folder'])}")
+        cluster = up(**given)
+    except ClusterError as error:
+        print(f"error[{error.code}] {error}", file=sys.stderr)
+        return 8
     token = "" if os.environ["RAY_AUTH_MODE"] == "disabled" else "RAY_AUTH_MODE=token "
     lines = [
         f"started {counted(given['nodes'], 'node')}; train on them with one of",
@@ -224,7 +220,20 @@ def _command(arguments: Sequence[str]) -> int:
         "and end them with",
         f"  python -m cluster.local down{folder_option}",
     ]
-    print_result("\n".join(lines))
+    return _print("\n".join(lines))
+
+
+def _print(text: str) -> int:
+    """Print text on standard output, and return the exit code."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        print(text, flush=True)
+    except OSError as error:
+        why = f"standard output cannot be written ({error.strerror}); send the output to another place"
+        print(f"error[E-OUTPUT] {why}", file=sys.stderr)
+        sys.stdout = None  # otherwise Python tries again at exit
+        return 74
     return 0
 
 

@@ -158,12 +158,6 @@ def _request(method: str, name: str = "", body: Document | None = None) -> tuple
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from jobs.console.output import run_command  # only for this command line
-
-    return run_command(_command, sys.argv[1:] if arguments is None else arguments)
-
-
-def _command(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.deploy.rayjob",
         description=__doc__,

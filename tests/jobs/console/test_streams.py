@@ -49,7 +49,6 @@ COMMANDS = [
     "jobs.rehearse --help",
     "jobs.doctor --json",
     "jobs.show --json",
-    "cluster.local --help",
     "cluster.local down --folder=absent",
 ]
 # Each command gets a new standard output, and the list of exit codes goes to the file `codes`.
