@@ -33,9 +33,9 @@ from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, duration
 
 MAX_WORKER_KILLS = 8
-SECONDS_BETWEEN_LOOKS = 0.5  # at the history, whose entries the moments of the kills are counted in
+SECONDS_BETWEEN_LOOKS = 0.5  # at the history; the moments of the kills are counted in its entries
 MIN_NODES = 2
-# Options of jobs.train without a use here: the cluster is local, nothing is stored, and both runs train all epochs.
+# Options of jobs.train that have no use here: the cluster is local, nothing is stored, and both runs train all epochs.
 LEFT_OUT = (
     *("address", "wait_for_resources", "max_failures", "max_seconds", "finish_by", "promote", "alpha", "min_accuracy"),
     *("max_class_drop", "storage", "report", "run_name", "resume", "lease", "plan", "calibrate"),
@@ -70,7 +70,7 @@ def command(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """The run with random kills, compared with the undisturbed run, which is called calm."""
+    """The run with random kills, compared with an undisturbed run (`calm` in the names of fields)."""
 
     seed: int
     workers_killed: int
@@ -131,7 +131,7 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
 def _train(
     options: RehearseOptions, folder: RunFolder, killer: "_Killer | None" = None
 ) -> tuple[dict[str, Any], float]:
-    """Train on a cluster of its own, and return the summary and the seconds that it took."""
+    """Train on a temporary cluster, and return the summary and the seconds that training took."""
     from jobs.train.driver import train_trials
 
     with temporary_cluster(cpus=0) as cluster:
@@ -147,11 +147,11 @@ def _train(
 class _Killer:
     """Kills random workers, and one node, at random moments.
 
-    A moment is a number of entries of the run's history, so that a fast machine sees as many kills as a slow one.
+    A moment is a number of entries in the run's history, so that a fast machine sees as many kills as a slow one.
     """
 
     def __init__(self, folder: RunFolder, seed: int, entries: int) -> None:
-        """`entries`: the number of entries that the history has at least when the run ends."""
+        """`entries`: the minimum number of entries in the history when the run ends."""
         self.workers_killed = self.nodes_lost = 0
         self._folder, self._random = folder, random.Random(seed)
         kills = range(1 + MAX_WORKER_KILLS)
@@ -177,7 +177,7 @@ class _Killer:
                 self._moments.popleft()
 
     def _kill(self, cluster: LocalCluster, nodes: Sequence[int], running: Mapping[str, int]) -> bool:
-        """Kill the node, if it is its turn, or one of the running workers. Return whether it was still there."""
+        """Kill a node if its turn has come, otherwise a running worker. Return False if that worker has just ended."""
         if self.workers_killed == self._kills_before_node and not self.nodes_lost:
             cluster.kill(self._random.choice(nodes))
             self.nodes_lost += 1

@@ -47,7 +47,8 @@ class DataOptions(SourceOptions):
     dataset: str = option("mnist-mini", DATASET_HELP, str, "NAME|DIR")
     image_size: tuple[int, int] | None = option(
         None,
-        "size in pixels of the images of a folder or tfds:NAME, as 28 or 32x48 (default: the pictures' own, or 64)",
+        "size in pixels of the images of a folder or tfds:NAME, such as 28 or 32x48 (default: that of the pictures, or"
+        " 64 if they differ or are too large)",
         image_size,
         "N|HxW",
     )

@@ -39,11 +39,11 @@ def option(
     """Return the dataclass field of one option.
 
     Args:
-        parse: converts text of the command line or a value of a YAML file; None for a flag that is on or off.
+        parse: converts text from the command line or a value from a YAML file; None for a flag that is on or off.
         short: one-letter names, such as `-v`.
         positional: whether the value is given without the option's name; it may be omitted.
         several: whether a positional option takes all remaining words.
-        repeated: whether the option can be given several times, of which each adds to its value, a mapping.
+        repeated: whether the option can be given several times, each time adding to its value, a mapping.
         typed: whether the option is accepted on the command line only, since it can run any code.
     """
     given: dict[str, Any] = {"help": help, "parse": parse, "metavar": metavar, "short": short}
@@ -156,7 +156,7 @@ def parse(
     flags = {word.partition("=")[0] for word in words}
     given = {}
     for field in dataclasses.fields(options):
-        if field.name not in left_out and namespace[field.name] is not None:  # None, in a file null: the default
+        if field.name not in left_out and namespace[field.name] is not None:  # None (null in a file): the default
             given[field.name] = namespace[field.name]
             flag = f"--{field.name.replace('_', '-')}"
             if field.metadata["typed"] and given[field.name] != field.default and flag not in flags:
@@ -216,7 +216,7 @@ def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def flags_of(options: Mapping[str, Any]) -> list[str]:
-    """Return options as the flags of a command line. A value is a parsed one, or one that was read from a YAML file."""
+    """Return options as the flags of a command line. Values may be parsed options, or plain ones from a YAML file."""
     flags = []
     for key, value in options.items():
         if not isinstance(key, str):

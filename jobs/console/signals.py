@@ -18,7 +18,7 @@ from mnist_lib.wording import printable
 
 CLUSTER_LOST = "E-CLUSTER-LOST"
 MAX_CONCURRENT_WRITES = 16
-UNINTERRUPTED = threading.Semaphore(MAX_CONCURRENT_WRITES)  # held in writes; one cut short leaves a temporary file
+UNINTERRUPTED = threading.Semaphore(MAX_CONCURRENT_WRITES)  # held in writes: an interrupted one leaves a temporary file
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
 
@@ -39,7 +39,7 @@ def stoppable(advice: str, end_children: Callable[[], None], node: int | None = 
 
     def wait_for_signal() -> None:
         ready, _, _ = select.select([read, *([] if node is None else [node])], [], [])
-        if read not in ready:  # the signal that ended the node may be for this process, too
+        if read not in ready:  # the signal that ended the node may have been sent to this process, too
             ready, _, _ = select.select([read], [], [], 0.2)
         number = os.read(read, 1) if read in ready else None
         os.close(read)

@@ -1,4 +1,4 @@
-"""Parsers of option values. Each takes the text of the command line or a value of a YAML file."""
+"""Parsers of option values. Each takes text from the command line or a value from a YAML file."""
 
 import argparse
 import contextlib
@@ -95,7 +95,7 @@ def existing_folder(value: str | Path) -> Path:
 
 
 def image_size(value: Any) -> tuple[int, int]:
-    """Return height and width, as in "28" for both, in "32x48" or in a list."""
+    """Return height and width, from "28" (for both), "32x48" or a list."""
     parts = value if isinstance(value, list | tuple) else re.split("[x,]", str(value))
     if not 1 <= len(parts) <= 2:
         raise _UnreadableError(f"expected a size such as 28 or 32x48, got {value!r}")

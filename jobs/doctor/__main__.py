@@ -1,4 +1,4 @@
-"""`python -m jobs.doctor`: find problems that would make a run fail, here and on every node, with their fixes."""
+"""`python -m jobs.doctor`: find what would make a run fail, here and on every node, and print the fixes."""
 
 import json
 import sys
@@ -68,7 +68,7 @@ def _cluster(address: str) -> Iterator[Finding]:
 
 
 def worst(found: Sequence[Finding]) -> int:
-    """Return the exit code of the first fault, since a run would end there, or 0."""
+    """Return the exit code of the first fault, with which a run would end; 0 if there is none."""
     return next((exit_codes.exit_code_of(finding.code) for finding in found if finding.code), exit_codes.DONE)
 
 

@@ -30,7 +30,7 @@ class Finding:
     what: str
     found: str
     fix: str = ""
-    code: str | None = None  # error code that a run would end with; None if this is no fault
+    code: str | None = None  # error code that a run would end with; None if this is not a fault
 
     @property
     def mark(self) -> str:
@@ -67,7 +67,7 @@ def visible_gpus() -> int:
 
 
 def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check. An error with a code becomes one; what follows its last "; " is the fix."""
+    """Yield the findings of a check. An error with a code becomes one, whose fix is the text after its last "; "."""
     try:
         yield from check()
     except Exception as error:
@@ -108,7 +108,7 @@ def token() -> Iterator[Finding]:
     from cluster.connection.address import token_file
 
     mode = f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', '').lower() or 'unset'}"
-    file = token_file()  # None without a home folder
+    file = token_file()  # None if there is no home folder
     if os.environ.get("RAY_AUTH_TOKEN"):
         yield Finding("token", f"in RAY_AUTH_TOKEN; {mode}")
     elif file is None or not file.is_file():
@@ -197,7 +197,7 @@ def _disk(what: str, folder: Path, free: int, code: str, flag: str) -> Finding:
 
 
 def _others_read(file: Path) -> bool:
-    """Return whether other users can read a file: its own mode and that of all folders above decide."""
+    """Return whether other users can read a file, by its own mode and the modes of all folders above it."""
     mode, above = file.stat().st_mode, [folder.stat().st_mode for folder in file.resolve().parents]
     ways = [(stat.S_IRGRP, stat.S_IXGRP | stat.S_IXOTH), (stat.S_IROTH, stat.S_IXOTH)]
     return any(mode & read and all(folder & enter for folder in above) for read, enter in ways)

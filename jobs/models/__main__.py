@@ -38,7 +38,7 @@ def models(arguments: Sequence[str]) -> int:
     name, others = split_subcommand("python -m jobs.models", about, arguments)
     kind, command = COMMANDS[name]
     given = parse(f"jobs.models {name}", kind, others)
-    with step(f"running {name}"), contextlib.redirect_stdout(sys.stderr):  # what a user's model prints
+    with step(f"running {name}"), contextlib.redirect_stdout(sys.stderr):  # where a user's model may print
         result = command(given, open_storage(given.storage))
     print_result(json.dumps(result.document, indent=2) if given.json else as_text(*result.lines))
     if result.afterwards is not None:

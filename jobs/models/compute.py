@@ -66,7 +66,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
     verdicts = {
         reproduction.IDENTICAL: "reproduced: every weight is the same.",
-        reproduction.WITHIN: f"reproduced with other weights: {accuracies}.",
+        reproduction.WITHIN: f"reproduced with different weights: {accuracies}.",
         reproduction.DIVERGED: f"not reproduced: {accuracies}.",
     }
     made = [f"  {name}: {then} then, {here} here" for name, (then, here) in found.differing.items()]
@@ -104,7 +104,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
 
 
 def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
-    """Return the request for the dataset of a version, in the same shape.
+    """Return the request for a version's dataset, with the image shape of the version.
 
     Args:
         dataset: where it is, if it is not in the catalog.

@@ -17,10 +17,10 @@ VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) 
 
 
 MODEL_FILE_HELP = (
-    "Python file of your own model, whose code is run if it is that of the version (default: only files from which"
-    " models were trained here)"
+    "Python file of your own model; its code is run only if it is the file that the version was trained from"
+    " (default: files that models were trained from on this machine)"
 )
-VERSION_DATASET_HELP = "dataset of the version, if it is not of the catalog: a folder of pictures or tfds:NAME"
+VERSION_DATASET_HELP = "dataset of the version, if it is not in the catalog: a folder of pictures or tfds:NAME"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ class RetrainOptions:
         Policy.most_catch_up, "maximum number of missed slots to run with --catch-up all", whole_number, "N"
     )
     starting_deadline: float | None = option(
-        None, "maximum delay of a slot in seconds; a later one is not run (default: no limit)", number, "S"
+        None, "maximum delay of a slot in seconds, after which it is not run (default: no limit)", number, "S"
     )
     overlap: str = option(Policy.overlap, f"what to do about slots due during a run: {_choices(OVERLAP)}", str, "WHAT")
     jitter: float = option(
@@ -75,7 +75,7 @@ class RetrainOptions:
         False, "skip a slot if data, configuration and code are the same as in the last complete run"
     )
     lease_seconds: float = option(
-        120.0, "seconds without a heartbeat of this process after which another one takes over", number, "S"
+        120.0, "seconds without a heartbeat from this process after which another process takes over", number, "S"
     )
     notify: str | None = option(
         None,
@@ -138,7 +138,7 @@ class HistoryOptions(RetrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EmitOptions(RetrainOptions):
-    """Print the schedule as a configuration of another scheduler, which then runs `jobs.retrain --once`."""
+    """Print the schedule as a configuration for another scheduler, which then runs `jobs.retrain --once`."""
 
     HIDDEN = ("once", "now", "notify", "verbose")
 

@@ -1,4 +1,4 @@
-"""What people read about a schedule: the subcommands `status` and `history`, and the sentence of a journal entry."""
+"""What people read about a schedule: the subcommands `status` and `history`, and the sentence for a journal entry."""
 
 import itertools
 import re
@@ -79,7 +79,7 @@ def sentence_of(entry: Entry, schedule: str) -> str:
 
 
 def seconds_of(entry: Entry) -> float | None:
-    """Return the seconds from the first attempt of a slot, or the last resumption, to this entry."""
+    """Return the seconds from the first attempt of a slot, or from its last resumption, to this entry."""
     return (moment_of(entry.at) - moment_of(entry.begun)).total_seconds() if entry.begun else None
 
 

@@ -50,7 +50,7 @@ class TrainWork:
     def fingerprint(self) -> str | None:
         from cluster.connection.address import address_of
 
-        options = replace(self.options)  # reads the files of models again
+        options = replace(self.options)  # a copy, which reads the model files again
         if address_of(options.address) is not None:  # the data are on the cluster
             return None
         data = None
@@ -147,7 +147,7 @@ class FailedStart:
 def retry_after(exit_code: int, error_code: str, summary: Mapping[str, Any] | None) -> exit_codes.Retry:
     """Return whether to retry.
 
-    The error codes of failed trials decide; without any, the one that the run printed; without that, the exit code.
+    The error codes of failed trials decide; if there are none, the one that the run printed; otherwise, the exit code.
     """
     codes = [trial["error"]["code"] for trial in _failed(summary)] or ([error_code] if error_code else [])
     if codes:
@@ -157,7 +157,7 @@ def retry_after(exit_code: int, error_code: str, summary: Mapping[str, Any] | No
 
 
 def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the journal records of a complete run, by model."""
+    """Return what the journal stores about a complete run, by model."""
     same = ("version", "champion", "trials", "mean_test_accuracy", "ci95")
     fields = {"test_accuracy": "best_trial_test_accuracy", "why": "promotion"} | {name: name for name in same}
     models = summary.get("models", {})
@@ -179,7 +179,7 @@ def _failed(summary: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Let the kernel terminate this process, a child, when its parent dies."""
+    """Make the kernel terminate this child process when its parent dies."""
     if sys.platform == "linux":
         LIBC.prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
         if os.getppid() != parent:  # the parent has died already

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cluster.connection.job_server import JobClient
 
 RUN = "mnist-run"  # key of the run's name in the metadata of a job
-SENT = "sent"  # the folder, beside the code, for files and pictures of this machine
+SENT = "sent"  # the folder, beside the code, for files and pictures from this machine
 MAX_SENT_BYTES = 100_000_000  # what is sent is held in the memory of the head
 
 
@@ -72,7 +72,7 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     entrypoint = shlex.join(["python", "-m", "jobs.train", *train])
     job = _job_in_progress(client, run, entrypoint) if run else None
     job = job or _send(client, run, entrypoint, own)
-    with contextlib.suppress(OSError, RuntimeError):  # then --model-file is needed here
+    with contextlib.suppress(OSError, RuntimeError):  # on failure, later use here needs --model-file
         trust(given.code_files.values())
     if not options.wait:
         print_result(json.dumps({"job": job}) if options.json else job)
@@ -87,7 +87,7 @@ def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | No
             if job.command != entrypoint:
                 hint = "wait for it, stop it, or use another --run-name"
                 raise RunIsBusyError(
-                    f"run {run} is in progress as job {job.id}, with another command: {job.command}; {hint}"
+                    f"run {run} is in progress as job {job.id}, with a different command: {job.command}; {hint}"
                 )
             print_stderr(f"run {run} is already in progress, as job {job.id}")
             return job.id
@@ -130,7 +130,9 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
     if options.model_files:
         for path in {path for model in options.models if (path := path_of(model))}:
             if f"{SENT}/{path.name}" in own:
-                raise exit_codes.UsageError(f"models: expected files with different names to send, got two {path.name}")
+                raise exit_codes.UsageError(
+                    f"models: expected files with different names to send, got two named {path.name}"
+                )
             own[f"{SENT}/{path.name}"] = path
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
     data = options.data()
@@ -151,7 +153,7 @@ def _size_of(own: Mapping[str, Path]) -> int:
 
 
 def _check(train: Sequence[str]) -> TrainOptions:
-    """Return the options of the job. Refuse those that the job would refuse there."""
+    """Return the options of the job. Refuse those that the job itself would refuse."""
     options: TrainOptions = parse("jobs.submit --", TrainOptions, train)
     options.trials()
     options.check()

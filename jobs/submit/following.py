@@ -157,5 +157,5 @@ def _table(jobs: Sequence["Job"]) -> str:
 def _id_of(options: JobOptions) -> str:
     if options.job is None or not re.fullmatch(r"[\w.-]+", options.job):
         given = options.job or ""
-        raise exit_codes.UsageError(f"expected the id of a job, got {given!r}; `python -m jobs.submit list` prints all")
+        raise exit_codes.UsageError(f"expected the id of a job, got {given!r}; `python -m jobs.submit list` lists all")
     return options.job

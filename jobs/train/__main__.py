@@ -77,7 +77,7 @@ def train(arguments: Sequence[str]) -> int:
 def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
     """Return the options of the run that `--resume` names, overridden by the flags of this command line.
 
-    Others may write to the storage, so its address is not used: a cluster sees all data and answers with pickles.
+    The stored address is ignored: others may write to the storage, and a cluster sees all data and sends pickles.
     """
     assert options.resume is not None
     check_storage(options.storage)
@@ -88,13 +88,13 @@ def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions
     if resumed.address != options.address and options.address is None:
         raise exit_codes.UsageError(
             f"address: expected the cluster to resume {options.resume} on, got none; add --address"
-            f" {shlex.quote(str(resumed.address))}, which the stored configuration names, if you know it"
+            f" {shlex.quote(str(resumed.address))}, the address in the stored configuration, if you trust it"
         )
     return replace(resumed, run_name=options.resume, storage=options.storage, address=options.address)
 
 
 def _require_begun(options: TrainOptions, trials: Sequence[TrialSpec]) -> None:
-    """--finish-by has passed: raise UsageError, unless there is a run to resume, which will then end early."""
+    """Raise UsageError, since --finish-by has passed, unless there is a run to resume, which then ends early."""
     terms = terms_of(options, trials, code_version(SOURCE_FOLDERS))
     if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
         raise exit_codes.UsageError(
@@ -132,7 +132,7 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
 
 
 def _trust(files: Collection[ModelFile]) -> None:
-    """Note that versions of these models may run their code later, when their files may have changed."""
+    """List these files as trusted, so that stored versions may run their code even after the files have changed."""
     try:
         trust(files)
     except (OSError, RuntimeError) as error:

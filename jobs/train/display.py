@@ -22,7 +22,7 @@ from mnist_lib.wording import duration
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0  # between two log lines of a trial
-ANY_LINE_SECONDS = 1.0  # between two log lines of any trials
+ANY_LINE_SECONDS = 1.0  # between any two log lines
 GAP = 2  # characters between two columns of the table
 MAX_TRIAL_WIDTH, MIN_TRIAL_WIDTH = 28, 8
 MAX_BAR_WIDTH, MIN_BAR_WIDTH = 24, 4

@@ -174,7 +174,7 @@ def fan_out_of(
     Args:
         deadline: the Unix time after which no further epoch is trained.
         max_lanes: the maximum number of lanes; None for as many as fit.
-        files: those that define models, by model.
+        files: the files that define models, by model.
     """
 
     def payload(spec: TrialSpec, rounds: int) -> Assignment:
@@ -212,7 +212,7 @@ def _prepared(folder: RunFolder, info: Any, options: TrainOptions) -> DatasetInf
     log.info("%s: %s training images, %s test images", facts.name, f"{facts.train:,}", f"{len(facts.test_labels):,}")
     if not facts.reusable:
         log.info(
-            "the dataset's folder cannot be written, so each run prepares it again; choose another with --data-dir"
+            "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
         )
     facts.check(options.validation_percent)
     for notice in facts.notices:

@@ -204,7 +204,7 @@ class TrainOptions(DataOptions):
 
     @property
     def code_files(self) -> dict[str, ModelFile]:
-        """The Python files that a run executes, by what names them."""
+        """The Python files that a run executes, by what messages call them."""
         files = {f"models: {model}": file for model, file in self.model_files.items()}
         if self.tfds_import is not None and self.tfds_import.is_file():
             files["tfds_import: the builder"] = ModelFile.read(self.tfds_import)
@@ -242,7 +242,7 @@ class TrainOptions(DataOptions):
                 raise UsageError(f"data_dir: {error}") from None
 
     def limits(self) -> Limits:
-        """Return when to retry and to abandon attempts. Raises SpecError for an invalid value."""
+        """Return when to retry and when to abandon attempts. Raises SpecError for an invalid value."""
         if not 0 <= self.max_failures <= 1_000:
             raise SpecError(f"max_failures: expected a whole number from 0 to 1000, got {self.max_failures}")
         wait, overtime = self.wait_for_resources, self.trial_timeout

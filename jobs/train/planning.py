@@ -134,7 +134,7 @@ def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePl
 
 
 def models_to_check(options: TrainOptions, trials: Sequence[TrialSpec]) -> dict[TrialSpec, ModelFile]:
-    """Return a trial of each model of the user's, with the file that defines the model."""
+    """Return a trial of each of the user's own models, with the file that defines the model."""
     one_of_each = {trial.model: trial for trial in trials}
     return {one_of_each[model]: file for model, file in options.model_files.items() if model in one_of_each}
 

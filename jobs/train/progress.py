@@ -31,10 +31,10 @@ class TrialProgress:
     validates: bool
     cost: float = 1.0
     state: State = State.WAITING
-    epoch: float = 0  # trained so far, with the share of the running one
+    epoch: float = 0  # trained so far, with the fraction of the current one
     loss: float | None = None
-    accuracy: float | None = None  # after the last epoch, on validation images or, without these, on training images
-    test_accuracy: float | None = None  # of a trial that has ended
+    accuracy: float | None = None  # after the last epoch, on validation images or, if there are none, training images
+    test_accuracy: float | None = None  # None until the trial is done
     images_per_second: float | None = None
     attempt: int = 1
     node: str = ""
@@ -109,9 +109,9 @@ class RunProgress:
         return sum(trial.state is state for trial in self.trials.values())
 
     def seconds_left(self, trial: TrialProgress) -> float | None:
-        """Return the expected seconds to the end of a trial, from the mean epoch of its model.
+        """Return the expected seconds until a trial ends, from the mean duration of its model's epochs.
 
-        If there is none, scale other models' epochs by relative cost. None if no epoch was trained yet.
+        If its model has trained none, those of other models are scaled by cost. None if there are none at all yet.
         """
         if trial.end:
             return 0.0
@@ -120,14 +120,14 @@ class RunProgress:
         if trial.model in self._epochs:
             count, seconds = self._epochs[trial.model]
         else:
-            costs = {other.model: other.cost / other.epochs for other in self.trials.values()}  # of an epoch
+            costs = {other.model: other.cost / other.epochs for other in self.trials.values()}  # of one epoch, by model
             count = sum(count * costs[model] for model, (count, _) in self._epochs.items())
             seconds = sum(seconds for _, seconds in self._epochs.values()) * costs[trial.model]
         return self._until_deadline((trial.epochs - trial.epoch) * seconds / count)
 
     @property
     def total_seconds_left(self) -> float | None:
-        """The expected seconds to the end of the run; None if not known yet."""
+        """The expected seconds until the run ends; None if not known yet."""
         left = [self.seconds_left(trial) for trial in self.trials.values() if not trial.end]
         known = sorted((seconds for seconds in left if seconds is not None), reverse=True)
         lanes = max(self._lanes, self.count(State.RUNNING))

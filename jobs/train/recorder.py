@@ -24,7 +24,7 @@ from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
 
-MAX_HELD_BYTES = 256_000_000  # of checkpoints that are also in the storage; reading them there delays events
+MAX_HELD_BYTES = 256_000_000  # for checkpoints that are also in the storage; reading them from there delays events
 
 # Error code -> what to do after the last attempt at a trial died with this code.
 ADVICE = {
@@ -56,7 +56,7 @@ class Recorder:
         self._specs = {spec.id: spec for spec in trials}
         self._checkpoints: dict[str, bytes | None] = {}  # None: too large to be held; it is in the storage
         self._checkpoints_lock = threading.Lock()
-        self._epochs: dict[str, int] = {}  # of each trial's newest checkpoint
+        self._epochs: dict[str, int] = {}  # epoch of each trial's newest checkpoint
         for spec in trials:
             ended = read_result(folder, spec) if folder.resumed else None
             if ended:
@@ -146,7 +146,7 @@ class Recorder:
         self._hold_no_more_than_fits(event.trial, event.content)
 
     def _hold_no_more_than_fits(self, trial: str, stored: bytes) -> None:
-        """Forget the content of a stored checkpoint, if those of all trials take up too much memory."""
+        """Forget the content of a stored checkpoint if the checkpoints in memory take up too much of it."""
         with self._checkpoints_lock:
             held = sum(len(content) for content in self._checkpoints.values() if content is not None)
             if held > MAX_HELD_BYTES and self._checkpoints.get(trial) is stored:
@@ -200,11 +200,11 @@ class Recorder:
 
 
 def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Mapping[str, str]) -> None:
-    """Raise VersionsError if the package versions of a worker are not those of the driver."""
+    """Raise VersionsError if the package versions of a worker differ from those of the driver."""
     differing = differing_versions(of_worker, of_driver)
     if differing:
         raise VersionsError(
-            f"the worker on {host} has other package versions than the driver: {differing}"
+            f"the worker on {host} has different package versions from the driver: {differing}"
             "; install requirements/runtime.lock on every node"
         )
 

@@ -20,7 +20,7 @@ from mnist_lib.model_file import ModelFile
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import TrialSpec
 
-OBJECT_STORE_SHARE = 0.7  # of which a dataset may take up
+OBJECT_STORE_SHARE = 0.7  # share of the object store that a dataset may take up
 
 
 def prepare_dataset(
@@ -29,7 +29,7 @@ def prepare_dataset(
     """Return the dataset, and what the driver needs to know about it.
 
     Args:
-        models: one trial of each model of the user's, with the file that defines the model.
+        models: one trial of each of the user's own models, with the file that defines the model.
 
     Raises:
         ModelError: a model cannot be built for the images of the dataset.
@@ -83,7 +83,7 @@ def _run_member(*arguments: Any) -> None:
     """Train the trials of a lane as a further member of its group. Only the first member reports the events."""
     for event in _run(*arguments):
         if isinstance(event, TrialFailure) and event.code != DivergedError.code:
-            raise GroupError(f"{event.code} {event.message}")  # ends the group: perhaps only this member failed
+            raise GroupError(f"{event.code} {event.message}")  # ends the group, since perhaps only this member failed
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""Threads that write to the storage, so that slow storage delays no event and no deadline."""
+"""Threads that write to the storage, so that slow storage does not delay events or deadlines."""
 
 import logging
 import threading
@@ -10,26 +10,26 @@ from jobs.console.signals import MAX_CONCURRENT_WRITES, UNINTERRUPTED
 
 log = logging.getLogger(__name__)
 
-LOG_SECONDS = 10.0  # between two log lines of a wait for the storage
-# Of what waits for the storage; with more, lanes wait.
+LOG_SECONDS = 10.0  # between two log lines while waiting for the storage
+# Limits on the writes that wait for the storage; beyond them, lanes wait.
 MAX_UNWRITTEN, MAX_UNWRITTEN_BYTES = 1_000, 256_000_000
 
 
 class Write(NamedTuple):
-    name: str  # a newer write of the same key and name replaces it; "" for none
+    name: str  # a newer write with the same key and name replaces it; "" if none does
     make: Callable[[], None]
-    size: int  # in bytes, of what it holds in memory
+    size: int  # bytes that it holds in memory
 
 
 class WriteQueue:
-    """A queue of writes that threads make. Those with the same key are made one at a time, in their order.
+    """A queue of writes that threads make. Writes with the same key are made one at a time, in order.
 
-    After one has failed, no further one is made.
+    After a write has failed, no more are made.
     """
 
     def __init__(self, threads: int = MAX_CONCURRENT_WRITES) -> None:
         self._changed = threading.Condition()
-        self._waiting: dict[str, deque[Write]] = {}  # by key; none is empty
+        self._waiting: dict[str, deque[Write]] = {}  # by key; no queue in it is empty
         self._count = self._bytes = 0
         self._in_progress: set[str] = set()
         self._error: BaseException | None = None
@@ -39,7 +39,7 @@ class WriteQueue:
             thread.start()
 
     def put(self, make: Callable[[], None], key: str, *, in_place_of: str = "", size: int = 0) -> None:
-        """Queue a write. It replaces the waiting write of that key and name (`in_place_of`), if there is one.
+        """Queue a write. It replaces the waiting write with that key and name (`in_place_of`), if there is one.
 
         Args:
             size: the bytes that it holds in memory, if they are many.
@@ -61,7 +61,7 @@ class WriteQueue:
 
     @property
     def is_full(self) -> bool:
-        """Return whether too much waits for the storage. Raises what a write raised."""
+        """Return whether too much is waiting for the storage. Raises what a write raised."""
         self._raise_error()
         return self._count >= MAX_UNWRITTEN or self._bytes >= MAX_UNWRITTEN_BYTES
 

@@ -59,11 +59,11 @@ def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
 
 
 @pytest.mark.parametrize("package", ["python", *RESULT_PACKAGES])
-def test_f22_a_worker_with_another_version_of_any_package_is_refused(package: str) -> None:
+def test_f22_a_worker_with_a_different_version_of_any_package_is_refused(package: str) -> None:
     here = package_versions()
     name = package.replace("-", "_")
     with pytest.raises(VersionsError) as refused:
         require_same_versions("node7", {**here, name: "0.1"}, here)
-    assert "the worker on node7 has other package versions" in str(refused.value)
+    assert "the worker on node7 has different package versions" in str(refused.value)
     assert f"{name} 0.1 there, {here[name]} here; install requirements/runtime.lock" in str(refused.value)
     require_same_versions("node7", here, here)
