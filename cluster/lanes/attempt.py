@@ -26,14 +26,14 @@ class State(enum.Enum):
 @dataclass(kw_only=True)
 class Attempt:
     lane: Lane
-    state_since: float  # or since the last event in it
+    state_since: float  # when the state began, or its last event came
     state: State = State.WAITING
     worker: WorkerProcess | None = None  # None while it waits for resources
     item: Any = None
-    kind: str = ""  # of its item, or of the last one
+    kind: str = ""  # of its item or, without one, of its last item
     fetching_since: float | None = None  # while the content of an event is on the way
     _item_since: float = math.inf
-    _sent_at: float = math.inf  # the last event of the item, on the lane's clock
+    _sent_at: float = math.inf  # when the item's last event was sent, on the lane's clock
     _longest: float = 0.0  # seconds between two events while the item is in training
 
     def start(self, worker: WorkerProcess, now: float) -> None:
@@ -51,7 +51,7 @@ class Attempt:
         """Note an event. From then on, the item is in this phase.
 
         Args:
-            sent_at: on the lane's clock; the driver's would include how long the event has waited.
+            sent_at: on the lane's clock; the driver's clock would add the time that the event waited to be read.
         """
         if self.state is State.ENDING:
             return  # the event was sent before the lane was told to end

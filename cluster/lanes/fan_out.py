@@ -41,7 +41,7 @@ class FanOut:
         plan: the resources of each lane, and the number of lanes to start with.
         payload: (item, rounds) -> what the lane is given. `rounds`: items left per lane, counting this one.
         max_lanes: the maximum, even as nodes join; None for one per item.
-        is_full: returns whether events should wait because earlier ones are not recorded yet. It delays no deadline.
+        is_full: returns whether events should wait because earlier ones are not recorded yet. Deadlines keep running.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class FanOut:
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
         self._time, self._checked_at = RunningTime(clock), -math.inf
         self._lost: frozenset[str] = frozenset()
-        self._failed_starts = 0  # by bugs, since one last succeeded
-        self._deaths_in_a_row = 0  # of lanes, since one began an item
+        self._failed_starts = 0  # because of bugs, since a start last succeeded
+        self._deaths_in_a_row = 0  # of lanes, since one last began an item
         self._start_lanes_at = 0.0
         what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"
         self._wait = Wait(
@@ -95,7 +95,7 @@ class FanOut:
         self._wait.restart()  # until now, the caller may have waited for something else
         while self._queue or self._queue.backing_off or any(attempt.item for attempt in self._attempts.values()):
             unread = deque(self._wait_for_events())
-            unread.rotate(next(self._turns))  # so that no lane is always the last one
+            unread.rotate(next(self._turns))  # so that no lane always comes last
             self._time.tick()
             while unread and not self._is_full():  # a single event may be large
                 yield from self._take_event(self._attempts[unread.popleft()])
@@ -172,7 +172,7 @@ class FanOut:
                 self._forget(attempt)
                 yield from self._fail(attempt, died.death)
             else:
-                yield from self._abandon(attempt, died.death)  # it may be alive, with only its event lost
+                yield from self._abandon(attempt, died.death)  # it may be alive, and only its event lost
             return
         if sent is None:
             attempt.fetching_since = attempt.fetching_since or now
@@ -182,7 +182,7 @@ class FanOut:
             attempt.start(event, now)
             self._assign(attempt)
         elif event.final:
-            never_began = attempt.state is State.STARTING  # perhaps it cannot, but others can
+            never_began = attempt.state is State.STARTING  # perhaps this lane cannot begin any item
             attempt.end_item(now)
             if never_began:
                 self._close(attempt)
@@ -210,7 +210,7 @@ class FanOut:
     def _retry_or_fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
         """Queue the item of a dead attempt again after a pause, if it is worth another attempt.
 
-        No lane starts in a pause either: the cluster may not know yet that a node is lost.
+        No lane starts during the pause either, since the cluster may not know yet that a node is lost.
         """
         if self._now >= self._start_lanes_at:  # lanes that die together count once
             self._deaths_in_a_row += 1
@@ -254,7 +254,7 @@ class FanOut:
                 yield from self._abandon(attempt, death)
 
     def _restart_waiting_lanes(self) -> None:
-        """Restart lanes that have not begun: one of them may have been placed on a node that was lost just then."""
+        """Restart lanes that have not begun, since one may have been placed on a node just as that was lost."""
         for attempt in [attempt for attempt in self._attempts.values() if attempt.state is State.WAITING]:
             del self._attempts[attempt.lane]
             self._cluster.kill(attempt.lane, None)

@@ -1,4 +1,4 @@
-"""The items that wait for a lane, and whether an item whose attempt died gets another."""
+"""The items that wait for a lane, and whether an item whose attempt died gets another attempt."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class ItemQueue:
         return items
 
     def pop_for(self, kind: str, other_kinds: Collection[str]) -> Item:
-        """Take the first item or, of those that cost the same, one that saves preparations.
+        """Take the first item or, of the next ones that cost the same, one that saves preparations.
 
         Args:
-            kind: of the lane's last item, which is preferred.
-            other_kinds: of the items in other lanes. A kind that is not among them comes second.
+            kind: the kind of the lane's last item, which is preferred.
+            other_kinds: the kinds of the items in other lanes; any kind that is not among them comes second.
         """
 
         def first(is_wanted: Callable[[Item], bool]) -> Item | None:
@@ -71,7 +71,7 @@ class ItemQueue:
         return item
 
     def retry(self, item: Item, kind: Kind, now: float) -> bool:
-        """Queue an item again, after a pause, because an attempt at it died. Return False if it gets no other."""
+        """Queue an item again, after a pause, because an attempt died. Return False if it gets no further attempt."""
         number, is_worth_another = self.attempts(item.id), self._is_worth_another(item.id, kind)
         self._deaths[item.id][kind] += 1
         if is_worth_another:

@@ -27,7 +27,7 @@ from cluster.lanes.mailbox import Assignments, Mailbox
 from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
 from cluster.lanes.resources import LanePlan, count_lanes, describe_free_resources, node_of
 
-MAX_UNREAD_EVENTS = 16  # of one worker; they take the driver's memory
+MAX_UNREAD_EVENTS = 16  # per worker; they take up the driver's memory
 
 # The errors of a lost node's tasks. They may come before the head lists the node as dead, or after.
 NODE_LOST_ERRORS = (
@@ -100,7 +100,7 @@ class RayLanes:
                 isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
                 and lane.mailbox is self._mailbox
             ):
-                self._mailbox = Mailbox(self._head)  # the lanes of the old one end, and others take their place
+                self._mailbox = Mailbox(self._head)  # the lanes of the old one end, and new ones replace them
             raise LaneDied(death_of(error, lane.worker, self._head.nodes_now())) from error
         if isinstance(sent.event, WorkerProcess):
             lane.worker = sent.event
@@ -123,7 +123,7 @@ class RayLanes:
         self._finish_kills()
 
     def _finish_kills(self) -> None:
-        """Do what needs the head, if it answers: otherwise the calls would wait for it."""
+        """Do what needs the head, but only if the head answers: otherwise the calls would block."""
         while self._unfinished_kills and self.answers():
             lane, worker = self._unfinished_kills.pop()
             if lane.group is not None:  # this also kills what still runs on its nodes
@@ -150,10 +150,10 @@ class RayLanes:
 @dataclass(eq=False)
 class _RayLane:
     number: int
-    generator: Any  # Ray's, of the events
-    mailbox: Mailbox  # from which it takes its items
+    generator: Any  # Ray's generator of the lane's events
+    mailbox: Mailbox  # where the lane gets its items
     group: PlacementGroup | None
-    next_event: Any = None  # the reference to it, while its content is on the way
+    next_event: Any = None  # a reference, while the content of the event is on the way
     worker: WorkerProcess | None = None
 
 

@@ -56,7 +56,7 @@ class Mailbox:
             actor: Any = items.remote()
             if len(self._head.nodes_now()) < 2:
                 return actor
-            # A node that has just joined may not know the others yet, and fail to place the actor.
+            # A node that has just joined may not know the others yet, and then fails to place the actor.
             reference, wait = actor.answer.remote(), Wait("an actor on the node of the driver")
             while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
                 wait.log_if_due()
@@ -88,7 +88,7 @@ class _Items:
         self._changed.pop(lane, asyncio.Event()).set()
 
     async def get(self, lane: int, index: int) -> list[Any]:
-        """Return the item of that index in a list, or an empty list if there will be none."""
+        """Return a list with the item at this index, or an empty list if there will be none."""
         payloads = self._payloads[lane]
         while len(payloads) <= index and lane not in self._closed:
             await self._changed[lane].wait()
@@ -98,7 +98,7 @@ class _Items:
 
 
 class Assignments:
-    """The items of a lane, as an iterator in the lane's task. Each member of a group sees the same ones."""
+    """The items of a lane, as an iterator in the lane's task. Each member of a group sees the same items."""
 
     def __init__(self, mailbox: str, lane: int) -> None:
         self._mailbox, self._lane = mailbox, lane  # the actor's name, and the number of the lane
@@ -133,7 +133,7 @@ class Assignments:
 
 
 def _without_giving_back_the_cpu(reference: Any) -> Any:
-    """Return an object once it exists. The CPU of a task that blocks in `ray.get` is given to others."""
+    """Return an object once it exists. The CPU of a task that blocks in `ray.get` is given to other tasks."""
     pause = POLL_SECONDS
     while not ray.wait([reference], timeout=0)[0]:
         time.sleep(pause)

@@ -1,4 +1,4 @@
-"""What the driver needs of a cluster, without Ray. `lane.RayLanes` is one implementation, tests simulate another."""
+"""What the driver needs from a cluster, without Ray. `lane.RayLanes` is one implementation; tests simulate another."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Item(Protocol):
 
     @property
     def cost(self) -> float:
-        """Roughly, how long the item takes in comparison with others."""
+        """Roughly how long the item takes, compared with other items."""
         ...
 
 
@@ -84,7 +84,7 @@ class Sent:
     at: float  # seconds on the lane's clock; comparable only within the lane
 
 
-class LaneEnded(Exception):  # noqa: N818  it is no error
+class LaneEnded(Exception):  # noqa: N818  it is not an error
     """The task of a lane has returned."""
 
 
@@ -134,7 +134,7 @@ class Cluster(Protocol):
         """End a lane by force, and give back what it holds.
 
         Args:
-            worker: its process, in case it cannot react (suspended).
+            worker: the lane's process, to kill it even if it is suspended.
         """
         ...
 
@@ -151,7 +151,7 @@ class Cluster(Protocol):
         ...
 
     def answers(self) -> bool:
-        """Return whether the head has answered the last request. While it does not, `start` would wait for it."""
+        """Return whether the head has answered the last request. Until it has, `start` would block."""
         ...
 
     def capacity(self) -> int:

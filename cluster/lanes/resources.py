@@ -1,4 +1,4 @@
-"""What fits on which node. Sums over a cluster mislead: a task that asks for 2 GPUs does not fit on two nodes of 1."""
+"""What fits on which node. Sums over a cluster mislead: a task that needs 2 GPUs does not fit on two nodes with 1."""
 
 import heapq
 import socket
@@ -32,7 +32,7 @@ class LanePlan:
     lanes: int
     cpus: int
     gpus: int
-    nodes: int = 1  # of each lane
+    nodes: int = 1  # per lane
 
     @property
     def lane_resources(self) -> str:

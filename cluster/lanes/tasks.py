@@ -25,7 +25,7 @@ MAX_RETRIES = 3
 
 
 def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_returns: int = 1) -> Any:
-    """Start a task on the driver's node, where the user's paths are, without waiting for a free CPU.
+    """Start a task on the driver's node, where the user's paths exist, without waiting for a free CPU.
 
     Args:
         function: may be called again after a failure of Ray.
@@ -41,7 +41,7 @@ def result_of(reference: Any, what: str = "a task", head_seconds: float = Limits
     """Wait for a task, log the wait at intervals, and return the task's result.
 
     Raises:
-        ClusterError: it has not ended within hours, or as in `value_of`.
+        ClusterError: the task has not ended within hours, or as in `value_of`.
         ClusterLostError: the head no longer answers.
         Exception: as in `value_of`.
     """
@@ -76,11 +76,11 @@ def value_of(reference: Any) -> Any:
 def results_in_order(
     function: Callable[..., Any], calls: Iterable[Sequence[Any]], what: str, limits: Limits
 ) -> Iterator[Any]:
-    """Yield the result of each call. Few calls are taken from their iterator in advance.
+    """Yield the result of each call. Only a few calls are taken from their iterator in advance.
 
     Args:
         function: without side effects, since Ray calls it again when a worker or a node is lost.
-        what: the words for one result in messages.
+        what: what error messages call one result.
 
     Raises:
         ResourcesError: no node has a CPU, or none is free in time.
@@ -107,7 +107,7 @@ def _wait_for(reference: Any, head: HeadWatch, what: str, limits: Limits) -> Any
         head.check()
         if wait.is_over:
             raise ResourcesError(
-                f"{what} did not come within {wait.seconds:.0f} s ({describe_free_resources()})"
+                f"{what} did not arrive within {wait.seconds:.0f} s ({describe_free_resources()})"
                 "; wait longer with --wait-for-resources SECONDS"
             )
         wait.log_if_due(describe_free_resources)
@@ -128,7 +128,7 @@ def call_on_every_node(function: Callable[[], T], seconds: float, *, gpus: bool 
     """Call the function once on each live node, without waiting for a free CPU.
 
     Args:
-        seconds: to wait for all answers together.
+        seconds: how long to wait for all answers together.
         gpus: call it only on nodes with GPUs, each time with one GPU granted.
     """
     nodes = [node for node in live_nodes() if node.gpus or not gpus]
