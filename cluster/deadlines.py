@@ -1,4 +1,4 @@
-"""Every limit on time, and on attempts, of this package. Imports no Ray: the command line checks the limits of a run.
+"""Every time limit and attempt limit of this package. Does not import Ray, since the command line checks the limits.
 
 `Limits` are those of one run; the constants hold for every run. All are in seconds.
 """
@@ -18,7 +18,7 @@ class Limits:
     """When an attempt, an item or a whole run is abandoned."""
 
     max_failures: int = 3  # retries of an item whose attempt has died
-    max_out_of_memory: int = 1  # how many of these retries may follow a lack of memory
+    max_out_of_memory: int = 1  # how many of these retries may follow an out-of-memory death
     item_seconds: float = math.inf  # for one item in one attempt
     # For the next event of an attempt, by its state (`attempt.State`):
     starting_seconds: float = 900.0  # imports, and the transfer of the dataset
@@ -34,20 +34,20 @@ class Limits:
 
 
 # Connections
-CONNECT_SECONDS = 4.0  # until the head or the job server has answered one question
+CONNECT_SECONDS = 4.0  # until the head or the job server has answered one request
 LOST_SHUTDOWN_SECONDS = 5.0  # for Ray's shutdown after the cluster was lost, which would take a minute
-JOB_ANSWER_SECONDS = 60.0  # between two parts of an answer of the job server
+JOB_ANSWER_SECONDS = 60.0  # between two parts of an answer from the job server
 JOB_AGENT_SECONDS = 30.0  # until the head's agent, which runs the jobs and starts after the job server, is ready
 JOB_SERVER_LOST_SECONDS = 120.0  # without an answer from the job server while a job is followed
 
 # Lanes
 TICK_SECONDS = 0.5  # how late a deadline may be noticed
-MAX_TICK_SECONDS = 5.0  # counted per look at the clock; a longer gap means that this process was stopped
+MAX_TICK_SECONDS = 5.0  # most that one reading of the clock can add; a longer gap means that this process was stopped
 MAILBOX_START_SECONDS = 60.0  # for the start of the actor that gives lanes their items
 POLL_SECONDS = 0.002  # how late a lane notices its next item; a blocking request would give back its CPU
 MAX_POLL_SECONDS = 0.1
 PREPARE_SECONDS = 7_200.0  # for a single task outside of lanes, such as the preparation of a dataset
-MAX_FAILED_STARTS = 3  # of lanes in a row, because of a bug; then all trials fail
+MAX_FAILED_STARTS = 3  # failed starts of lanes in a row, because of a bug, after which all trials fail
 BACK_OFF_SECONDS = (1.0, 30.0)  # pause after an item's first death, doubled after each further one; longest pause
 
 # Nodes on this machine
@@ -56,7 +56,7 @@ NODE_KILL_SECONDS = 20.0  # until every process of a node has ended
 
 # The pod of the Kubernetes CronJob
 KUBERNETES_REQUEST_SECONDS = 30.0  # for one answer
-KUBERNETES_SILENCE_SECONDS = 300.0  # without any answer; the API server may be upgraded meanwhile
+KUBERNETES_SILENCE_SECONDS = 300.0  # without any answer, as during an upgrade of the API server
 
 
 class Clock(Protocol):

@@ -8,7 +8,7 @@ class ClusterError(Exception):
 
 
 class AuthError(ClusterError):
-    """The cluster expects another token."""
+    """The cluster expects a different token."""
 
     code = "E-AUTH"
 

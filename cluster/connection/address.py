@@ -30,7 +30,7 @@ def address_of(given: str | None) -> str | None:
 
 
 def require_head(address: str, source: str) -> str:
-    """Check that a head answers there and accepts our token. Ray itself would try for minutes.
+    """Check that a head answers at the address and accepts our token. Ray itself would try for minutes.
 
     Args:
         source: the option or variable that named the address.
@@ -39,7 +39,7 @@ def require_head(address: str, source: str) -> str:
         host:port, also for "auto".
 
     Raises:
-        AuthError: the head expects another token.
+        AuthError: the head expects a different token.
         ClusterError: no Ray head answers within seconds, or the address is malformed.
     """
     if address == "auto":
@@ -81,7 +81,7 @@ def unused_port(host: str = "") -> int:
 
 
 def lost_nodes(address: str) -> list[str]:
-    """Return host and id of each node that died, if no other node has started on its host since."""
+    """Return host and id of each node that died, unless another has started on its host since."""
     nodes = sorted(_nodes(address), key=lambda node: node.start_time_ms)
     started_at = {node.node_manager_address: node.start_time_ms for node in nodes if node.state == ray_private.ALIVE}
     return [
@@ -102,7 +102,7 @@ def _nodes(address: str) -> Any:
 
 
 class HeadWatch:
-    """Asks the head of the connected cluster at intervals whether it is there, and which nodes have died.
+    """Asks the head of the connected cluster at intervals whether it is alive, and which nodes have died.
 
     Ray itself would end this process, without a message, a minute after it lost the head, and would wait for a task on
     an unreachable node until the connection to that node breaks.
@@ -131,8 +131,8 @@ class HeadWatch:
     def check(self) -> None:
         """Send a request if the last one was long enough ago.
 
-        Raises ClusterLostError after the timeout without an answer. It counts requests, so that a pause of this process
-        does not end a run.
+        Raises ClusterLostError after the timeout without an answer. The timeout is counted in requests, so that a
+        pause of this process does not end a run.
         """
         if self._clock.monotonic() - self._asked_at < HEAD_INTERVAL_SECONDS:
             return
@@ -172,7 +172,7 @@ def token_advice() -> str:
 
 
 def token_file() -> Path | None:
-    """Return where Ray looks for a file with the token; None without a home folder."""
+    """Return where Ray looks for a file with the token; None if there is no home folder."""
     with contextlib.suppress(RuntimeError):
         return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
     return None
@@ -180,7 +180,7 @@ def token_file() -> Path | None:
 
 def ensure_token() -> None:
     """Create a token for a cluster that others may join, unless one exists where Ray looks for it."""
-    before = os.umask(0o077)  # Ray would let others read it
+    before = os.umask(0o077)  # Ray would let other users read it
     try:
         ray_private.enable_and_create_token()
     finally:

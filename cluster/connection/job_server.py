@@ -22,15 +22,15 @@ from cluster.errors import AuthError, ClusterError, ClusterLostError
 DEFAULT_URL = "http://127.0.0.1:8265"
 POLL_SECONDS = 0.5
 CHARACTERS_PER_POLL = 1 << 20  # a longer log is polled less often, since every answer holds the whole log
-TERMINATED = 143  # the exit code after SIGTERM, by which Ray stops a job
+TERMINATED = 143  # the exit code after SIGTERM, with which Ray stops a job
 
 
 class JobExistsError(ClusterError):
-    """There is a job of that id already."""
+    """There is already a job with that id."""
 
 
 class UnknownJobError(ClusterError):
-    """There is no job of that id."""
+    """There is no job with that id."""
 
     code = "E-USAGE"
 
@@ -42,7 +42,7 @@ def url_of(given: str | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the server knows of a job."""
+    """What the server knows about a job."""
 
     id: str
     status: str  # PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED
@@ -73,10 +73,10 @@ class JobClient:
     def __init__(self, url: str) -> None:
         """
         Args:
-            url: of the head's dashboard, as in http://head:8265.
+            url: the URL of the head's dashboard, as in http://head:8265.
 
         Raises:
-            AuthError: the cluster expects another token.
+            AuthError: the cluster expects a different token.
             ClusterError: no job server answers within seconds.
         """
         self.url = url.rstrip("/")
@@ -96,7 +96,7 @@ class JobClient:
 
         Args:
             job: its id; None to let Ray choose one.
-            sent: the packages, and others, by the paths that their copies get.
+            sent: the files and folders, by the paths that their copies get.
         """
         with tempfile.TemporaryDirectory() as together:
             for name, source in sent.items():
@@ -193,7 +193,7 @@ class JobClient:
             if job is not None and "status code 404" in str(error):
                 raise UnknownJobError(f"there is no job {job} at {self.url}; `list` shows all") from error
             if "already exists" in str(error):
-                raise JobExistsError(f"{self.url}: there is a job {job} already") from error
+                raise JobExistsError(f"{self.url}: there is already a job {job}") from error
             *_, last = str(error).strip().splitlines() or [""]  # the last line of the server's traceback
             raise ClusterError(f"{self.url}: {last}") from error
 

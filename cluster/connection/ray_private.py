@@ -28,7 +28,7 @@ NO_AGENT = "No available agent"  # in the job server's answer until the head's a
 JOB_VARIABLE = RAY_JOB_CONFIG_JSON_ENV_VAR  # in the environment of a process that the job server has started
 NODE_ARGUMENT = "--node_id="  # in the command line of a node's main process, with the id of the node
 WORKER_TITLE = "ray::"  # in the command line of a process that runs a task
-MAX_UNREAD_OPTION = "_generator_backpressure_num_objects"  # of a task: at how many unread results its generator pauses
+MAX_UNREAD_OPTION = "_generator_backpressure_num_objects"  # at how many unread results a generator pauses
 UPLOAD_LOGGERS = (  # they report each upload
     "ray.dashboard.modules.dashboard_sdk",
     "ray._private.runtime_env.working_dir",
@@ -51,7 +51,7 @@ def connection_to_head(address: str) -> Iterator[Any]:
 
 
 def head_on_this_machine() -> str:
-    """Return host:port of the head that runs here. Raises ConnectionError without one."""
+    """Return host:port of the head that runs here. Raises ConnectionError if there is none."""
     return str(services.canonicalize_bootstrap_address_or_die("auto"))
 
 
@@ -82,14 +82,14 @@ def free_resources() -> dict[str, dict[str, float]]:
 
 
 def dashboard_address() -> str | None:
-    """Return host:port of the connected cluster's dashboard; None without one."""
+    """Return host:port of the connected cluster's dashboard; None if it has none."""
     with contextlib.suppress(Exception):
         return str(get_dashboard_url() or "") or None  # type: ignore[no-untyped-call]
     return None
 
 
 def job_client(url: str, connect_seconds: float, answer_seconds: float) -> "JobSubmissionClient":
-    """Return Ray's client of a job server, with timeouts: by itself it would wait for an answer without end."""
+    """Return Ray's client of a job server, with timeouts, since it would otherwise wait for an answer forever."""
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):

@@ -1,11 +1,11 @@
 """`python -m cluster.deploy.rayjob MANIFEST COMMAND`: the program of the CronJob's pod.
 
-It creates the RayJob of its Job, prints the log of the run and exits as the run did, since a RayJob does not show exit
-codes. After an exit code that deserves exactly one retry, it replaces the RayJob by a second one with a new run name.
-Kubernetes itself cannot do this: a podFailurePolicy does not limit the retries after one exit code.
+It creates the RayJob of its Job, prints the log of the run and exits with the exit code of the run, which a RayJob does
+not show. After an exit code that deserves exactly one retry, it replaces the RayJob with a second one with a new run
+name. Kubernetes itself cannot do this: a podFailurePolicy cannot limit the retries for a single exit code.
 
-A RayJob that exists already was created by an earlier pod of this Job. If it runs it is followed; if it failed it is
-replaced.
+A RayJob that exists already was created by an earlier pod of this Job. If it is running, it is followed; if it failed,
+it is replaced.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Document = dict[str, Any]
 
 
 def rayjob_of(run: str, uid: str, manifest: Path) -> Document:
-    """Return a YAML file's RayJob, named after the Job `run` with this uid and deleted with that Job."""
+    """Return the RayJob in a YAML file, named after the Job `run` and owned by it, so that it is deleted with it."""
     job: Document = yaml.safe_load(manifest.read_text())
     job["metadata"]["name"] = f"{run}-ray"  # not the Job's name, which KubeRay may use for a Job of its own
     job["metadata"]["ownerReferences"] = [{"apiVersion": "batch/v1", "kind": "Job", "name": run, "uid": uid}]
@@ -55,7 +55,7 @@ class RunFollower:
         self._state = ""
 
     def follow(self) -> int:
-        """Return the exit code of the run, or that of the error for which this program gives up."""
+        """Return the exit code of the run, or that of the error that made this program give up."""
         answered_at = time.monotonic()
         while time.monotonic() - answered_at < KUBERNETES_SILENCE_SECONDS:
             status, found = self._find_or_create()
@@ -118,7 +118,7 @@ class RunFollower:
 
 
 def log_command(job: str, address: str) -> list[str]:
-    """Return the command that prints the log of a job to its end, and exits as the job did."""
+    """Return the command that prints the log of a job to its end, and exits with its exit code."""
     return [sys.executable, "-m", "jobs.submit", "logs", job, "--follow", "--address", address]
 
 
@@ -138,7 +138,7 @@ def _fail(exit_code: int, why: str) -> int:
 
 
 def _request(method: str, name: str = "", body: Document | None = None) -> tuple[int, Document]:
-    """Return the HTTP status and the document of the answer; 0 without an answer."""
+    """Return the HTTP status and the document of the answer; status 0 means no answer."""
     namespace, token = ((ACCOUNT / file).read_text() for file in ("namespace", "token"))
     try:
         answer = requests.request(
