@@ -66,7 +66,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-# The files that take longest, in this order. They begin first, so that the last ones are short.
+# The files that take longest, in this order. They begin first, so that the tests that run last are short.
 LONGEST_FIRST = (
     "jobs/test_rehearse.py",
     "jobs/retrain/test_retrain.py",

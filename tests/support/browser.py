@@ -15,7 +15,7 @@ PHONE, SMALL_PHONE, WIDE = (390, 844), (360, 740), (1280, 900)  # CSS pixels
 LOOKS = [(size, scheme) for size in (PHONE, WIDE) for scheme in ("light", "dark")] + [(SMALL_PHONE, "light")]
 MIN_LETTER_HEIGHT = 8.5  # CSS pixels, as drawn
 
-# Visible texts with the height of their letters. A plot is scaled, and the letters in it too.
+# Visible texts with the height of their letters. A plot is scaled, and so are the letters in it.
 LETTERS = """() => [...document.querySelectorAll("body *")]
   .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.checkVisibility())
   .map(e => {

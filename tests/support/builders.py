@@ -1,4 +1,4 @@
-"""Builders of TFDS as a user writes them."""
+"""TFDS builders as a user would write them."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class {name}(tfds.core.GeneratorBasedBuilder):
 
 
 def builder_file(folder: Path, name: str, *, fixed: bool) -> Path:
-    """Write a builder of 30 and 9 pictures of three trees, of one size if `fixed`, and return its file."""
+    """Write a builder of two splits, 30 and 9 pictures of three trees, all of one size if `fixed`; return its file."""
     path = folder / f"{name.lower()}.py"
     path.write_text(BUILDER.format(name=name, shape="6, 5, 3" if fixed else "None, None, 3", fixed=fixed))
     return path

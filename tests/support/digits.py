@@ -19,13 +19,13 @@ any_digit = st.integers(0, len(DIGITS) - 1).map(lambda index: DIGITS[index])
 
 
 def few_digits(digits: Dataset) -> Dataset:
-    """Return a dataset of 120 digits to train and 110 to test."""
+    """Return a dataset of 120 digits to train on and 110 to test on."""
     train, test = digits.train.take(np.arange(0, 4_000, 33)[:120]), digits.test.take(np.arange(0, 1_000, 9)[:110])
     return Dataset.of("few", "1", train, test)
 
 
 def centred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """pixels: [height, width] or [height, width, channels] -> [28, 28]."""
+    """Return a picture, [height, width] or [height, width, channels], as a centred digit, [28, 28]."""
     return centre(find_ink(pixels.astype(np.float32).reshape(*pixels.shape[:2], -1)), (28, 28), 20)
 
 

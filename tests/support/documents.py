@@ -50,7 +50,7 @@ def prose(path: Path) -> str:
 
 
 def commands() -> list[Snippet]:
-    """Return every command of this project in shell blocks, without comments, and in prose."""
+    """Return every command of this project that is in a shell block (without comments) or in prose."""
     lines = [
         Snippet(block.document, line.partition(" #")[0].strip())
         for block in blocks("sh")
@@ -69,5 +69,5 @@ def anchors(path: Path) -> Sequence[str]:
 
 
 def links(path: Path) -> list[str]:
-    """Return the targets of all links and pictures of a document, without code blocks."""
+    """Return the targets of all links and pictures of a document, except those in code blocks."""
     return re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text_of(path)))

@@ -10,7 +10,7 @@ FIGURE = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
 
 
 def assert_says_what_the_summary_says(page: str, summary: Mapping[str, Any]) -> None:
-    """Check that each number on the page is that of the summary, and that none of the main accuracies is missing."""
+    """Check that each number on the page is as in the summary, and that none of the main accuracies is missing."""
     figures = FIGURE.findall(page)
     for value, path, text in figures:
         expected = _at(summary, path)

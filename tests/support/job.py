@@ -141,5 +141,5 @@ def hashes(stdout: str) -> dict[str, str]:
 
 
 def starts_of(trial: str, run: Path) -> list[int]:
-    """Return for each attempt at a trial the number of epochs that it resumed after."""
+    """Return, for each attempt at a trial, the number of epochs after which it resumed."""
     return [e["resumed_after"] for e in history_of(run) if e["trial"] == trial and e["event"] == "started"]

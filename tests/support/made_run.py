@@ -30,7 +30,7 @@ def made_run(
 
     Args:
         failed: number of failed trials, which are the last ones.
-        margin: how much larger the logit of the label is on average; 6 gives an accuracy of about 90%, 12 of 100%.
+        margin: how much larger the logit of the label is on average; 6 gives about 90% accuracy, 12 about 100%.
     """
     rng = np.random.default_rng(0)
     specs = trial_grid(models, range(seeds), dataset=dataset.name, epochs=epochs)
@@ -110,7 +110,7 @@ def small_result(
     labels: np.ndarray[tuple[int], np.dtype[np.uint8]] = FOUR_LABELS,
     validation: int | None = 5,
 ) -> TrialResult:
-    """Return the result of a trial of keras with these predictions, all of the same confidence."""
+    """Return the result of a keras trial with these predictions, all with the same confidence."""
     count = len(predicted)
     probabilities = np.full((count, 10), (1 - confidence) / 9, np.float32)
     probabilities[np.arange(count), predicted] = confidence
@@ -135,7 +135,7 @@ def tally_of(first: TrialResult, *others: TrialResult) -> Tally:
 
 
 def small_summary(*predicted: list[int], failed: int = 0) -> dict[str, Any]:
-    """Return the summary of trials of keras with these predictions for FOUR_LABELS, and of failed trials."""
+    """Return the summary of keras trials with these predictions for FOUR_LABELS, and of `failed` failed trials."""
     results = [small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)]
     tallies = {"keras": tally_of(*results)} if results else {}
     rows = [trial_row({"model": "keras", "seed": r.spec.seed, "epochs": 5}, r, attempts=1) for r in results]

@@ -1,4 +1,4 @@
-"""Models as a user writes them, which the tests name as `own_models.py:FUNCTION`."""
+"""Models as a user would write them, which the tests name as `own_models.py:FUNCTION`."""
 
 import keras
 import tensorflow as tf
@@ -21,7 +21,7 @@ def small_resnet(image_shape: ImageShape, num_classes: int, width: int = 8, drop
 
 
 def residual(image_shape: ImageShape, num_classes: int) -> keras.Model:
-    """Without batch normalisation and random numbers, so that two replicas learn what one learns."""
+    """Has no batch normalisation and no random numbers, so that two replicas learn what one learns."""
     inputs = keras.Input(image_shape)
     features = layers.Conv2D(4, 3, strides=2)(layers.Rescaling(1 / 255)(inputs))
     features = layers.Add()([features, layers.Conv2D(4, 3, padding="same", activation="relu")(features)])

@@ -12,14 +12,14 @@ from mnist_lib.data.split import Dataset
 
 
 def noise(seed: int, size: tuple[int, int] = (8, 8), mode: str = "L") -> Image.Image:
-    """Return a random picture; width and height."""
+    """Return a random picture. `size`: width and height."""
     channels = len(Image.new(mode, (1, 1)).getbands())
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], channels), np.uint8)
     return Image.frombytes(mode, size, pixels.tobytes())
 
 
 def write_folder(folder: Path, files: Mapping[str, Image.Image | bytes]) -> Path:
-    """Write pictures, and files of other content, by path."""
+    """Write pictures and other files, given by path."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

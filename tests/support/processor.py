@@ -1,4 +1,4 @@
-"""Processor time as a bound for what computes and does not wait. On a busy machine, elapsed time says little."""
+"""Bounds on processor time, for code that computes and does not wait. On a busy machine, elapsed time says little."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def at_most_processor_seconds(seconds: float) -> Iterator[None]:
-    """Check what the block uses, in this process and in processes that it starts and waits for."""
+    """Check the processor time of the block, in this process and in processes that it starts and waits for."""
     begin = _used()
     yield
     used = _used() - begin

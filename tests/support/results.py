@@ -7,7 +7,7 @@ from mnist_lib.spec import TrialSpec
 
 
 def trial_result(spec: TrialSpec, **fields: Any) -> TrialResult:
-    """Return a result with these fields: at least test, validation, history and probabilities."""
+    """Return a result with these fields, which must include test, validation, history and probabilities."""
     defaults = {
         "best_epoch": spec.epochs,
         "train_seconds": 8.0,

@@ -31,7 +31,7 @@ worker.run_lane = run_lane
 def run_lane(assignments: Iterable[Assignment], dataset: list[Any], *_: Any) -> Iterator[TrialEvent]:
     """Replace `jobs.train.worker.run_lane`, by means of `UNTRAINED`, a prelude for `tests.support.job`.
 
-    Every model predicts the first half of the test images correctly, and the next class for the rest.
+    Every model predicts the first half of the test images correctly, and the class after the right one for the rest.
     """
     yield LaneStarted(trial="", host=socket.gethostname(), versions=package_versions())
     labels = ray.get(dataset[0]).test.labels

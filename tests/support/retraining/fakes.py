@@ -143,6 +143,6 @@ class FakeAttempt:
             is_lost = f"{lease_folder(SCHEDULE)}/terms/{self._term + 1:08d}.json" in machine.world.content
             # The machine may be suspended between checking that it has the lease and writing.
             assert not is_lost or machine.slept > slept, f"{self.run}: written by a holder that lost its lease"
-        except StoreError as error:  # of the storage or of a lost lease
+        except StoreError as error:  # the storage has failed or the lease is lost
             return AttemptResult(6, complete=False, retry="yes", why=str(error))
         return AttemptResult(0, complete=True)

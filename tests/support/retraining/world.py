@@ -114,7 +114,7 @@ class Machine:
         self.retrainer = self.attempt = None  # its child process dies too
 
     def sleep(self, seconds: float) -> None:
-        """Suspend the machine in the middle of what it does; the others go on."""
+        """Suspend the machine in the middle of what it does; the other machines go on."""
         if not self.asleep:
             self.asleep = True
             self.world.advance(seconds)

@@ -1,4 +1,4 @@
-"""A cluster of `cluster.lanes.ports` on a virtual clock: nodes with slots, lanes, and what can happen to them."""
+"""A `cluster.lanes.ports.Cluster` on a virtual clock: nodes with slots, lanes, and what can happen to them."""
 
 import itertools
 import math
@@ -39,13 +39,13 @@ class SimulatedLane:
     closed: bool = False
     begun: bool = False  # its first event is on the way
     unread: deque[Sent] = field(default_factory=deque)  # events, and at the end an exception
-    content_at: float = 0.0  # when the content of the first unread event is there
+    content_at: float = 0.0  # when the content of the first unread event arrives
     is_requested: bool = False  # whether the driver has asked for that content
     script: Generator[Any, None, None] | None = None
     has_mailbox: bool = True
     wants: str = ""  # "item" or "room" while the script waits for one
     stopped: bool = False
-    is_late: bool = False  # it would have gone on while it was stopped
+    is_late: bool = False  # it was due to go on while it was stopped
     ended: bool = False
     cancelled: bool = False
 
@@ -54,7 +54,7 @@ class SimulatedCluster:
     def __init__(self, clock: VirtualClock, durations: dict[str, Durations], head_seconds: float = 30.0) -> None:
         self.clock, self._durations = clock, durations
         self.nodes: list[Node] = []
-        self.lanes: dict[SimulatedLane, None] = {}  # that have not ended, in the order of their start
+        self.lanes: dict[SimulatedLane, None] = {}  # those that have not ended, in the order of their start
         self._waiting: deque[SimulatedLane] = deque()
         self._with_events: set[SimulatedLane] = set()
         self.events_taken = 0
@@ -105,7 +105,7 @@ class SimulatedCluster:
         self._end(lane, Death(kind=kind, details="on its node"))
 
     def stop_worker(self, lane: SimulatedLane, seconds: float) -> None:
-        """Stop a worker, which then ignores a cancellation, and continue it later."""
+        """Stop a worker, which then ignores a cancellation, and resume it later."""
         lane.stopped = True
 
         def go_on() -> None:
@@ -126,7 +126,7 @@ class SimulatedCluster:
 
     def lose_event(self, lane: SimulatedLane) -> None:
         """Lose the next event of a lane, which goes on."""
-        if not lane.cancelled:  # or nobody takes it
+        if not lane.cancelled:  # otherwise nobody takes it
             lost = LaneDied(Death(kind=Kind.NODE_LOST, details="with an event"))
             lane.unread.appendleft(Sent(lost, self.clock.now))
             self._with_events.add(lane)
@@ -144,7 +144,7 @@ class SimulatedCluster:
     # The port
 
     def start(self) -> SimulatedLane:
-        assert self.answers(), "the driver asks a head that does not answer for a lane"
+        assert self.answers(), "the driver asks for a lane while the head does not answer"
         lane = SimulatedLane(next(self._numbers))
         self.lanes[lane] = None
         self._waiting.append(lane)
@@ -213,7 +213,7 @@ class SimulatedCluster:
 
     def _emit(self, lane: SimulatedLane, event: Any) -> None:
         lane.unread.append(Sent(event, self.clock.now))
-        if not lane.cancelled:  # or nobody takes it
+        if not lane.cancelled:  # otherwise nobody takes it
             self._with_events.add(lane)
 
     def _leave(self, lane: SimulatedLane) -> None:

@@ -1,4 +1,4 @@
-"""A storage in memory, for thousands of runs a minute, and writes that take virtual time."""
+"""A storage in memory, fast enough for thousands of runs a minute, and a queue of writes that take virtual time."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ from tests.support.simulation.clock import VirtualClock
 
 
 class MemoryObjects:
-    """`mnist_lib.objects.protocol.Objects` in memory. Appended content that is not flushed is lost with the process."""
+    """`mnist_lib.objects.protocol.Objects` in memory. Appended content is stored at once, so `flush` does nothing."""
 
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}
@@ -62,10 +62,10 @@ class MemoryObjects:
 
 
 class SimulatedWrites(WriteQueue):
-    """Makes writes that take virtual seconds: threads would make a simulation depend on the machine.
+    """Makes writes that take virtual seconds, since threads would make a simulation depend on the machine.
 
     Args:
-        seconds: of each write.
+        seconds: how long each write takes.
         concurrent: how many are made at a time.
         most: how many may wait before events have to wait, too.
     """

@@ -23,7 +23,7 @@ from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations
 
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")  # the most memory of this process; getrusage also counts that of its parent
-SECONDS_PER_WRITE = 0.16  # a bucket with a latency of 40 ms, and four requests a write on average
+SECONDS_PER_WRITE = 0.16  # a bucket with a latency of 40 ms, and four requests per write on average
 
 
 class Nowhere(MemoryObjects):

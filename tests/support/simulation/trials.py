@@ -1,7 +1,7 @@
 """Trials that train nothing, as generators of events and of the seconds between them.
 
 The weights of a trial are a hash of its id and of the epochs that were trained one after the other. Checkpoints carry
-them, so that a trial that is resumed wrongly ends with other weights.
+them, so that a trial that is resumed wrongly ends with different weights.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Durations:
     epoch: float = 1.0
     evaluating: float = 0.5
     checkpoint_every: int = 1  # epochs
-    chunk: float = 0.1  # no heartbeat comes within one
+    chunk: float = 0.1  # without a heartbeat
 
 
 def trial_script(given: Assignment, durations: Durations, node: str) -> Generator[float | TrialEvent, None, None]:

@@ -180,7 +180,7 @@ class World:
             self._waiting_since = now
         self._looked_at = now
         assert now - self._waiting_since < ANNOUNCED_SECONDS, (
-            f"at {now:.1f}, a wait was not announced since {self._waiting_since:.1f}"
+            f"at {now:.1f}, a wait has not been announced since {self._waiting_since:.1f}"
         )
 
     def run(self) -> None:
@@ -225,7 +225,7 @@ class World:
         for spec in self.trials:
             row = self.rows[spec.id]
             if row["status"] == "ok":
-                assert row["weights_sha256"] == undisturbed_weights(spec), f"{spec.id} has other weights"
+                assert row["weights_sha256"] == undisturbed_weights(spec), f"{spec.id} has different weights"
             else:
                 self._check_failure(spec, row)
         assert not self.cluster.running, f"still running: {self.cluster.running}"

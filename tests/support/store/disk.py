@@ -1,4 +1,4 @@
-"""A simulated disk that can lose power: records every call, and computes what a power loss after it may leave.
+"""A simulated disk that can lose power: it records every call, and computes what a power loss at any time may leave.
 
 It guarantees only what POSIX does: the content of a file after the file is synced, and the names in a folder after the
 folder is synced. Until then each change may be lost, in any order, and content may be truncated.
@@ -82,7 +82,7 @@ class Disk:
             patch.stop()
 
     def states_after_power_loss(self, seed: int) -> list[State]:
-        """Return possible states before the first call, between any two, and after the last one.
+        """Return possible states after a power loss before the first call, between any two, and after the last one.
 
         In the last state of all, every change that was not synced is lost.
         """

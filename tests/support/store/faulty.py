@@ -13,7 +13,7 @@ class KilledError(BaseException):
 
 
 class Faulty:
-    """Forwards to `objects`, but operation number `at`, from 1, fails before it is done or, with `late`, after."""
+    """Forwards to `objects`, but operation number `at` (from 1) fails: before it is done or, with `late`, after."""
 
     def __init__(self, objects: Objects, at: int, error: type[BaseException], *, late: bool) -> None:
         self._objects, self._at, self._error, self._late = objects, at, error, late
