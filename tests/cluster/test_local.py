@@ -1,4 +1,4 @@
-"""Clusters on this machine: they end with everything that they have started, and nothing else ends."""
+"""Clusters on this machine: they end with everything that they have started, and end nothing else."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from tests.support.local_cluster import ROOT, Cluster, local_cluster
 
 
 def everything_of(cluster: Cluster) -> set[psutil.Process]:
-    """Return the processes that started the nodes, found by the head's port in their commands, and all below them."""
+    """Return the processes that started the nodes (the head's port is in their commands) and all their descendants."""
     port = cluster.address.rpartition(":")[2]
     found = set()
     for process in psutil.process_iter():

@@ -21,7 +21,7 @@ from tests.support.made_run import made_run
 # Paths that exist only while a run is unfinished, or that only other commands write.
 NOT_AFTER_A_RUN = (
     *("runs/RUN/trials/TRIAL/checkpoints/", "runs/RUN/trials/TRIAL/ended", "unfinished/", "schedules/"),
-    "model.py",  # only of a model of the user's
+    "model.py",  # only for a user's own model
 )
 OUTSIDE = ("--data-dir", "~")
 PARTS = {"RUN": "[^/]+", "TRIAL": "[^/]+", "MODEL": "[^/]+", "NAME": "[^/]+", "N": r"\d+"}
@@ -67,7 +67,8 @@ def field_names(value: Any, prefix: str = "") -> Iterator[str]:
             yield from field_names(part, f"{prefix}{name}.")
 
 
-COUNTS = ("models.*.ensemble_test", "trials.test", "trials.validation", "trials.arguments")  # whose fields are not
+# Fields whose own fields are not documented.
+COUNTS = ("models.*.ensemble_test", "trials.test", "trials.validation", "trials.arguments")
 FIELDS = {name for name in rows("summary.md") if name not in ("correct", "total")}
 
 

@@ -25,7 +25,7 @@ def calm(
 def calm_scratch(
     ray_address: str, data_dir: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """The same for one trial, in less time."""
+    """The same for a run of one trial, which takes less time."""
     storage = tmp_path_factory.mktemp("calm-scratch")
     command = (*options_for(ray_address, data_dir, storage), "--models=scratch")
     return _undisturbed(shared_folder / "calm-scratch", *command)

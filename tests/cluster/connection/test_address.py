@@ -1,4 +1,4 @@
-"""When the head of a cluster is lost."""
+"""When the head of a cluster counts as lost."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from cluster.errors import ClusterLostError
 from tests.support.simulation.clock import VirtualClock
 
 
-def test_u3_one_unanswered_request_after_a_long_preparation_is_no_lost_head() -> None:
+def test_u3_one_unanswered_request_after_a_long_preparation_is_not_a_lost_head() -> None:
     clock, answers = VirtualClock(), iter([True, False, True, False, True])
 
     def ask() -> list[object]:

@@ -90,7 +90,7 @@ def test_the_resources_of_this_machine_are_counted_without_ray() -> None:
     assert gpus >= 0
 
 
-def test_no_head_on_this_machine_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_head_on_this_machine_a_connection_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda *_, **__: None)
     monkeypatch.setattr(services, "find_gcs_addresses", lambda: set())
     with pytest.raises(ConnectionError):
@@ -163,7 +163,7 @@ def test_the_job_client_gives_up_on_a_silent_server_after_the_timeout() -> None:
         assert time.monotonic() - begin < 3
 
 
-def test_the_texts_that_are_searched_for_are_those_of_ray() -> None:
+def test_the_messages_that_ray_private_looks_for_occur_in_rays_source() -> None:
     assert f'"{ray_private.STARTED}.' in source_of("ray.scripts.scripts")
     assert ray_private.NO_AGENT in source_of("ray.dashboard.modules.job.job_head")
     assert "RAY_JOB_CONFIG_JSON_ENV_VAR: json.dumps(" in source_of("ray.dashboard.modules.job.job_supervisor")

@@ -87,7 +87,7 @@ def test_the_error_names_the_variable_that_the_address_came_from(monkeypatch: py
 
 @pytest.mark.slow
 def test_tasks_can_import_packages_that_were_sent(ray_address: str, tmp_path: Path) -> None:
-    """The package is on no worker's path."""
+    """The package is not on the path of any worker."""
     (tmp_path / "sent_package").mkdir()
     (tmp_path / "sent_package/__init__.py").write_text("NAME = __name__\n")
 

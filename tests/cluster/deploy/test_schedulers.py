@@ -34,7 +34,7 @@ CRONS = [
     "5-50/15 1-23/2 * JAN,JUN SUN",
     "0 12 13 * 5",  # on the 13th, and on Fridays
     "0 0 1,15 */3 *",
-    "0 3 1 * 0-6",  # on the 1st, and on each weekday: every day
+    "0 3 1 * 0-6",  # on the 1st, and on every day of the week: every day
 ]
 RAY_CRON_JOB_SCHEMA = {  # raycronjob_types.go of KubeRay; timeZone is missing in its first versions
     "type": "object",

@@ -27,7 +27,7 @@ def begun(at: float = 0.0) -> Attempt:
 
 
 def seconds_until_overdue(attempt: Attempt, since: float) -> float:
-    """Return after how many seconds of silence, in steps of 0.5 s, the attempt is abandoned."""
+    """Return the seconds of silence, in steps of 0.5 s, after which the attempt is abandoned."""
     silent = 0.0
     while not attempt.overdue(LIMITS, since + silent, unread=False):
         silent += 0.5
@@ -82,7 +82,7 @@ def test_a_lane_without_an_item_has_no_deadline_until_it_is_told_to_end() -> Non
     assert seconds_until_overdue(attempt, 10) == 5.5
 
 
-def test_a_lane_that_was_told_to_end_is_not_available_again_when_a_late_event_of_its_start_comes() -> None:
+def test_a_late_start_event_does_not_make_a_lane_that_was_told_to_end_available_again() -> None:
     attempt = Attempt(lane=1, state_since=0)
     attempt.start(WorkerProcess(node="n", host="h", pid=1), 0)
     attempt.close(1)
@@ -90,7 +90,7 @@ def test_a_lane_that_was_told_to_end_is_not_available_again_when_a_late_event_of
     assert attempt.state is State.ENDING
 
 
-def test_an_event_that_waits_to_be_read_is_not_silence_but_delays_no_other_deadline() -> None:
+def test_an_unread_event_is_not_silence_and_does_not_delay_other_deadlines() -> None:
     attempt = begun()
     attempt.note("training", 1, sent_at=1)
     assert attempt.overdue(LIMITS, 1_000, unread=True) is None
@@ -99,7 +99,7 @@ def test_an_event_that_waits_to_be_read_is_not_silence_but_delays_no_other_deadl
     assert death.kind is Kind.OVERTIME
 
 
-def test_u5_an_event_whose_content_does_not_come_counts_as_a_lost_node() -> None:
+def test_u5_an_event_whose_content_never_arrives_counts_as_a_lost_node() -> None:
     attempt = begun()
     attempt.note("training", 1, sent_at=1)
     attempt.fetching_since = 2

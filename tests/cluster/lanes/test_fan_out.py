@@ -1,4 +1,4 @@
-"""Lanes as real tasks on a real cluster. The items are not trials, of which this package knows nothing."""
+"""Lanes as real tasks on a real cluster. The items are not trials, since this package knows nothing of trials."""
 
 import os
 import re
@@ -77,7 +77,7 @@ Start = Callable[[Limits, LanePlan], FanOut]
 
 
 def start_with(function: Any, *arguments: object) -> Start:
-    """Return what makes a `FanOut` whose lanes run `function(*arguments, items)`."""
+    """Return a function that makes a `FanOut` whose lanes run `function(*arguments, items)`."""
 
     def start(limits: Limits, plan: LanePlan) -> FanOut:
         lanes = RayLanes(lambda items: function(*arguments, items), plan, limits)

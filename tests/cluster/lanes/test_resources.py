@@ -31,7 +31,7 @@ def test_each_lane_gets_the_cpus_and_gpus_that_are_asked_for() -> None:
     assert plan == LanePlan(lanes=2, cpus=1, gpus=2)
 
 
-def test_a_trial_of_two_gpus_does_not_fit_on_two_nodes_of_one() -> None:
+def test_a_trial_with_two_gpus_does_not_fit_on_two_nodes_with_one_each() -> None:
     with pytest.raises(
         ResourcesError, match="asks for 2 GPUs, the largest node has 1; use --gpus-per-trial 1 or fewer"
     ):

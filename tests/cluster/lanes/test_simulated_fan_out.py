@@ -1,4 +1,4 @@
-"""Faults of the supervision that a simulation has found, each as a test of its own."""
+"""Faults in the supervision that a simulation has found, each with its own test."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_u2_a_worker_that_stops_for_good_delays_the_run_by_at_most_the_deadline_
 
 
 def stop_instead_of_ending(run: Run) -> None:
-    """Let each worker stop for good when it is told that there are no more trials."""
+    """Make each worker stop for good when it is told that there are no more trials."""
     run.cluster.close = lambda lane: run.cluster.stop_worker(lane, math.inf)  # type: ignore[method-assign]
 
 
@@ -77,7 +77,7 @@ def test_u3_nothing_is_abandoned_because_the_driver_was_stopped() -> None:
     assert (run.deaths, len(run.ended)) == ([], 4)
 
 
-def test_u5_an_event_that_cannot_be_fetched_costs_its_lane_and_delays_no_other() -> None:
+def test_u5_an_event_that_cannot_be_fetched_ends_its_lane_and_does_not_delay_others() -> None:
     run = Run(trials(4), slots=2, epoch=1.0)
     run.clock.after(8.0, lambda: run.cluster.delay_content(run.cluster.running[0], math.inf))
     ends: list[float] = []
@@ -91,7 +91,7 @@ def test_u5_an_event_that_cannot_be_fetched_costs_its_lane_and_delays_no_other()
     assert ends[1] < 30  # the other lane has done two trials meanwhile
 
 
-def test_u5_slow_storage_delays_no_trial_timeout() -> None:
+def test_u5_slow_storage_does_not_delay_the_timeout_of_a_trial() -> None:
     run = Run(trials(1, epochs=100), epoch=10.0, limits=Limits(item_seconds=60))
     run.clock.after(20.0, lambda: setattr(run, "full", True))
     run.clock.after(120.0, lambda: setattr(run, "full", False))
@@ -109,7 +109,7 @@ def test_u6_a_node_that_joins_gets_a_lane() -> None:
     assert run.clock.now < 8 * 31 * 0.7  # one lane alone needs 8 * 31 s
 
 
-def test_u6_nodes_that_come_and_go_train_nothing_twice_to_its_end() -> None:
+def test_u6_with_nodes_that_come_and_go_no_trial_is_trained_to_its_end_twice() -> None:
     run = Run(trials(6, epochs=2), slots=1, epoch=8.0, limits=Limits(max_failures=100))
 
     def come_and_go() -> None:
@@ -140,7 +140,7 @@ def test_a_lane_on_a_node_that_is_lost_before_its_first_event_is_started_again()
     assert run.clock.now < 60
 
 
-def test_lanes_of_a_lost_mailbox_end_and_others_take_their_place() -> None:
+def test_lanes_of_a_lost_mailbox_end_and_new_ones_replace_them() -> None:
     run = Run(trials(4), slots=2, epoch=10.0)
     run.clock.after(20.0, run.cluster.lose_mailbox)
     run.finish()
@@ -154,7 +154,7 @@ def test_a_lane_that_begins_while_every_item_backs_off_gets_one_when_it_is_due()
     with run.fan_out:
         for event in run.fan_out.events():
             if isinstance(event, Died):
-                run.fan_out._start_lane()  # as if the cluster had given it just then
+                run.fan_out._start_lane()  # as if the cluster had granted a lane at this moment
     assert run.clock.now < 60
 
 

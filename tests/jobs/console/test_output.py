@@ -60,7 +60,7 @@ def test_verbose_prints_the_traceback(capsys: pytest.CaptureFixture[str], caplog
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_exception_whose_code_is_no_error_code_is_reported_as_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_whose_code_is_not_an_error_code_is_reported_as_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
     class HttpError(Exception):
         code = 404
 

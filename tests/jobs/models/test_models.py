@@ -137,7 +137,7 @@ def test_diff_of_two_numbers_compares_the_versions_of_every_model_that_has_both(
     assert len(json.loads(command("diff", "2", "3", "--json").out)) == 1
 
 
-def test_damage_is_found_and_reported_and_hides_no_other_version(storage: Path, command: Callable[..., Output]) -> None:
+def test_damage_is_reported_and_does_not_hide_other_versions(storage: Path, command: Callable[..., Output]) -> None:
     assert command("verify", "--all").out == "3 versions intact, 0 damaged.\n"
     command("promote", "keras@3")
     assert command("verify").out == (
@@ -271,7 +271,7 @@ def test_a_wrong_command_line_gives_one_error_line(
 
 
 @pytest.mark.slow
-def test_ten_thousand_versions_are_listed_in_two_seconds_and_barely_slow_publishing(tmp_path: Path) -> None:
+def test_ten_thousand_versions_are_listed_in_two_seconds_and_barely_slow_down_publishing(tmp_path: Path) -> None:
     folders = [tmp_path / "few", tmp_path / "many"]
     for storage in folders:
         publish(LocalObjects(storage), "keras", "run", files(150), about(right=150))

@@ -167,7 +167,7 @@ worker.run_lane = run_lane
 """
 
 
-def test_u2_a_worker_that_stops_after_its_last_result_keeps_no_run_from_ending_and_does_not_remain(
+def test_u2_a_worker_that_stops_after_its_last_result_is_killed_and_its_run_ends(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     begin = time.monotonic()

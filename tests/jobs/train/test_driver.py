@@ -1,4 +1,4 @@
-"""A whole run on a simulated cluster: at any operation of its storage, this fails, or another driver takes over."""
+"""A whole run on a simulated cluster: at any operation, the storage fails or another driver takes over."""
 
 import contextlib
 import functools

@@ -152,7 +152,7 @@ def test_f1_a_killed_model_of_25_million_weights_ends_with_the_same_weights(tmp_
 
 
 class Peak:
-    """Measures the memory of a process, apart from that which it shares with others, until it ends."""
+    """Measures the memory of a process, without shared memory, until the process ends."""
 
     def __init__(self, pid: int) -> None:
         self.bytes = 0

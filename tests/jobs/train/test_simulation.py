@@ -14,7 +14,7 @@ PER_TEST = 100
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
-def test_p8_p13_to_p16_in_simulated_worlds_every_trial_ends_once_and_with_its_weights(first: int) -> None:
+def test_p8_p13_to_p16_in_simulated_worlds_every_trial_ends_once_with_the_right_weights(first: int) -> None:
     for seed in range(first, first + PER_TEST):
         simulate(seed)
 
@@ -23,7 +23,7 @@ def test_p8_p13_to_p16_in_simulated_worlds_every_trial_ends_once_and_with_its_we
 @pytest.mark.parametrize(
     ("nodes", "trials", "deaths"), [(100, 1_000, 10), pytest.param(1_000, 10_000, 100, marks=pytest.mark.long)]
 )
-def test_a_driver_of_many_lanes_needs_little_time_memory_and_text_even_if_workers_die_all_the_time(
+def test_a_driver_of_many_lanes_needs_little_time_memory_and_log_text_when_workers_keep_dying(
     nodes: int, trials: int, deaths: int
 ) -> None:
     command = [sys.executable, "-m", "tests.support.simulation.scale", *map(str, (nodes, trials, deaths))]

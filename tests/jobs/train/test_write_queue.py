@@ -8,7 +8,7 @@ from jobs.train.write_queue import MAX_UNWRITTEN_BYTES, WriteQueue
 from mnist_lib.errors import StoreError
 
 
-def test_writes_of_a_key_are_made_in_order_and_a_waiting_one_is_replaced_by_a_newer_one_of_its_name() -> None:
+def test_writes_of_a_key_are_made_in_order_and_a_newer_one_replaces_one_of_its_name() -> None:
     made: list[str] = []
     may_go_on = threading.Event()
     writes = WriteQueue()
@@ -18,7 +18,7 @@ def test_writes_of_a_key_are_made_in_order_and_a_waiting_one_is_replaced_by_a_ne
     writes.put(lambda: made.append("new checkpoint"), "trial", in_place_of="checkpoint")
     other = threading.Event()
     writes.put(other.set, "")
-    assert other.wait(10)  # it need not wait for those of another key
+    assert other.wait(10)  # it need not wait for the writes of another key
     may_go_on.set()
     writes.close()
     assert made == ["first", "new checkpoint", "result"]
@@ -55,7 +55,7 @@ def test_many_threads_make_every_write_once_and_keep_the_order_of_each_key() -> 
     assert [[n for k, n in made if k == key] for key in range(30)] == [list(range(100))] * 30
 
 
-def test_after_a_failed_write_no_other_one_is_made_and_the_error_is_raised_everywhere() -> None:
+def test_after_a_failed_write_no_more_are_made_and_every_call_raises_the_error() -> None:
     made: list[str] = []
 
     def fail() -> None:
