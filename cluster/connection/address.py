@@ -179,7 +179,7 @@ def token_file() -> Path | None:
 
 
 def ensure_token() -> None:
-    """Create a token for a cluster that others may join, unless one exists where Ray looks for it."""
+    """Create a token for a cluster that other machines may join, unless one exists where Ray looks for it."""
     before = os.umask(0o077)  # Ray would let other users read it
     try:
         ray_private.enable_and_create_token()

@@ -30,7 +30,7 @@ class Attempt:
     state: State = State.WAITING
     worker: WorkerProcess | None = None  # None while it waits for resources
     item: Any = None
-    kind: str = ""  # of its item or, without one, of its last item
+    kind: str = ""  # of its item or, if it has none, of its last one
     fetching_since: float | None = None  # while the content of an event is on the way
     _item_since: float = math.inf
     _sent_at: float = math.inf  # when the item's last event was sent, on the lane's clock

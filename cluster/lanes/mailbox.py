@@ -56,7 +56,7 @@ class Mailbox:
             actor: Any = items.remote()
             if len(self._head.nodes_now()) < 2:
                 return actor
-            # A node that has just joined may not know the others yet, and then fails to place the actor.
+            # A node that has just joined may not know the other nodes yet, and then fails to place the actor.
             reference, wait = actor.answer.remote(), Wait("an actor on the node of the driver")
             while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
                 wait.log_if_due()

@@ -167,7 +167,7 @@ def parse(
 
 
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the --config words of a command line, and the others."""
+    """Return the --config words of a command line, and the rest."""
     words, files, others = iter(arguments), list[str](), list[str]()
     for word in words:
         if word == "--config":

@@ -57,7 +57,7 @@ def write_report(
 
 
 def _options(configuration: str) -> tuple[list[str], list[str]]:
-    """Return the options as on a command line: those that differ from their defaults, and the others."""
+    """Return the options as on a command line: those that differ from their defaults, and the rest."""
     options = yaml.safe_load(configuration) or {}
     flags, defaults = flags_of(options), flags_of({name: getattr(TrainOptions, name, None) for name in options})
     return [flag for flag in flags if flag not in defaults], [flag for flag in flags if flag in defaults]

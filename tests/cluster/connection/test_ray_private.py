@@ -1,4 +1,4 @@
-"""The contract with Ray's undocumented parts, and that no other file uses them. It was checked against Ray 2.60.0."""
+"""ray_private.py fits Ray's undocumented parts, and no other file uses them. It was checked against Ray 2.60.0."""
 
 import importlib
 import inspect

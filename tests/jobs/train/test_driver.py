@@ -98,7 +98,7 @@ def take_lease(objects: Objects, number: int, clock: VirtualClock, through: Obje
     """Begin a term of the lease of the run, and return the objects of its holder.
 
     Args:
-        through: what the holder makes its requests through, if not `objects`.
+        through: the objects that the holder sends its requests to, if not `objects`.
     """
     term = LeaseTerm(holder=f"process {number}", host="here", since="2026-01-01T00:00:00Z")
     assert RecordLog(objects, f"{LEASE}/terms").append(number, asdict(term))

@@ -73,8 +73,8 @@ class SimulatedCluster:
             self.kill(lane, None)
         self._waiting.clear()
         # What the driver learns from the head's answers: the nodes that have died since it connected.
-        self._known_dead: frozenset[str] = frozenset()  # to the head
-        self._told_dead: frozenset[str] = frozenset()  # in its last answer
+        self._known_dead: frozenset[str] = frozenset()  # those that the head knows
+        self._told_dead: frozenset[str] = frozenset()  # those in its last answer
         self.head = HeadWatch(self._head_seconds, ask=self._answer, clock=self.clock)
 
     def add_node(self, slots: int) -> Node:
