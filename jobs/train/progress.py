@@ -111,7 +111,7 @@ class RunProgress:
     def seconds_left(self, trial: TrialProgress) -> float | None:
         """Return the expected seconds until a trial ends, from the mean duration of its model's epochs.
 
-        If that model has no epoch yet, those of other models are scaled by cost. None before the first epoch of all.
+        If that model has no epoch yet, those of other models are scaled by cost. None until any epoch has ended.
         """
         if trial.end:
             return 0.0
