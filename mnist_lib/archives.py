@@ -1,12 +1,14 @@
 """Reading arrays and weights from untrusted files: no code in them is run, no file is extracted, no link is followed.
 
 Every size, type and name that a file declares is compared with what the model expects before its data are read.
+NumPy, zipfile and HDF5 trust what is declared, so what they would allocate for it is limited first.
 """
 
 import hashlib
 import io
 import json
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.errors import IntegrityError
+from mnist_lib.wording import counted
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -23,6 +26,12 @@ KERAS_MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
 MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16  # for a NumPy array, or for a layer in HDF5, whose header has a few KB
 MAX_HDF5_OBJECTS = 10_000
+MAX_MEMBERS = 1_000  # of a zip archive; zipfile needs 600 bytes for each, and an archive 50
+# What NumPy writes before the values of an array of numbers: a magic string, version 1.0, the length of the header.
+NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<|][fiu][1248])', 'fortran_order': False, 'shape': \(([0-9, ]{0,60})\), \} *\n",
+    re.DOTALL,
+)
 
 
 def hash_arrays(arrays: Iterable[NDArray[Any]]) -> str:
@@ -69,33 +78,47 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], sizes: 
 
 def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, bytes]:
     """Return the members of a zip archive, which must be those named in `limits`, each within its limit in bytes."""
+    content = bytes(content)  # a memoryview cannot be searched
+    if content.count(b"PK\1\2") > MAX_MEMBERS:
+        raise IntegrityError(f"{name}: expected {counted(len(limits), 'member')}, got more than {MAX_MEMBERS:,}")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             found = sorted(archive.namelist())
             if found != sorted(limits):
                 raise IntegrityError(f"{name}: expected {', '.join(sorted(limits))}, got {', '.join(found)[:300]}")
-            for member, limit in limits.items():
-                size = archive.getinfo(member).file_size  # zipfile never unpacks more than this size
-                if size > limit:
-                    raise IntegrityError(f"{name}: {member}: expected at most {limit:,} bytes, got {size:,}")
-            return {member: archive.read(member) for member in limits}
+            return {member: _unpack(archive, member, limit, name) for member, limit in limits.items()}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise IntegrityError(f"{name}: expected a zip archive: {error}") from error
 
 
+def _unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> bytes:
+    """Return a member. zipfile would unpack bzip2 and LZMA without a limit, and so would `archive.read` any other."""
+    info = archive.getinfo(member)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise IntegrityError(f"{name}: {member}: expected it stored or deflated, got method {info.compress_type}")
+    if info.file_size > limit:
+        raise IntegrityError(f"{name}: {member}: expected at most {limit:,} bytes, got {info.file_size:,}")
+    with archive.open(info) as file:
+        unpacked = file.read(info.file_size)
+    if len(unpacked) != info.file_size:
+        raise IntegrityError(f"{name}: {member}: expected {info.file_size:,} bytes, got {len(unpacked):,}")
+    return unpacked
+
+
 def _read_npy(content: bytes, name: str) -> NDArray[Any]:
-    """Parse a .npy file. NumPy's own reader would allocate whatever size the header declares."""
-    file = io.BytesIO(content)
+    """Parse a .npy file. NumPy's own reader evaluates the header, and allocates what it declares."""
+    header = NPY_HEADER.match(content)
+    if header is None or header.end() != 10 + int.from_bytes(content[8:10], "little"):
+        raise IntegrityError(f"{name}: expected a NumPy header of numbers, got {content[:100]!r}")
+    dtype, numbers = np.dtype(header[1].decode()), memoryview(content)[header.end() :]
     try:
-        version = np.lib.format.read_magic(file)
-        shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception as error:  # NumPy evaluates the header as Python, which can raise anything
-        raise IntegrityError(f"{name}: expected a NumPy header: {error}") from error
-    numbers = content[file.tell() :]
-    size = dtype.itemsize * math.prod(shape)
-    if version != (1, 0) or in_fortran_order or dtype.kind not in "fiu" or len(numbers) != size:
-        raise IntegrityError(f"{name}: expected {len(numbers):,} bytes of numbers, got {dtype} {shape}")
-    return np.frombuffer(numbers, dtype).reshape(shape)
+        shape = tuple(int(side) for side in header[2].split(b",") if side.strip())
+        if len(numbers) != dtype.itemsize * math.prod(shape):
+            raise ValueError(f"got {len(numbers):,}")
+        return np.frombuffer(numbers, dtype).reshape(shape)
+    except (ValueError, OverflowError) as error:
+        expected = f"{dtype} ({header[2].decode()})"
+        raise IntegrityError(f"{name}: expected the bytes of {expected}: {error}") from error
 
 
 def _check_hdf5(content: bytes, name: str, weights: int) -> None:

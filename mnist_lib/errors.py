@@ -114,6 +114,10 @@ class IntegrityError(MnistError):
     code = "E-INTEGRITY"
 
 
+class TooLargeError(IntegrityError):
+    """A stored object has more bytes than an object of its kind needs."""
+
+
 class SchemaError(IntegrityError):
     """A stored record was written by a newer release."""
 

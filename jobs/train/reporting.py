@@ -12,7 +12,7 @@ from jobs.console.options import flags_of
 from jobs.train.options import TrainOptions
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
-from mnist_lib.objects.protocol import Objects, concurrently
+from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.results import Tally
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.contents import accuracy_of_version
@@ -92,7 +92,7 @@ def _row(objects: Objects, names: Set[str], run: str) -> "Row | None":
 
 def is_in_index(objects: Objects, run: str) -> bool:
     """Return whether the index lists a complete run; it does not if the driver was killed before it wrote the index."""
-    return f">{run}<".encode() in (objects.read(INDEX) or b"")
+    return f">{run}<".encode() in (objects.read(INDEX, MAX_DOCUMENT_BYTES) or b"")
 
 
 def _changes(objects: Objects) -> "Iterator[Change]":

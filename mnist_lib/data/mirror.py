@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -66,7 +67,7 @@ def mirror(url: str, folder: Path) -> None:
             changed = [name for name, tag in tags.items() if known.get(name) != tag or _size(folder / name) != tag[0]]
             for _ in concurrently(partial(_copy, bucket, folder), changed):
                 pass
-            _replace(folder / STATE, json.dumps(tags).encode())
+            _replace(folder / STATE, [json.dumps(tags).encode()])
     except OSError as error:
         raise StoreError(f"{url} cannot be copied to {folder} ({error.strerror or error}); check --data-dir") from error
 
@@ -85,14 +86,14 @@ def _size(path: Path) -> int | None:
 
 
 def _copy(bucket: "BucketObjects", folder: Path, name: str) -> None:
-    _replace(folder / name, bucket.content(name))
+    _replace(folder / name, bucket.parts(name))
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, parts: Iterable[bytes]) -> None:
     """Write a file; other processes see it either old or new, never partial."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
+        file.writelines(parts)
     Path(file.name).replace(path)
 
 

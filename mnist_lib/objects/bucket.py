@@ -18,9 +18,9 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from mnist_lib.errors import StoreError
+from mnist_lib.errors import StoreError, TooLargeError
 from mnist_lib.objects.lease import locked
-from mnist_lib.objects.protocol import Objects, check_name, concurrently
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects, check_name, concurrently, require_size
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
 SECONDS_BETWEEN_APPENDS = 10.0  # a bucket cannot append: the whole object is sent each time
+MAX_APPENDED_BYTES = 1 << 28
 MAX_SHARE_OF_APPENDS = 0.05  # of the time; it limits appends to large objects
 NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
@@ -44,22 +45,35 @@ class BucketObjects:
         with self._store_errors(""):
             self._store = store if store is not None else _open(self._url)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         check_name(name)
+
+        def get() -> bytes:
+            found = obstore.get(self._store, name)  # has received the size, but not yet the content
+            require_size(self.where(name), found.meta["size"], limit)
+            return bytes(found.bytes())
+
         try:
-            return self._request(name, lambda: bytes(obstore.get(self._store, name).bytes()))
+            return self._request(name, get)
         except FileNotFoundError:
             return None
 
     def exists(self, name: str) -> bool:
-        """Read the object, because a HEAD request does not distinguish a missing bucket from a missing object."""
-        return self.read(name) is not None
+        """Begin to read the object: a HEAD request does not distinguish a missing bucket from a missing object."""
+        check_name(name)
+        try:
+            self._request(name, lambda: obstore.get(self._store, name))
+        except FileNotFoundError:
+            return False
+        return True
 
     def create(self, name: str, content: bytes) -> bool:
         try:
             self._put(name, content, "create")
         except AlreadyExistsError:
-            return self.read(name) == content
+            with contextlib.suppress(TooLargeError):
+                return self.read(name, len(content)) == content
+            return False
         return True
 
     def replace(self, name: str, content: bytes) -> None:
@@ -67,7 +81,7 @@ class BucketObjects:
 
     def append(self, name: str, content: bytes) -> None:
         if name not in self._appended:
-            self._appended[name] = bytearray(self.read(name) or b"")
+            self._appended[name] = bytearray(self.read(name, MAX_APPENDED_BYTES) or b"")
         self._appended[name].extend(content)
         self._unsent.add(name)
         if time.monotonic() > self._send_at:
@@ -97,9 +111,10 @@ class BucketObjects:
         pages = self._request("", lambda: list(obstore.list(self._store)))
         return {entry["path"]: [entry["size"], entry["e_tag"]] for page in pages for entry in page}
 
-    def content(self, name: str) -> bytes:
-        """Return the content of an object whose name may be any text."""
-        return self._request(name, lambda: bytes(obstore.get(self._store, name).bytes()))
+    def parts(self, name: str) -> Iterator[bytes]:
+        """Yield the content of an object, of any size and with any text as its name, in parts."""
+        with self._store_errors(name):
+            yield from map(bytes, self._request(name, lambda: obstore.get(self._store, name)).stream())
 
     def delete(self, name: str) -> None:
         check_name(name)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import BusyError, IntegrityError, OutputError, SpecError, StoreError, StoreFullError
-from mnist_lib.objects.protocol import check_name
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
 LEFTOVER_AGE_SECONDS = 86_400
@@ -33,17 +33,19 @@ class LocalObjects:
         self._root = root
         self._durable: set[Path] = set()  # folders that this process has created or found, and synced
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         with self._store_errors(name):
             try:
                 descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK)  # do not wait if it is a pipe
             except FileNotFoundError:
                 return None
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 os.close(descriptor)
                 raise IntegrityError(f"{self._path(name)}: expected a regular file, got something else; remove it")
             with os.fdopen(descriptor, "rb") as file:
-                return file.read()
+                require_size(self.where(name), status.st_size, limit)
+                return file.read(limit)
 
     def exists(self, name: str) -> bool:
         with self._store_errors(name):

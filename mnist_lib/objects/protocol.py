@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from mnist_lib.errors import SpecError
+from mnist_lib.errors import SpecError, TooLargeError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,6 +20,12 @@ NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 MAX_PART_LENGTH = 200  # some storages allow 255 bytes, and the name of a temporary file is 34 longer
 
 MAX_CONCURRENT_REQUESTS = 16
+
+# What is read of an object, in bytes. A record of a version with 1,000 classes has 0.1 MB, a manifest with a history of
+# 100,000 epochs 28 MB; a summary of 1,000 trials has 2 MB.
+MAX_RECORD_BYTES, MAX_DOCUMENT_BYTES = 1 << 20, 1 << 25
+MAX_FILE_BYTES = 10**9  # of a version: 250 million weights
+MAX_CHECKPOINT_BYTES = 5 * MAX_FILE_BYTES  # the weights, the best ones, and up to three slots of the optimizer
 
 FAILPOINT_VARIABLE = "MNIST_FAILPOINT"
 FAILPOINT_EXIT_STATUS = 86
@@ -31,8 +37,11 @@ class Objects(Protocol):
     Every method raises SpecError for an invalid name, and StoreError if the storage fails.
     """
 
-    def read(self, name: str) -> bytes | None:
-        """Return the content of an object, or None if it does not exist."""
+    def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
+        """Return the content of an object, or None if it does not exist.
+
+        Raises TooLargeError, without reading it, if it has more than `limit` bytes.
+        """
 
     def exists(self, name: str) -> bool:
         """Return whether an object of that name exists."""
@@ -85,6 +94,12 @@ def concurrently(request: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as threads:
         for first in range(0, len(items), MAX_CONCURRENT_REQUESTS):
             yield from threads.map(request, items[first : first + MAX_CONCURRENT_REQUESTS])
+
+
+def require_size(where: str, size: int, limit: int) -> None:
+    """Raise TooLargeError if the object at `where` has more than `limit` bytes."""
+    if size > limit:
+        raise TooLargeError(f"{where}: expected at most {limit:,} bytes, got {size:,}; restore it from a copy")
 
 
 def check_part(what: str, part: str, max_length: int = MAX_PART_LENGTH) -> None:

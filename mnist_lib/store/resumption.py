@@ -20,7 +20,7 @@ import numpy as np
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import MAX_PROBABILITIES
 from mnist_lib.errors import IntegrityError
-from mnist_lib.objects.protocol import concurrently
+from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_FILE_BYTES, concurrently
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -56,10 +56,10 @@ def store_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_
 def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] | None:
     """Return the result of a trial and the number of its attempts, or None if it has not ended or is damaged."""
     name = f"trials/{spec.id}/ended.json"
-    content = folder.read(name)
-    if content is None:
-        return None
     try:
+        content = folder.read(name)
+        if content is None:
+            return None
         record = unseal(content, name)
         files = {path: _read_file(folder, spec.id, path, sha256) for path, sha256 in record["files"].items()}
         result = _parse_result(record["result"], files)
@@ -82,7 +82,11 @@ def store_checkpoint(folder: RunFolder, trial: str, epoch: int, content: bytes) 
 def newest_checkpoint(folder: RunFolder, trial: str) -> bytes | None:
     """Return the newest checkpoint that is intact, or None. Damaged ones are moved to `damaged/`."""
     for name in _checkpoints(folder, trial):
-        content = folder.read(name) or b""
+        try:
+            content = folder.read(name, MAX_CHECKPOINT_BYTES) or b""
+        except IntegrityError as error:
+            log.warning("%s: %s", trial, error)
+            continue
         last_part = name.rpartition("/")[2]
         match = CHECKPOINT.fullmatch(last_part)
         if match and hashlib.sha256(content).hexdigest() == match[2]:
@@ -114,7 +118,7 @@ def _checkpoints(folder: RunFolder, trial: str) -> list[str]:
 
 def _read_file(folder: RunFolder, trial: str, path: str, sha256: str) -> bytes:
     name = f"trials/{trial}/ended/{path}"
-    content = folder.read(name)
+    content = folder.read(name, MAX_FILE_BYTES)
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
         raise IntegrityError(f"{name}: expected sha256 {sha256}, got {'no file' if content is None else 'another'}")
     return content

@@ -15,7 +15,7 @@ from typing import Any
 
 from mnist_lib.clock import as_file_name, now_text
 from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
-from mnist_lib.objects.protocol import Objects, check_part
+from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import parse_object, read_record, seal
 from mnist_lib.store.publishing import MAX_RUN_NAME_LENGTH
 
@@ -23,6 +23,7 @@ RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "histor
 REPORT, PLOTS = "report.html", "plots"
 INDEX = "index.html"  # lists all runs, at the root of the storage
 UNFINISHED = "unfinished"  # folder: the locks of unfinished runs, and the run to resume for each set of terms
+MAX_HISTORY_BYTES = 1 << 28  # a line for each epoch has 300 bytes
 MAX_DIFFERENCES = 5  # in one message
 
 Terms = Mapping[str, Any]  # JSON
@@ -42,8 +43,8 @@ class RunFolder:
     def where(self) -> str:
         return self.objects.where(f"runs/{self.run}")
 
-    def read(self, name: str) -> bytes | None:
-        return self.objects.read(self._name(name))
+    def read(self, name: str, limit: int = MAX_DOCUMENT_BYTES) -> bytes | None:
+        return self.objects.read(self._name(name), limit)
 
     def write(self, name: str, content: bytes) -> None:
         self.objects.replace(self._name(name), content)
@@ -72,7 +73,7 @@ class RunFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """Return the entries of `history.jsonl`, except for an incomplete last line."""
-        lines = (self.read(HISTORY) or b"").splitlines(keepends=True)
+        lines = (self.read(HISTORY, MAX_HISTORY_BYTES) or b"").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
     def seconds_worked(self) -> float:
@@ -86,7 +87,7 @@ class RunFolder:
 
     def repair_history(self) -> None:
         """Remove an incomplete last line, which a process left when it died."""
-        history = self.read(HISTORY) or b""
+        history = self.read(HISTORY, MAX_HISTORY_BYTES) or b""
         if history and not history.endswith(b"\n"):
             self.write(HISTORY, history[: history.rfind(b"\n") + 1])
 

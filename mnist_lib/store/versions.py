@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mnist_lib.catalog import MODELS
-from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.errors import IntegrityError, SpecError, TooLargeError
 from mnist_lib.model_file import MODEL_NAME
 from mnist_lib.objects.protocol import Objects, check_name, concurrently
 from mnist_lib.objects.records import RecordLog, seal, unseal
@@ -80,14 +80,18 @@ def read_file(objects: Objects, version: Version, name: str, prefix: str | None 
     if name not in version.files:
         raise IntegrityError(f"{version.name}: expected a file {name}, got {', '.join(sorted(version.files))}")
     size, sha256 = version.files[name]["bytes"], version.files[name]["sha256"]
-    content = objects.read(f"{_prefix(version) if prefix is None else prefix}{name}")
+    try:
+        content = objects.read(f"{_prefix(version) if prefix is None else prefix}{name}", size)
+        got = "no file" if content is None else str(len(content))
+    except TooLargeError:
+        content, got = None, "more"
     if content is not None and len(content) == size:
-        got_sha256 = hashlib.sha256(content).hexdigest()
-        if got_sha256 == sha256:
+        got = hashlib.sha256(content).hexdigest()
+        if got == sha256:
             return content
-        expected, got = f"sha256 {sha256}", got_sha256
+        expected = f"sha256 {sha256}"
     else:
-        expected, got = f"{size} bytes", "no file" if content is None else str(len(content))
+        expected = f"{size} bytes"
     raise IntegrityError(
         f"{version.name}: {name}: expected {expected}, got {got}; restore the file, or use another version"
     )

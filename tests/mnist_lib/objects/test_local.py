@@ -9,6 +9,7 @@ import pytest
 
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.local import LocalObjects
+from tests.support.memory import peak_bytes
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -109,3 +110,21 @@ def test_leftovers_are_temporary_files_that_are_more_than_a_day_old(tmp_path: Pa
         os.utime(path, (0, 0))
     objects.delete_leftovers("a")
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"old", fresh.name}
+
+
+def test_a_file_that_has_grown_to_gigabytes_is_not_read(tmp_path: Path) -> None:
+    for name in ("grown", "runs/r/summary.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(12_000_000_000)  # a hole: it takes no space on the disk
+    setup = "from pathlib import Path\nfrom mnist_lib.errors import IntegrityError\n"
+    setup += "from mnist_lib.objects.local import LocalObjects\nfrom mnist_lib.store.runs import RunFolder\n"
+    setup += f"objects = LocalObjects(Path({str(tmp_path)!r}))\n"
+    code = """
+for read in (lambda: objects.read("grown"), RunFolder(objects, "r").summary):
+    try:
+        raise AssertionError(read())
+    except IntegrityError as error:
+        assert "got 12,000,000,000; restore it" in str(error)
+"""
+    assert peak_bytes(setup, code) < 8_000_000

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.errors import SpecError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_name
 from mnist_lib.objects.storage import open_storage
@@ -82,3 +82,11 @@ def test_s10_no_accepted_name_leads_out_of_the_root(name: str) -> None:
     path = os.path.normpath(LocalObjects(root).where(name))
     assert Path(path).is_relative_to(root)
     assert path != str(root)
+
+
+def test_an_object_that_is_larger_than_its_kind_is_not_read(objects: Objects) -> None:
+    objects.create("x", b"12345")
+    assert objects.read("x", 5) == b"12345"
+    with pytest.raises(IntegrityError, match=r"x: expected at most 4 bytes, got 5; restore it from a copy$"):
+        objects.read("x", 4)
+    assert not objects.create("x", b"1")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import fence, lease_folder
-from mnist_lib.objects.protocol import check_name
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name
 from mnist_lib.retraining.work import AttemptResult
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ObjectsOfMachine:
     def __init__(self, machine: "Machine") -> None:
         self._machine, self._content = machine, machine.world.content
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         return self._do(lambda: self._content.get(name))
 
     def exists(self, name: str) -> bool:

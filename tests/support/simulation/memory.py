@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from jobs.console.signals import MAX_CONCURRENT_WRITES
 from jobs.train.write_queue import MAX_UNWRITTEN, Write, WriteQueue
-from mnist_lib.objects.protocol import check_name
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name
 from tests.support.simulation.clock import VirtualClock
 
 
@@ -16,7 +16,7 @@ class MemoryObjects:
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         return self.content.get(name)
 
     def exists(self, name: str) -> bool:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from mnist_lib.errors import StoreError
-from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 
 
 class KilledError(BaseException):
@@ -27,8 +27,8 @@ class Faulty:
         with self._objects.lock(name):
             yield self
 
-    def read(self, name: str) -> bytes | None:
-        return self._run("read", name)
+    def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
+        return self._run("read", name, limit)
 
     def exists(self, name: str) -> bool:
         return self._run("exists", name)
