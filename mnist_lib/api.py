@@ -14,12 +14,11 @@ from mnist_lib.catalog import require_known
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
-from mnist_lib.objects.records import unseal
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions import champion
-from mnist_lib.store.contents import StoredModel, accuracy_of_version
-from mnist_lib.store.runs import RUN_RECORD, RunFolder
+from mnist_lib.store.contents import StoredModel
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def load(name: str | None = None, storage: str | Path = "results", model_file: s
     objects = open_storage(str(storage))
     version = find_version(objects, name) if name else best_champion(objects)
     stored = StoredModel.read(objects, version, Path(model_file) if model_file else None)
-    accuracy = accuracy_of_version(version)
+    accuracy = version.facts.test
     import_keras(gpus=False)
     from mnist_lib.export.loading import build, predictor
 
@@ -149,7 +148,7 @@ def best_champion(objects: Objects) -> Version:
     if not champions:
         where = f"there is no champion in {objects.where('models')}"
         raise SpecError(f"{where}; train one with jobs.train, or name a version, as in keras@{LATEST}")
-    return max(champions, key=lambda version: accuracy_of_version(version).value)
+    return max(champions, key=lambda version: version.facts.test.value)
 
 
 def require_version(objects: Objects, model: str, number: int) -> Version:
@@ -179,17 +178,15 @@ def _run_record(objects: Objects, champions: Mapping[str, int | None], name: str
     try:
         summary = folder.summary()
         if summary is None:
-            trials = unseal(folder.read(RUN_RECORD) or b"", name)["terms"]["trials"]
-            return RunRecord(name=name, status="unfinished", dataset=str(next(iter(trials.values()))["dataset"]))
-        models = {}
-        for model, row in summary["models"].items():
-            version, in_use = int(row["version"]), champions.get(model, 0)
-            is_champion = None if in_use is None else in_use == version
-            accuracy = float(row["best_trial_test_accuracy"])
-            models[model] = ModelOfRun(version=version, accuracy=accuracy, champion=is_champion)
-        failed = any(trial["status"] == "failed" for trial in summary["trials"])
-        ended, dataset = summary.get("ended"), str(summary["dataset"]["name"])
-        status: Literal["complete", "some failed"] = "some failed" if failed else "complete"
-        return RunRecord(name=name, status=status, dataset=dataset, ended=ended and str(ended), models=models)
-    except (IntegrityError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
+            return RunRecord(name=name, status="unfinished", dataset=folder.dataset())
+    except IntegrityError:
         return RunRecord(name=name, status="damaged")
+    models = {}
+    for model, row in summary["models"].items():
+        version, in_use = row["version"], champions.get(model, 0)
+        is_champion = None if in_use is None else in_use == version
+        models[model] = ModelOfRun(version=version, accuracy=row["best_trial_test_accuracy"], champion=is_champion)
+    failed = any(trial["status"] == "failed" for trial in summary["trials"])
+    status: Literal["complete", "some failed"] = "some failed" if failed else "complete"
+    dataset, ended = summary["dataset"]["name"], summary.get("ended")
+    return RunRecord(name=name, status=status, dataset=dataset, ended=ended, models=models)

@@ -6,17 +6,17 @@ NumPy, zipfile and HDF5 trust what is declared, so what they would allocate for 
 
 import hashlib
 import io
-import json
 import math
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.documents import Text, decode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.wording import counted
 
@@ -32,6 +32,20 @@ NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([<|][fiu][1248])', 'fortran_order': False, 'shape': \(([0-9, ]{0,60})\), \} *\n",
     re.DOTALL,
 )
+
+
+class _SavedLayer(TypedDict):
+    class_name: Text
+
+
+class _SavedLayers(TypedDict):
+    layers: list[_SavedLayer]
+
+
+class _SavedModel(TypedDict):
+    """`config.json` in a `.keras` archive, as far as it is read."""
+
+    config: _SavedLayers
 
 
 def hash_arrays(arrays: Iterable[NDArray[Any]]) -> str:
@@ -66,12 +80,11 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], sizes: 
     limits = dict.fromkeys(KERAS_MEMBERS, MAX_JSON_BYTES)
     limits["model.weights.h5"] = sum(sizes) + MAX_HEADER_BYTES * (len(layers) + len(sizes) + 1)
     members = _unzip(content, name, limits)
-    try:
-        found = [layer["class_name"] for layer in json.loads(members["config.json"])["config"]["layers"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"{name}: config.json: expected the configuration of a Sequential model") from error
+    what = "the configuration of a Sequential model"
+    config = decode(members["config.json"], _SavedModel, f"{name}: config.json", what)["config"]
+    found = [layer["class_name"] for layer in config["layers"]]
     if found != list(layers):
-        raise IntegrityError(f"{name}: expected the layers {', '.join(layers)}, got {', '.join(map(str, found))[:300]}")
+        raise IntegrityError(f"{name}: expected the layers {', '.join(layers)}, got {', '.join(found)[:300]}")
     _check_hdf5(members["model.weights.h5"], name, sum(sizes))
     return members["model.weights.h5"]
 

@@ -1,5 +1,6 @@
 """The current time, and how times are written: UTC to the second, as in 2026-11-26T03:00:00Z."""
 
+import contextlib
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -39,7 +40,8 @@ def as_file_name(text: str) -> str:
 
 def moment_of(text: str) -> datetime:
     """Parse a time that `text_of` wrote. Raises ValueError for any other form."""
-    moment = datetime.fromisoformat(text)
-    if text_of(moment) != text:
-        raise ValueError(f"expected a UTC time such as 2026-11-26T03:00:00Z, got {text!r}")
-    return moment
+    with contextlib.suppress(ValueError, OverflowError):  # the second in the years 1 and 9999, which UTC may not have
+        moment = datetime.fromisoformat(text)
+        if text_of(moment) == text:
+            return moment
+    raise ValueError(f"expected a UTC time such as 2026-11-26T03:00:00Z, got {text[:40]!r}")

@@ -10,8 +10,10 @@ import pickle
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from mnist_lib.documents import Count, Number, Seconds, Text
+from mnist_lib.errors import SpecError
 from mnist_lib.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -19,12 +21,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class Counts(TypedDict):
+    """An `Accuracy` in a document."""
+
+    correct: Count
+    total: Count
+
+
+class EpochRow(TypedDict):
+    """An `EpochDone` in a document."""
+
+    trial: Text
+    epoch: Number
+    loss: float
+    train: Counts
+    validation: Counts | None
+    seconds: Seconds
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """A number of correct predictions among a total. `Accuracy(0, 0)` is the start value of a sum."""
 
-    correct: int
-    total: int
+    correct: Count
+    total: Count
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.total:
+            raise SpecError(f"accuracy: expected at most {self.total} correct predictions, got {self.correct}")
 
     def __add__(self, other: Accuracy) -> Accuracy:
         return Accuracy(self.correct + other.correct, self.total + other.total)
@@ -97,21 +121,15 @@ class Trained(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochDone(TrialEvent):
-    epoch: int  # counted from 1
+    epoch: Number  # counted from 1
     loss: float  # mean over the images, each measured in the step that trained on it
     train: Accuracy
     validation: Accuracy | None
-    seconds: float
+    seconds: Seconds
 
     @property
     def images_per_second(self) -> float:
         return self.train.total / max(self.seconds, 1e-9)
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> EpochDone:
-        """Return the epoch from a row that `asdict` made of it. Raises KeyError or TypeError for any other row."""
-        validation = Accuracy(**row["validation"]) if row["validation"] else None
-        return cls(**{**row, "train": Accuracy(**row["train"]), "validation": validation})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, USER_MODEL, ModelEntry, require_known
+from mnist_lib.documents import convert
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import MODEL_NAME, ModelFile
 
@@ -19,6 +20,7 @@ MAX_ARGUMENTS, MAX_ARGUMENT_LENGTH, MAX_ARGUMENT = 32, 200, 1e9
 # The fields of a spec that are None or 0 if they are not used.
 OPTIONAL_FIELDS = ("source_sha256", "momentum", "weight_decay", "global_clipnorm")
 WITH_MOMENTUM = ("sgd", "rmsprop")
+MAX_EPOCHS = 100_000
 MAX_SEED = 2**31 - 1  # every random generator here accepts it
 MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would become 0
 
@@ -67,7 +69,7 @@ class TrialSpec:
         require_known("schedule", self.schedule, SCHEDULES)
         require_known("precision", self.precision, PRECISIONS)
         require_whole("seed", self.seed, 0, MAX_SEED)
-        require_whole("epochs", self.epochs, 1, 100_000)
+        require_whole("epochs", self.epochs, 1, MAX_EPOCHS)
         require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
         require_whole("validation_percent", self.validation_percent, 0, 50)
         if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # NaN is refused, too: it compares as false
@@ -137,14 +139,12 @@ class TrialSpec:
         )
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> TrialSpec:
-        """Return the spec of a record made by `asdict`. Raises SpecError, TypeError or AttributeError for any other."""
-        if not isinstance(record, Mapping):
-            raise SpecError("expected the fields of a trial, got something else")
+    def of_record(cls, record: Mapping[str, Any], name: str) -> TrialSpec:
+        """Return the spec of a record made by `asdict`. Raises IntegrityError for any other; `name` is for messages."""
         fields = dict(record)
         if "hidden_units" in fields:  # it was written before models had arguments
             fields["arguments"] = {"hidden_units": fields.pop("hidden_units")}
-        return cls(**fields)
+        return convert(fields, cls, name, "$.spec")
 
     @property
     def id(self) -> str:

@@ -18,10 +18,10 @@ from mnist_lib.api import find_version
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
 from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
-from mnist_lib.errors import DataError, IntegrityError, SpecError
+from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.local import require_absent
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store.contents import Predictions, StoredModel
+from mnist_lib.store.contents import Predictions, StoredModel, image_shape_of
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import percent
 
@@ -113,11 +113,8 @@ def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
     Raises:
         SpecError: the dataset is not in the catalog and is not named, or an argument does not apply to it.
     """
-    try:
-        about = version.about["dataset"]
-        name, (height, width, channels) = str(about["name"]), map(int, about["image_shape"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{version.name}: expected a valid dataset in its record: {error}") from error
+    tested_on = version.facts.dataset
+    name, (height, width, channels) = tested_on["name"], image_shape_of(tested_on, f"{version.name}: its record")
     if dataset is None and name not in DATASETS:
         raise SpecError(f"dataset: {version.name} was trained on {name}; name it with --dataset DIR or tfds:NAME")
     request = DataRequest(dataset=dataset or name, **given)
@@ -126,7 +123,7 @@ def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
 
 def tested_split(version: Version, data: DataRequest) -> "Split":
     """Return the images that the version was tested on, or raise DataError if the dataset here differs."""
-    tested_on = version.about["dataset"].get("fingerprint")
+    tested_on = version.facts.dataset["fingerprint"]
     dataset = load_dataset(data)
     if dataset.fingerprint != tested_on:
         raise DataError(

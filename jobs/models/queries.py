@@ -16,7 +16,7 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.store.champions import Champion, champion, champion_at, history
-from mnist_lib.store.contents import Comparison, accuracy_of_version, compare
+from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder
 from mnist_lib.wording import counted, percent
@@ -47,14 +47,13 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
     folder = RunFolder(objects, version.run)
     if options.open:
         _open_report(folder)
-    test, about = accuracy_of_version(version), version.about
+    about, dataset, test = version.facts, version.facts.dataset, version.facts.test
     low, high = map(percent, test.interval())
-    dataset = about.get("dataset", {})
     facts = {
-        "stored": f"{version.committed_at}, by run {version.run}, trial {about.get('trial')}",
+        "stored": f"{version.committed_at}, by run {version.run}, trial {about.trial}",
         "test": f"{test.correct:,} of {test.total:,} images right: {percent(test.value)} ({low} to {high})",
-        "dataset": f"{dataset.get('name')} {dataset.get('version')}, fingerprint {dataset.get('fingerprint')}",
-        "weights": f"sha256 {about.get('weights_sha256')}",
+        "dataset": f"{dataset['name']} {dataset['version']}, fingerprint {dataset['fingerprint']}",
+        "weights": f"sha256 {about.weights_sha256}",
         "where": objects.where(version_folder(version.model, version.number)),
         "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
     }
@@ -151,10 +150,10 @@ def _row(version: Version | IntegrityError) -> dict[str, Any]:
     try:
         if isinstance(version, IntegrityError):
             raise version
-        test = accuracy_of_version(version)
+        trial, test = version.facts.trial, version.facts.test
     except IntegrityError as error:
         return {"error": str(error)}
-    about = {"trial": str(version.about.get("trial")), "run": version.run, "committed_at": version.committed_at}
+    about = {"trial": trial, "run": version.run, "committed_at": version.committed_at}
     return {"test": asdict(test), "test_accuracy": test.value, **about}
 
 

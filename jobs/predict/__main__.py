@@ -28,7 +28,7 @@ from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Picture, find_pictures
-from mnist_lib.store.contents import StoredModel, accuracy_of_version, classes_of
+from mnist_lib.store.contents import StoredModel, classes_of, image_shape_of
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, percent, printable
 
@@ -51,9 +51,8 @@ def predict(arguments: Sequence[str]) -> int:
     objects = open_storage(options.storage)
     version = find_version(objects, options.model) if options.model else best_champion(objects)
     stored = StoredModel.read(objects, version, options.model_file)
-    tested = accuracy_of_version(version)
-    dataset = version.about["dataset"]["name"]
-    log.info("predicting with %s, whose test accuracy on %s is %s", version.name, dataset, percent(tested.value))
+    dataset, accuracy = version.facts.dataset["name"], version.facts.test.value
+    log.info("predicting with %s, whose test accuracy on %s is %s", version.name, dataset, percent(accuracy))
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:
@@ -118,7 +117,7 @@ def _built(stored: StoredModel) -> "Predict":
         from mnist_lib.export.loading import build, predictor
 
         model = predictor(build(stored))
-        model(np.zeros((1, *stored.manifest["dataset"]["image_shape"]), np.uint8))
+        model(np.zeros((1, *image_shape_of(stored.manifest["dataset"], stored.name)), np.uint8))
     return model
 
 

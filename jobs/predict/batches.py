@@ -17,7 +17,7 @@ from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Layout, Picture, Shape, content_or_error, read_pictures
-from mnist_lib.store.contents import StoredModel
+from mnist_lib.store.contents import StoredModel, image_shape_of
 
 if TYPE_CHECKING:
     from mnist_lib.export.loading import Predict
@@ -65,7 +65,7 @@ def predict_on_cluster(
 
 def layout_of(stored: StoredModel, as_is: bool) -> Layout:
     """Return the layout of pictures that a model expects. Build the model first: that checks the manifest."""
-    shape = Shape(*stored.manifest["dataset"]["image_shape"])
+    shape = Shape(*image_shape_of(stored.manifest["dataset"], stored.name))
     return Layout.of(stored.manifest["spec"]["dataset"], shape, as_is=as_is)
 
 

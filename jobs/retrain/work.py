@@ -21,7 +21,7 @@ from jobs.console.output import print_stderr
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.data.availability import fingerprint_of_files
 from mnist_lib.environment import code_version
-from mnist_lib.errors import MnistError
+from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.retraining.work import AttemptResult, RunAttempt
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
@@ -101,12 +101,16 @@ class TrainAttempt:
         self._reader.join(timeout=1)
         code = self._process.returncode
         code = 128 - code if code < 0 else code
-        summary = self._folder.summary() if code in WITH_SUMMARY else None
+        summary, why = None, self._error
+        try:
+            summary = self._folder.summary() if code in WITH_SUMMARY else None
+        except IntegrityError as error:
+            why = why or str(error)
         return AttemptResult(
             exit_code=code,
             complete=code in (exit_codes.DONE, exit_codes.SOME_FAILED),
             retry=retry_after(code, self._error_code, summary),
-            why=self._error or _why(code, summary),
+            why=why or _why(code, summary),
             results=results_of(summary or {}),
         )
 
@@ -161,7 +165,7 @@ def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     same = ("version", "champion", "trials", "mean_test_accuracy", "ci95")
     fields = {"test_accuracy": "best_trial_test_accuracy", "why": "promotion"} | {name: name for name in same}
     models = summary.get("models", {})
-    return {model: {name: row.get(field) for name, field in fields.items()} for model, row in models.items()}
+    return {model: {name: row[field] for name, field in fields.items()} for model, row in models.items()}
 
 
 def _why(code: int, summary: Mapping[str, Any] | None) -> str:

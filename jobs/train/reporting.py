@@ -11,11 +11,10 @@ import yaml
 from jobs.console.options import flags_of
 from jobs.train.options import TrainOptions
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.results import Tally
 from mnist_lib.store.champions import Champion, history
-from mnist_lib.store.contents import accuracy_of_version
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SUMMARY, RunFolder
 from mnist_lib.store.versions import find, model_names
 
@@ -74,20 +73,30 @@ def write_index(objects: Objects) -> None:
             complete = {name.split("/")[1] for name in names if name.endswith(f"/{SUMMARY}")}
             if complete == written:
                 break
-            rows = concurrently(partial(_row, objects, names), sorted(complete))
-            objects.replace(INDEX, index([row for row in rows if row is not None], [*_changes(objects)]))
+            rows = [*concurrently(partial(_row, objects, names), sorted(complete))]
+            changes = [*_changes(objects)]
+            left_out = [found for found in (*rows, *changes) if isinstance(found, str)]
+            for found in left_out:
+                log.warning("the index leaves out %s", found)
+            shown = [row for row in rows if not isinstance(row, str)]
+            objects.replace(
+                INDEX, index(shown, [change for change in changes if not isinstance(change, str)], left_out)
+            )
             written = complete
 
 
-def _row(objects: Objects, names: Set[str], run: str) -> "Row | None":
+def _row(objects: Objects, names: Set[str], run: str) -> "Row | str":
+    """Return the row of a complete run, or which run it is and why it has none."""
     from mnist_lib.report.index import row_of
 
     report = f"runs/{run}/{REPORT}"
     try:
-        return row_of(RunFolder(objects, run).summary() or {}, report if report in names else None)
-    except (IntegrityError, KeyError, TypeError, ValueError, AttributeError) as error:
-        log.warning("the index leaves out run %s, because its summary is damaged (%s)", run, error)
-        return None
+        summary = RunFolder(objects, run).summary()
+        if summary is None:
+            return f"run {run}, because its summary has been deleted"
+        return row_of(summary, report if report in names else None)
+    except (IntegrityError, SpecError) as error:  # SpecError: no run of ours has this name
+        return f"run {run}, because its summary is damaged ({error})"
 
 
 def is_in_index(objects: Objects, run: str) -> bool:
@@ -95,7 +104,8 @@ def is_in_index(objects: Objects, run: str) -> bool:
     return f">{run}<".encode() in (objects.read(INDEX, MAX_DOCUMENT_BYTES) or b"")
 
 
-def _changes(objects: Objects) -> "Iterator[Change]":
+def _changes(objects: Objects) -> "Iterator[Change | str]":
+    """Yield every change of a champion, or why a record of one cannot be shown."""
     from mnist_lib.report.index import Change
 
     for model in model_names(objects):
@@ -104,14 +114,16 @@ def _changes(objects: Objects) -> "Iterator[Change]":
             if isinstance(record, Champion):
                 current, test = record is records[-1], _test_of(objects, record)
                 yield Change(model, record.version, record.at, record.kind, record.why, current, *test)
+            else:
+                yield f"a champion of {model} ({record})"
 
 
 def _test_of(objects: Objects, record: Champion) -> tuple[str, float] | tuple[None, None]:
     """Return the dataset that the version was tested on, and its accuracy, if they are still known."""
     try:
         version = find(objects, record.model, record.version)
-        return (str(version.about["dataset"]["name"]), accuracy_of_version(version).value) if version else (None, None)
-    except (IntegrityError, KeyError, TypeError):
+        return (version.facts.dataset["name"], version.facts.test.value) if version else (None, None)
+    except IntegrityError:
         return None, None
 
 

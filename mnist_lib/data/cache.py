@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from mnist_lib.archives import read_npz
 from mnist_lib.data.availability import file_hashes
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.listing import Listing
-from mnist_lib.data.request import DataRequest
+from mnist_lib.data.request import ClassNames, DataRequest
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.documents import Count, Text, decode
 from mnist_lib.errors import IntegrityError
 
 CACHE_SCHEMA = 2
@@ -30,6 +32,15 @@ ABOUT = "about"  # the array that holds JSON, as bytes
 FIELDS = ("version", "classes", "fingerprint", "notices", "damaged")  # of a dataset
 
 log = logging.getLogger(__name__)
+
+
+class _About(TypedDict):
+    source: Text
+    version: Text
+    classes: ClassNames
+    fingerprint: Text
+    notices: tuple[Text, ...]
+    damaged: Count
 
 
 def cache_path(data_dir: Path, name: str) -> Path:
@@ -64,22 +75,22 @@ def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
     """
     try:
         arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys((*ARRAYS, ABOUT), MAX_ARRAY_BYTES))
-        about = json.loads(arrays[ABOUT].tobytes())
+        about = decode(arrays[ABOUT].tobytes(), _About, str(path))
         if about["source"] != source(about["version"]):
             return None
         train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
         return Dataset(
             name=name,
             version=about["version"],
-            classes=tuple(about["classes"]),
+            classes=about["classes"],
             train=train,
             test=test,
             fingerprint=about["fingerprint"],
             ranks=arrays["ranks"] if len(arrays["ranks"]) else None,
-            notices=tuple(about["notices"]),
+            notices=about["notices"],
             damaged=about["damaged"],
         )
-    except (OSError, IntegrityError, ValueError, KeyError, TypeError) as error:
+    except (OSError, IntegrityError, ValueError) as error:  # ValueError: arrays that do not fit together
         log.debug("%s: %s", path, error)
         return None
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_lib.catalog import PICTURE_SUFFIXES
+from mnist_lib.data.request import MAX_CLASSES
 from mnist_lib.errors import DataError, DataMissingError
 from mnist_lib.wording import counted
 
@@ -19,7 +20,6 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
     ("val", "valid", "validation"), "validation"
 )
 IGNORED = ("thumbs.db", "desktop.ini")  # hidden files are ignored, too
-MAX_CLASSES = 1_000
 MAX_NAMED = 5  # files or classes in one message
 
 

@@ -15,7 +15,8 @@ import filelock
 from mnist_lib.catalog import PICTURE_SUFFIXES
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
-from mnist_lib.errors import DataMissingError, StoreError
+from mnist_lib.documents import decode
+from mnist_lib.errors import DataMissingError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import concurrently
 
 if TYPE_CHECKING:
@@ -72,11 +73,10 @@ def mirror(url: str, folder: Path) -> None:
         raise StoreError(f"{url} cannot be copied to {folder} ({error.strerror or error}); check --data-dir") from error
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def _read_state(folder: Path) -> dict[str, list[Any]]:
     """Return the tags of the copied objects. An interrupted copy leaves the old tags."""
-    with contextlib.suppress(OSError, ValueError):
-        state = json.loads((folder / STATE).read_text())
-        return state if isinstance(state, dict) else {}
+    with contextlib.suppress(OSError, IntegrityError):
+        return decode((folder / STATE).read_bytes(), dict[str, list[Any]], STATE)
     return {}
 
 

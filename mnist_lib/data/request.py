@@ -3,6 +3,9 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from mnist_lib.catalog import DATASETS, DatasetEntry, require_known
 from mnist_lib.errors import SpecError
@@ -11,6 +14,12 @@ MAX_SIDE = 224  # pixels, for the images of a folder
 TFDS = "tfds:"
 MAX_NAME = 60  # characters: run names, limited to 100, contain it
 CHANNELS = (1, 3, 4)  # grey, colour, colour and transparency
+MAX_CLASSES = 1_000
+
+# In documents:
+Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+ImageShape = tuple[Side, Side, Literal[1, 3, 4]]  # height, width, channels
+ClassNames = Annotated[tuple[Annotated[str, Meta(max_length=1_000)], ...], Meta(min_length=2, max_length=MAX_CLASSES)]
 
 
 @dataclass(frozen=True, kw_only=True)

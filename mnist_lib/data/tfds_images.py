@@ -14,8 +14,7 @@ from PIL import Image
 
 from mnist_lib.data.availability import REMEDY
 from mnist_lib.data.folder import DEFAULT_SIDE, require_memory
-from mnist_lib.data.listing import MAX_CLASSES
-from mnist_lib.data.request import CHANNELS, MAX_SIDE, DataRequest
+from mnist_lib.data.request import CHANNELS, MAX_CLASSES, MAX_SIDE, DataRequest
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.errors import DataError, DataMissingError, MnistError
 from mnist_lib.pictures.reading import Shape, fitted

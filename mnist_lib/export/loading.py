@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
-from mnist_lib.data.listing import MAX_CLASSES
-from mnist_lib.data.request import CHANNELS, MAX_SIDE
 from mnist_lib.data.split import Split
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
@@ -29,11 +27,11 @@ from mnist_lib.models.scratch import SGD
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.contents import Predictions, StoredModel, classes_of
+from mnist_lib.store.contents import MANIFEST, Predictions, StoredModel, classes_of, image_shape_of
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
-from mnist_lib.wording import counted, one_line
+from mnist_lib.wording import one_line
 
 MAX_ROUNDING = 1e-3  # difference of a probability: rounding causes less, different weights cause more
 MIN_LAYER_LIMIT = 64 << 20  # bytes: a layer of this size is accepted even if the stored files are small
@@ -97,23 +95,14 @@ def build(stored: StoredModel) -> LoadedModel:
         IntegrityError: the files are damaged, or are those of another model.
         ModelError: the code of a user's model fails.
     """
-    manifest, files = stored.manifest, stored.files
+    manifest, files, name = stored.manifest, stored.files, f"{stored.name}: {MANIFEST}"
+    spec, image_shape = TrialSpec.of_record(manifest["spec"], name), image_shape_of(manifest["dataset"], name)
+    classes = classes_of(manifest)
     try:
-        spec = TrialSpec.of_record(manifest["spec"])
-        height, width, channels = image_shape = tuple(manifest["dataset"]["image_shape"])
-        classes = classes_of(manifest)
-        if not all(type(side) is int for side in image_shape):
-            raise IntegrityError(f"expected an image shape of whole numbers, got {str(image_shape)[:100]}")
         # Limit the memory that a manifest can claim for a model of the catalog.
-        largest, size = 4 * _max_layer(spec, height * width * channels), sum(map(len, files.values()))
-        if min(height, width, channels) < 1 or largest > max(4 * size, MIN_LAYER_LIMIT):
+        largest, size = 4 * _max_layer(spec, math.prod(image_shape)), sum(map(len, files.values()))
+        if largest > max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
-        if max(height, width) > MAX_SIDE or channels not in CHANNELS or len(classes) > MAX_CLASSES:
-            got = f"{height} x {width}, {counted(channels, 'channel')}, {counted(len(classes), 'class')}"
-            raise IntegrityError(
-                f"expected images up to {MAX_SIDE} x {MAX_SIDE} and {MAX_CLASSES:,} classes, got {got}"
-            )
-        image_shape = (height, width, channels)
         model = build_model(spec, image_shape, len(classes), stored.source)
         weights = model.read(files)
         expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
@@ -121,7 +110,7 @@ def build(stored: StoredModel) -> LoadedModel:
         raise
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise ModelError(f"{stored.name}: expected a model that fits into memory, got: {one_line(error)}") from error
-    except (MnistError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (MnistError, ValueError) as error:  # ValueError: Keras refuses these sizes
         raise IntegrityError(f"{stored.name}: {error}") from error
     if got != expected:
         raise IntegrityError(f"{stored.name}: expected weights with sha256 {expected}, got {got}")

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 from mnist_lib.clock import Clock, SystemClock, moment_of, now_text, text_of
+from mnist_lib.documents import Moment, Text, decode
 from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
 from mnist_lib.objects.protocol import Objects, check_part
 from mnist_lib.objects.records import RecordLog
@@ -38,9 +39,15 @@ BEATS_PER_LIFE = 3  # the holder gives up after two missed beats; others take ov
 class LeaseTerm:
     """The holder of a lease in one term, as shown to people."""
 
-    holder: str
-    host: str
-    since: str  # UTC, ISO 8601
+    holder: Text
+    host: Text
+    since: Moment  # UTC, ISO 8601
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    at: Moment
+    token: Text  # differs from that of every other heartbeat
 
 
 class LeaseLostError(BusyError):
@@ -120,8 +127,8 @@ class Lease:
         last = _terms(self._objects, self._folder).probe_last()
         beat = self._objects.read(self._beat(last)) if last else None
         try:
-            at = moment_of(json.loads(beat or b"")["at"])
-        except (KeyError, TypeError, ValueError):
+            at = moment_of(decode(beat or b"", Heartbeat, self._beat(last)).at)
+        except IntegrityError:
             return False
         return abs(self._clock.now() - at) < timedelta(seconds=2 * self.seconds_between_beats)
 
@@ -133,7 +140,7 @@ class Lease:
 
     def _new_beat(self) -> bytes:
         """Return a heartbeat that differs from all before it."""
-        return json.dumps({"at": text_of(self._clock.now()), "token": uuid.uuid4().hex}).encode()
+        return json.dumps(asdict(Heartbeat(text_of(self._clock.now()), uuid.uuid4().hex))).encode()
 
     def _beat(self, number: int) -> str:
         return f"{self._folder}/beats/{number:08d}.json"

@@ -6,16 +6,21 @@ of several concurrent writers, one succeeds. The others must read the log and de
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar
 
-from mnist_lib.errors import IntegrityError, SchemaError
-from mnist_lib.objects.protocol import Objects
+from mnist_lib.documents import decode, require_schema
+from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 
 T = TypeVar("T")
 
 RECORD_SCHEMA = 1
+SEALED = re.compile(rb'\{\n  "schema": %d,(.*),\n  "sha256": "([0-9a-f]{64})"\n\}' % RECORD_SCHEMA, re.DOTALL)
+TOKEN = "token"  # the field that makes equal records of two writers differ
 
 
 class RecordLog:
@@ -32,21 +37,15 @@ class RecordLog:
         """Return `last()` in O(log n) requests if n records follow the record `known`. The log must have no gaps."""
         return known + last_number(lambda number: self._objects.exists(self.name(known + number)))
 
-    def read(self, number: int, kind: Callable[..., T]) -> T:
-        """Return a record as `kind(**fields)`. Raises IntegrityError or SchemaError if it cannot be read."""
-        name = self.name(number)
-        document = read_record(self._objects, name)
-        document.pop("token", None)
-        try:
-            return kind(**document)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise IntegrityError(f"{name}: expected a record of this log, got other fields: {error}") from error
+    def read(self, number: int, kind: type[T]) -> T:
+        """Return a record. Raises IntegrityError or SchemaError if it cannot be read as `kind`."""
+        return read_record(self._objects, self.name(number), kind)
 
     def append(self, number: int, document: Mapping[str, Any]) -> bool:
         """Append a record, or return False if it exists. Raises IntegrityError if a folder, say, has its name."""
         name = self.name(number)
         token = uuid.uuid4().hex  # competing writers must write different contents: see `bucket`
-        if self._objects.create(name, seal({**document, "token": token})):
+        if self._objects.create(name, seal({**document, TOKEN: token})):
             return True
         if self._objects.read(name) is None:
             raise IntegrityError(f"{self._objects.where(name)}: expected a record, got something else; remove it")
@@ -76,58 +75,35 @@ def last_number(exists: Callable[[int], bool]) -> int:
     return low
 
 
-def read_record(objects: Objects, name: str) -> dict[str, Any]:
-    """Return the fields of a stored record. Raises IntegrityError or SchemaError if it is missing or cannot be read."""
-    content = objects.read(name)
+def read_record(objects: Objects, name: str, kind: type[T], limit: int = MAX_RECORD_BYTES) -> T:
+    """Return a stored record. Raises IntegrityError or SchemaError if it is missing or cannot be read as `kind`."""
+    content = objects.read(name, limit)
     if content is None:
         raise IntegrityError(f"{name}: expected a record, got no file; restore it from a copy")
-    return unseal(content, name)
+    return unseal(content, name, kind)
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
     """Return a record as it is stored. Raises ValueError for NaN, which JSON does not have."""
-    text = _text(document)
-    # A second _text() with these two fields would return the same bytes, but double the time of a long listing.
+    text = json.dumps(document, indent=2, allow_nan=False).encode()
+    # Dumping the document again with these two fields would return the same bytes, but takes as long again.
     sha256 = hashlib.sha256(text).hexdigest()
     return b'{\n  "schema": %d,%b,\n  "sha256": "%b"\n}' % (RECORD_SCHEMA, text[1:-2], sha256.encode())
 
 
-def unseal(content: bytes, name: str) -> dict[str, Any]:
-    """Return the fields of a record; `name` is for messages.
+def unseal(content: bytes, name: str, kind: type[T]) -> T:
+    """Return a record as a value of `kind`, a dataclass; `name` is for messages.
 
     Raises:
-        IntegrityError: the content is not a record, or is damaged.
+        IntegrityError: the content is not such a record, or is damaged: whitespace and the order of fields count.
         SchemaError: a newer version of this program wrote it.
     """
-    document = parse_object(content, name, "a record")
-    schema, sha256 = document.pop("schema", None), document.pop("sha256", None)
-    if isinstance(schema, int) and schema > RECORD_SCHEMA:
-        raise SchemaError(f"{name}: expected schema {RECORD_SCHEMA} or older, got {schema}; install a newer version")
-    try:
-        intact = seal(document) == content  # whitespace and the order of fields count
-    except (ValueError, RecursionError):  # 1e999 is read as infinity
-        intact = False
-    if not intact:
-        raise IntegrityError(
-            f"{name}: expected a record whose sha256 matches, got {str(sha256)[:64]!r}; restore it from a copy"
-        )
-    return document
-
-
-def parse_object(content: bytes, name: str, what: str = "JSON") -> dict[str, Any]:
-    """Parse a JSON object. Raises IntegrityError for anything else, including NaN and infinity."""
-    try:
-        document = json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{name}: expected {what}, got bytes that are not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise IntegrityError(f"{name}: expected {what}, got JSON that is not an object")
-    return document
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _text(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=2, allow_nan=False).encode()
+    found = require_schema(content, RECORD_SCHEMA, name, "a record")
+    sealed = SEALED.fullmatch(content)
+    if sealed is None or hashlib.sha256(b"{%b\n}" % sealed[1]).hexdigest() != sealed[2].decode():
+        got = bytes(found.get("sha256", b"none"))[:66].decode(errors="replace")
+        raise IntegrityError(f"{name}: expected a record whose sha256 matches, got {got}; restore it from a copy")
+    unknown = found.keys() - {field.name for field in fields(kind)} - {"schema", "sha256", TOKEN}  # type: ignore[arg-type]
+    if unknown:
+        raise IntegrityError(f"{name}: expected a record of this kind, got another field {min(unknown)[:100]!r}")
+    return decode(content, kind, name, "a record of this kind")

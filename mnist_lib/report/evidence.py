@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.split import Labels
+from mnist_lib.documents import convert
 from mnist_lib.results import EpochDone, Tally
 
 CALIBRATION_BINS = 10
@@ -180,7 +181,7 @@ def learning_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, list[Epoc
     epochs: dict[str, dict[int, EpochDone]] = defaultdict(dict)
     for entry in history:
         if entry["event"] == "epoch":
-            done = EpochDone.of({name: value for name, value in entry.items() if name not in ("at", "event")})
+            done = convert(entry, EpochDone, "history.jsonl", "$")
             epochs[done.trial][done.epoch] = done
     return {trial: [by_number[number] for number in sorted(by_number)] for trial, by_number in epochs.items()}
 

@@ -44,25 +44,29 @@ class Change:
 
 
 def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
-    """Return the row of a summary. Raises KeyError, TypeError, ValueError or AttributeError for other documents."""
-    models, trials, ended = summary["models"], summary["trials"], str(summary.get("ended", ""))
-    if ended:
-        datetime.fromisoformat(ended)
+    """Return the row of a `Summary`."""
+    models, trials = summary["models"], summary["trials"]
     return Row(
-        run=str(summary["run"]),
-        ended=ended,
-        dataset=str(summary["dataset"]["name"]),
+        run=summary["run"],
+        ended=summary.get("ended", ""),
+        dataset=summary["dataset"]["name"],
         trials=len(trials),
         failed=sum(trial["status"] == "failed" for trial in trials),
         settings=settings_of(summary),
-        accuracies={str(name): float(model["mean_test_accuracy"]) for name, model in models.items()},
-        champions={str(name): int(model["version"]) for name, model in models.items() if model.get("champion")},
+        accuracies={name: model["mean_test_accuracy"] for name, model in models.items()},
+        champions={name: model["version"] for name, model in models.items() if model["champion"]},
         link=link,
     )
 
 
-def index(rows: Sequence[Row], changes: Sequence[Change]) -> bytes:
-    """Return the page. Rows may be in any order; changes are in order of time for each model."""
+def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str] = ()) -> bytes:
+    """Return the page.
+
+    Args:
+        rows: in any order.
+        changes: in order of time for each model.
+        left_out: what cannot be shown, each with the reason.
+    """
     runs = sorted(rows, key=lambda row: (row.ended, row.run), reverse=True)
     changes = sorted(changes, key=lambda change: change.at)
     models = sorted({name for row in runs for name in row.accuracies})
@@ -87,6 +91,7 @@ def index(rows: Sequence[Row], changes: Sequence[Change]) -> bytes:
         models=models,
         champions=champions,
         changes=changes[::-1],
+        left_out=left_out,
     )
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Tally, TrialFailure, TrialResult
 from mnist_lib.spec import OPTIONAL_FIELDS, TrialSpec
+from mnist_lib.summary import SUMMARY_SCHEMA
 
 if TYPE_CHECKING:
     from mnist_lib.data.split import Labels
-
-SUMMARY_SCHEMA = 1
 
 SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments")]
 

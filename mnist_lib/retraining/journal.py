@@ -8,43 +8,63 @@ only one process can start a slot.
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from mnist_lib.clock import moment_of, text_of
+from mnist_lib.documents import Count, Moment, Number, Share, Text
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 
 # Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")
-SETTLED = ("enrolled", "done", "failed", "unchanged", "skipped", "replaced")
+Kind = Literal["started", "interrupted", "enrolled", "done", "failed", "unchanged", "skipped", "replaced"]
+
+
+class ModelResult(TypedDict):
+    """The result of a model in a complete run."""
+
+    version: Number
+    champion: bool
+    why: Text
+    test_accuracy: Share
+    # Early versions of the program did not write these.
+    trials: NotRequired[Count | None]
+    mean_test_accuracy: NotRequired[Share | None]
+    ci95: NotRequired[list[Share] | None]
+
+
+class DoneSlot(TypedDict):
+    slot: Moment
+    run: Text
+    fingerprint: Text | None
 
 
 @dataclass(frozen=True)
 class Entry:
     """One event of a slot. Times are UTC, ISO 8601, from the clock of the host that appended the entry."""
 
-    kind: str  # one of `OPEN` or `SETTLED`
-    slot: str  # the time at which the slot was due
-    at: str
-    host: str
-    run: str = ""
-    begun: str = ""  # when the last unbroken period of work on the slot began
-    attempt: int = 0
-    failures: int = 0  # attempts that failed, or whose process died
-    missed: int = 0  # earlier slots that have neither an entry nor a run
-    exit_code: int | None = None
-    why: str = ""  # one line
-    fingerprint: str | None = None  # hash of everything the result depends on; None if it is unknown
-    results: Mapping[str, Any] = field(default_factory=dict)  # of a complete run, by model
-    last_done: Mapping[str, Any] | None = None  # {"slot", "run", "fingerprint"} of the newest slot that is done
+    kind: Kind
+    slot: Moment  # the time at which the slot was due
+    at: Moment
+    host: Text
+    run: Text = ""
+    begun: Text = ""  # when the last unbroken period of work on the slot began
+    attempt: Count = 0
+    failures: Count = 0  # attempts that failed, or whose process died
+    missed: Count = 0  # earlier slots that have neither an entry nor a run
+    exit_code: Annotated[int, Meta(ge=0, le=255)] | None = None
+    why: Text = ""  # one line
+    fingerprint: Text | None = None  # hash of everything the result depends on; None if it is unknown
+    results: Mapping[str, ModelResult] = field(default_factory=dict)  # of a complete run, by model
+    last_done: DoneSlot | None = None  # the newest slot that is done
 
     def __post_init__(self) -> None:
-        if self.kind not in (*OPEN, *SETTLED):
-            raise ValueError(f"expected a kind of journal entry, got {self.kind!r}")
-        for text in (self.slot, self.at, self.begun or self.at):
-            moment_of(text)
+        if self.begun:
+            moment_of(self.begun)
 
-    def followed_by(self, kind: str, now: datetime, host: str, **fields: Any) -> "Entry":
+    def followed_by(self, kind: Kind, now: datetime, host: str, **fields: Any) -> "Entry":
         """Return the next entry of this slot."""
         return replace(self, kind=kind, at=text_of(now), host=host, **fields)
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from mnist_lib.clock import Clock, as_file_name, moment_of, text_of
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseLostError
-from mnist_lib.retraining.journal import Entry, Journal
+from mnist_lib.retraining.journal import Entry, Journal, Kind
 from mnist_lib.retraining.policy import Due, Policy, missed_text
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.retraining.work import ActiveRun, Work
@@ -137,8 +137,8 @@ class Retrainer:
             self._settle(number, replace(entry, kind="skipped", why=why, run="", attempt=0))
             return None
         fingerprint = self._work.fingerprint()
-        before = entry.last_done or {}
-        if skip_unchanged and fingerprint is not None and fingerprint == before.get("fingerprint"):
+        before = entry.last_done
+        if skip_unchanged and fingerprint is not None and before and fingerprint == before["fingerprint"]:
             why = f"data, configuration and code have not changed since run {before['run']}"
             self._settle(number, replace(entry, kind="unchanged", why=why, run="", attempt=0))
             return None
@@ -227,7 +227,7 @@ class Retrainer:
         run.attempt.kill()
         return STEP_AGAIN
 
-    def _entry(self, kind: str, due: Due, last: Entry | None, **fields: Any) -> Entry:
+    def _entry(self, kind: Kind, due: Due, last: Entry | None, **fields: Any) -> Entry:
         return Entry(
             kind=kind,
             slot=text_of(due.slot),

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from mnist_lib.clock import moment_of, text_of
-from mnist_lib.retraining.journal import Entry
+from mnist_lib.retraining.journal import Entry, Kind
 from mnist_lib.retraining.policy import Policy
 from mnist_lib.retraining.timetable import Timetable
 
@@ -81,7 +81,7 @@ class ActiveRun:
                 return self.ended("replaced", now, why="a newer slot came due")
         return None
 
-    def ended(self, kind: str, now: datetime, **fields: Any) -> Entry:
+    def ended(self, kind: Kind, now: datetime, **fields: Any) -> Entry:
         return self.entry.followed_by(kind, now, self.entry.host, **fields)
 
     def _entry_of(self, result: AttemptResult, policy: Policy, work: Work, now: datetime) -> Entry:

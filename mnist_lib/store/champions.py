@@ -5,10 +5,11 @@ version again, so the champion may not be the newest version. The rule that deci
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from mnist_lib.clock import now_text
+from mnist_lib.documents import Json, Moment, Name, Number, Text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently, failpoint
 from mnist_lib.objects.records import RecordLog
@@ -17,25 +18,22 @@ from mnist_lib.store.holds import hold, read_hold_state
 from mnist_lib.store.promotion import Decision, Rule
 from mnist_lib.store.versions import Version, find, verify
 
+Kind = Literal["promote", "rollback"]
+
 
 @dataclass(frozen=True)
 class Champion:
     """A record of the log of champions."""
 
-    model: str
-    number: int  # of the record in the log, from 1
-    version: int
-    at: str  # UTC, ISO 8601
-    kind: str  # "promote" or "rollback"
-    why: str
-    run: str  # the run that published the version
-    replaced: int | None  # the champion before; None in the first record, or if the previous record is damaged
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        numbers, texts = (self.number, self.version), (self.model, self.at, self.kind, self.why, self.run)
-        if not all(type(value) is int and value > 0 for value in numbers) or not all(isinstance(t, str) for t in texts):
-            raise ValueError("a number or a text has an invalid value")
+    model: Name
+    number: Number  # of the record in the log
+    version: Number
+    at: Moment  # UTC, ISO 8601
+    kind: Kind
+    why: Text
+    run: Name  # the run that published the version
+    replaced: Number | None  # the champion before; None in the first record, or if the previous record is damaged
+    statistics: Mapping[str, Json] = field(default_factory=dict)
 
 
 def champion(objects: Objects, model: str) -> Champion | None:
@@ -174,7 +172,7 @@ def _predictions_of(objects: Objects, current: Champion | None) -> Predictions |
 
 
 def _append(
-    objects: Objects, version: Version, number: int, current: Champion | None, kind: str, decision: Decision
+    objects: Objects, version: Version, number: int, current: Champion | None, kind: Kind, decision: Decision
 ) -> Champion | None:
     """Append a record, or return None if that number is taken.
 
@@ -198,14 +196,10 @@ def _append(
     if read_hold_state(objects, version.model, version.number).condemned:
         if current is not None:
             why = f"{version.name} was deleted by gc at the same time"
-            changes = {
-                "number": number + 1,
-                "at": now_text(),
-                "kind": "rollback",
-                "why": why,
-                "replaced": version.number,
-            }
-            log.append(number + 1, {**asdict(current), **changes})
+            restored = replace(
+                current, number=number + 1, at=now_text(), kind="rollback", why=why, replaced=version.number
+            )
+            log.append(number + 1, asdict(restored))
         raise ConflictError(f"{version.name} was deleted by gc at the same time; name another version")
     return record
 

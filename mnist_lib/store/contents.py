@@ -9,25 +9,30 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
+from mnist_lib.data.request import ImageShape
 from mnist_lib.data.split import DatasetInfo, Labels
+from mnist_lib.documents import Json, Name, Number, Sha256, Text, decode, require_schema
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.model_file import SOURCE_FILE, ModelFile, require_trusted
-from mnist_lib.objects.protocol import Objects
-from mnist_lib.objects.records import parse_object
-from mnist_lib.results import Accuracy, TrialResult
-from mnist_lib.spec import OPTIONAL_FIELDS
-from mnist_lib.store.versions import Version, read_file
+from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, ModelFile, require_trusted
+from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects
+from mnist_lib.results import Counts, EpochRow, TrialResult
+from mnist_lib.spec import MAX_EPOCHS, OPTIONAL_FIELDS
+from mnist_lib.store.versions import DatasetFacts, Version, read_file
 
 PREDICTIONS, MANIFEST = "predictions.npz", "manifest.json"
+WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
+MANIFEST_SCHEMA = 1
+MAX_DEVICES = 256 * 64  # 64 GPUs on each of 256 nodes
 MAX_ARRAY_BYTES = MAX_PROBABILITIES  # for each array in `predictions.npz`
-COMPARED_PARTS = ("spec", "dataset", "code", "versions")  # of the manifest
+COMPARED_PARTS: tuple[Literal["spec", "dataset", "code", "versions"], ...] = ("spec", "dataset", "code", "versions")
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Predictions:
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
         """Return the predictions of a version. Raises IntegrityError if they are damaged or malformed."""
-        content = read_file(objects, version, PREDICTIONS)
+        content = read_file(objects, version, PREDICTIONS, limit=3 * MAX_ARRAY_BYTES)
         name = f"{version.name}: {PREDICTIONS}"
         arrays = read_npz(content, name, dict.fromkeys(("probabilities", "predictions", "labels"), MAX_ARRAY_BYTES))
         probabilities, labels = arrays["probabilities"], arrays["labels"]
@@ -54,12 +59,11 @@ class Predictions:
             raise IntegrityError(f"{name}: expected float32 [n, classes] and uint8 or uint16 [n], got {form}")
         if labels.size and labels.max() >= classes:
             raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
-        try:
-            dataset = version.about["dataset"]
-            names = tuple(dataset.get("classes", map(str, range(classes))))
-            return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels, names)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"{version.name}: expected a valid dataset in its record: {error}") from error
+        dataset = version.facts.dataset
+        names = dataset.get("classes", tuple(map(str, range(classes))))
+        if len(names) != classes:
+            raise IntegrityError(f"{name}: expected probabilities of {len(names):,} classes, got {classes:,}")
+        return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels, names)
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:
@@ -89,6 +93,24 @@ class Predictions:
         return self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
 
 
+class Manifest(TypedDict):
+    """`manifest.json`: how a version was made."""
+
+    spec: dict[str, Json]  # see `TrialSpec.of_record`
+    dataset: DatasetFacts
+    weights_sha256: Sha256
+    history: Annotated[list[EpochRow], Meta(max_length=MAX_EPOCHS)]
+    code: dict[str, bool | Text]
+    devices: Annotated[list[Text], Meta(max_length=MAX_DEVICES)]
+    versions: dict[str, Text]
+    model: NotRequired[Name]
+    run: NotRequired[Name]
+    trial: NotRequired[Name]
+    test: NotRequired[Counts]
+    validation: NotRequired[Counts | None]
+    best_epoch: NotRequired[Number]
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoredModel:
     """The files of a version: all that a process without access to the storage needs to build the model.
@@ -97,8 +119,8 @@ class StoredModel:
     """
 
     name: str
-    files: Mapping[str, bytes]
-    manifest: Mapping[str, Any]
+    files: Mapping[str, bytes]  # those with weights
+    manifest: Manifest
     source: ModelFile | None = None  # the file that defines the model, unless the model is in the catalog
 
     @classmethod
@@ -113,14 +135,12 @@ class StoredModel:
             ModelError: the version contains code that is neither in `model_file` nor trusted.
         """
         manifest = read_manifest(objects, version)
-        files = {name: read_file(objects, version, name) for name in version.files if name != SOURCE_FILE}
+        files = {name: read_file(objects, version, name) for name in WEIGHTS_FILES if name in version.files}
         source = source_of(objects, version, manifest, model_file)
         return cls(name=version.name, files=files, manifest=manifest, source=source)
 
 
-def source_of(
-    objects: Objects, version: Version, manifest: Mapping[str, Any], model_file: Path | None
-) -> ModelFile | None:
+def source_of(objects: Objects, version: Version, manifest: Manifest, model_file: Path | None) -> ModelFile | None:
     """Return the file that defines the model of a version, or None for a model of the catalog.
 
     Raises:
@@ -128,17 +148,14 @@ def source_of(
         ModelError: it is neither the given file nor a trusted one.
         SpecError: a file is given for a model of the catalog.
     """
-    spec = manifest.get("spec")
-    if not isinstance(spec, Mapping):
-        raise IntegrityError(f"{version.name}: {MANIFEST}: expected 'spec' as an object, got something else")
-    expected = spec.get("source_sha256")
+    expected = manifest["spec"].get("source_sha256")
     if expected is None:
         if model_file is not None:
             raise SpecError(f"model_file: {version.name} is of a model in the catalog, which needs no file; omit it")
         return None
     if SOURCE_FILE not in version.files:
         raise IntegrityError(f"{version.name}: expected a file {SOURCE_FILE}, got none")
-    source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE))
+    source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE, limit=MAX_SOURCE_BYTES))
     if source.sha256 != expected:
         raise IntegrityError(f"{version.name}: {SOURCE_FILE}: expected sha256 {expected}, got {source.sha256}")
     require_trusted(source, version.name, ModelFile.read(model_file) if model_file is not None else None)
@@ -168,6 +185,7 @@ def contents_of(
         "weights_sha256": result.weights_sha256,
     }
     manifest = {
+        "schema": MANIFEST_SCHEMA,
         "model": result.spec.model,
         "run": run,
         **about,
@@ -189,35 +207,23 @@ def contents_of(
     return {**result.files, **made}, about
 
 
-def classes_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the classes of a version; digits, if it was stored before they had names.
-
-    Raises:
-        IntegrityError: the manifest has something else in their place.
-    """
-    try:
-        classes = manifest["dataset"].get("classes", DIGITS)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{MANIFEST}: expected a dataset, got none") from error
-    if not isinstance(classes, list | tuple) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
-        raise IntegrityError(f"{MANIFEST}: expected the names of the classes as a list of text, got something else")
-    return tuple(classes)
+def classes_of(manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of the classes of a version; digits, if it was stored before they had names."""
+    return manifest["dataset"].get("classes", DIGITS)
 
 
-def read_manifest(objects: Objects, version: Version) -> dict[str, Any]:
-    """Return the manifest of a version. Raises IntegrityError if it is damaged, or not a JSON object."""
-    return parse_object(read_file(objects, version, MANIFEST), f"{version.name}: {MANIFEST}")
+def image_shape_of(dataset: DatasetFacts, version: str) -> ImageShape:
+    """Return the image shape of a version. Raises IntegrityError if it is not known."""
+    if "image_shape" not in dataset:
+        raise IntegrityError(f"{version}: expected $.dataset.image_shape, got none")
+    return dataset["image_shape"]
 
 
-def accuracy_of_version(version: Version) -> Accuracy:
-    """Return the accuracy on the test split. Raises IntegrityError if the commit record has no valid counts."""
-    try:
-        test = Accuracy(**version.about["test"])
-        if type(test.correct) is int and type(test.total) is int and 0 <= test.correct <= test.total > 0:
-            return test
-    except (KeyError, TypeError):
-        pass
-    raise IntegrityError(f"{version.name}: expected valid counts of test images in its record, got others")
+def read_manifest(objects: Objects, version: Version) -> Manifest:
+    """Return the manifest of a version. Raises IntegrityError or SchemaError if it cannot be read."""
+    content, name = read_file(objects, version, MANIFEST, limit=MAX_DOCUMENT_BYTES), f"{version.name}: {MANIFEST}"
+    require_schema(content, MANIFEST_SCHEMA, name)
+    return decode(content, Manifest, name)
 
 
 @dataclass(frozen=True)
@@ -261,18 +267,16 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
 
 def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
     manifest = read_manifest(objects, version)
-    try:
-        parts = {part: dict(manifest.get(part, {})) for part in COMPARED_PARTS}
-        # Older versions do not name the classes, and have one argument and fewer settings.
-        parts["dataset"].pop("classes", None)
-        spec, units = parts["spec"], parts["spec"].pop("hidden_units", None)
-        arguments = spec.pop("arguments", {} if units is None else {"hidden_units": units})
+    parts: dict[str, dict[str, Any]] = {part: {**manifest[part]} for part in COMPARED_PARTS}
+    # Older versions do not name the classes, and have one argument and fewer settings.
+    parts["dataset"].pop("classes", None)
+    spec, units = parts["spec"], parts["spec"].pop("hidden_units", None)
+    arguments = spec.pop("arguments", {} if units is None else {"hidden_units": units})
+    if isinstance(arguments, Mapping):
         spec |= {f"arguments.{name}": value for name, value in arguments.items()}
-        return {
-            f"{part}.{name}": value
-            for part, values in parts.items()
-            for name, value in values.items()
-            if value or name not in OPTIONAL_FIELDS
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{version.name}: {MANIFEST}: expected objects {', '.join(COMPARED_PARTS)}") from error
+    return {
+        f"{part}.{name}": value
+        for part, values in parts.items()
+        for name, value in values.items()
+        if value or name not in OPTIONAL_FIELDS
+    }

@@ -112,7 +112,7 @@ def _finish(
         try:
             record = _run_record(objects, model, number, dry_run=dry_run)
             decided = None if record is None else parse_version(record, name, model)
-        except (IntegrityError, SpecError, ValueError, TypeError):
+        except (IntegrityError, SpecError):  # SpecError: the claim names no run
             damaged.append(name)
             continue
         if decided is None or record is None:

@@ -6,8 +6,10 @@ version is not deleted, and a condemned one cannot be held. A hold is not a lock
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from mnist_lib.clock import moment_of, now_text
+from mnist_lib.documents import Moment
 from mnist_lib.errors import ConflictError, IntegrityError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
@@ -20,8 +22,8 @@ HOLD_DURATION = timedelta(hours=1)
 class Hold:
     """A record of the log of holds."""
 
-    kind: str  # "hold" or "condemn"
-    at: str  # UTC, ISO 8601, by the clock of the process that appended it
+    kind: Literal["hold", "condemn"]
+    at: Moment  # UTC, ISO 8601, by the clock of the process that appended it
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
         return HoldState(0, held=False, condemned=False)
     try:
         record = log.read(last, Hold)
-        fresh = datetime.now(UTC) - moment_of(record.at) < HOLD_DURATION
-    except (IntegrityError, ValueError, TypeError):
+    except IntegrityError:
         return HoldState(last, held=True, condemned=False)
+    fresh = datetime.now(UTC) - moment_of(record.at) < HOLD_DURATION
     return HoldState(last, held=record.kind == "hold" and fresh, condemned=record.kind == "condemn")
 
 

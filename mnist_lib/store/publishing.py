@@ -16,10 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnist_lib.clock import now_text
+from mnist_lib.documents import Moment, Name
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
-from mnist_lib.objects.protocol import Objects, check_name, check_part, failpoint
+from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, check_part, failpoint, require_size
 from mnist_lib.objects.records import RecordLog
-from mnist_lib.store.versions import RECORD_COPY, Version, commit_record, find, parse_version, record_of, version_folder
+from mnist_lib.store.versions import (
+    RECORD_COPY,
+    StoredFile,
+    Version,
+    commit_record,
+    find,
+    parse_version,
+    record_of,
+    version_folder,
+)
 
 MAX_RUN_NAME_LENGTH = 100
 
@@ -28,8 +38,8 @@ MAX_RUN_NAME_LENGTH = 100
 class Claim:
     """A record that claims a version number for a run."""
 
-    run: str
-    at: str  # UTC, ISO 8601
+    run: Name
+    at: Moment  # UTC, ISO 8601
 
 
 def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], about: Mapping[str, Any]) -> Version:
@@ -91,7 +101,11 @@ def _store_files(
     objects: Objects, model: str, number: int, run: str, files: Mapping[str, bytes], about: Mapping[str, Any]
 ) -> bytes:
     """Write the files of a version and return its record. If the storage fails, delete what was written."""
-    hashes = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    for name, content in files.items():
+        require_size(name, len(content), MAX_FILE_BYTES)
+    hashes: dict[str, StoredFile] = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
+    }
     record = record_of(Version(model, number, run, now_text(), hashes, dict(about)))
     folder = version_folder(model, number)
     failpoint("publish.before_files")

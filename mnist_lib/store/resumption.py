@@ -11,15 +11,17 @@ import hashlib
 import io
 import logging
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, fields
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import MAX_PROBABILITIES
-from mnist_lib.errors import IntegrityError
+from mnist_lib.documents import Count, Json, Name, Number, Seconds, Sha256, Text
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_FILE_BYTES, concurrently
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
@@ -29,7 +31,37 @@ from mnist_lib.store.runs import RunFolder
 CHECKPOINTS_PER_TRIAL = 2
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
 PROBABILITIES = "probabilities.npz"
-SEPARATE_FIELDS = ("probabilities", "files", "tensorboard")  # fields of a result that are not in `ended.json`
+SEPARATE_FIELDS: dict[str, Any] = {"probabilities": None, "files": {}, "tensorboard": b""}  # not in `ended.json`
+
+
+class EndedResult(TypedDict):
+    """A `TrialResult` in `ended.json`."""
+
+    trial: Name
+    spec: dict[str, Json]
+    test: Accuracy
+    validation: Accuracy | None
+    best_epoch: Number
+    history: tuple[EpochDone, ...]
+    train_seconds: Seconds
+    images_per_second: Annotated[float, Meta(ge=0)]
+    setup_seconds: Seconds
+    replicas: Number
+    devices: tuple[Text, ...]
+    gpus: tuple[Text, ...]
+    node: Text
+    weights_sha256: Sha256
+    versions: dict[str, Text]
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """The record `ended.json`."""
+
+    result: EndedResult
+    attempts: Count
+    files: Mapping[str, Sha256]
+
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +75,8 @@ def store_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_
         files |= {f"model/{path}": content for path, content in result.files.items()}
     for path, content in files.items():
         folder.write(f"trials/{result.trial}/ended/{path}", content)
-    row = {field.name: getattr(result, field.name) for field in fields(result) if field.name not in SEPARATE_FIELDS}
-    row |= {name: asdict(row[name]) for name in ("spec", "test")}
-    row["validation"] = asdict(result.validation) if result.validation else None
-    row["history"] = [asdict(epoch) for epoch in result.history]
-    row["versions"] = dict(result.versions)
+    row = asdict(replace(result, **SEPARATE_FIELDS))
+    row = {name: value for name, value in row.items() if name not in SEPARATE_FIELDS}
     hashes = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     folder.write(f"trials/{result.trial}/ended.json", seal({"result": row, "attempts": attempts, "files": hashes}))
     folder.delete_below(f"trials/{result.trial}/checkpoints")
@@ -60,13 +89,12 @@ def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] |
         content = folder.read(name)
         if content is None:
             return None
-        record = unseal(content, name)
-        files = {path: _read_file(folder, spec.id, path, sha256) for path, sha256 in record["files"].items()}
-        result = _parse_result(record["result"], files)
-        if result.spec != spec:
-            raise IntegrityError(f"{name}: expected {spec}, got {result.spec}")
-        return result, int(record["attempts"])
-    except (IntegrityError, KeyError, TypeError, ValueError, AttributeError) as error:
+        record = unseal(content, name, EndedTrial)
+        if TrialSpec.of_record(record.result["spec"], name) != spec:
+            raise IntegrityError(f"{name}: expected {spec}, got another trial")
+        files = {path: _read_file(folder, spec.id, path, sha256) for path, sha256 in record.files.items()}
+        return _result_of(record.result, spec, files), record.attempts
+    except (IntegrityError, SpecError) as error:
         log.warning("%s: its stored result is damaged (%s); training it again", spec.id, error)
         return None
 
@@ -124,23 +152,12 @@ def _read_file(folder: RunFolder, trial: str, path: str, sha256: str) -> bytes:
     return content
 
 
-def _parse_result(row: dict[str, Any], files: dict[str, bytes]) -> TrialResult:
-    arrays = read_npz(files.pop(PROBABILITIES), PROBABILITIES, {"probabilities": MAX_PROBABILITIES})
-    probabilities = arrays["probabilities"]
-    images = row["test"]["total"]
+def _result_of(row: EndedResult, spec: TrialSpec, files: dict[str, bytes]) -> TrialResult:
+    arrays = read_npz(files.pop(PROBABILITIES, b""), PROBABILITIES, {"probabilities": MAX_PROBABILITIES})
+    probabilities, images = arrays["probabilities"], row["test"].total
     if probabilities.dtype != np.float32 or probabilities.ndim != 2 or len(probabilities) != images:
         got = f"{probabilities.dtype} {probabilities.shape}"
         raise IntegrityError(f"{PROBABILITIES}: expected float32 [{images}, classes], got {got}")
-    return TrialResult(
-        **{
-            **row,
-            "spec": TrialSpec.of_record(row["spec"]),
-            "test": Accuracy(**row["test"]),
-            "validation": Accuracy(**row["validation"]) if row["validation"] else None,
-            "history": tuple(map(EpochDone.of, row["history"])),
-            "devices": tuple(row["devices"]),
-            "gpus": tuple(row["gpus"]),
-        },
-        probabilities=probabilities,
-        files={path.removeprefix("model/"): content for path, content in files.items()},
-    )
+    model = {path.removeprefix("model/"): content for path, content in files.items()}
+    fields: dict[str, Any] = {**row, "spec": spec}
+    return TrialResult(**fields, probabilities=probabilities, files=model)

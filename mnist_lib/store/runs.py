@@ -11,22 +11,52 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
 
 from mnist_lib.clock import as_file_name, now_text
+from mnist_lib.documents import Json, Moment, Name, convert, decode, require_schema
 from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
-from mnist_lib.objects.records import parse_object, read_record, seal
+from mnist_lib.objects.records import TOKEN, read_record, seal
 from mnist_lib.store.publishing import MAX_RUN_NAME_LENGTH
+from mnist_lib.summary import SUMMARY_SCHEMA, HistoryEntry, Summary
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"
 INDEX = "index.html"  # lists all runs, at the root of the storage
 UNFINISHED = "unfinished"  # folder: the locks of unfinished runs, and the run to resume for each set of terms
 MAX_HISTORY_BYTES = 1 << 28  # a line for each epoch has 300 bytes
+MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 3  # the summary of a trial is up to three times as long as its terms
 MAX_DIFFERENCES = 5  # in one message
 
-Terms = Mapping[str, Any]  # JSON
+Terms = Mapping[str, Json]
+
+
+class _TermsOfTrial(TypedDict):
+    dataset: Name
+
+
+class _TermsOfTrials(TypedDict):
+    trials: Annotated[dict[str, _TermsOfTrial], Meta(min_length=1)]
+
+
+@dataclass(frozen=True)
+class BegunRun:
+    """The record `run.json`."""
+
+    run: Name
+    begun: Moment
+    terms: Terms
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """The record that names the run to resume for its terms."""
+
+    run: Name
 
 
 class RunFolder:
@@ -72,9 +102,14 @@ class RunFolder:
         self.objects.flush()
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the entries of `history.jsonl`, except for an incomplete last line."""
-        lines = (self.read(HISTORY, MAX_HISTORY_BYTES) or b"").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        """Return the entries of `history.jsonl`, each a `HistoryEntry`, except for an incomplete last line.
+
+        Raises IntegrityError if one is damaged.
+        """
+        lines = (self.read(HISTORY, MAX_HISTORY_BYTES) or b"").split(b"\n")[:-1]
+        where = self.objects.where(self._name(HISTORY))
+        entries: list[Any] = [decode(line, HistoryEntry, f"{where}, line {n}") for n, line in enumerate(lines, 1)]
+        return entries
 
     def seconds_worked(self) -> float:
         """Return for how long earlier processes worked on the run, each from its start to its last entry."""
@@ -98,10 +133,29 @@ class RunFolder:
             where = self.objects.where(self._name(SUMMARY))
             raise ConflictError(f"{where}: expected no summary yet, got that of another process; its results are valid")
 
+    @property
+    def is_complete(self) -> bool:
+        return self.objects.exists(self._name(SUMMARY))
+
     def summary(self) -> dict[str, Any] | None:
-        """Return the summary of a complete run, or None if it is unfinished. Raises IntegrityError if it is damaged."""
-        content = self.read(SUMMARY)
-        return None if content is None else parse_object(content, self.objects.where(self._name(SUMMARY)))
+        """Return the summary of a complete run, a `Summary`, or None if the run is unfinished.
+
+        Raises IntegrityError or SchemaError if it cannot be read.
+        """
+        content, where = self.read(SUMMARY), self.objects.where(self._name(SUMMARY))
+        if content is None:
+            return None
+        require_schema(content, SUMMARY_SCHEMA, where)
+        return {**decode(content, Summary, where)}
+
+    def terms(self) -> Terms:
+        """Return the terms of the run. Raises IntegrityError or SchemaError if its record cannot be read."""
+        return read_record(self.objects, self._name(RUN_RECORD), BegunRun, MAX_DOCUMENT_BYTES).terms
+
+    def dataset(self) -> str:
+        """Return the name of the dataset of the run. Raises IntegrityError or SchemaError if its record is damaged."""
+        trials = convert(self.terms(), _TermsOfTrials, self.objects.where(self._name(RUN_RECORD)), "$.terms")["trials"]
+        return next(iter(trials.values()))["dataset"]
 
     @property
     def has_report(self) -> bool:
@@ -170,9 +224,9 @@ def open_run(
                 continue  # another run of this dataset was begun in the same second
             folder = _begin(locked, run, terms, configuration) or (_resume(locked, run, terms) if name else None)
         if not name:
-            objects.replace(_pointer(terms), seal({"run": folder.run}))
+            objects.replace(_pointer(terms), seal(asdict(UnfinishedRun(folder.run))))
         yield folder
-        complete = folder.summary() is not None
+        complete = folder.is_complete
         if complete and _unfinished_run(objects, terms) == folder.run:
             objects.delete(_pointer(terms))
     if complete:
@@ -197,8 +251,12 @@ def configuration_of(objects: Objects, run: str) -> str:
 
 def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunFolder | None:
     """Begin a run, or return None if the name is taken."""
-    record = {"run": run, "begun": now_text(), "terms": terms, "token": uuid.uuid4().hex}
-    if not objects.create(f"runs/{run}/{RUN_RECORD}", seal(record)):
+    record = seal({**asdict(BegunRun(run, now_text(), terms)), TOKEN: uuid.uuid4().hex})
+    if len(record) > MAX_TERMS_BYTES:
+        raise SpecError(
+            f"seeds: expected trials whose terms have {MAX_TERMS_BYTES:,} bytes, got {len(record):,}; use fewer"
+        )
+    if not objects.create(f"runs/{run}/{RUN_RECORD}", record):
         return None
     folder = RunFolder(objects, run)
     folder.write(CONFIGURATION, configuration.encode())
@@ -206,7 +264,7 @@ def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunF
 
 
 def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
-    differences = _differences(_terms_of(objects, run), json.loads(json.dumps(terms)))
+    differences = _differences(RunFolder(objects, run).terms(), json.loads(json.dumps(terms)))
     if differences:
         more = len(differences) - MAX_DIFFERENCES
         listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
@@ -222,7 +280,7 @@ def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack)
         return None
     try:
         folder = _resume(locks.enter_context(objects.lock(_lock(run))), run, terms)
-        return None if folder.summary() else folder
+        return None if folder.is_complete else folder
     except (BusyError, IntegrityError, SpecError):
         return None  # so a new run is begun
 
@@ -230,17 +288,9 @@ def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack)
 def _unfinished_run(objects: Objects, terms: Terms) -> str | None:
     """Return the newest run with these terms that was begun without a name and is not complete."""
     try:
-        return str(read_record(objects, _pointer(terms))["run"])
-    except (IntegrityError, KeyError):
+        return read_record(objects, _pointer(terms), UnfinishedRun).run
+    except IntegrityError:
         return None
-
-
-def _terms_of(objects: Objects, run: str) -> Terms:
-    name = f"runs/{run}/{RUN_RECORD}"
-    terms = read_record(objects, name).get("terms")
-    if not isinstance(terms, dict):
-        raise IntegrityError(f"{name}: expected the terms of a run, got none; choose another --run-name")
-    return terms
 
 
 def _new_names(dataset: str) -> Iterator[str]:

@@ -10,33 +10,78 @@ versions, and `garbage_collection` deletes them.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from mnist_lib.catalog import MODELS
-from mnist_lib.errors import IntegrityError, SpecError, TooLargeError
+from mnist_lib.data.request import ClassNames, ImageShape
+from mnist_lib.documents import Count, Json, Moment, Name, Number, Sha256, Text, convert
+from mnist_lib.errors import IntegrityError, TooLargeError
 from mnist_lib.model_file import MODEL_NAME
-from mnist_lib.objects.protocol import Objects, check_name, concurrently
+from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, concurrently, require_size
 from mnist_lib.objects.records import RecordLog, seal, unseal
+from mnist_lib.results import Accuracy
 
 RECORD_COPY = "record.json"  # in the folder of a version
+
+
+class StoredFile(TypedDict):
+    bytes: Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
+    sha256: Sha256
+
+
+class DatasetFacts(TypedDict):
+    """The dataset that a version was trained and tested on."""
+
+    name: Name
+    version: Text
+    fingerprint: Text
+    test: Count  # images
+    # Older versions do not have these.
+    image_shape: NotRequired[ImageShape]
+    classes: NotRequired[ClassNames]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a listing shows of a version."""
+
+    trial: Text
+    dataset: DatasetFacts
+    test: Accuracy
+    weights_sha256: Sha256
+    validation: Accuracy | None = None
 
 
 @dataclass(frozen=True)
 class Version:
     """A version, as its commit record describes it."""
 
-    model: str
-    number: int
-    run: str
-    committed_at: str  # UTC, ISO 8601
-    files: Mapping[str, Mapping[str, Any]]  # name -> {"bytes", "sha256"}
-    about: Mapping[str, Any]  # what a listing shows: see `contents`
+    model: Name
+    number: Number
+    run: Name
+    committed_at: Moment  # UTC, ISO 8601
+    files: Mapping[str, StoredFile]  # by name
+    about: Mapping[str, Json]  # as stored; see `facts`
     # "whole"; "deleting" or "gone", see `garbage_collection`; "abandoned" if its run may no longer publish.
-    state: str = "whole"
+    state: Literal["whole", "deleting", "gone", "abandoned"] = "whole"
+
+    def __post_init__(self) -> None:
+        for file in self.files:
+            check_name(file)
 
     @property
     def name(self) -> str:
         return f"{self.model}@{self.number}"
+
+    @property
+    def facts(self) -> About:
+        """What a listing shows. Raises IntegrityError if the record has something else in its place."""
+        about = convert(self.about, About, f"{self.name}: its record", "$.about")
+        if not about.test.total:
+            raise IntegrityError(f"{self.name}: its record: expected at least one test image, got none")
+        return about
 
 
 def model_names(objects: Objects) -> list[str]:
@@ -71,15 +116,19 @@ def find_all(
             yield number, version
 
 
-def read_file(objects: Objects, version: Version, name: str, prefix: str | None = None) -> bytes:
+def read_file(
+    objects: Objects, version: Version, name: str, prefix: str | None = None, limit: int = MAX_FILE_BYTES
+) -> bytes:
     """Return a file of a version. Raises IntegrityError if it is not what was committed.
 
     Args:
+        limit: the maximum size of a file of this kind, in bytes.
         prefix: the prefix of the names of the files, if the version is a copy.
     """
     if name not in version.files:
         raise IntegrityError(f"{version.name}: expected a file {name}, got {', '.join(sorted(version.files))}")
     size, sha256 = version.files[name]["bytes"], version.files[name]["sha256"]
+    require_size(f"{version.name}: {name}", size, limit)
     try:
         content = objects.read(f"{_prefix(version) if prefix is None else prefix}{name}", size)
         got = "no file" if content is None else str(len(content))
@@ -133,28 +182,13 @@ def parse_version(record: bytes, name: str, model: str | None = None, number: in
 
     Raises IntegrityError or SchemaError if it is damaged, too new, or describes a version other than `model`, `number`.
     """
-    document = unseal(record, name)
-    try:
-        version = Version(**document)
-        texts = (version.model, version.run, version.committed_at, version.state)
-        valid = (
-            type(version.number) is int
-            and number in (None, version.number)
-            and model in (None, version.model)
-            and isinstance(version.about, dict)
-            and all(isinstance(text, str) for text in texts)
-            and all(isinstance(f["bytes"], int) and isinstance(f["sha256"], str) for f in version.files.values())
-        )
-        for file in version.files:
-            check_name(file)
-    except (TypeError, KeyError, AttributeError, SpecError) as error:
-        raise IntegrityError(f"{name}: expected the record of a version, got other fields: {error}") from error
-    if not valid:
-        raise IntegrityError(f"{name}: expected its own record, got that of {version.name}, or wrong types")
+    version = unseal(record, name, Version)
+    if model not in (None, version.model) or number not in (None, version.number):
+        raise IntegrityError(f"{name}: expected its own record, got that of {version.name}")
     return version
 
 
-def replace_state(objects: Objects, version: Version, state: str) -> None:
+def replace_state(objects: Objects, version: Version, state: Literal["deleting", "gone"]) -> None:
     """Change the state in a commit record. The record itself is never deleted, so its number is never used again."""
     document = {**asdict(version), "state": state}
     objects.replace(commit_record(version.model, version.number), seal(document))

@@ -6,17 +6,19 @@ Others may write to the store that checkpoints come from, so only numbers are re
 import io
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import tensorflow as tf
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
+from mnist_lib.documents import Json, Number, decode
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy, EpochDone
-from mnist_lib.spec import TrialSpec
+from mnist_lib.spec import MAX_EPOCHS, TrialSpec
 from mnist_lib.training.steps import Values
 
 MAX_NOTES_BYTES = 1 << 24  # enough for a hundred thousand epochs
@@ -42,6 +44,19 @@ class TrainingState:
     @property
     def epoch(self) -> int:
         return self.history[-1].epoch
+
+
+class BestNotes(TypedDict):
+    epoch: Number
+    validation: Accuracy | None
+
+
+class Notes(TypedDict):
+    """What a checkpoint holds beside tensors."""
+
+    spec: dict[str, Json]
+    best: BestNotes
+    history: Annotated[tuple[EpochDone, ...], Meta(min_length=1, max_length=MAX_EPOCHS)]
 
 
 def pack(state: TrainingState, spec: TrialSpec) -> bytes:
@@ -72,17 +87,16 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
         for name, expected in shapes.items():
             if (arrays[name].shape, arrays[name].dtype) != (expected.shape, expected.dtype):
                 raise ValueError(f"{name} has type {arrays[name].dtype} and shape {arrays[name].shape}")
-        notes = json.loads(arrays.pop("notes").tobytes())
+        notes = decode(arrays.pop("notes").tobytes(), Notes, "notes")
         if notes["spec"] != asdict(spec):
             raise ValueError(f"its spec is {notes['spec']}")
-        validation = notes["best"]["validation"]
         values, weights = tf.nest.pack_sequence_as(nested, [tf.constant(arrays[name]) for name in shapes])
         return TrainingState(
             values,
-            Best(notes["best"]["epoch"], weights, Accuracy(**validation) if validation else None),
-            tuple(map(EpochDone.of, notes["history"])),
+            Best(notes["best"]["epoch"], weights, notes["best"]["validation"]),
+            notes["history"],
         )
-    except (IntegrityError, ValueError, KeyError, TypeError) as error:
+    except (IntegrityError, ValueError) as error:
         raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error
 
 

@@ -18,6 +18,7 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
+from tests.support.store.fake_versions import DATASET, small_manifest
 
 LOADED_WITHOUT_THIS_PROJECT = {
     "keras": "import keras; predict = keras.saving.load_model(f'{folder}/model.keras').predict",
@@ -51,11 +52,11 @@ def publish_untrained(
     spec = small_spec(model)
     built = build_model(spec, (28, 28, 1), 10)
     weights = built.initial_weights(1)
-    about = {"dataset": {"name": "mnist-mini", "image_shape": [28, 28, 1]}}
-    manifest = {**about, "spec": asdict(spec), "weights_sha256": built.stored(weights).sha256()}
+    sha256 = built.stored(weights).sha256()
+    manifest = small_manifest(spec=asdict(spec), dataset={**DATASET, "image_shape": [28, 28, 1]}, weights_sha256=sha256)
     files = {**built.files(weights), "manifest.json": json.dumps(manifest).encode()}
     change(files)
-    return publish(objects, model, "r", files, about)
+    return publish(objects, model, "r", files, {"dataset": manifest["dataset"]})
 
 
 def correct_of_stored(summary: dict[str, Any], storage: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, int]:

@@ -17,13 +17,14 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.objects.records import seal, unseal
+from mnist_lib.objects.records import seal
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import version_folder
 from tests.support.hostile import HOSTILE, is_harmless
 from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Faulty
+from tests.support.store.sealed import fields_of
 
 RIGHT = (100, 150, 151)
 
@@ -277,7 +278,7 @@ def test_ten_thousand_versions_are_listed_in_two_seconds_and_barely_slow_down_pu
         publish(LocalObjects(storage), "keras", "run", files(150), about(right=150))
         assert models.main(["promote", "keras@1", "--storage", str(storage)]) == 0
     keras = tmp_path / "many/models/keras"
-    record = unseal((keras / "commits/00000001.json").read_bytes(), "record")
+    record = fields_of(keras / "commits/00000001.json")
     for number in range(2, 10_001):
         (keras / f"claims/{number:08d}.json").touch()
         (keras / f"commits/{number:08d}.json").write_bytes(seal({**record, "number": number}))

@@ -1,7 +1,6 @@
 """Attempts of a schedule: the exit code, the cause, and whether the attempt is retried."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE
 from mnist_lib.retraining.work import AttemptResult
 from mnist_lib.store.runs import RunFolder
 from tests.support.clusters import wait_until
+from tests.support.store.summaries import small_model, small_summary, small_trial
 
 
 def result_of(script: str, folder: RunFolder) -> AttemptResult:
@@ -87,18 +87,16 @@ def test_an_attempt_that_is_killed_is_retried(folder: RunFolder) -> None:
 def test_the_error_codes_of_failed_trials_take_precedence_over_that_of_the_run(
     second: str, retry: str, folder: RunFolder
 ) -> None:
-    trials = [{"id": code, "status": "failed", "error": {"code": code}} for code in ("E-NAN", second)]
-    folder.complete({"trials": trials, "models": {}})
+    error = {"message": "", "details": ""}
+    trials = [small_trial(seed, error={**error, "code": code}) for seed, code in enumerate(("E-NAN", second))]
+    folder.complete(small_summary(trials=trials))
     result = result_of("echo 'error[E-TRAINING] all trials failed' >&2; exit 5", folder)
     assert (result.complete, result.retry) == (False, retry)
 
 
 def test_a_run_with_some_failed_trials_is_complete(folder: RunFolder) -> None:
-    trials: list[dict[str, Any]] = [
-        {"id": "keras-s0", "status": "ok"},
-        {"id": "keras-s1", "status": "failed", "error": {"code": "E-OOM"}},
-    ]
-    folder.complete({"trials": trials, "models": {"keras": {"version": 3, "champion": True}}})
+    trials = [small_trial(0, status="ok"), small_trial(1)]
+    folder.complete(small_summary(trials=trials, models={"keras": small_model(version=3)}))
     result = result_of("exit 9", folder)
     assert (result.complete, result.why) == (True, "1 of 2 trials failed: keras-s1")
     assert result.results["keras"]["version"] == 3

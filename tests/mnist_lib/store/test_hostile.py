@@ -12,7 +12,7 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.errors import IntegrityError, SpecError, StoreError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.objects.records import seal, unseal
+from mnist_lib.objects.records import seal
 from mnist_lib.store.champions import champion, promote, rollback
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.promotion import Rule
@@ -21,6 +21,7 @@ from mnist_lib.store.versions import find, verify, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import published
+from tests.support.store.sealed import fields_of, reseal
 
 pytestmark = pytest.mark.timeout(30)  # an endless wait is a failure
 
@@ -141,7 +142,7 @@ def test_s9_a_sealed_record_with_wrong_fields_is_damage_and_the_others_are_liste
     objects: LocalObjects, keras: Path, change: dict[str, Any], command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = keras / "commits/00000001.json"
-    path.write_bytes(seal({**unseal(path.read_bytes(), ""), **change}))
+    reseal(path, change)
     code = models.main([*command, "--storage", str(keras.parents[1])])
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
@@ -155,7 +156,7 @@ def test_s9_a_champion_record_with_wrong_types_counts_as_damage(
     objects: LocalObjects, keras: Path, change: dict[str, Any]
 ) -> None:
     path = keras / "champion/00000003.json"
-    path.write_bytes(seal({**unseal(path.read_bytes(), ""), **change}))
+    reseal(path, change)
     with pytest.raises(IntegrityError, match=r"00000003.json: expected a record"):
         champion(objects, "keras")
     assert rollback(objects, "keras").version == 2
@@ -169,7 +170,7 @@ def test_s9_damaged_claims_and_holds_do_not_block_publishing_or_roll_backs(
     objects: LocalObjects, keras: Path, name: str, change: dict[str, Any]
 ) -> None:
     path = keras / name
-    path.write_bytes(seal({**unseal(path.read_bytes(), ""), **change}))
+    reseal(path, change)
     (keras / "commits/00000001.json").rename(keras / "away")
     collect(objects, "keras", keep=1)
     (keras / "away").rename(keras / "commits/00000001.json")
@@ -218,9 +219,14 @@ def test_p12_secrets_and_terminal_control_codes_are_not_printed(
     path.unlink()
     path.symlink_to(tmp_path / "credentials")
     path = keras / "commits/00000002.json"
-    path.write_bytes(seal({**unseal(path.read_bytes(), ""), "run": "\x1b[31mred"}))
+    reseal(path, {"run": "\x1b[31mred"})
+    path = keras / "commits/00000003.json"
+    reseal(path, {"about": {**fields_of(path)["about"], "trial": "\x1b[31mred"}})
     assert models.main(["list", "--storage", str(keras.parents[1])]) == 7
     out = capsys.readouterr().out
+    assert "keras@2: expected a record of this kind, got other content" in out
+    assert models.main(["show", "keras@3", "--storage", str(keras.parents[1])]) == 0
+    out += capsys.readouterr().out
     assert "canary" not in out
     assert "\x1b" not in out
     assert "\\x1b[31mred" in out

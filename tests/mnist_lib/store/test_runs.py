@@ -14,6 +14,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.store import runs
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, open_run
+from tests.support.store.summaries import small_summary
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
 
@@ -30,10 +31,10 @@ def test_f5_an_unfinished_run_is_resumed_and_a_complete_one_has_a_summary(object
     with opened(objects) as folder:
         assert (folder.resumed, folder.summary()) == (True, None)
         folder.append_history({"event": "epoch"})
-        folder.complete({"run": "r"})
+        folder.complete(small_summary())
         assert len((folder.read("history.jsonl") or b"").splitlines()) == 2
     with opened(objects) as folder:
-        assert folder.summary() == {"run": "r"}
+        assert folder.summary() == small_summary()
     assert not list(objects.names("unfinished"))
 
 

@@ -7,6 +7,14 @@ from typing import Any
 import numpy as np
 
 LABELS = np.arange(200, dtype=np.uint8) % 10
+DATASET = {"name": "mnist", "version": "3.0.1", "fingerprint": "f", "test": len(LABELS)}
+
+
+def small_manifest(**fields: Any) -> dict[str, Any]:
+    """Return a manifest with these fields; without them it is that of a version that was never trained."""
+    code, versions = {"sha256": "0" * 64}, {"keras": "3"}
+    made = {"weights_sha256": "0" * 64, "history": [], "code": code, "devices": ["CPU:0"], "versions": versions}
+    return {"spec": {}, "dataset": DATASET, **made, **fields}
 
 
 def about(fingerprint: str = "f", *, right: int = 0) -> dict[str, Any]:
@@ -14,7 +22,7 @@ def about(fingerprint: str = "f", *, right: int = 0) -> dict[str, Any]:
     return {
         "trial": "keras-s0",
         "weights_sha256": "0" * 64,
-        "dataset": {"name": "mnist", "version": "3.0.1", "fingerprint": fingerprint, "test": len(LABELS)},
+        "dataset": {**DATASET, "fingerprint": fingerprint},
         "test": {"correct": right, "total": len(LABELS)},
     }
 
@@ -34,7 +42,7 @@ def files(right: int, *, finite: bool = True, images: int = 200) -> dict[str, by
         predictions=answers.astype(np.uint8),
         labels=labels,
     )
-    manifest = {"spec": {"model": "keras", "seed": right, "epochs": 5}, "versions": {"keras": "3"}}
+    manifest = small_manifest(spec={"model": "keras", "seed": right, "epochs": 5})
     return {
         "model.keras": f"model {right}".encode(),
         "predictions.npz": content.getvalue(),

@@ -1,0 +1,102 @@
+"""JSON documents that anybody may have written, decoded into types whose fields have ranges.
+
+A type is a frozen dataclass or a TypedDict. Fields that the type does not have are ignored, so a document may gain
+fields without a new schema; a field that older documents lack has a default.
+"""
+
+import functools
+import re
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from mnist_lib.clock import moment_of
+from mnist_lib.errors import IntegrityError, SchemaError
+from mnist_lib.wording import one_line
+
+T = TypeVar("T")
+
+MAX_DEPTH = 8  # of objects and lists, where a document may have any value
+YEARS = range(2000, 2200)
+
+Count = Annotated[int, Meta(ge=0, le=10**12)]
+Number = Annotated[int, Meta(ge=1, le=99_999_999)]  # of a version or a record, whose name has eight digits
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0, le=1e11)]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]*\Z", max_length=200)]  # of a model, a run or a trial
+Text = Annotated[str, Meta(max_length=100_000)]
+
+if TYPE_CHECKING:
+    Moment = str
+    Json = Any
+else:
+
+    class Moment(str):
+        """A time as `clock.text_of` writes it."""
+
+    Json = None | bool | int | float | str
+    for _ in range(MAX_DEPTH):
+        Json = None | bool | int | float | str | list[Json] | dict[str, Json]
+
+
+def decode(content: bytes, kind: type[T], name: str, what: str = "JSON") -> T:
+    """Return a document as a value of `kind`.
+
+    Args:
+        name: of the file, for messages.
+        what: the document that is expected, for messages.
+
+    Raises:
+        IntegrityError: it is something else; the message has the path of the first field that is.
+    """
+    try:
+        found: T = _decoder(kind).decode(content)  # type: ignore[arg-type]  # a type is hashable
+        return found
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{name}: expected {what}, got other content: {_reason(error)}") from error
+
+
+def convert(value: object, kind: type[T], name: str, path: str) -> T:
+    """Return a part of a document, which has been decoded as `Json`, as a value of `kind`.
+
+    Raises IntegrityError as `decode`; `path`: of the part, such as "$.spec".
+    """
+    try:
+        return msgspec.convert(value, kind, dec_hook=_decode_text)
+    except ValueError as error:
+        raise IntegrityError(f"{name}: expected {kind.__name__}: {_reason(error).replace('`$', f'`{path}')}") from error
+
+
+def require_schema(content: bytes, schema: int, name: str, what: str = "JSON") -> dict[str, msgspec.Raw]:
+    """Return the fields of a document, not decoded.
+
+    Raises:
+        IntegrityError: it is not a JSON object.
+        SchemaError: it has a newer schema.
+    """
+    fields = decode(content, dict[str, msgspec.Raw], name, what)
+    found = bytes(fields.get("schema", b""))
+    if re.fullmatch(rb"[0-9]{1,9}", found) and int(found) > schema:
+        got = int(found)
+        raise SchemaError(f"{name}: expected schema {schema} or older, got {got}; install a newer version")
+    return fields
+
+
+@functools.lru_cache
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind, dec_hook=_decode_text)
+
+
+def _decode_text(kind: type, value: Any) -> Any:
+    if kind is not Moment or not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    if moment_of(value).year not in YEARS:
+        raise ValueError(f"expected a year from {YEARS.start} to {YEARS.stop - 1}, got {value[:40]!r}")
+    return Moment(value)
+
+
+def _reason(error: BaseException) -> str:
+    return one_line(error).replace(" - at `", " at `")

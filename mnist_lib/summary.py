@@ -1,0 +1,122 @@
+"""The fields of `summary.json` and `history.jsonl` with their ranges. `report.summary` makes a summary."""
+
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from mnist_lib.data.request import ClassNames, ImageShape
+from mnist_lib.documents import Count, Moment, Name, Number, Seconds, Sha256, Share, Text
+from mnist_lib.results import Counts
+
+SUMMARY_SCHEMA = 1
+
+Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
+
+
+class DatasetSummary(TypedDict):
+    name: Name
+    version: Text
+    fingerprint: Text
+    train: Count
+    validation: Count
+    test: Count
+    # Early versions of the program did not write these.
+    classes: NotRequired[ClassNames]
+    image_shape: NotRequired[ImageShape]
+    damaged: NotRequired[Count]
+    notices: NotRequired[list[Text]]
+
+
+class ModelSummary(TypedDict):
+    trials: Count
+    mean_test_accuracy: Share
+    std_test_accuracy: Share | None
+    ci95: Interval
+    ci95_over: Text
+    highest_test_accuracy: Share
+    ensemble_test: Counts
+    ensemble_test_accuracy: Share
+    best_trial: Name
+    best_trial_test_accuracy: Share
+    version: Number
+    champion: bool
+    promotion: Text
+
+
+class ErrorSummary(TypedDict):
+    code: Text
+    message: Text
+    details: Text
+    retry: NotRequired[bool]
+
+
+class TrialSummary(TypedDict):
+    id: Name
+    model: Name
+    dataset: Name
+    seed: Count
+    epochs: Number
+    attempts: Count
+    status: Literal["ok", "failed"]
+    global_batch_size: NotRequired[Number]
+    optimizer: NotRequired[Name]
+    learning_rate: NotRequired[float]
+    schedule: NotRequired[Name]
+    precision: NotRequired[Name]
+    validation_percent: NotRequired[Count]
+    arguments: NotRequired[dict[Name, bool | float | int | str]]
+    hidden_units: NotRequired[Count]
+    source_sha256: NotRequired[Sha256 | None]
+    momentum: NotRequired[float]
+    weight_decay: NotRequired[float]
+    global_clipnorm: NotRequired[float | None]
+    # With the status "ok":
+    test: NotRequired[Counts]
+    test_accuracy: NotRequired[Share]
+    test_ci95: NotRequired[Interval]
+    validation: NotRequired[Counts | None]
+    best_epoch: NotRequired[Number]
+    trained_epochs: NotRequired[Number]
+    train_seconds: NotRequired[Seconds]
+    setup_seconds: NotRequired[Seconds]
+    images_per_second: NotRequired[Annotated[float, Meta(ge=0)]]
+    replicas: NotRequired[Number]
+    devices: NotRequired[list[Text]]
+    gpus: NotRequired[list[Text]]
+    weights_sha256: NotRequired[Sha256]
+    node: NotRequired[Text]
+    # With the status "failed":
+    error: NotRequired[ErrorSummary]
+
+
+class Summary(TypedDict):
+    schema: NotRequired[int]
+    run: Name
+    dataset: DatasetSummary
+    models: dict[Name, ModelSummary]
+    trials: list[TrialSummary]
+    timing: dict[str, Seconds]
+    versions: dict[str, Text]
+    ended: NotRequired[Moment]
+
+
+class HistoryEntry(TypedDict):
+    """A line of `history.jsonl`. Which of the other fields it has depends on the event."""
+
+    at: Seconds  # Unix time
+    event: Name
+    trial: NotRequired[Text]
+    node: NotRequired[Text]
+    pid: NotRequired[Count]
+    devices: NotRequired[list[Text]]
+    gpus: NotRequired[list[Text]]
+    notices: NotRequired[list[Text]]
+    resumed_after: NotRequired[Count]
+    epoch: NotRequired[Number]
+    loss: NotRequired[float]
+    train: NotRequired[Counts]
+    validation: NotRequired[Counts | None]
+    seconds: NotRequired[Seconds]
+    attempt: NotRequired[Count]
+    reason: NotRequired[Text]
+    status: NotRequired[Text]
