@@ -19,11 +19,17 @@ CHUNK_BYTES = 64_000_000
 
 # The maxima per replica. Models need many times the memory of the images that they evaluate.
 EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES = 1_000, 3_200_000
+MAX_ACTIVATION_BYTES = 1 << 30  # of the two largest layers that follow each other, for all images of the batch
 
 
-def evaluation_batch_size(image_shape: Sequence[int]) -> int:
-    """Return the number of images to which every batch of an evaluation is padded, so that it is compiled once."""
-    return max(1, min(EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES // math.prod(image_shape)))
+def evaluation_batch_size(image_shape: Sequence[int], activation_bytes: int = 0) -> int:
+    """Return the number of images to which every batch of an evaluation is padded, so that it is compiled once.
+
+    Args:
+        activation_bytes: of the model for one image, or 0 if unknown.
+    """
+    fitting = MAX_ACTIVATION_BYTES // max(1, activation_bytes)
+    return max(1, min(EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES // math.prod(image_shape), fitting))
 
 
 @dataclass(frozen=True)

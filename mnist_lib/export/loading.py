@@ -3,9 +3,10 @@
 The architecture is built from this project's code; only numbers come from the store, so that no stored code is run.
 """
 
+import contextlib
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.split import Split
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
-from mnist_lib.models.building import build_model, load_module
+from mnist_lib.models.building import build_model, largest_layer, load_module
 from mnist_lib.models.keras_models import KERAS_FILE
 from mnist_lib.models.model import ImageShape, Model, Weights
 from mnist_lib.models.scratch import SGD
@@ -100,7 +101,7 @@ def build(stored: StoredModel) -> LoadedModel:
     classes = classes_of(manifest)
     try:
         # Limit the memory that a manifest can claim for a model of the catalog.
-        largest, size = 4 * _max_layer(spec, math.prod(image_shape)), sum(map(len, files.values()))
+        largest, size = 4 * largest_layer(spec, math.prod(image_shape)), sum(map(len, files.values()))
         if largest > max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
         model = build_model(spec, image_shape, len(classes), stored.source)
@@ -117,40 +118,45 @@ def build(stored: StoredModel) -> LoadedModel:
     return LoadedModel(model, weights, image_shape, classes)
 
 
-def _max_layer(spec: TrialSpec, pixels: int) -> int:
-    """Return the maximum number of weights in a layer: of a dense layer on all pixels, or of a late convolution.
-
-    It is 0 for a user's model, about which nothing is known.
-    """
-    if spec.source_sha256 is not None:
-        return 0
-    return max(pixels * spec.arguments.get("hidden_units", 1), 9 * (4 * spec.arguments.get("width", 1)) ** 2)
-
-
 def load_trusted(objects: Objects, version: Version) -> Predict:
-    """Return the stored file itself as a function that predicts. Unlike `load`, this can run any stored code."""
-    files = {name: read_file(objects, version, name) for name in version.files}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
+    """Return the stored file itself as a function that predicts. Unlike `load`, this can run any stored code.
+
+    Both raise IntegrityError if the file is not a model that predicts.
+    """
+    with tempfile.TemporaryDirectory() as folder, _refused_if_broken(version):
+        for name in version.files:
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        if SOURCE_FILE in files:  # it defines the layers that Keras looks for
-            source = ModelFile(name=SOURCE_FILE, content=files[SOURCE_FILE])
+            path.write_bytes(read_file(objects, version, name))
+        if SOURCE_FILE in version.files:  # it defines the layers that Keras looks for
+            source = ModelFile(name=SOURCE_FILE, content=Path(folder, SOURCE_FILE).read_bytes())
             with source.blamed(version.model):
                 load_module(source)
-        if KERAS_FILE in files:
-            model = keras.saving.load_model(Path(folder, KERAS_FILE), safe_mode=False)
-            return lambda images: np.asarray(
-                model.predict(images, batch_size=evaluation_batch_size(images.shape[1:]), verbose=0)
-            )
-        served = tf.saved_model.load(str(Path(folder, "saved_model")))
+        if KERAS_FILE in version.files:
+            predict_batch = keras.saving.load_model(Path(folder, KERAS_FILE), safe_mode=False).predict_on_batch
+        else:
+            served = tf.saved_model.load(str(Path(folder, "saved_model")))  # keeps the variables of `serve`
+            predict_batch = lambda images: served.serve(images)  # noqa: E731
 
-        def serve(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            parts = -(-len(images) // evaluation_batch_size(images.shape[1:]))
-            return np.concatenate([served.serve(part).numpy() for part in np.array_split(images, parts)])
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = -(-len(images) // evaluation_batch_size(images.shape[1:]))
+        with _refused_if_broken(version):
+            return np.concatenate([np.asarray(predict_batch(part)) for part in np.array_split(images, parts)])
 
-        return serve
+    return predict
+
+
+@contextlib.contextmanager
+def _refused_if_broken(version: Version) -> Iterator[None]:
+    """Turn what a stored model raises, except for lack of memory, into an IntegrityError."""
+    try:
+        yield
+    except (MnistError, MemoryError, tf.errors.ResourceExhaustedError):
+        raise
+    except Exception as error:
+        raise IntegrityError(
+            f"{version.name}: expected a model that predicts, got an error: {one_line(error)}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,9 @@ def compare_with_stored(stored: Predictions, predict: Predict, test: Split) -> E
     if not np.array_equal(stored.labels, test.labels):
         raise IntegrityError(f"{stored.name}: predictions.npz: expected the labels of the test split")
     probabilities = predict(test.images)
+    if probabilities.shape != stored.probabilities.shape:
+        expected, got = stored.probabilities.shape, probabilities.shape
+        raise IntegrityError(f"{stored.name}: expected probabilities of the shape {expected}, got {got}")
     matching = int((probabilities.argmax(axis=1) == stored.answers).sum())
     max_difference = float(np.abs(probabilities - stored.probabilities).max())
     return Evaluation(accuracy_of(probabilities, test.labels), matching, max_difference)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import linecache
+import math
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from mnist_lib.model_file import ModelFile
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.model import ImageShape, Model
 from mnist_lib.models.scratch import ScratchModel
+from mnist_lib.objects.protocol import MAX_FILE_BYTES
 from mnist_lib.spec import TrialSpec
 
 FORMS = "a keras.Model, a list of Keras layers, or an object with initial_weights and __call__"
@@ -34,6 +36,7 @@ def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
         ModelError: the code of the file fails, or returns something that is not a model.
     """
     if spec.source_sha256 is None:
+        _require_weights(spec.model, 4 * largest_layer(spec, math.prod(image_shape)))
         module, _, name = MODELS[spec.model].build.partition(":")
         function = getattr(importlib.import_module(module), name)
         build = functools.partial(function, image_shape, num_classes, **spec.arguments)
@@ -56,6 +59,23 @@ def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
         if callable(made) and hasattr(made, "initial_weights"):
             return ScratchModel(made, image_shape, spec.precision)
     raise ModelError(f"{source.place(spec.model)}: expected {FORMS}, got {type(made).__name__}")
+
+
+def largest_layer(spec: TrialSpec, pixels: int) -> int:
+    """Return the number of weights in the largest layer: a dense one on all pixels, or a late convolution.
+
+    It is 0 for a user's model, of which nothing is known.
+    """
+    if spec.source_sha256 is not None:
+        return 0
+    return max(pixels * spec.arguments.get("hidden_units", 1), 9 * (4 * spec.arguments.get("width", 1)) ** 2)
+
+
+def _require_weights(place: str, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise ModelError(
+            f"{place}: expected weights of up to {MAX_FILE_BYTES:,} bytes, got {size:,}; use a smaller model"
+        )
 
 
 def load_module(source: ModelFile) -> types.ModuleType:
@@ -101,6 +121,7 @@ def check_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
     model, place = build_model(spec, image_shape, num_classes, source), source.place(spec.model)
     with source.blamed(spec.model):
         weights, again = model.initial_weights(spec.seed), model.initial_weights(spec.seed)
+        _require_weights(place, sum(4 * math.prod(weight.shape) for weight in weights.trainable))
         images = tf.cast(tf.random.stateless_uniform((2, *image_shape), [0, 0], 0, 256, tf.int32), tf.uint8)
         logits = model.logits(weights, images)
         got = (str(getattr(logits, "dtype", type(logits).__name__)), tuple(getattr(logits, "shape", ())))

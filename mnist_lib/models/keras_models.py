@@ -1,7 +1,9 @@
 """Keras layers as a model, and the Keras models of the catalog."""
 
+import contextlib
+import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import keras
@@ -91,6 +93,7 @@ class KerasModel:
     def __init__(self, layers: Callable[[], list[keras.Layer]], image_shape: ImageShape, precision: str) -> None:
         self._layers, self._image_shape = layers, image_shape
         self._network = self._network_of(self._layers_to_predict())
+        self.activation_bytes = 2 * 4 * max(_output_sizes(self._network), default=0)
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else before)
         try:
@@ -211,6 +214,14 @@ class RandomShift(keras.layers.Layer):
         rows, columns = begin[:, :1] + tf.range(height), begin[:, 1:] + tf.range(width)
         images = tf.gather(tf.pad(images, [[0, 0], pad, pad, [0, 0]]), rows, axis=1, batch_dims=1)
         return tf.gather(images, columns, axis=2, batch_dims=1)
+
+
+def _output_sizes(layer: keras.Layer) -> Iterator[int]:
+    """Yield how many numbers each layer returns for an image, as far as Keras knows before it is called."""
+    with contextlib.suppress(AttributeError, TypeError, ValueError):  # called otherwise than in a graph of layers
+        yield math.prod(layer.output.shape[1:])
+    for inner in getattr(layer, "layers", []):
+        yield from _output_sizes(inner)
 
 
 def _values_of(network: keras.Sequential) -> Weights:

@@ -136,7 +136,7 @@ class Trainer:
         """
         # In a group, each process computes all of them: that needs no communication, and the results are the same.
         replicas, batches = len(self._strategy.extended.worker_devices), []
-        batch_size = evaluation_batch_size(images.shape[1:]) * replicas
+        batch_size = evaluation_batch_size(images.shape[1:], self._model.activation_bytes) * replicas
         for begin in range(0, len(images), batch_size):
             batch = images[begin : begin + batch_size]
             padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])

@@ -18,7 +18,7 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
-from tests.support.store.fake_versions import DATASET, small_manifest
+from tests.support.store.fake_versions import DATASET, about, small_manifest
 
 LOADED_WITHOUT_THIS_PROJECT = {
     "keras": "import keras; predict = keras.saving.load_model(f'{folder}/model.keras').predict",
@@ -56,7 +56,7 @@ def publish_untrained(
     manifest = small_manifest(spec=asdict(spec), dataset={**DATASET, "image_shape": [28, 28, 1]}, weights_sha256=sha256)
     files = {**built.files(weights), "manifest.json": json.dumps(manifest).encode()}
     change(files)
-    return publish(objects, model, "r", files, {"dataset": manifest["dataset"]})
+    return publish(objects, model, "r", files, {**about(), "dataset": manifest["dataset"]})
 
 
 def correct_of_stored(summary: dict[str, Any], storage: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, int]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_lib.data import batches
-from mnist_lib.data.batches import Plan, epochs
+from mnist_lib.data.batches import Plan, epochs, evaluation_batch_size
 from mnist_lib.data.split import Split
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -84,3 +84,10 @@ def test_the_padding_of_a_short_batch_is_other_images_of_the_epoch() -> None:
 def test_padding_wastes_less_than_a_step_per_chunk() -> None:
     plan = Plan(60_000, 128, 1)
     assert plan.chunks * plan.steps_per_chunk - plan.steps < plan.chunks
+
+
+def test_a_batch_of_an_evaluation_fits_the_pixels_and_the_activations_of_the_model() -> None:
+    assert evaluation_batch_size((28, 28, 1)) == 1_000
+    assert evaluation_batch_size((224, 224, 3)) == 21
+    assert evaluation_batch_size((28, 28, 1), 1 << 22) == 256
+    assert evaluation_batch_size((28, 28, 1), 1 << 40) == 1

@@ -18,10 +18,11 @@ import pytest
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.export.loading import load, load_trusted
+from mnist_lib.export.loading import compare_with_stored, load, load_trusted
 from mnist_lib.models.building import build_model
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.contents import Predictions
 from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import DATASET, small_manifest
 from tests.support.stored import publish_untrained
@@ -297,3 +298,27 @@ def test_arrays_that_do_not_fit_the_model_are_refused(content: bytes, message: s
     version = publish_untrained(objects, "scratch", lambda files: files.update({"weights.npz": content}))
     with pytest.raises(IntegrityError, match=rf"^scratch@1: weights.npz: .*{message}"):
         load(objects, version)
+
+
+def broken(files: Members) -> None:
+    files["model.keras"] = b"PK\3\4"
+
+
+def without_layers(files: Members) -> None:
+    members = unzipped(files["model.keras"])
+    files["model.keras"] = zipped({**members, "config.json": b"null"})
+
+
+@pytest.mark.parametrize("change", [broken, without_layers, lambda files: files.pop("model.keras")])
+def test_a_broken_model_that_is_trusted_is_damaged(change: Callable[[Members], object], objects: LocalObjects) -> None:
+    version = publish_untrained(objects, "keras", change)
+    with pytest.raises(IntegrityError, match=r"^keras@1: expected a model that predicts, got an error: .*$"):
+        load_trusted(objects, version)
+
+
+def test_a_trusted_model_with_other_outputs_is_damaged(objects: LocalObjects, digits: Dataset) -> None:
+    stored = Predictions("keras@1", "f", 3, np.zeros((3, 10), np.float32), digits.test.labels[:3])
+    with pytest.raises(IntegrityError, match=r"expected probabilities of the shape \(3, 10\), got \(3, 4\)"):
+        compare_with_stored(
+            stored, lambda images: np.zeros((len(images), 4), np.float32), digits.test.take(np.arange(3))
+        )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnist_lib.errors import ModelError
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel, RandomShift
 from mnist_lib.spec import TrialSpec
@@ -59,3 +60,20 @@ def test_replicas_draw_different_random_numbers_and_end_with_the_same_state() ->
     assert (outputs[2] != outputs[3]).any()
     assert all(state == states[0] for state in states)
     assert states[0] != [value.numpy().tolist() for value in weights.state]
+
+
+def test_the_activations_of_a_model_are_known_without_running_it() -> None:
+    model = build_model(TrialSpec.of("keras-resnet"), (28, 28, 1), 10)
+    assert model.activation_bytes == 2 * 4 * 28 * 28 * 16  # the first stage, in a model within the model
+
+    class Opaque(keras.Model):
+        def call(self, images: tf.Tensor) -> tf.Tensor:
+            return keras.ops.repeat(keras.ops.reshape(images, (-1, 1)), 10, axis=1)
+
+    assert KerasModel(lambda: [Opaque()], (1, 1, 1), "float32").activation_bytes == 2 * 4 * 10  # its output only
+
+
+def test_a_model_whose_weights_exceed_the_limit_is_refused_before_it_is_built() -> None:
+    spec = TrialSpec.of("keras", hidden_units=65_536)
+    with pytest.raises(ModelError, match="keras: expected weights of up to 1,000,000,000 bytes, got 52,613,349,376"):
+        build_model(spec, (224, 224, 4), 10)

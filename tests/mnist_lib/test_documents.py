@@ -1,0 +1,181 @@
+"""Every document that is read, changed in any way: a value within its ranges, or our own error with the path in it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnist_lib.archives import _SavedModel
+from mnist_lib.data.cache import _About
+from mnist_lib.documents import MAX_DEPTH, Json, Moment, decode, require_schema
+from mnist_lib.errors import IntegrityError, SchemaError
+from mnist_lib.objects.lease import Heartbeat, LeaseTerm
+from mnist_lib.objects.records import seal, unseal
+from mnist_lib.report.index import index, row_of
+from mnist_lib.results import Accuracy, EpochDone
+from mnist_lib.retraining.journal import Entry
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.champions import Champion
+from mnist_lib.store.contents import Manifest, classes_of, image_shape_of
+from mnist_lib.store.holds import Hold
+from mnist_lib.store.publishing import Claim
+from mnist_lib.store.resumption import EndedTrial
+from mnist_lib.store.runs import BegunRun, UnfinishedRun
+from mnist_lib.store.versions import Version, parse_version
+from mnist_lib.summary import HistoryEntry, Summary
+from tests.support.json_documents import DEEP, HOSTILE, changed, values
+from tests.support.store.fake_versions import DATASET, about, small_manifest
+from tests.support.store.summaries import small_model, small_summary, small_trial
+
+AT, SHA256 = "2026-11-27T03:00:00Z", "0" * 64
+SPEC = asdict(TrialSpec.of("keras"))
+EPOCH = EpochDone(trial="keras-s0", epoch=1, loss=0.5, train=Accuracy(9, 10), validation=Accuracy(1, 2), seconds=1.0)
+FILE = {"bytes": 5, "sha256": SHA256}
+MANIFEST = small_manifest(
+    spec=SPEC, dataset={**DATASET, "image_shape": [28, 28, 1], "classes": ["a", "b"]}, history=[asdict(EPOCH)]
+)
+RESULT = {
+    **{"trial": "keras-s0", "spec": SPEC, "test": {"correct": 1, "total": 2}, "validation": None, "best_epoch": 1},
+    **{"history": [asdict(EPOCH)], "train_seconds": 1.0, "images_per_second": 9.5, "setup_seconds": 0.5},
+    **{"replicas": 1, "devices": ["CPU:0"], "gpus": [], "node": "n", "weights_sha256": SHA256, "versions": {"a": "1"}},
+}
+DONE_SLOT = {"slot": AT, "run": "r", "fingerprint": None}
+DONE = {"keras": {"version": 1, "champion": True, "why": "first", "test_accuracy": 0.5}}
+
+RECORDS: dict[type, dict[str, Any]] = {
+    Version: asdict(Version("keras", 1, "r", AT, {"model.keras": FILE}, about())),  # type: ignore[dict-item]
+    Champion: asdict(Champion("keras", 1, 1, AT, "promote", "better", "r", None, {"p": 0.1, "collapse": {"class": 1}})),
+    Claim: asdict(Claim("r", AT)),
+    Hold: asdict(Hold("hold", AT)),
+    LeaseTerm: asdict(LeaseTerm("process 1", "host", AT)),
+    Entry: asdict(Entry("done", AT, AT, "host", begun=AT, results=DONE, last_done=DONE_SLOT)),  # type: ignore[arg-type]
+    BegunRun: asdict(BegunRun("r", AT, {"trials": {"keras-s0": SPEC}, "code": "abc"})),
+    UnfinishedRun: asdict(UnfinishedRun("r")),
+    EndedTrial: {"result": RESULT, "attempts": 1, "files": {"probabilities.npz": SHA256}},
+}  # fmt: skip
+SUMMARY = small_summary(
+    models={"keras": small_model()}, trials=[small_trial(0), small_trial(1, status="ok", arguments={"width": 1})]
+)
+DOCUMENTS: dict[Any, Any] = {
+    Heartbeat: asdict(Heartbeat(AT, "token")),
+    Manifest: MANIFEST,
+    Summary: SUMMARY,
+    HistoryEntry: {"at": 1.5, "event": "epoch", **asdict(EPOCH)},
+    _SavedModel: {"config": {"layers": [{"class_name": "Dense"}]}},
+    _About: {"source": "s", "version": "1", "classes": ["a", "b"], "fingerprint": "f", "notices": [], "damaged": 0},
+}
+
+
+def outcome(read: Callable[[], Any]) -> Any:
+    """Return what is read, or None for our own error in one line; any other exception is a failure."""
+    try:
+        return read()
+    except IntegrityError as error:
+        text = str(error)
+    assert "\n" not in text
+    assert len(text) < 2_000
+    return None
+
+
+def as_bytes(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_record_is_read_as_it_was_written(kind: type) -> None:
+    assert json.loads(as_bytes(asdict(unseal(seal(RECORDS[kind]), "x", kind)))) == json.loads(as_bytes(RECORDS[kind]))
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS, ids=lambda kind: kind.__name__)
+def test_a_document_is_read_as_it_was_written(kind: Any) -> None:
+    found = decode(as_bytes(DOCUMENTS[kind]), kind, "x")
+    assert json.loads(as_bytes(found if isinstance(found, dict) else asdict(found))) == DOCUMENTS[kind]
+
+
+@pytest.mark.fuzz
+@given(st.sampled_from(list(RECORDS)).flatmap(lambda kind: st.tuples(st.just(kind), changed(RECORDS[kind]))))
+def test_a_changed_record_is_a_record_or_our_error(change: tuple[type, Any]) -> None:
+    kind, document = change
+    content = seal(document) if isinstance(document, dict) and document else as_bytes(document)
+    found = outcome(lambda: unseal(content, "x", kind))
+    if isinstance(found, Version):
+        facts = outcome(lambda: found.facts)
+        assert facts is None or 0 <= facts.test.value <= 1
+    assert found is None or seal(asdict(found))  # and can be written again
+
+
+@pytest.mark.fuzz
+@given(st.sampled_from(list(DOCUMENTS)).flatmap(lambda kind: st.tuples(st.just(kind), changed(DOCUMENTS[kind]))))
+def test_a_changed_document_is_a_document_or_our_error(change: tuple[Any, Any]) -> None:
+    kind, document = change
+    found = outcome(lambda: decode(as_bytes(document), kind, "x"))
+    if kind is Manifest and found is not None:
+        classes_of(found)
+        outcome(lambda: image_shape_of(found["dataset"], "x"))
+        outcome(lambda: TrialSpec.of_record(found["spec"], "x"))
+    if kind is Summary and found is not None:
+        row_of(found, None)
+
+
+@pytest.mark.fuzz
+@given(st.binary(max_size=30) | values().map(as_bytes), st.sampled_from([*RECORDS, *DOCUMENTS]))
+def test_bytes_that_are_no_document_are_our_error(content: bytes, kind: Any) -> None:
+    outcome(lambda: unseal(content, "x", kind) if kind in RECORDS else decode(content, kind, "x"))
+
+
+def test_a_mismatch_is_named_with_the_file_and_the_path_in_it() -> None:
+    names = ["a", "b", "c", 4]
+    document = {**MANIFEST, "dataset": {**MANIFEST["dataset"], "classes": names}}
+    with pytest.raises(
+        IntegrityError, match=r"^keras@1: manifest.json: .*Expected `str`, .* `\$.dataset.classes\[3\]`$"
+    ):
+        decode(as_bytes(document), Manifest, "keras@1: manifest.json")
+
+
+def test_a_document_of_a_newer_schema_is_a_schema_error() -> None:
+    with pytest.raises(SchemaError, match="x: expected schema 1 or older, got 2; install a newer version"):
+        require_schema(b'{"schema": 2, "anything": null}', 1, "x")
+    for content in (b"{}", b'{"schema": 1}', b'{"schema": "2"}', b'{"schema": null}'):
+        require_schema(content, 1, "x")
+
+
+def test_any_value_may_be_nested_only_to_a_depth() -> None:
+    nested = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
+    assert decode(nested, Json, "x")
+    with pytest.raises(IntegrityError):
+        decode(b"[" + nested + b"]", Json, "x")
+    with pytest.raises(IntegrityError):
+        decode(as_bytes(DEEP), Json, "x")
+
+
+@pytest.mark.parametrize("text", [value for value in HOSTILE if isinstance(value, str)])
+def test_a_time_is_in_utc_and_in_a_sane_year(text: str) -> None:
+    assert decode(as_bytes(AT), Moment, "x") == AT
+    with pytest.raises(IntegrityError):
+        decode(as_bytes(text), Moment, "x")
+
+
+def test_a_record_is_intact_only_with_its_exact_bytes() -> None:
+    content = seal(RECORDS[Claim])
+    assert unseal(content, "x", Claim) == Claim("r", AT)
+    for other in (content.replace(b"  ", b" "), content + b"\n", as_bytes(json.loads(content)), content[:-1]):
+        with pytest.raises(IntegrityError, match=r"^x: expected a record"):
+            unseal(other, "x", Claim)
+    with pytest.raises(IntegrityError, match=r"got another field .more."):
+        unseal(seal({**RECORDS[Claim], "more": 1}), "x", Claim)
+
+
+def test_a_record_of_another_version_or_model_is_refused() -> None:
+    for model, number in (("scratch", 1), ("keras", 2)):
+        with pytest.raises(IntegrityError, match=r"expected its own record, got that of keras@1"):
+            parse_version(seal(RECORDS[Version]), "x", model, number)
+
+
+def test_the_index_shows_a_run_with_any_valid_summary() -> None:
+    page = index([row_of(decode(as_bytes(SUMMARY), Summary, "x"), None)], [], ["run <odd>, because"])
+    assert b"<h2>Left out</h2>" in page
+    assert b"run &lt;odd&gt;, because" in page
