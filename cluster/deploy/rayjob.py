@@ -10,6 +10,7 @@ it is replaced.
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ class RunFollower:
     def __init__(self, rayjob: Document, run: str, command: str) -> None:
         self._rayjob, self._name = rayjob, rayjob["metadata"]["name"]
         self._runs = (run, f"{run}-2")
-        self._entrypoints = [f"{command} --run-name {name}" for name in self._runs]
+        self._entrypoints = [f"{command} --run-name {shlex.quote(name)}" for name in self._runs]
         self._attempt = 0  # index of the current run
         self._is_ours = False  # whether this pod has created the RayJob or seen it running
         self._state = ""

@@ -1,4 +1,7 @@
-"""Files with which other schedulers run a command. Each is made from a `Timer`: command, timetable, exit codes."""
+"""Files with which other schedulers run a command. Each is made from a `Timer`: command, timetable, exit codes.
+
+One module writes each format. It represents every value that a `Timer` can hold, or raises UnwritableError.
+"""
 
 import re
 from collections.abc import Sequence
@@ -18,8 +21,27 @@ class SchedulerError(Exception):
     code = "E-CRON"
 
 
+class UnwritableError(Exception):
+    """A value cannot be represented in a file for a scheduler."""
+
+    code = "E-USAGE"
+
+
+# What ends a line somewhere, what is not UTF-8, and the code points of no character, which systemd refuses.
+NO_CHARACTERS = "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
+UNWRITABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef{NO_CHARACTERS}]")
+
+
+def require_writable(what: str, text: str) -> None:
+    """Raise UnwritableError if the text contains a control character, a line separator or something not in UTF-8."""
+    if found := UNWRITABLE.search(text):
+        raise UnwritableError(f"{what}: expected UTF-8 without control characters, got {found[0]!r} in it; change it")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timer:
+    """A command and when to run it. Raises UnwritableError for a text that no file could hold."""
+
     name: str  # of the schedule
     cron: str  # five valid fields
     zone: str  # the time zone of `cron`
@@ -28,6 +50,16 @@ class Timer:
     about: str  # a description for people
     final_exit_codes: Sequence[int]  # of the command; after any other failure the scheduler retries
     starting_deadline: float | None = None  # the command may start up to this many seconds after a slot
+    notify: str | None = None  # MNIST_JOBS_NOTIFY of the command: not a flag, since it can hold a secret
+
+    def __post_init__(self) -> None:
+        for word in self.command:
+            require_writable("command", word)
+        require_writable("working folder", str(self.folder))
+        require_writable("notify", self.notify or "")
+        for text in (self.name, self.cron, self.zone, self.about):  # written as they are, into comments too
+            if not re.fullmatch(r"[ -\[\]-~]*", text):
+                raise UnwritableError(f"expected printable ASCII without backslashes, got {text!r}; change it")
 
 
 def require_portable(cron: str, scheduler: str) -> None:

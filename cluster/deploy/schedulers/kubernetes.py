@@ -1,7 +1,6 @@
 """A schedule for Kubernetes: a CronJob that trains in its pod, or a RayCronJob that makes a cluster for each run."""
 
 import hashlib
-import json
 import re
 import shlex
 from datetime import UTC, datetime
@@ -11,11 +10,13 @@ from typing import Any
 import yaml
 from cronsim import CronSim
 
-from cluster.deploy.schedulers import COMMENT, Timer, require_portable
+from cluster.deploy.schedulers import COMMENT, Timer, require_portable, require_writable
 
 CRONJOB = Path(__file__).with_name("cronjob.yaml")
 RAYJOB = Path(__file__).parents[1] / "kubernetes/rayjob.yaml"
 MAX_NAME_LENGTH = 52  # of a CronJob; Kubernetes appends a suffix for the name of each Job
+NOTIFY = "MNIST_JOBS_NOTIFY"
+STORAGE = Path("/storage")  # the only folder of the containers that outlives them, a volume in both manifests
 
 Document = dict[str, Any]
 
@@ -28,10 +29,13 @@ def cronjob(timer: Timer, image: str) -> str:
     if timer.starting_deadline is not None:
         spec["startingDeadlineSeconds"] = max(10, round(timer.starting_deadline))
     job["podFailurePolicy"]["rules"][-1]["onExitCodes"]["values"] = list(timer.final_exit_codes)
-    job["template"]["spec"]["containers"][0] |= {"image": image, "command": list(timer.command)}
+    container = job["template"]["spec"]["containers"][0]
+    # Kubernetes replaces $(NAME) and turns $$ into $.
+    container |= {"image": image, "command": [word.replace("$", "$$") for word in timer.command]}
     return _manifest(
         timer,
         document,
+        container,
         "It trains in its own pod. After an interruption the next pod resumes the run from its checkpoints. Until the",
         "lease of the previous pod has expired, the new pod ends with 75 and is retried.",
     )
@@ -47,13 +51,14 @@ def raycronjob(timer: Timer, image: str) -> str:
             container["image"] = image
     variables = template["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"]
     head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
-    head["env"] += [variable for variable in variables if variable["name"].startswith("MNIST_JOBS_NOTIFY")]
+    head["env"] += [variable for variable in variables if variable["name"].startswith(NOTIFY)]
     spec: Document = {"schedule": _schedule(timer.cron), "jobTemplate": job}
     if timer.zone not in ("UTC", "Etc/UTC"):
         spec["timeZone"] = timer.zone
     return _manifest(
         timer,
         {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "metadata": template["metadata"], "spec": spec},
+        head,
         "It needs KubeRay with the feature gate RayCronJob; older versions have no field timeZone. A RayCronJob has",
         "no concurrency policy and no starting deadline, and may start a slot twice: the second start ends with 75.",
     )
@@ -78,8 +83,35 @@ def _object_name(schedule: str) -> str:
     return re.sub("[^a-z0-9]+", "-", name.lower())[: MAX_NAME_LENGTH - len(suffix)].strip("-") + suffix
 
 
-def _manifest(timer: Timer, document: Document, *comments: str) -> str:
-    document["metadata"] = {"name": _object_name(timer.name), **document["metadata"]}
+def _manifest(timer: Timer, document: Document, container: Document, *comments: str) -> str:
+    """Return the object as YAML, after a Secret with the receiver of notices if there is one.
+
+    Args:
+        container: the part of the document that runs the command.
+    """
+    require_writable("image", container["image"])
+    name = _object_name(timer.name)
+    document["metadata"] = {"name": name, **document["metadata"]}
+    documents = [document]
+    if timer.notify is not None:
+        metadata = {**document["metadata"], "name": f"{name}-notify"}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"url": timer.notify}}
+        documents.insert(0, secret)
+        (variable,) = (variable for variable in container["env"] if variable["name"] == NOTIFY)
+        variable["valueFrom"] = {"secretKeyRef": {"name": metadata["name"], "key": "url"}}
     header = f"# {timer.about}\n{COMMENT}" + "".join(f"# {line}\n" for line in comments)
-    without_shared_values = json.loads(json.dumps(document))  # or YAML would write them as aliases
-    return header + yaml.safe_dump(without_shared_values, sort_keys=False, width=110)
+    return header + yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that begins like a number, such as 1e3 or 0o7: it is one in YAML 1.2, and text in 1.1."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def text(self, text: str) -> yaml.ScalarNode:
+        style = '"' if re.match(r"[-+]?[0-9.]", text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.text)

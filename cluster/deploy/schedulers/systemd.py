@@ -6,15 +6,19 @@ from datetime import UTC, datetime
 
 from cronsim import CronSim
 
-from cluster.deploy.schedulers import COMMENT, SchedulerError, Timer
+from cluster.deploy.schedulers import COMMENT, SchedulerError, Timer, UnwritableError
 
 DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
 def units(timer: Timer) -> dict[str, str]:
-    """Return the text of each unit, by file name. Raises SchedulerError for the n-th or last weekday of a month."""
+    """Return the text of each unit, and of the file with its variables if there is one, by file name.
+
+    Raises SchedulerError for the n-th or last weekday of a month, UnwritableError for a path of Python with "$".
+    """
     name = f"mnist-jobs-{timer.name}"
-    return {f"{name}.service": _service(timer), f"{name}.timer": _timer(timer, on_calendar(timer.cron, timer.zone))}
+    made = {f"{name}.service": _service(timer), f"{name}.timer": _timer(timer, on_calendar(timer.cron, timer.zone))}
+    return made if timer.notify is None else {**made, f"{timer.name}.env": _variables(timer.notify)}
 
 
 def on_calendar(cron: str, zone: str) -> list[str]:
@@ -39,7 +43,10 @@ def on_calendar(cron: str, zone: str) -> list[str]:
 
 
 def _service(timer: Timer) -> str:
+    if "$" in timer.command[0]:  # it would have to be doubled in the argument, but not in the path
+        raise UnwritableError(f"command: systemd expects a path without $, got {timer.command[0]!r}; rename a folder")
     command = " ".join(_quoted(word) for word in timer.command)
+    optional = "-" if timer.notify is None else ""
     return f"""\
 # {timer.about}
 {COMMENT}[Unit]
@@ -50,15 +57,24 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
-WorkingDirectory={str(timer.folder).replace("%", "%%")}
+WorkingDirectory={_text(str(timer.folder))}/
 ExecStart={command}
 # For variables such as MNIST_JOBS_NOTIFY and AWS_ACCESS_KEY_ID.
-EnvironmentFile=-%E/mnist-jobs/{timer.name}.env
+EnvironmentFile={optional}%E/mnist-jobs/{_text(timer.name)}.env
 Restart=on-failure
 RestartSec=60
 RestartPreventExitStatus={" ".join(map(str, timer.final_exit_codes))}
 KillMode=mixed
 TimeoutStopSec=30
+"""
+
+
+def _variables(notify: str) -> str:
+    """Return the file that the service reads its variables from. A unit is no place for a secret: all may read it."""
+    value = re.sub(r'(["\\`$])', r"\\\1", notify)
+    return f"""\
+# With mode 0600 in ~/.config/mnist-jobs for units of a user, or in /etc/mnist-jobs for units of the system.
+MNIST_JOBS_NOTIFY="{value}"
 """
 
 
@@ -92,4 +108,5 @@ def _quoted(word: str) -> str:
 
 
 def _text(text: str) -> str:
+    """Escape a value that has no quotes. A "/" must follow a path, or a backslash at its end would join two lines."""
     return text.replace("%", "%%")

@@ -1,27 +1,41 @@
 """The files for other schedulers, each checked by the scheduler's own parser, another parser, or a published schema."""
 
 import dataclasses
+import os
 import re
+import shlex
 import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import crontab as python_crontab  # type: ignore[import-untyped]
+import hypothesis
+import hypothesis.strategies as st
 import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from cronsim import CronSim
 
-from cluster.deploy.schedulers import COMMENT, SchedulerError, Timer
+from cluster.deploy.schedulers import COMMENT, SchedulerError, Timer, UnwritableError, kubernetes
 from cluster.deploy.schedulers.crontab import crontab
-from cluster.deploy.schedulers.kubernetes import cronjob, raycronjob
+from cluster.deploy.schedulers.kubernetes import STORAGE, cronjob, raycronjob
 from cluster.deploy.schedulers.systemd import on_calendar, units
 from jobs.console import exit_codes
 from jobs.retrain.emit import FINAL_EXIT_CODES
 from tests.support.deploy_files import JOB_SCHEMA
+from tests.support.emitted import (
+    PRINTF,
+    cron_command,
+    cron_variable,
+    kubernetes_words,
+    pod_of,
+    printed_by,
+    systemd_words,
+)
 
 SYSTEMD = shutil.which("systemd-analyze")
 COMMAND = ("/usr/bin/python3", "-m", "jobs.retrain", "--once", "--cron", "0 3 * * *", "--storage", "/data/50% $HOME")
@@ -130,7 +144,7 @@ def test_the_cron_job_is_valid_by_the_published_schema(version: str) -> None:
     assert made["spec"]["timeZone"] == "Europe/Berlin"
     assert made["spec"]["startingDeadlineSeconds"] == 600
     (container,) = made["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == list(COMMAND)
+    assert kubernetes_words(cronjob(timer(), "an-image:1")) == list(COMMAND)
     assert container["image"] == "an-image:1"
 
 
@@ -187,3 +201,215 @@ def test_no_scheduler_retries_a_final_exit_code() -> None:
     by_code = [rule for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
     assert [(rule["action"], rule["onExitCodes"]["operator"]) for rule in by_code] == [("FailJob", "In")]
     assert by_code[0]["onExitCodes"]["values"] == [*FINAL_EXIT_CODES]
+
+
+# Values that a scheduler could take for something else
+
+HOSTILE = [
+    "",
+    " ",
+    ";",
+    "#",
+    "a b",
+    "100%",
+    "50\\%d",
+    "\\",
+    "\\\\",
+    "back\\",
+    "\\\\%",
+    "'",
+    '"',
+    'it\'s "quoted"',
+    "$HOME",
+    "$(touch /canary)",
+    "${HOME}",
+    "$$",
+    "$",
+    "`id`",
+    "%h",
+    "%%",
+    "~",
+    "*",
+    "-",
+    "&& id",
+    "1e3",
+    "0o17",
+    "yes",
+    "null",
+    "- a",
+    "a: b",
+    "[a]",
+    "!tag",
+    "ünï",
+    "$é",
+    "日本",
+    "\u00a0",
+    "\ufeff",
+    "😀",
+]
+CONTROLS = ["\n", "\r", "\t", "\0", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029"]
+FREE_TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn", "Zl", "Zp"]), max_size=20)
+# Text with what the formats escape, more often than it would come up by itself.
+WORDS = st.lists(FREE_TEXT | st.text("\\%$\"' ab#;(){}`", max_size=8), min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def short_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CronJob with only the fields that are filled in: PyYAML takes a tenth of a second for the others."""
+    template = tmp_path_factory.mktemp("templates") / "cronjob.yaml"
+    container = {"env": [{"name": "MNIST_JOBS_NOTIFY"}]}
+    job = {"podFailurePolicy": {"rules": [{"onExitCodes": {}}]}, "template": {"spec": {"containers": [container]}}}
+    spec = {"jobTemplate": {"spec": job}}
+    template.write_text(yaml.safe_dump({"kind": "CronJob", "metadata": {"labels": {}}, "spec": spec}))
+    return template
+
+
+def hostile(words: list[str], folder: str = "/", notify: str | None = None) -> Timer:
+    return dataclasses.replace(timer(), command=(*PRINTF, *words), folder=Path(folder), notify=notify)
+
+
+def check_crontab(made: Timer, text: str) -> None:
+    """Check that there are two jobs, and that the shell gives their command exactly its arguments."""
+    *variables, at_time, at_boot = [line for line in text.removesuffix("\n").split("\n") if not line.startswith("#")]
+    line = at_boot.removeprefix("@reboot ")
+    assert at_time == f"0 3 * * * {line}"
+    assert [name.partition("=")[0] for name in variables] == ["MNIST_JOBS_NOTIFY", "CRON_TZ"][made.notify is None :]
+    if "#" not in line:  # where the other parser sees a comment, even in quotes
+        read = [job.command for job in python_crontab.CronTab(tab=text)]
+        assert read == [cron_command(line, halves_backslashes=False)] * 2
+    for halves_backslashes in (False, True):
+        assert printed_by(cron_command(line, halves_backslashes=halves_backslashes)) == list(made.command[2:])
+
+
+@pytest.mark.parametrize("name", ["back\\", "100%", "it's", "two words", "$HOME", "-", 'a"b', " "])
+def test_a_crontab_changes_to_a_folder_with_any_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    text = crontab(hostile(HOSTILE[:5], str(tmp_path / name)))
+    check_crontab(hostile(HOSTILE[:5]), text)
+    (line,) = re.findall("^@reboot (.*)", text, re.MULTILINE)
+    command = cron_command(line, halves_backslashes=False).partition(" && /usr/bin/printf")[0]
+    assert subprocess.check_output(["sh", "-c", f"{command} && pwd"], text=True) == f"{tmp_path / name}\n"
+
+
+def test_every_hostile_argument_arrives_unchanged() -> None:
+    made = hostile(HOSTILE)
+    check_crontab(made, crontab(made))
+    assert systemd_words(units(made)["mnist-jobs-nightly.service"]) == list(made.command)
+    assert kubernetes_words(cronjob(made, "i")) == list(made.command)
+    *_, ray_job = yaml.safe_load_all(raycronjob(made, "i"))
+    assert printed_by(ray_job["spec"]["jobTemplate"]["entrypoint"]) == HOSTILE
+
+
+@pytest.mark.fuzz
+@hypothesis.given(WORDS, FREE_TEXT.map(str.strip).filter(bool))
+def test_any_argument_comes_back_from_a_crontab(words: list[str], notify: str) -> None:
+    made = hostile(words, notify=notify)
+    try:
+        text = crontab(made)
+    except UnwritableError:  # too long, or both kinds of quotes
+        return
+    check_crontab(made, text)
+    assert cron_variable(text, "MNIST_JOBS_NOTIFY") == notify
+
+
+@pytest.mark.fuzz
+@hypothesis.given(WORDS, FREE_TEXT, FREE_TEXT)
+def test_any_argument_comes_back_from_a_unit(words: list[str], folder: str, notify: str) -> None:
+    files = units(hostile(words, f"/{folder}", notify))
+    service = files["mnist-jobs-nightly.service"]
+    assert systemd_words(service) == [*PRINTF, *words]
+    (value,) = re.findall("^WorkingDirectory=(.*)/$", service, re.MULTILINE)
+    assert value.replace("%%", "%") == str(Path(f"/{folder}"))
+    variables = files["nightly.env"]
+    assert shlex.split(variables, comments=True) == [f"MNIST_JOBS_NOTIFY={notify}"] or "`" in notify or "$" in notify
+    assert len(variables.splitlines()) == 2
+
+
+@pytest.mark.fuzz
+@hypothesis.given(WORDS, FREE_TEXT, FREE_TEXT)
+def test_any_argument_comes_back_from_a_manifest(
+    short_template: Path, words: list[str], image: str, notify: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubernetes, "CRONJOB", short_template)
+        text = cronjob(hostile(words, notify=notify), image)
+    assert kubernetes_words(text) == [*PRINTF, *words]
+    assert pod_of(text)["containers"][0]["image"] == image
+    secret, _ = yaml.load_all(text, yaml.CSafeLoader)
+    assert secret["stringData"] == {"url": notify}
+
+
+@pytest.mark.parametrize("c", [*CONTROLS, "\ud800", "\ufdd0", "\uffff", "\U0010fffe"])
+def test_a_control_character_is_refused_in_everything_that_is_written(c: str) -> None:
+    changes: list[dict[str, Any]] = [{"command": ("python", c)}, {"folder": Path(f"/a{c}b")}, {"notify": f"cat{c}"}]
+    for change in changes:
+        with pytest.raises(UnwritableError, match="expected UTF-8 without control characters"):
+            dataclasses.replace(timer(), **change)
+    for field in ("name", "cron", "zone", "about"):
+        change = {field: f"a{c}b"}
+        with pytest.raises(UnwritableError, match="expected printable ASCII"):
+            dataclasses.replace(timer(), **change)
+    for emit in (cronjob, raycronjob):
+        with pytest.raises(UnwritableError, match="image: "):
+            emit(timer(), f"an-image{c}")
+
+
+def test_a_command_that_debians_cron_would_cut_is_refused() -> None:
+    with pytest.raises(UnwritableError, match=r"command: expected at most 998 bytes in a crontab, got 1,\d+; use emit"):
+        crontab(hostile(["ü" * 490]))
+
+
+def test_a_receiver_of_notices_is_in_the_environment_and_not_in_the_command() -> None:
+    for notify in ("https://hooks.example.com/canary?a=1%2F&b=$x", "'/opt/my tools/notify' --to \\x", '"a b" `c`'):
+        made = dataclasses.replace(timer(), notify=notify)
+        assert cron_variable(crontab(made), "MNIST_JOBS_NOTIFY") == notify
+        files = units(made)
+        script = '. /dev/stdin; printf %s "$MNIST_JOBS_NOTIFY"'
+        assert subprocess.check_output(["sh", "-c", script], input=files["nightly.env"], text=True) == notify
+        assert "EnvironmentFile=%E/mnist-jobs/nightly.env" in files["mnist-jobs-nightly.service"]  # it must exist
+        assert notify not in files["mnist-jobs-nightly.service"]
+        for manifest in (cronjob(made, "i"), raycronjob(made, "i")):
+            secret, job = yaml.safe_load_all(manifest)
+            assert (secret["kind"], secret["stringData"]) == ("Secret", {"url": notify})
+            (variable,) = [v for v in pod_of(manifest)["containers"][0]["env"] if v["name"] == "MNIST_JOBS_NOTIFY"]
+            assert variable["valueFrom"] == {"secretKeyRef": {"name": secret["metadata"]["name"], "key": "url"}}
+            assert "canary" not in yaml.dump(job)
+    kubernetes_validate.validate(secret, "1.31", strict=True)
+    with pytest.raises(UnwritableError, match="both kinds of quotes"):
+        crontab(dataclasses.replace(timer(), notify="'it' \"is\""))
+
+
+def test_both_manifests_mount_a_volume_where_a_storage_is_accepted() -> None:
+    for manifest in (cronjob(timer(), "i"), raycronjob(timer(), "i")):
+        (mount,) = [m for m in pod_of(manifest)["containers"][0]["volumeMounts"] if m["mountPath"] == str(STORAGE)]
+        (volume,) = [volume for volume in pod_of(manifest)["volumes"] if volume["name"] == mount["name"]]
+        assert "persistentVolumeClaim" in volume
+
+
+MANAGER = Path("/usr/lib/systemd/systemd")
+
+
+@pytest.mark.skipif(SYSTEMD is None or not MANAGER.exists(), reason="there is no systemd")
+@pytest.mark.parametrize("name", ["back\\", "100% it's", '"', " "])
+def test_systemd_itself_reads_every_hostile_argument_and_folder(name: str, tmp_path: Path) -> None:
+    """In its test mode, systemd prints what it has read, quoted for a shell, and starts nothing."""
+    files = units(hostile(HOSTILE, f"/tmp/{name}"))
+    folder = Path("/tmp", f"mnist-units-{os.getpid()}")  # readable for another user
+    folder.mkdir()
+    folder.chmod(0o777)
+    try:
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        command = [str(MANAGER), "--user", "--test", "--unit=mnist-jobs-nightly.service", "--no-pager"]
+        if os.getuid() == 0:  # it refuses to test as root
+            command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+        environment = {"PATH": os.environ["PATH"], "HOME": "/", "XDG_RUNTIME_DIR": str(folder)}
+        environment["SYSTEMD_UNIT_PATH"] = f"{folder}:/usr/lib/systemd/user"
+        dump = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    finally:
+        shutil.rmtree(folder)
+    (line,) = re.findall(r"Command Line: (/usr/bin/printf .*)", dump)
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"(?: |$)|([^ ]+)', line)
+    words = [re.sub(r"\\(.)", r"\1", quoted) + plain for quoted, plain in found]
+    assert [word.replace("$$", "$") for word in words] == [*PRINTF, *HOSTILE]  # it replaces $$ when it starts a command
+    assert f"WorkingDirectory: /tmp/{name}\n" in dump
