@@ -6,7 +6,9 @@
 import argparse
 import dataclasses
 import difflib
+import functools
 import itertools
+import os
 import re
 import shutil
 import sys
@@ -20,9 +22,11 @@ import yaml
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.output import print_result
+from jobs.console.values import require_no_controls, text
 from mnist_lib.catalog import require_known
 
 MAX_CONFIG_CHARACTERS = 100_000
+VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TFDS_DATA_DIR")  # stand for options that are not given
 
 
 def option(
@@ -110,7 +114,7 @@ def parser(
             yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides `json: true` in a file
             made.add_argument(name, *given["short"], action=yes_no, **common)
             continue
-        common |= {"type": given["parse"], "metavar": given["metavar"]}
+        common |= {"type": _checked(given["parse"], given["several"]), "metavar": given["metavar"]}
         if given["positional"]:
             made.add_argument(field.name, nargs="*" if given["several"] else "?", **common)
         elif given["repeated"]:
@@ -120,15 +124,41 @@ def parser(
     return made
 
 
+def _checked(parse_value: Callable[[Any], Any], several: bool) -> Callable[[Any], Any]:
+    """Return a parser of a value from a command line or a file that refuses control characters in it.
+
+    Not if there can be several: the shell makes them from *.png, and one odd name must not refuse the other files.
+    """
+
+    @functools.wraps(parse_value)
+    def parse_checked(value: Any) -> Any:
+        if not several:
+            require_no_controls(value)
+        return parse_value(value)
+
+    return text if parse_value is str else parse_checked
+
+
 def _load_yaml(text: str) -> Any:
-    """Load YAML; refuse long texts and aliases, which could keep the parser busy for hours."""
+    """Load YAML; refuse long texts and aliases, which could keep the parser busy for hours.
+
+    Raises yaml.YAMLError, whose message does not contain the text, which can hold the secret of `notify`.
+    """
     if len(text) > MAX_CONFIG_CHARACTERS:
         raise yaml.YAMLError(f"expected a file of at most {MAX_CONFIG_CHARACTERS:,} characters, got {len(text):,}")
     if re.search(r"^[\s{\"']*config[\"']?\s*:", text, re.MULTILINE):
         raise yaml.YAMLError("expected no option `config` in a file; name each file with --config")
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+    try:
+        has_alias = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        content = None if has_alias else _load_any_yaml(text)
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise yaml.YAMLError(f"{error.problem}{line}") from None
+    except Exception as error:  # of a value that its tag does not allow, such as !!timestamp x; or nested too deeply
+        raise yaml.YAMLError(f"expected values of options, got a {type(error).__name__}") from None
+    if has_alias:
         raise yaml.YAMLError("expected no YAML aliases such as *name; repeat the value instead")
-    return _load_any_yaml(text)
+    return content
 
 
 _load_any_yaml = jsonargparse.get_loader("yaml")
@@ -151,8 +181,16 @@ def parse(
     Raises:
         UsageError: for an unknown name or a value of the wrong type.
     """
+    for name in VARIABLES:
+        try:
+            require_no_controls(os.environ.get(name, ""))
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
     files, words = split_config(arguments)
-    namespace = parser(program, options, left_out, hidden).parse_args([*files, *words])  # flags override files
+    try:
+        namespace = parser(program, options, left_out, hidden).parse_args([*files, *words])  # flags override files
+    except UnicodeDecodeError:
+        raise UsageError("--config: expected a file in UTF-8, got other bytes; convert it") from None
     flags = {word.partition("=")[0] for word in words}
     given = {}
     for field in dataclasses.fields(options):

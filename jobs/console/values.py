@@ -15,6 +15,27 @@ class _UnreadableError(argparse.ArgumentTypeError, ValueError):
     """A value that cannot be parsed. argparse reports it as ArgumentTypeError, jsonargparse (files) as ValueError."""
 
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # ends a line, moves a cursor or ends a string of C
+
+
+def require_no_controls(value: Any) -> None:
+    """Raise ValueError if text, or text in a list or mapping, contains a control character or a line separator."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for part in value:
+            require_no_controls(part)
+    elif found := CONTROL.search(str(value)):  # the rest may be a secret
+        raise _UnreadableError(f"expected text without control characters, got {found[0]!r} in it; remove it")
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _UnreadableError(f"expected text, got a value of type {type(value).__name__}; write it in quotes")
+    require_no_controls(value)
+    return value
+
+
 def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
     """Return the names in "a,b" or in a list."""
     parts = value.split(",") if isinstance(value, str) else value

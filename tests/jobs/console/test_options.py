@@ -1,13 +1,18 @@
 """Parsers made from the fields of a dataclass, the choice of a subcommand, and flags made from options."""
 
 import argparse
+import contextlib
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
+import yaml
 
 from jobs import __main__ as mnist_jobs
 from jobs.console import values
@@ -16,7 +21,9 @@ from jobs.console.options import flags_of, option, parse, split_subcommand
 from jobs.doctor.__main__ import DoctorOptions
 from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from jobs.predict.options import PredictOptions
+from jobs.retrain.options import RetrainOptions
 from jobs.show import ShowOptions
+from jobs.train.options import TrainOptions
 from mnist_lib.errors import SpecError
 
 
@@ -154,3 +161,96 @@ def test_a_tilde_in_the_path_of_a_folder_is_the_home_directory(tmp_path: Path, m
     assert values.existing_folder("~/tfds") == tmp_path / "tfds"
     with pytest.raises(argparse.ArgumentTypeError, match=str(tmp_path)):
         values.existing_folder("~/tdfs")
+
+
+CONTROLS = ["\n", "\r", "\t", "\0", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_character_in_any_text_is_refused_and_the_rest_is_not_printed(control: str, tmp_path: Path) -> None:
+    text, config = f"canary{control}x", tmp_path / "config.yaml"
+    expected = ": expected text without control characters, got "
+    words = [f"--names=a,{text}", f"--sizes=name={text}", f"--sizes={text}=1", f"--code={text}", f"--epochs=1{control}"]
+    for word in words:
+        with pytest.raises(UsageError, match=expected) as refused:
+            parse("program", Options, [word])
+        assert "canary" not in str(refused.value)
+    for content in ({"names": ["a", text]}, {"sizes": {"name": text}}, {"sizes": {"name": [{text: 1}]}}):
+        config.write_text(yaml.safe_dump(content))
+        with pytest.raises(UsageError, match=expected):
+            parse("program", Options, ["--config", str(config)])
+
+
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TFDS_DATA_DIR"])
+def test_a_control_character_in_a_variable_that_stands_for_an_option_is_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "canary\n")
+    with pytest.raises(UsageError, match=f"{variable}: expected text without control characters") as refused:
+        parse("program", Options, [])
+    assert "canary" not in str(refused.value)
+
+
+def test_one_odd_name_among_several_pictures_is_accepted() -> None:
+    names = ["a.png", "two\nlines.png"]
+    assert parse("program", PredictOptions, names).pictures == list(map(Path, names))
+
+
+ODD_FILES = [
+    b"notify: https://hooks.example.com/canary: x",
+    b"notify: [https://hooks.example.com/canary]",
+    b"notify: {https://hooks.example.com/canary: 1}",
+    b"cron: !!timestamp canary",
+    b"jitter: !!float canary",
+    b"\xff\xfecanary",
+    b"name: " + b"[" * 900 + b"]" * 900,
+    b"- " * 5000,
+    b"{" * 5000,
+]
+
+
+@pytest.mark.parametrize("content", ODD_FILES, ids=lambda content: content[:12].decode(errors="replace"))
+def test_an_odd_configuration_file_is_one_short_line_without_its_values(content: bytes, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        parse("program", RetrainOptions, ["--config", str(config)])
+    assert "\n" not in str(refused.value)
+    assert "canary" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.binary()
+VALUES = st.recursive(SCALARS, lambda part: st.lists(part) | st.dictionaries(SCALARS, part), max_leaves=5)
+KEYS = st.sampled_from([field.name for field in fields(RetrainOptions)]) | st.text()
+PARTS = (
+    "train: ;name: ;cron: ;seeds: ;!!timestamp ;!!int ;!!binary ;!!set ;!!omap ;[;];{;};- ;\n;  ;? ;*a;&a ;>;|;';<<: "
+)
+PARTS += ";%YAML 1.1\n;---\n;0x;1e999;\t;#;~;=;: ;,;2026-99-99;1:60:70;@;`;!;!<a>;\0;\x85;\ufeff"
+DOCUMENTS = st.one_of(
+    st.dictionaries(KEYS, VALUES, max_size=3).map(lambda given: yaml.dump(given).encode()),
+    st.lists(st.sampled_from(PARTS.split(";")), max_size=12).map(lambda parts: "".join(parts).encode()),
+    st.binary(),
+)
+
+
+@pytest.mark.fuzz
+@hypothesis.given(DOCUMENTS, st.sampled_from([RetrainOptions, TrainOptions]))
+def test_any_configuration_file_is_read_or_refused(content: bytes, kind: type[Any]) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as config:
+        config.write(content)
+        config.flush()
+        with contextlib.suppress(UsageError, SpecError):  # whose messages are one line, as test_output.py checks
+            parse("program", kind, ["--config", config.name])
+
+
+@pytest.mark.fuzz
+@hypothesis.given(st.text(), st.text())
+def test_any_text_is_the_value_of_an_option_or_refused(name: str, text: str) -> None:
+    try:
+        given = parse("program", Options, [f"--code={text}", f"--names={name}"])
+    except UsageError:
+        assert values.CONTROL.search(name + text)
+        return
+    assert given.code == text
+    assert parse("program", Options, flags_of(vars(given))) == given

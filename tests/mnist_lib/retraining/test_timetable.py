@@ -3,6 +3,8 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 from mnist_lib.errors import CronError
@@ -89,3 +91,16 @@ def test_at_the_time_of_a_slot_that_slot_is_the_latest_and_the_next_is_later() -
 
 def test_counting_the_slots_of_a_long_outage_stops_at_the_maximum() -> None:
     assert Timetable("* * * * *").count(utc("2016-01-01T00:00"), utc("2026-01-01T00:00")) == MAX_COUNTED
+
+
+FIELD = st.text("0123456789*,-/LW#?%JANSUN ٣²", max_size=6) | st.text(max_size=4)
+
+
+@pytest.mark.fuzz
+@hypothesis.given(st.lists(FIELD, max_size=6).map(" ".join), st.sampled_from(["UTC", "Europe"]) | st.text())
+def test_any_text_is_a_timetable_that_is_due_or_refused(cron: str, zone: str) -> None:
+    try:
+        timetable = Timetable(cron, zone)
+    except CronError:
+        return
+    assert timetable.next(datetime(2026, 1, 1, tzinfo=UTC)) > datetime(2026, 1, 1, tzinfo=UTC)
