@@ -1,5 +1,7 @@
 """How counts, shares, durations, errors and names are written for people, the same in every command and report."""
 
+import re
+
 MAX_REASON = 300  # characters of an error's message
 MAX_SHORT_NAME = 24  # characters of a name in a picture
 
@@ -25,14 +27,36 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+# In a word with a later "@": where user:password or, after ://, a user alone begins.
+_CREDENTIALS = re.compile(r"://(?=[^/@:]*:|[^/?#@]*@)|^(?=[^/@:]*:(?!//))")
+
+
+def without_secrets(text: str) -> str:
+    """Replace by *** the credentials and the query of each URL, and those in user:password@host.
+
+    A password that is not encoded can contain any of ":/?#@". So everything up to the last "@" of a word is replaced.
+    """
+    return re.sub(r"\S+", lambda word: _word_without_secrets(word[0]), text) if "@" in text or "://" in text else text
+
+
+def _word_without_secrets(word: str) -> str:
+    at = word.rfind("@")
+    if begin := _CREDENTIALS.search(word, 0, at + 1):
+        word = f"{word[: begin.end()]}***{word[at:]}"
+    scheme, separator, address = word.partition("://")
+    address, query, value = address.partition("?")
+    return f"{scheme}{separator}{address}{query}{value and '***'}"
+
+
 def one_line(error: BaseException) -> str:
     """Return what an error's message says is wrong, in one line, or the name of its type.
 
-    It is the first paragraph, except where TensorFlow puts a heading and the places in the code before it.
+    It is the first paragraph, except where TensorFlow puts a heading and the places in the code before it. Secrets in
+    URLs are replaced.
     """
     headings = ("in user code:", "Graph execution error:")
     places = ("File ", "Detected at ", "<stack ", "[[", "The op is created at:")
-    text = str(error).strip()
+    text = without_secrets(str(error)).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if text.startswith(headings):
         said = [line for line in lines if not line.startswith((*headings, *places))]

@@ -1,5 +1,7 @@
 """What a command prints: its result on standard output; errors, log messages and progress on standard error.
 
+Whatever goes to standard error passes through `print_stderr` or the log, which remove the secrets in URLs.
+
 Rich is imported only where something is drawn, so that an invalid option is reported without this delay.
 """
 
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from jobs.console import exit_codes
 from jobs.console.streams import Drawn, SafeStream, safe_streams
 from jobs.console.terminal import above_step
-from mnist_lib.wording import printable
+from mnist_lib.wording import printable, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -94,9 +96,9 @@ def _is_lost(stdout: SafeStream) -> bool:
 
 
 def print_stderr(text: str, end: str = "\n") -> None:
-    """Print on standard error."""
+    """Print on standard error, without secrets."""
     with above_step():
-        print(text, end=end, file=sys.stderr, flush=True)
+        print(without_secrets(text), end=end, file=sys.stderr, flush=True)
 
 
 def print_result(text: str) -> None:
@@ -224,6 +226,9 @@ class _ToStderr(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         with above_step():

@@ -14,7 +14,7 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import RESULT_PACKAGES, differing_versions, import_keras, package_versions
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.store.runs import check_writable
-from mnist_lib.wording import counted
+from mnist_lib.wording import counted, without_secrets
 
 MIN_DISK = 500 << 20  # bytes, for prepared data, checkpoints and models
 MIN_MEMORY = 2 << 30  # bytes, for TensorFlow and a dataset in one worker
@@ -74,7 +74,7 @@ def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[F
         code = getattr(error, "code", None)
         if not isinstance(code, str):
             raise
-        found, separator, fix = str(error).rpartition("; ")
+        found, separator, fix = without_secrets(str(error)).rpartition("; ")
         yield Finding(what, found, fix, code) if separator else Finding(what, fix, code=code)
 
 

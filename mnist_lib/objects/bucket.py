@@ -21,6 +21,7 @@ from obstore.store import from_url
 from mnist_lib.errors import StoreError, TooLargeError
 from mnist_lib.objects.lease import locked
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects, check_name, concurrently, require_size
+from mnist_lib.wording import MAX_REASON, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -193,4 +194,4 @@ def _reason(error: Exception) -> str:
     code = re.search(r"<Code>(\w+)</Code>", text)
     if status:
         return f"{status[1]}, {code[1]}" if code else status[1]
-    return " ".join(text.split())[:300]
+    return without_secrets(" ".join(text.split()))[:MAX_REASON]  # AWS_ENDPOINT_URL can contain a password

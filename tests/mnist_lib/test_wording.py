@@ -1,9 +1,20 @@
-"""Counts, shares and durations as text."""
+"""Counts, shares, durations and errors as text, and text without secrets."""
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from mnist_lib.wording import MAX_SHORT_NAME, counted, duration, one_line, percent, printable, short_name
+from mnist_lib.wording import (
+    MAX_REASON,
+    MAX_SHORT_NAME,
+    counted,
+    duration,
+    one_line,
+    percent,
+    printable,
+    short_name,
+    without_secrets,
+)
 from tests.support.hostile import ANY_TEXT
 
 
@@ -66,3 +77,36 @@ def test_any_text_becomes_printable_and_stays_so(text: str) -> None:
     assert printable(text, keep="\n") == "\n".join(map(printable, text.split("\n")))
     shown.encode()
     short_name(text).encode()
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("GET http://user:canary@host:1/a?list=2 in 6 ms", "GET http://***@host:1/a?*** in 6 ms"),
+        ("https://canary@host/x, again", "https://***@host/x, again"),
+        ("got 'user:canary@proxy:3128'", "got ***@proxy:3128'"),
+        ("http://user:can/ary?#:@x@host/", "http://***@host/"),
+        ("http://host/a,http://user:canary@host/b", "http://host/a,http://***@host/b"),
+        ("az://box/a?sig=canary;\nnext line", "az://box/a?***\nnext line"),
+        ("s3://bucket/models/keras@3: not there", "s3://bucket/models/keras@3: not there"),
+        ("keras@3, http://host:8265 and git@host:a/b", "keras@3, http://host:8265 and git@host:a/b"),
+        ("is that so?", "is that so?"),
+    ],
+)
+def test_credentials_and_queries_of_urls_are_replaced_and_nothing_else(text: str, expected: str) -> None:
+    assert without_secrets(text) == expected
+
+
+def test_a_reason_is_cut_only_after_its_secrets_are_replaced() -> None:
+    assert "canary" not in one_line(ValueError(f"http://user:{'canary' * MAX_REASON}@host"))
+
+
+PASSWORDS = st.text(st.characters(exclude_categories=["Z", "C"]), max_size=20).map("canary{}yranac".format)
+
+
+@pytest.mark.fuzz
+@given(st.text(), PASSWORDS, st.text(), st.booleans())
+def test_no_password_in_a_url_is_printed(before: str, password: str, after: str, has_scheme: bool) -> None:
+    address = f"{'https://' if has_scheme else ''}user:{password}@host"
+    for secret in (address, f"https://host/?key={password}"):
+        shown = without_secrets(f"{before} {secret}{after}")
+        assert "canary" not in shown
+        assert "yranac" not in shown

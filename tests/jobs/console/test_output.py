@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from rich.text import Text
@@ -48,6 +48,32 @@ def test_each_error_is_one_line_with_a_fixed_exit_code(
     assert stderr.splitlines()[-1].startswith(f"error[{getattr(error, 'code', 'E-BUG')}] ")
     assert "what happened" in stderr
     assert ("Traceback" in stderr) == (expected == 1)
+
+
+@pytest.fixture
+def loggers() -> Iterator[list[logging.Logger]]:
+    """The loggers of the packages, whose handlers are restored afterwards."""
+    loggers = [logging.getLogger(package) for package in ("jobs", "mnist_lib", "cluster")]
+    before = [(logger.level, [*logger.handlers]) for logger in loggers]
+    yield loggers
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def test_a_password_in_an_error_a_traceback_or_the_log_is_not_printed(
+    loggers: list[logging.Logger], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to_stderr(verbose=True)
+
+    def command(arguments: Sequence[str]) -> int:
+        loggers[0].warning("connecting to %s", "https://user:canary@host/?key=canary")
+        raise ValueError("https://user:canary@host/?key=canary is wrong")
+
+    assert run_command(command, []) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("https://***@host/?***") == 4  # in the log, the traceback with its line of code, and the error
+    assert "user:canary" not in stderr
 
 
 def test_verbose_prints_the_traceback(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -146,15 +172,10 @@ def test_cells_are_escaped_and_not_read_as_markup() -> None:
     assert text.splitlines()[1] == "\\x1b[31mred\\n[bold]x[/] :smile:"
 
 
-def test_a_message_is_printed_once_even_if_two_commands_run_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
-    loggers = [logging.getLogger(package) for package in ("jobs", "mnist_lib", "cluster")]
-    before = [(logger.level, [*logger.handlers]) for logger in loggers]
-    try:
-        for _ in range(2):
-            log_to_stderr(verbose=False)
-        loggers[0].info("a message")
-    finally:
-        for logger, (level, handlers) in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-            logger.handlers[:] = handlers
+def test_a_message_is_printed_once_even_if_two_commands_run_in_one_process(
+    loggers: list[logging.Logger], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        log_to_stderr(verbose=False)
+    loggers[0].info("a message")
     assert capsys.readouterr().err == "a message\n"

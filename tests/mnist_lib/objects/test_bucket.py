@@ -103,3 +103,15 @@ def test_appended_content_is_sent_at_intervals_that_grow_with_the_time_it_takes(
     now += 2.0
     objects.append("log", b"line\n")
     assert objects.read("log") == b"line\n" * 6
+
+
+def test_a_password_in_the_url_of_the_endpoint_is_not_in_the_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bucket, "MAX_REASON", 90)  # cuts the URL
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:canary-canary-canary-canary@127.0.0.1:1")
+    with pytest.raises(StoreError, match="cannot be read or written") as refused:
+        open_storage("s3://bucket").read("name")
+    assert "canary" not in str(refused.value)
