@@ -4,21 +4,23 @@ Notices to a web server are signed as in Standard Webhooks 1.0 (https://www.stan
 many languages verify. Delivery happens in the background, and a run never fails because of it.
 """
 
-import binascii
-import http.client
+import asyncio
+import concurrent.futures
 import json
 import logging
+import os
 import queue
+import re
 import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +28,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
+from jobs.console.values import require_no_controls
 from jobs.retrain.status import seconds_of, sentence_of
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.wording import counted
@@ -33,7 +36,7 @@ from mnist_lib.wording import counted
 NOTICE_SCHEMA = 1
 # Kind of a journal entry -> event. The events of a "done" entry depend on its results.
 EVENT_OF = {"started": "recovery", "failed": "failure", "unchanged": "skip", "skipped": "skip", "replaced": "skip"}
-DELIVERY_SECONDS = 60.0  # timeout of one notice with all attempts
+DELIVERY_SECONDS = 60.0  # timeout of one notice with all attempts, from the first DNS request to the last answer
 ANSWER_SECONDS = 10.0  # timeout of one attempt
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubled for each further one
 BUSY = (408, 425, 429)  # HTTP status codes below 500 that are worth a retry
@@ -88,14 +91,60 @@ def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
     return shlex.join(["python", "-m", *words, "--storage", storage])
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: a redirected POST becomes a GET, which delivers nothing."""
+def check_receiver(receiver: str) -> None:
+    """Raise UsageError unless the receiver is an http(s) URL or begins with a command of this machine.
 
-    def redirect_request(self, *arguments: Any) -> None:
-        return None
+    The error does not contain the receiver, which can be a secret. For the same reason a mistyped address must not
+    reach the shell, which would print it.
+    """
+    try:
+        require_no_controls(receiver)
+        if _is_url(receiver):
+            parts = urllib.parse.urlsplit(receiver)
+            if parts.hostname and parts.port != 0 and " " not in receiver:  # port: ValueError if it is no number
+                return
+        elif _begins_with_command(receiver):
+            return
+    except ValueError:  # also of urlsplit and shlex
+        pass
+    expected = "expected a URL with http:// or https://, or a command"
+    raise UsageError(f"notify: {expected}, got neither a valid URL nor a command that exists here")
 
 
-_WITHOUT_REDIRECTS = urllib.request.build_opener(_NoRedirects)
+def _is_url(receiver: str) -> bool:
+    return receiver.lower().startswith(("http://", "https://"))
+
+
+def _begins_with_command(receiver: str) -> bool:
+    """Return whether the shell knows the first word, or only the shell can tell, as for ~/notify or $(which notify)."""
+    words = shlex.shlex(receiver, posix=True, punctuation_chars=True)
+    words.whitespace_split, words.commenters = True, ""
+    word = next((word for word in words if not re.match(r"\w+=", word)), "")
+    if re.match("[$`()<>~]", word):
+        return True
+    if "/" in word:
+        return shutil.which(os.path.expandvars(word)) is not None
+    look_up = ["sh", "-c", 'command -v -- "$1"', "sh", word]
+    return subprocess.run(look_up, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Makes DNS requests, which cannot be cancelled, in daemon threads: the process would wait for an executor's."""
+
+    def run_in_executor(  # type: ignore[override]  # the types of the arguments are of no interest here
+        self, executor: Any, function: Callable[..., Any], *arguments: Any
+    ) -> asyncio.Future[Any]:
+        answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        answer.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                answer.set_result(function(*arguments))
+            except Exception as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return asyncio.wrap_future(answer, loop=self)
 
 
 class Notifier:
@@ -110,13 +159,10 @@ class Notifier:
     def __init__(self, receiver: str, secret: str | None, deadline: float = DELIVERY_SECONDS) -> None:
         try:
             self._signer = None if secret is None else Webhook(secret)
-        except (binascii.Error, EmptyWebhookSecretError) as error:
-            raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ followed by base64, got other text") from error
+        except (ValueError, EmptyWebhookSecretError):  # ValueError: not base64, or not ASCII
+            raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ followed by base64, got other text") from None
         self._receiver, self._deadline = receiver.strip(), deadline
-        self._is_url = self._receiver.lower().startswith(("http://", "https://"))
-        # The error message of a shell would print a URL, which can hold a secret.
-        if not self._is_url and "://" in self._receiver.partition(" ")[0]:
-            raise UsageError("notify: expected a URL with http:// or https://, or a command, got a URL of another kind")
+        check_receiver(self._receiver)
         self._notices: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
         self._undelivered = 0
         self._thread = threading.Thread(target=self._deliver_all, daemon=True)
@@ -130,7 +176,7 @@ class Notifier:
     def close(self, seconds: float | None = None) -> None:
         """Wait until the queued notices are delivered or abandoned, at most for the given seconds."""
         self._notices.put(None)
-        self._thread.join(self._deadline + ANSWER_SECONDS if seconds is None else seconds)
+        self._thread.join(self._deadline + 1 if seconds is None else seconds)
         if self._thread.is_alive():
             log.warning("%s abandoned, since the process ends", counted(self._undelivered, "notice"))
 
@@ -143,39 +189,70 @@ class Notifier:
             self._undelivered -= 1
 
     def _deliver(self, body: bytes) -> None:
-        if not self._is_url:
+        begin = time.monotonic()
+        if not _is_url(self._receiver):
             self._run_command(body)
             return
-        identity, begin, pause = f"msg_{uuid.uuid4().hex}", time.monotonic(), BACK_OFF_SECONDS
-        while True:
-            error, final = self._post(identity, body)
-            if not error:
-                return
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            error = runner.run(self._post_until_accepted(body))
+        if error:
+            host = urllib.parse.urlsplit(self._receiver).hostname  # the rest of the URL may be a secret
             seconds = time.monotonic() - begin
-            if final or seconds + pause > self._deadline:
-                host = urllib.parse.urlsplit(self._receiver).hostname  # the rest of the URL may be a secret
-                log.warning("a notice to %s was abandoned after %.0f s: %s", host, seconds, error)
-                return
-            time.sleep(pause)
-            pause *= 2
+            log.warning("a notice to %s was abandoned after %.0f s: %s", host, seconds, error)
 
-    def _post(self, identity: str, body: bytes) -> tuple[str, bool]:
+    async def _post_until_accepted(self, body: bytes) -> str:
+        """Return the last error if the notice was not accepted before the deadline, otherwise an empty text."""
+        identity, pause, error = f"msg_{uuid.uuid4().hex}", BACK_OFF_SECONDS, ""
+        until = time.monotonic() + self._deadline
+        try:
+            async with asyncio.timeout(self._deadline):
+                while True:
+                    error, final = await self._post(identity, body)
+                    if final or time.monotonic() + pause > until:
+                        return error
+                    await asyncio.sleep(pause)
+                    pause *= 2
+        except TimeoutError:
+            return error or "TimeoutError"
+
+    async def _post(self, identity: str, body: bytes) -> tuple[str, bool]:
         """Return the error ("" if the notice was accepted) and whether a retry is useless."""
+        import aiohttp  # takes a tenth of a second, and few schedules send notices to a server
+        import yarl
+
         now = datetime.now(UTC)
         headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
         headers["webhook-timestamp"] = str(int(now.timestamp()))
         if self._signer is not None:
             headers["webhook-signature"] = self._signer.sign(identity, now, body.decode())
-        request = urllib.request.Request(self._receiver, body, headers, method="POST")
+        url = yarl.URL(self._receiver, encoded=self._receiver.isascii())  # as it is: a server may compare a signature
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
         try:
-            with _WITHOUT_REDIRECTS.open(request, timeout=ANSWER_SECONDS):
-                return "", True
-        except urllib.error.HTTPError as error:
-            return f"HTTP {error.code}", error.code < 500 and error.code not in BUSY
-        except (OSError, http.client.HTTPException) as error:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,  # with the proxy of https_proxy
+                # A redirected POST becomes a GET, which delivers nothing.
+                session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
+            ):
+                code = answer.status
+        except (OSError, ValueError, aiohttp.ClientError) as error:
             return type(error).__name__, False
+        return ("", True) if code < 300 else (f"HTTP {code}", code < 500 and code not in BUSY)
 
     def _run_command(self, body: bytes) -> None:
-        done = subprocess.run(self._receiver, shell=True, input=body, timeout=self._deadline, stdout=subprocess.DEVNULL)
-        if done.returncode:
-            log.warning("the command of --notify ended with exit code %d", done.returncode)
+        """Run the command. Its output is not printed, since a shell's messages repeat the command, secrets included."""
+        with subprocess.Popen(
+            self._receiver,
+            shell=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            try:
+                process.communicate(body, timeout=self._deadline)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # with what the shell has started
+                log.warning("the command of --notify was ended after %.0f s", self._deadline)
+                return
+        if process.returncode:
+            log.warning("the command of --notify ended with exit code %d", process.returncode)

@@ -1,16 +1,21 @@
 """Notices are delivered to a real web server or a command, signed, retried and abandoned."""
 
+import contextlib
 import json
 import logging
+import re
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from jobs.console.exit_codes import UsageError
-from jobs.retrain.notices import Notifier, notice_of
+from jobs.retrain.notices import Notifier, check_receiver, notice_of
 from mnist_lib.retraining.journal import Entry
 from tests.support.receiver import Receiver
 
@@ -125,11 +130,92 @@ def test_without_a_server_a_notice_is_abandoned_without_an_error(caplog: pytest.
     assert "canary" not in caplog.text
 
 
-@pytest.mark.parametrize("secret", ["whsec_", "whsec_canaryc" + "ana"[:2], ""])
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_canaryc" + "ana"[:2], "", "whsec_canaryé", "canary\u2028"])
 def test_an_invalid_secret_is_refused_and_not_printed(secret: str) -> None:
     with pytest.raises(UsageError, match="MNIST_JOBS_NOTIFY_SECRET: expected whsec_ followed by base64") as refused:
         Notifier("http://127.0.0.1:1", secret)
     assert "canary" not in str(refused.value)
+
+
+class SlowServer:
+    """Accepts every connection, then sends bytes of an answer one by one, or nothing, and never ends it."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer, self._closed = answer, threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/canary"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                threading.Thread(target=self._drip, args=[connection], daemon=True).start()
+
+    def _drip(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            for byte in self._answer:
+                connection.sendall(bytes([byte]))
+                self._closed.wait(0.02)
+            self._closed.wait(60)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._listening.close()
+
+
+HEADERS = b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(1000))
+
+
+@pytest.mark.parametrize("answer", [b"", HEADERS], ids=["nothing", "one byte at a time"])
+def test_a_server_that_does_not_complete_its_answer_holds_a_notice_up_to_the_deadline_only(
+    answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = SlowServer(answer)
+    notifier = Notifier(server.url, SECRET, deadline=0.4)
+    before, begin = threading.active_count(), time.monotonic()
+    notifier.send(NOTICE)
+    notifier.send(NOTICE)
+    while caplog.text.count("a notice to 127.0.0.1 was abandoned") < 2:
+        assert time.monotonic() - begin < 5
+        time.sleep(0.05)
+    assert time.monotonic() - begin >= 0.8
+    assert threading.active_count() <= before + 2  # none of ours waits for the server: these two are the server's
+    notifier.close()
+    server.close()
+    assert "canary" not in caplog.text
+
+
+def test_a_notice_is_accepted_although_the_body_of_the_answer_never_ends(caplog: pytest.LogCaptureFixture) -> None:
+    server = SlowServer(b"HTTP/1.1 200 OK\r\n\r\n")
+    notifier = Notifier(server.url, None, deadline=5)
+    notifier.send(NOTICE)
+    notifier.close()
+    server.close()
+    assert caplog.text == ""
+
+
+def test_a_name_server_that_does_not_answer_holds_a_notice_up_to_the_deadline_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered, waiting = threading.Event(), list[threading.Thread]()
+
+    def look_up(*arguments: Any, **options: Any) -> Any:
+        waiting.append(threading.current_thread())
+        answered.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    notifier = Notifier("http://hooks.example.com/canary", None, deadline=0.5)
+    begin = time.monotonic()
+    notifier.send(NOTICE)
+    notifier.close()
+    assert time.monotonic() - begin < 3
+    assert re.search(r"a notice to hooks\.example\.com was abandoned after \d s: TimeoutError", caplog.text)
+    assert all(thread.daemon for thread in waiting)  # the process does not wait for them at its end
+    answered.set()
+    for thread in waiting:
+        thread.join()
 
 
 def test_notices_that_are_not_delivered_before_the_end_are_counted_in_the_log(
@@ -147,6 +233,77 @@ def test_a_command_reads_the_notice(tmp_path: Path) -> None:
     notifier.send(NOTICE)
     notifier.close()
     assert json.loads((tmp_path / "notice").read_text()) == NOTICE
+
+
+ADDRESSES = [
+    "hooks.example.com/canary",
+    "localhost:8080/canary",
+    "//hooks.example.com/canary",
+    "https:/hooks.example.com/canary",
+    "http:canary",
+    "user:canary@hooks.example.com/x",
+    "https://",
+    "https://hooks.example.com:port/canary",
+    "https://hooks.example.com:99999/canary",
+    "https://[canary",
+    "https:// hooks.example.com/canary",
+    "https://hooks.example.com/\x1bcanary",
+    "'hooks.example.com/canary'",
+    "A=canary",
+    "canary-command --to someone",
+    "/nowhere/canary",
+    "'canary",
+    "",
+]
+
+
+@pytest.mark.parametrize("receiver", ADDRESSES)
+def test_a_mistyped_receiver_is_refused_and_neither_run_nor_printed(
+    receiver: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="notify: expected a URL with http:// or https://, or a command") as refused:
+        Notifier(receiver, None)
+    assert "canary" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
+
+
+COMMANDS = [
+    '"$HOME/my notify" -x',
+    "/bin/cat",
+    "'/bin/cat' -",
+    "cat # it's",
+    "[ 1 ]",
+    "cat > x",
+    "A=1 cat",
+    "(cat)",
+    "if true; then cat; fi",
+    "! cat",
+    "{ cat; }",
+    "~/notify",
+    "$HOME/notify",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_may_begin_as_the_shell_allows(command: str) -> None:
+    check_receiver(command)
+
+
+def test_the_output_of_a_command_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    notifier = Notifier("true; hooks.example.com/canary", None)
+    notifier.send(NOTICE)
+    notifier.close()
+    assert "canary" not in "".join(capfd.readouterr())
+
+
+def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notifier = Notifier(f"sleep 60 & echo $! > {tmp_path}/pid; wait", None, deadline=0.5)
+    notifier.send(NOTICE)
+    notifier.close()
+    assert "the command of --notify was ended after" in caplog.text
+    pid = int((tmp_path / "pid").read_text())
+    status = Path(f"/proc/{pid}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
 
 
 def test_a_command_that_fails_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
