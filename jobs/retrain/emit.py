@@ -1,25 +1,27 @@
 """`jobs.retrain emit`: the schedule as a configuration of another scheduler, which runs `jobs.retrain --once`."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.deploy.schedulers import Timer
 from cluster.deploy.schedulers.crontab import crontab
-from cluster.deploy.schedulers.kubernetes import cronjob, raycronjob
+from cluster.deploy.schedulers.kubernetes import STORAGE, cronjob, raycronjob
 from cluster.deploy.schedulers.systemd import units
 from jobs.console.exit_codes import TABLE, UsageError
 from jobs.console.options import flags_of
 from jobs.console.output import CommandResult
 from jobs.console.streams import Drawn
+from jobs.retrain.notices import check_receiver
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train
 from jobs.train.options import TrainOptions
 from mnist_lib.catalog import require_known
-from mnist_lib.objects.storage import is_url
-from mnist_lib.wording import printable
+from mnist_lib.objects.storage import check_storage, folder_of
 
-# Options that the emitted command does not have: --notify can hold a secret, and --once is always given.
-LEFT_OUT = ("train", "once", "now", "notify", "json", "verbose")
+# Options that are not among the flags of the emitted command: those of jobs.train follow them, --once is always given,
+# --notify can hold a secret, and --json is about the output of emit.
+LEFT_OUT = ("train", "once", "now", "notify", "json")
 # The scheduler must not retry after these. If `retry` is "once", the command has already retried if it was worth it.
 FINAL_EXIT_CODES = tuple(row.number for row in TABLE if row.number and row.retry != "yes")
 
@@ -27,6 +29,9 @@ FINAL_EXIT_CODES = tuple(row.number for row in TABLE if row.number and row.retry
 def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
     """Return the contents of each configuration file; `flags` is the command line of jobs.train."""
     train = check_train(flags)
+    check_storage(options.storage)
+    if options.now:
+        raise UsageError("now: expected no --now in a schedule, which runs when it is due; omit it")
     schedulers: dict[str, Callable[[], dict[str, str]]] = {
         "crontab": lambda: {"crontab": crontab(_timer(options, flags, here=True))},
         "systemd": lambda: units(_timer(options, flags, here=True)),
@@ -40,7 +45,7 @@ def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
         _require_in_container(train)
     files = schedulers[options.scheduler]()
     text = "\n".join(f"# --- {name} ---\n{content}" if len(files) > 1 else content for name, content in files.items())
-    return CommandResult(files, [Drawn(printable(text.rstrip(), keep="\n"))])
+    return CommandResult(files, [Drawn(text.rstrip())])  # exactly: options have no control characters
 
 
 def _require_in_container(train: TrainOptions) -> None:
@@ -62,15 +67,24 @@ def _require_in_container(train: TrainOptions) -> None:
 
 def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
     """Return the timer of the schedule. `here`: whether the command runs on this machine, not in a container."""
-    timetable, storage = options.timetable(), options.storage
-    if not is_url(storage):
-        path = Path(storage).expanduser()
-        if not here and not path.is_absolute():
-            raise UsageError(f"storage: expected a URL or an absolute path, got {storage!r}; use --storage /PATH")
-        storage = str(path.absolute())
+    timetable, folder = options.timetable(), folder_of(options.storage)
+    if folder and not here and not Path(os.path.normpath(folder)).is_relative_to(STORAGE):
+        raise UsageError(
+            f"storage: expected a URL or an absolute path in {STORAGE}, where the manifest mounts its volume, got"
+            f" {options.storage!r}; use --storage {STORAGE}/NAME"
+        )
+    receiver = options.notify and options.notify.strip()
+    if receiver and here:
+        check_receiver(receiver)
     given, defaults = vars(options), vars(RetrainOptions())
     changed = {name: given[name] for name in defaults if name not in LEFT_OUT and given[name] != defaults[name]}
-    own = {"name": options.name, "cron": options.cron, "tz": options.tz, **changed, "storage": storage}
+    own = {
+        "name": options.name,
+        "cron": options.cron,
+        "tz": options.tz,
+        **changed,
+        "storage": str(folder or options.storage),
+    }
     command = [sys.executable if here else "python", "-m", "jobs.retrain", "--once", *flags_of(own)]
     return Timer(
         name=options.name,
@@ -81,4 +95,5 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
         about=f"mnist-jobs: retraining schedule {options.name}, {timetable.cron} in {timetable.zone}",
         starting_deadline=options.starting_deadline,
         final_exit_codes=FINAL_EXIT_CODES,
+        notify=receiver or None,
     )

@@ -140,7 +140,7 @@ class HistoryOptions(RetrainOptions):
 class EmitOptions(RetrainOptions):
     """Print the schedule as a configuration for another scheduler, which then runs `jobs.retrain --once`."""
 
-    HIDDEN = ("once", "now", "notify", "verbose")
+    HIDDEN = ("once", "now")
 
     scheduler: str | None = option(
         None, "required: crontab, systemd, kubernetes or raycronjob", str, "SCHEDULER", positional=True

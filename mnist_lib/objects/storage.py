@@ -17,6 +17,17 @@ def is_url(storage: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", storage) is not None
 
 
+def folder_of(storage: str) -> Path | None:
+    """Return the folder that a storage is; None for a bucket. Raises SpecError for the home of an unknown user."""
+    scheme, _, path = storage.partition("://")
+    if is_url(storage) and scheme.lower() != "file":
+        return None
+    try:
+        return Path(path if is_url(storage) else storage).expanduser().absolute()
+    except RuntimeError as error:  # the user in ~user is unknown
+        raise SpecError(f"storage: {error}") from error
+
+
 def check_storage(storage: str) -> None:
     """Raise SpecError for a URL of an unknown scheme, or one that contains credentials."""
     if not is_url(storage):
@@ -42,15 +53,11 @@ def open_storage(storage: str) -> Objects:
     if storage.startswith("memory://"):
         return _open_memory(storage)
     check_storage(storage)
-    scheme, _, path = storage.partition("://")
-    if is_url(storage) and scheme.lower() != "file":
+    if (folder := folder_of(storage)) is None:
         from mnist_lib.objects.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
 
         return BucketObjects(storage)
-    try:
-        return LocalObjects(Path(path if is_url(storage) else storage).expanduser().absolute())
-    except RuntimeError as error:  # the user in ~user is unknown
-        raise SpecError(f"storage: {error}") from error
+    return LocalObjects(folder)
 
 
 @functools.cache

@@ -1,0 +1,140 @@
+"""What `jobs.retrain emit` keeps, and what it refuses with one line and exit code 2 instead of writing it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.console.options import parse, split_at_dashes
+from jobs.retrain import __main__ as retrain
+from jobs.retrain.options import OPTIONS, RetrainOptions
+from tests.support.emitted import cron_command, cron_variable, kubernetes_words, systemd_words
+from tests.support.job import ROOT
+from tests.support.schedule import DAILY
+
+HERE, IN_CONTAINER = ("crontab", "systemd"), ("kubernetes", "raycronjob")
+CONFIGURATION: dict[str, Any] = {
+    "name": "weekly",
+    "cron": "5 4 * * 0",
+    "tz": "Europe/Berlin",
+    "storage": "/storage/digits",
+    "train": {"epochs": 7, "models": ["scratch"]},
+    "once": True,
+    "catch_up": "all",
+    "most_catch_up": 3,
+    "starting_deadline": 600.0,
+    "overlap": "queue",
+    "jitter": 9.5,
+    "max_attempts": 2,
+    "skip_unchanged": True,
+    "lease_seconds": 60.0,
+    "notify": "https://hooks.example.com/canary?a=50%25&b=c",
+    "notify_on": ["failure", "promotion"],
+    "verbose": True,
+}
+
+
+def read(scheduler: str, files: dict[str, str]) -> tuple[list[str], str]:
+    """Return the words of the emitted command, and the receiver of its notices."""
+    text = "\n".join(files.values())
+    if scheduler == "crontab":
+        (line,) = re.findall("^@reboot (.*)", text, re.MULTILINE)
+        words = shlex.split(cron_command(line, halves_backslashes=False))
+        return words[words.index("&&") + 1 :], cron_variable(text, "MNIST_JOBS_NOTIFY")
+    if scheduler == "systemd":
+        (variable,) = shlex.split(files["weekly.env"], comments=True)
+        return systemd_words(text), variable.removeprefix("MNIST_JOBS_NOTIFY=")
+    secret, job = yaml.safe_load_all(text)
+    if scheduler == "kubernetes":
+        return kubernetes_words(text), secret["stringData"]["url"]
+    return shlex.split(job["spec"]["jobTemplate"]["entrypoint"]), secret["stringData"]["url"]
+
+
+@pytest.mark.parametrize("scheduler", [*HERE, *IN_CONTAINER])
+def test_every_key_of_the_configuration_is_kept(
+    scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert OPTIONS - set(CONFIGURATION) == {"now", "json"}
+    config = tmp_path / "retrain.yaml"
+    config.write_text(yaml.safe_dump(CONFIGURATION))
+    assert retrain.main(["emit", scheduler, "--config", str(config), "--json"]) == 0
+    words, notify = read(scheduler, json.loads(capsys.readouterr().out))
+    own, train = split_at_dashes(words[3:])
+    given: RetrainOptions = parse("jobs.retrain", RetrainOptions, ["--config", str(config)])
+    made: RetrainOptions = parse("jobs.retrain", RetrainOptions, own)
+    assert {**vars(made), "notify": notify, "train": given.train} == vars(given)
+    assert train == ["--epochs=7", "--models=scratch"]
+    assert "canary" not in " ".join(words)  # everyone can read the list of processes
+
+
+@pytest.mark.parametrize("scheduler", [*HERE, *IN_CONTAINER])
+@pytest.mark.parametrize(
+    "option", ["--storage", "--image", "--name", "--notify", "--data-dir", "--dataset", "--address"]
+)
+def test_a_line_break_in_an_option_is_refused(scheduler: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = f"{option}=/x\nExecStartPre=/canary"
+    own, train = ([given], []) if option in ("--storage", "--image", "--name", "--notify") else ([], [given])
+    assert retrain.main(["emit", scheduler, DAILY, *own, "--", *train]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "expected text without control characters, got '\\n' in it" in err
+
+
+@pytest.mark.parametrize("scheduler", HERE)
+def test_a_line_break_in_the_working_folder_is_refused(
+    scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "x\nExecStartPre=" / "canary"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert retrain.main(["emit", scheduler, DAILY, "--storage=/storage"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "error[E-USAGE] working folder: expected UTF-8 without control characters, got '\\n'" in err
+
+
+@pytest.mark.parametrize("scheduler", IN_CONTAINER)
+@pytest.mark.parametrize("storage", ["/s", "/storage/../s", "/storages", "file:///s", "~/s", "/tmp/s"])
+def test_a_folder_that_no_volume_holds_is_refused_as_storage_of_a_container(
+    scheduler: str, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain.main(["emit", scheduler, DAILY, f"--storage={storage}"]) == 2
+    expected = "error[E-USAGE] storage: expected a URL or an absolute path in /storage, where the manifest mounts its"
+    assert capsys.readouterr().err.startswith(expected)
+    for accepted in ("/storage", "/storage/a", "file:///storage/a", "s3://bucket/a"):
+        assert retrain.main(["emit", scheduler, DAILY, f"--storage={accepted}"]) == 0
+        assert f"--storage={accepted.removeprefix('file://')}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ("--storage=s3://user:canary@bucket", "storage: expected a URL without credentials"),
+        ("--storage=ftp://bucket", "storage: expected a folder, or a URL with"),
+        ("--now", "now: expected no --now in a schedule"),
+        ("--notify=hooks.example.com/canary", "notify: expected a URL with http:// or https://, or a command"),
+    ],
+)
+def test_what_every_run_would_refuse_is_not_emitted(
+    option: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain.main(["emit", "systemd", DAILY, option]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"error[E-USAGE] {error}" in err
+    assert "canary" not in err
+
+
+@pytest.mark.slow
+def test_a_mistyped_address_of_a_receiver_is_neither_run_nor_printed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.retrain", "--once", DAILY, "--notify=hooks.example.com/canary"]
+    done = subprocess.run([*command, f"--storage={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error[E-USAGE] notify: expected a URL with http:// or https://, or a command")
+    assert "canary" not in done.stderr
