@@ -77,6 +77,8 @@ def test_any_text_becomes_printable_and_stays_so(text: str) -> None:
     assert printable(text, keep="\n") == "\n".join(map(printable, text.split("\n")))
     shown.encode()
     short_name(text).encode()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
