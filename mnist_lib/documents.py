@@ -28,6 +28,7 @@ Seconds = Annotated[float, Meta(ge=0, le=1e11)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]*\Z", max_length=200)]  # of a model, a run or a trial
 Text = Annotated[str, Meta(max_length=100_000)]
+Texts = Annotated[dict[str, Text], Meta(max_length=100)]  # such as the versions of packages
 
 if TYPE_CHECKING:
     Moment = str

@@ -5,8 +5,9 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 from msgspec import Meta
 
 from mnist_lib.data.request import ClassNames, ImageShape
-from mnist_lib.documents import Count, Moment, Name, Number, Seconds, Sha256, Share, Text
+from mnist_lib.documents import Count, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts
 from mnist_lib.results import Counts
+from mnist_lib.spec import MAX_ARGUMENTS
 
 SUMMARY_SCHEMA = 1
 
@@ -64,7 +65,7 @@ class TrialSummary(TypedDict):
     schedule: NotRequired[Name]
     precision: NotRequired[Name]
     validation_percent: NotRequired[Count]
-    arguments: NotRequired[dict[Name, bool | float | int | str]]
+    arguments: NotRequired[Annotated[dict[Name, bool | float | int | str], Meta(max_length=MAX_ARGUMENTS)]]
     hidden_units: NotRequired[Count]
     source_sha256: NotRequired[Sha256 | None]
     momentum: NotRequired[float]
@@ -93,10 +94,10 @@ class Summary(TypedDict):
     schema: NotRequired[int]
     run: Name
     dataset: DatasetSummary
-    models: dict[Name, ModelSummary]
+    models: Annotated[dict[Name, ModelSummary], Meta(max_length=1_000)]
     trials: list[TrialSummary]
-    timing: dict[str, Seconds]
-    versions: dict[str, Text]
+    timing: Annotated[dict[str, Seconds], Meta(max_length=100)]
+    versions: Texts
     ended: NotRequired[Moment]
 
 

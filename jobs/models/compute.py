@@ -61,7 +61,8 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
         return load_dataset(data_of(version, options.dataset, **options.source()))
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
-    found = reproduction.reproduce(objects, version, load, cpus, code, options.model_file)
+    with step(f"training {version.name} again") as progress:
+        found = reproduction.reproduce(objects, version, load, cpus, code, options.model_file, progress)
     again, stored, low, high = map(percent, (found.again.value, found.stored.value, *found.stored.interval()))
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
     verdicts = {

@@ -9,13 +9,14 @@ from typing import Any
 from mnist_lib.assignment import Assignment, Pace, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import MnistError
+from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import MANIFEST, read_manifest, source_of
 from mnist_lib.store.versions import Version
 from mnist_lib.training.trial import WorkerPlace, run_trials
+from mnist_lib.wording import counted
 
 IDENTICAL, WITHIN, DIVERGED = "identical", "within the interval", "diverged"
 
@@ -36,6 +37,7 @@ def reproduce(
     cpus: int,
     code: Mapping[str, Any],
     model_file: Path | None = None,
+    progress: Callable[[str], object] = lambda text: None,
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
 
@@ -47,6 +49,7 @@ def reproduce(
         cpus: threads; their number does not change the result.
         code: this project's code, as in `environment.code_version`.
         model_file: the file that defines the model, unless it is trusted or the model is in the catalog.
+        progress: called with the number of epochs, as text, before the training.
 
     Raises:
         IntegrityError: the manifest differs from what was committed, or does not say how the version was trained.
@@ -56,6 +59,10 @@ def reproduce(
     manifest, begin = read_manifest(objects, version), time.monotonic()
     spec, devices = TrialSpec.of_record(manifest["spec"], f"{version.name}: {MANIFEST}"), manifest["devices"]
     epochs, sha256 = len(manifest["history"]), manifest["weights_sha256"]
+    if [row["epoch"] for row in manifest["history"]] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
+        expected = f"the epochs 1 to {spec.epochs:,} at most, in order"
+        raise IntegrityError(f"{version.name}: {MANIFEST}: $.history: expected {expected}, got {epochs:,} others")
+    progress(counted(epochs, "epoch"))
     made = _made(manifest["code"], manifest["dataset"]["fingerprint"], manifest["versions"], devices)
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)

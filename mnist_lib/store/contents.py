@@ -19,7 +19,7 @@ from mnist_lib.archives import read_npz
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
 from mnist_lib.data.request import ImageShape
 from mnist_lib.data.split import DatasetInfo, Labels
-from mnist_lib.documents import Json, Name, Number, Sha256, Text, decode, require_schema
+from mnist_lib.documents import Json, Name, Number, Sha256, Text, Texts, decode, require_schema
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects
@@ -96,13 +96,13 @@ class Predictions:
 class Manifest(TypedDict):
     """`manifest.json`: how a version was made."""
 
-    spec: dict[str, Json]  # see `TrialSpec.of_record`
+    spec: Annotated[dict[str, Json], Meta(max_length=100)]  # see `TrialSpec.of_record`
     dataset: DatasetFacts
     weights_sha256: Sha256
     history: Annotated[list[EpochRow], Meta(max_length=MAX_EPOCHS)]
-    code: dict[str, bool | Text]
+    code: Annotated[dict[str, bool | Text], Meta(max_length=100)]
     devices: Annotated[list[Text], Meta(max_length=MAX_DEVICES)]
-    versions: dict[str, Text]
+    versions: Texts
     model: NotRequired[Name]
     run: NotRequired[Name]
     trial: NotRequired[Name]

@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import MAX_PROBABILITIES
-from mnist_lib.documents import Count, Json, Name, Number, Seconds, Sha256, Text
+from mnist_lib.documents import Count, Json, Name, Number, Seconds, Sha256, Text, Texts
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_FILE_BYTES, concurrently
 from mnist_lib.objects.records import seal, unseal
@@ -51,7 +51,7 @@ class EndedResult(TypedDict):
     gpus: tuple[Text, ...]
     node: Text
     weights_sha256: Sha256
-    versions: dict[str, Text]
+    versions: Texts
 
 
 @dataclass(frozen=True)

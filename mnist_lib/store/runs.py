@@ -29,7 +29,7 @@ REPORT, PLOTS = "report.html", "plots"
 INDEX = "index.html"  # lists all runs, at the root of the storage
 UNFINISHED = "unfinished"  # folder: the locks of unfinished runs, and the run to resume for each set of terms
 MAX_HISTORY_BYTES = 1 << 28  # a line for each epoch has 300 bytes
-MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 3  # the summary of a trial is up to three times as long as its terms
+MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 4  # 16,000 trials; a trial's row in the summary is up to four times as long
 MAX_DIFFERENCES = 5  # in one message
 
 Terms = Mapping[str, Json]
@@ -253,9 +253,8 @@ def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunF
     """Begin a run, or return None if the name is taken."""
     record = seal({**asdict(BegunRun(run, now_text(), terms)), TOKEN: uuid.uuid4().hex})
     if len(record) > MAX_TERMS_BYTES:
-        raise SpecError(
-            f"seeds: expected trials whose terms have {MAX_TERMS_BYTES:,} bytes, got {len(record):,}; use fewer"
-        )
+        expected = f"trials whose terms have up to {MAX_TERMS_BYTES:,} bytes together"
+        raise SpecError(f"seeds: expected {expected}, got {len(record):,}; divide them among several runs")
     if not objects.create(f"runs/{run}/{RUN_RECORD}", record):
         return None
     folder = RunFolder(objects, run)

@@ -53,7 +53,9 @@ def publish_untrained(
     built = build_model(spec, (28, 28, 1), 10)
     weights = built.initial_weights(1)
     sha256 = built.stored(weights).sha256()
-    manifest = small_manifest(spec=asdict(spec), dataset={**DATASET, "image_shape": [28, 28, 1]}, weights_sha256=sha256)
+    manifest = small_manifest(
+        spec=asdict(spec), dataset={**DATASET, "name": "mnist-mini", "image_shape": [28, 28, 1]}, weights_sha256=sha256
+    )
     files = {**built.files(weights), "manifest.json": json.dumps(manifest).encode()}
     change(files)
     return publish(objects, model, "r", files, {**about(), "dataset": manifest["dataset"]})

@@ -16,7 +16,7 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions import promote
 from mnist_lib.store.promotion import Rule
-from tests.support.stored import publish_trained
+from tests.support.stored import publish_trained, publish_untrained
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
@@ -73,6 +73,23 @@ def test_reproduce_of_a_bare_name_trains_the_champion_again(command: Callable[..
     assert (code, stderr) == (0, "")
     _, stdout, _ = command("reproduce", "scratch@latest", "--cpus=2", "--json")
     assert json.loads(stdout)["stored"]["correct"] < 300
+
+
+@pytest.mark.parametrize("epochs", [[], [2], [1, 2, 3, 4, 5, 6], [1, 1]])
+def test_reproduce_trains_no_more_epochs_than_the_spec_has(
+    epochs: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objects = LocalObjects(tmp_path)
+
+    def change(files: dict[str, bytes]) -> None:
+        row = {"trial": "keras-s0", "loss": 0.5, "train": {"correct": 1, "total": 2}, "validation": None, "seconds": 1}
+        manifest = json.loads(files["manifest.json"])
+        files["manifest.json"] = json.dumps({**manifest, "history": [{**row, "epoch": n} for n in epochs]}).encode()
+
+    publish_untrained(objects, "keras", change)
+    assert models.main(["reproduce", "keras@1", f"--storage={tmp_path}"]) == 7
+    expected = f"$.history: expected the epochs 1 to 5 at most, in order, got {len(epochs)} others"
+    assert expected in capsys.readouterr().err
 
 
 def test_evaluate_without_the_data_suggests_only_options_that_it_has(
