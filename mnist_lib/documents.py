@@ -22,7 +22,7 @@ MAX_DEPTH = 8  # of objects and lists, where a document may have any value
 YEARS = range(2000, 2200)
 
 Count = Annotated[int, Meta(ge=0, le=10**12)]
-Number = Annotated[int, Meta(ge=1, le=99_999_999)]  # of a version or a record, whose name has eight digits
+Number = Annotated[int, Meta(ge=1, le=10**12)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e11)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]

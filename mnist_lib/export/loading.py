@@ -174,12 +174,14 @@ class Evaluation:
 
 def compare_with_stored(stored: Predictions, predict: Predict, test: Split) -> Evaluation:
     """Predict the test split again and compare. Raises IntegrityError if the stored labels differ."""
-    if not np.array_equal(stored.labels, test.labels):
-        raise IntegrityError(f"{stored.name}: predictions.npz: expected the labels of the test split")
+    if not np.array_equal(stored.labels, test.labels) or not np.isfinite(stored.probabilities).all():
+        raise IntegrityError(
+            f"{stored.name}: predictions.npz: expected the labels of the test split, and finite numbers"
+        )
     probabilities = predict(test.images)
-    if probabilities.shape != stored.probabilities.shape:
-        expected, got = stored.probabilities.shape, probabilities.shape
-        raise IntegrityError(f"{stored.name}: expected probabilities of the shape {expected}, got {got}")
+    expected, got = stored.probabilities, f"{probabilities.dtype} {probabilities.shape}"
+    if probabilities.shape != expected.shape or probabilities.dtype.kind != "f" or not np.isfinite(probabilities).all():
+        raise IntegrityError(f"{stored.name}: expected finite {expected.dtype} {expected.shape}, got {got}")
     matching = int((probabilities.argmax(axis=1) == stored.answers).sum())
     max_difference = float(np.abs(probabilities - stored.probabilities).max())
     return Evaluation(accuracy_of(probabilities, test.labels), matching, max_difference)

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 RECORD_SCHEMA = 1
 SEALED = re.compile(rb'\{\n  "schema": %d,(.*),\n  "sha256": "([0-9a-f]{64})"\n\}' % RECORD_SCHEMA, re.DOTALL)
+MAX_DIGITS = 12  # of a number; our own have eight
 TOKEN = "token"  # the field that makes equal records of two writers differ
 
 
@@ -52,10 +53,10 @@ class RecordLog:
         return False
 
     def numbers(self) -> Iterator[int]:
-        """Yield the numbers of all records, sorted."""
+        """Yield the numbers of all records, sorted as text."""
         for name in self._objects.names(self._folder):
-            number = name.rpartition("/")[2].removesuffix(".json")
-            if number.isascii() and number.isdigit():
+            number = name.removeprefix(f"{self._folder}/").removesuffix(".json")
+            if number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS and self.name(int(number)) == name:
                 yield int(number)
 
     def name(self, number: int) -> str:

@@ -48,7 +48,7 @@ def number_of_champions(objects: Objects, model: str) -> int:
 
 
 def history(objects: Objects, model: str) -> list[Champion | IntegrityError]:
-    """Return all records, oldest first, with the error in place of a damaged one."""
+    """Return all records, oldest first, with an error in place of a damaged one, or of any number of missing ones."""
 
     def read(number: int) -> Champion | IntegrityError:
         try:
@@ -56,7 +56,15 @@ def history(objects: Objects, model: str) -> list[Champion | IntegrityError]:
         except IntegrityError as error:
             return error
 
-    return [*concurrently(read, range(1, number_of_champions(objects, model) + 1))]
+    log, found, last = _log(objects, model), list[Champion | IntegrityError](), 0
+    numbers = sorted(log.numbers())
+    for number, record in zip(numbers, concurrently(read, numbers), strict=True):
+        if number > last + 1:  # not one error each: a file may have any number as its name
+            missing = log.name(last + 1)
+            found.append(IntegrityError(f"{missing}: expected a record, got no file; restore it from a copy"))
+        found.append(record)
+        last = number
+    return found
 
 
 def champion_at(objects: Objects, model: str, at: str) -> Champion | None:
@@ -116,7 +124,7 @@ def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
     """
     target = to
     while True:
-        log = history(objects, model)
+        last, log = number_of_champions(objects, model), history(objects, model)
         if not log:
             raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
         current = log[-1] if isinstance(log[-1], Champion) else None
@@ -132,9 +140,9 @@ def rollback(objects: Objects, model: str, to: int | None = None) -> Champion:
             raise SpecError(f"{version.name} {disqualification}; name another version with --to")
         if current is not None and current.version == target:
             return current
-        left = f"{model}@{current.version}" if current else f"champion record {len(log)}, which is damaged"
+        left = f"{model}@{current.version}" if current else f"champion record {last}, which is damaged"
         decision = Decision(True, f"rolled back from {left}", {})
-        appended = _append(objects, version, len(log) + 1, current, "rollback", decision)
+        appended = _append(objects, version, last + 1, current, "rollback", decision)
         if appended is not None:
             return appended
 

@@ -55,7 +55,12 @@ class Predictions:
         probabilities, labels = arrays["probabilities"], arrays["labels"]
         classes = probabilities.shape[1] if probabilities.ndim == 2 else 0
         form = (probabilities.dtype.name, probabilities.shape, labels.dtype.name, labels.shape)
-        if form[:2] != ("float32", (labels.size, classes)) or form[2] not in ("uint8", "uint16") or labels.ndim != 1:
+        if (
+            form[:2] != ("float32", (labels.size, classes))
+            or form[2] not in ("uint8", "uint16")
+            or labels.ndim != 1
+            or classes < 2
+        ):
             raise IntegrityError(f"{name}: expected float32 [n, classes] and uint8 or uint16 [n], got {form}")
         if labels.size and labels.max() >= classes:
             raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
@@ -77,7 +82,7 @@ class Predictions:
 
     @property
     def accuracy(self) -> float:
-        return float(self.correct.mean())
+        return float(self.correct.mean()) if len(self.labels) else 0.0
 
     @property
     def disqualification(self) -> str | None:

@@ -15,7 +15,7 @@ from mnist_lib import runs
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.champions import promote
+from mnist_lib.store.champions import champion, promote, rollback
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
@@ -176,3 +176,25 @@ def change_champion(request: pytest.FixtureRequest, objects: LocalObjects) -> Ca
                 file.truncate(12_000_000_000)
 
     return change
+
+
+@pytest.mark.parametrize("number", ["99999999", "9" * 40, "00000004"])
+def test_a_record_with_any_number_as_its_name_delays_no_command(
+    number: str, objects: LocalObjects, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("champion", "commits", "claims", "holds/00000001"):
+        Path(objects.where(f"models/keras/{folder}")).joinpath(f"{number}.json").write_text("{}")
+    for command in COMMANDS:
+        run(command, objects, capsys)
+    rollback(objects, "keras", to=1)
+    newest = champion(objects, "keras")
+    assert newest is not None
+    assert newest.version == 1
+
+
+def test_predictions_of_no_images_are_compared_as_any_others(
+    objects: LocalObjects, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(objects, "keras", "empty", {**files(0, images=0)}, about())
+    run(["diff", "keras@1", "keras@3", "--json"], objects, capsys)
+    run(["promote", "keras@3"], objects, capsys)
