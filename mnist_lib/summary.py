@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from mnist_lib.data.request import ClassNames, ImageShape
+from mnist_lib.data.request import MAX_CLASSES, ClassName, Side
 from mnist_lib.documents import Count, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts
 from mnist_lib.results import Counts
 from mnist_lib.spec import MAX_ARGUMENTS
@@ -22,8 +22,8 @@ class DatasetSummary(TypedDict):
     validation: Count
     test: Count
     # Early versions of the program did not write these.
-    classes: NotRequired[ClassNames]
-    image_shape: NotRequired[ImageShape]
+    classes: NotRequired[Annotated[list[ClassName], Meta(min_length=2, max_length=MAX_CLASSES)]]
+    image_shape: NotRequired[Annotated[list[Side], Meta(min_length=3, max_length=3)]]
     damaged: NotRequired[Count]
     notices: NotRequired[list[Text]]
 

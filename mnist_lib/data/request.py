@@ -19,7 +19,8 @@ MAX_CLASSES = 1_000
 # In documents:
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 ImageShape = tuple[Side, Side, Literal[1, 3, 4]]  # height, width, channels
-ClassNames = Annotated[tuple[Annotated[str, Meta(max_length=1_000)], ...], Meta(min_length=2, max_length=MAX_CLASSES)]
+ClassName = Annotated[str, Meta(max_length=1_000)]
+ClassNames = Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_CLASSES)]
 
 
 @dataclass(frozen=True, kw_only=True)
