@@ -14,6 +14,9 @@ SUMMARY_SCHEMA = 1
 Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
 
 
+# Early versions of the program did not write every field that is not required here.
+
+
 class DatasetSummary(TypedDict):
     name: Name
     version: Text
@@ -21,7 +24,6 @@ class DatasetSummary(TypedDict):
     train: Count
     validation: Count
     test: Count
-    # Early versions of the program did not write these.
     classes: NotRequired[Annotated[list[ClassName], Meta(min_length=2, max_length=MAX_CLASSES)]]
     image_shape: NotRequired[Annotated[list[Side], Meta(min_length=3, max_length=3)]]
     damaged: NotRequired[Count]
@@ -40,14 +42,14 @@ class ModelSummary(TypedDict):
     best_trial: Name
     best_trial_test_accuracy: Share
     version: Number
-    champion: bool
-    promotion: Text
+    champion: NotRequired[bool]
+    promotion: NotRequired[Text]
 
 
 class ErrorSummary(TypedDict):
-    code: Text
-    message: Text
-    details: Text
+    code: Name
+    message: str
+    details: NotRequired[str]
     retry: NotRequired[bool]
 
 
@@ -119,5 +121,5 @@ class HistoryEntry(TypedDict):
     validation: NotRequired[Counts | None]
     seconds: NotRequired[Seconds]
     attempt: NotRequired[Count]
-    reason: NotRequired[Text]
+    reason: NotRequired[str]
     status: NotRequired[Text]

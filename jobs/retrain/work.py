@@ -165,7 +165,7 @@ def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     same = ("version", "champion", "trials", "mean_test_accuracy", "ci95")
     fields = {"test_accuracy": "best_trial_test_accuracy", "why": "promotion"} | {name: name for name in same}
     models = summary.get("models", {})
-    return {model: {name: row[field] for name, field in fields.items()} for model, row in models.items()}
+    return {model: {name: row.get(field) for name, field in fields.items()} for model, row in models.items()}
 
 
 def _why(code: int, summary: Mapping[str, Any] | None) -> str:

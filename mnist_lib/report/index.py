@@ -54,7 +54,7 @@ def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
         failed=sum(trial["status"] == "failed" for trial in trials),
         settings=settings_of(summary),
         accuracies={name: model["mean_test_accuracy"] for name, model in models.items()},
-        champions={name: model["version"] for name, model in models.items() if model["champion"]},
+        champions={name: model["version"] for name, model in models.items() if model.get("champion")},
         link=link,
     )
 

@@ -26,10 +26,9 @@ class ModelResult(TypedDict):
     """The result of a model in a complete run."""
 
     version: Number
-    champion: bool
-    why: Text
+    champion: bool | None  # None, as below, if an early version of the program wrote the summary
+    why: Text | None
     test_accuracy: Share
-    # Early versions of the program did not write these.
     trials: NotRequired[Count | None]
     mean_test_accuracy: NotRequired[Share | None]
     ci95: NotRequired[list[Share] | None]

@@ -143,6 +143,20 @@ def test_a_document_of_a_newer_schema_is_a_schema_error() -> None:
         require_schema(content, 1, "x")
 
 
+def test_documents_of_earlier_versions_of_the_program_are_read() -> None:
+    old_model = {name: value for name, value in small_model().items() if name not in ("champion", "promotion")}
+    failed = {**small_trial(0, hidden_units=512), "error": {"code": "E-NAN", "message": "x"}}
+    summary = small_summary(models={"keras": old_model}, trials=[failed])
+    del summary["ended"]
+    assert row_of(decode(as_bytes(summary), Summary, "x"), None).champions == {}
+    spec = {**SPEC, "hidden_units": 32}
+    for name in ("arguments", "source_sha256", "momentum", "weight_decay", "global_clipnorm"):
+        del spec[name]
+    manifest = decode(as_bytes(small_manifest(spec=spec)), Manifest, "x")
+    assert (classes_of(manifest), "schema" in manifest) == (tuple("0123456789"), False)
+    assert TrialSpec.of_record(manifest["spec"], "x").arguments == {"hidden_units": 32}
+
+
 def test_any_value_may_be_nested_only_to_a_depth() -> None:
     nested = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
     assert decode(nested, Json, "x")
