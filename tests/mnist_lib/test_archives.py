@@ -67,17 +67,20 @@ def test_arrays_are_read_as_they_were_written_also_empty_ones() -> None:
     assert (scalar.shape, float(scalar)) == ((), 0.5)
 
 
+def deflated(data: bytes) -> bytes:
+    return zlib.compress(data, 9)[2:-4]
+
+
 @pytest.mark.parametrize(
-    ("method", "compress"),
-    [(8, lambda data: zlib.compress(data, 9)[2:-4]), (12, bz2.compress), (14, lzma.compress)],
-    ids=["deflate", "bzip2", "lzma"],
+    ("method", "compress", "size"),
+    [(8, deflated, 1_000), (8, deflated, 4_000_000_000), (12, bz2.compress, 1_000), (14, lzma.compress, 1_000)],
+    ids=["deflate", "deflate that says so", "bzip2", "lzma"],
 )
-@pytest.mark.parametrize("size", [1_000, 4_000_000_000])
-def test_a_member_that_holds_a_gigabyte_is_refused_in_little_memory(
+def test_a_member_that_holds_more_than_it_should_is_refused_in_little_memory(
     method: int, compress: Callable[[bytes], bytes], size: int, tmp_path: Any
 ) -> None:
     path = tmp_path / "bomb.npz"
-    path.write_bytes(claiming(size, method, compress(bytes(1 << 27)) * (8 if method == 12 else 1)))
+    path.write_bytes(claiming(size, method, compress(bytes(1 << 26))))
     setup = "from mnist_lib.archives import read_npz\nfrom mnist_lib.errors import IntegrityError\n"
     setup += f"content = open({str(path)!r}, 'rb').read()\n"
     code = """

@@ -81,7 +81,7 @@ def test_no_command_fails_on_a_value_that_does_not_belong_into_a_record(
     content = path.read_bytes()
     for number, value in enumerate(SOME):
         replace_in(path, place[1], value)
-        for command in COMMANDS if not number else COMMANDS[number % 2 : -1 : 2]:
+        for command in COMMANDS if not number else COMMANDS[number % 4 :: 4]:
             run(command, objects, capsys)
         path.write_bytes(content)
 
