@@ -109,8 +109,9 @@ def folder(value: str | Path) -> Path:
 def existing_folder(value: str | Path) -> Path:
     """Return the absolute path of a folder that exists: a mistyped name must not become an empty folder."""
     path = folder(value)
-    if path.is_dir():
-        return path
+    with contextlib.suppress(OSError):  # such as a name that is too long
+        if path.is_dir():
+            return path
     hint = f"create it (mkdir -p {path}) or omit the option"
     raise _UnreadableError(f"expected an existing folder, got {path}; {hint}")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.listing import MAX_NAMED, Listing, PictureFile, listed
+from mnist_lib.data.listing import MAX_NAMED, Listing, listed
 from mnist_lib.data.request import MAX_SIDE, DataRequest
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.errors import DataError, ImageError
@@ -59,7 +59,7 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
                 read.errors[index] = picture
             if index % PICTURES_PER_REPORT == 0:
                 progress(f"{index:,} of {counted(len(paths), 'picture')}")
-    notices += _unreadable(request, listing.files, read.errors)
+    notices += _unreadable(request, listing, read.errors)
     contradicting, more = _contradicting(listing, read)
     usable = np.array([i not in read.errors and i not in contradicting for i in range(len(paths))])
     return _split(request, listing, read, usable, (*listing.notices, *notices, *more))
@@ -96,7 +96,7 @@ def _split(
     # If there is a folder for validation, any share above 0 selects its pictures and no others.
     ranks = np.where(given, 0.0, 1.0 if given.any() else shares[:, 1])[train].astype(np.float32)
     digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode() + ranks.tobytes())
-    fingerprint, damaged = digest.hexdigest(), len(read.errors)
+    fingerprint, damaged = digest.hexdigest(), len(read.errors) + len(listing.unreadable)
     return replace(
         dataset, version=fingerprint[:8], fingerprint=fingerprint, ranks=ranks, notices=notices, damaged=damaged
     )
@@ -123,11 +123,12 @@ def _shape(request: DataRequest, found: Sequence[Shape | None]) -> tuple[Shape, 
     return Shape(*size, channels), notices
 
 
-def _unreadable(request: DataRequest, files: Sequence[PictureFile], errors: dict[int, ImageError]) -> list[str]:
+def _unreadable(request: DataRequest, listing: Listing, errors: dict[int, ImageError]) -> list[str]:
     """Return a notice for the first pictures that could not be read. Raises DataError with `strict`."""
-    texts = [f"{files[index].path}: {error}" for index, error in errors.items()]
-    if texts and request.strict:
-        raise DataError(f"{request.name}: {counted(len(texts), 'picture')} cannot be read, such as {texts[0]}")
+    texts = [f"{listing.files[index].path}: {error}" for index, error in errors.items()]
+    if request.strict and (texts or listing.unreadable):
+        count, first = len(texts) + len(listing.unreadable), [*texts, *listing.unreadable][0]
+        raise DataError(f"{request.name}: {counted(count, 'picture')} cannot be read, such as {first}")
     more = [f"left out, cannot be read: {len(texts) - MAX_NAMED:,} more"] if len(texts) > MAX_NAMED else []
     return [*(f"left out: {text}" for text in texts[:MAX_NAMED]), *more]
 

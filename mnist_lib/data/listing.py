@@ -7,7 +7,7 @@ import re
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
     ("val", "valid", "validation"), "validation"
 )
 IGNORED = ("thumbs.db", "desktop.ini")  # hidden files are ignored, too
+UNREADABLE = "cannot be read"  # why something is left out
 MAX_NAMED = 5  # files or classes in one message
 
 
@@ -38,6 +39,7 @@ class Listing:
     classes: tuple[str, ...]
     files: tuple[PictureFile, ...]
     notices: tuple[str, ...]  # about what is left out
+    unreadable: tuple[str, ...]  # paths of folders and pictures that are left out since they cannot be read
     state: str
 
 
@@ -52,8 +54,11 @@ def list_folder(folder: Path, per_class: int | None = None) -> Listing:
         DataError: it cannot be listed, has fewer than two classes with pictures, or a class without pictures to train
             on.
     """
-    if not folder.is_dir():
-        raise DataMissingError(f"expected a folder of pictures, got {folder}, not a folder; check --dataset")
+    try:
+        if not folder.is_dir():
+            raise DataMissingError(f"expected a folder of pictures, got {folder}, not a folder; check --dataset")
+    except OSError as error:
+        raise _refused(folder, error) from error
     scan, digest = _Scan(folder), hashlib.sha256()
     splits = _splits(scan)
     has_test = "test" in splits.values()
@@ -76,8 +81,8 @@ def list_folder(folder: Path, per_class: int | None = None) -> Listing:
             row = f"{path}\0{label}\0{split}\0{size} {times}\n"
             digest.update(row.encode("utf-8", "surrogateescape"))
     notices = [f"left out, without pictures: {counted(len(empty), 'class')} ({listed(empty)})"] if empty else []
-    _check_classes(folder, classes, files)
-    return Listing(classes, tuple(files), (*notices, *scan.notices()), digest.hexdigest())
+    _check_classes(folder, classes, files, scan.unreadable())
+    return Listing(classes, tuple(files), (*notices, *scan.notices()), scan.unreadable(), digest.hexdigest())
 
 
 def listed(names: Sequence[str]) -> str:
@@ -102,11 +107,14 @@ class _Scan:
         for reason, paths in self._left_out.items():
             yield f"left out, {reason}: {len(paths):,} ({listed([*paths])})"
 
+    def unreadable(self) -> tuple[str, ...]:
+        return tuple(self._left_out.get(UNREADABLE, ()))
+
     def folders(self, top: str) -> list[str]:
         """Return the names of the folders in a folder, without hidden ones or links."""
         names = []
         for entry in self._entries(top):
-            if entry.is_dir():
+            if _holds(entry.is_dir):
                 if entry.is_symlink():
                     self.leave_out("a link to a folder", [self._relative(Path(entry.path))])
                 else:
@@ -115,15 +123,14 @@ class _Scan:
 
     def own_pictures(self, top: str) -> list[str]:
         """Return the pictures directly in a folder."""
-        entries = self._entries(top)
-        pictures = [Path(entry.path) for entry in entries if entry.name.lower().endswith(PICTURE_SUFFIXES)]
-        return [self._relative(path) for path in pictures if path.is_file()]
+        pictures = [entry for entry in self._entries(top) if entry.name.lower().endswith(PICTURE_SUFFIXES)]
+        return [self._relative(Path(entry.path)) for entry in pictures if _holds(entry.is_file)]
 
     def pictures(self, top: Path) -> Iterator[tuple[str, os.stat_result]]:
         """Yield each picture below a folder, with its status."""
         unreadable: list[OSError] = []
         for parent, folders, files in os.walk(self._root / top, onerror=unreadable.append):
-            links = [name for name in folders if Path(parent, name).is_symlink()]
+            links = [name for name in folders if _holds(Path(parent, name).is_symlink)]
             self.leave_out("a link to a folder", [self._relative(Path(parent, name)) for name in sorted(links)])
             folders[:] = sorted(name for name in folders if not _is_hidden(name))
             for name in sorted(files):
@@ -134,7 +141,7 @@ class _Scan:
                         yield path[self._prefix :], status
                     else:
                         self.leave_out(reason, [path[self._prefix :]])
-        self.leave_out("cannot be read", [self._relative(Path(error.filename)) for error in unreadable])
+        self.leave_out(UNREADABLE, [self._relative(Path(error.filename)) for error in unreadable])
 
     def _status(self, path: str) -> tuple[os.stat_result | None, str]:
         """Return the status of a picture, or None and the reason why it is left out."""
@@ -147,18 +154,30 @@ class _Scan:
                 if not Path(path).resolve().is_relative_to(self._inside):
                     return None, "a link out of the folder"
         except (OSError, RuntimeError):  # RuntimeError: a loop of links
-            return None, "a link to nothing" if Path(path).is_symlink() else "cannot be read"
+            return None, "a link to nothing" if _holds(Path(path).is_symlink) else UNREADABLE
         return (status, "") if stat.S_ISREG(status.st_mode) else (None, "not a file")
 
     def _entries(self, top: str) -> list[os.DirEntry[str]]:
         try:
             entries = sorted(os.scandir(self._root / top), key=lambda entry: entry.name)
         except OSError as error:
-            raise DataError(f"{self._root / top} cannot be read ({error.strerror}); check its permissions") from error
+            raise _refused(self._root / top, error) from error
         return [entry for entry in entries if not _is_hidden(entry.name)]
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """Return the answer to a question about a path, or False if there is none, as without permission."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def _refused(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder} cannot be read ({error.strerror}); check its path and permissions")
 
 
 def _splits(scan: _Scan) -> dict[str, str]:
@@ -195,9 +214,12 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part.casefold()) for part in parts]
 
 
-def _check_classes(folder: Path, classes: Sequence[str], files: Sequence[PictureFile]) -> None:
+def _check_classes(
+    folder: Path, classes: Sequence[str], files: Sequence[PictureFile], unreadable: Sequence[str]
+) -> None:
     if not 2 <= len(classes) <= MAX_CLASSES:
         got = f"{len(classes):,}" + (f" ({classes[0]})" if len(classes) == 1 else "")
+        got += f", and {len(unreadable):,} that cannot be read ({listed(unreadable)})" if unreadable else ""
         raise DataError(
             f"{folder}: expected 2 to {MAX_CLASSES:,} class folders with pictures, got {got}"
             "; sort the pictures into folders named after their classes"

@@ -1,5 +1,6 @@
 """Which dataset a command means: one of the catalog, one of TFDS, or the user's own pictures."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,11 @@ class DataRequest:
         """The folder of pictures, or None."""
         if self.tfds is not None or self.url is not None or "/" not in self.dataset:
             return None
-        return Path(self.dataset).expanduser().absolute()
+        try:
+            return Path(self.dataset).expanduser().absolute()
+        except RuntimeError as error:  # no such user, as in ~nobody/letters
+            got = f"{self.dataset}, in the home of an unknown user"
+            raise SpecError(f"dataset: expected a folder, got {got}; correct the path") from error
 
     @property
     def name(self) -> str:
@@ -105,7 +110,7 @@ class DataRequest:
         elif self.url is not None:
             own = self.url.rpartition("/")[2]
         elif self.folder is not None:
-            own = self.folder.resolve().name
+            own = Path(os.path.realpath(self.folder)).name  # unlike `resolve`, without an error in a loop of links
         else:
             return self.dataset
         name = re.sub("[^A-Za-z0-9._-]+", "-", own).strip("-._")[:MAX_NAME] or "pictures"

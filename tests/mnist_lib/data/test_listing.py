@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from mnist_lib.data.listing import list_folder
-from mnist_lib.errors import DataError, DataMissingError
+from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import DataError, DataMissingError, SpecError
+from tests.support.other_user import lines_as_nobody, visible_folder
 from tests.support.pictures import classes, noise, read, total, write_folder
 
 
@@ -68,6 +70,64 @@ def test_a_pipe_in_a_class_folder_is_left_out_without_a_delay(tmp_path: Path) ->
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     os.mkfifo(folder / "a/pipe.png")
     assert read(folder).notices == ("left out, not a file: 1 (a/pipe.png)",)
+
+
+def test_folders_without_permission_and_links_to_nowhere_are_left_out_and_named() -> None:
+    imports = "from mnist_lib.data.listing import DataError, list_folder"
+    code = """
+for name in ("some", "one", "closed", "closed/inside"):
+    try:
+        listing = list_folder(folder / name)
+        print(*listing.unreadable, *listing.notices, sep="; ")
+    except DataError as error:
+        print(error)
+"""
+    with visible_folder() as folder:
+        for name in ("some", "one", "closed/inside"):
+            write_folder(folder / name, classes("a", "b", "c", pictures=2))
+        write_folder(folder / "some", {"a/below/1.png": noise(3)})
+        (folder / "some/loop").symlink_to(folder / "some/loop")
+        (folder / "some/b/unseen.png").symlink_to(folder / "closed/inside/a/1.png")
+        for path, mode in {"some/a/below": 0o744, "some/c": 0, "one/a": 0, "one/b": 0o744, "closed": 0o700}.items():
+            (folder / path).chmod(mode)
+        some, one, *closed = lines_as_nobody(folder, imports, code)
+    assert some == (
+        "a/below/1.png; c; left out, without pictures: 1 class (c); left out, cannot be read: 2 (a/below/1.png, c)"
+        "; left out, a link to nothing: 1 (b/unseen.png)"
+    )
+    assert "got 1 (c), and 3 that cannot be read (a, b/0.png, b/1.png); sort" in one
+    assert all("cannot be read (Permission denied); check its path and permissions" in line for line in closed)
+
+
+def test_a_folder_that_cannot_be_read_counts_as_damaged_and_strict_refuses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    deep = folder / "a"
+    monkeypatch.chdir(deep)
+    for _ in range(21):  # 4,200 characters, more than the kernel accepts in one path
+        Path("d" * 200).mkdir()
+        os.chdir("d" * 200)
+    monkeypatch.chdir(tmp_path)  # no process can start in so deep a folder
+    dataset = read(folder)
+    assert (total(dataset), dataset.damaged) == (60, 1)
+    assert dataset.notices[0].startswith("left out, cannot be read: 1 (a/ddd")
+    with pytest.raises(DataError, match="f: 1 picture cannot be read, such as a/ddd"):
+        read(folder, strict=True)
+
+
+@pytest.mark.parametrize("path", ["x" * 5_000, "x/" * 2_500, "/proc/self/loop"])
+def test_a_path_that_the_system_refuses_gives_an_error_of_ours(tmp_path: Path, path: str) -> None:
+    with pytest.raises(DataError):
+        read(tmp_path / path)
+
+
+def test_a_folder_that_is_a_loop_of_links_or_in_no_home_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(DataMissingError, match="expected a folder of pictures, got"):
+        read(tmp_path / "loop")
+    with pytest.raises(SpecError, match="got ~no-such-user/letters, in the home of an unknown user"):
+        DataRequest(dataset="~no-such-user/letters")
 
 
 def test_folders_named_train_and_plane_are_classes(tmp_path: Path) -> None:
