@@ -136,6 +136,7 @@ DATASETS = {
 
 # The suffixes of picture files that can be read.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
+MAX_PICTURE_BYTES = 10_000_000  # of a picture file that can be read
 
 
 def require_known(field: str, name: str, known: Iterable[str]) -> None:

@@ -44,7 +44,6 @@ S3_SETTINGS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "canary-of-
 ALLOWED_SKIPS = {
     "MNIST_SOURCE, a folder with the original MNIST files, is not set": "the project does not contain them",
     "the environment of this peer is missing; run `make bench`": "three frameworks, for a comparison only",
-    "on one CPU the command reads pictures itself": "the test is about several CPUs",
 }
 
 

@@ -16,7 +16,9 @@ from jobs.predict.answers import PictureResult, results_of
 from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.reading import Layout, Picture, Shape, content_or_error, read_pictures
+from mnist_lib.pictures.processes import FILES_PER_TASK
+from mnist_lib.pictures.reading import Layout, Picture, Shape, read_content, read_picture
+from mnist_lib.pictures.sandbox import Sandbox
 from mnist_lib.store.contents import StoredModel, image_shape_of
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def predict_on_cluster(
     sent: deque[list[str]] = deque()
 
     def calls() -> Iterator[Sequence[Any]]:
-        files = ((str(path), content_or_error(path)) for path in paths)
+        files = ((str(path), _content_or_error(path)) for path in paths)
         for batch in _in_batches(files, lambda file: len(file[1]) if isinstance(file[1], bytes) else 0):
             sent.append([name for name, _ in batch])
             yield [stored], as_is, package_versions(), [content for _, content in batch]
@@ -106,14 +108,30 @@ def predict_pictures(
     from jobs.train.recorder import require_same_versions
 
     require_same_versions(socket.gethostname(), package_versions(), driver_versions)
-    predict, layout = _loaded(stored[0], as_is)
-    found = read_pictures(contents, layout)
+    predict, layout, sandbox = _loaded(stored[0], as_is)
+    read, found = functools.partial(_read, layout=layout), list[Picture | ImageError]()
+    for begin in range(0, len(contents), FILES_PER_TASK):  # what a sandbox returns counts as its memory
+        found += sandbox.map(read, contents[begin : begin + FILES_PER_TASK])
     return found, _probabilities_of(found, predict)
 
 
+def _content_or_error(path: Path) -> bytes | ImageError:
+    try:
+        return read_content(path)
+    except ImageError as error:
+        return error
+
+
+def _read(content: bytes | ImageError, layout: Layout) -> Picture:
+    if isinstance(content, ImageError):
+        raise content
+    return read_picture(content, layout)
+
+
 @functools.lru_cache(maxsize=1)
-def _loaded(stored: Any, as_is: bool) -> tuple["Predict", Layout]:
-    """Load the model, for one CPU, once for all tasks of this process."""
+def _loaded(stored: Any, as_is: bool) -> tuple["Predict", Layout, Sandbox]:
+    """Load the model, for one CPU, once for all tasks of this process, and start a sandbox for the pictures."""
+    sandbox = Sandbox()
     import_keras(gpus=False)  # Ray shows every GPU of the node to a task that asked for none
     import ray
 
@@ -122,4 +140,4 @@ def _loaded(stored: Any, as_is: bool) -> tuple["Predict", Layout]:
 
     configure_process(Resources(cpus=1))
     model = ray.get(stored)
-    return predictor(build(model)), layout_of(model, as_is)
+    return predictor(build(model)), layout_of(model, as_is), sandbox

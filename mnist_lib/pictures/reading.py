@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mnist_lib.catalog import DATASETS, PICTURE_SUFFIXES
+from mnist_lib.catalog import DATASETS, MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.centring import centre
 from mnist_lib.pictures.ink import Levels, find_ink
 
 PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-MAX_FILE_BYTES = 10_000_000
 MAX_PIXELS = 50_000_000  # as in the largest photos of phones
 WORKING_SIDE = 512  # pixels: the longer side of a larger picture is reduced to about this
 
@@ -78,7 +77,15 @@ def find_pictures(named: Iterable[Path]) -> list[Path]:
 
     A folder that has no pictures or cannot be listed is returned itself, so that reading it raises an error.
     """
-    return [found for path in named for found in (_pictures_in(path) if path.is_dir() else [path])]
+    return [found for path in named for found in (_pictures_in(path) if _is_folder(path) else [path])]
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a path is that of a folder; False if that cannot be known, as if its name is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _pictures_in(top: Path) -> list[Path]:
@@ -90,23 +97,9 @@ def _pictures_in(top: Path) -> list[Path]:
     return sorted(found) or [top]
 
 
-def read_pictures(contents: Iterable[bytes | ImageError], layout: Layout) -> list[Picture | ImageError]:
-    """Return a picture for each content, or an error in its place."""
-    return [content if isinstance(content, ImageError) else _picture_or_error(content, layout) for content in contents]
-
-
-def content_or_error(path: Path) -> bytes | ImageError:
-    try:
-        return read_content(path)
-    except ImageError as error:
-        return error
-
-
-def _picture_or_error(content: bytes, layout: Layout) -> Picture | ImageError:
-    try:
-        return read_picture(content, layout)
-    except ImageError as error:
-        return error
+def read_file(path: Path, layout: Layout) -> Picture:
+    """Return the picture in a file. Raises ImageError as `read_content` and `read_picture`."""
+    return read_picture(read_content(path), layout)
 
 
 def read_content(path: Path) -> bytes:
@@ -120,15 +113,25 @@ def read_content(path: Path) -> bytes:
             )
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("expected a file, got a device, a pipe or a socket; name a file")
-        if status.st_size > MAX_FILE_BYTES:
+        if status.st_size > MAX_PICTURE_BYTES:
             got = f"{status.st_size / 1e6:,.1f}"
-            raise ImageError(f"expected at most {MAX_FILE_BYTES // 10**6} MB, got {got}; scale the picture down")
-        return path.read_bytes()
+            raise ImageError(f"expected at most {MAX_PICTURE_BYTES // 10**6} MB, got {got}; scale the picture down")
+        with open(path, "rb", opener=_open) as file:
+            content: bytes = file.read(status.st_size + 1) or b""  # None: no data yet, in some files of the kernel
     except FileNotFoundError:
         raise ImageError("expected a file or a folder, got a path that does not exist; check its spelling") from None
     except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"expected a file that can be read, got: {reason}; check its path and permissions") from error
+    if len(content) != status.st_size:  # the kernel also makes up files, such as those in /proc
+        got = "more" if len(content) > status.st_size else f"{len(content):,}"
+        raise ImageError(f"expected the {status.st_size:,} bytes of a file, got {got}; wait until it is written")
+    return content
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file that may have become a pipe, for which others would wait."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_picture(content: bytes, layout: Layout) -> Picture:
@@ -143,7 +146,7 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
         with warnings.catch_warnings():  # Pillow warns about unusual files
             warnings.simplefilter("ignore")
             plain, size = _decoded(content, reduce=layout.box is not None)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         formats = ", ".join(PICTURE_FORMATS)
@@ -155,6 +158,7 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
         raise ImageError(f"expected a complete picture, got a damaged one ({reason}); copy or save it again") from error
     height, width, channels = layout.shape
     if not layout.digit:
+        plain = _with_bytes(plain)
         return Picture(fitted(plain, layout.shape), size, _hash(plain))
     grey = _resized(plain, (height, width)) if layout.box is None else _centred(plain, (height, width), layout.box)
     return Picture(grey[..., None].repeat(channels, axis=2), size)
@@ -202,7 +206,15 @@ def _plain(image: Image.Image) -> Image.Image:
         if image.mode.startswith("I;16"):
             levels /= 257
         else:  # these modes have no fixed range
-            levels = (levels - levels.min()) * (255 / max(float(np.ptp(levels)), 1e-9))
+            low, high = float(levels.min()), float(levels.max())
+            if not math.isfinite(high - low):
+                raise ImageError(
+                    "expected a number for each pixel, got infinity or NaN; save it with 8 bits per channel"
+                )
+            # Halved, since the difference of two numbers may be too large for their type.
+            levels /= 2
+            levels -= low / 2
+            levels *= 510 / max(high - low, 1e-9)
         return Image.fromarray(levels)
     if image.has_transparency_data:
         return image.convert("RGBA")
@@ -224,7 +236,6 @@ def _resized(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 def fitted(plain: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     """Return the picture in its colours, on white where it is transparent, scaled and cropped to the shape."""
-    plain = _with_bytes(plain)
     if plain.mode == "RGBA" and shape.channels < 4:
         plain = _on(plain, "white")
     plain = plain.convert({1: "L", 3: "RGB", 4: "RGBA"}[shape.channels])
@@ -237,12 +248,14 @@ def _with_bytes(plain: Image.Image) -> Image.Image:
     """Return a picture in mode F, 0-255, in mode L, and any other as it is."""
     if plain.mode != "F":
         return plain
-    return Image.fromarray(np.rint(np.clip(np.asarray(plain), 0, 255)).astype(np.uint8))
+    levels = np.clip(np.asarray(plain), 0, 255)
+    return Image.fromarray(np.rint(levels, out=levels).astype(np.uint8))
 
 
 def _hash(plain: Image.Image) -> bytes:
-    plain = _with_bytes(plain)
-    return hashlib.sha256(f"{plain.size}".encode() + plain.convert("RGBA").tobytes()).digest()
+    digest = hashlib.sha256(f"{plain.size}".encode())
+    digest.update(plain.convert("RGBA").tobytes())
+    return digest.digest()
 
 
 def _centred(plain: Image.Image, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from PIL import Image
 from mnist_lib.data.split import Dataset
 from tests.support.drawing import KINDS, drawn, header_only, png
 from tests.support.hostile import HOSTILE, is_harmless
+from tests.support.hostile_pictures import many_scans, of_numbers
 from tests.support.job import ROOT, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -92,26 +93,32 @@ def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
         "large.png": (bytes(11_000_000), "expected at most 10 MB, got 11.0"),
         "cut.png": (png(digits.test.images[0, ..., 0])[:-30], "got a damaged one"),
         "blank.png": (png(np.full((90, 90), 250, np.uint8)), "too little contrast"),
+        "slow.jpg": (many_scans(), "expected a picture that is read within 6 s of processor time"),
+        "numbers.tif": (of_numbers(np.nan), "got infinity or NaN"),
     }
     for name, (content, _) in bad.items():
         (tmp_path / name).write_bytes(content)
+    bad["endless.png"] = bad["pipe.png"] = (b"", "got a device, a pipe or a socket")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "good, 'yes'.png").write_bytes(png(digits.test.images[0, ..., 0]))
     (tmp_path / "nothing").mkdir()
-    pictures = [str(tmp_path), str(tmp_path / "nothing")]
+    pictures = [str(tmp_path), str(tmp_path / "nothing"), "long/" * 1_000 + "path.png"]
     command = [sys.executable, "-m", "jobs.predict", "--storage", str(storage), *pictures]
     begin = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - begin
     assert done.returncode == 9, done.stderr
-    (reported,) = re.findall(r"^8 pictures in ([\d.]+) s ", done.stderr, re.MULTILINE)
+    (reported,) = re.findall(r"^13 pictures in ([\d.]+) s ", done.stderr, re.MULTILINE)
     assert seconds / 2 < float(reported) < seconds  # excludes only the end of the process
     errors = [line for line in done.stderr.splitlines() if line.startswith("error[E-IMAGE] ")]
-    assert len(errors) == len(bad) + 1
+    assert len(errors) == len(bad) + 2
     for name, (_, message) in bad.items():
         shown = str(tmp_path / name).replace("\x1b", "\\x1b").replace("\n", "\\n")
         assert any(shown in line and message in line for line in errors)
-    assert "got a folder without any" in errors[-1]
-    expected = ("error[", "predicting with ", "8 pictures in")
+    assert "got a folder without any" in errors[-2]
+    assert "path.png: expected a file that can be read, got: File name too long" in errors[-1]
+    expected = ("error[", "predicting with ", "13 pictures in")
     assert all(line.startswith(expected) for line in done.stderr.splitlines())
     heading, answer = done.stdout.splitlines()
     assert heading.split() == ["picture", "class", "probability", "next", "probability"]
@@ -249,7 +256,6 @@ def processes_below(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one CPU the command reads pictures itself")
 def test_no_process_outlives_a_killed_command(storage: Path, digits: Dataset, tmp_path: Path) -> None:
     import psutil
 
@@ -258,7 +264,7 @@ def test_no_process_outlives_a_killed_command(storage: Path, digits: Dataset, tm
     command = [sys.executable, "-m", "jobs.predict", str(tmp_path), "--storage", str(storage)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(below := processes_below(process.pid)) < 2:
+    while len(below := processes_below(process.pid)) < len(os.sched_getaffinity(0)):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)

@@ -1,6 +1,8 @@
 """Pictures of every mode and format are read, and files of any content cost little to refuse."""
 
+import contextlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +15,24 @@ from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import (
     Layout,
     Shape,
-    content_or_error,
     find_pictures,
     read_content,
+    read_file,
     read_picture,
-    read_pictures,
 )
 from tests.support.digits import DIGITS, MAX_DIFFERENCE, difference, enlarged
 from tests.support.drawing import KINDS, header_only, png, saved
+from tests.support.hostile_pictures import AS_IS, COLOUR, of_numbers
+from tests.support.hostile_pictures import DIGIT as MNIST
+from tests.support.other_user import lines_as_nobody, visible_folder
+from tests.support.pictures import write_folder
 from tests.support.processor import at_most_processor_seconds
 
-MNIST = Layout.of("mnist", Shape(28, 28, 1))
-AS_IS = Layout.of("mnist", Shape(28, 28, 1), as_is=True)
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ImageError) as refused:
+        read_file(path, MNIST)
+    return str(refused.value)
 
 
 @pytest.mark.parametrize(("mode", "format"), KINDS)
@@ -109,16 +117,17 @@ def test_a_damaged_file_gives_a_picture_or_an_image_error(
     content = bytearray(saved(np.stack([DIGITS[0]] * 3, axis=-1), *KINDS[kind]))
     for place, value in changes:
         content[int(place * (len(content) - 1))] = value
-    (found,) = read_pictures([bytes(content[: int(kept * len(content)) + 1])], MNIST)
-    assert isinstance(found, ImageError) or found.image.shape == (28, 28, 1)
+    with contextlib.suppress(ImageError):
+        found = read_picture(bytes(content[: int(kept * len(content)) + 1]), MNIST)
+        assert found.image.shape == (28, 28, 1)
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([2, 20, 256]))
 def test_random_pixels_give_a_picture_or_an_image_error(height: int, width: int, seed: int, levels: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, levels, (height, width, 3)).astype(np.uint8)
-    (found,) = read_pictures([png(pixels)], MNIST)
-    assert isinstance(found, ImageError) or found.image.max() == 255
+    with contextlib.suppress(ImageError):
+        assert read_picture(png(pixels), MNIST).image.max() == 255
 
 
 def test_folders_are_searched_in_order_and_named_files_are_always_included(tmp_path: Path) -> None:
@@ -129,8 +138,8 @@ def test_folders_are_searched_in_order_and_named_files_are_always_included(tmp_p
     named = [tmp_path / "a/notes.txt", tmp_path, tmp_path / "empty", tmp_path / "gone.png"]
     names = ["a/notes.txt", "a/z.JPG", "b.png", "c.gif", "empty", "gone.png"]
     assert find_pictures(named) == [tmp_path / name for name in names]
-    assert "got a folder without any" in str(content_or_error(tmp_path / "empty"))
-    assert "got a path that does not exist" in str(content_or_error(tmp_path / "gone.png"))
+    assert "got a folder without any" in refusal(tmp_path / "empty")
+    assert "got a path that does not exist" in refusal(tmp_path / "gone.png")
 
 
 def test_a_file_that_is_too_large_or_not_a_file_is_refused(tmp_path: Path) -> None:
@@ -139,5 +148,65 @@ def test_a_file_that_is_too_large_or_not_a_file_is_refused(tmp_path: Path) -> No
         file.truncate(11_000_000)
     with pytest.raises(ImageError, match=r"expected at most 10 MB, got 11\.0"):
         read_content(large)
-    for path in (Path("/dev/zero"), Path("/dev/null"), Path("a\0b"), tmp_path / ("x" * 300)):
-        assert isinstance(content_or_error(path), ImageError)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe.png", tmp_path / "endless.png", Path("/dev/null")):
+        assert "got a device, a pipe or a socket" in refusal(path)
+    for path in (Path("a\0b"), tmp_path / ("x" * 300), Path("x/" * 2_500)):
+        assert find_pictures([path]) == [path]
+        assert "expected a file that can be read" in refusal(path)
+
+
+def test_a_file_that_changes_while_it_is_read_and_one_of_the_kernel_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "expected the 0 bytes of a file, got more" in refusal(Path("/proc/self/environ"))
+    path, before = tmp_path / "changing.png", png(DIGITS[0])
+
+    def changed(content: bytes) -> str:
+        """Return the refusal of a file that gets another content when it is opened."""
+
+        def change(name: str, flags: int) -> int:
+            path.write_bytes(content)
+            return os.open(name, flags)
+
+        path.write_bytes(before)
+        with monkeypatch.context() as patched:
+            patched.setattr("mnist_lib.pictures.reading._open", change)
+            return refusal(path)
+
+    assert f"expected the {len(before)} bytes of a file, got more" in changed(before + b"x")
+    assert f"expected the {len(before)} bytes of a file, got 9" in changed(bytes(9))
+
+
+def test_files_and_folders_without_permission_are_refused_one_by_one() -> None:
+    imports = "from mnist_lib.pictures.reading import ImageError, find_pictures, read_content"
+    code = """
+for path in find_pictures([folder / name for name in ("secret.png", "closed", "closed/a.png", "closed/b", "listed")]):
+    try:
+        read_content(path)
+    except ImageError as error:
+        print(path.relative_to(folder), error)
+"""
+    with visible_folder() as folder:
+        write_folder(folder, dict.fromkeys(("secret.png", "closed/a.png", "closed/b/1.png", "listed/1.png"), b"x"))
+        (folder / "secret.png").chmod(0)
+        (folder / "closed").chmod(0)
+        (folder / "listed").chmod(0o744)
+        lines = lines_as_nobody(folder, imports, code)
+    assert [line.split()[0] for line in lines] == ["secret.png", "closed", "closed/a.png", "closed/b", "listed/1.png"]
+    assert all("expected a file that can be read, got: Permission denied; check" in line for line in lines)
+
+
+@pytest.mark.parametrize("values", [(np.nan,), (0, np.nan), (1, np.inf), (-np.inf, 3)])
+def test_a_picture_of_numbers_that_are_not_finite_is_refused(values: tuple[float, ...]) -> None:
+    for layout in (MNIST, AS_IS, COLOUR):
+        with pytest.raises(ImageError, match="expected a number for each pixel, got infinity or NaN"):
+            read_picture(of_numbers(*values), layout)
+
+
+@pytest.mark.parametrize("values", [(-3.4e38, 3.4e38), (0, 1e-45), (1e30, 1e30), (-5, 0, 7)])
+def test_a_picture_of_numbers_in_any_range_is_read(values: tuple[float, ...]) -> None:
+    image = read_picture(of_numbers(*values), Layout(shape=Shape(20, 30, 3))).image
+    assert image.min() == 0
+    assert image.max() == (0 if len(set(values)) == 1 or max(values) < 1e-9 else 255)

@@ -1,0 +1,158 @@
+"""Call a function for each of many files in a process with limits, so that no file can stop or end the command.
+
+A file may take all time or all memory, or crash a decoder. Only that file gets an error, and its process is replaced if
+it ended. The process has all rights of its user: if a flaw in a decoder lets a file run code, nothing here stops it.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mnist_lib.errors import ImageError
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+MAX_PROCESSOR_SECONDS = 6.0  # for one file; 50 million pixels take up to 2.3 s on a core of 2026
+MAX_SECONDS = 60.0  # for one file, by the clock, since its storage or the machine may be slow
+MAX_BYTES = 900_000_000  # for one file; 50 million pixels take up to 800 MB
+
+NOT_BEGUN = 2**32 - 1  # the position of a process that has not begun the first file
+
+
+class Sandbox:
+    """A process with limits, which is replaced when a file ends it. Only one thread at a time may call `map`."""
+
+    def __init__(self) -> None:
+        self._position = os.memfd_create("position")  # holds the number of the file that the process is at
+        self._lock, self._closed = threading.Lock(), False
+        self._start()
+
+    def map(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T | ImageError]:
+        """Return the result of the function for each item, or an error in its place.
+
+        Raises:
+            ImageError: the process cannot be started, or the sandbox is closed.
+        """
+        return self._map(function, items, retry=True)
+
+    def _map(self, function: Callable[[Item], T], items: Sequence[Item], retry: bool) -> list[T | ImageError]:
+        if not items:
+            return []
+        try:
+            _write(self._position, NOT_BEGUN)
+            self._connection.send((function, items))
+            results: list[T | ImageError] = self._connection.recv()
+            return results
+        except (EOFError, OSError):  # the process has ended
+            code, at = self._process.wait(), _read(self._position)
+        with self._lock:
+            if self._closed:
+                raise ImageError("expected an open sandbox, got one that was closed; open another") from None
+            self._start()
+        if at == NOT_BEGUN:  # it ended before it got the items, or cannot be started
+            if not retry:
+                got = f"got one that cannot be started ({_how(code)})"
+                raise ImageError(f"expected a process that reads pictures, {got}; run again when memory is free")
+            return self._map(function, items, retry=False)
+        return [*self.map(function, items[:at]), _error(code), *self.map(function, items[at + 1 :])]
+
+    def close(self) -> None:
+        """End the process, also while another thread waits for its results."""
+        with self._lock:
+            self._closed = True
+            self._process.kill()
+            self._process.wait()
+
+    def __del__(self) -> None:
+        os.close(self._position)
+
+    def _start(self) -> None:
+        self._connection, other = Pipe()
+        descriptors = (other.fileno(), self._position)
+        self._process = subprocess.Popen(
+            # -P: modules are found as in this process, not in the working folder.
+            [sys.executable, "-P", "-m", "mnist_lib.pictures.sandbox", *map(str, descriptors)],
+            # One thread: several processes run at a time, and the memory of more threads would count.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is for the command, which then closes the sandbox
+        )
+        other.close()
+
+
+def _error(code: int) -> ImageError:
+    """Return the error of the file that ended a process with that code."""
+    if code in (-signal.SIGPROF, -signal.SIGALRM):
+        limits = f"{MAX_PROCESSOR_SECONDS:.0f} s of processor time and {MAX_SECONDS:.0f} s by the clock"
+        return ImageError(f"expected a picture that is read within {limits}, got a slower one; save it again as PNG")
+    return ImageError(f"expected a picture, got a file whose decoder was ended ({_how(code)}); save it again")
+
+
+def _how(code: int) -> str:
+    """Return how a process ended, as text."""
+    return f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"signal {-code}"
+
+
+def _write(position: int, number: int) -> None:
+    os.pwrite(position, number.to_bytes(4, "big"), 0)
+
+
+def _read(position: int) -> int:
+    return int.from_bytes(os.pread(position, 4, 0), "big")
+
+
+def _serve(connection: "Connection[Any, Any]", position: int) -> None:
+    """Call functions for the items that come through the connection, until its other end is closed."""
+    for limited in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(limited, signal.SIG_DFL)  # ends the process, also in the code of a decoder
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit = _address_space() + MAX_BYTES
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY or soft > limit:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what a decoder prints is not for the user
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            function, items = connection.recv()
+            results = []
+            for number, item in enumerate(items):
+                _write(position, number)
+                signal.setitimer(signal.ITIMER_PROF, MAX_PROCESSOR_SECONDS)
+                signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
+                results.append(_result(function, item))
+            for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+                signal.setitimer(timer, 0)  # the other end may be slow to receive
+            connection.send(results)
+
+
+def _result(function: Callable[[Item], T], item: Item) -> T | ImageError:
+    try:
+        return function(item)
+    except ImageError as error:
+        return error
+    except MemoryError:
+        limit = f"{MAX_BYTES // 10**6:,} MB"
+        return ImageError(f"expected a picture that is read in {limit} of memory, got a larger one; scale it down")
+    except Exception as error:  # a mistake in this program, which must not cost the other files
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return ImageError(f"expected a picture that can be read, got one that fails ({reason}); save it again as PNG")
+
+
+def _address_space() -> int:
+    """Return the size in bytes of the address space of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
