@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from mnist_lib.catalog import PICTURE_SUFFIXES
+from mnist_lib.catalog import MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
 from mnist_lib.documents import decode
@@ -66,9 +66,12 @@ def mirror(url: str, folder: Path) -> None:
                 if path.is_file() and path.relative_to(folder).as_posix() not in kept:
                     path.unlink()
             changed = [name for name, tag in tags.items() if known.get(name) != tag or _size(folder / name) != tag[0]]
-            for _ in concurrently(partial(_copy, bucket, folder), changed):
+            large = {name for name in changed if tags[name][0] > MAX_PICTURE_BYTES}
+            for name in large:
+                _set_size(folder / name, tags[name][0])
+            for _ in concurrently(partial(_copy, bucket, folder), [name for name in changed if name not in large]):
                 pass
-            _replace(folder / STATE, [json.dumps(tags).encode()])
+            _replace(folder / STATE, json.dumps(tags).encode())
     except OSError as error:
         raise StoreError(f"{url} cannot be copied to {folder} ({error.strerror or error}); check --data-dir") from error
 
@@ -86,14 +89,20 @@ def _size(path: Path) -> int | None:
 
 
 def _copy(bucket: "BucketObjects", folder: Path, name: str) -> None:
-    _replace(folder / name, bucket.parts(name))
+    _replace(folder / name, bucket.content(name, MAX_PICTURE_BYTES))
 
 
-def _replace(path: Path, parts: Iterable[bytes]) -> None:
+def _set_size(path: Path, size: int) -> None:
+    """Make a file of that size and without content, so that a reader names a picture that is too large to copy."""
+    _replace(path, b"")
+    os.truncate(path, size)
+
+
+def _replace(path: Path, content: bytes) -> None:
     """Write a file; other processes see it either old or new, never partial."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.writelines(parts)
+        file.write(content)
     Path(file.name).replace(path)
 
 

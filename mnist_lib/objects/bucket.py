@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import obstore
@@ -48,16 +49,15 @@ class BucketObjects:
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         check_name(name)
-
-        def get() -> bytes:
-            found = obstore.get(self._store, name)  # has received the size, but not yet the content
-            require_size(self.where(name), found.meta["size"], limit)
-            return bytes(found.bytes())
-
         try:
-            return self._request(name, get)
+            return self.content(name, limit)
         except FileNotFoundError:
             return None
+
+    def _get(self, name: str, limit: int) -> bytes:
+        found = obstore.get(self._store, name)  # has received the size, but not yet the content
+        require_size(self.where(name), found.meta["size"], limit)
+        return bytes(found.bytes())
 
     def exists(self, name: str) -> bool:
         """Begin to read the object: a HEAD request does not distinguish a missing bucket from a missing object."""
@@ -112,10 +112,9 @@ class BucketObjects:
         pages = self._request("", lambda: list(obstore.list(self._store)))
         return {entry["path"]: [entry["size"], entry["e_tag"]] for page in pages for entry in page}
 
-    def parts(self, name: str) -> Iterator[bytes]:
-        """Yield the content of an object, of any size and with any text as its name, in parts."""
-        with self._store_errors(name):
-            yield from map(bytes, self._request(name, lambda: obstore.get(self._store, name)).stream())
+    def content(self, name: str, limit: int) -> bytes:
+        """Return the content of an object whose name may be any text. Raises TooLargeError as `read`."""
+        return self._request(name, partial(self._get, name, limit))
 
     def delete(self, name: str) -> None:
         check_name(name)

@@ -5,10 +5,11 @@ from pathlib import Path
 import obstore
 import pytest
 
+from mnist_lib.catalog import MAX_PICTURE_BYTES
 from mnist_lib.data import mirror
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.errors import DataMissingError
+from mnist_lib.errors import DataMissingError, StoreError
 from mnist_lib.objects import bucket
 from tests.support.pictures import classes, noise, write_folder
 
@@ -69,3 +70,17 @@ def test_an_interrupted_copy_is_repeated_and_a_name_cannot_leave_the_folder(s3: 
     assert not any(map(mirror._is_picture, ("../x.png", "/x.png", "a/../../x.png", "a\0b", "")))
     with pytest.raises(DataMissingError, match="in a bucket, got: s3://no-such-bucket/folder/ cannot be read"):
         mirror.mirror("s3://no-such-bucket/folder", tmp_path / "other")
+
+
+def test_an_object_too_large_to_be_a_picture_is_named_but_not_copied(s3: str, tmp_path: Path) -> None:
+    send(write_folder(tmp_path / "local", {**classes("a", "b"), "a/large.png": bytes(11_000_000)}), s3)
+    request = DataRequest(dataset=s3, data_dir=tmp_path / "data")
+    for _ in range(2):
+        here = mirror.with_local_files(request)
+        assert here.folder is not None
+        assert (here.folder / "a/large.png").stat().st_blocks == 0
+        dataset = prepare(here)
+        assert dataset.damaged == 1
+        assert dataset.notices == ("left out: a/large.png: expected at most 10 MB, got 11.0; scale the picture down",)
+    with pytest.raises(StoreError, match=r"a/large\.png: expected at most 10,000,000 bytes, got 11,000,000; run again"):
+        bucket.BucketObjects(s3).content("a/large.png", MAX_PICTURE_BYTES)
