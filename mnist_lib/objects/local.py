@@ -20,14 +20,22 @@ from pathlib import Path
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import BusyError, IntegrityError, OutputError, SpecError, StoreError, StoreFullError
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, require_size
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, check_part, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
 LEFTOVER_AGE_SECONDS = 86_400
+MAX_DEPTH = 50  # of folders; each takes a descriptor while the folders in it are listed
+FOLDER = os.O_RDONLY | os.O_DIRECTORY
+INSIDE = FOLDER | os.O_NOFOLLOW
+LINKS = "links inside a storage are not followed"
 
 
 class LocalObjects:
-    """Objects as files below a folder."""
+    """Objects as files below a folder, which may be a link.
+
+    Inside it no link is followed: each folder is opened relative to the one before it, and files relative to the last.
+    So nothing outside is read, changed or deleted, even if a folder is replaced by a link at that moment.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -36,7 +44,7 @@ class LocalObjects:
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         with self._store_errors(name):
             try:
-                descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK)  # do not wait if it is a pipe
+                descriptor = self._open(name, os.O_RDONLY | os.O_NONBLOCK)  # do not wait if it is a pipe
             except FileNotFoundError:
                 return None
             status = os.fstat(descriptor)
@@ -49,30 +57,32 @@ class LocalObjects:
 
     def exists(self, name: str) -> bool:
         with self._store_errors(name):
-            return os.path.lexists(self._path(name))  # also for a folder or a broken link: `create` would fail
+            try:
+                with self._parent(name) as (folder, last):
+                    os.lstat(last, dir_fd=folder)  # also for a folder or a broken link: `create` would fail
+            except FileNotFoundError:
+                return False
+            return True
 
     def create(self, name: str, content: bytes) -> bool:
-        path = self._path(name)
-        with self._store_errors(name, len(content)), self._synced_file(path, content) as temporary:
+        with self._store_errors(name, len(content)), self._synced_file(name, content) as (folder, temporary, last):
             try:
-                path.hardlink_to(temporary)  # fails if the name is taken
+                os.link(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)  # fails if the name is taken
             except FileExistsError:
-                _sync(path.parent)  # its creator may have died before this sync
+                os.fsync(folder)  # its creator may have died before this sync
                 return False
-            _sync(path.parent)
+            os.fsync(folder)
             return True
 
     def replace(self, name: str, content: bytes) -> None:
-        path = self._path(name)
-        with self._store_errors(name, len(content)), self._synced_file(path, content) as temporary:
-            temporary.replace(path)
-            _sync(path.parent)
+        with self._store_errors(name, len(content)), self._synced_file(name, content) as (folder, temporary, last):
+            os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
 
     def append(self, name: str, content: bytes) -> None:
-        path = self._path(name)
         with self._store_errors(name, len(content)):
-            self._make_folder(path.parent)
-            with path.open("ab") as file:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with os.fdopen(self._open(name, flags, make=True), "ab") as file:
                 file.write(content)
 
     def flush(self) -> None:
@@ -80,54 +90,59 @@ class LocalObjects:
 
     def names(self, prefix: str) -> Iterator[str]:
         self._require_root()
-        folder = self._path(prefix) if prefix else self._root
-        with self._store_errors(prefix):
-            found = [path for path in _paths_below(folder) if not TEMPORARY.fullmatch(path.name)]
-        yield from sorted(path.relative_to(self._root).as_posix() for path in found)
+        found: list[str] = []
+        with self._store_errors(prefix), contextlib.suppress(FileNotFoundError), self._folder(prefix) as top:
+            for _, path, files, _ in _walk(top, f"{prefix}/" if prefix else ""):
+                found += [path + file for file in files if not TEMPORARY.fullmatch(file)]
+        yield from sorted(found)
 
     def folders(self, prefix: str) -> list[str]:
         self._require_root()
-        with self._store_errors(prefix), contextlib.suppress(FileNotFoundError):
-            return sorted(entry.name for entry in os.scandir(self._path(prefix)) if entry.is_dir(follow_symlinks=False))
+        with self._store_errors(prefix), contextlib.suppress(FileNotFoundError), self._folder(prefix) as folder:
+            return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
         return []
 
     def delete(self, name: str) -> None:
-        with self._store_errors(name):
-            self._path(name).unlink(missing_ok=True)
+        with self._store_errors(name), contextlib.suppress(FileNotFoundError), self._parent(name) as (folder, last):
+            os.unlink(last, dir_fd=folder)
 
     def delete_below(self, prefix: str) -> None:
-        folder = self._path(prefix)
-        with self._store_errors(prefix):
+        with self._store_errors(prefix), contextlib.suppress(FileNotFoundError), self._parent(prefix) as (parent, last):
             self._durable.clear()
-            for path in _paths_below(folder):
-                path.unlink(missing_ok=True)  # another process may be deleting the same files
-            for below, _, _ in os.walk(folder, topdown=False):
+            try:
+                top = os.open(last, INSIDE, dir_fd=parent)
+            except NotADirectoryError:
+                os.unlink(last, dir_fd=parent)  # a link, or a file
+            else:
+                with _closing(top):
+                    for folder, _, files, folders in _walk(top):
+                        for remove, names in ((os.unlink, files), (os.rmdir, folders)):
+                            for name in names:
+                                with contextlib.suppress(FileNotFoundError):  # another process deletes them, too
+                                    remove(name, dir_fd=folder)
                 with contextlib.suppress(FileNotFoundError):
-                    Path(below).rmdir()
-            if folder.parent.is_dir():
-                _sync(folder.parent)
+                    os.rmdir(last, dir_fd=parent)
+            os.fsync(parent)
 
     def delete_leftovers(self, prefix: str) -> None:
-        with self._store_errors(prefix):
-            for path in _paths_below(self._path(prefix)):
-                with contextlib.suppress(FileNotFoundError):
-                    old = time.time() - path.lstat().st_mtime > LEFTOVER_AGE_SECONDS
-                    if old and TEMPORARY.fullmatch(path.name):
-                        path.unlink()
+        with self._store_errors(prefix), contextlib.suppress(FileNotFoundError), self._folder(prefix) as top:
+            for folder, _, files, _ in _walk(top):
+                for file in filter(TEMPORARY.fullmatch, files):
+                    with contextlib.suppress(FileNotFoundError):
+                        if time.time() - os.lstat(file, dir_fd=folder).st_mtime > LEFTOVER_AGE_SECONDS:
+                            os.unlink(file, dir_fd=folder)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator["LocalObjects"]:
-        path = self._path(name)
         with self._store_errors(name):
-            self._make_folder(path.parent)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = self._open(name, os.O_RDWR | os.O_CREAT, make=True)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 os.close(descriptor)
                 raise BusyError(
-                    f"{path}: expected no lock, got one held by {holder}; wait for that process, or end it"
+                    f"{self._path(name)}: expected no lock, got one held by {holder}; wait for that process, or end it"
                 ) from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now_text()}".encode())
@@ -143,38 +158,87 @@ class LocalObjects:
         check_name(name)
         return self._root / name
 
-    @contextlib.contextmanager
-    def _synced_file(self, path: Path, content: bytes) -> Iterator[Path]:
-        """Yield a synced temporary file beside `path` with that content; delete it afterwards if it still exists."""
-        temporary = _temporary_beside(path)
-        try:
-            self._make_folder(path.parent)
+    def _open(self, name: str, flags: int, *, make: bool = False) -> int:
+        """Return a descriptor of a file; `make`: whether to create its folders."""
+        with self._parent(name, make=make) as (folder, last):
             try:
-                file = temporary.open("xb")
+                return os.open(last, flags | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                raise IntegrityError(
+                    f"{self._path(name)}: expected a regular file, got a link; {LINKS}: remove it"
+                ) from error
+
+    @contextlib.contextmanager
+    def _parent(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Provide a descriptor of the folder of an object, and the last part of its name."""
+        check_name(name)
+        parent, _, last = name.rpartition("/")
+        with self._folder(parent, make=make) as folder:
+            yield folder, last
+
+    @contextlib.contextmanager
+    def _folder(self, name: str, *, make: bool = False) -> Iterator[int]:
+        """Provide a descriptor of a folder, of the root for "".
+
+        Args:
+            make: whether to create and sync it and its parents, even existing ones: their creator may have died before
+                syncing.
+        """
+        path = self._root
+        if make and path not in self._durable:
+            path.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(PermissionError):  # the parent of the root may be unreadable
+                _sync(path.parent)
+            self._durable.add(path)
+        folder = os.open(path, FOLDER)
+        try:
+            for part in name.split("/") if name else ():
+                check_part("name of an object", part)
+                path /= part
+                if make and path not in self._durable:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=folder)
+                    os.fsync(folder)
+                    self._durable.add(path)
+                try:
+                    inner = os.open(part, INSIDE, dir_fd=folder)
+                except NotADirectoryError as error:
+                    raise IntegrityError(
+                        f"{path}: expected a folder, got a link or a file; {LINKS}: put the folder itself there, or"
+                        " mount it there"
+                    ) from error
+                os.close(folder)
+                folder = inner
+            yield folder
+        finally:
+            os.close(folder)
+
+    @contextlib.contextmanager
+    def _synced_file(self, name: str, content: bytes) -> Iterator[tuple[int, str, str]]:
+        """Provide the folder of an object, a synced temporary file in it with that content, and the object's last name.
+
+        The temporary file is deleted afterwards if it still exists.
+        """
+        temporary, flags = f".{name.rpartition('/')[2]}.{uuid.uuid4().hex}", os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with contextlib.ExitStack() as stack:
+            try:
+                folder, last = stack.enter_context(self._parent(name, make=True))
+                descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
             except FileNotFoundError:  # another process has deleted the folder since
                 self._durable.clear()
-                self._make_folder(path.parent)
-                file = temporary.open("xb")
-            with file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _make_folder(self, folder: Path) -> None:
-        """Create and sync a folder and its parents, even existing ones: their creator may have died before syncing."""
-        if folder in self._durable:
-            return
-        if folder == self._root:
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            self._make_folder(folder.parent)
-            folder.mkdir(exist_ok=True)
-        with contextlib.suppress(PermissionError):  # the parent of the root may be unreadable
-            _sync(folder.parent)
-        self._durable.add(folder)
+                folder, last = stack.enter_context(self._parent(name, make=True))
+                descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield folder, temporary, last
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
 
     def _require_root(self) -> None:
         if not self._root.is_dir():
@@ -231,20 +295,29 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
-def _paths_below(folder: Path) -> list[Path]:
-    """Return the paths of everything that is not a folder. Links are returned, not followed."""
+def _walk(folder: int, path: str = "", depth: int = 0) -> Iterator[tuple[int, str, list[str], list[str]]]:
+    """Yield every folder, from the innermost on: descriptor, path with a final slash, names of its files and folders.
 
-    def raise_unless_absent(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
+    The files include everything that is not a folder. Links are not followed. Folders that another process deletes
+    meanwhile are left out.
+    """
+    if depth > MAX_DEPTH:
+        raise OSError(errno.ENAMETOOLONG, f"more than {MAX_DEPTH} folders in each other")
+    with os.scandir(folder) as entries:
+        kinds = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    folders = [name for name, is_folder in kinds if is_folder]
+    for name in folders:
+        with contextlib.suppress(FileNotFoundError), _closing(os.open(name, INSIDE, dir_fd=folder)) as inner:
+            yield from _walk(inner, f"{path}{name}/", depth + 1)
+    yield folder, path, [name for name, is_folder in kinds if not is_folder], folders
 
-    if folder.is_symlink() or folder.is_file():
-        return [folder]
-    found = []
-    for below, folders, files in os.walk(folder, onerror=raise_unless_absent):
-        links = [name for name in folders if Path(below, name).is_symlink()]
-        found += [Path(below, name) for name in (*files, *links)]
-    return found
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

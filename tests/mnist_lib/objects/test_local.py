@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,24 +22,26 @@ def test_p2_a_file_is_synced_before_it_is_named_and_its_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     journal: list[str] = []
-    fsync, link, replace = os.fsync, Path.hardlink_to, Path.replace
+    fsync, link, replace = os.fsync, os.link, os.replace
+
+    def path_of(descriptor: int) -> Path:
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
 
     def record_sync(descriptor: int) -> None:
-        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        path = path_of(descriptor)
         journal.append(f"sync {'file' if path.is_file() else path.relative_to(tmp_path.parent).as_posix()}")
         fsync(descriptor)
 
-    def record_link(self: Path, target: Path) -> None:
-        journal.append(f"name {self.relative_to(tmp_path)}")
-        link(self, target)
+    def recorded(name: Callable[..., None]) -> Callable[..., None]:
+        def record(old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+            journal.append(f"name {(path_of(dst_dir_fd) / new).relative_to(tmp_path)}")
+            name(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    def record_replace(self: Path, target: Path) -> Path:
-        journal.append(f"name {target.relative_to(tmp_path)}")
-        return replace(self, target)
+        return record
 
     monkeypatch.setattr(os, "fsync", record_sync)
-    monkeypatch.setattr(Path, "hardlink_to", record_link)
-    monkeypatch.setattr(Path, "replace", record_replace)
+    monkeypatch.setattr(os, "link", recorded(link))
+    monkeypatch.setattr(os, "replace", recorded(replace))
     getattr(LocalObjects(tmp_path), operation)("a/b/x", b"content")
     root = tmp_path.name
     assert journal == ["sync .", f"sync {root}", f"sync {root}/a", "sync file", "name a/b/x", f"sync {root}/a/b"]

@@ -184,10 +184,10 @@ def test_s7_a_storage_that_cannot_be_written_is_named_in_the_error(tmp_path: Pat
 def test_s7_a_storage_without_hard_links_is_refused_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(self: Path, target: Path) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(Path, "hardlink_to", refused)
+    monkeypatch.setattr(os, "link", refused)
     with pytest.raises(StoreError, match="Operation not supported"):
         check_writable(LocalObjects(tmp_path))
     assert not list(tmp_path.iterdir())

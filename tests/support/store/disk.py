@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from unittest import mock
 
-OPEN = Path.open
+OPEN = os.open
 STATES_PER_CALL = 3  # random ones, in addition to the two extremes
 
 
@@ -65,12 +65,12 @@ class Disk:
 
     def __enter__(self) -> "Disk":
         self._patches = [
-            mock.patch.object(Path, "mkdir", self._wrapped(Path.mkdir, self._mkdir)),
-            mock.patch.object(Path, "hardlink_to", self._wrapped(Path.hardlink_to, self._link)),
-            mock.patch.object(Path, "replace", self._wrapped(Path.replace, self._rename)),
-            mock.patch.object(Path, "unlink", self._wrapped(Path.unlink, self._unlink)),
-            mock.patch.object(Path, "open", self._wrapped(OPEN, self._create)),
-            mock.patch.object(Path, "rmdir", self._wrapped(Path.rmdir, self._unlink)),
+            mock.patch.object(os, "mkdir", self._wrapped(os.mkdir, self._mkdir)),
+            mock.patch.object(os, "link", self._wrapped(os.link, self._link)),
+            mock.patch.object(os, "replace", self._wrapped(os.replace, self._rename)),
+            mock.patch.object(os, "unlink", self._wrapped(os.unlink, self._unlink)),
+            mock.patch.object(os, "open", self._wrapped(OPEN, self._create)),
+            mock.patch.object(os, "rmdir", self._wrapped(os.rmdir, self._unlink)),
             mock.patch.object(os, "fsync", self._wrapped(os.fsync, self._sync)),
         ]
         for patch in self._patches:
@@ -122,8 +122,8 @@ class Disk:
 
     def _wrapped(self, original: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            if original is OPEN and arguments[1:2] != ("xb",):
-                return original(*arguments, **options)  # it opens for reading
+            if original is OPEN and not arguments[1] & os.O_EXCL:
+                return original(*arguments, **options)  # it creates no file
             self.calls += 1
             if self.calls == self._fails_at:
                 raise OSError(5, "Input/output error")
@@ -133,34 +133,35 @@ class Disk:
 
         return call
 
-    def _name(self, path: Path) -> tuple[str, str]:
-        name = path.relative_to(self._root).as_posix()
+    def _name(self, path: str | Path, folder: int | None = None) -> tuple[str, str]:
+        name = (_path_of(folder) / path if folder is not None else Path(path)).relative_to(self._root).as_posix()
         return _parent(name), name
 
-    def _mkdir(self, _: object, path: Path, **__: object) -> None:
-        folder, name = self._name(path)
+    def _mkdir(self, _: object, path: str | Path, *__: object, dir_fd: int | None = None) -> None:
+        folder, name = self._name(path, dir_fd)
         self._log.append(Call("make", folder, name))
 
-    def _create(self, _: object, path: Path, mode: str) -> None:
-        folder, name = self._name(path)
+    def _create(self, _: object, path: str, *__: object, dir_fd: int) -> None:
+        folder, name = self._name(path, dir_fd)
         self._inodes[name] = len(self._inodes) + 1
         self._log.append(Call("name", folder, name, self._inodes[name]))
 
-    def _link(self, _: object, path: Path, target: Path) -> None:
-        folder, name = self._name(path)
-        self._log.append(Call("name", folder, name, self._inodes[self._name(target)[1]]))
+    def _link(self, _: object, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        folder, name = self._name(new, dst_dir_fd)
+        self._log.append(Call("name", folder, name, self._inodes[self._name(old, src_dir_fd)[1]]))
 
-    def _rename(self, _: object, path: Path, target: Path) -> None:
-        (folder, old), (_folder, new) = self._name(path), self._name(target)
-        self._log.append(Call("name", folder, new, self._inodes[old]))
-        self._log.append(Call("unname", folder, old))
+    def _rename(self, _: object, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        folder, old_name = self._name(old, src_dir_fd)
+        _folder, new_name = self._name(new, dst_dir_fd)
+        self._log.append(Call("name", folder, new_name, self._inodes[old_name]))
+        self._log.append(Call("unname", folder, old_name))
 
-    def _unlink(self, _: object, path: Path, **__: object) -> None:
-        folder, name = self._name(path)
+    def _unlink(self, _: object, path: str, *, dir_fd: int) -> None:
+        folder, name = self._name(path, dir_fd)
         self._log.append(Call("unname", folder, name))
 
     def _sync(self, _: object, descriptor: int) -> None:
-        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        path = _path_of(descriptor)
         if not path.is_relative_to(self._root):
             return  # the folder that contains the root
         _folder, name = self._name(path)
@@ -171,6 +172,10 @@ class Disk:
         self._log.append(Call("write", inode=self._inodes[name], content=path.read_bytes()))
         if self._forgets != "file":
             self._log.append(Call("sync file", inode=self._inodes[name]))
+
+
+def _path_of(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
 def _parent(name: str) -> str:
