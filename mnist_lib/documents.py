@@ -1,10 +1,11 @@
-"""JSON documents that anybody may have written, decoded into types whose fields have ranges.
+"""JSON documents: written, and decoded into types whose fields have ranges, since anybody may have written them.
 
 A type is a frozen dataclass or a TypedDict. Fields that the type does not have are ignored, so a document may gain
 fields without a new schema; a field that older documents lack has a default.
 """
 
 import functools
+import json
 import re
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -41,6 +42,14 @@ else:
     Json = None | bool | int | float | str
     for _ in range(MAX_DEPTH):
         Json = None | bool | int | float | str | list[Json] | dict[str, Json]
+
+
+def encode(document: object, *, indent: int | None = None) -> bytes:
+    """Return a document as JSON. Raises ValueError for NaN, which JSON does not have.
+
+    Halves of surrogate pairs, as in the name of a file that is not UTF-8, become "?": `decode` would refuse them.
+    """
+    return json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False).encode(errors="replace")
 
 
 def decode(content: bytes, kind: type[T], name: str, what: str = "JSON") -> T:

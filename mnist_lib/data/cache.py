@@ -6,7 +6,6 @@ the pictures of a folder.
 
 import contextlib
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.listing import Listing
 from mnist_lib.data.request import ClassNames, DataRequest
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.documents import Count, Text, decode
+from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import IntegrityError
 
 CACHE_SCHEMA = 2
@@ -58,7 +57,7 @@ def write_cache(dataset: Dataset, path: Path, source: str) -> None:
     train, test = dataset.train, dataset.test
     ranks = np.empty(0, np.float32) if dataset.ranks is None else dataset.ranks
     arrays = dict(zip(ARRAYS, (train.images, train.labels, test.images, test.labels, ranks), strict=True))
-    arrays[ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    arrays[ABOUT] = np.frombuffer(encode(about), np.uint8)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -5,14 +5,13 @@ of several concurrent writers, one succeeds. The others must read the log and de
 """
 
 import hashlib
-import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from mnist_lib.documents import decode, require_schema
+from mnist_lib.documents import decode, encode, require_schema
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 
@@ -86,7 +85,7 @@ def read_record(objects: Objects, name: str, kind: type[T], limit: int = MAX_REC
 
 def seal(document: Mapping[str, Any]) -> bytes:
     """Return a record as it is stored. Raises ValueError for NaN, which JSON does not have."""
-    text = json.dumps(document, indent=2, allow_nan=False).encode()
+    text = encode(document, indent=2)
     # Dumping the document again with these two fields would return the same bytes, but takes as long again.
     sha256 = hashlib.sha256(text).hexdigest()
     return b'{\n  "schema": %d,%b,\n  "sha256": "%b"\n}' % (RECORD_SCHEMA, text[1:-2], sha256.encode())

@@ -5,7 +5,6 @@ Anybody may have written these files, so the sha256 and the format of each are c
 """
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from mnist_lib.archives import read_npz
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
 from mnist_lib.data.request import ImageShape
 from mnist_lib.data.split import DatasetInfo, Labels
-from mnist_lib.documents import Json, Name, Number, Sha256, Text, Texts, decode, require_schema
+from mnist_lib.documents import Json, Name, Number, Sha256, Text, Texts, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects
@@ -208,7 +207,7 @@ def contents_of(
         predictions=result.probabilities.argmax(axis=1).astype(dataset.test_labels.dtype),
         labels=dataset.test_labels,
     )
-    made = {PREDICTIONS: predictions.getvalue(), MANIFEST: json.dumps(manifest, indent=2).encode()}
+    made = {PREDICTIONS: predictions.getvalue(), MANIFEST: encode(manifest, indent=2)}
     return {**result.files, **made}, about
 
 

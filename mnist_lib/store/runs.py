@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypedDict
 from msgspec import Meta
 
 from mnist_lib.clock import as_file_name, now_text
-from mnist_lib.documents import Json, Moment, Name, convert, decode, require_schema
+from mnist_lib.documents import Json, Moment, Name, convert, decode, encode, require_schema
 from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import TOKEN, read_record, seal
@@ -94,8 +94,8 @@ class RunFolder:
 
     def append_history(self, entry: Mapping[str, Any]) -> None:
         """Append a line to `history.jsonl`, with the Unix time."""
-        line = json.dumps({"at": round(time.time(), 3), **entry})
-        self.objects.append(self._name(HISTORY), line.encode() + b"\n")
+        line = encode({"at": round(time.time(), 3), **entry})
+        self.objects.append(self._name(HISTORY), line + b"\n")
 
     def flush(self) -> None:
         """Write appended content that is still buffered."""
@@ -173,7 +173,7 @@ class RunFolder:
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
+    return encode(document, indent=2) + b"\n"
 
 
 def check_run_name(run: str) -> None:
@@ -263,7 +263,7 @@ def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunF
 
 
 def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
-    differences = _differences(RunFolder(objects, run).terms(), json.loads(json.dumps(terms)))
+    differences = _differences(RunFolder(objects, run).terms(), json.loads(encode(terms)))
     if differences:
         more = len(differences) - MAX_DIFFERENCES
         listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")

@@ -14,6 +14,8 @@ from PIL import Image
 from jobs import show
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.dataset import EXAMPLES, choose, draw_examples, examples_as_text
 from tests.support.job import ROOT
@@ -162,6 +164,7 @@ def test_a_dataset_that_cannot_be_obtained_gives_exit_code_3(command: Any, tmp_p
 
 
 def test_a_picture_for_which_there_is_no_space_is_an_error_and_leaves_no_file(data_dir: Path, tmp_path: Path) -> None:
+    prepare(DataRequest(data_dir=data_dir))
     code = (
         "import resource, signal, sys; from jobs.show import main;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"

@@ -307,8 +307,8 @@ def test_a_rollback_and_its_reversal_take_under_a_second_each(storage: Path) -> 
 
 def test_stored_text_cannot_act_on_the_terminal(command: Callable[..., Output], storage: Path) -> None:
     objects, hostile = LocalObjects(storage), about(right=150)
-    hostile |= {"trial": HOSTILE, "weights_sha256": HOSTILE}
-    hostile["dataset"] |= {"name": HOSTILE, "version": HOSTILE}
+    hostile["trial"] = HOSTILE
+    hostile["dataset"]["version"] = HOSTILE
     member = io.BytesIO()
     with zipfile.ZipFile(member, "w") as archive:
         archive.writestr(HOSTILE.replace("\0", "").encode(errors="replace").decode(), b"")

@@ -9,7 +9,7 @@ from mnist_lib.catalog import MAX_PICTURE_BYTES
 from mnist_lib.data import mirror
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.errors import DataMissingError, StoreError
+from mnist_lib.errors import DataMissingError, TooLargeError
 from mnist_lib.objects import bucket
 from tests.support.pictures import classes, noise, write_folder
 
@@ -82,5 +82,5 @@ def test_an_object_too_large_to_be_a_picture_is_named_but_not_copied(s3: str, tm
         dataset = prepare(here)
         assert dataset.damaged == 1
         assert dataset.notices == ("left out: a/large.png: expected at most 10 MB, got 11.0; scale the picture down",)
-    with pytest.raises(StoreError, match=r"a/large\.png: expected at most 10,000,000 bytes, got 11,000,000; run again"):
+    with pytest.raises(TooLargeError, match=r"a/large\.png: expected at most 10,000,000 bytes, got 11,000,000"):
         bucket.BucketObjects(s3).content("a/large.png", MAX_PICTURE_BYTES)

@@ -37,7 +37,7 @@ class MemoryObjects:
         pass
 
     def names(self, prefix: str) -> Iterator[str]:
-        yield from sorted(name for name in self.content if not prefix or name.startswith(f"{prefix}/"))
+        yield from sorted(name for name in [*self.content] if not prefix or name.startswith(f"{prefix}/"))
 
     def folders(self, prefix: str) -> list[str]:
         below = (name.removeprefix(f"{prefix}/").split("/") for name in self.names(prefix))
