@@ -302,7 +302,7 @@ def test_every_hostile_argument_arrives_unchanged() -> None:
 
 @pytest.mark.fuzz
 @hypothesis.given(WORDS, FREE_TEXT.map(str.strip).filter(bool))
-def test_any_argument_comes_back_from_a_crontab(words: list[str], notify: str) -> None:
+def test_u9_any_argument_comes_back_from_a_crontab(words: list[str], notify: str) -> None:
     made = hostile(words, notify=notify)
     try:
         text = crontab(made)
@@ -314,7 +314,7 @@ def test_any_argument_comes_back_from_a_crontab(words: list[str], notify: str) -
 
 @pytest.mark.fuzz
 @hypothesis.given(WORDS, FREE_TEXT, FREE_TEXT)
-def test_any_argument_comes_back_from_a_unit(words: list[str], folder: str, notify: str) -> None:
+def test_u9_any_argument_comes_back_from_a_unit(words: list[str], folder: str, notify: str) -> None:
     files = units(hostile(words, f"/{folder}", notify))
     service = files["mnist-jobs-nightly.service"]
     assert systemd_words(service) == [*PRINTF, *words]
@@ -327,7 +327,7 @@ def test_any_argument_comes_back_from_a_unit(words: list[str], folder: str, noti
 
 @pytest.mark.fuzz
 @hypothesis.given(WORDS, FREE_TEXT, FREE_TEXT)
-def test_any_argument_comes_back_from_a_manifest(
+def test_u9_any_argument_comes_back_from_a_manifest(
     short_template: Path, words: list[str], image: str, notify: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:

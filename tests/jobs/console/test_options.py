@@ -246,7 +246,7 @@ def test_any_configuration_file_is_read_or_refused(content: bytes, kind: type[An
 
 @pytest.mark.fuzz
 @hypothesis.given(st.text(), st.text())
-def test_any_text_is_the_value_of_an_option_or_refused(name: str, text: str) -> None:
+def test_u9_any_text_is_the_value_of_an_option_or_refused(name: str, text: str) -> None:
     try:
         given = parse("program", Options, [f"--code={text}", f"--names={name}"])
     except UsageError:

@@ -83,7 +83,7 @@ def storage(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
-def test_every_command_ends_with_74_if_its_output_is_lost(redirection: str, storage: Path) -> None:
+def test_u10_every_command_ends_with_74_if_its_output_is_lost(redirection: str, storage: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": str(ROOT)}  # buffered output fails late
     command = ["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-c", MANY_COMMANDS, *COMMANDS]
     done = subprocess.run(command, cwd=storage, env=environment, stderr=subprocess.PIPE, text=True)
