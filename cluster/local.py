@@ -22,11 +22,10 @@ from pathlib import Path
 import psutil
 
 from cluster.connection.address import ensure_private_token, ensure_token, unused_port
-from cluster.connection.ray_private import START_COMMAND, STARTED
+from cluster.connection.ray_private import LOOPBACK, NO_METRICS, START_COMMAND, STARTED
 from cluster.deadlines import NODE_KILL_SECONDS, NODE_START_SECONDS
 from cluster.errors import ClusterError, counted
 
-HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 200 << 20  # of each node
 FOLDER_VARIABLE, NODE_VARIABLE = "MNIST_LOCAL_CLUSTER", "MNIST_LOCAL_NODE"
 # The head notices within two seconds that a node is gone, not within half a minute. On a busy machine it may mistake a
@@ -40,7 +39,8 @@ class LocalCluster:
     """Nodes on this machine.
 
     Args:
-        folder: for all that Ray writes; identifies the cluster. At most 40 characters, since it holds sockets.
+        folder: for all that Ray writes, and made private to this user; identifies the cluster. At most 40 characters,
+            since it holds sockets.
         port: of the head; 0 for an unused one.
         dashboard_port: of the dashboard and job server; 0 for an unused one, None for no dashboard.
         outlives: whether the nodes run on when the thread that has added them ends.
@@ -56,7 +56,7 @@ class LocalCluster:
         outlives: bool,
         loses_nodes: bool = False,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_private(folder)
         self.address = _unused_address(port, "--port")
         self.dashboard = None if dashboard_port is None else _unused_address(dashboard_port, "--dashboard-port")
         self.folder, self._outlives, self._loses_nodes = folder, outlives, loses_nodes
@@ -93,13 +93,18 @@ class LocalCluster:
         role.append(f"--temp-dir={self.folder / str(number)}")
         # Ray's fixed ports would clash with those of the other nodes on this machine. 0 is an unused port.
         role += [f"--{name}-port=0" for name in ("dashboard-agent-listen", "min-worker", "max-worker")]
-        role.append(f"--ray-client-server-port={unused_port(HOST)}")
-        common = ("--block", f"--node-ip-address={HOST}", "--disable-usage-stats")
+        role.append(f"--ray-client-server-port={unused_port(LOOPBACK)}")
+        common = ("--block", f"--node-ip-address={LOOPBACK}", "--disable-usage-stats")
         marks = {FOLDER_VARIABLE: str(self.folder), NODE_VARIABLE: str(number)}
         with (self.folder / f"node-{number}.log").open("wb") as output:
             return subprocess.Popen(
                 [*START_COMMAND, *role, *resources, *common, f"--object-store-memory={OBJECT_STORE_BYTES}"],
-                env={**os.environ, **marks, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+                env={
+                    **os.environ,
+                    **NO_METRICS,
+                    **marks,
+                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -120,7 +125,7 @@ class LocalCluster:
 @contextlib.contextmanager
 def temporary_cluster(*, cpus: int, gpus: int = 0, loses_nodes: bool = True) -> Iterator[LocalCluster]:
     """Provide a head with these resources, to which nodes can be added. All nodes end with the context."""
-    ensure_private_token()  # other machines can reach the cluster
+    ensure_private_token()  # other users of this machine can reach the cluster
     ensure_token()  # finds it, and sets RAY_AUTH_MODE
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         cluster = LocalCluster(Path(folder), outlives=False, loses_nodes=loses_nodes)
@@ -171,6 +176,14 @@ def kill(folder: Path, node: int | None = None) -> int:
     return len(killed)
 
 
+def _make_private(folder: Path) -> None:
+    """Create a folder that only this user can enter. Raises ClusterError if another user owns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ClusterError(f"{folder}: expected a folder of yours, got one of another user; name another with --folder")
+    folder.chmod(0o700)
+
+
 def _port(address: str) -> str:
     return address.rpartition(":")[2]
 
@@ -180,11 +193,11 @@ def _unused_address(port: int, option: str) -> str:
     with socket.socket() as unused:
         unused.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is unused
         try:
-            unused.bind((HOST, port or unused_port(HOST)))
+            unused.bind((LOOPBACK, port or unused_port(LOOPBACK)))
         except OSError as error:
             reason = "by another cluster or a tunnel perhaps"
-            raise ClusterError(f"{HOST}:{port} is in use, {reason}; choose another {option}") from error
-        return f"{HOST}:{unused.getsockname()[1]}"
+            raise ClusterError(f"{LOOPBACK}:{port} is in use, {reason}; choose another {option}") from error
+        return f"{LOOPBACK}:{unused.getsockname()[1]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,7 +212,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help = f"port of the {of}; 0 for an unused one (default: %(default)s)"
         parser.add_argument(option, type=int, default=default, help=help)
     folder = Path(tempfile.gettempdir()) / f"mnist-cluster-{os.getuid()}"
-    parser.add_argument("--folder", type=Path, default=folder, help="folder of its logs (default: %(default)s)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=folder,
+        help="folder of its logs and sockets, which only you can enter (default: %(default)s)",
+    )
     given = vars(parser.parse_args(arguments))
     if given["nodes"] < 1:
         parser.error(f"--nodes: expected 1 or more, got {given['nodes']}")

@@ -44,6 +44,7 @@ S3_SETTINGS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "canary-of-
 ALLOWED_SKIPS = {
     "MNIST_SOURCE, a folder with the original MNIST files, is not set": "the project does not contain them",
     "the environment of this peer is missing; run `make bench`": "three frameworks, for a comparison only",
+    "only root can act as another user": "a process of another user cannot do so",
 }
 
 
@@ -132,10 +133,11 @@ def ray_address() -> Iterator[str]:
     """The address of a cluster that this process has joined: one node with 1 CPU and 1 logical GPU, one with 2 each."""
     import ray
 
+    from cluster.connection.ray_private import connect
     from tests.support.clusters import two_nodes
 
     with two_nodes(gpus=True) as address:
-        ray.init(address=address, log_to_driver=False)
+        connect(address, log_to_driver=False)
         yield address
         ray.shutdown()
 

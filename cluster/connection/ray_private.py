@@ -4,12 +4,14 @@
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray._raylet
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 from ray._private.authentication import authentication_token_setup
 from ray._private.grpc_utils import init_grpc_channel
@@ -22,7 +24,20 @@ from ray.core.generated import common_pb2, gcs_pb2, gcs_service_pb2, gcs_service
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-START_COMMAND = (sys.executable, "-m", "ray.scripts.scripts", "start")  # `ray start` of this environment
+LOOPBACK = "127.0.0.1"
+LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # with "0", Ray uses LOOPBACK as it is given
+# Ray gives its metrics to everybody. The last two of the servers start, unless their port is impossible.
+NO_METRICS = {"RAY_enable_metrics_collection": "0", "AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"}
+# `ray start` of this environment, on loopback. With LOOPBACK_VARIABLE set from the start, it starts only a head.
+START_CODE = f"""
+import os
+from ray._private import services
+from ray.scripts.scripts import main
+services.resolve_ip_for_localhost = str
+os.environ["{LOOPBACK_VARIABLE}"] = "0"
+main()
+"""
+START_COMMAND = (sys.executable, "-c", START_CODE, "start")
 STARTED = "Ray runtime started"  # printed by `ray start` when the node has joined
 NO_AGENT = "No available agent"  # in the job server's answer until the head's agent has started
 JOB_VARIABLE = RAY_JOB_CONFIG_JSON_ENV_VAR  # in the environment of a process that the job server has started
@@ -42,6 +57,29 @@ CheckAliveRequest: Any = gcs_service_pb2.CheckAliveRequest  # type: ignore[attr-
 GetAllNodeInfoRequest: Any = gcs_service_pb2.GetAllNodeInfoRequest  # type: ignore[attr-defined]
 
 
+def start_cluster(folder: Path, **options: Any) -> None:
+    """Start a cluster that only this machine can reach and whose files are in the folder, and connect to it."""
+    os.environ.update(NO_METRICS)
+    connect("local", include_dashboard=False, _node_ip_address=LOOPBACK, _temp_dir=str(folder), **options)
+
+
+def connect(address: str, **options: Any) -> None:
+    """Connect to a cluster, or start one."""
+    with _loopback_unchanged():
+        ray.init(address, **options)
+
+
+@contextlib.contextmanager
+def _loopback_unchanged() -> Iterator[None]:
+    """Let Ray use 127.0.0.1 as it is given. It would replace it by this machine's address in the network."""
+    resolve = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = str  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = resolve
+
+
 @contextlib.contextmanager
 def connection_to_head(address: str) -> Iterator[Any]:
     """Provide the head's node-info service. Its methods raise grpc.RpcError, or AuthenticationError without a token."""
@@ -52,7 +90,8 @@ def connection_to_head(address: str) -> Iterator[Any]:
 
 def head_on_this_machine() -> str:
     """Return host:port of the head that runs here. Raises ConnectionError if there is none."""
-    return str(services.canonicalize_bootstrap_address_or_die("auto"))
+    with _loopback_unchanged():
+        return str(services.canonicalize_bootstrap_address_or_die("auto"))
 
 
 def token_loader() -> Any:

@@ -4,6 +4,8 @@ import contextlib
 import io
 import logging
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from cluster.deadlines import LOST_SHUTDOWN_SECONDS
 from cluster.errors import AuthError, ClusterError, ClusterLostError, first_line
 
 log = logging.getLogger(__name__)
+
+_private_folders: list[str] = []  # of clusters that this process has started
 
 
 @contextlib.contextmanager
@@ -33,25 +37,30 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
         ClusterError: no Ray head answers within seconds, or the cluster cannot be joined or started.
     """
     source, address = "--address" if address else "RAY_ADDRESS", address_of(address)
-    options: dict[str, Any] = {"address": "local", "include_dashboard": False}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is not None:
         require_head(address, source)
-        options = {"address": address}
         if not in_submitted_job():
             options["runtime_env"] = {"py_modules": [str(folder) for folder in packages]}
     else:
         ensure_private_token()
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except ray.exceptions.AuthenticationError as error:
-        raise AuthError(token_advice()) from error
-    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
-        if address is None:
-            raise ClusterError(f"Ray cannot be started here: {first_line(error)}") from error
-        raise ClusterError(
-            f"{address} cannot be joined: {first_line(error)}; run this on one of its nodes, or as a job (jobs.submit)"
-        ) from error
-    with contextlib.redirect_stdout(_Log()):  # during the shutdown too
+    with contextlib.ExitStack() as stack:
+        stack.callback(_delete_private_folders)
+        try:
+            if address is None:
+                ray_private.start_cluster(_new_private_folder(), **options)
+            else:
+                ray_private.connect(address, **options)
+        except ray.exceptions.AuthenticationError as error:
+            raise AuthError(token_advice()) from error
+        except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+            if address is None:
+                raise ClusterError(f"Ray cannot be started here: {first_line(error)}") from error
+            raise ClusterError(
+                f"{address} cannot be joined: {first_line(error)}; run this on one of its nodes, or as a job"
+                " (jobs.submit)"
+            ) from error
+        stack.enter_context(contextlib.redirect_stdout(_Log()))  # during the shutdown too
         shut_down = ray.shutdown
         try:
             yield
@@ -60,6 +69,20 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
             raise
         finally:
             shut_down()
+
+
+def _new_private_folder() -> Path:
+    """Return a new folder that other users cannot reach.
+
+    Ray lets all users write into its folder and every folder in it, so its folder is inside one that is private.
+    """
+    _private_folders.append(tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR")))
+    return Path(_private_folders[-1], "r")  # short, since it holds sockets, whose paths have at most 107 bytes
+
+
+def _delete_private_folders() -> None:
+    for folder in _private_folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_of_node() -> int | None:
@@ -75,7 +98,7 @@ def end_of_node() -> int | None:
 
 
 def end_children() -> None:
-    """Kill every process that this one has started, and their descendants.
+    """Kill every process that this one has started, and their descendants, and delete the files of its cluster.
 
     All are suspended first: one that is starting while its parent is killed would be missed, and survive.
     """
@@ -90,6 +113,7 @@ def end_children() -> None:
     for child in stopped:
         with contextlib.suppress(psutil.Error):
             child.kill()
+    _delete_private_folders()
 
 
 def _shut_down_lost_cluster() -> None:

@@ -11,9 +11,11 @@ import psutil
 import pytest
 
 from cluster.connection.address import lost_nodes, require_head
+from cluster.connection.ray_private import LOOPBACK
 from cluster.errors import AuthError
 from cluster.local import main, processes_of, temporary_cluster
 from tests.support.clusters import wait_until
+from tests.support.intruder import USER, listening, processes_below
 from tests.support.local_cluster import ROOT, Cluster, local_cluster
 
 
@@ -68,6 +70,19 @@ def test_a_killed_node_is_lost_and_the_others_stay() -> None:
         assert {process.name() for process in processes_of(cluster.folder, second)} >= {"raylet"}
     assert processes_of(cluster.folder) == []
     assert not cluster.folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
+def test_a_cluster_and_its_driver_listen_on_the_loopback_interface_only() -> None:
+    assert {*listening(processes_below(os.getpid())).values()} == {LOOPBACK}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.chown(tmp_path, USER, USER)
+    assert main(["up", "--port=0", "--dashboard-port=0", f"--folder={tmp_path}"]) == 8
+    assert f"{tmp_path}: expected a folder of yours, got one of another user" in capsys.readouterr().err
 
 
 DIES = """

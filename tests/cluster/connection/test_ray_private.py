@@ -167,8 +167,16 @@ def test_the_messages_that_ray_private_looks_for_occur_in_rays_source() -> None:
     assert f'"{ray_private.STARTED}.' in source_of("ray.scripts.scripts")
     assert ray_private.NO_AGENT in source_of("ray.dashboard.modules.job.job_head")
     assert "RAY_JOB_CONFIG_JSON_ENV_VAR: json.dumps(" in source_of("ray.dashboard.modules.job.job_supervisor")
-    assert ray_private.START_COMMAND[-1] == "start"
-    assert "start" in importlib.import_module(ray_private.START_COMMAND[2]).cli.commands
+    assert "start" in importlib.import_module("ray.scripts.scripts").cli.commands
+
+
+def test_ray_still_reads_the_loopback_address_and_the_ports_of_metrics_as_expected() -> None:
+    assert services.resolve_ip_for_localhost("10.0.0.1") == "10.0.0.1"
+    assert "if not ray_constants.ENABLE_RAY_CLUSTER:" in inspect.getsource(services.get_node_ip_address)
+    assert "resolve_ip_for_localhost(" in inspect.getsource(services.canonicalize_bootstrap_address)
+    assert "= services.resolve_ip_for_localhost(" in source_of("ray.scripts.scripts")
+    read = source_of("ray.autoscaler._private.constants") + source_of("ray.dashboard.consts")
+    assert all(f'env_integer("{name}"' in read for name in list(ray_private.NO_METRICS)[1:])
 
 
 def test_the_loggers_of_uploads_exist() -> None:

@@ -5,17 +5,25 @@ import http.server
 import os
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import ray
 
 from cluster.connection.address import require_head
+from cluster.connection.ray_private import LOOPBACK, connect
 from cluster.connection.session import session
 from cluster.errors import ClusterError
 from cluster.lanes.tasks import result_of, start_beside_driver
+from tests.support.clusters import wait_until
+from tests.support.intruder import PUBLIC, listening, processes_below, tried_by_another_user
+from tests.support.job import ROOT
 
 
 @pytest.mark.slow
@@ -85,6 +93,39 @@ def test_the_error_names_the_variable_that_the_address_came_from(monkeypatch: py
         pass
 
 
+OWN_CLUSTER = """
+import sys
+import ray
+from cluster.connection.session import session
+with session(None, []):
+    ray.get(ray.remote(lambda: None).remote())
+    print(flush=True, file=sys.__stdout__)
+    input()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_another_user_can_neither_use_nor_read_nor_rename_anything_of_a_cluster_of_its_own(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as parent:  # not `tmp_path`, which is too long for sockets, and private
+        Path(parent).chmod(0o1777)
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": parent, "HOME": str(tmp_path)}
+        command = [sys.executable, "-c", OWN_CLUSTER]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdin=PIPE, stdout=PIPE) as driver:
+            assert driver.stdout is not None
+            driver.stdout.readline()
+            wait_until(lambda: len(listening(processes_below(driver.pid))) >= 8, "Ray has not started its agents", 30)
+            (folder,) = Path(parent).iterdir()
+            found = tried_by_another_user(folder, processes_below(driver.pid))
+            addresses = {*listening(processes_below(driver.pid)).values()}
+            driver.communicate("\n")
+        assert [*Path(parent).iterdir()] == []
+    assert addresses == {LOOPBACK}
+    assert (found.read, found.renamed) == ([], [])
+    assert {what for answered in found.answered.values() for what in answered} <= PUBLIC
+    assert all(found.refused.values())
+
+
 @pytest.mark.slow
 def test_tasks_can_import_packages_that_were_sent(ray_address: str, tmp_path: Path) -> None:
     """The package is not on the path of any worker."""
@@ -101,7 +142,7 @@ def test_tasks_can_import_packages_that_were_sent(ray_address: str, tmp_path: Pa
         with session(ray_address, [tmp_path / "sent_package"]):
             assert result_of(start_beside_driver(use)) == "sent_package"
     finally:
-        ray.init(address=ray_address, log_to_driver=False)
+        connect(ray_address, log_to_driver=False)
 
 
 @pytest.mark.slow

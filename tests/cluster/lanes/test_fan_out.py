@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 
+from cluster.connection.ray_private import connect
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError, ResourcesError
 from cluster.lanes.fan_out import Died, FanOut
@@ -242,10 +243,10 @@ def other_cluster() -> Iterator[LocalCluster]:
     others = ray.get_runtime_context().gcs_address
     ray.shutdown()
     with temporary_cluster(cpus=0) as cluster:
-        ray.init(address=cluster.address, log_to_driver=False)
+        connect(cluster.address, log_to_driver=False)
         yield cluster
         ray.shutdown()
-    ray.init(address=others, log_to_driver=False)
+    connect(others, log_to_driver=False)
 
 
 @pytest.mark.long  # test_f3 of test_attempts.py does the same with real trials

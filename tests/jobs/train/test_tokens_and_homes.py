@@ -1,5 +1,6 @@
 """Clusters that require a token, and users without a writable home directory."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.connection.ray_private import LOOPBACK
+from cluster.local import processes_of
+from tests.support.intruder import PUBLIC, listening, tried_by_another_user
 from tests.support.job import ROOT, train
 from tests.support.local_cluster import Cluster, local_cluster
 from tests.support.untrained import UNTRAINED
@@ -64,6 +68,17 @@ def test_f20_a_file_with_a_wrong_token_is_named_and_the_right_token_works(
     assert code == 0, stderr
     assert "canary" not in stdout + stderr
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != file and b"canary" in p.read_bytes()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_another_user_can_neither_use_nor_read_nor_rename_anything_of_a_cluster(guarded: Cluster) -> None:
+    processes = processes_of(guarded.folder)
+    found = tried_by_another_user(guarded.folder, processes)
+    assert {*listening(processes).values()} == {LOOPBACK}
+    assert (found.read, found.renamed) == ([], [])
+    assert {what for answered in found.answered.values() for what in answered} <= PUBLIC
+    assert all(found.refused.values())
+    assert guarded.dashboard.rpartition(":")[2] in found.refused
 
 
 def test_f21_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> None:
