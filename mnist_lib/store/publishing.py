@@ -32,6 +32,7 @@ from mnist_lib.store.versions import (
 )
 
 MAX_RUN_NAME_LENGTH = 100
+MAX_EARLIER_ATTEMPTS = 1_000  # looked for; a record that somebody forged can have any number
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,10 @@ def _store_files(
 
 def _delete_earlier_attempts(objects: Objects, version: Version) -> None:
     """Delete files of killed attempts of the same run. Its version is decided, so none of them can still commit."""
-    log, number = claims(objects, version.model), version.number - 1
-    while number and not objects.exists(commit_record(version.model, number)):
+    log, last = claims(objects, version.model), version.number - 1
+    for number in range(last, max(0, last - MAX_EARLIER_ATTEMPTS), -1):
+        if objects.exists(commit_record(version.model, number)):
+            return
         with contextlib.suppress(IntegrityError):
             if log.read(number, Claim).run == version.run:
                 objects.delete_below(version_folder(version.model, number))
-        number -= 1
