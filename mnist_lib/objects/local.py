@@ -120,8 +120,11 @@ class LocalObjects:
                             for name in names:
                                 with contextlib.suppress(FileNotFoundError):  # another process deletes them, too
                                     remove(name, dir_fd=folder)
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     os.rmdir(last, dir_fd=parent)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # another process deletes, or creates files
+                        raise
             os.fsync(parent)
 
     def delete_leftovers(self, prefix: str) -> None:

@@ -71,7 +71,7 @@ class Objects(Protocol):
         """Delete an object if it exists."""
 
     def delete_below(self, prefix: str) -> None:
-        """Delete every object below `prefix + "/"`."""
+        """Delete every object below `prefix + "/"`; those that another process creates meanwhile may remain."""
 
     def delete_leftovers(self, prefix: str) -> None:
         """Delete temporary files below `prefix + "/"` that are more than a day old."""

@@ -59,13 +59,19 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
     decided = objects.read(run_record(model, run))
     if decided is None:
         number = _claim(objects, model, run)
-        record = _store_files(objects, model, number, run, files, about)
-        failpoint("publish.before_run")
-        if objects.create(run_record(model, run), record):
-            decided = record
-        else:  # another attempt of this run was faster
-            objects.delete_below(version_folder(model, number))
-            decided = objects.read(run_record(model, run)) or b""  # found, since it is never deleted
+        try:
+            record = _store_files(objects, model, number, run, files, about)
+        except StoreError:  # or another attempt of this run was faster, and deleted the files while they were written
+            decided = objects.read(run_record(model, run))
+            if decided is None:
+                raise
+        else:
+            failpoint("publish.before_run")
+            if objects.create(run_record(model, run), record):
+                decided = record
+            else:  # another attempt was faster
+                objects.delete_below(version_folder(model, number))
+                decided = objects.read(run_record(model, run)) or b""  # found, since it is never deleted
     failpoint("publish.before_commit")
     version = parse_version(decided, f"{model}, run {run}", model)
     if version.state != "whole":
