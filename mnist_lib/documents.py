@@ -7,6 +7,7 @@ fields without a new schema; a field that older documents lack has a default.
 import functools
 import json
 import re
+import threading
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 MAX_DEPTH = 8  # of objects and lists, where a document may have any value
 YEARS = range(2000, 2200)
+_EXAMINING = threading.Lock()
 
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 Number = Annotated[int, Meta(ge=1, le=10**12)]
@@ -75,6 +77,7 @@ def convert(value: object, kind: type[T], name: str, path: str) -> T:
     Raises IntegrityError as `decode`; `path`: of the part, such as "$.spec".
     """
     try:
+        _decoder(kind)  # type: ignore[arg-type]  # so that msgspec knows the type
         return msgspec.convert(value, kind, dec_hook=_decode_text)
     except ValueError as error:
         raise IntegrityError(f"{name}: expected {kind.__name__}: {_reason(error).replace('`$', f'`{path}')}") from error
@@ -95,8 +98,14 @@ def require_schema(content: bytes, schema: int, name: str, what: str = "JSON") -
     return fields
 
 
-@functools.lru_cache
 def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    # While msgspec 0.22 examines a dataclass, another thread that uses the same one ends in a segmentation fault.
+    with _EXAMINING:
+        return _new_decoder(kind)
+
+
+@functools.lru_cache
+def _new_decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind, dec_hook=_decode_text)
 
 

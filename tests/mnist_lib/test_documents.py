@@ -1,6 +1,8 @@
 """Every document that is read, changed in any way: a value within its ranges, or our own error with the path in it."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -27,6 +29,7 @@ from mnist_lib.store.resumption import EndedTrial
 from mnist_lib.store.runs import BegunRun, UnfinishedRun
 from mnist_lib.store.versions import Version, parse_version
 from mnist_lib.summary import HistoryEntry, Summary
+from tests.support.job import ROOT
 from tests.support.json_documents import DEEP, HOSTILE, changed, values
 from tests.support.store.fake_versions import DATASET, about, small_manifest
 from tests.support.store.summaries import small_model, small_summary, small_trial
@@ -193,3 +196,29 @@ def test_the_index_shows_a_run_with_any_valid_summary() -> None:
     page = index([row_of(decode(as_bytes(SUMMARY), Summary, "x"), None)], [], ["run <odd>, because"])
     assert b"<h2>Left out</h2>" in page
     assert b"run &lt;odd&gt;, because" in page
+
+
+FIRST_USE_IN_THREADS = """
+import sys, threading
+from mnist_lib.objects.records import unseal
+from mnist_lib.store.versions import Version
+content, barrier = sys.stdin.buffer.read(), threading.Barrier(16)
+
+def read():
+    barrier.wait()
+    unseal(content, "record", Version).facts
+
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=read) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_that_read_the_first_records_of_a_process_do_not_crash_it() -> None:
+    """msgspec ended four of five such processes with a segmentation fault."""
+    record = seal(RECORDS[Version])
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", FIRST_USE_IN_THREADS], input=record, cwd=ROOT, check=True)
