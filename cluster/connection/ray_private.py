@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # with "0", Ray uses LOOPBACK as it is given
-# Ray gives its metrics to everybody. The last two of the servers start, unless their port is impossible.
+# Ray serves its metrics to everybody. Two of the servers start in any case, but not on an impossible port.
 NO_METRICS = {"RAY_enable_metrics_collection": "0", "AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"}
 # `ray start` of this environment, on loopback. With LOOPBACK_VARIABLE set from the start, it starts only a head.
 START_CODE = f"""

@@ -129,7 +129,10 @@ def _begins_with_command(receiver: str) -> bool:
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Makes DNS requests, which cannot be cancelled, in daemon threads: the process would wait for an executor's."""
+    """Makes DNS requests in daemon threads.
+
+    They cannot be cancelled, and at its end the process would wait for the threads of an executor.
+    """
 
     def run_in_executor(  # type: ignore[override]  # the types of the arguments are of no interest here
         self, executor: Any, function: Callable[..., Any], *arguments: Any

@@ -166,7 +166,7 @@ class Dataset:
 
 
 def validation_size(train: int, ranks: NDArray[np.float32] | None, validation_percent: int) -> int:
-    """Return how many of `train` images are for validation: the share rounded up, or those with a rank below it."""
+    """Return how many of `train` images are for validation: those with a rank below the share, or the share itself."""
     if ranks is None:
         return -(-train * validation_percent // 100)
     return int((ranks < validation_percent / 100).sum())

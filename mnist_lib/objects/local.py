@@ -220,7 +220,7 @@ class LocalObjects:
 
     @contextlib.contextmanager
     def _synced_file(self, name: str, content: bytes) -> Iterator[tuple[int, str, str]]:
-        """Provide the folder of an object, a synced temporary file in it with that content, and the object's last name.
+        """Provide the folder of an object, a synced temporary file in it, and the last part of the object's name.
 
         The temporary file is deleted afterwards if it still exists.
         """

@@ -101,7 +101,7 @@ def test_a_document_is_read_as_it_was_written(kind: Any) -> None:
 
 @pytest.mark.fuzz
 @given(st.sampled_from(list(RECORDS)).flatmap(lambda kind: st.tuples(st.just(kind), changed(RECORDS[kind]))))
-def test_a_changed_record_is_a_record_or_our_error(change: tuple[type, Any]) -> None:
+def test_a_changed_record_is_decoded_or_refused_with_an_error_of_ours(change: tuple[type, Any]) -> None:
     kind, document = change
     content = seal(document) if isinstance(document, dict) and document else as_bytes(document)
     found = outcome(lambda: unseal(content, "x", kind))
@@ -113,7 +113,7 @@ def test_a_changed_record_is_a_record_or_our_error(change: tuple[type, Any]) -> 
 
 @pytest.mark.fuzz
 @given(st.sampled_from(list(DOCUMENTS)).flatmap(lambda kind: st.tuples(st.just(kind), changed(DOCUMENTS[kind]))))
-def test_a_changed_document_is_a_document_or_our_error(change: tuple[Any, Any]) -> None:
+def test_a_changed_document_is_decoded_or_refused_with_an_error_of_ours(change: tuple[Any, Any]) -> None:
     kind, document = change
     found = outcome(lambda: decode(as_bytes(document), kind, "x"))
     if kind is Manifest and found is not None:

@@ -50,7 +50,7 @@ def read_within(content: bytes, seconds: float) -> Picture:
 
 
 def end_by(number: int) -> int:
-    """Return 0, or end the process by a signal, or with an exit code if the number is negative."""
+    """End the process by signal `number`, or with exit code `-number` if it is negative; return 0 for 0."""
     if number > 0:
         os.kill(os.getpid(), number)
     if number < 0:

@@ -31,8 +31,8 @@ def crontab(timer: Timer) -> str:
 def _quoted(word: str) -> str:
     """Quote a word for the shell, in which cron takes % for a new line.
 
-    A backslash before % escapes it, and before another backslash some versions of cron remove one of the two. So two
-    quotes, which the shell removes, follow every backslash of the word itself.
+    `\\%` gives a literal %. Some versions of cron also turn two backslashes into one, so every backslash of the word
+    itself is followed by two quotes, which the shell removes.
     """
     return shlex.quote(word).replace("\\", "\\''").replace("%", r"\%")
 

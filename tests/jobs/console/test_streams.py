@@ -185,7 +185,7 @@ def test_no_text_can_act_on_a_terminal_or_fail_to_be_printed(text: str, encoding
 
 @pytest.mark.fuzz
 @given(names=st.lists(ANY_TEXT, min_size=1, max_size=3), width=st.sampled_from(["20", "200"]))
-def test_any_names_fit_into_a_table_of_one_line_for_each(names: list[str], width: str) -> None:
+def test_a_table_has_one_line_for_each_row_whatever_the_names(names: list[str], width: str) -> None:
     with mock.patch.dict(os.environ, COLUMNS=width):
         text = table(("name", "count"), [(name, "7") for name in names])
         drawn = as_text(grid(("name", "count"), [(Text(name), "7") for name in names]))

@@ -42,7 +42,7 @@ def test_images_of_several_sizes_are_resized_and_the_dataset_says_so(tmp_path: P
     assert prepare(small).image_shape == (6, 5, 1)
 
 
-def test_an_unknown_name_and_an_error_in_the_file_are_one_line(tmp_path: Path) -> None:
+def test_an_unknown_name_or_an_error_in_the_file_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError, match="tfds:no_such_images: expected a dataset of TFDS, got a name that it"):
         prepare(DataRequest(dataset="tfds:no_such_images", data_dir=tmp_path))
     wrong = tmp_path / "wrong.py"

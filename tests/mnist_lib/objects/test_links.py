@@ -50,7 +50,7 @@ def state(folder: Path) -> dict[str, tuple[int, bytes | str]]:
 
 
 def move_outside(path: Path, outside: Path) -> None:
-    """Replace a file or folder by a link to where it now is."""
+    """Move a file or folder to the folder `outside`, and leave a link in its place."""
     outside.mkdir(exist_ok=True)
     target = outside / f"{len([*outside.iterdir()])}"
     path.rename(target)

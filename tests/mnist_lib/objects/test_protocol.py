@@ -84,7 +84,7 @@ def test_s10_no_accepted_name_leads_out_of_the_root(name: str) -> None:
     assert path != str(root)
 
 
-def test_an_object_that_is_larger_than_its_kind_is_not_read(objects: Objects) -> None:
+def test_an_object_that_exceeds_the_size_limit_of_a_read_is_refused(objects: Objects) -> None:
     objects.create("x", b"12345")
     assert objects.read("x", 5) == b"12345"
     with pytest.raises(IntegrityError, match=r"x: expected at most 4 bytes, got 5; restore it from a copy$"):
