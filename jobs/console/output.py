@@ -85,7 +85,7 @@ def _exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str]
 
 
 def _is_lost(stdout: SafeStream) -> bool:
-    """Return whether a part of the output was lost, and print an error if so. A pipe closed by its reader is no loss."""
+    """Return whether output was lost, and print an error if so. A pipe that its reader has closed does not count."""
     error = stdout.finish()
     if error is None or isinstance(error, BrokenPipeError):
         return False
