@@ -47,11 +47,12 @@ else:
 
 
 def encode(document: object, *, indent: int | None = None) -> bytes:
-    """Return a document as JSON. Raises ValueError for NaN, which JSON does not have.
+    """Return a document as JSON in ASCII. Raises ValueError for NaN, which JSON does not have.
 
     Halves of surrogate pairs, as in the name of a file that is not UTF-8, become "?": `decode` would refuse them.
     """
-    return json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False).encode(errors="replace")
+    text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False).encode(errors="replace").decode()
+    return re.sub(r"[^\n -~]+", lambda letters: json.dumps(letters[0])[1:-1], text).encode()
 
 
 def decode(content: bytes, kind: type[T], name: str, what: str = "JSON") -> T:

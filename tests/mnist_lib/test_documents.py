@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mnist_lib.archives import _SavedModel
 from mnist_lib.data.cache import _About
-from mnist_lib.documents import MAX_DEPTH, Json, Moment, decode, require_schema
+from mnist_lib.documents import MAX_DEPTH, Json, Moment, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SchemaError
 from mnist_lib.objects.lease import Heartbeat, LeaseTerm
 from mnist_lib.objects.records import seal, unseal
@@ -86,6 +86,16 @@ def outcome(read: Callable[[], Any]) -> Any:
 
 def as_bytes(document: Any) -> bytes:
     return json.dumps(document).encode()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_text_is_written_as_in_records_of_earlier_versions_of_the_program(text: str) -> None:
+    """`verify` compares a copy of a record with the record written again."""
+    assert encode({"a": text}, indent=2) == json.dumps({"a": text}, indent=2).encode()
+
+
+def test_the_name_of_a_file_that_is_not_utf_8_can_be_written_and_read() -> None:
+    assert decode(encode({"a": "\udc80ü\ud800"}), dict[str, str], "x") == {"a": "?ü?"}
 
 
 @pytest.mark.parametrize("kind", RECORDS)
