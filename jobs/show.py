@@ -18,7 +18,7 @@ from jobs.console.values import folder, whole_number
 from jobs.models.compute import load_dataset
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.errors import SpecError
-from mnist_lib.objects.local import atomic_output
+from mnist_lib.objects.output_file import atomic_output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -19,7 +19,7 @@ from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
 from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
-from mnist_lib.objects.local import require_absent
+from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.contents import Predictions, StoredModel, image_shape_of
 from mnist_lib.store.versions import Version

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from jobs.predict.answers import Answer
-from mnist_lib.objects.local import atomic_output
+from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.report.dataset import as_picture
 from mnist_lib.wording import printable
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mnist_lib.errors import IntegrityError
 from mnist_lib.export.loading import MAX_ROUNDING, LoadedModel, Predict, predictor
 from mnist_lib.models.model import serving_module
-from mnist_lib.objects.local import atomic_output, require_absent
+from mnist_lib.objects.output_file import atomic_output, require_absent
 
 PIXELS, PROBABILITIES = "pixels", "probabilities"  # the names of the input, as in `serving_module`, and the output
 

@@ -1,8 +1,8 @@
-"""Files on this machine: objects below a folder, and single output files outside of any storage.
+"""Objects as files below a folder of this machine.
 
-Both are written to a temporary file, synced, and then given their name, so a file is complete or absent. The folder is
-synced too; otherwise a power loss can remove the name of a file whose content is on the disk. obstore, which is used
-for buckets, is not used here because it does not sync local files.
+Each is written to a temporary file, synced, and then given its name, so it is complete or absent. The folder is synced,
+too; otherwise a power loss can remove the name of a file whose content is on the disk. obstore, which is used for
+buckets, is not used here because it does not sync local files.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_lib.clock import now_text
-from mnist_lib.errors import BusyError, IntegrityError, OutputError, SpecError, StoreError, StoreFullError
+from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, check_part, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
@@ -192,8 +192,9 @@ class LocalObjects:
         path = self._root
         if make and path not in self._durable:
             path.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(PermissionError):  # the parent of the root may be unreadable
-                _sync(path.parent)
+            # The parent of the root may be unreadable.
+            with contextlib.suppress(PermissionError), _closing(os.open(path.parent, FOLDER)) as parent:
+                os.fsync(parent)
             self._durable.add(path)
         folder = os.open(path, FOLDER)
         try:
@@ -264,40 +265,6 @@ class LocalObjects:
             raise StoreError(f"{path} cannot be read or written ({reason}); name another with --storage") from error
 
 
-@contextlib.contextmanager
-def atomic_output(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write a file or a folder to. It becomes `target`, or is deleted on an exception.
-
-    Raises OutputError if it cannot be written.
-    """
-    if not target.parent.is_dir():  # TensorFlow would create it
-        raise OutputError(f"{target}: expected a folder {target.parent}, got none; name another place")
-    temporary = _temporary_beside(target)
-    try:
-        yield temporary
-        for path in [temporary, *temporary.rglob("*")]:
-            _sync(path)
-        temporary.rename(target)
-        _sync(target.parent)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error}); name another place") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def require_absent(target: Path) -> None:
-    """Raise SpecError if something exists at that path."""
-    if os.path.lexists(target):
-        raise SpecError(f"{target}: expected nothing at this path, got a file or folder; remove it, or name another")
-
-
-def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-
-
 def _walk(folder: int, path: str = "", depth: int = 0) -> Iterator[tuple[int, str, list[str], list[str]]]:
     """Yield every folder, from the innermost on: descriptor, path with a final slash, names of its files and folders.
 
@@ -319,14 +286,5 @@ def _walk(folder: int, path: str = "", depth: int = 0) -> Iterator[tuple[int, st
 def _closing(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, survive a power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
