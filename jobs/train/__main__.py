@@ -28,15 +28,8 @@ from mnist_lib.objects.lease import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.runs import (
-    REPORT,
-    RunFolder,
-    check_run_name,
-    check_writable,
-    configuration_of,
-    open_run,
-    run_to_resume,
-)
+from mnist_lib.store.opening import open_run, run_to_resume
+from mnist_lib.store.runs import REPORT, RunFolder, check_run_name, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
 
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`

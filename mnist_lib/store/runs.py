@@ -1,36 +1,28 @@
-"""The folder of one run, `<storage>/runs/<run>/`, and how an unfinished run is resumed.
+"""The folder of one run, `<storage>/runs/<run>/`.
 
 `run.json` is written first, with the run's terms: everything that its result depends on. `summary.json` is written
-last; when it exists, the run is complete. A run is resumed by its name or by its terms, and only with the same terms.
+last; when it exists, the run is complete.
 """
 
-import contextlib
-import hashlib
-import itertools
-import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from mnist_lib.clock import as_file_name, now_text
 from mnist_lib.documents import Json, Moment, Name, convert, decode, encode, require_schema
-from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
+from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
-from mnist_lib.objects.records import TOKEN, read_record, seal
+from mnist_lib.objects.records import read_record
 from mnist_lib.store.publishing import MAX_RUN_NAME_LENGTH
 from mnist_lib.summary import SUMMARY_SCHEMA, HistoryEntry, Summary
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"
 INDEX = "index.html"  # lists all runs, at the root of the storage
-UNFINISHED = "unfinished"  # folder: the locks of unfinished runs, and the run to resume for each set of terms
 MAX_HISTORY_BYTES = 1 << 28  # a line for each epoch has 300 bytes
-MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 4  # 16,000 trials; a trial's row in the summary is up to four times as long
-MAX_DIFFERENCES = 5  # in one message
 
 Terms = Mapping[str, Json]
 
@@ -50,13 +42,6 @@ class BegunRun:
     run: Name
     begun: Moment
     terms: Terms
-
-
-@dataclass(frozen=True)
-class UnfinishedRun:
-    """The record that names the run to resume for its terms."""
-
-    run: Name
 
 
 class RunFolder:
@@ -193,53 +178,6 @@ def check_writable(objects: Objects) -> None:
         objects.delete(name)
 
 
-@contextlib.contextmanager
-def open_run(
-    objects: Objects, name: str | None, *, dataset: str, terms: Terms, configuration: str
-) -> Iterator[RunFolder]:
-    """Begin or resume a run, and lock it for this process.
-
-    Args:
-        name: None to resume the unfinished run with these terms or, if there is none, to begin one named after the time
-            and the dataset.
-        configuration: YAML, stored when the run is begun.
-
-    Raises:
-        SpecError: the run of that name has other terms.
-        BusyError: another process of this machine is working on it.
-        IntegrityError: its record is damaged.
-    """
-    check_part("dataset", dataset)
-    complete = False
-    with contextlib.ExitStack() as locks:
-        folder = None if name else _resume_unnamed(objects, terms, locks)
-        names = iter([name]) if name else _new_names(dataset)
-        while folder is None:
-            run = next(names)
-            try:
-                locked = locks.enter_context(objects.lock(_lock(run)))
-            except BusyError:
-                if name:
-                    raise
-                continue  # another run of this dataset was begun in the same second
-            folder = _begin(locked, run, terms, configuration) or (_resume(locked, run, terms) if name else None)
-        if not name:
-            objects.replace(_pointer(terms), seal(asdict(UnfinishedRun(folder.run))))
-        yield folder
-        complete = folder.is_complete
-        if complete and _unfinished_run(objects, terms) == folder.run:
-            objects.delete(_pointer(terms))
-    if complete:
-        objects.delete(_lock(folder.run))
-        objects.delete_below(_lock(folder.run))
-
-
-def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
-    """Return the run that `open_run` would resume, or None if it would begin one."""
-    run = name or _unfinished_run(objects, terms)
-    return run if run is not None and objects.exists(f"runs/{run}/{RUN_RECORD}") else None
-
-
 def configuration_of(objects: Objects, run: str) -> str:
     """Return the stored configuration of a run, YAML. Raises SpecError if there is no such run."""
     check_run_name(run)
@@ -247,76 +185,3 @@ def configuration_of(objects: Objects, run: str) -> str:
     if content is None:
         raise SpecError(f"resume: expected the name of a run in {objects.where('runs')}, got {run!r}")
     return content.decode(errors="replace")
-
-
-def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunFolder | None:
-    """Begin a run, or return None if the name is taken."""
-    record = seal({**asdict(BegunRun(run, now_text(), terms)), TOKEN: uuid.uuid4().hex})
-    if len(record) > MAX_TERMS_BYTES:
-        expected = f"trials whose terms have up to {MAX_TERMS_BYTES:,} bytes together"
-        raise SpecError(f"seeds: expected {expected}, got {len(record):,}; divide them among several runs")
-    if not objects.create(f"runs/{run}/{RUN_RECORD}", record):
-        return None
-    folder = RunFolder(objects, run)
-    folder.write(CONFIGURATION, configuration.encode())
-    return folder
-
-
-def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
-    differences = _differences(RunFolder(objects, run).terms(), json.loads(encode(terms)))
-    if differences:
-        more = len(differences) - MAX_DIFFERENCES
-        listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
-        raise SpecError(f"run_name: expected the terms of run {run!r}, got {listed}; choose another --run-name")
-    folder = RunFolder(objects, run, resumed=True)
-    folder.repair_history()
-    return folder
-
-
-def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack) -> RunFolder | None:
-    run = _unfinished_run(objects, terms)
-    if run is None:
-        return None
-    try:
-        folder = _resume(locks.enter_context(objects.lock(_lock(run))), run, terms)
-        return None if folder.is_complete else folder
-    except (BusyError, IntegrityError, SpecError):
-        return None  # so a new run is begun
-
-
-def _unfinished_run(objects: Objects, terms: Terms) -> str | None:
-    """Return the newest run with these terms that was begun without a name and is not complete."""
-    try:
-        return read_record(objects, _pointer(terms), UnfinishedRun).run
-    except IntegrityError:
-        return None
-
-
-def _new_names(dataset: str) -> Iterator[str]:
-    name = f"{as_file_name(now_text())}-{dataset}"
-    yield name
-    yield from (f"{name}-{number}" for number in itertools.count(2))
-
-
-def _lock(run: str) -> str:
-    return f"{UNFINISHED}/{run}.lock"
-
-
-def _pointer(terms: Terms) -> str:
-    return f"{UNFINISHED}/{hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:32]}.json"
-
-
-def _differences(before: Terms, after: Terms) -> list[str]:
-    """Return each difference once, as text such as "code abd instead of abc", even if several trials share it."""
-    found: dict[str, None] = {}
-    for name in dict.fromkeys([*before, *after]):
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found |= dict.fromkeys(_differences(old, new))
-        elif old != new:
-            found[f"{name} {_short(new)} instead of {_short(old)}"] = None
-    return list(found)
-
-
-def _short(value: Any) -> str:
-    return "set" if isinstance(value, dict) else "none" if value is None else str(value)[:40]

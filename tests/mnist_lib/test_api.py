@@ -18,9 +18,10 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions import promote
+from mnist_lib.store.opening import open_run
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.runs import RunFolder, open_run
+from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
 from tests.support.made_run import made_run
 from tests.support.store.fake_versions import about, files

@@ -24,9 +24,10 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions import Champion
 from mnist_lib.store.contents import Manifest, classes_of, image_shape_of
 from mnist_lib.store.holds import Hold
+from mnist_lib.store.opening import UnfinishedRun
 from mnist_lib.store.publishing import Claim
 from mnist_lib.store.resumption import EndedTrial
-from mnist_lib.store.runs import BegunRun, UnfinishedRun
+from mnist_lib.store.runs import BegunRun
 from mnist_lib.store.versions import Version, parse_version
 from mnist_lib.summary import HistoryEntry, Summary
 from tests.support.job import ROOT

@@ -20,7 +20,7 @@ from mnist_lib.objects.lease import FencedObjects, LeaseTerm
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.spec import trial_grid
-from mnist_lib.store.runs import open_run
+from mnist_lib.store.opening import open_run
 from mnist_lib.store.versions import find
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster

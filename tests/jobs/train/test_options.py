@@ -17,7 +17,7 @@ from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.runs import open_run
+from mnist_lib.store.opening import open_run
 from tests.support.job import ROOT
 from tests.support.processor import at_most_processor_seconds
 

@@ -13,7 +13,7 @@ import pytest
 from mnist_lib.errors import IntegrityError, StoreError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import FAILPOINT_EXIT_STATUS, FAILPOINT_VARIABLE, Objects
-from mnist_lib.store.runs import open_run
+from mnist_lib.store.opening import open_run
 from tests.support.store.disk import Disk
 from tests.support.store.faulty import FAULTS, Faulty, KilledError
 from tests.support.store.invariants import all_verified, champion_verified

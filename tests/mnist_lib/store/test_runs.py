@@ -12,8 +12,9 @@ from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.store import runs
-from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, open_run
+from mnist_lib.store import opening
+from mnist_lib.store.opening import open_run
+from mnist_lib.store.runs import RunFolder, check_run_name, check_writable
 from tests.support.store.summaries import small_summary
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
@@ -83,7 +84,7 @@ def test_a_run_that_was_begun_without_a_name_can_be_resumed_by_name(objects: Obj
 def test_unnamed_runs_that_begin_in_the_same_second_get_different_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "now_text", lambda: "2026-11-25T03:00:00Z")
+    monkeypatch.setattr(opening, "now_text", lambda: "2026-11-25T03:00:00Z")
     for storage in (str(tmp_path), "memory://same-second"):
         names = []
         for number in range(3):
@@ -101,7 +102,7 @@ def hold(root: Path, ready: Any) -> None:
 def test_an_unnamed_run_takes_another_name_if_one_of_the_same_second_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "now_text", lambda: "2026-11-25T03:00:00Z")
+    monkeypatch.setattr(opening, "now_text", lambda: "2026-11-25T03:00:00Z")
     first, second = LocalObjects(tmp_path), LocalObjects(tmp_path)
     with (
         first.lock("unfinished/2026-11-25T03-00-00Z-mnist.lock"),  # its record is not written yet
