@@ -1,13 +1,95 @@
-"""What a scheduler makes of an emitted file: readers of each format, apart from the code that writes it."""
+"""Timers with hostile values, and what a scheduler makes of them: readers of each format, apart from its writer."""
 
+import dataclasses
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
+import crontab as python_crontab  # type: ignore[import-untyped]
+import hypothesis.strategies as st
 import yaml
+
+from cluster.deploy.schedulers import Timer
+from jobs.retrain.emit import FINAL_EXIT_CODES
 
 # Prints its arguments, each with a NUL after it. Its own first argument contains what cron and the shell could change.
 PRINTF = ("/usr/bin/printf", r"%s\0")
+COMMAND = ("/usr/bin/python3", "-m", "jobs.retrain", "--once", "--cron", "0 3 * * *", "--storage", "/data/50% $HOME")
+CRONS = [
+    "0 3 * * *",
+    "*/15 * * * *",
+    "30 2,14 * * 1-5",
+    "0 4 1 * *",
+    "0 4 L * *",
+    "5-50/15 1-23/2 * JAN,JUN SUN",
+    "0 12 13 * 5",  # on the 13th, and on Fridays
+    "0 0 1,15 */3 *",
+    "0 3 1 * 0-6",  # on the 1st, and on every day of the week: every day
+]
+# Values that a scheduler could take for something else.
+HOSTILE = [
+    "",
+    " ",
+    ";",
+    "#",
+    "a b",
+    "100%",
+    "50\\%d",
+    "\\",
+    "\\\\",
+    "back\\",
+    "\\\\%",
+    "'",
+    '"',
+    'it\'s "quoted"',
+    "$HOME",
+    "$(touch /canary)",
+    "${HOME}",
+    "$$",
+    "$",
+    "`id`",
+    "%h",
+    "%%",
+    "~",
+    "*",
+    "-",
+    "&& id",
+    "1e3",
+    "0o17",
+    "yes",
+    "null",
+    "- a",
+    "a: b",
+    "[a]",
+    "!tag",
+    "ünï",
+    "$é",
+    "日本",
+    "\u00a0",
+    "\ufeff",
+    "😀",
+]
+FREE_TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn", "Zl", "Zp"]), max_size=20)
+# Text with what the formats escape, more often than it would come up by itself.
+WORDS = st.lists(FREE_TEXT | st.text("\\%$\"' ab#;(){}`", max_size=8), min_size=1, max_size=8)
+
+
+def timer(cron: str = "0 3 * * *", zone: str = "Europe/Berlin", starting_deadline: float | None = None) -> Timer:
+    return Timer(
+        name="nightly",
+        cron=cron,
+        zone=zone,
+        command=COMMAND,
+        folder=Path("/srv/digits"),
+        about="Retraining of 100% of the digits",
+        final_exit_codes=FINAL_EXIT_CODES,
+        starting_deadline=starting_deadline,
+    )
+
+
+def hostile(words: list[str], folder: str = "/", notify: str | None = None) -> Timer:
+    return dataclasses.replace(timer(), command=(*PRINTF, *words), folder=Path(folder), notify=notify)
 
 
 def printed_by(shell_command: str) -> list[str]:
@@ -39,7 +121,7 @@ def cron_variable(text: str, name: str) -> str:
 
 
 def systemd_words(text: str) -> list[str]:
-    """Return the arguments of ExecStart. Real systemd reads the same: see test_schedulers.py."""
+    """Return the arguments of ExecStart. Real systemd reads the same: see test_systemd.py."""
     (line,) = re.findall("^ExecStart=(.*)", text, re.MULTILINE)
     found = re.findall(r'"((?:[^"\\]|\\["\\])*)"(?: |$)|([^\s"\'\\;]+)(?: |$)', line)
     assert re.sub(r'"((?:[^"\\]|\\["\\])*)"(?: |$)|([^\s"\'\\;]+)(?: |$)', "", line) == ""
@@ -64,3 +146,16 @@ def kubernetes_words(manifest: str) -> list[str]:
     words = pod_of(manifest)["containers"][0]["command"]
     assert not any(re.search(r"(?<!\$)(\$\$)*\$(?!\$)", word) for word in words)
     return [word.replace("$$", "$") for word in words]
+
+
+def check_crontab(made: Timer, text: str) -> None:
+    """Check that there are two jobs, and that the shell gives their command exactly its arguments."""
+    *variables, at_time, at_boot = [line for line in text.removesuffix("\n").split("\n") if not line.startswith("#")]
+    line = at_boot.removeprefix("@reboot ")
+    assert at_time == f"0 3 * * * {line}"
+    assert [name.partition("=")[0] for name in variables] == ["MNIST_JOBS_NOTIFY", "CRON_TZ"][made.notify is None :]
+    if "#" not in line:  # where the other parser sees a comment, even in quotes
+        read = [job.command for job in python_crontab.CronTab(tab=text)]
+        assert read == [cron_command(line, halves_backslashes=False)] * 2
+    for halves_backslashes in (False, True):
+        assert printed_by(cron_command(line, halves_backslashes=halves_backslashes)) == list(made.command[2:])
