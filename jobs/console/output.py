@@ -210,11 +210,14 @@ def _fit(table: "Table", console: "SafeConsole") -> None:
         column.width = max(1, width)
 
 
-class _OneLine(logging.Formatter):
-    """Writes a message as one line; a traceback below it keeps its lines."""
+class _LineWithoutSecrets(logging.Formatter):
+    """Writes a message as one line without secrets; a traceback below it keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):
@@ -227,9 +230,6 @@ class _ToStderr(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
 
-    def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
-
     def emit(self, record: logging.LogRecord) -> None:
         with above_step():
             super().emit(record)
@@ -238,7 +238,7 @@ class _ToStderr(logging.StreamHandler[TextIO]):
 def log_to_stderr(*, verbose: bool, quiet: bool = False, timestamps: bool = False) -> None:
     """Print log messages on standard error: all if verbose, only warnings and errors if quiet."""
     handler = _ToStderr()
-    formatter = _OneLine("%(asctime)s %(message)s" if timestamps else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter = _LineWithoutSecrets("%(asctime)s %(message)s" if timestamps else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
