@@ -149,7 +149,9 @@ class TrainOptions(DataOptions):
         " train it. jobs.retrain sets this for all attempts but the last",
     )
     run_name: str | None = option(None, "name of the run (default: the time and the dataset)", str, "NAME")
-    resume: str | None = option(None, "resume this unfinished run with the options that it started with", str, "RUN")
+    resume: str | None = option(
+        None, "resume this unfinished run with its own options, apart from --address", str, "RUN"
+    )
     lease: str | None = option(
         None, "lease, set by jobs.retrain; once another process holds it, nothing is stored", str, "NAME:N"
     )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Tally, TrialFailure, TrialResult
+from mnist_lib.run_documents import SUMMARY_SCHEMA
 from mnist_lib.spec import OPTIONAL_FIELDS, TrialSpec
-from mnist_lib.summary import SUMMARY_SCHEMA
 
 if TYPE_CHECKING:
     from mnist_lib.data.split import Labels

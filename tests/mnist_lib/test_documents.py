@@ -20,6 +20,7 @@ from mnist_lib.objects.records import seal, unseal
 from mnist_lib.report.index import index, row_of
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.retraining.journal import Entry
+from mnist_lib.run_documents import HistoryEntry, Summary
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions import Champion
 from mnist_lib.store.contents import Manifest, classes_of, image_shape_of
@@ -29,7 +30,6 @@ from mnist_lib.store.publishing import Claim
 from mnist_lib.store.resumption import EndedTrial
 from mnist_lib.store.runs import BegunRun
 from mnist_lib.store.versions import Version, parse_version
-from mnist_lib.summary import HistoryEntry, Summary
 from tests.support.job import ROOT
 from tests.support.json_documents import DEEP, HOSTILE, changed, values
 from tests.support.store.fake_versions import DATASET, about, small_manifest
