@@ -62,7 +62,9 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
-        found = reproduction.reproduce(objects, version, load, cpus, code, options.model_file, progress)
+        found = reproduction.reproduce(
+            objects, version, load, cpus, code, options.model_file, progress, options.max_epochs
+        )
     again, stored, low, high = map(percent, (found.again.value, found.stored.value, *found.stored.interval()))
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
     verdicts = {

@@ -141,6 +141,7 @@ class ReproduceOptions(ComputeOptions):
     """Train a version again with the settings in its manifest, and compare the weights."""
 
     cpus: int | None = option(None, "number of training threads (default: one per CPU)", whole_number, "N")
+    max_epochs: int = option(1_000, "maximum number of epochs; a manifest with more is refused", whole_number, "N")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from typing import Any
 from mnist_lib.assignment import Assignment, Pace, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import IntegrityError, MnistError
+from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
-from mnist_lib.spec import TrialSpec
+from mnist_lib.spec import MAX_EPOCHS, TrialSpec
 from mnist_lib.store.contents import MANIFEST, read_manifest, source_of
 from mnist_lib.store.versions import Version
 from mnist_lib.training.trial import WorkerPlace, run_trials
@@ -38,6 +38,7 @@ def reproduce(
     code: Mapping[str, Any],
     model_file: Path | None = None,
     progress: Callable[[str], object] = lambda text: None,
+    max_epochs: int = MAX_EPOCHS,
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
 
@@ -50,8 +51,10 @@ def reproduce(
         code: this project's code, as in `environment.code_version`.
         model_file: the file that defines the model, unless it is trusted or the model is in the catalog.
         progress: called with the number of epochs, as text, before the training.
+        max_epochs: the maximum number, since anybody may have written the manifest.
 
     Raises:
+        SpecError: the version was trained for more epochs.
         IntegrityError: the manifest differs from what was committed, or does not say how the version was trained.
         ModelError: the version's code may not be run.
         MnistError: the training failed.
@@ -62,6 +65,9 @@ def reproduce(
     if [row["epoch"] for row in manifest["history"]] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
         expected = f"the epochs 1 to {spec.epochs:,} at most, in order"
         raise IntegrityError(f"{version.name}: {MANIFEST}: $.history: expected {expected}, got {epochs:,} others")
+    if epochs > max_epochs:
+        expected = f"at most {counted(max_epochs, 'epoch')}, {version.name} has {epochs:,}"
+        raise SpecError(f"max_epochs: expected {expected}; to train them all, use --max-epochs {epochs}")
     progress(counted(epochs, "epoch"))
     made = _made(manifest["code"], manifest["dataset"]["fingerprint"], manifest["versions"], devices)
     gpus = sum("GPU" in device for device in devices)

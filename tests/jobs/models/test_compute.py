@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,11 +75,8 @@ def test_reproduce_of_a_bare_name_trains_the_champion_again(command: Callable[..
     assert json.loads(stdout)["stored"]["correct"] < 300
 
 
-@pytest.mark.parametrize("epochs", [[], [2], [1, 2, 3, 4, 5, 6], [1, 1]])
-def test_reproduce_trains_no_more_epochs_than_the_spec_has(
-    epochs: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    objects = LocalObjects(tmp_path)
+def publish_with_epochs(epochs: Sequence[int], objects: LocalObjects) -> None:
+    """Publish a version with these epochs in its history."""
 
     def change(files: dict[str, bytes]) -> None:
         row = {"trial": "keras-s0", "loss": 0.5, "train": {"correct": 1, "total": 2}, "validation": None, "seconds": 1}
@@ -87,9 +84,26 @@ def test_reproduce_trains_no_more_epochs_than_the_spec_has(
         files["manifest.json"] = json.dumps({**manifest, "history": [{**row, "epoch": n} for n in epochs]}).encode()
 
     publish_untrained(objects, "keras", change)
+
+
+@pytest.mark.parametrize("epochs", [[], [2], [1, 2, 3, 4, 5, 6], [1, 1]])
+def test_reproduce_trains_no_more_epochs_than_the_spec_has(
+    epochs: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_with_epochs(epochs, LocalObjects(tmp_path))
     assert models.main(["reproduce", "keras@1", f"--storage={tmp_path}"]) == 7
     expected = f"$.history: expected the epochs 1 to 5 at most, in order, got {len(epochs)} others"
     assert expected in capsys.readouterr().err
+
+
+def test_reproduce_does_not_obey_a_manifest_with_any_number_of_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_with_epochs([1, 2, 3, 4, 5], LocalObjects(tmp_path))
+    assert models.main(["reproduce", "keras@1", f"--storage={tmp_path}", "--max-epochs=4"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error[E-USAGE] max_epochs: expected at most 4 epochs, keras@1 has 5; to train them all, use --max-epochs 5"
+    )
 
 
 def test_evaluate_without_the_data_suggests_only_options_that_it_has(
