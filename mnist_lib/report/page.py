@@ -87,7 +87,8 @@ def report(run: ReportedRun) -> Report:
 
 def render(name: str, **values: Any) -> bytes:
     """Return the page of a template of this package. Values are escaped, and a missing one is an error."""
-    return printable(_templates().get_template(name).render(values), keep="\n").encode()
+    # Our own text has spaces at which no line should break.
+    return printable(_templates().get_template(name).render(values), keep="\n\N{NO-BREAK SPACE}").encode()
 
 
 @functools.cache

@@ -86,6 +86,11 @@ def test_the_page_contains_all_that_it_shows_and_is_small(reported: tuple[Report
     assert b"url(http" not in page
 
 
+def test_no_text_of_our_own_is_escaped(reported: tuple[ReportedRun, Report]) -> None:
+    _, report = reported
+    assert re.findall(r".{20}\\[xu].{20}", report.page.decode()) == []
+
+
 def test_markup_in_a_message_is_shown_as_text(digits: Dataset) -> None:
     run = replace(made_run(digits, seeds=2, failed=1), options=([f"--storage={NAUGHTY}"], []))
     page = report(run).page.decode()
