@@ -24,9 +24,9 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import IntegrityError
 
-CACHE_SCHEMA = 2
+CACHE_SCHEMA = 3
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "ranks")
+ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels", "test_hashes", "ranks")
 ABOUT = "about"  # the array that holds JSON, as bytes
 FIELDS = ("version", "classes", "fingerprint", "notices", "damaged")  # of a dataset
 
@@ -54,9 +54,11 @@ def write_cache(dataset: Dataset, path: Path, source: str) -> None:
         source: a text that changes with the arrays' sources; `read_cache` compares it.
     """
     about = {"source": source, **{field: getattr(dataset, field) for field in FIELDS}}
-    train, test = dataset.train, dataset.test
+    splits = [
+        values for split in (dataset.train, dataset.test) for values in (split.images, split.labels, split.hashes)
+    ]
     ranks = np.empty(0, np.float32) if dataset.ranks is None else dataset.ranks
-    arrays = dict(zip(ARRAYS, (train.images, train.labels, test.images, test.labels, ranks), strict=True))
+    arrays = dict(zip(ARRAYS, (*splits, ranks), strict=True))
     arrays[ABOUT] = np.frombuffer(encode(about), np.uint8)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,10 @@ def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
         about = decode(arrays[ABOUT].tobytes(), _About, str(path))
         if about["source"] != source(about["version"]):
             return None
-        train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
+        train, test = (
+            Split(*(arrays[f"{split}_{values}"] for values in ("images", "labels", "hashes")))
+            for split in ("train", "test")
+        )
         return Dataset(
             name=name,
             version=about["version"],

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.data.hashes import ImageHashes
 from mnist_lib.data.listing import MAX_NAMED, Listing, listed
 from mnist_lib.data.request import MAX_SIDE, DataRequest
 from mnist_lib.data.split import Dataset, Split, as_labels
@@ -32,7 +33,7 @@ class _Read:
 
     images: NDArray[np.uint8]  # [files, height, width, channels]
     labels: NDArray[np.int64]  # [files]
-    hashes: NDArray[np.uint64]  # [files, 2]
+    hashes: ImageHashes  # [files, 2]
     errors: dict[int, ImageError]  # by the number of the file
 
 
@@ -90,7 +91,7 @@ def _split(
         without = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
         if without:
             notices += (f"{counted(len(without), 'class')} without pictures {what}: {listed(without)}",)
-    every = Split(read.images, as_labels(read.labels, len(listing.classes)))
+    every = Split(read.images, as_labels(read.labels, len(listing.classes)), read.hashes)
     dataset = Dataset.of(request.name, "", every.take(train), every.take(test), listing.classes)
     given = splits == "validation"
     # If there is a folder for validation, any share above 0 selects its pictures and no others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
+from mnist_lib.data.hashes import ImageHashes, hashes_of
 from mnist_lib.errors import DataError
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
@@ -30,12 +32,19 @@ def as_labels(labels: NDArray[np.int64], classes: int) -> Labels:
 class Split:
     images: NDArray[np.uint8]  # [n, height, width, channels], 0-255
     labels: Labels  # [n], from 0
+    known_hashes: ImageHashes | None = None  # [n, 2]; None: those of `images`
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: NDArray[Any]) -> Split:
-        return Split(self.images[indices], self.labels[indices])
+        hashes = self.known_hashes[indices] if self.known_hashes is not None else None
+        return Split(self.images[indices], self.labels[indices], hashes)
+
+    @cached_property
+    def hashes(self) -> ImageHashes:
+        """The hash of each image, [n, 2]: of a picture in a folder, before it was resized."""
+        return hashes_of(self.images) if self.known_hashes is None else self.known_hashes
 
     @property
     def fingerprint(self) -> str:
@@ -53,6 +62,7 @@ class DatasetInfo:
     classes: tuple[str, ...]
     train: int  # images, including those for validation
     test_labels: Labels
+    test_hashes: ImageHashes
     image_shape: tuple[int, int, int]  # height, width, channels
     reusable: bool
     ranks: NDArray[np.float32] | None = None
@@ -121,6 +131,7 @@ class Dataset:
             classes=self.classes,
             train=len(self.train),
             test_labels=self.test.labels,
+            test_hashes=self.test.hashes,
             image_shape=self.image_shape,
             reusable=self.reusable,
             ranks=self.ranks,

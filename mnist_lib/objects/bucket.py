@@ -16,7 +16,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import from_url
 
 from mnist_lib.errors import StoreError, TooLargeError
@@ -59,6 +65,20 @@ class BucketObjects:
         require_size(self.where(name), found.meta["size"], limit)
         return bytes(found.bytes())
 
+    def _tagged(self, name: str) -> tuple[bytes | None, str | None]:
+        """Return the content of an object, or None, and a tag that changes with it."""
+
+        def get() -> tuple[bytes, str | None]:
+            found = obstore.get(self._store, name)
+            require_size(self.where(name), found.meta["size"], MAX_APPENDED_BYTES)
+            return bytes(found.bytes()), found.meta["e_tag"]
+
+        check_name(name)
+        try:
+            return self._request(name, get)
+        except FileNotFoundError:
+            return None, None
+
     def exists(self, name: str) -> bool:
         """Begin to read the object: a HEAD request does not distinguish a missing bucket from a missing object."""
         check_name(name)
@@ -87,6 +107,19 @@ class BucketObjects:
         self._unsent.add(name)
         if time.monotonic() > self._send_at:
             self.flush()
+
+    def add(self, name: str, content: bytes) -> None:
+        tried = None
+        while True:
+            before, tag = self._tagged(name)
+            if tried is not None and before is not None and before.startswith(tried):
+                return  # the answer to the last attempt was lost
+            tried = (before or b"") + content
+            # The tag makes the request fail if another writer has changed the object since.
+            mode: Any = "create" if before is None else {"e_tag": tag}
+            with contextlib.suppress(AlreadyExistsError, PreconditionError):
+                self._put(name, tried, mode)
+                return
 
     def flush(self) -> None:
         begin = time.monotonic()
@@ -151,10 +184,10 @@ class BucketObjects:
 
     @contextlib.contextmanager
     def _store_errors(self, name: str) -> Iterator[None]:
-        """Turn an error of the bucket into a StoreError, unless it says that an object exists or is missing."""
+        """Turn an error of the bucket into a StoreError, unless an object exists, is missing or has changed."""
         try:
             yield
-        except AlreadyExistsError:
+        except (AlreadyExistsError, PreconditionError):
             raise
         except FileNotFoundError as error:
             if NO_SUCH_BUCKET.search(str(error)):

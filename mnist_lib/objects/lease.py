@@ -174,6 +174,9 @@ class FencedObjects:
     def append(self, name: str, content: bytes) -> None:
         self._writable().append(name, content)
 
+    def add(self, name: str, content: bytes) -> None:
+        self._writable().add(name, content)
+
     def flush(self) -> None:
         self._writable().flush()
 

@@ -85,6 +85,17 @@ class LocalObjects:
             with os.fdopen(self._open(name, flags, make=True), "ab") as file:
                 file.write(content)
 
+    def add(self, name: str, content: bytes) -> None:
+        with self._store_errors(name, len(content)):
+            descriptor = self._open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, make=True)
+            with os.fdopen(descriptor, "ab") as file:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # a large content may take several writes
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            with self._parent(name) as (folder, _):
+                os.fsync(folder)
+
     def flush(self) -> None:
         """Do nothing: `append` buffers nothing."""
 

@@ -58,6 +58,9 @@ class Objects(Protocol):
     def append(self, name: str, content: bytes) -> None:
         """Append to an object. Content that was appended after the last `flush` may be lost."""
 
+    def add(self, name: str, content: bytes) -> None:
+        """Append to an object durably, at once. Of several writers, none loses what another has added."""
+
     def flush(self) -> None:
         """Write appended content that is still buffered."""
 

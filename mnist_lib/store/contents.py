@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
+from mnist_lib.data.hashes import ImageHashes
 from mnist_lib.data.request import ImageShape
 from mnist_lib.data.split import DatasetInfo, Labels
 from mnist_lib.documents import Json, Name, Number, Sha256, Text, Texts, decode, encode, require_schema
@@ -27,6 +28,7 @@ from mnist_lib.spec import MAX_EPOCHS, OPTIONAL_FIELDS
 from mnist_lib.store.versions import DatasetFacts, Version, read_file
 
 PREDICTIONS, MANIFEST = "predictions.npz", "manifest.json"
+TEST_IMAGES = "test_images.npz"  # the hash of each image that was predicted
 WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
 MANIFEST_SCHEMA = 1
 MAX_DEVICES = 256 * 64  # 64 GPUs on each of 256 nodes
@@ -44,6 +46,7 @@ class Predictions:
     probabilities: NDArray[np.float32]  # [images, classes]
     labels: Labels  # [images]
     classes: tuple[str, ...] = DIGITS  # their names
+    hashes: ImageHashes | None = None  # [images, 2]; None in older versions
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
@@ -67,7 +70,8 @@ class Predictions:
         names = dataset.get("classes", tuple(map(str, range(classes))))
         if len(names) != classes:
             raise IntegrityError(f"{name}: expected probabilities of {len(names):,} classes, got {classes:,}")
-        return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels, names)
+        hashes = _test_hashes(objects, version, len(labels)) if TEST_IMAGES in version.files else None
+        return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels, names, hashes)
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:
@@ -95,6 +99,14 @@ class Predictions:
     def comparable(self, other: "Predictions") -> bool:
         """Return whether both were tested on the same images."""
         return self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
+
+
+def _test_hashes(objects: Objects, version: Version, images: int) -> ImageHashes:
+    content, name = read_file(objects, version, TEST_IMAGES, limit=MAX_ARRAY_BYTES), f"{version.name}: {TEST_IMAGES}"
+    hashes = read_npz(content, name, {"hashes": MAX_ARRAY_BYTES})["hashes"]
+    if (hashes.dtype.name, hashes.shape) != ("uint64", (images, 2)):
+        raise IntegrityError(f"{name}: expected uint64 ({images}, 2), got {hashes.dtype.name} {hashes.shape}")
+    return hashes
 
 
 class Manifest(TypedDict):
@@ -207,7 +219,13 @@ def contents_of(
         predictions=result.probabilities.argmax(axis=1).astype(dataset.test_labels.dtype),
         labels=dataset.test_labels,
     )
-    made = {PREDICTIONS: predictions.getvalue(), MANIFEST: encode(manifest, indent=2)}
+    images = io.BytesIO()
+    np.savez(images, hashes=dataset.test_hashes)  # [test images, 2] uint64
+    made = {
+        PREDICTIONS: predictions.getvalue(),
+        TEST_IMAGES: images.getvalue(),
+        MANIFEST: encode(manifest, indent=2),
+    }
     return {**result.files, **made}, about
 
 

@@ -57,6 +57,15 @@ def test_appended_content_comes_at_the_end(storage: str, objects: Objects) -> No
     assert objects.read("log") == b"1\n2\n3\n"
 
 
+def test_of_lines_added_by_many_writers_at_once_none_is_lost(storage: str, objects: Objects) -> None:
+    lines = [f"{number}\n".encode() for number in range(24)]
+    with ThreadPoolExecutor(6) as threads:
+        [*threads.map(lambda line: open_storage(storage).add("a/labels.jsonl", line), lines)]
+    added = objects.read("a/labels.jsonl")
+    assert added is not None
+    assert sorted(added.splitlines(keepends=True)) == sorted(lines)
+
+
 def test_exactly_one_of_several_concurrent_creates_succeeds(objects: Objects) -> None:
     for key in range(10):
         with ThreadPoolExecutor(8) as pool:

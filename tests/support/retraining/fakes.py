@@ -73,6 +73,9 @@ class ObjectsOfMachine:
     def append(self, name: str, content: bytes) -> None:
         raise NotImplementedError
 
+    def add(self, name: str, content: bytes) -> None:
+        raise NotImplementedError
+
     def flush(self) -> None:
         raise NotImplementedError
 

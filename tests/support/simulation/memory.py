@@ -33,6 +33,9 @@ class MemoryObjects:
     def append(self, name: str, content: bytes) -> None:
         self.content[name] = self.content.get(name, b"") + content
 
+    def add(self, name: str, content: bytes) -> None:
+        self.append(name, content)
+
     def flush(self) -> None:
         pass
 

@@ -42,6 +42,9 @@ class Faulty:
     def append(self, name: str, content: bytes) -> None:
         self._run("append", name, content)
 
+    def add(self, name: str, content: bytes) -> None:
+        self._run("add", name, content)
+
     def flush(self) -> None:
         self._run("flush")
 

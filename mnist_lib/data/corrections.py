@@ -1,0 +1,80 @@
+"""Corrected labels: an append-only file `labels.jsonl` with a line for each decision of a person about an image.
+
+It is in the folder of a data set, or in the storage if the data set has no folder of its own. Files of pictures are
+never changed. The latest line about an image wins.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from mnist_lib.data.request import ClassName, DataRequest
+from mnist_lib.documents import Moment, decode, encode
+from mnist_lib.errors import DataError, IntegrityError
+from mnist_lib.objects.protocol import Objects
+
+LABELS = "labels.jsonl"
+MAX_LABELS_BYTES = 1 << 28  # a million lines
+NONE = "none"  # the label that removes an image, as one that shows nothing of any class
+
+ImageHash = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]  # see `hashes.text_of`
+Reason = Literal["random", "uncertain", "disputed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """A line of `labels.jsonl`."""
+
+    image: ImageHash
+    label: ClassName  # the name of a class, or `NONE`
+    at: Moment  # UTC, ISO 8601
+    by: Annotated[str, Meta(max_length=200)]  # who decided
+    replaced: ClassName | None  # the label before; None if the image had none
+    why: Reason  # why the image was looked at; "disputed": because a model disagreed with its label
+
+
+def parse_corrections(content: bytes, where: str) -> list[Correction]:
+    """Return the corrections in the content of a file, in its order. Raises DataError with the number of a bad line."""
+    corrections = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            corrections.append(decode(line, Correction, f"{where}: line {number}", "the correction of a label"))
+        except IntegrityError as error:
+            raise DataError(f"{error}; correct or remove that line") from error
+    return corrections
+
+
+def latest(corrections: Iterable[Correction]) -> dict[str, Correction]:
+    """Return the correction that counts for each image: the last one."""
+    return {correction.image: correction for correction in corrections}
+
+
+@dataclass(frozen=True)
+class LabelsFile:
+    """`labels.jsonl` of a data set, on a disk or in a bucket."""
+
+    objects: Objects
+    name: str = LABELS
+
+    def read(self) -> list[Correction]:
+        """Return all corrections, oldest first. Raises DataError for a damaged line, or StoreError."""
+        return parse_corrections(self.objects.read(self.name, MAX_LABELS_BYTES) or b"", self.objects.where(self.name))
+
+    def add(self, corrections: Sequence[Correction]) -> None:
+        """Append corrections durably. Of several writers at once, none loses a line. Raises StoreError."""
+        lines = b"".join(encode(asdict(correction)) + b"\n" for correction in corrections)
+        self.objects.add(self.name, lines)
+
+
+def labels_file(request: DataRequest, storage: Objects) -> LabelsFile:
+    """Return where the corrections of a data set are: in its folder, here or in a bucket, or else in the storage."""
+    from mnist_lib.objects.local import LocalObjects
+    from mnist_lib.objects.storage import open_storage
+
+    if request.folder is not None:
+        return LabelsFile(LocalObjects(request.folder))
+    if request.url is not None:
+        return LabelsFile(open_storage(request.url))
+    return LabelsFile(storage, f"datasets/{request.name}/{LABELS}")
