@@ -28,7 +28,7 @@ from cluster.errors import ClusterError, counted
 
 OBJECT_STORE_BYTES = 200 << 20  # of each node
 FOLDER_VARIABLE, NODE_VARIABLE = "MNIST_LOCAL_CLUSTER", "MNIST_LOCAL_NODE"
-# The head notices within two seconds that a node is gone, not within half a minute. On a busy machine it may mistake a
+# The head notices within two seconds, instead of half a minute, that a node is gone. On a busy machine it may mistake a
 # slow node for a lost one, so this is only for clusters whose nodes are killed on purpose.
 HEALTH_CHECKS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 # In a new process: lets Linux kill it when the thread that has started it ends. 1 is PR_SET_PDEATHSIG.
@@ -39,11 +39,11 @@ class LocalCluster:
     """Nodes on this machine.
 
     Args:
-        folder: for all that Ray writes, and made private to this user; identifies the cluster. At most 40 characters,
-            since it holds sockets.
+        folder: holds all that Ray writes, and identifies the cluster; other users cannot enter it. Its path has at most
+            40 characters, since it holds sockets.
         port: of the head; 0 for an unused one.
         dashboard_port: of the dashboard and job server; 0 for an unused one, None for no dashboard.
-        outlives: whether the nodes run on when the thread that has added them ends.
+        outlives: whether the nodes keep running after the thread that has added them has ended.
         loses_nodes: whether the head looks for lost nodes often.
     """
 
@@ -108,7 +108,7 @@ class LocalCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C in the terminal is not for the nodes
+                start_new_session=True,  # so that a Ctrl-C in the terminal does not reach the nodes
                 preexec_fn=None if self._outlives else DIE_WITH_PARENT,
             )
 

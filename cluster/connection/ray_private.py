@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # with "0", Ray uses LOOPBACK as it is given
-# Ray serves its metrics to everybody. Two of the servers start in any case, but not on an impossible port.
+# Ray serves its metrics to everybody. Two of the servers cannot be disabled; with an impossible port they do not start.
 NO_METRICS = {"RAY_enable_metrics_collection": "0", "AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"}
-# `ray start` of this environment, on loopback. With LOOPBACK_VARIABLE set from the start, it starts only a head.
+# `ray start` of this environment, on loopback. The variable is set after the imports, which read it;
+# otherwise `ray start` would refuse to join a cluster.
 START_CODE = f"""
 import os
 from ray._private import services
@@ -71,7 +72,7 @@ def connect(address: str, **options: Any) -> None:
 
 @contextlib.contextmanager
 def _loopback_unchanged() -> Iterator[None]:
-    """Let Ray use 127.0.0.1 as it is given. It would replace it by this machine's address in the network."""
+    """Let Ray use 127.0.0.1 as it is given, instead of replacing it with this machine's address in the network."""
     resolve = services.resolve_ip_for_localhost
     services.resolve_ip_for_localhost = str  # type: ignore[assignment]
     try:
@@ -83,7 +84,7 @@ def _loopback_unchanged() -> Iterator[None]:
 @contextlib.contextmanager
 def connection_to_head(address: str) -> Iterator[Any]:
     """Provide the head's node-info service. Its methods raise grpc.RpcError, or AuthenticationError without a token."""
-    # It sends the token, and uses TLS if RAY_USE_TLS says so. Ray itself uses no proxy either.
+    # The channel sends the token, and uses TLS if RAY_USE_TLS says so. It ignores proxies, as Ray itself does.
     with init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         yield gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
 

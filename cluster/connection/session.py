@@ -91,14 +91,14 @@ def end_of_node() -> int | None:
 
     mark = ray_private.NODE_ARGUMENT + ray.get_runtime_context().get_node_id()
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError, AttributeError):  # of a process that has ended, or not on Linux
+        with contextlib.suppress(psutil.Error, OSError, AttributeError):  # the process has ended, or this is not Linux
             if mark in process.cmdline():
                 return os.pidfd_open(process.pid)
     return None
 
 
 def end_children() -> None:
-    """Kill every process that this one has started, and their descendants, and delete the files of its cluster.
+    """Kill all processes that this one has started, with their descendants, and delete the files of its cluster.
 
     All are suspended first: one that is starting while its parent is killed would be missed, and survive.
     """

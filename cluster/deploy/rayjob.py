@@ -36,7 +36,7 @@ Document = dict[str, Any]
 
 
 def rayjob_of(run: str, uid: str, manifest: Path) -> Document:
-    """Return the RayJob in a YAML file, named after the Job `run` and owned by it, so that it is deleted with it."""
+    """Return the RayJob in a YAML file, named after the Job `run`, which owns it: deleting the Job deletes it."""
     job: Document = yaml.safe_load(manifest.read_text())
     job["metadata"]["name"] = f"{run}-ray"  # not the Job's name, which KubeRay may use for a Job of its own
     job["metadata"]["ownerReferences"] = [{"apiVersion": "batch/v1", "kind": "Job", "name": run, "uid": uid}]

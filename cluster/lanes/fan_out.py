@@ -62,8 +62,8 @@ class FanOut:
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
         self._time, self._checked_at = RunningTime(clock), -math.inf
         self._lost: frozenset[str] = frozenset()
-        self._failed_starts = 0  # because of bugs, since a start last succeeded
-        self._deaths_in_a_row = 0  # of lanes, since one last began an item
+        self._failed_starts = 0  # starts of lanes that bugs made fail, since the last one that succeeded
+        self._deaths_in_a_row = 0  # deaths of lanes since a lane last began an item
         self._start_lanes_at = 0.0
         what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"
         self._wait = Wait(
@@ -97,7 +97,7 @@ class FanOut:
             unread = deque(self._wait_for_events())
             unread.rotate(next(self._turns))  # so that no lane always comes last
             self._time.tick()
-            while unread and not self._is_full():  # a single event may be large
+            while unread and not self._is_full():  # asked before every event, since a single one may be large
                 yield from self._take_event(self._attempts[unread.popleft()])
             if self._now - self._checked_at < TICK_SECONDS:
                 continue

@@ -28,7 +28,7 @@ TRIES = 10  # to start the actor on the driver's node
 
 
 class Mailbox:
-    """The driver's side. The actor starts with the first item, after the lanes, which find it by its name.
+    """The driver's side. The actor is started for the first item, later than the lanes, which find it by its name.
 
     Its methods raise ClusterError if the actor does not start in time.
     """

@@ -27,13 +27,14 @@ class UnwritableError(Exception):
     code = "E-USAGE"
 
 
-# What ends a line somewhere, what is not UTF-8, and the code points of no character, which systemd refuses.
+# Control characters and line ends of any kind, surrogates, which UTF-8 cannot encode, and the code points that Unicode
+# calls noncharacters, which systemd refuses.
 NO_CHARACTERS = "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
 UNWRITABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef{NO_CHARACTERS}]")
 
 
 def require_writable(what: str, text: str) -> None:
-    """Raise UnwritableError if the text contains a control character, a line separator or something not in UTF-8."""
+    """Raise UnwritableError if the text contains any of the characters in `UNWRITABLE`."""
     if found := UNWRITABLE.search(text):
         raise UnwritableError(f"{what}: expected UTF-8 without control characters, got {found[0]!r} in it; change it")
 

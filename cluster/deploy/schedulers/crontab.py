@@ -29,7 +29,7 @@ def crontab(timer: Timer) -> str:
 
 
 def _quoted(word: str) -> str:
-    """Quote a word for the shell, in which cron takes % for a new line.
+    """Quote a word for the shell and for cron, which turns % into a line break.
 
     `\\%` gives a literal %. Some versions of cron also turn two backslashes into one, so every backslash of the word
     itself is followed by two quotes, which the shell removes.
@@ -38,13 +38,15 @@ def _quoted(word: str) -> str:
 
 
 def _variable(value: str) -> str:
-    """Quote the value of a variable, which has no escapes, if it begins with a quote, which cron would remove."""
+    """Quote the value of a variable if it begins with a quote, which cron would remove. Values have no escapes."""
     if not value.startswith(("'", '"')):
         return value
     for quote in "'\"":
         if quote not in value:
             return f"{quote}{value}{quote}"
-    raise UnwritableError("notify: a crontab cannot hold a command with both kinds of quotes that begins with one")
+    raise UnwritableError(
+        "notify: a crontab cannot hold a command that begins with a quote and has both kinds of quotes"
+    )
 
 
 def _short(what: str, text: str) -> str:

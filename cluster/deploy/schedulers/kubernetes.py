@@ -84,7 +84,7 @@ def _object_name(schedule: str) -> str:
 
 
 def _manifest(timer: Timer, document: Document, container: Document, *comments: str) -> str:
-    """Return the object as YAML, after a Secret with the receiver of notices if there is one.
+    """Return the object as YAML. If notices have a receiver, a Secret that holds it comes first.
 
     Args:
         container: the part of the document that runs the command.
@@ -104,7 +104,7 @@ def _manifest(timer: Timer, document: Document, container: Document, *comments: 
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that begins like a number, such as 1e3 or 0o7: it is one in YAML 1.2, and text in 1.1."""
+    """Quotes text that begins like a number, such as 1e3 or 0o7, which YAML 1.2 reads as a number but 1.1 as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -70,10 +70,10 @@ TimeoutStopSec=30
 
 
 def _variables(notify: str) -> str:
-    """Return the file that the service reads its variables from. A unit is no place for a secret: all may read it."""
+    """Return the file from which the service reads its variables. All users can read a unit, so it holds no secret."""
     value = re.sub(r'(["\\`$])', r"\\\1", notify)
     return f"""\
-# With mode 0600 in ~/.config/mnist-jobs for units of a user, or in /etc/mnist-jobs for units of the system.
+# Save this with mode 0600 in ~/.config/mnist-jobs for units of a user, or in /etc/mnist-jobs for units of the system.
 MNIST_JOBS_NOTIFY="{value}"
 """
 
@@ -108,5 +108,5 @@ def _quoted(word: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape a value that has no quotes. A "/" must follow a path, or a backslash at its end would join two lines."""
+    """Escape an unquoted value. After a path, a "/" must follow: a backslash at the end would join two lines."""
     return text.replace("%", "%%")
