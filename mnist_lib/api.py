@@ -179,7 +179,7 @@ def _run_record(objects: Objects, champions: Mapping[str, int | None], name: str
         summary = folder.summary()
         if summary is None:
             return RunRecord(name=name, status="unfinished", dataset=folder.dataset())
-    except (IntegrityError, SpecError):  # SpecError: no run of ours has this name
+    except (IntegrityError, SpecError):  # SpecError: no run can have this name
         return RunRecord(name=name, status="damaged")
     models = {}
     for model, row in summary["models"].items():

@@ -26,7 +26,7 @@ KERAS_MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
 MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16  # for a NumPy array, or for a layer in HDF5, whose header has a few KB
 MAX_HDF5_OBJECTS = 10_000
-MAX_MEMBERS = 1_000  # of a zip archive; zipfile needs 600 bytes for each, and an archive 50
+MAX_MEMBERS = 1_000  # of a zip archive; each takes 50 bytes in the archive, but 600 bytes of memory in zipfile
 # What NumPy writes before the values of an array of numbers: a magic string, version 1.0, the length of the header.
 NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([<|][fiu][1248])', 'fortran_order': False, 'shape': \(([0-9, ]{0,60})\), \} *\n",
@@ -105,7 +105,7 @@ def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, by
 
 
 def _unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> bytes:
-    """Return a member. zipfile would unpack bzip2 and LZMA without a limit, and so would `archive.read` any other."""
+    """Return a member. zipfile unpacks bzip2 and LZMA without a limit; `archive.read` does so for every method."""
     info = archive.getinfo(member)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise IntegrityError(f"{name}: {member}: expected it stored or deflated, got method {info.compress_type}")
@@ -151,7 +151,7 @@ def _check_hdf5(content: bytes, name: str, weights: int) -> None:
 
 
 def _hdf5_datasets(file: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each dataset by path. It follows no link to another file, and stops at a group that contains itself."""
+    """Yield each dataset by path. Raises ValueError at a link, and if there are too many objects, as in a cycle."""
     import h5py
 
     pending, seen = [file], 0

@@ -40,7 +40,7 @@ def as_file_name(text: str) -> str:
 
 def moment_of(text: str) -> datetime:
     """Parse a time that `text_of` wrote. Raises ValueError for any other form."""
-    with contextlib.suppress(ValueError, OverflowError):  # the second in the years 1 and 9999, which UTC may not have
+    with contextlib.suppress(ValueError, OverflowError):  # OverflowError: in UTC, it is before year 1 or after 9999
         moment = datetime.fromisoformat(text)
         if text_of(moment) == text:
             return moment

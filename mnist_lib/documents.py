@@ -63,7 +63,7 @@ def decode(content: bytes, kind: type[T], name: str, what: str = "JSON") -> T:
         what: the document that is expected, for messages.
 
     Raises:
-        IntegrityError: it is something else; the message has the path of the first field that is.
+        IntegrityError: the document is not a `kind`; the message has the path of the first field that is wrong.
     """
     try:
         found: T = _decoder(kind).decode(content)  # type: ignore[arg-type]  # a type is hashable
@@ -75,7 +75,7 @@ def decode(content: bytes, kind: type[T], name: str, what: str = "JSON") -> T:
 def convert(value: object, kind: type[T], name: str, path: str) -> T:
     """Return a part of a document, which has been decoded as `Json`, as a value of `kind`.
 
-    Raises IntegrityError as `decode`; `path`: of the part, such as "$.spec".
+    Raises IntegrityError, as `decode` does. `path`: where the part is in the document, such as "$.spec".
     """
     try:
         _decoder(kind)  # type: ignore[arg-type]  # so that msgspec knows the type

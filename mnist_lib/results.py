@@ -73,7 +73,7 @@ class Accuracy:
 class TrialEvent:
     """An event of a trial. `final` is true for the last event.
 
-    `phase` is what the trial does next: "preparing", "training" or "finishing". It decides how long it may be silent.
+    `phase` is what the trial does next: "preparing", "training" or "finishing". It sets the deadline of the next event.
     """
 
     trial: str
@@ -107,7 +107,7 @@ class Started(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat(TrialEvent):
-    """A sign that a long epoch goes on, every few seconds."""
+    """A sign, every few seconds, that a long epoch is still being trained."""
 
     epoch: float  # epochs trained so far, with the share of the running one
 

@@ -14,7 +14,7 @@ SUMMARY_SCHEMA = 1
 Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
 
 
-# Early versions of the program did not write every field that is not required here.
+# Some of the fields that are not required here are missing in documents that early versions of the program wrote.
 
 
 class DatasetSummary(TypedDict):

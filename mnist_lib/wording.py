@@ -27,12 +27,12 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-# In a word with a later "@": where user:password or, after ://, a user alone begins.
+# Where credentials begin in a word with a later "@": user:password at its start, user or user:password after "://".
 _CREDENTIALS = re.compile(r"://(?=[^/@:]*:|[^/?#@]*@)|^(?=[^/@:]*:(?!//))")
 
 
 def without_secrets(text: str) -> str:
-    """Replace by *** the credentials and the query of each URL, and those in user:password@host.
+    """Replace the credentials and the query of each URL, and the credentials in user:password@host, with ***.
 
     A password that is not encoded can contain any of ":/?#@". So everything up to the last "@" of a word is replaced.
     """
@@ -51,8 +51,8 @@ def _word_without_secrets(word: str) -> str:
 def one_line(error: BaseException) -> str:
     """Return what an error's message says is wrong, in one line, or the name of its type.
 
-    It is the first paragraph, except where TensorFlow puts a heading and the places in the code before it. Secrets in
-    URLs are replaced.
+    This is the first paragraph of the message. If the message begins with a heading of TensorFlow, it is the last line
+    that is neither a heading nor a place in the code. Secrets in URLs are replaced.
     """
     headings = ("in user code:", "Graph execution error:")
     places = ("File ", "Detected at ", "<stack ", "[[", "The op is created at:")

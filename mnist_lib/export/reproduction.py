@@ -54,7 +54,7 @@ def reproduce(
         max_epochs: the maximum number, since anybody may have written the manifest.
 
     Raises:
-        SpecError: the version was trained for more epochs.
+        SpecError: the version was trained for more than `max_epochs`.
         IntegrityError: the manifest differs from what was committed, or does not say how the version was trained.
         ModelError: the version's code may not be run.
         MnistError: the training failed.
@@ -63,8 +63,8 @@ def reproduce(
     spec, devices = TrialSpec.of_record(manifest["spec"], f"{version.name}: {MANIFEST}"), manifest["devices"]
     epochs, sha256 = len(manifest["history"]), manifest["weights_sha256"]
     if [row["epoch"] for row in manifest["history"]] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
-        expected = f"the epochs 1 to {spec.epochs:,} at most, in order"
-        raise IntegrityError(f"{version.name}: {MANIFEST}: $.history: expected {expected}, got {epochs:,} others")
+        expected = f"1 to {spec.epochs:,} epochs, numbered in order from 1, got {epochs:,} that do not match"
+        raise IntegrityError(f"{version.name}: {MANIFEST}: $.history: expected {expected}")
     if epochs > max_epochs:
         expected = f"at most {counted(max_epochs, 'epoch')}, {version.name} has {epochs:,}"
         raise SpecError(f"max_epochs: expected {expected}; to train them all, use --max-epochs {epochs}")

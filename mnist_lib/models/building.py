@@ -117,7 +117,7 @@ def _layers_of(made: keras.Model | Sequence[Any]) -> list[keras.Layer]:
 
 
 def check_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile) -> None:
-    """Do once what a trial does with a user's model. Raises ModelError if that fails, or if it returns no logits."""
+    """Do once what a trial does with a user's model. Raises ModelError if that fails or gives no logits."""
     model, place = build_model(spec, image_shape, num_classes, source), source.place(spec.model)
     with source.blamed(spec.model):
         weights, again = model.initial_weights(spec.seed), model.initial_weights(spec.seed)

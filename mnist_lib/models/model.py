@@ -31,7 +31,7 @@ class Weights(NamedTuple):
 class Model(Protocol):
     """A model as functions of its weights, which the training loop holds on its devices."""
 
-    activation_bytes: int  # that prediction needs for one image: of a layer and its input; 0 if unknown
+    activation_bytes: int  # memory that prediction needs for one image: a layer's input and output; 0 if unknown
     fast_in_xla_on_cpu: bool  # whether XLA on a CPU is at least as fast as TensorFlow's oneDNN kernels
 
     def initial_weights(self, seed: int) -> Weights:

@@ -208,7 +208,7 @@ def scratch_dense(image_shape: ImageShape, num_classes: int, hidden_units: int) 
 class ScratchModel:
     """A `Model` that wraps a network from scratch."""
 
-    activation_bytes = 0  # a network does not say what it computes between its weights
+    activation_bytes = 0  # unknown: a network does not report the sizes of its intermediate results
 
     def __init__(self, network: Network, image_shape: ImageShape, precision: str) -> None:
         self._network, self._image_shape, self._product = network, image_shape, tf.as_dtype(precision)

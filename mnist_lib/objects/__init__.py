@@ -1,1 +1,1 @@
-"""Named bytes on a disk or in a bucket, and what is built on creating one at a time: records, leases and locks."""
+"""Named bytes on a disk or in a bucket, and what is built on their atomic creation: records, leases and locks."""

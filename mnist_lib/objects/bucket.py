@@ -37,7 +37,7 @@ T = TypeVar("T")
 SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
 SECONDS_BETWEEN_APPENDS = 10.0  # a bucket cannot append: the whole object is sent each time
 MAX_APPENDED_BYTES = 1 << 28
-MAX_SHARE_OF_APPENDS = 0.05  # of the time; it limits appends to large objects
+MAX_SHARE_OF_APPENDS = 0.05  # share of the time spent on appending; large objects are sent less often
 NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
 
@@ -184,7 +184,7 @@ class BucketObjects:
 
     @contextlib.contextmanager
     def _store_errors(self, name: str) -> Iterator[None]:
-        """Turn an error of the bucket into a StoreError, unless an object exists, is missing or has changed."""
+        """Turn the bucket's errors into StoreErrors, except for an object that exists, is missing or has changed."""
         try:
             yield
         except (AlreadyExistsError, PreconditionError):

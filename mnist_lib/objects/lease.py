@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 15.0  # without a heartbeat before another process takes over a lock
 ENDED = b"{}"  # the heartbeat of a released lease; any other content, even damaged, is watched for changes
-SECONDS_BETWEEN_QUESTIONS = 1.0  # whether a lease is still held
+SECONDS_BETWEEN_QUESTIONS = 1.0  # between two checks whether a lease is still held
 BEATS_PER_LIFE = 3  # the holder gives up after two missed beats; others take over after three
 
 
@@ -223,7 +223,9 @@ def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) ->
     term = LeaseTerm(holder=f"process {os.getpid()}", host=socket.gethostname(), since=now_text())
     lease = Lease(objects, folder, term, time_to_live=time_to_live, clock=clock)
     if not lease.acquire():
-        log.info("%s: waiting %.0f s for a sign of %s", objects.where(folder), time_to_live, _holder(objects, folder))
+        log.info(
+            "%s: waiting %.0f s for a heartbeat of %s", objects.where(folder), time_to_live, _holder(objects, folder)
+        )
     while not (lease.number or lease.acquire()):
         if lease.heard:
             raise BusyError(

@@ -277,13 +277,13 @@ class LocalObjects:
 
 
 def _walk(folder: int, path: str = "", depth: int = 0) -> Iterator[tuple[int, str, list[str], list[str]]]:
-    """Yield every folder, from the innermost on: descriptor, path with a final slash, names of its files and folders.
+    """Yield every folder, innermost first: descriptor, path with a final slash, names of its files and folders.
 
     The files include everything that is not a folder. Links are not followed. Folders that another process deletes
     meanwhile are left out.
     """
     if depth > MAX_DEPTH:
-        raise OSError(errno.ENAMETOOLONG, f"more than {MAX_DEPTH} folders in each other")
+        raise OSError(errno.ENAMETOOLONG, f"folders nested more than {MAX_DEPTH} deep")
     with os.scandir(folder) as entries:
         kinds = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     folders = [name for name, is_folder in kinds if is_folder]

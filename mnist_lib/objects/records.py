@@ -42,7 +42,7 @@ class RecordLog:
         return read_record(self._objects, self.name(number), kind)
 
     def append(self, number: int, document: Mapping[str, Any]) -> bool:
-        """Append a record, or return False if it exists. Raises IntegrityError if a folder, say, has its name."""
+        """Append a record, or return False if it exists. Raises IntegrityError if something else has its name."""
         name = self.name(number)
         token = uuid.uuid4().hex  # competing writers must write different contents: see `bucket`
         if self._objects.create(name, seal({**document, TOKEN: token})):

@@ -18,7 +18,7 @@ def is_url(storage: str) -> bool:
 
 
 def folder_of(storage: str) -> Path | None:
-    """Return the folder that a storage is; None for a bucket. Raises SpecError for the home of an unknown user."""
+    """Return the path of a storage; None if it is a bucket. Raises SpecError for the home of an unknown user."""
     scheme, _, path = storage.partition("://")
     if is_url(storage) and scheme.lower() != "file":
         return None

@@ -1,6 +1,6 @@
 """Checkpoints: the state of training after an epoch as bytes, from which a trial resumes with the same result.
 
-Others may write to the store that checkpoints come from, so only numbers are read from them.
+Others may write to the store that checkpoints come from, so only numbers and JSON are read from them.
 """
 
 import io
@@ -52,7 +52,7 @@ class BestNotes(TypedDict):
 
 
 class Notes(TypedDict):
-    """What a checkpoint holds beside tensors."""
+    """What a checkpoint holds besides tensors."""
 
     spec: dict[str, Json]
     best: BestNotes

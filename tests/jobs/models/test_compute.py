@@ -92,7 +92,7 @@ def test_reproduce_trains_no_more_epochs_than_the_spec_has(
 ) -> None:
     publish_with_epochs(epochs, LocalObjects(tmp_path))
     assert models.main(["reproduce", "keras@1", f"--storage={tmp_path}"]) == 7
-    expected = f"$.history: expected the epochs 1 to 5 at most, in order, got {len(epochs)} others"
+    expected = f"$.history: expected 1 to 5 epochs, numbered in order from 1, got {len(epochs)} that do not match"
     assert expected in capsys.readouterr().err
 
 

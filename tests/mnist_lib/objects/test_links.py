@@ -139,7 +139,7 @@ def test_a_link_in_place_of_a_file_is_refused_with_what_to_do(tmp_path: Path, op
 
 def test_folders_that_are_nested_too_deeply_are_an_error_and_not_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "/".join(["d"] * (MAX_DEPTH + 2))).mkdir(parents=True)
-    with pytest.raises(MnistError, match=f"more than {MAX_DEPTH} folders in each other"):
+    with pytest.raises(MnistError, match=f"folders nested more than {MAX_DEPTH} deep"):
         [*LocalObjects(tmp_path).names("")]
 
 
