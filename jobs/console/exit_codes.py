@@ -44,7 +44,7 @@ TABLE = (
     ExitCode(7, "a stored file or record is damaged, or was written by a newer release", "no"),
     ExitCode(8, "the cluster cannot be reached or used, or was lost", "yes"),
     ExitCode(9, "some trials failed, or some pictures could not be read; the rest succeeded", "once"),
-    # A retry would repeat work that is done. What belongs to the storage is there.
+    # A retry would repeat work that is done: whatever belongs in the storage has been stored.
     ExitCode(74, "standard output, or a file for the result, cannot be written", "no"),
     ExitCode(75, "another process is running this run or schedule", "yes"),
     ExitCode(129, "the terminal was closed; the same command resumes the run", "yes"),
@@ -79,7 +79,7 @@ ERRORS = {
     "E-CLUSTER-LOST": ErrorCode(8, "the cluster no longer answers", retry=True),
     "E-CLUSTER-VERSIONS": ErrorCode(8, "the workers have different package versions"),
     "E-AUTH": ErrorCode(8, "the cluster expects a different token"),
-    "E-OUTPUT": ErrorCode(74, "the result cannot be written to where it was asked for"),
+    "E-OUTPUT": ErrorCode(74, "the result cannot be written to the requested place"),
     "E-BUSY": ErrorCode(75, "another process holds the lock or lease", retry=True),
 }
 BY_NUMBER = {row.number: row for row in TABLE}

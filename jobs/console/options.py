@@ -127,7 +127,8 @@ def parser(
 def _checked(parse_value: Callable[[Any], Any], several: bool) -> Callable[[Any], Any]:
     """Return a parser of a value from a command line or a file that refuses control characters in it.
 
-    Not if there can be several: the shell makes them from *.png, and one odd name must not refuse the other files.
+    Values of an option that takes several are not checked: the shell may make them from *.png, and the other files must
+    be read even if one has an odd name.
     """
 
     @functools.wraps(parse_value)
@@ -154,7 +155,7 @@ def _load_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise yaml.YAMLError(f"{error.problem}{line}") from None
-    except Exception as error:  # of a value that its tag does not allow, such as !!timestamp x; or nested too deeply
+    except Exception as error:  # a tag that does not allow its value, such as !!timestamp x, or deep nesting
         raise yaml.YAMLError(f"expected values of options, got a {type(error).__name__}") from None
     if has_alias:
         raise yaml.YAMLError("expected no YAML aliases such as *name; repeat the value instead")

@@ -102,7 +102,7 @@ def print_stderr(text: str, end: str = "\n") -> None:
 
 
 def print_result(text: str) -> None:
-    """Print on standard output. A write error becomes the exit code of the command, whose work it does not stop."""
+    """Print on standard output. A write error does not stop the command, but decides its exit code at the end."""
     for part in (text, "\n"):
         sys.stdout.write(part)
     sys.stdout.flush()

@@ -88,7 +88,7 @@ def safe_streams() -> Iterator[SafeStream]:
 def _safe(stream: TextIO | SafeStream | None, descriptor: int) -> SafeStream:
     if isinstance(stream, SafeStream):  # this command is run by another one
         return stream
-    if stream is None:  # It is closed, so that the next file that is opened would get its number, and what is printed.
+    if stream is None:  # It is closed: the next file to be opened would get its descriptor, and what is printed on it.
         while (unwritable := os.open(os.devnull, os.O_RDONLY)) < descriptor:
             pass
         os.set_inheritable(unwritable, True)

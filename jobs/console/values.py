@@ -12,10 +12,10 @@ from mnist_lib.clock import text_of
 
 
 class _UnreadableError(argparse.ArgumentTypeError, ValueError):
-    """A value that cannot be parsed. argparse reports it as ArgumentTypeError, jsonargparse (files) as ValueError."""
+    """A value that cannot be parsed. argparse expects ArgumentTypeError, jsonargparse (for files) ValueError."""
 
 
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # ends a line, moves a cursor or ends a string of C
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # ends a line, moves the cursor or ends a C string
 
 
 def require_no_controls(value: Any) -> None:

@@ -68,7 +68,7 @@ def _cluster(address: str) -> Iterator[Finding]:
 
 
 def worst(found: Sequence[Finding]) -> int:
-    """Return the exit code of the first fault, with which a run would end; 0 if there is none."""
+    """Return the exit code with which the first fault would end a run; 0 if there is no fault."""
     return next((exit_codes.exit_code_of(finding.code) for finding in found if finding.code), exit_codes.DONE)
 
 

@@ -67,7 +67,7 @@ def visible_gpus() -> int:
 
 
 def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check. An error with a code becomes one, whose fix is the text after its last "; "."""
+    """Yield the findings of a check. An error with a code becomes one; the text after its last "; " is the fix."""
     try:
         yield from check()
     except Exception as error:

@@ -145,8 +145,8 @@ class TrainOptions(DataOptions):
     report: bool = option(True, "write report.html and plots of the run, and index.html of all runs (default: on)")
     require_all: bool = option(
         False,
-        "store nothing if another attempt may save a lost trial, as after E-OOM or E-NODE-LOST; repeat the command to"
-        " train it. jobs.retrain sets this for all attempts but the last",
+        "store nothing if a trial failed with an error that another attempt may avoid, such as E-OOM or E-NODE-LOST;"
+        " repeat the command to train that trial again. jobs.retrain sets this for all attempts but the last",
     )
     run_name: str | None = option(None, "name of the run (default: the time and the dataset)", str, "NAME")
     resume: str | None = option(
@@ -206,7 +206,7 @@ class TrainOptions(DataOptions):
 
     @property
     def code_files(self) -> dict[str, ModelFile]:
-        """The Python files that a run executes, by what messages call them."""
+        """The Python files that a run executes, by the names that messages use for them."""
         files = {f"models: {model}": file for model, file in self.model_files.items()}
         if self.tfds_import is not None and self.tfds_import.is_file():
             files["tfds_import: the builder"] = ModelFile.read(self.tfds_import)
