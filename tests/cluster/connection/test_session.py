@@ -106,7 +106,7 @@ with session(None, []):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
-def test_another_user_can_neither_use_nor_read_nor_rename_anything_of_a_cluster_of_its_own(tmp_path: Path) -> None:
+def test_another_user_cannot_use_read_or_rename_anything_of_a_private_cluster(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as parent:  # not `tmp_path`, which is too long for sockets, and private
         Path(parent).chmod(0o1777)
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": parent, "HOME": str(tmp_path)}

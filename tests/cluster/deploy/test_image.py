@@ -18,7 +18,7 @@ from tests.support.deploy_files import (
 
 
 def is_in_build_context(path: str) -> bool:
-    """Return whether .dockerignore includes the path: the last pattern that matches it or a folder above decides."""
+    """Return whether .dockerignore lets a path into the image: the last pattern for it or a folder above it decides."""
     included = True
     folders = [path, *map(str, Path(path).parents)]
     for pattern in (ROOT / ".dockerignore").read_text().splitlines():

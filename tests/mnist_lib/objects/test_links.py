@@ -59,7 +59,7 @@ def move_outside(path: Path, outside: Path) -> None:
 
 @contextlib.contextmanager
 def without_syncs() -> Iterator[Path]:
-    """Provide a temporary folder, and save the time of syncs, which are not the subject."""
+    """Provide a temporary folder in which nothing is synced: that would take time, and is not tested here."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(os, "fsync"):
         yield Path(folder)
 

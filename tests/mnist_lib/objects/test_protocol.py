@@ -57,7 +57,7 @@ def test_appended_content_comes_at_the_end(storage: str, objects: Objects) -> No
     assert objects.read("log") == b"1\n2\n3\n"
 
 
-def test_of_lines_added_by_many_writers_at_once_none_is_lost(storage: str, objects: Objects) -> None:
+def test_no_line_added_by_many_concurrent_writers_is_lost(storage: str, objects: Objects) -> None:
     lines = [f"{number}\n".encode() for number in range(24)]
     with ThreadPoolExecutor(6) as threads:
         [*threads.map(lambda line: open_storage(storage).add("a/labels.jsonl", line), lines)]

@@ -81,7 +81,7 @@ def test_a_receiver_of_notices_is_in_the_environment_and_not_in_the_command() ->
         files = units(made)
         script = '. /dev/stdin; printf %s "$MNIST_JOBS_NOTIFY"'
         assert subprocess.check_output(["sh", "-c", script], input=files["nightly.env"], text=True) == notify
-        assert "EnvironmentFile=%E/mnist-jobs/nightly.env" in files["mnist-jobs-nightly.service"]  # it must exist
+        assert "EnvironmentFile=%E/mnist-jobs/nightly.env" in files["mnist-jobs-nightly.service"]  # the file must exist
         assert notify not in files["mnist-jobs-nightly.service"]
         for manifest in (cronjob(made, "i"), raycronjob(made, "i")):
             secret, job = yaml.safe_load_all(manifest)
