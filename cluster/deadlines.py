@@ -42,13 +42,13 @@ JOB_SERVER_LOST_SECONDS = 120.0  # without an answer from the job server while a
 
 # Lanes
 TICK_SECONDS = 0.5  # how late a deadline may be noticed
-MAX_TICK_SECONDS = 5.0  # maximum that one reading of the clock adds; after a longer gap, this process had been stopped
+MAX_TICK_SECONDS = 5.0  # maximum that one reading of the clock adds; a longer gap means that this process was stopped
 MAILBOX_START_SECONDS = 60.0  # for the start of the actor that gives lanes their items
 POLL_SECONDS = 0.002  # how late a lane notices its next item; a blocking request would give back its CPU
 MAX_POLL_SECONDS = 0.1
 PREPARE_SECONDS = 7_200.0  # for a single task outside of lanes, such as the preparation of a dataset
 MAX_FAILED_STARTS = 3  # when a bug makes this many lanes in a row fail to start, all trials fail
-BACK_OFF_SECONDS = (1.0, 30.0)  # pause after an item's first death, doubled after each further one; longest pause
+BACK_OFF_SECONDS = (1.0, 30.0)  # first and longest pause; the pause doubles with each death
 
 # Nodes on this machine
 NODE_START_SECONDS = 60.0  # until a node has joined

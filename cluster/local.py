@@ -161,7 +161,7 @@ def processes_of(folder: Path, node: int | None = None) -> list[psutil.Process]:
 
 
 def kill(folder: Path, node: int | None = None) -> int:
-    """Kill these processes and return their number. Raises ClusterError if one does not end."""
+    """Kill `processes_of(folder, node)` and return their number. Raises ClusterError if one does not end."""
     killed: set[int] = set()
     deadline = time.monotonic() + NODE_KILL_SECONDS
     # Kill parents first, so that a raylet does not report dead workers. Repeat: a process may have started others.

@@ -190,7 +190,7 @@ def ensure_token() -> None:
 def ensure_private_token() -> None:
     """Set a token for this process only, unless there is one. Ray would write it into HOME, which may not exist."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return  # before a token is loaded: Ray would then expect it from workers, which send none in this mode
+        return  # load no token: Ray would then expect one from its workers, which send none in this mode
     if not _has_token(ignore_auth_mode=True):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         ray_private.token_loader().reset_cache()

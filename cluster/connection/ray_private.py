@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 LOOPBACK = "127.0.0.1"
-LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # with "0", Ray uses LOOPBACK as it is given
+LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # if "0", Ray does not replace LOOPBACK
 # Ray serves its metrics to everybody. Two of the servers cannot be disabled; with an impossible port they do not start.
 NO_METRICS = {"RAY_enable_metrics_collection": "0", "AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"}
-# `ray start` of this environment, on loopback. The variable is set after the imports, which read it;
-# otherwise `ray start` would refuse to join a cluster.
+# `ray start` of this environment, on loopback. The variable is set only after the imports, which read it, too: if they
+# found "0", `ray start` would refuse to join a cluster.
 START_CODE = f"""
 import os
 from ray._private import services

@@ -87,7 +87,7 @@ def _delete_private_folders() -> None:
 
 def end_of_node() -> int | None:
     """Return a file descriptor that is ready to read once Ray's process on this node has ended; None if unknown."""
-    import psutil  # a dependency of Ray's
+    import psutil  # bundled with Ray
 
     mark = ray_private.NODE_ARGUMENT + ray.get_runtime_context().get_node_id()
     for process in psutil.process_iter():
@@ -102,7 +102,7 @@ def end_children() -> None:
 
     All are suspended first: one that is starting while its parent is killed would be missed, and survive.
     """
-    import psutil  # a dependency of Ray's
+    import psutil  # bundled with Ray
 
     stopped: set[psutil.Process] = set()
     while new := {*psutil.Process().children(recursive=True)} - stopped:

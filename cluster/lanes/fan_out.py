@@ -62,7 +62,7 @@ class FanOut:
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
         self._time, self._checked_at = RunningTime(clock), -math.inf
         self._lost: frozenset[str] = frozenset()
-        self._failed_starts = 0  # starts of lanes that bugs made fail, since the last one that succeeded
+        self._failed_starts = 0  # lane starts that failed because of a bug, since the last successful one
         self._deaths_in_a_row = 0  # deaths of lanes since a lane last began an item
         self._start_lanes_at = 0.0
         what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"

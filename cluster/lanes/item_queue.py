@@ -54,7 +54,7 @@ class ItemQueue:
         return items
 
     def pop_for(self, kind: str, other_kinds: Collection[str]) -> Item:
-        """Take the first item or, of the next ones that cost the same, one that saves preparations.
+        """Take the first item, or a later one of the same cost that saves preparations.
 
         Args:
             kind: the kind of the lane's last item, which is preferred.

@@ -200,7 +200,7 @@ def _kill(worker: WorkerProcess) -> None:
 
 
 def _kill_worker(worker: WorkerProcess) -> None:
-    import psutil  # a dependency of Ray's
+    import psutil  # bundled with Ray
 
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(worker.pid)

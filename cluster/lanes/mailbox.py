@@ -48,7 +48,7 @@ class Mailbox:
     def _actor(self) -> Any:
         """Start the actor on the driver's node, so that it is lost only with the driver."""
         on_this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # max_restarts is 0, since an actor that restarts has lost the items.
+        # max_restarts keeps its default of 0, since an actor that restarts has lost the items.
         items: Any = ray.remote(_Items).options(
             name=self.name, num_cpus=0, max_concurrency=MAX_WAITING_LANES, scheduling_strategy=on_this_node
         )

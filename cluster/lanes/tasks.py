@@ -121,7 +121,7 @@ class NodeAnswer(Generic[T]):
     node: Node
     value: T | None
     error: str = ""
-    timed_out: bool = False  # the node may only be busy
+    timed_out: bool = False  # perhaps the node is just busy
 
 
 def call_on_every_node(function: Callable[[], T], seconds: float, *, gpus: bool = False) -> Iterator[NodeAnswer[T]]:

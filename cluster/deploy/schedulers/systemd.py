@@ -43,7 +43,7 @@ def on_calendar(cron: str, zone: str) -> list[str]:
 
 
 def _service(timer: Timer) -> str:
-    if "$" in timer.command[0]:  # it would have to be doubled in the argument, but not in the path
+    if "$" in timer.command[0]:  # systemd reads $$ as $ in arguments, but not in this path
         raise UnwritableError(f"command: systemd expects a path without $, got {timer.command[0]!r}; rename a folder")
     command = " ".join(_quoted(word) for word in timer.command)
     optional = "-" if timer.notify is None else ""
@@ -108,5 +108,5 @@ def _quoted(word: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape an unquoted value. After a path, a "/" must follow: a backslash at the end would join two lines."""
+    """Escape an unquoted value. Put a "/" after a path: a backslash at the end of a line joins it with the next."""
     return text.replace("%", "%%")
