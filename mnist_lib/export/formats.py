@@ -26,7 +26,7 @@ PIXELS, PROBABILITIES = "pixels", "probabilities"  # the names of the input, as 
 class Exported:
     path: str
     bytes: int
-    tried: int  # images for which the file and the stored version predict the same class
+    tried: int  # number of images; the file and the stored version predict the same class for each
     max_difference: float  # between the two probabilities of a class
 
 

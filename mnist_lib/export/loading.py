@@ -121,7 +121,7 @@ def build(stored: StoredModel) -> LoadedModel:
 def load_trusted(objects: Objects, version: Version) -> Predict:
     """Return the stored file itself as a function that predicts. Unlike `load`, this can run any stored code.
 
-    Both raise IntegrityError if the file is not a model that predicts.
+    This and the returned function raise IntegrityError if the file is not a model that predicts.
     """
     with tempfile.TemporaryDirectory() as folder, _refused_if_broken(version):
         for name in version.files:

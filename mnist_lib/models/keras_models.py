@@ -217,7 +217,7 @@ class RandomShift(keras.layers.Layer):
 
 
 def _output_sizes(layer: keras.Layer) -> Iterator[int]:
-    """Yield how many numbers each layer returns for an image, as far as Keras knows before it is called."""
+    """Yield how many numbers each layer returns for an image, if Keras knows this before the layer is called."""
     with contextlib.suppress(AttributeError, TypeError, ValueError):  # no output: the layer is in no graph
         yield math.prod(layer.output.shape[1:])
     for inner in getattr(layer, "layers", []):

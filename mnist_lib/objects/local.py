@@ -34,7 +34,7 @@ class LocalObjects:
     """Objects as files below a folder, which may be a link.
 
     Inside it no link is followed: each folder is opened relative to the one before it, and files relative to the last.
-    So nothing outside is read, changed or deleted, even if a folder is replaced by a link at that moment.
+    So nothing outside is read, changed or deleted, even if a folder is replaced by a link meanwhile.
     """
 
     def __init__(self, root: Path) -> None:
@@ -59,7 +59,7 @@ class LocalObjects:
         with self._store_errors(name):
             try:
                 with self._parent(name) as (folder, last):
-                    os.lstat(last, dir_fd=folder)  # also for a folder or a broken link: `create` would fail
+                    os.lstat(last, dir_fd=folder)  # also finds a folder or a broken link, where `create` would fail
             except FileNotFoundError:
                 return False
             return True

@@ -145,7 +145,7 @@ class StepByStep:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
     def _change(self, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-        """Return what `_one` needs: the change of a value that replicas change differently, or else the new value."""
+        """Return what `_one` needs: the change of a value that is averaged over replicas, otherwise the new value."""
         return new - old if self._is_averaged(old) else new
 
     def _one(self, old: tf.Tensor, changes: tf.Tensor) -> tf.Tensor:
