@@ -53,7 +53,7 @@ class CommandResult:
 
 
 def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code, or that of lost output.
+    """Run a command and return its exit code, or 74 if its output was lost.
 
     An error prints one line, and a traceback if it is a bug or with -v.
     """

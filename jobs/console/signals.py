@@ -18,7 +18,7 @@ from mnist_lib.wording import printable
 
 CLUSTER_LOST = "E-CLUSTER-LOST"
 MAX_CONCURRENT_WRITES = 16
-UNINTERRUPTED = threading.Semaphore(MAX_CONCURRENT_WRITES)  # held in writes: an interrupted one leaves a temporary file
+UNINTERRUPTED = threading.Semaphore(MAX_CONCURRENT_WRITES)  # held by writes: if interrupted, they leave temporary files
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
 

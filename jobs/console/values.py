@@ -25,7 +25,7 @@ def require_no_controls(value: Any) -> None:
     if isinstance(value, list | tuple):
         for part in value:
             require_no_controls(part)
-    elif found := CONTROL.search(str(value)):  # the rest may be a secret
+    elif found := CONTROL.search(str(value)):  # show only the character: the rest may be a secret
         raise _UnreadableError(f"expected text without control characters, got {found[0]!r} in it; remove it")
 
 

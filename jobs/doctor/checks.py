@@ -51,7 +51,7 @@ class NodeFacts:
 
 
 def node_facts() -> NodeFacts:
-    import psutil  # part of Ray
+    import psutil  # bundled with Ray
 
     temporary = tempfile.gettempdir()
     disk_free, memory_free = shutil.disk_usage(temporary).free, psutil.virtual_memory().available

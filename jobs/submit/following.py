@@ -105,7 +105,7 @@ def follow(client: "JobClient", job: str) -> int:
 
 def show_list(options: ListOptions) -> int:
     jobs = client_of(options).jobs()
-    text = _table(jobs) if jobs else "no job was submitted"
+    text = _table(jobs) if jobs else "no jobs have been submitted"
     print_result(json.dumps([asdict(job) for job in jobs], indent=2) if options.json else text)
     return exit_codes.DONE
 

@@ -46,7 +46,7 @@ def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -
     elif console := terminal():
         # The table is erased at the end; the lines above it, and the result, stay.
         drawn = partial(drawing, progress, console)
-        # Rich replaces the streams meanwhile. Its own would interpret escape sequences in a message.
+        # Rich replaces the streams meanwhile. Its own interpret escape sequences, which `safe_streams` escapes first.
         with Live(get_renderable=drawn, console=console, refresh_per_second=4, transient=True), safe_streams():
             yield lambda trial: None
     else:

@@ -146,7 +146,7 @@ class Recorder:
         self._hold_no_more_than_fits(event.trial, event.content)
 
     def _hold_no_more_than_fits(self, trial: str, stored: bytes) -> None:
-        """Forget the content of a stored checkpoint if the checkpoints in memory take up too much of it."""
+        """Forget the content of a stored checkpoint if the checkpoints in memory exceed MAX_HELD_BYTES."""
         with self._checkpoints_lock:
             held = sum(len(content) for content in self._checkpoints.values() if content is not None)
             if held > MAX_HELD_BYTES and self._checkpoints.get(trial) is stored:
