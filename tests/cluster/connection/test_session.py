@@ -107,7 +107,7 @@ with session(None, []):
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_another_user_cannot_use_read_or_rename_anything_of_a_private_cluster(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory() as parent:  # not `tmp_path`, which is too long for sockets, and private
+    with tempfile.TemporaryDirectory() as parent:  # `tmp_path` is too long for sockets, and already private
         Path(parent).chmod(0o1777)
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": parent, "HOME": str(tmp_path)}
         command = [sys.executable, "-c", OWN_CLUSTER]

@@ -122,7 +122,7 @@ class Pod:
         return [sys.executable, "-c", self._program, str(self._codes.pop(0))]
 
     def run(self, kubernetes: Kubernetes | None) -> int:
-        """Return the exit code of the pod. None: nothing listens at the address of Kubernetes."""
+        """Return the exit code of the pod. With None, nothing listens at the address of Kubernetes."""
         arguments = [str(self._folder / Path(MANIFEST).name), COMMAND]
         port = kubernetes.server_port if kubernetes else 9
         self._monkeypatch.setattr(rayjob, "API", f"http://127.0.0.1:{port}")

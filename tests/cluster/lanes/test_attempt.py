@@ -82,7 +82,7 @@ def test_a_lane_without_an_item_has_no_deadline_until_it_is_told_to_end() -> Non
     assert seconds_until_overdue(attempt, 10) == 5.5
 
 
-def test_a_late_start_event_does_not_make_a_lane_that_was_told_to_end_available_again() -> None:
+def test_a_late_start_event_does_not_reopen_a_lane_that_was_told_to_end() -> None:
     attempt = Attempt(lane=1, state_since=0)
     attempt.start(WorkerProcess(node="n", host="h", pid=1), 0)
     attempt.close(1)

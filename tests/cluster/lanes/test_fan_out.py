@@ -265,7 +265,7 @@ def test_items_of_a_lost_node_continue_on_another(other_cluster: LocalCluster) -
     wait_until(lambda: free_cpus() == 1, "the CPU is not given back")
 
 
-@pytest.mark.long  # as test_f7 of test_resuming.py
+@pytest.mark.long  # test_f7 of test_resuming.py does the same with a real run
 def test_the_loss_of_the_head_is_reported_within_seconds(other_cluster: LocalCluster) -> None:
     other_cluster.add_nodes(cpus=1)
     with start_with(sleeps, 600)(replace(QUICK, head_seconds=3), ONE_CPU) as fan_out:

@@ -62,7 +62,7 @@ def test_the_makespan_is_at_most_the_longest_item_above_an_even_split(seconds: l
     assert makespan(seconds, lanes) <= even + max(seconds) + 1e-9
 
 
-def test_the_makespan_of_the_most_expensive_items_first_is_shorter() -> None:
+def test_the_makespan_is_shorter_if_the_longest_item_starts_first() -> None:
     assert makespan([1, 1, 1, 1, 4], 2) == 6
     assert makespan([4, 1, 1, 1, 1], 2) == 4
 

@@ -310,14 +310,18 @@ def without_layers(files: Members) -> None:
 
 
 @pytest.mark.parametrize("change", [broken, without_layers, lambda files: files.pop("model.keras")])
-def test_a_broken_model_that_is_trusted_is_damaged(change: Callable[[Members], object], objects: LocalObjects) -> None:
+def test_a_broken_model_that_is_trusted_is_reported_as_damaged(
+    change: Callable[[Members], object], objects: LocalObjects
+) -> None:
     version = publish_untrained(objects, "keras", change)
     with pytest.raises(IntegrityError, match=r"^keras@1: expected a model that predicts, got an error: .*$"):
         load_trusted(objects, version)
 
 
 @pytest.mark.parametrize("got", [np.zeros((3, 4), np.float32), np.full((3, 10), np.nan), np.full((3, 10), "a")])
-def test_a_trusted_model_with_other_outputs_is_damaged(got: Any, objects: LocalObjects, digits: Dataset) -> None:
+def test_a_trusted_model_with_other_outputs_is_reported_as_damaged(
+    got: Any, objects: LocalObjects, digits: Dataset
+) -> None:
     stored = Predictions("keras@1", "f", 3, np.zeros((3, 10), np.float32), digits.test.labels[:3])
     with pytest.raises(IntegrityError, match=r"keras@1: expected finite float32 \(3, 10\), got "):
         compare_with_stored(stored, lambda images: got, digits.test.take(np.arange(3)))

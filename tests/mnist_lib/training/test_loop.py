@@ -139,7 +139,7 @@ def test_the_number_of_steps_per_chunk_does_not_change_the_weights(
     assert len(hashes) == 1
 
 
-# Batches of one image, of even and odd sizes, and of more than all images; a last batch that is whole, even or odd.
+# Batches of one image, of even and odd sizes, and larger than the dataset; last batches that are full, even or odd.
 @pytest.mark.parametrize(
     ("n", "batch"), [(97, 1), (98, 32), (97, 32), (99, 33), (100, 33), (101, 33), (100, 200), (101, 200)]
 )
