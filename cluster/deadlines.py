@@ -1,6 +1,6 @@
 """Every time limit and attempt limit of this package. Does not import Ray, since the command line checks the limits.
 
-`Limits` are those of one run; the constants hold for every run. All are in seconds.
+`Limits` holds those of one run; the constants hold for every run. Times are in seconds.
 """
 
 import logging
@@ -20,7 +20,7 @@ class Limits:
     max_failures: int = 3  # retries of an item whose attempt has died
     max_out_of_memory: int = 1  # how many of these retries may follow an out-of-memory death
     item_seconds: float = math.inf  # for one item in one attempt
-    # For the next event of an attempt, by its state (`attempt.State`):
+    # Time until the next event of an attempt, by the state of its lane (`attempt.State`):
     starting_seconds: float = 900.0  # imports, and the transfer of the dataset
     preparing_seconds: float = 900.0  # compilation, up to the first heartbeat
     training_seconds: float = 60.0  # between heartbeats; or ten times the longest interval so far, if that is longer

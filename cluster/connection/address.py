@@ -112,7 +112,7 @@ class HeadWatch:
         self, timeout_seconds: float, ask: Callable[[], Sequence[Any]] | None = None, clock: Clock = time
     ) -> None:
         self.dead_nodes: frozenset[str] = frozenset()  # their ids
-        self.live_nodes: Sequence[Any] | None = None  # Ray's messages about them; None before the first answer
+        self.live_nodes: Sequence[Any] | None = None  # as Ray describes them; None before the first answer
         self._address = "" if ask else ray.get_runtime_context().gcs_address
         self._ask = ask or (lambda: _nodes(self._address))
         self._timeout_seconds, self._clock = timeout_seconds, clock
@@ -122,7 +122,7 @@ class HeadWatch:
         self._dead_before = frozenset(n.node_id.hex() for n in self.nodes_now() if n.state != ray_private.ALIVE)
 
     def nodes_now(self) -> Sequence[Any]:
-        """Return the head's messages about all nodes; none if it does not answer within seconds."""
+        """Return all nodes as Ray's head describes them; an empty list if it does not answer within seconds."""
         try:
             return self._ask()
         except ClusterLostError:
@@ -161,7 +161,7 @@ def token_advice() -> str:
     put = f"put its token, which `ray get-auth-token` prints on its head, into {TOKEN_FILE} or RAY_AUTH_TOKEN"
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return f"the cluster expects a token, and none is sent; set RAY_AUTH_MODE=token and {put}"
-    if os.environ.get("RAY_AUTH_TOKEN"):  # in the order in which Ray looks
+    if os.environ.get("RAY_AUTH_TOKEN"):  # Ray uses this variable first, then the file
         return f"the token in RAY_AUTH_TOKEN is not the cluster's; {put}"
     file = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if file and not _has_token():

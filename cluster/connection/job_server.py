@@ -96,7 +96,7 @@ class JobClient:
 
         Args:
             job: its id; None to let Ray choose one.
-            sent: the files and folders, by the paths that their copies get.
+            sent: the path of each copy, mapped to the file or folder to copy.
         """
         with tempfile.TemporaryDirectory() as together:
             for name, source in sent.items():

@@ -51,7 +51,7 @@ UPLOAD_LOGGERS = (  # they report each upload
     "ray._private.runtime_env.packaging",
 )
 
-# The messages are created at run time, so they have no types.
+# Protobuf creates these classes and constants at run time, so they have no types.
 ALIVE: Any = gcs_pb2.GcsNodeInfo.ALIVE  # type: ignore[attr-defined]
 DIED: Any = common_pb2.NodeDeathInfo.UNEXPECTED_TERMINATION  # type: ignore[attr-defined]
 CheckAliveRequest: Any = gcs_service_pb2.CheckAliveRequest  # type: ignore[attr-defined]

@@ -28,8 +28,8 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
     """Connect to Ray until the block ends. Within the block, what is printed on standard output is logged.
 
     Args:
-        address: "host:port" of the head of a cluster with this machine among its nodes; "auto" to find it; None for
-            `RAY_ADDRESS`, which Ray sets for a submitted job; if that is not set, a cluster is started here.
+        address: "host:port" of the head of a cluster to which this machine belongs, or "auto" to find that head. None
+            means `RAY_ADDRESS`, which Ray sets for a submitted job. If that is not set, a cluster is started here.
         packages: folders of the packages that tasks import; sent to the nodes of a running cluster.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Tasks on the cluster: what fits where, lanes of items with their attempts and deaths, single tasks."""
+"""Tasks on the cluster: how many fit on its nodes, lanes that retry items after deaths, and single tasks."""

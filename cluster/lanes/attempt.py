@@ -14,12 +14,12 @@ from cluster.lanes.ports import Death, Kind, Lane, WorkerProcess
 class State(enum.Enum):
     """The state of a lane. It depends on the type of the last event, not on how many events have come."""
 
-    WAITING = "waiting"  # for resources; `FanOut` limits this for all lanes together
+    WAITING = "waiting"  # waits for resources; `FanOut` ends the run if all lanes do so for too long
     STARTING = "starting"  # imports, and fetches what all items need
     IDLE = "idle"  # has no item; waits for the driver, so it has no deadline
-    PREPARING = "preparing"  # an item: compiles
-    TRAINING = "training"  # an item: sends heartbeats
-    FINISHING = "finishing"  # an item: evaluates
+    PREPARING = "preparing"  # has an item and compiles
+    TRAINING = "training"  # has an item and sends heartbeats
+    FINISHING = "finishing"  # has an item and evaluates
     ENDING = "ending"  # has no item and will get none
 
 

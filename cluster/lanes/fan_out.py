@@ -254,7 +254,7 @@ class FanOut:
                 yield from self._abandon(attempt, death)
 
     def _restart_waiting_lanes(self) -> None:
-        """Restart lanes that have not begun, since one may have been placed on a node just as that was lost."""
+        """Restart lanes that have not begun, since one may have been placed on a node just as the node was lost."""
         for attempt in [attempt for attempt in self._attempts.values() if attempt.state is State.WAITING]:
             del self._attempts[attempt.lane]
             self._cluster.kill(attempt.lane, None)

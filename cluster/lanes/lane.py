@@ -172,7 +172,7 @@ def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes
 
     Args:
         worker: the attempt's process; None if it had not started.
-        nodes: the head's messages about all nodes.
+        nodes: all nodes, as Ray's head describes them.
     """
     where = f"on {worker}" if worker else ""
     if isinstance(error, ray.exceptions.RayTaskError):

@@ -143,7 +143,7 @@ class Cluster(Protocol):
         ...
 
     def check(self) -> None:
-        """Ask the head of the cluster at intervals. Raises ClusterLostError if it has not answered for too long."""
+        """Check at intervals that the head answers. Raises ClusterLostError if it has not answered for too long."""
         ...
 
     def lost_nodes(self) -> frozenset[str]:

@@ -60,7 +60,7 @@ def live_nodes() -> list[Node]:
 
 
 def node_of(message: Any) -> Node:
-    """Return the node that a message of Ray's head describes."""
+    """Return the node that a Protobuf message from Ray's head describes."""
     total = message.resources_total
     return Node(
         id=message.node_id.hex(),

@@ -84,7 +84,7 @@ def _object_name(schedule: str) -> str:
 
 
 def _manifest(timer: Timer, document: Document, container: Document, *comments: str) -> str:
-    """Return the object as YAML. If notices have a receiver, a Secret that holds it comes first.
+    """Return the object as YAML. If `timer.notify` is set, a Secret that holds it comes first.
 
     Args:
         container: the part of the document that runs the command.
