@@ -7,7 +7,7 @@ Import `mnist_lib` to use stored models and runs in a notebook or another progra
     model = mnist_lib.load("keras", storage="results")  # the champion; also keras@latest, keras@3
     print(model.name, model.accuracy.correct, "of", model.accuracy.total, "test images")
     probabilities = model.predict(images)  # images: [n, 28, 28, 1] uint8, 0-255 -> [n, 10] float32
-    for run in mnist_lib.runs("results"):  # the newest first
+    for run in mnist_lib.runs("results"):  # unfinished runs first, then the newest
         print(run.name, run.dataset, run.ended, run.status, run.models)
 """
 

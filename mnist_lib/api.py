@@ -99,7 +99,7 @@ def load(name: str | None = None, storage: str | Path = "results", model_file: s
 
 
 def runs(storage: str | Path = "results") -> list[RunRecord]:
-    """Return every run of a storage (a folder or a URL): first unfinished runs, then the others, newest first."""
+    """Return every run of a storage (a folder or a URL): unfinished and damaged ones first, then newest first."""
     objects = open_storage(str(storage))
     champions = {model: _champion_number(objects, model) for model in model_names(objects)}
     names = {name.split("/")[1] for name in objects.names("runs")}

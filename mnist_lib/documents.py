@@ -20,7 +20,7 @@ from mnist_lib.wording import one_line
 
 T = TypeVar("T")
 
-MAX_DEPTH = 8  # of objects and lists, where a document may have any value
+MAX_DEPTH = 8  # of nested objects and lists in a field of type `Json`
 YEARS = range(2000, 2200)
 _EXAMINING = threading.Lock()
 

@@ -73,7 +73,8 @@ class Accuracy:
 class TrialEvent:
     """An event of a trial. `final` is true for the last event.
 
-    `phase` is what the trial does next: "preparing", "training" or "finishing". It sets the deadline of the next event.
+    `phase` is what the lane does next: "starting", "preparing", "training" or "finishing". It sets the deadline of the
+    next event.
     """
 
     trial: str

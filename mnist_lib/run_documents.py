@@ -14,7 +14,7 @@ SUMMARY_SCHEMA = 1
 Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
 
 
-# Some of the fields that are not required here are missing in documents that early versions of the program wrote.
+# Some fields below are optional only because documents from early versions of the program lack them.
 
 
 class DatasetSummary(TypedDict):

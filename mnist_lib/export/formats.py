@@ -27,7 +27,7 @@ class Exported:
     path: str
     bytes: int
     tried: int  # number of images; the file and the stored version predict the same class for each
-    max_difference: float  # between the two probabilities of a class
+    max_difference: float  # of a probability, between the file and the stored version
 
 
 def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint8]) -> Exported:

@@ -165,7 +165,7 @@ class Evaluation:
 
     test: Accuracy
     matching: int  # images for which the predicted class is the stored one
-    max_difference: float  # between the two probabilities of a class
+    max_difference: float  # of a probability, between the new and the stored predictions
 
     @property
     def reproduced(self) -> bool:

@@ -43,7 +43,7 @@ class Model(Protocol):
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
-        """Return logits to train on, in the spec's precision, the new state, and a loss to add to the cross-entropy.
+        """Return logits computed in the spec's precision, the new state, and a loss to add to the cross-entropy.
 
         Args:
             replica: the number of the replica, so that replicas draw different random numbers.

@@ -210,7 +210,7 @@ def _open(url: str) -> Any:
         },
     }
     if url.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in os.environ:
-        # boto3 reads the profiles in ~/.aws. Without boto3, obstore finds credentials everywhere else.
+        # Only boto3 reads the profiles in ~/.aws. Without it, obstore looks for credentials in all other places.
         with contextlib.suppress(ImportError):
             from obstore.auth.boto3 import Boto3CredentialProvider
 

@@ -197,8 +197,8 @@ class LocalObjects:
         """Provide a descriptor of a folder, of the root for "".
 
         Args:
-            make: whether to create and sync it and its parents, even existing ones: their creator may have died before
-                syncing.
+            make: whether to create it and its parents. Existing ones are synced, too, since their creator may have died
+                before it synced them.
         """
         path = self._root
         if make and path not in self._durable:

@@ -95,7 +95,8 @@ def unseal(content: bytes, name: str, kind: type[T]) -> T:
     """Return a record as a value of `kind`, a dataclass; `name` is for messages.
 
     Raises:
-        IntegrityError: the content is not such a record, or is damaged: whitespace and the order of fields count.
+        IntegrityError: the content is not such a record, or has been changed, even if only in whitespace or the order
+            of its fields.
         SchemaError: a newer version of this program wrote it.
     """
     found = require_schema(content, RECORD_SCHEMA, name, "a record")
