@@ -125,7 +125,7 @@ def parser(
 
 
 def _checked(parse_value: Callable[[Any], Any], several: bool) -> Callable[[Any], Any]:
-    """Return a parser of a value from a command line or a file that refuses control characters in it.
+    """Return `parse_value` with a check that refuses control characters in the value.
 
     Values of an option that takes several are not checked: the shell may make them from *.png, and the other files must
     be read even if one has an odd name.

@@ -1,4 +1,4 @@
-"""Standard output and standard error of a command: their text is printable, and output that is lost is not forgotten.
+"""Standard output and standard error of a command: their text is made printable, and a failed write is remembered.
 
 A command runs in `safe_streams`, so that this holds for whatever writes to `sys.stdout` or `sys.stderr`: results, log
 messages, tracebacks, warnings, and what a user's model prints.
@@ -88,7 +88,7 @@ def safe_streams() -> Iterator[SafeStream]:
 def _safe(stream: TextIO | SafeStream | None, descriptor: int) -> SafeStream:
     if isinstance(stream, SafeStream):  # this command is run by another one
         return stream
-    if stream is None:  # It is closed: the next file to be opened would get its descriptor, and what is printed on it.
+    if stream is None:  # It is closed: the next file to be opened would get its descriptor, and then the output.
         while (unwritable := os.open(os.devnull, os.O_RDONLY)) < descriptor:
             pass
         os.set_inheritable(unwritable, True)

@@ -72,7 +72,7 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     entrypoint = shlex.join(["python", "-m", "jobs.train", *train])
     job = _job_in_progress(client, run, entrypoint) if run else None
     job = job or _send(client, run, entrypoint, own)
-    with contextlib.suppress(OSError, RuntimeError):  # on failure, later use here needs --model-file
+    with contextlib.suppress(OSError, RuntimeError):  # if this fails, using the model here needs --model-file
         trust(given.code_files.values())
     if not options.wait:
         print_result(json.dumps({"job": job}) if options.json else job)

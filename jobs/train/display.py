@@ -46,7 +46,7 @@ def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -
     elif console := terminal():
         # The table is erased at the end; the lines above it, and the result, stay.
         drawn = partial(drawing, progress, console)
-        # Rich replaces the streams meanwhile. Its own interpret escape sequences, which `safe_streams` escapes first.
+        # Rich replaces the streams with its own, which interpret escape sequences; `safe_streams` escapes them first.
         with Live(get_renderable=drawn, console=console, refresh_per_second=4, transient=True), safe_streams():
             yield lambda trial: None
     else:
@@ -85,7 +85,7 @@ def _lines(progress: RunProgress, clock: Clock) -> Show:
 def drawing(progress: RunProgress, console: Console) -> Group:
     """Return the table, with as many trials as fit, running ones first, and a line of totals."""
     order = list(State)
-    trials = sorted(progress.trials.values(), key=lambda trial: (order.index(trial.state), -trial.end))  # stable
+    trials = sorted(progress.trials.values(), key=lambda trial: (order.index(trial.state), -trial.end))
     room = max(1, console.height - 6)  # an empty line, two lines of headings, two of totals, and the cursor's
     rows = [_cells(progress, trial) for trial in trials[:room]]
     widths = {"state": 8, "loss": 7, "validation": 10, "training": 10, "test": 8, "node": 24}
