@@ -56,7 +56,7 @@ def test_a_cluster_without_cpus_is_refused() -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=50), st.integers(1, 10))
-def test_the_makespan_is_at_most_the_longest_item_above_an_even_split(seconds: list[float], lanes: int) -> None:
+def test_the_makespan_exceeds_an_even_split_by_at_most_the_longest_item(seconds: list[float], lanes: int) -> None:
     even = sum(seconds) / lanes
     assert max(even, *seconds, 0) <= makespan(seconds, lanes) + 1e-9
     assert makespan(seconds, lanes) <= even + max(seconds) + 1e-9

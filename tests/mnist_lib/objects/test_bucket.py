@@ -97,7 +97,7 @@ def test_appended_content_is_sent_at_intervals_that_grow_with_the_time_it_takes(
     monkeypatch.setattr(objects, "replace", replace_slowly)
     objects.append("log", b"line\n")
     assert objects.read("log") == b"line\n" * 4
-    now += 39.0  # a twentieth of the time is for sending
+    now += 39.0  # sending took 2 s, so the next one is due after 40 s
     objects.append("log", b"line\n")
     assert objects.read("log") == b"line\n" * 4
     now += 2.0

@@ -128,7 +128,7 @@ def test_the_folder_of_a_storage_may_itself_be_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operation", ["read", "append", "lock"])
-def test_a_link_in_place_of_a_file_is_refused_with_what_to_do(tmp_path: Path, operation: str) -> None:
+def test_a_link_in_place_of_a_file_is_refused_with_advice(tmp_path: Path, operation: str) -> None:
     (tmp_path / "store/a").mkdir(parents=True)
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "store/a/x").symlink_to(tmp_path / "secret")

@@ -104,9 +104,7 @@ def unusual_layers() -> list[keras.layers.Layer]:
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # Keras warns, and trains the rest
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_losses_of_layers_count_and_weights_without_a_gradient_stay_as_in_keras_fit(
-    digits: Dataset, replicas: int
-) -> None:
+def test_layer_losses_and_weights_without_a_gradient_are_treated_as_in_keras(digits: Dataset, replicas: int) -> None:
     train = first(digits.train, 10 * 64)
     strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
     trainer = Trainer(KerasModel(unusual_layers, (28, 28, 1), "float32"), OPTIMIZERS["sgd"](), strategy)
