@@ -20,13 +20,17 @@ from mnist_lib.data.availability import file_hashes
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.listing import Listing
 from mnist_lib.data.request import ClassNames, DataRequest
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.split import Dataset, Split, Undecided
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import IntegrityError
 
-CACHE_SCHEMA = 3
+CACHE_SCHEMA = 4
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
-ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels", "test_hashes", "ranks")
+PARTS = ("train", "test", "undecided")
+ARRAYS = (
+    *(f"{part}_{values}" for part in PARTS for values in ("images", "labels", "hashes")),
+    *("ranks", "undecided_for_test", "undecided_ranks"),
+)
 ABOUT = "about"  # the array that holds JSON, as bytes
 FIELDS = ("version", "classes", "fingerprint", "notices", "damaged")  # of a dataset
 
@@ -40,6 +44,7 @@ class _About(TypedDict):
     fingerprint: Text
     notices: tuple[Text, ...]
     damaged: Count
+    undecided: tuple[Text, ...] | None  # paths
 
 
 def cache_path(data_dir: Path, name: str) -> Path:
@@ -48,17 +53,19 @@ def cache_path(data_dir: Path, name: str) -> Path:
 
 
 def write_cache(dataset: Dataset, path: Path, source: str) -> None:
-    """Write the arrays of a dataset. Do nothing if the folder is not writable.
+    """Write the arrays of a dataset without corrections. Do nothing if the folder is not writable.
 
     Args:
         source: a text that changes with the arrays' sources; `read_cache` compares it.
     """
+    undecided, none = dataset.undecided, np.empty(0, np.float32)
     about = {"source": source, **{field: getattr(dataset, field) for field in FIELDS}}
-    splits = [
-        values for split in (dataset.train, dataset.test) for values in (split.images, split.labels, split.hashes)
-    ]
-    ranks = np.empty(0, np.float32) if dataset.ranks is None else dataset.ranks
-    arrays = dict(zip(ARRAYS, (*splits, ranks), strict=True))
+    about["undecided"] = undecided.paths if undecided else None
+    parts = (dataset.train, dataset.test, undecided.split if undecided else dataset.train.take(np.empty(0, np.int64)))
+    splits = [values for split in parts for values in (split.images, split.labels, split.hashes)]
+    ranks = none if dataset.ranks is None else dataset.ranks
+    more = (undecided.for_test, undecided.ranks) if undecided else (none.astype(np.uint8), none)
+    arrays = dict(zip(ARRAYS, (*splits, ranks, *more), strict=True))
     arrays[ABOUT] = np.frombuffer(encode(about), np.uint8)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,10 +86,10 @@ def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
         about = decode(arrays[ABOUT].tobytes(), _About, str(path))
         if about["source"] != source(about["version"]):
             return None
-        train, test = (
-            Split(*(arrays[f"{split}_{values}"] for values in ("images", "labels", "hashes")))
-            for split in ("train", "test")
+        train, test, undecided = (
+            Split(*(arrays[f"{part}_{values}"] for values in ("images", "labels", "hashes"))) for part in PARTS
         )
+        paths, more = about["undecided"], (arrays["undecided_for_test"], arrays["undecided_ranks"])
         return Dataset(
             name=name,
             version=about["version"],
@@ -93,6 +100,7 @@ def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
             ranks=arrays["ranks"] if len(arrays["ranks"]) else None,
             notices=about["notices"],
             damaged=about["damaged"],
+            undecided=None if paths is None else Undecided(undecided, *more, paths),
         )
     except (OSError, IntegrityError, ValueError) as error:  # ValueError: arrays that do not fit together
         log.debug("%s: %s", path, error)

@@ -4,6 +4,8 @@ It is in the folder of a data set, or in the storage if the data set has no fold
 never changed. The latest line about an image wins.
 """
 
+import hashlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
@@ -11,13 +13,14 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from mnist_lib.data.request import ClassName, DataRequest
-from mnist_lib.documents import Moment, decode, encode
+from mnist_lib.documents import Count, Moment, Sha256, decode, encode
 from mnist_lib.errors import DataError, IntegrityError
 from mnist_lib.objects.protocol import Objects
 
 LABELS = "labels.jsonl"
 MAX_LABELS_BYTES = 1 << 28  # a million lines
 NONE = "none"  # the label that removes an image, as one that shows nothing of any class
+APPEND_SECONDS = 0.1  # more than another process needs to write the rest of a line
 
 ImageHash = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]  # see `hashes.text_of`
 Reason = Literal["random", "uncertain", "disputed"]
@@ -52,15 +55,49 @@ def latest(corrections: Iterable[Correction]) -> dict[str, Correction]:
 
 
 @dataclass(frozen=True)
+class UsedLabels:
+    """The part of `labels.jsonl` that a run uses: its first bytes, since lines are only appended."""
+
+    size: Count  # in bytes
+    sha256: Sha256
+
+    @classmethod
+    def of(cls, content: bytes) -> "UsedLabels":
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+    def part_of(self, content: bytes, where: str) -> bytes:
+        """Return this part of the file, which may have grown. Raises DataError if the part itself has changed."""
+        part = content[: self.size]
+        if UsedLabels.of(part) != self:
+            raise DataError(
+                f"{where}: expected the {self.size:,} bytes that the run began with, got others; start another run"
+            )
+        return part
+
+
+@dataclass(frozen=True)
 class LabelsFile:
     """`labels.jsonl` of a data set, on a disk or in a bucket."""
 
     objects: Objects
     name: str = LABELS
 
+    @property
+    def where(self) -> str:
+        """The path or URL of the file, for messages."""
+        return self.objects.where(self.name)
+
+    def content(self) -> bytes:
+        """Return the content of the file, empty if there is none. Raises StoreError."""
+        content = self.objects.read(self.name, MAX_LABELS_BYTES) or b""
+        if content and not content.endswith(b"\n"):
+            time.sleep(APPEND_SECONDS)
+            content = self.objects.read(self.name, MAX_LABELS_BYTES) or b""
+        return content
+
     def read(self) -> list[Correction]:
         """Return all corrections, oldest first. Raises DataError for a damaged line, or StoreError."""
-        return parse_corrections(self.objects.read(self.name, MAX_LABELS_BYTES) or b"", self.objects.where(self.name))
+        return parse_corrections(self.content(), self.where)
 
     def add(self, corrections: Sequence[Correction]) -> None:
         """Append corrections durably. Of several writers at once, none loses a line. Raises StoreError."""

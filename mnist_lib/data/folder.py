@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.hashes import ImageHashes
-from mnist_lib.data.listing import MAX_NAMED, Listing, listed
+from mnist_lib.data.listing import MAX_NAMED, Listing
 from mnist_lib.data.request import MAX_SIDE, DataRequest
-from mnist_lib.data.split import Dataset, Split, as_labels
+from mnist_lib.data.split import Dataset, Split, Undecided, as_labels
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Layout, Picture, Shape
@@ -38,11 +38,10 @@ class _Read:
 
 
 def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progress: Callable[[str], object]) -> Dataset:
-    """Read the pictures of a folder.
+    """Read the pictures of a folder, without corrections.
 
     Raises:
-        DataError: the images need more than `max_bytes`, no picture is left to train on or to test, or, with `strict`,
-            a picture cannot be read.
+        DataError: the images need more than `max_bytes` or, with `strict`, a picture cannot be read.
     """
     folder = request.folder
     assert folder is not None
@@ -61,9 +60,7 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
             if index % PICTURES_PER_REPORT == 0:
                 progress(f"{index:,} of {counted(len(paths), 'picture')}")
     notices += _unreadable(request, listing, read.errors)
-    contradicting, more = _contradicting(listing, read)
-    usable = np.array([i not in read.errors and i not in contradicting for i in range(len(paths))])
-    return _split(request, listing, read, usable, (*listing.notices, *notices, *more))
+    return _split(request, listing, read, (*listing.notices, *notices))
 
 
 def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: float) -> None:
@@ -77,29 +74,35 @@ def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: fl
         )
 
 
-def _split(
-    request: DataRequest, listing: Listing, read: _Read, usable: NDArray[np.bool_], notices: tuple[str, ...]
-) -> Dataset:
+def _split(request: DataRequest, listing: Listing, read: _Read, notices: tuple[str, ...]) -> Dataset:
+    readable, contradicting = np.ones(len(read.labels), bool), _contradicting(read)
+    readable[[*read.errors]] = False
+    usable = readable & ~contradicting
     splits, shares = np.array([file.split for file in listing.files]), read.hashes / 2.0**64
-    for_test = usable & ((splits == "test") | ((splits == "") & (shares[:, 0] < TEST_SHARE)))
-    train, test = np.flatnonzero(usable & ~for_test), np.flatnonzero(for_test)
-    if not len(train) or not len(test):
-        got = f"{len(train):,} and {len(test):,}"
-        raise DataError(f"{request.name}: expected pictures to train and test on, got {got}; add more pictures")
-    for what, chosen in (("to train on", train), ("to test on", test)):
-        counts = np.bincount(read.labels[chosen], minlength=len(listing.classes))
-        without = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
-        if without:
-            notices += (f"{counted(len(without), 'class')} without pictures {what}: {listed(without)}",)
+    for_test = (splits == "test") | ((splits == "") & (shares[:, 0] < TEST_SHARE))
+    train, test = np.flatnonzero(usable & ~for_test), np.flatnonzero(usable & for_test)
     every = Split(read.images, as_labels(read.labels, len(listing.classes)), read.hashes)
     dataset = Dataset.of(request.name, "", every.take(train), every.take(test), listing.classes)
     given = splits == "validation"
     # If there is a folder for validation, any share above 0 selects its pictures and no others.
-    ranks = np.where(given, 0.0, 1.0 if given.any() else shares[:, 1])[train].astype(np.float32)
-    digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode() + ranks.tobytes())
+    ranks = np.where(given, 0.0, 1.0 if given.any() else shares[:, 1]).astype(np.float32)
+    digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode() + ranks[train].tobytes())
     fingerprint, damaged = digest.hexdigest(), len(read.errors) + len(listing.unreadable)
+    several = np.flatnonzero(contradicting)
+    undecided = Undecided(
+        every.take(several),
+        for_test[several].astype(np.uint8),
+        ranks[several],
+        tuple(listing.files[index].path for index in several),
+    )
     return replace(
-        dataset, version=fingerprint[:8], fingerprint=fingerprint, ranks=ranks, notices=notices, damaged=damaged
+        dataset,
+        version=fingerprint[:8],
+        fingerprint=fingerprint,
+        ranks=ranks[train],
+        notices=notices,
+        damaged=damaged,
+        undecided=undecided,
     )
 
 
@@ -134,27 +137,14 @@ def _unreadable(request: DataRequest, listing: Listing, errors: dict[int, ImageE
     return [*(f"left out: {text}" for text in texts[:MAX_NAMED]), *more]
 
 
-def _contradicting(listing: Listing, read: _Read) -> tuple[set[int], list[str]]:
-    """Return the pictures that are in several classes, and a notice for the first of them."""
+def _contradicting(read: _Read) -> NDArray[np.bool_]:
+    """Return whether each picture is in several classes: [files]."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for index, row in enumerate(read.hashes):
         if index not in read.errors:
             same[row.tobytes()].append(index)
-    groups = [group for group in same.values() if len({int(read.labels[index]) for index in group}) > 1]
-    notices = [
-        f"left out, the same picture in several classes: {listed([listing.files[index].path for index in ordered])}"
-        for ordered in (_one_of_each_first(group, read.labels) for group in groups[:MAX_NAMED])
-    ]
-    if len(groups) > MAX_NAMED:
-        notices.append(f"left out, in several classes: {len(groups) - MAX_NAMED:,} more")
-    return {index for group in groups for index in group}, notices
-
-
-def _one_of_each_first(group: Sequence[int], labels: NDArray[np.int64]) -> list[int]:
-    """Order pictures so that one of each class is among the first, which are named."""
-    places, numbers = [], Counter[int]()
-    for index in group:
-        label = int(labels[index])
-        places.append((numbers[label], index))
-        numbers[label] += 1
-    return [index for _, index in sorted(places)]
+    contradicting = np.zeros(len(read.labels), bool)
+    for group in same.values():
+        if len({int(read.labels[index]) for index in group}) > 1:
+            contradicting[group] = True
+    return contradicting

@@ -1,4 +1,4 @@
-"""Copy a folder of pictures from a bucket to this machine. Later copies transfer only what has changed."""
+"""Copy a folder of pictures, and its corrections, from a bucket to this machine. Later copies transfer only changes."""
 
 import contextlib
 import hashlib
@@ -14,6 +14,7 @@ import filelock
 
 from mnist_lib.catalog import MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.data.availability import default_data_dir
+from mnist_lib.data.corrections import LABELS, MAX_LABELS_BYTES
 from mnist_lib.data.request import DataRequest
 from mnist_lib.documents import decode
 from mnist_lib.errors import DataMissingError, IntegrityError, StoreError
@@ -52,11 +53,11 @@ def mirror(url: str, folder: Path) -> None:
 
     try:
         bucket = BucketObjects(url)
-        tags = {name: tag for name, tag in bucket.tags().items() if _is_picture(name)}
+        tags = wanted_tags(bucket)
     except StoreError as error:
         reason = str(error).partition(";")[0]
         raise DataMissingError(f"expected a folder of pictures in a bucket, got: {reason}; check --dataset") from error
-    if not tags:
+    if not tags.keys() - {LABELS}:
         raise DataMissingError(f"expected a folder of pictures in a bucket, got none in {url}; check --dataset")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def mirror(url: str, folder: Path) -> None:
                 if path.is_file() and path.relative_to(folder).as_posix() not in kept:
                     path.unlink()
             changed = [name for name, tag in tags.items() if known.get(name) != tag or _size(folder / name) != tag[0]]
-            large = {name for name in changed if tags[name][0] > MAX_PICTURE_BYTES}
+            large = {name for name in changed if tags[name][0] > MAX_PICTURE_BYTES and name != LABELS}
             for name in large:
                 _set_size(folder / name, tags[name][0])
             for _ in concurrently(partial(_copy, bucket, folder), [name for name in changed if name not in large]):
@@ -74,6 +75,11 @@ def mirror(url: str, folder: Path) -> None:
             _replace(folder / STATE, json.dumps(tags).encode())
     except OSError as error:
         raise StoreError(f"{url} cannot be copied to {folder} ({error.strerror or error}); check --data-dir") from error
+
+
+def wanted_tags(bucket: "BucketObjects") -> dict[str, list[Any]]:
+    """Return the size and the tag of each picture in a bucket, and of the file of corrections. Raises StoreError."""
+    return {name: tag for name, tag in bucket.tags().items() if name == LABELS or _is_picture(name)}
 
 
 def _read_state(folder: Path) -> dict[str, list[Any]]:
@@ -89,7 +95,8 @@ def _size(path: Path) -> int | None:
 
 
 def _copy(bucket: "BucketObjects", folder: Path, name: str) -> None:
-    _replace(folder / name, bucket.content(name, MAX_PICTURE_BYTES))
+    limit = MAX_LABELS_BYTES if name == LABELS else MAX_PICTURE_BYTES
+    _replace(folder / name, bucket.content(name, limit))
 
 
 def _set_size(path: Path, size: int) -> None:

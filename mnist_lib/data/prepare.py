@@ -25,35 +25,60 @@ from mnist_lib.data.availability import (
     require_obtainable,
 )
 from mnist_lib.data.cache import cache_path, pictures_hash, read_cache, source_hash, write_cache
+from mnist_lib.data.corrected import with_corrections
+from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.listing import list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataFolderError
+from mnist_lib.objects.local import LocalObjects
 
 LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
 
 
 def prepare(
-    request: DataRequest, max_bytes: float = math.inf, progress: Callable[[str], object] = lambda text: None
+    request: DataRequest,
+    max_bytes: float = math.inf,
+    progress: Callable[[str], object] = lambda text: None,
+    *,
+    labels: bytes = b"",
+    used: UsedLabels | None = None,
 ) -> Dataset:
-    """Return the requested dataset. What is not in `data_dir` is prepared there, or copied there from a bucket.
+    """Return the requested dataset, with corrected labels.
+
+    What is not in `data_dir` is prepared there, or copied there from a bucket.
 
     Args:
         max_bytes: the memory that the images may take up.
         progress: called now and then with how much of a folder is read.
+        labels: the content of `labels.jsonl` of a dataset that is not a folder; a folder contains its own.
+        used: the part of `labels.jsonl` to use; by default all of it.
 
     Raises:
         DataMissingError: it does not exist, or it is not prepared and cannot be.
         DataChecksumError: a source file differs from the published one.
         DataError: the files are damaged, a folder has too few pictures, the images are too large for `max_bytes`, or
-            the folder for prepared datasets cannot be written.
-        StoreError: a picture in a bucket cannot be read, or cannot be written here.
+            the folder for prepared datasets cannot be written; or a correction is damaged or does not fit.
+        StoreError: `labels.jsonl` or a picture in a bucket cannot be read, or cannot be written here.
     """
+    where = f"the corrections of {request.name}: {LABELS}"
     request = with_local_files(request)
     if request.folder is not None:
-        return _read_folder(request, request.folder, max_bytes, progress)
+        dataset = _read_folder(request, request.folder, max_bytes, progress)
+        # Read after the pictures, so that a correction of a picture which has just arrived finds it.
+        file = LabelsFile(LocalObjects(request.folder))
+        labels, where = file.content(), file.where
+    else:
+        dataset = _read_other(request, max_bytes)
+    if used is not None:
+        labels = used.part_of(labels, where)
+    return with_corrections(dataset, labels, where, published=request.folder is None)
+
+
+def _read_other(request: DataRequest, max_bytes: float) -> Dataset:
+    """Return a dataset that is not a folder, without corrections."""
     if request.data_dir is not None:
         return _read_prepared(request, request.data_dir, max_bytes)
     try:

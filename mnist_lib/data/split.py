@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
+from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.hashes import ImageHashes, hashes_of
+from mnist_lib.documents import Count
 from mnist_lib.errors import DataError
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
 VALIDATION_SEED = 20_260_101
-
+NO_LABELS = UsedLabels.of(b"")
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]  # uint16 if there are more than 256 classes
 
@@ -53,6 +55,41 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Undecided:
+    """Pictures of a folder that are in several classes. They are left out, unless a correction says which is right."""
+
+    split: Split  # with the labels of their folders
+    for_test: NDArray[np.uint8]  # [n], 1: for the test split
+    ranks: NDArray[np.float32]  # [n], as in `Dataset`
+    paths: tuple[str, ...]  # [n]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionCounts:
+    """How many images `labels.jsonl` concerns, and in which way."""
+
+    applied: Count = 0  # images that have another label now
+    confirmed: Count = 0  # images whose label was found to be right
+    removed: Count = 0
+    holdout: Count = 0  # of those applied and removed, the ones in the test split
+    disputed_holdout: Count = 0  # of these, the ones looked at because a model disputed them, which favours that model
+    unknown: Count = 0  # images that the dataset does not have
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed since the last run of a dataset: for "train" and "test", the number of images of each class.
+
+    A class without any is not in the mappings.
+    """
+
+    added: Mapping[str, Mapping[str, int]]
+    removed: Mapping[str, Mapping[str, int]]
+    relabelled: Mapping[str, Mapping[str, int]]  # by the class that an image has now
+    new_test: NDArray[np.bool_]  # [test images]: those whose picture is in no split of the last run
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """Description of a dataset for the driver: everything but the images."""
 
@@ -68,6 +105,10 @@ class DatasetInfo:
     ranks: NDArray[np.float32] | None = None
     notices: tuple[str, ...] = ()
     damaged: int = 0
+    corrections: CorrectionCounts | None = None
+    published_test_labels: Labels | None = None
+    labels: UsedLabels = NO_LABELS
+    changes: Changes | None = None  # None: there was no earlier run, or it is not known what its images were
 
     def check(self, validation_percent: int) -> None:
         """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
@@ -98,6 +139,7 @@ class DatasetInfo:
             "test": len(self.test_labels),
             "damaged": self.damaged,
             "notices": list(self.notices),
+            **({"corrections": asdict(self.corrections)} if self.corrections else {}),
         }
 
 
@@ -116,6 +158,11 @@ class Dataset:
     ranks: NDArray[np.float32] | None = None
     notices: tuple[str, ...] = ()  # about what is left out
     damaged: int = 0  # files that could not be read and are left out
+    undecided: Undecided | None = None  # None: corrections are applied, or the dataset is no folder
+    corrections: CorrectionCounts | None = None  # None: there are none
+    # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
+    published_test_labels: Labels | None = None
+    labels: UsedLabels = NO_LABELS
 
     @classmethod
     def of(cls, name: str, version: str, train: Split, test: Split, classes: Sequence[str] = DIGITS) -> Dataset:
@@ -137,6 +184,9 @@ class Dataset:
             ranks=self.ranks,
             notices=self.notices,
             damaged=self.damaged,
+            corrections=self.corrections,
+            published_test_labels=self.published_test_labels,
+            labels=self.labels,
         )
 
     @property
@@ -169,11 +219,19 @@ class Dataset:
         held_out = validation_size(len(self.train), self.ranks, validation_percent)
         if not held_out:
             return self.train, None
-        if self.ranks is None:
-            order = np.random.default_rng(VALIDATION_SEED).permutation(len(self.train))
-        else:
-            order = np.argsort(self.ranks, kind="stable")
+        order = _validation_order(len(self.train)) if self.ranks is None else np.argsort(self.ranks, kind="stable")
         return self.train.take(order[held_out:]), self.train.take(order[:held_out])
+
+
+def random_ranks(train: int) -> NDArray[np.float32]:
+    """Return the ranks of images that have none, so that they stay for validation or training if others go."""
+    ranks = np.empty(train, np.float32)
+    ranks[_validation_order(train)] = np.arange(train, dtype=np.float64) / train
+    return ranks
+
+
+def _validation_order(train: int) -> NDArray[np.int64]:
+    return np.random.default_rng(VALIDATION_SEED).permutation(train)
 
 
 def validation_size(train: int, ranks: NDArray[np.float32] | None, validation_percent: int) -> int:
