@@ -4,6 +4,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
+from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.request import MAX_CLASSES, ClassName, Side
 from mnist_lib.documents import Count, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts
 from mnist_lib.results import Counts
@@ -12,6 +13,20 @@ from mnist_lib.spec import MAX_ARGUMENTS
 SUMMARY_SCHEMA = 1
 
 Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
+
+
+CountsByClass = Annotated[dict[ClassName, Count], Meta(max_length=MAX_CLASSES)]
+CountsBySplit = dict[Literal["train", "test"], CountsByClass]
+
+
+class ChangesSummary(TypedDict):
+    """What has changed in the dataset since its last run in the storage, as numbers of images."""
+
+    since: Name  # the run
+    at: Text  # when it ended
+    added: CountsBySplit
+    removed: CountsBySplit
+    relabelled: CountsBySplit  # by the class that an image has now
 
 
 # Some fields below are optional only because documents from early versions of the program lack them.
@@ -28,6 +43,8 @@ class DatasetSummary(TypedDict):
     image_shape: NotRequired[Annotated[list[Side], Meta(min_length=3, max_length=3)]]
     damaged: NotRequired[Count]
     notices: NotRequired[list[Text]]
+    corrections: NotRequired[CorrectionCounts]  # if there are any
+    changes: NotRequired[ChangesSummary]  # if there was an earlier run of the dataset
 
 
 class ModelSummary(TypedDict):
@@ -41,6 +58,10 @@ class ModelSummary(TypedDict):
     ensemble_test_accuracy: Share
     best_trial: Name
     best_trial_test_accuracy: Share
+    published_test: NotRequired[Counts]  # of the best trial, with the labels before corrections
+    published_test_accuracy: NotRequired[Share]
+    new_test: NotRequired[Counts]  # of the best trial, on the test images that the last run did not have
+    new_test_accuracy: NotRequired[Share]
     version: Number
     champion: NotRequired[bool]
     promotion: NotRequired[Text]

@@ -147,8 +147,11 @@ def _check_data(options: TrainOptions) -> None:
 def finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
     """Repeat the steps after the summary, in case the driver was killed before or during them."""
     from jobs.train.reporting import is_in_index, write_index
+    from mnist_lib.store.datasets import record_last_run
     from mnist_lib.store.resumption import delete_trial_state
 
+    if summary := folder.summary():
+        record_last_run(folder, summary)
     delete_trial_state(folder, [trial.id for trial in trials])
     if options.report and not is_in_index(folder.objects, folder.run):
         write_index(folder.objects)

@@ -14,14 +14,14 @@ from cluster.lanes.fan_out import FanOut
 from cluster.lanes.lane import RayLanes
 from cluster.lanes.ports import Cluster
 from cluster.lanes.resources import LanePlan, live_nodes, wait_for_plan
-from cluster.lanes.tasks import result_of, start_beside_driver
 from jobs.console.exit_codes import TrainingError
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
+from jobs.train.dataset import RunDataset
 from jobs.train.display import display
 from jobs.train.options import TrainOptions
-from jobs.train.planning import connected, models_to_check, plan_of
+from jobs.train.planning import connected, plan_of
 from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
@@ -36,6 +36,7 @@ from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.champions import champion, promote
 from mnist_lib.store.contents import contents_of
+from mnist_lib.store.datasets import record_last_run, store_state
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import delete_trial_state
@@ -78,18 +79,16 @@ def _run(
     options: TrainOptions, trials: Sequence[TrialSpec], deadline: float, folder: RunFolder, code: Mapping[str, Any]
 ) -> dict[str, Any]:
     begin, shown = time.monotonic(), not options.quiet
-    images, info = start_beside_driver(
-        worker.prepare_dataset, options.data(), models_to_check(options, trials), num_returns=2
-    )
+    data = RunDataset(folder, options, trials)
     folder.append_history({"event": "driver", "trial": ""})
     with Recorder(folder, trials) as recorder:
         if recorder.unfinished:
             plan = _plan(options, len(recorder.unfinished))
             limits, resources = options.limits(), options.resources(plan.cpus, plan.gpus)
-            lanes = RayLanes(worker.run_lane, plan, limits, [images], resources, options.pace())
+            lanes = RayLanes(worker.run_lane, plan, limits, [data.images], resources, options.pace())
             files = options.model_files
             with fan_out_of(lanes, limits, plan, recorder, deadline, options.max_concurrent, files=files) as fan_out:
-                facts, prepared = _prepared(folder, info, options), time.monotonic()
+                facts, prepared = data.facts(), time.monotonic()
                 progress = RunProgress(trials, recorder.rows, plan.lanes, deadline)
                 with display(progress, shown=shown) as show:
                     for event in fan_out.events():
@@ -98,11 +97,21 @@ def _run(
                         if trial is not None:
                             show(trial)
         else:
-            facts, prepared = _prepared(folder, info, options), time.monotonic()
+            facts, prepared = data.facts(), time.monotonic()
     if options.require_all:
         _require_all(recorder.rows)
     times = Times(begin, prepared, trained=time.monotonic())
-    return store_run(folder, recorder, facts, options, code, times, lambda: result_of(images, "the dataset"))
+    stored = StoredData(data.summary(facts), data.content, data.state)
+    return store_run(folder, recorder, facts, options, code, times, stored)
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """What is stored about the dataset of a run."""
+
+    summary: Mapping[str, Any]
+    dataset: Callable[[], Dataset]  # for the report
+    state: Callable[[], bytes]  # for the next run, see `data.changes`
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ def store_run(
     options: TrainOptions,
     code: Mapping[str, Any],
     times: Times,
-    dataset: Callable[[], Dataset],
+    data: StoredData,
 ) -> dict[str, Any]:
     """Store the models, the report and the summary of a trained run, and delete what only resuming needed.
 
@@ -134,10 +143,12 @@ def store_run(
         stored = {model: _store(folder, tally.chosen, facts, options.rule(), code) for model, tally in tallies}
     summary = summarize(
         run=folder.run,
-        dataset=facts.summary(options.validation_percent),
+        dataset=data.summary,
         tallies=recorder.tallies,
         stored=stored,
         labels=facts.test_labels,
+        published=facts.published_test_labels,
+        new=facts.changes.new_test if facts.changes else None,
         trials=recorder.rows,
         timing={
             "wall_seconds": time.monotonic() - times.begin,
@@ -149,9 +160,11 @@ def store_run(
     )
     if options.report:
         with step("writing the report", shown=shown):
-            write_report(folder, summary, recorder.tallies, dataset, code)
+            write_report(folder, summary, recorder.tallies, data.dataset, code)
+    store_state(folder.objects, facts.name, facts.fingerprint, data.state())
     failpoint("run.before_summary")
     folder.complete(summary)
+    record_last_run(folder, summary)
     failpoint("run.before_forget")
     delete_trial_state(folder, [row["id"] for row in recorder.rows])
     if options.report:
@@ -203,22 +216,6 @@ def _plan(options: TrainOptions, trials: int) -> LanePlan:
     plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
     log.info("preparing %s; starting %s for %s", options.dataset, plan, counted(trials, "trial"))
     return plan
-
-
-def _prepared(folder: RunFolder, info: Any, options: TrainOptions) -> DatasetInfo:
-    """Wait until the dataset is prepared, and return what the driver needs to know about it."""
-    with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
-        facts: DatasetInfo = result_of(info, "the preparation of the dataset")
-    log.info("%s: %s training images, %s test images", facts.name, f"{facts.train:,}", f"{len(facts.test_labels):,}")
-    if not facts.reusable:
-        log.info(
-            "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
-        )
-    facts.check(options.validation_percent)
-    for notice in facts.notices:
-        log.warning("%s: %s", facts.name, notice)
-    folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
-    return facts
 
 
 def _store(folder: RunFolder, result: TrialResult, facts: DatasetInfo, rule: Rule, code: Mapping[str, Any]) -> Stored:

@@ -155,7 +155,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     if data.entry is not None and not data.entry.embedded:
         data = DataRequest(dataset="mnist-mini", data_dir=options.data_dir)  # its images have the same shape
     specs = [replace(trial, dataset=data.name, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
-    images, info = start_beside_driver(worker.prepare_dataset, data, models_to_check(options, specs), num_returns=2)
+    images, info, _ = start_beside_driver(worker.prepare_dataset, data, models_to_check(options, specs), num_returns=3)
     limits, one_lane = options.limits(), replace(plan, lanes=1)
     resources = options.resources(plan.cpus, plan.gpus)
     lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, Pace())

@@ -1,5 +1,6 @@
 """The functions that Ray calls in workers. They import TensorFlow when they are called."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -8,14 +9,17 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from cluster.lanes.tasks import OtherMembers, unused_address
 from mnist_lib.assignment import Assignment, Group, Pace, Resources
+from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import DatasetInfo
+from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
-from mnist_lib.errors import DivergedError, GroupError
+from mnist_lib.errors import DivergedError, GroupError, IntegrityError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import TrialSpec
@@ -24,27 +28,38 @@ OBJECT_STORE_SHARE = 0.7  # share of the object store that a dataset may take up
 
 
 def prepare_dataset(
-    request: DataRequest, models: Mapping[TrialSpec, ModelFile] = MappingProxyType({})
-) -> tuple[Any, DatasetInfo]:
-    """Return the dataset, and what the driver needs to know about it.
+    request: DataRequest,
+    models: Mapping[TrialSpec, ModelFile] = MappingProxyType({}),
+    labels: bytes = b"",
+    used: UsedLabels | None = None,
+    before: NDArray[np.uint8] | None = None,
+) -> tuple[Dataset, DatasetInfo, NDArray[np.uint8]]:
+    """Return the dataset, what the driver needs to know about it, and the content of its state.
 
     Args:
         models: one trial of each of the user's own models, with the file that defines the model.
+        labels, used: the corrections, as in `prepare`.
+        before: the content of the state of the last run.
 
     Raises:
         ModelError: a model cannot be built for the images of the dataset.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
+    from mnist_lib.data.changes import DatasetState, changes_between
     from mnist_lib.data.prepare import prepare
 
-    dataset = prepare(request, max_bytes=OBJECT_STORE_SHARE * _object_store_bytes())
+    dataset = prepare(request, OBJECT_STORE_SHARE * _object_store_bytes(), labels=labels, used=used)
     if models:
         import_keras()
         from mnist_lib.models.building import check_model
 
         for spec, file in models.items():
             check_model(spec, dataset.image_shape, len(dataset.classes), file)
-    return dataset, dataset.info
+    state, changes = DatasetState.of(dataset), None
+    if before is not None:
+        with contextlib.suppress(IntegrityError):  # the driver says that the changes are not known
+            changes = changes_between(DatasetState.read(before.tobytes(), "the state of the last run"), state)
+    return dataset, replace(dataset.info, changes=changes), np.frombuffer(state.content(), np.uint8)
 
 
 def _object_store_bytes() -> float:

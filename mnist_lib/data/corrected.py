@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
-from mnist_lib.data.corrections import NONE, Correction, UsedLabels, parse_corrections
+from mnist_lib.data.corrections import NONE, Correction, CorrectionCounts, UsedLabels, parse_corrections
 from mnist_lib.data.hashes import ImageHashes, hash_of_text
 from mnist_lib.data.listing import MAX_NAMED, listed
-from mnist_lib.data.split import CorrectionCounts, Dataset, Labels, Split, Undecided, random_ranks
+from mnist_lib.data.split import Dataset, Labels, Split, Undecided, random_ranks
 from mnist_lib.errors import DataError
 from mnist_lib.wording import counted
 

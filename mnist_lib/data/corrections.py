@@ -38,6 +38,18 @@ class Correction:
     why: Reason  # why the image was looked at; "disputed": because a model disagreed with its label
 
 
+@dataclass(frozen=True, kw_only=True)
+class CorrectionCounts:
+    """How many images `labels.jsonl` concerns, and in which way."""
+
+    applied: Count = 0  # images that have another label now
+    confirmed: Count = 0  # images whose label was found to be right
+    removed: Count = 0
+    holdout: Count = 0  # of those applied and removed, the ones in the test split
+    disputed_holdout: Count = 0  # of these, the ones looked at because a model disputed them, which favours that model
+    unknown: Count = 0  # images that the dataset does not have
+
+
 def parse_corrections(content: bytes, where: str) -> list[Correction]:
     """Return the corrections in the content of a file, in its order. Raises DataError with the number of a bad line."""
     corrections = []
@@ -115,3 +127,8 @@ def labels_file(request: DataRequest, storage: Objects) -> LabelsFile:
     if request.url is not None:
         return LabelsFile(open_storage(request.url))
     return LabelsFile(storage, f"datasets/{request.name}/{LABELS}")
+
+
+def labels_in_storage(request: DataRequest, storage: Objects) -> bytes:
+    """Return the corrections of a data set that the storage contains: none of a folder, which contains its own."""
+    return labels_file(request, storage).content() if request.folder is None and request.url is None else b""

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
-from mnist_lib.data.corrections import UsedLabels
+from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.hashes import ImageHashes, hashes_of
-from mnist_lib.documents import Count
 from mnist_lib.errors import DataError
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
@@ -62,18 +61,6 @@ class Undecided:
     for_test: NDArray[np.uint8]  # [n], 1: for the test split
     ranks: NDArray[np.float32]  # [n], as in `Dataset`
     paths: tuple[str, ...]  # [n]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorrectionCounts:
-    """How many images `labels.jsonl` concerns, and in which way."""
-
-    applied: Count = 0  # images that have another label now
-    confirmed: Count = 0  # images whose label was found to be right
-    removed: Count = 0
-    holdout: Count = 0  # of those applied and removed, the ones in the test split
-    disputed_holdout: Count = 0  # of these, the ones looked at because a model disputed them, which favours that model
-    unknown: Count = 0  # images that the dataset does not have
 
 
 @dataclass(frozen=True)

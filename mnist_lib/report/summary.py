@@ -5,11 +5,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Tally, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, Tally, TrialFailure, TrialResult
 from mnist_lib.run_documents import SUMMARY_SCHEMA
 from mnist_lib.spec import OPTIONAL_FIELDS, TrialSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mnist_lib.data.split import Labels
 
 SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments")]
@@ -34,13 +37,18 @@ def summarize(
     trials: Sequence[Mapping[str, Any]],  # a `trial_row` each
     timing: Mapping[str, float],
     ended: str,  # UTC, ISO 8601
+    published: "Labels | None" = None,  # [test images]: before corrections, if these differ
+    new: "NDArray[np.bool_] | None" = None,  # [test images]: those that the last run did not have
 ) -> dict[str, Any]:
     """Return the summary of a run."""
     return {
         "schema": SUMMARY_SCHEMA,
         "run": run,
         "dataset": dict(dataset),
-        "models": {model: _model_row(tally, stored[model], labels) for model, tally in sorted(tallies.items())},
+        "models": {
+            model: _model_row(tally, stored[model], labels) | _partial_tests(tally.chosen, labels, published, new)
+            for model, tally in sorted(tallies.items())
+        },
         "trials": sorted(trials, key=lambda row: (row["model"], row["seed"])),
         "ended": ended,
         "timing": dict(timing),
@@ -66,6 +74,20 @@ def _model_row(tally: Tally, stored: Stored, labels: "Labels") -> dict[str, Any]
         "champion": stored.champion,
         "promotion": stored.why,
     }
+
+
+def _partial_tests(
+    chosen: TrialResult, labels: "Labels", published: "Labels | None", new: "NDArray[np.bool_] | None"
+) -> dict[str, Any]:
+    """Return the accuracy of the stored trial on the published labels, and on the new test images alone."""
+    answers, row = chosen.probabilities.argmax(axis=1), dict[str, Any]()
+    if published is not None:
+        test = Accuracy(int((answers == published).sum()), len(published))
+        row |= {"published_test": asdict(test), "published_test_accuracy": test.value}
+    if new is not None and new.any():
+        test = Accuracy(int((answers == labels)[new].sum()), int(new.sum()))
+        row |= {"new_test": asdict(test), "new_test_accuracy": test.value}
+    return row
 
 
 def trial_row(

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_lib.catalog import DIGITS
+from mnist_lib.report.data_texts import data_texts
 from mnist_lib.results import Accuracy
 from mnist_lib.wording import percent
 
@@ -65,8 +66,8 @@ def _trials(summary: Mapping[str, Any]) -> Table:
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """Return notes about the figures, one sentence each."""
-    notes = []
+    """Return notes about the data and the figures, one sentence each."""
+    notes = data_texts(summary)
     if any(model["ci95_over"] == "test images" for model in summary["models"].values()):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
     trials = [trial for trial in summary["trials"] if trial["status"] == "ok"]

@@ -11,7 +11,7 @@ import pytest
 from cluster.deadlines import Limits
 from cluster.lanes.resources import LanePlan
 from jobs.train.__main__ import finish
-from jobs.train.driver import Times, fan_out_of, store_run
+from jobs.train.driver import StoredData, Times, fan_out_of, store_run
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
 from mnist_lib.data.split import Dataset, Split
@@ -57,7 +57,8 @@ def complete_run(objects: Objects) -> dict[str, Any]:
             with fan_out_of(cluster, Limits(), plan, recorder, clock=clock) as fan_out:
                 for event in fan_out.events():
                     recorder.record(event, fan_out.attempts)
-        return store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0), no_dataset)
+        data = StoredData(FACTS.summary(10), no_dataset, lambda: b"state")
+        return store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0), data)
 
 
 def no_dataset() -> Dataset:

@@ -1,0 +1,98 @@
+"""The images and labels of a dataset at one time, without pixels, and what has changed between two times."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_lib.archives import read_npz
+from mnist_lib.data.hashes import ImageHashes
+from mnist_lib.data.request import ClassNames
+from mnist_lib.data.split import Changes, Dataset, Labels
+from mnist_lib.documents import decode, encode
+from mnist_lib.errors import IntegrityError
+
+SPLITS = ("train", "test")
+MAX_STATE_BYTES = 1 << 31  # 100 million images
+ARRAYS = ("hashes", "labels", "split", "classes")
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """The images and labels of a dataset, as `states/<fingerprint>.npz` contains them."""
+
+    hashes: ImageHashes  # [images, 2]
+    labels: Labels  # [images]
+    split: NDArray[np.uint8]  # [images], 0: train, 1: test
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "DatasetState":
+        splits = (dataset.train, dataset.test)
+        hashes = np.concatenate([split.hashes for split in splits])
+        labels = np.concatenate([split.labels for split in splits])
+        return cls(hashes, labels, np.repeat(np.arange(2, dtype=np.uint8), [*map(len, splits)]), dataset.classes)
+
+    @classmethod
+    def read(cls, content: bytes, name: str) -> "DatasetState":
+        """Return the state in a file. Raises IntegrityError if it is damaged."""
+        arrays = read_npz(content, name, dict.fromkeys(ARRAYS, MAX_STATE_BYTES))
+        hashes, labels, split = arrays["hashes"], arrays["labels"], arrays["split"]
+        form = (hashes.dtype.name, hashes.shape, labels.dtype.name, labels.shape, split.dtype.name, split.shape)
+        count = labels.size
+        one_of_two = ("uint8", "uint16")
+        if form != ("uint64", (count, 2), form[2], (count,), "uint8", (count,)) or form[2] not in one_of_two:
+            raise IntegrityError(f"{name}: expected uint64 [n, 2], uint8 or uint16 [n] and uint8 [n], got {form}")
+        classes = decode(arrays["classes"].tobytes(), ClassNames, name, "names of classes")
+        if count and (labels.max() >= len(classes) or split.max() >= len(SPLITS)):
+            raise IntegrityError(f"{name}: expected labels below {len(classes)}, got {labels.max()}")
+        return cls(hashes, labels, split, classes)
+
+    def content(self) -> bytes:
+        file = io.BytesIO()
+        names = np.frombuffer(encode(list(self.classes)), np.uint8)
+        np.savez(file, hashes=self.hashes, labels=self.labels, split=self.split, classes=names)
+        return file.getvalue()
+
+
+def changes_between(before: DatasetState, after: DatasetState) -> Changes:
+    """Return what has changed. An image that is in the dataset several times is counted as often.
+
+    Only the first 64 bits of a hash are compared: two of a million images share them with a probability below 10**-7,
+    and the result is only shown.
+    """
+    added, removed, relabelled = (dict[str, Mapping[str, int]]() for _ in range(3))
+    numbers = {name: number for number, name in enumerate(after.classes)}
+    renumbered = np.array([numbers.get(name, -1) for name in before.classes])  # a class may have another number now
+    for number, name in enumerate(SPLITS):
+        old, new = np.flatnonzero(before.split == number), np.flatnonzero(after.split == number)
+        partner = _partners(before.hashes[old, 0], after.hashes[new, 0])
+        known = partner >= 0
+        gone = np.ones(len(old), bool)
+        gone[partner[known]] = False
+        changed = new[known][renumbered[before.labels[old[partner[known]]]] != after.labels[new[known]]]
+        added[name] = _by_class(after.labels[new[~known]], after.classes)
+        removed[name] = _by_class(before.labels[old[gone]], before.classes)
+        relabelled[name] = _by_class(after.labels[changed], after.classes)
+    new_test = ~np.isin(after.hashes[after.split == 1, 0], before.hashes[:, 0])
+    return Changes(added, removed, relabelled, new_test)
+
+
+def _partners(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return for each new key the position of an equal old key, or -1. Each position occurs at most once."""
+    old_order, new_order = np.argsort(old, kind="stable"), np.argsort(new, kind="stable")
+    old_sorted, new_sorted = old[old_order], new[new_order]
+    copies = np.arange(len(new)) - np.searchsorted(new_sorted, new_sorted)  # 0 for the first of equal keys, and so on
+    place = np.searchsorted(old_sorted, new_sorted) + copies
+    found = place < len(old)
+    found[found] = old_sorted[place[found]] == new_sorted[found]
+    partner = np.full(len(new), -1)
+    partner[new_order[found]] = old_order[place[found]]
+    return partner
+
+
+def _by_class(labels: Labels, classes: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    return {name: count for name, count in zip(classes, counts, strict=True) if count}

@@ -1,0 +1,63 @@
+"""What people read about the data of a run: what has changed since the last run, and which labels are corrected."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mnist_lib.wording import counted, percent
+
+KINDS = ("added", "removed", "relabelled")
+SPLIT_NAMES = {"train": "for training", "test": "for the test"}
+
+
+def totals(changes: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of images of each kind in the field `changes` of a summary's dataset."""
+    return {kind: sum(sum(by_class.values()) for by_class in changes[kind].values()) for kind in KINDS}
+
+
+def changes_text(changes: Mapping[str, Any]) -> str:
+    """Return the changes as a phrase: "3 images added (2 for training, 1 for the test) since run r"."""
+    parts = []
+    for kind, total in totals(changes).items():
+        by_split = {split: sum(by_class.values()) for split, by_class in changes[kind].items()}
+        where = ", ".join(f"{count:,} {SPLIT_NAMES.get(split, split)}" for split, count in by_split.items() if count)
+        if total:
+            parts.append(f"{counted(total, 'image')} {kind} ({where})")
+    return f"{', '.join(parts) or 'no image has changed'} since run {changes['since']}"
+
+
+def corrections_texts(corrections: Mapping[str, int]) -> list[str]:
+    """Return sentences about the corrections of a dataset."""
+    applied, removed, confirmed = (counted(corrections[name], "image") for name in ("applied", "removed", "confirmed"))
+    texts = [f"Corrections: {applied} relabelled, {removed} removed, {confirmed} confirmed."]
+    if corrections["holdout"]:
+        texts.append(f"Of these changes, {corrections['holdout']:,} concern test images.")
+    if disputed := corrections["disputed_holdout"]:
+        were = "was" if disputed == 1 else "were"
+        texts.append(
+            f"{counted(disputed, 'test image')} {were} corrected because a model disputed the label, which favours"
+            " that model."
+        )
+    return texts
+
+
+def data_texts(summary: Mapping[str, Any]) -> list[str]:
+    """Return sentences about the data of a run, and about accuracies on a part of the test images."""
+    dataset, texts = summary["dataset"], []
+    if changes := dataset.get("changes"):
+        texts.append(f"Data: {changes_text(changes)}.")
+    if corrections := dataset.get("corrections"):
+        texts += corrections_texts(corrections)
+    for name, model in summary["models"].items():
+        texts += [f"{name}: test accuracy {text}." for text in partial_accuracies(model)]
+    return texts
+
+
+def partial_accuracies(model: Mapping[str, Any]) -> list[str]:
+    """Return the accuracies of a stored trial on a part of the test images, or with other labels, as phrases."""
+    phrases = []
+    if new := model.get("new_test"):
+        phrases.append(f"{percent(model['new_test_accuracy'])} on the {counted(new['total'], 'new picture')} alone")
+    if published := model.get("published_test"):
+        images = counted(published["total"], "image")
+        phrases.append(f"{percent(model['published_test_accuracy'])} on the published labels of {images}")
+    return phrases

@@ -1,0 +1,126 @@
+"""What a storage knows of the datasets of its runs, in `datasets/<name>/`:
+
+last.json                     the last complete run
+states/<fingerprint>.npz      the images and labels of a run, see `data.changes`
+labels.jsonl                  corrections, if the dataset is not a folder, see `data.corrections`
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mnist_lib.data.changes import MAX_STATE_BYTES
+from mnist_lib.data.corrections import UsedLabels
+from mnist_lib.documents import Name, Sha256, Text, decode, encode
+from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.records import RecordLog, read_record, seal
+from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.versions import Version, find_all, model_names
+
+FOLDER = "datasets"
+RUN_DATA = "data.json"  # in the folder of a run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The record `last.json`."""
+
+    run: Name
+    fingerprint: Sha256  # of the dataset
+    at: Text  # when the run ended, UTC, ISO 8601
+
+
+@dataclass(frozen=True)
+class RunData:
+    """`runs/<run>/data.json`: what a run began with, so that it keeps to it when it is resumed."""
+
+    labels: UsedLabels
+    since: LastRun | None  # the last run of the dataset then
+
+
+def last_run(objects: Objects, dataset: str) -> LastRun | None:
+    """Return the last complete run of a dataset, or None if there is none or its record is damaged."""
+    name = f"{FOLDER}/{dataset}/last.json"
+    try:
+        return read_record(objects, name, LastRun) if objects.exists(name) else None
+    except IntegrityError as error:
+        log.warning("what has changed in %s is not known: %s", dataset, error)
+        return None
+
+
+def record_last_run(folder: RunFolder, summary: Mapping[str, Any]) -> None:
+    """Record a complete run, unless a later one is recorded. `summary`: a `Summary`."""
+    dataset, objects = summary["dataset"], folder.objects
+    known = last_run(objects, dataset["name"])
+    ended = summary.get("ended", "")  # which early versions of the program did not write
+    if known is None or known.at < ended:
+        run = LastRun(folder.run, dataset["fingerprint"], ended)
+        objects.replace(f"{FOLDER}/{dataset['name']}/last.json", seal(asdict(run)))
+
+
+def read_state(objects: Objects, dataset: str, fingerprint: str) -> bytes | None:
+    """Return the content of the state with that fingerprint, or None if there is none."""
+    return objects.read(_state(dataset, fingerprint), MAX_STATE_BYTES)
+
+
+def store_state(objects: Objects, dataset: str, fingerprint: str, content: bytes) -> None:
+    if not objects.exists(_state(dataset, fingerprint)):
+        objects.replace(_state(dataset, fingerprint), content)
+
+
+def begun_with(folder: RunFolder) -> RunData | None:
+    """Return what a run began with, or None if no process has got that far. Raises IntegrityError if it is damaged."""
+    content = folder.read(RUN_DATA)
+    return None if content is None else decode(content, RunData, f"{folder.where}/{RUN_DATA}")
+
+
+def begin_with(folder: RunFolder, data: RunData) -> None:
+    """Record what a run begins with."""
+    folder.require_same(RUN_DATA, encode(asdict(data), indent=2).decode(), "corrections")
+
+
+def collect_states(objects: Objects, *, dry_run: bool = False) -> list[str]:
+    """Delete the states that neither the last run of a dataset, nor a version, nor a decision about a champion needs.
+
+    Returns:
+        the names of the deleted objects, or of those that would be deleted.
+    """
+    needed = {version.facts.dataset["fingerprint"] for version in _versions(objects)}
+    decisions = [*_newest_decisions(objects)]
+    deleted = []
+    for dataset in objects.folders(FOLDER):
+        last = last_run(objects, dataset)
+        if last is None:
+            continue  # a damaged record: what is needed is not known
+        for name in objects.names(f"{FOLDER}/{dataset}/states"):
+            fingerprint = name.rpartition("/")[2].removesuffix(".npz")
+            named = any(fingerprint.encode() in decision for decision in decisions)
+            if fingerprint not in {*needed, last.fingerprint} and not named:
+                deleted.append(name)
+                if not dry_run:
+                    objects.delete(name)
+    return deleted
+
+
+def _versions(objects: Objects) -> Iterator[Version]:
+    for model in model_names(objects):
+        for _, version in find_all(objects, model):
+            if isinstance(version, Version):
+                yield version
+
+
+def _newest_decisions(objects: Objects) -> Iterator[bytes]:
+    """Yield the newest record of each log of champions."""
+    for model in model_names(objects):
+        folders = [f"models/{model}/champions/{dataset}" for dataset in objects.folders(f"models/{model}/champions")]
+        for folder in (f"models/{model}/champion", *folders):
+            records = RecordLog(objects, folder)
+            yield objects.read(records.name(records.last())) or b""
+
+
+def _state(dataset: str, fingerprint: str) -> str:
+    return f"{FOLDER}/{dataset}/states/{fingerprint}.npz"
