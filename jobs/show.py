@@ -19,6 +19,7 @@ from jobs.models.compute import load_dataset
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.output_file import atomic_output
+from mnist_lib.objects.storage import open_storage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,6 +32,12 @@ class ShowOptions(DataOptions):
     dataset: str = option("mnist-mini", DATASET_HELP, str, "DATASET", positional=True)
     picture: Path | None = option(None, "file to write: ten training images of each class", folder, "FILE.png")
     seed: int = option(0, "random seed that chooses the images to show", whole_number, "N")
+    storage: str = option(
+        "results",
+        "folder or bucket of the runs, with the corrections of a dataset that is not a folder",
+        str,
+        "DIR|URL",
+    )
     json: bool = option(False, "print one JSON document instead of tables")
 
     def check(self) -> None:
@@ -53,7 +60,7 @@ def show(arguments: Sequence[str]) -> int:
     options.check()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve the memory of GPUs that other processes use
     with step(f"loading {options.dataset}") as progress:
-        dataset = load_dataset(options.data(), progress)
+        dataset = load_dataset(options.data(), open_storage(options.storage), progress)
     from rich.text import Text
 
     from mnist_lib.report.dataset import dataset_tables, describe, draw_examples, examples_as_text

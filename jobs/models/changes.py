@@ -11,6 +11,7 @@ from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import champions
+from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.runs import INDEX
@@ -67,6 +68,8 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     if options.keep is None or options.keep < 1:
         raise SpecError(f"keep: expected a number of versions, 1 or more, got {options.keep}; for example: gc --keep 5")
     found = {model: collect(objects, model, options.keep, dry_run=options.dry_run) for model in options.models(objects)}
+    gone = {name for collected in found.values() for name in collected.deleted}
+    states = collect_states(objects, gone, dry_run=options.dry_run)
     would = "would be " if options.dry_run else ""
     texts = {
         "deleted": f"{would}deleted: old version",
@@ -78,5 +81,6 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     for collected in found.values():
         lines += [f"{name} {text}" for field, text in texts.items() for name in getattr(collected, field)]
     kept = sum(len(collected.kept) for collected in found.values())
+    lines += [f"{name} {would}deleted: no run or version refers to this state of a dataset" for name in states]
     lines.append(f"{counted(kept, 'version')} {would}kept.")
     return CommandResult({model: asdict(collected) for model, collected in found.items()}, lines)

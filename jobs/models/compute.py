@@ -16,12 +16,15 @@ from jobs.console.terminal import step
 from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from mnist_lib.api import find_version
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
+from mnist_lib.data.corrections import UsedLabels, labels_in_storage
 from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.contents import Predictions, StoredModel, image_shape_of
+from mnist_lib.store.datasets import begun_with
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import percent
 
@@ -40,7 +43,7 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
 
     predict = load_trusted(objects, version) if options.trust else load(objects, version, options.model_file)
     found = compare_with_stored(
-        stored, predict, tested_split(version, data_of(version, options.dataset, **options.source()))
+        stored, predict, tested_split(objects, version, data_of(version, options.dataset, **options.source()))
     )
     same = "all" if found.matching == found.test.total else f"{found.matching:,} of"
     near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
@@ -58,7 +61,9 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export import reproduction
 
     def load() -> "Dataset":
-        return load_dataset(data_of(version, options.dataset, **options.source()))
+        return load_dataset(
+            data_of(version, options.dataset, **options.source()), objects, used=labels_of(objects, version)
+        )
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
@@ -95,7 +100,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     from mnist_lib.export import formats
     from mnist_lib.export.loading import build
 
-    dataset = load_dataset(data_of(version, options.dataset, **options.source()))
+    dataset = load_dataset(data_of(version, options.dataset, **options.source()), objects)
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
     with quietly():
         found = formats.export(build(StoredModel.read(objects, version, options.model_file)), form, target, images)
@@ -124,21 +129,56 @@ def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
     return request if request.entry else replace(request, image_size=(height, width), channels=channels)
 
 
-def tested_split(version: Version, data: DataRequest) -> "Split":
-    """Return the images that the version was tested on, or raise DataError if the dataset here differs."""
+def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Split":
+    """Return the images that the version was tested on, with the labels that they had then.
+
+    Raises DataError if the dataset here does not have them.
+    """
+    from mnist_lib.data.hashes import indices_of
+    from mnist_lib.data.split import Split
+
     tested_on = version.facts.dataset["fingerprint"]
-    dataset = load_dataset(data)
-    if dataset.fingerprint != tested_on:
+    dataset, stored = load_dataset(data, objects, used=labels_of(objects, version)), Predictions.read(objects, version)
+    if dataset.fingerprint == tested_on:
+        return dataset.test
+    if stored.hashes is None:
         raise DataError(
             f"{version.name}: expected {dataset.name} with the fingerprint {tested_on}, on which it was tested, got "
             f"{dataset.fingerprint}; name the same data with --dataset, --data-dir or --data-source"
         )
-    return dataset.test
+    # The dataset has grown, or images have gone; each image is found by its hash.
+    found = [(split, indices_of(stored.hashes, split.hashes)) for split in (dataset.test, dataset.train)]
+    (test, in_test), (train, in_train) = found
+    missing = int(((in_test < 0) & (in_train < 0)).sum())
+    if missing or test.images.shape[1:] != tuple(image_shape_of(version.facts.dataset, version.name)):
+        raise DataError(
+            f"{version.name}: expected the {len(stored.labels):,} images of {dataset.name} on which it was tested, got"
+            f" all but {missing:,}; name the same data with --dataset, --data-dir or --data-source"
+        )
+    images = test.images[in_test]
+    images[in_test < 0] = train.images[in_train[in_test < 0]]
+    return Split(images, stored.labels, stored.hashes)
 
 
-def load_dataset(data: DataRequest, progress: Callable[[str], object] = lambda text: None) -> "Dataset":
-    """Return a dataset. What TFDS prints while preparing it goes to standard error."""
+def labels_of(objects: Objects, version: Version) -> UsedLabels:
+    """Return the corrections that a version was trained with: none if it is older than corrections."""
+    begun = begun_with(RunFolder(objects, version.run))
+    return begun.labels if begun else UsedLabels.of(b"")
+
+
+def load_dataset(
+    data: DataRequest,
+    objects: Objects,
+    progress: Callable[[str], object] = lambda text: None,
+    used: UsedLabels | None = None,
+) -> "Dataset":
+    """Return a dataset with corrected labels. What TFDS prints while preparing it goes to standard error.
+
+    Args:
+        objects: the storage, which contains the corrections of a dataset that is not a folder.
+        used: the corrections to use; by default all.
+    """
     from mnist_lib.data.prepare import prepare
 
     with contextlib.redirect_stdout(sys.stderr):
-        return prepare(data, progress=progress)
+        return prepare(data, progress=progress, labels=labels_in_storage(data, objects), used=used)

@@ -70,6 +70,7 @@ def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
         "missed": entry.missed,
         "exit_code": entry.exit_code,
         "cause": entry.why or None,
+        "data": entry.data,
         "models": dict(entry.results),
         "next_command": command,
         "text": sentence_of(entry, schedule) + (f". Next: {command}" if command else ""),

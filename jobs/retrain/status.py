@@ -11,12 +11,12 @@ from mnist_lib.clock import moment_of
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.retraining.journal import Entry, Journal
+from mnist_lib.retraining.journal import Entry, Journal, ModelResult
 from mnist_lib.retraining.policy import missed_text
 from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.champions import Champion, history
 from mnist_lib.store.versions import model_names
-from mnist_lib.wording import duration, percent
+from mnist_lib.wording import counted, duration, percent
 
 NEXT_SLOTS = 3
 EVERY_MINUTE = "* * * * *"  # any valid expression will do: only the time zone of the timetable is used
@@ -70,11 +70,12 @@ def show_history(options: HistoryOptions) -> CommandResult:
 def sentence_of(entry: Entry, schedule: str) -> str:
     """Return a sentence about what happened to a slot, for a notice."""
     event = "resumed, since its process died" if entry.kind == "started" else entry.kind
-    parts = [f"{schedule}, slot {entry.slot}: {event}", *_causes(entry)]
+    parts = [f"{schedule}, slot {entry.slot}: {event}", *_causes(entry), *_data(entry)]
     for model, row in entry.results.items():
         champion = "the champion" if row["champion"] else "not the champion"
         accuracy = percent(row["test_accuracy"])
-        parts.append(f"{model}@{row['version']} has {accuracy} test accuracy and is {champion} ({row['why']})")
+        new = _on_new_pictures(row)
+        parts.append(f"{model}@{row['version']} has {accuracy} test accuracy{new} and is {champion} ({row['why']})")
     return "; ".join(parts)
 
 
@@ -99,15 +100,37 @@ def _state(name: str, active: Entry | None, term: LeaseTerm | None, zone: tzinfo
 def _row(entry: Entry, zone: tzinfo) -> list[str]:
     seconds = seconds_of(entry)
     took = "" if seconds is None or entry.kind == "started" else duration(seconds)
-    details = [*_causes(entry), *([f"attempt {entry.attempt}"] if entry.attempt > 1 else [])]
+    details = [*_causes(entry), *_data(entry), *([f"attempt {entry.attempt}"] if entry.attempt > 1 else [])]
     for model, row in entry.results.items():
         champion = ", the champion" if row["champion"] else ""
-        details.append(f"{model}@{row['version']} {percent(row['test_accuracy'])}{champion}")
+        details.append(f"{model}@{row['version']} {percent(row['test_accuracy'])}{_on_new_pictures(row)}{champion}")
     return [_local(entry.slot, zone), entry.kind, took, "; ".join(details)]
 
 
 def _causes(entry: Entry) -> list[str]:
     return [*([entry.why] if entry.why else []), *([missed_text(entry.missed)] if entry.missed else [])]
+
+
+def _data(entry: Entry) -> list[str]:
+    """Return what is new in the data of a run, as a phrase in a list, or an empty list."""
+    data = entry.data
+    if data is None:
+        return []
+    counts = {"added": data.get("added"), "removed": data.get("removed"), "relabelled": data.get("relabelled")}
+    parts = [f"{counted(count, 'image')} {kind}" for kind, count in counts.items() if count]
+    if "since" in data:
+        parts = [f"{', '.join(parts) or 'no image has changed'} since {data['since']}"]
+    if corrected := data.get("corrected"):
+        disputed = data.get("disputed_holdout")
+        favours = f", {disputed:,} of the test because a model disputed them" if disputed else ""
+        parts.append(f"{counted(corrected, 'label')} corrected{favours}")
+    return [f"{data['name']}: {', '.join(parts)}"] if parts else []
+
+
+def _on_new_pictures(row: ModelResult) -> str:
+    if "new_test" not in row or "new_test_accuracy" not in row:
+        return ""
+    return f", {percent(row['new_test_accuracy'])} on {counted(row['new_test']['total'], 'new picture')}"
 
 
 def _champions(objects: Objects, schedule: str) -> list[Champion]:

@@ -19,10 +19,12 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import print_stderr
 from jobs.train.options import TrainOptions, terms_of
-from mnist_lib.data.availability import fingerprint_of_files
+from mnist_lib.data.corrections import labels_in_storage
+from mnist_lib.data.fingerprint import fingerprint_of_files
 from mnist_lib.environment import code_version
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.report.data_texts import totals
 from mnist_lib.retraining.work import AttemptResult, RunAttempt
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted
@@ -48,15 +50,12 @@ class TrainWork:
         return self.objects.exists(f"runs/{run}/{RUN_RECORD}")
 
     def fingerprint(self) -> str | None:
-        from cluster.connection.address import address_of
-
         options = replace(self.options)  # a copy, which reads the model files again
-        if address_of(options.address) is not None:  # the data are on the cluster
-            return None
-        data = None
+        data, request = None, options.data()
+        # With --address too, the data are on this machine, or in a bucket: the driver prepares them beside itself.
         with contextlib.suppress(MnistError, OSError):
-            data = fingerprint_of_files(options.data())
-        if data is None:  # not prepared, or on another machine
+            data = fingerprint_of_files(request, labels_in_storage(request, self.objects))
+        if data is None:  # not prepared yet
             return None
         try:
             terms = terms_of(options, options.trials(), code_version(SOURCE_FOLDERS))
@@ -112,6 +111,7 @@ class TrainAttempt:
             retry=retry_after(code, self._error_code, summary),
             why=why or _why(code, summary),
             results=results_of(summary or {}),
+            data=data_of(summary or {}),
         )
 
     def stop(self) -> None:
@@ -164,8 +164,22 @@ def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the journal stores about a complete run, by model."""
     same = ("version", "champion", "trials", "mean_test_accuracy", "ci95")
     fields = {"test_accuracy": "best_trial_test_accuracy", "why": "promotion"} | {name: name for name in same}
-    models = summary.get("models", {})
-    return {model: {name: row.get(field) for name, field in fields.items()} for model, row in models.items()}
+    models, results = summary.get("models", {}), dict[str, Any]()
+    for model, row in models.items():
+        results[model] = {name: row.get(field) for name, field in fields.items()}
+        results[model] |= {name: row[name] for name in ("new_test", "new_test_accuracy") if name in row}
+    return results
+
+
+def data_of(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the journal stores about the data of a complete run, a `DataOfRun`; None if it is not known."""
+    dataset = summary.get("dataset", {})
+    changes, corrections = dataset.get("changes"), dataset.get("corrections") or {}
+    found: dict[str, Any] = {"since": changes["since"], **totals(changes)} if changes else {}
+    if corrections:
+        found["corrected"] = corrections["applied"] + corrections["removed"]
+        found["disputed_holdout"] = corrections["disputed_holdout"]
+    return {"name": dataset["name"], **found} if found else None
 
 
 def _why(code: int, summary: Mapping[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ from jobs.console.output import print_result, print_stderr, run_command
 from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
 from jobs.train.options import TrainOptions
+from mnist_lib.data.corrections import LABELS
 from mnist_lib.data.listing import list_folder
 from mnist_lib.model_file import path_of, trust, with_folder
 from mnist_lib.objects.storage import check_storage, is_url
@@ -137,7 +138,9 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
-        own |= {f"{SENT}/{data.name}/{file.path}": data.folder / file.path for file in list_folder(data.folder).files}
+        paths = [file.path for file in list_folder(data.folder).files]
+        paths += [LABELS] if (data.folder / LABELS).is_file() else []
+        own |= {f"{SENT}/{data.name}/{path}": data.folder / path for path in paths}
         flags.append(f"--dataset={SENT}/{data.name}")
     if _size_of(own) > MAX_SENT_BYTES:
         raise exit_codes.UsageError(

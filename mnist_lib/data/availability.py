@@ -70,17 +70,6 @@ def check_availability(request: DataRequest) -> None:
         describe_availability(request)
 
 
-def fingerprint_of_files(request: DataRequest) -> str | None:
-    """Without TensorFlow, return a hash that changes with a dataset's files, or None if there are none."""
-    if request.folder is not None:
-        return list_folder(request.folder).state
-    if request.entry is None:
-        return None
-    prepared = (request.data_dir or default_data_dir()) / DATASETS[request.dataset].tfds_name
-    lines = list(file_hashes(prepared, ignored_suffix=".json"))
-    return hashlib.sha256(b"".join(lines)).hexdigest() if lines else None
-
-
 def file_hashes(folder: Path, ignored_suffix: str) -> Iterator[bytes]:
     """Yield a line "path sha256" for each file below the folder, in the order of the paths."""
     for path in sorted(folder.rglob("*")):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
 from mnist_lib.data.corrections import NONE, Correction, CorrectionCounts, UsedLabels, parse_corrections
-from mnist_lib.data.hashes import ImageHashes, hash_of_text
+from mnist_lib.data.hashes import ImageHashes, hash_of_text, indices_of
 from mnist_lib.data.listing import MAX_NAMED, listed
 from mnist_lib.data.split import Dataset, Labels, Split, Undecided, random_ranks
 from mnist_lib.errors import DataError
@@ -96,11 +96,7 @@ class _Corrections:
 
     def find(self, hashes: ImageHashes) -> NDArray[np.int64]:
         """Return the position of the correction of each image, or -1 if it has none. hashes: [images, 2]."""
-        if not len(self):
-            return np.full(len(hashes), -1)
-        # The first half of a hash finds a position; the whole hash decides.
-        positions = np.minimum(np.searchsorted(self.hashes[:, 0], hashes[:, 0]), len(self) - 1)
-        return np.where((self.hashes[positions] == hashes).all(axis=1), positions, -1)
+        return indices_of(hashes, self.hashes)
 
     def check(self, parts: Sequence["_Part"], dataset: Dataset, where: str) -> None:
         """Raise DataError if the label of an image is no class, with the number of the first such line."""

@@ -82,7 +82,8 @@ class UsedLabels:
         part = content[: self.size]
         if UsedLabels.of(part) != self:
             raise DataError(
-                f"{where}: expected the {self.size:,} bytes that the run began with, got others; start another run"
+                f"{where}: expected the {self.size:,} bytes that the run began with, got others; restore the file, or"
+                " start another run"
             )
         return part
 

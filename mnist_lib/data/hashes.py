@@ -27,6 +27,16 @@ def hashes_of(images: NDArray[np.uint8]) -> ImageHashes:
     return hashes
 
 
+def indices_of(hashes: ImageHashes, among: ImageHashes) -> NDArray[np.int64]:
+    """Return the index in `among`, [n, 2], of an image with each hash, or -1 if there is none."""
+    if not len(among):
+        return np.full(len(hashes), -1)
+    order = np.lexsort((among[:, 1], among[:, 0]))
+    # The first half of a hash finds a position; the whole hash decides.
+    found = order[np.minimum(np.searchsorted(among[order, 0], hashes[:, 0]), len(among) - 1)]
+    return np.where((among[found] == hashes).all(axis=1), found, -1)
+
+
 def text_of(image_hash: NDArray[np.uint64]) -> str:
     """Return a hash, [2], as 32 hexadecimal digits."""
     return image_hash.tobytes().hex()

@@ -1,6 +1,6 @@
 """What people read about the data of a run: what has changed since the last run, and which labels are corrected."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mnist_lib.wording import counted, percent
@@ -25,8 +25,22 @@ def changes_text(changes: Mapping[str, Any]) -> str:
     return f"{', '.join(parts) or 'no image has changed'} since run {changes['since']}"
 
 
+def changes_by_class(changes: Mapping[str, Any], classes: Sequence[str]) -> dict[str, list[int]]:
+    """Return a row for each class with changes: for each of `KINDS`, the images for training and those for the test.
+
+    Args:
+        classes: the names of the present classes, which come first.
+    """
+    columns = [changes[kind].get(split, {}) for kind in KINDS for split in SPLIT_NAMES]
+    names = dict.fromkeys([*classes, *(name for column in columns for name in column)])
+    rows = {name: [column.get(name, 0) for column in columns] for name in names}
+    return {name: row for name, row in rows.items() if any(row)}
+
+
 def corrections_texts(corrections: Mapping[str, int]) -> list[str]:
-    """Return sentences about the corrections of a dataset."""
+    """Return sentences about the corrections of a dataset, if there are any."""
+    if not corrections:
+        return []
     applied, removed, confirmed = (counted(corrections[name], "image") for name in ("applied", "removed", "confirmed"))
     texts = [f"Corrections: {applied} relabelled, {removed} removed, {confirmed} confirmed."]
     if corrections["holdout"]:
@@ -45,8 +59,7 @@ def data_texts(summary: Mapping[str, Any]) -> list[str]:
     dataset, texts = summary["dataset"], []
     if changes := dataset.get("changes"):
         texts.append(f"Data: {changes_text(changes)}.")
-    if corrections := dataset.get("corrections"):
-        texts += corrections_texts(corrections)
+    texts += corrections_texts(dataset.get("corrections") or {})
     for name, model in summary["models"].items():
         texts += [f"{name}: test accuracy {text}." for text in partial_accuracies(model)]
     return texts

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.report.data_texts import corrections_texts
 from mnist_lib.wording import counted, printable, short_name
 
 BAR_WIDTH, MAX_NAME = 20, 30  # characters
@@ -51,6 +53,7 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
         "prepared_in": str(folder) if folder else None,
         "splits": {name: _describe(split, len(dataset.classes)) for name, split in splits},
         "notices": list(dataset.notices),
+        "corrections": asdict(dataset.corrections) if dataset.corrections else None,
     }
 
 
@@ -81,6 +84,7 @@ def dataset_tables(description: dict[str, Any]) -> Group:
         Text(f"  prepared     {prepared}", no_wrap=True, overflow="ignore"),
         Text(f"  fingerprint  {description['fingerprint']}\n", no_wrap=True, overflow="ignore"),
         _classes(description["classes"], splits["train"]["per_class"], splits["test"]["per_class"]),
+        *(Text(f"\n{text}") for text in corrections_texts(description["corrections"] or {})),
         *(Text(f"\n{notice}") for notice in description["notices"]),
     )
 

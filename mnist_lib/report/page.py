@@ -17,6 +17,7 @@ from markupsafe import Markup
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset
 from mnist_lib.report import evidence, plots
+from mnist_lib.report.data_texts import KINDS, SPLIT_NAMES, changes_by_class, corrections_texts
 from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.drawing import VARIABLES, Plot
 from mnist_lib.report.evidence import StoredTrial
@@ -24,6 +25,8 @@ from mnist_lib.report.summary import settings_of
 from mnist_lib.report.table import notes
 from mnist_lib.results import Tally
 from mnist_lib.wording import counted, percent, printable
+
+MAX_CHANGED_CLASSES = 50  # rows in the table of changes
 
 # How templates format numbers, by the name of the format.
 NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
@@ -59,7 +62,8 @@ class Report:
 def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
-    drawn = _plots(run, stored)
+    drawn, dataset = _plots(run, stored), run.summary["dataset"]
+    changes = dataset.get("changes")
     page = render(
         "report.html",
         run=run,
@@ -78,6 +82,10 @@ def report(run: ReportedRun) -> Report:
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,
+        corrections=corrections_texts(dataset.get("corrections") or {}),
+        changes=changes_by_class(changes, run.dataset.classes) if changes else {},
+        change_headings=[f"{kind} {split}" for kind in KINDS for split in SPLIT_NAMES.values()],
+        max_classes=MAX_CHANGED_CLASSES,
         attempts=evidence.attempts(run.history),
         nodes=sorted({trial["node"] for trial in run.summary["trials"] if trial["status"] == "ok"}),
         system=f"{platform.system()} {platform.machine()}",

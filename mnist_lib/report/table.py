@@ -14,7 +14,7 @@ from mnist_lib.wording import percent
 
 
 def result_tables(summary: Mapping[str, Any]) -> list[RenderableType]:
-    """Return a table of models, a table of trials, the reasons of failures, the notes and the time."""
+    """Return a table of models, a table of trials, the reasons of failures, what is said about the data, the notes and the time."""
     dataset, timing = summary["dataset"], summary["timing"]
     title = Text(f"Accuracy on the {dataset['test']:,} test images of {dataset['name']}\n", "bold")
     failed = [trial for trial in summary["trials"] if trial["status"] == "failed"]
@@ -22,7 +22,7 @@ def result_tables(summary: Mapping[str, Any]) -> list[RenderableType]:
     total, data, training, storing = (timing[f"{part}_seconds"] for part in ("wall", "prepare", "trials", "store"))
     time = f"{total:.1f} s in total: {data:.1f} s data, {training:.1f} s training, {storing:.1f} s storing"
     models: list[RenderableType] = [title, _models(summary), ""] if summary["models"] else []
-    return [*models, _trials(summary), "", *failures, *notes(summary), f"Time: {time}"]
+    return [*models, _trials(summary), "", *failures, *data_texts(summary), *notes(summary), f"Time: {time}"]
 
 
 def _table(first: str, *others: str) -> Table:
@@ -66,8 +66,8 @@ def _trials(summary: Mapping[str, Any]) -> Table:
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """Return notes about the data and the figures, one sentence each."""
-    notes = data_texts(summary)
+    """Return notes about the figures, one sentence each."""
+    notes = []
     if any(model["ci95_over"] == "test images" for model in summary["models"].values()):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
     trials = [trial for trial in summary["trials"] if trial["status"] == "ok"]

@@ -16,6 +16,7 @@ from mnist_lib.clock import moment_of, text_of
 from mnist_lib.documents import Count, Moment, Number, Share, Text
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
+from mnist_lib.results import Counts
 
 # Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")
@@ -32,6 +33,20 @@ class ModelResult(TypedDict):
     trials: NotRequired[Count | None]
     mean_test_accuracy: NotRequired[Share | None]
     ci95: NotRequired[list[Share] | None]
+    new_test: NotRequired[Counts]  # on the test images that the last run of the dataset did not have, if there are any
+    new_test_accuracy: NotRequired[Share]
+
+
+class DataOfRun(TypedDict):
+    """What is new in the data of a complete run, as numbers of images."""
+
+    name: Text  # of the dataset
+    since: NotRequired[Text]  # the last run of the dataset; without one, the next three are missing, too
+    added: NotRequired[Count]
+    removed: NotRequired[Count]
+    relabelled: NotRequired[Count]
+    corrected: NotRequired[Count]  # by `labels.jsonl`, in total
+    disputed_holdout: NotRequired[Count]  # of these, test images whose label a model disputed
 
 
 class DoneSlot(TypedDict):
@@ -57,6 +72,7 @@ class Entry:
     why: Text = ""  # one line
     fingerprint: Text | None = None  # hash of everything the result depends on; None if it is unknown
     results: Mapping[str, ModelResult] = field(default_factory=dict)  # of a complete run, by model
+    data: DataOfRun | None = None  # of a complete run; None if nothing is known of it
     last_done: DoneSlot | None = None  # the newest slot that is done
 
     def __post_init__(self) -> None:

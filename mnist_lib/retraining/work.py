@@ -23,6 +23,7 @@ class AttemptResult:
     retry: Literal["no", "once", "yes"] = "no"  # "once": if no earlier attempt has failed
     why: str = ""  # the cause in one line
     results: Mapping[str, Any] = field(default_factory=dict)  # by model, what the journal stores about a complete run
+    data: Mapping[str, Any] | None = None  # what it stores about the data of that run
 
 
 class RunAttempt(Protocol):
@@ -90,7 +91,7 @@ class ActiveRun:
             # If the run downloaded or prepared the data, their fingerprint is known only now.
             fingerprint = self.entry.fingerprint or work.fingerprint()
             done = {"slot": self.entry.slot, "run": self.entry.run, "fingerprint": fingerprint}
-            return self.ended("done", now, results=result.results, last_done=done, **cause)
+            return self.ended("done", now, results=result.results, data=result.data, last_done=done, **cause)
         failures = self.entry.failures + 1
         retry = (result.retry == "yes" or (result.retry == "once" and failures == 1)) and failures < policy.max_attempts
         return self.ended("interrupted" if retry else "failed", now, failures=failures, **cause)

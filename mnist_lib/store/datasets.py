@@ -6,7 +6,7 @@ labels.jsonl                  corrections, if the dataset is not a folder, see `
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,13 +83,16 @@ def begin_with(folder: RunFolder, data: RunData) -> None:
     folder.require_same(RUN_DATA, encode(asdict(data), indent=2).decode(), "corrections")
 
 
-def collect_states(objects: Objects, *, dry_run: bool = False) -> list[str]:
+def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: bool = False) -> list[str]:
     """Delete the states that neither the last run of a dataset, nor a version, nor a decision about a champion needs.
+
+    Args:
+        gone: the names of versions that count as deleted, although they may exist in a dry run.
 
     Returns:
         the names of the deleted objects, or of those that would be deleted.
     """
-    needed = {version.facts.dataset["fingerprint"] for version in _versions(objects)}
+    needed = {version.facts.dataset["fingerprint"] for version in _versions(objects) if version.name not in gone}
     decisions = [*_newest_decisions(objects)]
     deleted = []
     for dataset in objects.folders(FOLDER):
