@@ -14,7 +14,7 @@ from mnist_lib.wording import percent
 
 
 def result_tables(summary: Mapping[str, Any]) -> list[RenderableType]:
-    """Return a table of models, a table of trials, the reasons of failures, what is said about the data, the notes and the time."""
+    """Return a table of models, a table of trials, the reasons of failures, facts of the data, notes, the time."""
     dataset, timing = summary["dataset"], summary["timing"]
     title = Text(f"Accuracy on the {dataset['test']:,} test images of {dataset['name']}\n", "bold")
     failed = [trial for trial in summary["trials"] if trial["status"] == "failed"]
