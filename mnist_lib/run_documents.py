@@ -4,7 +4,6 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.request import MAX_CLASSES, ClassName, Side
 from mnist_lib.documents import Count, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts
 from mnist_lib.results import Counts
@@ -17,6 +16,17 @@ Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
 
 CountsByClass = Annotated[dict[ClassName, Count], Meta(max_length=MAX_CLASSES)]
 CountsBySplit = dict[Literal["train", "test"], CountsByClass]
+
+
+class CorrectionsSummary(TypedDict):
+    """How many images `labels.jsonl` concerns, as in `data.corrections.CorrectionCounts`."""
+
+    applied: Count
+    confirmed: Count
+    removed: Count
+    holdout: Count
+    disputed_holdout: Count
+    unknown: Count
 
 
 class ChangesSummary(TypedDict):
@@ -43,7 +53,7 @@ class DatasetSummary(TypedDict):
     image_shape: NotRequired[Annotated[list[Side], Meta(min_length=3, max_length=3)]]
     damaged: NotRequired[Count]
     notices: NotRequired[list[Text]]
-    corrections: NotRequired[CorrectionCounts]  # if there are any
+    corrections: NotRequired[CorrectionsSummary]  # if there are any
     changes: NotRequired[ChangesSummary]  # if there was an earlier run of the dataset
 
 

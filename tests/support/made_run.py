@@ -1,10 +1,11 @@
 """Made-up results: complete runs for reports, and trials with chosen predictions for summaries."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
+from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, summarize, trial_row
@@ -74,6 +75,19 @@ def made_run(
         code={"sha256": "0" * 64},
         resumed=False,
     )
+
+
+def with_news(run: ReportedRun) -> ReportedRun:
+    """Return the run with changes of its data, corrections, and accuracies on a part of the test images."""
+    by_class = {name: number for number, name in enumerate(run.dataset.classes, start=1)}
+    changes = {kind: {"train": by_class, "test": {"7": 1_234}} for kind in ("added", "removed", "relabelled")}
+    counts = CorrectionCounts(applied=12, confirmed=3, removed=1, holdout=4, disputed_holdout=2, unknown=1)
+    changes["removed"] = {"train": {NAUGHTY: 5}}
+    dataset = {**run.summary["dataset"], "corrections": asdict(counts), "changes": {"since": "r0", "at": "", **changes}}
+    tests = {"new_test": {"correct": 3, "total": 4}, "new_test_accuracy": 0.75}
+    tests |= {"published_test": {"correct": 899, "total": 999}, "published_test_accuracy": 899 / 999}
+    models = {name: {**model, **tests} for name, model in run.summary["models"].items()}
+    return replace(run, summary={**run.summary, "dataset": dataset, "models": models})
 
 
 def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator, margin: float) -> TrialResult:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +321,19 @@ def test_the_text_of_a_notice_gives_its_slot_the_accuracy_and_the_reason() -> No
         "nightly, slot 2026-01-05T03:00:00Z: done; 2 earlier slots missed; keras@3 has 97.13% test accuracy and is not"
         " the champion (keras@2 is better)"
     )
+
+
+def test_a_notice_says_what_is_new_in_the_data_and_the_accuracy_on_new_pictures() -> None:
+    row: Any = {**DONE.results["keras"], "new_test": {"correct": 3, "total": 4}, "new_test_accuracy": 0.75}
+    data: Any = {"name": "digits", "since": "nightly-2026-01-04T03-00-00Z", "added": 1_200, "removed": 0}
+    data |= {"relabelled": 1, "corrected": 7, "disputed_holdout": 2}
+    entry = replace(DONE, results={"keras": row}, data=data)
+    notice = notice_of(entry, "nightly", "results")
+    assert notice["data"] == entry.data
+    assert (
+        "digits: 1,200 images added, 1 image relabelled since nightly-2026-01-04T03-00-00Z, 7 labels corrected, 2 of"
+        " the test because a model disputed them; keras@3 has 97.13% test accuracy, 75.00% on 4 new pictures and is"
+        " not the champion (keras@2 is better)"
+    ) in notice["text"]
+    unchanged = replace(DONE, data={"name": "digits", "since": "r", "added": 0, "removed": 0, "relabelled": 0})
+    assert "; digits: no image has changed since r; " in notice_of(unchanged, "nightly", "results")["text"]

@@ -8,11 +8,14 @@ from jobs.console.exit_codes import exit_code_of
 from jobs.console.streams import SafeStream
 from jobs.retrain.work import TrainAttempt, TrainWork
 from jobs.train.options import TrainOptions
+from mnist_lib.data.corrections import labels_file
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE
 from mnist_lib.retraining.work import AttemptResult
 from mnist_lib.store.runs import RunFolder
 from tests.support.clusters import wait_until
+from tests.support.corrections import correct, correction
+from tests.support.pictures import classes, noise, write_folder
 from tests.support.store.summaries import small_model, small_summary, small_trial
 
 
@@ -110,6 +113,44 @@ def test_every_attempt_but_the_last_stores_all_trials_or_none(tmp_path: Path, mo
         work.start("run", 1, last=last)
     first, second = commands
     assert [*second, "--require-all"] == first
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_the_fingerprint_of_a_folder_is_known_with_and_without_a_cluster(tmp_path: Path, address: str | None) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=2))
+    options = TrainOptions(dataset=f"{folder}/", address=address)
+    work = TrainWork(LocalObjects(tmp_path / "s"), "s", str(tmp_path), [], options, stop_seconds=1)
+    first = work.fingerprint()
+    assert first is not None
+    assert work.fingerprint() == first
+    correct(folder, correction(noise(1), "b"))
+    second = work.fingerprint()
+    noise(5).save(folder / "a/new.png")
+    assert len({first, second, work.fingerprint()}) == 3
+
+
+def test_a_correction_in_the_storage_changes_the_fingerprint_of_a_dataset_of_the_catalog(tmp_path: Path) -> None:
+    (tmp_path / "data/mnist/3.0.1").mkdir(parents=True)
+    (tmp_path / "data/mnist/3.0.1/train.tfrecord").write_bytes(b"1")
+    objects, options = LocalObjects(tmp_path / "s"), TrainOptions(dataset="mnist", data_dir=tmp_path / "data")
+    work = TrainWork(objects, "s", str(tmp_path), [], options, stop_seconds=1)
+    first = work.fingerprint()
+    labels_file(options.data(), objects).add([correction("0" * 32, "7")])
+    assert None is not work.fingerprint() != first
+
+
+def test_the_journal_stores_what_is_new_in_the_data(folder: RunFolder) -> None:
+    changes = {"since": "r0", "at": "2026-11-25T03:00:31Z", "removed": {}, "relabelled": {"test": {"7": 1}}}
+    changes["added"] = {"train": {"1": 2, "7": 3}, "test": {"7": 4}}
+    corrections = {"applied": 3, "confirmed": 1, "removed": 2, "holdout": 2, "disputed_holdout": 1, "unknown": 0}
+    summary = small_summary(models={"keras": small_model(new_test={"correct": 3, "total": 4}, new_test_accuracy=0.75)})
+    folder.complete({**summary, "dataset": {**summary["dataset"], "changes": changes, "corrections": corrections}})
+    result = result_of("exit 0", folder)
+    assert result.data == {
+        "name": "mnist",
+        **{"since": "r0", "added": 9, "removed": 0, "relabelled": 1, "corrected": 5, "disputed_holdout": 1},
+    }
+    assert result.results["keras"]["new_test_accuracy"] == 0.75
 
 
 def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

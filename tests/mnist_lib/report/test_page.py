@@ -15,7 +15,7 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.page import Report, ReportedRun, report
 from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
 from tests.support.figures import assert_says_what_the_summary_says
-from tests.support.made_run import NAUGHTY, made_run
+from tests.support.made_run import NAUGHTY, made_run, with_news
 
 
 def sklearn_digits() -> Dataset:
@@ -51,6 +51,7 @@ RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
     "none succeeded": lambda digits: made_run(digits, seeds=2, failed=4),
     "eight by eight": lambda _: made_run(sklearn_digits(), seeds=3),
     "a hundred classes": lambda _: made_run(many_classes(), seeds=2),
+    "changed data": lambda digits: with_news(made_run(digits, seeds=1)),
     "questioned labels": lambda digits: with_wrong_labels(made_run(digits, seeds=2, margin=12, epochs=40)),
 }
 
@@ -59,6 +60,20 @@ RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
 def reported(request: pytest.FixtureRequest, digits: Dataset) -> tuple[ReportedRun, Report]:
     run = RUNS[request.param](digits)
     return run, report(run)
+
+
+def test_the_page_says_what_has_changed_in_the_data(digits: Dataset) -> None:
+    page = report(with_news(made_run(digits, seeds=1))).page.decode()
+    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", "", page))
+    assert "What has changed since run r0" in text
+    assert "2 test images were corrected because a model disputed the label, which favours that model." in text
+    assert re.search(
+        r"75\.00% on the 4 new test images alone, 89\.99% on the published labels of 999 test images\.", text
+    )
+    rows = re.findall(r'<tr><th scope="row">7</th>(.*?)</tr>', page)
+    assert [re.findall(r">([^<]+)</td>", row) for row in rows if "for the test" in row] == [
+        ["8", "1,234", "-", "-", "8", "1,234"]
+    ]
 
 
 def test_each_figure_equals_the_summary_and_no_main_accuracy_is_missing(
