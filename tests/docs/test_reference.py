@@ -69,9 +69,11 @@ def field_names(value: Any, prefix: str = "") -> Iterator[str]:
 
 
 # Fields whose own fields are not documented.
-COUNTS = ("models.*.ensemble_test", "trials.test", "trials.validation", "trials.arguments")
-COUNTS += ("models.*.new_test", "models.*.published_test")
-COUNTS += tuple(f"dataset.changes.{kind}" for kind in ("added", "removed", "relabelled"))
+COUNTS = (
+    *("models.*.ensemble_test", "models.*.new_test", "models.*.published_test"),
+    *("dataset.changes.added", "dataset.changes.removed", "dataset.changes.relabelled"),
+    *("trials.test", "trials.validation", "trials.arguments"),
+)
 # The beginnings of fields that only some runs have.
 SOMETIMES = (
     "trials.error.",
