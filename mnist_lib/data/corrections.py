@@ -36,6 +36,7 @@ class Correction:
     by: Annotated[str, Meta(max_length=200)]  # who decided
     replaced: ClassName | None  # the label before; None if the image had none
     why: Reason  # why the image was looked at; "disputed": because a model disagreed with its label
+    undone: bool = False  # whether this takes back the line before about the image, which is then to be reviewed again
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.hashes import ImageHashes
+from mnist_lib.data.hashes import ImageHashes, is_held_out, shares_of
 from mnist_lib.data.listing import MAX_NAMED, Listing
 from mnist_lib.data.request import MAX_SIDE, DataRequest
 from mnist_lib.data.split import Dataset, Split, Undecided, as_labels
@@ -22,7 +22,6 @@ from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Layout, Picture, Shape
 from mnist_lib.wording import counted
 
-TEST_SHARE = 0.15  # of the pictures, if there is no test folder
 DEFAULT_SIDE = 64  # pixels, for pictures that differ in size or are larger than MAX_SIDE
 PICTURES_PER_REPORT = 100  # pictures between two reports of progress
 
@@ -78,8 +77,8 @@ def _split(request: DataRequest, listing: Listing, read: _Read, notices: tuple[s
     readable, contradicting = np.ones(len(read.labels), bool), _contradicting(read)
     readable[[*read.errors]] = False
     usable = readable & ~contradicting
-    splits, shares = np.array([file.split for file in listing.files]), read.hashes / 2.0**64
-    for_test = (splits == "test") | ((splits == "") & (shares[:, 0] < TEST_SHARE))
+    splits, shares = np.array([file.split for file in listing.files]), shares_of(read.hashes)
+    for_test = (splits == "test") | ((splits == "") & is_held_out(read.hashes))
     train, test = np.flatnonzero(usable & ~for_test), np.flatnonzero(usable & for_test)
     every = Split(read.images, as_labels(read.labels, len(listing.classes)), read.hashes)
     dataset = Dataset.of(request.name, "", every.take(train), every.take(test), listing.classes)

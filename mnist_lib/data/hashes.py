@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 # [n, 2]: the first 16 bytes of a sha256. The chance that two of a million images share them is below 10**-26.
 ImageHashes = NDArray[np.uint64]
 
+TEST_SHARE = 0.15  # of the pictures of a folder, if there is no test folder
+
 IMAGES_PER_BLOCK = 4_096  # bounds the memory for their colours
 
 
@@ -35,6 +37,17 @@ def indices_of(hashes: ImageHashes, among: ImageHashes) -> NDArray[np.int64]:
     # The first half of a hash finds a position; the whole hash decides.
     found = order[np.minimum(np.searchsorted(among[order, 0], hashes[:, 0]), len(among) - 1)]
     return np.where((among[found] == hashes).all(axis=1), found, -1)
+
+
+def shares_of(hashes: ImageHashes) -> NDArray[np.float64]:
+    """Return two numbers from 0 to 1 for each image, [n, 2], by which it is assigned to splits."""
+    return hashes / 2.0**64
+
+
+def is_held_out(hashes: ImageHashes) -> NDArray[np.bool_]:
+    """Return whether each image is for the test, [n], where nothing but its pixels decides."""
+    held_out: NDArray[np.bool_] = shares_of(hashes)[:, 0] < TEST_SHARE
+    return held_out
 
 
 def text_of(image_hash: NDArray[np.uint64]) -> str:

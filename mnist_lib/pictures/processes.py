@@ -43,6 +43,10 @@ class PictureReader:
         for shape in self._results(shape_or_none):
             yield None if isinstance(shape, ImageError) else shape
 
+    def read(self, read: Callable[[Path], T]) -> Iterator[T | ImageError]:
+        """Yield what a function returns for each path, or the error that it raises."""
+        return self._results(read)
+
     def _results(self, read: Callable[[Path], T]) -> Iterator[T | ImageError]:
         pending: deque[Future[list[T | ImageError]]] = deque()
         for begin in range(0, len(self._paths), FILES_PER_TASK):

@@ -140,12 +140,26 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     Raises:
         ImageError: it is damaged, too large, blank or not a picture.
     """
+    plain, size = decode_picture(content, reduce=layout.box is not None)
+    if layout.digit:
+        return Picture(laid_out(plain, layout), size)
+    return Picture(laid_out(plain, layout), size, hash_of(plain))
+
+
+def decode_picture(content: bytes, *, reduce: bool = False) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the picture in mode F (0-255), L, RGB or RGBA, and its width and height in the file.
+
+    With `reduce`, a JPEG may be decoded at a smaller size, which is faster.
+
+    Raises:
+        ImageError: it is damaged, too large or not a picture.
+    """
     if not content:
         raise ImageError("expected a picture, got an empty file; copy it again")
     try:
         with warnings.catch_warnings():  # Pillow warns about unusual files
             warnings.simplefilter("ignore")
-            plain, size = _decoded(content, reduce=layout.box is not None)
+            return _decoded(content, reduce)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -156,12 +170,15 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     except Exception as error:  # each decoder raises its own exceptions
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"expected a complete picture, got a damaged one ({reason}); copy or save it again") from error
+
+
+def laid_out(plain: Image.Image, layout: Layout) -> NDArray[np.uint8]:
+    """Return a decoded picture as a model takes it, [height, width, channels]. Raises ImageError if it is blank."""
     height, width, channels = layout.shape
     if not layout.digit:
-        plain = _with_bytes(plain)
-        return Picture(fitted(plain, layout.shape), size, _hash(plain))
+        return fitted(_with_bytes(plain), layout.shape)
     grey = _resized(plain, (height, width)) if layout.box is None else _centred(plain, (height, width), layout.box)
-    return Picture(grey[..., None].repeat(channels, axis=2), size)
+    return grey[..., None].repeat(channels, axis=2)
 
 
 def shape_or_none(path: Path) -> Shape | None:
@@ -184,10 +201,6 @@ def shape_or_none(path: Path) -> Shape | None:
 
 
 def _decoded(content: bytes, reduce: bool) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the picture in mode F (0-255), L, RGB or RGBA, and its width and height in the file.
-
-    With `reduce`, a JPEG may be decoded at a smaller size, which is faster.
-    """
     with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
         if math.prod(image.size) > MAX_PIXELS:
             raise ImageError(TOO_LARGE.format("{:,} x {:,}".format(*image.size)))
@@ -252,7 +265,9 @@ def _with_bytes(plain: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels, out=levels).astype(np.uint8))
 
 
-def _hash(plain: Image.Image) -> bytes:
+def hash_of(plain: Image.Image) -> bytes:
+    """Return the sha256 of the size and the colours of a decoded picture."""
+    plain = _with_bytes(plain)
     digest = hashlib.sha256(f"{plain.size}".encode())
     digest.update(plain.convert("RGBA").tobytes())
     return digest.digest()
