@@ -24,6 +24,11 @@ class Examined:
     image: NDArray[np.uint8] | None  # [height, width, channels], as a model takes it; None: see `problem`
     problem: str = ""  # why a model cannot take it
 
+    @property
+    def image_hash(self) -> str:
+        """The hash of the picture as `hashes.text_of` writes it."""
+        return self.sha256[:16].hex()
+
 
 @dataclass(frozen=True)
 class View:

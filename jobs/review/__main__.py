@@ -1,0 +1,227 @@
+"""`python -m jobs.review [PICTURE...]`: review the labels of pictures in the browser, or in a table."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from aiohttp import web
+
+from jobs.console import exit_codes
+from jobs.console.options import parse
+from jobs.console.output import as_text, log_to_stderr, print_result, print_stderr, run_command
+from jobs.console.terminal import step
+from jobs.predict.batches import layout_of
+from jobs.review.access import Access
+from jobs.review.additions import Additions
+from jobs.review.applying import apply
+from jobs.review.background import Background
+from jobs.review.data import ReviewedData, read_data
+from jobs.review.disputes import RunModels, disputed_items, models_of_run
+from jobs.review.labels import Labels
+from jobs.review.model_process import ModelProcess, model_process
+from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
+from jobs.review.order import Item
+from jobs.review.server import Server, listening_socket
+from jobs.review.session import Session
+from jobs.review.table import write_table
+from jobs.review.viewing import Viewer
+from jobs.review.wording import tally_text
+from mnist_lib.api import best_champion, find_version
+from mnist_lib.catalog import DATASETS
+from mnist_lib.data.corrections import Reason, labels_file
+from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import MnistError, SpecError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import open_storage
+from mnist_lib.pictures.reading import find_pictures
+from mnist_lib.store.contents import StoredModel, classes_of
+from mnist_lib.store.versions import Version
+from mnist_lib.wording import counted
+
+SECONDS_BETWEEN_REFRESHES = 5.0  # of what other processes have stored
+SECONDS_TO_FINISH = 10.0  # for decisions that are being stored when the command is ended
+
+log = logging.getLogger("jobs.review")  # __name__ is "__main__" under `python -m`
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(review, sys.argv[1:] if arguments is None else arguments)
+
+
+def review(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "apply":
+        return _apply(arguments[1:])
+    options: ReviewOptions = parse("jobs.review", ReviewOptions, arguments)
+    log_to_stderr(verbose=options.verbose)
+    options.check()
+    objects = open_storage(options.storage)
+    of_run = models_of_run(objects, options.run) if options.run is not None else None
+    version = _version(options, objects, of_run)
+    stored = StoredModel.read(objects, version, options.model_file)
+    request = options.request(_dataset(options, of_run))
+    with model_process(stored) as model:
+        with step(f"reading {request.name}") as progress:
+            data = read_data(request, progress)
+        labels = Labels(labels_file(request, objects), options.author())
+        labels.refresh()
+        with _prepared(options, objects, request, data, labels, stored, model, of_run) as prepared:
+            if options.to is not None:
+                return _write(options.to, options.count, prepared, request)
+            return asyncio.run(_serve(options, prepared))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    session: Session
+    background: Background | None  # None: all pictures are known, as those of a run
+    model: ModelProcess
+    viewer: Viewer
+    model_classes: Sequence[str]
+
+
+@contextlib.contextmanager
+def _prepared(
+    options: ReviewOptions,
+    objects: Objects,
+    request: DataRequest,
+    data: ReviewedData,
+    labels: Labels,
+    stored: StoredModel,
+    model: ModelProcess,
+    of_run: RunModels | None,
+) -> Iterator[_Prepared]:
+    """Begin to read the pictures that are to be reviewed."""
+    layout, rng = layout_of(stored, as_is=False), np.random.default_rng(options.seed)
+    paths = None
+    if of_run is None and (options.pictures or data.folder is not None):
+        paths = find_pictures(options.pictures) if options.pictures else data.paths()
+        paths = [paths[index] for index in rng.permutation(len(paths))]
+    elif of_run is None and layout.shape != data.dataset.image_shape:
+        expected, got = (" x ".join(map(str, shape)) for shape in (layout.shape, data.dataset.image_shape))
+        raise SpecError(
+            f"model: expected one for {request.name}, {got}, got {stored.name}, for {expected}; use --model"
+        )
+    additions = Additions.of(data) if options.pictures else None
+    viewer, background = Viewer(data, layout), None
+    try:
+        session = Session(labels, data.classes, additions, viewer.read_again)
+        if of_run is not None:
+            corrected = {image: label for image in data.known if (label := labels.label(image)) is not None}
+            for item in disputed_items(objects, of_run, data, corrected):
+                session.add(item, disputed=True)
+            session.is_complete = True
+        else:
+            background = Background(session, data, layout, model, paths, rng)
+            background.start()
+        yield _Prepared(session, background, model, viewer, classes_of(stored.manifest))
+    finally:
+        if background is not None:
+            background.stop()
+        viewer.close()
+
+
+def _version(options: ReviewOptions, objects: Objects, of_run: RunModels | None) -> Version:
+    if options.model is not None:
+        return find_version(objects, options.model)
+    return of_run.best if of_run is not None else best_champion(objects)
+
+
+def _dataset(options: ReviewOptions, of_run: RunModels | None) -> str:
+    """Return the dataset to review. Raises SpecError if it is that of a run and cannot be known."""
+    if options.dataset is not None or of_run is None:
+        return options.dataset or DEFAULT_DATASET
+    name = of_run.best.facts.dataset["name"]
+    if name not in DATASETS:
+        raise SpecError(f"dataset: {of_run.run} was trained on {name}; name it with --dataset DIR or tfds:NAME")
+    return name
+
+
+def _write(path: Path, count: int, prepared: _Prepared, request: DataRequest) -> int:
+    """Write a table of pictures to review."""
+    if prepared.background is not None:
+        with step("reading and predicting pictures"):
+            prepared.background.wait()
+    chosen = list[tuple[Item, Reason]]()
+    while len(chosen) < count and (found := prepared.session.order.take()) is not None:
+        chosen.append(found)
+    written = write_table(path, chosen, prepared.model_classes, request.dataset)
+    print_result(
+        f"{counted(written, 'picture')} {'is' if written == 1 else 'are'} in {path}. Write the right class, or none,"
+        f" into the column `label`; then: python -m jobs.review apply {path}"
+    )
+    return exit_codes.DONE
+
+
+def _apply(arguments: Sequence[str]) -> int:
+    options: ApplyOptions = parse("jobs.review apply", ApplyOptions, arguments)
+    log_to_stderr(verbose=options.verbose)
+    result = apply(options)
+    print_result(json.dumps(result.document, indent=2) if options.json else as_text(*result.lines))
+    return result.exit_code
+
+
+async def _serve(options: ReviewOptions, prepared: _Prepared) -> int:
+    """Serve the page until a signal ends this process, then say what was reviewed."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, ended.set)
+    sock = listening_socket(options.port)
+    access = Access.create(sock.getsockname()[1])
+    session = prepared.session
+    server = Server(session, prepared.background, prepared.model, prepared.viewer, access, prepared.model_classes)
+    # No log of requests: it would contain the token.
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SECONDS_TO_FINISH)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, sock).start()
+        with _opened(access.address, options.browser):
+            refreshing = asyncio.create_task(_refresh(session))
+            await ended.wait()
+            refreshing.cancel()
+    finally:
+        await runner.cleanup()
+    print_result(tally_text(session.tally(), session.labels.where))
+    return exit_codes.DONE
+
+
+async def _refresh(session: Session) -> None:
+    while True:
+        await asyncio.sleep(SECONDS_BETWEEN_REFRESHES)
+        try:
+            await asyncio.to_thread(session.refresh)
+        except MnistError as error:
+            log.warning("%s", error)
+
+
+@contextlib.contextmanager
+def _opened(address: str, browser: bool) -> Iterator[None]:
+    """Open the page in the browser, or print its address, on standard output only."""
+    if not browser:
+        print_result(address)
+        yield
+        return
+    # The browser gets the address from a private file: every user of this machine sees the arguments of a process.
+    with tempfile.TemporaryDirectory(prefix="mnist-review-") as folder:
+        page = Path(folder, "open.html")
+        page.write_text(
+            f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">\n'
+        )
+        if webbrowser.open(page.as_uri()):
+            print_stderr("The page is open in the browser; Ctrl-C ends the review.")
+        else:
+            print_result(address)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

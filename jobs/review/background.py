@@ -1,0 +1,163 @@
+"""Threads that read and predict all pictures of a review while people already review the first ones."""
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.review.data import ReviewedData, SplitName
+from jobs.review.model_process import ModelProcess
+from jobs.review.order import Item
+from jobs.review.session import Session
+from mnist_lib.data.hashes import hash_of_text, is_held_out, text_of
+from mnist_lib.errors import ImageError, ModelError
+from mnist_lib.pictures.examination import examine_file
+from mnist_lib.pictures.processes import picture_reader
+from mnist_lib.pictures.reading import Layout
+
+BATCH_SIZE = 1_000  # pictures; an evaluation pads its batches to this size
+MAX_WAITING_BYTES = 200_000_000  # of images that the model has not predicted yet
+
+log = logging.getLogger(__name__)
+
+Waiting = queue.Queue["tuple[Item, NDArray[np.uint8]] | None"]
+
+
+@dataclass
+class Progress:
+    """How far the threads are."""
+
+    pictures: int = 0
+    read: int = 0
+    predicted: int = 0
+    unreadable: list[str] = field(default_factory=list)  # one line each
+
+
+class Background:
+    """Reads and predicts pictures.
+
+    Args:
+        paths: the files to review, in a random order; None to review the images of the dataset itself.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        data: ReviewedData,
+        layout: Layout,
+        model: ModelProcess,
+        paths: Sequence[Path] | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self._session, self._data, self._layout, self._model = session, data, layout, model
+        self._paths, self._rng = paths, rng
+        self.progress = Progress(pictures=len(paths) if paths is not None else len(data.known))
+        size = int(np.prod(layout.shape))
+        self._waiting: Waiting = queue.Queue(max(BATCH_SIZE, MAX_WAITING_BYTES // size))
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._read, self._predict)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Wait until every picture is read and predicted. Raises ModelError if the model cannot be loaded."""
+        self._model.wait()
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """End the threads after the picture that they are at."""
+        self._stopped.set()
+
+    def _read(self) -> None:
+        found = self._arrays() if self._paths is None else self._files(self._paths)
+        try:
+            for item, image in found:
+                self.progress.read += 1
+                if self._session.add(item) and image is not None:
+                    self._put((item, image))
+                if self._stopped.is_set():
+                    return
+        finally:
+            self._session.is_complete = True
+            self._put(None)
+
+    def _put(self, waiting: tuple[Item, NDArray[np.uint8]] | None) -> None:
+        """Wait until there is space, unless nobody will take anything any more."""
+        while self._model.state != "failed" and not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(waiting, timeout=0.1)
+                return
+
+    def _files(self, paths: Sequence[Path]) -> Iterator[tuple[Item, NDArray[np.uint8] | None]]:
+        with picture_reader(paths) as reader:
+            examined = reader.read(partial(examine_file, layout=self._layout))
+            for path, picture in zip(paths, examined, strict=True):
+                if isinstance(picture, ImageError):
+                    self.progress.read += 1
+                    self.progress.unreadable.append(f"{path}: {picture}")
+                    log.warning("left out: %s: %s", path, picture)
+                    continue
+                yield item_of(self._data, path, picture.image_hash, picture.problem), picture.image
+
+    def _arrays(self) -> Iterator[tuple[Item, NDArray[np.uint8] | None]]:
+        dataset = self._data.dataset
+        for number in self._rng.permutation(len(dataset.train) + len(dataset.test)).tolist():
+            index = number if number < len(dataset.train) else number - len(dataset.train)
+            name: SplitName = "training" if number < len(dataset.train) else "hold-out"
+            yield item_of_array(self._data, name, index), self._images(name)[index]
+
+    def _images(self, name: SplitName) -> NDArray[np.uint8]:
+        return (self._data.dataset.train if name == "training" else self._data.dataset.test).images
+
+    def _predict(self) -> None:
+        is_last = False
+        while not is_last and not self._stopped.is_set():
+            batch = list[tuple[Item, NDArray[np.uint8]]]()
+            try:
+                first = self._waiting.get(timeout=0.1)
+                is_last = first is None
+                while first is not None and len(batch) < BATCH_SIZE:
+                    batch.append(first)
+                    first = self._waiting.get_nowait()
+                    is_last = first is None
+            except queue.Empty:
+                pass
+            try:
+                if batch:
+                    probabilities = self._model.predict(np.stack([image for _, image in batch]))
+                    self._session.predicted([item for item, _ in batch], probabilities)
+                    self.progress.predicted += len(batch)
+            except ModelError as error:
+                if not self._stopped.is_set():
+                    log.warning("%s; pictures are chosen at random", error)
+                return
+
+
+def item_of(data: ReviewedData, path: Path, image: str, problem: str = "") -> Item:
+    """Return the picture in a file as one to review. One that the dataset does not contain has no label.
+
+    Args:
+        image: the hash of its pixels.
+    """
+    known = data.known.get(image)
+    if known is not None:
+        return Item(image, str(path), path, known.split, known.label, problem=problem)
+    split: SplitName = "hold-out" if is_held_out(hash_of_text(image)[None])[0] else "training"
+    return Item(image, str(path), path, split, None, is_new=not data.holds(path), problem=problem)
+
+
+def item_of_array(data: ReviewedData, split: SplitName, index: int) -> Item:
+    """Return an image of the dataset as one to review."""
+    images = data.dataset.train if split == "training" else data.dataset.test
+    label = data.classes[int(images.labels[index])]
+    return Item(text_of(images.hashes[index]), f"{split} image {index:,}", index, split, label)

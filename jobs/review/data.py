@@ -1,0 +1,72 @@
+"""What is known of a dataset whose labels are reviewed: its classes, and the split and the label of each image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jobs.models.compute import load_dataset
+from mnist_lib.data.hashes import text_of
+from mnist_lib.data.listing import Listing, list_folder
+from mnist_lib.data.mirror import with_local_files
+from mnist_lib.data.request import DataRequest
+
+if TYPE_CHECKING:
+    from mnist_lib.data.split import Dataset
+
+SplitName = Literal["training", "hold-out"]
+
+
+@dataclass(frozen=True)
+class KnownImage:
+    split: SplitName
+    label: str
+
+
+@dataclass(frozen=True)
+class ReviewedData:
+    """A dataset.
+
+    Args:
+        folder: the folder of its pictures on this machine, which is a copy if they are in a bucket, and
+        listing: what is in it; both are None if its images are arrays.
+        known: its images by their hashes.
+    """
+
+    request: DataRequest
+    dataset: "Dataset"
+    folder: Path | None
+    listing: Listing | None
+    known: dict[str, KnownImage]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    @property
+    def is_light_on_dark(self) -> bool:
+        """Whether most of its pixels are dark, as those of MNIST."""
+        return bool(self.dataset.train.images[:100].mean() < 96)
+
+    def paths(self) -> list[Path]:
+        """Return the files of its pictures."""
+        if self.folder is None or self.listing is None:
+            return []
+        return [self.folder / file.path for file in self.listing.files]
+
+    def holds(self, path: Path) -> bool:
+        """Return whether a path is inside of the folder of its pictures."""
+        return self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
+
+
+def read_data(request: DataRequest, progress: Callable[[str], object] = lambda text: None) -> ReviewedData:
+    """Read a dataset. Raises the errors of `prepare`."""
+    folder = with_local_files(request).folder
+    listing = list_folder(folder) if folder is not None else None
+    dataset = load_dataset(request, progress)
+    known: dict[str, KnownImage] = {}
+    names: tuple[SplitName, SplitName] = ("training", "hold-out")
+    for name, split in zip(names, (dataset.train, dataset.test), strict=True):
+        for row, label in zip(split.hashes, split.labels.tolist(), strict=True):
+            known[text_of(row)] = KnownImage(name, dataset.classes[label])
+    return ReviewedData(request, dataset, folder, listing, known)

@@ -1,0 +1,85 @@
+"""The test images of a run whose labels its models dispute, for review: confident mistakes, and differing answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.review.background import item_of_array
+from jobs.review.data import ReviewedData
+from jobs.review.order import Item
+from mnist_lib.api import require_version
+from mnist_lib.data.hashes import text_of
+from mnist_lib.errors import DataError, SpecError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.store.contents import Predictions
+from mnist_lib.store.runs import RunFolder, check_run_name
+from mnist_lib.store.versions import Version
+
+MIN_PROBABILITY = 0.9  # of a wrong answer, from which on it alone disputes a label
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The versions that a run has stored, the most accurate first."""
+
+    run: str
+    versions: Sequence[Version]
+
+    @property
+    def best(self) -> Version:
+        return self.versions[0]
+
+
+def models_of_run(objects: Objects, run: str) -> RunModels:
+    """Return the versions of a run. Raises SpecError if there is no such run, or it is not complete."""
+    check_run_name(run)
+    summary = RunFolder(objects, run).summary()
+    if summary is None or not summary["models"]:
+        raise SpecError(f"run: expected a complete run with a model in {objects.where('runs')}, got {run!r}; see there")
+    found = [require_version(objects, model, row["version"]) for model, row in summary["models"].items()]
+    return RunModels(run, sorted(found, key=lambda version: version.facts.test.value, reverse=True))
+
+
+def disputed_items(objects: Objects, models: RunModels, data: ReviewedData, labels: Mapping[str, str]) -> list[Item]:
+    """Return the disputed images of the hold-out, those with the most confident wrong answer first.
+
+    Args:
+        labels: corrected labels by image, which count instead of those of the dataset.
+
+    Raises DataError if the versions were tested on images that are not in the dataset here.
+    """
+    test = data.dataset.test
+    indices = {text_of(row): index for index, row in enumerate(test.hashes)}
+    rows: dict[int, list[tuple[str, str, float]]] = {}  # index of an image -> version, answer, probability
+    probabilities: dict[int, NDArray[np.float32]] = {}
+    for version in models.versions:
+        found = Predictions.read(objects, version)
+        if found.hashes is not None:
+            images = [indices.get(text_of(row)) for row in found.hashes]
+        elif found.fingerprint == data.dataset.fingerprint:
+            images = [*range(len(test))]
+        else:
+            images = []
+        answers, confidence = found.answers, found.probabilities.max(axis=1)
+        for row, index in enumerate(images):
+            if index is not None:
+                answer = (version.name, found.classes[int(answers[row])], float(confidence[row]))
+                rows.setdefault(index, []).append(answer)
+                probabilities.setdefault(index, found.probabilities[row])
+    if not rows:
+        raise DataError(
+            f"{models.run}: expected {data.request.name} with the images that its models were tested on, got others;"
+            " name the same data with --dataset, --data-dir or --data-source"
+        )
+    disputed = []
+    for index, given in rows.items():
+        item = item_of_array(data, "hold-out", index)
+        label = labels.get(item.image, item.label)
+        wrong = max((probability for _, answer, probability in given if answer != label), default=0.0)
+        if wrong >= MIN_PROBABILITY or len({answer for _, answer, _ in given}) > 1:
+            item.probabilities = np.asarray(probabilities[index])
+            item.answers = ", ".join(f"{name}: {answer} ({share:.0%})" for name, answer, share in given)
+            disputed.append((wrong, item))
+    return [item for _, item in sorted(disputed, key=lambda pair: -pair[0])]

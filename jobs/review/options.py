@@ -1,0 +1,100 @@
+"""The options of `jobs.review` and of `jobs.review apply`."""
+
+import getpass
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jobs.console.datasets import DATASET_HELP, DataOptions
+from jobs.console.exit_codes import UsageError
+from jobs.console.options import option
+from jobs.console.values import folder, user_path, whole_number
+from jobs.models.options import MODEL_FILE_HELP, VERSION_HELP
+from jobs.train.options import STORAGE_HELP
+from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import SpecError
+from mnist_lib.spec import MAX_SEED
+
+DEFAULT_DATASET = "mnist-mini"
+USER_HELP = "author of the labels, which is stored with each (default: the login name)"
+MAX_USER_LENGTH = 200  # as in `Correction`
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorOptions(DataOptions):
+    user: str | None = option(None, USER_HELP, str, "NAME")
+    storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
+    verbose: bool = option(False, "log more, and print the traceback of an error", short=["-v"])
+
+    def author(self) -> str:
+        """Return who decides about labels. Raises UsageError if that cannot be known or is too long."""
+        try:
+            name = self.user if self.user is not None else getpass.getuser()
+        except (KeyError, OSError):  # a user without a name, as in a container
+            raise UsageError("user: expected a login name, got none; name the author with --user") from None
+        if not 1 <= len(name.strip()) <= MAX_USER_LENGTH or not name.isprintable():
+            raise UsageError(f"user: expected 1 to {MAX_USER_LENGTH} printable characters, got {len(name):,}")
+        return name
+
+    def request(self, dataset: str) -> DataRequest:
+        """Return the request for a dataset. Raises SpecError for an invalid value."""
+        return replace(self, dataset=dataset).data()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewOptions(AuthorOptions):
+    """Review pictures in the browser: correct their labels, or give labels to new ones, with one key each. Half of the
+    pictures are chosen at random, half are those of which the model is least certain. Without pictures, those of the
+    dataset are reviewed."""
+
+    pictures: tuple[Path, ...] = option(
+        (), "picture files, or folders of picture files", user_path, "PICTURE", positional=True, several=True
+    )
+    run: str | None = option(
+        None, "review what the models of this run dispute: confident mistakes, and differing answers", str, "NAME"
+    )
+    dataset: str | None = option(  # type: ignore[assignment]  # here, the default depends on the run
+        None, f"{DATASET_HELP} (default: that of --run, or {DEFAULT_DATASET})", str, "NAME|DIR"
+    )
+    model: str | None = option(None, f"version, {VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
+    model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py", typed=True)
+    to: Path | None = option(
+        None, "write a table to edit, instead of opening a page; see `jobs.review apply`", folder, "FILE.csv"
+    )
+    count: int = option(100, "pictures in the table of --to", whole_number, "N")
+    seed: int | None = option(
+        None, "random seed that chooses the random pictures (default: other pictures each time)", whole_number, "N"
+    )
+    port: int = option(0, "port of the page on this machine (default: a free one)", whole_number, "PORT")
+    browser: bool = option(True, "open the page in the browser; --no-browser only prints its address")
+
+    def check(self) -> None:
+        """Raise UsageError or SpecError for options that exclude each other or are out of range."""
+        self.author()
+        if self.run is not None and self.pictures:
+            raise UsageError("expected pictures or --run NAME, got both; omit one")
+        if self.count < 1:
+            raise UsageError(f"count: expected a whole number, 1 or more, got {self.count}")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {self.seed}")
+        if not 0 <= self.port < 1 << 16:
+            raise UsageError(f"port: expected a number from 0 to {(1 << 16) - 1}, got {self.port}")
+        if self.to is not None and (not self.to.parent.is_dir() or self.to.is_dir()):
+            raise UsageError(f"to: expected a file in an existing folder, got {self.to}")
+        if self.run is None or self.dataset is not None:
+            request = self.request(self.dataset or DEFAULT_DATASET)
+            if self.pictures and request.folder is None and request.url is None:
+                raise SpecError(
+                    f"pictures: expected a folder of pictures as --dataset, got {request.dataset}, which takes no new"
+                    " pictures; name the folder that they belong to, or omit the pictures to review the dataset's own"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyOptions(AuthorOptions):
+    """Store the labels that were written into a table of `jobs.review --to`. Rows without a label are left out."""
+
+    table: Path | None = option(None, "required: the edited table", folder, "FILE.csv", positional=True)
+    dataset: str | None = option(  # type: ignore[assignment]
+        None, f"{DATASET_HELP} (default: that of the table)", str, "NAME|DIR"
+    )
+    json: bool = option(False, "print one JSON document instead of text")

@@ -1,0 +1,244 @@
+"""The server of the page: its three files, the pictures, and a few requests in JSON. It listens on 127.0.0.1 only."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from aiohttp import web
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from jobs.review.access import HEADERS, Access
+from jobs.review.background import Background
+from jobs.review.labels import DecisionError
+from jobs.review.model_process import ModelProcess
+from jobs.review.session import Given, NotReadYetError, Session
+from jobs.review.viewing import Viewer, view_of
+from mnist_lib.data.corrections import ImageHash, Reason
+from mnist_lib.data.request import ClassName
+from mnist_lib.documents import Count, decode, encode
+from mnist_lib.errors import ImageError, IntegrityError, MnistError, SpecError, StoreError
+from mnist_lib.wording import printable
+
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MAX_UPLOAD_BYTES = 500_000  # a drawing has a few thousand
+MAX_HELD = 100  # pictures that a browser says it has
+NUM_ANSWERS = 3  # classes of the model that are shown
+FILES = {"": "text/html", "review.js": "text/javascript", "review.css": "text/css"}
+
+Client = Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$")]
+
+
+@dataclass(frozen=True)
+class _Held:
+    image: ImageHash
+    why: Reason
+
+
+@dataclass(frozen=True)
+class _NextRequest:
+    client: Client
+    held: Annotated[list[_Held], Meta(max_length=MAX_HELD)]
+
+
+@dataclass(frozen=True)
+class _DecisionRequest:
+    client: Client
+    image: ImageHash
+    why: Reason
+    seen: Count
+    label: ClassName = ""  # only of a decision
+
+
+class Server:
+    """Answers the requests of the page."""
+
+    def __init__(
+        self,
+        session: Session,
+        background: Background | None,
+        model: ModelProcess,
+        viewer: Viewer,
+        access: Access,
+        model_classes: Sequence[str],
+    ) -> None:
+        self._session, self._background, self._model, self._viewer = session, background, model, viewer
+        self._access, self._classes = access, model_classes
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[self._guarded])
+        application.on_response_prepare.append(_add_headers)
+        page = self._access.page
+        application.router.add_get("/", self._enter)
+        for name in FILES:
+            application.router.add_get(page + name, self._file)
+        application.router.add_get(page + "about", self._about)
+        application.router.add_get(page + "picture/{image:[0-9a-f]{32}}", self._picture)
+        for name, handler in (
+            ("next", self._next),
+            ("decide", self._decide),
+            ("undo", self._undo),
+            ("skip", self._skip),
+            ("draw", self._draw),
+        ):
+            application.router.add_post(page + name, handler)
+        return application
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what does not come from the page, and turn errors into answers."""
+        if request.path == "/" and not self._access.is_foreign(request.headers):
+            return await handler(request)
+        refusal = self._access.refusal(request.method, request.headers, request.cookies)
+        if refusal is not None:
+            return _refused(403, refusal)
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return _refused(error.status, error.reason)
+        except NotReadYetError as error:
+            return _refused(503, str(error))
+        except StoreError as error:
+            return _refused(503, str(error))
+        except IntegrityError as error:
+            return _refused(400, str(error))
+        except (DecisionError, ImageError) as error:
+            return _refused(409, str(error))
+        except MnistError as error:
+            return _refused(500, str(error))
+
+    async def _enter(self, request: web.Request) -> web.StreamResponse:
+        """Replace the token in the address by a cookie."""
+        if not self._access.is_token(request.query.get("token", "")):
+            return _refused(403, "expected the token; open the address that the command printed")
+        response = web.Response(status=303, headers={"Location": self._access.page})
+        response.set_cookie(
+            self._access.cookie_name, self._access.cookie, path=self._access.page, httponly=True, samesite="Lax"
+        )
+        return response
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        name = request.path.removeprefix(self._access.page)
+        content = resources.files("jobs.review").joinpath("page", name or "review.html").read_bytes()
+        return web.Response(body=content, content_type=FILES[name], charset="utf-8")
+
+    async def _about(self, request: web.Request) -> web.StreamResponse:
+        viewer = self._viewer
+        return _json(
+            {
+                "classes": list(self._session.classes),
+                "user": self._session.labels.user,
+                "where": printable(self._session.labels.where),
+                "lightOnDark": viewer.is_light_on_dark and not viewer.layout.digit,
+            }
+        )
+
+    async def _next(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, _NextRequest)
+        return self._pictures(asked.client, [(held.image, held.why) for held in asked.held])
+
+    async def _decide(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, _DecisionRequest)
+        decide = self._session.decide
+        await asyncio.to_thread(decide, asked.client, asked.image, asked.label, asked.why, asked.seen)
+        return _json({"status": self._status()})
+
+    async def _undo(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, _DecisionRequest)
+        given = await asyncio.to_thread(self._session.undo, asked.client, asked.image, asked.why, asked.seen)
+        return _json({"status": self._status(), "picture": self._shown(given)})
+
+    async def _skip(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, _DecisionRequest)
+        self._session.skip(asked.image)
+        return _json({"status": self._status()})
+
+    async def _picture(self, request: web.Request) -> web.StreamResponse:
+        item = self._session.item(request.match_info["image"])
+        view = await asyncio.to_thread(view_of, self._viewer, item, zoomed="zoomed" in request.query)
+        content = view.model_input if "seen" in request.query else view.picture
+        if content is None:
+            raise ImageError("expected a picture that the model can take, got another")
+        return web.Response(body=content, content_type="image/png")
+
+    async def _draw(self, request: web.Request) -> web.StreamResponse:
+        """Predict a drawing, a PNG."""
+        if self._model.state != "ready":
+            return _json({"status": self._status()})
+        content = await request.read()
+        found = await asyncio.to_thread(self._viewer.examine, content)
+        if found.image is None:
+            return _json({"status": self._status(), "note": found.problem})
+        probabilities = await asyncio.to_thread(self._model.predict, found.image[None])
+        return _json({"status": self._status(), "answers": self._answers(probabilities[0])})
+
+    def _pictures(self, client: str, held: Sequence[tuple[str, Reason]]) -> web.Response:
+        given = self._session.pictures_for(client, held)
+        return _json({"status": self._status(), "pictures": [self._shown(each) for each in given]})
+
+    def _shown(self, given: Given) -> dict[str, Any]:
+        item = given.item
+        return {
+            "image": item.image,
+            "name": printable(item.name),
+            "split": item.split,
+            "why": given.why,
+            "label": item.label,
+            "isNew": item.is_new,
+            "seen": self._session.labels.count(item.image),
+            "answers": self._answers(item.probabilities),
+            "note": item.note,
+        }
+
+    def _answers(self, probabilities: NDArray[Any] | None) -> list[dict[str, Any]]:
+        if probabilities is None:
+            return []
+        order = np.argsort(-probabilities, kind="stable")[:NUM_ANSWERS].tolist()
+        return [{"class": self._classes[at], "probability": round(float(probabilities[at]), 4)} for at in order]
+
+    def _status(self) -> dict[str, Any]:
+        background, session = self._background, self._session
+        return {
+            "model": {"name": self._model.name, "state": self._model.state, "problem": self._model.problem},
+            "tally": asdict(session.tally()),
+            "left": session.num_left(),
+            "complete": session.is_complete,
+            "read": background.progress.read if background else len(session.items),
+            "pictures": background.progress.pictures if background else len(session.items),
+            "predicted": background.progress.predicted if background else len(session.items),
+            "unreadable": len(background.progress.unreadable) if background else 0,
+        }
+
+
+def listening_socket(port: int) -> socket.socket:
+    """Return a socket on 127.0.0.1. Raises SpecError if the port is in use."""
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise SpecError(
+            f"port: expected a free port, got {port} ({error.strerror}); name another, or omit it"
+        ) from error
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    if request.content_type != "application/json":
+        raise IntegrityError(f"expected JSON, got {request.content_type}")
+    return decode(await request.read(), kind, "request")
+
+
+def _json(document: Any) -> web.Response:
+    return web.Response(body=encode(document), content_type="application/json")
+
+
+def _refused(status: int, reason: str) -> web.Response:
+    return web.Response(status=status, text=f"{printable(reason)}\n")

@@ -1,0 +1,60 @@
+"""The pictures of a review as people see them. Files are decoded in a sandbox only."""
+
+import functools
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from jobs.review.data import ReviewedData
+from jobs.review.order import Item
+from mnist_lib.errors import ImageError
+from mnist_lib.pictures.examination import Examined, View, examine, png, view_file
+from mnist_lib.pictures.reading import Layout, read_content
+from mnist_lib.pictures.sandbox import Sandbox
+
+T = TypeVar("T")
+Input = TypeVar("Input")
+
+MAX_VIEWS = 64  # that are held in memory
+SIDE, ZOOMED_SIDE = 640, 2_400  # pixels of the longer side of a view, at most
+
+
+class Viewer:
+    """Reads pictures one at a time. Several threads may call its methods."""
+
+    def __init__(self, data: ReviewedData, layout: Layout) -> None:
+        self._data, self.layout, self.is_light_on_dark = data, layout, data.is_light_on_dark
+        self._sandbox, self._lock = Sandbox(), threading.Lock()
+        self.view = functools.lru_cache(MAX_VIEWS)(self._view)
+
+    def read_again(self, path: Path) -> tuple[bytes, Examined]:
+        """Return the content of a file, and what it shows. Raises ImageError if it cannot be read."""
+        content = read_content(path)
+        return content, self.examine(content)
+
+    def examine(self, content: bytes) -> Examined:
+        """Return what a picture shows. Raises ImageError if it cannot be read."""
+        return self._in_sandbox(functools.partial(examine, layout=self.layout), content)
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+    def _view(self, source: Path | int, split: str, side: int) -> View:
+        """Return a view of a picture. Raises ImageError if it cannot be read."""
+        if isinstance(source, Path):
+            return self._in_sandbox(functools.partial(view_file, layout=self.layout, max_side=side), source)
+        images = (self._data.dataset.train if split == "training" else self._data.dataset.test).images
+        return View(png(images[source]), None)
+
+    def _in_sandbox(self, function: Callable[[Input], T], item: Input) -> T:
+        with self._lock:
+            (result,) = self._sandbox.map(function, [item])
+        if isinstance(result, ImageError):
+            raise result
+        return result
+
+
+def view_of(viewer: Viewer, item: Item, *, zoomed: bool) -> View:
+    """Return the view of a picture to review. Raises ImageError if it cannot be read."""
+    return viewer.view(item.source, item.split, ZOOMED_SIDE if zoomed else SIDE)
