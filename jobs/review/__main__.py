@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from aiohttp import web
 
 from jobs.console import exit_codes
 from jobs.console.options import parse
@@ -30,7 +29,7 @@ from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess, model_process
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
 from jobs.review.order import Item
-from jobs.review.server import Server, listening_socket
+from jobs.review.server import Server, listening_socket, running
 from jobs.review.session import Session
 from jobs.review.table import write_table
 from jobs.review.viewing import Viewer
@@ -48,7 +47,6 @@ from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
 SECONDS_BETWEEN_REFRESHES = 5.0  # of what other processes have stored
-SECONDS_TO_FINISH = 10.0  # for decisions that are being stored when the command is ended
 
 log = logging.getLogger("jobs.review")  # __name__ is "__main__" under `python -m`
 
@@ -179,17 +177,11 @@ async def _serve(options: ReviewOptions, prepared: _Prepared) -> int:
     access = Access.create(sock.getsockname()[1])
     session = prepared.session
     server = Server(session, prepared.background, prepared.model, prepared.viewer, access, prepared.model_classes)
-    # No log of requests: it would contain the token.
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SECONDS_TO_FINISH)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, sock).start()
+    async with running(server.application(), sock):
         with _opened(access.address, options.browser):
             refreshing = asyncio.create_task(_refresh(session))
             await ended.wait()
             refreshing.cancel()
-    finally:
-        await runner.cleanup()
     print_result(tally_text(session.tally(), session.labels.where))
     return exit_codes.DONE
 

@@ -1,8 +1,9 @@
 """The server of the page: its three files, the pictures, and a few requests in JSON. It listens on 127.0.0.1 only."""
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Annotated, Any, TypeVar
@@ -28,6 +29,7 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_UPLOAD_BYTES = 500_000  # a drawing has a few thousand
+SECONDS_TO_FINISH = 10.0  # for requests that are being answered at the end
 MAX_HELD = 100  # pictures that a browser says it has
 NUM_ANSWERS = 3  # classes of the model that are shown
 FILES = {"": "text/html", "review.js": "text/javascript", "review.css": "text/css"}
@@ -224,6 +226,19 @@ def listening_socket(port: int) -> socket.socket:
         raise SpecError(
             f"port: expected a free port, got {port} ({error.strerror}); name another, or omit it"
         ) from error
+
+
+@contextlib.asynccontextmanager
+async def running(application: web.Application, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve until the block ends; decisions that are being stored then are still stored."""
+    # No log of requests: it would contain the token.
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SECONDS_TO_FINISH)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, sock).start()
+        yield
+    finally:
+        await runner.cleanup()
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

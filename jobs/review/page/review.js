@@ -68,7 +68,9 @@ function take(found) {
 function load(picture) {
   picture.view = new Image();
   picture.view.src = `picture/${picture.image}`;
-  picture.view.decode().catch(() => {}).then(() => { if (queue[0] === picture) show(); });
+  // Nothing is decided about a picture that nobody has seen.
+  picture.view.decode().then(() => { picture.isSeen = true; }, () => { picture.note = "The picture cannot be shown; skip it."; })
+    .then(() => { if (queue[0] === picture) { show(); draw(); } });
 }
 
 function draw() {
@@ -80,7 +82,8 @@ function draw() {
   $("facts").hidden = !picture;
   $("picture").hidden = !picture;
   $("empty").hidden = !!picture;
-  for (const button of [...$("classes").children, $("skip"), $("none"), $("zoom")]) button.disabled = !picture;
+  for (const button of [...$("classes").children, $("none"), $("zoom")]) button.disabled = !picture?.isSeen;
+  $("skip").disabled = !picture;
   $("undo").disabled = !history.length;
   if (picture) facts(picture); else {
     $("name").textContent = "";
@@ -92,6 +95,10 @@ function draw() {
 function show() {
   const picture = queue[0], image = $("picture");
   if (!picture) return;
+  if (!picture.isSeen) {
+    image.removeAttribute("src");
+    return;
+  }
   image.src = picture.view.src;
   image.alt = `Picture to label: ${picture.name}`;
   image.classList.toggle("small", picture.view.naturalWidth > 0 && Math.max(picture.view.naturalWidth, picture.view.naturalHeight) <= 256);
@@ -163,8 +170,8 @@ function recent() {
 // ---- decisions
 
 function decide(label) {
+  if (!queue[0]?.isSeen) return;
   const picture = queue.shift();
-  if (!picture) return;
   history.push({picture, decided: label});
   unsaved.push({path: "decide", picture, label});
   recent();
@@ -280,7 +287,7 @@ $("frame").addEventListener("click", () => { if (queue.length) zoom(); });
 $("by-name").addEventListener("submit", event => {
   event.preventDefault();
   const label = $("class-name").value;
-  if (!about.classes.includes(label)) return;
+  if (!about.classes.includes(label) || !queue[0]?.isSeen) return;
   $("class-name").value = "";
   $("class-name").blur();
   decide(label);

@@ -1,0 +1,50 @@
+"""Fixtures: a storage with a version of which only the architecture matters, its process, digits as pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.review.model_process import ModelProcess, model_process
+from jobs.review.viewing import Viewer
+from mnist_lib.data.split import Dataset
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.contents import StoredModel
+from tests.support.reviewing import LAYOUT, data_of, write_digits
+from tests.support.stored import publish_untrained
+
+
+@pytest.fixture(scope="session")
+def untrained(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with the version keras@1, which has initial weights."""
+    storage = tmp_path_factory.mktemp("untrained")
+    publish_untrained(LocalObjects(storage), "keras")
+    return storage
+
+
+@pytest.fixture(scope="session")
+def model(untrained: Path) -> Iterator[ModelProcess]:
+    from mnist_lib.api import find_version
+
+    objects = LocalObjects(untrained)
+    with model_process(StoredModel.read(objects, find_version(objects, "keras@1"))) as process:
+        yield process
+
+
+@pytest.fixture
+def folder(digits: Dataset, tmp_path: Path) -> Path:
+    """A dataset of 120 digits."""
+    return write_digits(tmp_path / "digits", digits, range(120), sorted_by_class=True)
+
+
+@pytest.fixture
+def new(digits: Dataset, tmp_path: Path) -> Path:
+    """60 digits that the dataset does not contain, with their classes in their names."""
+    return write_digits(tmp_path / "new", digits, range(120, 180), sorted_by_class=False)
+
+
+@pytest.fixture
+def viewer(folder: Path) -> Iterator[Viewer]:
+    viewer = Viewer(data_of(folder), LAYOUT)
+    yield viewer
+    viewer.close()

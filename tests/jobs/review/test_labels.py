@@ -1,0 +1,118 @@
+"""What people decide is stored once, whoever else writes at the same time, and however often a browser sends it."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from jobs.review.labels import DecisionError, Labels, Tally
+from mnist_lib.data.corrections import NONE, LabelsFile
+from mnist_lib.errors import DataError
+from mnist_lib.objects.local import LocalObjects
+
+A, B = "a" * 32, "b" * 32
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> LabelsFile:
+    return LabelsFile(LocalObjects(tmp_path))
+
+
+@pytest.fixture
+def labels(file: LabelsFile) -> Labels:
+    return Labels(file, "ada")
+
+
+def test_a_decision_that_is_sent_again_is_stored_once(labels: Labels, file: LabelsFile) -> None:
+    for _ in range(2):
+        labels.decide(A, "3", replaced="5", why="random", seen=0)
+    after_a_restart = Labels(file, "ada")
+    after_a_restart.refresh()
+    after_a_restart.decide(A, "3", replaced="5", why="random", seen=0)
+    assert [(line.label, line.replaced, line.by) for line in file.read()] == [("3", "5", "ada")]
+
+
+def test_another_decision_about_the_same_picture_replaces_the_one_before(labels: Labels, file: LabelsFile) -> None:
+    labels.decide(A, "3", replaced="5", why="random", seen=0)
+    labels.decide(A, "3", replaced="5", why="random", seen=1)  # seen again, and confirmed
+    labels.decide(A, "8", replaced="5", why="random", seen=0)
+    assert [(line.label, line.replaced) for line in file.read()] == [("3", "5"), ("3", "3"), ("8", "3")]
+    assert labels.label(A) == "8"
+
+
+def test_an_undone_decision_restores_the_label_and_is_to_be_reviewed_again(labels: Labels, file: LabelsFile) -> None:
+    labels.decide(A, "3", replaced="5", why="random", seen=0)
+    assert labels.is_reviewed(A)
+    assert labels.undo(A, seen=1) == "5"
+    assert labels.undo(A, seen=1) == "5"  # sent again
+    assert (labels.is_reviewed(A), labels.label(A), labels.tally()) == (False, "5", Tally())
+    labels.decide(A, "3", replaced="5", why="random", seen=2)
+    assert labels.is_reviewed(A)
+    lines = [(line.label, line.replaced, line.undone) for line in file.read()]
+    assert lines == [("3", "5", False), ("5", "3", True), ("3", "5", False)]
+
+
+def test_undoing_the_label_of_a_new_picture_removes_it_until_it_has_another(labels: Labels) -> None:
+    labels.decide(A, "3", replaced=None, why="uncertain", seen=0)
+    assert labels.undo(A, seen=1) is None
+    assert labels.label(A) == NONE
+    labels.decide(A, "4", replaced=None, why="uncertain", seen=2)
+    assert labels.tally() == Tally(reviewed=1, added=1)
+
+
+def test_only_a_persons_own_last_decision_can_be_undone(labels: Labels, file: LabelsFile) -> None:
+    with pytest.raises(DecisionError, match="expected a decision to undo, got none"):
+        labels.undo(A, seen=0)
+    Labels(file, "bob").decide(A, "3", replaced="5", why="random", seen=0)
+    labels.refresh()
+    with pytest.raises(DecisionError, match="expected a decision of ada to undo, got one of bob"):
+        labels.undo(A, seen=1)
+
+
+def test_what_others_store_is_read_and_own_lines_are_not_counted_twice(labels: Labels, file: LabelsFile) -> None:
+    labels.decide(A, "3", replaced="5", why="random", seen=0)
+    Labels(file, "bob").decide(B, "1", replaced=None, why="random", seen=0)
+    assert labels.refresh() == {A, B}
+    assert labels.refresh() == set()
+    assert (labels.count(A), labels.count(B), labels.label(B)) == (1, 1, "1")
+
+
+def test_a_line_that_another_process_is_writing_is_read_once_it_is_complete(labels: Labels, tmp_path: Path) -> None:
+    Labels(LabelsFile(LocalObjects(tmp_path / "other")), "bob").decide(A, "1", replaced=None, why="random", seen=0)
+    line = (tmp_path / "other/labels.jsonl").read_bytes()
+    (tmp_path / "labels.jsonl").write_bytes(line[:50])
+    assert labels.refresh() == set()
+    (tmp_path / "labels.jsonl").write_bytes(line)
+    assert labels.refresh() == {A}
+
+
+def test_a_damaged_line_is_refused(labels: Labels, tmp_path: Path) -> None:
+    (tmp_path / "labels.jsonl").write_bytes(b"damaged\n")
+    with pytest.raises(DataError, match="line 1"):
+        labels.refresh()
+
+
+def test_two_people_at_once_lose_no_label(file: LabelsFile) -> None:
+    def work(user: str) -> None:
+        own = Labels(file, user)
+        for number in range(50):
+            own.decide(f"{number:032x}", "1", replaced="7", why="random", seen=0)
+
+    threads = [threading.Thread(target=work, args=(user,)) for user in ("ada", "bob", "eve")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted((line.by, line.image) for line in file.read()) == sorted(
+        (user, f"{number:032x}") for user in ("ada", "bob", "eve") for number in range(50)
+    )
+
+
+def test_the_tally_counts_each_picture_once(labels: Labels) -> None:
+    labels.decide("1" * 32, "3", replaced="3", why="random", seen=0)
+    labels.decide("2" * 32, "3", replaced="5", why="random", seen=0)
+    labels.decide("2" * 32, "4", replaced="5", why="random", seen=1)
+    labels.decide("3" * 32, NONE, replaced="5", why="random", seen=0)
+    labels.decide("4" * 32, NONE, replaced=None, why="random", seen=0)
+    labels.decide("5" * 32, "5", replaced=None, why="random", seen=0)
+    assert labels.tally() == Tally(reviewed=5, corrected=1, removed=2, added=1)

@@ -1,0 +1,155 @@
+"""A review for tests: digits as pictures, a session over them, its server in this process, and a browser's requests."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from PIL import Image
+
+from jobs.review.access import TOKEN_VARIABLE, Access
+from jobs.review.additions import Additions
+from jobs.review.background import Background
+from jobs.review.data import ReviewedData, read_data
+from jobs.review.labels import Labels
+from jobs.review.model_process import ModelProcess
+from jobs.review.server import Server, listening_socket, running
+from jobs.review.session import Session
+from jobs.review.viewing import Viewer
+from mnist_lib.catalog import DIGITS
+from mnist_lib.data.corrections import LabelsFile, labels_file
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Dataset
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.pictures.reading import Layout, Shape
+from tests.support.job import ROOT
+
+LAYOUT = Layout.of("mnist-mini", Shape(28, 28, 1))
+CLIENT = "0123456789abcdef"
+TOKEN = "a-token-of-a-test-0123456789-0123456789"
+
+
+def write_digits(folder: Path, digits: Dataset, indices: range, *, sorted_by_class: bool) -> Path:
+    """Write training digits as pictures: CLASS/INDEX.png, or INDEX-CLASS.png."""
+    order = np.random.default_rng(0).permutation(len(digits.train))
+    for index in indices:
+        image, label = digits.train.images[order[index], ..., 0], digits.train.labels[order[index]]
+        path = folder / (f"{label}/{index}.png" if sorted_by_class else f"{index}-{label}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def data_of(folder: Path) -> ReviewedData:
+    return read_data(DataRequest(dataset=f"{folder}/", data_dir=folder.parent))
+
+
+def session_of(data: ReviewedData, viewer: Viewer, user: str = "ada") -> Session:
+    """Return a session over a dataset in a folder, with the labels that are stored there."""
+    labels = Labels(labels_file(data.request, LocalObjects(Path("/nonexistent"))), user)
+    labels.refresh()
+    return Session(labels, data.classes, Additions.of(data), viewer.read_again)
+
+
+class Client:
+    """A browser, as the server sees it."""
+
+    def __init__(self, session: aiohttp.ClientSession, access: Access, client: str = CLIENT) -> None:
+        self.http, self.access, self.client = session, access, client
+        self.base = f"http://127.0.0.1:{access.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Origin": self.base, "Cookie": f"{self.access.cookie_name}={self.access.cookie}"}
+
+    async def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        async with self.http.get(f"{self.base}{self.access.page}{path}", headers={**self.headers, **headers}) as answer:
+            return answer.status, await answer.read()
+
+    async def post(self, path: str, body: Any) -> tuple[int, Any]:
+        url = f"{self.base}{self.access.page}{path}"
+        async with self.http.post(url, headers=self.headers, json={"client": self.client, **body}) as answer:
+            return answer.status, await (answer.json() if answer.status == 200 else answer.text())
+
+    async def next(self, *held: dict[str, str]) -> list[dict[str, Any]]:
+        status, found = await self.post("next", {"held": held})
+        assert status == 200, found
+        pictures: list[dict[str, Any]] = found["pictures"]
+        return pictures
+
+    async def decide(self, picture: dict[str, Any], label: str, path: str = "decide") -> tuple[int, Any]:
+        return await self.post(path, {**{name: picture[name] for name in ("image", "why", "seen")}, "label": label})
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    session: Session, viewer: Viewer, model: ModelProcess, background: Background | None = None
+) -> AsyncIterator[Client]:
+    """Serve a session in this process, for a client."""
+    sock = listening_socket(0)
+    access = Access(TOKEN, sock.getsockname()[1])
+    server = Server(session, background, model, viewer, access, DIGITS)
+    async with running(server.application(), sock), aiohttp.ClientSession() as http:
+        yield Client(http, access)
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(test())
+
+
+class Command:
+    """`jobs.review` in a process of its own, which can be killed and started again."""
+
+    def __init__(self, *arguments: str | Path, home: Path, port: int) -> None:
+        self.arguments, self.home, self.port = [*map(str, arguments), f"--port={port}", "--no-browser"], home, port
+
+    def start(self) -> str:
+        """Start it, and return its address once it answers."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.review", *self.arguments],
+            cwd=ROOT,
+            env={**os.environ, "HOME": str(self.home), TOKEN_VARIABLE: TOKEN},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run in the background
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert re.match(r"http://127\.0\.0\.1:\d+/\?token=", line), self.process.communicate()
+        return line.strip()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        self.process.send_signal(number)
+        stdout, stderr = self.process.communicate(timeout=60)
+        return self.process.returncode, stdout, stderr
+
+
+def free_port() -> int:
+    with listening_socket(0) as sock:
+        port: int = sock.getsockname()[1]
+    return port
+
+
+def lines_of(folder: Path) -> list[Any]:
+    return LabelsFile(LocalObjects(folder)).read()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition does not become true"
+        time.sleep(0.01)
