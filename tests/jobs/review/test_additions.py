@@ -1,0 +1,101 @@
+"""New pictures become part of a dataset's folder, and no file is ever replaced."""
+
+from pathlib import Path
+
+import obstore
+import pytest
+from obstore.store import from_url
+
+from jobs.review.additions import Additions
+from jobs.review.data import ReviewedData, read_data
+from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import SpecError
+from mnist_lib.objects.bucket import BucketObjects
+from tests.support.pictures import classes, write_folder
+
+HASH = "c" * 32
+
+
+def data(folder: Path, dataset: str | None = None) -> ReviewedData:
+    return read_data(DataRequest(dataset=dataset or f"{folder}/", data_dir=folder.parent))
+
+
+def add(additions: Additions, label: str, content: bytes = b"new", image: str = HASH) -> None:
+    additions.add(content, image=image, suffix=".png", label=label, split="training")
+    held_out = image[:-1] + "d"
+    additions.add(content, image=held_out, suffix=".jpg", label=label, split="hold-out")
+
+
+def found(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob(f"{HASH[:-1]}?.*"))
+
+
+def test_a_new_picture_is_in_the_folder_of_its_class(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "letters", classes("a", "b"))
+    add(Additions.of(data(folder)), "b")
+    assert found(folder) == [f"b/{HASH}.png", f"b/{HASH[:-1]}d.jpg"]
+
+
+def test_with_train_and_test_folders_it_is_in_the_one_of_its_split(tmp_path: Path) -> None:
+    pictures = classes("a", "b", pictures=8)
+    split = {f"{('Training', 'test')[number % 2]}/{path}": each for number, (path, each) in enumerate(pictures.items())}
+    folder = write_folder(tmp_path / "letters", split)
+    add(Additions.of(data(folder)), "b")
+    assert found(folder) == [f"Training/b/{HASH}.png", f"test/b/{HASH[:-1]}d.jpg"]
+
+
+def test_with_a_train_folder_alone_all_are_in_it(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "letters", {f"train/{path}": each for path, each in classes("a", "b").items()})
+    add(Additions.of(data(folder)), "b")
+    assert found(folder) == [f"train/b/{HASH}.png", f"train/b/{HASH[:-1]}d.jpg"]
+
+
+def test_a_class_may_have_any_name_that_a_folder_can_have(tmp_path: Path) -> None:
+    name = "ankle boot, é"
+    folder = write_folder(tmp_path / "clothes", classes(name, "b"))
+    add(Additions.of(data(folder)), name)
+    assert found(folder) == [f"{name}/{HASH}.png", f"{name}/{HASH[:-1]}d.jpg"]
+
+
+def test_the_folder_of_a_class_keeps_the_form_of_its_name(tmp_path: Path) -> None:
+    decomposed = "e\u0301"
+    folder = write_folder(tmp_path / "letters", classes(decomposed, "b"))
+    add(Additions.of(data(folder)), "\u00e9")
+    assert found(folder) == [f"{decomposed}/{HASH}.png", f"{decomposed}/{HASH[:-1]}d.jpg"]
+
+
+def test_a_file_is_never_replaced_and_a_picture_is_added_once(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "letters", classes("a", "b"))
+    first, second = Additions.of(data(folder)), Additions.of(data(folder))
+    add(first, "b", b"first")
+    add(first, "a", b"first")
+    add(second, "b", b"second")
+    assert found(folder) == [f"b/{HASH}.png", f"b/{HASH[:-1]}d.jpg"]
+    assert (folder / f"b/{HASH}.png").read_bytes() == b"first"
+    add(Additions.of(data(folder)), "a", b"third")
+    assert found(folder) == [f"b/{HASH}.png", f"b/{HASH[:-1]}d.jpg"]
+
+
+def test_a_new_picture_is_in_the_bucket_of_its_dataset(tmp_path: Path, s3: str) -> None:
+    bucket = BucketObjects(f"{s3}/letters")
+    folder = write_folder(tmp_path / "letters", classes("a", "b"))
+    for path in folder.rglob("*.png"):
+        bucket.create(path.relative_to(folder).as_posix(), path.read_bytes())
+    add(Additions.of(data(folder, f"{s3}/letters")), "b")
+    assert bucket.read(f"b/{HASH}.png") == b"new"
+
+
+def test_a_class_whose_name_a_bucket_does_not_allow_is_refused_at_the_start(tmp_path: Path, s3: str) -> None:
+    folder = write_folder(tmp_path / "letters", classes("a", "b b"))
+    store = from_url(f"{s3}/letters", client_options={"allow_http": True})
+    for path in folder.rglob("*.png"):
+        obstore.put(store, path.relative_to(folder).as_posix(), path.read_bytes())
+    with pytest.raises(SpecError, match="class: expected"):
+        Additions.of(data(folder, f"{s3}/letters"))
+
+
+@pytest.mark.slow
+def test_a_dataset_without_a_folder_takes_no_new_pictures(tensorflow: None, data_dir: Path) -> None:
+    known = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir))
+    with pytest.raises(SpecError, match="expected a folder of pictures, got mnist-mini, which takes no new pictures"):
+        Additions.of(known)
