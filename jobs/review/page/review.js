@@ -65,12 +65,20 @@ function take(found) {
   draw();
 }
 
-function load(picture) {
-  picture.view = new Image();
-  picture.view.src = `picture/${picture.image}`;
-  // Nothing is decided about a picture that nobody has seen.
-  picture.view.decode().then(() => { picture.isSeen = true; }, () => { picture.note = "The picture cannot be shown; skip it."; })
-    .then(() => { if (queue[0] === picture) { show(); draw(); } });
+async function load(picture) {
+  for (let attempt = 0; !picture.isSeen && (attempt === 0 || queue.includes(picture)); attempt++) {
+    picture.view = new Image();
+    picture.view.src = `picture/${picture.image}${attempt ? `?attempt=${attempt}` : ""}`;
+    try {
+      await picture.view.decode();
+      picture.isSeen = true;  // nothing is decided about a picture that nobody has seen
+      picture.problem = "";
+    } catch {  // the program may be starting again
+      picture.problem = "The picture cannot be shown. It is loaded again; you can also skip it.";
+      await wait(RETRY_MS);
+    }
+    if (queue[0] === picture) { show(); draw(); }
+  }
 }
 
 function draw() {
@@ -102,7 +110,7 @@ function show() {
   image.src = picture.view.src;
   image.alt = `Picture to label: ${picture.name}`;
   image.classList.toggle("small", picture.view.naturalWidth > 0 && Math.max(picture.view.naturalWidth, picture.view.naturalHeight) <= 256);
-  if ($("frame").classList.contains("zoomed")) image.src += "?zoomed";
+  if ($("frame").classList.contains("zoomed")) image.src = `picture/${picture.image}?zoomed`;
   $("frame").scrollTo(0, 0);
   $("seen").hidden = true;
   if (picture.view.naturalWidth > 64) {
@@ -120,7 +128,7 @@ function facts(picture) {
   $("label").textContent = picture.label ?? "none yet";
   $("name").textContent = picture.name;
   answers($("answers"), picture.answers);
-  $("note").textContent = picture.note || (picture.answers.length || !status ? "" : status.model.state === "loading" ? "The model is loading." : "The model has not answered yet.");
+  $("note").textContent = picture.problem || picture.note || (picture.answers.length || !status ? "" : status.model.state === "loading" ? "The model is loading." : "The model has not answered yet.");
   for (const button of $("classes").children) button.classList.toggle("current", button.dataset.label === picture.label);
 }
 
@@ -266,6 +274,8 @@ function classButtons(classes) {
 function zoom() {
   const zoomed = $("frame").classList.toggle("zoomed");
   $("zoom").setAttribute("aria-pressed", zoomed);
+  $("frame").tabIndex = zoomed ? 0 : -1;  // so that keys scroll it
+  if (zoomed) $("frame").focus();
   show();
 }
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mnist_lib.errors import SpecError
 from mnist_lib.pictures.examination import png
 from mnist_lib.pictures.reading import find_pictures
 from tests.support.hostile_pictures import many_scans
-from tests.support.reviewing import LAYOUT, TOKEN, Client, data_of, lines_of, run, serving, session_of
+from tests.support.reviewing import LAYOUT, TOKEN, Client, data_of, lines_of, run, serving, session_of, write_digits
 
 pytestmark = pytest.mark.slow  # loads TensorFlow in a process
 
@@ -41,14 +41,25 @@ def session(folder: Path, new: Path, viewer: Viewer, model: ModelProcess) -> Ses
 Serve = Callable[[], Any]
 
 
+@pytest.fixture(scope="module")
+def serve_page(digits: Dataset, model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Serve a session without pictures: to read some takes a second, and most requests need none."""
+    data = data_of(write_digits(tmp_path_factory.mktemp("page") / "digits", digits, range(120), sorted_by_class=True))
+    viewer = Viewer(data, LAYOUT)
+    session = session_of(data, viewer)
+    session.is_complete = True
+    yield lambda: serving(session, viewer, model)
+    viewer.close()
+
+
 @pytest.fixture
 def serve(session: Session, viewer: Viewer, model: ModelProcess) -> Serve:
     return lambda: serving(session, viewer, model)
 
 
-def test_the_token_opens_the_page_and_is_replaced_by_a_cookie(serve: Serve) -> None:
+def test_the_token_opens_the_page_and_is_replaced_by_a_cookie(serve_page: Serve) -> None:
     async def test() -> None:
-        async with serve() as client, aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        async with serve_page() as client, aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
             async with browser.get(client.access.address) as page:
                 assert page.status == 200
                 assert TOKEN not in str(page.url)
@@ -63,17 +74,17 @@ def test_the_token_opens_the_page_and_is_replaced_by_a_cookie(serve: Serve) -> N
 
 
 @pytest.mark.parametrize("token", ["", "x", TOKEN[:-1], TOKEN + "0", "\N{LATIN SMALL LETTER E WITH ACUTE}" * 40])
-def test_a_wrong_token_opens_nothing(serve: Serve, token: str) -> None:
+def test_a_wrong_token_opens_nothing(serve_page: Serve, token: str) -> None:
     async def test() -> None:
-        async with serve() as client, client.http.get(client.base, params={"token": token}) as answer:
+        async with serve_page() as client, client.http.get(client.base, params={"token": token}) as answer:
             assert (answer.status, answer.headers.get("Set-Cookie")) == (403, None)
 
     run(test)
 
 
-def test_nothing_is_answered_without_the_cookie(serve: Serve) -> None:
+def test_nothing_is_answered_without_the_cookie(serve_page: Serve) -> None:
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             for path in ("", "review.js", "about", "picture/" + "0" * 32, "nothing"):
                 for cookie in ("", f"{client.access.cookie_name}={'0' * 64}", f"{client.access.cookie_name}={TOKEN}"):
                     assert (await client.get(path, Cookie=cookie))[0] == 403
@@ -86,9 +97,9 @@ def test_nothing_is_answered_without_the_cookie(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil:{port}"]
 )
-def test_a_name_that_leads_to_this_machine_is_refused(serve: Serve, host: str) -> None:
+def test_a_name_that_leads_to_this_machine_is_refused(serve_page: Serve, host: str) -> None:
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             name = host.format(port=client.access.port)
             assert (await client.get("about", Host=name))[0] == 403
             async with client.http.get(client.access.address, headers={"Host": name}, allow_redirects=False) as answer:
@@ -100,35 +111,33 @@ def test_a_name_that_leads_to_this_machine_is_refused(serve: Serve, host: str) -
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:{port}", None]
 )
-def test_a_decision_from_another_page_is_refused(serve: Serve, folder: Path, origin: str | None) -> None:
+def test_a_decision_from_another_page_is_refused(serve_page: Serve, origin: str | None) -> None:
     async def test() -> None:
-        async with serve() as client:
-            (picture, *_) = await client.next()
+        async with serve_page() as client:
             headers = {name: value for name, value in client.headers.items() if name != "Origin"}
             if origin is not None:
                 headers["Origin"] = origin.format(port=client.access.port)
-            body = {"client": client.client, "label": "3", **{name: picture[name] for name in ("image", "why", "seen")}}
+            body = {"client": client.client, "label": "3", "image": "0" * 32, "why": "random", "seen": 0}
             url = f"{client.base}{client.access.page}decide"
             async with client.http.post(url, headers=headers, json=body) as answer:
                 assert answer.status == 403
-            assert lines_of(folder) == []
 
     run(test)
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_another_page_cannot_load_anything(serve: Serve, site: str) -> None:
+def test_another_page_cannot_load_anything(serve_page: Serve, site: str) -> None:
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             assert (await client.get("review.js", **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}))[0] == 403
             assert (await client.get("", **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}))[0] == 200
 
     run(test)
 
 
-def test_every_answer_has_the_headers_that_keep_others_out(serve: Serve) -> None:
+def test_every_answer_has_the_headers_that_keep_others_out(serve_page: Serve) -> None:
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             for path in (
                 "/",
                 client.access.page,
@@ -158,9 +167,9 @@ def test_every_answer_has_the_headers_that_keep_others_out(serve: Serve) -> None
         "labels.jsonl",
     ],
 )
-def test_no_other_file_is_served(serve: Serve, path: str) -> None:
+def test_no_other_file_is_served(serve_page: Serve, path: str) -> None:
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             reader, writer = await asyncio.open_connection("127.0.0.1", client.access.port)  # does not tidy the path
             head = "".join(f"{name}: {value}\r\n" for name, value in client.headers.items())
             request = f"GET {client.access.page}{path} HTTP/1.1\r\nHost: 127.0.0.1:{client.access.port}\r\n{head}"
@@ -179,9 +188,9 @@ def test_only_loopback_is_served() -> None:
             listening_socket(sock.getsockname()[1])
 
 
-def test_a_large_upload_is_refused(serve: Serve) -> None:
+def test_a_large_upload_is_refused(serve_page: Serve) -> None:
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             for path in ("draw", "decide"):
                 url = f"{client.base}{client.access.page}{path}"
                 headers = {**client.headers, "Content-Type": "application/json"}
@@ -206,9 +215,9 @@ def test_a_large_upload_is_refused(serve: Serve) -> None:
         b"\xff",
     ],
 )
-def test_a_malformed_request_is_refused(serve: Serve, body: bytes) -> None:
+def test_a_malformed_request_is_refused(serve_page: Serve, body: bytes) -> None:
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             for path in ("next", "decide", "undo", "skip"):
                 url = f"{client.base}{client.access.page}{path}"
                 headers = {**client.headers, "Content-Type": "application/json"}
@@ -220,11 +229,11 @@ def test_a_malformed_request_is_refused(serve: Serve, body: bytes) -> None:
     run(test)
 
 
-def test_a_hostile_drawing_is_an_error_and_the_next_one_is_answered(serve: Serve, digits: Dataset) -> None:
+def test_a_hostile_drawing_is_an_error_and_the_next_one_is_answered(serve_page: Serve, digits: Dataset) -> None:
     drawing = png(np.kron(255 - digits.test.images[0, ..., 0], np.ones((4, 4), np.uint8))[..., None])
 
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             url = f"{client.base}{client.access.page}draw"
             for content, status in ((b"x", 409), (drawing[:300], 409), (many_scans()[:400_000], 409), (drawing, 200)):
                 async with client.http.post(url, headers=client.headers, data=content) as answer:
@@ -237,9 +246,9 @@ def test_a_hostile_drawing_is_an_error_and_the_next_one_is_answered(serve: Serve
     run(test)
 
 
-def test_a_blank_drawing_has_a_note_instead_of_an_answer(serve: Serve) -> None:
+def test_a_blank_drawing_has_a_note_instead_of_an_answer(serve_page: Serve) -> None:
     async def test() -> None:
-        async with serve() as client:
+        async with serve_page() as client:
             url = f"{client.base}{client.access.page}draw"
             blank = png(np.full((280, 280, 1), 255, np.uint8))
             async with client.http.post(url, headers=client.headers, data=blank) as answer:
@@ -380,10 +389,10 @@ def test_a_picture_that_has_changed_since_is_not_added(serve: Serve, folder: Pat
 
 
 def test_the_address_is_not_in_the_log_and_a_short_token_is_refused(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, serve: Serve
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, serve_page: Serve
 ) -> None:
     async def test() -> None:
-        async with serve() as client, aiohttp.ClientSession() as browser, browser.get(client.access.address):
+        async with serve_page() as client, aiohttp.ClientSession() as browser, browser.get(client.access.address):
             pass
 
     with caplog.at_level("DEBUG"):

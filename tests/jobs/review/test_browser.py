@@ -1,0 +1,254 @@
+"""The page in Chromium, with the keyboard alone: on a phone and on a wide screen, and while the server is killed."""
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+from jobs.review.access import TOKEN_VARIABLE
+from mnist_lib.data.split import Dataset
+from tests.support.browser import CUT_OFF, LETTERS, LOOKS, MIN_LETTER_HEIGHT, WIDE
+from tests.support.reviewing import TOKEN, Command, free_port, lines_of, wait_for, write_digits
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+# The picture that can be decided about, by its name, or null.
+SHOWN = """() => document.querySelector("#classes button:not(:disabled)")
+  && document.querySelector("#picture").complete ? document.querySelector("#name").textContent : null"""
+
+
+@pytest.fixture
+def command(folder: Path, new: Path, untrained: Path, tmp_path: Path) -> Iterator[Command]:
+    command = Command(
+        new,
+        f"--dataset={folder}/",
+        f"--storage={untrained}",
+        "--model=keras@1",
+        "--user=ada",
+        home=tmp_path,
+        port=free_port(),
+    )
+    yield command
+    command.kill()
+
+
+@contextmanager
+def opened(browser: Browser, address: str, size: tuple[int, int] = WIDE, scheme: str = "light") -> Iterator[Page]:
+    """Open the page, and check at the end that it has reported no error and asked no other server."""
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme="dark" if scheme == "dark" else "light",
+        is_mobile=size != WIDE,
+        has_touch=size != WIDE,
+    )
+    page, errors, others = context.new_page(), list[str](), list[str]()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith("http://127.0.0.1:") else others.append(request.url)
+    )
+    page.goto(address)
+    yield page
+    assert errors == []
+    assert [url for url in others if not url.startswith("data:")] == []
+    context.close()
+
+
+def shown(page: Page) -> str:
+    """Return the name of the picture that can be decided about now."""
+    return str(page.wait_for_function(SHOWN).json_value())
+
+
+def label_of(name: str) -> str:
+    return Path(name).stem[-1]
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key, and wait until another picture is shown."""
+    before = shown(page)
+    page.keyboard.press(key)
+    page.wait_for_function(f"before => {{ const now = ({SHOWN})(); return now && now !== before; }}", arg=before)
+
+
+def saved(page: Page) -> str:
+    page.wait_for_function("() => /^Saved|^$/.test(document.querySelector('#saved').textContent)")
+    return page.inner_text("#saved")
+
+
+def test_pictures_are_reviewed_with_the_keyboard_alone(browser: Browser, command: Command, folder: Path) -> None:
+    with opened(browser, command.start()) as page:
+        first = shown(page)
+        press(page, label_of(first))
+        assert saved(page) == f"Saved: {label_of(first)}"
+        press(page, "ArrowLeft")
+        assert shown(page) == first
+        press(page, "Delete")
+        assert saved(page) == "Saved: not a digit"
+        skipped = shown(page)
+        press(page, "ArrowRight")
+        page.keyboard.press("+")
+        assert page.locator("#frame.zoomed").count() == 1
+        page.keyboard.press("Escape")
+        assert page.locator("#frame.zoomed").count() == 0
+        page.keyboard.press("Shift+Tab")
+        for _ in range(40):  # every button is reached, and Space presses the one that has the focus
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.dataset.label") == "4":
+                break
+        press(page, "Space")
+        saved(page)
+        page.keyboard.press("Control+1")
+        assert page.locator("#recent li").count() == 2
+    lines = [(line.label, line.replaced, line.undone, line.by) for line in lines_of(folder)]
+    assert lines == [
+        (label_of(first), None, False, "ada"),
+        ("none", label_of(first), True, "ada"),
+        ("none", None, False, "ada"),
+        ("4", None, False, "ada"),
+    ]
+    assert not list(folder.rglob("*skip*")), skipped
+    code, stdout, stderr = command.end()
+    assert (code, stderr) == (0, "")
+    assert stdout == f"Reviewed 2 pictures: 1 removed, 1 added to the dataset. Labels: {folder}/labels.jsonl\n"
+
+
+def test_the_page_is_good_on_every_screen(browser: Browser, command: Command) -> None:
+    address = command.start()
+    for size, scheme in LOOKS:
+        with opened(browser, address, size, scheme) as page:
+            for tab in ("review", "draw"):
+                page.focus("[role=tab][aria-selected=true]")
+                if tab == "draw":
+                    page.keyboard.press("ArrowRight")
+                else:
+                    shown(page)
+                    saved(page)
+                assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+                assert min(height for height, _ in page.evaluate(LETTERS)) >= MIN_LETTER_HEIGHT
+                assert page.evaluate(CUT_OFF) == []
+                found = Axe().run(page)
+                assert found.violations_count == 0, found.generate_report()
+
+
+def test_a_phone_shows_the_picture_and_every_class_without_scrolling(browser: Browser, command: Command) -> None:
+    with opened(browser, command.start(), (390, 844)) as page:
+        name = shown(page)
+        for element in ("#picture", "#classes button:last-child", "#undo", "#none"):
+            box = page.locator(element).bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= 844, element
+        side = page.locator("#picture").bounding_box()
+        assert side is not None
+        assert min(side["width"], side["height"]) >= 280
+        page.tap(f"#classes button[data-label='{label_of(name)}']")
+        page.wait_for_function("before => document.querySelector('#name').textContent !== before", arg=name)
+        assert saved(page) == f"Saved: {label_of(name)}"
+
+
+def test_a_drawing_is_answered_while_it_is_drawn(browser: Browser, command: Command) -> None:
+    with opened(browser, command.start()) as page:
+        page.focus("#tab-review")
+        page.keyboard.press("ArrowRight")
+        page.focus("#canvas")
+        for _ in range(12):
+            page.keyboard.press("Shift+ArrowUp")
+        page.wait_for_function("() => document.querySelectorAll('#drawn-answers li').length === 3", timeout=60_000)
+        by_keyboard = page.inner_text("#drawn")
+        assert by_keyboard in "0123456789"
+        page.keyboard.press("Delete")
+        assert page.inner_text("#drawn") == "Draw something"
+        box = page.locator("#canvas").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 100, box["y"] + 60)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 100, box["y"] + 200, steps=10)
+        page.wait_for_function("() => document.querySelectorAll('#drawn-answers li').length === 3")  # before it ends
+        page.mouse.up()
+
+
+@pytest.mark.long
+def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_keys(
+    browser: Browser, digits: Dataset, folder: Path, untrained: Path, tmp_path: Path
+) -> None:
+    new = write_digits(tmp_path / "many", digits, range(200, 320), sorted_by_class=False)
+    command = Command(
+        new, f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", home=tmp_path, port=free_port()
+    )
+    rng, decided = random.Random(0), dict[str, str]()
+    kills = set(rng.sample(range(5, 95), 5))
+    with opened(browser, command.start()) as page:
+        for number in range(100):
+            name = shown(page)
+            assert name not in decided
+            decided[name] = label_of(name)
+            page.keyboard.press(label_of(name))
+            if number in kills:
+                time.sleep(rng.choice((0, 0.005, 0.02, 0.1)))  # before, while or after the label is stored
+                command.kill()
+                page.keyboard.press("ArrowRight") if rng.random() < 0 else None
+                assert command.start()
+        saved(page)
+        wait_for(lambda: page.inner_text("#saved").startswith("Saved"))
+    command.kill()
+    lines = lines_of(folder)
+    images = {line.image: line.label for line in lines}
+    assert len(lines) == len(images) == len(decided) == 100
+    stored = {path.stem: path.parent.name for path in folder.rglob("*.png") if len(path.stem) == 32}
+    assert stored == images
+    pixels = {np.asarray(Image.open(path)).tobytes(): path for path in folder.rglob("*.png") if len(path.stem) == 32}
+    for name, label in decided.items():
+        copy = pixels[np.asarray(Image.open(name)).tobytes()]
+        assert (copy.parent.name, copy.read_bytes()) == (label, Path(name).read_bytes())
+
+
+@pytest.mark.long
+def test_with_10_000_pictures_the_next_one_appears_within_100_ms(
+    browser: Browser, digits: Dataset, folder: Path, untrained: Path, tmp_path: Path
+) -> None:
+    new, rng = tmp_path / "many", np.random.default_rng(0)
+    new.mkdir()
+    for number in range(10_000):
+        image = digits.train.images[number % 4_000, ..., 0].copy()
+        image[0, :4] = rng.integers(0, 256, 4)
+        Image.fromarray(image).save(new / f"{number}-{digits.train.labels[number % 4_000]}.png")
+    command = Command(
+        new, f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", home=tmp_path, port=free_port()
+    )
+    seconds = []
+    with opened(browser, command.start()) as page:
+        page.wait_for_function("() => / 9,\\d+ left|10,000 left/.test(' ' + counts.textContent)", timeout=120_000)
+        # Measured in the page, from the key to the frame that shows the next picture.
+        page.evaluate(
+            """() => {
+              window.times = [];
+              document.addEventListener("keydown", () => {
+                const begin = performance.now(), before = document.querySelector("#name").textContent;
+                const look = () => {
+                  const now = (%s)();
+                  if (now && now !== before) window.times.push(performance.now() - begin);
+                  else requestAnimationFrame(look);
+                };
+                requestAnimationFrame(look);
+              }, true);
+            }"""
+            % SHOWN
+        )
+        for _ in range(200):
+            press(page, label_of(shown(page)))
+        seconds = sorted(page.evaluate("window.times"))
+        saved(page)
+    command.kill()
+    print(f"{len(seconds)} keys: median {seconds[100]:.0f} ms, p95 {seconds[190]:.0f} ms, max {seconds[-1]:.0f} ms")
+    assert len(lines_of(folder)) == 200
+    assert seconds[190] < 100
+
+
+def test_the_token_of_the_environment_is_used(command: Command) -> None:
+    assert command.start().endswith(f"?token={TOKEN}")
+    assert TOKEN_VARIABLE == "MNIST_JOBS_REVIEW_TOKEN"
