@@ -129,6 +129,9 @@ class Command:
         return line.strip()
 
     def kill(self) -> None:
+        """Kill it, unless it has not been started."""
+        if not hasattr(self, "process"):
+            return
         self.process.kill()
         self.process.communicate()
 

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,19 +22,25 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 # The picture that can be decided about, by its name, or null.
 SHOWN = """() => document.querySelector("#classes button:not(:disabled)")
   && document.querySelector("#picture").complete ? document.querySelector("#name").textContent : null"""
+# Notes, for each key, the milliseconds until the frame that shows the next picture.
+MEASURE = """() => {
+  window.times = [];
+  document.addEventListener("keydown", () => {
+    const begin = performance.now(), before = document.querySelector("#name").textContent;
+    const look = () => {
+      const now = (SHOWN)();
+      if (now && now !== before) window.times.push(performance.now() - begin);
+      else requestAnimationFrame(look);
+    };
+    requestAnimationFrame(look);
+  }, true);
+}"""
 
 
 @pytest.fixture
 def command(folder: Path, new: Path, untrained: Path, tmp_path: Path) -> Iterator[Command]:
-    command = Command(
-        new,
-        f"--dataset={folder}/",
-        f"--storage={untrained}",
-        "--model=keras@1",
-        "--user=ada",
-        home=tmp_path,
-        port=free_port(),
-    )
+    options = (f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", "--user=ada")
+    command = Command(new, *options, home=tmp_path, port=free_port())
     yield command
     command.kill()
 
@@ -48,15 +54,13 @@ def opened(browser: Browser, address: str, size: tuple[int, int] = WIDE, scheme:
         is_mobile=size != WIDE,
         has_touch=size != WIDE,
     )
-    page, errors, others = context.new_page(), list[str](), list[str]()
+    page, errors, requests = context.new_page(), list[str](), list[str]()
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on(
-        "request", lambda request: None if request.url.startswith("http://127.0.0.1:") else others.append(request.url)
-    )
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(address)
     yield page
     assert errors == []
-    assert [url for url in others if not url.startswith("data:")] == []
+    assert [url for url in requests if not url.startswith(("http://127.0.0.1:", "data:"))] == []
     context.close()
 
 
@@ -191,8 +195,7 @@ def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_k
             if number in kills:
                 time.sleep(rng.choice((0, 0.005, 0.02, 0.1)))  # before, while or after the label is stored
                 command.kill()
-                page.keyboard.press("ArrowRight") if rng.random() < 0 else None
-                assert command.start()
+                command.start()
         saved(page)
         wait_for(lambda: page.inner_text("#saved").startswith("Saved"))
     command.kill()
@@ -209,7 +212,12 @@ def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_k
 
 @pytest.mark.long
 def test_with_10_000_pictures_the_next_one_appears_within_100_ms(
-    browser: Browser, digits: Dataset, folder: Path, untrained: Path, tmp_path: Path
+    browser: Browser,
+    digits: Dataset,
+    folder: Path,
+    untrained: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     new, rng = tmp_path / "many", np.random.default_rng(0)
     new.mkdir()
@@ -220,33 +228,17 @@ def test_with_10_000_pictures_the_next_one_appears_within_100_ms(
     command = Command(
         new, f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", home=tmp_path, port=free_port()
     )
-    seconds = []
     with opened(browser, command.start()) as page:
         page.wait_for_function("() => / 9,\\d+ left|10,000 left/.test(' ' + counts.textContent)", timeout=120_000)
-        # Measured in the page, from the key to the frame that shows the next picture.
-        page.evaluate(
-            """() => {
-              window.times = [];
-              document.addEventListener("keydown", () => {
-                const begin = performance.now(), before = document.querySelector("#name").textContent;
-                const look = () => {
-                  const now = (%s)();
-                  if (now && now !== before) window.times.push(performance.now() - begin);
-                  else requestAnimationFrame(look);
-                };
-                requestAnimationFrame(look);
-              }, true);
-            }"""
-            % SHOWN
-        )
+        page.evaluate(MEASURE.replace("SHOWN", SHOWN))
         for _ in range(200):
             press(page, label_of(shown(page)))
-        seconds = sorted(page.evaluate("window.times"))
+        milliseconds = sorted(page.evaluate("window.times"))
         saved(page)
     command.kill()
-    print(f"{len(seconds)} keys: median {seconds[100]:.0f} ms, p95 {seconds[190]:.0f} ms, max {seconds[-1]:.0f} ms")
     assert len(lines_of(folder)) == 200
-    assert seconds[190] < 100
+    record_property("milliseconds", f"median {milliseconds[100]:.0f}, p95 {milliseconds[190]:.0f}")
+    assert milliseconds[190] < 100, f"median {milliseconds[100]:.0f}, highest {milliseconds[-1]:.0f}"
 
 
 def test_the_token_of_the_environment_is_used(command: Command) -> None:
