@@ -24,6 +24,7 @@ from jobs.models import __main__ as models
 from jobs.predict.options import PredictOptions
 from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions
+from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
@@ -58,6 +59,8 @@ def parsers() -> Mapping[str, argparse.ArgumentParser]:
         *(parser(f"jobs.submit {name}".strip(), kind) for name, kind in submitting.items()),
         *(parser(f"jobs.retrain {name}".strip(), kind, hidden=kind.HIDDEN) for name, kind in retraining.items()),
         parser("jobs.predict", PredictOptions),
+        parser("jobs.review", ReviewOptions),
+        parser("jobs.review apply", ApplyOptions),
         *(parser(f"jobs.models {name}", kind) for name, (kind, _) in models.COMMANDS.items()),
         parser("jobs.show", ShowOptions),
         parser("jobs.doctor", DoctorOptions),

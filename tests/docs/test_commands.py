@@ -18,6 +18,7 @@ from jobs.predict.options import PredictOptions
 from jobs.rehearse import LEFT_OUT, RehearseOptions
 from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, check_train, train_flags
+from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
@@ -66,6 +67,14 @@ def parse_predict(words: Sequence[str]) -> None:
     options.check()
 
 
+def parse_review(words: Sequence[str]) -> None:
+    if words and words[0] == "apply":
+        parse("jobs.review apply", ApplyOptions, words[1:])
+    else:
+        options: ReviewOptions = parse("jobs.review", ReviewOptions, words)
+        options.check()
+
+
 def parse_models(words: Sequence[str]) -> None:
     parse("jobs.models", MODELS[words[0]][0], words[1:])
 
@@ -81,6 +90,7 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {
     "jobs.submit": parse_submit,
     "jobs.retrain": parse_retrain,
     "jobs.predict": parse_predict,
+    "jobs.review": parse_review,
     "jobs.models": parse_models,
     "jobs.show": parse_show,
     "jobs.doctor": lambda words: parse("jobs.doctor", DoctorOptions, words),
