@@ -154,7 +154,7 @@ def _row(version: Version | IntegrityError) -> dict[str, Any]:
     except IntegrityError as error:
         return {"error": str(error)}
     about = {"trial": trial, "run": version.run, "committed_at": version.committed_at}
-    return {"test": asdict(test), "test_accuracy": test.value, **about}
+    return {"test": {**vars(test)}, "test_accuracy": test.value, **about}
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, check_part, require_size
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
 LEFTOVER_AGE_SECONDS = 86_400
@@ -39,7 +39,7 @@ class LocalObjects:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._durable: set[Path] = set()  # folders that this process has created or found, and synced
+        self._durable: set[str] = set()  # folders that this process has created or found, and synced; "": the root
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         with self._store_errors(name):
@@ -52,8 +52,8 @@ class LocalObjects:
                 os.close(descriptor)
                 raise IntegrityError(f"{self._path(name)}: expected a regular file, got something else; remove it")
             with os.fdopen(descriptor, "rb") as file:
-                require_size(self.where(name), status.st_size, limit)
-                return file.read(limit)
+                require_size(f"{self._root}/{name}", status.st_size, limit)
+                return file.read(status.st_size)  # not `limit`, for which Python would allocate memory
 
     def exists(self, name: str) -> bool:
         with self._store_errors(name):
@@ -187,8 +187,8 @@ class LocalObjects:
     @contextlib.contextmanager
     def _parent(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """Provide a descriptor of the folder of an object, and the last part of its name."""
-        check_name(name)
-        parent, _, last = name.rpartition("/")
+        parent, separator, last = name.rpartition("/")
+        check_name(last if parent else separator + last)  # `_folder` checks the others
         with self._folder(parent, make=make) as folder:
             yield folder, last
 
@@ -200,18 +200,19 @@ class LocalObjects:
             make: whether to create it and its parents. Existing ones are synced, too, since their creator may have died
                 before it synced them.
         """
-        path = self._root
+        if name:
+            check_name(name)
+        path = ""
         if make and path not in self._durable:
-            path.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(parents=True, exist_ok=True)
             # The parent of the root may be unreadable.
-            with contextlib.suppress(PermissionError), _closing(os.open(path.parent, FOLDER)) as parent:
+            with contextlib.suppress(PermissionError), _closing(os.open(self._root.parent, FOLDER)) as parent:
                 os.fsync(parent)
             self._durable.add(path)
-        folder = os.open(path, FOLDER)
+        folder = os.open(self._root, FOLDER)
         try:
             for part in name.split("/") if name else ():
-                check_part("name of an object", part)
-                path /= part
+                path = f"{path}/{part}"
                 if make and path not in self._durable:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, dir_fd=folder)
@@ -221,8 +222,8 @@ class LocalObjects:
                     inner = os.open(part, INSIDE, dir_fd=folder)
                 except NotADirectoryError as error:
                     raise IntegrityError(
-                        f"{path}: expected a folder, got a link or a file; {LINKS}: put the folder itself there, or"
-                        " mount it there"
+                        f"{self._root}{path}: expected a folder, got a link or a file; {LINKS}: put the folder itself"
+                        " there, or mount it there"
                     ) from error
                 os.close(folder)
                 folder = inner
@@ -262,10 +263,10 @@ class LocalObjects:
     @contextlib.contextmanager
     def _store_errors(self, name: str, needed: int = 0) -> Iterator[None]:
         """Turn an OSError into a StoreError; `needed`: the number of bytes to write."""
-        path = self._root / name
         try:
             yield
         except OSError as error:
+            path = self._root / name
             reason = error.strerror or type(error).__name__  # str(error) would name a temporary file
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 disk = next(folder for folder in (self._root, *self._root.parents) if folder.exists())

@@ -10,6 +10,7 @@ versions, and `garbage_collection` deletes them.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
@@ -75,7 +76,7 @@ class Version:
     def name(self) -> str:
         return f"{self.model}@{self.number}"
 
-    @property
+    @cached_property
     def facts(self) -> About:
         """What a listing shows. Raises IntegrityError if the record has something else in its place."""
         about = convert(self.about, About, f"{self.name}: its record", "$.about")

@@ -1,6 +1,8 @@
 """What every kind of storage has to do, and which names it refuses."""
 
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.objects.protocol import Objects, check_name
+from mnist_lib.objects.protocol import MAX_CONCURRENT_REQUESTS, Objects, check_name, concurrently
 from mnist_lib.objects.storage import open_storage
 
 
@@ -99,3 +101,22 @@ def test_an_object_that_exceeds_the_size_limit_of_a_read_is_refused(objects: Obj
     with pytest.raises(IntegrityError, match=r"x: expected at most 4 bytes, got 5; restore it from a copy$"):
         objects.read("x", 4)
     assert not objects.create("x", b"1")
+
+
+def test_slow_requests_run_at_once_fast_ones_one_after_the_other_and_all_in_order() -> None:
+    used: list[str] = []
+
+    def request(item: int, seconds: float) -> int:
+        time.sleep(seconds)
+        used.append(threading.current_thread().name)
+        return item
+
+    items = range(3 * MAX_CONCURRENT_REQUESTS)
+    begin = time.monotonic()
+    assert list(concurrently(lambda item: request(item, 0.05), items)) == list(items)
+    assert time.monotonic() - begin < 0.05 * len(items) / 2
+    assert threading.current_thread().name not in used
+    used.clear()
+    assert list(concurrently(lambda item: request(item, 0), items)) == list(items)
+    assert threading.current_thread().name in used
+    assert list(concurrently(abs, [])) == []
