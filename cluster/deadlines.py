@@ -35,6 +35,8 @@ class Limits:
 
 # Connections
 CONNECT_SECONDS = 4.0  # until the head or the job server has answered one request
+KILL_SECONDS = 2.0  # for the kills of unfinished attempts at the end of a run, before the driver leaves the cluster
+DRIVER_CHECK_SECONDS = 5.0  # between two requests of a lane whether its driver is still there
 LOST_SHUTDOWN_SECONDS = 5.0  # for Ray's shutdown after the cluster was lost, which would take a minute
 JOB_ANSWER_SECONDS = 60.0  # between two parts of an answer from the job server
 JOB_AGENT_SECONDS = 30.0  # until the head's agent, which runs the jobs and starts after the job server, is ready

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray._raylet
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 from ray._private.authentication import authentication_token_setup
 from ray._private.grpc_utils import init_grpc_channel
@@ -119,6 +119,20 @@ def free_resources() -> dict[str, dict[str, float]]:
     """Return what is free on each live node of the connected cluster, by node id and resource."""
     free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
     return free
+
+
+def job_has_ended(job: str, seconds: float) -> bool:
+    """Return whether the driver of a job has left the connected cluster; False if the head does not answer in time."""
+    with contextlib.suppress(Exception):
+        client: Any = worker.global_worker
+        jobs = client.gcs_client.get_all_job_info(
+            job_or_submission_id=job,
+            skip_submission_job_info_field=True,
+            skip_is_running_tasks_field=True,
+            timeout=seconds,
+        )
+        return any(found.is_dead for found in jobs.values())
+    return False
 
 
 def dashboard_address() -> str | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.deadlines import MAX_FAILED_STARTS, TICK_SECONDS, Clock, Limits, RunningTime, Wait, back_off
+from cluster.deadlines import KILL_SECONDS, MAX_FAILED_STARTS, TICK_SECONDS, Clock, Limits, RunningTime, Wait, back_off
 from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt, State
 from cluster.lanes.item_queue import ItemQueue
@@ -74,10 +74,12 @@ class FanOut:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for lane in self._attempts:
-            self._cluster.kill(lane, None)
+        for attempt in self._attempts.values():
+            # A lane without an item ends by itself. Ray may fail to end the others once the driver has left.
+            self._cluster.kill(attempt.lane, attempt.worker if attempt.item else None)
         for _, attempt in self._abandoned:
             self._cluster.kill(attempt.lane, attempt.worker)
+        self._cluster.finish_kills(KILL_SECONDS)
 
     def submit(self, items: Sequence[Any]) -> None:
         """Add items to the end of the queue, and start lanes for them."""

@@ -9,7 +9,9 @@ import contextlib
 import itertools
 import os
 import re
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cluster.connection.address import HeadWatch
-from cluster.connection.ray_private import ALIVE, MAX_UNREAD_OPTION, WORKER_TITLE
-from cluster.deadlines import MAX_POLL_SECONDS, Limits
+from cluster.connection.ray_private import ALIVE, MAX_UNREAD_OPTION, WORKER_TITLE, job_has_ended
+from cluster.deadlines import CONNECT_SECONDS, DRIVER_CHECK_SECONDS, MAX_POLL_SECONDS, Limits
 from cluster.errors import first_line
 from cluster.lanes.mailbox import Assignments, Mailbox
 from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
@@ -59,6 +61,7 @@ class RayLanes:
         )(_process_then_events)
         self._mailbox = Mailbox(self._head)
         self._unfinished_kills: list[tuple[_RayLane, WorkerProcess | None]] = []
+        self._kill_tasks: list[Any] = []
 
     def start(self) -> _RayLane:
         strategy: Any = "DEFAULT"
@@ -114,6 +117,11 @@ class RayLanes:
         self._unfinished_kills.append((lane, worker))
         self._finish_kills()
 
+    def finish_kills(self, seconds: float) -> None:
+        self._finish_kills()
+        if self._kill_tasks and self.answers():
+            ray.wait(self._kill_tasks, num_returns=len(self._kill_tasks), timeout=seconds, fetch_local=False)
+
     def release(self, lane: _RayLane) -> None:
         self._unfinished_kills.append((lane, None))
         self._finish_kills()
@@ -129,8 +137,8 @@ class RayLanes:
             if lane.group is not None:  # this also kills what still runs on its nodes
                 remove_placement_group(lane.group)
                 lane.group = None
-            if worker:
-                _kill(worker)
+            if worker and not (worker.host == socket.gethostname() and _kill_worker(worker)):
+                self._kill_tasks.append(_start_kill(worker))
 
     def lost_nodes(self) -> frozenset[str]:
         return self._head.dead_nodes
@@ -192,14 +200,15 @@ def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes
     return Death(kind=Kind.KILLED, details=f"{where} ({type(error).__name__}: {first_line(error)})".strip())
 
 
-def _kill(worker: WorkerProcess) -> None:
+def _start_kill(worker: WorkerProcess) -> Any:
     """Kill the process by a task on its node. ray.cancel would ask the process, which may be stopped, to end itself."""
     on_node = NodeAffinitySchedulingStrategy(worker.node, soft=False)
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_kill_worker)
-    task.options(scheduling_strategy=on_node).remote(worker)
+    return task.options(scheduling_strategy=on_node).remote(worker)
 
 
-def _kill_worker(worker: WorkerProcess) -> None:
+def _kill_worker(worker: WorkerProcess) -> bool:
+    """Kill the process, and return True, if it runs on this machine; the host's name alone may be that of several."""
     import psutil  # bundled with Ray
 
     with contextlib.suppress(psutil.Error):
@@ -207,6 +216,18 @@ def _kill_worker(worker: WorkerProcess) -> None:
         # By now, the pid may belong to another process. Creation times read by two processes may differ by 1 s.
         if abs(process.create_time() - worker.started_at) < 2 and WORKER_TITLE in " ".join(process.cmdline()):
             process.kill()
+            return True
+    return False
+
+
+def _end_with_driver(job: str) -> None:
+    """Kill this process once the driver of its job has left the cluster.
+
+    Ray does so, too, but has left processes behind whose task was being cancelled when a busy machine's driver left.
+    """
+    while not job_has_ended(job, CONNECT_SECONDS):
+        time.sleep(DRIVER_CHECK_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Sent]:
@@ -218,5 +239,7 @@ def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any
         pid=os.getpid(),
         started_at=psutil.Process().create_time(),
     )
+    job = ray.get_runtime_context().get_job_id()
+    threading.Thread(target=_end_with_driver, args=[job], name="end with driver", daemon=True).start()
     for event in itertools.chain([process], function(*arguments)):
         yield Sent(event, time.monotonic())

@@ -100,7 +100,7 @@ Lane = Any  # hashable; its type depends on the cluster
 
 
 class Cluster(Protocol):
-    """Lanes on a cluster. No method waits, except `wait`."""
+    """Lanes on a cluster. No method waits, except `wait` and `finish_kills`."""
 
     def start(self) -> Lane:
         """Ask for a lane. It begins when its resources are free, and its first event is its `WorkerProcess`."""
@@ -136,6 +136,10 @@ class Cluster(Protocol):
         Args:
             worker: the lane's process, to kill it even if it is suspended.
         """
+        ...
+
+    def finish_kills(self, seconds: float) -> None:
+        """Wait until the processes that `kill` was given are dead, for at most that long."""
         ...
 
     def release(self, lane: Lane) -> None:

@@ -1,14 +1,17 @@
 """Fixtures for tests that disturb runs: the result of an undisturbed run, and a check that no process is left."""
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 
 from tests.support.clusters import wait_until
-from tests.support.job import hashes, options_for, processes_of, tasks_of_clusters, train
+from tests.support.job import describe, hashes, options_for, processes_of, tasks_of_clusters, train
 from tests.support.schedule import Schedule
 
 
@@ -49,8 +52,21 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """
     yield
     wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 75)
-    wait_until(lambda: not tasks_of_clusters(), f"tasks still run: {tasks_of_clusters()}", 30)
+    _require_no_tasks(seconds=30)
     assert not list(tmp_path.rglob(".*.????????????????????????????????"))
+
+
+def _require_no_tasks(seconds: float) -> None:
+    """Fail if a task still runs after that time, and kill it, since it would let all following tests fail as well."""
+    deadline = time.monotonic() + seconds
+    while left := tasks_of_clusters():
+        if time.monotonic() > deadline:
+            described = "; ".join(map(describe, left))
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            pytest.fail(f"tasks still run, and were killed: {described}")
+        time.sleep(0.1)
 
 
 @pytest.fixture

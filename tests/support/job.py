@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import termios
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +98,31 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
-def tasks_of_clusters() -> list[str]:
-    """Return the titles of the workers that run a task or an actor in a cluster that this process has started."""
-    titles = []
+def tasks_of_clusters() -> list[psutil.Process]:
+    """Return the workers that run a task or an actor in a cluster that this process has started."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             title = " ".join(process.cmdline()[:1])
             if title.startswith("ray::") and title != "ray::IDLE" and not title.endswith("Agent"):
-                titles.append(title)
-    return titles
+                found.append(process)
+    return found
+
+
+def describe(process: psutil.Process) -> str:
+    """Return what a process is and what it waits for: title, state, age, parent, and each thread in the kernel."""
+    folder = Path(f"/proc/{process.pid}")
+    try:
+        status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
+        facts = {name: status[name].strip() for name in ("State", "PPid", "Threads", "SigPnd", "ShdPnd", "SigCgt")}
+        waits = Counter(
+            f"{(task / 'comm').read_text().strip()} in {(task / 'wchan').read_text() or '?'}"
+            for task in (folder / "task").iterdir()
+        )
+        title, age = " ".join(process.cmdline()[:1]), time.time() - process.create_time()
+        return f"{title} (pid {process.pid}, {age:.0f} s old, {facts}, threads {dict(waits)})"
+    except (psutil.Error, OSError) as error:  # it has just ended
+        return f"pid {process.pid} ({error})"
 
 
 def history_of(run: Path) -> list[dict[str, Any]]:

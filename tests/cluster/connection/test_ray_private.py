@@ -198,3 +198,11 @@ def test_free_resources_of_all_nodes_are_read_and_a_worker_has_the_expected_titl
     assert all("CPU" in resources for resources in free.values())
     task: Any = ray.remote(num_cpus=0)(own_command)
     assert any(ray_private.WORKER_TITLE in word for word in ray.get(task.remote()))
+
+
+@pytest.mark.slow
+def test_a_job_that_runs_or_is_unknown_has_not_ended(ray_address: str) -> None:
+    client: Any = ray._private.worker.global_worker
+    assert ray.get_runtime_context().get_job_id() in {job.hex() for job in client.gcs_client.get_all_job_info()}
+    assert not ray_private.job_has_ended(ray.get_runtime_context().get_job_id(), 4.0)
+    assert not ray_private.job_has_ended("ff000000", 4.0)

@@ -191,6 +191,9 @@ class SimulatedCluster:
         self._leave(lane)
         self._end(lane)
 
+    def finish_kills(self, seconds: float) -> None:
+        pass
+
     def release(self, lane: SimulatedLane) -> None:
         pass
 
