@@ -12,7 +12,7 @@ from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import champions
 from mnist_lib.store.datasets import collect_states
-from mnist_lib.store.garbage_collection import collect
+from mnist_lib.store.garbage_collection import ABANDONED_AFTER, collect
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.runs import INDEX
 from mnist_lib.store.versions import model_names
@@ -76,10 +76,12 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
         "swept": f"{would}deleted: leftovers of a crashed run",
         "completed": f"{would}committed: its run crashed just before the commit",
         "damaged": "not changed: its record cannot be read",
+        "pending": f"not changed: a run began to store it less than {ABANDONED_AFTER.days * 24} hours ago",
     }
     lines = []
     for collected in found.values():
         lines += [f"{name} {text}" for field, text in texts.items() for name in getattr(collected, field)]
+        lines += [f"{name} {would}kept: {reason}" for name, reason in collected.reasons.items()]
     kept = sum(len(collected.kept) for collected in found.values())
     lines += [f"{name} {would}deleted: no run or version refers to this state of a dataset" for name in states]
     lines.append(f"{counted(kept, 'version')} {would}kept.")

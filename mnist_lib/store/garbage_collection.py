@@ -5,7 +5,7 @@ becomes "deleting", so that the version no longer exists; its files are deleted;
 is never deleted, so that its number is not used again and its run does not publish another version.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +21,8 @@ from mnist_lib.store.versions import Version, commit_record, find_all, parse_ver
 # A publisher stores its files within seconds. After a day it counts as dead; if it is alive, it can no longer commit.
 ABANDONED_AFTER = timedelta(days=1)
 
+FORMER = "a former champion, to which a rollback can return"
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -28,6 +30,8 @@ class Collected:
 
     deleted: Sequence[str]
     kept: Sequence[str]
+    reasons: Mapping[str, str]  # why each of these is kept
+    pending: Sequence[str]  # not committed, but the run that claimed the number may still be alive
     completed: Sequence[str]  # committed for a publisher that died just before its commit
     swept: Sequence[str]  # never committed; the files that a dead publisher left are deleted
     damaged: Sequence[str]  # not changed, because their record or claim cannot be read
@@ -44,22 +48,31 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     needed.numbers()  # raises before anything is changed
     committed = dict(find_all(objects, model, deleted=True))
     unfinished = sorted({*claims(objects, model).numbers()} - committed.keys())
-    completed, swept, damaged = _finish(objects, model, unfinished, dry_run=dry_run)
+    completed, swept, damaged, pending = _finish(objects, model, unfinished, dry_run=dry_run)
     damaged += [f"{model}@{number}" for number, version in committed.items() if isinstance(version, IntegrityError)]
     versions = [version for version in committed.values() if isinstance(version, Version)]
     whole = [version for version in versions if version.state == "whole"]
-    stays = needed.numbers() | {version.number for version in whole[-keep:]}
-    deleted = [version.name for version in whole if version.number not in stays]
-    kept = [version.name for version in whole if version.number in stays]
+    newest = "the newest version" if keep == 1 else f"one of the {keep:,} newest versions"
+    reasons = {version.number: newest for version in whole[-keep:]} | needed.numbers()
     if not dry_run:
         objects.delete_leftovers(f"models/{model}")
-        for version in versions:
-            if version.state == "deleting":
-                _delete(objects, version)
-            elif version.name in deleted and not _delete_unless_needed(objects, version, needed):
-                deleted.remove(version.name)
-                kept.append(version.name)
-    return Collected(deleted, kept, completed, swept, damaged)
+    for version in versions:
+        if version.state == "deleting" and not dry_run:
+            _delete(objects, version)
+        elif version.state == "whole" and version.number not in reasons:
+            reason = _delete_unless_needed(objects, version, needed, dry_run=dry_run)
+            if reason:
+                reasons[version.number] = reason
+    kept = [version for version in whole if version.number in reasons]
+    return Collected(
+        deleted=[version.name for version in whole if version.number not in reasons],
+        kept=[version.name for version in kept],
+        reasons={version.name: reasons[version.number] for version in kept},
+        pending=pending,
+        completed=completed,
+        swept=swept,
+        damaged=damaged,
+    )
 
 
 class _NeededVersions:
@@ -67,32 +80,36 @@ class _NeededVersions:
 
     def __init__(self, objects: Objects, model: str, keep: int) -> None:
         self._objects, self._model, self._keep = objects, model, keep
-        self._last, self._numbers = -1, set[int]()
+        self._last, self._numbers = -1, dict[int, str]()
 
-    def numbers(self) -> set[int]:
+    def numbers(self) -> dict[int, str]:
+        """Return why each of these versions is needed, by number."""
         last = number_of_champions(self._objects, self._model)
         if last != self._last:
             log = history(self._objects, self._model)
             if log and isinstance(log[-1], IntegrityError):
                 raise IntegrityError(f"{log[-1]}; the champion is unknown: roll back first")
-            self._last, self._numbers = last, {*rollback_line(log)[-self._keep - 1 :]}
+            line = rollback_line(log)[-self._keep - 1 :]
+            self._last, self._numbers = last, dict.fromkeys(line, FORMER) | dict.fromkeys(line[-1:], "the champion")
         return self._numbers
 
 
-def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVersions) -> bool:
-    """Delete a version, unless it is held or is needed by now; return whether it was deleted."""
+def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVersions, *, dry_run: bool) -> str:
+    """Delete a version, and return "", unless it is held or is needed by now: then return why it is kept."""
     state = read_hold_state(objects, version.model, version.number)
     if state.held or version.number in needed.numbers():
-        return False
+        return needed.numbers().get(version.number) or state.text
+    if dry_run:
+        return ""
     failpoint("gc.before_condemn")
     if not condemn(objects, version.model, version.number, state):
-        return False
+        return "a promotion has just begun to compare it"
     if version.number in needed.numbers():  # it was promoted, and its hold only seemed expired because clocks differ
-        return False
+        return needed.numbers()[version.number]
     failpoint("gc.before_record")
     replace_state(objects, version, "deleting")
     _delete(objects, version)
-    return True
+    return ""
 
 
 def _delete(objects: Objects, version: Version) -> None:
@@ -104,9 +121,12 @@ def _delete(objects: Objects, version: Version) -> None:
 
 def _finish(
     objects: Objects, model: str, unfinished: Sequence[int], *, dry_run: bool
-) -> tuple[list[str], list[str], list[str]]:
-    """Commit or delete versions that are claimed but not committed; return the names completed, swept and damaged."""
-    completed, swept, damaged = [], [], []
+) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Commit or delete versions that are claimed but not committed.
+
+    Returns the names of those completed, swept, damaged, and pending.
+    """
+    completed, swept, damaged, pending = [], [], [], []
     for number in unfinished:
         name, folder = f"{model}@{number}", version_folder(model, number)
         try:
@@ -116,7 +136,8 @@ def _finish(
             damaged.append(name)
             continue
         if decided is None or record is None:
-            continue  # its publisher may still be alive
+            pending.append(name)
+            continue
         if decided.number == number and decided.state == "whole":
             completed.append(name)
             if not dry_run:
@@ -126,7 +147,7 @@ def _finish(
                 swept.append(name)
             if not dry_run:
                 objects.delete_below(folder)
-    return completed, swept, damaged
+    return completed, swept, damaged, pending
 
 
 def _run_record(objects: Objects, model: str, number: int, *, dry_run: bool) -> bytes | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from mnist_lib.clock import moment_of, now_text
+from mnist_lib.clock import moment_of, now_text, text_of
 from mnist_lib.documents import Moment
 from mnist_lib.errors import ConflictError, IntegrityError
 from mnist_lib.objects.protocol import Objects
@@ -33,6 +33,7 @@ class HoldState:
     last: int  # number of its newest record
     held: bool
     condemned: bool
+    text: str = ""  # why it is held
 
 
 def hold(objects: Objects, model: str, version: int) -> None:
@@ -59,9 +60,11 @@ def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
     try:
         record = log.read(last, Hold)
     except IntegrityError:
-        return HoldState(last, held=True, condemned=False)
-    fresh = datetime.now(UTC) - moment_of(record.at) < HOLD_DURATION
-    return HoldState(last, held=record.kind == "hold" and fresh, condemned=record.kind == "condemn")
+        return HoldState(last, held=True, condemned=False, text="its log of holds is damaged")
+    until = moment_of(record.at) + HOLD_DURATION
+    held = record.kind == "hold" and datetime.now(UTC) < until
+    text = f"held until {text_of(until)}, since a run or a promotion has just compared it"
+    return HoldState(last, held=held, condemned=record.kind == "condemn", text=text)
 
 
 def _append(objects: Objects, model: str, version: int, state: HoldState, kind: str) -> bool:

@@ -212,9 +212,13 @@ def test_a_copy_of_a_version_folder_can_be_verified(
 @pytest.mark.usefixtures("storage")
 def test_gc_deletes_old_versions_and_with_dry_run_only_lists_them(command: Callable[..., Output]) -> None:
     assert command("gc", "--keep", "1", "--dry-run").out == (
-        "keras@1 would be deleted: old version\nkeras@2 would be deleted: old version\n1 version would be kept.\n"
+        "keras@1 would be deleted: old version\nkeras@2 would be deleted: old version\n"
+        "keras@3 would be kept: the newest version\n1 version would be kept.\n"
     )
-    assert command("gc", "keras", "--keep", "2").out == "keras@1 deleted: old version\n2 versions kept.\n"
+    assert command("gc", "keras", "--keep", "2").out == (
+        "keras@1 deleted: old version\nkeras@2 kept: one of the 2 newest versions\n"
+        "keras@3 kept: one of the 2 newest versions\n2 versions kept.\n"
+    )
     assert [row["number"] for row in json.loads(command("list", "--json").out)] == [2, 3]
     assert json.loads(command("gc", "--keep", "2", "--json").out)["keras"]["kept"] == ["keras@2", "keras@3"]
 

@@ -51,6 +51,22 @@ def test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets(
     assert rollback(objects, "keras").version == 2
 
 
+def test_gc_says_why_it_keeps_a_version_and_a_dry_run_says_the_same(objects: Objects) -> None:
+    five(objects)
+    promote(objects, published(objects, 10), Rule())  # it is worse, but held for an hour since it was compared
+    published(objects, 198)
+    would = collect(objects, "keras", 1, dry_run=True)
+    assert collect(objects, "keras", 1) == would
+    assert list(would.deleted) == ["keras@1", "keras@3", "keras@5"]
+    assert list(would.kept) == list(would.reasons) == ["keras@2", "keras@4", "keras@6", "keras@7"]
+    reasons = [reason.partition(" 20")[0] for reason in would.reasons.values()]
+    assert reasons == [garbage_collection.FORMER, "the champion", "held until", "the newest version"]
+    (log,) = objects.names("models/keras/holds/00000006")
+    objects.replace(log, b"damaged")
+    published(objects, 197)
+    assert collect(objects, "keras", 1, dry_run=True).reasons["keras@6"] == "its log of holds is damaged"
+
+
 def test_gc_deletes_files_and_keeps_the_record_so_that_the_number_is_not_reused(objects: Objects) -> None:
     first, *_ = five(objects)
     collect(objects, "keras", 1)
@@ -102,7 +118,7 @@ def test_p10_a_run_silent_for_a_day_loses_its_files_to_gc_and_cannot_publish(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at("publish.before_run", objects, monkeypatch)
-    assert collect(objects, "keras", 1) == garbage_collection.Collected([], [], [], [], [])  # its run may be alive
+    assert collect(objects, "keras", 1).pending == ["keras@1"]  # its run may be alive
     monkeypatch.setattr(garbage_collection, "ABANDONED_AFTER", timedelta(0))
     assert collect(objects, "keras", 1, dry_run=True).swept == ["keras@1"]
     assert list(objects.names(version_folder("keras", 1)))
