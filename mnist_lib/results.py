@@ -228,11 +228,14 @@ def _student_t_cdf(t: float, degrees: int) -> float:
 class Tally:
     """The results of a model's trials. `chosen` is the one to store: the best on validation, in a tie the lowest seed.
 
-    It is never chosen by test accuracy, since the reported test accuracy would then be too high.
+    It is never chosen by test accuracy, since the reported test accuracy would then be too high. Results that an
+    earlier process has stored may lack their model, because another trial was better; if that one is lost, the best of
+    those with a model is chosen.
     """
 
     def __init__(self, first: TrialResult) -> None:
         self.chosen = first
+        self._best = (_preference(first), first.trial)
         self._accuracies = [first.test.value]
         # [test images, classes]; votes are the number of trials that predict a class.
         self.sum_of_probabilities: NDArray[np.float64] = first.probabilities.astype("float64")
@@ -242,8 +245,14 @@ class Tally:
         self._accuracies.append(result.test.value)
         self.sum_of_probabilities += result.probabilities
         self.votes += _votes(result.probabilities)
-        if _preference(result) > _preference(self.chosen):
+        self._best = max(self._best, (_preference(result), result.trial))
+        if (bool(result.files), _preference(result)) > (bool(self.chosen.files), _preference(self.chosen)):
             self.chosen = result
+
+    @property
+    def best_trial(self) -> str:
+        """The trial that is the best on validation, whether or not its model is there."""
+        return self._best[1]
 
     @property
     def statistics(self) -> SeedStatistics:

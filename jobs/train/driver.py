@@ -32,14 +32,14 @@ from mnist_lib.errors import IntegrityError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
-from mnist_lib.results import TrialResult
+from mnist_lib.results import Tally, TrialResult
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.champions import champion, promote
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.datasets import record_last_run, store_state
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.store.resumption import delete_trial_state
+from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
@@ -138,6 +138,8 @@ def store_run(
         the summary.
     """
     shown = not options.quiet
+    for tally in recorder.tallies.values():
+        _require_model(folder, tally)
     with step("storing the models", shown=shown):
         tallies = sorted(recorder.tallies.items())
         stored = {model: _store(folder, tally.chosen, facts, options.rule(), code) for model, tally in tallies}
@@ -209,6 +211,19 @@ def _require_all(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{trial}{more}: {error['message']}; nothing is stored yet; the same command trains what is missing",
             error["code"],
         )
+
+
+def _require_model(folder: RunFolder, tally: Tally) -> None:
+    """Raise IntegrityError if no result of a model has its files. Warn if only that of a better trial has none."""
+    best, chosen = tally.best_trial, tally.chosen
+    if not chosen.files:
+        forget_result(folder, best)
+        raise IntegrityError(
+            f"{best}: expected the files of its model, got none, since a better trial was lost; nothing is stored yet;"
+            f" the same command trains {best} again"
+        )
+    if chosen.trial != best:
+        log.warning("%s: its model is lost with a better trial's result; storing %s instead", best, chosen.trial)
 
 
 def _plan(options: TrainOptions, trials: int) -> LanePlan:

@@ -20,6 +20,7 @@ from mnist_lib.documents import Moment, Name
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, check_part, failpoint, require_size
 from mnist_lib.objects.records import RecordLog
+from mnist_lib.store.contents import WEIGHTS_FILES
 from mnist_lib.store.versions import (
     RECORD_COPY,
     StoredFile,
@@ -50,12 +51,17 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
         SpecError: the name of the model, the run or a file is invalid.
         StoreError: the storage fails; no version was added.
         ConflictError: `gc` has abandoned the run, or deleted its version.
-        IntegrityError: what this run published before is damaged.
+        IntegrityError: there is no file with weights, or what this run published before is damaged.
     """
     check_part("model", model)
     check_part("run", run, MAX_RUN_NAME_LENGTH)
     for name in files:
         check_name(name)
+    if files.keys().isdisjoint(WEIGHTS_FILES):
+        got = ", ".join(sorted(files)) or "none"
+        raise IntegrityError(
+            f"{model}, run {run}: expected a file {' or '.join(WEIGHTS_FILES)}, got {got}; train again"
+        )
     decided = objects.read(run_record(model, run))
     if decided is None:
         number = _claim(objects, model, run)

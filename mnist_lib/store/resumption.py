@@ -99,6 +99,11 @@ def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] |
         return None
 
 
+def forget_result(folder: RunFolder, trial: str) -> None:
+    """Delete the stored result of a trial, so that the next process of the run trains it again."""
+    folder.delete(f"trials/{trial}/ended.json")
+
+
 def store_checkpoint(folder: RunFolder, trial: str, epoch: int, content: bytes) -> None:
     """Store a checkpoint, and delete all but the newest two."""
     sha256 = hashlib.sha256(content).hexdigest()

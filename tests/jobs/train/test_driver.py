@@ -1,6 +1,7 @@
 """A whole run on a simulated cluster: at any operation, the storage fails or another driver takes over."""
 
 import contextlib
+import copy
 import functools
 from dataclasses import asdict
 from typing import Any
@@ -15,13 +16,16 @@ from jobs.train.driver import StoredData, Times, fan_out_of, store_run
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.errors import ConflictError, StoreError
+from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.lease import FencedObjects, LeaseTerm
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
+from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.opening import open_run
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import find
+from tests.support.results import trial_result
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
@@ -93,6 +97,66 @@ def test_f6_s1_s2_an_error_or_kill_at_any_operation_of_a_run_changes_no_result(
         if faulty.operations < at:  # the run ended before the fault
             break
     assert 40 < at < MAX_OPERATIONS - 1
+
+
+KERAS = trial_grid(["keras"], range(3), dataset="mnist-mini", epochs=2)
+
+
+def recorded(objects: Objects, events: list[Any], *, resumed: bool) -> tuple[RunFolder, Recorder]:
+    folder = RunFolder(objects, "r", resumed=resumed)
+    with Recorder(folder, KERAS, SimulatedWrites(VirtualClock(), seconds=0.0)) as recorder:
+        for event in events:
+            recorder.record(event, lambda _: 1)
+    return folder, recorder
+
+
+def stored_trial(folder: RunFolder, recorder: Recorder) -> str:
+    """Store the models of a run, and return the trial whose model was stored."""
+    summary = store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0), no_dataset)
+    version = find(folder.objects, "keras", summary["models"]["keras"]["version"])
+    assert version is not None
+    assert "weights.npz" in version.files
+    assert version.about["trial"] == summary["models"]["keras"]["best_trial"]
+    return str(version.about["trial"])
+
+
+def ended(seed: int, validation: int) -> TrialResult:
+    return trial_result(
+        KERAS[seed],
+        test=Accuracy(2, 4),
+        validation=Accuracy(validation, 10),
+        history=(),
+        probabilities=PROBABILITIES,
+        files={"weights.npz": bytes([seed])},
+    )
+
+
+def failed(seed: int) -> TrialFailure:
+    return TrialFailure(trial=KERAS[seed].id, code="E-NAN", message="the loss is not a number")
+
+
+def test_without_the_best_model_the_next_best_is_stored_and_without_any_the_run_trains_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    objects = MemoryObjects()
+    recorded(objects, [ended(0, 5), ended(1, 9), ended(2, 7)], resumed=False)  # the model of trial 2 is not stored
+    objects.replace("runs/r/trials/keras-s1/ended.json", b"damaged")
+    before = copy.deepcopy(objects)
+    folder, recorder = recorded(objects, [failed(1)], resumed=True)
+    with caplog.at_level("WARNING", logger="jobs.train"):
+        assert stored_trial(folder, recorder) == "keras-s0"
+    assert "keras-s2: its model is lost with a better trial's result; storing keras-s0 instead" in caplog.text
+
+    before.replace("runs/r/trials/keras-s0/ended.json", b"damaged")
+    folder, recorder = recorded(before, [failed(0), failed(1)], resumed=True)
+    with pytest.raises(
+        IntegrityError, match=r"^keras-s2: expected the files of its model, got none, .* trains keras-s2 again$"
+    ):
+        stored_trial(folder, recorder)
+    assert find(before, "keras", 1) is None
+    assert not folder.is_complete
+    folder, recorder = recorded(before, [ended(2, 7), failed(0), failed(1)], resumed=True)
+    assert stored_trial(folder, recorder) == "keras-s2"
 
 
 def take_lease(objects: Objects, number: int, clock: VirtualClock, through: Objects | None = None) -> FencedObjects:

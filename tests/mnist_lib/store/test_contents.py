@@ -78,5 +78,5 @@ def test_predictions_for_different_labels_are_not_compared(objects: LocalObjects
 def test_a_version_tested_on_no_images_is_not_promoted(objects: LocalObjects) -> None:
     nothing = npz(probabilities=GOOD["probabilities"][:0], predictions=LABELS[:0], labels=LABELS[:0])
     empty = {**about(), "dataset": {**about()["dataset"], "test": 0}}
-    version = publish(objects, "scratch", "r", {"predictions.npz": nothing}, empty)
+    version = publish(objects, "scratch", "r", {"predictions.npz": nothing, "model.keras": b""}, empty)
     assert not promote(objects, version, Rule()).promote

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lib.errors import SpecError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import find, read_file, version_folder
@@ -42,11 +42,17 @@ def test_a_run_publishes_each_model_once(objects: LocalObjects) -> None:
 
 def test_p3_concurrent_attempts_of_one_run_publish_one_version(objects: LocalObjects) -> None:
     with ThreadPoolExecutor(8) as pool:
-        published = list(pool.map(lambda n: publish(objects, "keras", "r", {"n": bytes([n])}, {}), range(8)))
+        published = list(pool.map(lambda n: publish(objects, "keras", "r", {"model.keras": bytes([n])}, {}), range(8)))
     assert len({version.number for version in published}) == 1
     assert all_verified(objects) == [published[0].number]
     folders = {name.split("/")[3] for name in objects.names("models/keras/versions")}
     assert folders == {str(published[0].number)}
+
+
+def test_a_version_without_a_file_of_weights_is_refused_and_takes_no_number(objects: LocalObjects) -> None:
+    with pytest.raises(IntegrityError, match=r"expected a file model.keras or weights.npz, got manifest.json; train"):
+        publish(objects, "keras", "r", {"manifest.json": b"{}"}, {})
+    assert publish(objects, "keras", "r", FILES, {}).number == 1
 
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "", "a\0b", "x" * 300, "-x", "\uff41", ".."])

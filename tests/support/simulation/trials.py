@@ -63,7 +63,7 @@ def trial_script(given: Assignment, durations: Durations, node: str) -> Generato
         weights_sha256=weights,
         versions=VERSIONS,
         probabilities=PROBABILITIES,
-        files={"weights": weights.encode()},
+        files={"weights.npz": weights.encode()},
     )
 
 
