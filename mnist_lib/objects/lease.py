@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 LOCK_SECONDS = 15.0  # without a heartbeat before another process takes over a lock
 ENDED = b"{}"  # the heartbeat of a released lease; any other content, even damaged, is watched for changes
 SECONDS_BETWEEN_QUESTIONS = 1.0  # between two checks whether a lease is still held
+QUESTIONS_PER_BEAT = 4  # how often a thread asks whether a heartbeat is due, so that none is late
 BEATS_PER_LIFE = 3  # the holder gives up after two missed beats; others take over after three
 
 
@@ -111,6 +112,28 @@ class Lease:
         """Write a heartbeat even if it is late. Another process may hold the lease by now; see `FencedObjects`."""
         assert self.number is not None
         self._objects.replace(self._beat(self.number), self._new_beat())
+
+    @contextlib.contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renew the lease in a thread until the context ends, for work that makes no steps of its own.
+
+        Afterwards `number` is None, or `overdue()` is true, if that failed.
+        """
+        ended = threading.Event()
+
+        def renew() -> None:
+            with contextlib.suppress(LeaseLostError):
+                while not ended.wait(self.seconds_between_beats / QUESTIONS_PER_BEAT):
+                    with contextlib.suppress(StoreError):
+                        self.renew()
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def overdue(self) -> bool:
         """Return whether the last renewal is so long ago that another process may soon take over."""

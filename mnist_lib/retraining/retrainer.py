@@ -91,7 +91,7 @@ class Retrainer:
                 return last
             slot = self._clock.now().replace(microsecond=0)
             missed = self._timetable.count(last.due, slot) if last else 0
-            return self._start(number, last, Due(slot, missed), skip_unchanged=False)
+            return self._start(number, last, Due(slot, missed), on_request=True)
 
     def stop(self) -> None:
         """Stop the run in progress; the next process of this schedule resumes it."""
@@ -126,18 +126,27 @@ class Retrainer:
         if not self._lease.acquire():
             return self._busy()
         with self._lease_released_unless_running():
-            self._start(number, last, due, skip_unchanged=self._skip_unchanged)
+            self._start(number, last, due)
         return STEP_AGAIN
 
-    def _start(self, number: int, last: Entry | None, due: Due, *, skip_unchanged: bool) -> Entry | None:
-        """Start the run of a slot; return None if it needs none, or another process has appended an entry."""
+    def _start(self, number: int, last: Entry | None, due: Due, *, on_request: bool = False) -> Entry | None:
+        """Start the run of a slot; return None if it needs none, is too late, or another process acts on it.
+
+        Args:
+            on_request: start it now even if it is late, or if nothing has changed.
+        """
         entry = self._entry("started", due, last, run=self._run_of(due.slot), attempt=1)
         if self._work.has_run(entry.run):
             why = "its run took place before the clock was set back"
             self._settle(number, replace(entry, kind="skipped", why=why, run="", attempt=0))
             return None
-        fingerprint = self._work.fingerprint()
+        fingerprint = self._fingerprint()
         before = entry.last_done
+        too_late = "" if on_request else self._policy.why_too_late(due.slot, self._clock.now())
+        if too_late:
+            self._settle(number, replace(entry, kind="skipped", why=too_late, run="", attempt=0))
+            return None
+        skip_unchanged = self._skip_unchanged and not on_request
         if skip_unchanged and fingerprint is not None and before and fingerprint == before["fingerprint"]:
             why = f"data, configuration and code have not changed since run {before['run']}"
             self._settle(number, replace(entry, kind="unchanged", why=why, run="", attempt=0))
@@ -187,12 +196,21 @@ class Retrainer:
         """Start an attempt; return None if another process has appended an entry, or the lease may be lost."""
         at = text_of(self._clock.now())
         entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
-        if self._lease.number is None or not self._journal.append(number, entry) or self._lease.overdue():
+        if not self._may_act() or not self._journal.append(number, entry) or not self._may_act():
             return None
+        assert self._lease.number is not None
         last = entry.failures + 1 >= self._policy.max_attempts
         self._active = ActiveRun(number + 1, entry, self._work.start(entry.run, self._lease.number, last=last))
         log.info("slot %s: run %s, attempt %d", entry.slot, entry.run, entry.attempt)
         return entry
+
+    def _fingerprint(self) -> str | None:
+        with self._lease.renewed():  # to hash a large dataset may take longer than the lease lives
+            return self._work.fingerprint()
+
+    def _may_act(self) -> bool:
+        """Return whether the lease is held, and was renewed so recently that no other process can take it soon."""
+        return self._lease.number is not None and not self._lease.overdue()
 
     def _step_running(self, run: ActiveRun) -> Pause:
         try:
@@ -203,7 +221,7 @@ class Retrainer:
             if self._lease.overdue():
                 return self._kill_attempt(run, "the lease could not be renewed in time")
             raise
-        ended = run.poll(self._timetable, self._policy, self._work, self._clock.now())
+        ended = run.poll(self._timetable, self._policy, self._fingerprint, self._clock.now())
         if ended is None:
             return Pause("running", POLL_SECONDS)
         # If the entry cannot be appended, the run stays active and the lease held: the next step tries again.

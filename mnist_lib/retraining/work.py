@@ -1,7 +1,7 @@
 """The interface between the retrainer and the work of a slot, and the attempt that is in progress."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -65,14 +65,16 @@ class ActiveRun:
         self._result: AttemptResult | None = None
         self._newest_slot = moment_of(entry.at)  # the newest slot that came due during the run
 
-    def poll(self, timetable: Timetable, policy: Policy, work: Work, now: datetime) -> Entry | None:
+    def poll(
+        self, timetable: Timetable, policy: Policy, fingerprint: Callable[[], str | None], now: datetime
+    ) -> Entry | None:
         """Return the entry that ends the attempt; None while it is in progress.
 
         Call it again if the entry could not be appended to the journal: the result is the same.
         """
         self._result = self._result or self.attempt.poll()
         if self._result is not None:
-            return self._entry_of(self._result, policy, work, now)
+            return self._entry_of(self._result, policy, fingerprint, now)
         newest = timetable.latest(now)
         if newest > self._newest_slot:
             self._newest_slot = newest
@@ -85,12 +87,14 @@ class ActiveRun:
     def ended(self, kind: Kind, now: datetime, **fields: Any) -> Entry:
         return self.entry.followed_by(kind, now, self.entry.host, **fields)
 
-    def _entry_of(self, result: AttemptResult, policy: Policy, work: Work, now: datetime) -> Entry:
+    def _entry_of(
+        self, result: AttemptResult, policy: Policy, fingerprint: Callable[[], str | None], now: datetime
+    ) -> Entry:
         cause: dict[str, Any] = {"why": result.why, "exit_code": result.exit_code}
         if result.complete:
             # If the run downloaded or prepared the data, their fingerprint is known only now.
-            fingerprint = self.entry.fingerprint or work.fingerprint()
-            done = {"slot": self.entry.slot, "run": self.entry.run, "fingerprint": fingerprint}
+            known = self.entry.fingerprint or fingerprint()
+            done = {"slot": self.entry.slot, "run": self.entry.run, "fingerprint": known}
             return self.ended("done", now, results=result.results, data=result.data, last_done=done, **cause)
         failures = self.entry.failures + 1
         retry = (result.retry == "yes" or (result.retry == "once" and failures == 1)) and failures < policy.max_attempts

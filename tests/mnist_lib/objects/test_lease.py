@@ -1,10 +1,12 @@
 """A lease on each kind of storage: one holder at a time; a dead one is replaced, and its late writes are refused."""
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mnist_lib.clock import SystemClock
 from mnist_lib.errors import BusyError, ConflictError, SpecError
 from mnist_lib.objects.lease import (
     FencedObjects,
@@ -17,6 +19,7 @@ from mnist_lib.objects.lease import (
     newest_term,
 )
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.records import RecordLog
 from mnist_lib.objects.storage import open_storage
 
 TIME_TO_LIVE = 30.0
@@ -181,3 +184,27 @@ def test_a_holder_whose_heartbeat_is_damaged_is_replaced_after_its_time_to_live(
 def test_text_that_does_not_name_a_lease_is_refused(objects: Objects, text: str) -> None:
     with pytest.raises(SpecError, match="lease: "):
         fence(objects, text)
+
+
+def test_a_lease_is_renewed_during_work_that_takes_longer_than_it_lives(objects: Objects) -> None:
+    clock = SystemClock()
+    term = LeaseTerm("one", "here", "2026-01-01T00:00:00Z")
+    one, other = (Lease(objects, "lease", term, time_to_live=3.0, clock=clock) for _ in range(2))
+    assert one.acquire()
+    end = clock.monotonic() + 7.0
+    with one.renewed():
+        while clock.monotonic() < end:
+            assert not other.acquire()
+            time.sleep(0.1)
+    assert one.number == 1
+    assert not one.overdue()
+
+
+def test_a_lease_that_is_lost_during_work_is_known_to_be_lost_afterwards(objects: Objects) -> None:
+    term = LeaseTerm("one", "here", "2026-01-01T00:00:00Z")
+    lease = Lease(objects, "lease", term, time_to_live=0.3, clock=SystemClock())
+    assert lease.acquire()
+    assert RecordLog(objects, "lease/terms").append(2, asdict(term))
+    with lease.renewed():
+        time.sleep(1.0)
+    assert lease.number is None

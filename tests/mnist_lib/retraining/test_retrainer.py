@@ -8,7 +8,7 @@ from mnist_lib.retraining import retrainer
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.retraining.policy import Policy
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world, kinds
-from tests.support.retraining.world import Settings, World
+from tests.support.retraining.world import TIME_TO_LIVE, Settings, World
 
 
 def test_each_slot_runs_once_when_it_is_due() -> None:
@@ -130,6 +130,22 @@ def test_a_slot_is_settled_without_a_run_if_nothing_has_changed() -> None:
     world.fingerprint = "other data"
     world.advance(HOUR)
     assert world.journal()[-1].kind == "done"
+
+
+def test_a_slot_whose_deadline_passes_while_the_data_are_hashed_is_not_started() -> None:
+    policy = Policy(starting_deadline=20.0)
+    world = World(Settings(cron=HOURLY, policy=policy, hashing=60.0))
+    world.machines[0].boot()
+    world.advance(1.5 * HOUR)
+    assert [entry.kind for entry in world.journal()] == ["enrolled", "skipped"]
+    assert world.journal()[-1].why == "0:01:00 late, past the starting deadline of 20 s"
+
+
+def test_a_slot_is_not_started_by_a_process_whose_lease_was_not_renewed_while_it_hashed() -> None:
+    world = World(Settings(cron=HOURLY, hashing=TIME_TO_LIVE))
+    world.machines[0].boot()
+    world.advance(1.5 * HOUR)
+    assert [entry.kind for entry in world.journal()] == ["enrolled"]
 
 
 def test_the_starting_deadline_counts_time_in_the_queue_but_not_jitter() -> None:

@@ -97,6 +97,7 @@ class FakeWork:
         return self._machine.objects.exists(f"runs/{run}/run.json")
 
     def fingerprint(self) -> str | None:
+        self._machine.sleep(self._machine.world.settings.hashing)  # it makes no steps meanwhile
         return self._machine.world.fingerprint
 
     def start(self, run: str, term: int, *, last: bool) -> "FakeAttempt":

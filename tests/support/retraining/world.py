@@ -26,6 +26,7 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     skip_unchanged: bool = False
     longest_run: float = 1800.0  # seconds
+    hashing: float = 0.0  # seconds for a fingerprint; nothing renews the lease meanwhile
     failing: float = 0.0  # share of the attempts that fail
 
 
