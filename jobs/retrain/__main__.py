@@ -16,7 +16,7 @@ from jobs.console import exit_codes
 from jobs.console.options import parse, split_at_dashes, split_subcommand
 from jobs.console.output import CommandResult, as_text, log_to_stderr, print_result, print_stderr, run_command
 from jobs.retrain.emit import emit
-from jobs.retrain.notices import Notifier, events_of, notice_of
+from jobs.retrain.notices import NOTICE_SCHEMA, Notifier, events_of, notice_of
 from jobs.retrain.options import (
     EmitOptions,
     HistoryOptions,
@@ -35,6 +35,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.retrainer import Pause, Retrainer
+from mnist_lib.retraining.timetable import Timetable
 from mnist_lib.store.runs import check_writable
 
 RETRY_SECONDS = 30.0  # pause after a storage error
@@ -107,7 +108,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
     stop = _Stop()
     try:
         if options.now or options.once:
-            return _run_once(options, objects, retrainer, lease, stop)
+            return _run_once(options, objects, retrainer, lease, stop, timetable)
         upcoming = slot_text(timetable.next(began).astimezone(timetable.tz))
         log.info("schedule %s: %s in %s; next: %s", options.name, options.cron, options.tz, upcoming)
         while not stop.wait(_step(retrainer).seconds):
@@ -119,14 +120,21 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
             notifier.close(SIGNALLED_DELIVERY_SECONDS if stop.exit_code else None)
 
 
-def _run_once(options: RetrainOptions, objects: Objects, retrainer: Retrainer, lease: Lease, stop: "_Stop") -> int:
+def _run_once(
+    options: RetrainOptions, objects: Objects, retrainer: Retrainer, lease: Lease, stop: "_Stop", timetable: Timetable
+) -> int:
     """Run the schedule until nothing is due; with --now, until the immediate run has ended."""
     own = retrainer.run_now() if options.now else None
     if options.now and own is None:
         raise _busy_error(options, objects)
+    nothing_due = own is None  # as long as no step has found anything to do
     while True:
         pause = _step(retrainer, retry_idle=False)
         entry = retrainer.last_settled
+        nothing_due = nothing_due and pause.state == "idle"
+        if nothing_due and entry is not None:
+            _print_idle(options, timetable, entry)
+            return entry.exit_code or exit_codes.DONE
         if entry is not None and (pause.state == "idle" or (own is not None and entry.slot == own.slot)):
             notice = notice_of(entry, options.name, options.storage)
             print_result(json.dumps(notice, indent=2) if options.json else sentence_of(entry, options.name))
@@ -136,6 +144,27 @@ def _run_once(options: RetrainOptions, objects: Objects, retrainer: Retrainer, l
         if stop.wait(pause.seconds):
             retrainer.stop()
             return stop.exit_code
+
+
+def _print_idle(options: RetrainOptions, timetable: Timetable, newest: Entry) -> None:
+    """Print that nothing is due, when the next slot is, and how the newest one ended.
+
+    Its exit code is that of the command, so that a scheduler that repeats a failed command does not see a success.
+    """
+    slot = timetable.next(SystemClock().now())
+    ended = f"{newest.kind} (exit code {newest.exit_code})" if newest.exit_code else newest.kind
+    text = f"{options.name}: nothing is due; next: {slot_text(slot.astimezone(timetable.tz))}; "
+    text += "no slot has been due" if newest.kind == "enrolled" else f"newest slot, {newest.slot}: {ended}"
+    document = {
+        "schema": NOTICE_SCHEMA,
+        "schedule": options.name,
+        "outcome": "idle",
+        "next": text_of(slot),
+        "newest": None if newest.kind == "enrolled" else {"slot": newest.slot, "outcome": newest.kind},
+        "exit_code": newest.exit_code,
+        "text": text,
+    }
+    print_result(json.dumps(document, indent=2) if options.json else text)
 
 
 def _step(retrainer: Retrainer, *, retry_idle: bool = True) -> Pause:

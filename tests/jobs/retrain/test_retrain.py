@@ -5,10 +5,11 @@ import re
 import signal
 import subprocess
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 
+from mnist_lib.clock import moment_of
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions import Champion, history
 from tests.support.clusters import wait_until
@@ -62,7 +63,13 @@ def test_with_once_the_command_exits_soon_for_a_done_slot_and_skips_unchanged_on
     assert (code, first["outcome"], first["events"]) == (0, "done", ["success", "promotion"]), schedule.log()
     with at_most_processor_seconds(3):
         code, stdout = schedule.run(*command, train=TRAIN)
-    assert (code, json.loads(stdout)["run"]) == (0, first["run"])
+    idle = json.loads(stdout)
+    assert (code, idle["outcome"]) == (0, "idle")
+    assert idle["newest"] == {"slot": first["slot"], "outcome": "done"}
+    assert moment_of(first["slot"]) < datetime.now(UTC) < moment_of(idle["next"])
+    code, stdout = schedule.run("--once", HOURLY, train=TRAIN)
+    assert code == 0
+    assert re.fullmatch(r"nightly: nothing is due; next: .* UTC; newest slot, 20\S+:00:00Z: done\n", stdout)
     code, stdout = schedule.run(*command, train=TRAIN, ahead=3600)
     skipped = json.loads(stdout)
     assert (code, skipped["outcome"], skipped["events"]) == (0, "unchanged", ["skip"])
@@ -108,8 +115,10 @@ def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedul
     assert notice["cause"].startswith("error[E-DATA-MISSING] mnist: ")
     assert notice["next_command"].startswith("python -m jobs.train --resume nightly-")
     assert notice["cause"] in notice["text"]
-    code, _ = schedule.run("--once", DAILY, train=train)
+    code, stdout = schedule.run("--once", DAILY, train=train)
     assert code == 3  # the slot has failed for good
+    assert "nothing is due" in stdout
+    assert stdout.endswith(": failed (exit code 3)\n")
     assert [entry["kind"] for entry in schedule.entries()] == ["enrolled", "started", "failed"]
 
 

@@ -1,11 +1,13 @@
 """Attempts of a schedule: the exit code, the cause, and whether the attempt is retried."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from jobs.console.exit_codes import exit_code_of
 from jobs.console.streams import SafeStream
+from jobs.retrain.options import check_train
 from jobs.retrain.work import TrainAttempt, TrainWork
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_file
@@ -163,3 +165,37 @@ def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch
 
 def test_a_run_whose_attempts_all_died_ends_with_the_exit_code_of_failed_training() -> None:
     assert exit_code_of("E-TRAINING") == ABANDONED_EXIT_CODE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("def mine(image_shape, num_classes:\n", r"error\[E-MODEL\] mine.py, line 1: expected valid Python, got .*"),
+        (
+            "def other(image_shape, num_classes): pass\n",
+            r"error\[E-MODEL\] mine.py: expected a function mine, got none.*",
+        ),
+        (None, r"error\[E-MODEL\] models: expected a Python file at .*, got an error: No such file or directory"),
+    ],
+)
+def test_a_model_file_that_has_become_wrong_since_the_daemon_began_fails_its_slot_in_one_line(
+    content: str | None, error: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def mine(image_shape, num_classes):\n    return None\n")
+    flags = [f"--models={file}:mine", "--dataset=mnist-mini", "--epochs=1"]
+    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), flags, check_train(flags), stop_seconds=1)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    assert work.fingerprint() is None
+    attempt = work.start("run", 1, last=False)
+    wait_until(lambda: attempt.poll() is not None, "the run has not ended")
+    result = attempt.poll()
+    assert result is not None
+    assert (result.exit_code, result.complete, result.retry) == (exit_code_of("E-MODEL"), False, "no")
+    assert re.fullmatch(error, result.why)
+    assert capfd.readouterr().err == f"{result.why}\n"
+    assert not work.has_run("run")
