@@ -68,7 +68,7 @@ def review(arguments: Sequence[str]) -> int:
     request = options.request(_dataset(options, of_run))
     with model_process(stored) as model:
         with step(f"reading {request.name}") as progress:
-            data = read_data(request, progress)
+            data = read_data(request, objects, progress)
         labels = Labels(labels_file(request, objects), options.author())
         labels.refresh()
         with _prepared(options, objects, request, data, labels, stored, model, of_run) as prepared:

@@ -33,7 +33,7 @@ def apply(options: ApplyOptions) -> CommandResult:
         raise DataError(f"{options.table}: expected rows of one dataset, got {len(named):,}; name one with --dataset")
     request = options.request(options.dataset or next(iter(named), DEFAULT_DATASET))
     with step(f"reading {request.name}") as progress:
-        data = read_data(request, progress)
+        data = read_data(request, objects, progress)
     labels = Labels(labels_file(request, objects), options.author())
     labels.refresh()
     viewer = Viewer(data, Layout(shape=Shape(*data.dataset.image_shape)))

@@ -10,6 +10,7 @@ from mnist_lib.data.hashes import text_of
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
+from mnist_lib.objects.protocol import Objects
 
 if TYPE_CHECKING:
     from mnist_lib.data.split import Dataset
@@ -59,11 +60,13 @@ class ReviewedData:
         return self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
 
 
-def read_data(request: DataRequest, progress: Callable[[str], object] = lambda text: None) -> ReviewedData:
-    """Read a dataset. Raises the errors of `prepare`."""
+def read_data(
+    request: DataRequest, objects: Objects, progress: Callable[[str], object] = lambda text: None
+) -> ReviewedData:
+    """Read a dataset with corrected labels, from the storage if it is not a folder. Raises the errors of `prepare`."""
     folder = with_local_files(request).folder
     listing = list_folder(folder) if folder is not None else None
-    dataset = load_dataset(request, progress)
+    dataset = load_dataset(request, objects, progress)
     known: dict[str, KnownImage] = {}
     names: tuple[SplitName, SplitName] = ("training", "hold-out")
     for name, split in zip(names, (dataset.train, dataset.test), strict=True):

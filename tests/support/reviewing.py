@@ -50,7 +50,7 @@ def write_digits(folder: Path, digits: Dataset, indices: range, *, sorted_by_cla
 
 
 def data_of(folder: Path) -> ReviewedData:
-    return read_data(DataRequest(dataset=f"{folder}/", data_dir=folder.parent))
+    return read_data(DataRequest(dataset=f"{folder}/", data_dir=folder.parent), LocalObjects(folder.parent))
 
 
 def session_of(data: ReviewedData, viewer: Viewer, user: str = "ada") -> Session:

@@ -11,13 +11,14 @@ from jobs.review.data import ReviewedData, read_data
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.bucket import BucketObjects
+from mnist_lib.objects.local import LocalObjects
 from tests.support.pictures import classes, write_folder
 
 HASH = "c" * 32
 
 
 def data(folder: Path, dataset: str | None = None) -> ReviewedData:
-    return read_data(DataRequest(dataset=dataset or f"{folder}/", data_dir=folder.parent))
+    return read_data(DataRequest(dataset=dataset or f"{folder}/", data_dir=folder.parent), LocalObjects(folder.parent))
 
 
 def add(additions: Additions, label: str, content: bytes = b"new", image: str = HASH) -> None:
@@ -96,6 +97,6 @@ def test_a_class_whose_name_a_bucket_does_not_allow_is_refused_at_the_start(tmp_
 
 @pytest.mark.slow
 def test_a_dataset_without_a_folder_takes_no_new_pictures(tensorflow: None, data_dir: Path) -> None:
-    known = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir))
+    known = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir), LocalObjects(data_dir))
     with pytest.raises(SpecError, match="expected a folder of pictures, got mnist-mini, which takes no new pictures"):
         Additions.of(known)
