@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,16 @@ from PIL import Image
 
 from jobs import show
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.corrections import labels_file
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.report.dataset import EXAMPLES, choose, draw_examples, examples_as_text
+from tests.support.corrections import correct, correction
 from tests.support.job import ROOT
+from tests.support.pictures import classes, noise, write_folder
 
 TOP, LEFT = 86, 72  # pixels above and to the left of the first image
 
@@ -181,3 +186,34 @@ def test_a_picture_in_a_missing_folder_is_refused_before_data_are_read(command: 
     code, stdout, stderr = command("kmnist", f"--picture={tmp_path}/absent/a.png")
     assert (code, stdout) == (2, "")
     assert stderr == f"error[E-USAGE] picture: expected a file in an existing folder, got {tmp_path}/absent/a.png\n"
+
+
+def test_corrections_in_a_folder_and_in_the_storage_are_shown(command: Any, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    correct(folder, correction(noise(1), "b"), correction(noise(2), "none"), correction("0" * 32, "a"))
+    code, stdout, _ = command(str(folder), "--json")
+    shown = json.loads(stdout)
+    assert (code, sum(sum(split["per_class"]) for split in shown["splits"].values())) == (0, 59)
+    assert (shown["corrections"]["applied"], shown["corrections"]["removed"], shown["corrections"]["unknown"]) == (
+        1,
+        1,
+        1,
+    )
+    assert "Corrections: 1 image relabelled, 1 image removed, 0 images confirmed." in command(str(folder))[1]
+    (folder / "labels.jsonl").write_text("x")
+    code, _, stderr = command(str(folder))
+    assert (code, stderr.count("\n")) == (3, 1)
+    assert re.search(r"error\[E-DATA\] \S+/f/labels\.jsonl: line 1: expected the correction of a label", stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
+def test_corrections_of_a_published_dataset_are_those_in_the_storage(command: Any, tmp_path: Path) -> None:
+    storage = LocalObjects(tmp_path / "results")
+    image = embedded("sklearn-digits").train.images[0]
+    labels_file(DataRequest(dataset="sklearn-digits"), storage).add([correction(image, "none")])
+    shown = [
+        json.loads(command("sklearn-digits", "--json", *option)[1])
+        for option in ((), ("--storage", str(tmp_path / "results")))
+    ]
+    assert [document["splits"]["train"]["images"] for document in shown] == [1_437, 1_436]

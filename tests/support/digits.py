@@ -1,5 +1,7 @@
 """Digits of mnist-mini: a small dataset, pictures, and the difference between two images."""
 
+from pathlib import Path
+
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ with np.load(FOLDER / "mnist-mini.npz") as arrays:
 
 MAX_DIFFERENCE = 10.0  # for images of the same digit: mean over pixels and digits, 0-255
 
+ORDER = np.random.default_rng(0).permutation(4_000)  # of the training images, which are sorted by class
+
 any_digit = st.integers(0, len(DIGITS) - 1).map(lambda index: DIGITS[index])
 
 
@@ -22,6 +26,15 @@ def few_digits(digits: Dataset) -> Dataset:
     """Return a dataset of 120 digits to train on and 110 to test on."""
     train, test = digits.train.take(np.arange(0, 4_000, 33)[:120]), digits.test.take(np.arange(0, 1_000, 9)[:110])
     return Dataset.of("few", "1", train, test)
+
+
+def add_digits(folder: Path, digits: Dataset, first: int, last: int) -> Path:
+    """Write training images as pictures, CLASS/NUMBER.png: those from `first` to before `last` in `ORDER`."""
+    for index in ORDER[first:last]:
+        path = folder / str(digits.train.labels[index]) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.train.images[index, ..., 0]).save(path)
+    return folder
 
 
 def centred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from mnist_lib.clock import moment_of
+from mnist_lib.data.corrections import NONE
+from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions import Champion, history
 from tests.support.clusters import wait_until
+from tests.support.corrections import correct, correction
+from tests.support.digits import ORDER, add_digits
 from tests.support.job import ROOT, processes_of
 from tests.support.processor import at_most_processor_seconds
 from tests.support.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, terminate
@@ -76,6 +81,33 @@ def test_with_once_the_command_exits_soon_for_a_done_slot_and_skips_unchanged_on
     assert skipped["cause"] == f"data, configuration and code have not changed since run {first['run']}"
     code, stdout = schedule.run(*command, train=(*TRAIN, "--seed=5"), ahead=7200)
     assert (code, json.loads(stdout)["outcome"]) == (0, "done")
+
+
+def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or_a_correction(
+    schedule: Schedule, digits: Dataset
+) -> None:
+    folder = add_digits(schedule.folder / "digits", digits, 0, 100)
+    train = ("--models=scratch", "--epochs=1", "--no-report", "--dataset", str(folder))
+
+    def notice(hour: int) -> dict[str, Any]:
+        code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train, ahead=3600 * hour)
+        assert code == 0, schedule.log()
+        found: dict[str, Any] = json.loads(stdout)
+        return found
+
+    first = notice(0)
+    assert (first["outcome"], first["data"], notice(1)["outcome"]) == ("done", None, "unchanged")
+    add_digits(folder, digits, 100, 150)
+    second = notice(2)
+    assert second["data"] == {"name": "digits", "since": first["run"], "added": 50, "removed": 0, "relabelled": 0}
+    assert f"digits: 50 images added since {first['run']}; scratch@2 has " in second["text"]
+    assert second["models"]["scratch"]["new_test"]["total"] > 0
+    correct(folder, correction(digits.train.images[ORDER[0]], NONE))
+    third = notice(3)
+    assert (third["outcome"], third["data"]["removed"], third["data"]["corrected"]) == ("done", 1, 1)
+    assert notice(4)["outcome"] == "unchanged"
+    _, text = schedule.run("status")
+    assert re.search(r"digits: 1 image\s+removed since", text), text
 
 
 def test_i10_a_second_start_gives_exit_code_75_and_a_stopped_run_is_resumed(schedule: Schedule) -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from jobs.console.exit_codes import UsageError
 from jobs.submit.__main__ import main, with_config_inline
+from tests.support.corrections import correct, correction
 from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
-from tests.support.pictures import classes, write_folder
+from tests.support.pictures import classes, noise, write_folder
 from tests.support.relay import relay_to
 
 
@@ -159,6 +160,7 @@ def test_a_folder_of_pictures_and_a_model_file_of_this_machine_are_sent_with_the
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "icons", classes("a", "b", pictures=40))
+    correct(folder, correction(noise(1), "b"))
     command = [
         sys.executable,
         "-m",
@@ -174,9 +176,10 @@ def test_a_folder_of_pictures_and_a_model_file_of_this_machine_are_sent_with_the
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path / "settings")}
     done = subprocess.run([*command, *train], cwd=folder.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "MB of code and 81 files (0.0 MB) to" in done.stderr
+    assert "MB of code and 82 files (0.0 MB) to" in done.stderr
     summary = json.loads(done.stdout)
     assert summary["dataset"]["classes"] == ["a", "b"]
+    assert summary["dataset"]["corrections"]["applied"] == 1
     assert sorted(summary["models"]) == ["scratch", "sequential"]
 
 

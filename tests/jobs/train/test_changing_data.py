@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jobs.models import compute
 from mnist_lib.data.corrections import NONE, labels_file
@@ -19,20 +18,11 @@ from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.contents import Predictions
 from mnist_lib.store.versions import find
 from tests.support.corrections import correct, correction
+from tests.support.digits import ORDER, add_digits
 from tests.support.job import options_for, train
 from tests.support.untrained import UNTRAINED
 
 pytestmark = pytest.mark.slow
-
-ORDER = np.random.default_rng(0).permutation(4_000)  # the training images are sorted by class
-
-
-def add_digits(folder: Path, digits: Dataset, first: int, last: int) -> None:
-    """Write a range of the training images, in the order of `ORDER`, as pictures."""
-    for index in ORDER[first:last]:
-        path = folder / str(digits.train.labels[index]) / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(digits.train.images[index, ..., 0]).save(path)
 
 
 def run(address: str, data_dir: Path, home: Path, name: str, *arguments: str | Path) -> dict[str, Any]:
