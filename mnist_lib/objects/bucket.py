@@ -27,7 +27,7 @@ from obstore.store import from_url
 
 from mnist_lib.errors import StoreError, TooLargeError
 from mnist_lib.objects.lease import locked
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects, check_name, concurrently, require_size
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects, check_name, concurrently, require_size
 from mnist_lib.wording import MAX_REASON, without_secrets
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class BucketObjects:
         """`store`: an obstore store to use instead of opening the URL."""
         self._url = url.rstrip("/")
         self._appended: dict[str, bytearray] = {}  # name -> the whole content
-        self._unsent: set[str] = set()
+        self._unsent: dict[str, Fence | None] = {}
+        self._versions: dict[str, Any] = {}  # name -> the version that this process has written or found
         self._send_at = 0.0
         with self._store_errors(""):
             self._store = store if store is not None else _open(self._url)
@@ -65,19 +66,22 @@ class BucketObjects:
         require_size(self.where(name), found.meta["size"], limit)
         return bytes(found.bytes())
 
-    def _tagged(self, name: str) -> tuple[bytes | None, str | None]:
-        """Return the content of an object, or None, and a tag that changes with it."""
+    def _with_version(self, name: str, limit: int = MAX_APPENDED_BYTES) -> tuple[bytes | None, Any]:
+        """Return the content of an object, and the mode of a `_put` that fails if it has changed since.
 
-        def get() -> tuple[bytes, str | None]:
+        The content is None if there is no object. Raises TooLargeError as `read`.
+        """
+
+        def get() -> tuple[bytes, Any]:
             found = obstore.get(self._store, name)
-            require_size(self.where(name), found.meta["size"], MAX_APPENDED_BYTES)
-            return bytes(found.bytes()), found.meta["e_tag"]
+            require_size(self.where(name), found.meta["size"], limit)
+            return bytes(found.bytes()), _version(found.meta)
 
         check_name(name)
         try:
             return self._request(name, get)
         except FileNotFoundError:
-            return None, None
+            return None, "create"
 
     def exists(self, name: str) -> bool:
         """Begin to read the object: a HEAD request does not distinguish a missing bucket from a missing object."""
@@ -97,34 +101,64 @@ class BucketObjects:
             return False
         return True
 
-    def replace(self, name: str, content: bytes) -> None:
-        self._put(name, content, "overwrite")
+    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        """With a fence, send the version that this process has written before: the bucket compares it with its own.
 
-    def append(self, name: str, content: bytes) -> None:
+        Only an object that somebody else has written costs further requests. Its version is read before the fence is
+        checked, so that a later holder can only change it afterwards, and the bucket refuses the request.
+        """
+        mode = "overwrite" if fence is None else self._versions.get(name, "create")
+        while True:
+            try:
+                self._versions[name] = self._put(name, content, mode)
+                return
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                if fence is None:
+                    raise
+            found, mode = self._compared(name, content)
+            if found:  # the answer to the last request was lost
+                self._versions[name] = mode
+                return
+            fence.check()
+
+    def _compared(self, name: str, content: bytes) -> tuple[bool, Any]:
+        """Return whether an object has this content, and the mode of a `_put` that fails if it has changed since."""
+
+        def get() -> tuple[bool, Any]:
+            found = obstore.get(self._store, name)  # has received the size, but not yet the content
+            return found.meta["size"] == len(content) and found.bytes() == content, _version(found.meta)
+
+        try:
+            return self._request(name, get)
+        except FileNotFoundError:
+            return False, "create"
+
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         if name not in self._appended:
-            self._appended[name] = bytearray(self.read(name, MAX_APPENDED_BYTES) or b"")
+            before, self._versions[name] = self._with_version(name)
+            self._appended[name] = bytearray(before or b"")
+            if fence is not None and before is not None:
+                fence.check()  # after the version was read
         self._appended[name].extend(content)
-        self._unsent.add(name)
+        self._unsent[name] = fence
         if time.monotonic() > self._send_at:
             self.flush()
 
     def add(self, name: str, content: bytes) -> None:
         tried = None
         while True:
-            before, tag = self._tagged(name)
+            before, mode = self._with_version(name)
             if tried is not None and before is not None and before.startswith(tried):
                 return  # the answer to the last attempt was lost
             tried = (before or b"") + content
-            # The tag makes the request fail if another writer has changed the object since.
-            mode: Any = "create" if before is None else {"e_tag": tag}
             with contextlib.suppress(AlreadyExistsError, PreconditionError):
                 self._put(name, tried, mode)
                 return
 
     def flush(self) -> None:
         begin = time.monotonic()
-        for name in self._unsent:
-            self.replace(name, bytes(self._appended[name]))
+        for name, fence in self._unsent.items():
+            self.replace(name, bytes(self._appended[name]), fence)
         self._unsent.clear()
         now = time.monotonic()
         self._send_at = now + max(SECONDS_BETWEEN_APPENDS, (now - begin) / MAX_SHARE_OF_APPENDS)
@@ -151,6 +185,7 @@ class BucketObjects:
 
     def delete(self, name: str) -> None:
         check_name(name)
+        self._versions.pop(name, None)
         with contextlib.suppress(FileNotFoundError):
             self._request(name, lambda: obstore.delete(self._store, name))
 
@@ -167,10 +202,13 @@ class BucketObjects:
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"
 
-    def _put(self, name: str, content: bytes, mode: Any) -> None:
+    def _put(self, name: str, content: bytes, mode: Any) -> Any:
+        """Write an object, and return the mode of the next `_put` that fails if it has changed since."""
         check_name(name)
         # In one request: a multipart upload is unconditional, so the last writer would win.
-        self._request(name, lambda: obstore.put(self._store, name, content, mode=mode, use_multipart=False))
+        return _version(
+            self._request(name, lambda: obstore.put(self._store, name, content, mode=mode, use_multipart=False))
+        )
 
     def _request(self, name: str, request: Callable[[], T]) -> T:
         warning = threading.Timer(SECONDS_BEFORE_WARNING, log.warning, ("still waiting for %s", self.where(name)))
@@ -198,6 +236,11 @@ class BucketObjects:
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason.startswith(("401", "403")):
                 advice = "configure credentials that may read, write and list, as for the provider's own tools"
             raise StoreError(f"{self.where(name)} cannot be read or written ({reason}); {advice}") from error
+
+
+def _version(found: Any) -> Any:
+    """Return what identifies the version of an object: S3 and Azure compare the tag, Google Cloud the number."""
+    return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
 
 
 def _open(url: str) -> Any:

@@ -5,7 +5,8 @@
 
 Clocks of different machines are not compared. A process that wants the lease watches the heartbeat by its own clock: if
 it does not change for the time to live, the holder is dead. A holder that cannot renew gives up before that. A holder
-that was suspended may not know that it lost the lease; `FencedObjects` refuses its writes by the fencing number.
+that was suspended may not know that it lost the lease; `FencedObjects` refuses its writes by the fencing number, and
+replaces nothing that a later holder has written, even if it is suspended between its check and its request.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 from mnist_lib.clock import Clock, SystemClock, moment_of, now_text, text_of
 from mnist_lib.documents import Moment, Text, decode
 from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
-from mnist_lib.objects.protocol import Objects, check_part
+from mnist_lib.objects.protocol import Fence, Objects, check_part
 from mnist_lib.objects.records import RecordLog
 
 log = logging.getLogger(__name__)
@@ -169,15 +170,41 @@ class Lease:
         return f"{self._folder}/beats/{number:08d}.json"
 
 
+@dataclass(frozen=True)
+class TermFence:
+    """The `protocol.Fence` of one term of a lease, within that of another lease if there is one."""
+
+    objects: Objects
+    folder: str
+    number: int
+    outer: Fence | None = None
+
+    @property
+    def lock(self) -> str:
+        return f"{self.folder}/writing"
+
+    def check(self) -> None:
+        if _is_superseded(self.objects, self.folder, self.number):
+            raise ConflictError(
+                f"{self.objects.where(self.folder)}: lease {self.number} has passed to another process, which"
+                " continues this work; nothing is left to do here"
+            )
+        if self.outer is not None:
+            self.outer.check()
+
+
 class FencedObjects:
     """A wrapper of `objects` for the holder of term `number` of the lease in `folder`.
 
     Once a later term has begun, `create` raises ConflictError; within a second, all other methods that write do, too.
-    `create` commits versions and appoints champions; the others check rarely, since each check is a request.
+    `create` commits versions and appoints champions; the others check rarely, since each check is a request. Meanwhile,
+    `replace` and `append` change nothing that a later holder has written: see `protocol.Objects`. No name is both
+    created and replaced. A deletion may come late; what is deleted is not needed, or costs the repetition of a trial.
     """
 
     def __init__(self, objects: Objects, folder: str, number: int, clock: Clock) -> None:
         self._objects, self._folder, self._number, self._clock = objects, folder, number, clock
+        self._fence = TermFence(objects, folder, number)
         self._asked_at = -math.inf
         self.read, self.exists, self.names = objects.read, objects.exists, objects.names
         self.folders, self.where = objects.folders, objects.where
@@ -191,11 +218,11 @@ class FencedObjects:
         self._asked_at = -math.inf
         return self._writable().create(name, content)
 
-    def replace(self, name: str, content: bytes) -> None:
-        self._writable().replace(name, content)
+    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        self._writable().replace(name, content, self._within(fence))
 
-    def append(self, name: str, content: bytes) -> None:
-        self._writable().append(name, content)
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        self._writable().append(name, content, self._within(fence))
 
     def add(self, name: str, content: bytes) -> None:
         self._writable().add(name, content)
@@ -212,14 +239,13 @@ class FencedObjects:
     def delete_leftovers(self, prefix: str) -> None:
         self._writable().delete_leftovers(prefix)
 
+    def _within(self, outer: Fence | None) -> Fence:
+        return self._fence if outer is None else replace(self._fence, outer=outer)
+
     def _writable(self) -> Objects:
         now = self._clock.monotonic()
         if now - self._asked_at > SECONDS_BETWEEN_QUESTIONS:
-            if _is_superseded(self._objects, self._folder, self._number):
-                raise ConflictError(
-                    f"{self._objects.where(self._folder)}: lease {self._number} has passed to another process, which"
-                    " continues this work; nothing is left to do here"
-                )
+            self._fence.check()
             self._asked_at = now
         return self._objects
 

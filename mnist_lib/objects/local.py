@@ -20,10 +20,11 @@ from pathlib import Path
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, require_size
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
 LEFTOVER_AGE_SECONDS = 86_400
+MAX_FENCED_SECONDS, FENCED_POLL_SECONDS = 60.0, 0.005  # the lock is held while a file gets its name
 MAX_DEPTH = 50  # of folders; each takes a descriptor while the folders in it are listed
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
 INSIDE = FOLDER | os.O_NOFOLLOW
@@ -74,13 +75,14 @@ class LocalObjects:
             os.fsync(folder)
             return True
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         with self._store_errors(name, len(content)), self._synced_file(name, content) as (folder, temporary, last):
-            os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+            with contextlib.nullcontext() if fence is None else self._fenced(fence):
+                os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
 
-    def append(self, name: str, content: bytes) -> None:
-        with self._store_errors(name, len(content)):
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        with self._store_errors(name, len(content)):  # without the fence, since this replaces nothing
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             with os.fdopen(self._open(name, flags, make=True), "ab") as file:
                 file.write(content)
@@ -164,6 +166,25 @@ class LocalObjects:
             yield self
         finally:
             os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _fenced(self, fence: Fence) -> Iterator[None]:
+        """Check the fence, and keep the holders of later terms from writing until the context ends."""
+        with _closing(self._open(fence.lock, os.O_RDWR | os.O_CREAT, make=True)) as descriptor:
+            deadline = time.monotonic() + MAX_FENCED_SECONDS
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise StoreError(
+                            f"{self._path(fence.lock)}: expected no lock for {MAX_FENCED_SECONDS:.0f} s or longer,"
+                            " got one of a process that may be suspended; end that process"
+                        ) from None
+                    time.sleep(FENCED_POLL_SECONDS)
+            fence.check()
+            yield
 
     def where(self, name: str) -> str:
         return str(self._path(name))

@@ -33,6 +33,17 @@ FAILPOINT_VARIABLE = "MNIST_FAILPOINT"
 FAILPOINT_EXIT_STATUS = 86
 
 
+class Fence(Protocol):
+    """The right to write of the holder of one term of a lease; see `lease`."""
+
+    @property
+    def lock(self) -> str:
+        """The name of a file that the holders of all terms lock while they replace something on a disk."""
+
+    def check(self) -> None:
+        """Raise ConflictError if a later term has begun."""
+
+
 class Objects(Protocol):
     """Named bytes below one root. A name is one or more parts joined by "/".
 
@@ -54,11 +65,15 @@ class Objects(Protocol):
         A bucket may also return True if the object has exactly this content, since a request may have been sent twice.
         """
 
-    def replace(self, name: str, content: bytes) -> None:
-        """Write an object atomically and durably, whether or not it exists."""
+    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        """Write an object atomically and durably, whether or not it exists.
 
-    def append(self, name: str, content: bytes) -> None:
-        """Append to an object. Content that was appended after the last `flush` may be lost."""
+        With a fence, this replaces nothing that the holder of a later term has written with `replace`, at whatever
+        moment this process is suspended, and raises ConflictError instead.
+        """
+
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        """Append to an object. Content that was appended after the last `flush` may be lost. `fence`: as above."""
 
     def add(self, name: str, content: bytes) -> None:
         """Append to an object durably, at once. Of several writers, none loses what another has added."""

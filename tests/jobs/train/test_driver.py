@@ -177,17 +177,23 @@ def test_u8_a_driver_whose_run_is_taken_over_at_any_operation_changes_no_result(
     for at in range(1, MAX_OPERATIONS):
         objects, clock = MemoryObjects(), VirtualClock()
         summaries: list[dict[str, Any]] = []
-        take_over = functools.partial(complete_as_second, clock, summaries)
+        written: dict[str, bytes] = {}
+        take_over = functools.partial(complete_as_second, clock, summaries, written)
         interrupted = Interrupted(objects, at, take_over, each=functools.partial(clock.sleep, seconds))
         first = take_lease(objects, 1, clock, through=interrupted)
         with contextlib.suppress(ConflictError):
             complete_run(first)
         if not summaries:  # the run ended before it would have been taken over
             break
+        for name, content in written.items():
+            assert objects.content.get(name, content) == content, f"{at}: the first driver has overwritten {name}"
         assert complete_run(objects) == summaries[0]  # and this deletes what the first one wrote too late
         check(objects, *summaries)
     assert 40 < at < MAX_OPERATIONS - 1
 
 
-def complete_as_second(clock: VirtualClock, summaries: list[dict[str, Any]], objects: Objects) -> None:
+def complete_as_second(
+    clock: VirtualClock, summaries: list[dict[str, Any]], written: dict[str, bytes], objects: MemoryObjects
+) -> None:
     summaries.append(complete_run(take_lease(objects, 2, clock)))
+    written |= {name: content for name, content in objects.content.items() if not name.endswith("history.jsonl")}

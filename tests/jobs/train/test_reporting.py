@@ -14,6 +14,7 @@ from jobs.train.reporting import is_in_index, write_index, write_report
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Fence
 from mnist_lib.store.champions import Champion
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
@@ -31,7 +32,7 @@ def complete(objects: LocalObjects, summary: dict[str, Any], run: str) -> None:
 
 def test_the_index_contains_a_run_that_completes_while_it_is_written(summary: dict[str, Any], tmp_path: Path) -> None:
     class Busy(LocalObjects):
-        def replace(self, name: str, content: bytes) -> None:
+        def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
             if name == "index.html" and not self.exists("runs/b/summary.json"):
                 complete(objects, summary, "b")  # by another driver, whose index is now overwritten
             super().replace(name, content)

@@ -10,6 +10,7 @@ import pytest
 from mnist_lib.errors import StoreError
 from mnist_lib.objects import bucket
 from mnist_lib.objects.bucket import BucketObjects
+from mnist_lib.objects.protocol import Fence
 from mnist_lib.objects.storage import open_storage
 
 
@@ -88,9 +89,9 @@ def test_appended_content_is_sent_at_intervals_that_grow_with_the_time_it_takes(
         objects.append("log", b"line\n")
     assert objects.read("log") == b"line\n"
 
-    def replace_slowly(name: str, content: bytes) -> None:
+    def replace_slowly(name: str, content: bytes, fence: Fence | None) -> None:
         nonlocal now
-        BucketObjects.replace(objects, name, content)
+        BucketObjects.replace(objects, name, content, fence)
         now += 2.0
 
     now = 1_011.0

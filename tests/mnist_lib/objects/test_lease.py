@@ -1,13 +1,20 @@
 """A lease on each kind of storage: one holder at a time; a dead one is replaced, and its late writes are refused."""
 
+import contextlib
+import itertools
+import os
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnist_lib.clock import SystemClock
-from mnist_lib.errors import BusyError, ConflictError, SpecError
+from mnist_lib.errors import BusyError, ConflictError, SpecError, StoreError
 from mnist_lib.objects.lease import (
     FencedObjects,
     Lease,
@@ -18,6 +25,7 @@ from mnist_lib.objects.lease import (
     locked,
     newest_term,
 )
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.objects.storage import open_storage
@@ -126,8 +134,9 @@ def test_a_fenced_create_always_checks_the_lease_and_other_writes_once_a_second(
     assert not other.acquire()
     pass_time(31, clock)
     assert other.acquire()
-    fenced.replace("a", b"within the second")
-    assert objects.read("a") == b"within the second"
+    with contextlib.suppress(ConflictError):  # a disk checks each time, which costs no request
+        fenced.replace("a", b"within the second")
+        assert objects.read("a") == b"within the second"
     with pytest.raises(ConflictError):
         fenced.create("b", b"")
     with pytest.raises(ConflictError):
@@ -208,3 +217,148 @@ def test_a_lease_that_is_lost_during_work_is_known_to_be_lost_afterwards(objects
     with lease.renewed():
         time.sleep(1.0)
     assert lease.number is None
+
+
+def begin_term(objects: Objects, folder: str, number: int) -> FencedObjects:
+    """Begin a term, and return the objects of its holder."""
+    term = LeaseTerm("one", "here", "2026-01-01T00:00:00Z")
+    assert RecordLog(objects, f"{folder}/terms").append(number, asdict(term))
+    return FencedObjects(objects, folder, number, Clock())
+
+
+REPLACED = {  # what is there when the writer is suspended -> by whom it was written
+    "an object of its own": "own",
+    "an object of an earlier holder": "earlier",
+    "no object": "",
+}
+
+
+@pytest.mark.parametrize("before", REPLACED.values(), ids=REPLACED)
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_a_writer_suspended_before_any_of_its_requests_to_a_bucket_overwrites_nothing_of_a_later_holder(
+    kind: str, before: str, request: pytest.FixtureRequest
+) -> None:
+    url = f"memory://{kind}-{before}" if kind == "memory" else str(request.getfixturevalue("s3"))
+    for at in range(1, 20):
+        old_objects, objects, folder = open_storage(url), open_storage(url), f"lease-{at}"
+        old = begin_term(old_objects, folder, 1)
+        if before:
+            by = old if before == "own" else objects
+            by.replace(f"a-{at}", b"before")
+            by.append(f"log-{at}", b"before\n")
+            by.flush()
+        written: list[bytes] = []
+
+        def take_over(
+            objects: Objects = objects, folder: str = folder, at: int = at, written: list[bytes] = written
+        ) -> None:
+            later = begin_term(objects, folder, 2)
+            later.replace(f"a-{at}", b"later")
+            later.append(f"log-{at}", b"later\n")
+            later.flush()
+            written.append(objects.read(f"log-{at}") or b"")
+
+        suspend_at(old_objects, at, take_over)
+        with contextlib.suppress(ConflictError):
+            old.append(f"log-{at}", b"old\n")
+            old.flush()
+            old.replace(f"a-{at}", b"old")
+            old.replace(f"a-{at}", b"older")
+        if not written:  # it made all its requests before
+            break
+        assert objects.read(f"a-{at}") == b"later"
+        assert objects.read(f"log-{at}") == written[0]
+    assert 3 < at < 19
+
+
+def suspend_at(objects: Any, at: int, other: Callable[[], None]) -> None:
+    """Let another process act just before the request number `at` to a bucket."""
+    send, count = objects._request, itertools.count(1)
+
+    def request(name: str, send_it: Callable[[], object]) -> object:
+        if next(count) == at:
+            other()
+        return send(name, send_it)
+
+    objects._request = request
+
+
+def test_a_writer_suspended_before_it_replaces_a_file_overwrites_nothing_of_a_later_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, rename, later_writes = LocalObjects(tmp_path), os.replace, threading.Event()
+
+    def act() -> None:
+        later = begin_term(objects, "lease", 2)
+        later_writes.set()
+        later.replace("a", b"later")
+
+    thread = threading.Thread(target=act)
+
+    def suspended(*arguments: Any, **descriptors: Any) -> None:
+        if threading.current_thread() is not thread:
+            thread.start()
+            assert later_writes.wait(10)
+            thread.join(0.5)  # it waits for this process
+            assert thread.is_alive()
+        rename(*arguments, **descriptors)
+
+    old = begin_term(objects, "lease", 1)
+    old.replace("a", b"before")
+    monkeypatch.setattr(os, "replace", suspended)
+    old.replace("a", b"old")  # the later term begins between its check and its renaming
+    thread.join()
+    assert objects.read("a") == b"later"
+    with pytest.raises(ConflictError):
+        old.replace("a", b"old")
+    assert objects.read("a") == b"later"
+
+
+def test_a_file_is_not_replaced_if_another_writer_is_suspended_for_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_lib.objects.local.MAX_FENCED_SECONDS", 0.2)
+    objects = LocalObjects(tmp_path)
+    mine = begin_term(objects, "lease", 1)
+    mine.replace("a", b"before")
+    with objects.lock("lease/writing"), pytest.raises(StoreError, match="one of a process that may be suspended; end"):
+        mine.replace("a", b"after")
+    assert objects.read("a") == b"before"
+    mine.replace("a", b"after")
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_a_fence_costs_no_request_for_an_object_that_only_this_process_writes(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    objects: Any = open_storage("memory://requests" if kind == "memory" else str(request.getfixturevalue("s3")))
+    mine = begin_term(objects, "lease", 1)
+    mine.replace("first", b"")  # checks the lease, which the others do a second later
+    sent: list[str] = []
+    send = objects._request
+
+    def request_of(name: str, get: Callable[[], object]) -> object:
+        sent.append(name)
+        return send(name, get)
+
+    objects._request = request_of
+    for content in (b"1", b"2", b"3"):
+        mine.replace("a", content)
+    mine.append("log", b"line\n")
+    mine.flush()
+    assert sent == ["a", "a", "a", "log", "log"]  # the last ones read and write the log
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_a_replacement_whose_answer_was_lost_is_not_a_conflict(kind: str, request: pytest.FixtureRequest) -> None:
+    url = "memory://lost" if kind == "memory" else str(request.getfixturevalue("s3"))
+    objects = open_storage(url)
+    mine = begin_term(objects, "lease", 1)
+    mine.replace("a", b"before")
+    open_storage(url).replace("a", b"after")  # as if this had been sent, and its answer lost
+    mine.replace("a", b"after")
+    open_storage(url).replace("a", b"by somebody without a lease")
+    mine.replace("a", b"last")
+    open_storage(url).delete("a")
+    mine.replace("a", b"again")
+    assert objects.read("a") == b"again"

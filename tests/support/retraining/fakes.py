@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import fence, lease_folder
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name
 from mnist_lib.retraining.work import AttemptResult
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ObjectsOfMachine:
         check_name(name)
         return self._do(lambda: self._content.setdefault(name, content) is content)
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         check_name(name)
         self._do(lambda: self._content.__setitem__(name, content))
 
@@ -70,7 +70,7 @@ class ObjectsOfMachine:
     def folders(self, prefix: str) -> list[str]:
         raise NotImplementedError
 
-    def append(self, name: str, content: bytes) -> None:
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         raise NotImplementedError
 
     def add(self, name: str, content: bytes) -> None:

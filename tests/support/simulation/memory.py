@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from jobs.console.signals import MAX_CONCURRENT_WRITES
 from jobs.train.write_queue import MAX_UNWRITTEN, Write, WriteQueue
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name
 from tests.support.simulation.clock import VirtualClock
 
 
@@ -26,11 +26,13 @@ class MemoryObjects:
         check_name(name)
         return self.content.setdefault(name, content) is content
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         check_name(name)
+        if fence is not None:
+            fence.check()
         self.content[name] = content
 
-    def append(self, name: str, content: bytes) -> None:
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         self.content[name] = self.content.get(name, b"") + content
 
     def add(self, name: str, content: bytes) -> None:

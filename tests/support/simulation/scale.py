@@ -15,6 +15,7 @@ from jobs.train.display import display
 from jobs.train.driver import fan_out_of
 from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
+from mnist_lib.objects.protocol import Fence
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
@@ -29,10 +30,10 @@ SECONDS_PER_WRITE = 0.16  # a bucket with a latency of 40 ms, and four requests 
 class Nowhere(MemoryObjects):
     """Forgets everything, as if it were stored elsewhere."""
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         pass
 
-    def append(self, name: str, content: bytes) -> None:
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         pass
 
 

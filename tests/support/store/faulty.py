@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from mnist_lib.errors import StoreError
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects
 
 
 class KilledError(BaseException):
@@ -36,11 +36,11 @@ class Faulty:
     def create(self, name: str, content: bytes) -> bool:
         return self._run("create", name, content)
 
-    def replace(self, name: str, content: bytes) -> None:
-        self._run("replace", name, content)
+    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        self._run("replace", name, content, fence)
 
-    def append(self, name: str, content: bytes) -> None:
-        self._run("append", name, content)
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        self._run("append", name, content, fence)
 
     def add(self, name: str, content: bytes) -> None:
         self._run("add", name, content)
