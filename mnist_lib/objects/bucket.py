@@ -150,7 +150,8 @@ class BucketObjects:
             before, mode = self._with_version(name)
             if tried is not None and before is not None and before.startswith(tried):
                 return  # the answer to the last attempt was lost
-            tried = (before or b"") + content
+            is_line = not before or before.endswith(b"\n")
+            tried = (before or b"") + (content if is_line else b"\n" + content)
             with contextlib.suppress(AlreadyExistsError, PreconditionError):
                 self._put(name, tried, mode)
                 return

@@ -89,10 +89,12 @@ class LocalObjects:
 
     def add(self, name: str, content: bytes) -> None:
         with self._store_errors(name, len(content)):
-            descriptor = self._open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, make=True)
+            descriptor = self._open(name, os.O_RDWR | os.O_APPEND | os.O_CREAT, make=True)
             with os.fdopen(descriptor, "ab") as file:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)  # a large content may take several writes
-                file.write(content)
+                size = os.fstat(descriptor).st_size
+                is_line = not size or os.pread(descriptor, 1, size - 1) == b"\n"
+                file.write(content if is_line else b"\n" + content)
                 file.flush()
                 os.fsync(descriptor)
             with self._parent(name) as (folder, _):

@@ -76,7 +76,10 @@ class Objects(Protocol):
         """Append to an object. Content that was appended after the last `flush` may be lost. `fence`: as above."""
 
     def add(self, name: str, content: bytes) -> None:
-        """Append to an object durably, at once. Of several writers, none loses what another has added."""
+        """Append lines to an object durably, at once. Of several writers, none loses what another has added.
+
+        A line end is added to a last line without one, as an editor or a full disk may have left it.
+        """
 
     def flush(self) -> None:
         """Write appended content that is still buffered."""
