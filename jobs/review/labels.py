@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mnist_lib.clock import now_text
-from mnist_lib.data.corrections import MAX_LABELS_BYTES, NONE, Correction, LabelsFile, Reason, parse_corrections
+from mnist_lib.data.corrections import NONE, Correction, LabelsFile, Reason, parse_corrections
 from mnist_lib.errors import SpecError
 
 
@@ -41,12 +41,12 @@ class Labels:
 
     @property
     def where(self) -> str:
-        return self._file.objects.where(self._file.name)
+        return self._file.where
 
     def refresh(self) -> set[str]:
         """Read what others have stored since, and return the images in it. Raises DataError or StoreError."""
         with self._writing:
-            content = self._file.objects.read(self._file.name, MAX_LABELS_BYTES) or b""
+            content = self._file.content()
             if not content.startswith(self._content):  # somebody has edited the file
                 self._content = b""
                 self._read.clear()

@@ -20,7 +20,7 @@ from mnist_lib.data.corrections import NONE, Reason
 from mnist_lib.errors import MnistError
 from mnist_lib.pictures.examination import Examined
 
-PICTURES_AHEAD = 4  # that a browser loads before they are shown
+PICTURES_AHEAD = 8  # that a browser loads before they are shown, so that fast keys find the next one
 SECONDS_UNTIL_RETURNED = 120.0  # without a request, until the pictures of a browser are given to others
 
 

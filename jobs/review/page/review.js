@@ -2,7 +2,7 @@
 // Decisions wait in `unsaved` until the server has stored them, and are sent again if it does not answer.
 
 const $ = id => document.getElementById(id);
-const NONE = "none", AHEAD = 4, MAX_RECENT = 6, RETRY_MS = 400, POLL_MS = 2000;
+const NONE = "none", AHEAD = 8, MAX_RECENT = 6, RETRY_MS = 400, POLL_MS = 2000;
 const KEYS = "1234567890abcdefghijklmnopqrstuvwxyz";
 
 const client = sessionStorage.client ??= Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, "0")).join("");
@@ -36,7 +36,7 @@ function report(message) {
 // ---- pictures
 
 async function more() {
-  if (fetching) return;
+  if (fetching || queue.length >= AHEAD && status?.model.state === "ready" && queue.every(picture => picture.answers.length || picture.note)) return;
   fetching = true;
   try {
     const held = queue.map(picture => ({image: picture.image, why: picture.why}));
@@ -185,6 +185,7 @@ function decide(label) {
   recent();
   draw();
   flush();
+  more();
 }
 
 function skip() {
@@ -193,6 +194,7 @@ function skip() {
   unsaved.push({path: "skip", picture});
   draw();
   flush();
+  more();
 }
 
 function undo() {

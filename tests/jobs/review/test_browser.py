@@ -1,8 +1,9 @@
 """The page in Chromium, with the keyboard alone: on a phone and on a wide screen, and while the server is killed."""
 
+import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -178,12 +179,10 @@ def test_a_drawing_is_answered_while_it_is_drawn(browser: Browser, command: Comm
 
 @pytest.mark.long
 def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_keys(
-    browser: Browser, digits: Dataset, folder: Path, untrained: Path, tmp_path: Path
+    browser: Browser, command: Command, digits: Dataset, folder: Path, tmp_path: Path
 ) -> None:
     new = write_digits(tmp_path / "many", digits, range(200, 320), sorted_by_class=False)
-    command = Command(
-        new, f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", home=tmp_path, port=free_port()
-    )
+    command.arguments[0] = str(new)
     rng, decided = random.Random(0), dict[str, str]()
     kills = set(rng.sample(range(5, 95), 5))
     with opened(browser, command.start()) as page:
@@ -198,7 +197,6 @@ def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_k
                 command.start()
         saved(page)
         wait_for(lambda: page.inner_text("#saved").startswith("Saved"))
-    command.kill()
     lines = lines_of(folder)
     images = {line.image: line.label for line in lines}
     assert len(lines) == len(images) == len(decided) == 100
@@ -212,12 +210,7 @@ def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_k
 
 @pytest.mark.long
 def test_with_10_000_pictures_the_next_one_appears_within_100_ms(
-    browser: Browser,
-    digits: Dataset,
-    folder: Path,
-    untrained: Path,
-    tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    browser: Browser, command: Command, digits: Dataset, folder: Path, tmp_path: Path
 ) -> None:
     new, rng = tmp_path / "many", np.random.default_rng(0)
     new.mkdir()
@@ -225,20 +218,18 @@ def test_with_10_000_pictures_the_next_one_appears_within_100_ms(
         image = digits.train.images[number % 4_000, ..., 0].copy()
         image[0, :4] = rng.integers(0, 256, 4)
         Image.fromarray(image).save(new / f"{number}-{digits.train.labels[number % 4_000]}.png")
-    command = Command(
-        new, f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", home=tmp_path, port=free_port()
-    )
+    command.arguments[0] = str(new)
     with opened(browser, command.start()) as page:
-        page.wait_for_function("() => / 9,\\d+ left|10,000 left/.test(' ' + counts.textContent)", timeout=120_000)
+        page.wait_for_function("() => / 9,\\d+ left|10,000 left/.test(' ' + counts.textContent)", timeout=240_000)
         page.evaluate(MEASURE.replace("SHOWN", SHOWN))
         for _ in range(200):
             press(page, label_of(shown(page)))
         milliseconds = sorted(page.evaluate("window.times"))
         saved(page)
-    command.kill()
     assert len(lines_of(folder)) == 200
-    record_property("milliseconds", f"median {milliseconds[100]:.0f}, p95 {milliseconds[190]:.0f}")
-    assert milliseconds[190] < 100, f"median {milliseconds[100]:.0f}, highest {milliseconds[-1]:.0f}"
+    figures = "milliseconds: median %.0f, p95 %.0f, highest %.0f"
+    logging.getLogger(__name__).info(figures, milliseconds[100], milliseconds[190], milliseconds[-1])
+    assert milliseconds[190] < 100
 
 
 def test_the_token_of_the_environment_is_used(command: Command) -> None:

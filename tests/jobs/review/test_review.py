@@ -1,0 +1,193 @@
+"""The command: what it refuses, the review in a table, and the disputed images of a run."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.console.exit_codes import UsageError
+from jobs.console.options import parse
+from jobs.review.data import read_data
+from jobs.review.disputes import MIN_PROBABILITY, disputed_items, models_of_run
+from jobs.review.options import ReviewOptions
+from mnist_lib.data.corrections import LabelsFile
+from mnist_lib.data.hashes import text_of
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Dataset
+from mnist_lib.errors import DataError, SpecError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.contents import Predictions, contents_of
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.runs import RunFolder
+from tests.support.job import DRIVER, ROOT
+from tests.support.made_run import made_run
+from tests.support.reviewing import Command, data_of, free_port, lines_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+
+def review(*arguments: str | Path, home: Path) -> tuple[int, str, str]:
+    """Run the command in a process that must not load TensorFlow."""
+    command = [sys.executable, "-c", DRIVER.format(prelude="", module="jobs.review.__main__"), *map(str, arguments)]
+    environment = {**os.environ, "HOME": str(home)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    return done.returncode, done.stdout, done.stderr
+
+
+def fill_in(path: Path, labels: dict[int, str]) -> list[dict[str, str]]:
+    """Write labels into rows of a table, given by index; return all rows."""
+    with path.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    for number, label in labels.items():
+        rows[number]["label"] = label
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def test_a_table_is_written_edited_and_applied(folder: Path, new: Path, untrained: Path, tmp_path: Path) -> None:
+    table = tmp_path / "review.csv"
+    options = (f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", f"--to={table}", "--count=30")
+    code, stdout, stderr = review(new, *options, home=tmp_path)
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith(f"30 pictures are in {table}.")
+    rows = fill_in(table, {0: "3", 1: "4", 2: "none"})
+    assert [row["why"] for row in rows] == ["random", "uncertain"] * 15
+    assert {row["split"] for row in rows if row["why"] == "uncertain"} == {"training"}
+    code, stdout, stderr = review("apply", table, "--user=ada", home=tmp_path)
+    assert (code, stderr) == (0, "")
+    assert stdout == f"Reviewed 3 pictures: 1 removed, 2 added to the dataset. Labels: {folder}/labels.jsonl\n"
+    assert [(line.image, line.label, line.why, line.by, line.replaced) for line in lines_of(folder)] == [
+        (rows[0]["hash"], "3", "random", "ada", None),
+        (rows[1]["hash"], "4", "uncertain", "ada", None),
+        (rows[2]["hash"], "none", "random", "ada", None),
+    ]
+    assert (folder / f"3/{rows[0]['hash']}.png").read_bytes() == Path(rows[0]["file"]).read_bytes()
+    code, stdout, _ = review("apply", table, "--user=ada", home=tmp_path)
+    assert (code, stdout) == (0, "Reviewed 0 pictures.\n3 labels of the table were already stored.\n")
+    assert len(lines_of(folder)) == 3
+    known = data_of(folder).known
+    assert known[rows[0]["hash"]].split == rows[0]["split"]
+    assert known[rows[1]["hash"]].label == "4"
+
+
+def test_a_table_with_a_bad_row_stores_nothing(folder: Path, new: Path, untrained: Path, tmp_path: Path) -> None:
+    table = tmp_path / "review.csv"
+    options = (f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", f"--to={table}", "--count=4")
+    assert review(new, *options, home=tmp_path)[0] == 0
+    rows = fill_in(table, {0: "3", 1: "eleven"})
+    code, stdout, stderr = review("apply", table, home=tmp_path)
+    assert (code, stdout) == (3, "")
+    assert "row 3: expected one of 0, 1, " in stderr
+    fill_in(table, {1: "4"})
+    Path(rows[1]["file"]).write_bytes(Path(rows[0]["file"]).read_bytes())
+    code, _, stderr = review("apply", table, home=tmp_path)
+    assert code == 3
+    assert "row 3: expected the picture that was listed, got another; remove the row" in stderr
+    assert lines_of(folder) == []
+
+
+def test_the_labels_of_a_dataset_are_reviewed_without_pictures(folder: Path, untrained: Path, tmp_path: Path) -> None:
+    table = tmp_path / "review.csv"
+    options = (f"--storage={untrained}", "--model=keras@1", f"--to={table}", "--count=500")
+    assert review(*options, f"--dataset={folder}/", home=tmp_path)[0] == 0
+    rows = fill_in(table, {})
+    assert len(rows) == 120
+    assert {row["current"] for row in rows} == {*"0123456789"}
+    assert {Path(row["file"]).parent.name == row["current"] for row in rows} == {True}
+
+
+def test_the_labels_of_a_dataset_of_the_catalog_are_stored_in_the_storage(
+    untrained: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    table, data = tmp_path / "review.csv", f"--data-dir={data_dir}"
+    options = (f"--storage={untrained}", "--model=keras@1", f"--to={table}", "--count=10", data)
+    prepared = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir))  # so that no TensorFlow is needed
+    assert review(*options, home=tmp_path)[0] == 0
+    rows = fill_in(table, {0: "3"})
+    code, _, stderr = review("apply", table, f"--storage={untrained}", data, home=tmp_path)
+    assert (code, stderr) == (0, "")
+    (line,) = LabelsFile(LocalObjects(untrained), "datasets/mnist-mini/labels.jsonl").read()
+    assert (line.image, line.label, line.replaced) == (rows[0]["hash"], "3", prepared.known[rows[0]["hash"]].label)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.png", "--run=r"], "expected pictures or --run NAME, got both"),
+        (["--count=0"], "count: expected a whole number, 1 or more, got 0"),
+        (["--seed=-1"], "seed: expected"),
+        (["--port=70000"], "port: expected a number from 0 to 65535, got 70000"),
+        (["--user="], "user: expected 1 to 200 printable characters"),
+        (["--to=/nonexistent/x.csv"], "to: expected a file in an existing folder"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises((UsageError, SpecError), match=message):
+        parse("jobs.review", ReviewOptions, arguments).check()
+
+
+@pytest.mark.parametrize("dataset", ["mnist-mini", "tfds:digits"])
+def test_a_dataset_without_a_folder_refuses_new_pictures_in_one_line(dataset: str) -> None:
+    options: ReviewOptions = parse("jobs.review", ReviewOptions, ["a.png", f"--dataset={dataset}"])
+    with pytest.raises(SpecError, match=f"expected a folder of pictures as --dataset, got {dataset}, which takes"):
+        options.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_review_with_a_summary(
+    number: signal.Signals, folder: Path, new: Path, untrained: Path, tmp_path: Path
+) -> None:
+    options = (f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1")
+    command = Command(new, *options, home=tmp_path, port=free_port())
+    address = command.start()
+    code, stdout, stderr = command.end(number)
+    assert (code, stdout, stderr) == (0, "Reviewed 0 pictures.\n", "")
+    assert address not in stdout + stderr
+
+
+def store_run(storage: Path, digits: Dataset) -> str:
+    """Store a run of two models, as the job does."""
+    made, objects = made_run(digits, seeds=1), LocalObjects(storage)
+    run = made.summary["run"]
+    summary = {**made.summary, "models": {name: {**row, "version": 1} for name, row in made.summary["models"].items()}}
+    for name, tally in made.tallies.items():
+        files, about = contents_of(tally.chosen, digits.info, run, {"sha256": "0" * 64})
+        publish(objects, name, run, files, about)
+    RunFolder(objects, run).complete(summary)
+    return str(run)
+
+
+def test_the_disputed_images_of_a_run_are_its_confident_mistakes_and_differing_answers(
+    digits: Dataset, data_dir: Path, tmp_path: Path
+) -> None:
+    objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
+    data, models = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir)), models_of_run(objects, run)
+    items = disputed_items(objects, models, data, {})
+    found = [Predictions.read(objects, version) for version in models.versions]
+    wrong = np.max([np.where(each.correct, 0, each.probabilities.max(axis=1)) for each in found], axis=0)
+    expected = np.flatnonzero((wrong >= MIN_PROBABILITY) | (found[0].answers != found[1].answers))
+    assert 0 < len(expected) < 500
+    hashes = [text_of(row) for row in digits.test.hashes]
+    assert {item.image for item in items} == {hashes[index] for index in expected}
+    scores = [wrong[hashes.index(item.image)] for item in items]
+    assert scores == sorted(scores, reverse=True)
+    assert all(item.answers.count("@1: ") == 2 for item in items)
+
+    again = disputed_items(objects, models, data, {items[0].image: items[0].answers.split(": ")[1][0]})
+    assert items[0].image not in {item.image for item in again[: len(again) // 2]}  # one model is right now
+
+
+def test_a_run_without_the_images_of_the_dataset_is_refused(digits: Dataset, folder: Path, tmp_path: Path) -> None:
+    objects, run = LocalObjects(tmp_path / "storage"), store_run(tmp_path / "storage", digits)
+    with pytest.raises(DataError, match="with the images that its models were tested on, got others"):
+        disputed_items(objects, models_of_run(objects, run), data_of(folder), {})
+    with pytest.raises(SpecError, match=r"run: expected a complete run with a model in .*runs, got 'other'"):
+        models_of_run(objects, "other")
