@@ -1,6 +1,7 @@
 """The Python API: stored versions by name, as classifiers that predict, and the runs of a storage as records.
 
-A model name without a version means its champion, here and in every command.
+A model name without a version means its champion for the data set that it was trained on last, here and in every
+command; `dataset` names another one.
 """
 
 import re
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnist_lib.catalog import require_known
+from mnist_lib.data.request import stored_name
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions import champion
+from mnist_lib.store.champion_log import Champion, pinned_version
+from mnist_lib.store.champions import champions, trained_last
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names
@@ -54,7 +57,7 @@ class Classifier:
 class ModelOfRun:
     version: int
     accuracy: float  # of this version on the test split, 0 to 1
-    champion: bool | None  # whether this version is the champion today; None if the log of champions is damaged
+    champion: bool | None  # whether it is the champion of a data set today; None if a log of champions is damaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +69,20 @@ class RunRecord:
     models: Mapping[str, ModelOfRun] = field(default_factory=dict)
 
 
-def load(name: str | None = None, storage: str | Path = "results", model_file: str | Path | None = None) -> Classifier:
+def load(
+    name: str | None = None,
+    storage: str | Path = "results",
+    model_file: str | Path | None = None,
+    dataset: str | None = None,
+) -> Classifier:
     """Return a stored version as a classifier. TensorFlow starts without GPUs, which stay free for training.
 
     Args:
-        name: as in `find_version`; None for the most accurate champion.
+        name: as in `find_version`; None for the most accurate champion of one data set.
         storage: a folder or a URL.
         model_file: the Python file of a user's model; its code is run only if the version was trained from that file.
             Not needed on the machine where the model was trained.
+        dataset: the data set of the champion, if that is not the one trained last.
 
     Raises:
         SpecError: there is no such version or no champion.
@@ -82,7 +91,7 @@ def load(name: str | None = None, storage: str | Path = "results", model_file: s
         StoreError: the storage cannot be read.
     """
     objects = open_storage(str(storage))
-    version = find_version(objects, name) if name else best_champion(objects)
+    version = choose_version(objects, name, dataset).version
     stored = StoredModel.read(objects, version, Path(model_file) if model_file else None)
     accuracy = version.facts.test
     import_keras(gpus=False)
@@ -101,32 +110,69 @@ def load(name: str | None = None, storage: str | Path = "results", model_file: s
 def runs(storage: str | Path = "results") -> list[RunRecord]:
     """Return every run of a storage (a folder or a URL): unfinished and damaged ones first, then newest first."""
     objects = open_storage(str(storage))
-    champions = {model: _champion_number(objects, model) for model in model_names(objects)}
+    in_use = {model: _champion_numbers(objects, model) for model in model_names(objects)}
     names = {name.split("/")[1] for name in objects.names("runs")}
-    found = concurrently(partial(_run_record, objects, champions), [*names])
+    found = concurrently(partial(_run_record, objects, in_use), [*names])
     return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
 
 
-def find_version(objects: Objects, name: str | None) -> Version:
-    """Return the version that a name stands for.
+@dataclass(frozen=True)
+class Choice:
+    """The version that a name stands for."""
+
+    version: Version
+    why: str  # a phrase to put after its name
+
+
+def choose_version(objects: Objects, name: str | None = None, dataset: str | None = None) -> Choice:
+    """Return the version to predict with, and why it is this one.
 
     Args:
-        name: "keras" for the champion, "keras@latest" for the newest version, "keras@3" for version 3.
+        name: "keras" for the champion, "keras@latest" for the newest version, "keras@3" for version 3; None for the
+            most accurate champion of the data set.
+        dataset: the data set of the champion: its name or where it is; None for the one trained last.
 
     Raises:
         SpecError: there is no such version or no champion.
-        IntegrityError: the record of the version or of the champion is damaged.
+        IntegrityError: the record of the version, or of any champion that might be the one, is damaged.
     """
+    if name is not None and "@" in name:
+        if dataset is not None:
+            raise SpecError(f"dataset: expected the name of a model, whose champion it chooses, got {name}; omit it")
+        return Choice(_numbered_version(objects, name), "as requested")
+    models = model_names(objects)
+    if name is not None:
+        require_known("model", name, models)
+        models = [name]
+    chosen = stored_name(dataset) if dataset is not None else None
+    why = "as requested"
+    if chosen is None:
+        last = [found for model in models if (found := trained_last(objects, model))]
+        if not last:
+            raise SpecError(_no_champion(objects, name))
+        chosen, why = max(last, key=lambda found: found.at).dataset, "the data set trained last"
+    of_models = [champions(objects, model) for model in models]
+    own = [_champion_version(records[chosen]) for records in of_models if chosen in records]
+    known = sorted({other for records in of_models for other in records})
+    if not own:
+        others = f"there are champions of {', '.join(known)}" if known else "there is no champion"
+        raise SpecError(f"dataset: expected one with a champion of {name or 'any model'}, got {chosen}; {others}")
+    version = max((pinned_version(objects, record) for record in own), key=lambda version: version.facts.test.value)
+    others = ", ".join(other for other in known if other != chosen)
+    more = f"; there are also champions of {others} (--dataset chooses)" if others else ""
+    return Choice(version, f"the champion of {chosen}, {why}{more}")
+
+
+def find_version(objects: Objects, name: str | None, dataset: str | None = None) -> Version:
+    """Return the version that a name stands for, as `choose_version` does; raise SpecError without a name."""
     if name is None:
         raise SpecError("expected a version, as in keras@3 or keras@latest; see: jobs.models list")
-    model, at, which = name.partition("@")
+    return choose_version(objects, name, dataset).version
+
+
+def _numbered_version(objects: Objects, name: str) -> Version:
+    model, _, which = name.partition("@")
     require_known("model", model, model_names(objects))
-    if not at:
-        found = _champion_version(objects, model)
-        if found is None:
-            where = f"{model} has no champion in {objects.where('models')}"
-            raise SpecError(f"{where}; promote a version, or name one, as in {model}@{LATEST}")
-        return found
     if which == LATEST:
         number = next((number for number, _ in find_all(objects, model, newest_first=True)), 0)
     elif NUMBER.fullmatch(which):
@@ -139,16 +185,12 @@ def find_version(objects: Objects, name: str | None) -> Version:
     return version
 
 
-def best_champion(objects: Objects) -> Version:
-    """Return the champion with the highest test accuracy; if several are equal, the first in the catalog.
-
-    Raises IntegrityError if the record of any champion is damaged: that champion might be the best.
-    """
-    champions = [found for model in model_names(objects) if (found := _champion_version(objects, model))]
-    if not champions:
+def _no_champion(objects: Objects, model: str | None) -> str:
+    if model is None:
         where = f"there is no champion in {objects.where('models')}"
-        raise SpecError(f"{where}; train one with jobs.train, or name a version, as in keras@{LATEST}")
-    return max(champions, key=lambda version: version.facts.test.value)
+        return f"{where}; train one with jobs.train, or name a version, as in keras@{LATEST}"
+    where = f"{model} has no champion in {objects.where('models')}"
+    return f"{where}; promote a version, or name one, as in {model}@{LATEST}"
 
 
 def require_version(objects: Objects, model: str, number: int) -> Version:
@@ -159,21 +201,20 @@ def require_version(objects: Objects, model: str, number: int) -> Version:
     return version
 
 
-def _champion_version(objects: Objects, model: str) -> Version | None:
-    current = champion(objects, model)
-    return require_version(objects, model, current.version) if current else None
+def _champion_version(record: Champion | IntegrityError) -> Champion:
+    if isinstance(record, IntegrityError):
+        raise record
+    return record
 
 
-def _champion_number(objects: Objects, model: str) -> int | None:
-    """Return the number of the champion, 0 if there is none, None if the record is damaged."""
-    try:
-        current = champion(objects, model)
-    except IntegrityError:
-        return None
-    return current.version if current else 0
+def _champion_numbers(objects: Objects, model: str) -> tuple[set[int], bool]:
+    """Return the numbers of a model's champions, and whether the record of each can be read."""
+    records = champions(objects, model).values()
+    numbers = {record.version for record in records if isinstance(record, Champion)}
+    return numbers, all(isinstance(record, Champion) for record in records)
 
 
-def _run_record(objects: Objects, champions: Mapping[str, int | None], name: str) -> RunRecord:
+def _run_record(objects: Objects, in_use: Mapping[str, tuple[set[int], bool]], name: str) -> RunRecord:
     folder = RunFolder(objects, name)
     try:
         summary = folder.summary()
@@ -183,8 +224,8 @@ def _run_record(objects: Objects, champions: Mapping[str, int | None], name: str
         return RunRecord(name=name, status="damaged")
     models = {}
     for model, row in summary["models"].items():
-        version, in_use = row["version"], champions.get(model, 0)
-        is_champion = None if in_use is None else in_use == version
+        version, (numbers, all_known) = row["version"], in_use.get(model, (set(), True))
+        is_champion = version in numbers or (False if all_known else None)
         models[model] = ModelOfRun(version=version, accuracy=row["best_trial_test_accuracy"], champion=is_champion)
     failed = any(trial["status"] == "failed" for trial in summary["trials"])
     status: Literal["complete", "some failed"] = "some failed" if failed else "complete"

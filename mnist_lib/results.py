@@ -5,6 +5,7 @@ Accuracies are added as counts and divided once: a mean over batches would weigh
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 import statistics
@@ -58,15 +59,24 @@ class Accuracy:
         """The share of correct predictions in [0, 1], or NaN if the total is 0."""
         return self.correct / self.total if self.total else math.nan
 
-    def interval(self) -> tuple[float, float]:
-        """Return the 95% confidence interval of the accuracy (Wilson, 1927)."""
+    def interval(self, selected_from: int = 1) -> tuple[float, float]:
+        """Return the 95% confidence interval of the accuracy (Wilson, 1927).
+
+        Args:
+            selected_from: the number of models of which this one was chosen by these predictions. The best of many is
+                partly the luckiest, so the lower end is that of an interval which covers all of them (Bonferroni).
+        """
         if not self.total:
             return (0.0, 1.0)
-        z, n, p = 1.959964, self.total, self.value
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        # Rounding could exclude p where it is 0 or 1.
-        return (max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
+        # Rounding could exclude the value where it is 0 or 1.
+        return (
+            max(0.0, min(self.value, self._wilson(-normal_quantile(1 - 0.025 / selected_from)))),
+            min(1.0, max(self.value, self._wilson(normal_quantile(0.975)))),
+        )
+
+    def _wilson(self, z: float) -> float:
+        n, p = self.total, self.value
+        return (p + z * z / (2 * n) + z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +207,12 @@ def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
     std = statistics.stdev(accuracies)
     half = student_t_quantile(0.975, count - 1) * std / math.sqrt(count)
     return SeedStatistics(count, mean, std, (max(0.0, mean - half), min(1.0, mean + half)))
+
+
+@functools.cache
+def normal_quantile(probability: float) -> float:
+    """Return the quantile of the standard normal distribution at `probability`."""
+    return statistics.NormalDist().inv_cdf(probability)
 
 
 def student_t_quantile(probability: float, degrees: int) -> float:

@@ -57,6 +57,14 @@ class DatasetSummary(TypedDict):
     changes: NotRequired[ChangesSummary]  # if there was an earlier run of the dataset
 
 
+class SignificanceSummary(TypedDict):
+    """How often chance may replace the champion, over all comparisons on the data set."""
+
+    total: Share
+    left: Share
+    comparisons: Count
+
+
 class ModelSummary(TypedDict):
     trials: Count
     mean_test_accuracy: Share
@@ -75,6 +83,7 @@ class ModelSummary(TypedDict):
     version: Number
     champion: NotRequired[bool]
     promotion: NotRequired[Text]
+    significance: NotRequired[SignificanceSummary | None]
 
 
 class ErrorSummary(TypedDict):

@@ -44,6 +44,7 @@ TABLE = (
     ExitCode(7, "a stored file or record is damaged, or was written by a newer release", "no"),
     ExitCode(8, "the cluster cannot be reached or used, or was lost", "yes"),
     ExitCode(9, "some trials failed, or some pictures could not be read; the rest succeeded", "once"),
+    ExitCode(10, "the version was not promoted; the champion stays", "no"),
     # A retry would repeat work that is done: whatever belongs in the storage has been stored.
     ExitCode(74, "standard output, or a file for the result, cannot be written", "no"),
     ExitCode(75, "another process is running this run or schedule", "yes"),
@@ -87,6 +88,7 @@ BY_NUMBER = {row.number: row for row in TABLE}
 DONE = 0
 INTEGRITY = ERRORS["E-INTEGRITY"].exit_code
 SOME_FAILED = 9
+REFUSED = 10
 OUTPUT = ERRORS["E-OUTPUT"].exit_code
 INTERRUPTED = 128 + signal.SIGINT
 

@@ -14,7 +14,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 
 COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], CommandResult]]] = {
-    "list": (options.ModelOptions, queries.list_versions),
+    "list": (options.ListOptions, queries.list_versions),
     "show": (options.ShowOptions, queries.show),
     "diff": (options.DiffOptions, queries.diff),
     "champion": (options.ChampionOptions, queries.show_champion),

@@ -3,11 +3,14 @@
 from dataclasses import asdict
 from functools import partial
 
+from jobs.console import exit_codes
 from jobs.console.output import CommandResult
 from jobs.console.values import moment
+from jobs.models.compute import predict_here
 from jobs.models.options import CollectOptions, PromoteOptions, RollbackOptions
 from jobs.train.reporting import write_index
 from mnist_lib.api import LATEST, NUMBER, find_version
+from mnist_lib.data.request import stored_name
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import champions
@@ -28,17 +31,28 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
             f"version: expected {name}@{LATEST} or a number such as {name}@3, got {name}, which is already the champion"
         )
     version = find_version(objects, name)
-    decision = champions.promote(objects, version, rule)
-    verdict = f"{version.name} is now the champion" if decision.promote else f"{version.name} is not promoted"
-    return CommandResult(asdict(decision), [f"{verdict}: {decision.why}"], afterwards=partial(_update_index, objects))
+    dataset = version.facts.dataset["name"]
+    decision = champions.promote(objects, version, rule, predict_here(objects, version, options))
+    current = champions.champion(objects, version.model, dataset)
+    is_champion = current is not None and current.version == version.number
+    if is_champion:
+        verdict = f"{version.name} is {'now ' if decision.promote else ''}the champion of {dataset}: {decision.why}"
+    else:
+        verdict = f"{version.name} is not promoted: {decision.why}; to promote it all the same, add --always"
+    lines = [verdict, *([f"Chance: {decision.budget}."] if decision.budget else [])]
+    code = exit_codes.DONE if is_champion else exit_codes.REFUSED
+    document = {**asdict(decision), "dataset": dataset, "champion": is_champion}
+    return CommandResult(document, lines, code, afterwards=partial(_update_index, objects))
 
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     if options.model is None:
         raise SpecError("model: expected the model to roll back, got none; for example: jobs.models rollback keras")
     (model,) = options.models(objects)
-    record = champions.rollback(objects, model, _target(objects, model, options.to))
-    text = f"{model}@{record.version} is the champion: {record.why}"
+    to = _number_or_time(options.to)
+    dataset = _dataset(objects, model, options.dataset)
+    record = champions.rollback(objects, model, dataset, _target(objects, model, dataset, to))
+    text = f"{record.name} is the champion of {dataset}: {record.why}"
     return CommandResult(asdict(record), [text], afterwards=partial(_update_index, objects))
 
 
@@ -48,19 +62,30 @@ def _update_index(objects: Objects) -> None:
         write_index(objects)
 
 
-def _target(objects: Objects, model: str, to: str | None) -> int | None:
-    """Return the number of the version to roll back to, or None for the previous champion."""
-    if to is None:
-        return None
-    if NUMBER.fullmatch(to):
-        return int(to)
+def _dataset(objects: Objects, model: str, given: str | None) -> str:
+    """Return the data set whose champion is meant: the given one, or the one trained last."""
+    dataset = stored_name(given) if given is not None else champions.dataset_in_use(objects, model)
+    if dataset is None:
+        raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
+    return dataset
+
+
+def _number_or_time(to: str | None) -> int | str | None:
+    if to is None or NUMBER.fullmatch(to):
+        return None if to is None else int(to)
     try:
-        time = moment(to)
+        return moment(to)
     except ValueError as error:
         raise SpecError(f"to: expected a number or a time such as 2026-11-25T03:00:00Z, got {to!r}") from error
-    then = champions.champion_at(objects, model, time)
+
+
+def _target(objects: Objects, model: str, dataset: str, to: int | str | None) -> int | None:
+    """Return the number of the version to roll back to, or None for the previous champion."""
+    if not isinstance(to, str):
+        return to
+    then = champions.champion_at(objects, model, dataset, to)
     if then is None:
-        raise SpecError(f"to: {model} had no champion at {to}; see: jobs.models history {model}")
+        raise SpecError(f"to: {model} had no champion for {dataset} at {to}; see: jobs.models history {model}")
     return then.version
 
 

@@ -13,29 +13,34 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult
 from jobs.console.terminal import step
-from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
+from jobs.models.options import ComputeOptions, EvaluateOptions, ExportOptions, PromoteOptions, ReproduceOptions
 from mnist_lib.api import find_version
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
 from mnist_lib.data.corrections import UsedLabels, labels_in_storage
-from mnist_lib.data.request import DataRequest
+from mnist_lib.data.request import DataRequest, stored_name
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.store.champion_log import datasets_with_logs
+from mnist_lib.store.champions import Predict
 from mnist_lib.store.contents import Predictions, StoredModel, image_shape_of
 from mnist_lib.store.datasets import begun_with
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import Version, model_names
 from mnist_lib.wording import percent
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mnist_lib.data.split import Dataset, Split
 
 NUM_EXPORT_IMAGES = 100  # test images on which an exported file is compared with the stored version
 
 
 def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
-    version = find_version(objects, options.version)
+    version = _version(objects, options)
     stored = Predictions.read(objects, version)
     with step("importing TensorFlow"):
         import_keras(gpus=False)
@@ -55,7 +60,7 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
 
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
-    version = find_version(objects, options.version)
+    version = _version(objects, options)
     with step("importing TensorFlow"):
         import_keras()
     from mnist_lib.export import reproduction
@@ -86,7 +91,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
 
 
 def export(options: ExportOptions, objects: Objects) -> CommandResult:
-    version, form = find_version(objects, options.version), options.format
+    version, form = _version(objects, options), options.format
     if form is None:
         raise SpecError(f"format: expected one of {', '.join(EXPORT_FORMATS)}; name one with --format")
     require_known("format", form, EXPORT_FORMATS)
@@ -109,6 +114,30 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
         f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e}).",
     ]
     return CommandResult(asdict(found), lines)
+
+
+def _version(objects: Objects, options: ComputeOptions) -> Version:
+    """Return the version that the options name: --dataset says which champion is meant, if one has this name."""
+    model, dataset = options.version or "", options.dataset
+    chooses = dataset is not None and "@" not in model and model in model_names(objects)
+    if dataset is not None and chooses and stored_name(dataset) in datasets_with_logs(objects, model):
+        return find_version(objects, model, dataset)
+    return find_version(objects, options.version)
+
+
+def predict_here(objects: Objects, challenger: Version, options: PromoteOptions) -> Predict:
+    """Return a function that predicts images of a challenger's hold-out with another version, in this process."""
+
+    def predict(version: Version, positions: "NDArray[np.intp]") -> "NDArray[np.float32]":
+        data = data_of(challenger, options.dataset, **options.source())
+        images = tested_split(objects, challenger, data).images[positions]
+        with step("importing TensorFlow"):
+            import_keras(gpus=False)
+        from mnist_lib.export.loading import load
+
+        return load(objects, version, options.model_file)(images)
+
+    return predict
 
 
 def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:

@@ -6,9 +6,12 @@ from pathlib import Path
 from jobs.console.datasets import SourceOptions
 from jobs.console.options import option
 from jobs.console.values import folder, moment, number, whole_number
-from jobs.train.options import STORAGE_HELP
+from jobs.train.options import ALPHA_HELP, STORAGE_HELP
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
+from mnist_lib.data.request import stored_name
+from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.store.champion_log import datasets_with_logs
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.versions import model_names
 
@@ -21,6 +24,7 @@ MODEL_FILE_HELP = (
     " (default: files that models were trained from on this machine)"
 )
 VERSION_DATASET_HELP = "dataset of the version, if it is not in the catalog: a folder of pictures or tfds:NAME"
+CHAMPION_DATASET_HELP = "data set whose champion is meant, such as mnist or ./letters (default: the one trained last)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,6 @@ class StoreOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(StoreOptions):
-    """List every version with its test accuracy, and mark the champions."""
-
     model: str | None = option(None, f"model: {MODEL_HELP} (default: all)", str, "MODEL", positional=True)
 
     def models(self, objects: Objects) -> list[str]:
@@ -45,13 +47,34 @@ class ModelOptions(StoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HistoryOptions(ModelOptions):
-    """List which version became the champion of each model, when and why."""
+class DatasetModelOptions(ModelOptions):
+    dataset: str | None = option(None, "data set, such as mnist or ./letters (default: all)", str, "NAME|DIR")
+
+    def datasets(self, objects: Objects, model: str) -> list[str]:
+        """Return the data sets for which a model has a champion, or the given one. Raises SpecError if it has none."""
+        known = datasets_with_logs(objects, model)
+        if self.dataset is None:
+            return known
+        name = stored_name(self.dataset)
+        if self.model is not None and name not in known:
+            expected = f"a data set for which {model} has a champion ({', '.join(known) or 'none'})"
+            raise SpecError(f"dataset: expected {expected}, got {name}")
+        return [name] if name in known else []
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChampionOptions(ModelOptions):
-    """Show the champion of each model: the version in use."""
+class ListOptions(DatasetModelOptions):
+    """List every version with its data set and test accuracy, and mark the champions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryOptions(DatasetModelOptions):
+    """List every decision about the champion of each model and data set, with its date and reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChampionOptions(DatasetModelOptions):
+    """Show the champion of each model and data set: the version in use."""
 
     at: str | None = option(
         None, "print the champion at this time, such as 2026-11-25T03:00:00Z (default: now)", moment, "TIME"
@@ -60,6 +83,7 @@ class ChampionOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class VersionOptions(StoreOptions):
+    dataset: str | None = option(None, CHAMPION_DATASET_HELP, str, "NAME|DIR")
     version: str | None = option(None, f"required: version, {VERSION_HELP}", str, "VERSION", positional=True)
 
 
@@ -81,26 +105,29 @@ class DiffOptions(StoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteOptions(StoreOptions):
-    """Make a version the champion of its model if it is significantly better than the current champion."""
+class PromoteOptions(SourceOptions, StoreOptions):
+    """Make a version the champion of its model and data set if it is significantly better than the current one."""
 
     version: str | None = option(
         None, "required: version, such as keras@latest or keras@3", str, "VERSION", positional=True
     )
     always: bool = option(False, "promote the version even if it is not better than the champion")
-    alpha: float = option(Rule.alpha, "significance level of McNemar's test against the champion", number, "P")
+    dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR|tfds:NAME")
+    model_file: Path | None = option(None, MODEL_FILE_HELP, folder, "FILE.py", typed=True)
+    alpha: float = option(Rule.alpha, ALPHA_HELP, number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "minimum test accuracy of a first champion, 0 to 1", number, "X")
     max_class_drop: float = option(Rule.max_class_drop, "maximum loss of accuracy in any class, 0 to 1", number, "X")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackOptions(ModelOptions):
-    """Make an earlier version the champion again."""
+    """Make an earlier version the champion of a data set again."""
 
     model: str | None = option(None, f"required: model: {MODEL_HELP}", str, "MODEL", positional=True)
     to: str | None = option(
         None, "version number, or a time when it was the champion (default: the previous champion)", str, "N|TIME"
     )
+    dataset: str | None = option(None, CHAMPION_DATASET_HELP, str, "NAME|DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +152,7 @@ class CollectOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(SourceOptions, VersionOptions):
-    dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR|tfds:NAME")
+    dataset: str | None = option(None, f"{CHAMPION_DATASET_HELP}; or the {VERSION_DATASET_HELP}", str, "NAME|DIR")
     model_file: Path | None = option(None, MODEL_FILE_HELP, folder, "FILE.py", typed=True)
 
 

@@ -10,12 +10,22 @@ from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
-from jobs.models.options import ChampionOptions, DiffOptions, HistoryOptions, ModelOptions, ShowOptions, VerifyOptions
+from jobs.models.options import (
+    ChampionOptions,
+    DiffOptions,
+    HistoryOptions,
+    ListOptions,
+    ModelOptions,
+    ShowOptions,
+    VerifyOptions,
+)
 from mnist_lib.api import NUMBER, find_version, require_version
+from mnist_lib.data.request import stored_name
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
-from mnist_lib.store.champions import Champion, champion, champion_at, history
+from mnist_lib.store.champion_log import Champion, ChampionLog, datasets_with_logs
+from mnist_lib.store.champions import champion_at, champions, history, reign
 from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder
@@ -24,26 +34,27 @@ from mnist_lib.wording import counted, percent
 MAX_IMAGES_SHOWN = 10  # by `diff`, without --json
 
 
-def list_versions(options: ModelOptions, objects: Objects) -> CommandResult:
+def list_versions(options: ListOptions, objects: Objects) -> CommandResult:
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
+    only = None if options.dataset is None else stored_name(options.dataset)
     for model in options.models(objects):
-        in_use = 0
-        try:
-            current = champion(objects, model)
-            in_use = current.version if current else 0
-        except IntegrityError as error:
-            damaged.append(str(error))
+        in_use = champions(objects, model)
+        damaged += [str(record) for record in in_use.values() if isinstance(record, IntegrityError)]
         for number, version in find_all(objects, model):
-            rows.append({"model": model, "number": number, "champion": number == in_use, **_row(version)})
+            champion_of = [name for name, record in in_use.items() if _names(record, number)]
+            row = {"model": model, "number": number, "champion": bool(champion_of), "champion_of": champion_of}
+            row |= _row(version)
+            if only in (None, row.get("dataset"), *champion_of):
+                rows.append(row)
     damaged += [row["error"] for row in rows if "error" in row]
-    headings = ("version", "", "test accuracy", "stored", "run")
+    headings = ("version", "", "dataset", "test accuracy", "stored", "run")
     text = table(headings, map(_cells, rows)) if rows else f"No version is stored in {options.storage}."
     return CommandResult(rows, [text, *damaged], exit_codes.INTEGRITY if damaged else exit_codes.DONE)
 
 
 def show(options: ShowOptions, objects: Objects) -> CommandResult:
-    version = find_version(objects, options.version)
+    version = find_version(objects, options.version, options.dataset)
     folder = RunFolder(objects, version.run)
     if options.open:
         _open_report(folder)
@@ -53,6 +64,7 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
         "stored": f"{version.committed_at}, by run {version.run}, trial {about.trial}",
         "test": f"{test.correct:,} of {test.total:,} images right: {percent(test.value)} ({low} to {high})",
         "dataset": f"{dataset['name']} {dataset['version']}, fingerprint {dataset['fingerprint']}",
+        **_champion_facts(objects, version),
         "weights": f"sha256 {about.weights_sha256}",
         "where": objects.where(version_folder(version.model, version.number)),
         "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
@@ -73,11 +85,21 @@ def diff(options: DiffOptions, objects: Objects) -> CommandResult:
 
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
-    at = options.at
-    found = {m: champion(objects, m) if at is None else champion_at(objects, m, at) for m in options.models(objects)}
-    lines = [f"{model}@{record.version} since {record.at}: {record.why}" for model, record in found.items() if record]
-    document = {model: asdict(record) for model, record in found.items() if record}
-    return CommandResult(document, lines or [f"There {'is' if at is None else 'was'} no champion."])
+    document: dict[str, dict[str, Any]] = {}
+    lines: list[str] = []
+    for model in options.models(objects):
+        for dataset in options.datasets(objects, model):
+            log = history(objects, model, dataset)
+            record = log[-1] if options.at is None else champion_at(objects, model, dataset, options.at)
+            if isinstance(record, IntegrityError):
+                raise record
+            since = reign(log[: log.index(record) + 1]) if record else None
+            if record is None or since is None:
+                continue
+            document.setdefault(model, {})[dataset] = {**asdict(record), "since": since.at, "interval": record.interval}
+            lines.append(f"{record.name}, champion of {dataset} since {since.at}: {since.why}")
+            lines += [f"  {text}" for text in _champion_texts(record)]
+    return CommandResult(document, lines or [f"There {'is' if options.at is None else 'was'} no champion."])
 
 
 def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
@@ -85,17 +107,46 @@ def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
     lines: list[str] = []
     damaged = False
     for model in options.models(objects):
-        for record in history(objects, model):
-            entries = document.setdefault(model, [])
-            if isinstance(record, IntegrityError):
-                damaged = True
-                entries.append({"error": str(record)})
-                lines.append(f"damaged               {record}")
-            else:
-                entries.append(asdict(record))
-                lines.append(f"{record.at}  {model}@{record.version}  {record.kind}: {record.why} (run {record.run})")
+        for dataset in options.datasets(objects, model):
+            log = history(objects, model, dataset)
+            for record in log:
+                entries = document.setdefault(model, [])
+                if isinstance(record, IntegrityError):
+                    damaged = True
+                    entries.append({"error": str(record), "dataset": dataset})
+                    lines.append(f"damaged               {record}")
+                else:
+                    entries.append(asdict(record))
+                    what = f"{record.at}  {record.name}  {dataset}  {record.kind}"
+                    lines.append(f"{what}: {record.why} (run {record.run})")
+            if log and isinstance(log[-1], Champion) and log[-1].budget is not None:
+                lines.append(f"  {model} on {dataset}: {log[-1].budget}")
     lines = lines or ["There has been no champion."]
     return CommandResult(document, lines, exit_codes.INTEGRITY if damaged else exit_codes.DONE)
+
+
+def _champion_facts(objects: Objects, version: Version) -> dict[str, str]:
+    """Return the line of `show` about a version that is the champion of a data set, by its heading."""
+    found = champions(objects, version.model).items()
+    texts = [
+        f"of {dataset}: {'; '.join(_champion_texts(record)) or record.why}"
+        for dataset, record in found
+        if isinstance(record, Champion) and record.version == version.number
+    ]
+    return {"champion": "; ".join(texts)} if texts else {}
+
+
+def _champion_texts(record: Champion) -> list[str]:
+    """Return what is known about a champion today: its accuracy, and what is left of its budget."""
+    texts = []
+    if record.test is not None and record.interval is not None:
+        low, high = map(percent, record.interval)
+        chosen = f", as the best of {record.selected_from:,}" if record.selected_from > 1 else ""
+        right = f"{record.test.correct:,} of the {record.test.total:,} images of the newest hold-out right"
+        texts.append(f"{right}: {percent(record.test.value)} ({low} to {high}{chosen})")
+    if record.budget is not None:
+        texts.append(str(record.budget))
+    return texts
 
 
 def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
@@ -118,9 +169,12 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
         check(version.name, verify, objects, version)
     else:
         for model in ModelOptions(model=what).models(objects):
-            log = history(objects, model)
-            damaged |= {f"champions of {model}": str(record) for record in log if isinstance(record, IntegrityError)}
-            numbers = {record.version for record in log[-1:] if isinstance(record, Champion)}
+            numbers = set[int]()
+            for dataset in datasets_with_logs(objects, model):
+                for error in ChampionLog(objects, model, dataset).damage():
+                    damaged[f"champions of {model} for {dataset}: {error}"] = str(error)
+                newest = history(objects, model, dataset)[-1:]
+                numbers |= {record.version for record in newest if isinstance(record, Champion)}
             if options.all:
                 numbers |= {number for number, _ in find_all(objects, model)}
             for number in sorted(numbers):
@@ -150,18 +204,25 @@ def _row(version: Version | IntegrityError) -> dict[str, Any]:
     try:
         if isinstance(version, IntegrityError):
             raise version
-        trial, test = version.facts.trial, version.facts.test
+        trial, test, dataset = version.facts.trial, version.facts.test, version.facts.dataset["name"]
     except IntegrityError as error:
         return {"error": str(error)}
-    about = {"trial": trial, "run": version.run, "committed_at": version.committed_at}
+    about = {"dataset": dataset, "trial": trial, "run": version.run, "committed_at": version.committed_at}
     return {"test": {**vars(test)}, "test_accuracy": test.value, **about}
 
 
+def _names(record: Champion | IntegrityError, number: int) -> bool:
+    return isinstance(record, Champion) and record.version == number
+
+
 def _cells(row: dict[str, Any]) -> list[str]:
-    name, mark = f"{row['model']}@{row['number']}", "champion" if row["champion"] else ""
+    name, own = f"{row['model']}@{row['number']}", [row.get("dataset")]
+    mark = "champion" if row["champion"] else ""
+    if row["champion"] and row["champion_of"] != own:
+        mark = f"champion of {', '.join(row['champion_of'])}"
     if "error" in row:
-        return [name, mark, "damaged", "", ""]
-    return [name, mark, percent(row["test_accuracy"]), row["committed_at"][:10], row["run"]]
+        return [name, mark, "", "damaged", "", ""]
+    return [name, mark, row["dataset"], percent(row["test_accuracy"]), row["committed_at"][:10], row["run"]]
 
 
 def _comparison_lines(found: Comparison) -> list[str]:
@@ -169,7 +230,7 @@ def _comparison_lines(found: Comparison) -> list[str]:
     lines = [f"{found.one} predicts {one} of the test images correctly, {found.other} {other}."]
     lines += [f"  {name}: {a} -> {b}" for name, (a, b) in found.made.items()] or ["  They were made in the same way."]
     if found.test_images is None:
-        return [*lines, "They were tested on different images."]
+        return [*lines, "They were not tested on the same images."]
     count = len(found.differing)
     gained = sum(answers.other == answers.label for answers in found.differing)
     lost = sum(answers.one == answers.label for answers in found.differing)

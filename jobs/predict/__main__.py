@@ -22,7 +22,7 @@ from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult
 from jobs.predict.batches import layout_of, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
-from mnist_lib.api import best_champion, find_version
+from mnist_lib.api import choose_version
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
@@ -49,10 +49,12 @@ def predict(arguments: Sequence[str]) -> int:
     log_to_stderr(verbose=options.verbose)
     options.check()
     objects = open_storage(options.storage)
-    version = find_version(objects, options.model) if options.model else best_champion(objects)
+    choice = choose_version(objects, options.model, options.champion_dataset(objects))
+    version = choice.version
     stored = StoredModel.read(objects, version, options.model_file)
     dataset, accuracy = version.facts.dataset["name"], version.facts.test.value
-    log.info("predicting with %s, whose test accuracy on %s is %s", version.name, dataset, percent(accuracy))
+    log.info("predicting with %s, %s", version.name, choice.why)
+    log.info("%s was trained on %s; its test accuracy is %s", version.name, dataset, percent(accuracy))
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:

@@ -8,9 +8,13 @@ from jobs.console.datasets import DATA_DIR_HELP, DATA_SOURCE_HELP
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
 from jobs.console.values import existing_folder, folder, number, user_path, whole_number
-from jobs.models.options import MODEL_FILE_HELP, VERSION_DATASET_HELP, VERSION_HELP
+from jobs.models.options import CHAMPION_DATASET_HELP, MODEL_FILE_HELP, VERSION_DATASET_HELP, VERSION_HELP
 from jobs.train.options import STORAGE_HELP
+from mnist_lib.data.request import stored_name
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.spec import MAX_SEED
+from mnist_lib.store.champion_log import datasets_with_logs
+from mnist_lib.store.versions import model_names
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture
 
@@ -24,14 +28,18 @@ class PredictOptions:
     pictures: tuple[Path, ...] = option(
         (), "picture files, or folders of picture files", user_path, "PICTURE", positional=True, several=True
     )
-    model: str | None = option(None, f"version, {VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
+    model: str | None = option(
+        None, f"version, {VERSION_HELP} (default: the most accurate champion of the data set)", str, "VERSION"
+    )
     model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py", typed=True)
     as_is: bool = option(
         False, "do not crop or invert pictures, which must show light digits on dark; only make them grey and resize"
     )
     from_test: int | None = option(None, "predict N random test images instead of files", whole_number, "N")
     seed: int = option(0, "random seed that chooses the images of --from-test", whole_number, "N")
-    dataset: str | None = option(None, f"for --from-test: {VERSION_DATASET_HELP}", str, "DIR")
+    dataset: str | None = option(
+        None, f"{CHAMPION_DATASET_HELP}; or, for --from-test, the {VERSION_DATASET_HELP}", str, "NAME|DIR"
+    )
     data_dir: Path | None = option(None, f"for --from-test: {DATA_DIR_HELP}", existing_folder, "DIR")
     data_source: Path | None = option(None, f"for --from-test: {DATA_SOURCE_HELP}", folder, "DIR")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
@@ -64,6 +72,15 @@ class PredictOptions:
                 raise UsageError(f"picture: expected one of {', '.join(PICTURE_SUFFIXES)}, got {self.picture}")
             if not self.picture.parent.is_dir() or self.picture.is_dir():
                 raise UsageError(f"picture: expected a file in an existing folder, got {self.picture}")
+
+    def champion_dataset(self, objects: Objects) -> str | None:
+        """Return the data set whose champion is meant; None if --dataset only says where the test images are."""
+        if self.dataset is None or (self.model is not None and "@" in self.model):
+            return None
+        models = [self.model] if self.model is not None else model_names(objects)
+        name = stored_name(self.dataset)
+        known = any(name in datasets_with_logs(objects, model) for model in models)
+        return name if known or self.from_test is None else None
 
     def limits(self) -> Limits:
         return replace(Limits(), wait_seconds=self.wait_for_resources)

@@ -14,7 +14,8 @@ from mnist_lib.objects.storage import open_storage
 from mnist_lib.retraining.journal import Entry, Journal, ModelResult
 from mnist_lib.retraining.policy import missed_text
 from mnist_lib.retraining.timetable import Timetable
-from mnist_lib.store.champions import Champion, history
+from mnist_lib.store.champion_log import Champion, datasets_with_logs
+from mnist_lib.store.champions import history
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import counted, duration, percent
 
@@ -29,7 +30,10 @@ def show_status(options: StatusOptions) -> CommandResult:
     entries = list(Journal(objects, options.name).newest(ENTRIES_PER_SLOT * options.last))
     slots = [entry for entry in entries if not entry.is_open][: options.last]
     active = entries[0] if entries and entries[0].is_open else None
-    champions = _champions(objects, options.name)[-options.last :]
+    decisions = _decisions(objects, options.name)
+    champions = [record for record in decisions if record.kind != "keep"][-options.last :]
+    newest = {(record.model, record.dataset): record for record in decisions}
+    budgets = [record for record in newest.values() if record.budget is not None]
     coming = itertools.islice(timetable.slots_after(datetime.now(UTC)), NEXT_SLOTS if options.cron else 0)
     upcoming = [slot.astimezone(zone) for slot in coming]
     term = newest_term(objects, lease_folder(options.name)) if active else None
@@ -41,6 +45,11 @@ def show_status(options: StatusOptions) -> CommandResult:
         "holder": asdict(term) if term else None,
         "slots": [asdict(entry) for entry in slots],
         "champions": [asdict(champion) for champion in champions],
+        "significance": [
+            {"model": record.model, "dataset": record.dataset, **record.budget.document()}
+            for record in budgets
+            if record.budget is not None
+        ],
         "next": [moment.isoformat() for moment in upcoming],
     }
     if not entries:
@@ -48,8 +57,10 @@ def show_status(options: StatusOptions) -> CommandResult:
     lines = [_state(options.name, active, term, zone), ""]
     lines.append(table(["slot", "result", "duration", "details"], [_row(entry, zone) for entry in slots]))
     if champions:
-        rows = [[_local(c.at, zone), f"{c.model}@{c.version}", c.kind, c.why] for c in reversed(champions)]
-        lines += ["", table(["champion since", "version", "by", "reason"], rows)]
+        rows = [[_local(c.at, zone), c.name, c.dataset, c.kind, c.why] for c in reversed(champions)]
+        lines += ["", table(["champion since", "version", "dataset", "by", "reason"], rows)]
+    if budgets:
+        lines += ["", *(f"{record.model} on {record.dataset}: {record.budget}" for record in budgets)]
     if upcoming:
         lines += ["", "Next: " + ", ".join(map(slot_text, upcoming))]
     return CommandResult(document, lines)
@@ -133,9 +144,10 @@ def _on_new_pictures(row: ModelResult) -> str:
     return f", {percent(row['new_test_accuracy'])} on {counted(row['new_test']['total'], 'new picture')}"
 
 
-def _champions(objects: Objects, schedule: str) -> list[Champion]:
-    """Return the champions that runs of a schedule produced, the oldest first."""
-    records = itertools.chain.from_iterable(history(objects, model) for model in model_names(objects))
+def _decisions(objects: Objects, schedule: str) -> list[Champion]:
+    """Return the decisions about versions that runs of a schedule published, the oldest first."""
+    names = [(model, dataset) for model in model_names(objects) for dataset in datasets_with_logs(objects, model)]
+    records = itertools.chain.from_iterable(history(objects, model, dataset) for model, dataset in names)
     run = re.compile(rf"{re.escape(schedule)}-\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
     own = [record for record in records if isinstance(record, Champion) and run.fullmatch(record.run)]
     return sorted(own, key=lambda record: record.at)

@@ -34,16 +34,17 @@ from jobs.review.session import Session
 from jobs.review.table import write_table
 from jobs.review.viewing import Viewer
 from jobs.review.wording import tally_text
-from mnist_lib.api import best_champion, find_version
+from mnist_lib.api import choose_version, find_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import Reason, labels_file
-from mnist_lib.data.request import DataRequest
+from mnist_lib.data.request import DataRequest, stored_name
 from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.reading import find_pictures
+from mnist_lib.store.champion_log import datasets_with_logs
 from mnist_lib.store.contents import StoredModel, classes_of
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import Version, model_names
 from mnist_lib.wording import counted
 
 SECONDS_BETWEEN_REFRESHES = 5.0  # of what other processes have stored
@@ -130,7 +131,11 @@ def _prepared(
 def _version(options: ReviewOptions, objects: Objects, of_run: RunModels | None) -> Version:
     if options.model is not None:
         return find_version(objects, options.model)
-    return of_run.best if of_run is not None else best_champion(objects)
+    if of_run is not None:
+        return of_run.best
+    name = stored_name(options.dataset or DEFAULT_DATASET)
+    known = any(name in datasets_with_logs(objects, model) for model in model_names(objects))
+    return choose_version(objects, dataset=name if known else None).version
 
 
 def _dataset(options: ReviewOptions, of_run: RunModels | None) -> str:

@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.connection.session import end_children, end_of_node
 from cluster.deadlines import Clock, Limits
+from cluster.errors import ClusterError, ClusterLostError
 from cluster.lanes.fan_out import FanOut
 from cluster.lanes.lane import RayLanes
 from cluster.lanes.ports import Cluster
 from cluster.lanes.resources import LanePlan, live_nodes, wait_for_plan
+from cluster.lanes.tasks import result_of, start_beside_driver
 from jobs.console.exit_codes import TrainingError
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
@@ -28,14 +30,14 @@ from jobs.train.reporting import write_index, write_report
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import now_text
 from mnist_lib.data.split import Dataset, DatasetInfo
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import Tally, TrialResult
 from mnist_lib.spec import TrialSpec, by_cost
-from mnist_lib.store.champions import champion, promote
-from mnist_lib.store.contents import contents_of
+from mnist_lib.store.champions import Predict, champion, promote
+from mnist_lib.store.contents import StoredModel, contents_of
 from mnist_lib.store.datasets import record_last_run, store_state
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
@@ -43,6 +45,10 @@ from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +108,7 @@ def _run(
         _require_all(recorder.rows)
     times = Times(begin, prepared, trained=time.monotonic())
     stored = StoredData(data.summary(facts), data.content, data.state)
-    return store_run(folder, recorder, facts, options, code, times, stored)
+    return store_run(folder, recorder, facts, options, code, times, stored, _predict_on(folder.objects, data.images))
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,28 @@ class StoredData:
     summary: Mapping[str, Any]
     dataset: Callable[[], Dataset]  # for the report
     state: Callable[[], bytes]  # for the next run, see `data.changes`
+
+
+def _predict_on(objects: Objects, images: Any) -> Predict:
+    """Return a function that predicts test images with a stored version, in a task.
+
+    Args:
+        images: a Ray reference to the dataset.
+    """
+
+    def predict(version: Version, positions: "NDArray[np.intp]") -> "NDArray[np.float32]":
+        log.info("%s predicts %s on which it was not tested", version.name, counted(len(positions), "test image"))
+        stored = StoredModel.read(objects, version)
+        task = start_beside_driver(worker.predict_test_images, stored, images, positions)
+        try:
+            found: NDArray[np.float32] = result_of(task, f"the predictions of {version.name}")
+        except ClusterLostError:
+            raise
+        except ClusterError as error:  # its worker died; the champion stays, and the run goes on
+            raise ModelError(str(error)) from error
+        return found
+
+    return predict
 
 
 @dataclass(frozen=True)
@@ -131,8 +159,12 @@ def store_run(
     code: Mapping[str, Any],
     times: Times,
     data: StoredData,
+    predict: Predict | None = None,
 ) -> dict[str, Any]:
     """Store the models, the report and the summary of a trained run, and delete what only resuming needed.
+
+    Args:
+        predict: predicts test images with an earlier version; None if that is not possible.
 
     Returns:
         the summary.
@@ -142,7 +174,8 @@ def store_run(
         _require_model(folder, tally)
     with step("storing the models", shown=shown):
         tallies = sorted(recorder.tallies.items())
-        stored = {model: _store(folder, tally.chosen, facts, options.rule(), code) for model, tally in tallies}
+        rule = options.rule()
+        stored = {model: _store(folder, tally.chosen, facts, rule, code, predict) for model, tally in tallies}
     summary = summarize(
         run=folder.run,
         dataset=data.summary,
@@ -233,18 +266,26 @@ def _plan(options: TrainOptions, trials: int) -> LanePlan:
     return plan
 
 
-def _store(folder: RunFolder, result: TrialResult, facts: DatasetInfo, rule: Rule, code: Mapping[str, Any]) -> Stored:
+def _store(
+    folder: RunFolder,
+    result: TrialResult,
+    facts: DatasetInfo,
+    rule: Rule,
+    code: Mapping[str, Any],
+    predict: Predict | None,
+) -> Stored:
     """Publish the chosen trial of a model as a version, and promote it if the rule allows it."""
     model = result.spec.model
     files, about = contents_of(result, facts, folder.run, code)
     version = publish(folder.objects, model, folder.run, files, about)
-    decision = promote(folder.objects, version, rule)
-    return Stored(version.number, _is_champion(folder.objects, version), decision.why)
+    decision = promote(folder.objects, version, rule, predict)
+    significance = decision.budget.document() if decision.budget else None
+    return Stored(version.number, _is_champion(folder.objects, version, facts.name), decision.why, significance)
 
 
-def _is_champion(objects: Objects, version: Version) -> bool:
+def _is_champion(objects: Objects, version: Version, dataset: str) -> bool:
     try:
-        newest = champion(objects, version.model)
+        newest = champion(objects, version.model, dataset)
     except IntegrityError:  # the log of champions is damaged
         return False
     return newest is not None and newest.version == version.number

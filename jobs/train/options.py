@@ -37,6 +37,10 @@ from mnist_lib.store.promotion import WHEN, Rule
 MODELS_HELP = (
     f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
 )
+ALPHA_HELP = (
+    "probability that chance alone replaces the champion, over all comparisons on a data set together; each of them"
+    " spends a hundredth of what is left"
+)
 STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
 
 
@@ -132,9 +136,7 @@ class TrainOptions(DataOptions):
         Pace.checkpoint_seconds, "seconds between two checkpoints of a trial; 0: after every epoch", number, "S"
     )
     promote: str = option(Rule.when, f"when to make a stored model the champion. {_list(WHEN)}", str, "WHEN")
-    alpha: float = option(
-        Rule.alpha, "significance level of McNemar's test for --promote if-better; lower is stricter", number, "P"
-    )
+    alpha: float = option(Rule.alpha, ALPHA_HELP, number, "P")
     min_accuracy: float = option(
         Rule.min_accuracy, "minimum test accuracy of a model's first champion, such as 0.97", number, "X"
     )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.results import Tally
-from mnist_lib.store.champions import Champion, history
+from mnist_lib.store.champion_log import Champion, datasets_with_logs
+from mnist_lib.store.champions import history, reign
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SUMMARY, RunFolder
 from mnist_lib.store.versions import find, model_names
 
@@ -106,25 +108,45 @@ def is_in_index(objects: Objects, run: str) -> bool:
 
 def _changes(objects: Objects) -> "Iterator[Change | str]":
     """Yield every change of a champion, or why a record of one cannot be shown."""
+    for model in model_names(objects):
+        for dataset in datasets_with_logs(objects, model):
+            records = history(objects, model, dataset)
+            current, newest = reign(records), records[-1]
+            for record in records:
+                if isinstance(record, IntegrityError):
+                    yield f"a champion of {model} for {dataset} ({record})"
+                elif record is current and isinstance(newest, Champion):
+                    yield _change(objects, replace(record, test=newest.test or record.test), newest)
+                elif record.kind != "keep":
+                    yield _change(objects, record, None)
+
+
+def _change(objects: Objects, record: Champion, newest: Champion | None) -> "Change":
+    """Return a change of the champion; with the newest record of the log, that of the current champion."""
     from mnist_lib.report.index import Change
 
-    for model in model_names(objects):
-        records = history(objects, model)
-        for record in records:
-            if isinstance(record, Champion):
-                current, test = record is records[-1], _test_of(objects, record)
-                yield Change(model, record.version, record.at, record.kind, record.why, current, *test)
-            else:
-                yield f"a champion of {model} ({record})"
+    budget = newest.budget if newest is not None else None
+    return Change(
+        model=record.model,
+        version=record.version,
+        at=record.at,
+        kind=record.kind,
+        why=record.why,
+        current=newest is not None,
+        dataset=record.dataset,
+        accuracy=record.test.value if record.test else _test_accuracy(objects, record),
+        interval=record.interval if newest is not None else None,
+        budget=str(budget) if budget is not None else None,
+    )
 
 
-def _test_of(objects: Objects, record: Champion) -> tuple[str, float] | tuple[None, None]:
-    """Return the dataset that the version was tested on, and its accuracy, if they are still known."""
+def _test_accuracy(objects: Objects, record: Champion) -> float | None:
+    """Return the test accuracy of a version, if it is still known."""
     try:
         version = find(objects, record.model, record.version)
-        return (version.facts.dataset["name"], version.facts.test.value) if version else (None, None)
+        return version.facts.test.value if version else None
     except IntegrityError:
-        return None, None
+        return None
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from mnist_lib.errors import DivergedError, GroupError, IntegrityError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.contents import StoredModel
 
 OBJECT_STORE_SHARE = 0.7  # share of the object store that a dataset may take up
 
@@ -60,6 +61,20 @@ def prepare_dataset(
         with contextlib.suppress(IntegrityError):  # the driver says that the changes are not known
             changes = changes_between(DatasetState.read(before.tobytes(), "the state of the last run"), state)
     return dataset, replace(dataset.info, changes=changes), np.frombuffer(state.content(), np.uint8)
+
+
+def predict_test_images(stored: StoredModel, dataset: Dataset, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return the probabilities of a stored version for some test images, [n, classes].
+
+    Raises:
+        IntegrityError, ModelError: the version is damaged, or its code fails.
+        SpecError: it was trained on images of another shape.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
+    import_keras(gpus=False)
+    from mnist_lib.export.loading import build, predictor
+
+    return predictor(build(stored))(dataset.test.images[positions])
 
 
 def _object_store_bytes() -> float:

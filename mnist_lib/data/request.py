@@ -24,6 +24,12 @@ ClassName = Annotated[str, Meta(max_length=1_000)]
 ClassNames = Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_CLASSES)]
 
 
+def stored_name(dataset: str) -> str:
+    """Return the name under which a dataset is stored: that of a folder, a URL or tfds:NAME is made from these."""
+    is_name = "/" not in dataset and not dataset.startswith(TFDS)
+    return dataset if is_name else DataRequest(dataset=dataset).name
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
     """A dataset, and where its files are.

@@ -36,11 +36,13 @@ class Change:
     model: str
     version: int
     at: str  # UTC, ISO 8601
-    kind: str  # "promote" or "rollback"
+    kind: str  # "promote" or "rollback"; "keep" if the first record of a renamed data set was a refusal
     why: str
-    current: bool  # whether it is the latest change of its model
-    dataset: str | None = None  # the one it was tested on; None if it is no longer known
-    accuracy: float | None = None  # on the test split; None if it is no longer known
+    current: bool  # whether it is the latest change of its model and data set
+    dataset: str
+    accuracy: float | None = None  # on the newest hold-out, or on its own; None if it is no longer known
+    interval: tuple[float, float] | None = None  # of the current champion's accuracy
+    budget: str | None = None  # what is left of the significance for the data set; None if that is not known
 
 
 def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
@@ -82,7 +84,9 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
                 "plot": _plot(f"over-time-{dataset}", models, own, [c for c in changes if c.dataset == dataset]),
             }
         )
-    champions = sorted((change for change in changes if change.current), key=lambda change: change.model)
+    champions = sorted(
+        (change for change in changes if change.current), key=lambda change: (change.model, change.dataset)
+    )
     return render(
         "index.html",
         groups=groups,

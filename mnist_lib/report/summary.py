@@ -25,6 +25,7 @@ class Stored:
     version: int
     champion: bool
     why: str  # reason for `champion`
+    significance: Mapping[str, float] | None = None  # what is left of it for this data set, as in `Budget.document`
 
 
 def summarize(
@@ -73,6 +74,7 @@ def _model_row(tally: Tally, stored: Stored, labels: "Labels") -> dict[str, Any]
         "version": stored.version,
         "champion": stored.champion,
         "promotion": stored.why,
+        "significance": dict(stored.significance) if stored.significance else None,
     }
 
 

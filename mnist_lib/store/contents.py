@@ -4,6 +4,7 @@ made. Both serve to compare versions.
 Anybody may have written these files, so the sha256 and the format of each are checked when it is read.
 """
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -96,9 +97,53 @@ class Predictions:
             return "has probabilities that are not finite numbers"
         return None
 
-    def comparable(self, other: "Predictions") -> bool:
-        """Return whether both were tested on the same images."""
-        return self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
+    @property
+    def most_frequent_share(self) -> float:
+        """The share of the most frequent class: the accuracy of always answering it."""
+        return float(np.bincount(self.labels).max() / len(self.labels))
+
+    @property
+    def images(self) -> list[bytes]:
+        """What identifies each image, 16 bytes: its hash or, in older versions, its position in the dataset."""
+        if self.hashes is not None:
+            return [row.tobytes() for row in np.ascontiguousarray(self.hashes)]
+        positions = (f"{self.fingerprint}:{position}" for position in range(len(self.labels)))
+        return [hashlib.sha256(position.encode()).digest()[:16] for position in positions]
+
+    @property
+    def hold_out(self) -> str:
+        """The sha256 of the images and their labels, whatever their order."""
+        rows = sorted(
+            b"%b%b\n" % (image, self.classes[label].encode(errors="replace"))
+            for image, label in zip(self.images, self.labels, strict=True)
+        )
+        return hashlib.sha256(b"".join(rows)).hexdigest()
+
+    def rows_for(self, other: "Predictions") -> NDArray[np.intp]:
+        """Return, for each test image of another version, its row here, or -1 if this version was not tested on it."""
+        count = len(other.labels)
+        if self.hashes is None or other.hashes is None:  # aligned by position if the dataset is the same
+            same = self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
+            return np.arange(count) if same else np.full(count, -1)
+        rows = {image: row for row, image in enumerate(self.images)}
+        return np.array([rows.get(image, -1) for image in other.images], np.intp)
+
+    def right_for(self, other: "Predictions", predicted: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
+        """Return whether this version is right about each test image of another version, by that one's labels.
+
+        Classes are compared by name, since a class may have been added or removed.
+
+        Args:
+            predicted: probabilities for the images on which this version was not tested, [m, classes], in order.
+        """
+        rows = self.rows_for(other)
+        answers = np.full(len(rows), -1)
+        answers[rows >= 0] = self.answers[rows[rows >= 0]]
+        if predicted is not None:
+            answers[rows < 0] = predicted.argmax(axis=1)
+        index = {name: label for label, name in enumerate(other.classes)}
+        labels = np.array([*(index.get(name, -1) for name in self.classes), -1])  # the last for no answer
+        return np.asarray(labels[answers] == other.labels)
 
 
 def _test_hashes(objects: Objects, version: Version, images: int) -> ImageHashes:
@@ -252,7 +297,7 @@ def read_manifest(objects: Objects, version: Version) -> Manifest:
 class DifferingAnswer:
     """A test image that two versions answer differently."""
 
-    image: int  # index in the test split
+    image: int  # index in the test split of `one`
     label: int
     one: int
     other: int
@@ -265,7 +310,7 @@ class Comparison:
     accuracies: tuple[float, float]  # on the test split
     classes: tuple[str, ...]  # their names
     made: Mapping[str, tuple[Any, Any]]  # values that differ in their manifests, by names such as "spec.seed"
-    test_images: int | None  # None if they were tested on different images
+    test_images: int | None  # on which both were tested; None if there is none
     differing: Sequence[DifferingAnswer]
 
 
@@ -274,16 +319,23 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
     predictions, others = Predictions.read(objects, one), Predictions.read(objects, other)
     made, made_other = _compared_values(objects, one), _compared_values(objects, other)
     pairs = {name: (made.get(name), made_other.get(name)) for name in {*made, *made_other}}
-    comparable = predictions.comparable(others)
-    rows = zip(predictions.labels.tolist(), predictions.answers.tolist(), others.answers.tolist(), strict=False)
+    found = others.rows_for(predictions) if predictions.classes == others.classes else np.full(1, -1)
+    common = np.flatnonzero(found >= 0)
+    rows = zip(
+        common.tolist(),
+        predictions.labels[common].tolist(),
+        predictions.answers[common].tolist(),
+        others.answers[found[common]].tolist(),
+        strict=True,
+    )
     return Comparison(
         one=one.name,
         other=other.name,
         accuracies=(predictions.accuracy, others.accuracy),
         classes=predictions.classes,
         made={name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]},
-        test_images=len(predictions.labels) if comparable else None,
-        differing=[DifferingAnswer(i, *row) for i, row in enumerate(rows) if comparable and row[1] != row[2]],
+        test_images=len(common) or None,
+        differing=[DifferingAnswer(*row) for row in rows if row[2] != row[3]],
     )
 
 

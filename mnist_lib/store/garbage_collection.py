@@ -13,7 +13,8 @@ from mnist_lib.clock import moment_of
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.objects.records import seal
-from mnist_lib.store.champions import history, number_of_champions, rollback_line
+from mnist_lib.store.champion_log import log_names
+from mnist_lib.store.champions import needed_versions
 from mnist_lib.store.holds import condemn, read_hold_state
 from mnist_lib.store.publishing import Claim, claims, run_record
 from mnist_lib.store.versions import Version, commit_record, find_all, parse_version, replace_state, version_folder
@@ -38,11 +39,11 @@ class Collected:
 
 
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collected:
-    """Delete all versions but the newest `keep`, the champion, and up to `keep` former champions to return to.
+    """Delete all versions but the newest `keep`, the champions, and up to `keep` former ones of each to return to.
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.
-        IntegrityError: the newest champion record is damaged; nothing is deleted.
+        IntegrityError: the newest champion record of a data set is damaged; nothing is deleted.
     """
     needed = _NeededVersions(objects, model, keep)
     needed.numbers()  # raises before anything is changed
@@ -76,21 +77,20 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
 
 
 class _NeededVersions:
-    """The champion and the versions that it could be rolled back to; read again whenever the log has grown."""
+    """The champions and the versions that they could be rolled back to; read again whenever a log has grown."""
 
     def __init__(self, objects: Objects, model: str, keep: int) -> None:
         self._objects, self._model, self._keep = objects, model, keep
-        self._last, self._numbers = -1, dict[int, str]()
+        self._names: list[str] | None = None
+        self._numbers = dict[int, str]()
 
     def numbers(self) -> dict[int, str]:
         """Return why each of these versions is needed, by number."""
-        last = number_of_champions(self._objects, self._model)
-        if last != self._last:
-            log = history(self._objects, self._model)
-            if log and isinstance(log[-1], IntegrityError):
-                raise IntegrityError(f"{log[-1]}; the champion is unknown: roll back first")
-            line = rollback_line(log)[-self._keep - 1 :]
-            self._last, self._numbers = last, dict.fromkeys(line, FORMER) | dict.fromkeys(line[-1:], "the champion")
+        names = log_names(self._objects, self._model)
+        if names != self._names:
+            needed = needed_versions(self._objects, self._model, self._keep)
+            reasons = {number: f"the champion of {', '.join(of)}" if of else FORMER for number, of in needed.items()}
+            self._names, self._numbers = names, reasons
         return self._numbers
 
 

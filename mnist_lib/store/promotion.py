@@ -2,19 +2,25 @@
 
 McNemar's test counts only the images that exactly one of the two models answers correctly: if the models are equally
 good, both are equally likely to be right. Higher accuracy alone may be chance, or may hide a class that got much worse.
+How strict a single comparison has to be is decided in `significance`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
-from mnist_lib.wording import counted
+from mnist_lib.results import Accuracy
+from mnist_lib.store.significance import TOTAL, Budget
+from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mnist_lib.store.contents import Predictions
 
 WHEN = {
@@ -30,7 +36,25 @@ class Decision:
 
     promote: bool
     why: str  # one line, for people
-    statistics: Mapping[str, Any]  # the numbers behind the decision
+    statistics: Mapping[str, Any] = field(default_factory=dict)  # the numbers behind the decision
+    budget: Budget | None = None  # what is left of the significance; None if nothing was compared for this data set
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Which of the same images the challenger and the champion answer correctly."""
+
+    challenger: str
+    champion: str
+    challenger_right: NDArray[np.bool_]  # [images]
+    champion_right: NDArray[np.bool_]  # [images]
+    labels: NDArray[np.integer[Any]]  # [images]
+    classes: Sequence[str]  # the names of the labels
+
+    def take(self, chosen: NDArray[np.bool_]) -> Compared:
+        """Return the comparison on some of the images."""
+        right = self.challenger_right[chosen], self.champion_right[chosen]
+        return Compared(self.challenger, self.champion, *right, self.labels[chosen], self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +63,7 @@ class Rule:
 
     Args:
         when: a key of `WHEN`.
-        alpha: significance level of the test, in [0, 1].
+        alpha: probability, in [0, 1], that chance alone replaces the champion, over all comparisons on a data set.
         min_accuracy: accuracy that the first champion needs, in [0, 1].
         max_class_drop: loss of accuracy in one class, in [0, 1]; a larger loss, if significant, prevents promotion.
 
@@ -48,7 +72,7 @@ class Rule:
     """
 
     when: str = "if-better"
-    alpha: float = 0.05
+    alpha: float = TOTAL
     min_accuracy: float = 0.0
     max_class_drop: float = 0.1
 
@@ -59,68 +83,82 @@ class Rule:
             if not 0 <= value <= 1:
                 raise SpecError(f"{name}: expected a number from 0 to 1, got {value}")
 
-    def decide(self, challenger: Predictions, champion: Predictions | None) -> Decision:
-        """Decide whether the challenger is better with p < alpha and not much worse in any class.
-
-        Without a champion, decide whether it is accurate enough.
-        """
+    def decide_alone(self, challenger: Predictions) -> Decision | None:
+        """Decide without the champion, or return None if the challenger has to be compared with it."""
         if self.when == "never":
-            return Decision(False, "promotion is off (--promote never)", {})
+            return Decision(False, "promotion is off (--promote never)")
         if challenger.disqualification is not None:
-            return Decision(False, f"{challenger.name} {challenger.disqualification}", {})
+            return Decision(False, f"{challenger.name} {challenger.disqualification}")
         if self.when == "always":
-            return Decision(True, "promoted regardless of its accuracy, as requested", {})
-        if champion is None:
-            return self._decide_first(challenger)
-        if not challenger.comparable(champion):
-            return Decision(False, f"{challenger.name} and {champion.name} were tested on different images", {})
-        gained = int((challenger.correct & ~champion.correct).sum())
-        lost = int((champion.correct & ~challenger.correct).sum())
+            return Decision(True, "promoted regardless of its accuracy, as requested")
+        return None
+
+    def decide_first(self, challenger: Predictions) -> Decision:
+        """Decide whether the challenger is good enough to be the first champion: clearly better than a guess."""
+        accuracy = Accuracy(int(challenger.correct.sum()), len(challenger.labels))
+        guess = challenger.most_frequent_share
+        statistics = {"accuracy": accuracy.value, "min_accuracy": self.min_accuracy, "guess": guess}
+        has = f"{challenger.name} has {percent(accuracy.value)}"
+        if accuracy.value < self.min_accuracy:
+            return Decision(False, f"{has}: the first champion needs {percent(self.min_accuracy)}", statistics)
+        low, high = accuracy.interval()
+        if low <= guess:
+            why = (
+                f"{has} ({percent(low)} to {percent(high)}): not clearly better than always answering the most"
+                f" frequent class, which is right for {percent(guess)}"
+            )
+            return Decision(False, why, statistics)
+        return Decision(True, f"{challenger.name} is the first champion, with {percent(accuracy.value)}", statistics)
+
+    def decide(self, compared: Compared, alpha: float) -> Decision:
+        """Decide whether the challenger is better with p < alpha and not much worse in any class."""
+        gained = int((compared.challenger_right & ~compared.champion_right).sum())
+        lost = int((compared.champion_right & ~compared.challenger_right).sum())
         p = mcnemar(gained, lost)
-        statistics = {"test": "exact McNemar", "gained": gained, "lost": lost, "p": p, "alpha": self.alpha}
+        statistics = {"test": "exact McNemar, one-sided", "gained": gained, "lost": lost, "p": p, "alpha": alpha}
         why = (
-            f"{challenger.name} has {challenger.accuracy:.2%}, {champion.name} {champion.accuracy:.2%}"
-            f"; {counted(gained, 'image')} gained, {lost:,} lost, p = {p:.2g}"
+            f"{compared.challenger} has {_share(compared.challenger_right)}, {compared.champion}"
+            f" {_share(compared.champion_right)}; {counted(gained, 'image')} gained, {lost:,} lost, p = {p:.2g}"
         )
-        collapse = self._collapse(challenger, champion)
+        if not p < alpha:
+            reason = f"may be chance, since p is not below {alpha:.2g}" if gained > lost else "not better"
+            return Decision(False, f"{why}: {reason}", statistics)
+        collapse = self._collapse(compared)
         if collapse is not None:
             return Decision(False, f"{why}; {collapse['why']}", {**statistics, "collapse": collapse})
-        return Decision(gained > lost and p < self.alpha, why, statistics)
+        return Decision(True, why, statistics)
 
-    def _decide_first(self, challenger: Predictions) -> Decision:
-        statistics = {"accuracy": challenger.accuracy, "min_accuracy": self.min_accuracy}
-        if challenger.accuracy < self.min_accuracy:
-            needed = f"the first champion needs {self.min_accuracy:.2%}"
-            return Decision(False, f"{challenger.name} has {challenger.accuracy:.2%}: {needed}", statistics)
-        return Decision(True, f"{challenger.name} is the first champion, with {challenger.accuracy:.2%}", statistics)
-
-    def _collapse(self, challenger: Predictions, champion: Predictions) -> Mapping[str, Any] | None:
+    def _collapse(self, compared: Compared) -> Mapping[str, Any] | None:
         """Return the class whose accuracy drops most, if it drops too much and significantly, or None."""
         found: list[dict[str, Any]] = []
-        labels = sorted({int(label) for label in champion.labels})
+        labels = sorted({int(label) for label in compared.labels})
         for label in labels:
-            of_class = champion.labels == label
-            before, after = champion.correct[of_class], challenger.correct[of_class]
+            of_class = compared.labels == label
+            before, after = compared.champion_right[of_class], compared.challenger_right[of_class]
             drop = float(before.mean() - after.mean())
-            p = mcnemar(int((after & ~before).sum()), int((before & ~after).sum()))
+            p = mcnemar(int((before & ~after).sum()), int((after & ~before).sum()))
             if drop > self.max_class_drop and p < self.alpha / len(labels):  # Bonferroni: one test for each class
-                why = (
-                    f"class {champion.classes[label]} drops from {before.mean():.2%} to {after.mean():.2%}, p = {p:.2g}"
-                )
+                why = f"class {compared.classes[label]} drops from {_share(before)} to {_share(after)}, p = {p:.2g}"
                 found.append({"class": label, "drop": drop, "p": p, "why": why})
         return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test.
+def _share(right: NDArray[np.bool_]) -> str:
+    return percent(float(right.mean()) if len(right) else 0.0)
 
-    Suppose that the two models are equally good. The p-value is then the probability that the images on which only one
-    is right split at least as unevenly as `gained` to `lost`.
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return the one-sided p-value of McNemar's exact test.
+
+    Suppose that the two models are equally good. The p-value is then the probability that, of the images on which only
+    one is right, at least `gained` go to the challenger.
     """
+    if gained <= lost:  # the other tail is shorter
+        return 1.0 - mcnemar(lost + 1, gained - 1) if gained else 1.0
     n = gained + lost
     # Integers, because 2**n overflows a float for n > 1023.
     tail = ways = 1
-    for k in range(min(gained, lost)):
+    for k in range(lost):
         ways = ways * (n - k) // (k + 1)  # n choose k + 1
         tail += ways
-    return min(1.0, float(2 * tail / 2**n))
+    return float(tail / 2**n)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mnist_lib
-from mnist_lib.api import best_champion, find_version
+from mnist_lib.api import choose_version, find_version
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
@@ -98,22 +98,22 @@ def test_a_name_that_stands_for_no_version_is_refused_with_the_reason(
 
 def test_without_a_name_the_most_accurate_champion_is_loaded(objects: LocalObjects) -> None:
     with pytest.raises(SpecError, match="there is no champion in "):
-        best_champion(objects)
+        choose_version(objects)
     store(objects, "keras", 150)
     store(objects, "scratch", 160)
     store(objects, "keras", 190, champion=False)
-    assert best_champion(objects).name == "scratch@1"
+    assert choose_version(objects).version.name == "scratch@1"
     store(objects, "keras", 160)
-    assert best_champion(objects).name == "keras@3"  # of equals, the first of the catalog
+    assert choose_version(objects).version.name == "keras@3"  # of equals, the first of the catalog
 
 
 def test_a_champion_that_cannot_be_read_is_not_replaced_by_another(objects: LocalObjects, tmp_path: Path) -> None:
     store(objects, "keras", 150)
     store(objects, "scratch", 160)
-    record = tmp_path / "results/models/keras/champion/00000001.json"
+    record = tmp_path / "results/models/keras/champions/mnist/00000001.json"
     record.write_bytes(record.read_bytes().replace(b'"version": 1', b'"version": 2'))
     with pytest.raises(IntegrityError):
-        best_champion(objects)
+        choose_version(objects)
     assert find_version(objects, "scratch").name == "scratch@1"
 
 
@@ -157,7 +157,7 @@ def test_with_a_damaged_champion_log_runs_are_listed_and_the_champion_is_unknown
     objects: LocalObjects, tmp_path: Path, digits: Dataset
 ) -> None:
     store(objects, "keras", 150)
-    (tmp_path / "results/models/keras/champion/00000001.json").write_text("{}")
+    (tmp_path / "results/models/keras/champions/mnist/00000001.json").write_text("{}")
     RunFolder(objects, "a").complete(made_run(digits, seeds=1).summary)
     (run,) = mnist_lib.runs(tmp_path / "results")
     assert [model.champion for model in run.models.values()] == [None, False]

@@ -22,7 +22,7 @@ from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.run_documents import HistoryEntry, Summary
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.champions import Champion
+from mnist_lib.store.champion_log import SCHEMA, Champion, Head, ModelChampion
 from mnist_lib.store.contents import Manifest, classes_of, image_shape_of
 from mnist_lib.store.holds import Hold
 from mnist_lib.store.opening import UnfinishedRun
@@ -52,7 +52,14 @@ DONE = {"keras": {"version": 1, "champion": True, "why": "first", "test_accuracy
 
 RECORDS: dict[type, dict[str, Any]] = {
     Version: asdict(Version("keras", 1, "r", AT, {"model.keras": FILE}, about())),  # type: ignore[dict-item]
-    Champion: asdict(Champion("keras", 1, 1, AT, "promote", "better", "r", None, {"p": 0.1, "collapse": {"class": 1}})),
+    Champion: asdict(
+        Champion(
+            *("keras", "mnist", 2, 1, AT, "keep", "may be chance", "r", 1, 2, None, SHA256, SHA256, "mnist/1"),
+            *(0.05, 0.0005, 1, 1, 1, SHA256, SHA256, Accuracy(1, 2), {"p": 0.1, "collapse": {"class": 1}}),
+        )
+    ),
+    ModelChampion: asdict(ModelChampion("keras", 1, 1, AT, "promote", "better", "r", None, {"p": 0.1})),
+    Head: asdict(Head(1, SHA256)),
     Claim: asdict(Claim("r", AT)),
     Hold: asdict(Hold("hold", AT)),
     LeaseTerm: asdict(LeaseTerm("process 1", "host", AT)),
@@ -72,6 +79,10 @@ DOCUMENTS: dict[Any, Any] = {
     _SavedModel: {"config": {"layers": [{"class_name": "Dense"}]}},
     _About: {"source": "s", "version": "1", "classes": ["a", "b"], "fingerprint": "f", "notices": [], "damaged": 0},
 }
+
+
+def schema_of(kind: type) -> int:
+    return SCHEMA if kind is Champion else 1
 
 
 def outcome(read: Callable[[], Any]) -> Any:
@@ -101,7 +112,10 @@ def test_the_name_of_a_file_that_is_not_utf_8_can_be_written_and_read() -> None:
 
 @pytest.mark.parametrize("kind", RECORDS)
 def test_a_record_is_read_as_it_was_written(kind: type) -> None:
-    assert json.loads(as_bytes(asdict(unseal(seal(RECORDS[kind]), "x", kind)))) == json.loads(as_bytes(RECORDS[kind]))
+    sealed = seal(RECORDS[kind], schema_of(kind))
+    assert json.loads(as_bytes(asdict(unseal(sealed, "x", kind, schema_of(kind))))) == json.loads(
+        as_bytes(RECORDS[kind])
+    )
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS, ids=lambda kind: kind.__name__)
@@ -114,8 +128,9 @@ def test_a_document_is_read_as_it_was_written(kind: Any) -> None:
 @given(st.sampled_from(list(RECORDS)).flatmap(lambda kind: st.tuples(st.just(kind), changed(RECORDS[kind]))))
 def test_a_changed_record_is_decoded_or_refused_with_an_error_of_ours(change: tuple[type, Any]) -> None:
     kind, document = change
-    content = seal(document) if isinstance(document, dict) and document else as_bytes(document)
-    found = outcome(lambda: unseal(content, "x", kind))
+    schema = schema_of(kind)
+    content = seal(document, schema) if isinstance(document, dict) and document else as_bytes(document)
+    found = outcome(lambda: unseal(content, "x", kind, schema))
     if isinstance(found, Version):
         facts = outcome(lambda: found.facts)
         assert facts is None or 0 <= facts.test.value <= 1

@@ -104,7 +104,7 @@ def test_a_command_whose_output_is_lost_still_does_its_work(storage: Path) -> No
             command, cwd=storage, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full, stderr=subprocess.PIPE
         )
     assert (done.returncode, done.stderr.count(b"\n")) == (74, 1)
-    current = champion(LocalObjects(storage / "results"), "keras")
+    current = champion(LocalObjects(storage / "results"), "keras", "mnist")
     assert current is not None
     assert current.version == 1
 

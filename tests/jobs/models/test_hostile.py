@@ -22,7 +22,7 @@ from mnist_lib.store.runs import RunFolder
 from tests.support.json_documents import DEEP, HOSTILE, replaced
 from tests.support.store.fake_versions import DATASET, about, files, small_manifest
 from tests.support.store.scenarios import published
-from tests.support.store.sealed import fields_of
+from tests.support.store.sealed import fields_of, schema_of
 from tests.support.store.summaries import small_model, small_summary
 
 COMMANDS = [
@@ -43,7 +43,10 @@ PLACES: list[tuple[str, tuple[str, ...]]] = [
     ("commits", ("files", "model.keras")),
     ("commits", ("about", "dataset")),
     ("commits", ("about", "dataset", "test")),
-    *(("champion", (name,)) for name in ("at", "kind", "why", "replaced", "statistics")),
+    *(
+        ("champions/mnist", (name,))
+        for name in ("at", "kind", "why", "replaced", "statistics", "period", "spent", "test")
+    ),
     *((folder, ("at",)) for folder in ("claims", "holds/00000001")),
 ]
 SOME = [None, [], -1, 10**400, 1e308, DEEP, "$\\frac{$", "9999-12-31T23:59:59Z", "2026-01-01T00:00:00"]
@@ -58,14 +61,14 @@ def objects(tmp_path: Path) -> LocalObjects:
 
 
 def replace_in(path: Path, place: tuple[str, ...], value: Any) -> None:
-    path.write_bytes(seal(replaced(fields_of(path), place, value)))
+    path.write_bytes(seal(replaced(fields_of(path), place, value), schema_of(path)))
 
 
 def run(command: list[str], objects: LocalObjects, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Return the exit code, and what a command printed to standard error, after checking that neither is a crash."""
     code = models.main([*command, "--storage", objects.where("models").removesuffix("/models")])
     captured = capsys.readouterr()
-    assert code in (0, 2, 6, 7), captured.err
+    assert code in (0, 2, 6, 7, 10), captured.err
     assert "Traceback" not in captured.err
     assert captured.err.count("\n") <= 1
     if "--json" in command and captured.out:
@@ -143,7 +146,7 @@ def test_one_odd_summary_or_champion_does_not_stop_the_index(
     RunFolder(objects, "good").complete({**good, "run": "good"})
     for name, summary in odd_summaries(good).items():
         RunFolder(objects, name).complete({**summary, "run": name})
-    replace_in(Path(objects.where("models/keras/champion/00000001.json")), ("at",), "9999-12-31T23:59:59Z")
+    replace_in(Path(objects.where("models/keras/champions/mnist/00000001.json")), ("at",), "9999-12-31T23:59:59Z")
     with caplog.at_level(logging.WARNING):
         write_index(objects)
     page = (objects.read("index.html") or b"").decode()
@@ -152,7 +155,7 @@ def test_one_odd_summary_or_champion_does_not_stop_the_index(
     for name in odd_summaries(good):
         assert f"run {name}, because its summary is damaged" in left_out
         assert f"leaves out run {name}" in caplog.text
-    assert "champion/00000001.json" in left_out
+    assert "champions/mnist/00000001.json" in left_out
     assert "keras@2" in page
 
 
@@ -182,12 +185,12 @@ def change_champion(request: pytest.FixtureRequest, objects: LocalObjects) -> Ca
 def test_a_record_with_any_number_as_its_name_delays_no_command(
     number: str, objects: LocalObjects, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for folder in ("champion", "commits", "claims", "holds/00000001"):
+    for folder in ("champions/mnist", "commits", "claims", "holds/00000001"):
         Path(objects.where(f"models/keras/{folder}")).joinpath(f"{number}.json").write_text("{}")
     for command in COMMANDS:
         run(command, objects, capsys)
-    rollback(objects, "keras", to=1)
-    newest = champion(objects, "keras")
+    rollback(objects, "keras", "mnist", to=1)
+    newest = champion(objects, "keras", "mnist")
     assert newest is not None
     assert newest.version == 1
 

@@ -14,7 +14,8 @@ from mnist_lib.clock import moment_of
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions import Champion, history
+from mnist_lib.store.champion_log import Champion
+from mnist_lib.store.champions import history
 from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
@@ -50,9 +51,9 @@ def test_a_daemon_that_is_killed_and_restarted_runs_each_slot_once(schedule: Sch
     assert [entry["attempt"] for entry in done] == [1, 2, 1]
     versions = [entry["results"]["scratch"]["version"] for entry in done]
     assert versions == [1, 2, 3]
-    log = history(LocalObjects(schedule.storage), "scratch")
-    champions = [record.version for record in log if isinstance(record, Champion)]
-    assert champions == [1]  # an equal model is not promoted
+    log = history(LocalObjects(schedule.storage), "scratch", "mnist-mini")
+    decisions = [(record.version, record.kind) for record in log if isinstance(record, Champion)]
+    assert decisions == [(1, "promote"), (1, "keep"), (1, "keep")]  # an equal model is not promoted
     reasons = [entry["results"]["scratch"]["why"] for entry in done]
     assert reasons[0].startswith("scratch@1 is the first champion")
     assert all("0 images gained, 0 lost" in reason for reason in reasons[1:])  # the same seed gives the same model
@@ -188,7 +189,7 @@ def test_a_model_trained_on_bad_data_is_stored_and_reported_but_not_promoted(sch
     scratch = notice["models"]["scratch"]
     assert (scratch["version"], scratch["champion"]) == (2, False)  # stored, but not promoted
     assert scratch["test_accuracy"] < 0.3
-    assert "different images" in scratch["why"] or "class" in scratch["why"]
+    assert scratch["why"].endswith(": not better")
     assert "is not the champion" in notice["text"]
-    champions = history(LocalObjects(schedule.storage), "scratch")
+    champions = history(LocalObjects(schedule.storage), "scratch", "mnist-mini")
     assert [record.version for record in champions if isinstance(record, Champion)] == [1]

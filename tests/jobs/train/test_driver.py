@@ -38,7 +38,7 @@ TRIALS = [
     for n, model in ((2, "keras"), (1, "scratch"))
     for spec in trial_grid([model], range(n), dataset="mnist-mini", epochs=2)
 ]
-LABELS = np.zeros(len(PROBABILITIES), np.uint8)
+LABELS = PROBABILITIES.argmax(axis=1).astype(np.uint8)
 DATA = Split(np.zeros((len(LABELS), 28, 28, 1), np.uint8), LABELS)
 FACTS = Dataset.of("mnist-mini", "1.0.0", DATA, DATA).info
 OPTIONS = TrainOptions(report=False, quiet=True)
@@ -77,7 +77,7 @@ def check(objects: MemoryObjects, summary: dict[str, Any]) -> None:
     assert weights == {spec.id: undisturbed_weights(spec) for spec in TRIALS}
     for model in ("keras", "scratch"):
         (number,) = all_verified(objects, model)
-        assert champion_verified(objects, model) == number == summary["models"][model]["version"]
+        assert champion_verified(objects, model, FACTS.name) == number == summary["models"][model]["version"]
         version = find(objects, model, number)
         assert version is not None
         assert version.run == "r"

@@ -15,7 +15,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Fence
-from mnist_lib.store.champions import Champion
+from mnist_lib.store.champion_log import Champion
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
 from tests.support.made_run import made_run
@@ -77,10 +77,12 @@ def test_the_index_shows_no_current_champion_if_the_newest_record_is_damaged(
     summary: dict[str, Any], tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records: list[Champion | IntegrityError] = [
-        Champion("keras", number, number, "2026-11-25T03:00:00Z", "promote", "better", "a", None) for number in (1, 2)
+        Champion("keras", "mnist", number, number, "2026-11-25T03:00:00Z", "promote", "better", "a", None)
+        for number in (1, 2)
     ]
     records += [IntegrityError("damaged")] if damaged else []
-    monkeypatch.setattr("jobs.train.reporting.history", lambda _, model: records if model == "keras" else [])
+    monkeypatch.setattr("jobs.train.reporting.history", lambda *_: records)
+    monkeypatch.setattr("jobs.train.reporting.datasets_with_logs", lambda _, model: ["mnist"] * (model == "keras"))
     objects = LocalObjects(tmp_path)
     complete(objects, summary, "a")
     write_index(objects)
@@ -88,7 +90,7 @@ def test_the_index_shows_no_current_champion_if_the_newest_record_is_damaged(
     assert ("keras@2" in current) == (not damaged)
     assert "keras@1" not in current
     assert re.findall(r"keras@\d", history) == ["keras@2", "keras@1"]
-    assert history.count(">unknown<") == 4  # accuracy and dataset of two versions, which are not stored
+    assert history.count(">unknown<") == 2  # the accuracies of two versions that are not stored
 
 
 def test_without_matplotlib_a_warning_is_given_and_no_index_is_written(summary: dict[str, Any], tmp_path: Path) -> None:

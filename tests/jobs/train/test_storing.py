@@ -49,7 +49,7 @@ def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     assert code == 0, stderr
     version = json.loads(stdout)["models"]["keras"]["version"]
     assert all_verified(objects) == [version]
-    assert champion_verified(objects) == version
+    assert champion_verified(objects, dataset="mnist-mini") == version
     folders = {name.split("/")[3] for name in objects.names("models/keras/versions")}
     assert folders == {str(version)}
 

@@ -20,7 +20,9 @@ LINK = "runs/run-0/report.html"
 CHANGES = [
     Change("keras", 1, "2026-01-01T03:00:00Z", "promote", "the first", False, "mnist-mini", 0.94),
     Change("keras", 2, "2026-01-03T03:00:00Z", "promote", NAUGHTY, False, "mnist-mini", 0.95),
-    Change("keras", 1, "2026-01-04T03:00:00Z", "rollback", "by hand", True),
+    Change(
+        "keras", 1, "2026-01-04T03:00:00Z", "rollback", "by hand", True, "mnist-mini", budget="3.9% is left of the 5%"
+    ),
     Change("scratch", 5, "2026-01-02T03:00:00Z", "promote", "the first", True, "mnist", 0.88),
 ]
 
@@ -185,7 +187,7 @@ def test_any_name_is_text_in_the_page(name: str) -> None:
         champions={},
         link=None,
     )
-    page = index([made], [Change(name, 1, "2026-01-01T03:00:00Z", "promote", name, True)]).decode()
+    page = index([made], [Change(name, 1, "2026-01-01T03:00:00Z", "promote", name, True, name)]).decode()
     assert is_harmless(page.replace(NO_BREAK, " "))
     found: list[str] = []
     parser = html.parser.HTMLParser()

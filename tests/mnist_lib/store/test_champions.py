@@ -11,9 +11,10 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import seal
-from mnist_lib.store.champions import Champion, champion, champion_at, history, promote, rollback
+from mnist_lib.store.champion_log import Champion
+from mnist_lib.store.champions import champion, champion_at, history, promote, rollback
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.promotion import Decision, Rule
+from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import find, version_folder
 from tests.support.store.fake_versions import about, files
@@ -31,38 +32,41 @@ def test_p5_a_better_version_becomes_champion_and_the_record_says_why(objects: L
     for right in (100, 150, 151):
         promote(objects, published(objects, right), Rule())
     assert champion_verified(objects) == 2
-    first, second = champions(objects)
+    first, second, third = champions(objects)
     assert (first.kind, first.version, first.replaced, first.run) == ("promote", 1, None, "run-100")
     assert (second.kind, second.version, second.replaced, second.run) == ("promote", 2, 1, "run-150")
-    assert second.why == "keras@2 has 75.00%, keras@1 50.00%; 50 images gained, 0 lost, p = 1.8e-15"
+    assert second.why == "keras@2 has 75.00%, keras@1 50.00%; 50 images gained, 0 lost, p = 8.9e-16"
     assert second.statistics["gained"] == 50
+    assert (third.kind, third.version, third.replaced, third.challenger, third.run) == ("keep", 2, 2, 3, "run-151")
+    assert third.why.endswith("1 image gained, 0 lost, p = 0.5: may be chance, since p is not below 0.00049")
 
 
 def test_the_champion_is_not_promoted_again(objects: LocalObjects) -> None:
     version = published(objects, 100)
     assert promote(objects, version, Rule()).promote
-    assert promote(objects, version, Rule()) == Decision(False, "keras@1 is already the champion", {})
+    again = promote(objects, version, Rule())
+    assert (again.promote, again.why) == (False, "keras@1 is already the champion")
     assert len(champions(objects)) == 1
 
 
 def test_p6_a_roll_back_goes_one_version_back_or_idempotently_to_a_given_one(objects: LocalObjects) -> None:
     for right in (50, 100, 150):
         promote(objects, published(objects, right), Rule())
-    assert rollback(objects, "keras").version == 2
-    assert rollback(objects, "keras").version == 1
+    assert rollback(objects, "keras", "mnist").version == 2
+    assert rollback(objects, "keras", "mnist").version == 1
     with pytest.raises(SpecError, match="keras@1 is the first champion"):
-        rollback(objects, "keras")
-    assert rollback(objects, "keras", to=3).version == 3
-    assert rollback(objects, "keras", to=3).version == 3
+        rollback(objects, "keras", "mnist")
+    assert rollback(objects, "keras", "mnist", to=3).version == 3
+    assert rollback(objects, "keras", "mnist", to=3).version == 3
     assert [(r.kind, r.version) for r in champions(objects)][3:] == [("rollback", n) for n in (2, 1, 3)]
 
 
 def test_a_roll_back_to_a_version_that_does_not_exist_is_refused(objects: LocalObjects) -> None:
-    with pytest.raises(SpecError, match="keras: expected a champion to roll back, got none"):
-        rollback(objects, "keras")
+    with pytest.raises(SpecError, match="keras: expected a champion for mnist to roll back, got none"):
+        rollback(objects, "keras", "mnist")
     promote(objects, published(objects, 50), Rule())
     with pytest.raises(SpecError, match="keras@9: there is no such version"):
-        rollback(objects, "keras", to=9)
+        rollback(objects, "keras", "mnist", to=9)
 
 
 def test_s8_a_damaged_version_is_not_promoted_and_can_be_rolled_back(objects: LocalObjects, tmp_path: Path) -> None:
@@ -73,12 +77,12 @@ def test_s8_a_damaged_version_is_not_promoted_and_can_be_rolled_back(objects: Lo
     decision = promote(objects, third, Rule())
     assert not decision.promote
     assert "the champion is damaged; roll it back first (keras@2: predictions.npz" in decision.why
-    assert rollback(objects, "keras").version == 1
+    assert rollback(objects, "keras", "mnist").version == 1
     assert promote(objects, third, Rule()).promote
     with pytest.raises(IntegrityError, match=r"^keras@2"):
         promote(objects, second, Rule())
     with pytest.raises(IntegrityError, match=r"^keras@2"):
-        rollback(objects, "keras", to=2)
+        rollback(objects, "keras", "mnist", to=2)
 
 
 def test_s5_the_best_of_three_concurrent_promotions_becomes_champion(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_s5_the_best_of_three_concurrent_promotions_becomes_champion(tmp_path: P
         log = champions(objects)
         assert [record.number for record in log] == list(range(1, len(log) + 1))
         promoted = [number for number, decision in enumerate(decisions, 1) if decision.promote]
-        assert sorted(record.version for record in log) == promoted
+        assert sorted(record.version for record in log if record.kind == "promote") == promoted
         assert champion_verified(objects) == 2
         losers = [decision for decision in (decisions[0], decisions[2]) if not decision.promote]
         assert all("keras@2 90.00%" in decision.why for decision in losers) or len(log) > 1
@@ -104,7 +108,7 @@ def test_s5_concurrent_promotion_and_roll_back_act_as_if_one_ran_after_the_other
             assert version is not None
             promote(objects, version, Rule())
         else:
-            rollback(objects, "keras", to=1)
+            rollback(objects, "keras", "mnist", to=1)
 
     def act_second(objects: Objects) -> None:
         act("roll-back" if first == "promotion" else "promotion", objects)
@@ -134,7 +138,7 @@ def test_p6_two_concurrent_roll_backs_append_one_record(tmp_path: Path) -> None:
         for right in (50, 100, 150):
             promote(objects, published(objects, right), Rule())
         with ThreadPoolExecutor(2) as pool:
-            records = list(pool.map(lambda _, at=objects: rollback(at, "keras", to=2), range(2)))
+            records = list(pool.map(lambda _, at=objects: rollback(at, "keras", "mnist", to=2), range(2)))
         assert {record.version for record in records} == {2}
         assert len(champions(objects)) == 4
 
@@ -142,15 +146,15 @@ def test_p6_two_concurrent_roll_backs_append_one_record(tmp_path: Path) -> None:
 def test_the_champion_at_a_time_is_the_newest_record_until_then(objects: LocalObjects) -> None:
     promote(objects, published(objects, 50), Rule())
     (record,) = champions(objects)
-    assert champion_at(objects, "keras", record.at) == record
-    assert champion_at(objects, "keras", "2000-01-01T00:00:00Z") is None
+    assert champion_at(objects, "keras", "mnist", record.at) == record
+    assert champion_at(objects, "keras", "mnist", "2000-01-01T00:00:00Z") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[", b'{"number": 7}', seal({"number": 7}), b'{"schema": NaN}'])
 def test_s9_a_damaged_champion_record_is_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
-    objects.create("models/keras/champion/00000001.json", content)
-    with pytest.raises(IntegrityError, match=r"models/keras/champion/00000001.json: expected a record"):
-        champion(objects, "keras")
+    objects.create("models/keras/champions/mnist/00000001.json", content)
+    with pytest.raises(IntegrityError, match=r"models/keras/champions/mnist/00000001.json: expected a record"):
+        champion(objects, "keras", "mnist")
 
 
 def test_p6_a_damaged_champion_record_leaves_others_readable_and_can_be_rolled_back(
@@ -161,28 +165,28 @@ def test_p6_a_damaged_champion_record_leaves_others_readable_and_can_be_rolled_b
         versions = [published(objects, right) for right in (50, 100, 150)]
         for version in versions[:2]:
             promote(objects, version, Rule())
-        (tmp_path / "models/keras/champion/00000002.json").write_bytes(b"damaged")
+        (tmp_path / "models/keras/champions/mnist/00000002.json").write_bytes(b"damaged")
         decision = promote(objects, versions[2], Rule())
         assert not decision.promote
-        assert "the champion is damaged; roll it back first (models/keras/champion/00000002.json" in decision.why
+        assert "the champion is damaged; roll it back first (models/keras/champions/mnist/00000002.json" in decision.why
         with pytest.raises(IntegrityError, match="the champion is unknown: roll back first"):
             collect(objects, "keras", keep=1)
-        record = rollback(objects, "keras")
+        record = rollback(objects, "keras", "mnist")
         assert (record.version, record.replaced, record.number) == (1, None, 3)
         assert promote(objects, versions[2], Rule()).promote
-    assert champion(objects, "keras").version == 3  # type: ignore[union-attr]
-    assert [isinstance(record, Champion) for record in history(objects, "keras")] == [True, False, True, True]
+    assert champion(objects, "keras", "mnist").version == 3  # type: ignore[union-attr]
+    assert [isinstance(record, Champion) for record in history(objects, "keras", "mnist")] == [True, False, True, True]
     for at, expected in (("2026-11-03T12", 1), ("2026-11-05", 3)):
-        found = champion_at(objects, "keras", at)
+        found = champion_at(objects, "keras", "mnist", at)
         assert found is not None
         assert found.version == expected
     with pytest.raises(IntegrityError, match="00000002"):
-        champion_at(objects, "keras", "2026-11-01T12")  # the damaged record may be older than that
+        champion_at(objects, "keras", "mnist", "2026-11-01T12")  # the damaged record may be older than that
     assert collect(objects, "keras", keep=1).damaged == []
 
 
 def test_s9_a_champion_record_of_another_model_is_refused(objects: LocalObjects, tmp_path: Path) -> None:
     promote(objects, publish(objects, "scratch", "r", files(100), about()), Rule())
-    shutil.copytree(tmp_path / "models/scratch/champion", tmp_path / "models/keras/champion")
-    with pytest.raises(IntegrityError, match="expected champion 1 of keras, got 1 of scratch"):
-        champion(objects, "keras")
+    shutil.copytree(tmp_path / "models/scratch/champions", tmp_path / "models/keras/champions")
+    with pytest.raises(IntegrityError, match="expected champion 1 of keras for mnist, got 1 of scratch for mnist"):
+        champion(objects, "keras", "mnist")

@@ -72,7 +72,7 @@ def test_predictions_for_different_labels_are_not_compared(objects: LocalObjects
     version = publish(objects, "keras", "easy", {**files(150), "predictions.npz": npz(**GOOD)}, about())
     decision = promote(objects, version, Rule())
     assert not decision.promote
-    assert "different images" in decision.why
+    assert "it was not tested on 200 images of them" in decision.why
 
 
 def test_a_version_tested_on_no_images_is_not_promoted(objects: LocalObjects) -> None:

@@ -48,7 +48,7 @@ def test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets(
     assert list(done.kept) == [f"keras@{number}" for number in left]
     assert champion_verified(objects) == 4
     assert collect(objects, "keras", keep).deleted == []
-    assert rollback(objects, "keras").version == 2
+    assert rollback(objects, "keras", "mnist").version == 2
 
 
 def test_gc_says_why_it_keeps_a_version_and_a_dry_run_says_the_same(objects: Objects) -> None:
@@ -60,7 +60,7 @@ def test_gc_says_why_it_keeps_a_version_and_a_dry_run_says_the_same(objects: Obj
     assert list(would.deleted) == ["keras@1", "keras@3", "keras@5"]
     assert list(would.kept) == list(would.reasons) == ["keras@2", "keras@4", "keras@6", "keras@7"]
     reasons = [reason.partition(" 20")[0] for reason in would.reasons.values()]
-    assert reasons == [garbage_collection.FORMER, "the champion", "held until", "the newest version"]
+    assert reasons == [garbage_collection.FORMER, "the champion of mnist", "held until", "the newest version"]
     (log,) = objects.names("models/keras/holds/00000006")
     objects.replace(log, b"damaged")
     published(objects, 197)
@@ -78,7 +78,7 @@ def test_gc_deletes_files_and_keeps_the_record_so_that_the_number_is_not_reused(
     with pytest.raises(ConflictError, match="keras@1 was deleted by gc; name another version"):
         promote(objects, first, ALWAYS)
     with pytest.raises(SpecError, match="keras@1: there is no such version"):
-        rollback(objects, "keras", to=1)
+        rollback(objects, "keras", "mnist", to=1)
 
 
 def test_s9_gc_reports_a_damaged_record_and_deletes_none_of_its_files(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps(tmp_path: 
             if kind == "promote" and version is not None:
                 promote(objects, version, ALWAYS)
             elif kind == "rollback":
-                rollback(objects, "keras", to=1)
+                rollback(objects, "keras", "mnist", to=1)
         except (ConflictError, SpecError) as error:
             assert re.search("deleted by gc|no such version", str(error))  # noqa: PT017
         if kind == "gc":

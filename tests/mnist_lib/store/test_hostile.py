@@ -46,9 +46,9 @@ def test_p5_a_disqualified_version_cannot_become_champion_by_a_roll_back(objects
     publish(objects, "keras", "none", {"model.keras": b""}, about())
     for number, message in ((4, "probabilities that are not finite numbers"), (5, "tested on 100 of 200 images")):
         with pytest.raises(SpecError, match=f"keras@{number} .*{message}"):
-            rollback(objects, "keras", to=number)
+            rollback(objects, "keras", "mnist", to=number)
     with pytest.raises(IntegrityError, match=r"keras@6: expected a file predictions.npz"):
-        rollback(objects, "keras", to=6)
+        rollback(objects, "keras", "mnist", to=6)
     assert champion_verified(objects) == 3
 
 
@@ -67,13 +67,13 @@ def link_to_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [folder, pipe, link_to_nothing])
-@pytest.mark.parametrize("name", ["champion/00000004.json", "holds/00000002/00000002.json"])
+@pytest.mark.parametrize("name", ["champions/mnist/00000004.json", "holds/00000002/00000002.json"])
 def test_p7_a_folder_or_pipe_in_place_of_the_next_record_is_an_error_at_once(
     objects: LocalObjects, keras: Path, make: Callable[[Path], None], name: str
 ) -> None:
     make(keras / name)
     try:
-        rollback(objects, "keras")
+        rollback(objects, "keras", "mnist")
     except (IntegrityError, StoreError) as error:
         assert "\n" not in str(error)  # noqa: PT017
 
@@ -113,12 +113,12 @@ def test_a_lost_commit_record_does_not_let_another_run_overwrite_the_files(objec
 def test_verify_finds_a_missing_champion_record_and_the_champion_stays(
     objects: LocalObjects, keras: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (keras / "champion/00000001.json").unlink()
-    newest = champion(objects, "keras")
+    (keras / "champions/mnist/00000001.json").unlink()
+    newest = champion(objects, "keras", "mnist")
     assert newest is not None
     assert newest.version == 3
     assert models.main(["verify", "--storage", str(keras.parents[1])]) == 7
-    assert "champion/00000001.json: expected a record" in capsys.readouterr().out
+    assert "champions/mnist/00000001.json: expected a record" in capsys.readouterr().out
     assert not promote(objects, published(objects, 10), Rule()).promote
 
 
@@ -155,11 +155,11 @@ def test_s9_a_sealed_record_with_wrong_fields_is_damage_and_the_others_are_liste
 def test_s9_a_champion_record_with_wrong_types_counts_as_damage(
     objects: LocalObjects, keras: Path, change: dict[str, Any]
 ) -> None:
-    path = keras / "champion/00000003.json"
+    path = keras / "champions/mnist/00000003.json"
     reseal(path, change)
     with pytest.raises(IntegrityError, match=r"00000003.json: expected a record"):
-        champion(objects, "keras")
-    assert rollback(objects, "keras").version == 2
+        champion(objects, "keras", "mnist")
+    assert rollback(objects, "keras", "mnist").version == 2
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_s9_damaged_claims_and_holds_do_not_block_publishing_or_roll_backs(
     (keras / "commits/00000001.json").rename(keras / "away")
     collect(objects, "keras", keep=1)
     (keras / "away").rename(keras / "commits/00000001.json")
-    assert rollback(objects, "keras", to=1).version == 1
+    assert rollback(objects, "keras", "mnist", to=1).version == 1
     assert published(objects, 198).number == 4
 
 

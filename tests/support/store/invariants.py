@@ -1,7 +1,8 @@
 """What must hold for a storage after any fault."""
 
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store.champions import Champion, history
+from mnist_lib.store.champion_log import Champion, ChampionLog
+from mnist_lib.store.champions import history
 from mnist_lib.store.contents import Predictions
 from mnist_lib.store.versions import Version, find, find_all, verify
 
@@ -18,18 +19,19 @@ def all_verified(objects: Objects, model: str = "keras") -> list[int]:
     return [version.number for version in versions]
 
 
-def champions(objects: Objects, model: str = "keras") -> list[Champion]:
+def champions(objects: Objects, model: str = "keras", dataset: str = "mnist") -> list[Champion]:
     """Return the log of champions, after checking that no record is damaged."""
-    log = history(objects, model)
+    log = history(objects, model, dataset)
+    assert ChampionLog(objects, model, dataset).damage() == []
     intact = [record for record in log if isinstance(record, Champion)]
     assert len(intact) == len(log)
     return intact
 
 
-def champion_verified(objects: Objects, model: str = "keras") -> int | None:
+def champion_verified(objects: Objects, model: str = "keras", dataset: str = "mnist") -> int | None:
     """Return the champion's version number, after checking that it is complete and finite, and that each record of the
     log names the version before it."""
-    log = champions(objects, model)
+    log = champions(objects, model, dataset)
     if not log:
         return None
     assert [record.replaced for record in log] == [None, *(record.version for record in log[:-1])]

@@ -29,7 +29,7 @@ def main(storage: str, name: str, versions: int) -> None:
         return result
 
     def read() -> tuple[None, int]:
-        newest = champion(objects, "keras")
+        newest = champion(objects, "keras", "mnist")
         return None, newest.number if newest else 0
 
     for n in range(versions):

@@ -43,6 +43,8 @@ def _promote_fourth(objects: Objects) -> None:
 SCENARIOS = {
     "publish": Scenario(lambda objects: published(objects, 198), ([1, 2, 3, 4], [1, 2, 3, 4, 5]), (3, 3)),
     "promote": Scenario(_promote_fourth, ([1, 2, 3, 4], [1, 2, 3, 4]), (3, 4)),
-    "rollback": Scenario(lambda objects: rollback(objects, "keras", to=1), ([1, 2, 3, 4], [1, 2, 3, 4]), (3, 1)),
+    "rollback": Scenario(
+        lambda objects: rollback(objects, "keras", "mnist", to=1), ([1, 2, 3, 4], [1, 2, 3, 4]), (3, 1)
+    ),
     "gc": Scenario(lambda objects: collect(objects, "keras", keep=1), ([1, 2, 3, 4], [2, 3, 4]), (3, 3)),
 }

@@ -14,4 +14,8 @@ def fields_of(path: Path) -> dict[str, Any]:
 
 
 def reseal(path: Path, change: dict[str, Any]) -> None:
-    path.write_bytes(seal({**fields_of(path), **change}))
+    path.write_bytes(seal({**fields_of(path), **change}, schema_of(path)))
+
+
+def schema_of(path: Path) -> int:
+    return int(json.loads(path.read_bytes())["schema"])

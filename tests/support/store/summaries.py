@@ -40,5 +40,6 @@ def small_model(**fields: Any) -> dict[str, Any]:
         "version": 1,
         "champion": True,
         "promotion": "the first champion",
+        "significance": {"total": 0.05, "left": 0.05, "comparisons": 0},
     }
     return {**model, **fields}

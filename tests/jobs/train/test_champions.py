@@ -1,0 +1,99 @@
+"""The champion of each data set, from one run to the next: what is trained, compared, promoted and used to predict."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.models import __main__ as models
+from mnist_lib.api import choose_version
+from mnist_lib.data.split import Dataset
+from mnist_lib.objects.local import LocalObjects
+from tests.support.job import train
+from tests.support.pictures import write_folder
+from tests.support.store.invariants import champions
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("--models=scratch", "--hidden-units=16", "--gpus-per-trial=0", "--no-report", "--json")
+
+
+def run(address: str, data_dir: Path, storage: Path, *options: str | Path) -> tuple[dict[str, Any], str]:
+    """Train a small model, and return its row of the summary and what was logged."""
+    command = ("--address", address, "--data-dir", data_dir, "--storage", storage, *SMALL, *options)
+    code, stdout, stderr = train(*command, home=storage.parent)
+    assert code == 0, stderr
+    row: dict[str, Any] = json.loads(stdout)["models"]["scratch"]
+    return row, stderr
+
+
+def pictures(digits: Dataset, numbers: range) -> dict[str, Image.Image]:
+    images, labels = digits.train.images[..., 0], digits.train.labels
+    return {f"{labels[number]}/{number}.png": Image.fromarray(images[number]) for number in numbers}
+
+
+def test_a_folder_that_grows_keeps_its_champion_which_a_better_model_replaces(
+    ray_address: str, data_dir: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    folder, storage = tmp_path / "letters", tmp_path / "results"
+    shuffled = np.random.default_rng(0).permutation(4_000)
+    some, more = (
+        pictures(Dataset.of("d", "1", digits.train.take(shuffled[:count]), digits.test), range(count))
+        for count in (1_500, 1_600)
+    )
+    write_folder(folder, some)
+    row, _ = run(ray_address, data_dir, storage, "--dataset", folder, "--epochs=20")
+    assert row["champion"], row
+    write_folder(folder, more)
+    row, stderr = run(ray_address, data_dir, storage, "--dataset", folder, "--epochs=150", "--max-class-drop=1")
+    assert "scratch@1 predicts" in stderr  # the new images
+    assert (row["champion"], row["version"]) == (True, 2), row
+    first, second = champions(LocalObjects(storage), "scratch", "letters")
+    assert (first.kind, second.kind, second.replaced) == ("promote", "promote", 1)
+    assert first.test is not None
+    assert second.test is not None
+    assert second.test.total > first.test.total
+
+    folder.rename(tmp_path / "renamed")
+    row, _ = run(ray_address, data_dir, storage, "--dataset", tmp_path / "renamed", "--epochs=1")
+    assert not row["champion"], row
+    (record,) = champions(LocalObjects(storage), "scratch", "renamed")
+    assert (record.kind, record.version, record.challenger, record.continues) == ("keep", 2, 3, "letters")
+    assert record.comparisons == second.comparisons + 1
+
+
+def test_the_champion_of_the_data_set_trained_last_predicts(
+    ray_address: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = tmp_path / "results"
+    for dataset in ("mnist-mini", "sklearn-digits"):
+        row, _ = run(ray_address, data_dir, storage, f"--dataset={dataset}", "--epochs=30")
+        assert row["champion"], row
+    choice = choose_version(LocalObjects(storage))
+    assert (choice.version.name, choice.why) == (
+        "scratch@2",
+        "the champion of sklearn-digits, the data set trained last; there are also champions of mnist-mini"
+        " (--dataset chooses)",
+    )
+    assert choose_version(LocalObjects(storage), dataset="mnist-mini").version.name == "scratch@1"
+    assert models.main(["list", "--storage", str(storage)]) == 0
+    listed = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert listed == [["scratch@1", "champion", "mnist-mini"], ["scratch@2", "champion", "sklearn-digits"]]
+
+
+@pytest.mark.long
+@pytest.mark.mnist
+def test_after_make_train_and_mnist_the_champion_of_mnist_is_the_model_of_that_run(
+    data_dir: Path, mnist_source: Path, tmp_path: Path
+) -> None:
+    storage = tmp_path / "results"
+    for options in (("--epochs=40", "--seeds=3"), ("--dataset=mnist", "--data-source", mnist_source)):
+        code, _, stderr = train("--data-dir", data_dir, "--storage", storage, *options, home=tmp_path)
+        assert code == 0, stderr
+    choice = choose_version(LocalObjects(storage))
+    assert choice.version.name == "keras@2"
+    assert choice.version.facts.test.value > 0.97
+    assert choice.why.startswith("the champion of mnist, the data set trained last; there are also champions of mnist-")

@@ -1,0 +1,205 @@
+"""Champion and challenger answer the same current hold-out, whatever happened to the data set."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mnist_lib.errors import IntegrityError, ModelError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.champion_log import ChampionLog
+from mnist_lib.store.champions import Predict, champion, dataset_in_use, history, promote, rollback
+from mnist_lib.store.promotion import Rule
+from mnist_lib.store.significance import MIN_FRESH_IMAGES, Budget
+from mnist_lib.store.versions import Version
+from tests.support.store.answering import TEN, answering, first
+from tests.support.store.invariants import champions
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    return LocalObjects(tmp_path)
+
+
+def answers(right: Callable[[NDArray[np.intp]], Any], classes: int = 10) -> tuple[Predict, list[int]]:
+    """Return a function that predicts images with a version, and the list of positions that it is asked for."""
+    asked: list[int] = []
+
+    def predict(version: Version, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+        asked.extend(positions.tolist())
+        labels = positions % classes
+        return np.eye(classes, dtype=np.float32)[np.where(right(positions), labels, (labels + 1) % classes)]
+
+    return predict, asked
+
+
+def never(version: Version, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+    raise AssertionError("every answer is stored")
+
+
+def test_a_corrected_label_counts_for_both_and_blocks_no_promotion(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(900)), Rule())
+    labels = np.arange(1_000) % 10
+    labels[0] = 5  # was 0: the champion's answer becomes wrong
+    decision = promote(objects, answering(objects, first(950), labels=labels), Rule(), never)
+    assert decision.promote
+    assert (decision.statistics["gained"], decision.statistics["lost"]) == (51, 0)
+
+
+def test_a_new_image_is_predicted_with_the_champion_and_blocks_no_promotion(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(900)), Rule())
+    predict, asked = answers(lambda positions: positions < 0)
+    decision = promote(objects, answering(objects, first(950, of=1_001)), Rule(), predict)
+    assert (decision.promote, asked) == (True, [1_000])
+    assert decision.statistics["gained"] == 50
+
+
+def test_images_in_another_order_and_fewer_of_them_are_matched_by_their_hashes(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(900)), Rule())
+    images = np.random.default_rng(0).permutation(1_000)[:990]
+    decision = promote(objects, answering(objects, images < 950, images=images.tolist()), Rule(), never)
+    assert decision.promote
+    assert (decision.statistics["gained"], decision.statistics["lost"]) == (int((images[images < 950] >= 900).sum()), 0)
+
+
+def test_without_a_removed_class_the_answers_are_compared_by_the_names_of_the_classes(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(900)), Rule())
+    nine, images = TEN[1:], [number for number in range(1_000) if number % 10]
+    right = np.array(images) < 950
+    labels = [number % 10 - 1 for number in images]  # the class "1" has the label 0 now
+    decision = promote(objects, answering(objects, right, images=images, labels=labels, classes=nine), Rule(), never)
+    assert decision.promote
+    assert (decision.statistics["gained"], decision.statistics["lost"]) == (45, 0)
+    worse = answering(objects, np.array(images) < 900, images=images, labels=labels, classes=nine)
+    assert not promote(objects, worse, Rule(), never).promote
+
+
+def test_images_of_an_added_class_count_against_a_champion_that_cannot_answer_them(objects: LocalObjects) -> None:
+    nine = TEN[:9]
+    promote(objects, answering(objects, first(900), classes=nine), Rule())
+    predict, asked = answers(lambda positions: positions < 0, classes=9)
+    images, labels = range(1_050), [*(np.arange(1_000) % 9), *[9] * 50]
+    decision = promote(
+        objects, answering(objects, [*first(900), *[True] * 50], images=images, labels=labels), Rule(), predict
+    )
+    assert (decision.promote, len(asked), decision.statistics["gained"]) == (True, 50, 50)
+
+
+def test_versions_without_hashes_are_aligned_by_position_or_predicted(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(900), hashes=False), Rule())
+    assert promote(objects, answering(objects, first(950)), Rule(), never).promote  # the same data set
+    others = range(5_000, 6_001)
+    promote(objects, answering(objects, first(900), images=others[:-1], hashes=False, dataset="other"), Rule())
+    predict, asked = answers(lambda positions: positions < 900)
+    better = answering(objects, first(950, of=1_001), images=others, dataset="other")
+    decision = promote(objects, better, Rule(), predict)
+    assert (decision.promote, len(asked), decision.statistics["gained"]) == (True, 1_001, 50)
+
+
+def test_a_champion_that_cannot_answer_stays_with_the_reason_and_nothing_is_spent(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(900)), Rule())
+    better = answering(objects, first(950, of=1_001))
+
+    def fails(version: Version, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+        raise ModelError("its code is not trusted")
+
+    def is_damaged(version: Version, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+        raise IntegrityError("keras@1: model.keras: expected sha256 1, got 2")
+
+    for predict, why in (
+        (fails, "keras@1 stays: it cannot answer the images of this hold-out (its code is not trusted)"),
+        (None, "keras@1 stays: it cannot answer the images of this hold-out (it was not tested on 1 image of them)"),
+        (is_damaged, "the champion is damaged; roll it back first (keras@1: model.keras: expected sha256 1, got 2)"),
+    ):
+        decision = promote(objects, better, Rule(), predict)
+        assert (decision.promote, decision.why) == (False, why)
+    assert len(champions(objects, dataset="digits")) == 1
+
+
+def test_each_data_set_has_a_champion_of_its_own(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(890)), Rule())
+    promote(objects, answering(objects, first(970), dataset="mnist", images=range(5_000, 6_000)), Rule(), never)
+    assert {name: champion(objects, "keras", name).version for name in ("digits", "mnist")} == {"digits": 1, "mnist": 2}  # type: ignore[union-attr]
+    assert dataset_in_use(objects, "keras") == "mnist"
+    promote(objects, answering(objects, first(890)), Rule())
+    assert dataset_in_use(objects, "keras") == "digits"  # trained last, although the champion stayed
+
+
+def test_a_renamed_data_set_continues_with_the_champion_and_the_budget(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(900)), Rule())
+    promote(objects, answering(objects, first(901)), Rule())
+    spent = champions(objects, dataset="digits")[-1].spent
+    worse = promote(
+        objects, answering(objects, first(800, of=1_001), dataset="renamed"), Rule(), answers(lambda p: p < 0)[0]
+    )
+    assert (worse.promote, "keras@1 90" in worse.why or "keras@1 89" in worse.why) == (False, True)
+    (record,) = champions(objects, dataset="renamed")
+    assert (record.kind, record.version, record.continues, record.period) == ("keep", 1, "digits", "digits/1")
+    assert record.spent > spent
+    better = promote(
+        objects, answering(objects, first(960, of=1_001), dataset="renamed"), Rule(), answers(lambda p: p < 0)[0]
+    )
+    assert better.promote
+    assert better.budget is not None
+    assert better.budget.comparisons == 3
+    assert rollback(objects, "keras", "renamed").version == 1
+    again = promote(objects, answering(objects, first(902)), Rule())  # under its old name
+    assert again.budget is not None
+    assert again.budget.comparisons == 4  # renaming it back and forth gives no new budget
+    assert again.budget.spent > record.spent
+
+
+def test_a_used_up_budget_says_what_to_do_and_begins_anew_only_with_unused_images(objects: LocalObjects) -> None:
+    rule, level = Rule(alpha=0.05), Budget(0.05)
+    promote(objects, answering(objects, first(900)), rule)
+    while not level.is_used_up:
+        level = level.after_comparison()
+    log = ChampionLog(objects, "keras", "digits")
+    newest = log.newest()
+    assert newest is not None
+    record = newest.record
+    assert not isinstance(record, IntegrityError)
+    used_up = replace(
+        record,
+        number=2,
+        kind="keep",
+        spent=level.spent,
+        comparisons=level.comparisons,
+        previous_sha256=newest.sha256,
+        replaced=1,
+    )
+    assert log.append(newest, used_up)
+
+    few = MIN_FRESH_IMAGES - 1
+    more = answering(objects, [*first(990), *[True] * few])
+    predict, _ = answers(lambda positions: positions < 0)
+    decision = promote(objects, more, rule, predict)
+    assert not decision.promote
+    assert decision.why == (
+        "not compared with keras@1, since 0.0992% is left of the 5% that chance may decide (390 comparisons so far):"
+        " label at least 500 new random pictures for the hold-out (499 so far), or use --promote always"
+    )
+    assert len(champions(objects, dataset="digits")) == 2
+
+    right = [*first(100), *[True] * MIN_FRESH_IMAGES]  # much worse on the images that were used, better on the new ones
+    decision = promote(objects, answering(objects, right), rule, predict)
+    assert decision.promote
+    assert decision.statistics["gained"] == MIN_FRESH_IMAGES
+    newest_record = champions(objects, dataset="digits")[-1]
+    assert (newest_record.period, newest_record.comparisons, newest_record.compared) == ("digits/2", 1, 1)
+    assert newest_record.test is not None
+    assert newest_record.test.total == 1_500
+    assert not promote(objects, answering(objects, [*first(1_000), *[True] * few, False]), rule, predict).promote
+    assert history(objects, "keras", "digits")[-1].period == "digits/2"  # type: ignore[union-attr]
+
+
+def test_the_same_comparison_is_recorded_once(objects: LocalObjects) -> None:
+    promote(objects, answering(objects, first(900)), Rule())
+    same = answering(objects, first(901))
+    decision = promote(objects, same, Rule())
+    assert promote(objects, same, Rule()) == decision
+    assert len(champions(objects, dataset="digits")) == 2
