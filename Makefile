@@ -44,6 +44,7 @@ bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.store $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.predicting $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.survival $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.promotion $(BENCH_ARGS)
 
 format: .venv/dev
 	$(BIN)/ruff format

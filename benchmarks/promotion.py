@@ -136,19 +136,19 @@ def share(found: Sequence[bool]) -> float:
     return statistics.fmean(found)
 
 
-def report(count: int) -> str:
+def report(years_each: int) -> str:
     """Return the record in Markdown."""
     begin = time.monotonic()
     lines = [
         setting(len(os.sched_getaffinity(0))),
-        f"A fixed hold-out of {IMAGES:,} images, {NIGHTS} nights; n = {count:,} years for each row, seeds 0 to n - 1.",
+        f"A fixed hold-out of {IMAGES:,} images, {NIGHTS} nights; n = {years_each:,} years for each row, seeds 0 to n - 1.",
         "",
         "| error of the champion | challengers | years with a false promotion | interval covers | plain one covers |",
         "|---|---|---|---|---|",
     ]
     for error in (0.02, 0.01, 0.005):
         for name, challengers in (("equally good", equal(error)), ("better and worse ones", varying(error))):
-            found = years(count, error, challengers)
+            found = years(years_each, error, challengers)
             false = percent(share([year.false_promotions > 0 for year in found]))
             covered = percent(share([year.covered for year in found]))
             plainly = percent(share([year.plainly_covered for year in found]))
@@ -161,7 +161,7 @@ def report(count: int) -> str:
     ]
     for error in (0.02, 0.01, 0.005):
         for night in (1, 30, 365):
-            found = years(count, error, better_from(night, error))
+            found = years(years_each, error, better_from(night, error))
             first = percent(share([year.promoted_within == 1 for year in found]))
             within = percent(share([year.promoted_within is not None for year in found]))
             covered = percent(share([year.covered for year in found]))

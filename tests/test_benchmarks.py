@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import job, predicting, store, survival
+from benchmarks import job, predicting, promotion, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.training import RATIOS, Contender, contenders, run
 
@@ -67,6 +67,10 @@ def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
     command = job.commands(digits_file, tmp_path, "mnist-mini", threads=1)["scratch: a further trial"]
     _, printed = job.run(command)
     assert len(job.last_line(printed)["seconds"]) == 5
+
+
+def test_simulated_years_of_promotions_are_reported() -> None:
+    assert "| 2% | equally good | 0.00% |" in promotion.report(years_each=1)
 
 
 def test_both_sides_of_every_ratio_are_contenders() -> None:

@@ -34,7 +34,7 @@ from jobs.review.session import Session
 from jobs.review.table import write_table
 from jobs.review.viewing import Viewer
 from jobs.review.wording import tally_text
-from mnist_lib.api import choose_version, find_version
+from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import Reason, labels_file
 from mnist_lib.data.request import DataRequest, stored_name
@@ -129,13 +129,12 @@ def _prepared(
 
 
 def _version(options: ReviewOptions, objects: Objects, of_run: RunModels | None) -> Version:
-    if options.model is not None:
-        return find_version(objects, options.model)
-    if of_run is not None:
+    if options.model is None and of_run is not None:
         return of_run.best
-    name = stored_name(options.dataset or DEFAULT_DATASET)
-    known = any(name in datasets_with_logs(objects, model) for model in model_names(objects))
-    return choose_version(objects, dataset=name if known else None).version
+    name, model = stored_name(options.dataset or DEFAULT_DATASET), options.model
+    models = model_names(objects) if model is None else [] if "@" in model else [model]
+    known = any(name in datasets_with_logs(objects, model) for model in models)
+    return choose_version(objects, model, name if known else None).version
 
 
 def _dataset(options: ReviewOptions, of_run: RunModels | None) -> str:
