@@ -36,7 +36,7 @@ function report(message) {
 // ---- pictures
 
 async function more() {
-  if (fetching || queue.length >= AHEAD && status?.model.state === "ready" && queue.every(picture => picture.answers.length || picture.note)) return;
+  if (fetching) return;
   fetching = true;
   try {
     const held = queue.map(picture => ({image: picture.image, why: picture.why}));
@@ -185,7 +185,7 @@ function decide(label) {
   recent();
   draw();
   flush();
-  more();
+  if (queue.length < AHEAD / 2) more();
 }
 
 function skip() {
@@ -194,7 +194,7 @@ function skip() {
   unsaved.push({path: "skip", picture});
   draw();
   flush();
-  more();
+  if (queue.length < AHEAD / 2) more();
 }
 
 function undo() {
