@@ -141,7 +141,7 @@ def report(years_each: int) -> str:
     begin = time.monotonic()
     lines = [
         setting(len(os.sched_getaffinity(0))),
-        f"A fixed hold-out of {IMAGES:,} images, {NIGHTS} nights; n = {years_each:,} years for each row, seeds 0 to n - 1.",
+        f"A fixed hold-out of {IMAGES:,} images, {NIGHTS} nights; n = {years_each:,} years for each row, seeds from 0.",
         "",
         "| error of the champion | challengers | years with a false promotion | interval covers | plain one covers |",
         "|---|---|---|---|---|",

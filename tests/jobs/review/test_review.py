@@ -109,7 +109,8 @@ def test_the_labels_of_a_dataset_of_the_catalog_are_stored_in_the_storage(
 ) -> None:
     table, data = tmp_path / "review.csv", f"--data-dir={data_dir}"
     options = (f"--storage={untrained}", "--model=keras@1", f"--to={table}", "--count=10", data)
-    prepared = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir))  # so that no TensorFlow is needed
+    request = DataRequest(dataset="mnist-mini", data_dir=data_dir)
+    prepared = read_data(request, LocalObjects(untrained))  # so that no TensorFlow is needed
     assert review(*options, home=tmp_path)[0] == 0
     rows = fill_in(table, {0: "3"})
     code, _, stderr = review("apply", table, f"--storage={untrained}", data, home=tmp_path)
@@ -169,7 +170,8 @@ def test_the_disputed_images_of_a_run_are_its_confident_mistakes_and_differing_a
     digits: Dataset, data_dir: Path, tmp_path: Path
 ) -> None:
     objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
-    data, models = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir)), models_of_run(objects, run)
+    data = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir), objects)
+    models = models_of_run(objects, run)
     items = disputed_items(objects, models, data, {})
     found = [Predictions.read(objects, version) for version in models.versions]
     wrong = np.max([np.where(each.correct, 0, each.probabilities.max(axis=1)) for each in found], axis=0)
