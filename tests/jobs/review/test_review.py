@@ -161,7 +161,7 @@ def store_run(storage: Path, digits: Dataset) -> str:
     summary = {**made.summary, "models": {name: {**row, "version": 1} for name, row in made.summary["models"].items()}}
     for name, tally in made.tallies.items():
         files, about = contents_of(tally.chosen, digits.info, run, {"sha256": "0" * 64})
-        publish(objects, name, run, files, about)
+        publish(objects, name, run, {**files, "model.keras": name.encode()}, about)
     RunFolder(objects, run).complete(summary)
     return str(run)
 
