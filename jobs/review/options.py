@@ -55,7 +55,12 @@ class ReviewOptions(AuthorOptions):
     dataset: str | None = option(  # type: ignore[assignment]  # here, the default depends on the run
         None, f"{DATASET_HELP} (default: that of --run, or {DEFAULT_DATASET})", str, "NAME|DIR"
     )
-    model: str | None = option(None, f"version, {VERSION_HELP} (default: the most accurate champion)", str, "VERSION")
+    model: str | None = option(
+        None,
+        f"version, {VERSION_HELP} (default: the most accurate champion of the dataset, or of the one trained last)",
+        str,
+        "VERSION",
+    )
     model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py", typed=True)
     to: Path | None = option(
         None, "write a table to edit, instead of opening a page; see `jobs.review apply`", folder, "FILE.csv"
