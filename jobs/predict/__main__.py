@@ -72,9 +72,8 @@ def _batches(
     if not (options.address or os.environ.get("RAY_ADDRESS")):
         with picture_reader(paths) as reader:
             model = _built(stored)
-            yield predict_here(
-                paths, reader.pictures(layout_of(stored, options.as_is)), model, classes_of(stored.manifest)
-            )
+            layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
+            yield predict_here(paths, reader.pictures(layout), model, classes_of(stored.manifest))
         return
     with contextlib.ExitStack() as stack:
         with step("connecting to the Ray cluster"):
@@ -86,7 +85,8 @@ def _batches(
             stack.enter_context(session(options.address, SOURCE_FOLDERS))
         command = shlex.join(["python", "-m", "jobs.predict", *arguments])
         stack.enter_context(stoppable(f"start again with: {command}", end_children))
-        yield predict_on_cluster(paths, ray.put(stored), classes_of(stored.manifest), options.as_is, options.limits())
+        how = (options.as_is, options.accept_all, options.limits())
+        yield predict_on_cluster(paths, ray.put(stored), classes_of(stored.manifest), *how)
 
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:

@@ -1,6 +1,7 @@
 """The predictions for pictures, as a table, CSV or JSON."""
 
 import csv
+import functools
 import io
 import json
 import re
@@ -15,12 +16,12 @@ from jobs.console.output import table
 from jobs.console.streams import Drawn
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Picture
+from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, rejection
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, printable
 
 # The beginning of a text that a spreadsheet may run as a formula (OWASP); a number such as -1 is none.
 FORMULA = re.compile(r"(?![+-]\d[\d.,]*\Z)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
-UNSURE = 0.5  # a lower probability means that all other classes together are more probable
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,15 @@ class Answer:
 
     @property
     def unsure(self) -> bool:
-        return bool(self.probabilities.max() < UNSURE)
+        return self._rejection == UNSURE
+
+    @property
+    def not_one_digit(self) -> bool:
+        return self._rejection == NOT_ONE_DIGIT
+
+    @functools.cached_property
+    def _rejection(self) -> str | None:
+        return rejection(self.picture.likeness, self.probabilities)
 
     @property
     def right(self) -> bool | None:
@@ -86,7 +95,10 @@ def as_table(answers: Sequence[Answer]) -> str:
     lines = [table(headings, rows, fold=["picture"], one_line=["picture"])]
     unsure = sum(answer.unsure for answer in answers)
     if unsure:
-        lines.append(f"unsure: {unsure:,} of {len(answers):,} {'is' if unsure == 1 else 'are'} below {UNSURE:.0%}.")
+        lines.append(f"unsure: {unsure:,} of {counted(len(answers), 'picture')}.")
+    others = sum(answer.not_one_digit for answer in answers)
+    if others:
+        lines.append(f"{NOT_ONE_DIGIT}: {others:,} of {counted(len(answers), 'picture')}; --accept-all predicts all.")
     if labelled:
         right = sum(bool(answer.right) for answer in answers)
         lines.append(f"{right:,} of {counted(len(answers), 'image')} {'is' if right == 1 else 'are'} right.")
@@ -94,6 +106,8 @@ def as_table(answers: Sequence[Answer]) -> str:
 
 
 def _row(answer: Answer, labelled: bool) -> list[str]:
+    if answer.not_one_digit:
+        return [answer.name, NOT_ONE_DIGIT, "", "", "", *([answer.label or ""] if labelled else []), ""]
     (first, probability), (second, second_probability), *_ = answer.ranking
     cells = [answer.name, first, f"{probability:.1%}", second, f"{second_probability:.1%}"]
     marks = [mark for mark, holds in (("unsure", answer.unsure), ("wrong", answer.right is False)) if holds]
@@ -103,13 +117,17 @@ def _row(answer: Answer, labelled: bool) -> list[str]:
 def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
     """Return CSV as in RFC 4180, since names may hold commas and line breaks; printing adds the last line feed.
 
-    No text begins as a formula does: a path gets "./" in front, which names the same file, and a class an apostrophe.
+    A picture that is not one digit has that as its class, and no probabilities. No text begins as a formula does: a
+    path gets "./" in front, which names the same file, and a class an apostrophe.
     """
     text = io.StringIO(newline="")
     columns = (*COLUMNS, *LABEL_COLUMNS) if labelled else COLUMNS
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    for row in map(_document, answers):
+    for answer in answers:
+        row = _document(answer)
+        if answer.not_one_digit:
+            row["class"] = NOT_ONE_DIGIT
         texts = {name: _cell(value) for name, value in row.items() if isinstance(value, str)}
         writer.writerow({**row, **texts, "picture": _cell(row["picture"], mark="./")})
     return Drawn(text.getvalue().removesuffix("\n"))
@@ -136,14 +154,18 @@ def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Ver
 def _document(answer: Answer) -> dict[str, Any]:
     (first, probability), (second, second_probability), *_ = answer.ranking
     label = {} if answer.label is None else {"label": answer.label, "right": answer.right}
-    return {
-        "picture": answer.name,
+    ranked = {
         "class": first,
         "probability": round(probability, 6),
         "next": second,
         "next_probability": round(second_probability, 6),
+    }
+    return {
+        "picture": answer.name,
+        **(dict.fromkeys(ranked) if answer.not_one_digit else ranked),
         "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of the classes in `classes`
         "unsure": answer.unsure,
+        "not_one_digit": answer.not_one_digit,
         "resized": answer.picture.resized,
         **label,
     }

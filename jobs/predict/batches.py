@@ -43,7 +43,7 @@ def predict_here(
 
 
 def predict_on_cluster(
-    paths: Sequence[Path], stored: Any, classes: Sequence[str], as_is: bool, limits: Limits
+    paths: Sequence[Path], stored: Any, classes: Sequence[str], as_is: bool, accept_all: bool, limits: Limits
 ) -> Iterator[list[PictureResult]]:
     """Yield the results batch by batch from the connected cluster, whose workers see neither the files nor the store.
 
@@ -59,16 +59,16 @@ def predict_on_cluster(
         files = ((str(path), _content_or_error(path)) for path in paths)
         for batch in _in_batches(files, lambda file: len(file[1]) if isinstance(file[1], bytes) else 0):
             sent.append([name for name, _ in batch])
-            yield [stored], as_is, package_versions(), [content for _, content in batch]
+            yield [stored], as_is, accept_all, package_versions(), [content for _, content in batch]
 
     for pictures, probabilities in results_in_order(predict_pictures, calls(), "a batch of pictures", limits):
         yield results_of(sent.popleft(), pictures, probabilities, classes)
 
 
-def layout_of(stored: StoredModel, as_is: bool) -> Layout:
+def layout_of(stored: StoredModel, *, as_is: bool = False, accept_all: bool = False) -> Layout:
     """Return the layout of pictures that a model expects. Build the model first: that checks the manifest."""
     shape = Shape(*image_shape_of(stored.manifest["dataset"], stored.name))
-    return Layout.of(stored.manifest["spec"]["dataset"], shape, as_is=as_is)
+    return Layout.of(stored.manifest["spec"]["dataset"], shape, as_is=as_is, accept_all=accept_all)
 
 
 def _probabilities_of(found: Sequence[Picture | ImageError], predict: "Predict") -> NDArray[np.float32]:
@@ -90,7 +90,11 @@ def _in_batches(items: Iterable[T], num_bytes: Callable[[T], int] = lambda item:
 
 
 def predict_pictures(
-    stored: list[Any], as_is: bool, driver_versions: Mapping[str, str], contents: Sequence[bytes | ImageError]
+    stored: list[Any],
+    as_is: bool,
+    accept_all: bool,
+    driver_versions: Mapping[str, str],
+    contents: Sequence[bytes | ImageError],
 ) -> tuple[list[Picture | ImageError], NDArray[np.float32]]:
     """Read and predict one batch: the task that Ray runs in a worker.
 
@@ -108,7 +112,7 @@ def predict_pictures(
     from jobs.train.recorder import require_same_versions
 
     require_same_versions(socket.gethostname(), package_versions(), driver_versions)
-    predict, layout, sandbox = _loaded(stored[0], as_is)
+    predict, layout, sandbox = _loaded(stored[0], as_is, accept_all)
     read, found = functools.partial(_read, layout=layout), list[Picture | ImageError]()
     for begin in range(0, len(contents), FILES_PER_TASK):  # what a sandbox returns counts as its memory
         found += sandbox.map(read, contents[begin : begin + FILES_PER_TASK])
@@ -129,7 +133,7 @@ def _read(content: bytes | ImageError, layout: Layout) -> Picture:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(stored: Any, as_is: bool) -> tuple["Predict", Layout, Sandbox]:
+def _loaded(stored: Any, as_is: bool, accept_all: bool) -> tuple["Predict", Layout, Sandbox]:
     """Load the model, for one CPU, once for all tasks of this process, and start a sandbox for the pictures."""
     sandbox = Sandbox()
     import_keras(gpus=False)  # Ray shows every GPU of the node to a task that asked for none
@@ -140,4 +144,4 @@ def _loaded(stored: Any, as_is: bool) -> tuple["Predict", Layout, Sandbox]:
 
     configure_process(Resources(cpus=1))
     model = ray.get(stored)
-    return predictor(build(model)), layout_of(model, as_is), sandbox
+    return predictor(build(model)), layout_of(model, as_is=as_is, accept_all=accept_all), sandbox

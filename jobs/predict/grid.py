@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jobs.predict.answers import Answer
 from mnist_lib.objects.output_file import atomic_output
+from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT
 from mnist_lib.report.dataset import as_picture
 from mnist_lib.wording import printable
 
@@ -44,9 +45,13 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
     seen = seen.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST)
     sheet.paste(seen, (left, top), seen if channels == 4 else None)
     colour = WRONG if answer.right is False else WARNING if answer.unsure else TEXT
+    line, name_line = top + TILE + 4, top + TILE + 4 + 2 * LINE
+    drawing.text((left, name_line), _shortened(Path(answer.name).name, drawing), FAINT, _font(12))
+    if answer.not_one_digit:
+        drawing.text((left, line), NOT_ONE_DIGIT, WARNING, _font(13))
+        return
     (first, probability), (second, second_probability), *_ = answer.ranking
-    first = printable(first)
-    line, sure = top + TILE + 4, f"{probability:.1%}" + (" unsure" if answer.unsure else "")
+    first, sure = printable(first), f"{probability:.1%}" + (" unsure" if answer.unsure else "")
     below = f"is {answer.label}" if answer.right is False else f"{second}: {second_probability:.1%}"
     if len(first) == 1:  # such as a digit, which is shown in large type
         drawing.text((left, line), first, colour, _font(30))
@@ -56,7 +61,6 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
     below_left = left + 26 if len(first) == 1 else left
     colour = colour if answer.right is False else FAINT
     drawing.text((below_left, line + LINE), _shortened(below, drawing), colour, _font(12))
-    drawing.text((left, line + 2 * LINE), _shortened(Path(answer.name).name, drawing), FAINT, _font(12))
 
 
 def _shortened(name: str, drawing: ImageDraw.ImageDraw) -> str:

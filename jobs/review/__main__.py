@@ -99,7 +99,7 @@ def _prepared(
     of_run: RunModels | None,
 ) -> Iterator[_Prepared]:
     """Begin to read the pictures that are to be reviewed."""
-    layout, rng = layout_of(stored, as_is=False), np.random.default_rng(options.seed)
+    layout, rng = layout_of(stored), np.random.default_rng(options.seed)
     paths = None
     if of_run is None and (options.pictures or data.folder is not None):
         paths = find_pictures(options.pictures) if options.pictures else data.paths()

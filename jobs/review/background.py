@@ -107,7 +107,9 @@ class Background:
                     self.progress.unreadable.append(f"{path}: {picture}")
                     log.warning("left out: %s: %s", path, picture)
                     continue
-                yield item_of(self._data, path, picture.image_hash, picture.problem), picture.image
+                item = item_of(self._data, path, picture.image_hash, picture.problem)
+                item.likeness = picture.likeness
+                yield item, picture.image
 
     def _arrays(self) -> Iterator[tuple[Item, NDArray[np.uint8] | None]]:
         dataset = self._data.dataset

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from jobs.review.data import SplitName
 from mnist_lib.data.corrections import Reason
+from mnist_lib.pictures.rejecting import Rejection, rejection
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Item:
         is_new: whether the dataset does not contain it yet.
         probabilities: of the model's classes; None if it has not predicted the picture (yet).
         problem: why the model cannot take the picture, or "".
+        likeness: to one digit, see `rejection`; None if the picture was not judged.
         answers: what several models say, for people.
     """
 
@@ -39,11 +41,17 @@ class Item:
     is_new: bool = False
     probabilities: NDArray[Any] | None = None
     problem: str = ""
+    likeness: float | None = None
     answers: str = ""
 
     @property
     def note(self) -> str:
-        return self.problem or self.answers
+        return self.problem or self.answers or self.rejection or ""
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """Why the model's answer is not to be relied on, if it has answered."""
+        return None if self.probabilities is None else rejection(self.likeness, self.probabilities)
 
     @property
     def confidence(self) -> float:

@@ -23,6 +23,7 @@ from mnist_lib.data.corrections import ImageHash, Reason
 from mnist_lib.data.request import ClassName
 from mnist_lib.documents import Count, decode, encode
 from mnist_lib.errors import ImageError, IntegrityError, MnistError, SpecError, StoreError
+from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, rejection
 from mnist_lib.wording import printable
 
 T = TypeVar("T")
@@ -178,7 +179,10 @@ class Server:
         if found.image is None:
             return _json({"status": self._status(), "note": found.problem})
         probabilities = await asyncio.to_thread(self._model.predict, found.image[None])
-        return _json({"status": self._status(), "answers": self._answers(probabilities[0])})
+        reason = rejection(found.likeness, probabilities[0])
+        if reason == NOT_ONE_DIGIT:
+            return _json({"status": self._status(), "note": reason})
+        return _json({"status": self._status(), "answers": self._answers(probabilities[0]), "note": reason or ""})
 
     def _pictures(self, client: str, held: Sequence[tuple[str, Reason]]) -> web.Response:
         given = self._session.pictures_for(client, held)

@@ -22,12 +22,12 @@ def centre(ink: Levels, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:
     Args:
         ink: [height, width], from 0 on paper to 1 in full ink.
     """
-    part = _without_margins(ink)
+    part = without_margins(ink)
     if max(part.shape) > DETAIL * box:
-        part = _resized(part, DETAIL * box)
+        part = resized(part, DETAIL * box)
     if max(part.shape) >= 2 * box:
         part = _with_wide_lines(part, max(part.shape))
-    part = 255 * _resized(part, box)
+    part = 255 * resized(part, box)
     height, width = part.shape
     top, left = (_begin(part.sum(axis=1 - axis), shape[axis], box) for axis in (0, 1))
     image = np.zeros(shape, np.uint8)
@@ -35,7 +35,7 @@ def centre(ink: Levels, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:
     return image
 
 
-def _without_margins(ink: Levels) -> Levels:
+def without_margins(ink: Levels) -> Levels:
     """Crop to the ink, ignoring specks of dirt."""
     inked = ink > MIN_INK
     top, left = 0, 0
@@ -68,10 +68,10 @@ def _with_wide_lines(part: Levels, side: int) -> Levels:
     if line >= MIN_LINE * side:
         return part
     size = 2 * round((PEN * side - line) / 2) + 1
-    return _without_margins(np.asarray(Image.fromarray(padded).filter(ImageFilter.MaxFilter(size))))
+    return without_margins(np.asarray(Image.fromarray(padded).filter(ImageFilter.MaxFilter(size))))
 
 
-def _resized(part: Levels, longer_side: int) -> Levels:
+def resized(part: Levels, longer_side: int) -> Levels:
     """Resize, and scale the values to a maximum of 1, since lines narrower than a pixel fade."""
     scale = longer_side / max(part.shape)
     height, width = (max(1, round(side * scale)) for side in part.shape)

@@ -23,6 +23,7 @@ class Examined:
     suffix: str  # that files of its format have, whatever the file is called
     image: NDArray[np.uint8] | None  # [height, width, channels], as a model takes it; None: see `problem`
     problem: str = ""  # why a model cannot take it
+    likeness: float | None = None  # as in `Picture`
 
     @property
     def image_hash(self) -> str:
@@ -47,7 +48,8 @@ def examine(content: bytes, layout: Layout) -> Examined:
     with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as file:
         suffix = SUFFIXES.get(file.format or "", f".{(file.format or 'png').lower()}")
     try:
-        return Examined(hash_of(plain), suffix, laid_out(plain, layout))
+        image, likeness = laid_out(plain, layout)
+        return Examined(hash_of(plain), suffix, image, likeness=likeness)
     except ImageError as error:
         return Examined(hash_of(plain), suffix, None, str(error))
 
@@ -56,7 +58,7 @@ def view_file(path: Path, layout: Layout, max_side: int) -> View:
     """Return a view of the picture in a file, reduced to `max_side` pixels. Raises ImageError as `examine_file`."""
     plain, _ = decode_picture(read_content(path))
     try:
-        model_input = png(laid_out(plain, layout))
+        model_input = png(laid_out(plain, layout).image)
     except ImageError:
         model_input = None
     if plain.mode == "F":

@@ -20,6 +20,11 @@ COARSE_SIDE, MEDIAN_SIDE = 64, 21  # pixels: the picture reduced to find shadows
 
 Levels = NDArray[np.float32]
 
+
+class NoInkError(ImageError):
+    """No ink stands out: an empty sheet with noise, or a photo without paper around what it shows."""
+
+
 _LEVELS = np.arange(256)
 
 
@@ -30,12 +35,15 @@ def find_ink(levels: Levels) -> Levels:
         levels: [height, width, channels], 0-255.
 
     Raises:
-        ImageError: no ink stands out from the paper.
+        NoInkError: nothing stands out from what is along the border.
+        ImageError: the picture is of a single colour.
     """
     difference = levels - _paper(levels)
     distance = np.sqrt((difference * difference).mean(axis=2))
-    if distance.max() < MIN_CONTRAST:
+    if distance.max() == 0:
         raise ImageError(BLANK)
+    if distance.max() < MIN_CONTRAST:
+        raise NoInkError(BLANK)
     strong = distance >= _otsu(_without_paper_around(distance))
     direction = difference[strong].mean(axis=0)  # from the colour of the paper to that of the ink
     direction /= max(
@@ -46,7 +54,7 @@ def find_ink(levels: Levels) -> Levels:
     amounts = np.sort(ink[strong])
     full = float(amounts[int(0.9 * len(amounts))])
     if full < max(MIN_CONTRAST, 2 * noise):
-        raise ImageError(BLANK)
+        raise NoInkError(BLANK)
     amount: Levels = np.clip((ink - noise) / (full - noise), 0, 1, dtype=np.float32)
     return amount
 

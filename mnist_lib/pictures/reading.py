@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mnist_lib.catalog import DATASETS, MAX_PICTURE_BYTES, PICTURE_SUFFIXES
+from mnist_lib.catalog import DATASETS, DIGITS, MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.centring import centre
-from mnist_lib.pictures.ink import Levels, find_ink
+from mnist_lib.pictures.ink import Levels, NoInkError, find_ink
+from mnist_lib.pictures.rejecting import likeness_of
 
 PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 50_000_000  # as in the largest photos of phones
@@ -50,14 +51,18 @@ class Layout:
     shape: Shape
     digit: bool = False
     box: int | None = None  # pixels of the longer side of a digit; None: it is neither cropped nor inverted
+    judged: bool = False  # whether to measure how much a picture looks like one digit
 
     @classmethod
-    def of(cls, dataset: str, shape: Shape, *, as_is: bool = False) -> "Layout":
-        """Return the layout of a dataset. One that is not in the catalog is a folder of pictures."""
+    def of(cls, dataset: str, shape: Shape, *, as_is: bool = False, accept_all: bool = False) -> "Layout":
+        """Return the layout of a dataset. One that is not in the catalog is a folder of pictures.
+
+        With `accept_all`, no picture is judged. The others are judged if the classes of the dataset are the ten digits.
+        """
         if dataset not in DATASETS:
             return cls(shape=shape)
         box = None if as_is else max(1, round(DATASETS[dataset].box * min(shape.height, shape.width)))
-        return cls(shape=shape, digit=True, box=box)
+        return cls(shape=shape, digit=True, box=box, judged=DATASETS[dataset].classes == DIGITS and not accept_all)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Picture:
     image: NDArray[np.uint8]  # [height, width, channels], 0-255, as a model takes it
     size: tuple[int, int]  # width and height of the file's picture
     sha256: bytes = b""  # of the size and the colours of all pixels, whatever the format of the file
+    likeness: float | None = None  # to one digit, see `rejection`; None if the picture was not judged
 
     @property
     def resized(self) -> bool:
@@ -141,9 +147,8 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
         ImageError: it is damaged, too large, blank or not a picture.
     """
     plain, size = decode_picture(content, reduce=layout.box is not None)
-    if layout.digit:
-        return Picture(laid_out(plain, layout), size)
-    return Picture(laid_out(plain, layout), size, hash_of(plain))
+    image, likeness = laid_out(plain, layout)
+    return Picture(image, size, b"" if layout.digit else hash_of(plain), likeness)
 
 
 def decode_picture(content: bytes, *, reduce: bool = False) -> tuple[Image.Image, tuple[int, int]]:
@@ -172,13 +177,17 @@ def decode_picture(content: bytes, *, reduce: bool = False) -> tuple[Image.Image
         raise ImageError(f"expected a complete picture, got a damaged one ({reason}); copy or save it again") from error
 
 
-def laid_out(plain: Image.Image, layout: Layout) -> NDArray[np.uint8]:
-    """Return a decoded picture as a model takes it, [height, width, channels]. Raises ImageError if it is blank."""
-    height, width, channels = layout.shape
+class LaidOut(NamedTuple):
+    image: NDArray[np.uint8]  # [height, width, channels], as a model takes it
+    likeness: float | None  # as in `Picture`
+
+
+def laid_out(plain: Image.Image, layout: Layout) -> LaidOut:
+    """Return a decoded picture as a model takes it. Raises ImageError if it is blank."""
     if not layout.digit:
-        return fitted(_with_bytes(plain), layout.shape)
-    grey = _resized(plain, (height, width)) if layout.box is None else _centred(plain, (height, width), layout.box)
-    return grey[..., None].repeat(channels, axis=2)
+        return LaidOut(fitted(_with_bytes(plain), layout.shape), None)
+    grey, likeness = _as_is(plain, layout) if layout.box is None else _centred(plain, layout, layout.box)
+    return LaidOut(grey[..., None].repeat(layout.shape.channels, axis=2), likeness)
 
 
 def shape_or_none(path: Path) -> Shape | None:
@@ -234,6 +243,13 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
+def _as_is(plain: Image.Image, layout: Layout) -> tuple[NDArray[np.uint8], float | None]:
+    """Return the grey image, and its likeness to one digit. All that is light counts as ink."""
+    pixels = _resized(plain, (layout.shape.height, layout.shape.width))
+    ink = (pixels / pixels.max()).astype(np.float32)
+    return pixels, likeness_of(ink) if layout.judged else None
+
+
 def _resized(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
     if plain.mode == "RGBA":
         plain = _on(plain, "black")
@@ -273,15 +289,26 @@ def hash_of(plain: Image.Image) -> bytes:
     return digest.digest()
 
 
-def _centred(plain: Image.Image, shape: tuple[int, int], box: int) -> NDArray[np.uint8]:
+def _centred(plain: Image.Image, layout: Layout, box: int) -> tuple[NDArray[np.uint8], float | None]:
+    """Return the image with the ink centred, and its likeness to one digit."""
+    shape = (layout.shape.height, layout.shape.width)
     plain = plain.reduce(math.ceil(max(plain.size) / WORKING_SIDE))
-    if plain.mode != "RGBA":
-        return centre(find_ink(_levels(plain)), shape, box)
     try:
-        ink = find_ink(_levels(_on(plain, "white")))
+        ink = _ink(plain)
+    except NoInkError:
+        if not layout.judged:
+            raise
+        return fitted(_with_bytes(plain), Shape(*shape, channels=1))[..., 0], 0.0
+    return centre(ink, shape, box), likeness_of(ink) if layout.judged else None
+
+
+def _ink(plain: Image.Image) -> Levels:
+    if plain.mode != "RGBA":
+        return find_ink(_levels(plain))
+    try:
+        return find_ink(_levels(_on(plain, "white")))
     except ImageError:  # white ink cannot be seen on white
-        ink = find_ink(_levels(_on(plain, "black")))
-    return centre(ink, shape, box)
+        return find_ink(_levels(_on(plain, "black")))
 
 
 def _on(picture: Image.Image, colour: str) -> Image.Image:

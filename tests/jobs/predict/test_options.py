@@ -2,11 +2,14 @@
 
 import csv
 import io
+import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,14 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.predict import __main__ as predict
-from jobs.predict.answers import COLUMNS, Answer, as_csv, as_table
+from jobs.predict.answers import COLUMNS, Answer, as_csv, as_json, as_table
 from jobs.predict.grid import draw
 from mnist_lib.catalog import DIGITS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import Picture
+from mnist_lib.pictures.rejecting import MIN_LIKENESS, MIN_SURE_LIKENESS
 from mnist_lib.store.champions import promote
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
+from mnist_lib.store.versions import Version
 from mnist_lib.wording import printable
 from tests.support.hostile import ANY_TEXT, is_harmless
 from tests.support.job import ROOT
@@ -113,6 +118,35 @@ def test_no_cell_of_csv_is_a_formula_or_acts_on_a_terminal(name: str, predicted:
     (row,) = csv_rows(name, ["other", predicted])
     assert (row["picture"], row["class"]) == cells
     assert (row["probability"], row["next"], row["unsure"]) == ("0.75", "other", "False")
+
+
+def test_a_picture_that_is_not_one_digit_has_that_as_its_answer_and_its_probabilities_in_json_alone(
+    tmp_path: Path,
+) -> None:
+    image, probabilities = np.zeros((28, 28, 1), np.uint8), np.eye(10, dtype=np.float32)[4]
+    results = [
+        Answer(name, Picture(image, (28, 28), likeness=likeness), probabilities, DIGITS)
+        for name, likeness in (("a.png", 0.0), ("b.png", (MIN_LIKENESS + MIN_SURE_LIKENESS) / 2), ("c.png", 0.5))
+    ]
+    _, *lines, unsure, others = as_table(results).splitlines()
+    assert [line.split() for line in lines] == [
+        ["a.png", "not", "one", "digit"],
+        ["b.png", "4", "100.0%", "0", "0.0%", "unsure"],
+        ["c.png", "4", "100.0%", "0", "0.0%"],
+    ]
+    assert unsure == "unsure: 1 of 3 pictures."
+    assert others == "not one digit: 1 of 3 pictures; --accept-all predicts all."
+    rows = list(csv.DictReader(io.StringIO(as_csv(results, labelled=False), newline="")))
+    assert [row["class"] for row in rows] == ["not one digit", "4", "4"]
+    assert [row["probability"] for row in rows] == ["", "1.0", "1.0"]
+    assert [row["unsure"] for row in rows] == ["False", "True", "False"]
+    version = SimpleNamespace(name="keras@1", about={"dataset": "mnist"})
+    pictures = json.loads(as_json(results, [], cast(Version, version), DIGITS))["pictures"]
+    assert [row["class"] for row in pictures] == [None, "4", "4"]
+    assert [row["not_one_digit"] for row in pictures] == [True, False, False]
+    assert [row["unsure"] for row in pictures] == [False, True, False]
+    assert all(row["probabilities"] == probabilities.tolist() for row in pictures)
+    draw(results, tmp_path / "seen.png")
 
 
 @pytest.mark.fuzz

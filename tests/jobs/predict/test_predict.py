@@ -55,7 +55,7 @@ def folder(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digits_of(stdout: str) -> list[int]:
-    return [int(row["class"]) for row in json.loads(stdout)["pictures"]]
+    return [int(np.argmax(row["probabilities"])) for row in json.loads(stdout)["pictures"]]
 
 
 def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
@@ -72,7 +72,8 @@ def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
     plain = np.array(digits_of(predict(*sorted(folder.glob(".*")), "--as-is", "--storage", storage, "--json")[1]))
     readable = plain == labels  # some digits of MNIST are too hard for this model
     assert readable.mean() > 0.85
-    assert (np.array([int(row["class"]) for row in rows]) == labels)[readable].mean() >= 0.97
+    assert (np.array(digits_of(stdout)) == labels)[readable].mean() >= 0.97
+    assert sum(row["not_one_digit"] for row in rows) <= 1
     assert all(row["resized"] for row in rows)
     lines = stderr.splitlines()
     assert lines[0].startswith("predicting with keras@1, whose test accuracy on mnist-mini is 9")
@@ -209,12 +210,33 @@ def test_a_picture_without_a_likely_digit_is_marked_as_unsure(
     for number in range(20):  # the mean of two digits
         mixed = (images[number * 50] + images[999 - number * 37]) / 2
         (tmp_path / f"{number}.png").write_bytes(png(mixed.astype(np.uint8)))
-    rows = json.loads(predict(tmp_path, "--as-is", "--storage", storage, "--json")[1])["pictures"]
+    command = (tmp_path, "--as-is", "--accept-all", "--storage", storage)
+    rows = json.loads(predict(*command, "--json")[1])["pictures"]
     unsure = [row["picture"] for row in rows if row["probability"] < 0.5]
     assert unsure
-    table = predict(tmp_path, "--as-is", "--storage", storage)[1].splitlines()
+    table = predict(*command)[1].splitlines()
     assert [line.split()[0] for line in table if line.endswith("  unsure")] == unsure
-    assert re.fullmatch(rf"unsure: {len(unsure)} of 20 (is|are) below 50%\.", table[-1])
+    assert table[-1] == f"unsure: {len(unsure)} of 20 pictures."
+    rejected = json.loads(predict(*command, "--no-accept-all", "--json")[1])["pictures"]
+    assert sum(row["unsure"] or row["not_one_digit"] for row in rejected) > len(unsure)
+
+
+def test_what_is_not_one_digit_is_not_predicted_unless_all_is_accepted(
+    storage: Path, digits: Dataset, tmp_path: Path, predict: Any, ray_address: str
+) -> None:
+    zero, *others = (digits.test.images[index, ..., 0] for index in (0, 310, 150, 450))
+    (tmp_path / "0.png").write_bytes(png(zero))
+    (tmp_path / "314.png").write_bytes(png(np.concatenate(others, axis=1)))
+    for address in ((), ("--address", ray_address)):
+        code, stdout, _ = predict(tmp_path, "--storage", storage, *address)
+        assert code == 0
+        _, first, second, note = stdout.splitlines()
+        assert first.split()[1] == "0"
+        assert second.split() == [str(tmp_path / "314.png"), "not", "one", "digit"]
+        assert note == "not one digit: 1 of 2 pictures; --accept-all predicts all."
+        code, stdout, _ = predict(tmp_path, "--storage", storage, "--accept-all", "--csv", *address)
+        assert code == 0
+        assert all(row["class"] in "0123456789" for row in csv.DictReader(io.StringIO(stdout, newline="")))
 
 
 def test_pictures_read_by_several_processes_keep_their_order(

