@@ -158,12 +158,15 @@ def test_one_configuration_file_serves_every_subcommand_and_wrong_keys_are_refus
 
 @pytest.mark.parametrize(
     ("scheduler", "final"),
-    [("systemd", "RestartPreventExitStatus=2 3 5 7 9 74"), ("kubernetes", r"values:\n( +- [23579]\n){5} +- 74\n")],
+    [
+        ("systemd", "RestartPreventExitStatus=2 3 5 7 9 10 74"),
+        ("kubernetes", r"values:\n( +- [23579]\n){5} +- 10\n +- 74\n"),
+    ],
 )
 def test_an_emitted_schedule_does_not_retry_the_final_exit_codes(
     scheduler: str, final: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert FINAL_EXIT_CODES == (2, 3, 5, 7, 9, 74)
+    assert FINAL_EXIT_CODES == (2, 3, 5, 7, 9, 10, 74)
     assert retrain.main(["emit", scheduler, HOURLY, "--storage=/storage"]) == 0
     assert re.search(final, capsys.readouterr().out)
 
