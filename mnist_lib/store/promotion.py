@@ -115,7 +115,8 @@ class Rule:
         gained = int((compared.challenger_right & ~compared.champion_right).sum())
         lost = int((compared.champion_right & ~compared.challenger_right).sum())
         p = mcnemar(gained, lost)
-        statistics = {"test": "exact McNemar, one-sided", "gained": gained, "lost": lost, "p": p, "alpha": alpha}
+        counts = {"images": len(compared.labels), "gained": gained, "lost": lost}
+        statistics = {"test": "exact McNemar, one-sided", **counts, "p": p, "alpha": alpha}
         why = (
             f"{compared.challenger} has {_share(compared.challenger_right)}, {compared.champion}"
             f" {_share(compared.champion_right)}; {counted(gained, 'image')} gained, {lost:,} lost, p = {p:.2g}"

@@ -117,6 +117,6 @@ def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
     assert models.main(["verify", "--all", "--storage", s3]) == 0
     assert models.main(["champion", "--storage", s3]) == 0
     printed = stdout + stderr + "".join(capsys.readouterr())
-    assert "keras@1 since" in printed
+    assert "keras@1, champion of sklearn-digits since" in printed
     assert "canary" not in printed
     assert not [name for name in names if b"canary" in (objects.read(name) or b"")]
