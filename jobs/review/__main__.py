@@ -33,7 +33,6 @@ from jobs.review.server import Server, listening_socket, running
 from jobs.review.session import Session
 from jobs.review.table import write_table
 from jobs.review.viewing import Viewer
-from jobs.review.wording import tally_text
 from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import Reason, labels_file
@@ -186,7 +185,7 @@ async def _serve(options: ReviewOptions, prepared: _Prepared) -> int:
             refreshing = asyncio.create_task(_refresh(session))
             await ended.wait()
             refreshing.cancel()
-    print_result(tally_text(session.tally(), session.labels.where))
+    print_result(session.tally().text(session.labels.where))
     return exit_codes.DONE
 
 

@@ -15,7 +15,6 @@ from jobs.review.options import DEFAULT_DATASET, ApplyOptions
 from jobs.review.order import Item
 from jobs.review.table import Row, label_of, read_table
 from jobs.review.viewing import Viewer
-from jobs.review.wording import tally_text
 from mnist_lib.data.corrections import NONE, Reason, labels_file
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.objects.storage import open_storage
@@ -50,7 +49,7 @@ def apply(options: ApplyOptions) -> CommandResult:
     if made:
         labels.decide_all(made)
     tally, repeated = labels.tally(), len(rows) - len(made)
-    lines = [tally_text(tally, labels.where)]
+    lines = [tally.text(labels.where)]
     if repeated:
         lines.append(f"{counted(repeated, 'label')} of the table {'was' if repeated == 1 else 'were'} already stored.")
     return CommandResult({**asdict(tally), "already_stored": repeated, "labels": labels.where}, lines)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mnist_lib.clock import now_text
 from mnist_lib.data.corrections import NONE, Correction, LabelsFile, Reason, parse_corrections
 from mnist_lib.errors import SpecError
+from mnist_lib.wording import counted
 
 
 class DecisionError(SpecError):
@@ -25,6 +26,13 @@ class Tally:
     corrected: int = 0  # had another label
     removed: int = 0  # show nothing of any class
     added: int = 0  # are new in the dataset
+
+    def text(self, where: str) -> str:
+        """Return the numbers as a sentence. `where`: the file of the labels."""
+        named = {"corrected": self.corrected, "removed": self.removed, "added to the dataset": self.added}
+        parts = ", ".join(f"{count:,} {what}" for what, count in named.items() if count)
+        stored = f" Labels: {where}" if self.reviewed else ""
+        return f"Reviewed {counted(self.reviewed, 'picture')}{f': {parts}' if parts else ''}.{stored}"
 
 
 class Labels:
