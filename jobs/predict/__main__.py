@@ -53,8 +53,8 @@ def predict(arguments: Sequence[str]) -> int:
     version = choice.version
     stored = StoredModel.read(objects, version, options.model_file)
     dataset, accuracy = version.facts.dataset["name"], version.facts.test.value
-    log.info("predicting with %s, %s", version.name, choice.why)
-    log.info("%s was trained on %s; its test accuracy is %s", version.name, dataset, percent(accuracy))
+    tested = f"whose test accuracy on {dataset} is {percent(accuracy)}"
+    log.info("predicting with %s, %s: %s", version.name, tested, choice.why)
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:

@@ -102,7 +102,10 @@ def test_it_predicts(storage: Path, data_dir: Path, capsys: pytest.CaptureFixtur
     arguments = ["--from-test=5", "--storage", str(storage), "--data-dir", str(data_dir)]
     assert predict.main(arguments) == 0
     captured = capsys.readouterr()
-    assert "predicting with scratch@1, the champion of sklearn-digits, the data set trained last" in captured.err
+    expected = (
+        "scratch@1, whose test accuracy on sklearn-digits is 25.28%: the champion of sklearn-digits, the data set"
+    )
+    assert expected in captured.err
     code = models.main(["evaluate", "scratch", "--storage", str(storage), "--data-dir", str(data_dir)])
     assert code == 0, capsys.readouterr()
 
