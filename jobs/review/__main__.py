@@ -46,7 +46,7 @@ from mnist_lib.store.contents import StoredModel, classes_of
 from mnist_lib.store.versions import Version, model_names
 from mnist_lib.wording import counted
 
-SECONDS_BETWEEN_REFRESHES = 5.0  # of what other processes have stored
+SECONDS_BETWEEN_REFRESHES = 5.0  # how often labels from other processes are read
 
 log = logging.getLogger("jobs.review")  # __name__ is "__main__" under `python -m`
 
@@ -80,7 +80,7 @@ def review(arguments: Sequence[str]) -> int:
 @dataclass(frozen=True)
 class _Prepared:
     session: Session
-    background: Background | None  # None: all pictures are known, as those of a run
+    background: Background | None  # None for --run, whose pictures are all known
     model: ModelProcess
     viewer: Viewer
     model_classes: Sequence[str]

@@ -1,7 +1,8 @@
 """Who may use the page: a browser that has opened the address with the token, and no other page or program.
 
-The token is in the address once. It is then replaced by a cookie, which is valid for a path that only the token tells:
-browsers send the cookies of 127.0.0.1 to every port, and so to the servers of other users of this machine.
+The address contains the token only once; a cookie then replaces it. Browsers send the cookies of 127.0.0.1 to every
+port, and so to the servers of other users of this machine. So the cookie is valid only for a path that is derived from
+the token.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from mnist_lib.errors import SpecError
 
-TOKEN_VARIABLE = "MNIST_JOBS_REVIEW_TOKEN"  # so that a page stays usable when the command is started again
+TOKEN_VARIABLE = "MNIST_JOBS_REVIEW_TOKEN"  # with a fixed token, a page stays usable after a restart
 MIN_TOKEN_LENGTH = 32
 
 # Nothing is loaded from elsewhere, no inline code runs, and no other page may show this one in a frame.
@@ -38,7 +39,7 @@ class Access:
 
     @classmethod
     def create(cls, port: int) -> "Access":
-        """Return new secrets, or those of the token in the environment. Raises SpecError if that is short."""
+        """Return new secrets, or those of the token in the environment. Raises SpecError if that token is invalid."""
         token = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(32)
         if (
             len(token) < MIN_TOKEN_LENGTH
@@ -84,7 +85,7 @@ class Access:
         return None
 
     def is_foreign(self, headers: Mapping[str, str]) -> bool:
-        """Return whether a request names another host, as when a name of an attacker leads to 127.0.0.1."""
+        """Return whether a request names another host, as when an attacker's domain name resolves to 127.0.0.1."""
         return headers.get("Host") not in (f"127.0.0.1:{self.port}", f"localhost:{self.port}")
 
     def _derived(self, purpose: str) -> str:

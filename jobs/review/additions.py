@@ -22,7 +22,7 @@ class Additions:
 
     Args:
         tops: the folder of each split, such as "train"; "" if the classes are directly in the folder.
-        folders: the folder of a class in a folder of `tops`, where it already exists.
+        folders: the name of each existing class folder, by the folder in `tops` and the class.
         present: the hashes that files in the folder are named after.
     """
 
@@ -67,7 +67,7 @@ class Additions:
         if isinstance(self.where, str):
             open_storage(self.where).create(f"{folder}/{name}", content)
             return
-        objects: Objects = LocalObjects(self.where / folder)  # a class may have any name that a folder can have
+        objects: Objects = LocalObjects(self.where / folder)  # its class may have a name that objects may not have
         objects.create(name, content)
 
 
@@ -84,7 +84,7 @@ def _places(listing: Listing) -> tuple[dict[SplitName, str], dict[tuple[str, str
             tops["hold-out"] = tops["hold-out"] or top
         elif not is_flat and file.split != "validation":
             tops["training"] = tops["training"] or top
-    if not tops["hold-out"]:  # without a test folder, the hash of a picture decides, wherever it is
+    if not tops["hold-out"]:  # without a test folder, the hash of a picture decides its split
         tops["hold-out"] = tops["training"]
     return tops, folders
 

@@ -92,7 +92,7 @@ class Background:
             self._put(None)
 
     def _put(self, waiting: tuple[Item, NDArray[np.uint8]] | None) -> None:
-        """Wait until there is space, unless nobody will take anything any more."""
+        """Queue an image for the model when there is space. Drop it if the model has failed or the review ends."""
         while self._model.state != "failed" and not self._stopped.is_set():
             with contextlib.suppress(queue.Full):
                 self._waiting.put(waiting, timeout=0.1)
@@ -146,7 +146,7 @@ class Background:
 
 
 def item_of(data: ReviewedData, path: Path, image: str, problem: str = "") -> Item:
-    """Return the picture in a file as one to review. One that the dataset does not contain has no label.
+    """Return the picture in a file as an item to review. A picture that is not in the dataset has no label.
 
     Args:
         image: the hash of its pixels.
@@ -159,7 +159,7 @@ def item_of(data: ReviewedData, path: Path, image: str, problem: str = "") -> It
 
 
 def item_of_array(data: ReviewedData, split: SplitName, index: int) -> Item:
-    """Return an image of the dataset as one to review."""
+    """Return an image of the dataset as an item to review."""
     images = data.dataset.train if split == "training" else data.dataset.test
     label = data.classes[int(images.labels[index])]
     return Item(text_of(images.hashes[index]), f"{split} image {index:,}", index, split, label)

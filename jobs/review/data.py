@@ -29,8 +29,8 @@ class ReviewedData:
     """A dataset.
 
     Args:
-        folder: the folder of its pictures on this machine, which is a copy if they are in a bucket, and
-        listing: what is in it; both are None if its images are arrays.
+        folder: the folder of its pictures on this machine, a copy if they are in a bucket; None if it has no pictures.
+        listing: what is in that folder, or None.
         known: its images by their hashes.
     """
 
@@ -63,7 +63,11 @@ class ReviewedData:
 def read_data(
     request: DataRequest, objects: Objects, progress: Callable[[str], object] = lambda text: None
 ) -> ReviewedData:
-    """Read a dataset with corrected labels, from the storage if it is not a folder. Raises the errors of `prepare`."""
+    """Read a dataset and correct its labels. Raises the errors of `prepare`.
+
+    Args:
+        objects: the storage, which contains the corrections of a dataset that is not a folder.
+    """
     folder = with_local_files(request).folder
     listing = list_folder(folder) if folder is not None else None
     dataset = load_dataset(request, objects, progress)

@@ -1,4 +1,4 @@
-"""The test images of a run whose labels its models dispute, for review: confident mistakes, and differing answers."""
+"""The test images whose labels the models of a run dispute: confident mistakes, and differing answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mnist_lib.store.contents import Predictions
 from mnist_lib.store.runs import RunFolder, check_run_name
 from mnist_lib.store.versions import Version
 
-MIN_PROBABILITY = 0.9  # of a wrong answer, from which on it alone disputes a label
+MIN_PROBABILITY = 0.9  # a wrong answer this probable disputes a label on its own
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mnist_lib.wording import counted
 
 
 class DecisionError(SpecError):
-    """A decision cannot be stored as things are."""
+    """A decision does not fit the pictures, the classes or the decisions before it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Tally:
 
     reviewed: int = 0
     corrected: int = 0  # had another label
-    removed: int = 0  # show nothing of any class
+    removed: int = 0  # belong to no class
     added: int = 0  # are new in the dataset
 
     def text(self, where: str) -> str:
@@ -40,11 +40,11 @@ class Labels:
 
     def __init__(self, file: LabelsFile, user: str) -> None:
         self.user, self._file = user, file
-        self._content = b""  # of the file, as it was read last
+        self._content = b""  # content of the file when it was last read
         self._read: dict[str, list[Correction]] = defaultdict(list)  # what was read, by image
         self._unread: list[Correction] = []  # what this process has stored since
         self._lines: dict[str, list[Correction]] = {}  # both, by image
-        self._own: dict[str, Correction] = {}  # of this process, by image
+        self._own: dict[str, Correction] = {}  # the last decision of this process, by image
         self._writing = threading.Lock()
 
     @property
@@ -52,7 +52,7 @@ class Labels:
         return self._file.where
 
     def refresh(self) -> set[str]:
-        """Read what others have stored since, and return the images in it. Raises DataError or StoreError."""
+        """Read the decisions stored since the last call, and return their images. Raises DataError or StoreError."""
         with self._writing:
             content = self._file.content()
             if not content.startswith(self._content):  # somebody has edited the file
@@ -108,12 +108,12 @@ class Labels:
             )
 
     def is_decided(self, image: str, label: str) -> bool:
-        """Return whether the last decision about an image is this one, of the same person."""
+        """Return whether the last decision about an image is this label, given by the same person."""
         last = self._lines[image][-1] if self.count(image) else None
         return last is not None and not last.undone and (last.label, last.by) == (label, self.user)
 
     def undo(self, image: str, *, seen: int) -> str | None:
-        """Take back the last decision about an image, and return its label then, None for a new picture.
+        """Take back the last decision about an image. Return the label that it has again, or None for a new picture.
 
         Raises:
             DecisionError: there is none, or it is that of somebody else.

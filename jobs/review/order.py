@@ -1,4 +1,4 @@
-"""In which order pictures are reviewed: as many at random as those of which the model is least certain.
+"""The order of a review: as many random pictures as pictures of which the model is least certain.
 
 Pictures of the hold-out are only chosen at random. If the model chose among them, those that it finds hard would be
 corrected and no others, and the hold-out would no longer measure its accuracy.
@@ -29,7 +29,7 @@ class Item:
         is_new: whether the dataset does not contain it yet.
         probabilities: of the model's classes; None if it has not predicted the picture (yet).
         problem: why the model cannot take the picture, or "".
-        likeness: to one digit, see `rejection`; None if the picture was not judged.
+        likeness: its likeness to one digit, see `rejection`; None if the picture was not judged.
         answers: what several models say, for people.
     """
 
@@ -67,7 +67,7 @@ class Order:
     _random: deque[Item] = field(default_factory=deque)
     _uncertain: list[tuple[float, int, Item]] = field(default_factory=list)  # a heap
     _disputed: deque[Item] = field(default_factory=deque)
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)  # so that items are not compared
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)  # break ties in the heap
 
     def add(self, item: Item) -> None:
         self._random.append(item)

@@ -56,7 +56,7 @@ class _DecisionRequest:
     image: ImageHash
     why: Reason
     seen: Count
-    label: ClassName = ""  # only of a decision
+    label: ClassName = ""  # "" unless the request is a decision
 
 
 class Server:

@@ -20,12 +20,12 @@ from mnist_lib.data.corrections import NONE, Reason
 from mnist_lib.errors import MnistError
 from mnist_lib.pictures.examination import Examined
 
-PICTURES_AHEAD = 8  # that a browser loads before they are shown, so that fast keys find the next one
-SECONDS_UNTIL_RETURNED = 120.0  # without a request, until the pictures of a browser are given to others
+PICTURES_AHEAD = 8  # pictures that a browser loads in advance, so that fast typing need not wait
+SECONDS_UNTIL_RETURNED = 120.0  # without a request; then others get the pictures of a browser
 
 
 class NotReadYetError(MnistError):
-    """A picture has not been read yet, as after a restart; the same request will succeed."""
+    """A picture has not been read yet, as after a restart. The same request will succeed later."""
 
 
 @dataclass
@@ -63,9 +63,9 @@ class Session:
         self._lock = threading.Lock()
 
     def add(self, item: Item, *, disputed: bool = False) -> bool:
-        """Add a picture; return whether it is to be reviewed, as one that has been is not, nor one that is added twice.
+        """Add a picture. Return False if it need not be reviewed: because it already was, or because it is a copy.
 
-        The label of a person replaces that of the dataset.
+        A label that a person gave replaces that of the dataset.
         """
         with self._lock:
             if item.image in self.items:
@@ -91,7 +91,7 @@ class Session:
         """Return the pictures that a browser shows and loads ahead.
 
         Args:
-            held: the images that it has already, and why each was chosen: this process may have been restarted since.
+            held: the images that it already has, and why each was chosen; this process may have forgotten them.
         """
         now = time.monotonic()
         with self._lock:
@@ -115,7 +115,7 @@ class Session:
             return own
 
     def decide(self, client: str, image: str, label: str, why: Reason, seen: int) -> Item:
-        """Store what a person decides about a picture, durably. A new picture is copied into the dataset before.
+        """Store what a person decides about a picture, durably. A new picture is first copied into the dataset.
 
         Args:
             label: the name of a class, or `NONE`.

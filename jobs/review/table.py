@@ -25,7 +25,7 @@ NAMES = "surrogateescape"  # how Python represents names of files that are not U
 class Row:
     """A row with a label."""
 
-    number: int  # in the file, from 1: the headings
+    number: int  # in the file; the headings are row 1
     image: str
     file: str
     why: Reason
@@ -36,7 +36,7 @@ class Row:
 def write_table(path: Path, chosen: Iterable[tuple[Item, Reason]], model_classes: Sequence[str], dataset: str) -> int:
     """Write a table of pictures, and return how many there are. Raises OutputError if it cannot be written.
 
-    No text begins as a formula of a spreadsheet does: an apostrophe is put in front.
+    Text that a spreadsheet could run as a formula gets an apostrophe in front.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -101,5 +101,5 @@ def _cell(text: str) -> str:
 
 
 def _text(cell: str) -> str:
-    """Return the text that `_cell` has written."""
+    """Return the text from which `_cell` made the cell."""
     return cell[1:] if cell.startswith(APOSTROPHE) and FORMULA.match(cell[1:]) else cell

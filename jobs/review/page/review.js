@@ -8,7 +8,7 @@ const KEYS = "1234567890abcdefghijklmnopqrstuvwxyz";
 const client = sessionStorage.client ??= Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, "0")).join("");
 let about = null, status = null, keys = new Map(), classOf = new Map();
 let queue = [];       // pictures to show; the first is shown
-let history = [];     // decided pictures, the last one last
+let history = [];     // decided pictures, the newest last
 let unsaved = [];     // decisions and skips that are not stored yet
 let sending = false, fetching = false, shown = null, problem = "";
 
