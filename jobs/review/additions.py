@@ -67,7 +67,8 @@ class Additions:
         if isinstance(self.where, str):
             open_storage(self.where).create(f"{folder}/{name}", content)
             return
-        objects: Objects = LocalObjects(self.where / folder)  # its class may have a name that objects may not have
+        # The folder is not part of the name: a class may have a name that no object may have.
+        objects: Objects = LocalObjects(self.where / folder)
         objects.create(name, content)
 
 

@@ -29,7 +29,7 @@ class ReviewedData:
     """A dataset.
 
     Args:
-        folder: the folder of its pictures on this machine, a copy if they are in a bucket; None if it has no pictures.
+        folder: the folder of its pictures on this machine, a copy if they are in a bucket; None for arrays.
         listing: what is in that folder, or None.
         known: its images by their hashes.
     """

@@ -74,7 +74,7 @@ async function load(picture) {
       picture.isSeen = true;  // nothing is decided about a picture that nobody has seen
       picture.problem = "";
     } catch {  // the program may be starting again
-      picture.problem = "The picture cannot be shown. It is loaded again; you can also skip it.";
+      picture.problem = "The picture cannot be shown. It is being loaded again; you can also skip it.";
       await wait(RETRY_MS);
     }
     if (queue[0] === picture) { show(); draw(); }
