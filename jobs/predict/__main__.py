@@ -156,7 +156,7 @@ def _progress(pictures: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeRemainingColumn())
-    # The streams that Rich replaces meanwhile would obey colours in a name.
+    # While it shows progress, Rich replaces the streams by ones that would obey colour codes in a name.
     with Progress(*columns, console=console, transient=True) as progress, safe_streams():
         task = progress.add_task("", total=pictures)
         yield lambda count: progress.advance(task, count)

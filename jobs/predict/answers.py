@@ -20,7 +20,7 @@ from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, rejection
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, printable
 
-# The beginning of a text that a spreadsheet may run as a formula (OWASP); a number such as -1 is none.
+# The beginning of a text that a spreadsheet may run as a formula (OWASP); a number such as -1 is not one.
 FORMULA = re.compile(r"(?![+-]\d[\d.,]*\Z)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
 
 

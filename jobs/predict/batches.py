@@ -114,7 +114,7 @@ def predict_pictures(
     require_same_versions(socket.gethostname(), package_versions(), driver_versions)
     predict, layout, sandbox = _loaded(stored[0], as_is, accept_all)
     read, found = functools.partial(_read, layout=layout), list[Picture | ImageError]()
-    for begin in range(0, len(contents), FILES_PER_TASK):  # what a sandbox returns counts as its memory
+    for begin in range(0, len(contents), FILES_PER_TASK):  # results count towards a sandbox's memory
         found += sandbox.map(read, contents[begin : begin + FILES_PER_TASK])
     return found, _probabilities_of(found, predict)
 
