@@ -117,7 +117,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
 
 
 def _version(objects: Objects, options: ComputeOptions) -> Version:
-    """Return the version that the options name: --dataset says which champion is meant, if one has this name."""
+    """Return the version that the options name. A bare model name means its champion for --dataset, if it has one."""
     model, dataset = options.version or "", options.dataset
     chooses = dataset is not None and "@" not in model and model in model_names(objects)
     if dataset is not None and chooses and stored_name(dataset) in datasets_with_logs(objects, model):
