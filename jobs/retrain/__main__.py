@@ -149,7 +149,7 @@ def _run_once(
 def _print_idle(options: RetrainOptions, timetable: Timetable, newest: Entry) -> None:
     """Print that nothing is due, when the next slot is, and how the newest one ended.
 
-    Its exit code is that of the command, so that a scheduler that repeats a failed command does not see a success.
+    The command ends with the exit code of that slot, so that a scheduler that repeats a failed command sees no success.
     """
     slot = timetable.next(SystemClock().now())
     ended = f"{newest.kind} (exit code {newest.exit_code})" if newest.exit_code else newest.kind

@@ -45,7 +45,7 @@ def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
         _require_in_container(train)
     files = schedulers[options.scheduler]()
     text = "\n".join(f"# --- {name} ---\n{content}" if len(files) > 1 else content for name, content in files.items())
-    return CommandResult(files, [Drawn(text.rstrip())])  # exactly: options have no control characters
+    return CommandResult(files, [Drawn(text.rstrip())])  # unchanged: options have no control characters
 
 
 def _require_in_container(train: TrainOptions) -> None:

@@ -229,7 +229,7 @@ class Notifier:
         headers["webhook-timestamp"] = str(int(now.timestamp()))
         if self._signer is not None:
             headers["webhook-signature"] = self._signer.sign(identity, now, body.decode())
-        url = yarl.URL(self._receiver, encoded=self._receiver.isascii())  # as it is: a server may compare a signature
+        url = yarl.URL(self._receiver, encoded=self._receiver.isascii())  # unchanged: it may be signed
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
         try:
             async with (

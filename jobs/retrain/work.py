@@ -52,7 +52,7 @@ class TrainWork:
     def fingerprint(self) -> str | None:
         options = replace(self.options)  # a copy, which reads the model files again
         data, request = None, options.data()
-        # With --address too, the data are on this machine, or in a bucket: the driver prepares them beside itself.
+        # Even with --address, the data are on this machine or in a bucket: they are prepared where the driver runs.
         with contextlib.suppress(MnistError, OSError):
             data = fingerprint_of_files(request, labels_in_storage(request, self.objects))
         if data is None:  # not prepared yet
