@@ -247,7 +247,7 @@ def _require_all(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _require_model(folder: RunFolder, tally: Tally) -> None:
-    """Raise IntegrityError if no result of a model has its files. Warn if only that of a better trial has none."""
+    """Raise IntegrityError if no result of a model has its files. Warn if those of a better trial are lost."""
     best, chosen = tally.best_trial, tally.chosen
     if not chosen.files:
         forget_result(folder, best)

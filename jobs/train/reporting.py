@@ -88,7 +88,7 @@ def write_index(objects: Objects) -> None:
 
 
 def _row(objects: Objects, names: Set[str], run: str) -> "Row | str":
-    """Return the row of a complete run, or which run it is and why it has none."""
+    """Return the row of a complete run, or a text that names the run and says why it has no row."""
     from mnist_lib.report.index import row_of
 
     report = f"runs/{run}/{REPORT}"
@@ -122,7 +122,7 @@ def _changes(objects: Objects) -> "Iterator[Change | str]":
 
 
 def _change(objects: Objects, record: Champion, newest: Champion | None) -> "Change":
-    """Return a change of the champion; with the newest record of the log, that of the current champion."""
+    """Return a change of the champion. `newest`: the newest record of the log, if it is the current champion's."""
     from mnist_lib.report.index import Change
 
     budget = newest.budget if newest is not None else None
