@@ -13,11 +13,12 @@ import tensorflow as tf
 
 from mnist_lib.data.split import Split
 
-# The maxima. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take 12 MB.
+# The maxima of a chunk. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take
+# 12 MB.
 STEPS_PER_CHUNK = 117
 CHUNK_BYTES = 64_000_000
 
-# The maxima per replica. Models need many times the memory of the images that they evaluate.
+# The maxima of an evaluation batch, per replica. Models need many times the memory of the images that they evaluate.
 EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES = 1_000, 3_200_000
 MAX_ACTIVATION_BYTES = 1 << 30  # of the two largest layers that follow each other, for all images of the batch
 
@@ -26,7 +27,7 @@ def evaluation_batch_size(image_shape: Sequence[int], activation_bytes: int = 0)
     """Return the number of images to which every batch of an evaluation is padded, so that it is compiled once.
 
     Args:
-        activation_bytes: of the model for one image, or 0 if unknown.
+        activation_bytes: size of the model's activations for one image; 0 if it is unknown.
     """
     fitting = MAX_ACTIVATION_BYTES // max(1, activation_bytes)
     return max(1, min(EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES // math.prod(image_shape), fitting))

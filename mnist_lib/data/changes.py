@@ -61,7 +61,7 @@ def changes_between(before: DatasetState, after: DatasetState) -> Changes:
     """Return what has changed. An image that is in the dataset several times is counted as often.
 
     Only the first 64 bits of a hash are compared: two of a million images share them with a probability below 10**-7,
-    and the result is only shown.
+    and the result is only displayed.
     """
     added, removed, relabelled = (dict[str, Mapping[str, int]]() for _ in range(3))
     numbers = {name: number for number, name in enumerate(after.classes)}
@@ -76,13 +76,13 @@ def changes_between(before: DatasetState, after: DatasetState) -> Changes:
         added[name] = _by_class(after.labels[new[~known]], after.classes)
         removed[name] = _by_class(before.labels[old[gone]], before.classes)
         relabelled[name] = _by_class(after.labels[changed], after.classes)
-    new_test = ~known  # of the test split, which comes last; some may be copies, or have been in the train split
+    new_test = ~known  # the test split comes last; its new images may be copies, or come from the train split
     new_test[new_test] = ~_occurs(after.hashes[new[new_test], 0], before.hashes[:, 0])
     return Changes(added, removed, relabelled, new_test)
 
 
 def _occurs(keys: NDArray[np.uint64], among: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return whether each of a few keys is among many, without sorting these."""
+    """Return whether each of a few keys is among many keys, without sorting the many."""
     if not len(keys):
         return np.zeros(0, bool)
     few = np.unique(keys)

@@ -209,7 +209,7 @@ def _with_decided(dataset: Dataset, undecided: Undecided, part: _Part) -> Datase
     if not decided.any():
         return dataset
     for_test, ranks = undecided.for_test == 1, dataset.ranks
-    assert ranks is not None  # a folder's
+    assert ranks is not None  # a folder always has ranks
     to_train, to_test = part.take(decided & ~for_test), part.take(decided & for_test)
     train, test = _joined(dataset.train, to_train), _joined(dataset.test, to_test)
     return replace(dataset, train=train, test=test, ranks=np.concatenate((ranks, undecided.ranks[decided & ~for_test])))

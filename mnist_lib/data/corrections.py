@@ -19,7 +19,7 @@ from mnist_lib.objects.protocol import Objects
 
 LABELS = "labels.jsonl"
 MAX_LABELS_BYTES = 1 << 28  # a million lines
-NONE = "none"  # the label that removes an image, as one that shows nothing of any class
+NONE = "none"  # the label that removes an image, for one that belongs to no class
 APPEND_SECONDS = 0.1  # more than another process needs to write the rest of a line
 
 ImageHash = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]  # see `hashes.text_of`
@@ -36,7 +36,7 @@ class Correction:
     by: Annotated[str, Meta(max_length=200)]  # who decided
     replaced: ClassName | None  # the label before; None if the image had none
     why: Reason  # why the image was looked at; "disputed": because a model disagreed with its label
-    undone: bool = False  # whether this takes back the line before about the image, which is then to be reviewed again
+    undone: bool = False  # whether this takes back the previous line about the image, which then needs a new review
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class LabelsFile:
         return parse_corrections(self.content(), self.where)
 
     def add(self, corrections: Sequence[Correction]) -> None:
-        """Append corrections durably. Of several writers at once, none loses a line. Raises StoreError."""
+        """Append corrections durably. Concurrent writers lose no line. Raises StoreError."""
         lines = b"".join(encode(asdict(correction)) + b"\n" for correction in corrections)
         self.objects.add(self.name, lines)
 
@@ -132,5 +132,5 @@ def labels_file(request: DataRequest, storage: Objects) -> LabelsFile:
 
 
 def labels_in_storage(request: DataRequest, storage: Objects) -> bytes:
-    """Return the corrections of a data set that the storage contains: none of a folder, which contains its own."""
+    """Return the corrections that the storage contains; empty for a folder of pictures, which contains its own."""
     return labels_file(request, storage).content() if request.folder is None and request.url is None else b""

@@ -14,7 +14,7 @@ IMAGES_PER_BLOCK = 4_096  # bounds the memory for their colours
 
 
 def hashes_of(images: NDArray[np.uint8]) -> ImageHashes:
-    """Return the hashes of images, [n, height, width, channels]: those of equal pictures in a folder of that size."""
+    """Return the hashes of images, [n, height, width, channels]: picture files with these pixels have the same."""
     count, height, width, channels = images.shape
     size = hashlib.sha256(f"{(width, height)}".encode())
     hashes = np.empty((count, 2), np.uint64)

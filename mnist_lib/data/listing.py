@@ -169,7 +169,7 @@ class _Scan:
 
 
 def _holds(question: Callable[[], bool]) -> bool:
-    """Return the answer to a question about a path, or False if there is none, as without permission."""
+    """Return the answer to a question about a path, or False if asking fails, as without permission."""
     try:
         return question()
     except OSError:

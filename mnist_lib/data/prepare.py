@@ -67,7 +67,7 @@ def prepare(
     request = with_local_files(request)
     if request.folder is not None:
         dataset = _read_folder(request, request.folder, max_bytes, progress)
-        # Read after the pictures, so that a correction of a picture which has just arrived finds it.
+        # Read after the pictures, which may take long, so that the newest corrections are used.
         file = LabelsFile(LocalObjects(request.folder))
         labels, where = file.content(), file.where
     else:

@@ -25,7 +25,7 @@ ClassNames = Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_
 
 
 def stored_name(dataset: str) -> str:
-    """Return the name under which a dataset is stored: that of a folder, a URL or tfds:NAME is made from these."""
+    """Return the name under which a dataset is stored, which for a folder, a URL or tfds:NAME is derived from it."""
     is_name = "/" not in dataset and not dataset.startswith(TFDS)
     return dataset if is_name else DataRequest(dataset=dataset).name
 

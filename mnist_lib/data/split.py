@@ -44,7 +44,7 @@ class Split:
 
     @cached_property
     def hashes(self) -> ImageHashes:
-        """The hash of each image, [n, 2]: of a picture in a folder, before it was resized."""
+        """The hash of each image, [n, 2]. A picture from a folder is hashed before it is resized."""
         return hashes_of(self.images) if self.known_hashes is None else self.known_hashes
 
     @property
@@ -211,7 +211,7 @@ class Dataset:
 
 
 def random_ranks(train: int) -> NDArray[np.float32]:
-    """Return the ranks of images that have none, so that they stay for validation or training if others go."""
+    """Return ranks for images without any, so that they stay in training or validation if others are removed."""
     ranks = np.empty(train, np.float32)
     ranks[_validation_order(train)] = np.arange(train, dtype=np.float64) / train
     return ranks
