@@ -1,8 +1,9 @@
 """The logs of champions: `models/<model>/champions/<dataset>/<n>.json`, one record for each decision, oldest first.
 
 The newest record names the champion of a model for a data set. Each record contains the sha256 of the commit record of
-that version and of the record before it, and `head.json` the number and the sha256 of the newest one, so that `verify`
-notices a record that was deleted or replaced. The head is written after the record: it may be behind, never ahead.
+that version and of the record before it. `head.json` contains the number and the sha256 of the newest record. So
+`verify` notices a record that was deleted or replaced. The head is written after the record: it may be behind, never
+ahead.
 
 Before there was a log for each data set, each model had one, `models/<model>/champion/<n>.json`. It is still read: a
 record in it belongs to the data set of the version that it names, and comes before those of the new log.
@@ -133,7 +134,7 @@ class ChampionLog:
         head, found, last = self._head(), _old_records(self._objects, self._model, self._dataset), 0
         numbers = sorted(self._log.numbers())
         for number, record in zip(numbers, concurrently(self._read, numbers), strict=True):
-            if number > last + 1:  # not one error each: a file may have any number as its name
+            if number > last + 1:  # one error for the whole gap, which may be huge
                 found.append(Found(last + 1, self._missing(last + 1), None))
             found.append(self._compared_with(head, record))
             last = number
@@ -266,7 +267,7 @@ def commit_sha256(version: Version) -> str:
 
 
 def _old_records(objects: Objects, model: str, dataset: str | None = None) -> list[Found]:
-    """Return the records of a model's old log that belong to a data set, or all, with what is damaged in any case."""
+    """Return the records in a model's old log: those of a data set, or of all, and in any case the damaged ones."""
     log = _old_log(objects, model)
 
     def read(number: int) -> Found:

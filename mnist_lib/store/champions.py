@@ -68,7 +68,7 @@ class TrainedLast:
 
 
 def trained_last(objects: Objects, model: str) -> TrainedLast | None:
-    """Return `dataset_in_use` with the time, or None. Raises its error."""
+    """Return what `dataset_in_use` returns, with its time. Raises the same error."""
     with_champion = champions(objects, model)
     for _, version in find_all(objects, model, newest_first=True) if with_champion else ():
         if isinstance(version, IntegrityError):
@@ -88,7 +88,7 @@ def history(objects: Objects, model: str, dataset: str) -> list[Champion | Integ
 
 
 def reign(log: Sequence[Champion | IntegrityError]) -> Champion | None:
-    """Return the record since which the champion has been the champion: the last one that is no refusal."""
+    """Return the record that made the current champion: the last one that is not a refusal."""
     records = [record for record in log if isinstance(record, Champion)]
     return next((record for record in reversed(records) if record.kind != "keep"), records[0] if records else None)
 
@@ -113,8 +113,8 @@ def champion_at(objects: Objects, model: str, dataset: str, at: str) -> Champion
 def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict | None = None) -> Decision:
     """Make a version the champion for the data set that it was trained on, if the rule says so.
 
-    The champion answers the challenger's hold-out, too, by that one's labels: its stored answers are used where it was
-    tested on the same images. A damaged champion cannot be compared, so it has to be rolled back first.
+    Both are compared on the challenger's hold-out, with the challenger's labels. Where the champion was tested on the
+    same images, its stored answers are used. A damaged champion cannot be compared; it has to be rolled back first.
 
     Args:
         predict: predicts images on which the champion was not tested; None if that is not possible.
@@ -134,7 +134,7 @@ def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict 
             return Decision(False, f"the champion is damaged; roll it back first ({error})")
         if decision is not None:
             return decision
-        # Another decision was made at the same time: compare with the champion of now.
+        # Another decision was made at the same time: compare again, with the current champion.
 
 
 class _Promotion:
@@ -230,7 +230,7 @@ class _Promotion:
 
         A new one begins when the last one is used up, if enough images have not been used by any decision.
         """
-        records = [current, *self._records_of_others()]  # which have its budget if the data set was renamed
+        records = [current, *self._records_of_others()]  # a renamed data set shares its budget
         period = current.period or f"{self._dataset}/1"
         shared = [record for record in records if record.period == period]
         spent = max((record.spent for record in shared), default=0.0)
@@ -385,7 +385,9 @@ def rollback_line(log: Sequence[Champion | IntegrityError]) -> list[int]:
 
 
 def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, list[str]]:
-    """Return the champions of a model with their data sets, and for each the `keep` versions to return to, with none.
+    """Return the versions that `gc` must not delete, each with the data sets for which it is the champion.
+
+    These are the champions, with up to `keep` former ones for each, to which it could be rolled back.
 
     Raises IntegrityError if the newest record of a log is damaged.
     """

@@ -129,7 +129,7 @@ class Predictions:
         return np.array([rows.get(image, -1) for image in other.images], np.intp)
 
     def right_for(self, other: "Predictions", predicted: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
-        """Return whether this version is right about each test image of another version, by that one's labels.
+        """Return whether this version is right about each test image of another version, by the labels there.
 
         Classes are compared by name, since a class may have been added or removed.
 
@@ -142,7 +142,7 @@ class Predictions:
         if predicted is not None:
             answers[rows < 0] = predicted.argmax(axis=1)
         index = {name: label for label, name in enumerate(other.classes)}
-        labels = np.array([*(index.get(name, -1) for name in self.classes), -1])  # the last for no answer
+        labels = np.array([*(index.get(name, -1) for name in self.classes), -1])  # the last: no answer
         return np.asarray(labels[answers] == other.labels)
 
 

@@ -39,7 +39,7 @@ class Collected:
 
 
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collected:
-    """Delete all versions but the newest `keep`, the champions, and up to `keep` former ones of each to return to.
+    """Delete all versions but the newest `keep`, the champions, and up to `keep` former ones for each champion.
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.
@@ -95,7 +95,7 @@ class _NeededVersions:
 
 
 def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVersions, *, dry_run: bool) -> str:
-    """Delete a version, and return "", unless it is held or is needed by now: then return why it is kept."""
+    """Delete a version and return "". If it is held, or needed by now, keep it and return why."""
     state = read_hold_state(objects, version.model, version.number)
     if state.held or version.number in needed.numbers():
         return needed.numbers().get(version.number) or state.text

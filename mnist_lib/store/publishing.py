@@ -33,7 +33,7 @@ from mnist_lib.store.versions import (
 )
 
 MAX_RUN_NAME_LENGTH = 100
-MAX_EARLIER_ATTEMPTS = 1_000  # looked for; a record that somebody forged can have any number
+MAX_EARLIER_ATTEMPTS = 1_000  # to look for; a forged record can have any number
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from mnist_lib.objects.protocol import Objects, concurrently
 
 @dataclass(frozen=True)
 class UsedImages:
-    """The images that were used before, by the budget that paid for it."""
+    """The images that were used before, by the budget that paid for their use."""
 
     of: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, objects: Objects, model: str) -> "UsedImages":
-        """Raises IntegrityError if a file is damaged."""
+        """Return the used images of a model. Raises IntegrityError if a file is damaged."""
         names = [name for name in objects.names(f"models/{model}/used") if name.endswith(".npz")]
         of: dict[str, set[bytes]] = {}
         for name, images in zip(names, concurrently(lambda name: _read(objects, name), names), strict=True):
