@@ -22,7 +22,7 @@ Array = NDArray[np.float32]
 def likeness(image: NDArray[np.uint8]) -> float:
     """Return the share of held-out MNIST digits that look less like one digit than this image does.
 
-    Of all digits like those of MNIST, at most a share of x has a likeness of x or less.
+    For any x, at most a share x of all digits like those of MNIST has a likeness of x or less.
 
     Args:
         image: [28, 28], 0-255, the ink light and centred as in MNIST.
@@ -43,7 +43,7 @@ def score(image: NDArray[np.uint8], weights: Mapping[str, Array]) -> float:
 
 
 def _convolved(values: Array, kernel: Array, bias: Array) -> Array:
-    """Return the convolution without padding, ReLU, and the maximum of each 2 x 2 positions."""
+    """Return the convolution without padding, reduced to the maximum of each 2 x 2 positions, then ReLU."""
     side = kernel.shape[0]
     windows = sliding_window_view(values, (side, side), axis=(0, 1))  # [height, width, channels, side, side]
     height, width = windows.shape[:2]

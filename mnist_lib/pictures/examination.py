@@ -14,7 +14,7 @@ from PIL import Image
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import PICTURE_FORMATS, Layout, decode_picture, hash_of, laid_out, read_content
 
-SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}  # of the other formats: their names in lower case
+SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}  # the suffix of another format is its name in lower case
 
 
 @dataclass(frozen=True)

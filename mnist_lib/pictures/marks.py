@@ -13,7 +13,7 @@ from mnist_lib.pictures.ink import Levels
 
 SIDE = 96  # pixels: the ink is reduced to this, so that the time does not depend on the size of the picture
 MIN_SHARE = 0.05  # of the largest mark, in pixels; smaller marks are dirt
-TALL = 0.5  # of the height of all ink: an Arabic digit in a row of them, but not the loose stroke of a 5
+TALL = 0.5  # share of the height of all ink: digits in a row are as tall, the loose stroke of a 5 is not
 MAX_OVERLAP = 0.5  # of the narrower mark's width, between two marks that are side by side
 MAX_MARKS = 4  # a digit drawn with a dry pen may fall apart into so many
 MAX_ASPECT = 2.0  # width / height of all ink; a slanted 1 reaches 1.8
@@ -59,14 +59,14 @@ def marks_of(inked: NDArray[np.bool]) -> list[Mark]:
     steps = np.diff(np.pad(inked, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, lefts = (found.tolist() for found in np.nonzero(steps == 1))  # of each run of ink in a row
     rights = np.nonzero(steps == -1)[1].tolist()
-    above = list(range(len(rows)))  # for each run another one of its mark; the last one of a chain is its own
+    above = list(range(len(rows)))  # for each run, another run of its mark, or itself at the end of a chain
 
     def root(run: int) -> int:
         while above[run] != run:
             above[run] = run = above[above[run]]
         return run
 
-    first = 0  # of the runs that may touch this one from the row above
+    first = 0  # the first run in the row above that may touch this one
     for run, (row, left, right) in enumerate(zip(rows, lefts, rights, strict=True)):
         while rows[first] < row - 1 or (rows[first] == row - 1 and rights[first] < left):
             first += 1

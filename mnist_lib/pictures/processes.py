@@ -39,7 +39,7 @@ class PictureReader:
         return self._results(functools.partial(read_file, layout=layout))
 
     def shapes(self) -> Iterator[Shape | None]:
-        """Yield the shape of each picture, which the beginning of the file tells, or None if it cannot be read."""
+        """Yield the shape of each picture, from the beginning of its file, or None if it cannot be read."""
         for shape in self._results(shape_or_none):
             yield None if isinstance(shape, ImageError) else shape
 

@@ -87,7 +87,7 @@ def find_pictures(named: Iterable[Path]) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Return whether a path is that of a folder; False if that cannot be known, as if its name is too long."""
+    """Return whether a path is that of a folder; False if that cannot be known, such as for a name that is too long."""
     try:
         return path.is_dir()
     except OSError:
@@ -136,7 +136,7 @@ def read_content(path: Path) -> bytes:
 
 
 def _open(path: str, flags: int) -> int:
-    """Open a file that may have become a pipe, for which others would wait."""
+    """Open a file without waiting, even if it has become a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

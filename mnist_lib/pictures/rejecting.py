@@ -17,13 +17,14 @@ NOT_ONE_DIGIT: Final = "not one digit"
 UNSURE: Final = "unsure"
 Rejection = Literal["not one digit", "unsure"]
 
-MIN_LIKENESS = 0.003  # shares of held-out digits: below the first a picture is no digit, below the second it may be one
+# Shares of held-out digits. Below the first likeness, a picture is rejected; below the second, its class is unsure.
+MIN_LIKENESS = 0.003
 MIN_SURE_LIKENESS = 0.006
 MIN_PROBABILITY = 0.5  # a lower one means that all other classes together are more probable
 
 
 def likeness_of(ink: Levels) -> float:
-    """Return how much a picture looks like one digit: the share of held-out digits that do so less, or 0.
+    """Return how much a picture looks like one digit, as `detector.likeness`; 0 if it shows several digits.
 
     Args:
         ink: [height, width], from 0 on paper to 1 in full ink, which is reached somewhere.
