@@ -42,7 +42,8 @@ STEP_AGAIN = Pause("waiting", 0.0)
 
 
 class Retrainer:
-    """
+    """Runs the slots of a schedule.
+
     Args:
         enroll: time at which the schedule begins if its journal is empty; earlier slots are ignored.
         notify: called with each entry that settles a slot or resumes the run of a dead process; must not block.
@@ -205,7 +206,7 @@ class Retrainer:
         return entry
 
     def _fingerprint(self) -> str | None:
-        with self._lease.renewed():  # to hash a large dataset may take longer than the lease lives
+        with self._lease.renewed():  # hashing a large dataset may take longer than the lease lasts
             return self._work.fingerprint()
 
     def _may_act(self) -> bool:
