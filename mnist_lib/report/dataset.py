@@ -23,7 +23,7 @@ from mnist_lib.wording import counted, printable, short_name
 
 BAR_WIDTH, MAX_NAME = 20, 30  # characters
 EXAMPLES = 10  # of each class, in a picture of examples
-REPORT_EXAMPLES, REPORT_CLASSES, REPORT_SIDE = 4, 20, 56  # of each class; classes; pixels, in a report
+REPORT_EXAMPLES, REPORT_CLASSES, REPORT_SIDE = 4, 20, 56  # in a report: images of a class, classes, pixels
 # Sizes in pixels of a picture of examples.
 MAX_IMAGE_SIDE = 84
 GAP, MARGIN, LABEL_WIDTH, TITLE_HEIGHT, FONT_SIZE = 14, 28, 44, 58, 26

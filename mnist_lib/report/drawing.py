@@ -92,7 +92,7 @@ def plot(name: str, figure: Figure, *, in_page: bool = True) -> Plot:
 
 
 def _show_text_literally(figure: Figure) -> None:
-    """Show every text of a figure as it is: printable, and never as a formula, for which a name with $ is taken."""
+    """Show every text of a figure as it is: printable, and never as a formula, as Matplotlib shows a name with $."""
     for text in figure.findobj(Text):
         text.set(text=printable(text.get_text(), keep="\n"), parse_math=False)
 

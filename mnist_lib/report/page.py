@@ -95,7 +95,7 @@ def report(run: ReportedRun) -> Report:
 
 def render(name: str, **values: Any) -> bytes:
     """Return the page of a template of this package. Values are escaped, and a missing one is an error."""
-    # Our own text has spaces at which no line should break.
+    # Our own text has no-break spaces, which stay.
     return printable(_templates().get_template(name).render(values), keep="\n\N{NO-BREAK SPACE}").encode()
 
 

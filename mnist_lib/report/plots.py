@@ -16,8 +16,8 @@ from mnist_lib.report.evidence import AttemptTimes, StoredTrial
 from mnist_lib.results import EpochDone
 from mnist_lib.wording import short_name
 
-# With more trials than this in a run, their seeds are not shown; with more than half as many of a model, its curves
-# are paler.
+# If a run has more trials than this, their seeds are not shown. If a model has more than half as many, its curves are
+# paler.
 MAX_DISTINCT = 12
 MAX_LANES = 24
 MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one
