@@ -117,8 +117,8 @@ def _row(answer: Answer, labelled: bool) -> list[str]:
 def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
     """Return CSV as in RFC 4180, since names may hold commas and line breaks; printing adds the last line feed.
 
-    A picture that is not one digit has that as its class, and no probabilities. No text begins as a formula does: a
-    path gets "./" in front, which names the same file, and a class an apostrophe.
+    A picture that is rejected has `NOT_ONE_DIGIT` as its class, and no probabilities. A path that begins like a formula
+    gets "./" in front, which names the same file; such a class gets an apostrophe.
     """
     text = io.StringIO(newline="")
     columns = (*COLUMNS, *LABEL_COLUMNS) if labelled else COLUMNS
@@ -134,7 +134,7 @@ def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
 
 
 def _cell(text: str, mark: str = "'") -> str:
-    """Return a printable text for CSV, with the mark in front if it begins as a formula does."""
+    """Return a printable text for CSV, with the mark in front if it begins like a formula."""
     return printable(mark + text if FORMULA.match(text) else text, keep="\n")
 
 

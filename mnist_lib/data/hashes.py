@@ -45,7 +45,7 @@ def shares_of(hashes: ImageHashes) -> NDArray[np.float64]:
 
 
 def is_held_out(hashes: ImageHashes) -> NDArray[np.bool_]:
-    """Return whether each image is for the test, [n], where nothing but its pixels decides."""
+    """Return whether each image is for the test, [n], if only its pixels decide."""
     held_out: NDArray[np.bool_] = shares_of(hashes)[:, 0] < TEST_SHARE
     return held_out
 
