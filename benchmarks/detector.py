@@ -1,10 +1,10 @@
-"""Train the detector of `mnist_lib.pictures.detector` and write its file. The same sources give the same file.
+"""Train the detector of `mnist_lib.pictures.detector`, and write its file.
 
     python -m benchmarks.sources DIR
     python -m benchmarks.detector --mnist MNIST --sources DIR
 
 MNIST is a folder with the four original files. Only their training images are used: the last 5,000 to calibrate, the
-others to train. `benchmarks.rejecting` measures the result.
+others to train. The same sources, versions and processor give the same file. `benchmarks.rejecting` measures it.
 """
 
 import argparse

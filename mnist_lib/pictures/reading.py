@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_lib.catalog import DATASETS, DIGITS, MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.errors import ImageError
+from mnist_lib.pictures import detector
 from mnist_lib.pictures.centring import centre
 from mnist_lib.pictures.ink import Levels, NoInkError, find_ink
 from mnist_lib.pictures.rejecting import likeness_of
@@ -299,7 +300,10 @@ def _centred(plain: Image.Image, layout: Layout, box: int) -> tuple[NDArray[np.u
         if not layout.judged:
             raise
         return fitted(_with_bytes(plain), Shape(*shape, channels=1))[..., 0], 0.0
-    return centre(ink, shape, box), likeness_of(ink) if layout.judged else None
+    image = centre(ink, shape, box)
+    if not layout.judged:
+        return image, None
+    return image, likeness_of(ink, image if (shape, box) == (detector.SHAPE, detector.BOX) else None)
 
 
 def _ink(plain: Image.Image) -> Levels:

@@ -23,13 +23,16 @@ MIN_SURE_LIKENESS = 0.006
 MIN_PROBABILITY = 0.5  # a lower one means that all other classes together are more probable
 
 
-def likeness_of(ink: Levels) -> float:
+def likeness_of(ink: Levels, image: NDArray[np.uint8] | None = None) -> float:
     """Return how much a picture looks like one digit, as `detector.likeness`; 0 if it shows several digits.
 
     Args:
         ink: [height, width], from 0 on paper to 1 in full ink, which is reached somewhere.
+        image: the ink centred as in MNIST, [28, 28], if that is known.
     """
-    return 0.0 if several_digits(ink) else detector.likeness(centre(ink, detector.SHAPE, detector.BOX))
+    if several_digits(ink):
+        return 0.0
+    return detector.likeness(centre(ink, detector.SHAPE, detector.BOX) if image is None else image)
 
 
 def rejection(likeness: float | None, probabilities: NDArray[np.float32]) -> Rejection | None:
