@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnist_lib.catalog import DIGITS
 from mnist_lib.data.split import Dataset
 from tests.support.drawing import KINDS, drawn, header_only, png
 from tests.support.hostile import HOSTILE, is_harmless
@@ -222,21 +223,20 @@ def test_a_picture_without_a_likely_digit_is_marked_as_unsure(
 
 
 def test_what_is_not_one_digit_is_not_predicted_unless_all_is_accepted(
-    storage: Path, digits: Dataset, tmp_path: Path, predict: Any, ray_address: str
+    storage: Path, digits: Dataset, tmp_path: Path, predict: Any
 ) -> None:
     zero, *others = (digits.test.images[index, ..., 0] for index in (0, 310, 150, 450))
     (tmp_path / "0.png").write_bytes(png(zero))
     (tmp_path / "314.png").write_bytes(png(np.concatenate(others, axis=1)))
-    for address in ((), ("--address", ray_address)):
-        code, stdout, _ = predict(tmp_path, "--storage", storage, *address)
-        assert code == 0
-        _, first, second, note = stdout.splitlines()
-        assert first.split()[1] == "0"
-        assert second.split() == [str(tmp_path / "314.png"), "not", "one", "digit"]
-        assert note == "not one digit: 1 of 2 pictures; --accept-all predicts all."
-        code, stdout, _ = predict(tmp_path, "--storage", storage, "--accept-all", "--csv", *address)
-        assert code == 0
-        assert all(row["class"] in "0123456789" for row in csv.DictReader(io.StringIO(stdout, newline="")))
+    code, stdout, _ = predict(tmp_path, "--storage", storage)
+    assert code == 0
+    _, first, second, note = stdout.splitlines()
+    assert first.split()[1] == "0"
+    assert second.split() == [str(tmp_path / "314.png"), "not", "one", "digit"]
+    assert note == "not one digit: 1 of 2 pictures; --accept-all predicts all."
+    code, stdout, _ = predict(tmp_path, "--storage", storage, "--accept-all", "--csv")
+    assert code == 0
+    assert all(row["class"] in DIGITS for row in csv.DictReader(io.StringIO(stdout, newline="")))
 
 
 def test_pictures_read_by_several_processes_keep_their_order(
@@ -256,9 +256,10 @@ def test_pictures_read_by_several_processes_keep_their_order(
 
 
 def test_a_cluster_predicts_the_same_and_the_driver_does_not_load_tensorflow(
-    storage: Path, folder: Path, ray_address: str, tmp_path: Path, predict: Any
+    storage: Path, folder: Path, digits: Dataset, ray_address: str, tmp_path: Path, predict: Any
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"bad")
+    (tmp_path / "several.png").write_bytes(png(np.concatenate([*digits.test.images[300:302, ..., 0]], axis=1)))
     arguments = (folder, tmp_path, "--storage", storage, "--json")
     here = predict(*arguments)
     command = [sys.executable, "-c", NO_TENSORFLOW, *map(str, arguments), "--address", ray_address]
@@ -269,6 +270,7 @@ def test_a_cluster_predicts_the_same_and_the_driver_does_not_load_tensorflow(
     assert other["failed"] == one["failed"]
     for row, same in zip(one["pictures"], other["pictures"], strict=True):
         assert (row["picture"], row["class"]) == (same["picture"], same["class"])
+        assert row["not_one_digit"] == same["not_one_digit"] == row["picture"].endswith("several.png")
         np.testing.assert_allclose(row["probabilities"], same["probabilities"], atol=1e-4)
 
 
