@@ -105,7 +105,7 @@ def test_show_opens_the_report_of_the_run_of_a_version(gpu_run: tuple[dict[str, 
     environment = {**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(tmp_path)}
     shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     report = home / "results/runs" / summary["run"] / "report.html"
-    assert f"report   {report}" in shown.stdout
+    assert f"report    {report}" in shown.stdout
     opened = Path((tmp_path / "opened").read_text().strip().removeprefix("file://"))
     assert opened.read_bytes() == report.read_bytes()
 
