@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mnist_lib.pictures.centring import MIN_INK, resized, without_margins
 from mnist_lib.pictures.ink import Levels
 
-SIDE = 96  # pixels: the ink is reduced to this, so that the time does not depend on the size of the picture
+SIDE = 64  # pixels: the ink is reduced to this, so that the time does not depend on the size of the picture
 MIN_SHARE = 0.05  # of the largest mark, in pixels; smaller marks are dirt
 TALL = 0.5  # share of the height of all ink: digits in a row are as tall, the loose stroke of a 5 is not
 MAX_OVERLAP = 0.5  # of the narrower mark's width, between two marks that are side by side

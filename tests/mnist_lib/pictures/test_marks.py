@@ -35,9 +35,10 @@ def test_marks_are_the_areas_that_a_flood_reaches(inked: NDArray[np.bool]) -> No
 
 
 def ink_of(*digits: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return digits of the same height in a row, cropped to their columns of ink, two pixels apart."""
+    """Return digits of the same height in a row, cropped to their columns of ink, two pixels of MNIST apart."""
+    gap = len(digits[0]) // 28
     parts = [digit[:, (digit > 80).any(axis=0)] for digit in digits]
-    row = np.concatenate([np.pad(part, ((0, 0), (1, 1))) for part in parts], axis=1)
+    row = np.concatenate([np.pad(part, ((0, 0), (gap, gap))) for part in parts], axis=1)
     return row.astype(np.float32) / np.float32(255)
 
 
