@@ -172,12 +172,12 @@ class Server:
 
     async def _draw(self, request: web.Request) -> web.StreamResponse:
         """Predict a drawing, a PNG."""
-        if self._model.state != "ready":
-            return _json({"status": self._status()})
         content = await request.read()
         found = await asyncio.to_thread(self._viewer.examine, content)
         if found.image is None:
             return _json({"status": self._status(), "note": found.problem})
+        if self._model.state != "ready":
+            return _json({"status": self._status()})
         probabilities = await asyncio.to_thread(self._model.predict, found.image[None])
         reason = rejection(found.likeness, probabilities[0])
         if reason == NOT_ONE_DIGIT:

@@ -21,6 +21,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import SpecError
 from mnist_lib.pictures.examination import png
 from mnist_lib.pictures.reading import find_pictures
+from tests.support.clusters import wait_until
 from tests.support.hostile_pictures import many_scans
 from tests.support.reviewing import LAYOUT, TOKEN, Client, data_of, lines_of, run, serving, session_of, write_digits
 
@@ -48,6 +49,7 @@ def serve_page(digits: Dataset, model: ModelProcess, tmp_path_factory: pytest.Te
     viewer = Viewer(data, LAYOUT)
     session = session_of(data, viewer)
     session.is_complete = True
+    wait_until(lambda: model.state == "ready", "the model is not loaded")
     yield lambda: serving(session, viewer, model)
     viewer.close()
 
@@ -356,7 +358,7 @@ def test_reviewed_pictures_do_not_come_back_after_a_restart_but_skipped_and_undo
 ) -> None:
     async def test() -> None:
         async with serve() as client:
-            reviewed, undone, skipped, _ = await client.next()
+            reviewed, undone, skipped, *_ = await client.next()
             await client.decide(reviewed, "3")
             await client.decide(undone, "4")
             await client.decide({**undone, "seen": 1}, "", "undo")

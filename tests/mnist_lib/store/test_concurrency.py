@@ -82,7 +82,7 @@ def test_s4_concurrent_processes_lose_no_version_and_the_best_becomes_champion(
     assert all_verified(objects) == list(range(1, PROCESSES * VERSIONS_EACH + 1))
     assert linearizable(numbers)
 
-    log = champions(objects)
+    log = [record for record in champions(objects) if record.kind == "promote"]
     promotions = {op.value[0]: op for op in operations if op.what == "promote" and op.value[1]}
     assert sorted(promotions) == sorted(record.version for record in log)
     appends = {record.number: promotions[record.version] for record in log}
@@ -93,7 +93,7 @@ def test_s4_concurrent_processes_lose_no_version_and_the_best_becomes_champion(
     best = max(right_of(storage, number) for number, _ in numbers)
     champion = champion_verified(objects)
     assert champion is not None
-    assert best - right_of(storage, champion) <= 5  # five more correct images are not a significant difference
+    assert best - right_of(storage, champion) <= 11  # 2**-11 is more than a later comparison may spend
 
 
 def right_of(storage: str, number: int) -> int:
