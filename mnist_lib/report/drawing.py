@@ -75,7 +75,6 @@ def legend(axes: Axes) -> None:
 
 def plot(name: str, figure: Figure, *, in_page: bool = True) -> Plot:
     """Draw the figure as PNG and, for a page, as SVG."""
-    _show_text_literally(figure)
     svg, png = io.StringIO(), io.BytesIO()
     with (
         warnings.catch_warnings(),
@@ -83,6 +82,7 @@ def plot(name: str, figure: Figure, *, in_page: bool = True) -> Plot:
     ):  # otherwise two plots in a page could have the same identifiers
         # A glyph that no font has is drawn as a box; names too long for the layout are cut at the edge.
         warnings.simplefilter("ignore", UserWarning)
+        _show_text_literally(figure)
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
         if in_page:
