@@ -164,7 +164,7 @@ class Lease:
 
     def _new_beat(self) -> bytes:
         """Return a heartbeat that differs from all before it."""
-        return json.dumps(asdict(Heartbeat(text_of(self._clock.now()), uuid.uuid4().hex))).encode()
+        return json.dumps({"at": text_of(self._clock.now()), "token": uuid.uuid4().hex}).encode()
 
     def _beat(self, number: int) -> str:
         return f"{self._folder}/beats/{number:08d}.json"
