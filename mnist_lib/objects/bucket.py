@@ -26,7 +26,7 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from mnist_lib.errors import StoreError, TooLargeError
-from mnist_lib.objects.lease import locked
+from mnist_lib.objects.fence import locked
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects, check_name, concurrently, require_size
 from mnist_lib.wording import MAX_REASON, without_secrets
 

@@ -17,7 +17,8 @@ from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
-from mnist_lib.objects.lease import FencedObjects, LeaseTerm
+from mnist_lib.objects.fence import FencedObjects
+from mnist_lib.objects.lease import LeaseTerm
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
