@@ -24,8 +24,9 @@ from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champion_log import datasets_with_logs
 from mnist_lib.store.champions import Predict
-from mnist_lib.store.contents import Predictions, StoredModel, image_shape_of
+from mnist_lib.store.contents import StoredModel, image_shape_of
 from mnist_lib.store.datasets import begun_with
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version, model_names
 from mnist_lib.wording import percent

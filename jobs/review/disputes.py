@@ -13,7 +13,7 @@ from mnist_lib.api import require_version
 from mnist_lib.data.hashes import text_of
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store.contents import Predictions
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder, check_run_name
 from mnist_lib.store.versions import Version
 

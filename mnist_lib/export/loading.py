@@ -28,7 +28,8 @@ from mnist_lib.models.scratch import SGD
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.contents import MANIFEST, Predictions, StoredModel, classes_of, image_shape_of
+from mnist_lib.store.contents import MANIFEST, StoredModel, classes_of, image_shape_of
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy

@@ -22,8 +22,8 @@ from mnist_lib.store.champion_log import (
     datasets_with_logs,
     pinned_version,
 )
-from mnist_lib.store.contents import Predictions
 from mnist_lib.store.holds import hold, read_hold_state
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.promotion import Compared, Decision, Rule
 from mnist_lib.store.significance import MIN_FRESH_IMAGES, Budget
 from mnist_lib.store.used_images import UsedImages, store_used

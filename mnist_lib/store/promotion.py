@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
     import numpy as np
     from numpy.typing import NDArray
 
-    from mnist_lib.store.contents import Predictions
+    from mnist_lib.store.predictions import Predictions
 
 WHEN = {
     "if-better": "promote a stored model if it is significantly better than the champion",

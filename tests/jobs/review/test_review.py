@@ -21,7 +21,8 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.contents import Predictions, contents_of
+from mnist_lib.store.contents import contents_of
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import DRIVER, ROOT

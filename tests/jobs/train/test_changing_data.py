@@ -15,7 +15,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.store.contents import Predictions
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import find
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits

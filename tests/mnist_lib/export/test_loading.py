@@ -22,7 +22,7 @@ from mnist_lib.export.loading import compare_with_stored, load, load_trusted
 from mnist_lib.models.building import build_model
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.contents import Predictions
+from mnist_lib.store.predictions import Predictions
 from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import DATASET, small_manifest
 from tests.support.stored import publish_untrained

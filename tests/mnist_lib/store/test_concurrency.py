@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.store.contents import Predictions
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import find
 from tests.support.store.invariants import all_verified, champion_verified, champions
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mnist_lib.store.contents import Predictions
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.promotion import Compared, Decision, Rule, mcnemar
 
 

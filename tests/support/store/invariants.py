@@ -3,7 +3,7 @@
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champion_log import Champion, ChampionLog
 from mnist_lib.store.champions import history
-from mnist_lib.store.contents import Predictions
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, find, find_all, verify
 
 

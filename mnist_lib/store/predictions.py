@@ -1,0 +1,140 @@
+"""What a version predicted on the test split, by which versions are compared.
+
+Anybody may have written these files, so the sha256 and the format of each are checked when it is read.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_lib.archives import read_npz
+from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
+from mnist_lib.data.hashes import ImageHashes
+from mnist_lib.data.split import Labels
+from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.store.versions import Version, read_file
+
+PREDICTIONS = "predictions.npz"
+TEST_IMAGES = "test_images.npz"  # the hash of each image that was predicted
+MAX_ARRAY_BYTES = MAX_PROBABILITIES  # for each array in `predictions.npz`
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a version predicted on the test split."""
+
+    name: str
+    fingerprint: str  # of the dataset
+    test_images: int  # in the dataset
+    probabilities: NDArray[np.float32]  # [images, classes]
+    labels: Labels  # [images]
+    classes: tuple[str, ...] = DIGITS  # their names
+    hashes: ImageHashes | None = None  # [images, 2]; None in older versions
+
+    @classmethod
+    def read(cls, objects: Objects, version: Version) -> "Predictions":
+        """Return the predictions of a version. Raises IntegrityError if they are damaged or malformed."""
+        content = read_file(objects, version, PREDICTIONS, limit=3 * MAX_ARRAY_BYTES)
+        name = f"{version.name}: {PREDICTIONS}"
+        arrays = read_npz(content, name, dict.fromkeys(("probabilities", "predictions", "labels"), MAX_ARRAY_BYTES))
+        probabilities, labels = arrays["probabilities"], arrays["labels"]
+        classes = probabilities.shape[1] if probabilities.ndim == 2 else 0
+        form = (probabilities.dtype.name, probabilities.shape, labels.dtype.name, labels.shape)
+        if (
+            form[:2] != ("float32", (labels.size, classes))
+            or form[2] not in ("uint8", "uint16")
+            or labels.ndim != 1
+            or classes < 2
+        ):
+            raise IntegrityError(f"{name}: expected float32 [n, classes] and uint8 or uint16 [n], got {form}")
+        if labels.size and labels.max() >= classes:
+            raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
+        dataset = version.facts.dataset
+        names = dataset.get("classes", tuple(map(str, range(classes))))
+        if len(names) != classes:
+            raise IntegrityError(f"{name}: expected probabilities of {len(names):,} classes, got {classes:,}")
+        hashes = _test_hashes(objects, version, len(labels)) if TEST_IMAGES in version.files else None
+        return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels, names, hashes)
+
+    @property
+    def answers(self) -> NDArray[np.integer[Any]]:
+        """The most probable class of each image: [images]."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each answer is right: [images]."""
+        return np.asarray(self.answers == self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean()) if len(self.labels) else 0.0
+
+    @property
+    def disqualification(self) -> str | None:
+        """Why the version can never be a champion, as a phrase to put after its name, or None if it can."""
+        if len(self.labels) != self.test_images or not len(self.labels):
+            return f"was tested on {len(self.labels):,} of {self.test_images:,} images"
+        if not np.isfinite(self.probabilities).all():
+            return "has probabilities that are not finite numbers"
+        return None
+
+    @property
+    def most_frequent_share(self) -> float:
+        """The share of the most frequent class: the accuracy of always answering it."""
+        return float(np.bincount(self.labels).max() / len(self.labels))
+
+    @property
+    def images(self) -> list[bytes]:
+        """What identifies each image, 16 bytes: its hash or, in older versions, its position in the dataset."""
+        if self.hashes is not None:
+            return [row.tobytes() for row in np.ascontiguousarray(self.hashes)]
+        positions = (f"{self.fingerprint}:{position}" for position in range(len(self.labels)))
+        return [hashlib.sha256(position.encode()).digest()[:16] for position in positions]
+
+    @property
+    def hold_out(self) -> str:
+        """The sha256 of the images and their labels, whatever their order."""
+        rows = sorted(
+            b"%b%b\n" % (image, self.classes[label].encode(errors="replace"))
+            for image, label in zip(self.images, self.labels, strict=True)
+        )
+        return hashlib.sha256(b"".join(rows)).hexdigest()
+
+    def rows_for(self, other: "Predictions") -> NDArray[np.intp]:
+        """Return, for each test image of another version, its row here, or -1 if this version was not tested on it."""
+        count = len(other.labels)
+        if self.hashes is None or other.hashes is None:  # aligned by position if the dataset is the same
+            same = self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
+            return np.arange(count) if same else np.full(count, -1)
+        rows = {image: row for row, image in enumerate(self.images)}
+        return np.array([rows.get(image, -1) for image in other.images], np.intp)
+
+    def right_for(self, other: "Predictions", predicted: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
+        """Return whether this version is right about each test image of another version, by the labels there.
+
+        Classes are compared by name, since a class may have been added or removed.
+
+        Args:
+            predicted: probabilities for the images on which this version was not tested, [m, classes], in order.
+        """
+        rows = self.rows_for(other)
+        answers = np.full(len(rows), -1)
+        answers[rows >= 0] = self.answers[rows[rows >= 0]]
+        if predicted is not None:
+            answers[rows < 0] = predicted.argmax(axis=1)
+        index = {name: label for label, name in enumerate(other.classes)}
+        labels = np.array([*(index.get(name, -1) for name in self.classes), -1])  # the last: no answer
+        return np.asarray(labels[answers] == other.labels)
+
+
+def _test_hashes(objects: Objects, version: Version, images: int) -> ImageHashes:
+    content, name = read_file(objects, version, TEST_IMAGES, limit=MAX_ARRAY_BYTES), f"{version.name}: {TEST_IMAGES}"
+    hashes = read_npz(content, name, {"hashes": MAX_ARRAY_BYTES})["hashes"]
+    if (hashes.dtype.name, hashes.shape) != ("uint64", (images, 2)):
+        raise IntegrityError(f"{name}: expected uint64 ({images}, 2), got {hashes.dtype.name} {hashes.shape}")
+    return hashes
