@@ -13,7 +13,7 @@ from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store import champions
+from mnist_lib.store import appointment, challenge, champions
 from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.garbage_collection import ABANDONED_AFTER, collect
 from mnist_lib.store.promotion import Rule
@@ -32,7 +32,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
         )
     version = find_version(objects, name)
     dataset = version.facts.dataset["name"]
-    decision = champions.promote(objects, version, rule, predict_here(objects, version, options))
+    decision = challenge.promote(objects, version, rule, predict_here(objects, version, options))
     current = champions.champion(objects, version.model, dataset)
     is_champion = current is not None and current.version == version.number
     if is_champion:
@@ -51,7 +51,7 @@ def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     (model,) = options.models(objects)
     to = _number_or_time(options.to)
     dataset = _dataset(objects, model, options.dataset)
-    record = champions.rollback(objects, model, dataset, _target(objects, model, dataset, to))
+    record = appointment.rollback(objects, model, dataset, _target(objects, model, dataset, to))
     text = f"{record.name} is the champion of {dataset}: {record.why}"
     return CommandResult(asdict(record), [text], afterwards=partial(_update_index, objects))
 

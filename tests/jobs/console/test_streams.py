@@ -16,7 +16,8 @@ from rich.text import Text
 from jobs.console.output import as_text, grid, table
 from jobs.console.streams import SafeStream
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions import champion, promote
+from mnist_lib.store.challenge import promote
+from mnist_lib.store.champions import champion
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.wording import printable

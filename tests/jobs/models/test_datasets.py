@@ -13,7 +13,7 @@ from mnist_lib.api import choose_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.store.champions import promote
+from mnist_lib.store.challenge import promote
 from mnist_lib.store.promotion import Rule
 from tests.support.store.answering import answering, first
 

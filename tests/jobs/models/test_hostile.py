@@ -15,7 +15,9 @@ from mnist_lib import runs
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.champions import champion, promote, rollback
+from mnist_lib.store.appointment import rollback
+from mnist_lib.store.challenge import promote
+from mnist_lib.store.champions import champion
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder

@@ -7,8 +7,10 @@ import pytest
 
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.appointment import rollback
+from mnist_lib.store.challenge import promote
 from mnist_lib.store.champion_log import ChampionLog
-from mnist_lib.store.champions import champion, promote, rollback
+from mnist_lib.store.champions import champion
 from mnist_lib.store.promotion import Rule
 from tests.support.store.faulty import Faulty, KilledError
 from tests.support.store.scenarios import published

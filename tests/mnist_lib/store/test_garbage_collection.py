@@ -11,7 +11,8 @@ from mnist_lib.errors import ConflictError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import garbage_collection, holds
-from mnist_lib.store.champions import promote, rollback
+from mnist_lib.store.appointment import rollback
+from mnist_lib.store.challenge import promote
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish

@@ -13,7 +13,9 @@ from jobs.models import __main__ as models
 from mnist_lib.errors import IntegrityError, SpecError, StoreError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal
-from mnist_lib.store.champions import champion, promote, rollback
+from mnist_lib.store.appointment import rollback
+from mnist_lib.store.challenge import promote
+from mnist_lib.store.champions import champion
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish

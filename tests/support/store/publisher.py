@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.store.champions import champion, promote
+from mnist_lib.store.challenge import promote
+from mnist_lib.store.champions import champion
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version

@@ -6,7 +6,8 @@ from unittest import mock
 
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import holds
-from mnist_lib.store.champions import promote, rollback
+from mnist_lib.store.appointment import rollback
+from mnist_lib.store.challenge import promote
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish

@@ -1,0 +1,237 @@
+"""Decide whether a challenger replaces the champion. Both answer the challenger's hold-out.
+
+The rule that decides is in `promotion`, and how strict it is in `significance`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_lib.errors import IntegrityError, MnistError, SpecError, StoreError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.results import Accuracy
+from mnist_lib.store.appointment import append, next_record
+from mnist_lib.store.champion_log import Champion, ChampionLog, Found, datasets_with_logs, pinned_version
+from mnist_lib.store.champions import champions, history
+from mnist_lib.store.holds import hold
+from mnist_lib.store.predictions import Predictions
+from mnist_lib.store.promotion import Compared, Decision, Rule
+from mnist_lib.store.significance import MIN_FRESH_IMAGES, Budget
+from mnist_lib.store.used_images import UsedImages, store_used
+from mnist_lib.store.versions import Version, find, verify
+from mnist_lib.wording import counted
+
+# Predicts some images of the challenger's hold-out, given by their positions, with a stored version: [n, classes].
+Predict = Callable[[Version, NDArray[np.intp]], NDArray[np.float32]]
+
+
+def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict | None = None) -> Decision:
+    """Make a version the champion for the data set that it was trained on, if the rule says so.
+
+    Both are compared on the challenger's hold-out, with the challenger's labels. Where the champion was tested on the
+    same images, its stored answers are used. A damaged champion cannot be compared; it has to be rolled back first.
+
+    Args:
+        predict: predicts images on which the champion was not tested; None if that is not possible.
+
+    Raises:
+        ConflictError: `gc` has deleted the challenger.
+        IntegrityError: the challenger is damaged.
+        StoreError: the storage fails; the champion is unchanged.
+    """
+    hold(objects, challenger.model, challenger.number)
+    verify(objects, challenger)
+    challenge = _Challenge(objects, challenger, rule, predict)
+    while True:
+        try:
+            decision = challenge.attempt()
+        except IntegrityError as error:
+            return Decision(False, f"the champion is damaged; roll it back first ({error})")
+        if decision is not None:
+            return decision
+        # Another decision was made at the same time: compare again, with the current champion.
+
+
+class _Challenge:
+    """A challenger, and what has been found out about it."""
+
+    def __init__(self, objects: Objects, challenger: Version, rule: Rule, predict: Predict | None) -> None:
+        self._objects, self._challenger, self._rule, self._predict = objects, challenger, rule, predict
+        self._dataset: str = challenger.facts.dataset["name"]
+        self._log = ChampionLog(objects, challenger.model, self._dataset)
+        self._predictions = Predictions.read(objects, challenger)
+        self._images = self._predictions.images
+        self._predicted: dict[int, NDArray[np.float32]] = {}  # by version
+
+    def attempt(self) -> Decision | None:
+        """Decide, and record the decision, or return None if another one was recorded meanwhile."""
+        challenger, newest = self._challenger, self._log.newest()
+        if newest is not None and isinstance(newest.record, IntegrityError):
+            raise newest.record
+        current = newest.record if newest is not None and isinstance(newest.record, Champion) else None
+        if current is not None and current.version == challenger.number:
+            return Decision(False, f"{challenger.name} is already the champion", budget=current.budget)
+        decision = self._rule.decide_alone(self._predictions)
+        if decision is not None and not decision.promote:
+            return replace(decision, budget=current.budget if current else None)
+        try:
+            used = UsedImages.read(self._objects, challenger.model)
+        except IntegrityError as error:
+            return Decision(False, f"the images of earlier comparisons are not known ({error})")
+        if current is None:
+            current = self._continued(used)
+        if decision is None and current is None:
+            decision = self._rule.decide_first(self._predictions)
+        if decision is None and current is not None:
+            return self._compare(newest, current, used)
+        assert decision is not None
+        if not decision.promote:
+            return decision
+        record = self._record("promote", newest, current, decision)
+        if current is None:
+            period = f"{self._dataset}/1"
+            new = {*self._images} - used.by_others("")
+            record = replace(record, period=period, total=self._rule.alpha, used=self._store(period, new))
+        return replace(decision, budget=record.budget) if append(self._objects, newest, record, current) else None
+
+    def _compare(self, newest: Found | None, current: Champion, used: UsedImages) -> Decision | None:
+        """Compare the challenger with the champion, at the expense of the budget of their data set."""
+        before = self._decided_before(current)
+        if before is not None:
+            return Decision(False, before.why, before.statistics, before.budget)
+        period, budget = self._budget(current, used)
+        others = used.by_others(period)
+        allowed = np.array([image not in others for image in self._images])
+        if budget.is_used_up or not allowed.any():
+            why = (
+                f"not compared with {current.name}, since {budget}: label at least {MIN_FRESH_IMAGES:,} new random"
+                f" pictures for the hold-out ({allowed.sum():,} so far), or use --promote always"
+            )
+            return Decision(False, why, budget=budget)
+        try:
+            right = self._champion_right(current)
+        except (IntegrityError, StoreError):
+            raise
+        except MnistError as error:
+            return Decision(False, f"{current.name} stays: it cannot answer the images of this hold-out ({error})")
+        predictions, compared = self._predictions, current.compared + 1
+        both = Compared(
+            *(predictions.name, current.name, predictions.correct, right),
+            *(predictions.labels, predictions.classes),
+        )
+        decision = self._rule.decide(both.take(allowed), budget.next_alpha)
+        budget = budget.after_comparison()
+        new = {image for image, is_allowed in zip(self._images, allowed, strict=True) if is_allowed}
+        record = self._record("promote" if decision.promote else "keep", newest, current, decision)
+        record = replace(
+            record,
+            period=period,
+            total=budget.total,
+            spent=budget.spent,
+            comparisons=budget.comparisons,
+            compared=compared,
+            hold_out=predictions.hold_out,
+            used=self._store(period, new - used.of.get(period, frozenset())),
+        )
+        if decision.promote:
+            record = replace(record, selected_from=compared + 1)
+        else:
+            test = Accuracy(int(right.sum()), len(right))
+            record = replace(record, selected_from=current.selected_from, test=test)
+        return replace(decision, budget=budget) if append(self._objects, newest, record, current) else None
+
+    def _budget(self, current: Champion, used: UsedImages) -> tuple[str, Budget]:
+        """Return the budget that pays for the next comparison, and its name.
+
+        A new one begins when the last one is used up, if enough images have not been used by any decision.
+        """
+        records = [current, *self._records_of_others()]  # a renamed data set shares its budget
+        period = current.period or f"{self._dataset}/1"
+        shared = [record for record in records if record.period == period]
+        spent = max((record.spent for record in shared), default=0.0)
+        comparisons = max((record.comparisons for record in shared), default=0)
+        budget = Budget(self._rule.alpha, spent, comparisons)
+        if not budget.is_used_up or not self._rule.alpha:
+            return period, budget
+        prefix = f"{self._dataset}/"
+        numbers = [record.period.removeprefix(prefix) for record in records if record.period.startswith(prefix)]
+        following = f"{prefix}{max(map(int, filter(str.isdigit, numbers)), default=0) + 1}"
+        others = used.by_others(following)
+        fresh = sum(image not in others for image in self._images)
+        return (following, Budget(self._rule.alpha)) if fresh >= MIN_FRESH_IMAGES else (following, budget)
+
+    def _champion_right(self, current: Champion) -> NDArray[np.bool_]:
+        """Return whether the champion is right about each image of the challenger's hold-out."""
+        version = pinned_version(self._objects, current)
+        stored = Predictions.read(self._objects, version)
+        unknown = np.flatnonzero(stored.rows_for(self._predictions) < 0)
+        if not len(unknown):
+            return stored.right_for(self._predictions)
+        if version.number not in self._predicted:
+            if self._predict is None:
+                raise SpecError(f"it was not tested on {counted(len(unknown), 'image')} of them")
+            predicted = self._predict(version, unknown)
+            if predicted.shape != (len(unknown), len(stored.classes)) or not np.isfinite(predicted).all():
+                raise SpecError(f"expected finite probabilities [{len(unknown)}, {len(stored.classes)}]")
+            self._predicted[version.number] = predicted
+        return stored.right_for(self._predictions, self._predicted[version.number])
+
+    def _decided_before(self, current: Champion) -> Champion | None:
+        """Return the record of the same comparison, so that a repeated command or a resumed run costs nothing."""
+        for found in self._log.newest_first():
+            record = found.record
+            if isinstance(record, IntegrityError) or record.kind != "keep" or record.version != current.version:
+                break
+            if record.challenger == self._challenger.number:
+                return record if record.hold_out == self._predictions.hold_out else None
+            if record.at < self._challenger.committed_at:
+                break  # older records are about other challengers
+        return None
+
+    def _continued(self, used: UsedImages) -> Champion | None:
+        """Return the champion of a data set of another name to which most images of the hold-out belong, or None."""
+        records = [r for r in newest_records(self._objects, self._challenger.model) if r.dataset != self._dataset]
+        half = len(self._images) / 2
+        known = {period: sum(image in images for image in self._images) for period, images in used.of.items()}
+        found = [record for record in records if known.get(record.period, 0) > half]
+        found = found or [record for record in records if self._is_same_data(record)]
+        return max(found, key=lambda record: (known.get(record.period, 0), record.at), default=None)
+
+    def _records_of_others(self) -> list[Champion]:
+        """Return all records about other data sets of the model that can be read."""
+        model = self._challenger.model
+        others = [name for name in datasets_with_logs(self._objects, model) if name != self._dataset]
+        records = [record for name in others for record in history(self._objects, model, name)]
+        return [record for record in records if isinstance(record, Champion)]
+
+    def _is_same_data(self, record: Champion) -> bool:
+        """Return whether a champion of an older version of the program was tested on the same dataset."""
+        try:
+            version = find(self._objects, record.model, record.version)
+            return version is not None and version.facts.dataset["fingerprint"] == self._predictions.fingerprint
+        except IntegrityError:
+            return False
+
+    def _record(self, kind: str, newest: Found | None, current: Champion | None, decision: Decision) -> Champion:
+        predictions = self._predictions
+        test = Accuracy(int(predictions.correct.sum()), len(predictions.labels))
+        version = self._challenger
+        if kind == "keep":
+            assert current is not None
+            version = pinned_version(self._objects, current)
+        record = next_record(kind, self._dataset, newest, current, version, decision)
+        return replace(
+            record,
+            run=self._challenger.run,
+            challenger=self._challenger.number if kind == "keep" else None,
+            test=test,
+        )
+
+    def _store(self, period: str, images: set[bytes]) -> str | None:
+        return store_used(self._objects, self._challenger.model, period, images)
+
+
+def newest_records(objects: Objects, model: str) -> list[Champion]:
+    return [record for record in champions(objects, model).values() if isinstance(record, Champion)]
