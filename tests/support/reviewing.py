@@ -34,6 +34,7 @@ from mnist_lib.pictures.reading import Layout, Shape
 from tests.support.job import ROOT
 
 LAYOUT = Layout.of("mnist-mini", Shape(28, 28, 1))
+Serve = Callable[[], Any]  # returns a context that provides a `Client`
 CLIENT = "0123456789abcdef"
 TOKEN = "a-token-of-a-test-0123456789-0123456789"
 

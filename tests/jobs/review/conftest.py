@@ -10,7 +10,8 @@ from jobs.review.viewing import Viewer
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.contents import StoredModel
-from tests.support.reviewing import LAYOUT, data_of, write_digits
+from tests.support.clusters import wait_until
+from tests.support.reviewing import LAYOUT, Serve, data_of, serving, session_of, write_digits
 from tests.support.stored import publish_untrained
 
 
@@ -47,4 +48,16 @@ def new(digits: Dataset, tmp_path: Path) -> Path:
 def viewer(folder: Path) -> Iterator[Viewer]:
     viewer = Viewer(data_of(folder), LAYOUT)
     yield viewer
+    viewer.close()
+
+
+@pytest.fixture(scope="module")
+def serve_page(digits: Dataset, model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Serve a session without pictures: to read some takes a second, and most requests need none."""
+    data = data_of(write_digits(tmp_path_factory.mktemp("page") / "digits", digits, range(120), sorted_by_class=True))
+    viewer = Viewer(data, LAYOUT)
+    session = session_of(data, viewer)
+    session.is_complete = True
+    wait_until(lambda: model.state == "ready", "the model is not loaded")
+    yield lambda: serving(session, viewer, model)
     viewer.close()
