@@ -36,7 +36,7 @@ class PredictOptions:
         False, "do not crop or invert pictures, which must show light digits on dark; only make them grey and resize"
     )
     accept_all: bool = option(
-        False, "give the model's answer for every picture, also for one that does not show one digit"
+        False, "give the model's answer for every picture, even for one that does not show a single digit"
     )
     from_test: int | None = option(None, "predict N random test images instead of files", whole_number, "N")
     seed: int = option(0, "random seed that chooses the images of --from-test", whole_number, "N")
