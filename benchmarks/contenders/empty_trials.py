@@ -42,7 +42,7 @@ def run_empty_lane(
             weights_sha256="0" * 64,
             versions=package_versions(),
             probabilities=probabilities,
-            files={},
+            files={"model.keras": b"not a model"},
         )
 
 

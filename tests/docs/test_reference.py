@@ -22,6 +22,7 @@ from tests.support.made_run import made_run, with_news
 NOT_AFTER_A_RUN = (
     *("runs/RUN/trials/TRIAL/checkpoints/", "runs/RUN/trials/TRIAL/ended", "unfinished/", "schedules/"),
     "datasets/DATASET/labels.jsonl",
+    "models/MODEL/champion/N.json",  # only in a storage of an earlier release
     "model.py",  # only for a user's own model
 )
 OUTSIDE = ("--data-dir", "~")

@@ -77,7 +77,15 @@ DOCUMENTS: dict[Any, Any] = {
     Summary: SUMMARY,
     HistoryEntry: {"at": 1.5, "event": "epoch", **asdict(EPOCH)},
     _SavedModel: {"config": {"layers": [{"class_name": "Dense"}]}},
-    _About: {"source": "s", "version": "1", "classes": ["a", "b"], "fingerprint": "f", "notices": [], "damaged": 0},
+    _About: {
+        "source": "s",
+        "version": "1",
+        "classes": ["a", "b"],
+        "fingerprint": "f",
+        "notices": [],
+        "damaged": 0,
+        "undecided": ["c"],
+    },
 }
 
 

@@ -47,7 +47,8 @@ def _scaled(image: Image.Image, side: int) -> Image.Image:
 
 
 def predicted_digits(stdout: str) -> np.ndarray:
-    return np.array([int(row["class"]) for row in json.loads(stdout)["pictures"]])
+    """Return the answers, with -1 for a picture that is rejected, which counts as wrong."""
+    return np.array([-1 if row["class"] is None else int(row["class"]) for row in json.loads(stdout)["pictures"]])
 
 
 VARIANTS: dict[str, Callable[[Image.Image], bytes]] = {

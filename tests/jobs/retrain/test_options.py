@@ -54,7 +54,8 @@ def test_each_emitted_command_runs_on_this_machine(schedule: Schedule) -> None:
     here = f"--storage={schedule.storage}"  # in place of the volume
     for command in (words, [here if word == mounted else word for word in cron_job], entrypoint.replace(mounted, here)):
         done = run(command)
-        assert (done.returncode, done.stdout) == (0, first.stdout), done.stderr  # this slot's run is done
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("nightly: nothing is due; next: ")  # the run of this slot is done
 
 
 @pytest.mark.slow
@@ -184,10 +185,10 @@ def test_a_model_file_in_a_schedule_needs_trust(
     assert "own_models.py:sequential" in capsys.readouterr().out
 
 
-def test_the_fingerprint_of_data_on_a_cluster_is_unknown(tmp_path: Path, data_dir: Path) -> None:
-    objects = LocalObjects(tmp_path)
-    for options in (TrainOptions(data_dir=data_dir, address="10.0.0.1:6379"), TrainOptions(data_dir=tmp_path)):
-        assert TrainWork(objects, "s", str(tmp_path), [], options, stop_seconds=1).fingerprint() is None
+def test_the_fingerprint_of_data_that_are_not_prepared_is_unknown(tmp_path: Path) -> None:
+    for address in (None, "10.0.0.1:6379"):
+        options = TrainOptions(data_dir=tmp_path, address=address)
+        assert TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), [], options, stop_seconds=1).fingerprint() is None
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ def test_the_next_run_on_hosts_that_share_no_files_uses_labels_that_a_laptop_wro
 
     before = train("before")
     for command in (
-        ("jobs.review", *data, "--to=review.csv", "--count=3"),
+        ("jobs.review", *data, "--to=review.csv", "--count=3", "--model=scratch@latest"),
         ("jobs.review", "apply", "review.csv", data[1]),
     ):
         code, _, stderr = laptop.run("python", "-m", *command, environment=settings)

@@ -123,7 +123,7 @@ def test_f1_a_user_model_of_colour_pictures_killed_three_times_ends_with_the_sam
     weights = [summary_of(tmp_path / name / "runs/r")["trials"][0]["weights_sha256"] for name in ("calm", "killed")]
     assert weights[0] == weights[1], killed_at
     (tmp_path / "killed").rename(tmp_path / "results")
-    exported = ("jobs.models", "export", "small_resnet", "--format=onnx", f"--to={tmp_path}/model.onnx")
+    exported = ("jobs.models", "export", "small_resnet@latest", "--format=onnx", f"--to={tmp_path}/model.onnx")
     code, stdout, stderr = run(tmp_path, *exported, f"--data-dir={tmp_path}", f"--dataset={folder}")
     assert code == 0, stderr
     assert "The file predicts the same for" in stdout

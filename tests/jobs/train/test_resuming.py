@@ -232,7 +232,7 @@ def test_a_stored_version_is_reproduced_with_the_same_weights(
 ) -> None:
     command = (*options_for(ray_address, data_dir, tmp_path), f"--models={model}", "--epochs=3", "--cpu-replicas=2")
     assert train(*command, home=tmp_path)[0] == 0
-    again = ["reproduce", model, "--json", f"--data-dir={data_dir}", f"--storage={tmp_path}"]
+    again = ["reproduce", f"{model}@latest", "--json", f"--data-dir={data_dir}", f"--storage={tmp_path}"]
     done = subprocess.run([sys.executable, "-m", "jobs.models", *again], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)

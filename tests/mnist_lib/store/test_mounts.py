@@ -19,7 +19,7 @@ def _namespaces() -> None:
 FILL = """
 import json, sys
 from mnist_lib.errors import StoreFullError
-from mnist_lib.store.champions import promote
+from mnist_lib.store.challenge import promote
 from mnist_lib.store.promotion import Rule
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.publishing import publish
