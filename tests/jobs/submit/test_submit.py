@@ -44,7 +44,7 @@ def submit(*arguments: str | Path) -> tuple[int, str, str]:
 
 
 def at(data_dir: Path, storage: Path, *more: str) -> tuple[str | Path, ...]:
-    return ("--", *TRAINING[:2], "--json", "--data-dir", data_dir, "--storage", storage, *more)
+    return ("--", *TRAINING[:3], "--json", "--data-dir", data_dir, "--storage", storage, *more)
 
 
 @pytest.mark.slow

@@ -13,14 +13,14 @@ from tests.conftest import S3_SETTINGS
 from tests.support.builders import builder_file
 from tests.support.clusters import wait_until
 from tests.support.hosts import Host, available, hosts, start_ray
-from tests.support.job import EPOCHS, ROOT, hashes, history_of
+from tests.support.job import ROOT, SETTINGS, hashes, history_of
 from tests.support.pictures import classes, write_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-a-token-" + 32 * "b"}
 S3_PORT = 5_000
-TRAINING = (EPOCHS, "--checkpoint-seconds=0", "--json")  # as in `calm`, whose weights are expected
+TRAINING = (*SETTINGS, "--checkpoint-seconds=0", "--json")  # as in `calm`, whose weights are expected
 
 
 @pytest.fixture(scope="module")

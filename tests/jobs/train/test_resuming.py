@@ -36,7 +36,7 @@ from tests.support.untrained import UNTRAINED, untrained_weights
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")
+FOUR_TRIALS = (*TRAINING, "--cpus-per-trial=2", "--seeds=2")  # one after the other
 WEIGHTS = {"scratch-s0": untrained_weights("scratch", epochs=20)}
 
 
@@ -204,10 +204,19 @@ def killed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     wait_until(lambda: not processes_of(home), f"processes still run: {processes_of(home)}", seconds=75)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The hash of each trial's weights in the same run without a kill."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    code, stdout, stderr = train("--data-dir", data_dir, "--storage", home / "results", *FOUR_TRIALS, home=home)
+    assert code == 0, stderr
+    return hashes(stdout)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("damage", [None, b"damaged"], ids=["whole", "damaged"])
 def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(
-    calm: dict[str, str], killed: Path, data_dir: Path, tmp_path: Path, damage: bytes | None
+    undisturbed: dict[str, str], killed: Path, data_dir: Path, tmp_path: Path, damage: bytes | None
 ) -> None:
     """If the newest checkpoint is damaged, the one before it is used."""
     run = tmp_path / "results/runs/r"
@@ -221,7 +230,7 @@ def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(
     assert starts_of("keras-s0", run) == [0]
     assert len(starts_of("keras-s1", run)) == 2
     assert starts_of("keras-s1", run)[1] >= 3
-    assert hashes(stdout) == calm
+    assert hashes(stdout) == undisturbed
     assert len(list(run.glob("trials/*/tb/*"))) == 4
 
 
