@@ -10,6 +10,7 @@ from mnist_lib.results import Counts
 from mnist_lib.spec import MAX_ARGUMENTS
 
 SUMMARY_SCHEMA = 1
+MAX_RUN_NAME_LENGTH = 100
 
 Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
 

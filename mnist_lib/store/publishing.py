@@ -20,6 +20,7 @@ from mnist_lib.documents import Moment, Name
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, check_part, failpoint, require_size
 from mnist_lib.objects.records import RecordLog
+from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH
 from mnist_lib.store.contents import WEIGHTS_FILES
 from mnist_lib.store.versions import (
     RECORD_COPY,
@@ -32,7 +33,6 @@ from mnist_lib.store.versions import (
     version_folder,
 )
 
-MAX_RUN_NAME_LENGTH = 100
 MAX_EARLIER_ATTEMPTS = 1_000  # to look for; a forged record can have any number
 
 

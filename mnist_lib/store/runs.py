@@ -16,8 +16,7 @@ from mnist_lib.documents import Json, Moment, Name, convert, decode, encode, req
 from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record
-from mnist_lib.run_documents import SUMMARY_SCHEMA, HistoryEntry, Summary
-from mnist_lib.store.publishing import MAX_RUN_NAME_LENGTH
+from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA, HistoryEntry, Summary
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS = "report.html", "plots"
