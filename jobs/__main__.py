@@ -10,6 +10,7 @@ from jobs.console.output import run_command
 COMMANDS = {
     "show": "describe a dataset: its size, classes and pixel values",
     "train": "train models, report their accuracy and store them",
+    "search": "find good settings: train many configurations, continue the best ones",
     "submit": "run `train` on a cluster as a job; follow and stop jobs",
     "retrain": "run `train` on a schedule, as a daemon or from another scheduler",
     "predict": "predict the classes of pictures with a stored model",

@@ -60,7 +60,7 @@ def command(arguments: Sequence[str]) -> int:
     options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments, LEFT_OUT)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
-    options.trials()
+    options.grid()
     options.check()
     options.check_data_dir()
     found = rehearse(options)
@@ -109,7 +109,7 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
         calm, calm_seconds = _train(options, RunFolder(objects, "calm"))
         log.info("the same run with random kills, seed %d", options.seed)
         folder = RunFolder(objects, "chaos")
-        killer = _Killer(folder, options.seed, entries=len(options.trials()) * options.epochs)
+        killer = _Killer(folder, options.seed, entries=len(options.grid()) * options.epochs)
         chaos, seconds = _train(options, folder, killer)
         history = folder.history()
     epochs = [(entry["trial"], entry["epoch"]) for entry in history if entry["event"] == "epoch"]
@@ -140,7 +140,7 @@ def _train(
         begin = time.monotonic()
         with killer.active(cluster, nodes) if killer else contextlib.nullcontext():
             advice = "nothing was stored; start the rehearsal again"
-            summary = train_trials(here, here.trials(), time.time(), folder, code_version(SOURCE_FOLDERS), advice)
+            summary = train_trials(here, here.grid(), time.time(), folder, code_version(SOURCE_FOLDERS), advice)
         return summary, time.monotonic() - begin
 
 

@@ -63,8 +63,9 @@ class Assignment:
     # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. Not a point
     # in time, since the clocks of two machines may differ.
     seconds: float = math.inf
+    until: int | None = None  # end with `RungDone` after this epoch, without an evaluation on the test images
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let Ray send the checkpoint without copying it; the receiver sees it as a memoryview."""
         checkpoint = None if self.checkpoint is None else pickle.PickleBuffer(self.checkpoint)
-        return Assignment, (self.spec, checkpoint, self.source, self.seconds)
+        return Assignment, (self.spec, checkpoint, self.source, self.seconds, self.until)

@@ -158,6 +158,25 @@ def _checkpoint_of(trial: str, epoch: int, content: Any) -> CheckpointTaken:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RungDone(TrialEvent):
+    """The last epoch of this rung of a search is done."""
+
+    final = True
+
+    epoch: int
+    validation: Accuracy  # the best so far
+    seconds: float  # of all epochs so far
+    content: bytes  # the checkpoint from which the next rung continues; empty after the last rung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rung_of, (self.trial, self.epoch, self.validation, self.seconds, pickle.PickleBuffer(self.content))
+
+
+def _rung_of(trial: str, epoch: int, validation: Accuracy, seconds: float, content: Any) -> RungDone:
+    return RungDone(trial=trial, epoch=epoch, validation=validation, seconds=seconds, content=content)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialResult(TrialEvent):
     final = True
 

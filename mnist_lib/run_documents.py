@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 from msgspec import Meta
 
 from mnist_lib.data.request import MAX_CLASSES, ClassName, Side
-from mnist_lib.documents import Count, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts
+from mnist_lib.documents import Count, Json, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts
 from mnist_lib.results import Counts
 from mnist_lib.spec import MAX_ARGUMENTS
 
@@ -133,6 +133,54 @@ class TrialSummary(TypedDict):
     error: NotRequired[ErrorSummary]
 
 
+Setting = str | int | float | bool
+ConfigurationNumber = Annotated[str, Meta(pattern=r"\A[0-9]{1,9}\Z")]
+
+
+class SearchSummary(TypedDict):
+    """What `summary.json` says about the search that found the settings of its trials."""
+
+    settings: dict[Name, Setting]  # of the winner
+    configurations: Number  # tried
+    epochs: Number  # of all configurations together
+    validation: Counts  # the winner's score in the search
+
+
+class Cut(TypedDict):
+    """Where a search was cut because time was short."""
+
+    brackets: Count  # that were not dropped
+    over: bool  # whether the brackets that had begun were not completed either
+
+
+class RungRow(TypedDict):
+    """The decision about a rung in `search.json`."""
+
+    bracket: Count
+    rung: Count
+    epochs: Number
+    scores: dict[ConfigurationNumber, Counts | None]  # None if its training failed
+    survivors: list[Count]  # the best first
+
+
+class Found(TypedDict):
+    configuration: Count
+    validation: Counts
+
+
+class SearchDocument(TypedDict):
+    """The document `search.json`."""
+
+    schema: NotRequired[int]
+    space: dict[Name, Json]
+    strategy: Text
+    rungs: Annotated[list[Number], Meta(min_length=1, max_length=100)]  # numbers of epochs
+    configurations: dict[ConfigurationNumber, dict[Name, Setting]]
+    decisions: list[RungRow]
+    cut: Cut | None
+    best: Found | None
+
+
 class Summary(TypedDict):
     schema: NotRequired[int]
     run: Name
@@ -142,6 +190,7 @@ class Summary(TypedDict):
     timing: Annotated[dict[str, Seconds], Meta(max_length=100)]
     versions: Texts
     ended: NotRequired[Moment]
+    search: NotRequired[SearchSummary]
 
 
 class HistoryEntry(TypedDict):

@@ -18,7 +18,7 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
 MAX_ARGUMENTS, MAX_ARGUMENT_LENGTH, MAX_ARGUMENT = 32, 200, 1e9
 # The fields of a spec that are None or 0 if they are not used.
-OPTIONAL_FIELDS = ("source_sha256", "momentum", "weight_decay", "global_clipnorm")
+OPTIONAL_FIELDS = ("source_sha256", "momentum", "weight_decay", "global_clipnorm", "configuration")
 WITH_MOMENTUM = ("sgd", "rmsprop")
 MAX_EPOCHS = 100_000
 MAX_SEED = 2**31 - 1  # every random generator here accepts it
@@ -52,6 +52,7 @@ class TrialSpec:
     momentum: float = 0.0
     weight_decay: float = 0.0  # the share of each weight that a step of learning rate 1 removes
     global_clipnorm: float | None = None  # the maximum norm of all gradients together
+    configuration: int | None = None  # its number in a search; None for any other trial
 
     def __post_init__(self) -> None:
         if self.source_sha256 is None:
@@ -83,6 +84,8 @@ class TrialSpec:
             )
         if not 0 <= self.weight_decay <= MAX_FLOAT32:
             raise SpecError(f"weight_decay: expected a number, 0 or more, got {self.weight_decay}")
+        if self.configuration is not None:
+            require_whole("configuration", self.configuration, 0, MAX_SEED)
         if self.global_clipnorm is not None and not MIN_FLOAT32 <= self.global_clipnorm <= MAX_FLOAT32:
             raise SpecError(f"global_clipnorm: expected a number above 0, got {self.global_clipnorm}")
 
@@ -149,7 +152,7 @@ class TrialSpec:
     @property
     def id(self) -> str:
         """The name of the trial within its run."""
-        return f"{self.model}-s{self.seed}"
+        return f"{self.model}-s{self.seed}" if self.configuration is None else f"{self.model}-c{self.configuration}"
 
     @property
     def kind(self) -> str:

@@ -42,6 +42,7 @@ class FanOut:
         payload: (item, rounds) -> what the lane is given. `rounds`: items left per lane, counting this one.
         max_lanes: the maximum, even as nodes join; None for one per item.
         is_full: returns whether events should wait because earlier ones are not recorded yet. Deadlines keep running.
+        expects_more: returns whether items may still be submitted; then lanes without an item wait for one.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class FanOut:
         *,
         max_lanes: int | None = None,
         is_full: Callable[[], bool] = lambda: False,
+        expects_more: Callable[[], bool] = lambda: False,
         clock: Clock = time,
     ) -> None:
         self._cluster, self._limits, self._plan, self._payload = cluster, limits, plan, payload
-        self._max_lanes, self._is_full, self._clock = max_lanes, is_full, clock
+        self._max_lanes, self._is_full, self._expects_more, self._clock = max_lanes, is_full, expects_more, clock
         self._queue, self._turns = ItemQueue(limits), itertools.count()
         self._attempts: dict[Lane, Attempt] = {}
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
@@ -82,8 +84,11 @@ class FanOut:
         self._cluster.finish_kills(KILL_SECONDS)
 
     def submit(self, items: Sequence[Any]) -> None:
-        """Add items to the end of the queue, and start lanes for them."""
+        """Add items to the end of the queue, give them to lanes that have none, and start lanes for the others."""
         self._queue.put(items)
+        for attempt in self._attempts.values():
+            if attempt.state is State.IDLE:
+                self._assign(attempt)
         for _ in range(min(len(items), self._plan.lanes - len(self._attempts))):
             self._start_lane()
 
@@ -95,7 +100,7 @@ class FanOut:
             ClusterLostError: the head of the cluster no longer answers.
         """
         self._wait.restart()  # until now, the caller may have waited for something else
-        while self._queue or self._queue.backing_off or any(attempt.item for attempt in self._attempts.values()):
+        while self._is_at_work or self._expects_more():
             unread = deque(self._wait_for_events())
             unread.rotate(next(self._turns))  # so that no lane always comes last
             self._time.tick()
@@ -114,6 +119,16 @@ class FanOut:
     def attempts(self, item: str) -> int:
         """Return the number of attempts at an item so far, including the running one."""
         return self._queue.attempts(item)
+
+    @property
+    def queued(self) -> int:
+        """The number of items that wait for a lane."""
+        return len(self._queue)
+
+    @property
+    def _is_at_work(self) -> bool:
+        has_items = self._queue or self._queue.backing_off
+        return bool(has_items or any(attempt.item for attempt in self._attempts.values()))
 
     @property
     def _now(self) -> float:
@@ -144,7 +159,7 @@ class FanOut:
             item = self._queue.pop_for(attempt.kind, {other.kind for other in working})
             attempt.assign(item, self._now)
             self._cluster.assign(attempt.lane, self._payload(item, rounds))
-        elif not self._queue.backing_off:
+        elif not self._queue.backing_off and not self._expects_more():
             self._close(attempt)
 
     def _close(self, attempt: Attempt) -> None:

@@ -25,6 +25,7 @@ from jobs.predict.options import PredictOptions
 from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions
 from jobs.review.options import ApplyOptions, ReviewOptions
+from jobs.search import options as search
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
@@ -55,6 +56,7 @@ def parsers() -> Mapping[str, argparse.ArgumentParser]:
     }
     found = [
         parser("jobs.train", TrainOptions),
+        parser("jobs.search", search.SearchOptions, search.LEFT_OUT),
         parser("jobs.rehearse", rehearse.RehearseOptions, rehearse.LEFT_OUT),
         *(parser(f"jobs.submit {name}".strip(), kind) for name, kind in submitting.items()),
         *(parser(f"jobs.retrain {name}".strip(), kind, hidden=kind.HIDDEN) for name, kind in retraining.items()),

@@ -140,7 +140,7 @@ def _checked(parse_value: Callable[[Any], Any], several: bool) -> Callable[[Any]
     return text if parse_value is str else parse_checked
 
 
-def _load_yaml(text: str) -> Any:
+def load_yaml(text: str) -> Any:
     """Load YAML; refuse long texts and aliases, which could keep the parser busy for hours.
 
     Raises yaml.YAMLError, whose message does not contain the text, which can hold the secret of `notify`.
@@ -163,7 +163,7 @@ def _load_yaml(text: str) -> Any:
 
 
 _load_any_yaml = jsonargparse.get_loader("yaml")
-jsonargparse.set_loader("yaml", _load_yaml, (yaml.YAMLError,))
+jsonargparse.set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
 def parse(

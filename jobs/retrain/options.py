@@ -165,6 +165,6 @@ def check_train(flags: Sequence[str]) -> TrainOptions:
     for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:
             raise UsageError(f"{name}: not allowed among the options of jobs.train in a schedule; {hint}")
-    given.trials()
+    given.grid()
     given.check()
     return given

@@ -58,7 +58,7 @@ class TrainWork:
         if data is None:  # not prepared yet
             return None
         try:
-            terms = terms_of(options, options.trials(), code_version(SOURCE_FOLDERS))
+            terms = terms_of(options, options.grid(), code_version(SOURCE_FOLDERS))
         except MnistError:  # the file of a model is damaged; the run will say so
             return None
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()

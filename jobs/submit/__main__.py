@@ -158,7 +158,7 @@ def _size_of(own: Mapping[str, Path]) -> int:
 def _check(train: Sequence[str]) -> TrainOptions:
     """Return the options of the job. Refuse those that the job itself would refuse."""
     options: TrainOptions = parse("jobs.submit --", TrainOptions, train)
-    options.trials()
+    options.grid()
     options.check()
     check_storage(options.storage)
     if not is_url(options.storage) and not Path(options.storage).is_absolute():

@@ -6,31 +6,33 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import yaml
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
-from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result, run_command
+from jobs.console.output import log_to_stderr, run_command
 from jobs.console.terminal import step
+from jobs.train.command import (
+    check_data,
+    configuration,
+    exit_code,
+    finish,
+    open_for_writing,
+    print_result_of_job,
+    result_text,
+    trust_files,
+)
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.clock import moment_of, now_text
-from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
-from mnist_lib.errors import DataMissingError
-from mnist_lib.model_file import ModelFile, trust, with_folder
-from mnist_lib.objects.fence import fence
-from mnist_lib.objects.protocol import Objects
-from mnist_lib.objects.storage import check_storage, is_url, open_storage
+from mnist_lib.objects.storage import check_storage, open_storage
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.opening import open_run, run_to_resume
-from mnist_lib.store.runs import REPORT, RunFolder, check_run_name, check_writable, configuration_of
-from mnist_lib.store.versions import version_folder
+from mnist_lib.store.runs import check_run_name, configuration_of
 
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
 
@@ -48,7 +50,7 @@ def train(arguments: Sequence[str]) -> int:
         options = _options_of(options, arguments)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
-    trials = options.trials()
+    trials = options.grid()
     options.check()
     options.check_data_dir()
     check_storage(options.storage)
@@ -62,7 +64,7 @@ def train(arguments: Sequence[str]) -> int:
 
     if options.plan or options.calibrate:
         plan = forecast(options, trials)
-        _print_result(json.dumps(plan.document(), indent=2) if options.json else str(plan), in_submitted_job())
+        print_result_of_job(json.dumps(plan.document(), indent=2) if options.json else str(plan), in_submitted_job())
         return exit_codes.DONE
     return _run(options, trials, begin, submitted=in_submitted_job())
 
@@ -99,114 +101,29 @@ def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, su
     with step("checking the storage", shown=not options.quiet):
         from jobs.train.driver import train_trials
 
-        objects = _storage(options.storage, options.lease, submitted)
+        objects = open_for_writing(options.storage, options.lease, submitted)
     code = code_version(SOURCE_FOLDERS)
     run = open_run(
         objects,
         options.run_name,
         dataset=options.data().name,
         terms=terms_of(options, trials, code),
-        configuration=yaml.safe_dump(_configuration(options), sort_keys=False),
+        configuration=yaml.safe_dump(configuration(options), sort_keys=False),
     )
     with run as folder:
         summary = folder.summary()
         if summary is None:
-            _check_data(options)
-            _trust(options.code_files.values())
+            check_data(options)
+            trust_files(options.code_files.values())
             command = ["python", "-m", "jobs.train", "--resume", folder.run, "--storage", options.storage]
             command += ["--address", options.address] if options.address else []
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
             summary = train_trials(options, trials, begin, folder, code, advice)
         else:
             log.info("run %s is complete; for another run, use another --run-name", folder.run)
-            finish(folder, trials, options)
-    _print_result(json.dumps(summary, indent=2) if options.json else _result_text(summary, folder), submitted)
-    return _exit_code(summary)
-
-
-def _trust(files: Collection[ModelFile]) -> None:
-    """List these files as trusted, so that stored versions may run their code even after the files have changed."""
-    try:
-        trust(files)
-    except (OSError, RuntimeError) as error:
-        log.warning(
-            "the stored models will need --model-file, since the list of trusted files cannot be written (%s)", error
-        )
-
-
-def _check_data(options: TrainOptions) -> None:
-    """Raise DataError within seconds if a run could not get its dataset. The driver reads it on its own machine."""
-    data = options.data()
-    try:
-        check_availability(data)
-    except DataMissingError as error:
-        hint = "" if data.entry is None else ", or use --dataset mnist-mini, which needs neither"
-        raise DataMissingError(f"{error}{hint}") from error
-
-
-def finish(folder: RunFolder, trials: Sequence[TrialSpec], options: TrainOptions) -> None:
-    """Repeat the steps after the summary, in case the driver was killed before or during them."""
-    from jobs.train.reporting import is_in_index, write_index
-    from mnist_lib.store.datasets import record_last_run
-    from mnist_lib.store.resumption import delete_trial_state
-
-    if summary := folder.summary():
-        record_last_run(folder, summary)
-    delete_trial_state(folder, [trial.id for trial in trials])
-    if options.report and not is_in_index(folder.objects, folder.run):
-        write_index(folder.objects)
-
-
-def _storage(storage: str, lease: str | None, submitted: bool) -> Objects:
-    """Return the storage. Raises StoreError before anything starts if it cannot be written."""
-    if submitted and not is_url(storage) and not Path(storage).is_absolute():
-        raise exit_codes.UsageError(
-            "storage: expected an absolute path, since the working folder of a submitted job is deleted"
-            f", got {storage}; use --storage /PATH"
-        )
-    objects = open_storage(storage)
-    if lease is not None:
-        objects = fence(objects, lease)
-    check_writable(objects)
-    return objects
-
-
-def _configuration(options: TrainOptions) -> dict[str, Any]:
-    """Return the options of the run as in a --config file, without those that concern only this process."""
-    left_out = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
-    folder = options.data().folder
-    options = replace(options, dataset=str(folder)) if folder else options  # for a command in another folder
-    options = replace(options, models=tuple(map(with_folder, options.models)))
-    plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
-    return {name: value for name, value in plain.items() if value is not None and name not in left_out}
-
-
-def _result_text(summary: dict[str, Any], folder: RunFolder) -> str:
-    from mnist_lib.report.table import result_tables
-
-    lines = [f"Run: {folder.where}"]
-    if folder.has_report:
-        lines.append(f"Report: {folder.where}/{REPORT}")
-    for name, model in summary["models"].items():
-        where = folder.objects.where(version_folder(name, model["version"]))
-        champion = "the champion" if model["champion"] else "not the champion"
-        lines.append(f"{name}@{model['version']} (trial {model['best_trial']}): {where}")
-        lines.append(f"  It is {champion}: {model['promotion']}")
-    return as_text(*result_tables(summary), "", *lines)
-
-
-def _print_result(text: str, submitted: bool) -> None:
-    print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if submitted else text)
-
-
-def _exit_code(summary: Mapping[str, Any]) -> int:
-    errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
-    if len(errors) < len(summary["trials"]):
-        return exit_codes.SOME_FAILED if errors or summary["dataset"].get("damaged") else exit_codes.DONE
-    trial, first = errors[0]
-    codes = {error["code"] for _, error in errors}
-    others = f" (1 of {len(errors)} trials that failed; see summary.json)" if len(errors) > 1 else ""
-    raise exit_codes.TrainingError(f"{trial}: {first['message']}{others}", *(codes if len(codes) == 1 else ()))
+            finish(folder, summary, options)
+    print_result_of_job(json.dumps(summary, indent=2) if options.json else result_text(summary, folder), submitted)
+    return exit_code(summary)
 
 
 if __name__ == "__main__":

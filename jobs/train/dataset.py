@@ -4,6 +4,7 @@ What a run begins with is recorded, so that it keeps its labels when it is resum
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ class RunDataset:
         request, objects = options.data(), folder.objects
         self._begun = begun_with(folder)
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
+        self.begin = time.monotonic()  # of the run
+        self._facts: DatasetInfo | None = None
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
         self.images, self._info, self._state = start_beside_driver(
             worker.prepare_dataset,
@@ -45,6 +48,11 @@ class RunDataset:
 
     def facts(self) -> DatasetInfo:
         """Wait until the dataset is prepared, check it, and return what the driver needs to know about it."""
+        if self._facts is None:
+            self._facts = self._wait()
+        return self._facts
+
+    def _wait(self) -> DatasetInfo:
         options, folder = self._options, self._folder
         with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
             facts: DatasetInfo = result_of(self._info, "the preparation of the dataset")

@@ -79,18 +79,30 @@ def train_trials(
     """
     deadline = options.deadline(begin - folder.seconds_worked())
     with connected(options), stoppable(advice, end_children, end_of_node()):
-        return _run(options, trials, deadline, folder, code)
+        data = RunDataset(folder, options, trials)
+        folder.append_history({"event": "driver", "trial": ""})
+        return train_on(data, options, trials, deadline, folder, code)
 
 
-def _run(
-    options: TrainOptions, trials: Sequence[TrialSpec], deadline: float, folder: RunFolder, code: Mapping[str, Any]
+def train_on(
+    data: RunDataset,
+    options: TrainOptions,
+    trials: Sequence[TrialSpec],
+    deadline: float,
+    folder: RunFolder,
+    code: Mapping[str, Any],
+    search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    begin, shown = time.monotonic(), not options.quiet
-    data = RunDataset(folder, options, trials)
-    folder.append_history({"event": "driver", "trial": ""})
+    """Do what `train_trials` does, on a cluster that is connected.
+
+    Args:
+        deadline: the Unix time after which no further epoch is trained.
+        search: what the summary says about the search that has found the settings of these trials.
+    """
+    begin, shown = data.begin, not options.quiet
     with Recorder(folder, trials) as recorder:
         if recorder.unfinished:
-            plan = _plan(options, len(recorder.unfinished))
+            plan = lane_plan(options, len(recorder.unfinished))
             limits, resources = options.limits(), options.resources(plan.cpus, plan.gpus)
             lanes = RayLanes(worker.run_lane, plan, limits, [data.images], resources, options.pace())
             files = options.model_files
@@ -109,7 +121,8 @@ def _run(
         _require_all(recorder.rows)
     times = Times(begin, prepared, trained=time.monotonic())
     stored = StoredData(data.summary(facts), data.content, data.state)
-    return store_run(folder, recorder, facts, options, code, times, stored, _predict_on(folder.objects, data.images))
+    predict = _predict_on(folder.objects, data.images)
+    return store_run(folder, recorder, facts, options, code, times, stored, predict, search)
 
 
 @dataclass(frozen=True)
@@ -161,11 +174,13 @@ def store_run(
     times: Times,
     data: StoredData,
     predict: Predict | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Store the models, the report and the summary of a trained run, and delete what only resuming needed.
 
     Args:
         predict: predicts test images with an earlier version; None if that is not possible.
+        search: as in `train_on`.
 
     Returns:
         the summary.
@@ -193,7 +208,7 @@ def store_run(
             "store_seconds": time.monotonic() - times.trained,
         },
         ended=now_text(),
-    )
+    ) | ({} if search is None else {"search": dict(search)})
     if options.report:
         with step("writing the report", shown=shown):
             write_report(folder, summary, recorder.tallies, data.dataset, code)
@@ -260,7 +275,7 @@ def _require_model(folder: RunFolder, tally: Tally) -> None:
         log.warning("%s: its model is lost with a better trial's result; storing %s instead", best, chosen.trial)
 
 
-def _plan(options: TrainOptions, trials: int) -> LanePlan:
+def lane_plan(options: TrainOptions, trials: int) -> LanePlan:
     """Wait until at least one trial fits on the nodes, and return the plan."""
     plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
     log.info("preparing %s; starting %s for %s", options.dataset, plan, counted(trials, "trial"))

@@ -163,8 +163,8 @@ class TrainOptions(DataOptions):
     quiet: bool = option(False, "print warnings and errors only", short=["-q"])
     verbose: bool = option(False, "print every epoch, and the traceback of an error", short=["-v"])
 
-    def trials(self) -> list[TrialSpec]:
-        """Return the trials. Raises SpecError for an invalid value, ModelError for an invalid model file."""
+    def grid(self) -> list[TrialSpec]:
+        """Return a trial for each model and seed. Raises SpecError for an invalid value, or ModelError."""
         units = {} if self.hidden_units is None else {"hidden_units": self.hidden_units}
         return trial_grid(
             map(name_of, self.models),
@@ -198,7 +198,7 @@ class TrainOptions(DataOptions):
         _, words = split_config(arguments)
         if "--trust" in words:
             return
-        typed: TrainOptions = parse("jobs.train", TrainOptions, words)
+        typed = parse("jobs.train", type(self), words)
         for name, file in self.code_files.items():
             if typed.code_files.get(name) != file and not is_trusted(file.sha256):
                 raise ModelError(

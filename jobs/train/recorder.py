@@ -12,19 +12,18 @@ from typing import Any
 from cluster.errors import VersionsError
 from cluster.lanes.fan_out import Died
 from jobs.console.exit_codes import is_worth_a_retry
+from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import StoreError
 from mnist_lib.report.summary import trial_row
 from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, Tally, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.resumption import newest_checkpoint, read_result, store_checkpoint, store_result
+from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
-
-MAX_HELD_BYTES = 256_000_000  # for checkpoints that are also in the storage; reading them from there delays events
 
 # Error code -> what to do after the last attempt at a trial died with this code.
 ADVICE = {
@@ -54,8 +53,7 @@ class Recorder:
         self._history: deque[dict[str, Any]] = deque()  # entries that are not written yet
         self._history_lock = threading.Lock()
         self._specs = {spec.id: spec for spec in trials}
-        self._checkpoints: dict[str, bytes | None] = {}  # None: too large to be held; it is in the storage
-        self._checkpoints_lock = threading.Lock()
+        self._checkpoints = Checkpoints(folder)
         self._epochs: dict[str, int] = {}  # epoch of each trial's newest checkpoint
         for spec in trials:
             ended = read_result(folder, spec) if folder.resumed else None
@@ -63,10 +61,8 @@ class Recorder:
                 self._add(*ended)
             else:
                 self.unfinished.append(spec)
-                checkpoint = newest_checkpoint(folder, spec.id) if folder.resumed else None
-                if checkpoint:
-                    self._checkpoints[spec.id] = checkpoint
-                    self._hold_no_more_than_fits(spec.id, checkpoint)
+                if folder.resumed:
+                    self._checkpoints.read(spec.id)
         if folder.resumed:
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
 
@@ -88,10 +84,7 @@ class Recorder:
 
     def checkpoint(self, trial: str) -> bytes | None:
         """Return the newest checkpoint of a trial that has not ended."""
-        held = self._checkpoints.get(trial)
-        if held is None and trial in self._checkpoints:
-            return newest_checkpoint(self._folder, trial)
-        return held
+        return self._checkpoints.get(trial)
 
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
         """Record an event.
@@ -117,10 +110,12 @@ class Recorder:
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
                 self._append({"event": "epoch", **asdict(event)})
             case CheckpointTaken():
-                with self._checkpoints_lock:
-                    self._checkpoints[event.trial] = event.content
+                self._checkpoints.put(event.trial, event.content)
                 self._epochs[event.trial] = event.epoch
-                write, size = partial(self._store_checkpoint, event), len(event.content)
+                write, size = (
+                    partial(self._checkpoints.store, event.trial, event.epoch, event.content),
+                    len(event.content),
+                )
                 self._writes.put(write, event.trial, in_place_of="checkpoint", size=size)
             case TrialResult():
                 self._add(event, attempts(event.trial))
@@ -140,17 +135,6 @@ class Recorder:
         with self._history_lock:
             while self._history:
                 self._folder.append_history(self._history.popleft())
-
-    def _store_checkpoint(self, event: CheckpointTaken) -> None:
-        store_checkpoint(self._folder, event.trial, event.epoch, event.content)
-        self._hold_no_more_than_fits(event.trial, event.content)
-
-    def _hold_no_more_than_fits(self, trial: str, stored: bytes) -> None:
-        """Forget the content of a stored checkpoint if the checkpoints in memory exceed MAX_HELD_BYTES."""
-        with self._checkpoints_lock:
-            held = sum(len(content) for content in self._checkpoints.values() if content is not None)
-            if held > MAX_HELD_BYTES and self._checkpoints.get(trial) is stored:
-                self._checkpoints[trial] = None
 
     def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
         tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
@@ -182,8 +166,7 @@ class Recorder:
         self._end(result, attempts)
 
     def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
-        with self._checkpoints_lock:
-            self._checkpoints.pop(outcome.trial, None)
+        self._checkpoints.forget(outcome.trial)
         retry = isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
         row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts, retry=retry)
         self.rows.append(row)

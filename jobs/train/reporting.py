@@ -12,12 +12,14 @@ import yaml
 from jobs.console.options import flags_of
 from jobs.train.options import TrainOptions
 from mnist_lib.data.split import Dataset
+from mnist_lib.documents import decode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.results import Tally
+from mnist_lib.run_documents import SearchDocument
 from mnist_lib.store.champion_log import Champion, datasets_with_logs
 from mnist_lib.store.champions import history, reign
-from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SUMMARY, RunFolder
+from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SEARCH, SUMMARY, RunFolder
 from mnist_lib.store.versions import find, model_names
 
 if TYPE_CHECKING:
@@ -40,9 +42,10 @@ def write_report(
 
         folder.flush()
         configuration = (folder.read(CONFIGURATION) or b"").decode(errors="replace")
+        trials = {"", *(row["id"] for row in summary["trials"])}  # without the configurations of a search
         run = ReportedRun(
             summary=summary,
-            history=folder.history(),
+            history=[entry for entry in folder.history() if entry.get("trial", "") in trials],
             tallies=tallies,
             dataset=dataset(),
             configuration=configuration,
@@ -50,11 +53,17 @@ def write_report(
             storage=folder.where.removesuffix(f"/runs/{folder.run}"),
             code=code,
             resumed=folder.resumed,
+            search=_search(folder),
         )
         made = report(run)
         for name, content in made.plots.items():
             folder.write(f"{PLOTS}/{name}.png", content)
         folder.write(REPORT, made.page)
+
+
+def _search(folder: RunFolder) -> SearchDocument | None:
+    content = folder.read(SEARCH)
+    return None if content is None else decode(content, SearchDocument, folder.objects.where(SEARCH))
 
 
 def _options(configuration: str) -> tuple[list[str], list[str]]:

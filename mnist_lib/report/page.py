@@ -21,9 +21,11 @@ from mnist_lib.report.data_texts import KINDS, SPLIT_NAMES, changes_by_class, co
 from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.drawing import VARIABLES, Plot
 from mnist_lib.report.evidence import StoredTrial
+from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.table import notes
 from mnist_lib.results import Tally
+from mnist_lib.run_documents import SearchDocument
 from mnist_lib.wording import counted, percent, printable
 
 MAX_CHANGED_CLASSES = 50  # rows in the table of changes
@@ -51,6 +53,7 @@ class ReportedRun:
     storage: str
     code: Mapping[str, Any]  # as in `environment.code_version`
     resumed: bool  # whether an earlier process began the run
+    search: SearchDocument | None = None  # the search that has found the settings of the trials
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ class Report:
 def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
+    search = ReportedSearch.of(run.search, run.summary) if run.search else None
     drawn, dataset = _plots(run, stored), run.summary["dataset"]
+    if search:
+        drawn += [settings_plot(search), rungs_plot(search)]
     changes = dataset.get("changes")
     page = render(
         "report.html",
@@ -86,6 +92,7 @@ def report(run: ReportedRun) -> Report:
         changes=changes_by_class(changes, run.dataset.classes) if changes else {},
         change_headings=[f"{kind} {split}" for kind in KINDS for split in SPLIT_NAMES.values()],
         max_classes=MAX_CHANGED_CLASSES,
+        search=search,
         attempts=evidence.attempts(run.history),
         nodes=sorted({trial["node"] for trial in run.summary["trials"] if trial["status"] == "ok"}),
         system=f"{platform.system()} {platform.machine()}",

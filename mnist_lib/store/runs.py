@@ -19,7 +19,7 @@ from mnist_lib.objects.records import read_record
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA, HistoryEntry, Summary
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
-REPORT, PLOTS = "report.html", "plots"
+REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
 INDEX = "index.html"  # lists all runs, at the root of the storage
 MAX_HISTORY_BYTES = 1 << 28  # a line for each epoch has 300 bytes
 

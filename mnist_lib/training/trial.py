@@ -18,7 +18,7 @@ from mnist_lib.assignment import Assignment, Group, Pace, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError
+from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import Model
@@ -29,6 +29,7 @@ from mnist_lib.results import (
     CheckpointTaken,
     EpochDone,
     Heartbeat,
+    RungDone,
     Started,
     Trained,
     TrialEvent,
@@ -41,6 +42,7 @@ from mnist_lib.training.loop import EpochProgress, Trainer, accuracy_of, learnin
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
 
+MAX_COMPILED = 8  # models that a lane keeps compiled; the oldest goes first
 # Errors of a collective operation when another process of the group has ended.
 LOST_MEMBER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
@@ -76,7 +78,8 @@ def run_trials(
     """Train trials one after the other and yield their events.
 
     Each trial yields `Started`, `EpochDone` after each epoch, `Heartbeat` within long ones, `CheckpointTaken` at
-    intervals, and `TrialResult` or `TrialFailure` at its end. A failed trial does not end the lane.
+    intervals, and `TrialResult`, `RungDone` (in a search) or `TrialFailure` at its end. A failed trial does not end the
+    lane.
 
     Args:
         assignments: taken one at a time, each when the one before it has ended.
@@ -171,7 +174,12 @@ class _Lane:
             resumed_after=state.epoch if state else 0,
         )
         setup_seconds = time.perf_counter() - begin
+        if assignment.until is not None:
+            pace = replace(pace, max_epochs=assignment.until)
         best, history = yield from _train(compiled, spec, state, pace, until)
+        if assignment.until is not None:
+            yield _rung_done(compiled.trainer, spec, best, history)
+            return
         yield Trained(trial=spec.id)
         train_seconds = sum(epoch.seconds for epoch in history)
         test = self._dataset.test
@@ -200,8 +208,10 @@ class _Lane:
 
     def _compile(self, spec: TrialSpec, source: ModelFile | None) -> _Compiled:
         """Compile the model of a trial, unless an earlier trial of the same shape did."""
-        shape = replace(spec, seed=0, epochs=1, learning_rate=1.0, schedule="constant")
+        shape = replace(spec, seed=0, epochs=1, learning_rate=1.0, schedule="constant", configuration=None)
         if shape not in self._compiled:
+            while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of shapes
+                del self._compiled[next(iter(self._compiled))]
             train, validation = self._dataset.train_and_validation(spec.validation_percent)
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))
@@ -277,6 +287,16 @@ def _train(
             checkpoint_at = time.monotonic()
     assert best is not None  # a spec has at least one epoch
     return best, history
+
+
+def _rung_done(trainer: Trainer, spec: TrialSpec, best: Best, history: tuple[EpochDone, ...]) -> RungDone:
+    """Return the end of a rung. Raises SpecError if there is no validation."""
+    if best.validation is None:
+        raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
+    epoch, state = history[-1].epoch, TrainingState(trainer.values, best, history)
+    content = pack(state, spec) if epoch < spec.epochs else b""
+    seconds = sum(done.seconds for done in history)
+    return RungDone(trial=spec.id, epoch=epoch, validation=best.validation, seconds=seconds, content=content)
 
 
 def _learning_rates(compiled: _Compiled, spec: TrialSpec) -> NDArray[np.float32]:

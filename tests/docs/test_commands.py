@@ -19,6 +19,8 @@ from jobs.rehearse import LEFT_OUT, RehearseOptions
 from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, check_train, train_flags
 from jobs.review.options import ApplyOptions, ReviewOptions
+from jobs.search.options import LEFT_OUT as NOT_FOR_A_SEARCH
+from jobs.search.options import SearchOptions
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
@@ -33,13 +35,19 @@ OTHER_PROGRAMS = ("ray ", "kubectl ", "docker ", "pip ")
 
 def parse_train(words: Sequence[str]) -> None:
     options: TrainOptions = parse("jobs.train", TrainOptions, words)
-    assert options.trials()
+    assert options.grid()
     options.check()
+
+
+def parse_search(words: Sequence[str]) -> None:
+    options: SearchOptions = parse("jobs.search", SearchOptions, words, NOT_FOR_A_SEARCH)
+    if words and "--space" not in words:  # else the document only mentions the command, or a file that does not exist
+        options.check()
 
 
 def parse_rehearse(words: Sequence[str]) -> None:
     options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, words, LEFT_OUT)
-    assert options.trials()
+    assert options.grid()
     options.check()
 
 
@@ -59,7 +67,7 @@ def parse_retrain(words: Sequence[str]) -> None:
     options.check()
     if any(word.startswith("--") for word in own):  # else the document only mentions the command
         assert options.timetable()
-    assert check_train(train_flags(options, train)).trials()
+    assert check_train(train_flags(options, train)).grid()
 
 
 def parse_predict(words: Sequence[str]) -> None:
@@ -86,6 +94,7 @@ def parse_show(words: Sequence[str]) -> None:
 
 PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {
     "jobs.train": parse_train,
+    "jobs.search": parse_search,
     "jobs.rehearse": parse_rehearse,
     "jobs.submit": parse_submit,
     "jobs.retrain": parse_retrain,

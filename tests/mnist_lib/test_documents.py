@@ -20,7 +20,7 @@ from mnist_lib.objects.records import seal, unseal
 from mnist_lib.report.index import index, row_of
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.retraining.journal import Entry
-from mnist_lib.run_documents import HistoryEntry, Summary
+from mnist_lib.run_documents import HistoryEntry, SearchDocument, Summary
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champion_log import SCHEMA, Champion, Head, ModelChampion
 from mnist_lib.store.contents import Manifest, classes_of, image_shape_of
@@ -75,6 +75,17 @@ DOCUMENTS: dict[Any, Any] = {
     Heartbeat: asdict(Heartbeat(AT, "token")),
     Manifest: MANIFEST,
     Summary: SUMMARY,
+    SearchDocument: {
+        "space": {"hidden_units": [8, 16]},
+        "strategy": "halving",
+        "rungs": [1, 3],
+        "configurations": {"0": {"hidden_units": 8}},
+        "decisions": [
+            {"bracket": 0, "rung": 0, "epochs": 1, "scores": {"0": {"correct": 1, "total": 2}}, "survivors": [0]}
+        ],
+        "cut": {"brackets": 1, "over": False},
+        "best": {"configuration": 0, "validation": {"correct": 1, "total": 2}},
+    },
     HistoryEntry: {"at": 1.5, "event": "epoch", **asdict(EPOCH)},
     _SavedModel: {"config": {"layers": [{"class_name": "Dense"}]}},
     _About: {

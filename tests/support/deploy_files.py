@@ -146,7 +146,7 @@ def instructions(name: str) -> list[str]:
 
 def parse_train(arguments: Sequence[str]) -> TrainOptions:
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
-    assert options.trials()
+    assert options.grid()
     options.check()
     check_storage(options.storage)
     if options.run_name:

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.deadlines import Limits
 from cluster.lanes.resources import LanePlan
-from jobs.train.__main__ import finish
+from jobs.train.command import finish
 from jobs.train.driver import StoredData, Times, fan_out_of, store_run
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
@@ -52,7 +52,7 @@ def complete_run(objects: Objects) -> dict[str, Any]:
     with open_run(objects, "r", dataset="mnist-mini", terms={"epochs": 2}, configuration="") as folder:
         summary = folder.summary()
         if summary is not None:
-            finish(folder, TRIALS, OPTIONS)
+            finish(folder, summary, OPTIONS)
             return summary
         clock = VirtualClock()
         cluster = SimulatedCluster(clock, {"keras": Durations(), "scratch": Durations()})

@@ -12,7 +12,8 @@ import yaml
 from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
-from jobs.train.__main__ import _configuration, _options_of, _require_begun
+from jobs.train.__main__ import _options_of, _require_begun
+from jobs.train.command import configuration
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
@@ -30,7 +31,7 @@ def options(*arguments: str) -> TrainOptions:
 
 
 def test_without_arguments_keras_and_scratch_train_on_mnist_mini() -> None:
-    assert [trial.id for trial in options().trials()] == ["keras-s0", "scratch-s0"]
+    assert [trial.id for trial in options().grid()] == ["keras-s0", "scratch-s0"]
     assert options() == TrainOptions()
 
 
@@ -45,13 +46,13 @@ def test_without_arguments_keras_and_scratch_train_on_mnist_mini() -> None:
     ],
 )
 def test_seeds_are_a_count_or_a_list(arguments: list[str], seeds: list[int]) -> None:
-    assert [trial.seed for trial in options("--models=keras", *arguments).trials()] == seeds
+    assert [trial.seed for trial in options("--models=keras", *arguments).grid()] == seeds
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "100001", "2,2"])
 def test_impossible_seeds_are_refused(seeds: str) -> None:
     with pytest.raises(SpecError, match="seeds"):
-        options(f"--seeds={seeds}").trials()
+        options(f"--seeds={seeds}").grid()
 
 
 def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) -> None:
@@ -145,11 +146,11 @@ def test_a_run_that_began_before_the_time_in_finish_by_is_resumed_after_it(tmp_p
         "--finish-by=2020-01-01T06:00:00Z", f"--storage={tmp_path}", *([f"--run-name={name}"] if name else [])
     )
     with pytest.raises(UsageError, match="finish_by"):
-        _require_begun(given, given.trials())
-    terms = terms_of(given, given.trials(), code_version(SOURCE_FOLDERS))
+        _require_begun(given, given.grid())
+    terms = terms_of(given, given.grid(), code_version(SOURCE_FOLDERS))
     with open_run(LocalObjects(tmp_path), name, dataset="mnist-mini", terms=terms, configuration=""):
         pass
-    _require_begun(given, given.trials())
+    _require_begun(given, given.grid())
 
 
 def test_help_names_every_option_with_its_default() -> None:
@@ -173,7 +174,7 @@ def test_help_names_every_option_with_its_default() -> None:
 
 def test_the_stored_configuration_gives_the_same_options(tmp_path: Path) -> None:
     given = options("--seeds=4,8", "--learning-rate=0.1", "--allow-cpu", "--data-dir=/data", "--cpus-per-trial=2")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(_configuration(given)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given)))
     assert options("--config", str(tmp_path / "config.yaml")) == given
 
 
@@ -185,8 +186,8 @@ def test_a_flag_in_a_configuration_file_can_be_overridden(tmp_path: Path) -> Non
 
 def test_a_resumed_run_connects_only_to_an_address_of_the_command_line(tmp_path: Path) -> None:
     began = options("--address=10.0.0.9:6379", "--epochs=7", f"--storage={tmp_path}")
-    terms = terms_of(began, began.trials(), code_version(SOURCE_FOLDERS))
-    stored = yaml.safe_dump(_configuration(began))
+    terms = terms_of(began, began.grid(), code_version(SOURCE_FOLDERS))
+    stored = yaml.safe_dump(configuration(began))
     with open_run(LocalObjects(tmp_path), "r", dataset="mnist-mini", terms=terms, configuration=stored):
         words = ["--resume=r", f"--storage={tmp_path}"]
         with pytest.raises(UsageError, match=r"got none; add --address 10\.0\.0\.9:6379, the"):

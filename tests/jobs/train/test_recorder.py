@@ -44,7 +44,7 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
 def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.train.recorder.MAX_HELD_BYTES", 250)
+    monkeypatch.setattr("jobs.train.checkpoints.MAX_HELD_BYTES", 250)
     trials = trial_grid(("keras",), [0, 1, 2], dataset="mnist-mini")
     contents = {trial.id: bytes([trial.seed]) * 100 for trial in trials}
     folder = RunFolder(LocalObjects(tmp_path), "r")
@@ -55,7 +55,7 @@ def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
     with Recorder(RunFolder(folder.objects, "r", resumed=True), trials) as resumed:
         assert {trial: resumed.checkpoint(trial) for trial in contents} == contents
     for each in (recorder, resumed):
-        assert sorted(content is None for content in each._checkpoints.values()) == [False, False, True]
+        assert sorted(content is None for content in each._checkpoints._held.values()) == [False, False, True]
 
 
 @pytest.mark.parametrize("package", ["python", *RESULT_PACKAGES])

@@ -11,7 +11,7 @@ from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
-from mnist_lib.results import EpochDone, Started, TrialEvent, TrialFailure, TrialResult
+from mnist_lib.results import EpochDone, RungDone, Started, TrialEvent, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
@@ -82,6 +82,30 @@ def test_a_trial_has_the_same_weights_alone_and_after_others_in_a_lane(digits: D
     for spec in specs:
         alone = results_of(events_of([spec], few_digits(digits)))
         assert alone[spec.id].weights_sha256 == together[spec.id].weights_sha256
+
+
+def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_not(digits: Dataset) -> None:
+    (spec,) = trial_grid(["keras"], [0], epochs=4, hidden_units=8, schedule="one-cycle")
+    small = few_digits(digits)
+
+    def run(assignment: Assignment) -> list[TrialEvent]:
+        return [*run_trials([assignment], lambda: small, TWO_REPLICAS, PLACE)]
+
+    whole = results_of(run(Assignment(spec)))[spec.id]
+    checkpoint = None
+    for until in (1, 3, 4):
+        *events, done = run(Assignment(spec, checkpoint, until=until))
+        assert isinstance(done, RungDone)
+        assert (done.epoch, done.validation.correct) == (
+            until,
+            max(epoch.validation.correct for epoch in whole.history[:until] if epoch.validation),
+        )
+        assert not any(isinstance(event, TrialResult) for event in events)
+        if until == 3:
+            resumed = results_of(run(Assignment(spec, done.content)))[spec.id]
+            assert resumed.weights_sha256 == whole.weights_sha256
+        checkpoint = done.content
+    assert checkpoint == b""  # nothing follows the last rung
 
 
 def test_trials_of_the_same_shape_are_compiled_once(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

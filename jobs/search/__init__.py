@@ -1,0 +1,1 @@
+"""`python -m jobs.search`: find good settings of a model by successive halving."""

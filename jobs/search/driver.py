@@ -1,0 +1,328 @@
+"""A search, from its first configuration to the stored models of the winner. It never imports TensorFlow."""
+
+import contextlib
+import logging
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from cluster.connection.session import end_children, end_of_node
+from cluster.deadlines import Clock, Limits
+from cluster.lanes.fan_out import Died, FanOut
+from cluster.lanes.lane import RayLanes
+from cluster.lanes.ports import Cluster
+from cluster.lanes.resources import LanePlan
+from jobs.console.exit_codes import TrainingError
+from jobs.console.signals import stoppable
+from jobs.search.options import SearchOptions
+from jobs.train import worker
+from jobs.train.checkpoints import Checkpoints
+from jobs.train.dataset import RunDataset
+from jobs.train.driver import lane_plan, train_on
+from jobs.train.planning import connected
+from jobs.train.recorder import ADVICE, require_same_versions
+from jobs.train.write_queue import WriteQueue
+from mnist_lib.assignment import Assignment
+from mnist_lib.documents import decode
+from mnist_lib.environment import package_versions
+from mnist_lib.results import (
+    Accuracy,
+    CheckpointTaken,
+    Counts,
+    EpochDone,
+    LaneStarted,
+    RungDone,
+    Started,
+    TrialFailure,
+)
+from mnist_lib.run_documents import Cut, SearchDocument, SearchSummary
+from mnist_lib.search.halving import Decision, Step
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.runs import SEARCH, RunFolder
+from mnist_lib.wording import counted, percent
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
+MARGIN = 1.5  # final trials may be slower than those that were measured
+CODES_THAT_END_A_SEARCH = ("E-MODEL", "E-DATA")
+
+
+def search(
+    options: SearchOptions, begin: float, folder: RunFolder, code: Mapping[str, Any], advice: str
+) -> dict[str, Any]:
+    """Search, train the winner with fresh seeds, store the results, and return the summary.
+
+    What earlier drivers of the search have decided and trained is not repeated.
+
+    Args:
+        begin, code, advice: as in `jobs.train.driver.train_trials`.
+
+    Raises:
+        TrainingError: no configuration could be trained.
+        The others are those of `train_trials`.
+    """
+    deadline = options.deadline(begin - folder.seconds_worked())
+    with connected(options), stoppable(advice, end_children, end_of_node()):
+        data = RunDataset(folder, options, [options.configuration(0)])
+        folder.append_history({"event": "driver", "trial": ""})
+        with contextlib.closing(WriteQueue()) as writes:
+            plan = lane_plan(options, options.halving().configurations)
+            found = Search(options, folder, writes, plan.lanes, deadline)
+            if not found.is_over:
+                limits, resources = options.limits(), options.resources(plan.cpus, plan.gpus)
+                lanes = RayLanes(worker.run_lane, plan, limits, [data.images], resources, options.pace())
+                found.run(lanes, limits, plan, wait=data.facts)
+        winner = found.winner()
+        return train_on(data, options, options.finals(winner), deadline, folder, code, found.summary())
+
+
+class Search:
+    """A search on a cluster: gives lanes their next steps, and records scores and decisions.
+
+    Args:
+        deadline: the Unix time at which the final trials must have ended.
+        wall: returns the Unix time.
+    """
+
+    def __init__(
+        self,
+        options: SearchOptions,
+        folder: RunFolder,
+        writes: WriteQueue,
+        lanes: int,
+        deadline: float = math.inf,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._options, self._folder, self._halving = options, folder, options.halving()
+        self._writes, self._lanes, self._deadline, self._wall = writes, lanes, deadline, wall
+        self._versions = package_versions()
+        self._steps: dict[str, Step] = {}  # by trial, those that have been submitted and have no score
+        self._checkpoints = Checkpoints(folder)
+        self._seen: dict[str, float] = {}  # when the last event of each trial came
+        self._epoch_seconds: deque[float] = deque(maxlen=101)  # with validation, unlike those of the events
+        self._cut: Cut | None = None
+        if folder.resumed:
+            self._restore()
+
+    @property
+    def is_over(self) -> bool:
+        return self._halving.is_complete or (self._cut is not None and self._cut["over"])
+
+    def winner(self) -> int:
+        """Return the best configuration. Raises TrainingError if there is none."""
+        best = self._halving.best()
+        if best is None:
+            raise TrainingError(
+                "no configuration could be trained; see history.jsonl for the reasons, and choose another --space"
+            )
+        number, score = best
+        settings = ", ".join(f"{name} {value}" for name, value in self._options.settings(number).items())
+        log.info("the best of the search: %s, with %s validation accuracy", settings, percent(score.value))
+        return number
+
+    def run(
+        self,
+        cluster: Cluster,
+        limits: Limits,
+        plan: LanePlan,
+        wait: Callable[[], object] = lambda: None,
+        clock: Clock = time,
+    ) -> None:
+        """Train until the search is complete or out of time.
+
+        Args:
+            wait: waits for the dataset, while lanes start.
+        """
+        fan_out = FanOut(
+            cluster,
+            limits,
+            plan,
+            self._payload,
+            max_lanes=self._options.max_concurrent,
+            is_full=lambda: self._writes.is_full,
+            expects_more=lambda: not self.is_over,
+            clock=clock,
+        )
+        with fan_out:
+            self._submit(fan_out)
+            wait()
+            for event in fan_out.events():
+                self._record(event)
+                self._look_at_the_clock()
+                if self.is_over:
+                    break
+                self._submit(fan_out)
+
+    def _submit(self, fan_out: FanOut) -> None:
+        """Keep a step waiting for each lane, so that none is idle while there is something to train."""
+        while fan_out.queued < self._lanes and (step := self._halving.next_step()):
+            spec = self._options.configuration(step.configuration)
+            self._steps[spec.id] = step
+            fan_out.submit([spec])
+
+    def _payload(self, spec: TrialSpec, rounds: int) -> Assignment:
+        if self._folder.resumed and spec.id not in self._checkpoints:
+            self._checkpoints.read(spec.id)
+        source = self._options.model_files.get(spec.model)
+        until = self._halving.epochs_of(self._steps[spec.id])
+        return Assignment(spec, self._checkpoints.get(spec.id), source, until=until)
+
+    # Events
+
+    def _record(self, event: object) -> None:
+        match event:
+            case LaneStarted():
+                require_same_versions(event.host, event.versions, self._versions)
+            case Started():
+                self._seen[event.trial] = self._wall()
+                self._note({"event": "started", **asdict(event)})
+            case EpochDone():
+                self._epoch_seconds.append(self._wall() - self._seen.get(event.trial, self._wall()))
+                self._seen[event.trial] = self._wall()
+                self._note({"event": "epoch", **asdict(event)})
+            case CheckpointTaken():
+                self._keep(event.trial, event.epoch, event.content)
+            case RungDone():
+                self._end(event.trial, event.validation, event.epoch, event.content)
+            case TrialFailure():
+                if event.code in CODES_THAT_END_A_SEARCH:
+                    raise TrainingError(f"{event.trial}: {event.message}", event.code)
+                log.warning("%s failed: %s %s", event.trial, event.code, event.message)
+                self._end(event.trial, None, self._halving.epochs_of(self._steps[event.trial]))
+            case Died():
+                self._note({"event": "died", "trial": event.item, "attempt": event.attempt, "reason": str(event.death)})
+                if event.final:
+                    kind = event.death.kind
+                    log.warning("%s failed: %s%s", event.item, event.death, ADVICE.get(kind.code, ""))
+                    self._end(event.item, None, self._halving.epochs_of(self._steps[event.item]))
+                else:
+                    log.warning("attempt %d of %s died (%s)", event.attempt, event.item, event.death.kind.text)
+
+    def _note(self, entry: Mapping[str, Any]) -> None:
+        entry = {"at": round(self._wall(), 3), **entry}
+        self._writes.put(partial(self._folder.append_history, entry), "history")
+
+    def _keep(self, trial: str, epoch: int, content: bytes) -> None:
+        self._checkpoints.put(trial, content)
+        write = partial(self._checkpoints.store, trial, epoch, content)
+        self._writes.put(write, "history", size=len(content))  # in order, and before what refers to it
+
+    def _end(self, trial: str, score: Accuracy | None, epoch: int, checkpoint: bytes = b"") -> None:
+        """Record the score of a step, and the decision that it completes, before any of its survivors goes on."""
+        step = self._steps.pop(trial)
+        self._seen.pop(trial, None)
+        if len(checkpoint):
+            self._keep(trial, epoch, checkpoint)
+        status = "failed" if score is None else "rung"
+        validation = None if score is None else asdict(score)
+        self._note({"event": "rung", "trial": trial, "epoch": epoch, "validation": validation, "status": status})
+        decision = self._halving.record(step, score)
+        if decision is not None:
+            self._decided(decision)
+
+    def _decided(self, decision: Decision) -> None:
+        self._write_decisions()
+        ended = [number for number in decision.scores if number not in decision.survivors]
+        for trial in (self._options.configuration(number).id for number in ended):
+            self._checkpoints.forget(trial)
+            self._writes.put(partial(self._folder.delete_below, f"trials/{trial}"), "history")
+        best = self._halving.best()
+        trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
+        go_on = f", {len(decision.survivors)} of them for more" if decision.survivors else ""
+        most = "none" if best is None else f"{percent(best[1].value)} ({self._options.configuration(best[0]).id})"
+        log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
+
+    def _write_decisions(self) -> None:
+        document = self.document()
+        self._writes.put(partial(self._folder.write_json, SEARCH, document), "history")
+
+    def document(self) -> dict[str, Any]:
+        """Return what `search.json` holds: no times and no places, so that equal searches have equal files."""
+        tried = {number for decision in self._halving.decisions for number in decision.scores}
+        best = self._halving.best()
+        return {
+            "schema": 1,
+            "space": self._options.variation.document(),
+            "strategy": self._options.strategy,
+            "rungs": list(self._halving.ladder.rungs),
+            "configurations": {str(number): self._options.settings(number) for number in sorted(tried)},
+            "decisions": [
+                {
+                    "bracket": made.bracket,
+                    "rung": made.rung,
+                    "epochs": made.epochs,
+                    "scores": {str(n): None if score is None else asdict(score) for n, score in made.scores.items()},
+                    "survivors": list(made.survivors),
+                }
+                for made in self._halving.decisions
+            ],
+            "cut": self._cut,
+            "best": None if best is None else {"configuration": best[0], "validation": asdict(best[1])},
+        }
+
+    def summary(self) -> SearchSummary:
+        """Return what the summary of the run says about a search that has a winner."""
+        best = self._halving.best()
+        assert best is not None, "call `winner` first"
+        return SearchSummary(
+            settings=self._options.settings(best[0]),
+            configurations=self._halving.tried,
+            epochs=self._halving.epochs,
+            validation=Counts(correct=best[1].correct, total=best[1].total),
+        )
+
+    # Time
+
+    def _look_at_the_clock(self) -> None:
+        """Drop the brackets for which no time is left, and end the search when the final trials must begin."""
+        if math.isinf(self._deadline) or len(self._epoch_seconds) < 2:
+            return
+        left = self._deadline - self._wall() - self._final_seconds()
+        begun = self._halving.begun
+        if left <= 0 and self._halving.best() is not None:
+            self._cut = Cut(brackets=begun, over=True)
+            log.info("the search ends here, so that the winner can be trained by the deadline")
+            self._write_decisions()
+            return
+        bracket = self._halving.ladder.epochs_of(self._halving.ladder.bracket) * self._epoch() / self._lanes
+        if bracket > left and begun < self._halving.brackets and self._cut is None:
+            self._halving.restrict(begun)
+            self._cut = Cut(brackets=begun, over=False)
+            log.info("no time is left for more than %s", counted(begun, "bracket"))
+            self._write_decisions()
+
+    def _epoch(self) -> float:
+        return statistics.median(self._epoch_seconds)
+
+    def _final_seconds(self) -> float:
+        rounds = math.ceil(self._options.final_seeds / self._lanes)
+        return START_SECONDS + MARGIN * rounds * self._options.epochs * self._epoch()
+
+    # Resuming
+
+    def _restore(self) -> None:
+        """Record the scores of earlier drivers, and drop what they have dropped."""
+        if content := self._folder.read(SEARCH):
+            self._cut = decode(content, SearchDocument, f"{self._folder.where}/{SEARCH}")["cut"]
+        scores: dict[tuple[str, int], Accuracy | None] = {}
+        for entry in self._folder.history():
+            if entry["event"] == "rung":
+                validation = entry["validation"]
+                scores[entry["trial"], entry["epoch"]] = None if validation is None else Accuracy(**validation)
+        steps: list[Step] = []
+        while step := self._halving.next_step():
+            trial, epochs = self._options.configuration(step.configuration).id, self._halving.epochs_of(step)
+            if (trial, epochs) in scores:
+                self._halving.record(step, scores[trial, epochs])
+            else:
+                steps.append(step)
+        self._halving.put_back(steps)
+        if self._cut is not None:
+            self._halving.restrict(self._cut["brackets"])
+        log.info("resuming: %s known", counted(len(scores), "score"))

@@ -1,0 +1,184 @@
+"""The options of `jobs.search`: those of `jobs.train`, and which settings vary."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jobs.console.exit_codes import UsageError
+from jobs.console.options import load_yaml, option
+from jobs.console.values import comma_list, folder, named_values, whole_number
+from jobs.train.options import MODELS_HELP, TrainOptions, terms_of
+from mnist_lib.catalog import require_known
+from mnist_lib.errors import SpecError
+from mnist_lib.model_file import name_of
+from mnist_lib.search.halving import Halving, Ladder
+from mnist_lib.search.space import Space, Value
+from mnist_lib.spec import MAX_SEED, WITH_MOMENTUM, TrialSpec, entry_of, trial_grid
+from mnist_lib.wording import one_line
+
+STRATEGIES = {
+    "halving": "train all for a few epochs, the best third for more, and so on",
+    "random": "train each for all epochs",
+    "grid": "train every combination for all epochs",
+}
+SETTINGS = (
+    *("model", "optimizer", "learning_rate", "schedule", "batch_size", "momentum", "weight_decay", "global_clipnorm"),
+    "precision",
+)
+MAX_CONFIGURATIONS = 100_000
+MAX_SPACE_BYTES = 100_000
+# Options of jobs.train that have no use here.
+LEFT_OUT = ("seeds", "resume", "calibrate", "lease", "require_all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(TrainOptions):
+    """Find good settings of a model: train many configurations for a few epochs, continue the best ones, and train the
+    winner again with fresh seeds. Only these last trials are measured on the test images."""
+
+    models: tuple[str, ...] = option(("keras",), MODELS_HELP, comma_list, "A,B")
+    epochs: int = option(9, "epochs of a whole trial; most configurations are trained for fewer", whole_number, "N")
+    seed: int = option(0, "seed of the configurations and of their weights", whole_number, "N")
+    vary: Mapping[str, Any] | None = option(
+        None,
+        "a setting and its values or its range, such as learning_rate=1e-4..1e-1:log or hidden_units=128,256; can be"
+        f" repeated. Settings: {', '.join(SETTINGS)}, and the arguments of the model",
+        named_values,
+        "NAME=VALUES",
+        repeated=True,
+    )
+    space: Path | None = option(None, "YAML file of `setting: values`, as for --vary", folder, "FILE")
+    trials: int = option(27, "number of configurations to try; a grid has all combinations", whole_number, "N")
+    strategy: str = option(
+        "halving", f"strategy. {'; '.join(f'{name}: {about}' for name, about in STRATEGIES.items())}", str, "NAME"
+    )
+    final_seeds: int = option(3, "number of seeds with which the winner is trained again", whole_number, "N")
+    max_epochs_total: int | None = option(
+        None, "maximum number of epochs of all trials together (default: no limit)", whole_number, "N"
+    )
+
+    def check(self) -> None:
+        """Raise SpecError for a value that is out of range, or a space in which a configuration is invalid."""
+        super().check()
+        require_known("strategy", self.strategy, STRATEGIES)
+        if not 1 <= self.trials <= MAX_CONFIGURATIONS:
+            raise SpecError(f"trials: expected a number from 1 to {MAX_CONFIGURATIONS}, got {self.trials}")
+        if not 1 <= self.final_seeds <= 1_000:
+            raise SpecError(f"final_seeds: expected a number from 1 to 1000, got {self.final_seeds}")
+        if self.seed + self.final_seeds > MAX_SEED:
+            raise SpecError(f"seed: expected at most {MAX_SEED - self.final_seeds}, got {self.seed}")
+        if self.validation_percent == 0:
+            raise SpecError("validation_percent: expected 1 or more, since configurations are compared on it, got 0")
+        for example in self.variation.examples():
+            self._spec(example, 0)
+        self.halving()
+
+    @functools.cached_property
+    def variation(self) -> Space:
+        """The settings that vary. Raises SpecError for an invalid one, UsageError for a file that cannot be read."""
+        given = {**_settings_of(self.space), **(self.vary or {})}
+        if len(self.models) > 1:
+            given.setdefault("model", list(self.models))
+        known = {name_of(model): self._arguments(name_of(model)) for model in self.models}
+        names = None if None in known.values() else [*SETTINGS, *{n for names in known.values() for n in names or ()}]
+        space = Space.parse(given, names)
+        for value in space.dimensions["model"].ends if "model" in space.dimensions else ():
+            if value not in known:
+                raise SpecError(f"space: model: expected one of --models {', '.join(self.models)}, got {value!r}")
+        return space
+
+    def halving(self) -> Halving:
+        """Return the search at its beginning. Raises SpecError if --max-epochs-total allows no configuration."""
+        ladder = Ladder.halving(self.epochs) if self.strategy == "halving" else Ladder.full(self.epochs)
+        count = len(self.variation.grid()) if self.strategy == "grid" else self.trials
+        if self.max_epochs_total is not None:
+            left = self.max_epochs_total - self.final_seeds * self.epochs
+            fitting = ladder.fitting(left, count)
+            if not fitting:
+                least = ladder.epochs_of(1) + self.final_seeds * self.epochs
+                raise SpecError(f"max_epochs_total: expected at least {least}, got {self.max_epochs_total}")
+            count = fitting
+        return Halving(count, ladder)
+
+    def configuration(self, number: int) -> TrialSpec:
+        """Return the trial of a configuration."""
+        grid = self._grid
+        return self._spec(self.variation.configuration(number, self.seed) if grid is None else grid[number], number)
+
+    def finals(self, configuration: int) -> list[TrialSpec]:
+        """Return the trials of a configuration with seeds that the search has not used."""
+        spec = replace(self.configuration(configuration), configuration=None)
+        return [replace(spec, seed=self.seed + 1 + number) for number in range(self.final_seeds)]
+
+    def settings(self, number: int) -> dict[str, Value]:
+        """Return the values of a configuration in the space."""
+        grid = self._grid
+        return self.variation.configuration(number, self.seed) if grid is None else grid[number]
+
+    def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
+        """Return everything that the result of a search depends on. `code`: the result of `code_version`."""
+        names = ("trials", "strategy", "final_seeds", "max_epochs_total")
+        search = {"space": self.variation.document(), **{name: getattr(self, name) for name in names}}
+        return {**terms_of(self, [self.configuration(0)], code), "search": search}
+
+    @functools.cached_property
+    def _grid(self) -> list[dict[str, Value]] | None:
+        return self.variation.grid() if self.strategy == "grid" else None
+
+    def _arguments(self, model: str) -> list[str] | None:
+        """Return the names of the arguments of a model, or None if it accepts any."""
+        files = self.model_files
+        return files[model].arguments_of(model) if model in files else [*entry_of(model).arguments]
+
+    def _spec(self, settings: Mapping[str, Value], number: int) -> TrialSpec:
+        values: dict[str, Any] = dict(settings)
+        model = str(values.pop("model", name_of(self.models[0])))
+        shared = {
+            "optimizer": self.optimizer,
+            "learning_rate": self.learning_rate,
+            "schedule": self.schedule,
+            "precision": self.precision,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "global_clipnorm": self.global_clipnorm,
+            "batch_size": self.batch_size,
+        }
+        shared |= {name: values.pop(name) for name in [*values] if name in shared}
+        optimizer = shared["optimizer"] or entry_of(model).optimizer
+        if "momentum" in settings and optimizer not in WITH_MOMENTUM:
+            shared["momentum"] = 0.0  # it varies, and applies to other configurations
+        units = {} if self.hidden_units is None else {"hidden_units": self.hidden_units}
+        accepted = self._arguments(model)
+        arguments = {**(self.model_arg or {}), **units, **values}
+        (spec,) = trial_grid(
+            [model],
+            [self.seed],
+            sources=self.model_files,
+            arguments={name: value for name, value in arguments.items() if accepted is None or name in accepted},
+            dataset=self.data().name,
+            epochs=self.epochs,
+            global_batch_size=shared.pop("batch_size"),
+            validation_percent=self.validation_percent,
+            **shared,
+        )
+        return replace(spec, configuration=number)
+
+
+def _settings_of(path: Path | None) -> dict[str, Any]:
+    """Return the content of the YAML file of --space. Raises UsageError if it is not a mapping."""
+    if path is None:
+        return {}
+    try:
+        content = path.read_bytes()[: MAX_SPACE_BYTES + 1]
+        if len(content) > MAX_SPACE_BYTES:
+            raise UsageError(f"space: expected a file of at most {MAX_SPACE_BYTES:,} bytes, got a larger one")
+        given = load_yaml(content.decode())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"space: {path}: expected a YAML file of `setting: values` ({one_line(error)})") from None
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise UsageError(f"space: {path}: expected `setting: values` in each line, got something else")
+    return dict(given)

@@ -1,0 +1,107 @@
+"""What the commands that train share: the checks before a run, and its result."""
+
+import json
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.console import exit_codes
+from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, print_result
+from jobs.train.options import TrainOptions
+from mnist_lib.data.availability import check_availability
+from mnist_lib.errors import DataMissingError
+from mnist_lib.model_file import ModelFile, trust, with_folder
+from mnist_lib.objects.fence import fence
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import is_url, open_storage
+from mnist_lib.store.runs import REPORT, RunFolder, check_writable
+from mnist_lib.store.versions import version_folder
+
+log = logging.getLogger(__name__)
+
+
+def trust_files(files: Collection[ModelFile]) -> None:
+    """List these files as trusted, so that stored versions may run their code even after the files have changed."""
+    try:
+        trust(files)
+    except (OSError, RuntimeError) as error:
+        log.warning(
+            "the stored models will need --model-file, since the list of trusted files cannot be written (%s)", error
+        )
+
+
+def check_data(options: TrainOptions) -> None:
+    """Raise DataError within seconds if a run could not get its dataset. The driver reads it on its own machine."""
+    data = options.data()
+    try:
+        check_availability(data)
+    except DataMissingError as error:
+        hint = "" if data.entry is None else ", or use --dataset mnist-mini, which needs neither"
+        raise DataMissingError(f"{error}{hint}") from error
+
+
+def finish(folder: RunFolder, summary: Mapping[str, Any], options: TrainOptions) -> None:
+    """Repeat the steps after the summary, in case the driver was killed before or during them."""
+    from jobs.train.reporting import is_in_index, write_index
+    from mnist_lib.store.datasets import record_last_run
+    from mnist_lib.store.resumption import delete_trial_state
+
+    record_last_run(folder, summary)
+    delete_trial_state(folder, [trial["id"] for trial in summary["trials"]])
+    if options.report and not is_in_index(folder.objects, folder.run):
+        write_index(folder.objects)
+
+
+def open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objects:
+    """Return the storage. Raises StoreError before anything starts if it cannot be written."""
+    if submitted and not is_url(storage) and not Path(storage).is_absolute():
+        raise exit_codes.UsageError(
+            "storage: expected an absolute path, since the working folder of a submitted job is deleted"
+            f", got {storage}; use --storage /PATH"
+        )
+    objects = open_storage(storage)
+    if lease is not None:
+        objects = fence(objects, lease)
+    check_writable(objects)
+    return objects
+
+
+def configuration(options: TrainOptions) -> dict[str, Any]:
+    """Return the options of the run as in a --config file, without those that concern only this process."""
+    left_out = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
+    folder = options.data().folder
+    options = replace(options, dataset=str(folder)) if folder else options  # for a command in another folder
+    options = replace(options, models=tuple(map(with_folder, options.models)))
+    plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
+    return {name: value for name, value in plain.items() if value is not None and name not in left_out}
+
+
+def result_text(summary: dict[str, Any], folder: RunFolder) -> str:
+    from mnist_lib.report.table import result_tables
+
+    lines = [f"Run: {folder.where}"]
+    if folder.has_report:
+        lines.append(f"Report: {folder.where}/{REPORT}")
+    for name, model in summary["models"].items():
+        where = folder.objects.where(version_folder(name, model["version"]))
+        champion = "the champion" if model["champion"] else "not the champion"
+        lines.append(f"{name}@{model['version']} (trial {model['best_trial']}): {where}")
+        lines.append(f"  It is {champion}: {model['promotion']}")
+    return as_text(*result_tables(summary), "", *lines)
+
+
+def exit_code(summary: Mapping[str, Any]) -> int:
+    errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
+    if len(errors) < len(summary["trials"]):
+        return exit_codes.SOME_FAILED if errors or summary["dataset"].get("damaged") else exit_codes.DONE
+    trial, first = errors[0]
+    codes = {error["code"] for _, error in errors}
+    others = f" (1 of {len(errors)} trials that failed; see summary.json)" if len(errors) > 1 else ""
+    raise exit_codes.TrainingError(f"{trial}: {first['message']}{others}", *(codes if len(codes) == 1 else ()))
+
+
+def print_result_of_job(text: str, submitted: bool) -> None:
+    """Print the result; for `jobs.submit`, between two lines that mark it in the log."""
+    print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if submitted else text)

@@ -1,0 +1,198 @@
+"""Successive halving: which configuration is trained next, and which ones go on.
+
+Configurations form brackets in the order of their numbers. All of a bracket are trained up to its first rung; the best
+third goes on to the next one, from where it stopped. A rung is decided only when all its scores are known, so decisions
+depend on the scores alone, not on the number of lanes, the order of events, or deaths. (Jamieson and Talwalkar, 2016;
+https://arxiv.org/abs/1502.07943)
+"""
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mnist_lib.errors import SpecError
+from mnist_lib.results import Accuracy
+
+REDUCTION = 3  # one of this many goes on
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rungs of a bracket, as numbers of epochs, and how many configurations begin it."""
+
+    rungs: tuple[int, ...]
+    bracket: int
+
+    @classmethod
+    def halving(cls, epochs: int) -> "Ladder":
+        """Return as many rungs as fit, the first of at least one epoch."""
+        rungs = [epochs]
+        while round(epochs / REDUCTION ** len(rungs)) >= 1:
+            rungs.append(round(epochs / REDUCTION ** len(rungs)))
+        return cls(tuple(reversed(rungs)), REDUCTION ** (len(rungs) - 1))
+
+    @classmethod
+    def full(cls, epochs: int) -> "Ladder":
+        """Return a single rung: every configuration is trained for all epochs."""
+        return cls((epochs,), 1)
+
+    def survivors(self, count: int) -> int:
+        return max(1, count // REDUCTION)
+
+    def epochs_of(self, configurations: int) -> int:
+        """Return the number of epochs that a search of so many configurations trains."""
+        whole, rest = divmod(configurations, self.bracket)
+        return whole * self._epochs_of_bracket(self.bracket) + (self._epochs_of_bracket(rest) if rest else 0)
+
+    def fitting(self, epochs: int, most: int) -> int:
+        """Return the largest number of configurations, up to `most`, whose search trains at most so many epochs."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.epochs_of(middle) <= epochs else (low, middle - 1)
+        return low
+
+    def _epochs_of_bracket(self, count: int) -> int:
+        total = before = 0
+        for epochs in self.rungs:
+            total, before, count = total + count * (epochs - before), epochs, self.survivors(count)
+        return total
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """A configuration to be trained up to a rung. In their order, brackets that have begun come first."""
+
+    bracket: int
+    rungs_left: int
+    configuration: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A complete rung: the scores of its configurations, and which of them go on, the best first."""
+
+    bracket: int
+    rung: int  # counted from 0
+    epochs: int
+    scores: dict[int, Accuracy | None]  # by configuration; None if its training failed
+    survivors: tuple[int, ...]
+
+
+class Halving:
+    """A search, from its scores so far. The same scores give the same decisions, in whatever order they come.
+
+    Args:
+        configurations: how many there are; they are numbered from 0.
+    """
+
+    def __init__(self, configurations: int, ladder: Ladder) -> None:
+        if configurations < 1:
+            raise SpecError(f"trials: expected at least 1 configuration, got {configurations}")
+        self.ladder, self.configurations = ladder, configurations
+        self.decisions: list[Decision] = []
+        size, last = ladder.bracket, len(ladder.rungs) - 1
+        self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
+        self._scores: dict[tuple[int, int], Accuracy | None] = {}  # by configuration and rung
+        self._brackets = [range(i, min(i + size, configurations)) for i in range(0, configurations, size)]
+        for bracket, numbers in enumerate(self._brackets):
+            self._running[bracket, 0] = tuple(numbers)
+        self._waiting = [Step(bracket, last, n) for bracket, numbers in enumerate(self._brackets) for n in numbers]
+
+    @property
+    def is_complete(self) -> bool:
+        return not self._running
+
+    @property
+    def brackets(self) -> int:
+        return len(self._brackets)
+
+    @property
+    def tried(self) -> int:
+        """The number of configurations that have a score."""
+        return len({number for number, _ in self._scores})
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs that the configurations with scores have been trained for, together."""
+        last: dict[int, int] = {}
+        for number, rung in self._scores:
+            last[number] = max(rung, last.get(number, 0))
+        return sum(self.ladder.rungs[rung] for rung in last.values())
+
+    def rung_of(self, step: Step) -> int:
+        return len(self.ladder.rungs) - 1 - step.rungs_left
+
+    def epochs_of(self, step: Step) -> int:
+        """Return after how many epochs a step ends."""
+        return self.ladder.rungs[self.rung_of(step)]
+
+    def next_step(self) -> Step | None:
+        """Return a step that can be trained now and has no score yet, or None. Each is returned once."""
+        while self._waiting:
+            step = heapq.heappop(self._waiting)
+            if (step.configuration, self.rung_of(step)) not in self._scores:
+                return step
+        return None
+
+    def record(self, step: Step, score: Accuracy | None) -> Decision | None:
+        """Record the score of a step, and return the decision if its rung is now complete.
+
+        Args:
+            score: None if its training failed.
+        """
+        rung = self.rung_of(step)
+        self._scores[step.configuration, rung] = score
+        numbers = self._running.get((step.bracket, rung), ())
+        if not numbers or any((number, rung) not in self._scores for number in numbers):
+            return None
+        del self._running[step.bracket, rung]
+        scores = {number: self._scores[number, rung] for number in numbers}
+        survivors: Sequence[int] = ()
+        if step.rungs_left:
+            alive = [number for number in numbers if scores[number] is not None]
+            survivors = sorted(alive, key=lambda number: _preference(scores[number], number))
+            survivors = survivors[: self.ladder.survivors(len(numbers))]
+            if survivors:
+                self._running[step.bracket, rung + 1] = tuple(sorted(survivors))
+            for number in survivors:
+                heapq.heappush(self._waiting, Step(step.bracket, step.rungs_left - 1, number))
+        decision = Decision(
+            bracket=step.bracket,
+            rung=rung,
+            epochs=self.ladder.rungs[rung],
+            scores=scores,
+            survivors=tuple(survivors),
+        )
+        self.decisions.append(decision)
+        self.decisions.sort(key=lambda made: (made.bracket, made.rung))
+        return decision
+
+    def put_back(self, steps: Iterable[Step]) -> None:
+        """Let `next_step` return these steps again."""
+        self._waiting = [*self._waiting, *steps]
+        heapq.heapify(self._waiting)
+
+    def restrict(self, brackets: int) -> None:
+        """Drop all brackets but the first ones, because time is short."""
+        self._running = {key: numbers for key, numbers in self._running.items() if key[0] < brackets}
+        self._waiting = [step for step in self._waiting if step.bracket < brackets]
+        heapq.heapify(self._waiting)
+
+    @property
+    def begun(self) -> int:
+        """The number of brackets of which a configuration has been returned or scored."""
+        waiting = {step.configuration for step in self._waiting if step.rungs_left == len(self.ladder.rungs) - 1}
+        return sum(any(number not in waiting for number in numbers) for numbers in self._brackets)
+
+    def best(self) -> tuple[int, Accuracy] | None:
+        """Return the configuration with the highest score on any rung, in a tie the lowest number, and its score.
+
+        A configuration that was dropped never has it alone: a better one of its bracket went on.
+        """
+        found = [(number, score) for (number, _), score in self._scores.items() if score is not None]
+        return min(found, key=lambda item: _preference(item[1], item[0]), default=None)
+
+
+def _preference(score: Accuracy | None, number: int) -> tuple[float, int]:
+    return (0.0 if score is None else -score.value, number)

@@ -1,0 +1,175 @@
+"""A search space: the settings that vary, and the configuration with each number, which depends on nothing else."""
+
+import difflib
+import itertools
+import math
+import random
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mnist_lib.errors import SpecError
+
+MAX_CHOICES, MAX_GRID = 1_000, 100_000
+DIGITS = 4  # significant digits of a number drawn from a range, so that it can be read and typed
+RANGE = re.compile(r"\s*([^\s:]+?)\s*\.\.\s*([^\s:]+?)\s*(?::\s*(log|linear)\s*)?", re.ASCII)
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some values, each as likely as the others."""
+
+    values: tuple[Value, ...]
+
+    def draw(self, chance: random.Random) -> Value:
+        return chance.choice(self.values)
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        return self.values
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from `low` to `high`, or all whole ones; if `log`, each order of magnitude is as likely as others."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def draw(self, chance: random.Random) -> Value:
+        if self.log:
+            value = math.exp(chance.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            value = chance.uniform(self.low, self.high)
+        value = min(max(value, self.low), self.high)
+        return round(value) if self.whole else min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The settings that vary, by name."""
+
+    dimensions: Mapping[str, Choice | Range]
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any], known: Collection[str] | None) -> "Space":
+        """Return the space of a mapping from names to values.
+
+        Args:
+            given: a list of values, or a range such as "1e-4..1e-1:log"; text may also list values, as in "128,256".
+            known: the names that may vary; None if any may, since the arguments of a model are not known.
+
+        Raises:
+            SpecError: the space is empty, or a name or value is invalid.
+        """
+        if not given:
+            raise SpecError("space: expected at least one setting, such as learning_rate=1e-4..1e-1:log, got none")
+        for name in given:
+            if known is not None and name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise SpecError(f"space: {name!r} cannot vary; {hint}known: {', '.join(known)}")
+        return cls({name: _dimension(name, value) for name, value in given.items()})
+
+    def __len__(self) -> int:
+        """Return the number of configurations in a grid. Raises SpecError if a setting has a range."""
+        for name, dimension in self.dimensions.items():
+            if isinstance(dimension, Range):
+                raise SpecError(
+                    f"space: {name}: expected a list of values for a grid, got a range; use --strategy halving"
+                )
+        return math.prod(len(dimension.ends) for dimension in self.dimensions.values())
+
+    def grid(self) -> list[dict[str, Value]]:
+        """Return every combination. Raises SpecError if there are too many, or if a setting has a range."""
+        count = len(self)
+        if count > MAX_GRID:
+            raise SpecError(f"space: expected at most {MAX_GRID:,} combinations for a grid, got {count:,}")
+        names = [*self.dimensions]
+        values = itertools.product(*(dimension.ends for dimension in self.dimensions.values()))
+        return [dict(zip(names, combination, strict=True)) for combination in values]
+
+    def configuration(self, number: int, seed: int) -> dict[str, Value]:
+        """Return the configuration with a number, drawn at random."""
+        chance = random.Random(f"{seed} {number}")
+        return {name: dimension.draw(chance) for name, dimension in self.dimensions.items()}
+
+    def examples(self) -> Iterator[dict[str, Value]]:
+        """Yield configurations that together have every value of a list and both ends of a range."""
+        first = {name: dimension.ends[0] for name, dimension in self.dimensions.items()}
+        yield first
+        for name, dimension in self.dimensions.items():
+            yield from ({**first, name: value} for value in dimension.ends[1:])
+
+    def document(self) -> dict[str, Any]:
+        """Return the space as `parse` reads it."""
+        return {
+            name: list(dimension.values) if isinstance(dimension, Choice) else _range_text(dimension)
+            for name, dimension in self.dimensions.items()
+        }
+
+
+def _range_text(given: Range) -> str:
+    return f"{given.ends[0]!r}..{given.ends[1]!r}:{'log' if given.log else 'linear'}"
+
+
+def _dimension(name: str, given: Any) -> Choice | Range:
+    if isinstance(given, str) and ".." in given:
+        return _range(name, given)
+    if isinstance(given, str):
+        given = [_value(part) for part in given.split(",") if part.strip()]
+    if not isinstance(given, list | tuple):
+        given = [given]
+    if not given or not all(isinstance(value, str | int | float | bool) for value in given):
+        raise SpecError(
+            f"space: {name}: expected values such as 128,256 or a range such as 1e-4..1e-1:log, got {given!r}"
+        )
+    if len(given) > MAX_CHOICES:
+        raise SpecError(f"space: {name}: expected at most {MAX_CHOICES:,} values, got {len(given):,}")
+    repeated = next((value for index, value in enumerate(given) if value in given[:index]), None)
+    if repeated is not None:
+        raise SpecError(f"space: {name}: expected each value once, got {repeated!r} twice")
+    return Choice(tuple(given))
+
+
+def _range(name: str, text: str) -> Range:
+    match = RANGE.fullmatch(text)
+    expected = f"space: {name}: expected a range such as 1e-4..1e-1:log or 16..512"
+    if match is None:
+        raise SpecError(f"{expected}, got {text!r}")
+    try:
+        ends: Sequence[float | int] = [_number(match[1]), _number(match[2])]
+    except ValueError:
+        raise SpecError(f"{expected}, got {text!r}") from None
+    low, high, is_log = *ends, match[3] == "log"
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise SpecError(f"space: {name}: expected a range whose first number is the lower one, got {text!r}")
+    if is_log and low <= 0:
+        raise SpecError(f"space: {name}: expected numbers above 0 for a logarithmic range, got {text!r}")
+    return Range(low, high, is_log, whole=all(isinstance(end, int) for end in ends))
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _value(text: str) -> Value:
+    text = text.strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return _number(text)
+    except ValueError:
+        return text

@@ -1,0 +1,184 @@
+"""Searches on a simulated cluster: equal decisions and weights whatever happens, and an end before the deadline."""
+
+import json
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.deadlines import Limits
+from cluster.lanes.ports import Kind
+from cluster.lanes.resources import LanePlan
+from jobs.console.exit_codes import TrainingError
+from jobs.search.driver import Search
+from jobs.search.options import SearchOptions
+from mnist_lib.results import TrialFailure
+from mnist_lib.store.runs import SEARCH, RunFolder
+from tests.support.simulation.clock import VirtualClock
+from tests.support.simulation.cluster import SimulatedCluster
+from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
+from tests.support.simulation.trials import Durations
+from tests.support.store.faulty import Faulty, KilledError
+
+BOUNDLESS = Limits(max_failures=1_000, max_out_of_memory=1_000)
+
+
+def options(**more: Any) -> SearchOptions:
+    found = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log", "hidden_units": "16,32"}, trials=23, **more)
+    found.check()
+    return found
+
+
+class SimulatedSearch:
+    """A search on a cluster with a virtual clock, which a schedule would start again."""
+
+    def __init__(self, given: SearchOptions, lanes: int, deadline: float = float("inf"), **durations: float) -> None:
+        self.options, self.lanes, self.deadline = given, lanes, deadline
+        self.clock, self.storage = VirtualClock(), MemoryObjects()
+        self.cluster = SimulatedCluster(self.clock, {"keras": Durations(**durations)})  # type: ignore[arg-type]
+        self.cluster.add_node(lanes)
+        self.drivers = 0
+
+    def drive(self, objects: Any = None) -> Search:
+        self.drivers += 1
+        folder = RunFolder(objects or self.storage, "run", resumed=self.drivers > 1)
+        writes = SimulatedWrites(self.clock, seconds=0.0)
+        search = Search(self.options, folder, writes, self.lanes, self.deadline, wall=lambda: self.clock.now)
+        plan = LanePlan(lanes=self.lanes, cpus=1, gpus=0)
+        if not search.is_over:
+            search.run(self.cluster, BOUNDLESS, plan, clock=self.clock)
+        return search
+
+    def drive_until_it_ends(self, faults: list[int]) -> Search:
+        """Start drivers until one ends; each dies at the operation of the storage with that number."""
+        for number in faults:
+            try:
+                return self.drive(Faulty(self.storage, number, KilledError, late=False))
+            except KilledError:
+                self.cluster.connect()
+                self.clock.sleep(10.0)
+        return self.drive()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.storage.content["runs/run/search.json"])
+        return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Any]:
+    world = SimulatedSearch(options(), lanes=1)
+    world.drive()
+    return world.document
+
+
+def test_the_decisions_of_a_search_are_stored_without_times_and_places(undisturbed: dict[str, Any]) -> None:
+    rungs = [(made["bracket"], made["rung"], made["epochs"]) for made in undisturbed["decisions"]]
+    assert rungs == [(bracket, rung, epochs) for bracket in range(3) for rung, epochs in enumerate((1, 3, 9))]
+    assert [len(made["scores"]) for made in undisturbed["decisions"]] == [9, 3, 1, 9, 3, 1, 5, 1, 1]
+    assert len(undisturbed["configurations"]) == 23
+    text = json.dumps(undisturbed)
+    assert "node-" not in text
+    assert "seconds" not in text
+
+
+@pytest.mark.parametrize("lanes", [2, 8])
+def test_the_number_of_lanes_changes_nothing(undisturbed: dict[str, Any], lanes: int) -> None:
+    world = SimulatedSearch(options(), lanes=lanes)
+    world.drive()
+    assert world.document == undisturbed
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kills_of_workers_nodes_and_drivers_change_nothing(undisturbed: dict[str, Any], seed: int) -> None:
+    chance = random.Random(seed)
+    lanes = chance.choice([1, 2, 8])
+    world = SimulatedSearch(options(checkpoint_seconds=0), lanes, epoch=chance.choice([0.5, 5.0]))
+
+    def kill() -> None:
+        if running := world.cluster.running:
+            world.cluster.kill_worker(chance.choice(running), chance.choice([Kind.KILLED, Kind.OUT_OF_MEMORY]))
+
+    def lose_node() -> None:
+        world.cluster.lose_node(next(node for node in world.cluster.nodes if node.alive), noticed=True)
+        world.cluster.add_node(lanes)
+
+    for _ in range(15):
+        world.clock.after(chance.random() * 120, chance.choice([kill, kill, lose_node]))
+    world.drive_until_it_ends([chance.randint(1, 150) for _ in range(5)])
+    assert world.document == undisturbed
+
+
+def test_checkpoints_of_configurations_that_do_not_go_on_are_deleted() -> None:
+    world = SimulatedSearch(options(), lanes=2)
+    world.drive()
+    assert not [name for name in world.storage.content if "/checkpoints/" in name]
+
+
+def test_lanes_stay_warm_between_rungs() -> None:
+    world = SimulatedSearch(options(), lanes=3)
+    starts: list[int] = []
+    start = world.cluster.start
+
+    def counted_start() -> Any:
+        starts.append(1)
+        return start()
+
+    world.cluster.start = counted_start  # type: ignore[method-assign]
+    world.drive()
+    assert len(starts) == 3
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
+    chance = random.Random(seed)
+    epoch, lanes = chance.choice([1.0, 5.0, 20.0]), chance.choice([1, 2, 4])
+    given = options(final_seeds=3)
+    deadline = chance.uniform(300, 3_000) + 60 * epoch
+    world = SimulatedSearch(given, lanes, deadline, epoch=epoch)
+    search = world.drive()
+    assert search.is_over
+    search.winner()
+    final = -(-given.final_seeds // lanes) * given.epochs * epoch
+    assert world.clock.now + final <= deadline
+    assert world.document == json.loads(json.dumps(search.document()))
+
+
+def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
+    world = SimulatedSearch(options(), 2, deadline=400.0, epoch=10.0)
+    cut = world.drive().document()
+    assert cut["cut"] is not None
+    world.clock.sleep(10.0)
+    world.deadline = float("inf")
+    again = world.drive()
+    assert again.document()["decisions"][: len(cut["decisions"])] == cut["decisions"]
+    assert again.document()["cut"] == cut["cut"]
+
+
+def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    world = SimulatedSearch(options(), lanes=1)
+    search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
+    while step := search._halving.next_step():
+        spec = world.options.configuration(step.configuration)
+        search._steps[spec.id] = step
+        search._record(TrialFailure(trial=spec.id, code="E-NAN", message="the loss is not a finite number"))
+    assert search.is_over
+    with pytest.raises(TrainingError, match="no configuration could be trained"):
+        search.winner()
+
+
+def test_an_error_in_the_model_ends_the_search() -> None:
+    world = SimulatedSearch(options(), lanes=1)
+    search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
+    step = search._halving.next_step()
+    assert step is not None
+    search._steps["keras-c0"] = step
+    with pytest.raises(TrainingError, match=r"keras-c0: my_model\.py:3: NameError"):
+        search._record(TrialFailure(trial="keras-c0", code="E-MODEL", message="my_model.py:3: NameError"))
+
+
+def test_the_name_of_the_file_is_that_of_the_documentation() -> None:
+    assert SEARCH in Path("docs/search.md").read_text()

@@ -1,0 +1,113 @@
+"""The options of a search, and the trials that its configurations stand for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.console.options import parse
+from jobs.search.__main__ import plan_text
+from jobs.search.options import LEFT_OUT, SearchOptions
+from tests.support.job import ROOT
+from tests.support.processor import at_most_processor_seconds
+
+RATE = "--vary=learning_rate=1e-4..1e-1:log"
+
+
+def options(*arguments: str) -> SearchOptions:
+    found: SearchOptions = parse("jobs.search", SearchOptions, arguments, LEFT_OUT)
+    found.check()
+    return found
+
+
+def test_a_configuration_is_a_trial_with_its_settings() -> None:
+    given = options(RATE, "--vary=hidden_units=16,32", "--vary=batch_size=32..256:log", "--vary=optimizer=sgd,adam")
+    spec, settings = given.configuration(5), given.settings(5)
+    assert (spec.id, spec.configuration, spec.seed, spec.epochs) == ("keras-c5", 5, 0, 9)
+    assert spec.learning_rate == settings["learning_rate"]
+    assert spec.arguments == {"hidden_units": settings["hidden_units"]}
+    assert (spec.global_batch_size, spec.optimizer) == (settings["batch_size"], settings["optimizer"])
+
+
+def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
+    given = options(RATE, "--seed=4", "--final-seeds=2")
+    finals = given.finals(3)
+    assert [spec.id for spec in finals] == ["keras-s5", "keras-s6"]
+    assert {spec.learning_rate for spec in finals} == {given.configuration(3).learning_rate}
+    assert {spec.configuration for spec in finals} == {None}
+
+
+def test_models_vary_and_have_their_own_arguments() -> None:
+    given = options("--models=keras,keras-resnet", "--vary=width=8,16", "--vary=hidden_units=16,32", "--trials=30")
+    specs = [given.configuration(number) for number in range(30)]
+    assert {spec.model for spec in specs} == {"keras", "keras-resnet"}
+    assert {tuple(spec.arguments) for spec in specs if spec.model == "keras"} == {("hidden_units",)}
+    assert {tuple(spec.arguments) for spec in specs if spec.model == "keras-resnet"} == {("width", "blocks")}
+
+
+def test_momentum_varies_where_the_optimizer_has_it() -> None:
+    given = options("--vary=momentum=0.5..0.9", "--vary=optimizer=sgd,adam")
+    specs = [given.configuration(number) for number in range(20)]
+    assert {spec.optimizer for spec in specs if spec.momentum} == {"sgd"}
+    assert {spec.optimizer for spec in specs if not spec.momentum} == {"adam"}
+
+
+def test_a_limit_on_all_epochs_lowers_the_number_of_configurations() -> None:
+    assert options(RATE).halving().configurations == 27
+    assert options(RATE, "--max-epochs-total=48").halving().configurations == 9  # 21, and 27 of the final trials
+
+
+def test_a_plan_says_how_long_configurations_are_trained() -> None:
+    assert plan_text(options(RATE, "--trials=18")) == (
+        "18 configurations in 2 brackets\n"
+        "  9 of each bracket: up to epoch 1\n"
+        "  3 of each bracket: up to epoch 3\n"
+        "  1 of each bracket: up to epoch 9\n"
+        "then the best one with 3 fresh seeds; 69 epochs in total"
+    )
+
+
+def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("learning_rate: 1e-4..1e-1:log\nhidden_units: [16, 32]\n")
+    given = options(f"--space={tmp_path}/space.yaml", "--vary=hidden_units=64,128")
+    assert given.variation.document() == {"learning_rate": "0.0001..0.1:log", "hidden_units": [64, 128]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "space: expected at least one setting"),
+        (["--vary=learning_rat=1,2"], "space: 'learning_rat' cannot vary; did you mean learning_rate?"),
+        (["--vary=learning_rate=0..1:log"], "expected numbers above 0 for a logarithmic range"),
+        (["--vary=learning_rate=2..1"], "expected a range whose first number is the lower one"),
+        (["--vary=learning_rate=-1,1"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got -1"),
+        (["--vary=optimizer=sgd,adm"], "optimizer: 'adm' is not known; did you mean adam?"),
+        (["--vary=hidden_units=0..8"], "hidden_units: expected a whole number from 1 to 65536, got 0"),
+        (["--vary=batch_size=0.5,2"], "batch_size: expected a whole number from 1 to 1000000, got 0.5"),
+        (["--vary=model=scratch"], "space: model: expected one of --models keras, got 'scratch'"),
+        ([RATE, "--strategy=hyperband"], "strategy: 'hyperband' is not known"),
+        ([RATE, "--strategy=grid"], "expected a list of values for a grid, got a range"),
+        ([RATE, "--trials=0"], "trials: expected a number from 1 to 100000, got 0"),
+        ([RATE, "--final-seeds=0"], "final_seeds: expected a number from 1 to 1000, got 0"),
+        ([RATE, "--validation-percent=0"], "validation_percent: expected 1 or more"),
+        ([RATE, "--max-epochs-total=30"], "max_epochs_total: expected at least 36, got 30"),
+        ([RATE, "--space=/nowhere.yaml"], "space: /nowhere.yaml: expected a YAML file"),
+        (
+            [
+                f"--vary=batch_size={','.join(map(str, range(1, 1001)))}",
+                "--strategy=grid",
+                f"--vary=hidden_units={','.join(map(str, range(1, 1001)))}",
+                f"--vary=learning_rate={','.join(str(n / 1000) for n in range(1, 1001))}",
+            ],
+            "expected at most 100,000 combinations for a grid, got 1,000,000,000",
+        ),
+    ],
+)
+def test_an_invalid_search_is_one_line_within_two_seconds(arguments: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "jobs.search", *arguments]
+    with at_most_processor_seconds(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr

@@ -1,0 +1,84 @@
+"""Real searches: the same decisions and weights on one lane and on two, even if processes are killed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.clusters import wait_until
+from tests.support.job import hashes, history_of, processes_of, start, train
+
+pytestmark = pytest.mark.slow
+
+MODULE = "jobs.search.__main__"
+SPACE = ("--vary=learning_rate=1e-4..1e-1:log", "--vary=hidden_units=16,32", "--seed=3")
+
+
+def search_document(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "search.json").read_text())
+    return found
+
+
+def test_a_search_stores_its_winner_and_reports_what_was_luck(data_dir: Path, tmp_path: Path) -> None:
+    options = ("--trials=4", "--epochs=3", "--final-seeds=2", "--cpus-per-trial=1", "--run-name=r")
+    at = ("--data-dir", data_dir, "--storage", tmp_path / "results")
+    code, stdout, stderr = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
+    assert code == 0, stderr
+    run = tmp_path / "results/runs/r"
+    found, summary = search_document(run), json.loads((run / "summary.json").read_text())
+    assert [(made["bracket"], made["rung"], len(made["scores"])) for made in found["decisions"]] == [
+        *[(0, 0, 3), (0, 1, 1)],
+        *[(1, 0, 1), (1, 1, 1)],
+    ]
+    assert [trial["id"] for trial in summary["trials"]] == ["keras-s4", "keras-s5"]
+    settings = summary["search"]["settings"]
+    assert settings == found["configurations"][str(found["best"]["configuration"])]
+    assert {trial["learning_rate"] for trial in summary["trials"]} == {settings["learning_rate"]}
+    rate = settings["learning_rate"]
+    assert f"Search: 4 configurations, 8 epochs together; the best has learning_rate {rate}, hidden_units " in stdout
+    assert "on average with fresh seeds" in stdout
+    page = (run / "report.html").read_text()
+    assert "4 configurations" in page
+    assert "python -m jobs.search --config" in page
+    assert {"search-rungs.png", "search-settings.png"} <= {path.name for path in (run / "plots").iterdir()}
+    assert [*(run / "trials").glob("*-c*")] == []
+    again = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
+    assert (again[0], again[1]) == (0, stdout)
+    assert "run r is complete; for another search, use another --run-name" in again[2]
+
+
+@pytest.mark.long
+def test_f5_a_search_that_is_killed_three_times_on_two_lanes_equals_one_on_a_single_lane(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    options = ("--trials=12", "--epochs=9", "--cpus-per-trial=1", "--checkpoint-seconds=0", "--no-report", "--json")
+    results = []
+    for name, lanes in (("calm", 1), ("killed", 2)):
+        at = ("--data-dir", data_dir, "--storage", tmp_path / name, "--run-name=r", f"--max-concurrent={lanes}")
+        run = tmp_path / name / "runs/r"
+        for epochs in sorted(random.sample(range(3, 30), 3)) if name == "killed" else ():
+            driver = start(*at, *SPACE, *options, home=tmp_path, module=MODULE)
+            wait_until(lambda: epochs_of(run) >= epochs, f"no {epochs} epochs", 100)  # noqa: B023  # called at once
+            victim = random.choice(["driver", "worker"])
+            if victim == "driver":
+                driver.kill()
+            else:
+                os.kill(next(entry["pid"] for entry in reversed(history_of(run)) if "pid" in entry), signal.SIGKILL)
+                wait_until(lambda: epochs_of(run) > epochs, "the search does not go on", 100)  # noqa: B023
+                driver.kill()
+            driver.communicate()
+            wait_until(lambda: not [p for p in processes_of(tmp_path) if "Agent" not in p], "processes still run", 30)
+        code, stdout, stderr = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
+        assert code == 0, stderr
+        results.append((search_document(run), hashes(stdout)))
+    assert results[0] == results[1]
+    shutil.rmtree(tmp_path / "killed")
+
+
+def epochs_of(run: Path) -> int:
+    return sum(entry["event"] == "epoch" for entry in history_of(run))

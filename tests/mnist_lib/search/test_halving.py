@@ -1,0 +1,109 @@
+"""Successive halving: its rungs, and decisions that depend on the scores alone."""
+
+import random
+
+import pytest
+
+from mnist_lib.errors import SpecError
+from mnist_lib.results import Accuracy
+from mnist_lib.search.halving import Halving, Ladder, Step
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs", "bracket"),
+    [(1, (1,), 1), (5, (1, 2, 5), 9), (9, (1, 3, 9), 9), (27, (1, 3, 9, 27), 27), (40, (1, 4, 13, 40), 27)],
+)
+def test_each_rung_trains_a_third_for_three_times_as_long(epochs: int, rungs: tuple[int, ...], bracket: int) -> None:
+    assert Ladder.halving(epochs) == Ladder(rungs, bracket)
+
+
+def test_the_epochs_of_a_search_are_those_of_its_steps() -> None:
+    ladder = Ladder.halving(9)
+    assert ladder.epochs_of(9) == 9 * 1 + 3 * 2 + 1 * 6
+    assert ladder.epochs_of(11) == 21 + 2 * 1 + 1 * 2 + 1 * 6
+    for count in range(1, 30):
+        halving = Halving(count, ladder)
+        search(halving, random.Random(count), failing=0)
+        assert halving.epochs == ladder.epochs_of(count)
+        assert ladder.fitting(ladder.epochs_of(count), 1_000) == count
+
+
+def score_of(step: Step, seed: int, failing: float) -> Accuracy | None:
+    """Return a score that grows with the rung, or None for a share of the configurations."""
+    chance = random.Random(f"{seed} {step.configuration}")
+    if chance.random() < failing:
+        return None
+    return Accuracy(chance.randint(0, 40) + chance.randint(0, 5) * (5 - step.rungs_left), 100)
+
+
+def search(halving: Halving, order: random.Random, seed: int = 0, failing: float = 0.1) -> None:
+    """Search, with scores that come in a random order."""
+    running: list[Step] = []
+    while not halving.is_complete:
+        while (step := halving.next_step()) is not None:
+            running.append(step)
+            if order.random() < 0.2:
+                break
+        chosen = running.pop(order.randrange(len(running)))
+        halving.record(chosen, score_of(chosen, seed, failing))
+
+
+def test_decisions_do_not_depend_on_the_order_of_the_scores() -> None:
+    for seed in range(20):
+        found = []
+        for order in range(10):
+            halving = Halving(23, Ladder.halving(9))
+            search(halving, random.Random(order), seed)
+            found.append((halving.decisions, halving.best()))
+        assert all(one == found[0] for one in found)
+
+
+def test_the_best_third_of_a_rung_goes_on_and_in_a_tie_the_lower_number() -> None:
+    halving = Halving(9, Ladder.halving(9))
+    steps = [halving.next_step() for _ in range(9)]
+    assert halving.next_step() is None  # no later rung begins before this one is complete
+    correct = [5, 7, 7, 1, 7, 7, 0, 2, 9]
+    decisions = [halving.record(step, Accuracy(right, 10)) for step, right in zip(steps, correct, strict=True) if step]
+    assert decisions[:8] == [None] * 8
+    assert decisions[8] is not None
+    assert decisions[8].survivors == (8, 1, 2)
+    following = [halving.next_step() for _ in range(3)]
+    assert [step.configuration for step in following if step] == [1, 2, 8]
+    assert [halving.epochs_of(step) for step in following if step] == [3, 3, 3]
+    assert not halving.is_complete
+
+
+def test_brackets_that_have_begun_come_first() -> None:
+    halving = Halving(18, Ladder.halving(9))
+    steps = [step for _ in range(10) if (step := halving.next_step())]
+    assert [step.configuration for step in steps] == [*range(10)]
+    for step in steps[:9]:
+        halving.record(step, Accuracy(step.configuration, 10))
+    following = halving.next_step()
+    assert following is not None
+    assert (following.bracket, following.configuration) == (0, 6)
+    assert halving.begun == 2
+
+
+def test_a_bracket_whose_configurations_all_fail_ends() -> None:
+    halving = Halving(3, Ladder.halving(2))
+    while step := halving.next_step():
+        halving.record(step, None)
+    assert halving.is_complete
+    assert halving.best() is None
+    assert [made.survivors for made in halving.decisions] == [()]
+
+
+def test_dropped_brackets_are_not_trained() -> None:
+    halving = Halving(18, Ladder.halving(9))
+    first = halving.next_step()
+    assert first is not None
+    halving.restrict(halving.begun)
+    halving.put_back([first])
+    search(halving, random.Random(0))
+    assert halving.tried == 9
+
+
+def test_a_search_has_a_configuration() -> None:
+    with pytest.raises(SpecError, match="expected at least 1 configuration, got 0"):
+        Halving(0, Ladder.full(3))
