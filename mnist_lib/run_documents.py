@@ -114,6 +114,7 @@ class TrialSummary(TypedDict):
     momentum: NotRequired[float]
     weight_decay: NotRequired[float]
     global_clipnorm: NotRequired[float | None]
+    configuration: NotRequired[Count | None]
     # With the status "ok":
     test: NotRequired[Counts]
     test_accuracy: NotRequired[Share]
