@@ -6,7 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, USER_MODEL, ModelEntry, require_known
@@ -157,7 +157,12 @@ class TrialSpec:
     @property
     def kind(self) -> str:
         """A key for sharing compilation: trials of a run with the same kind are compiled once per worker."""
-        return self.model
+        return self.model if self.configuration is None else str(self.shape)
+
+    @property
+    def shape(self) -> TrialSpec:
+        """The trial without what may differ between trials that share a compiled model."""
+        return replace(self, seed=0, epochs=1, learning_rate=1.0, schedule="constant", configuration=None)
 
     @property
     def cost(self) -> float:

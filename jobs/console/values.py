@@ -85,6 +85,13 @@ def number(value: Any) -> float:
         raise _UnreadableError(f"expected a number, got {value!r}") from None
 
 
+def one_number(value: Any) -> float:
+    """Return a number. The error for several numbers says which command tries them all."""
+    if "," in str(value):
+        raise _UnreadableError(f"expected one number, got {value!r}; to try several, use python -m jobs.search --vary")
+    return number(value)
+
+
 def moment(value: Any) -> str:
     """Return a time in UTC, to the second, as the store writes it. A time without a zone is UTC."""
     try:

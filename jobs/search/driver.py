@@ -49,6 +49,7 @@ from mnist_lib.wording import counted, percent
 log = logging.getLogger(__name__)
 
 START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
+GROWTH = 1.05  # by which the number of decisions grows from one stored document to the next
 MARGIN = 1.5  # final trials may be slower than those that were measured
 CODES_THAT_END_A_SEARCH = ("E-MODEL", "E-DATA")
 
@@ -107,6 +108,7 @@ class Search:
         self._seen: dict[str, float] = {}  # when the last event of each trial came
         self._epoch_seconds: deque[float] = deque(maxlen=101)  # with validation, unlike those of the events
         self._cut: Cut | None = None
+        self._written = 0  # decisions in the stored document
         if folder.resumed:
             self._restore()
 
@@ -227,7 +229,10 @@ class Search:
             self._decided(decision)
 
     def _decided(self, decision: Decision) -> None:
-        self._write_decisions()
+        decisions = len(self._halving.decisions)
+        # A large document is not written for each decision, which follows from the recorded scores alone.
+        if self.is_over or decisions > GROWTH * self._written:
+            self._write_decisions()
         ended = [number for number in decision.scores if number not in decision.survivors]
         for trial in (self._options.configuration(number).id for number in ended):
             self._checkpoints.forget(trial)
@@ -239,7 +244,7 @@ class Search:
         log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
 
     def _write_decisions(self) -> None:
-        document = self.document()
+        document, self._written = self.document(), len(self._halving.decisions)
         self._writes.put(partial(self._folder.write_json, SEARCH, document), "history")
 
     def document(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from jobs.console.values import (
     moment,
     named_values,
     number,
+    one_number,
     seeds,
     whole_number,
 )
@@ -73,7 +74,7 @@ class TrainOptions(DataOptions):
         None, f"optimizer: {', '.join(OPTIMIZERS)} (default: that of the model)", str, "NAME"
     )
     learning_rate: float | None = option(
-        None, "peak learning rate (default: that of the model or the optimizer)", number, "X"
+        None, "peak learning rate (default: that of the model or the optimizer)", one_number, "X"
     )
     schedule: str | None = option(
         None, f"learning-rate schedule. {_list(SCHEDULES)} (default: that of the model)", str, "NAME"

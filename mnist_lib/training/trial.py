@@ -208,7 +208,7 @@ class _Lane:
 
     def _compile(self, spec: TrialSpec, source: ModelFile | None) -> _Compiled:
         """Compile the model of a trial, unless an earlier trial of the same shape did."""
-        shape = replace(spec, seed=0, epochs=1, learning_rate=1.0, schedule="constant", configuration=None)
+        shape = spec.shape
         if shape not in self._compiled:
             while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of shapes
                 del self._compiled[next(iter(self._compiled))]

@@ -16,6 +16,7 @@ from jobs.search.driver import Search
 from jobs.search.options import SearchOptions
 from mnist_lib.results import TrialFailure
 from mnist_lib.store.runs import SEARCH, RunFolder
+from tests.support.processor import at_most_processor_seconds
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
@@ -182,3 +183,12 @@ def test_an_error_in_the_model_ends_the_search() -> None:
 
 def test_the_name_of_the_file_is_that_of_the_documentation() -> None:
     assert SEARCH in Path("docs/search.md").read_text()
+
+
+def test_a_thousand_configurations_need_little_time_of_the_driver_and_no_more_memory() -> None:
+    given = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log"}, trials=1_000)
+    world = SimulatedSearch(given, lanes=8)
+    with at_most_processor_seconds(10):  # the simulated cluster needs most of it
+        search = world.drive()
+    assert len(world.document["configurations"]) == 1_000
+    assert len(search._checkpoints._held) == len(search._seen) == len(search._steps) == 0

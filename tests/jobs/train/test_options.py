@@ -113,6 +113,10 @@ def test_an_invalid_configuration_file_gives_one_error_line(
         (["--epochs", "x"], "--epochs: expected a whole number, got 'x'"),
         (["--learning-rate", "nan"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got nan"),
         (["--learning-rate", "1e-50"], "learning_rate: expected a number from 1.2e-38"),
+        (
+            ["--learning-rate", "0.1,0.01"],
+            "expected one number, got '0.1,0.01'; to try several, use python -m jobs.search",
+        ),
         (["--seeds", " "], "--seeds: expected a whole number, got ' '"),
         (["--cpus-per-trial", "0"], "cpus_per_trial: expected a whole number from 1 to 4096, got 0"),
         (["--gpus-per-trial", "-1"], "gpus_per_trial: expected a whole number from 0 to 64, got -1"),
