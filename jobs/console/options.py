@@ -270,7 +270,7 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
 
 def _word(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ",".join(f"{name}={word}" for name, word in value.items())
+        return ",".join(f"{name}={_word(word)}" for name, word in value.items())
     if not isinstance(value, list | tuple):
         return str(value)
     is_one_number = len(value) == 1 and isinstance(value[0], int)

@@ -21,7 +21,7 @@ from mnist_lib.objects.storage import check_storage, folder_of
 
 # Options that are not among the flags of the emitted command: those of jobs.train follow them, --once is always given,
 # --notify can hold a secret, and --json is about the output of emit.
-LEFT_OUT = ("train", "once", "now", "notify", "json")
+LEFT_OUT = ("train", "search", "once", "now", "notify", "json")
 # The scheduler must not retry after these. If `retry` is "once", the command has already retried if it was worth it.
 FINAL_EXIT_CODES = tuple(row.number for row in TABLE if row.number and row.retry != "yes")
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, option, parse
 from jobs.console.values import comma_list, number, whole_number
+from jobs.search.options import LEFT_OUT, SearchOptions, is_search
 from jobs.train.options import STORAGE_HELP, TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
@@ -54,6 +55,13 @@ class RetrainOptions:
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     train: Mapping[str, Any] | None = option(
         None, "options of jobs.train; only in a --config file, as in train: {epochs: 3}", _train, "OPTIONS"
+    )
+    search: Mapping[str, Any] | None = option(
+        None,
+        "options of jobs.search, which then runs instead of jobs.train; only in a --config file, as in search: {vary:"
+        ' {learning_rate: "1e-4..1e-1:log"}}',
+        _train,
+        "OPTIONS",
     )
     once: bool = option(False, "run what is due and exit, for use by another scheduler (default: run as a daemon)")
     now: bool = option(False, "start one run immediately, regardless of --cron, and exit when it has ended")
@@ -149,19 +157,30 @@ class EmitOptions(RetrainOptions):
 
 
 def train_flags(options: RetrainOptions, after_dashes: Sequence[str]) -> list[str]:
-    """Return the command line of jobs.train: the options of the file, overridden by those after the dashes."""
-    return [*flags_of(options.train or {}), *after_dashes]
+    """Return the command line of jobs.train or jobs.search: the options of the file, overridden by those after the
+    dashes."""
+    if options.train and options.search:
+        raise UsageError("train, search: expected one of them, got both")
+    flags = [*flags_of(options.train or options.search or {}), *after_dashes]
+    if options.search and not is_search(flags):
+        raise UsageError("search: expected vary or space among its options, got neither; or use train")
+    return flags
 
 
 def require_trusted(flags: Sequence[str], after_dashes: Sequence[str]) -> None:
     """Raise ModelError if the configuration file names a model file whose code the user has not asked to run."""
-    given: TrainOptions = parse("jobs.retrain --", TrainOptions, flags)
-    given.require_trusted(after_dashes)
+    _parse_train(flags).require_trusted(after_dashes)
+
+
+def _parse_train(flags: Sequence[str]) -> TrainOptions:
+    kind, left_out = (SearchOptions, LEFT_OUT) if is_search(flags) else (TrainOptions, ())
+    given: TrainOptions = parse("jobs.retrain --", kind, flags, left_out)
+    return given
 
 
 def check_train(flags: Sequence[str]) -> TrainOptions:
     """Return the options of jobs.train. Raises UsageError or SpecError for options that every run would refuse."""
-    given: TrainOptions = parse("jobs.retrain --", TrainOptions, flags)
+    given = _parse_train(flags)
     for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:
             raise UsageError(f"{name}: not allowed among the options of jobs.train in a schedule; {hint}")

@@ -18,7 +18,7 @@ from typing import IO, Any
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import print_stderr
-from jobs.train.options import TrainOptions, terms_of
+from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.fingerprint import fingerprint_of_files
 from mnist_lib.environment import code_version
@@ -58,7 +58,7 @@ class TrainWork:
         if data is None:  # not prepared yet
             return None
         try:
-            terms = terms_of(options, options.grid(), code_version(SOURCE_FOLDERS))
+            terms = options.terms(code_version(SOURCE_FOLDERS))
         except MnistError:  # the file of a model is damaged; the run will say so
             return None
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()
@@ -66,7 +66,7 @@ class TrainWork:
     def start(self, run: str, term: int, *, last: bool) -> RunAttempt:
         own = ["--storage", self.storage, "--run-name", run, "--lease", f"{self.schedule}:{term}"]
         own += [] if last else ["--require-all"]
-        command, folder = [sys.executable, "-m", "jobs.train", *self.flags, *own], RunFolder(self.objects, run)
+        command, folder = [sys.executable, "-m", self.options.COMMAND, *self.flags, *own], RunFolder(self.objects, run)
         try:
             return TrainAttempt(command, folder, min(self.stop_seconds, STOP_SECONDS))
         except OSError as error:

@@ -13,7 +13,7 @@ import yaml
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
-from jobs.console.options import flags_of, parse
+from jobs.console.options import parse
 from jobs.console.output import log_to_stderr, print_result, run_command
 from jobs.console.terminal import step
 from jobs.search.options import LEFT_OUT, SearchOptions
@@ -25,6 +25,7 @@ from jobs.train.command import (
     open_for_writing,
     print_result_of_job,
     result_text,
+    resumed_options,
     trust_files,
 )
 from mnist_lib.environment import code_version
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def search_command(arguments: Sequence[str]) -> int:
     begin = time.time()
     options: SearchOptions = parse("jobs.search", SearchOptions, arguments, LEFT_OUT)
+    if options.resume is not None:
+        options = resumed_options(options, arguments, LEFT_OUT)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
     options.check()
@@ -105,9 +108,10 @@ def _run(options: SearchOptions, begin: float) -> int:
         if summary is None:
             check_data(options)
             trust_files(options.code_files.values())
-            again = flags_of({**configuration(options), "run_name": folder.run})
-            advice = f"resume with: {shlex.join(['python', '-m', 'jobs.search', *again])}"
-            summary = search(options, begin, folder, code, "resume with: the same submission" if submitted else advice)
+            command = ["python", "-m", "jobs.search", "--resume", folder.run, "--storage", options.storage]
+            command += ["--address", options.address] if options.address else []
+            advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
+            summary = search(options, begin, folder, code, advice)
         else:
             log.info("run %s is complete; for another search, use another --run-name", folder.run)
             finish(folder, summary, options)

@@ -1,10 +1,10 @@
 """The options of `jobs.search`: those of `jobs.train`, and which settings vary."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -32,13 +32,15 @@ SETTINGS = (
 MAX_CONFIGURATIONS = 100_000
 MAX_SPACE_BYTES = 100_000
 # Options of jobs.train that have no use here.
-LEFT_OUT = ("seeds", "resume", "calibrate", "lease", "require_all")
+LEFT_OUT = ("seeds", "calibrate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(TrainOptions):
     """Find good settings of a model: train many configurations for a few epochs, continue the best ones, and train the
     winner again with fresh seeds. Only these last trials are measured on the test images."""
+
+    COMMAND: ClassVar = "jobs.search"
 
     models: tuple[str, ...] = option(("keras",), MODELS_HELP, comma_list, "A,B")
     epochs: int = option(9, "epochs of a whole trial; most configurations are trained for fewer", whole_number, "N")
@@ -166,6 +168,11 @@ class SearchOptions(TrainOptions):
             **shared,
         )
         return replace(spec, configuration=number)
+
+
+def is_search(flags: Sequence[str]) -> bool:
+    """Return whether the flags are those of a search, not of a training."""
+    return any(flag.partition("=")[0] in ("--vary", "--space") for flag in flags)
 
 
 def _settings_of(path: Path | None) -> dict[str, Any]:

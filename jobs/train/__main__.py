@@ -4,10 +4,8 @@ import json
 import logging
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import yaml
 
@@ -24,6 +22,7 @@ from jobs.train.command import (
     open_for_writing,
     print_result_of_job,
     result_text,
+    resumed_options,
     trust_files,
 )
 from jobs.train.options import TrainOptions, terms_of
@@ -32,7 +31,7 @@ from mnist_lib.environment import code_version
 from mnist_lib.objects.storage import check_storage, open_storage
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.opening import open_run, run_to_resume
-from mnist_lib.store.runs import check_run_name, configuration_of
+from mnist_lib.store.runs import check_run_name
 
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
 
@@ -47,7 +46,7 @@ def train(arguments: Sequence[str]) -> int:
         raise exit_codes.UsageError("--chaos is not an option; use instead: python -m jobs.rehearse --seed N")
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
     if options.resume is not None:
-        options = _options_of(options, arguments)
+        options = resumed_options(options, arguments)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
     trials = options.grid()
@@ -67,25 +66,6 @@ def train(arguments: Sequence[str]) -> int:
         print_result_of_job(json.dumps(plan.document(), indent=2) if options.json else str(plan), in_submitted_job())
         return exit_codes.DONE
     return _run(options, trials, begin, submitted=in_submitted_job())
-
-
-def _options_of(options: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
-    """Return the options of the run that `--resume` names, overridden by the flags of this command line.
-
-    The stored address is ignored: others may write to the storage, and a cluster sees all data and sends pickles.
-    """
-    assert options.resume is not None
-    check_storage(options.storage)
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(configuration_of(open_storage(options.storage), options.resume))
-        file.flush()
-        resumed: TrainOptions = parse("jobs.train", TrainOptions, ["--config", file.name, *arguments])
-    if resumed.address != options.address and options.address is None:
-        raise exit_codes.UsageError(
-            f"address: expected the cluster to resume {options.resume} on, got none; add --address"
-            f" {shlex.quote(str(resumed.address))}, the address in the stored configuration, if you trust it"
-        )
-    return replace(resumed, run_name=options.resume, storage=options.storage, address=options.address)
 
 
 def _require_begun(options: TrainOptions, trials: Sequence[TrialSpec]) -> None:

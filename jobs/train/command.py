@@ -2,12 +2,15 @@
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+import shlex
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jobs.console import exit_codes
+from jobs.console.options import parse
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, print_result
 from jobs.train.options import TrainOptions
 from mnist_lib.data.availability import check_availability
@@ -15,11 +18,13 @@ from mnist_lib.errors import DataMissingError
 from mnist_lib.model_file import ModelFile, trust, with_folder
 from mnist_lib.objects.fence import fence
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.objects.storage import is_url, open_storage
-from mnist_lib.store.runs import REPORT, RunFolder, check_writable
+from mnist_lib.objects.storage import check_storage, is_url, open_storage
+from mnist_lib.store.runs import REPORT, RunFolder, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
 
 log = logging.getLogger(__name__)
+
+Options = TypeVar("Options", bound=TrainOptions)
 
 
 def trust_files(files: Collection[ModelFile]) -> None:
@@ -105,3 +110,34 @@ def exit_code(summary: Mapping[str, Any]) -> int:
 def print_result_of_job(text: str, submitted: bool) -> None:
     """Print the result; for `jobs.submit`, between two lines that mark it in the log."""
     print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if submitted else text)
+
+
+def resumed_options(options: Options, arguments: Sequence[str], left_out: Collection[str] = ()) -> Options:
+    """Return the options of the run that `--resume` names, overridden by the flags of this command line.
+
+    The stored address is ignored: others may write to the storage, and a cluster sees all data and sends pickles.
+    """
+    assert options.resume is not None
+    check_storage(options.storage)
+    stored = configuration_of(open_storage(options.storage), options.resume)
+    command = command_of(stored)
+    if command != options.COMMAND:
+        raise exit_codes.UsageError(
+            f"resume: expected a run of {options.COMMAND}, got one of {command}; use python -m {command} --resume"
+        )
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(stored)
+        file.flush()
+        resumed: Options = parse(options.COMMAND, type(options), ["--config", file.name, *arguments], left_out)
+    if resumed.address != options.address and options.address is None:
+        raise exit_codes.UsageError(
+            f"address: expected the cluster to resume {options.resume} on, got none; add --address"
+            f" {shlex.quote(str(resumed.address))}, the address in the stored configuration, if you trust it"
+        )
+    return replace(resumed, run_name=options.resume, storage=options.storage, address=options.address)
+
+
+def command_of(configuration: str) -> str:
+    """Return the command whose options a stored configuration holds."""
+    is_search = any(line.startswith(("vary:", "space:")) for line in configuration.splitlines())
+    return "jobs.search" if is_search else "jobs.train"

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cluster.deadlines import Limits
 from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
@@ -52,6 +52,8 @@ def _list(abouts: Mapping[str, str]) -> str:
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(DataOptions):
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
+
+    COMMAND: ClassVar = "jobs.train"
 
     data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")  # a folder on the node that prepares the dataset
     tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")  # see `require_trusted`
@@ -214,6 +216,10 @@ class TrainOptions(DataOptions):
         if self.tfds_import is not None and self.tfds_import.is_file():
             files["tfds_import: the builder"] = ModelFile.read(self.tfds_import)
         return files
+
+    def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
+        """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
+        return terms_of(self, self.grid(), code)
 
     def resources(self, cpus: int, gpus: int) -> Resources:
         """Return the resources of one trial. Raises SpecError for an invalid value."""

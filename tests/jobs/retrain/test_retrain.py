@@ -84,6 +84,20 @@ def test_with_once_the_command_exits_soon_for_a_done_slot_and_skips_unchanged_on
     assert (code, json.loads(stdout)["outcome"]) == (0, "done")
 
 
+@pytest.mark.long
+def test_a_schedule_runs_a_search(schedule: Schedule) -> None:
+    schedule.trains = True
+    search = ("--vary=learning_rate=0.01,0.1", "--models=scratch", "--epochs=12", "--trials=2", "--strategy=grid")
+    code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=(*search, "--final-seeds=1"))
+    done = json.loads(stdout)
+    assert (code, done["outcome"]) == (0, "done"), schedule.log()
+    found = json.loads((schedule.storage / f"runs/{done['run']}/search.json").read_text())
+    assert [made["scores"].keys() for made in found["decisions"]] == [{"0"}, {"1"}]
+    command = ("--once", HOURLY, "--skip-unchanged", "--json")
+    code, stdout = schedule.run(*command, train=(*search, "--final-seeds=1"), ahead=3600)
+    assert (code, json.loads(stdout)["outcome"]) == (0, "unchanged")
+
+
 def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or_a_correction(
     schedule: Schedule, digits: Dataset
 ) -> None:

@@ -12,8 +12,8 @@ import yaml
 from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
-from jobs.train.__main__ import _options_of, _require_begun
-from jobs.train.command import configuration
+from jobs.train.__main__ import _require_begun
+from jobs.train.command import configuration, resumed_options
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
@@ -195,7 +195,16 @@ def test_a_resumed_run_connects_only_to_an_address_of_the_command_line(tmp_path:
     with open_run(LocalObjects(tmp_path), "r", dataset="mnist-mini", terms=terms, configuration=stored):
         words = ["--resume=r", f"--storage={tmp_path}"]
         with pytest.raises(UsageError, match=r"got none; add --address 10\.0\.0\.9:6379, the"):
-            _options_of(options(*words), words)
+            resumed_options(options(*words), words)
         words += ["--address=10.0.0.1:6379"]
-        resumed = _options_of(options(*words), words)
+        resumed = resumed_options(options(*words), words)
     assert (resumed.address, resumed.epochs) == ("10.0.0.1:6379", 7)
+
+
+def test_a_search_is_resumed_by_its_own_command(tmp_path: Path) -> None:
+    folder = tmp_path / "runs/r"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("vary: {learning_rate: '0.1,0.2'}\n")
+    given = options("--resume=r", f"--storage={tmp_path}")
+    with pytest.raises(UsageError, match=r"expected a run of jobs\.train, got one of jobs\.search; use python -m"):
+        resumed_options(given, ["--resume=r"])
