@@ -70,7 +70,7 @@ def search(
     """
     deadline = options.deadline(begin - folder.seconds_worked())
     with connected(options), stoppable(advice, end_children, end_of_node()):
-        data = RunDataset(folder, options, [options.configuration(0)])
+        data = RunDataset(folder, options, [options.example])
         folder.append_history({"event": "driver", "trial": ""})
         with contextlib.closing(WriteQueue()) as writes:
             plan = lane_plan(options, options.halving().configurations)
@@ -80,7 +80,7 @@ def search(
                 lanes = RayLanes(worker.run_lane, plan, limits, [data.images], resources, options.pace())
                 found.run(lanes, limits, plan, wait=data.facts)
         winner = found.winner()
-        return train_on(data, options, options.finals(winner), deadline, folder, code, found.summary())
+        return train_on(data, options, options.finals(found.settings(winner)), deadline, folder, code, found.summary())
 
 
 class Search:
@@ -102,6 +102,7 @@ class Search:
     ) -> None:
         self._options, self._folder, self._halving = options, folder, options.halving()
         self._writes, self._lanes, self._deadline, self._wall = writes, lanes, deadline, wall
+        self.settings = options.proposals(self._halving)
         self._versions = package_versions()
         self._steps: dict[str, Step] = {}  # by trial, those that have been submitted and have no score
         self._checkpoints = Checkpoints(folder)
@@ -124,7 +125,7 @@ class Search:
                 "no configuration could be trained; see history.jsonl for the reasons, and choose another --space"
             )
         number, score = best
-        settings = ", ".join(f"{name} {value}" for name, value in self._options.settings(number).items())
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings(number).items())
         log.info("the best of the search: %s, with %s validation accuracy", settings, percent(score.value))
         return number
 
@@ -161,10 +162,13 @@ class Search:
                     break
                 self._submit(fan_out)
 
+    def _trial(self, number: int) -> TrialSpec:
+        return self._options.trial(self.settings(number), number)
+
     def _submit(self, fan_out: FanOut) -> None:
         """Keep a step waiting for each lane, so that none is idle while there is something to train."""
         while fan_out.queued < self._lanes and (step := self._halving.next_step()):
-            spec = self._options.configuration(step.configuration)
+            spec = self._trial(step.configuration)
             self._steps[spec.id] = step
             fan_out.submit([spec])
 
@@ -234,13 +238,13 @@ class Search:
         if self.is_over or decisions > GROWTH * self._written:
             self._write_decisions()
         ended = [number for number in decision.scores if number not in decision.survivors]
-        for trial in (self._options.configuration(number).id for number in ended):
+        for trial in (self._trial(number).id for number in ended):
             self._checkpoints.forget(trial)
             self._writes.put(partial(self._folder.delete_below, f"trials/{trial}"), "history")
         best = self._halving.best()
         trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
         go_on = f", {len(decision.survivors)} of them for more" if decision.survivors else ""
-        most = "none" if best is None else f"{percent(best[1].value)} ({self._options.configuration(best[0]).id})"
+        most = "none" if best is None else f"{percent(best[1].value)} ({self._trial(best[0]).id})"
         log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
 
     def _write_decisions(self) -> None:
@@ -256,7 +260,7 @@ class Search:
             "space": self._options.variation.document(),
             "strategy": self._options.strategy,
             "rungs": list(self._halving.ladder.rungs),
-            "configurations": {str(number): self._options.settings(number) for number in sorted(tried)},
+            "configurations": {str(number): self.settings(number) for number in sorted(tried)},
             "decisions": [
                 {
                     "bracket": made.bracket,
@@ -276,7 +280,7 @@ class Search:
         best = self._halving.best()
         assert best is not None, "call `winner` first"
         return SearchSummary(
-            settings=self._options.settings(best[0]),
+            settings=dict(self.settings(best[0])),
             configurations=self._halving.tried,
             epochs=self._halving.epochs,
             validation=Counts(correct=best[1].correct, total=best[1].total),
@@ -322,7 +326,7 @@ class Search:
                 scores[entry["trial"], entry["epoch"]] = None if validation is None else Accuracy(**validation)
         steps: list[Step] = []
         while step := self._halving.next_step():
-            trial, epochs = self._options.configuration(step.configuration).id, self._halving.epochs_of(step)
+            trial, epochs = self._trial(step.configuration).id, self._halving.epochs_of(step)
             if (trial, epochs) in scores:
                 self._halving.record(step, scores[trial, epochs])
             else:

@@ -16,6 +16,7 @@ from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import name_of
 from mnist_lib.search.halving import Halving, Ladder
+from mnist_lib.search.proposals import LAG, Propose, proposals, require_optuna
 from mnist_lib.search.space import Space, Value
 from mnist_lib.spec import MAX_SEED, WITH_MOMENTUM, TrialSpec, entry_of, trial_grid
 from mnist_lib.wording import one_line
@@ -29,6 +30,7 @@ SETTINGS = (
     *("model", "optimizer", "learning_rate", "schedule", "batch_size", "momentum", "weight_decay", "global_clipnorm"),
     "precision",
 )
+BATCH = 9  # configurations of a bracket without halving, which are proposed together
 MAX_CONFIGURATIONS = 100_000
 MAX_SPACE_BYTES = 100_000
 # Options of jobs.train that have no use here.
@@ -58,6 +60,13 @@ class SearchOptions(TrainOptions):
     strategy: str = option(
         "halving", f"strategy. {'; '.join(f'{name}: {about}' for name, about in STRATEGIES.items())}", str, "NAME"
     )
+    propose: str = option(
+        "random",
+        "how configurations are proposed. random: drawn from the space; tpe: by Optuna, from the scores of earlier"
+        " brackets",
+        str,
+        "NAME",
+    )
     final_seeds: int = option(3, "number of seeds with which the winner is trained again", whole_number, "N")
     max_epochs_total: int | None = option(
         None, "maximum number of epochs of all trials together (default: no limit)", whole_number, "N"
@@ -67,6 +76,11 @@ class SearchOptions(TrainOptions):
         """Raise SpecError for a value that is out of range, or a space in which a configuration is invalid."""
         super().check()
         require_known("strategy", self.strategy, STRATEGIES)
+        require_known("propose", self.propose, ("random", "tpe"))
+        if self.propose == "tpe":
+            if self.strategy == "grid":
+                raise SpecError("propose: expected random for a grid, which has every combination, got tpe")
+            require_optuna()
         if not 1 <= self.trials <= MAX_CONFIGURATIONS:
             raise SpecError(f"trials: expected a number from 1 to {MAX_CONFIGURATIONS}, got {self.trials}")
         if not 1 <= self.final_seeds <= 1_000:
@@ -76,7 +90,7 @@ class SearchOptions(TrainOptions):
         if self.validation_percent == 0:
             raise SpecError("validation_percent: expected 1 or more, since configurations are compared on it, got 0")
         for example in self.variation.examples():
-            self._spec(example, 0)
+            self.trial(example, 0)
         self.halving()
 
     @functools.cached_property
@@ -95,7 +109,7 @@ class SearchOptions(TrainOptions):
 
     def halving(self) -> Halving:
         """Return the search at its beginning. Raises SpecError if --max-epochs-total allows no configuration."""
-        ladder = Ladder.halving(self.epochs) if self.strategy == "halving" else Ladder.full(self.epochs)
+        ladder = Ladder.halving(self.epochs) if self.strategy == "halving" else Ladder.full(self.epochs, BATCH)
         count = len(self.variation.grid()) if self.strategy == "grid" else self.trials
         if self.max_epochs_total is not None:
             left = self.max_epochs_total - self.final_seeds * self.epochs
@@ -104,39 +118,35 @@ class SearchOptions(TrainOptions):
                 least = ladder.epochs_of(1) + self.final_seeds * self.epochs
                 raise SpecError(f"max_epochs_total: expected at least {least}, got {self.max_epochs_total}")
             count = fitting
-        return Halving(count, ladder)
+        return Halving(count, ladder, LAG if self.propose == "tpe" else None)
 
-    def configuration(self, number: int) -> TrialSpec:
-        """Return the trial of a configuration."""
-        grid = self._grid
-        return self._spec(self.variation.configuration(number, self.seed) if grid is None else grid[number], number)
+    def proposals(self, halving: Halving) -> Propose:
+        """Return what gives the settings of each configuration."""
+        return proposals(self.variation, self.strategy, self.seed, halving, self.propose)
 
-    def finals(self, configuration: int) -> list[TrialSpec]:
-        """Return the trials of a configuration with seeds that the search has not used."""
-        spec = replace(self.configuration(configuration), configuration=None)
+    def finals(self, settings: Mapping[str, Value]) -> list[TrialSpec]:
+        """Return trials with these settings, and with seeds that the search has not used."""
+        spec = self.trial(settings, None)
         return [replace(spec, seed=self.seed + 1 + number) for number in range(self.final_seeds)]
-
-    def settings(self, number: int) -> dict[str, Value]:
-        """Return the values of a configuration in the space."""
-        grid = self._grid
-        return self.variation.configuration(number, self.seed) if grid is None else grid[number]
 
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a search depends on. `code`: the result of `code_version`."""
-        names = ("trials", "strategy", "final_seeds", "max_epochs_total")
+        names = ("trials", "strategy", "propose", "final_seeds", "max_epochs_total")
         search = {"space": self.variation.document(), **{name: getattr(self, name) for name in names}}
-        return {**terms_of(self, [self.configuration(0)], code), "search": search}
+        return {**terms_of(self, [self.example], code), "search": search}
 
-    @functools.cached_property
-    def _grid(self) -> list[dict[str, Value]] | None:
-        return self.variation.grid() if self.strategy == "grid" else None
+    @property
+    def example(self) -> TrialSpec:
+        """A trial of the space."""
+        return self.trial(next(self.variation.examples()), 0)
 
     def _arguments(self, model: str) -> list[str] | None:
         """Return the names of the arguments of a model, or None if it accepts any."""
         files = self.model_files
         return files[model].arguments_of(model) if model in files else [*entry_of(model).arguments]
 
-    def _spec(self, settings: Mapping[str, Value], number: int) -> TrialSpec:
+    def trial(self, settings: Mapping[str, Value], number: int | None) -> TrialSpec:
+        """Return the trial of a configuration. `number`: None for one outside the search."""
         values: dict[str, Any] = dict(settings)
         model = str(values.pop("model", name_of(self.models[0])))
         shared = {

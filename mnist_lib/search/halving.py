@@ -32,9 +32,9 @@ class Ladder:
         return cls(tuple(reversed(rungs)), REDUCTION ** (len(rungs) - 1))
 
     @classmethod
-    def full(cls, epochs: int) -> "Ladder":
+    def full(cls, epochs: int, bracket: int = 1) -> "Ladder":
         """Return a single rung: every configuration is trained for all epochs."""
-        return cls((epochs,), 1)
+        return cls((epochs,), bracket)
 
     def survivors(self, count: int) -> int:
         return max(1, count // REDUCTION)
@@ -84,12 +84,13 @@ class Halving:
 
     Args:
         configurations: how many there are; they are numbered from 0.
+        lag: a bracket begins only when those at least so many before it are complete; None if it does not wait.
     """
 
-    def __init__(self, configurations: int, ladder: Ladder) -> None:
+    def __init__(self, configurations: int, ladder: Ladder, lag: int | None = None) -> None:
         if configurations < 1:
             raise SpecError(f"trials: expected at least 1 configuration, got {configurations}")
-        self.ladder, self.configurations = ladder, configurations
+        self.ladder, self.configurations, self._lag = ladder, configurations, lag
         self.decisions: list[Decision] = []
         size, last = ladder.bracket, len(ladder.rungs) - 1
         self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
@@ -129,11 +130,15 @@ class Halving:
 
     def next_step(self) -> Step | None:
         """Return a step that can be trained now and has no score yet, or None. Each is returned once."""
-        while self._waiting:
+        while self._waiting and not self._must_wait(self._waiting[0].bracket):
             step = heapq.heappop(self._waiting)
             if (step.configuration, self.rung_of(step)) not in self._scores:
                 return step
         return None
+
+    def _must_wait(self, bracket: int) -> bool:
+        """Return whether a bracket may not begin yet. Later ones may not either."""
+        return self._lag is not None and any(running + self._lag <= bracket for running, _ in self._running)
 
     def record(self, step: Step, score: Accuracy | None) -> Decision | None:
         """Record the score of a step, and return the decision if its rung is now complete.

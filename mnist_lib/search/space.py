@@ -27,6 +27,9 @@ class Choice:
     def draw(self, chance: random.Random) -> Value:
         return chance.choice(self.values)
 
+    def rounded(self, value: Value) -> Value:
+        return value
+
     @property
     def ends(self) -> tuple[Value, ...]:
         return self.values
@@ -46,6 +49,10 @@ class Range:
             value = math.exp(chance.uniform(math.log(self.low), math.log(self.high)))
         else:
             value = chance.uniform(self.low, self.high)
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> Value:
+        """Return the nearest value of the range that can be read and typed."""
         value = min(max(value, self.low), self.high)
         return round(value) if self.whole else min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 

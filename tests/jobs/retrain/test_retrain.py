@@ -92,7 +92,7 @@ def test_a_schedule_runs_a_search(schedule: Schedule) -> None:
     done = json.loads(stdout)
     assert (code, done["outcome"]) == (0, "done"), schedule.log()
     found = json.loads((schedule.storage / f"runs/{done['run']}/search.json").read_text())
-    assert [made["scores"].keys() for made in found["decisions"]] == [{"0"}, {"1"}]
+    assert [made["scores"].keys() for made in found["decisions"]] == [{"0", "1"}]
     command = ("--once", HOURLY, "--skip-unchanged", "--json")
     code, stdout = schedule.run(*command, train=(*search, "--final-seeds=1"), ahead=3600)
     assert (code, json.loads(stdout)["outcome"]) == (0, "unchanged")

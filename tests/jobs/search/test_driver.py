@@ -92,6 +92,19 @@ def test_the_number_of_lanes_changes_nothing(undisturbed: dict[str, Any], lanes:
     assert world.document == undisturbed
 
 
+def test_proposals_from_scores_do_not_depend_on_the_number_of_lanes_or_on_kills() -> None:
+    documents = []
+    for lanes, faults in ((1, []), (2, [40, 150]), (8, [25, 60, 90])):
+        world = SimulatedSearch(options(propose="tpe", seed=2), lanes)
+        world.drive_until_it_ends([*faults])
+        documents.append(world.document)
+    assert documents[0] == documents[1] == documents[2]
+    drawn = options(seed=2).variation
+    settings = documents[0]["configurations"]
+    assert settings["0"] != drawn.configuration(0, seed=2)
+    assert len({json.dumps(values) for values in settings.values()}) > 18
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_kills_of_workers_nodes_and_drivers_change_nothing(undisturbed: dict[str, Any], seed: int) -> None:
     chance = random.Random(seed)
@@ -163,7 +176,7 @@ def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptur
     world = SimulatedSearch(options(), lanes=1)
     search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
     while step := search._halving.next_step():
-        spec = world.options.configuration(step.configuration)
+        spec = search._trial(step.configuration)
         search._steps[spec.id] = step
         search._record(TrialFailure(trial=spec.id, code="E-NAN", message="the loss is not a finite number"))
     assert search.is_over

@@ -23,7 +23,8 @@ def options(*arguments: str) -> SearchOptions:
 
 def test_a_configuration_is_a_trial_with_its_settings() -> None:
     given = options(RATE, "--vary=hidden_units=16,32", "--vary=batch_size=32..256:log", "--vary=optimizer=sgd,adam")
-    spec, settings = given.configuration(5), given.settings(5)
+    settings = given.variation.configuration(5, seed=0)
+    spec = given.trial(settings, 5)
     assert (spec.id, spec.configuration, spec.seed, spec.epochs) == ("keras-c5", 5, 0, 9)
     assert spec.learning_rate == settings["learning_rate"]
     assert spec.arguments == {"hidden_units": settings["hidden_units"]}
@@ -32,15 +33,16 @@ def test_a_configuration_is_a_trial_with_its_settings() -> None:
 
 def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
     given = options(RATE, "--seed=4", "--final-seeds=2")
-    finals = given.finals(3)
+    settings = given.variation.configuration(3, seed=4)
+    finals = given.finals(settings)
     assert [spec.id for spec in finals] == ["keras-s5", "keras-s6"]
-    assert {spec.learning_rate for spec in finals} == {given.configuration(3).learning_rate}
+    assert {spec.learning_rate for spec in finals} == {settings["learning_rate"]}
     assert {spec.configuration for spec in finals} == {None}
 
 
 def test_models_vary_and_have_their_own_arguments() -> None:
     given = options("--models=keras,keras-resnet", "--vary=width=8,16", "--vary=hidden_units=16,32", "--trials=30")
-    specs = [given.configuration(number) for number in range(30)]
+    specs = [given.trial(given.variation.configuration(number, 0), number) for number in range(30)]
     assert {spec.model for spec in specs} == {"keras", "keras-resnet"}
     assert {tuple(spec.arguments) for spec in specs if spec.model == "keras"} == {("hidden_units",)}
     assert {tuple(spec.arguments) for spec in specs if spec.model == "keras-resnet"} == {("width", "blocks")}
@@ -48,7 +50,7 @@ def test_models_vary_and_have_their_own_arguments() -> None:
 
 def test_momentum_varies_where_the_optimizer_has_it() -> None:
     given = options("--vary=momentum=0.5..0.9", "--vary=optimizer=sgd,adam")
-    specs = [given.configuration(number) for number in range(20)]
+    specs = [given.trial(given.variation.configuration(number, 0), number) for number in range(20)]
     assert {spec.optimizer for spec in specs if spec.momentum} == {"sgd"}
     assert {spec.optimizer for spec in specs if not spec.momentum} == {"adam"}
 
@@ -88,6 +90,8 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         (["--vary=model=scratch"], "space: model: expected one of --models keras, got 'scratch'"),
         ([RATE, "--strategy=hyperband"], "strategy: 'hyperband' is not known"),
         ([RATE, "--strategy=grid"], "expected a list of values for a grid, got a range"),
+        ([RATE, "--propose=gp"], "propose: 'gp' is not known; known: random, tpe"),
+        (["--vary=hidden_units=8,16", "--strategy=grid", "--propose=tpe"], "propose: expected random for a grid"),
         ([RATE, "--trials=0"], "trials: expected a number from 1 to 100000, got 0"),
         ([RATE, "--final-seeds=0"], "final_seeds: expected a number from 1 to 1000, got 0"),
         ([RATE, "--validation-percent=0"], "validation_percent: expected 1 or more"),
