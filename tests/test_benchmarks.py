@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import job, predicting, promotion, store, survival
+from benchmarks import job, nights, predicting, promotion, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.training import RATIOS, Contender, contenders, run
 
@@ -76,3 +76,16 @@ def test_simulated_years_of_promotions_are_reported() -> None:
 def test_both_sides_of_every_ratio_are_contenders() -> None:
     names = {contender.name for contender in contenders(threads=1)}
     assert all({ratio.ours, ratio.peer} <= names for ratio in RATIOS)
+
+
+def test_the_nights_say_which_way_of_reviewing_was_better(tmp_path: Path) -> None:
+    gains = dict(zip(nights.WAYS, (0.01, 0.0), strict=True))  # of accuracy in each night
+    ways = {way: [nights.Night(400, 20 * n, 30 - n, 0.8 + gain * n) for n in range(12)] for way, gain in gains.items()}
+    text = nights.report(ways)
+    assert "| 12 | 400 | 220 | 19 | 91.00% | 19 | 80.00% |" in text
+    assert "In the last 10 nights, the models of jobs.review were 6.50 percentage points better" in text
+    assert nights.draw(ways).startswith(b"\x89PNG")
+    table = tmp_path / "review.csv"
+    table.write_text("hash,current,label\nabc,3,\n")
+    nights.fill(table, {"abc": "5"})
+    assert table.read_text().splitlines()[1] == "abc,3,5"
