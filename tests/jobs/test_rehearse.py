@@ -11,7 +11,7 @@ from tests.support.job import train
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("nothing_is_left")]
 
 
-@pytest.mark.parametrize("seed", [7, 8, 9])
+@pytest.mark.parametrize("seed", [7, 8])
 def test_f23_every_trial_survives_random_kills_with_the_same_weights(data_dir: Path, tmp_path: Path, seed: int) -> None:
     command = (f"--seed={seed}", "--seeds=10", "--epochs=6", "--checkpoint-seconds=0", "--data-dir", data_dir, "--json")
     before = {*Path(tempfile.gettempdir()).glob("rehearsal-*")}
