@@ -30,7 +30,7 @@ from mnist_lib.data.hashes import hashes_of, text_of
 from mnist_lib.objects.local import LocalObjects
 
 FIRST, PER_NIGHT, REVIEWED = 400, 60, 20  # pictures of the first night, of each later one, and reviewed each day
-WRONG = 0.05  # share of the labels
+WRONG = 0.05  # share of labels that are wrong
 TRAINING = ("--models=keras", "--seeds=3", "--epochs=20", "--batch-size=32", "--cpus-per-trial=1", "--no-report")
 WAYS = ("jobs.review", "random")
 LAST = 10  # nights that are compared
@@ -55,8 +55,8 @@ class Night:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mnist", type=Path, required=True, help="a folder with the four original MNIST files")
-    parser.add_argument("--nights", type=int, default=30)
-    parser.add_argument("--plot", type=Path, help="where to write the plot, as PNG")
+    parser.add_argument("--nights", type=int, default=30, help="number of nights (default: 30)")
+    parser.add_argument("--plot", type=Path, help="PNG file to which the plot is written (default: no plot)")
     options = parser.parse_args()
     pictures = draw_pictures(options.mnist, options.nights)
     with TemporaryDirectory() as home, ThreadPoolExecutor(len(WAYS)) as pool:  # one processor for each way
@@ -172,7 +172,7 @@ def report(found: Mapping[str, Sequence[Night]]) -> str:
 
 
 def draw(found: Mapping[str, Sequence[Night]]) -> bytes:
-    """Return a plot of the accuracy against the number of reviewed pictures, as PNG."""
+    """Return a plot, as PNG, of accuracy and wrong labels against the number of reviewed pictures."""
     from mnist_lib.report.drawing import color_of, legend, new_figure, plot
 
     figure, (upper, lower) = new_figure(5.0, rows=2)

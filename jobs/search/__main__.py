@@ -68,7 +68,7 @@ def plan_text(options: SearchOptions) -> str:
     lines = [f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"]
     left = min(ladder.bracket, count)
     for rung in ladder.rungs:
-        lines.append(f"  {left} of each bracket: up to epoch {rung}")
+        lines.append(f"  {left} of a full bracket: up to epoch {rung}")
         left = ladder.survivors(left)
     finals = counted(options.final_seeds, "fresh seed")
     lines.append(f"then the best one with {finals}; {counted(epochs, 'epoch')} in total")
@@ -83,7 +83,7 @@ def search_text(summary: Mapping[str, Any]) -> str:
     finals = [Accuracy(**trial["validation"]).value for trial in summary["trials"] if trial["status"] == "ok"]
     fresh = f", {percent(statistics.fmean(finals))} on average with fresh seeds" if finals else ""
     return (
-        f"Search: {counted(search['configurations'], 'configuration')}, {counted(search['epochs'], 'epoch')} together;"
+        f"Search: {counted(search['configurations'], 'configuration')}, {counted(search['epochs'], 'epoch')} in total;"
         f" the best has {settings}\n  Validation accuracy: {percent(score)} in the search{fresh}"
     )
 

@@ -49,7 +49,7 @@ from mnist_lib.wording import counted, percent
 log = logging.getLogger(__name__)
 
 START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
-GROWTH = 1.05  # by which the number of decisions grows from one stored document to the next
+GROWTH = 1.05  # factor by which decisions must grow in number before `search.json` is written again
 MARGIN = 1.5  # final trials may be slower than those that were measured
 CODES_THAT_END_A_SEARCH = ("E-MODEL", "E-DATA")
 
@@ -66,7 +66,7 @@ def search(
 
     Raises:
         TrainingError: no configuration could be trained.
-        The others are those of `train_trials`.
+        Also raises what `train_trials` raises.
     """
     deadline = options.deadline(begin - folder.seconds_worked())
     with connected(options), stoppable(advice, end_children, end_of_node()):
@@ -106,8 +106,8 @@ class Search:
         self._versions = package_versions()
         self._steps: dict[str, Step] = {}  # by trial, those that have been submitted and have no score
         self._checkpoints = Checkpoints(folder)
-        self._seen: dict[str, float] = {}  # when the last event of each trial came
-        self._epoch_seconds: deque[float] = deque(maxlen=101)  # with validation, unlike those of the events
+        self._seen: dict[str, float] = {}  # Unix time of each trial's last start or epoch
+        self._epoch_seconds: deque[float] = deque(maxlen=101)  # including validation, unlike `EpochDone.seconds`
         self._cut: Cut | None = None
         self._written = 0  # decisions in the stored document
         if folder.resumed:
@@ -122,7 +122,7 @@ class Search:
         best = self._halving.best()
         if best is None:
             raise TrainingError(
-                "no configuration could be trained; see history.jsonl for the reasons, and choose another --space"
+                "no configuration could be trained; see history.jsonl for the reasons, and change --vary or --space"
             )
         number, score = best
         settings = ", ".join(f"{name} {value}" for name, value in self.settings(number).items())
@@ -166,7 +166,7 @@ class Search:
         return self._options.trial(self.settings(number), number)
 
     def _submit(self, fan_out: FanOut) -> None:
-        """Keep a step waiting for each lane, so that none is idle while there is something to train."""
+        """Queue as many steps as there are lanes, so that none is idle while there is something to train."""
         while fan_out.queued < self._lanes and (step := self._halving.next_step()):
             spec = self._trial(step.configuration)
             self._steps[spec.id] = step
@@ -217,10 +217,11 @@ class Search:
     def _keep(self, trial: str, epoch: int, content: bytes) -> None:
         self._checkpoints.put(trial, content)
         write = partial(self._checkpoints.store, trial, epoch, content)
-        self._writes.put(write, "history", size=len(content))  # in order, and before what refers to it
+        # In the queue of the history, so that a checkpoint is written before the entries that refer to it.
+        self._writes.put(write, "history", size=len(content))
 
     def _end(self, trial: str, score: Accuracy | None, epoch: int, checkpoint: bytes = b"") -> None:
-        """Record the score of a step, and the decision that it completes, before any of its survivors goes on."""
+        """Record the score of a step, and the decision if it completes its rung, before any survivor continues."""
         step = self._steps.pop(trial)
         self._seen.pop(trial, None)
         if len(checkpoint):
@@ -243,7 +244,7 @@ class Search:
             self._writes.put(partial(self._folder.delete_below, f"trials/{trial}"), "history")
         best = self._halving.best()
         trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
-        go_on = f", {len(decision.survivors)} of them for more" if decision.survivors else ""
+        go_on = f", {len(decision.survivors)} of them go on" if decision.survivors else ""
         most = "none" if best is None else f"{percent(best[1].value)} ({self._trial(best[0]).id})"
         log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
 
@@ -252,7 +253,7 @@ class Search:
         self._writes.put(partial(self._folder.write_json, SEARCH, document), "history")
 
     def document(self) -> dict[str, Any]:
-        """Return what `search.json` holds: no times and no places, so that equal searches have equal files."""
+        """Return what `search.json` holds: no times or host names, so that equal searches have equal files."""
         tried = {number for decision in self._halving.decisions for number in decision.scores}
         best = self._halving.best()
         return {

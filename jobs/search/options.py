@@ -26,6 +26,7 @@ STRATEGIES = {
     "random": "train each for all epochs",
     "grid": "train every combination for all epochs",
 }
+STRATEGY_TEXT = "; ".join(f"{name}: {about}" for name, about in STRATEGIES.items())
 SETTINGS = (
     *("model", "optimizer", "learning_rate", "schedule", "batch_size", "momentum", "weight_decay", "global_clipnorm"),
     "precision",
@@ -57,9 +58,7 @@ class SearchOptions(TrainOptions):
     )
     space: Path | None = option(None, "YAML file of `setting: values`, as for --vary", folder, "FILE")
     trials: int = option(27, "number of configurations to try; a grid has all combinations", whole_number, "N")
-    strategy: str = option(
-        "halving", f"strategy. {'; '.join(f'{name}: {about}' for name, about in STRATEGIES.items())}", str, "NAME"
-    )
+    strategy: str = option("halving", f"how configurations are trained. {STRATEGY_TEXT}", str, "NAME")
     propose: str = option(
         "random",
         "how configurations are proposed. random: drawn from the space; tpe: by Optuna, from the scores of earlier"
@@ -88,7 +87,7 @@ class SearchOptions(TrainOptions):
         if self.seed + self.final_seeds > MAX_SEED:
             raise SpecError(f"seed: expected at most {MAX_SEED - self.final_seeds}, got {self.seed}")
         if self.validation_percent == 0:
-            raise SpecError("validation_percent: expected 1 or more, since configurations are compared on it, got 0")
+            raise SpecError("validation_percent: expected 1 or more, since validation images decide, got 0")
         for example in self.variation.examples():
             self.trial(example, 0)
         self.halving()
@@ -121,7 +120,7 @@ class SearchOptions(TrainOptions):
         return Halving(count, ladder, LAG if self.propose == "tpe" else None)
 
     def proposals(self, halving: Halving) -> Propose:
-        """Return what gives the settings of each configuration."""
+        """Return the function from a configuration's number to its settings."""
         return proposals(self.variation, self.strategy, self.seed, halving, self.propose)
 
     def finals(self, settings: Mapping[str, Value]) -> list[TrialSpec]:
@@ -181,7 +180,7 @@ class SearchOptions(TrainOptions):
 
 
 def is_search(flags: Sequence[str]) -> bool:
-    """Return whether the flags are those of a search, not of a training."""
+    """Return whether the flags are those of a search, not of a training run."""
     return any(flag.partition("=")[0] in ("--vary", "--space") for flag in flags)
 
 
@@ -197,5 +196,5 @@ def _settings_of(path: Path | None) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"space: {path}: expected a YAML file of `setting: values` ({one_line(error)})") from None
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise UsageError(f"space: {path}: expected `setting: values` in each line, got something else")
+        raise UsageError(f"space: {path}: expected `setting: values` on each line, got something else")
     return dict(given)

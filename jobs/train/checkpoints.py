@@ -5,7 +5,7 @@ import threading
 from mnist_lib.store.resumption import newest_checkpoint, store_checkpoint
 from mnist_lib.store.runs import RunFolder
 
-MAX_HELD_BYTES = 256_000_000  # of those that are also in the storage; reading them from there delays events
+MAX_HELD_BYTES = 256_000_000  # above it, stored ones are dropped; reading them again delays events
 
 
 class Checkpoints:

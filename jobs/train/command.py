@@ -115,7 +115,8 @@ def print_result_of_job(text: str, submitted: bool) -> None:
 def resumed_options(options: Options, arguments: Sequence[str], left_out: Collection[str] = ()) -> Options:
     """Return the options of the run that `--resume` names, overridden by the flags of this command line.
 
-    The stored address is ignored: others may write to the storage, and a cluster sees all data and sends pickles.
+    The stored address is never used unasked: others may write to the storage, and a cluster sees all data and sends
+    pickles.
     """
     assert options.resume is not None
     check_storage(options.storage)

@@ -20,7 +20,7 @@ ROW_HEIGHT = 1.8  # inches
 
 @dataclass(frozen=True)
 class Tried:
-    """A configuration that was tried."""
+    """A configuration that has a score."""
 
     number: int
     settings: Mapping[str, Any]
@@ -76,7 +76,7 @@ class ReportedSearch:
 
 
 def mean_of(counts: Sequence[Mapping[str, int] | None]) -> float | None:
-    """Return the mean of accuracies, or None if there is none."""
+    """Return the mean of accuracies, or None if there are no accuracies."""
     values = [count["correct"] / count["total"] for count in counts if count and count["total"]]
     return statistics.fmean(values) if values else None
 
@@ -124,6 +124,6 @@ def rungs_plot(search: ReportedSearch) -> Plot:
     axes.set_xticks(search.rungs, [str(epochs) for epochs in search.rungs])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="epochs")
-    axes.set_title("accuracy on validation", loc="left")
+    axes.set_title("validation accuracy", loc="left")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     return plot("search-rungs", figure)

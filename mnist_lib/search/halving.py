@@ -61,7 +61,7 @@ class Ladder:
 
 @dataclass(frozen=True, order=True)
 class Step:
-    """A configuration to be trained up to a rung. In their order, brackets that have begun come first."""
+    """A configuration to be trained up to a rung. Steps are ordered by bracket, the last rung first, then by number."""
 
     bracket: int
     rungs_left: int
@@ -84,7 +84,7 @@ class Halving:
 
     Args:
         configurations: how many there are; they are numbered from 0.
-        lag: a bracket begins only when those at least so many before it are complete; None if it does not wait.
+        lag: a bracket begins only when all brackets at least `lag` before it are complete; None: it need not wait.
     """
 
     def __init__(self, configurations: int, ladder: Ladder, lag: int | None = None) -> None:
@@ -95,6 +95,7 @@ class Halving:
         size, last = ladder.bracket, len(ladder.rungs) - 1
         self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
         self._scores: dict[tuple[int, int], Accuracy | None] = {}  # by configuration and rung
+        self._returned: set[int] = set()  # configurations
         self._brackets = [range(i, min(i + size, configurations)) for i in range(0, configurations, size)]
         for bracket, numbers in enumerate(self._brackets):
             self._running[bracket, 0] = tuple(numbers)
@@ -110,12 +111,12 @@ class Halving:
 
     @property
     def tried(self) -> int:
-        """The number of configurations that have a score."""
+        """The number of configurations that have a score or have failed."""
         return len({number for number, _ in self._scores})
 
     @property
     def epochs(self) -> int:
-        """The number of epochs that the configurations with scores have been trained for, together."""
+        """The number of epochs that these configurations have been trained for, together."""
         last: dict[int, int] = {}
         for number, rung in self._scores:
             last[number] = max(rung, last.get(number, 0))
@@ -133,11 +134,12 @@ class Halving:
         while self._waiting and not self._must_wait(self._waiting[0].bracket):
             step = heapq.heappop(self._waiting)
             if (step.configuration, self.rung_of(step)) not in self._scores:
+                self._returned.add(step.configuration)
                 return step
         return None
 
     def _must_wait(self, bracket: int) -> bool:
-        """Return whether a bracket may not begin yet. Later ones may not either."""
+        """Return whether a bracket must wait. If it must, so must all later ones."""
         return self._lag is not None and any(running + self._lag <= bracket for running, _ in self._running)
 
     def record(self, step: Step, score: Accuracy | None) -> Decision | None:
@@ -175,7 +177,9 @@ class Halving:
 
     def put_back(self, steps: Iterable[Step]) -> None:
         """Let `next_step` return these steps again."""
-        self._waiting = [*self._waiting, *steps]
+        steps = [*steps]
+        self._returned -= {step.configuration for step in steps}
+        self._waiting += steps
         heapq.heapify(self._waiting)
 
     def restrict(self, brackets: int) -> None:
@@ -186,14 +190,14 @@ class Halving:
 
     @property
     def begun(self) -> int:
-        """The number of brackets of which a configuration has been returned or scored."""
-        waiting = {step.configuration for step in self._waiting if step.rungs_left == len(self.ladder.rungs) - 1}
-        return sum(any(number not in waiting for number in numbers) for numbers in self._brackets)
+        """The number of brackets with a configuration that `next_step` has returned or `record` has scored."""
+        begun = {*self._returned, *(number for number, _ in self._scores)}
+        return max((number // self.ladder.bracket + 1 for number in begun), default=0)  # brackets begin in order
 
     def best(self) -> tuple[int, Accuracy] | None:
         """Return the configuration with the highest score on any rung, in a tie the lowest number, and its score.
 
-        A configuration that was dropped never has it alone: a better one of its bracket went on.
+        It never is one that was dropped: another that comes before it in this order went on.
         """
         found = [(number, score) for (number, _), score in self._scores.items() if score is not None]
         return min(found, key=lambda item: _preference(item[1], item[0]), default=None)

@@ -1,4 +1,4 @@
-"""Which settings a configuration has: drawn at random, every combination, or proposed from the scores so far."""
+"""The settings of each configuration: drawn at random, taken from a grid, or proposed from earlier scores."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -19,10 +19,10 @@ LAG = 2
 
 
 class TpeProposals:
-    """Proposals of Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), by ask and tell.
+    """Proposals of Optuna's tree-structured Parzen estimator (Bergstra et al., 2011).
 
-    All configurations of a bracket are proposed together, from the scores of complete brackets. So they depend on the
-    seed and these scores alone.
+    All configurations of a bracket are proposed together, from the scores of complete brackets at least LAG before it.
+    So they depend on the seed and these scores alone.
     """
 
     def __init__(self, space: Space, seed: int, halving: Halving) -> None:

@@ -1,4 +1,4 @@
-"""A search space: the settings that vary, and the configuration with each number, which depends on nothing else."""
+"""A search space: the settings that vary, and random configurations, each of which depends on its number and a seed."""
 
 import difflib
 import itertools
@@ -52,7 +52,7 @@ class Range:
         return self.rounded(value)
 
     def rounded(self, value: float) -> Value:
-        """Return the nearest value of the range that can be read and typed."""
+        """Return the nearest value in the range: a whole number, or one with DIGITS significant digits."""
         value = min(max(value, self.low), self.high)
         return round(value) if self.whole else min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
@@ -73,7 +73,7 @@ class Space:
 
         Args:
             given: a list of values, or a range such as "1e-4..1e-1:log"; text may also list values, as in "128,256".
-            known: the names that may vary; None if any may, since the arguments of a model are not known.
+            known: the names that may vary; None if the model accepts any argument.
 
         Raises:
             SpecError: the space is empty, or a name or value is invalid.
@@ -159,7 +159,7 @@ def _range(name: str, text: str) -> Range:
         raise SpecError(f"{expected}, got {text!r}") from None
     low, high, is_log = *ends, match[3] == "log"
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise SpecError(f"space: {name}: expected a range whose first number is the lower one, got {text!r}")
+        raise SpecError(f"space: {name}: expected two finite numbers, the lower one first, got {text!r}")
     if is_log and low <= 0:
         raise SpecError(f"space: {name}: expected numbers above 0 for a logarithmic range, got {text!r}")
     return Range(low, high, is_log, whole=all(isinstance(end, int) for end in ends))

@@ -1,4 +1,4 @@
-"""A bound for the processor time of a block, in seconds of the machine on which the bounds were chosen."""
+"""A bound for the processor time of a block, scaled to the speed of this machine."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 
-REFERENCE_SECONDS = 0.0097  # of `_reference_work` on a quiet Intel Xeon of 2026-11-27 with Python 3.11, minimum of 20
+REFERENCE_SECONDS = 0.0097  # of `_reference_work` on a quiet Intel Xeon with Python 3.11, 2026-11-27, minimum of 40
 _DOCUMENT = {
     "models": [{"name": f"keras-s{seed}", "accuracy": seed / 100, "epochs": [*range(20)]} for seed in range(50)]
 }
@@ -16,8 +16,8 @@ _DOCUMENT = {
 def at_most_processor_seconds(seconds: float) -> Iterator[None]:
     """Check the processor time of the block, in this process and in processes that it starts and waits for.
 
-    The same work takes up to three times as long on a slower or busier machine. So the bound grows by the factor by
-    which a fixed piece of work takes longer right before and after the block.
+    The same work takes up to three times as long on a slower or busier machine. So the bound is raised if a fixed piece
+    of work, timed before and after the block, is slower than on the reference machine.
     """
     slower, begin = _slowness(), _used()
     yield

@@ -33,7 +33,7 @@ def options(**more: Any) -> SearchOptions:
 
 
 class SimulatedSearch:
-    """A search on a cluster with a virtual clock, which a schedule would start again."""
+    """A search on a cluster with a virtual clock, whose driver can be started again."""
 
     def __init__(self, given: SearchOptions, lanes: int, deadline: float = float("inf"), **durations: float) -> None:
         self.options, self.lanes, self.deadline = given, lanes, deadline
@@ -53,7 +53,7 @@ class SimulatedSearch:
         return search
 
     def drive_until_it_ends(self, faults: list[int]) -> Search:
-        """Start drivers until one ends; each dies at the operation of the storage with that number."""
+        """Start drivers until one ends; the n-th dies at the storage operation `faults[n]`."""
         for number in faults:
             try:
                 return self.drive(Faulty(self.storage, number, KilledError, late=False))
@@ -75,7 +75,7 @@ def undisturbed() -> dict[str, Any]:
     return world.document
 
 
-def test_the_decisions_of_a_search_are_stored_without_times_and_places(undisturbed: dict[str, Any]) -> None:
+def test_the_decisions_of_a_search_are_stored_without_times_and_host_names(undisturbed: dict[str, Any]) -> None:
     rungs = [(made["bracket"], made["rung"], made["epochs"]) for made in undisturbed["decisions"]]
     assert rungs == [(bracket, rung, epochs) for bracket in range(3) for rung, epochs in enumerate((1, 3, 9))]
     assert [len(made["scores"]) for made in undisturbed["decisions"]] == [9, 3, 1, 9, 3, 1, 5, 1, 1]
@@ -194,11 +194,11 @@ def test_an_error_in_the_model_ends_the_search() -> None:
         search._record(TrialFailure(trial="keras-c0", code="E-MODEL", message="my_model.py:3: NameError"))
 
 
-def test_the_name_of_the_file_is_that_of_the_documentation() -> None:
+def test_the_documentation_names_the_file_of_decisions() -> None:
     assert SEARCH in Path("docs/search.md").read_text()
 
 
-def test_a_thousand_configurations_need_little_time_of_the_driver_and_no_more_memory() -> None:
+def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() -> None:
     given = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log"}, trials=1_000)
     world = SimulatedSearch(given, lanes=8)
     with at_most_processor_seconds(10):  # the simulated cluster needs most of it

@@ -63,9 +63,9 @@ def test_a_limit_on_all_epochs_lowers_the_number_of_configurations() -> None:
 def test_a_plan_says_how_long_configurations_are_trained() -> None:
     assert plan_text(options(RATE, "--trials=18")) == (
         "18 configurations in 2 brackets\n"
-        "  9 of each bracket: up to epoch 1\n"
-        "  3 of each bracket: up to epoch 3\n"
-        "  1 of each bracket: up to epoch 9\n"
+        "  9 of a full bracket: up to epoch 1\n"
+        "  3 of a full bracket: up to epoch 3\n"
+        "  1 of a full bracket: up to epoch 9\n"
         "then the best one with 3 fresh seeds; 69 epochs in total"
     )
 
@@ -82,7 +82,7 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         ([], "space: expected at least one setting"),
         (["--vary=learning_rat=1,2"], "space: 'learning_rat' cannot vary; did you mean learning_rate?"),
         (["--vary=learning_rate=0..1:log"], "expected numbers above 0 for a logarithmic range"),
-        (["--vary=learning_rate=2..1"], "expected a range whose first number is the lower one"),
+        (["--vary=learning_rate=2..1"], "expected two finite numbers, the lower one first"),
         (["--vary=learning_rate=-1,1"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got -1"),
         (["--vary=optimizer=sgd,adm"], "optimizer: 'adm' is not known; did you mean adam?"),
         (["--vary=hidden_units=0..8"], "hidden_units: expected a whole number from 1 to 65536, got 0"),
@@ -108,7 +108,7 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         ),
     ],
 )
-def test_an_invalid_search_is_one_line_within_two_seconds(arguments: list[str], message: str) -> None:
+def test_an_invalid_search_is_reported_in_one_line_within_two_seconds(arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "jobs.search", *arguments]
     with at_most_processor_seconds(2):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -24,7 +24,7 @@ def search_document(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_search_stores_its_winner_and_reports_what_was_luck(data_dir: Path, tmp_path: Path) -> None:
+def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(data_dir: Path, tmp_path: Path) -> None:
     options = ("--trials=4", "--epochs=3", "--final-seeds=2", "--cpus-per-trial=1", "--run-name=r")
     at = ("--data-dir", data_dir, "--storage", tmp_path / "results")
     code, stdout, stderr = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
@@ -40,7 +40,7 @@ def test_a_search_stores_its_winner_and_reports_what_was_luck(data_dir: Path, tm
     assert settings == found["configurations"][str(found["best"]["configuration"])]
     assert {trial["learning_rate"] for trial in summary["trials"]} == {settings["learning_rate"]}
     rate = settings["learning_rate"]
-    assert f"Search: 4 configurations, 8 epochs together; the best has learning_rate {rate}, hidden_units " in stdout
+    assert f"Search: 4 configurations, 8 epochs in total; the best has learning_rate {rate}, hidden_units " in stdout
     assert "on average with fresh seeds" in stdout
     page = (run / "report.html").read_text()
     assert "4 configurations" in page
@@ -53,7 +53,7 @@ def test_a_search_stores_its_winner_and_reports_what_was_luck(data_dir: Path, tm
 
 
 @pytest.mark.long
-def test_f5_a_search_that_is_killed_three_times_on_two_lanes_equals_one_on_a_single_lane(
+def test_f5_a_search_killed_three_times_on_two_lanes_equals_one_on_a_single_lane(
     data_dir: Path, tmp_path: Path
 ) -> None:
     options = ("--trials=12", "--epochs=9", "--cpus-per-trial=1", "--checkpoint-seconds=0", "--no-report", "--json")
@@ -63,7 +63,7 @@ def test_f5_a_search_that_is_killed_three_times_on_two_lanes_equals_one_on_a_sin
         run = tmp_path / name / "runs/r"
         for epochs in sorted(random.sample(range(3, 30), 3)) if name == "killed" else ():
             driver = start(*at, *SPACE, *options, home=tmp_path, module=MODULE)
-            wait_until(lambda: epochs_of(run) >= epochs, f"no {epochs} epochs", 100)  # noqa: B023  # called at once
+            wait_until(lambda: epochs_of(run) >= epochs, f"fewer than {epochs} epochs", 100)  # noqa: B023  # called at once
             victim = random.choice(["driver", "worker"])
             if victim == "driver":
                 driver.kill()

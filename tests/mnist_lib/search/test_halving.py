@@ -104,6 +104,6 @@ def test_dropped_brackets_are_not_trained() -> None:
     assert halving.tried == 9
 
 
-def test_a_search_has_a_configuration() -> None:
+def test_a_search_needs_at_least_one_configuration() -> None:
     with pytest.raises(SpecError, match="expected at least 1 configuration, got 0"):
         Halving(0, Ladder.full(3))

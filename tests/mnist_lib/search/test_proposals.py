@@ -42,14 +42,14 @@ def test_the_same_scores_give_the_same_proposals() -> None:
     assert searched(4)[1] == searched(4)[1]
 
 
-def test_a_bracket_waits_for_those_two_before_it() -> None:
+def test_a_bracket_waits_for_the_one_two_places_before_it() -> None:
     halving = Halving(27, Ladder.halving(9), lag=LAG)
     steps = [step for _ in range(18) if (step := halving.next_step())]
     assert [step.bracket for step in steps] == [0] * 9 + [1] * 9
     assert halving.next_step() is None
     for step in steps[:9]:
         halving.record(step, Accuracy(step.configuration, 10))
-    assert [halving.next_step() for _ in range(4)][3] is None  # three survivors, but no bracket
+    assert [halving.next_step() for _ in range(4)][3] is None  # three survivors, but nothing of the third bracket
 
 
 def test_without_optuna_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
