@@ -141,7 +141,7 @@ MAX_PICTURE_BYTES = 10_000_000  # of a picture file that can be read
 
 def require_known(field: str, name: str, known: Iterable[str]) -> None:
     """Raise SpecError if the name is not known. Its message suggests a similar name, if any, and lists all."""
-    known = tuple(known)
+    known, name = tuple(known), str(name)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

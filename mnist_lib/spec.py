@@ -73,6 +73,10 @@ class TrialSpec:
         require_whole("epochs", self.epochs, 1, MAX_EPOCHS)
         require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
         require_whole("validation_percent", self.validation_percent, 0, 50)
+        for name in ("learning_rate", "momentum", "weight_decay", "global_clipnorm"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise SpecError(f"{name}: expected a number, got {str(value)[:100]!r}")
         if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # NaN is refused, too: it compares as false
             limits = f"{MIN_FLOAT32:g} to {MAX_FLOAT32:g}"
             raise SpecError(f"learning_rate: expected a number from {limits}, got {self.learning_rate}")

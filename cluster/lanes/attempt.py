@@ -44,8 +44,7 @@ class Attempt:
         """Note that the lane has been given an item."""
         self.item, self.kind = item, item.kind
         self._item_since, self._sent_at, self._longest = now, math.inf, 0.0
-        if self.state is not State.STARTING:
-            self._enter(State.PREPARING, now)
+        self._enter(State.STARTING if self.state is State.STARTING else State.PREPARING, now)
 
     def note(self, phase: str, now: float, sent_at: float) -> None:
         """Note an event. From then on, the item is in this phase.

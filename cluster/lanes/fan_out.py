@@ -89,8 +89,9 @@ class FanOut:
         for attempt in self._attempts.values():
             if attempt.state is State.IDLE:
                 self._assign(attempt)
-        for _ in range(min(len(items), self._plan.lanes - len(self._attempts))):
-            self._start_lane()
+        if self._now >= self._start_lanes_at:
+            for _ in range(min(len(items), self._plan.lanes - len(self._attempts))):
+                self._start_lane()
 
     def events(self) -> Iterator[LaneEvent | Died]:
         """Yield every event of every lane as it comes, and every death, until all items have ended.

@@ -15,6 +15,7 @@ from jobs.console.output import CommandResult
 from jobs.console.streams import Drawn
 from jobs.retrain.notices import check_receiver
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train
+from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.objects.storage import check_storage, folder_of
@@ -55,6 +56,7 @@ def _require_in_container(train: TrainOptions) -> None:
         "dataset": [folder] if (folder := train.data().folder) else [],
         "tfds_import": [train.tfds_import] if train.tfds_import else [],
         "data_source": [train.data_source] if train.data_source else [],
+        "space": [train.space] if isinstance(train, SearchOptions) and train.space else [],
     }
     for name, values in own.items():
         if values:

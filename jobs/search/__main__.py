@@ -24,6 +24,7 @@ from jobs.train.command import (
     finish,
     open_for_writing,
     print_result_of_job,
+    require_time_left,
     result_text,
     resumed_options,
     trust_files,
@@ -54,10 +55,23 @@ def search_command(arguments: Sequence[str]) -> int:
     check_storage(options.storage)
     if options.run_name is not None:
         check_run_name(options.run_name)
+    require_time_left(options, begin)
     if options.plan:
-        print_result(plan_text(options))
+        print_result(json.dumps(plan_document(options), indent=2) if options.json else plan_text(options))
         return exit_codes.DONE
     return _run(options, begin)
+
+
+def plan_document(options: SearchOptions) -> dict[str, Any]:
+    """Return the rungs of a search, and how many configurations and epochs it has."""
+    halving = options.halving()
+    epochs = halving.ladder.epochs_of(halving.configurations)
+    return {
+        "configurations": halving.configurations,
+        "brackets": halving.brackets,
+        "rungs": list(halving.ladder.rungs),
+        "epochs": {"search": epochs, "final": options.final_seeds * options.epochs},
+    }
 
 
 def plan_text(options: SearchOptions) -> str:
@@ -77,10 +91,12 @@ def plan_text(options: SearchOptions) -> str:
 
 def search_text(summary: Mapping[str, Any]) -> str:
     """Return the settings that the search has found, and its score beside that of the final trials."""
-    search = summary["search"]
+    search = summary.get("search")
+    if search is None:  # a run of jobs.train, or a damaged summary
+        return "Search: not known"
     settings = ", ".join(f"{name} {value}" for name, value in search["settings"].items())
     score = Accuracy(**search["validation"]).value
-    finals = [Accuracy(**trial["validation"]).value for trial in summary["trials"] if trial["status"] == "ok"]
+    finals = [Accuracy(**found).value for trial in summary["trials"] if (found := trial.get("validation"))]
     fresh = f", {percent(statistics.fmean(finals))} on average with fresh seeds" if finals else ""
     return (
         f"Search: {counted(search['configurations'], 'configuration')}, {counted(search['epochs'], 'epoch')} in total;"
@@ -101,7 +117,7 @@ def _run(options: SearchOptions, begin: float) -> int:
         options.run_name,
         dataset=options.data().name,
         terms=options.terms(code),
-        configuration=yaml.safe_dump(configuration(options), sort_keys=False),
+        configuration=yaml.safe_dump(configuration(options.with_inline_space(), LEFT_OUT), sort_keys=False),
     )
     with run as folder:
         summary = folder.summary()

@@ -3,13 +3,14 @@
 import contextlib
 import logging
 import math
+import re
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 from cluster.connection.session import end_children, end_of_node
 from cluster.deadlines import Clock, Limits
@@ -28,7 +29,7 @@ from jobs.train.planning import connected
 from jobs.train.recorder import ADVICE, require_same_versions
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
-from mnist_lib.documents import decode
+from mnist_lib.documents import Name, Number, Seconds, convert, decode
 from mnist_lib.environment import package_versions
 from mnist_lib.results import (
     Accuracy,
@@ -43,7 +44,7 @@ from mnist_lib.results import (
 from mnist_lib.run_documents import Cut, SearchDocument, SearchSummary
 from mnist_lib.search.halving import Decision, Step
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.runs import SEARCH, RunFolder
+from mnist_lib.store.runs import HISTORY, SEARCH, RunFolder
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
 GROWTH = 1.05  # factor by which decisions must grow in number before `search.json` is written again
 MARGIN = 1.5  # final trials may be slower than those that were measured
-CODES_THAT_END_A_SEARCH = ("E-MODEL", "E-DATA")
+CODES_THAT_END_A_SEARCH = ("E-DATA",)  # a model may fail for some arguments only
 
 
 def search(
@@ -70,7 +71,7 @@ def search(
     """
     deadline = options.deadline(begin - folder.seconds_worked())
     with connected(options), stoppable(advice, end_children, end_of_node()):
-        data = RunDataset(folder, options, [options.example])
+        data = RunDataset(folder, options, options.grid())
         folder.append_history({"event": "driver", "trial": ""})
         with contextlib.closing(WriteQueue()) as writes:
             plan = lane_plan(options, options.halving().configurations)
@@ -80,6 +81,7 @@ def search(
                 lanes = RayLanes(worker.run_lane, plan, limits, [data.images], resources, options.pace())
                 found.run(lanes, limits, plan, wait=data.facts)
         winner = found.winner()
+        found.delete_checkpoints()
         return train_on(data, options, options.finals(found.settings(winner)), deadline, folder, code, found.summary())
 
 
@@ -110,6 +112,9 @@ class Search:
         self._epoch_seconds: deque[float] = deque(maxlen=101)  # including validation, unlike `EpochDone.seconds`
         self._cut: Cut | None = None
         self._written = 0  # decisions in the stored document
+        self._so_far: dict[int, Accuracy] = {}  # the best score of each configuration, rung or not
+        self._speeds: dict[int, float] = {}  # seconds of an epoch of each configuration
+        self._failures: list[str] = []
         if folder.resumed:
             self._restore()
 
@@ -119,15 +124,30 @@ class Search:
 
     def winner(self) -> int:
         """Return the best configuration. Raises TrainingError if there is none."""
-        best = self._halving.best()
+        best = self._best()
         if best is None:
-            raise TrainingError(
-                "no configuration could be trained; see history.jsonl for the reasons, and change --vary or --space"
-            )
+            why = f" (the first: {self._failures[0]})" if self._failures else ""
+            raise TrainingError(f"no configuration could be trained{why}; change --vary or --space", *self._codes())
         number, score = best
         settings = ", ".join(f"{name} {value}" for name, value in self.settings(number).items())
         log.info("the best of the search: %s, with %s validation accuracy", settings, percent(score.value))
         return number
+
+    def _best(self) -> tuple[int, Accuracy] | None:
+        """Return the best configuration and its score; before the first rung is complete, the best one so far."""
+        so_far = [(number, score) for number, score in self._so_far.items() if score.total]
+        return self._halving.best() or max(so_far, key=lambda item: (item[1].value, -item[0]), default=None)
+
+    def _codes(self) -> list[str]:
+        """Return the error code of all failures, if it is the same."""
+        codes = {failure.partition(" ")[0] for failure in self._failures}
+        return [*codes] if len(codes) == 1 else []
+
+    def delete_checkpoints(self) -> None:
+        """Delete what is left of configurations that the search did not complete."""
+        for trial in {name.split("/")[1] for name in self._folder.names("trials")}:
+            if re.search(r"-c\d+$", trial):  # not a final trial
+                self._folder.delete_below(f"trials/{trial}")
 
     def run(
         self,
@@ -186,29 +206,45 @@ class Search:
             case LaneStarted():
                 require_same_versions(event.host, event.versions, self._versions)
             case Started():
+                for notice in event.notices:
+                    log.warning("%s: %s", event.trial, notice)
                 self._seen[event.trial] = self._wall()
                 self._note({"event": "started", **asdict(event)})
             case EpochDone():
                 self._epoch_seconds.append(self._wall() - self._seen.get(event.trial, self._wall()))
                 self._seen[event.trial] = self._wall()
+                self._note_progress(event.trial, event.validation)
                 self._note({"event": "epoch", **asdict(event)})
             case CheckpointTaken():
                 self._keep(event.trial, event.epoch, event.content)
             case RungDone():
+                self._speeds[self._steps[event.trial].configuration] = event.seconds / event.epoch
                 self._end(event.trial, event.validation, event.epoch, event.content)
             case TrialFailure():
                 if event.code in CODES_THAT_END_A_SEARCH:
                     raise TrainingError(f"{event.trial}: {event.message}", event.code)
-                log.warning("%s failed: %s %s", event.trial, event.code, event.message)
+                log.debug("%s", event.details)
+                self._fail(event.trial, f"{event.code} {event.message}")
                 self._end(event.trial, None, self._halving.epochs_of(self._steps[event.trial]))
             case Died():
                 self._note({"event": "died", "trial": event.item, "attempt": event.attempt, "reason": str(event.death)})
                 if event.final:
                     kind = event.death.kind
-                    log.warning("%s failed: %s%s", event.item, event.death, ADVICE.get(kind.code, ""))
+                    self._fail(event.item, f"{kind.code} {event.death}{ADVICE.get(kind.code, '')}")
                     self._end(event.item, None, self._halving.epochs_of(self._steps[event.item]))
                 else:
                     log.warning("attempt %d of %s died (%s)", event.attempt, event.item, event.death.kind.text)
+
+    def _fail(self, trial: str, reason: str) -> None:
+        log.warning("%s failed: %s", trial, reason)
+        self._failures.append(reason)
+        self._note({"event": "failed", "trial": trial, "reason": reason})
+
+    def _note_progress(self, trial: str, validation: Accuracy | None) -> None:
+        """Note the best score of a configuration so far, which decides if no rung is completed in time."""
+        number = int(trial.rpartition("-c")[2])
+        if validation and validation.value >= self._so_far.get(number, validation).value:
+            self._so_far[number] = validation
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         entry = {"at": round(self._wall(), 3), **entry}
@@ -250,12 +286,13 @@ class Search:
 
     def _write_decisions(self) -> None:
         document, self._written = self.document(), len(self._halving.decisions)
+        self._writes.put(self._folder.flush, "history")  # the scores come before what follows from them
         self._writes.put(partial(self._folder.write_json, SEARCH, document), "history")
 
     def document(self) -> dict[str, Any]:
         """Return what `search.json` holds: no times or host names, so that equal searches have equal files."""
         tried = {number for decision in self._halving.decisions for number in decision.scores}
-        best = self._halving.best()
+        best = self._best()
         return {
             "schema": 1,
             "space": self._options.variation.document(),
@@ -278,7 +315,7 @@ class Search:
 
     def summary(self) -> SearchSummary:
         """Return what the summary of the run says about a search that has a winner."""
-        best = self._halving.best()
+        best = self._best()
         assert best is not None, "call `winner` first"
         return SearchSummary(
             settings=dict(self.settings(best[0])),
@@ -295,7 +332,7 @@ class Search:
             return
         left = self._deadline - self._wall() - self._final_seconds()
         begun = self._halving.begun
-        if left <= 0 and self._halving.best() is not None:
+        if left <= 0 and self._best() is not None:
             self._cut = Cut(brackets=begun, over=True)
             log.info("the search ends here, so that the winner can be trained by the deadline")
             self._write_decisions()
@@ -312,7 +349,9 @@ class Search:
 
     def _final_seconds(self) -> float:
         rounds = math.ceil(self._options.final_seeds / self._lanes)
-        return START_SECONDS + MARGIN * rounds * self._options.epochs * self._epoch()
+        best = self._best()
+        epoch = max(self._epoch(), 0.0 if best is None else self._speeds.get(best[0], 0.0))
+        return START_SECONDS + MARGIN * rounds * self._options.epochs * epoch
 
     # Resuming
 
@@ -322,9 +361,16 @@ class Search:
             self._cut = decode(content, SearchDocument, f"{self._folder.where}/{SEARCH}")["cut"]
         scores: dict[tuple[str, int], Accuracy | None] = {}
         for entry in self._folder.history():
-            if entry["event"] == "rung":
-                validation = entry["validation"]
-                scores[entry["trial"], entry["epoch"]] = None if validation is None else Accuracy(**validation)
+            if entry["event"] == "epoch":
+                found = convert(entry, SearchedEpoch, self._history_name, "$")
+                if re.search(r"-c\d+$", found["trial"]):
+                    self._epoch_seconds.append(found["seconds"])
+                    self._note_progress(found["trial"], accuracy_of(found["validation"]))
+            elif entry["event"] == "rung":
+                rung = convert(entry, SearchedRung, self._history_name, "$")
+                scores[rung["trial"], rung["epoch"]] = accuracy_of(rung["validation"])
+        if not any(scores.values()):
+            scores.clear()  # if every configuration has failed, for example on a broken node, try them again
         steps: list[Step] = []
         while step := self._halving.next_step():
             trial, epochs = self._trial(step.configuration).id, self._halving.epochs_of(step)
@@ -335,4 +381,32 @@ class Search:
         self._halving.put_back(steps)
         if self._cut is not None:
             self._halving.restrict(self._cut["brackets"])
+        self._look_at_the_clock()
+        if self.is_over:
+            self._write_decisions()  # perhaps the earlier driver could not
         log.info("resuming: %s known", counted(len(scores), "score"))
+
+    @property
+    def _history_name(self) -> str:
+        return f"{self._folder.where}/{HISTORY}"
+
+
+class SearchedEpoch(TypedDict):
+    """A line of `history.jsonl` about an epoch of a configuration."""
+
+    trial: Name
+    seconds: Seconds
+    validation: Counts | None
+
+
+class SearchedRung(TypedDict):
+    """A line of `history.jsonl` about the score of a configuration on a rung."""
+
+    trial: Name
+    epoch: Number
+    validation: Counts | None
+
+
+def accuracy_of(counts: Counts | None) -> Accuracy | None:
+    """Return an accuracy, or None for none. Raises SpecError if there are more correct predictions than images."""
+    return Accuracy(**counts) if counts and counts["total"] else None

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +33,7 @@ SETTINGS = (
     "precision",
 )
 BATCH = 9  # configurations of a bracket without halving, which are proposed together
-MAX_CONFIGURATIONS = 100_000
+MAX_CONFIGURATIONS = 10_000
 MAX_SPACE_BYTES = 100_000
 # Options of jobs.train that have no use here.
 LEFT_OUT = ("seeds", "calibrate")
@@ -88,6 +89,10 @@ class SearchOptions(TrainOptions):
             raise SpecError(f"seed: expected at most {MAX_SEED - self.final_seeds}, got {self.seed}")
         if self.validation_percent == 0:
             raise SpecError("validation_percent: expected 1 or more, since validation images decide, got 0")
+        known = [self._arguments(name_of(model)) for model in self.models]
+        for name in [*(self.model_arg or {}), *([] if self.hidden_units is None else ["hidden_units"])]:
+            if not any(names is None or name in names for names in known):
+                raise SpecError(f"model_arg: expected an argument of {', '.join(self.models)}, got {name}")
         for example in self.variation.examples():
             self.trial(example, 0)
         self.halving()
@@ -97,7 +102,7 @@ class SearchOptions(TrainOptions):
         """The settings that vary. Raises SpecError for an invalid one, UsageError for a file that cannot be read."""
         given = {**_settings_of(self.space), **(self.vary or {})}
         if len(self.models) > 1:
-            given.setdefault("model", list(self.models))
+            given.setdefault("model", [*map(name_of, self.models)])
         known = {name_of(model): self._arguments(name_of(model)) for model in self.models}
         names = None if None in known.values() else [*SETTINGS, *{n for names in known.values() for n in names or ()}]
         space = Space.parse(given, names)
@@ -132,12 +137,21 @@ class SearchOptions(TrainOptions):
         """Return everything that the result of a search depends on. `code`: the result of `code_version`."""
         names = ("trials", "strategy", "propose", "final_seeds", "max_epochs_total")
         search = {"space": self.variation.document(), **{name: getattr(self, name) for name in names}}
-        return {**terms_of(self, [self.example], code), "search": search}
+        if self.propose == "tpe":
+            search["optuna"] = metadata.version("optuna")
+        return {**terms_of(self, self.grid(), code), "search": search}
 
-    @property
-    def example(self) -> TrialSpec:
-        """A trial of the space."""
-        return self.trial(next(self.variation.examples()), 0)
+    def grid(self) -> list[TrialSpec]:
+        """Return a trial of each model that the space has."""
+        found: dict[str, TrialSpec] = {}
+        for settings in self.variation.examples():
+            spec = self.trial(settings, None)
+            found.setdefault(spec.model, spec)
+        return [*found.values()]
+
+    def with_inline_space(self) -> "SearchOptions":
+        """Return the same options without a file that may change or be missing elsewhere."""
+        return replace(self, space=None, vary=self.variation.document())
 
     def _arguments(self, model: str) -> list[str] | None:
         """Return the names of the arguments of a model, or None if it accepts any."""
@@ -189,7 +203,10 @@ def _settings_of(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = path.read_bytes()[: MAX_SPACE_BYTES + 1]
+        if not path.is_file():
+            raise UsageError(f"space: {path}: expected a YAML file of `setting: values`, got none")
+        with path.open("rb") as file:
+            content = file.read(MAX_SPACE_BYTES + 1)
         if len(content) > MAX_SPACE_BYTES:
             raise UsageError(f"space: expected a file of at most {MAX_SPACE_BYTES:,} bytes, got a larger one")
         given = load_yaml(content.decode())

@@ -21,16 +21,16 @@ from jobs.train.command import (
     finish,
     open_for_writing,
     print_result_of_job,
+    require_time_left,
     result_text,
     resumed_options,
     trust_files,
 )
 from jobs.train.options import TrainOptions, terms_of
-from mnist_lib.clock import moment_of, now_text
 from mnist_lib.environment import code_version
-from mnist_lib.objects.storage import check_storage, open_storage
+from mnist_lib.objects.storage import check_storage
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.opening import open_run, run_to_resume
+from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import check_run_name
 
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
@@ -55,8 +55,7 @@ def train(arguments: Sequence[str]) -> int:
     check_storage(options.storage)
     if options.run_name is not None:
         check_run_name(options.run_name)
-    if options.finish_by is not None and moment_of(options.finish_by).timestamp() <= begin:
-        _require_begun(options, trials)
+    require_time_left(options, begin)
     with step("loading Ray", shown=not options.quiet):
         from cluster.connection.session import in_submitted_job
         from jobs.train.planning import forecast
@@ -66,15 +65,6 @@ def train(arguments: Sequence[str]) -> int:
         print_result_of_job(json.dumps(plan.document(), indent=2) if options.json else str(plan), in_submitted_job())
         return exit_codes.DONE
     return _run(options, trials, begin, submitted=in_submitted_job())
-
-
-def _require_begun(options: TrainOptions, trials: Sequence[TrialSpec]) -> None:
-    """Raise UsageError, since --finish-by has passed, unless there is a run to resume, which then ends early."""
-    terms = terms_of(options, trials, code_version(SOURCE_FOLDERS))
-    if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
-        raise exit_codes.UsageError(
-            f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()} now"
-        )
 
 
 def _run(options: TrainOptions, trials: Sequence[TrialSpec], begin: float, *, submitted: bool) -> int:

@@ -9,16 +9,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, print_result
 from jobs.train.options import TrainOptions
+from mnist_lib.clock import moment_of, now_text
 from mnist_lib.data.availability import check_availability
+from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError
 from mnist_lib.model_file import ModelFile, trust, with_folder
 from mnist_lib.objects.fence import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
+from mnist_lib.store.opening import run_to_resume
 from mnist_lib.store.runs import REPORT, RunFolder, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
 
@@ -73,9 +77,14 @@ def open_for_writing(storage: str, lease: str | None, submitted: bool) -> Object
     return objects
 
 
-def configuration(options: TrainOptions) -> dict[str, Any]:
-    """Return the options of the run as in a --config file, without those that concern only this process."""
-    left_out = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
+def configuration(options: TrainOptions, left_out: Collection[str] = ()) -> dict[str, Any]:
+    """Return the options of the run as in a --config file, without those that concern only this process.
+
+    Args:
+        left_out: fields that are not options of the command.
+    """
+    of_process = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
+    left_out = (*of_process, *left_out)
     folder = options.data().folder
     options = replace(options, dataset=str(folder)) if folder else options  # for a command in another folder
     options = replace(options, models=tuple(map(with_folder, options.models)))
@@ -142,3 +151,18 @@ def command_of(configuration: str) -> str:
     """Return the command whose options a stored configuration holds."""
     is_search = any(line.startswith(("vary:", "space:")) for line in configuration.splitlines())
     return "jobs.search" if is_search else "jobs.train"
+
+
+def require_time_left(options: TrainOptions, now: float) -> None:
+    """Raise UsageError if --finish-by has passed, unless there is a run to resume, which then ends early.
+
+    Args:
+        now: Unix time.
+    """
+    if options.finish_by is None or moment_of(options.finish_by).timestamp() > now:
+        return
+    terms = options.terms(code_version(SOURCE_FOLDERS))
+    if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
+        raise exit_codes.UsageError(
+            f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()} now"
+        )

@@ -211,7 +211,7 @@ def store_run(
     ) | ({} if search is None else {"search": dict(search)})
     if options.report:
         with step("writing the report", shown=shown):
-            write_report(folder, summary, recorder.tallies, data.dataset, code)
+            write_report(folder, summary, recorder.tallies, data.dataset, code, type(options))
     store_state(folder.objects, facts.name, facts.fingerprint, data.state())
     failpoint("run.before_summary")
     folder.complete(summary)

@@ -36,7 +36,9 @@ def write_report(
     tallies: Mapping[str, Tally],
     dataset: Callable[[], Dataset],
     code: Mapping[str, Any],
+    kind: type[TrainOptions] = TrainOptions,
 ) -> None:
+    """Write the report of a run and its plots. `kind`: the type of its options, which has their defaults."""
     with _warn_only("report"):
         from mnist_lib.report.page import ReportedRun, report
 
@@ -49,7 +51,7 @@ def write_report(
             tallies=tallies,
             dataset=dataset(),
             configuration=configuration,
-            options=_options(configuration),
+            options=_options(configuration, kind),
             storage=folder.where.removesuffix(f"/runs/{folder.run}"),
             code=code,
             resumed=folder.resumed,
@@ -63,13 +65,13 @@ def write_report(
 
 def _search(folder: RunFolder) -> SearchDocument | None:
     content = folder.read(SEARCH)
-    return None if content is None else decode(content, SearchDocument, folder.objects.where(SEARCH))
+    return None if content is None else decode(content, SearchDocument, f"{folder.where}/{SEARCH}")
 
 
-def _options(configuration: str) -> tuple[list[str], list[str]]:
+def _options(configuration: str, kind: type[TrainOptions]) -> tuple[list[str], list[str]]:
     """Return the options as on a command line: those that differ from their defaults, and the rest."""
     options = yaml.safe_load(configuration) or {}
-    flags, defaults = flags_of(options), flags_of({name: getattr(TrainOptions, name, None) for name in options})
+    flags, defaults = flags_of(options), flags_of({name: getattr(kind, name, None) for name in options})
     return [flag for flag in flags if flag not in defaults], [flag for flag in flags if flag in defaults]
 
 

@@ -51,10 +51,11 @@ class ReportedSearch:
     def of(cls, document: SearchDocument, summary: Mapping[str, Any]) -> "ReportedSearch | None":
         """Return what a report shows of a search, or None if no configuration has a score."""
         scores: dict[int, dict[int, float]] = {}
-        for made in document["decisions"]:
-            for number, score in made["scores"].items():
-                if score is not None and score["total"]:
-                    scores.setdefault(int(number), {})[made["epochs"]] = score["correct"] / score["total"]
+        rows = [(made, number, score) for made in document["decisions"] for number, score in made["scores"].items()]
+        failed = {number for _, number, score in rows if score is None}
+        for made, number, score in rows:
+            if number not in failed and score is not None and score["total"]:
+                scores.setdefault(int(number), {})[made["epochs"]] = score["correct"] / score["total"]
         tried = [Tried(n, document["configurations"].get(str(n), {}), found) for n, found in scores.items()]
         if not tried or document["best"] is None:
             return None

@@ -95,7 +95,7 @@ class Halving:
         size, last = ladder.bracket, len(ladder.rungs) - 1
         self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
         self._scores: dict[tuple[int, int], Accuracy | None] = {}  # by configuration and rung
-        self._returned: set[int] = set()  # configurations
+        self._returned, self._scored = set[int](), set[int]()  # brackets with a step that was returned or scored
         self._brackets = [range(i, min(i + size, configurations)) for i in range(0, configurations, size)]
         for bracket, numbers in enumerate(self._brackets):
             self._running[bracket, 0] = tuple(numbers)
@@ -134,7 +134,7 @@ class Halving:
         while self._waiting and not self._must_wait(self._waiting[0].bracket):
             step = heapq.heappop(self._waiting)
             if (step.configuration, self.rung_of(step)) not in self._scores:
-                self._returned.add(step.configuration)
+                self._returned.add(step.bracket)
                 return step
         return None
 
@@ -150,6 +150,7 @@ class Halving:
         """
         rung = self.rung_of(step)
         self._scores[step.configuration, rung] = score
+        self._scored.add(step.bracket)
         numbers = self._running.get((step.bracket, rung), ())
         if not numbers or any((number, rung) not in self._scores for number in numbers):
             return None
@@ -178,7 +179,7 @@ class Halving:
     def put_back(self, steps: Iterable[Step]) -> None:
         """Let `next_step` return these steps again."""
         steps = [*steps]
-        self._returned -= {step.configuration for step in steps}
+        self._returned -= {step.bracket for step in steps}
         self._waiting += steps
         heapq.heapify(self._waiting)
 
@@ -191,15 +192,18 @@ class Halving:
     @property
     def begun(self) -> int:
         """The number of brackets with a configuration that `next_step` has returned or `record` has scored."""
-        begun = {*self._returned, *(number for number, _ in self._scores)}
-        return max((number // self.ladder.bracket + 1 for number in begun), default=0)  # brackets begin in order
+        return 1 + max(self._returned | self._scored, default=-1)  # brackets begin in order
 
     def best(self) -> tuple[int, Accuracy] | None:
         """Return the configuration with the highest score on any rung, in a tie the lowest number, and its score.
 
+        One whose training failed on a later rung is not considered, since it would fail again.
+
         It never is one that was dropped: another that comes before it in this order went on.
         """
-        found = [(number, score) for (number, _), score in self._scores.items() if score is not None]
+        failed = {number for (number, _), score in self._scores.items() if score is None}
+        scores = [(number, score) for (number, _), score in self._scores.items() if number not in failed]
+        found = [(number, score) for number, score in scores if score is not None]
         return min(found, key=lambda item: _preference(item[1], item[0]), default=None)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mnist_lib.errors import SpecError
 
-MAX_CHOICES, MAX_GRID = 1_000, 100_000
+MAX_CHOICES, MAX_GRID, MAX_RANGE_CHARACTERS = 1_000, 10_000, 100
 DIGITS = 4  # significant digits of a number drawn from a range, so that it can be read and typed
 RANGE = re.compile(r"\s*([^\s:]+?)\s*\.\.\s*([^\s:]+?)\s*(?::\s*(log|linear)\s*)?", re.ASCII)
 
@@ -149,13 +149,13 @@ def _dimension(name: str, given: Any) -> Choice | Range:
 
 
 def _range(name: str, text: str) -> Range:
-    match = RANGE.fullmatch(text)
+    match = RANGE.fullmatch(text) if len(text) <= MAX_RANGE_CHARACTERS else None
     expected = f"space: {name}: expected a range such as 1e-4..1e-1:log or 16..512"
     if match is None:
-        raise SpecError(f"{expected}, got {text!r}")
+        raise SpecError(f"{expected}, got {text[:MAX_RANGE_CHARACTERS]!r}")
     try:
         ends: Sequence[float | int] = [_number(match[1]), _number(match[2])]
-    except ValueError:
+    except (ValueError, OverflowError):
         raise SpecError(f"{expected}, got {text!r}") from None
     low, high, is_log = *ends, match[3] == "log"
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -167,9 +167,11 @@ def _range(name: str, text: str) -> Range:
 
 def _number(text: str) -> int | float:
     try:
-        return int(text)
+        value = int(text)
     except ValueError:
         return float(text)
+    float(value)  # a larger number raises OverflowError
+    return value
 
 
 def _value(text: str) -> Value:
@@ -178,5 +180,5 @@ def _value(text: str) -> Value:
         return text.lower() == "true"
     try:
         return _number(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return text

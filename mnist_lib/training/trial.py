@@ -163,7 +163,7 @@ class _Lane:
         begin, until, spec = time.perf_counter(), time.monotonic() + assignment.seconds, assignment.spec
         devices = devices_of(self._strategy)
         compiled = self._compile(spec, assignment.source)
-        state, notices = _start(compiled.trainer, spec, assignment.checkpoint)
+        state, notices = _start(compiled.trainer, assignment)
         yield Started(
             trial=spec.id,
             pid=os.getpid(),
@@ -233,15 +233,17 @@ def _source_of(assignment: Assignment) -> dict[str, bytes]:
     return {SOURCE_FILE: assignment.source.content} if assignment.source else {}
 
 
-def _start(trainer: Trainer, spec: TrialSpec, checkpoint: bytes | None) -> tuple[TrainingState | None, tuple[str, ...]]:
+def _start(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, tuple[str, ...]]:
     """Start training from the checkpoint if it is usable, and return its state and the notices."""
-    trainer.start(spec.seed)
-    if checkpoint is None:
+    trainer.start(given.spec.seed)
+    if given.checkpoint is None:
         return None, ()
     try:
-        state = unpack(checkpoint, spec, like=trainer.values)
+        state = unpack(given.checkpoint, given.spec, like=trainer.values)
     except CheckpointError as error:
         return None, (f"{error}; the trial starts from the beginning",)
+    if given.until is not None and state.epoch > given.until:  # its score would be that of a later rung
+        return None, ("its checkpoint is of a later rung; the trial starts from the beginning",)
     trainer.values = state.values
     return state, ()
 

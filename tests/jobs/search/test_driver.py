@@ -14,7 +14,8 @@ from cluster.lanes.resources import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
 from jobs.search.options import SearchOptions
-from mnist_lib.results import TrialFailure
+from mnist_lib.errors import MnistError
+from mnist_lib.results import Accuracy, TrialFailure
 from mnist_lib.store.runs import SEARCH, RunFolder
 from tests.support.processor import at_most_processor_seconds
 from tests.support.simulation.clock import VirtualClock
@@ -184,14 +185,14 @@ def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptur
         search.winner()
 
 
-def test_an_error_in_the_model_ends_the_search() -> None:
+def test_data_that_cannot_be_read_end_the_search() -> None:
     world = SimulatedSearch(options(), lanes=1)
     search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
     step = search._halving.next_step()
     assert step is not None
     search._steps["keras-c0"] = step
-    with pytest.raises(TrainingError, match=r"keras-c0: my_model\.py:3: NameError"):
-        search._record(TrialFailure(trial="keras-c0", code="E-MODEL", message="my_model.py:3: NameError"))
+    with pytest.raises(TrainingError, match="keras-c0: the data are damaged"):
+        search._record(TrialFailure(trial="keras-c0", code="E-DATA", message="the data are damaged"))
 
 
 def test_the_documentation_names_the_file_of_decisions() -> None:
@@ -205,3 +206,93 @@ def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() 
         search = world.drive()
     assert len(world.document["configurations"]) == 1_000
     assert len(search._checkpoints._held) == len(search._seen) == len(search._steps) == 0
+
+
+def history_lines(world: SimulatedSearch) -> list[str]:
+    return world.storage.content["runs/run/history.jsonl"].decode().splitlines()
+
+
+def test_a_search_that_was_killed_before_its_last_decision_was_stored_stores_it_when_resumed(
+    undisturbed: dict[str, Any],
+) -> None:
+    world = SimulatedSearch(options(), lanes=2)
+    world.drive()
+    del world.storage.content["runs/run/search.json"]
+    assert world.drive().is_over
+    assert world.document == undisturbed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"at": 1.5, "event": "rung"}',
+        '{"at": 1.5, "event": "rung", "trial": "keras-c0", "epoch": 1, "validation": {"correct": 2, "total": 1}}',
+        '{"at": 1.5, "event": "epoch", "trial": "keras-c0"}',
+    ],
+)
+def test_a_damaged_history_is_our_error(line: str) -> None:
+    world = SimulatedSearch(options(), lanes=1)
+    world.storage.content["runs/run/history.jsonl"] = line.encode() + b"\n"
+    world.drivers = 1
+    with pytest.raises(MnistError):
+        world.drive()
+
+
+def test_a_score_without_images_is_none() -> None:
+    world = SimulatedSearch(options(), lanes=1)
+    line = {"at": 1.5, "event": "rung", "trial": "keras-c0", "epoch": 1, "validation": {"correct": 0, "total": 0}}
+    world.storage.content["runs/run/history.jsonl"] = json.dumps(line).encode() + b"\n"
+    world.drivers = 1
+    assert world.drive().is_over
+
+
+def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> None:
+    world = SimulatedSearch(options(), lanes=1)
+    lines = [
+        {"at": 1.5, "event": "rung", "trial": f"keras-c{n}", "epoch": 1, "validation": None, "status": "failed"}
+        for n in range(23)
+    ]
+    world.storage.content["runs/run/history.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    world.drivers = 1
+    search = world.drive()
+    assert search.winner() >= 0
+
+
+def test_a_configuration_that_failed_on_a_later_rung_does_not_win() -> None:
+    search = Search(options(), RunFolder(MemoryObjects(), "run"), SimulatedWrites(VirtualClock(), 0.0), 1)
+    steps = [step for _ in range(9) if (step := search._halving.next_step())]
+    for step in steps:
+        search._halving.record(step, Accuracy(90 - step.configuration, 100))
+    best = search._halving.next_step()
+    assert best is not None
+    assert search.winner() == best.configuration == 0
+    search._halving.record(best, None)
+    assert search.winner() == 1
+
+
+def test_without_a_complete_rung_the_best_so_far_wins_at_the_deadline() -> None:
+    given = options(strategy="random", epochs=100)
+    world = SimulatedSearch(given, 2, deadline=3_000.0, epoch=10.0)
+    search = world.drive()
+    assert search.is_over
+    assert search.winner() in (0, 1)
+    assert world.document["decisions"] == []
+    world.deadline = float("inf")
+    assert world.drive().winner() == search.winner()
+
+
+def test_nothing_is_left_of_configurations_that_a_deadline_cut() -> None:
+    world = SimulatedSearch(options(checkpoint_seconds=0), 2, deadline=450.0, epoch=10.0)
+    world.drive().delete_checkpoints()
+    assert not [name for name in world.storage.content if "/checkpoints/" in name]
+
+
+def test_a_resumed_search_whose_time_is_over_trains_nothing() -> None:
+    world = SimulatedSearch(options(), 2, deadline=10_000.0, epoch=10.0)
+    with pytest.raises(KilledError):
+        world.drive(Faulty(world.storage, 120, KilledError, late=False))
+    world.cluster.connect()
+    world.clock.sleep(20_000.0)
+    before = world.clock.now
+    assert world.drive().is_over
+    assert world.clock.now == before

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from jobs.console.options import parse
 from jobs.search.__main__ import plan_text
 from jobs.search.options import LEFT_OUT, SearchOptions
+from jobs.train.command import command_of, configuration
 from tests.support.job import ROOT
 from tests.support.processor import at_most_processor_seconds
 
@@ -85,6 +87,11 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         (["--vary=learning_rate=2..1"], "expected two finite numbers, the lower one first"),
         (["--vary=learning_rate=-1,1"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got -1"),
         (["--vary=optimizer=sgd,adm"], "optimizer: 'adm' is not known; did you mean adam?"),
+        (["--vary=learning_rate=abc"], "learning_rate: expected a number, got 'abc'"),
+        (["--vary=momentum=abc", "--optimizer=sgd"], "momentum: expected a number, got 'abc'"),
+        ([f"--vary=hidden_units=1..{'9' * 80}"], "model_arg: hidden_units: expected a number up to 1e+09"),
+        ([f"--vary=hidden_units=1..{'9' * 400}"], "hidden_units: expected a range such as"),
+        ([RATE, "--model-arg=typo=3"], "model_arg: expected an argument of keras, got typo"),
         (["--vary=hidden_units=0..8"], "hidden_units: expected a whole number from 1 to 65536, got 0"),
         (["--vary=batch_size=0.5,2"], "batch_size: expected a whole number from 1 to 1000000, got 0.5"),
         (["--vary=model=scratch"], "space: model: expected one of --models keras, got 'scratch'"),
@@ -92,7 +99,7 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         ([RATE, "--strategy=grid"], "expected a list of values for a grid, got a range"),
         ([RATE, "--propose=gp"], "propose: 'gp' is not known; known: random, tpe"),
         (["--vary=hidden_units=8,16", "--strategy=grid", "--propose=tpe"], "propose: expected random for a grid"),
-        ([RATE, "--trials=0"], "trials: expected a number from 1 to 100000, got 0"),
+        ([RATE, "--trials=0"], "trials: expected a number from 1 to 10000, got 0"),
         ([RATE, "--final-seeds=0"], "final_seeds: expected a number from 1 to 1000, got 0"),
         ([RATE, "--validation-percent=0"], "validation_percent: expected 1 or more"),
         ([RATE, "--max-epochs-total=30"], "max_epochs_total: expected at least 36, got 30"),
@@ -104,7 +111,7 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
                 f"--vary=hidden_units={','.join(map(str, range(1, 1001)))}",
                 f"--vary=learning_rate={','.join(str(n / 1000) for n in range(1, 1001))}",
             ],
-            "expected at most 100,000 combinations for a grid, got 1,000,000,000",
+            "expected at most 10,000 combinations for a grid, got 1,000,000,000",
         ),
     ],
 )
@@ -115,3 +122,23 @@ def test_an_invalid_search_is_reported_in_one_line_within_two_seconds(arguments:
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+def test_the_terms_of_a_search_have_every_model(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def f(shape, classes, width=3): ...\n")
+    arguments = ("--models", f"keras,{tmp_path}/own.py:f", RATE)
+    before = options(*arguments).terms({"sha256": "x"})
+    assert [*before["trials"]] == ["keras-s0", "f-s0"]
+    (tmp_path / "own.py").write_text("def f(shape, classes, width=4): ...\n")
+    assert options(*arguments).terms({"sha256": "x"}) != before
+    assert "optuna" in options(RATE, "--propose=tpe").terms({"sha256": "x"})["search"]
+
+
+def test_the_stored_configuration_has_the_space_itself(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("learning_rate: 1e-4..1e-1:log\n")
+    given = options(f"--space={tmp_path}/space.yaml").with_inline_space()
+    assert (given.space, given.vary) == (None, {"learning_rate": "0.0001..0.1:log"})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given, LEFT_OUT)))
+    again: SearchOptions = parse("jobs.search", SearchOptions, [f"--config={tmp_path}/config.yaml"], LEFT_OUT)
+    assert again.variation == given.variation
+    assert command_of((tmp_path / "config.yaml").read_text()) == "jobs.search"

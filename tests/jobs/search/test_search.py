@@ -73,7 +73,8 @@ def test_f5_a_search_killed_three_times_on_two_lanes_equals_one_on_a_single_lane
                 driver.kill()
             driver.communicate()
             wait_until(lambda: not [p for p in processes_of(tmp_path) if "Agent" not in p], "processes still run", 30)
-        code, stdout, stderr = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
+        again = ("--resume=r", "--json", *at[:4]) if name == "killed" else (*at, *SPACE, *options)
+        code, stdout, stderr = train(*again, home=tmp_path, module=MODULE)
         assert code == 0, stderr
         results.append((search_document(run), hashes(stdout)))
     assert results[0] == results[1]

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,7 @@ import yaml
 from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
-from jobs.train.__main__ import _require_begun
-from jobs.train.command import configuration, resumed_options
+from jobs.train.command import configuration, require_time_left, resumed_options
 from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
@@ -150,11 +150,11 @@ def test_a_run_that_began_before_the_time_in_finish_by_is_resumed_after_it(tmp_p
         "--finish-by=2020-01-01T06:00:00Z", f"--storage={tmp_path}", *([f"--run-name={name}"] if name else [])
     )
     with pytest.raises(UsageError, match="finish_by"):
-        _require_begun(given, given.grid())
+        require_time_left(given, time.time())
     terms = terms_of(given, given.grid(), code_version(SOURCE_FOLDERS))
     with open_run(LocalObjects(tmp_path), name, dataset="mnist-mini", terms=terms, configuration=""):
         pass
-    _require_begun(given, given.grid())
+    require_time_left(given, time.time())
 
 
 def test_help_names_every_option_with_its_default() -> None:
