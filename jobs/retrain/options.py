@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import flags_of, option, parse
+from jobs.console.options import flags_of, option
 from jobs.console.values import comma_list, number, whole_number
-from jobs.search.options import LEFT_OUT, SearchOptions, is_search
+from jobs.search.options import is_search, job_options
 from jobs.train.options import STORAGE_HELP, TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
@@ -169,18 +169,12 @@ def train_flags(options: RetrainOptions, after_dashes: Sequence[str]) -> list[st
 
 def require_trusted(flags: Sequence[str], after_dashes: Sequence[str]) -> None:
     """Raise ModelError if the configuration file names a model file whose code the user has not asked to run."""
-    _parse_train(flags).require_trusted(after_dashes)
-
-
-def _parse_train(flags: Sequence[str]) -> TrainOptions:
-    kind, left_out = (SearchOptions, LEFT_OUT) if is_search(flags) else (TrainOptions, ())
-    given: TrainOptions = parse("jobs.retrain --", kind, flags, left_out)
-    return given
+    job_options("jobs.retrain --", flags).require_trusted(after_dashes)
 
 
 def check_train(flags: Sequence[str]) -> TrainOptions:
     """Return the options of jobs.train. Raises UsageError or SpecError for options that every run would refuse."""
-    given = _parse_train(flags)
+    given = job_options("jobs.retrain --", flags)
     for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:
             raise UsageError(f"{name}: not allowed among the options of jobs.train in a schedule; {hint}")

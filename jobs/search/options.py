@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import yaml
 
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import load_yaml, option
+from jobs.console.options import load_yaml, option, parse
 from jobs.console.values import comma_list, folder, named_values, whole_number
 from jobs.train.options import MODELS_HELP, TrainOptions, terms_of
 from mnist_lib.catalog import require_known
@@ -114,15 +114,16 @@ class SearchOptions(TrainOptions):
     def halving(self) -> Halving:
         """Return the search at its beginning. Raises SpecError if --max-epochs-total allows no configuration."""
         ladder = Ladder.halving(self.epochs) if self.strategy == "halving" else Ladder.full(self.epochs, BATCH)
-        count = len(self.variation.grid()) if self.strategy == "grid" else self.trials
+        combinations = self.variation.combinations()
+        count = len(self.variation.grid()) if self.strategy == "grid" else min(self.trials, combinations)
         if self.max_epochs_total is not None:
             left = self.max_epochs_total - self.final_seeds * self.epochs
-            fitting = ladder.fitting(left, count)
+            fitting = ladder.fitting(left, int(count))
             if not fitting:
                 least = ladder.epochs_of(1) + self.final_seeds * self.epochs
                 raise SpecError(f"max_epochs_total: expected at least {least}, got {self.max_epochs_total}")
             count = fitting
-        return Halving(count, ladder, LAG if self.propose == "tpe" else None)
+        return Halving(int(count), ladder, LAG if self.propose == "tpe" else None)
 
     def proposals(self, halving: Halving) -> Propose:
         """Return the function from a configuration's number to its settings."""
@@ -196,6 +197,18 @@ class SearchOptions(TrainOptions):
 def is_search(flags: Sequence[str]) -> bool:
     """Return whether the flags are those of a search, not of a training run."""
     return any(flag.partition("=")[0] in ("--vary", "--space") for flag in flags)
+
+
+def job_options(program: str, flags: Sequence[str], *, search: bool | None = None) -> TrainOptions:
+    """Return the options of `jobs.search` or, if the flags are not those of a search, of `jobs.train`.
+
+    Args:
+        search: whether they are those of a search, if the flags do not say.
+    """
+    searches = is_search(flags) if search is None else search
+    kind, left_out = (SearchOptions, LEFT_OUT) if searches else (TrainOptions, ())
+    options: TrainOptions = parse(program, kind, flags, left_out)
+    return options
 
 
 def _settings_of(path: Path | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`python -m jobs.submit -- TRAIN OPTIONS`: run jobs.train on a cluster from a machine that does not belong to it."""
+"""`python -m jobs.submit -- OPTIONS`: run jobs.train or jobs.search on a cluster from a machine outside it."""
 
 import contextlib
 import json
@@ -15,8 +15,10 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import flags_of, parse, split_at_dashes, split_subcommand
 from jobs.console.output import print_result, print_stderr, run_command
+from jobs.search.options import SearchOptions, is_search, job_options
 from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
+from jobs.train.command import command_of
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import LABELS
 from mnist_lib.data.listing import list_folder
@@ -60,8 +62,7 @@ def command(arguments: Sequence[str]) -> int:
     own, train = split_at_dashes(arguments)
     options: SubmitOptions = parse("jobs.submit", SubmitOptions, own)
     inline = with_config_inline(train)
-    given: TrainOptions = parse("jobs.submit --", TrainOptions, inline)
-    given.require_trusted(train)
+    job_options("jobs.submit --", inline).require_trusted(train)
     return _submit(options, inline)
 
 
@@ -70,7 +71,7 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     run, (flags, own) = given.run_name or given.resume, _own_files(given)
     train = [*train, *flags]  # the last value of a flag counts
     client = client_of(options)
-    entrypoint = shlex.join(["python", "-m", "jobs.train", *train])
+    entrypoint = shlex.join(["python", "-m", given.COMMAND, *train])
     job = _job_in_progress(client, run, entrypoint) if run else None
     job = job or _send(client, run, entrypoint, own)
     with contextlib.suppress(OSError, RuntimeError):  # if this fails, using the model here needs --model-file
@@ -128,6 +129,9 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
         flags.append(f"--tfds-import={SENT}/{options.tfds_import.name}")
         if not options.tfds_import.is_file():
             raise exit_codes.UsageError(f"tfds_import: expected a file, got {options.tfds_import}; check its path")
+    if isinstance(options, SearchOptions) and options.space is not None:
+        own[f"{SENT}/{options.space.name}"] = options.space
+        flags.append(f"--space={SENT}/{options.space.name}")
     if options.model_files:
         for path in {path for model in options.models if (path := path_of(model))}:
             if f"{SENT}/{path.name}" in own:
@@ -157,7 +161,7 @@ def _size_of(own: Mapping[str, Path]) -> int:
 
 def _check(train: Sequence[str]) -> TrainOptions:
     """Return the options of the job. Refuse those that the job itself would refuse."""
-    options: TrainOptions = parse("jobs.submit --", TrainOptions, train)
+    options = job_options("jobs.submit --", train)
     options.grid()
     options.check()
     check_storage(options.storage)
@@ -184,9 +188,16 @@ def with_config_inline(train: Sequence[str]) -> list[str]:
         if name != "--config":
             flags.append(word)
             continue
-        parse("jobs.submit --", TrainOptions, ["--config", path := file if equals else next(words, "")])
+        given = ["--config", path := file if equals else next(words, "")]
+        job_options("jobs.submit --", given, search=is_search(train) or _is_of_search(path))
         flags.extend(flags_of(yaml.safe_load(Path(path).read_text()) or {}))
     return flags
+
+
+def _is_of_search(path: str) -> bool:
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # the parser says what is wrong
+        return command_of(Path(path).read_text()) == SearchOptions.COMMAND
+    return False
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The settings of each configuration: drawn at random, taken from a grid, or proposed from earlier scores."""
 
 import hashlib
+import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,10 @@ def proposals(space: Space, strategy: str, seed: int, halving: Halving, propose:
     if strategy == "grid":
         grid = space.grid()
         return lambda number: grid[number]
+    if space.combinations() <= halving.configurations:  # drawn at random, some would come twice
+        shuffled = space.grid()
+        random.Random(seed).shuffle(shuffled)
+        return lambda number: shuffled[number]
     if propose == "tpe":
         return TpeProposals(space, seed, halving)
     return lambda number: space.configuration(number, seed)

@@ -105,6 +105,12 @@ class Space:
         values = itertools.product(*(dimension.ends for dimension in self.dimensions.values()))
         return [dict(zip(names, combination, strict=True)) for combination in values]
 
+    def combinations(self) -> float:
+        """Return the number of combinations; infinity if a setting has a range."""
+        if any(isinstance(dimension, Range) for dimension in self.dimensions.values()):
+            return math.inf
+        return len(self)
+
     def configuration(self, number: int, seed: int) -> dict[str, Value]:
         """Return the configuration with a number, drawn at random."""
         chance = random.Random(f"{seed} {number}")

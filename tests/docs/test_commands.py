@@ -20,7 +20,7 @@ from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, check_train, train_flags
 from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.search.options import LEFT_OUT as NOT_FOR_A_SEARCH
-from jobs.search.options import SearchOptions
+from jobs.search.options import SearchOptions, job_options
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
@@ -57,7 +57,9 @@ def parse_submit(words: Sequence[str]) -> None:
     else:
         own, train = split_at_dashes(words)
         parse("jobs.submit", SubmitOptions, own)
-        parse_train(train)
+        given = job_options("jobs.submit --", train)
+        assert given.grid()
+        given.check()
 
 
 def parse_retrain(words: Sequence[str]) -> None:

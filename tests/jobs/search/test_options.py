@@ -59,6 +59,7 @@ def test_momentum_varies_where_the_optimizer_has_it() -> None:
 
 def test_a_limit_on_all_epochs_lowers_the_number_of_configurations() -> None:
     assert options(RATE).halving().configurations == 27
+    assert options("--vary=hidden_units=8,16,32").halving().configurations == 3
     assert options(RATE, "--max-epochs-total=48").halving().configurations == 9  # 21, and 27 of the final trials
 
 

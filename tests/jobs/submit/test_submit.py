@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.console.exit_codes import UsageError
-from jobs.submit.__main__ import main, with_config_inline
+from jobs.submit.__main__ import SENT, _check, _own_files, main, with_config_inline
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
@@ -235,3 +235,26 @@ def test_the_config_option_is_replaced_by_flags_for_the_options_in_its_file(tmp_
     file.write_text("epoch: 3\n")
     with pytest.raises(UsageError, match="did you mean --epochs"):
         with_config_inline([f"--config={file}"])
+
+
+@pytest.mark.long
+def test_a_submitted_search_prints_its_result(cluster: Cluster, data_dir: Path, tmp_path: Path) -> None:
+    search = ("--models=scratch", "--run-name=search", "--vary=learning_rate=0.01,0.1", "--final-seeds=1")
+    code, stdout, stderr = submit(f"--address={cluster.dashboard}", *at(data_dir, tmp_path, *search))
+    assert code == 0, stderr
+    found = json.loads(stdout)
+    assert (found["search"]["configurations"], len(found["trials"])) == (2, 1)
+    assert found["search"]["settings"] == {"learning_rate": 0.1}
+
+
+def test_a_search_is_submitted_with_the_file_of_its_space(tmp_path: Path) -> None:
+    space, config = tmp_path / "space.yaml", tmp_path / "search.yaml"
+    space.write_text("learning_rate: [0.1, 0.2]\n")
+    config.write_text(f"space: {space}\ntrials: 9\n")
+    inline = with_config_inline(["--config", str(config), "--storage=/s"])
+    assert inline == [f"--space={space}", "--trials=9", "--storage=/s"]
+    given = _check(inline)
+    assert given.COMMAND == "jobs.search"
+    flags, own = _own_files(given)
+    assert flags == [f"--space={SENT}/space.yaml"]
+    assert own == {f"{SENT}/space.yaml": space}
