@@ -10,6 +10,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, summarize, trial_row
 from mnist_lib.results import Accuracy, EpochDone, Tally, TrialFailure, TrialResult
+from mnist_lib.run_documents import SearchDocument
 from mnist_lib.spec import TrialSpec, trial_grid
 from tests.support.results import trial_result
 
@@ -91,6 +92,38 @@ def with_news(run: ReportedRun) -> ReportedRun:
     tests |= {"published_test": {"correct": 899, "total": 999}, "published_test_accuracy": 899 / 999}
     models = {name: {**model, **tests} for name, model in run.summary["models"].items()}
     return replace(run, summary={**run.summary, "dataset": dataset, "models": models})
+
+
+def search_document(**changed: Any) -> SearchDocument:
+    """Return a search of five configurations, of which the last one failed on its second rung."""
+    found: dict[str, Any] = {
+        "space": {"learning_rate": "0.0001..0.1:log", "optimizer": ["sgd", "adam"], "width": [8, 16]},
+        "strategy": "halving",
+        "rungs": [1, 3],
+        "configurations": {
+            str(n): {"learning_rate": 10.0 ** -(n + 1), "optimizer": ("sgd", "adam")[n % 2], "width": 8 * (1 + n % 2)}
+            for n in range(5)
+        },
+        "decisions": [
+            {
+                "bracket": 0,
+                "rung": 0,
+                "epochs": 1,
+                "scores": {str(n): {"correct": 50 + n, "total": 100} for n in range(5)},
+                "survivors": [4, 3],
+            },
+            {
+                "bracket": 0,
+                "rung": 1,
+                "epochs": 3,
+                "scores": {"3": {"correct": 80, "total": 100}, "4": None},
+                "survivors": [],
+            },
+        ],
+        "cut": None,
+        "best": {"configuration": 3, "validation": {"correct": 80, "total": 100}},
+    }
+    return SearchDocument(**{**found, **changed})  # type: ignore[typeddict-item]
 
 
 def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator, margin: float) -> TrialResult:
