@@ -13,7 +13,8 @@ import yaml
 
 from jobs.console.options import parse, split_at_dashes
 from jobs.retrain import __main__ as retrain
-from jobs.retrain.options import OPTIONS, RetrainOptions
+from jobs.retrain.options import OPTIONS, RetrainOptions, check_train
+from jobs.search.options import SearchOptions
 from tests.support.emitted import cron_command, cron_variable, kubernetes_words, systemd_words
 from tests.support.job import ROOT
 from tests.support.schedule import DAILY
@@ -60,7 +61,7 @@ def read(scheduler: str, files: dict[str, str]) -> tuple[list[str], str]:
 def test_every_key_of_the_configuration_is_kept(
     scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert OPTIONS - set(CONFIGURATION) == {"now", "json"}
+    assert OPTIONS - set(CONFIGURATION) == {"now", "json", "search"}  # `search` takes the place of `train`
     config = tmp_path / "retrain.yaml"
     config.write_text(yaml.safe_dump(CONFIGURATION))
     assert retrain.main(["emit", scheduler, "--config", str(config), "--json"]) == 0
@@ -71,6 +72,19 @@ def test_every_key_of_the_configuration_is_kept(
     assert {**vars(made), "notify": notify, "train": given.train} == vars(given)
     assert train == ["--epochs=7", "--models=scratch"]
     assert "canary" not in " ".join(words)  # everyone can read the list of processes
+
+
+@pytest.mark.parametrize("scheduler", [*HERE, *IN_CONTAINER])
+def test_a_search_is_emitted_with_its_space(scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, vary = tmp_path / "retrain.yaml", {"learning_rate": "1e-4..1e-1:log", "hidden_units": [16, 32]}
+    without_train = {name: value for name, value in CONFIGURATION.items() if name != "train"}
+    config.write_text(yaml.safe_dump({**without_train, "search": {"vary": vary, "trials": 9}}))
+    assert retrain.main(["emit", scheduler, "--config", str(config), "--json"]) == 0
+    words, _ = read(scheduler, json.loads(capsys.readouterr().out))
+    _, search = split_at_dashes(words[3:])
+    given = check_train(search)
+    assert isinstance(given, SearchOptions)
+    assert (given.vary, given.trials) == ({"learning_rate": "1e-4..1e-1:log", "hidden_units": "16,32"}, 9)
 
 
 @pytest.mark.parametrize("scheduler", [*HERE, *IN_CONTAINER])
