@@ -92,7 +92,7 @@ def as_table(answers: Sequence[Answer]) -> str:
     labelled = any(answer.label is not None for answer in answers)
     headings = ["picture", "class", "probability", "next", "probability", *(["label"] if labelled else []), ""]
     rows = [_row(answer, labelled) for answer in answers]
-    lines = [table(headings, rows, fold=["picture"], one_line=["picture"])]
+    lines = [table(headings, rows, fold=["picture"], one_line=["picture", "class"])]
     unsure = sum(answer.unsure for answer in answers)
     if unsure:
         lines.append(f"unsure: {unsure:,} of {counted(len(answers), 'picture')}.")
