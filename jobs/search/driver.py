@@ -108,8 +108,8 @@ class Search:
         self._versions = package_versions()
         self._steps: dict[str, Step] = {}  # by trial, those that have been submitted and have no score
         self._checkpoints = Checkpoints(folder)
-        self._seen: dict[str, float] = {}  # Unix time of each trial's last start or epoch
-        self._epoch_seconds: deque[float] = deque(maxlen=101)  # including validation, unlike `EpochDone.seconds`
+        self._seen: dict[str, float] = {}  # Unix time of each trial's last epoch
+        self._epoch_seconds: deque[float] = deque(maxlen=101)  # including validation, except for first epochs
         self._cut: Cut | None = None
         self._written = 0  # decisions in the stored document
         self._so_far: dict[int, Accuracy] = {}  # the best score of each configuration, rung or not
@@ -208,11 +208,12 @@ class Search:
             case Started():
                 for notice in event.notices:
                     log.warning("%s: %s", event.trial, notice)
-                self._seen[event.trial] = self._wall()
                 self._note({"event": "started", **asdict(event)})
             case EpochDone():
-                self._epoch_seconds.append(self._wall() - self._seen.get(event.trial, self._wall()))
-                self._seen[event.trial] = self._wall()
+                # The first epoch of a trial also includes waits, such as for the dataset, so its own time is used.
+                seen, now = self._seen.get(event.trial), self._wall()
+                self._epoch_seconds.append(event.seconds if seen is None else now - seen)
+                self._seen[event.trial] = now
                 self._note_progress(event.trial, event.validation)
                 self._note({"event": "epoch", **asdict(event)})
             case CheckpointTaken():

@@ -21,7 +21,7 @@ from tests.support.processor import at_most_processor_seconds
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
-from tests.support.simulation.trials import Durations
+from tests.support.simulation.trials import Durations, epoch_of
 from tests.support.store.faulty import Faulty, KilledError
 
 BOUNDLESS = Limits(max_failures=1_000, max_out_of_memory=1_000)
@@ -296,3 +296,14 @@ def test_a_resumed_search_whose_time_is_over_trains_nothing() -> None:
     before = world.clock.now
     assert world.drive().is_over
     assert world.clock.now == before
+
+
+def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> None:
+    world = SimulatedSearch(options(), lanes=1)
+    search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
+    now = 0.0
+    search._wall = lambda: now
+    for at, epoch in ((50.0, 1), (53.0, 2)):
+        now = at
+        search._record(epoch_of(search._trial(0), epoch, seconds=2.0))
+    assert [*search._epoch_seconds] == [2.0, 3.0]

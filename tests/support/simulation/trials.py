@@ -39,7 +39,7 @@ def trial_script(given: Assignment, durations: Durations, node: str) -> Generato
     spec = given.spec
     done, weights = json.loads(bytes(given.checkpoint)) if given.checkpoint else (0, "")
     yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
-    history = [epoch_of(spec, epoch) for epoch in range(1, done + 1)]
+    history = [epoch_of(spec, epoch, durations.epoch) for epoch in range(1, done + 1)]
     last = given.until or spec.epochs
     for epoch in range(done + 1, last + 1):
         interval = max(HEARTBEAT_SECONDS, durations.chunk)
@@ -49,7 +49,7 @@ def trial_script(given: Assignment, durations: Durations, node: str) -> Generato
             yield Heartbeat(trial=spec.id, epoch=epoch - 1 + beat / (beats + 1))
         yield durations.epoch - beats * interval
         weights = next_weights(spec, epoch, weights)
-        history.append(epoch_of(spec, epoch))
+        history.append(epoch_of(spec, epoch, durations.epoch))
         yield history[-1]
         if epoch < last and epoch % durations.checkpoint_every == 0:
             yield CheckpointTaken(trial=spec.id, epoch=epoch, content=json.dumps([epoch, weights]).encode())
@@ -88,7 +88,7 @@ def undisturbed_weights(spec: TrialSpec) -> str:
     return weights
 
 
-def epoch_of(spec: TrialSpec, epoch: int) -> EpochDone:
+def epoch_of(spec: TrialSpec, epoch: int, seconds: float = 1.0) -> EpochDone:
     return EpochDone(
-        trial=spec.id, epoch=epoch, loss=1.0 / epoch, train=Accuracy(1, 2), validation=Accuracy(1, 2), seconds=1.0
+        trial=spec.id, epoch=epoch, loss=1.0 / epoch, train=Accuracy(1, 2), validation=Accuracy(1, 2), seconds=seconds
     )
