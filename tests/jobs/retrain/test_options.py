@@ -29,6 +29,7 @@ from tests.support.schedule import DAILY, HOURLY, Schedule
 OWN_MODELS = Path(__file__).parents[2] / "support/own_models.py"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_emitted_command_runs_on_this_machine(schedule: Schedule) -> None:
     config = schedule.folder / "retrain.yaml"

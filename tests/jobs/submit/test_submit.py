@@ -155,6 +155,7 @@ def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
     assert "there is no job no-such" in stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_folder_of_pictures_and_a_model_file_of_this_machine_are_sent_with_the_job(
     cluster: Cluster, data_dir: Path, tmp_path: Path

@@ -71,6 +71,7 @@ def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.long
 def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:

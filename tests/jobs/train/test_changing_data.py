@@ -25,6 +25,7 @@ from tests.support.untrained import UNTRAINED
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def run(address: str, data_dir: Path, home: Path, name: str, *arguments: str | Path) -> dict[str, Any]:
     options = [*options_for(address, data_dir, home / "results"), "--models=scratch", "--epochs=1"]
     code, stdout, stderr = train(*options, "--run-name", name, *arguments, home=home, prelude=UNTRAINED)

@@ -24,7 +24,8 @@ def on_one_node(model: str, address: str, data_dir: Path, home: Path) -> dict[st
     return hashes(stdout)
 
 
-@pytest.mark.parametrize("model", ["keras", pytest.param("scratch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["keras", "scratch"])
 def test_two_nodes_produce_the_same_weights_as_two_replicas_on_one_node(
     ray_address: str, data_dir: Path, tmp_path: Path, model: str
 ) -> None:

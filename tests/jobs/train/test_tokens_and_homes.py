@@ -81,6 +81,7 @@ def test_another_user_can_neither_use_nor_read_nor_rename_anything_of_a_cluster(
     assert guarded.dashboard.rpartition(":")[2] in found.refused
 
 
+@pytest.mark.long
 def test_f21_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jobs.train", f"--storage={tmp_path}/results", f"--data-dir={data_dir}", *SHORT]
     plain = ["env", "-u", "HOME", "-u", "RAY_AUTH_MODE", f"MNIST_TEST_PROCESS={tmp_path}", *command]
