@@ -27,6 +27,9 @@ from tests.support.pictures import classes, noise, write_folder
 
 TOP, LEFT = 86, 72  # pixels above and to the left of the first image
 
+# TFDS starts TensorFlow, which other tests of this process need with two devices.
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
 
 @pytest.fixture
 def command(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
