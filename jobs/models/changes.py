@@ -13,10 +13,10 @@ from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store import appointment, challenge, champions
+from mnist_lib.store.champions import appointment, challenge, reigns
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.garbage_collection import ABANDONED_AFTER, collect
-from mnist_lib.store.promotion import Rule
 from mnist_lib.store.runs import INDEX
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import counted
@@ -33,7 +33,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     version = find_version(objects, name)
     dataset = version.facts.dataset["name"]
     decision = challenge.promote(objects, version, rule, predict_here(objects, version, options))
-    current = champions.champion(objects, version.model, dataset)
+    current = reigns.champion(objects, version.model, dataset)
     is_champion = current is not None and current.version == version.number
     if is_champion:
         verdict = f"{version.name} is {'now ' if decision.promote else ''}the champion of {dataset}: {decision.why}"
@@ -64,7 +64,7 @@ def _update_index(objects: Objects) -> None:
 
 def _dataset(objects: Objects, model: str, given: str | None) -> str:
     """Return the data set whose champion is meant: the given one, or the one trained last."""
-    dataset = stored_name(given) if given is not None else champions.dataset_in_use(objects, model)
+    dataset = stored_name(given) if given is not None else reigns.dataset_in_use(objects, model)
     if dataset is None:
         raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
     return dataset
@@ -83,7 +83,7 @@ def _target(objects: Objects, model: str, dataset: str, to: int | str | None) ->
     """Return the number of the version to roll back to, or None for the previous champion."""
     if not isinstance(to, str):
         return to
-    then = champions.champion_at(objects, model, dataset, to)
+    then = reigns.champion_at(objects, model, dataset, to)
     if then is None:
         raise SpecError(f"to: {model} had no champion for {dataset} at {to}; see: jobs.models history {model}")
     return then.version

@@ -22,8 +22,8 @@ from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store.challenge import Predict
-from mnist_lib.store.champion_log import datasets_with_logs
+from mnist_lib.store.champions.challenge import Predict
+from mnist_lib.store.champions.log import datasets_with_logs
 from mnist_lib.store.contents import StoredModel, image_shape_of
 from mnist_lib.store.datasets import begun_with
 from mnist_lib.store.predictions import Predictions

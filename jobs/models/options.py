@@ -11,8 +11,8 @@ from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store.champion_log import datasets_with_logs
-from mnist_lib.store.promotion import Rule
+from mnist_lib.store.champions.log import datasets_with_logs
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.versions import model_names
 
 MODEL_HELP = f"{', '.join(MODELS)}, or your own"

@@ -24,8 +24,8 @@ from mnist_lib.data.request import stored_name
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
-from mnist_lib.store.champion_log import Champion, ChampionLog, datasets_with_logs
-from mnist_lib.store.champions import champion_at, champions, history, reign
+from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
+from mnist_lib.store.champions.reigns import champion_at, champions, history, reign
 from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder

@@ -13,7 +13,7 @@ from jobs.train.options import STORAGE_HELP
 from mnist_lib.data.request import stored_name
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.spec import MAX_SEED
-from mnist_lib.store.champion_log import datasets_with_logs
+from mnist_lib.store.champions.log import datasets_with_logs
 from mnist_lib.store.versions import model_names
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture

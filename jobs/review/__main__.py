@@ -41,7 +41,7 @@ from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.reading import find_pictures
-from mnist_lib.store.champion_log import datasets_with_logs
+from mnist_lib.store.champions.log import datasets_with_logs
 from mnist_lib.store.contents import StoredModel, classes_of
 from mnist_lib.store.versions import Version, model_names
 from mnist_lib.wording import counted

@@ -36,11 +36,11 @@ from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import Tally, TrialResult
 from mnist_lib.spec import TrialSpec, by_cost
-from mnist_lib.store.challenge import Predict, promote
-from mnist_lib.store.champions import champion
+from mnist_lib.store.champions.challenge import Predict, promote
+from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.champions.reigns import champion
 from mnist_lib.store.contents import StoredModel, contents_of
 from mnist_lib.store.datasets import record_last_run, store_state
-from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder

@@ -33,7 +33,7 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import ModelFile, files_of, is_trusted, name_of
 from mnist_lib.spec import MAX_SEED, TrialSpec, trial_grid
-from mnist_lib.store.promotion import WHEN, Rule
+from mnist_lib.store.champions.promotion import WHEN, Rule
 
 MODELS_HELP = (
     f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"

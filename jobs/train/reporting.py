@@ -17,8 +17,8 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.results import Tally
 from mnist_lib.run_documents import SearchDocument
-from mnist_lib.store.champion_log import Champion, datasets_with_logs
-from mnist_lib.store.champions import history, reign
+from mnist_lib.store.champions.log import Champion, datasets_with_logs
+from mnist_lib.store.champions.reigns import history, reign
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SEARCH, SUMMARY, RunFolder
 from mnist_lib.store.versions import find, model_names
 

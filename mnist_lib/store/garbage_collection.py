@@ -13,8 +13,8 @@ from mnist_lib.clock import moment_of
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.objects.records import seal
-from mnist_lib.store.champion_log import log_names
-from mnist_lib.store.champions import needed_versions
+from mnist_lib.store.champions.log import log_names
+from mnist_lib.store.champions.reigns import needed_versions
 from mnist_lib.store.holds import condemn, read_hold_state
 from mnist_lib.store.publishing import Claim, claims, run_record
 from mnist_lib.store.versions import Version, commit_record, find_all, parse_version, replace_state, version_folder

@@ -15,7 +15,7 @@ from mnist_lib.catalog import DATASETS, MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.evidence import MIN_ACCURACY
 from mnist_lib.run_documents import SearchSummary
-from mnist_lib.store.promotion import Rule
+from mnist_lib.store.champions.promotion import Rule
 from tests.support.documents import ROOT
 from tests.support.made_run import made_run, with_news
 

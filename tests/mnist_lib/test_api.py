@@ -17,9 +17,9 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.challenge import promote
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.opening import open_run
-from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT

@@ -22,7 +22,7 @@ from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.run_documents import HistoryEntry, SearchDocument, Summary
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.champion_log import SCHEMA, Champion, Head, ModelChampion
+from mnist_lib.store.champions.log import SCHEMA, Champion, Head, ModelChampion
 from mnist_lib.store.contents import Manifest, classes_of, image_shape_of
 from mnist_lib.store.holds import Hold
 from mnist_lib.store.opening import UnfinishedRun

@@ -14,8 +14,8 @@ from jobs.models.options import EvaluateOptions
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.challenge import promote
-from mnist_lib.store.promotion import Rule
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
 from tests.support.stored import publish_trained, publish_untrained
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]

@@ -13,8 +13,8 @@ from mnist_lib.api import choose_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.store.challenge import promote
-from mnist_lib.store.promotion import Rule
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
 from tests.support.store.answering import answering, first
 
 RUN = "nightly-2026-11-2{}T03-00-00Z"

@@ -16,8 +16,8 @@ from jobs.predict import __main__ as predict
 from jobs.train.reporting import write_index
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champion_log import ChampionLog
-from mnist_lib.store.champions import champion
+from mnist_lib.store.champions.log import ChampionLog
+from mnist_lib.store.champions.reigns import champion
 from tests.support.job import ROOT, train
 from tests.support.store.invariants import all_verified
 

@@ -229,7 +229,7 @@ def test_gc_deletes_old_versions_and_with_dry_run_only_lists_them(command: Calla
 
 def test_rollback_to_a_time_restores_the_champion_of_that_time(storage: Path, command: Callable[..., Output]) -> None:
     with mock.patch(
-        "mnist_lib.store.appointment.now_text", side_effect=["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z"]
+        "mnist_lib.store.champions.appointment.now_text", side_effect=["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z"]
     ):
         for name in ("keras@1", "keras@2"):
             command("promote", name)

@@ -23,8 +23,8 @@ from mnist_lib.catalog import DIGITS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.pictures.rejecting import MIN_LIKENESS, MIN_SURE_LIKENESS
-from mnist_lib.store.challenge import promote
-from mnist_lib.store.promotion import Rule
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import printable

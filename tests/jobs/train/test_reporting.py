@@ -15,7 +15,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Fence
-from mnist_lib.store.champion_log import Champion
+from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
 from tests.support.made_run import made_run

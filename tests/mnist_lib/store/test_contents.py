@@ -9,9 +9,9 @@ import pytest
 
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.challenge import promote
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from tests.support.store.fake_versions import about, files
 from tests.support.store.scenarios import published

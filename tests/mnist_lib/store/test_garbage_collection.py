@@ -11,10 +11,10 @@ from mnist_lib.errors import ConflictError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import garbage_collection, holds
-from mnist_lib.store.appointment import rollback
-from mnist_lib.store.challenge import promote
+from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version, find, find_all, version_folder
 from tests.support.store.fake_versions import about, files

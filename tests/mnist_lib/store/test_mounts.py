@@ -19,8 +19,8 @@ def _namespaces() -> None:
 FILL = """
 import json, sys
 from mnist_lib.errors import StoreFullError
-from mnist_lib.store.challenge import promote
-from mnist_lib.store.promotion import Rule
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.publishing import publish
 from tests.support.store.invariants import all_verified, champion_verified

@@ -6,10 +6,10 @@ from unittest import mock
 
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import holds
-from mnist_lib.store.appointment import rollback
-from mnist_lib.store.challenge import promote
+from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version, find
 from tests.support.store.fake_versions import about, files

@@ -7,11 +7,11 @@ from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champion_log import Champion, ChampionLog, Found, commit_sha256, pinned_version
-from mnist_lib.store.champions import rollback_line
+from mnist_lib.store.champions.log import Champion, ChampionLog, Found, commit_sha256, pinned_version
+from mnist_lib.store.champions.promotion import Decision
+from mnist_lib.store.champions.reigns import rollback_line
 from mnist_lib.store.holds import hold, read_hold_state
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.promotion import Decision
 from mnist_lib.store.versions import Version, find, verify
 
 

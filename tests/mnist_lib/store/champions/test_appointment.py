@@ -11,12 +11,12 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import seal
-from mnist_lib.store.appointment import rollback
-from mnist_lib.store.challenge import promote
-from mnist_lib.store.champion_log import Champion
-from mnist_lib.store.champions import champion, champion_at, history
+from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.log import Champion
+from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.champions.reigns import champion, champion_at, history
 from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import find, version_folder
 from tests.support.store.fake_versions import about, files
@@ -163,7 +163,7 @@ def test_p6_a_damaged_champion_record_leaves_others_readable_and_can_be_rolled_b
     objects: LocalObjects, tmp_path: Path
 ) -> None:
     times = ["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z", "2026-11-03T03:00:00Z", "2026-11-04T03:00:00Z"]
-    with mock.patch("mnist_lib.store.appointment.now_text", side_effect=times):
+    with mock.patch("mnist_lib.store.champions.appointment.now_text", side_effect=times):
         versions = [published(objects, right) for right in (50, 100, 150)]
         for version in versions[:2]:
             promote(objects, version, Rule())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.results import Accuracy
-from mnist_lib.store.significance import TOTAL, Budget
+from mnist_lib.store.champions.significance import TOTAL, Budget
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error

@@ -1,6 +1,6 @@
 """Which version of a model is in use for each data set, and which were before.
 
-Promotions, refusals and roll-backs are appended to a log, see `champion_log`. Nothing is overwritten: a roll-back
+Promotions, refusals and roll-backs are appended to a log, see `log`. Nothing is overwritten: a roll-back
 appends an older version again, so the champion may not be the newest version.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store.champion_log import Champion, ChampionLog, datasets_with_logs
+from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
 from mnist_lib.store.versions import find_all
 
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.appointment import rollback
-from mnist_lib.store.challenge import Predict, promote
-from mnist_lib.store.champion_log import ChampionLog
-from mnist_lib.store.champions import champion, dataset_in_use, history
-from mnist_lib.store.promotion import Rule
-from mnist_lib.store.significance import MIN_FRESH_IMAGES, Budget
+from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.challenge import Predict, promote
+from mnist_lib.store.champions.log import ChampionLog
+from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.champions.reigns import champion, dataset_in_use, history
+from mnist_lib.store.champions.significance import MIN_FRESH_IMAGES, Budget
 from mnist_lib.store.versions import Version
 from tests.support.store.answering import TEN, answering, first
 from tests.support.store.invariants import champions

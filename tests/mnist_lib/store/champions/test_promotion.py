@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mnist_lib.store.champions.promotion import Compared, Decision, Rule, mcnemar
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.promotion import Compared, Decision, Rule, mcnemar
 
 
 def predictions(

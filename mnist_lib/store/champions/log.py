@@ -21,8 +21,8 @@ from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.records import RecordLog, read_record, seal, unseal
 from mnist_lib.results import Accuracy
-from mnist_lib.store.significance import Budget
-from mnist_lib.store.used_images import check_used
+from mnist_lib.store.champions.significance import Budget
+from mnist_lib.store.champions.used_images import check_used
 from mnist_lib.store.versions import Version, find, record_of
 
 SCHEMA = 2  # of the records; those of the log of a model, without a data set, have schema 1
