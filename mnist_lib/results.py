@@ -9,7 +9,7 @@ import functools
 import math
 import pickle
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -77,6 +77,12 @@ class Accuracy:
     def _wilson(self, z: float) -> float:
         n, p = self.total, self.value
         return (p + z * z / (2 * n) + z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+
+
+def mean_accuracy(counts: Iterable[Counts | None]) -> float | None:
+    """Return the mean of accuracies in a document, or None if there are none."""
+    values = [Accuracy(**count).value for count in counts if count and count["total"]]
+    return statistics.fmean(values) if values else None
 
 
 @dataclass(frozen=True, kw_only=True)

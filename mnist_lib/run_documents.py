@@ -148,7 +148,7 @@ class SearchSummary(TypedDict):
 
 
 class Cut(TypedDict):
-    """Where a search was cut because time was short."""
+    """What was left out of a search because time was short."""
 
     brackets: Count  # that were not dropped
     over: bool  # whether the brackets that had begun were not completed either

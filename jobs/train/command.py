@@ -1,18 +1,21 @@
-"""What the commands that train share: the checks before a run, and its result."""
+"""What the commands that train do around their work: check the options, begin or resume a run, print its result."""
 
 import json
 import logging
 import shlex
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
-from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, print_result
+from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result
+from jobs.console.terminal import step
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import moment_of, now_text
 from mnist_lib.data.availability import check_availability
@@ -22,16 +25,85 @@ from mnist_lib.model_file import ModelFile, trust, with_folder
 from mnist_lib.objects.fence import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
-from mnist_lib.store.opening import run_to_resume
-from mnist_lib.store.runs import REPORT, RunFolder, check_writable, configuration_of
+from mnist_lib.store.opening import open_run, run_to_resume
+from mnist_lib.store.runs import REPORT, RunFolder, check_run_name, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
 
 log = logging.getLogger(__name__)
 
 Options = TypeVar("Options", bound=TrainOptions)
+# (folder, result of `code_version`, what to print when the user interrupts the run) -> summary
+Work = Callable[[RunFolder, dict[str, Any], str], dict[str, Any]]
 
 
-def trust_files(files: Collection[ModelFile]) -> None:
+def checked_options(
+    kind: type[Options], arguments: Sequence[str], begin: float, left_out: Collection[str] = ()
+) -> Options:
+    """Return the options of a command line, checked without importing anything slow.
+
+    Args:
+        begin: Unix time at which the command began.
+        left_out: fields that are not options of the command.
+    """
+    options: Options = parse(kind.COMMAND, kind, arguments, left_out)
+    if options.resume is not None:
+        options = resumed_options(options, arguments, left_out)
+    log_to_stderr(verbose=options.verbose, quiet=options.quiet)
+    options.require_trusted(arguments)
+    options.grid()
+    options.check()
+    options.check_data_dir()
+    check_storage(options.storage)
+    if options.run_name is not None:
+        check_run_name(options.run_name)
+    require_time_left(options, begin)
+    return options
+
+
+def run_job(
+    options: TrainOptions,
+    work: Work,
+    text: Callable[[dict[str, Any], RunFolder], str],
+    *,
+    submitted: bool,
+    what: str = "run",
+    left_out: Collection[str] = (),
+) -> int:
+    """Begin or resume the run, do the work unless it is done, print the result, and return the exit code.
+
+    Args:
+        text: returns the result as text.
+        submitted: whether this is a job of `jobs.submit`.
+        what: the command's word for a run.
+        left_out: as in `checked_options`.
+    """
+    with step("checking the storage", shown=not options.quiet):
+        objects = _open_for_writing(options.storage, options.lease, submitted)
+    code = code_version(SOURCE_FOLDERS)
+    run = open_run(
+        objects,
+        options.run_name,
+        dataset=options.data().name,
+        terms=options.terms(code),
+        configuration=yaml.safe_dump(configuration(options, left_out), sort_keys=False),
+    )
+    with run as folder:
+        summary = folder.summary()
+        if summary is None:
+            _check_data(options)
+            _trust(options.code_files.values())
+            command = ["python", "-m", options.COMMAND, "--resume", folder.run, "--storage", options.storage]
+            command += ["--address", options.address] if options.address else []
+            advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
+            summary = work(folder, code, advice)
+        else:
+            log.info("run %s is complete; for another %s, use another --run-name", folder.run, what)
+            finish(folder, summary, options)
+    print_result_of_job(json.dumps(summary, indent=2) if options.json else text(summary, folder), submitted)
+    return _exit_code(summary)
+
+
+def _trust(files: Collection[ModelFile]) -> None:
     """List these files as trusted, so that stored versions may run their code even after the files have changed."""
     try:
         trust(files)
@@ -41,7 +113,7 @@ def trust_files(files: Collection[ModelFile]) -> None:
         )
 
 
-def check_data(options: TrainOptions) -> None:
+def _check_data(options: TrainOptions) -> None:
     """Raise DataError within seconds if a run could not get its dataset. The driver reads it on its own machine."""
     data = options.data()
     try:
@@ -63,7 +135,7 @@ def finish(folder: RunFolder, summary: Mapping[str, Any], options: TrainOptions)
         write_index(folder.objects)
 
 
-def open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objects:
+def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objects:
     """Return the storage. Raises StoreError before anything starts if it cannot be written."""
     if submitted and not is_url(storage) and not Path(storage).is_absolute():
         raise exit_codes.UsageError(
@@ -106,7 +178,7 @@ def result_text(summary: dict[str, Any], folder: RunFolder) -> str:
     return as_text(*result_tables(summary), "", *lines)
 
 
-def exit_code(summary: Mapping[str, Any]) -> int:
+def _exit_code(summary: Mapping[str, Any]) -> int:
     errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
     if len(errors) < len(summary["trials"]):
         return exit_codes.SOME_FAILED if errors or summary["dataset"].get("damaged") else exit_codes.DONE

@@ -96,12 +96,9 @@ class Recorder:
             VersionsError: a worker has different package versions than this process.
             StoreError: an earlier event could not be stored.
         """
+        check_start(event, self._versions)
         match event:
-            case LaneStarted():
-                require_same_versions(event.host, event.versions, self._versions)
             case Started():
-                for notice in event.notices:
-                    log.warning("%s: %s", event.trial, notice)
                 self._epochs[event.trial] = event.resumed_after
                 if event.resumed_after:
                     log.info("%s: resumed after epoch %d", event.trial, event.resumed_after)
@@ -180,6 +177,16 @@ class Recorder:
         else:
             log.warning("%s failed: %s %s", position, outcome.code, outcome.message)
             log.debug("%s", outcome.details)
+
+
+def check_start(event: object, of_driver: Mapping[str, str]) -> None:
+    """Check the versions of a lane that has started, and log the notices of a trial that has."""
+    match event:
+        case LaneStarted():
+            require_same_versions(event.host, event.versions, of_driver)
+        case Started():
+            for notice in event.notices:
+                log.warning("%s: %s", event.trial, notice)
 
 
 def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Mapping[str, str]) -> None:

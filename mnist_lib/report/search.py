@@ -1,6 +1,5 @@
 """What a report says about a search: its settings against their scores, its rungs, and its best configurations."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from mnist_lib.report.drawing import Plot, color_of, legend, new_figure, plot
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, mean_accuracy
 from mnist_lib.run_documents import SearchDocument
 from mnist_lib.wording import printable, short_name
 
@@ -60,7 +59,6 @@ class ReportedSearch:
         if not tried or document["best"] is None:
             return None
         best = document["best"]["validation"]
-        finals = [trial["validation"] for trial in summary["trials"] if trial["status"] == "ok"]
         return cls(
             rungs=document["rungs"],
             tried=sorted(tried, key=lambda one: (-one.score, one.number)),
@@ -68,18 +66,12 @@ class ReportedSearch:
             ranges=frozenset(name for name, given in document["space"].items() if ".." in str(given)),
             logarithmic=frozenset(name for name, given in document["space"].items() if str(given).endswith(":log")),
             in_search=Accuracy(best["correct"], best["total"]).value,
-            with_fresh_seeds=mean_of(finals),
+            with_fresh_seeds=mean_accuracy(trial.get("validation") for trial in summary["trials"]),
         )
 
     @property
     def best(self) -> Sequence[Tried]:
         return self.tried[:BEST]
-
-
-def mean_of(counts: Sequence[Mapping[str, int] | None]) -> float | None:
-    """Return the mean of accuracies, or None if there are no accuracies."""
-    values = [count["correct"] / count["total"] for count in counts if count and count["total"]]
-    return statistics.fmean(values) if values else None
 
 
 def settings_plot(search: ReportedSearch) -> Plot:

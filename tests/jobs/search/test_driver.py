@@ -158,26 +158,26 @@ def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
     search.winner()
     final = -(-given.final_seeds // lanes) * given.epochs * epoch
     assert world.clock.now + final <= deadline
-    assert world.document == json.loads(json.dumps(search.document()))
+    assert world.document == json.loads(json.dumps(search.found.document()))
 
 
 def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
     world = SimulatedSearch(options(), 2, deadline=400.0, epoch=10.0)
-    cut = world.drive().document()
+    cut = world.drive().found.document()
     assert cut["cut"] is not None
     world.clock.sleep(10.0)
     world.deadline = float("inf")
     again = world.drive()
-    assert again.document()["decisions"][: len(cut["decisions"])] == cut["decisions"]
-    assert again.document()["cut"] == cut["cut"]
+    assert again.found.document()["decisions"][: len(cut["decisions"])] == cut["decisions"]
+    assert again.found.document()["cut"] == cut["cut"]
 
 
 def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     world = SimulatedSearch(options(), lanes=1)
     search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
-    while step := search._halving.next_step():
-        spec = search._trial(step.configuration)
+    while step := search.found.halving.next_step():
+        spec = search.found.trial(step.configuration)
         search._steps[spec.id] = step
         search._record(TrialFailure(trial=spec.id, code="E-NAN", message="the loss is not a finite number"))
     assert search.is_over
@@ -188,7 +188,7 @@ def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptur
 def test_data_that_cannot_be_read_end_the_search() -> None:
     world = SimulatedSearch(options(), lanes=1)
     search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
-    step = search._halving.next_step()
+    step = search.found.halving.next_step()
     assert step is not None
     search._steps["keras-c0"] = step
     with pytest.raises(TrainingError, match="keras-c0: the data are damaged"):
@@ -205,7 +205,7 @@ def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() 
     with at_most_processor_seconds(10):  # the simulated cluster needs most of it
         search = world.drive()
     assert len(world.document["configurations"]) == 1_000
-    assert len(search._checkpoints._held) == len(search._seen) == len(search._steps) == 0
+    assert len(search._checkpoints._held) == len(search._time._seen) == len(search._steps) == 0
 
 
 def history_lines(world: SimulatedSearch) -> list[str]:
@@ -260,13 +260,13 @@ def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> 
 
 def test_a_configuration_that_failed_on_a_later_rung_does_not_win() -> None:
     search = Search(options(), RunFolder(MemoryObjects(), "run"), SimulatedWrites(VirtualClock(), 0.0), 1)
-    steps = [step for _ in range(9) if (step := search._halving.next_step())]
+    steps = [step for _ in range(9) if (step := search.found.halving.next_step())]
     for step in steps:
-        search._halving.record(step, Accuracy(90 - step.configuration, 100))
-    best = search._halving.next_step()
+        search.found.halving.record(step, Accuracy(90 - step.configuration, 100))
+    best = search.found.halving.next_step()
     assert best is not None
     assert search.winner() == best.configuration == 0
-    search._halving.record(best, None)
+    search.found.halving.record(best, None)
     assert search.winner() == 1
 
 
@@ -302,8 +302,8 @@ def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> 
     world = SimulatedSearch(options(), lanes=1)
     search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
     now = 0.0
-    search._wall = lambda: now
+    search._time.wall = lambda: now
     for at, epoch in ((50.0, 1), (53.0, 2)):
         now = at
-        search._record(epoch_of(search._trial(0), epoch, seconds=2.0))
-    assert [*search._epoch_seconds] == [2.0, 3.0]
+        search._record(epoch_of(search.found.trial(0), epoch, seconds=2.0))
+    assert [*search._time._epoch_seconds] == [2.0, 3.0]

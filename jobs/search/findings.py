@@ -1,0 +1,164 @@
+"""What a search has found so far: scores, decisions, the best configuration, and what was cut for lack of time."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+from jobs.console.exit_codes import TrainingError
+from jobs.search.options import SearchOptions
+from mnist_lib.documents import Name, Number, Seconds, convert, decode
+from mnist_lib.results import Accuracy, Counts
+from mnist_lib.run_documents import Cut, SearchDocument, SearchSummary
+from mnist_lib.search.halving import Step
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.runs import HISTORY, SEARCH, RunFolder
+
+History = Sequence[Mapping[str, Any]]  # the entries of `history.jsonl`
+
+
+class Findings:
+    """The state of a search, which follows from the scores in the history of its run, and from the recorded cut."""
+
+    def __init__(self, options: SearchOptions) -> None:
+        self._options = options
+        self.halving = options.halving()
+        self.settings = options.proposals(self.halving)
+        self.cut: Cut | None = None
+        self._so_far: dict[int, Accuracy] = {}  # the best score of each configuration, rung or not
+        self._failures: list[str] = []
+
+    @property
+    def is_over(self) -> bool:
+        return self.halving.is_complete or (self.cut is not None and self.cut["over"])
+
+    def trial(self, number: int) -> TrialSpec:
+        """Return the trial of a configuration."""
+        return self._options.trial(self.settings(number), number)
+
+    def best(self) -> tuple[int, Accuracy] | None:
+        """Return the best configuration and its score; before the first rung is complete, the best one so far."""
+        so_far = max(self._so_far.items(), key=lambda item: (item[1].value, -item[0]), default=None)
+        return self.halving.best() or so_far
+
+    def winner(self) -> tuple[int, Accuracy]:
+        """Return the best configuration and its score. Raises TrainingError if there is none."""
+        best = self.best()
+        if best is None:
+            codes = {failure.partition(" ")[0] for failure in self._failures}
+            why = f" (the first: {self._failures[0]})" if self._failures else ""
+            raise TrainingError(
+                f"no configuration could be trained{why}; change --vary or --space", *(codes if len(codes) == 1 else ())
+            )
+        return best
+
+    # From events
+
+    def note_epoch(self, trial: str, validation: Accuracy | None) -> None:
+        """Note the score of an epoch, which decides if no rung is completed in time."""
+        number = configuration_of(trial)
+        if number is not None and validation and validation.value >= self._so_far.get(number, validation).value:
+            self._so_far[number] = validation
+
+    def note_failure(self, reason: str) -> None:
+        self._failures.append(reason)
+
+    # From and to documents
+
+    def restore(self, folder: RunFolder, history: History) -> int:
+        """Record the scores of earlier drivers, drop what they have dropped, and return the number of known scores.
+
+        Raises IntegrityError if `history.jsonl` or `search.json` is damaged.
+        """
+        if content := folder.read(SEARCH):
+            self.cut = decode(content, SearchDocument, f"{folder.where}/{SEARCH}")["cut"]
+        scores: dict[tuple[str, int], Accuracy | None] = {}
+        for entry in history:
+            if entry["event"] == "rung":
+                rung = convert(entry, _Rung, f"{folder.where}/{HISTORY}", "$")
+                scores[rung["trial"], rung["epoch"]] = _accuracy_of(rung["validation"])
+        for epoch in epochs_of(folder, history):
+            self.note_epoch(epoch["trial"], _accuracy_of(epoch["validation"]))
+        if not any(scores.values()):
+            scores.clear()  # if every configuration has failed, for example on a broken node, try them again
+        steps: list[Step] = []
+        while step := self.halving.next_step():
+            key = self.trial(step.configuration).id, self.halving.epochs_of(step)
+            if key in scores:
+                self.halving.record(step, scores[key])
+            else:
+                steps.append(step)
+        self.halving.put_back(steps)
+        if self.cut is not None:
+            self.halving.restrict(self.cut["brackets"])
+        return len(scores)
+
+    def document(self) -> dict[str, Any]:
+        """Return what `search.json` holds: no times or host names, so that equal searches have equal files."""
+        tried = {number for decision in self.halving.decisions for number in decision.scores}
+        best = self.best()
+        return {
+            "schema": 1,
+            "space": self._options.variation.document(),
+            "strategy": self._options.strategy,
+            "rungs": list(self.halving.ladder.rungs),
+            "configurations": {str(number): self.settings(number) for number in sorted(tried)},
+            "decisions": [
+                {
+                    "bracket": made.bracket,
+                    "rung": made.rung,
+                    "epochs": made.epochs,
+                    "scores": {str(n): None if score is None else asdict(score) for n, score in made.scores.items()},
+                    "survivors": list(made.survivors),
+                }
+                for made in self.halving.decisions
+            ],
+            "cut": self.cut,
+            "best": None if best is None else {"configuration": best[0], "validation": asdict(best[1])},
+        }
+
+    def summary(self) -> SearchSummary:
+        """Return what the summary of the run says about the search. Raises TrainingError if there is no winner."""
+        number, score = self.winner()
+        return SearchSummary(
+            settings=dict(self.settings(number)),
+            configurations=self.halving.tried,
+            epochs=self.halving.epochs,
+            validation=Counts(correct=score.correct, total=score.total),
+        )
+
+
+class Epoch(TypedDict):
+    """A line of `history.jsonl` about an epoch."""
+
+    trial: Name
+    seconds: Seconds
+    validation: Counts | None
+
+
+class _Rung(TypedDict):
+    """A line of `history.jsonl` about the score of a configuration on a rung."""
+
+    trial: Name
+    epoch: Number
+    validation: Counts | None
+
+
+def configuration_of(trial: str) -> int | None:
+    """Return the number of the configuration that a trial belongs to, or None for a final trial."""
+    match = re.search(r"-c([0-9]{1,9})$", trial)
+    return int(match[1]) if match else None
+
+
+def epochs_of(folder: RunFolder, history: History) -> Iterator[Epoch]:
+    """Yield the epochs of configurations in the history of a run. Raises IntegrityError if it is damaged."""
+    for entry in history:
+        if entry["event"] == "epoch":
+            epoch = convert(entry, Epoch, f"{folder.where}/{HISTORY}", "$")
+            if configuration_of(epoch["trial"]) is not None:
+                yield epoch
+
+
+def _accuracy_of(counts: Counts | None) -> Accuracy | None:
+    """Return an accuracy, or None for none. Raises SpecError if there are more correct predictions than images."""
+    return Accuracy(**counts) if counts and counts["total"] else None
