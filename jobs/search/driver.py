@@ -216,7 +216,7 @@ class Search:
 
     def _fail(self, trial: str, reason: str) -> None:
         log.warning("%s failed: %s", trial, reason)
-        self.found.note_failure(reason)
+        self.found.note_failure(trial, reason)
         self._note({"event": "failed", "trial": trial, "reason": reason})
         self._end(trial, None, self._epochs(trial))
 

@@ -60,8 +60,14 @@ class Findings:
         if number is not None and validation and validation.value >= self._so_far.get(number, validation).value:
             self._so_far[number] = validation
 
-    def note_failure(self, reason: str) -> None:
+    def note_failure(self, trial: str, reason: str) -> None:
+        """Note that the training of a configuration has failed; it would fail again, so it cannot win."""
         self._failures.append(reason)
+        self._cannot_win(trial)
+
+    def _cannot_win(self, trial: str) -> None:
+        if (number := configuration_of(trial)) is not None:
+            self._so_far.pop(number, None)
 
     # From and to documents
 
@@ -79,6 +85,9 @@ class Findings:
                 scores[rung["trial"], rung["epoch"]] = _accuracy_of(rung["validation"])
         for epoch in epochs_of(folder, history):
             self.note_epoch(epoch["trial"], _accuracy_of(epoch["validation"]))
+        for (trial, _), score in scores.items():
+            if score is None:
+                self._cannot_win(trial)
         if not any(scores.values()):
             scores.clear()  # if every configuration has failed, for example on a broken node, try them again
         steps: list[Step] = []

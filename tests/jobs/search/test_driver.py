@@ -307,3 +307,23 @@ def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> 
         now = at
         search._record(epoch_of(search.found.trial(0), epoch, seconds=2.0))
     assert [*search._time._epoch_seconds] == [2.0, 3.0]
+
+
+def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> None:
+    world = SimulatedSearch(options(strategy="random", epochs=100), lanes=1)
+    search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
+    for number in range(2):
+        step = search.found.halving.next_step()
+        assert step is not None
+        spec = search.found.trial(number)
+        search._steps[spec.id] = step
+        search._record(epoch_of(spec, 1))
+    assert search.winner() == 0
+    search._record(TrialFailure(trial="keras-c0", code="E-NAN", message="the loss is not a finite number"))
+    assert search.winner() == 1
+    assert (
+        Search(
+            world.options, RunFolder(world.storage, "run", resumed=True), SimulatedWrites(world.clock, 0.0), 1
+        ).winner()
+        == 1
+    )
