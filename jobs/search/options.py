@@ -32,6 +32,7 @@ SETTINGS = (
     *("model", "optimizer", "learning_rate", "schedule", "batch_size", "momentum", "weight_decay", "global_clipnorm"),
     "precision",
 )
+NAMES = {"batch_size": "global_batch_size"}  # of settings that `trial_grid` calls otherwise
 BATCH = 9  # configurations of a bracket without halving, which are proposed together
 MAX_CONFIGURATIONS = 10_000
 MAX_SPACE_BYTES = 100_000
@@ -90,7 +91,7 @@ class SearchOptions(TrainOptions):
         if self.validation_percent == 0:
             raise SpecError("validation_percent: expected 1 or more, since validation images decide, got 0")
         known = [self._arguments(name_of(model)) for model in self.models]
-        for name in [*(self.model_arg or {}), *([] if self.hidden_units is None else ["hidden_units"])]:
+        for name in self.arguments:
             if not any(names is None or name in names for names in known):
                 raise SpecError(f"model_arg: expected an argument of {', '.join(self.models)}, got {name}")
         for example in self.variation.examples():
@@ -161,36 +162,16 @@ class SearchOptions(TrainOptions):
 
     def trial(self, settings: Mapping[str, Value], number: int | None) -> TrialSpec:
         """Return the trial of a configuration. `number`: None for one outside the search."""
-        values: dict[str, Any] = dict(settings)
-        model = str(values.pop("model", name_of(self.models[0])))
-        shared = {
-            "optimizer": self.optimizer,
-            "learning_rate": self.learning_rate,
-            "schedule": self.schedule,
-            "precision": self.precision,
-            "momentum": self.momentum,
-            "weight_decay": self.weight_decay,
-            "global_clipnorm": self.global_clipnorm,
-            "batch_size": self.batch_size,
-        }
-        shared |= {name: values.pop(name) for name in [*values] if name in shared}
+        model = str(settings.get("model", name_of(self.models[0])))
+        shared = self.shared | {NAMES.get(name, name): value for name, value in settings.items() if name in SETTINGS}
+        shared.pop("model", None)
         optimizer = shared["optimizer"] or entry_of(model).optimizer
         if "momentum" in settings and optimizer not in WITH_MOMENTUM:
             shared["momentum"] = 0.0  # it varies, and applies to other configurations
-        units = {} if self.hidden_units is None else {"hidden_units": self.hidden_units}
+        given = self.arguments | {name: value for name, value in settings.items() if name not in SETTINGS}
         accepted = self._arguments(model)
-        arguments = {**(self.model_arg or {}), **units, **values}
-        (spec,) = trial_grid(
-            [model],
-            [self.seed],
-            sources=self.model_files,
-            arguments={name: value for name, value in arguments.items() if accepted is None or name in accepted},
-            dataset=self.data().name,
-            epochs=self.epochs,
-            global_batch_size=shared.pop("batch_size"),
-            validation_percent=self.validation_percent,
-            **shared,
-        )
+        arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
+        (spec,) = trial_grid([model], [self.seed], sources=self.model_files, arguments=arguments, **shared)
         return replace(spec, configuration=number)
 
 

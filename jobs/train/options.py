@@ -168,24 +168,31 @@ class TrainOptions(DataOptions):
 
     def grid(self) -> list[TrialSpec]:
         """Return a trial for each model and seed. Raises SpecError for an invalid value, or ModelError."""
+        models = map(name_of, self.models)
+        return trial_grid(models, self._seeds(), sources=self.model_files, arguments=self.arguments, **self.shared)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the functions that build the models."""
         units = {} if self.hidden_units is None else {"hidden_units": self.hidden_units}
-        return trial_grid(
-            map(name_of, self.models),
-            self._seeds(),
-            sources=self.model_files,
-            arguments={**(self.model_arg or {}), **units},
-            dataset=self.data().name,
-            epochs=self.epochs,
-            global_batch_size=self.batch_size,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            precision=self.precision,
-            validation_percent=self.validation_percent,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            global_clipnorm=self.global_clipnorm,
-        )
+        return {**(self.model_arg or {}), **units}
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What the trials of a run have in common, as `trial_grid` takes it."""
+        return {
+            "dataset": self.data().name,
+            "epochs": self.epochs,
+            "global_batch_size": self.batch_size,
+            "optimizer": self.optimizer,
+            "learning_rate": self.learning_rate,
+            "schedule": self.schedule,
+            "precision": self.precision,
+            "validation_percent": self.validation_percent,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "global_clipnorm": self.global_clipnorm,
+        }
 
     @functools.cached_property
     def model_files(self) -> Mapping[str, ModelFile]:

@@ -7,29 +7,21 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from mnist_lib.assignment import Assignment, Group, Pace, Resources
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.split import Dataset
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError, SpecError
+from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
-from mnist_lib.models.model import Model
 from mnist_lib.models.scratch import optimizer_of
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
-    Accuracy,
-    CheckpointTaken,
-    EpochDone,
-    Heartbeat,
-    RungDone,
     Started,
     Trained,
     TrialEvent,
@@ -37,8 +29,8 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.loop import EpochProgress, Trainer, accuracy_of, learning_rates
+from mnist_lib.training.epochs import Compiled, rates_of, rung_done, start, train
+from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
 
@@ -53,18 +45,6 @@ class WorkerPlace:
 
     node: str
     gpus: tuple[str, ...] = ()  # ids of the granted GPUs
-
-
-@dataclass(frozen=True)
-class _Compiled:
-    """The compiled model that trials of the same shape share."""
-
-    model: Model
-    trainer: Trainer
-    plan: Plan
-    train: Split
-    validation: Split | None
-    notices: tuple[str, ...]
 
 
 def run_trials(
@@ -141,7 +121,7 @@ class _Lane:
         self._resources, self._place, self._group = resources, place, group
         self._strategy: tf.distribute.Strategy | None = None
         self._data: Dataset | None = None
-        self._compiled: dict[TrialSpec, _Compiled] = {}
+        self._compiled: dict[TrialSpec, Compiled] = {}
 
     def configure(self) -> None:
         """Configure TensorFlow, unless it is already configured."""
@@ -163,7 +143,7 @@ class _Lane:
         begin, until, spec = time.perf_counter(), time.monotonic() + assignment.seconds, assignment.spec
         devices = devices_of(self._strategy)
         compiled = self._compile(spec, assignment.source)
-        state, notices = _start(compiled.trainer, assignment)
+        state, notices = start(compiled.trainer, assignment)
         yield Started(
             trial=spec.id,
             pid=os.getpid(),
@@ -176,15 +156,15 @@ class _Lane:
         setup_seconds = time.perf_counter() - begin
         if assignment.until is not None:
             pace = replace(pace, max_epochs=assignment.until)
-        best, history = yield from _train(compiled, spec, state, pace, until)
+        best, history = yield from train(compiled, spec, state, pace, until)
         if assignment.until is not None:
-            yield _rung_done(compiled.trainer, spec, best, history)
+            yield rung_done(compiled.trainer, spec, best, history)
             return
         yield Trained(trial=spec.id)
         train_seconds = sum(epoch.seconds for epoch in history)
         test = self._dataset.test
         probabilities = compiled.trainer.probabilities(best.weights, test.images)
-        rates = _learning_rates(compiled, spec)[compiled.plan.steps - 1 :: compiled.plan.steps]
+        rates = rates_of(compiled, spec)[compiled.plan.steps - 1 :: compiled.plan.steps]
         yield TrialResult(
             trial=spec.id,
             spec=spec,
@@ -206,7 +186,7 @@ class _Lane:
             tensorboard=event_file(history, rates, best.epoch, probabilities, test, self._dataset.classes),
         )
 
-    def _compile(self, spec: TrialSpec, source: ModelFile | None) -> _Compiled:
+    def _compile(self, spec: TrialSpec, source: ModelFile | None) -> Compiled:
         """Compile the model of a trial, unless an earlier trial of the same shape did."""
         shape = spec.shape
         if shape not in self._compiled:
@@ -225,89 +205,9 @@ class _Lane:
             if trainer.refused_by_xla is not None:
                 refused = f"{spec.model} is trained without XLA, which cannot compile {trainer.refused_by_xla}"
                 notices = (*notices, refused)
-            self._compiled[shape] = _Compiled(model, trainer, plan, train, validation, notices)
+            self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices)
         return self._compiled[shape]
 
 
 def _source_of(assignment: Assignment) -> dict[str, bytes]:
     return {SOURCE_FILE: assignment.source.content} if assignment.source else {}
-
-
-def _start(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, tuple[str, ...]]:
-    """Start training from the checkpoint if it is usable, and return its state and the notices."""
-    trainer.start(given.spec.seed)
-    if given.checkpoint is None:
-        return None, ()
-    try:
-        state = unpack(given.checkpoint, given.spec, like=trainer.values)
-    except CheckpointError as error:
-        return None, (f"{error}; the trial starts from the beginning",)
-    if given.until is not None and state.epoch > given.until:  # its score would be that of a later rung
-        return None, ("its checkpoint is of a later rung; the trial starts from the beginning",)
-    trainer.values = state.values
-    return state, ()
-
-
-def _train(
-    compiled: _Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace, until: float
-) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
-    """Return the best epoch by validation accuracy (the first in a tie; without validation the last) and all epochs.
-
-    Args:
-        until: the value of `time.monotonic()` after which no epoch should end.
-    """
-    best, history = (state.best, state.history) if state else (None, ())
-    rates = _learning_rates(compiled, spec)
-    last = min(spec.epochs, pace.max_epochs or spec.epochs)
-    checkpoint_at = time.monotonic()
-    for epoch in compiled.trainer.train(
-        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=len(history) + 1, last=last
-    ):
-        if isinstance(epoch, EpochProgress):
-            yield Heartbeat(trial=spec.id, epoch=epoch.epochs)
-            continue
-        validation = _validate(compiled.trainer, compiled.validation, epoch.number) if compiled.validation else None
-        previous = best.validation if best else None
-        if best is None or previous is None or validation is None or validation.correct > previous.correct:
-            best = Best(epoch.number, compiled.trainer.weights, validation)
-        done = EpochDone(
-            trial=spec.id,
-            epoch=epoch.number,
-            loss=epoch.loss,
-            train=epoch.train,
-            validation=validation,
-            seconds=epoch.seconds,
-        )
-        history = (*history, done)
-        yield done
-        late = time.monotonic() + max(epoch.seconds for epoch in history) > until
-        if math.isfinite(until) and compiled.trainer.any_process(late):
-            break
-        if epoch.number < last and time.monotonic() - checkpoint_at >= pace.checkpoint_seconds:
-            content = pack(TrainingState(compiled.trainer.values, best, history), spec)
-            yield CheckpointTaken(trial=spec.id, epoch=epoch.number, content=content)
-            checkpoint_at = time.monotonic()
-    assert best is not None  # a spec has at least one epoch
-    return best, history
-
-
-def _rung_done(trainer: Trainer, spec: TrialSpec, best: Best, history: tuple[EpochDone, ...]) -> RungDone:
-    """Return the end of a rung. Raises SpecError if there is no validation."""
-    if best.validation is None:
-        raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
-    epoch, state = history[-1].epoch, TrainingState(trainer.values, best, history)
-    content = pack(state, spec) if epoch < spec.epochs else b""
-    seconds = sum(done.seconds for done in history)
-    return RungDone(trial=spec.id, epoch=epoch, validation=best.validation, seconds=seconds, content=content)
-
-
-def _learning_rates(compiled: _Compiled, spec: TrialSpec) -> NDArray[np.float32]:
-    """Return the learning rate of every step of the trial, [steps]."""
-    return learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
-
-
-def _validate(trainer: Trainer, validation: Split, epoch: int) -> Accuracy:
-    try:
-        return accuracy_of(trainer.probabilities(trainer.weights, validation.images), validation.labels)
-    except DivergedError as error:
-        raise DivergedError(f"after epoch {epoch}, {error}") from error

@@ -1,0 +1,111 @@
+"""The epochs of one trial: start or resume it, train, select the best epoch, and pause after a rung of a search."""
+
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_lib.assignment import Assignment, Pace
+from mnist_lib.data.batches import Plan
+from mnist_lib.data.split import Split
+from mnist_lib.errors import CheckpointError, DivergedError, SpecError
+from mnist_lib.models.model import Model
+from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Heartbeat, RungDone, TrialEvent
+from mnist_lib.spec import TrialSpec
+from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
+from mnist_lib.training.loop import EpochProgress, Trainer, accuracy_of, learning_rates
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The compiled model that trials of the same shape share."""
+
+    model: Model
+    trainer: Trainer
+    plan: Plan
+    train: Split
+    validation: Split | None
+    notices: tuple[str, ...]
+
+
+def start(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, tuple[str, ...]]:
+    """Start training from the checkpoint if it is usable, and return its state and the notices."""
+    trainer.start(given.spec.seed)
+    if given.checkpoint is None:
+        return None, ()
+    try:
+        state = unpack(given.checkpoint, given.spec, like=trainer.values)
+    except CheckpointError as error:
+        return None, (f"{error}; the trial starts from the beginning",)
+    if given.until is not None and state.epoch > given.until:  # its score would be that of a later rung
+        return None, ("its checkpoint is of a later rung; the trial starts from the beginning",)
+    trainer.values = state.values
+    return state, ()
+
+
+def train(
+    compiled: Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace, until: float
+) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
+    """Return the best epoch by validation accuracy (the first in a tie; without validation the last) and all epochs.
+
+    Args:
+        until: the value of `time.monotonic()` after which no epoch should end.
+    """
+    best, history = (state.best, state.history) if state else (None, ())
+    rates = rates_of(compiled, spec)
+    last = min(spec.epochs, pace.max_epochs or spec.epochs)
+    checkpoint_at = time.monotonic()
+    for epoch in compiled.trainer.train(
+        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=len(history) + 1, last=last
+    ):
+        if isinstance(epoch, EpochProgress):
+            yield Heartbeat(trial=spec.id, epoch=epoch.epochs)
+            continue
+        validation = _validate(compiled.trainer, compiled.validation, epoch.number) if compiled.validation else None
+        previous = best.validation if best else None
+        if best is None or previous is None or validation is None or validation.correct > previous.correct:
+            best = Best(epoch.number, compiled.trainer.weights, validation)
+        done = EpochDone(
+            trial=spec.id,
+            epoch=epoch.number,
+            loss=epoch.loss,
+            train=epoch.train,
+            validation=validation,
+            seconds=epoch.seconds,
+        )
+        history = (*history, done)
+        yield done
+        late = time.monotonic() + max(epoch.seconds for epoch in history) > until
+        if math.isfinite(until) and compiled.trainer.any_process(late):
+            break
+        if epoch.number < last and time.monotonic() - checkpoint_at >= pace.checkpoint_seconds:
+            content = pack(TrainingState(compiled.trainer.values, best, history), spec)
+            yield CheckpointTaken(trial=spec.id, epoch=epoch.number, content=content)
+            checkpoint_at = time.monotonic()
+    assert best is not None  # a spec has at least one epoch
+    return best, history
+
+
+def rung_done(trainer: Trainer, spec: TrialSpec, best: Best, history: tuple[EpochDone, ...]) -> RungDone:
+    """Return the end of a rung. Raises SpecError if there is no validation."""
+    if best.validation is None:
+        raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
+    epoch, state = history[-1].epoch, TrainingState(trainer.values, best, history)
+    content = pack(state, spec) if epoch < spec.epochs else b""
+    seconds = sum(done.seconds for done in history)
+    return RungDone(trial=spec.id, epoch=epoch, validation=best.validation, seconds=seconds, content=content)
+
+
+def rates_of(compiled: Compiled, spec: TrialSpec) -> NDArray[np.float32]:
+    """Return the learning rate of every step of the trial, [steps]."""
+    return learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
+
+
+def _validate(trainer: Trainer, validation: Split, epoch: int) -> Accuracy:
+    try:
+        return accuracy_of(trainer.probabilities(trainer.weights, validation.images), validation.labels)
+    except DivergedError as error:
+        raise DivergedError(f"after epoch {epoch}, {error}") from error
