@@ -107,6 +107,13 @@ def load(
     )
 
 
+def _load_pyfunc(path: str) -> Classifier:
+    """Return the only version of a storage; `mlflow.pyfunc.load_model` calls this for a copy by `jobs.track`."""
+    objects = open_storage(path)
+    (name,) = (f"{model}@{number}" for model in model_names(objects) for number, _ in find_all(objects, model))
+    return load(name, path)
+
+
 def runs(storage: str | Path = "results") -> list[RunRecord]:
     """Return every run of a storage (a folder or a URL): unfinished and damaged ones first, then newest first."""
     objects = open_storage(str(storage))

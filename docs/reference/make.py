@@ -29,6 +29,7 @@ from jobs.search import options as search
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
+from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
 
 FOLDER = Path(__file__).parent
@@ -65,6 +66,7 @@ def parsers() -> Mapping[str, argparse.ArgumentParser]:
         parser("jobs.review apply", ApplyOptions),
         *(parser(f"jobs.models {name}", kind) for name, (kind, _) in models.COMMANDS.items()),
         parser("jobs.show", ShowOptions),
+        parser("jobs.track", TrackOptions),
         parser("jobs.doctor", DoctorOptions),
     ]
     return {**{made.prog: made for made in found}, "cluster.local": _parser_of(local.main)}

@@ -89,7 +89,7 @@ def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunF
 
 
 def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
-    differences = _differences(RunFolder(objects, run).terms(), json.loads(encode(terms)))
+    differences = _differences(RunFolder(objects, run).begun().terms, json.loads(encode(terms)))
     if differences:
         more = len(differences) - MAX_DIFFERENCES
         listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")

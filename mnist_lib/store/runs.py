@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def is_complete(self) -> bool:
-        return self.objects.exists(self._name(SUMMARY))
+        return self.has(SUMMARY)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a complete run, a `Summary`, or None if the run is unfinished.
@@ -132,18 +132,23 @@ class RunFolder:
         require_schema(content, SUMMARY_SCHEMA, where)
         return {**decode(content, Summary, where)}
 
-    def terms(self) -> Terms:
-        """Return the terms of the run. Raises IntegrityError or SchemaError if its record cannot be read."""
-        return read_record(self.objects, self._name(RUN_RECORD), BegunRun, MAX_DOCUMENT_BYTES).terms
+    def begun(self) -> BegunRun:
+        """Return the record of the run. Raises IntegrityError or SchemaError if it cannot be read."""
+        return read_record(self.objects, self._name(RUN_RECORD), BegunRun, MAX_DOCUMENT_BYTES)
 
     def dataset(self) -> str:
         """Return the name of the dataset of the run. Raises IntegrityError or SchemaError if its record is damaged."""
-        trials = convert(self.terms(), _TermsOfTrials, self.objects.where(self._name(RUN_RECORD)), "$.terms")["trials"]
+        trials = convert(self.begun().terms, _TermsOfTrials, self.objects.where(self._name(RUN_RECORD)), "$.terms")[
+            "trials"
+        ]
         return next(iter(trials.values()))["dataset"]
+
+    def has(self, name: str) -> bool:
+        return self.objects.exists(self._name(name))
 
     @property
     def has_report(self) -> bool:
-        return self.objects.exists(self._name(REPORT))
+        return self.has(REPORT)
 
     def require_same(self, name: str, value: str, what: str) -> None:
         """Store a value in the run's folder, or raise SpecError if an earlier process has stored a different one."""

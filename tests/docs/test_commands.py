@@ -24,6 +24,7 @@ from jobs.search.options import SearchOptions, job_options
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
+from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
 from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, name_of, prose
 
@@ -105,6 +106,7 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {
     "jobs.models": parse_models,
     "jobs.show": parse_show,
     "jobs.doctor": lambda words: parse("jobs.doctor", DoctorOptions, words),
+    "jobs.track": lambda words: parse("jobs.track", TrackOptions, words),
     "cluster.local": lambda words: parsers()["cluster.local"].parse_args(words),
 }
 

@@ -28,7 +28,7 @@ def test_a_thousand_random_weeks_break_no_promise(
 ) -> None:
     caplog.set_level(logging.ERROR)
     monkeypatch.setattr(retrainer, "MAX_SLEEP_SECONDS", WEEK)  # half a minute would be too many steps
-    with at_most_processor_seconds(30):
+    with at_most_processor_seconds(60):  # 29 s alone on the reference machine, 46 s beside other tests
         for seed in range(WEEKS):
             try:
                 week(seed)

@@ -1,0 +1,220 @@
+"""Copies of runs in a real MLflow server."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from jobs.track.__main__ import main
+from mnist_lib.api import _load_pyfunc, load
+from mnist_lib.data.split import Dataset
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.opening import open_run
+from mnist_lib.store.runs import RunFolder
+from tests.support.job import ROOT, history_of, train
+from tests.support.made_run import made_run
+from tests.support.tracking import mlflow_server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def searched(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a search with a final trial and a report."""
+    home = tmp_path_factory.mktemp("searched")
+    vary = ("--vary=learning_rate=0.01..0.1:log", "--trials=3", "--epochs=3", "--final-seeds=1", "--run-name=r")
+    at = ("--data-dir", data_dir, "--storage", home / "results", "--batch-size=64", "--cpus-per-trial=1")
+    code, _, stderr = train(*vary, *at, home=home, module="jobs.search.__main__")
+    assert code == 0, stderr
+    return home / "results"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits: Dataset) -> Iterator[RunFolder]:
+    """The folder of an unfinished run with two trials, of which the second one has begun its first epoch."""
+    (tmp_path / "results").mkdir()
+    made = made_run(digits, seeds=2, models=("keras",))
+    rows = {
+        row["id"]: {key: row[key] for key in ("model", "dataset", "seed", "arguments")}
+        for row in made.summary["trials"]
+    }
+    with open_run(
+        LocalObjects(tmp_path / "results"),
+        "r",
+        dataset="mnist-mini",
+        terms={"trials": rows},
+        configuration="seeds: 2\n",
+    ) as opened:
+        for entry in made.history[:6]:
+            opened.append_history({name: value for name, value in entry.items() if name != "at"})
+        opened.flush()
+        yield opened
+
+
+def copy(*arguments: str | Path, uri: str, experiment: str) -> list[dict[str, Any]]:
+    """Run the command as a user does, and return its document."""
+    command = [sys.executable, "-m", "jobs.track", *map(str, arguments), "--experiment", experiment, "--json"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def runs_of(uri: str, experiment: str) -> dict[str, Run]:
+    """Return the runs of an experiment by their names, of which none may occur twice."""
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs = client.search_runs([found.experiment_id])
+    by_name = {run.info.run_name: run for run in runs}
+    assert len(by_name) == len(runs)
+    return by_name
+
+
+def steps(uri: str, run: Run, metric: str) -> list[tuple[int, float]]:
+    return sorted((value.step, value.value) for value in MlflowClient(uri).get_metric_history(run.info.run_id, metric))
+
+
+@pytest.mark.long
+def test_a_search_is_copied_once_with_its_trials_report_and_model(uri: str, searched: Path, tmp_path: Path) -> None:
+    (copied,) = copy("r", "--storage", searched, uri=uri, experiment="search")
+    runs, summary = runs_of(uri, "search"), json.loads((searched / "runs/r/summary.json").read_text())
+    assert runs.keys() == {"r", "keras-c0", "keras-c1", "keras-c2", "keras-s1"}
+    assert (copied["run_id"], copied["copied"], copied["known"]) == (runs["r"].info.run_id, 4, 0)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for name, run in runs.items():
+        assert run.data.tags.get("mlflow.parentRunId") == (None if name == "r" else copied["run_id"])
+    model = summary["models"]["keras"]
+    assert runs["r"].data.metrics["keras.mean_test_accuracy"] == model["mean_test_accuracy"]
+    assert runs["r"].data.params["best_learning_rate"] == str(summary["search"]["settings"]["learning_rate"])
+    document = json.loads((searched / "runs/r/search.json").read_text())
+    for number, settings in document["configurations"].items():
+        assert runs[f"keras-c{number}"].data.params["learning_rate"] == str(settings["learning_rate"])
+    final = runs["keras-s1"]
+    assert (final.data.params["batch_size"], final.data.params["hidden_units"]) == ("64", "512")
+    assert final.data.metrics["test_accuracy"] == summary["trials"][0]["test_accuracy"]
+    epochs = [row for row in history_of(searched / "runs/r") if row["event"] == "epoch" and row["trial"] == "keras-s1"]
+    assert steps(uri, final, "train_loss") == [(row["epoch"], row["loss"]) for row in epochs]
+
+    client = MlflowClient(uri)
+    artifacts = {file.path for file in client.list_artifacts(copied["run_id"])}
+    assert artifacts == {"config.yaml", "plots", "report.html", "search.json", "summary.json"}
+    stored = Path(client.download_artifacts(final.info.run_id, "model", str(tmp_path)))
+    signature = yaml.safe_load((stored / "MLmodel").read_text())["signature"]
+    assert [json.loads(part)[0]["tensor-spec"]["shape"] for part in signature.values()] == [[-1, 28, 28, 1], [-1, 10]]
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), np.uint8)
+    expected = load("keras@1", searched).predict(images)
+    assert np.array_equal(_load_pyfunc(str(stored / "storage")).predict(images), expected)
+
+    (again,) = copy("--storage", searched, uri=uri, experiment="search")
+    assert (again["run_id"], again["copied"], again["known"]) == (copied["run_id"], 0, 4)
+    assert runs_of(uri, "search").keys() == runs.keys()
+
+
+def test_a_running_run_is_continued_without_repeated_epochs(uri: str, folder: RunFolder, digits: Dataset) -> None:
+    storage = Path(folder.where).parents[1]
+    copy("r", "--storage", storage, uri=uri, experiment="running")
+    runs = runs_of(uri, "running")
+    assert {run.info.status for run in runs.values()} == {"RUNNING"}
+    begun = steps(uri, runs["keras-s0"], "train_loss")
+    made = made_run(digits, seeds=2, models=("keras",))
+    for entry in made.history:  # a resumed trial repeats epochs
+        folder.append_history({name: value for name, value in entry.items() if name != "at"})
+    folder.complete({**made.summary, "run": "r", "models": {}})
+    copy("r", "--storage", storage, uri=uri, experiment="running")
+    runs = runs_of(uri, "running")
+    assert {run.info.status for run in runs.values()} == {"FINISHED", "FAILED"}
+    for name in ("keras-s0", "keras-s1"):
+        assert [step for step, _ in steps(uri, runs[name], "train_loss")] == list(range(1, 9))
+    assert steps(uri, runs["keras-s0"], "train_loss")[: len(begun)] == begun
+
+
+@pytest.mark.long
+def test_an_interrupted_copy_is_continued(
+    uri: str, searched: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["r", "--storage", str(searched), "--tracking-uri", uri, "--experiment", "interrupted"]
+    for name, calls in (("log_artifacts", 0), ("set_terminated", 2), ("create_run", 0)):
+        with monkeypatch.context() as interrupted:
+            interrupted.setattr(MlflowClient, name, interrupted_after(calls, getattr(MlflowClient, name)))
+            assert main(options) == 130
+    assert main(options) == 0
+    assert "r: 1 trial copied, 3 were there" in capsys.readouterr().out
+    runs = runs_of(uri, "interrupted")
+    assert len(runs) == 5
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert [step for step, _ in steps(uri, runs["keras-s1"], "test_accuracy")] == [0]
+
+
+def interrupted_after(calls: int, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that works so many times; the next call is interrupted, as by Ctrl-C."""
+    left = iter(range(calls))
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return method(*arguments, **named)
+
+    return call
+
+
+@pytest.mark.long
+def test_a_damaged_run_is_named_and_the_others_are_copied(
+    uri: str, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = tmp_path / "results"
+    shutil.copytree(searched, storage)
+    (storage / "runs/broken").mkdir()
+    (storage / "runs/broken/run.json").write_text("{}")
+    assert main(["--storage", str(storage), "--tracking-uri", uri, "--experiment", "damaged"]) == 7
+    shown = capsys.readouterr()
+    assert "error[E-INTEGRITY] broken is not copied: " in shown.err
+    assert "r: 4 trials copied" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "error[E-USAGE] tracking_uri: expected the URI of MLflow, or MLFLOW_TRACKING_URI to be set, got none"),
+        (["x", "--tracking-uri=http://h"], 2, "error[E-USAGE] runs: expected names of runs in "),
+        (["../x", "--tracking-uri=http://h"], 2, "error[E-USAGE] run_name: expected "),
+        (
+            ["--tracking-uri=http://a:canary@127.0.0.1:9"],
+            6,
+            "error[E-TRACKING] http://***@127.0.0.1:9: expected an answer",
+        ),
+    ],
+)
+def test_an_error_is_one_line(
+    arguments: list[str], code: int, message: str, folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--storage", str(Path(folder.where).parents[1])]) == code
+    shown = capsys.readouterr()
+    assert shown.err.startswith(message)
+    assert shown.err.count("\n") == 1
+    assert "canary" not in shown.err + shown.out
+
+
+def test_without_mlflow_the_message_says_what_to_install(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert main(["--tracking-uri=http://h", "--storage", str(Path(folder.where).parents[1])]) == 2
+    assert 'install it: pip install "mnist-jobs[track]"' in capsys.readouterr().err
