@@ -78,6 +78,15 @@ class Chunk(NamedTuple):
     shards: tuple[Shard, ...]  # one per replica
 
 
+def blank_chunk(split: Split, plan: Plan) -> Chunk:
+    """Return a chunk of one real step, in shape and type like those of `epochs`, with black images of class 0."""
+    batches = (plan.steps_per_chunk, plan.replica_batch_size)
+    images = tf.zeros((*batches, *split.images.shape[1:]), split.images.dtype)
+    labels, weights = tf.zeros(batches, split.labels.dtype), tf.zeros(batches)
+    shards = (Shard(images, labels, weights, tf.fill(batches[:1], replica)) for replica in range(plan.replicas))
+    return Chunk(tf.constant(1), tuple(shards))
+
+
 def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.data.Dataset:
     """Return the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` for each epoch.
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.data.batches import Chunk, Plan, epochs, evaluation_batch_size
+from mnist_lib.data.batches import Chunk, Plan, blank_chunk, epochs, evaluation_batch_size
 from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
@@ -73,9 +73,8 @@ class Trainer:
             self._run_once(split, plan)
 
     def _run_once(self, split: Split, plan: Plan) -> None:
-        chunk: Chunk = next(iter(epochs(split, plan, seed=0, first=1, last=1)))
         rates = np.zeros(plan.steps_per_chunk, np.float32)
-        self._steps.run(self.values, chunk._replace(steps=tf.constant(1)), tf.constant(rates))
+        self._steps.run(self.values, blank_chunk(split, plan), tf.constant(rates))
         self.probabilities(self.weights, split.images[:1])
 
     @property

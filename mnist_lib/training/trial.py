@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from mnist_lib.assignment import Assignment, Group, Pace, Resources
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
@@ -121,6 +121,7 @@ class _Lane:
         self._resources, self._place, self._group = resources, place, group
         self._strategy: tf.distribute.Strategy | None = None
         self._data: Dataset | None = None
+        self._splits: dict[int, tuple[Split, Split | None]] = {}  # by the percentage of validation images
         self._compiled: dict[TrialSpec, Compiled] = {}
 
     def configure(self) -> None:
@@ -192,7 +193,9 @@ class _Lane:
         if shape not in self._compiled:
             while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of shapes
                 del self._compiled[next(iter(self._compiled))]
-            train, validation = self._dataset.train_and_validation(spec.validation_percent)
+            if spec.validation_percent not in self._splits:  # a copy of the images, which many models share
+                self._splits = {spec.validation_percent: self._dataset.train_and_validation(spec.validation_percent)}
+            train, validation = self._splits[spec.validation_percent]
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))
             if batch_size < spec.global_batch_size:

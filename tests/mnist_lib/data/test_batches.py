@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_lib.data import batches
-from mnist_lib.data.batches import Plan, epochs, evaluation_batch_size
+from mnist_lib.data.batches import Plan, blank_chunk, epochs, evaluation_batch_size
 from mnist_lib.data.split import Split
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -91,3 +91,11 @@ def test_a_batch_of_an_evaluation_fits_the_pixels_and_the_activations_of_the_mod
     assert evaluation_batch_size((224, 224, 3)) == 21
     assert evaluation_batch_size((28, 28, 1), 1 << 22) == 256
     assert evaluation_batch_size((28, 28, 1), 1 << 40) == 1
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_blank_chunk_looks_like_a_chunk_of_an_epoch_to_a_compiled_function(replicas: int) -> None:
+    plan, split = Plan(300, 7, replicas), numbered(300)
+    chunk = next(iter(epochs(split, plan, seed=0, first=1, last=1)))
+    specs = [tf.nest.map_structure(tf.type_spec_from_value, found) for found in (chunk, blank_chunk(split, plan))]
+    assert specs[0] == specs[1]
