@@ -45,6 +45,7 @@ bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.predicting $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.survival $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.promotion $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.search $(BENCH_ARGS)
 
 format: .venv/dev
 	$(BIN)/ruff format
@@ -87,7 +88,7 @@ clean:
 .venv-tune/peers: requirements/runtime.lock
 	@$(PYTHON) -m venv .venv-tune
 	@.venv-tune/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.lock
-	@.venv-tune/bin/pip install --quiet --disable-pip-version-check "ray[tune]" scikit-learn pandas scipy matplotlib
+	@.venv-tune/bin/pip install --quiet --disable-pip-version-check "ray[tune]" optuna scikit-learn pandas scipy matplotlib
 	@touch $@
 
 .venv/dev: .venv/runtime requirements/dev.lock

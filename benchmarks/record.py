@@ -13,7 +13,7 @@ from mnist_lib.wording import counted
 
 # Environments for packages that would slow the import of Keras: see the Makefile.
 PEERS = str(Path(__file__).parents[1] / ".venv-bench/bin/python")  # PyTorch, JAX, MLflow
-TUNE = str(Path(__file__).parents[1] / ".venv-tune/bin/python")  # Ray Tune, scikit-learn, pandas, SciPy, matplotlib
+TUNE = str(Path(__file__).parents[1] / ".venv-tune/bin/python")  # Ray Tune, Optuna, scikit-learn, pandas, SciPy
 
 PEER_PACKAGES = ("torch", "jax", "mlflow")
 

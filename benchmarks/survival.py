@@ -40,9 +40,23 @@ class CompletedRun:
         return {trial["id"]: trial["weights_sha256"] for trial in self.summary["trials"]}
 
 
+def data_options(source: Path | None) -> list[str]:
+    return ["--dataset", "mnist", "--data-source", str(source)] if source else ["--dataset", "mnist-mini"]
+
+
 def command(storage: Path, source: Path | None, *more: str) -> list[str]:
-    data = ["--dataset", "mnist", "--data-source", str(source)] if source else ["--dataset", "mnist-mini"]
-    return [OWN, "-m", "jobs.train", *data, "--storage", str(storage), "--run-name", "r", "--json", *more]
+    return [
+        OWN,
+        "-m",
+        "jobs.train",
+        *data_options(source),
+        "--storage",
+        str(storage),
+        "--run-name",
+        "r",
+        "--json",
+        *more,
+    ]
 
 
 def undisturbed_run(storage: Path, source: Path | None, *more: str) -> CompletedRun:

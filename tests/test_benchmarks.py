@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import job, nights, predicting, promotion, store, survival
+from benchmarks import job, nights, predicting, promotion, search, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.training import RATIOS, Contender, contenders, run
 
@@ -89,3 +89,12 @@ def test_the_nights_say_which_way_of_reviewing_was_better(tmp_path: Path) -> Non
     table.write_text("hash,current,label\nabc,3,\n")
     nights.fill(table, {"abc": "5"})
     assert table.read_text().splitlines()[1] == "abc,3,5"
+
+
+def test_the_searches_are_compared_by_their_winners() -> None:
+    found = {name: [search.Found({}, 10 * n, 100.0) for n in (1, 2)] for name in (search.ASHA, search.HYPERBAND)}
+    found |= {search.OURS: [search.Found({}, 30, 100.0), search.Found({}, 100, 100.0)]}
+    accuracies = {search.OURS: [0.98, 0.982], search.ASHA: [0.981, 0.98], search.HYPERBAND: [0.97, 0.98]}
+    record = search.report(found, accuracies, 10, 2)
+    assert "| jobs.search | 98.10% | 98.00% to 98.20% | 65 | 100 |" in record
+    assert "Ray Tune, ASHA, fit: +0.05 points on average (bound 0), -0.10 to +0.20 (bound -0.1); 4.0 times" in record

@@ -1,0 +1,179 @@
+"""`jobs.search` against Ray Tune with ASHA and Optuna with Hyperband, which both train with `keras.fit`.
+
+All search the same space with the same processor time: the rivals are stopped when they have used what `jobs.search`
+took from its start to its stored model. Each winner is then trained with fresh seeds and measured on the test images.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.digits import write_digits
+from benchmarks.job import CONTENDERS, OWN, ROOT, last_line
+from benchmarks.record import TUNE, setting
+from benchmarks.survival import data_options
+from mnist_lib.wording import percent
+
+OURS, ASHA, HYPERBAND = "jobs.search", "Ray Tune, ASHA, fit", "Optuna, Hyperband, fit"
+SPACE = (  # that of contenders/fit_configuration.py
+    "--vary=learning_rate=1e-4..1e-1:log",
+    "--vary=hidden_units=64,128,256,512",
+    "--vary=batch_size=32,64,128,256",
+    "--vary=optimizer=sgd,adam,rmsprop",
+)
+EPOCHS = 9
+FIRST_FRESH_SEED = 1_000
+SECONDS_TO_END = 120  # that a rival may take to end after it was told to
+MOST_BEHIND = 0.001  # of the test accuracy, behind either rival
+
+
+@dataclass(frozen=True)
+class Found:
+    settings: Mapping[str, Any]
+    configurations: int  # that were trained for an epoch or more
+    processor_seconds: float
+
+
+class Meter:
+    """The processor time of a process and of all that it starts."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process, self._seconds = process, dict[tuple[int, float], float]()
+
+    def seconds(self) -> float:
+        """Return the processor time until now. What a process uses between the last call and its end is not counted."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (self._process, *self._process.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    self._seconds[process.pid, process.create_time()] = times.user + times.system
+        return sum(self._seconds.values())
+
+
+def run(command: Sequence[str], stop: Path | None = None, budget: float = float("inf")) -> tuple[str, float]:
+    """Run a command, and return its stdout and the processor seconds that it used.
+
+    Args:
+        stop: the file that tells it to end.
+        budget: the processor seconds after which it is told.
+    """
+    path = os.pathsep.join(map(str, (ROOT, CONTENDERS)))
+    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2", "RAY_AIR_NEW_OUTPUT": "0"}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=error, text=True, cwd=ROOT)
+        meter = Meter(psutil.Process(process.pid))
+        while process.poll() is None:
+            if meter.seconds() > budget and stop is not None and not stop.exists():
+                stop.touch()
+                process.wait(SECONDS_TO_END)
+            time.sleep(0.25)
+        out.seek(0), error.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{command} failed:\n{error.read()}")
+        return out.read(), meter.seconds()
+
+
+def search(source: Path | None, seed: int, seconds: float, folder: Path) -> Found:
+    options = [*SPACE, f"--epochs={EPOCHS}", f"--seed={seed}", "--trials=10000", "--final-seeds=1", "--models=keras"]
+    limits = [f"--max-seconds={seconds}", "--promote=never", "--no-report", "--json", "--run-name=r"]
+    printed, used = run(
+        [OWN, "-m", "jobs.search", *data_options(source), *options, *limits, "--storage", str(folder / "results")]
+    )
+    found = json.loads(printed)["search"]
+    return Found(found["settings"], found["configurations"], used)
+
+
+def rival(script: str, digits: Path, seed: int, budget: float, folder: Path, *more: str) -> Found:
+    stop = folder / "stop"
+    command = [TUNE, str(CONTENDERS / script), str(digits), str(EPOCHS), str(seed), str(folder), str(stop), *more]
+    printed, used = run(command, stop, budget)
+    found = last_line(printed)
+    return Found(found["settings"], found["configurations"], used)
+
+
+def test_accuracies(source: Path | None, settings: Mapping[str, Any], seeds: int, folder: Path) -> list[float]:
+    """Return the test accuracy of each fresh seed."""
+    chosen = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "hidden_units"]
+    options = [*chosen, f"--model-arg=hidden_units={settings['hidden_units']}", "--models=keras", "--promote=never"]
+    options += [f"--epochs={EPOCHS}", f"--seeds={seeds}", f"--seed={FIRST_FRESH_SEED}", "--no-report", "--json"]
+    printed, _ = run([OWN, "-m", "jobs.train", *data_options(source), *options, "--storage", str(folder / "fresh")])
+    return [trial["test_accuracy"] for trial in json.loads(printed)["trials"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser.add_argument("--rounds", type=int, default=5, help="number of searches of each kind (default: 5)")
+    parser.add_argument("--seeds", type=int, default=10, help="number of fresh seeds of each winner (default: 10)")
+    parser.add_argument("--seconds", type=float, default=100, help="limit of each jobs.search (default: 100)")
+    options = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    found: dict[str, list[Found]] = {}
+    accuracies: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        digits = Path(name, "digits.npz")
+        write_digits(digits, options.source)
+        for seed in range(options.rounds):
+            ours = search(options.source, seed, options.seconds, new_folder(name, OURS, seed))
+            budget = ours.processor_seconds
+            tune = rival("search_tune.py", digits, seed, budget, new_folder(name, "tune", seed))
+            optuna = rival("search_optuna.py", digits, seed, budget, new_folder(name, "optuna", seed), str(threads))
+            for contender, winner in ((OURS, ours), (ASHA, tune), (HYPERBAND, optuna)):
+                found.setdefault(contender, []).append(winner)
+                fresh = test_accuracies(
+                    options.source, winner.settings, options.seeds, new_folder(name, f"fresh-{contender}", seed)
+                )
+                accuracies.setdefault(contender, []).append(statistics.mean(fresh))
+                print(f"search {seed + 1}: {contender}: {winner} {statistics.mean(fresh):.4%}", file=sys.stderr)
+    print(report(found, accuracies, options.seeds, threads))
+
+
+def new_folder(parent: str, name: str, seed: int) -> Path:
+    folder = Path(parent, f"{name}-{seed}".replace(" ", "-").replace(",", ""))
+    folder.mkdir()
+    return folder
+
+
+def report(
+    found: Mapping[str, Sequence[Found]], accuracies: Mapping[str, Sequence[float]], seeds: int, threads: int
+) -> str:
+    """Return the record in Markdown."""
+    rounds = len(accuracies[OURS])
+    lines = [
+        setting(threads),
+        f"n = {rounds} searches of each kind; each winner's accuracy is the mean of {seeds} fresh seeds.",
+        "",
+        "| search | test accuracy, mean | lowest to highest | configurations, median | processor seconds, median |",
+        "|---|---|---|---|---|",
+    ]
+    for name, values in accuracies.items():
+        tried = statistics.median(winner.configurations for winner in found[name])
+        used = statistics.median(winner.processor_seconds for winner in found[name])
+        spread = f"{percent(min(values))} to {percent(max(values))}"
+        lines.append(f"| {name} | {percent(statistics.mean(values))} | {spread} | {tried:g} | {used:.0f} |")
+    lines.append("")
+    for name in (ASHA, HYPERBAND):
+        ahead = [100 * (own - other) for own, other in zip(accuracies[OURS], accuracies[name], strict=True)]
+        more = [own.configurations / other.configurations for own, other in zip(found[OURS], found[name], strict=True)]
+        lines.append(
+            f"Against {name}: {statistics.mean(ahead):+.2f} points on average (bound 0), {min(ahead):+.2f} to"
+            f" {max(ahead):+.2f} (bound {-100 * MOST_BEHIND:+.1f}); {statistics.median(more):.1f} times as many"
+            f" configurations, {min(more):.1f} to {max(more):.1f} (bound 3)."
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
