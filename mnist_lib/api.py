@@ -108,10 +108,12 @@ def load(
 
 
 def _load_pyfunc(path: str) -> Classifier:
-    """Return the only version of a storage; `mlflow.pyfunc.load_model` calls this for a copy by `jobs.track`."""
+    """Load the only version of a storage. MLflow calls this for a model that `jobs.track` copied."""
     objects = open_storage(path)
-    (name,) = (f"{model}@{number}" for model in model_names(objects) for number, _ in find_all(objects, model))
-    return load(name, path)
+    names = [f"{model}@{number}" for model in model_names(objects) for number, _ in find_all(objects, model)]
+    if len(names) != 1:
+        raise SpecError(f"{path}: expected one version, got {len(names)}")
+    return load(names[0], path)
 
 
 def runs(storage: str | Path = "results") -> list[RunRecord]:

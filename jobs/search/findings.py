@@ -104,7 +104,7 @@ class Findings:
 
     def document(self) -> dict[str, Any]:
         """Return what `search.json` holds: no times or host names, so that equal searches have equal files."""
-        tried = {number for decision in self.halving.decisions for number in decision.scores}
+        tried = {number for decision in self.halving.decisions for number in decision.scores} | {*self._so_far}
         best = self.best()
         return {
             "schema": 1,

@@ -1,19 +1,18 @@
-"""`python -m jobs.track RUN...`: copy runs to MLflow. They are only read; training needs no MLflow."""
+"""`python -m jobs.track RUN...`: copy runs to MLflow. It only reads the storage, so training needs no MLflow."""
 
 import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
 from jobs.console.output import as_text, print_result, print_stderr, run_command
 from jobs.console.terminal import step
-from jobs.track.records import records_of
-from jobs.track.server import Server
-from mnist_lib.errors import IntegrityError, SpecError
+from jobs.track.server import Copied, Server, TrackingError
+from jobs.track.tracked import key_of, tracked_run
+from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.runs import RUN_RECORD, RunFolder, check_run_name
@@ -34,7 +33,7 @@ class TrackOptions:
     tracking_uri: str | None = option(
         None, f"MLflow server, such as http://localhost:5000 (default: {URI_VARIABLE})", str, "URI"
     )
-    experiment: str | None = option(None, "experiment of MLflow (default: the name of the data set)", str, "NAME")
+    experiment: str | None = option(None, "MLflow experiment (default: the name of the dataset)", str, "NAME")
     json: bool = option(False, "print one JSON document instead of text")
 
     def uri(self) -> str:
@@ -63,29 +62,32 @@ def track(arguments: Sequence[str]) -> int:
     options: TrackOptions = parse("jobs.track", TrackOptions, arguments)
     uri, objects = options.uri(), open_storage(options.storage)
     names = options.run_names(objects)
-    copied: list[dict[str, Any]] = []
-    damaged = False
+    copied: list[Copied] = []
+    exit_code = exit_codes.DONE
     with step("connecting to MLflow") as progress:
         server = Server(uri)
         for number, name in enumerate(names, 1):
             progress(f"{name} ({number} of {len(names)})")
             try:
                 folder = RunFolder(objects, name)
-                records = records_of(folder)
-                experiment = options.experiment or records.dataset
-                copied.append({"run": name, "experiment": experiment, **server.copy(folder, records, experiment)})
-            except IntegrityError as error:
-                damaged = True
-                print_stderr(f"error[{error.code}] {name} is not copied: {error}")
-    lines = [_line(row) for row in copied] or [f"No run is stored in {options.storage}."]
-    print_result(json.dumps(copied, indent=2) if options.json else as_text(*lines))
-    return exit_codes.INTEGRITY if damaged else exit_codes.DONE
+                experiment = options.experiment or folder.dataset()
+                copied.append(server.copy(folder, key_of(folder), experiment, tracked_run))
+                problems: list[MnistError] = [IntegrityError(text) for text in copied[-1].damaged]
+            except (IntegrityError, SpecError, TrackingError) as error:
+                problems = [error]
+            for problem in problems:
+                print_stderr(f"error[{problem.code}] {name} is not copied completely: {problem}")
+                exit_code = exit_code or exit_codes.exit_code_of(problem.code)
+            if any(isinstance(problem, TrackingError) for problem in problems):
+                break  # the others would probably fail, too, after as long a wait
+    lines = [_line(row) for row in copied] or ([] if names else [f"No run is stored in {options.storage}."])
+    print_result(json.dumps([asdict(row) for row in copied], indent=2) if options.json else as_text(*lines))
+    return exit_code
 
 
-def _line(row: dict[str, Any]) -> str:
-    known = f", {row['known']:,} were there" if row["known"] else ""
-    parts = counted(row["copied"], "trial")
-    return f"{row['run']}: {parts} copied{known}; experiment {row['experiment']}, run {row['run_id']}"
+def _line(row: Copied) -> str:
+    known = f", {row.known:,} already in MLflow" if row.known else ""
+    return f"{row.run}: {counted(row.copied, 'trial')} copied{known}; experiment {row.experiment}, run {row.run_id}"
 
 
 if __name__ == "__main__":

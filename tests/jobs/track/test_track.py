@@ -156,7 +156,7 @@ def test_an_interrupted_copy_is_continued(
             interrupted.setattr(MlflowClient, name, interrupted_after(calls, getattr(MlflowClient, name)))
             assert main(options) == 130
     assert main(options) == 0
-    assert "r: 1 trial copied, 3 were there" in capsys.readouterr().out
+    assert "r: 1 trial copied, 3 already in MLflow" in capsys.readouterr().out
     runs = runs_of(uri, "interrupted")
     assert len(runs) == 5
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -185,7 +185,7 @@ def test_a_damaged_run_is_named_and_the_others_are_copied(
     (storage / "runs/broken/run.json").write_text("{}")
     assert main(["--storage", str(storage), "--tracking-uri", uri, "--experiment", "damaged"]) == 7
     shown = capsys.readouterr()
-    assert "error[E-INTEGRITY] broken is not copied: " in shown.err
+    assert "error[E-INTEGRITY] broken is not copied completely: " in shown.err
     assert "r: 4 trials copied" in shown.out
 
 
@@ -198,7 +198,7 @@ def test_a_damaged_run_is_named_and_the_others_are_copied(
         (
             ["--tracking-uri=http://a:canary@127.0.0.1:9"],
             6,
-            "error[E-TRACKING] http://***@127.0.0.1:9: expected an answer",
+            "error[E-TRACKING] r is not copied completely: http://***@127.0.0.1:9: expected MLflow to do as asked",
         ),
     ],
 )

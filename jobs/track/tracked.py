@@ -1,0 +1,217 @@
+"""What is copied of a run: the run itself, and its parts, which are trials and configurations."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
+
+from mnist_lib.clock import moment_of
+from mnist_lib.documents import Json, Name, Number, Seconds, convert, decode
+from mnist_lib.results import Accuracy, Counts
+from mnist_lib.run_documents import SearchDocument
+from mnist_lib.spec import WITH_MOMENTUM
+from mnist_lib.store.runs import CONFIGURATION, HISTORY, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
+
+# The fields of a trial that say how it was trained, and the names of their options. Arguments of its model are added.
+SETTINGS = {
+    **{name: name for name in ("model", "dataset", "seed", "epochs", "optimizer", "learning_rate", "schedule")},
+    **{name: name for name in ("momentum", "weight_decay", "global_clipnorm", "precision", "validation_percent")},
+    "global_batch_size": "batch_size",
+}
+RESULTS = ("test_accuracy", "train_seconds", "images_per_second")
+RESULTS_OF_MODEL = ("mean_test_accuracy", "std_test_accuracy", "ensemble_test_accuracy", "best_trial_test_accuracy")
+FILES = (REPORT, SUMMARY, SEARCH, CONFIGURATION)  # and the plots
+
+Row = Mapping[str, Any]  # a trial in the terms of a run or in its summary
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    value: float
+    at: float  # Unix time
+    step: int = 0  # the epoch; 0 for a result of the whole run or trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A run, a trial or a configuration. Times are Unix times; `ended` is None while it may go on."""
+
+    name: str
+    begun: float
+    ended: float | None
+    failed: bool = False
+    parameters: Mapping[str, str]
+    metrics: Sequence[Metric] = ()
+    version: tuple[str, int] | None = None  # model and number of the version that was stored for the trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    run: Part
+    parts: Sequence[Part]
+    files: Sequence[str]  # names in the run's folder
+
+
+class _Epoch(TypedDict):
+    """A line of `history.jsonl` about an epoch."""
+
+    at: Seconds
+    trial: Name
+    epoch: Number
+    loss: float
+    train: Counts
+    validation: Counts | None
+    seconds: Seconds
+
+
+class _Terms(TypedDict):
+    trials: Annotated[dict[Name, dict[str, Json]], Meta(min_length=1)]
+    search: dict[str, Json] | None
+
+
+def key_of(folder: RunFolder) -> str:
+    """Return what tells a run from all others, also from one of the same name in another storage."""
+    return f"{folder.run} {hashlib.sha256(folder.read(RUN_RECORD) or b'').hexdigest()[:16]}"
+
+
+def tracked_run(folder: RunFolder) -> TrackedRun:
+    """Read a run, which may be unfinished.
+
+    Raises:
+        IntegrityError: one of its documents is damaged.
+        SpecError: a document has more correct predictions than images.
+    """
+    begun, summary = folder.begun(), folder.summary()
+    terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}", "$.terms")
+    at, ended = moment_of(begun.begun).timestamp(), None
+    rows: dict[str, Row] = {}
+    versions: dict[str, tuple[str, int]] = {}
+    if summary is not None:
+        ended = moment_of(summary["ended"]).timestamp() if "ended" in summary else at
+        rows |= {row["id"]: row for row in summary["trials"]}
+        versions = {row["best_trial"]: (model, row["version"]) for model, row in summary["models"].items()}
+    elif terms["search"] is None:
+        rows |= terms["trials"]
+    rows |= _configurations(folder, terms["trials"])
+    metrics: dict[str, list[Metric]] = {}
+    begins: dict[str, float] = {}
+    for epoch in _epochs(folder):
+        metrics.setdefault(epoch["trial"], []).extend(_metrics_of(epoch))
+        begins.setdefault(epoch["trial"], epoch["at"] - epoch["seconds"])
+    failed = _failed(folder)
+    parts = []
+    for name in dict.fromkeys([*rows, *metrics]):
+        row, epochs = rows.get(name, {}), metrics.get(name, [])
+        part_ended = epochs[-1].at if epochs and ended is not None else ended
+        results = [Metric(result, row[result], part_ended or at) for result in RESULTS if result in row]
+        part = Part(
+            name=name,
+            begun=begins.get(name, at),
+            ended=part_ended,
+            failed=row.get("status") == "failed" or name in failed,
+            parameters=_parameters(row, f"{folder.where}: {name}"),
+            metrics=[*epochs, *results],
+            version=versions.get(name),
+        )
+        parts.append(part)
+    files = [] if summary is None else [*filter(folder.has, FILES), *folder.names(PLOTS)]
+    return TrackedRun(run=_run(begun.run, at, ended, summary), parts=parts, files=files)
+
+
+def _run(name: str, begun: float, ended: float | None, summary: Row | None) -> Part:
+    if summary is None:
+        return Part(name=name, begun=begun, ended=ended, parameters={})
+    dataset, search = summary["dataset"], summary.get("search")
+    parameters = {
+        "dataset": dataset["name"],
+        "dataset_fingerprint": dataset["fingerprint"],
+        **{f"{split}_images": dataset[split] for split in ("train", "validation", "test")},
+        **{f"best_{setting}": value for setting, value in (search["settings"] if search else {}).items()},
+    }
+    results = {
+        f"{model}.{result}": row[result]
+        for model, row in summary["models"].items()
+        for result in RESULTS_OF_MODEL
+        if row[result] is not None
+    }
+    return Part(
+        name=name,
+        begun=begun,
+        ended=ended,
+        failed=not summary["models"],
+        parameters={name: str(value) for name, value in parameters.items()},
+        metrics=[Metric(result, value, ended or begun) for result, value in results.items()],
+    )
+
+
+def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, Row]:
+    """Return a row for each configuration in `search.json`, by the name of its trial.
+
+    Args:
+        trials: a trial of each model, with the settings that do not vary.
+    """
+    content = folder.read(SEARCH)
+    if content is None:
+        return {}
+    document = decode(content, SearchDocument, f"{folder.where}/{SEARCH}")
+    of_models = {str(row.get("model")): row for row in trials.values()}
+    rows: dict[str, Row] = {}
+    for number, settings in document["configurations"].items():
+        model = str(settings.get("model", next(iter(of_models))))
+        row = {**of_models.get(model, {})}
+        arguments = dict(_arguments(row, f"{folder.where}/{RUN_RECORD}"))
+        if "optimizer" in settings:  # then these follow from it, unless they vary
+            row = {name: value for name, value in row.items() if name not in ("learning_rate", "momentum")}
+        for name, value in settings.items():
+            field = next((field for field, option in SETTINGS.items() if option == name), None)
+            if field is not None:
+                row[field] = value
+            elif name in arguments:
+                arguments[name] = value
+        if row.get("optimizer") not in WITH_MOMENTUM:
+            row.pop("momentum", None)
+        rows[f"{model}-c{number}"] = {**row, "arguments": arguments}
+    return rows
+
+
+def _failed(folder: RunFolder) -> set[str]:
+    """Return the trials of the configurations whose last rung has no score."""
+    last = {entry["trial"]: entry for entry in folder.history() if entry["event"] == "rung" and "trial" in entry}
+    return {trial for trial, entry in last.items() if entry.get("validation") is None}
+
+
+def _epochs(folder: RunFolder) -> Iterator[_Epoch]:
+    """Yield the epochs in the history of a run, each once: a resumed trial repeats those after its checkpoint."""
+    seen = set()
+    for entry in folder.history():
+        if entry["event"] == "epoch":
+            epoch = convert(entry, _Epoch, f"{folder.where}/{HISTORY}", "$")
+            if (key := (epoch["trial"], epoch["epoch"])) not in seen:
+                seen.add(key)
+                yield epoch
+
+
+def _metrics_of(epoch: _Epoch) -> Iterator[Metric]:
+    at, step = epoch["at"], epoch["epoch"]
+    yield Metric("train_loss", epoch["loss"], at, step)
+    for name in ("train", "validation"):
+        counts = epoch[name]
+        if counts is not None and counts["total"]:
+            yield Metric(f"{name}_accuracy", Accuracy(**counts).value, at, step)
+
+
+def _parameters(row: Row, where: str) -> dict[str, str]:
+    """Return the settings in a trial's row, by the names that they have on the command line."""
+    found = {option: row[name] for name, option in SETTINGS.items() if name in row}
+    if "hidden_units" in row:  # early versions had no arguments
+        found["hidden_units"] = row["hidden_units"]
+    for name, value in _arguments(row, where).items():
+        found[f"argument {name}" if name in SETTINGS else name] = value
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _arguments(row: Row, where: str) -> dict[Name, bool | float | int | str]:
+    return convert(row.get("arguments", {}), dict[Name, bool | float | int | str], where, "$.arguments")

@@ -1,0 +1,97 @@
+"""What is copied of runs that are unfinished, failed or damaged."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.track.tracked import key_of, tracked_run
+from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.opening import open_run
+from mnist_lib.store.runs import RunFolder
+
+TRIAL = {
+    "model": "keras",
+    "dataset": "letters",
+    "seed": 0,
+    "epochs": 9,
+    "global_batch_size": 64,
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "momentum": 0.9,
+    "arguments": {"hidden_units": 32, "momentum": 0.99},
+}
+SEARCH = {
+    "schema": 1,
+    "space": {"optimizer": ["sgd", "adam"], "hidden_units": [32, 64]},
+    "strategy": "halving",
+    "rungs": [1, 3],
+    "configurations": {
+        "0": {"optimizer": "adam", "hidden_units": 64},
+        "1": {"optimizer": "sgd", "hidden_units": 32, "learning_rate": 0.5},
+    },
+    "decisions": [],
+    "cut": None,
+    "best": None,
+}
+EPOCH = {"event": "epoch", "trial": "keras-c0", "loss": 0.5, "train": {"correct": 5, "total": 10}, "validation": None}
+
+
+def run_with(folder: Path, terms: Mapping[str, Any], *history: Mapping[str, Any]) -> RunFolder:
+    folder.mkdir(exist_ok=True)
+    with open_run(LocalObjects(folder), "r", dataset="letters", terms=terms, configuration="") as opened:
+        for entry in history:
+            opened.append_history(entry)
+        opened.flush()
+    return opened
+
+
+def test_an_unfinished_search_has_its_configurations_with_what_is_known_of_them(tmp_path: Path) -> None:
+    terms = {"trials": {"keras-s0": TRIAL}, "search": {"trials": 2}}
+    failed = {"event": "rung", "trial": "keras-c1", "epoch": 1, "validation": None, "status": "failed"}
+    folder = run_with(tmp_path / "results", terms, {**EPOCH, "epoch": 1, "seconds": 20.0}, failed)
+    folder.write_json("search.json", SEARCH)
+    tracked = tracked_run(folder)
+    adam, sgd = tracked.parts
+    assert (adam.name, adam.ended, adam.failed, sgd.name, sgd.failed) == ("keras-c0", None, False, "keras-c1", True)
+    assert adam.metrics[0].at - adam.begun == pytest.approx(20)
+    shared = {"model": "keras", "dataset": "letters", "seed": "0", "epochs": "9", "batch_size": "64"}
+    shared |= {"argument momentum": "0.99"}
+    # The learning rate of Adam follows from the optimizer; it has no momentum.
+    assert adam.parameters == shared | {"optimizer": "adam", "hidden_units": "64"}
+    assert sgd.parameters == shared | {"optimizer": "sgd", "learning_rate": "0.5", "hidden_units": "32"}
+
+
+def test_an_argument_with_the_name_of_a_setting_is_told_apart(tmp_path: Path) -> None:
+    (part,) = tracked_run(run_with(tmp_path / "results", {"trials": {"keras-s0": TRIAL}})).parts
+    assert (part.parameters["momentum"], part.parameters["argument momentum"]) == ("0.9", "0.99")
+
+
+def test_runs_of_the_same_name_in_two_storages_are_different_runs(tmp_path: Path) -> None:
+    terms = {"trials": {"keras-s0": TRIAL}}
+    one, other = (run_with(tmp_path / name, terms) for name in ("one", "other"))
+    assert key_of(one) == key_of(one)
+    assert key_of(one) != key_of(other)
+
+
+@pytest.mark.parametrize(
+    ("terms", "document"),
+    [
+        ({"trials": {}}, SEARCH),
+        ({"trials": {"keras-s0": [1]}}, SEARCH),
+        ({"trials": {"keras-s0": {**TRIAL, "arguments": [1]}}}, SEARCH),
+        ({"trials": {"keras-s0": {**TRIAL, "arguments": {"a@b": 1}}}}, SEARCH),
+        ({"trials": {"keras-s0": TRIAL}, "search": [1]}, SEARCH),
+        ({"trials": {"keras-s0": TRIAL}}, {**SEARCH, "configurations": {"x": {}}}),
+    ],
+)
+def test_a_damaged_document_is_an_integrity_error(
+    terms: Mapping[str, Any], document: Mapping[str, Any], tmp_path: Path
+) -> None:
+    folder = run_with(tmp_path / "results", terms)
+    folder.write("search.json", json.dumps(document).encode())
+    with pytest.raises(IntegrityError):
+        tracked_run(folder)
