@@ -11,7 +11,7 @@ from jobs.console.datasets import DataOptions
 from jobs.console.options import option, parse
 from jobs.console.output import as_text, grid, print_result, run_command
 from jobs.console.terminal import step
-from jobs.doctor import checks
+from jobs.doctor import checks, devices
 from jobs.doctor.checks import Finding, findings_of
 from jobs.train.options import STORAGE_HELP
 from mnist_lib.objects.storage import check_storage
@@ -26,6 +26,7 @@ class DoctorOptions(DataOptions):
 
     address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", str, "HOST:PORT")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
+    gpu: bool = option(False, "train each model for a moment on the GPUs of this machine, and compare with the CPU")
     json: bool = option(False, "print one JSON document instead of a table")
 
 
@@ -49,6 +50,8 @@ def _examine(options: DoctorOptions) -> Iterator[Finding]:
     yield from findings_of("storage", lambda: checks.storage(options.storage))
     yield from findings_of("dataset", lambda: checks.dataset(options.data()))
     yield from findings_of("token", checks.token)
+    if options.gpu:
+        yield from devices.findings(options.data_dir)
     address = address_of(options.address)
     if address is None:
         return

@@ -1,0 +1,125 @@
+"""What works on the GPUs of this machine, and how fast: a few epochs of each model on the CPU, on one GPU and on all.
+
+Each kind of devices is tried in a process of its own, since TensorFlow accepts its devices only once:
+`python -m jobs.doctor.devices RESOURCES DATA_DIR`, which prints a line of JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jobs.console.output import print_result
+from jobs.doctor.checks import INSTALL_GPU, Finding
+from mnist_lib.assignment import Assignment, Resources
+from mnist_lib.catalog import MODELS
+from mnist_lib.data.availability import default_data_dir
+from mnist_lib.data.request import DataRequest
+from mnist_lib.environment import import_keras
+from mnist_lib.results import EpochDone, TrialFailure
+from mnist_lib.spec import TrialSpec
+
+EPOCHS = 3  # the first is slower on a GPU, so the fastest one counts
+MAX_LOSS_DIFFERENCE = 0.05  # relative, of the mean loss of the first epoch; rounding causes less
+SECONDS = 900.0  # timeout for all models on one kind of devices
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on some devices: the loss of its first epoch and its speed, or why it does not work."""
+
+    loss: float | None = None
+    images_per_second: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Devices:
+    gpus: int  # that TensorFlow sees, used or not
+    models: Mapping[str, Measured]
+
+
+def findings(data_dir: Path | None) -> Iterator[Finding]:
+    """Train each model on the CPU, on one GPU and mirrored over all GPUs, and compare."""
+    folder = data_dir or default_data_dir()
+    cpu = measure(Resources(cpus=len(os.sched_getaffinity(0))), folder)
+    yield from compared("the CPU", cpu, cpu)
+    if not cpu.gpus:
+        yield Finding("GPU", "TensorFlow sees no GPU here", INSTALL_GPU, "E-GPU-INVISIBLE")
+        return
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    yield from compared("1 GPU", measure(Resources(gpus=1), folder, CUDA_VISIBLE_DEVICES=first), cpu)
+    if cpu.gpus > 1:
+        yield from compared(f"{cpu.gpus} GPUs, mirrored", measure(Resources(gpus=cpu.gpus), folder), cpu)
+
+
+def compared(where: str, found: Devices, cpu: Devices) -> Iterator[Finding]:
+    """Yield a finding for each model, with its speed and whether it learns as on the CPU."""
+    for name, measured in found.models.items():
+        what, on_cpu = f"{name} on {where}", cpu.models[name]
+        if measured.loss is None or measured.images_per_second is None:
+            yield Finding(what, measured.error, INSTALL_GPU if found is not cpu else "", "E-TRAINING")
+            continue
+        speed = f"{measured.images_per_second:,.0f} images/s"
+        if found is cpu or on_cpu.loss is None or on_cpu.images_per_second is None:
+            yield Finding(what, speed)
+            continue
+        times = f"{speed}, {measured.images_per_second / on_cpu.images_per_second:.1f} times the CPU"
+        losses = f"loss {measured.loss:.4f}, on the CPU {on_cpu.loss:.4f}"
+        if abs(measured.loss - on_cpu.loss) > MAX_LOSS_DIFFERENCE * on_cpu.loss:
+            yield Finding(what, f"{losses}: it does not learn as on the CPU", INSTALL_GPU, "E-TRAINING")
+        else:
+            yield Finding(what, f"{times}; {losses}")
+
+
+def measure(resources: Resources, data_dir: Path, **environment: str) -> Devices:
+    """Train a few epochs of every model of the catalog in a process of its own, and return what it found."""
+    command = [sys.executable, "-m", "jobs.doctor.devices", json.dumps(asdict(resources)), str(data_dir)]
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=SECONDS
+        )
+        lines = done.stdout.splitlines() if not done.returncode else []
+        error = f"its process ended with exit code {done.returncode}: {' '.join(done.stderr.split()[-30:])}"
+    except subprocess.TimeoutExpired:
+        lines, error = [], f"it took more than {SECONDS:.0f} s"
+    if not lines:
+        return Devices(0, {name: Measured(error=error) for name in MODELS})
+    document = json.loads(lines[-1])
+    return Devices(document["gpus"], {name: Measured(**row) for name, row in document["models"].items()})
+
+
+def try_models(resources: Resources, data_dir: Path) -> Devices:
+    """Train a few epochs of every model of the catalog in this process."""
+    import_keras()
+    import tensorflow as tf
+
+    from mnist_lib.data.prepare import prepare
+    from mnist_lib.training.trial import WorkerPlace, run_trials
+
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    specs = [TrialSpec.of(name, epochs=EPOCHS) for name in MODELS]
+    found: dict[str, list[EpochDone]] = {}
+    models: dict[str, Measured] = {}
+    data = DataRequest(data_dir=data_dir)
+    for event in run_trials(map(Assignment, specs), lambda: prepare(data), resources, WorkerPlace(node="here")):
+        name = event.trial.rpartition("-")[0]
+        if isinstance(event, EpochDone):
+            found.setdefault(name, []).append(event)
+            fastest = max(epoch.images_per_second for epoch in found[name])
+            models[name] = Measured(found[name][0].loss, fastest)
+        elif isinstance(event, TrialFailure):
+            models[name] = Measured(error=f"{event.code} {event.message}")
+    return Devices(gpus, models)
+
+
+def main() -> None:
+    resources, data_dir = Resources(**json.loads(sys.argv[1])), Path(sys.argv[2])
+    print_result(json.dumps(asdict(try_models(resources, data_dir))))
+
+
+if __name__ == "__main__":
+    main()
