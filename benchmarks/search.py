@@ -7,6 +7,7 @@ took from its start to its stored model. Each winner is then trained with fresh 
 import argparse
 import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -35,8 +36,8 @@ SPACE = (  # that of contenders/fit_configuration.py
 )
 EPOCHS = 9
 FIRST_FRESH_SEED = 1_000
-SECONDS_TO_END = 120  # that a rival may take to end after it was told to
-MOST_BEHIND = 0.001  # of the test accuracy, behind either rival
+SECONDS_TO_END = 120  # timeout for a rival to end after it was asked to
+MAX_BEHIND = 0.001  # of the test accuracy, behind either rival
 
 
 @dataclass(frozen=True)
@@ -61,23 +62,32 @@ class Meter:
                     self._seconds[process.pid, process.create_time()] = times.user + times.system
         return sum(self._seconds.values())
 
+    def kill(self) -> None:
+        for process in (*self._process.children(recursive=True), self._process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
 
 def run(command: Sequence[str], stop: Path | None = None, budget: float = float("inf")) -> tuple[str, float]:
     """Run a command, and return its stdout and the processor seconds that it used.
 
     Args:
-        stop: the file that tells it to end.
-        budget: the processor seconds after which it is told.
+        stop: the file whose existence asks the command to end.
+        budget: the processor seconds after which that file is made.
     """
     path = os.pathsep.join(map(str, (ROOT, CONTENDERS)))
     environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2", "RAY_AIR_NEW_OUTPUT": "0"}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=error, text=True, cwd=ROOT)
         meter = Meter(psutil.Process(process.pid))
+        deadline = math.inf
         while process.poll() is None:
             if meter.seconds() > budget and stop is not None and not stop.exists():
                 stop.touch()
-                process.wait(SECONDS_TO_END)
+                deadline = time.monotonic() + SECONDS_TO_END
+            if time.monotonic() > deadline:
+                meter.kill()
+                raise SystemExit(f"{command} did not end within {SECONDS_TO_END} s")
             time.sleep(0.25)
         out.seek(0), error.seek(0)
         if process.returncode:
@@ -103,7 +113,7 @@ def rival(script: str, digits: Path, seed: int, budget: float, folder: Path, *mo
     return Found(found["settings"], found["configurations"], used)
 
 
-def test_accuracies(source: Path | None, settings: Mapping[str, Any], seeds: int, folder: Path) -> list[float]:
+def fresh_accuracies(source: Path | None, settings: Mapping[str, Any], seeds: int, folder: Path) -> list[float]:
     """Return the test accuracy of each fresh seed."""
     chosen = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "hidden_units"]
     options = [*chosen, f"--model-arg=hidden_units={settings['hidden_units']}", "--models=keras", "--promote=never"]
@@ -132,7 +142,7 @@ def main() -> None:
             optuna = rival("search_optuna.py", digits, seed, budget, new_folder(name, "optuna", seed), str(threads))
             for contender, winner in ((OURS, ours), (ASHA, tune), (HYPERBAND, optuna)):
                 found.setdefault(contender, []).append(winner)
-                fresh = test_accuracies(
+                fresh = fresh_accuracies(
                     options.source, winner.settings, options.seeds, new_folder(name, f"fresh-{contender}", seed)
                 )
                 accuracies.setdefault(contender, []).append(statistics.mean(fresh))
@@ -146,6 +156,12 @@ def new_folder(parent: str, name: str, seed: int) -> Path:
     return folder
 
 
+def rival_versions() -> str:
+    code = "from importlib.metadata import version; print(f\"ray {version('ray')}, optuna {version('optuna')}\")"
+    printed = subprocess.check_output([TUNE, "-c", code], text=True) if Path(TUNE).exists() else "not installed"
+    return f"The rivals use {printed.strip()}."
+
+
 def report(
     found: Mapping[str, Sequence[Found]], accuracies: Mapping[str, Sequence[float]], seeds: int, threads: int
 ) -> str:
@@ -153,6 +169,7 @@ def report(
     rounds = len(accuracies[OURS])
     lines = [
         setting(threads),
+        rival_versions(),
         f"n = {rounds} searches of each kind; each winner's accuracy is the mean of {seeds} fresh seeds.",
         "",
         "| search | test accuracy, mean | lowest to highest | configurations, median | processor seconds, median |",
@@ -169,7 +186,7 @@ def report(
         more = [own.configurations / other.configurations for own, other in zip(found[OURS], found[name], strict=True)]
         lines.append(
             f"Against {name}: {statistics.mean(ahead):+.2f} points on average (bound 0), {min(ahead):+.2f} to"
-            f" {max(ahead):+.2f} (bound {-100 * MOST_BEHIND:+.1f}); {statistics.median(more):.1f} times as many"
+            f" {max(ahead):+.2f} (bound {-100 * MAX_BEHIND:+.1f}); {statistics.median(more):.1f} times as many"
             f" configurations, {min(more):.1f} to {max(more):.1f} (bound 3)."
         )
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import job, nights, predicting, promotion, search, store, survival
 from benchmarks.digits import write_digits
+from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -89,6 +90,18 @@ def test_the_nights_say_which_way_of_reviewing_was_better(tmp_path: Path) -> Non
     table.write_text("hash,current,label\nabc,3,\n")
     nights.fill(table, {"abc": "5"})
     assert table.read_text().splitlines()[1] == "abc,3,5"
+
+
+@pytest.mark.parametrize(("script", "more"), [("search_tune.py", ()), ("search_optuna.py", ("2",))])
+def test_each_rival_of_the_search_ends_when_it_is_asked_to(
+    script: str, more: tuple[str, ...], digits_file: Path, tmp_path: Path
+) -> None:
+    if not Path(TUNE).exists():
+        pytest.skip("the environment of this peer is missing; run `make bench`")
+    found = search.rival(script, digits_file, 0, 60.0, tmp_path, *more)
+    assert found.settings.keys() == {"learning_rate", "hidden_units", "batch_size", "optimizer"}
+    assert found.configurations >= 1
+    assert found.processor_seconds > 60
 
 
 def test_the_searches_are_compared_by_their_winners() -> None:

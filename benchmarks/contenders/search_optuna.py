@@ -12,20 +12,15 @@ import optuna
 from fit_configuration import BATCH_SIZES, HIDDEN_UNITS, LEARNING_RATES, OPTIMIZERS, fit, shuffled
 from optuna.storages.journal import JournalFileBackend
 
-digits, epochs, seed, folder, stop = (
-    Path(sys.argv[1]),
-    int(sys.argv[2]),
-    int(sys.argv[3]),
-    sys.argv[4],
-    Path(sys.argv[5]),
-)
-processes = int(sys.argv[6])
+digits, folder, stop = Path(sys.argv[1]), sys.argv[4], Path(sys.argv[5])
+epochs, seed, processes = int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[6])
+sampler_seed = int(sys.argv[7]) if len(sys.argv) > 7 else seed  # another one for each process
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 study = optuna.create_study(
     study_name="search",
     storage=optuna.storages.JournalStorage(JournalFileBackend(f"{folder}/study.log")),
     direction="maximize",
-    sampler=optuna.samplers.TPESampler(seed=seed),
+    sampler=optuna.samplers.TPESampler(seed=sampler_seed),
     pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3),
     load_if_exists=True,
 )
@@ -57,12 +52,12 @@ def objective(trial: optuna.Trial) -> float:
 
 images, labels = shuffled(digits, seed)
 others = [
-    subprocess.Popen([sys.executable, __file__, *sys.argv[1:3], str(seed + 1_000 * number), folder, str(stop), "1"])
+    subprocess.Popen([sys.executable, __file__, *sys.argv[1:6], "1", str(seed + 1_000 * number)])
     for number in range(1, processes)
 ]
 study.optimize(objective)
-for other in others:
-    other.wait()
+if any(other.wait() for other in others):
+    raise SystemExit("another process of the study failed")
 if processes > 1:
     scores = [
         (max(trial.intermediate_values.values()), trial.params) for trial in study.trials if trial.intermediate_values
