@@ -1,7 +1,8 @@
 """`jobs.search` against Ray Tune with ASHA and Optuna with Hyperband, which both train with `keras.fit`.
 
-All search the same space with the same processor time: the rivals are stopped when they have used what `jobs.search`
-took from its start to its stored model. Each winner is then trained with fresh seeds and measured on the test images.
+All search the same space with the same processor time: each rival is asked to end once it has used as much as
+`jobs.search` did from its start until its model was stored. Each winner is then trained with fresh seeds and measured
+on the test images.
 """
 
 import argparse
@@ -37,7 +38,7 @@ SPACE = (  # that of contenders/fit_configuration.py
 EPOCHS = 9
 FIRST_FRESH_SEED = 1_000
 SECONDS_TO_END = 120  # timeout for a rival to end after it was asked to
-MAX_BEHIND = 0.001  # of the test accuracy, behind either rival
+MAX_BEHIND = 0.001  # by which the test accuracy may be below that of either rival
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
     parser.add_argument("--rounds", type=int, default=5, help="number of searches of each kind (default: 5)")
     parser.add_argument("--seeds", type=int, default=10, help="number of fresh seeds of each winner (default: 10)")
-    parser.add_argument("--seconds", type=float, default=100, help="limit of each jobs.search (default: 100)")
+    parser.add_argument("--seconds", type=float, default=100, help="time limit of each jobs.search (default: 100)")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     found: dict[str, list[Found]] = {}

@@ -26,7 +26,7 @@ class DoctorOptions(DataOptions):
 
     address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", str, "HOST:PORT")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
-    gpu: bool = option(False, "train each model for a moment on the GPUs of this machine, and compare with the CPU")
+    gpu: bool = option(False, "train each model for three epochs on the GPUs of this machine, and compare with the CPU")
     json: bool = option(False, "print one JSON document instead of a table")
 
 

@@ -37,8 +37,9 @@ from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
 
-GROWTH = 1.05  # factor by which decisions must grow in number before `search.json` is written again
-CODES_THAT_END_A_SEARCH = ("E-DATA",)  # a model may fail for some arguments only
+MIN_GROWTH = 1.05  # `search.json` is written again when there are this many times as many decisions
+# Other errors may concern one configuration only, such as a model that fails with some arguments.
+CODES_THAT_END_A_SEARCH = ("E-DATA",)
 
 
 def search(
@@ -91,7 +92,7 @@ class Search:
         self._options, self._folder, self._writes, self._lanes = options, folder, writes, lanes
         self.found, self._time = Findings(options), TimeLimit(options, lanes, deadline, wall)
         self._versions, self._checkpoints = package_versions(), Checkpoints(folder)
-        self._steps: dict[str, Step] = {}  # by trial, those that have been submitted and have no score
+        self._steps: dict[str, Step] = {}  # of each trial that was submitted and has no score yet
         self._written = 0  # decisions in the stored document
         if folder.resumed:
             self._resume()
@@ -102,7 +103,7 @@ class Search:
         self._time.restore(self._folder, history)
         self._look_at_the_clock()
         if self.is_over:
-            self._write_decisions()  # perhaps the earlier driver could not
+            self._write_decisions()  # the earlier driver may have ended before it wrote them
         log.info("resuming: %s known", counted(known, "score"))
 
     @property
@@ -233,8 +234,8 @@ class Search:
             self._decided(decision)
 
     def _decided(self, decision: Decision) -> None:
-        # A large document is not written for each decision, which follows from the recorded scores alone.
-        if self.is_over or len(self.found.halving.decisions) > GROWTH * self._written:
+        # A large document is not rewritten after each decision: decisions can be computed from the recorded scores.
+        if self.is_over or len(self.found.halving.decisions) > MIN_GROWTH * self._written:
             self._write_decisions()
         for number in decision.scores.keys() - {*decision.survivors}:
             trial = self.found.trial(number).id
@@ -249,7 +250,7 @@ class Search:
     # Writes
 
     def _write(self, write: Callable[[], None], size: int = 0) -> None:
-        """Queue a write. All are made in order, so that each comes after what it refers to."""
+        """Queue a write. Writes are made in this order, so no document is stored before the data that it refers to."""
         self._writes.put(write, "search", size=size)
 
     def _note(self, entry: Mapping[str, Any]) -> None:
@@ -261,5 +262,5 @@ class Search:
 
     def _write_decisions(self) -> None:
         document, self._written = self.found.document(), len(self.found.halving.decisions)
-        self._write(self._folder.flush)  # the scores come before what follows from them
+        self._write(self._folder.flush)  # scores must be stored before the decisions based on them
         self._write(partial(self._folder.write_json, SEARCH, document))

@@ -25,7 +25,7 @@ class Findings:
         self.halving = options.halving()
         self.settings = options.proposals(self.halving)
         self.cut: Cut | None = None
-        self._so_far: dict[int, Accuracy] = {}  # the best score of each configuration, rung or not
+        self._so_far: dict[int, Accuracy] = {}  # the highest score of each configuration after any epoch
         self._failures: list[str] = []
 
     @property
@@ -55,7 +55,7 @@ class Findings:
     # From events
 
     def note_epoch(self, trial: str, validation: Accuracy | None) -> None:
-        """Note the score of an epoch, which decides if no rung is completed in time."""
+        """Record the score of an epoch. If no rung is completed in time, these scores decide."""
         number = configuration_of(trial)
         if number is not None and validation and validation.value >= self._so_far.get(number, validation).value:
             self._so_far[number] = validation

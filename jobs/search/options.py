@@ -33,7 +33,7 @@ SETTINGS = (
     "precision",
 )
 NAMES = {"batch_size": "global_batch_size"}  # of settings that `trial_grid` calls otherwise
-BATCH = 9  # configurations of a bracket without halving, which are proposed together
+BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
 MAX_CONFIGURATIONS = 10_000
 MAX_SPACE_BYTES = 100_000
 # Options of jobs.train that have no use here.
@@ -113,8 +113,12 @@ class SearchOptions(TrainOptions):
         return space
 
     def halving(self) -> Halving:
-        """Return the search at its beginning. Raises SpecError if --max-epochs-total allows no configuration."""
-        ladder = Ladder.halving(self.epochs) if self.strategy == "halving" else Ladder.full(self.epochs, BATCH)
+        """Return a search without any scores yet. Raises SpecError if --max-epochs-total allows no configuration."""
+        ladder = (
+            Ladder.halving(self.epochs)
+            if self.strategy == "halving"
+            else Ladder.full(self.epochs, BRACKET_WITHOUT_HALVING)
+        )
         combinations = self.variation.combinations()
         count = len(self.variation.grid()) if self.strategy == "grid" else min(self.trials, combinations)
         if self.max_epochs_total is not None:
@@ -167,7 +171,7 @@ class SearchOptions(TrainOptions):
         shared.pop("model", None)
         optimizer = shared["optimizer"] or entry_of(model).optimizer
         if "momentum" in settings and optimizer not in WITH_MOMENTUM:
-            shared["momentum"] = 0.0  # it varies, and applies to other configurations
+            shared["momentum"] = 0.0  # momentum varies, but this optimizer has none
         given = self.arguments | {name: value for name, value in settings.items() if name not in SETTINGS}
         accepted = self._arguments(model)
         arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
@@ -184,7 +188,7 @@ def job_options(program: str, flags: Sequence[str], *, search: bool | None = Non
     """Return the options of `jobs.search` or, if the flags are not those of a search, of `jobs.train`.
 
     Args:
-        search: whether they are those of a search, if the flags do not say.
+        search: whether to parse them as options of jobs.search; None: decide from the flags.
     """
     searches = is_search(flags) if search is None else search
     kind, left_out = (SearchOptions, LEFT_OUT) if searches else (TrainOptions, ())

@@ -14,7 +14,7 @@ from mnist_lib.store.runs import RunFolder
 
 START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
 MARGIN = 1.5  # final trials may be slower than those that were measured
-MEASURED = 101  # epochs whose median counts
+MAX_MEASURED_EPOCHS = 101  # the median of the last ones counts
 
 
 class TimeLimit:
@@ -30,8 +30,10 @@ class TimeLimit:
     ) -> None:
         self._options, self._lanes, self._deadline, self.wall = options, lanes, deadline, wall
         self._seen: dict[str, float] = {}  # Unix time of each trial's last epoch
-        self._epoch_seconds: deque[float] = deque(maxlen=MEASURED)  # including validation, except for first epochs
-        self._speeds: dict[str, float] = {}  # seconds of an epoch of each trial
+        self._epoch_seconds: deque[float] = deque(
+            maxlen=MAX_MEASURED_EPOCHS
+        )  # first epochs without, others with validation
+        self._seconds_per_epoch: dict[str, float] = {}  # the mean of each trial
 
     def restore(self, folder: RunFolder, history: History) -> None:
         """Measure the epochs of earlier drivers."""
@@ -40,7 +42,7 @@ class TimeLimit:
     def note(self, event: EpochDone | RungDone) -> None:
         """Measure the speed of a trial."""
         if isinstance(event, RungDone):
-            self._speeds[event.trial] = event.seconds / event.epoch
+            self._seconds_per_epoch[event.trial] = event.seconds / event.epoch
             return
         # The first epoch of a trial also includes waits, such as for the dataset, so its own time is used.
         seen, now = self._seen.get(event.trial), self.wall()
@@ -52,7 +54,7 @@ class TimeLimit:
         self._seen.pop(trial, None)
 
     def cut(self, found: Findings) -> Cut | None:
-        """Return what has to be left out now, or None if nothing has to, apart from what is left out already."""
+        """Return a new cut of the search, or None if no further cut is needed."""
         if math.isinf(self._deadline) or len(self._epoch_seconds) < 2 or (found.cut and found.cut["over"]):
             return None
         left, begun, ladder = self._left(found), found.halving.begun, found.halving.ladder
@@ -66,7 +68,7 @@ class TimeLimit:
     def _left(self, found: Findings) -> float:
         """Return the seconds until the final trials have to begin."""
         best, rounds = found.best(), math.ceil(self._options.final_seeds / self._lanes)
-        of_best = 0.0 if best is None else self._speeds.get(found.trial(best[0]).id, 0.0)
+        of_best = 0.0 if best is None else self._seconds_per_epoch.get(found.trial(best[0]).id, 0.0)
         epoch = max(statistics.median(self._epoch_seconds), of_best)
         finals = START_SECONDS + MARGIN * rounds * self._options.epochs * epoch
         return self._deadline - self.wall() - finals

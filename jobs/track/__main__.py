@@ -27,7 +27,7 @@ class TrackOptions:
     command adds what is new."""
 
     runs: tuple[str, ...] = option(
-        (), "names of runs (default: all of the storage)", str, "RUN", positional=True, several=True
+        (), "names of the runs to copy (default: all runs in the storage)", str, "RUN", positional=True, several=True
     )
     storage: str = option("results", "folder or bucket with the runs", str, "DIR|URL")
     tracking_uri: str | None = option(
@@ -37,11 +37,11 @@ class TrackOptions:
     json: bool = option(False, "print one JSON document instead of text")
 
     def uri(self) -> str:
-        """Return where MLflow is. Raises UsageError if that is not known."""
+        """Return the URI of the MLflow server. Raises UsageError if none is given."""
         uri = self.tracking_uri or os.environ.get(URI_VARIABLE)
         if not uri:
             raise exit_codes.UsageError(
-                f"tracking_uri: expected the URI of MLflow, or {URI_VARIABLE} to be set, got none"
+                f"tracking_uri: expected the URI of an MLflow server, got none; give it here or in {URI_VARIABLE}"
             )
         return uri
 

@@ -1,4 +1,4 @@
-"""Copies of runs in MLflow. What is there already is not copied again."""
+"""Copies of runs in MLflow. What MLflow already has is not copied again."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ class TrackingError(MnistError):
 
 @dataclass(frozen=True)
 class Copied:
-    """What was copied of a run."""
+    """The result of copying a run."""
 
     run: str
     experiment: str
@@ -76,12 +76,12 @@ class Server:
             self._client = MlflowClient(tracking_uri=uri)
 
     def copy(self, folder: RunFolder, key: str, into: str, read: Callable[[RunFolder], TrackedRun]) -> Copied:
-        """Copy a run, unless all of it is there.
+        """Copy a run, unless MLflow already has a complete copy.
 
         Args:
-            key: what tells the run from all others.
+            key: the unique identifier of the run.
             into: the name of the experiment, which is created if there is none.
-            read: reads the run; not called if all of it is there.
+            read: reads the run; called only if the copy is incomplete.
 
         Raises:
             TrackingError: MLflow refuses a request or does not answer.
@@ -126,7 +126,7 @@ class Server:
         return str(found.experiment_id)
 
     def _known(self, experiment: str, key: str) -> dict[str, "Run"]:
-        """Return what MLflow has of a run, by the name of the part."""
+        """Return the MLflow runs of a run and its parts, by the name of the part."""
         found: dict[str, Run] = {}
         token: str | None = ""
         while token is not None:
@@ -145,7 +145,7 @@ class Server:
 
         parameters = [Param(name, value) for name, value in part.parameters.items() if name not in run.data.params]
         last = self._last_step(run)
-        # MLflow ignores a value that it has; after an interruption it may lack values of the last epoch.
+        # The last epoch is sent again, since an interruption may have lost a part of it; MLflow ignores what it has.
         metrics = [
             Metric(metric.name, metric.value, round(metric.at * 1000), metric.step)
             for metric in part.metrics
@@ -162,9 +162,9 @@ class Server:
     def _write_model(self, folder: RunFolder, run: "Run", model: str, number: int) -> None:
         """Copy a stored version as a model that `mlflow.pyfunc.load_model` loads where this package is installed."""
         version = find(folder.objects, model, number)
-        if version is None:  # deleted since then
+        if version is None:  # deleted after the run
             return
-        # A storage with this one version, from which the Python API loads it.
+        # `mnist_lib.api` loads models from a storage, so the files are laid out as a storage with only this version.
         below = f"{MODEL_DATA}/{version_folder(model, number)}"
         files = {f"{below}/{name}": read_file(folder.objects, version, name) for name in version.files}
         files |= {f"{below}/{RECORD_COPY}": record_of(version)}
@@ -180,7 +180,7 @@ class Server:
                 path.write_bytes(content)
             try:
                 self._client.log_artifacts(run.info.run_id, folder, below)
-            except Exception as error:  # each kind of artifact store raises its own, or lacks its package
+            except Exception as error:  # an artifact store has its own exceptions, and may need a missing package
                 raise TrackingError(
                     f"{self._uri}: expected to store files in MLflow, got: {one_line(error)}"
                 ) from error
@@ -198,7 +198,9 @@ class Server:
         try:
             yield
         except (MlflowException, RequestException) as error:
-            raise TrackingError(f"{self._uri}: expected MLflow to do as asked, got: {one_line(error)}") from error
+            raise TrackingError(
+                f"{self._uri}: expected MLflow to accept the request, got: {one_line(error)}"
+            ) from error
 
 
 def _description(folder: RunFolder, version: Version, run: "Run") -> dict[str, Any]:

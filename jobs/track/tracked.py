@@ -1,4 +1,4 @@
-"""What is copied of a run: the run itself, and its parts, which are trials and configurations."""
+"""The content that is copied to MLflow: a part for the run itself, and one for each trial or configuration."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,7 +73,7 @@ class _Terms(TypedDict):
 
 
 def key_of(folder: RunFolder) -> str:
-    """Return what tells a run from all others, also from one of the same name in another storage."""
+    """Return a unique identifier of a run. Runs of the same name in different storages have different ones."""
     return f"{folder.run} {hashlib.sha256(folder.read(RUN_RECORD) or b'').hexdigest()[:16]}"
 
 
@@ -163,7 +163,7 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, R
         model = str(settings.get("model", next(iter(of_models))))
         row = {**of_models.get(model, {})}
         arguments = dict(_arguments(row, f"{folder.where}/{RUN_RECORD}"))
-        if "optimizer" in settings:  # then these follow from it, unless they vary
+        if "optimizer" in settings:  # those of the example may belong to another optimizer
             row = {name: value for name, value in row.items() if name not in ("learning_rate", "momentum")}
         for name, value in settings.items():
             field = next((field for field, option in SETTINGS.items() if option == name), None)

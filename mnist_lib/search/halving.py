@@ -40,13 +40,13 @@ class Ladder:
         return max(1, count // REDUCTION)
 
     def epochs_of(self, configurations: int) -> int:
-        """Return the number of epochs that a search of so many configurations trains."""
+        """Return the total number of epochs of a search of this many configurations."""
         whole, rest = divmod(configurations, self.bracket)
         return whole * self._epochs_of_bracket(self.bracket) + (self._epochs_of_bracket(rest) if rest else 0)
 
-    def fitting(self, epochs: int, most: int) -> int:
-        """Return the largest number of configurations, up to `most`, whose search trains at most so many epochs."""
-        low, high = 0, most
+    def fitting(self, epochs: int, max_configurations: int) -> int:
+        """Return the largest number of configurations that can be searched in this number of epochs."""
+        low, high = 0, max_configurations
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.epochs_of(middle) <= epochs else (low, middle - 1)
@@ -84,7 +84,7 @@ class Halving:
 
     Args:
         configurations: how many there are; they are numbered from 0.
-        lag: a bracket begins only when all brackets at least `lag` before it are complete; None: it need not wait.
+        lag: bracket n begins only when brackets 0 to n - lag are complete. None: brackets never wait.
     """
 
     def __init__(self, configurations: int, ladder: Ladder, lag: int | None = None) -> None:
@@ -116,7 +116,7 @@ class Halving:
 
     @property
     def epochs(self) -> int:
-        """The number of epochs that these configurations have been trained for, together."""
+        """The total number of epochs of all scored steps."""
         last: dict[int, int] = {}
         for number, rung in self._scores:
             last[number] = max(rung, last.get(number, 0))
@@ -195,11 +195,10 @@ class Halving:
         return 1 + max(self._returned | self._scored, default=-1)  # brackets begin in order
 
     def best(self) -> tuple[int, Accuracy] | None:
-        """Return the configuration with the highest score on any rung, in a tie the lowest number, and its score.
+        """Return the configuration with the highest score on any rung, and that score. Ties go to the lowest number.
 
-        One whose training failed on a later rung is not considered, since it would fail again.
-
-        It never is one that was dropped: another that comes before it in this order went on.
+        One whose training failed on a later rung is not considered, since it would fail again. So a dropped
+        configuration is returned only if all configurations that went on from its rung have failed.
         """
         failed = {number for (number, _), score in self._scores.items() if score is None}
         scores = [(number, score) for (number, _), score in self._scores.items() if number not in failed]

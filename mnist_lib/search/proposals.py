@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 Propose = Callable[[int], Mapping[str, Value]]  # from the number of a configuration to its settings
 
-# A proposal for a bracket uses the scores of the brackets at least this many before it, so that a free lane can begin a
-# bracket while the one before it is not complete.
+# Bracket n is proposed from the scores of brackets 0 to n - LAG, so a free lane can begin it before bracket n - 1 is
+# complete.
 LAG = 2
 
 
 class TpeProposals:
     """Proposals of Optuna's tree-structured Parzen estimator (Bergstra et al., 2011).
 
-    All configurations of a bracket are proposed together, from the scores of complete brackets at least LAG before it.
+    All configurations of bracket n are proposed together, from the scores of brackets 0 to n - LAG, which are complete.
     So they depend on the seed and these scores alone.
     """
 

@@ -112,7 +112,7 @@ class Space:
         return len(self)
 
     def configuration(self, number: int, seed: int) -> dict[str, Value]:
-        """Return the configuration with a number, drawn at random."""
+        """Draw a configuration at random. The same number and seed always give the same one."""
         chance = random.Random(f"{seed} {number}")
         return {name: dimension.draw(chance) for name, dimension in self.dimensions.items()}
 

@@ -192,13 +192,17 @@ def test_a_damaged_run_is_named_and_the_others_are_copied(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "error[E-USAGE] tracking_uri: expected the URI of MLflow, or MLFLOW_TRACKING_URI to be set, got none"),
+        (
+            [],
+            2,
+            "error[E-USAGE] tracking_uri: expected the URI of an MLflow server, got none; give it here or in",
+        ),
         (["x", "--tracking-uri=http://h"], 2, "error[E-USAGE] runs: expected names of runs in "),
         (["../x", "--tracking-uri=http://h"], 2, "error[E-USAGE] run_name: expected "),
         (
             ["--tracking-uri=http://a:canary@127.0.0.1:9"],
             6,
-            "error[E-TRACKING] r is not copied completely: http://***@127.0.0.1:9: expected MLflow to do as asked",
+            "error[E-TRACKING] r is not copied completely: http://***@127.0.0.1:9: expected MLflow to accept",
         ),
     ],
 )
