@@ -92,7 +92,7 @@ class Host:
 
     def run(self, *command: str, environment: dict[str, str]) -> tuple[int, str, str]:
         process = self.start(*command, environment=environment)
-        stdout, stderr = process.communicate(timeout=200)
+        stdout, stderr = process.communicate(timeout=400)
         return process.returncode, stdout, stderr
 
 

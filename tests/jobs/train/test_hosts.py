@@ -16,7 +16,7 @@ from tests.support.hosts import Host, available, hosts, start_ray
 from tests.support.job import ROOT, SETTINGS, hashes, history_of
 from tests.support.pictures import classes, write_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]  # four hosts share the CPUs
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-a-token-" + 32 * "b"}
 S3_PORT = 5_000
