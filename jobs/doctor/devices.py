@@ -1,14 +1,14 @@
 """What works on the GPUs of this machine, and how fast: a few epochs of each model on the CPU, on one GPU and on all.
 
 Each set of devices is tried in its own process, since TensorFlow's devices cannot be changed once it uses them:
-`python -m jobs.doctor.devices RESOURCES DATA_DIR`, which prints a line of JSON.
+`python -m jobs.doctor.devices RESOURCES DATA_DIR MODEL...`, which prints a line of JSON.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,9 +77,9 @@ def compared(where: str, found: Devices, cpu: Devices) -> Iterator[Finding]:
             yield Finding(what, f"{times}; {losses}")
 
 
-def measure(resources: Resources, data_dir: Path, **environment: str) -> Devices:
-    """Train a few epochs of every model of the catalog in a process of its own, and return what it found."""
-    command = [sys.executable, "-m", "jobs.doctor.devices", json.dumps(asdict(resources)), str(data_dir)]
+def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODELS, **environment: str) -> Devices:
+    """Train a few epochs of each model in a process of its own, and return what it found."""
+    command = [sys.executable, "-m", "jobs.doctor.devices", json.dumps(asdict(resources)), str(data_dir), *models]
     try:
         done = subprocess.run(
             command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
@@ -89,13 +89,13 @@ def measure(resources: Resources, data_dir: Path, **environment: str) -> Devices
     except subprocess.TimeoutExpired:
         lines, error = [], f"it took more than {TIMEOUT_SECONDS:.0f} s"
     if not lines:
-        return Devices(0, {name: Measured(error=error) for name in MODELS})
+        return Devices(0, {name: Measured(error=error) for name in models})
     document = json.loads(lines[-1])
     return Devices(document["gpus"], {name: Measured(**row) for name, row in document["models"].items()})
 
 
-def try_models(resources: Resources, data_dir: Path) -> Devices:
-    """Train a few epochs of every model of the catalog in this process."""
+def try_models(resources: Resources, data_dir: Path, models: Collection[str]) -> Devices:
+    """Train a few epochs of each model in this process."""
     import_keras()
     import tensorflow as tf
 
@@ -103,24 +103,24 @@ def try_models(resources: Resources, data_dir: Path) -> Devices:
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
     gpus = len(tf.config.list_physical_devices("GPU"))
-    specs = [TrialSpec.of(name, epochs=EPOCHS) for name in MODELS]
+    specs = [TrialSpec.of(name, epochs=EPOCHS) for name in models]
     found: dict[str, list[EpochDone]] = {}
-    models: dict[str, Measured] = {}
+    measured: dict[str, Measured] = {}
     data = DataRequest(data_dir=data_dir)
     for event in run_trials(map(Assignment, specs), lambda: prepare(data), resources, WorkerPlace(node="here")):
         name = event.trial.rpartition("-")[0]
         if isinstance(event, EpochDone):
             found.setdefault(name, []).append(event)
             fastest = max(epoch.images_per_second for epoch in found[name])
-            models[name] = Measured(found[name][0].loss, fastest)
+            measured[name] = Measured(found[name][0].loss, fastest)
         elif isinstance(event, TrialFailure):
-            models[name] = Measured(error=f"{event.code} {event.message}")
-    return Devices(gpus, models)
+            measured[name] = Measured(error=f"{event.code} {event.message}")
+    return Devices(gpus, measured)
 
 
 def main() -> None:
     resources, data_dir = Resources(**json.loads(sys.argv[1])), Path(sys.argv[2])
-    print_result(json.dumps(asdict(try_models(resources, data_dir))))
+    print_result(json.dumps(asdict(try_models(resources, data_dir, sys.argv[3:]))))
 
 
 if __name__ == "__main__":
