@@ -5,7 +5,6 @@ The epoch is selected on validation, as in the job. The last row trains the netw
 `keras-cnn` with `keras.fit`.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.digits import write_digits
+from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import setting
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset, Split
@@ -37,8 +36,7 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser = parser_with_source(__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))

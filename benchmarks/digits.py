@@ -1,5 +1,6 @@
 """The digits of a benchmark in one file of arrays that every contender reads."""
 
+import argparse
 import contextlib
 import sys
 from pathlib import Path
@@ -7,6 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from mnist_lib.data.embedded import FOLDER
+
+
+def parser_with_source(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the option --source, whose value is that of `write_digits`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    return parser
 
 
 def write_digits(file: Path, source: Path | None, images: int | None = None) -> tuple[int, int]:

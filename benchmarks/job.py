@@ -3,7 +3,6 @@
 Every round runs each command once. The time includes the interpreter, imports, the start of Ray and storing the models.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.digits import write_digits
+from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import TUNE, Ratio, ratio_table, setting
 from mnist_lib.wording import counted
 
@@ -75,8 +74,7 @@ def run(command: Sequence[str]) -> tuple[float, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser = parser_with_source(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))

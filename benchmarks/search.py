@@ -5,7 +5,6 @@ All search the same space with the same processor time: each rival is asked to e
 on the test images.
 """
 
-import argparse
 import contextlib
 import json
 import math
@@ -22,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.digits import write_digits
+from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.job import CONTENDERS, OWN, ROOT, last_line
 from benchmarks.record import TUNE, setting
 from benchmarks.survival import data_options
@@ -124,8 +123,7 @@ def fresh_accuracies(source: Path | None, settings: Mapping[str, Any], seeds: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser = parser_with_source(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="number of searches of each kind (default: 5)")
     parser.add_argument("--seeds", type=int, default=10, help="number of fresh seeds of each winner (default: 10)")
     parser.add_argument("--seconds", type=float, default=100, help="time limit of each jobs.search (default: 100)")

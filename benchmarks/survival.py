@@ -3,7 +3,6 @@
 It fails if a disturbed run ends with different weights from an undisturbed one, or without one version of each model.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.digits import parser_with_source
 from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
 from jobs.rehearse import running_workers
@@ -134,8 +134,7 @@ def overhead(folder: Path, source: Path | None) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser = parser_with_source(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="number of pairs of runs (default: 5)")
     parser.add_argument("--workers", type=int, default=10, help="number of runs in which a worker is killed")
     parser.add_argument("--drivers", type=int, default=3, help="number of runs whose driver is killed")

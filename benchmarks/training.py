@@ -4,7 +4,6 @@ Every round runs each contender once, in a process of its own. Each ratio compar
 record uses the full MNIST, from its original files; without them the embedded digits are used.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.digits import write_digits
+from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import PEERS, Ratio, ratio_table, setting
 
 CONTENDERS = Path(__file__).parent / "contenders"
@@ -66,8 +65,7 @@ RATIOS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, help="a folder with the four original MNIST files")
+    parser = parser_with_source(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     parser.add_argument("--epochs", type=int, default=4, help="epochs per contender and round, the first as warm-up")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of each contender")
