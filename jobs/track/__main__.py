@@ -11,7 +11,6 @@ from jobs.console.options import option, parse
 from jobs.console.output import as_text, print_result, print_stderr, run_command
 from jobs.console.terminal import step
 from jobs.track.server import Copied, Server, TrackingError
-from jobs.track.tracked import key_of, tracked_run
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
@@ -71,7 +70,7 @@ def track(arguments: Sequence[str]) -> int:
             try:
                 folder = RunFolder(objects, name)
                 experiment = options.experiment or folder.dataset()
-                copied.append(server.copy(folder, key_of(folder), experiment, tracked_run))
+                copied.append(server.copy(folder, experiment))
                 problems: list[MnistError] = [IntegrityError(text) for text in copied[-1].damaged]
             except (IntegrityError, SpecError, TrackingError) as error:
                 problems = [error]

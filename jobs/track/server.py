@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jobs.console.exit_codes import UsageError
-from jobs.track.tracked import Part, TrackedRun
+from jobs.track.tracked import Part, key_of, tracked_run
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
 from mnist_lib.store.contents import classes_of, image_shape_of, read_manifest
@@ -75,24 +75,24 @@ class Server:
         with self._errors():
             self._client = MlflowClient(tracking_uri=uri)
 
-    def copy(self, folder: RunFolder, key: str, into: str, read: Callable[[RunFolder], TrackedRun]) -> Copied:
+    def copy(self, folder: RunFolder, into: str) -> Copied:
         """Copy a run, unless MLflow already has a complete copy.
 
         Args:
-            key: the unique identifier of the run.
             into: the name of the experiment, which is created if there is none.
-            read: reads the run; called only if the copy is incomplete.
 
         Raises:
             TrackingError: MLflow refuses a request or does not answer.
+            IntegrityError, SpecError: as `tracked_run`.
         """
+        key = key_of(folder)
         with self._errors():
             experiment = self._experiment(into)
             known = self._known(experiment, key)
             parent = known.pop(WHOLE_RUN, None)
             if parent is not None and _is_complete(parent):
                 return Copied(folder.run, into, parent.info.run_id, 0, len(known))
-            tracked = read(folder)
+            tracked = tracked_run(folder)
             parent = parent or self._create(experiment, tracked.run, {RUN_TAG: key, PART_TAG: WHOLE_RUN})
             tags = {RUN_TAG: key, PARENT_TAG: parent.info.run_id}
             copied, damaged = 0, []

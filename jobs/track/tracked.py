@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
+from jobs.search.findings import Epoch, History
+from jobs.search.options import NAMES
 from mnist_lib.clock import moment_of
 from mnist_lib.documents import Json, Name, Number, Seconds, convert, decode
 from mnist_lib.results import Accuracy, Counts
@@ -14,12 +16,12 @@ from mnist_lib.run_documents import SearchDocument
 from mnist_lib.spec import WITH_MOMENTUM
 from mnist_lib.store.runs import CONFIGURATION, HISTORY, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
 
-# The fields of a trial that say how it was trained, and the names of their options. Arguments of its model are added.
-SETTINGS = {
-    **{name: name for name in ("model", "dataset", "seed", "epochs", "optimizer", "learning_rate", "schedule")},
-    **{name: name for name in ("momentum", "weight_decay", "global_clipnorm", "precision", "validation_percent")},
-    "global_batch_size": "batch_size",
-}
+# The fields of a trial that say how it was trained. Arguments of its model are added.
+FIELDS = (
+    *("model", "dataset", "seed", "epochs", "optimizer", "learning_rate", "schedule", "global_batch_size"),
+    *("momentum", "weight_decay", "global_clipnorm", "precision", "validation_percent"),
+)
+OPTIONS = {field: option for option, field in NAMES.items()}  # of fields that have another name than their option
 RESULTS = ("test_accuracy", "train_seconds", "images_per_second")
 RESULTS_OF_MODEL = ("mean_test_accuracy", "std_test_accuracy", "ensemble_test_accuracy", "best_trial_test_accuracy")
 FILES = (REPORT, SUMMARY, SEARCH, CONFIGURATION)  # and the plots
@@ -55,16 +57,13 @@ class TrackedRun:
     files: Sequence[str]  # names in the run's folder
 
 
-class _Epoch(TypedDict):
-    """A line of `history.jsonl` about an epoch."""
+class _Epoch(Epoch):
+    """All fields of a line of `history.jsonl` about an epoch."""
 
     at: Seconds
-    trial: Name
     epoch: Number
     loss: float
     train: Counts
-    validation: Counts | None
-    seconds: Seconds
 
 
 class _Terms(TypedDict):
@@ -84,7 +83,7 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
         IntegrityError: one of its documents is damaged.
         SpecError: a document has more correct predictions than images.
     """
-    begun, summary = folder.begun(), folder.summary()
+    begun, summary, history = folder.begun(), folder.summary(), folder.history()
     terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}", "$.terms")
     at, ended = moment_of(begun.begun).timestamp(), None
     rows: dict[str, Row] = {}
@@ -98,10 +97,10 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
     rows |= _configurations(folder, terms["trials"])
     metrics: dict[str, list[Metric]] = {}
     begins: dict[str, float] = {}
-    for epoch in _epochs(folder):
+    for epoch in _epochs(folder, history):
         metrics.setdefault(epoch["trial"], []).extend(_metrics_of(epoch))
         begins.setdefault(epoch["trial"], epoch["at"] - epoch["seconds"])
-    failed = _failed(folder)
+    failed = _failed(history)
     parts = []
     for name in dict.fromkeys([*rows, *metrics]):
         row, epochs = rows.get(name, {}), metrics.get(name, [])
@@ -166,8 +165,7 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, R
         if "optimizer" in settings:  # those of the example may belong to another optimizer
             row = {name: value for name, value in row.items() if name not in ("learning_rate", "momentum")}
         for name, value in settings.items():
-            field = next((field for field, option in SETTINGS.items() if option == name), None)
-            if field is not None:
+            if (field := NAMES.get(name, name)) in FIELDS:
                 row[field] = value
             elif name in arguments:
                 arguments[name] = value
@@ -177,16 +175,16 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, R
     return rows
 
 
-def _failed(folder: RunFolder) -> set[str]:
+def _failed(history: History) -> set[str]:
     """Return the trials of the configurations whose last rung has no score."""
-    last = {entry["trial"]: entry for entry in folder.history() if entry["event"] == "rung" and "trial" in entry}
+    last = {entry["trial"]: entry for entry in history if entry["event"] == "rung" and "trial" in entry}
     return {trial for trial, entry in last.items() if entry.get("validation") is None}
 
 
-def _epochs(folder: RunFolder) -> Iterator[_Epoch]:
+def _epochs(folder: RunFolder, history: History) -> Iterator[_Epoch]:
     """Yield the epochs in the history of a run, each once: a resumed trial repeats those after its checkpoint."""
     seen = set()
-    for entry in folder.history():
+    for entry in history:
         if entry["event"] == "epoch":
             epoch = convert(entry, _Epoch, f"{folder.where}/{HISTORY}", "$")
             if (key := (epoch["trial"], epoch["epoch"])) not in seen:
@@ -205,11 +203,11 @@ def _metrics_of(epoch: _Epoch) -> Iterator[Metric]:
 
 def _parameters(row: Row, where: str) -> dict[str, str]:
     """Return the settings in a trial's row, by the names that they have on the command line."""
-    found = {option: row[name] for name, option in SETTINGS.items() if name in row}
+    found = {OPTIONS.get(field, field): row[field] for field in FIELDS if field in row}
     if "hidden_units" in row:  # early versions had no arguments
         found["hidden_units"] = row["hidden_units"]
     for name, value in _arguments(row, where).items():
-        found[f"argument {name}" if name in SETTINGS else name] = value
+        found[f"argument {name}" if NAMES.get(name, name) in FIELDS else name] = value
     return {name: str(value) for name, value in found.items() if value is not None}
 
 
