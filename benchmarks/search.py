@@ -126,7 +126,7 @@ def main() -> None:
     parser = parser_with_source(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="number of searches of each kind (default: 5)")
     parser.add_argument("--seeds", type=int, default=10, help="number of fresh seeds of each winner (default: 10)")
-    parser.add_argument("--seconds", type=float, default=100, help="time limit of each jobs.search (default: 100)")
+    parser.add_argument("--seconds", type=float, default=120, help="time limit of each jobs.search (default: 120)")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     found: dict[str, list[Found]] = {}
