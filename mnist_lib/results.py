@@ -10,7 +10,7 @@ import math
 import pickle
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mnist_lib.documents import Count, Number, Seconds, Text
@@ -120,6 +120,8 @@ class Started(TrialEvent):
     gpus: tuple[str, ...]  # ids of the GPUs that Ray granted
     notices: tuple[str, ...] = ()  # requests that could not be met, with the reason
     resumed_after: int = 0  # the number of epochs that an earlier attempt trained
+    # Seconds that the lane needed before, by phase, in their order: "import", "data" (waiting for it), "compile".
+    phases: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

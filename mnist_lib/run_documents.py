@@ -206,6 +206,7 @@ class HistoryEntry(TypedDict):
     gpus: NotRequired[list[Text]]
     notices: NotRequired[list[Text]]
     resumed_after: NotRequired[Count]
+    phases: NotRequired[dict[Text, Seconds]]
     epoch: NotRequired[Number]
     loss: NotRequired[float]
     train: NotRequired[Counts]

@@ -77,11 +77,22 @@ def train_trials(
         VersionsError: the workers have different package versions.
         StoreError: the storage cannot be written, or another process took over the run.
     """
-    deadline = options.deadline(begin - folder.seconds_worked())
+    deadline, connecting = options.deadline(begin - folder.seconds_worked()), time.time()
     with connected(options), stoppable(advice, end_children, end_of_node()):
         data = RunDataset(folder, options, trials)
-        folder.append_history({"event": "driver", "trial": ""})
+        note_start(folder, begin, connecting)
         return train_on(data, options, trials, deadline, folder, code)
+
+
+def note_start(folder: RunFolder, begin: float, connecting: float) -> None:
+    """Record in the history of the run that a driver is connected to the cluster.
+
+    Args:
+        begin: Unix time at which its command began.
+        connecting: Unix time at which it began to connect.
+    """
+    phases = {"start": round(connecting - begin, 3), "cluster": round(time.time() - connecting, 3)}
+    folder.append_history({"event": "driver", "trial": "", "phases": phases})
 
 
 def train_on(

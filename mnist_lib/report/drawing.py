@@ -16,6 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from mnist_lib.wording import printable, short_name
@@ -69,7 +70,7 @@ def legend(axes: Axes) -> None:
         names = [*map(short_name, labels)]
         made = axes.figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT)
         for handle in made.legend_handles:
-            if handle is not None:
+            if handle is not None and not isinstance(handle, Patch):  # bars keep their shade
                 handle.set_alpha(1.0)  # if there are many curves, they are nearly transparent
 
 

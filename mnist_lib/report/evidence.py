@@ -27,6 +27,9 @@ MAX_CONFUSED = 3  # wrongly predicted classes that are listed for a class
 MIN_VOTERS, MIN_ACCURACY, MIN_PROBABILITY = 2, 0.99, 0.9
 
 
+DRIVER = "driver"  # the lane of the driver's own phases, and the event that begins a driver's part of a history
+
+
 @dataclass(frozen=True)
 class Mistake:
     image: int  # index in the test split
@@ -167,13 +170,23 @@ def _together(tallies: Sequence[Tally]) -> tuple[NDArray[np.int32], NDArray[np.f
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptTimes:
-    """When and where a trial was attempted, in seconds since the first entry of the history."""
+    """When and where a trial was attempted, in seconds since the first driver's command began."""
 
     trial: str
     lane: str  # node and process
     begin: float
     end: float
     outcome: str  # "ok", "failed", "died", or "lost" with the driver
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseTimes:
+    """When a process prepared for something else than training, on the clock of `AttemptTimes`."""
+
+    lane: str  # "driver", or as in `AttemptTimes`
+    phase: str
+    begin: float
+    end: float
 
 
 def learning_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, list[EpochDone]]:
@@ -191,13 +204,13 @@ def attempts(history: Sequence[Mapping[str, Any]]) -> list[AttemptTimes]:
     found: list[AttemptTimes] = []
     running: dict[str, AttemptTimes] = {}  # by trial; `end` is the time of its latest entry
     for entry in history:
-        trial, seconds = str(entry.get("trial")), entry["at"] - history[0]["at"]
+        trial, seconds = str(entry.get("trial")), entry["at"] - _origin(history)
         known = running.get(trial)
         match entry["event"]:
             case "started":
                 if known is not None:
                     found.append(known)  # its driver was killed before it recorded the end
-                lane = f"{entry['node']}, process {entry['pid']}"
+                lane = _lane(entry)
                 running[trial] = AttemptTimes(trial=trial, lane=lane, begin=seconds, end=seconds, outcome="lost")
             case "ended" | "died" as event if known is not None:
                 outcome = "died" if event == "died" else entry["status"]
@@ -205,3 +218,31 @@ def attempts(history: Sequence[Mapping[str, Any]]) -> list[AttemptTimes]:
             case _ if known is not None:
                 running[trial] = replace(known, end=seconds)
     return sorted([*found, *running.values()], key=lambda attempt: attempt.begin)
+
+
+def phases(history: Sequence[Mapping[str, Any]], timing: Mapping[str, float]) -> list[PhaseTimes]:
+    """Return what drivers and lanes did before trials began, and how long the last driver stored models.
+
+    Args:
+        timing: of the run's summary.
+    """
+    found: list[PhaseTimes] = []
+    for entry in history:
+        lane, end = _lane(entry) if "pid" in entry else DRIVER, entry["at"] - _origin(history)
+        for phase, seconds in reversed(entry.get("phases", {}).items()):
+            found.append(PhaseTimes(lane=lane, phase=phase, begin=end - seconds, end=end))
+            end -= seconds
+    connected = [entry["at"] - _origin(history) for entry in history if entry["event"] == DRIVER]
+    if connected and "store_seconds" in timing:
+        end = connected[-1] + timing["wall_seconds"]
+        found.append(PhaseTimes(lane=DRIVER, phase="store", begin=end - timing["store_seconds"], end=end))
+    return found
+
+
+def _lane(entry: Mapping[str, Any]) -> str:
+    return f"{entry['node']}, process {entry['pid']}"
+
+
+def _origin(history: Sequence[Mapping[str, Any]]) -> float:
+    """Return the Unix time at which the first driver's command began."""
+    return float(history[0]["at"] - sum(history[0].get("phases", {}).values()))

@@ -136,7 +136,8 @@ def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:
     if curves:
         drawn.append(plots.learning_curves(run.summary, curves))
     if attempts:
-        drawn.append(plots.time_line(run.summary, attempts))
+        phases = evidence.phases(run.history, run.summary["timing"])
+        drawn.append(plots.time_line(run.summary, attempts, phases))
     return drawn
 
 

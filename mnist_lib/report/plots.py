@@ -12,7 +12,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, new_figure, plot
-from mnist_lib.report.evidence import AttemptTimes, StoredTrial
+from mnist_lib.report.evidence import DRIVER, AttemptTimes, PhaseTimes, StoredTrial
 from mnist_lib.results import EpochDone
 from mnist_lib.wording import short_name
 
@@ -23,6 +23,8 @@ MAX_LANES = 24
 MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one
 MAX_NUMBERED = 40  # classes of a matrix whose cells contain numbers
 MAX_MATRIX = 16.0  # inches
+# The phases of processes that do not train yet, or no longer, and how dark their bars are.
+PHASES = {"start": 0.75, "cluster": 0.5, "import": 0.3, "data": 0.6, "compile": 0.15, "store": 0.9}
 HEIGHT = 4.2  # inches, of the two plots that stand side by side
 
 Points = Sequence[tuple[datetime, float]]
@@ -133,12 +135,18 @@ def calibration(stored: Mapping[str, StoredTrial]) -> Plot:
     return plot("calibration", figure)
 
 
-def time_line(summary: Mapping[str, Any], attempts: Sequence[AttemptTimes]) -> Plot:
-    """Draw a row for each process that trained, with a bar for each attempt at a trial."""
+def time_line(summary: Mapping[str, Any], attempts: Sequence[AttemptTimes], phases: Sequence[PhaseTimes]) -> Plot:
+    """Draw a row for the driver and for each process that trained, with a bar for each attempt and each phase."""
     models = {trial["id"]: trial["model"] for trial in summary["trials"]}
-    lanes = list(dict.fromkeys(attempt.lane for attempt in attempts))
-    shown = lanes[:MAX_LANES]
+    lanes = list(dict.fromkeys([DRIVER, *(attempt.lane for attempt in attempts)]))
+    shown = lanes[: MAX_LANES + 1]
     figure, axes = new_figure(1.3 + 0.28 * len(shown))
+    for phase, alpha in PHASES.items():
+        some_phases = [time for time in phases if time.phase == phase and time.lane in shown]
+        rows, begins = [shown.index(time.lane) for time in some_phases], [time.begin for time in some_phases]
+        widths = [time.end - time.begin for time in some_phases]
+        label = phase if some_phases else None
+        axes.barh(rows, widths, 0.62, begins, facecolor=(TEXT, alpha), linewidth=0, label=label)
     names = _models(summary)
     for number, name in enumerate(names):
         own = [attempt for attempt in attempts if models[attempt.trial] == name and attempt.lane in shown]
@@ -152,8 +160,8 @@ def time_line(summary: Mapping[str, Any], attempts: Sequence[AttemptTimes]) -> P
                 rows, lengths, 0.62, begins, facecolor=(color_of(number), 0.35 if lost else 0.85), label=label, **style
             )
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_yticks(range(len(shown)), [str(number) for number in range(1, len(shown) + 1)])
-    axes.set(xlabel="seconds", ylabel="process" + (f" (of {len(lanes)})" if len(lanes) > MAX_LANES else ""))
+    axes.set_yticks(range(len(shown)), [DRIVER, *(str(number) for number in range(1, len(shown)))])
+    axes.set(xlabel="seconds", ylabel="process" + (f" (of {len(lanes) - 1})" if len(lanes) > len(shown) else ""))
     axes.grid(axis="y", visible=False)
     legend(axes)
     return plot("time-line", figure)

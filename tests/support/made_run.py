@@ -37,12 +37,13 @@ def made_run(
     rng = np.random.default_rng(0)
     specs = trial_grid(models, range(seeds), dataset=dataset.name, epochs=epochs)
     tallies: dict[str, Tally] = {}
-    rows, history = [], []
-    now = 1_764_000_000.0
+    rows, now = [], 1_764_000_000.0
+    history = [{"at": now - 6, "event": "driver", "trial": "", "phases": {"start": 0.6, "cluster": 2.1}}]
     for number, spec in enumerate(specs):
         lane, begin = number % 2, now + number // 2 * 9
         about = {"trial": spec.id, "node": f"node-{lane}/0123abcd", "pid": 100 + lane}
-        history.append({"at": begin, "event": "started", **about, "resumed_after": 0})
+        phases = {"import": 3.1, "data": 0.2, "compile": 1.4} if number < 2 else {"compile": 0.02}
+        history.append({"at": begin, "event": "started", **about, "resumed_after": 0, "phases": phases})
         outcome: TrialResult | TrialFailure = _result(spec, dataset, rng, margin)
         if number >= len(specs) - failed:
             outcome = TrialFailure(trial=spec.id, code="E-NAN", message=f"the loss is not a number: {NAUGHTY}")

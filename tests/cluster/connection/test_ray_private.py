@@ -17,6 +17,7 @@ import ray
 import requests
 from ray._private import services
 from ray._private.authentication import authentication_token_setup
+from ray._private.node import Node
 from ray._private.state import available_resources_per_node
 from ray.core.generated import gcs_pb2, gcs_service_pb2
 from ray.job_submission import JobSubmissionClient
@@ -177,6 +178,31 @@ def test_ray_still_reads_the_loopback_address_and_the_ports_of_metrics_as_expect
     assert "= services.resolve_ip_for_localhost(" in source_of("ray.scripts.scripts")
     read = source_of("ray.autoscaler._private.constants") + source_of("ray.dashboard.consts")
     assert all(f'env_integer("{name}"' in read for name in list(ray_private.NO_METRICS)[1:])
+
+
+def test_ray_still_starts_its_services_by_the_functions_that_are_replaced() -> None:
+    head, others = inspect.getsource(Node.start_head_processes), inspect.getsource(Node.start_ray_processes)
+    assert all(call in head for call in ("self.start_monitor()", "self.start_api_server("))
+    assert "self.start_log_monitor()" in others
+    # Called through the module; an error means that the agent is started with few modules.
+    call = "if ray._private.utils.get_dashboard_dependency_error() is not None:"
+    assert f"{call}\n" in source_of("ray._private.services")
+    assert 'dashboard_agent_command.append("--minimal")' in source_of("ray._private.services")
+
+
+@pytest.mark.slow
+def test_a_cluster_of_one_machine_has_only_the_services_that_it_needs() -> None:
+    code = """
+import psutil
+from cluster.connection.session import session
+from cluster.lanes.tasks import result_of, start_beside_driver
+with session(None, []):
+    assert result_of(start_beside_driver(lambda: 1)) == 1
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+assert any("gcs_server" in command for command in commands)
+assert not any(name in command for name in ("monitor.py", "dashboard.py") for command in commands), commands
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
 def test_the_loggers_of_uploads_exist() -> None:

@@ -16,9 +16,10 @@ from mnist_lib.report.evidence import (
     attempts,
     learning_curves,
     most_confident_mistakes,
+    phases,
 )
 from mnist_lib.results import TrialResult
-from tests.support.made_run import FOUR_LABELS, small_result, tally_of
+from tests.support.made_run import FOUR_LABELS, TIMING, small_result, tally_of
 
 Predictions = tuple[NDArray[np.float32], NDArray[np.uint8]]
 THOUSAND_LABELS = (np.arange(1_000) % 10).astype(np.uint8)
@@ -131,6 +132,24 @@ def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_lif
         ("a, process 2", 60, 62, "died"),
         ("a, process 3", 64, 70, "ok"),
     ]
+
+
+def test_phases_end_where_their_process_went_on_and_are_counted_from_the_start_of_the_command() -> None:
+    history = [
+        {"at": 100, "event": "driver", "trial": "", "phases": {"start": 1.0, "cluster": 4.0}},
+        {**started(110, "x", 1), "phases": {"import": 5.0, "data": 0.5, "compile": 1.5}},
+        {"at": 120, "event": "ended", "trial": "x", "status": "ok"},
+    ]
+    found = [(time.lane, time.phase, time.begin, time.end) for time in phases(history, TIMING)]
+    assert sorted(found, key=lambda time: time[2]) == [
+        ("driver", "start", 0, 1),
+        ("driver", "cluster", 1, 5),
+        ("a, process 1", "import", 8, 13),
+        ("a, process 1", "data", 13, 13.5),
+        ("a, process 1", "compile", 13.5, 15),
+        ("driver", "store", 35.5, 36),
+    ]
+    assert [(attempt.begin, attempt.end) for attempt in attempts(history)] == [(15, 25)]
 
 
 def test_an_epoch_that_was_trained_twice_appears_once_in_the_curve() -> None:

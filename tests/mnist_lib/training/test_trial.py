@@ -36,6 +36,8 @@ def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result
     started, *epochs, trained, result = events_of([spec], few_digits(digits))
     assert isinstance(started, Started)
     assert (started.devices, started.gpus, started.node) == (("CPU:0", "CPU:1"), ("3",), "here")
+    assert [*started.phases] == ["import", "data", "compile"]
+    assert all(0 <= seconds < 60 for seconds in started.phases.values())
     assert [epoch.epoch for epoch in epochs if isinstance(epoch, EpochDone)] == [1, 2, 3]
     assert all(epoch.train.total == 108 and epoch.validation.total == 12 for epoch in epochs)  # type: ignore[attr-defined]
     assert isinstance(result, TrialResult)
