@@ -1,8 +1,8 @@
 """`jobs.search` against Ray Tune with ASHA and Optuna with Hyperband, which both train with `keras.fit`.
 
-All search the same space with the same processor time: each rival is asked to end once it has used as much as
-`jobs.search` did from its start until its model was stored. Each winner is then trained with fresh seeds and measured
-on the test images.
+`jobs.search` and Optuna propose configurations by TPE. All search the same space with the same processor time: each
+rival is asked to end once it has used as much as `jobs.search` did from its start until its model was stored. Each
+winner is then trained with fresh seeds and measured on the test images.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from benchmarks.record import TUNE, setting
 from benchmarks.survival import data_options
 from mnist_lib.wording import percent
 
-OURS, ASHA, HYPERBAND = "jobs.search", "Ray Tune, ASHA, fit", "Optuna, Hyperband, fit"
+OURS, ASHA, HYPERBAND = "jobs.search, TPE", "Ray Tune, ASHA, fit", "Optuna, Hyperband, fit"
 SPACE = (  # that of contenders/fit_configuration.py
     "--vary=learning_rate=1e-4..1e-1:log",
     "--vary=hidden_units=64,128,256,512",
@@ -97,7 +97,7 @@ def run(command: Sequence[str], stop: Path | None = None, budget: float = float(
 
 def search(source: Path | None, seed: int, seconds: float, folder: Path) -> Found:
     options = [*SPACE, f"--epochs={EPOCHS}", f"--seed={seed}", "--trials=10000", "--final-seeds=1", "--models=keras"]
-    limits = [f"--max-seconds={seconds}", "--promote=never", "--no-report", "--json", "--run-name=r"]
+    limits = ["--propose=tpe", f"--max-seconds={seconds}", "--promote=never", "--no-report", "--json", "--run-name=r"]
     printed, used = run(
         [OWN, "-m", "jobs.search", *data_options(source), *options, *limits, "--storage", str(folder / "results")]
     )
@@ -126,7 +126,7 @@ def main() -> None:
     parser = parser_with_source(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="number of searches of each kind (default: 5)")
     parser.add_argument("--seeds", type=int, default=10, help="number of fresh seeds of each winner (default: 10)")
-    parser.add_argument("--seconds", type=float, default=120, help="time limit of each jobs.search (default: 120)")
+    parser.add_argument("--seconds", type=float, default=200, help="time limit of each jobs.search (default: 200)")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     found: dict[str, list[Found]] = {}

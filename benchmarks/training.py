@@ -37,30 +37,49 @@ class Result(NamedTuple):
 def contenders(threads: int) -> list[Contender]:
     thread_count = str(threads)
     return [
-        Contender("floor", OWN, "floor.py", (thread_count,)),
+        Contender("floor, XLA", OWN, "floor.py", (thread_count, "xla", "float32")),
+        Contender("floor, oneDNN", OWN, "floor.py", (thread_count, "onednn", "float32")),
+        Contender("floor, oneDNN, bfloat16", OWN, "floor.py", (thread_count, "onednn", "bfloat16")),
         Contender("ours keras", OWN, "ours.py", ("keras", thread_count, "1", "float32")),
         Contender("ours scratch", OWN, "ours.py", ("scratch", thread_count, "1", "float32")),
         Contender("ours keras, 2 replicas", OWN, "ours.py", ("keras", thread_count, "2", "float32")),
         Contender("ours keras, bfloat16", OWN, "ours.py", ("keras", thread_count, "1", "bfloat16")),
-        Contender("keras.fit, defaults", OWN, "fit.py", ("defaults", thread_count)),
-        Contender("keras.fit, tuned", OWN, "fit.py", ("tuned", thread_count)),
+        Contender("keras.fit, defaults", OWN, "fit.py", ("defaults", thread_count, "keras")),
+        Contender("keras.fit, tuned", OWN, "fit.py", ("tuned", thread_count, "keras")),
         Contender("notebook's eager loop (SGD)", OWN, "eager.py", (thread_count,)),
         Contender("JAX scan (RMSprop)", PEERS, "jax_scan.py", ("rmsprop",)),
         Contender("JAX scan (SGD)", PEERS, "jax_scan.py", ("sgd",)),
-        Contender("PyTorch (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", thread_count, "eager")),
-        Contender("PyTorch (SGD)", PEERS, "torch_loop.py", ("sgd", thread_count, "eager")),
-        Contender("PyTorch, torch.compile (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", thread_count, "compile")),
+        Contender("PyTorch (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", thread_count, "eager", "keras")),
+        Contender("PyTorch (SGD)", PEERS, "torch_loop.py", ("sgd", thread_count, "eager", "keras")),
+        Contender(
+            "PyTorch, torch.compile (RMSprop)", PEERS, "torch_loop.py", ("rmsprop", thread_count, "compile", "keras")
+        ),
+        Contender("cnn: floor", OWN, "floor_convolutions.py", (thread_count, "float32")),
+        Contender("cnn: floor, bfloat16", OWN, "floor_convolutions.py", (thread_count, "bfloat16")),
+        Contender("cnn: ours", OWN, "ours.py", ("keras-cnn", thread_count, "1", "float32")),
+        Contender("cnn: ours, bfloat16", OWN, "ours.py", ("keras-cnn", thread_count, "1", "bfloat16")),
+        Contender("cnn: keras.fit, defaults", OWN, "fit.py", ("defaults", thread_count, "keras-cnn")),
+        Contender("cnn: keras.fit, tuned", OWN, "fit.py", ("tuned", thread_count, "keras-cnn")),
+        Contender("cnn: PyTorch", PEERS, "torch_loop.py", ("adam", thread_count, "eager", "keras-cnn")),
+        Contender(
+            "cnn: PyTorch, torch.compile", PEERS, "torch_loop.py", ("adam", thread_count, "compile", "keras-cnn")
+        ),
     ]
 
 
 RATIOS = [
     Ratio("ours keras", "keras.fit, defaults", 0.40),
     Ratio("ours keras", "JAX scan (RMSprop)", 1.0),
-    Ratio("ours keras", "floor", 1.75),
+    Ratio("ours keras", "floor, XLA", 1.75),
+    Ratio("ours keras", "floor, oneDNN", 1.75),
     Ratio("ours scratch", "notebook's eager loop (SGD)", 0.19),
     Ratio("ours scratch", "JAX scan (SGD)", 0.95),
-    Ratio("ours keras, bfloat16", "floor", 1.4),
-    Ratio("ours keras, 2 replicas", "ours keras", 1.5),
+    Ratio("ours keras, bfloat16", "ours keras", 0.9),
+    Ratio("ours keras, 2 replicas", "ours keras", 1.4),
+    Ratio("cnn: ours", "cnn: keras.fit, defaults", 0.70),
+    Ratio("cnn: ours", "cnn: keras.fit, tuned", 0.70),
+    Ratio("cnn: ours", "cnn: PyTorch", 1.0),
+    Ratio("cnn: ours", "cnn: PyTorch, torch.compile", 1.0),
 ]
 
 
@@ -70,8 +89,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="epochs per contender and round, the first as warm-up")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of each contender")
     parser.add_argument("--images", type=int, help="use only this many train images, for a quick test")
+    parser.add_argument("--only", default="", help="run only contenders whose name contains this text (default: all)")
     options = parser.parse_args()
-    available = [contender for contender in contenders(options.threads) if Path(contender.python).exists()]
+    chosen = [contender for contender in contenders(options.threads) if options.only in contender.name]
+    available = [contender for contender in chosen if Path(contender.python).exists()]
+    if not available:
+        names = ", ".join(contender.name for contender in contenders(options.threads))
+        parser.error(f"--only: expected a part of one of these names: {names}")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "digits.npz")
         images = write_digits(file, options.source, options.images)

@@ -67,6 +67,20 @@ MODELS = {
         schedule="one-cycle",
         cost=20.0,
     ),
+    "keras-fast": ModelEntry(
+        build="mnist_lib.models.keras_models:keras_fast",
+        arguments={"hidden_units": Size(128, 65_536)},
+        learning_rate=0.015,
+        schedule="one-cycle",
+        cost=10.0,
+    ),
+    "keras-best": ModelEntry(
+        build="mnist_lib.models.keras_models:keras_best",
+        arguments={"width": Size(32, 1_024)},
+        learning_rate=0.008,
+        schedule="one-cycle",
+        cost=100.0,
+    ),
     "keras-resnet": ModelEntry(
         build="mnist_lib.models.keras_models:keras_resnet",
         arguments={"width": Size(16, 1_024), "blocks": Size(1, 32)},

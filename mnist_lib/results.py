@@ -120,8 +120,8 @@ class Started(TrialEvent):
     gpus: tuple[str, ...]  # ids of the GPUs that Ray granted
     notices: tuple[str, ...] = ()  # requests that could not be met, with the reason
     resumed_after: int = 0  # the number of epochs that an earlier attempt trained
-    # Seconds that the lane needed before, by phase, in their order: "import", "data" (waiting for it), "compile".
-    phases: dict[str, float] = field(default_factory=dict)
+    # Seconds of each phase of the lane before this start, in order: "import", "data" (waiting for it), "compile".
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,6 +194,9 @@ class Summary(TypedDict):
     search: NotRequired[SearchSummary]
 
 
+DRIVER = "driver"  # the event of a history that a driver begins with
+
+
 class HistoryEntry(TypedDict):
     """A line of `history.jsonl`. Which of the other fields it has depends on the event."""
 

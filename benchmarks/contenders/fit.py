@@ -1,4 +1,7 @@
-"""`keras.fit` on arrays, with its defaults or tuned: compiled by XLA, with all steps of an epoch in one execution."""
+"""`keras.fit` on arrays, with its defaults or tuned: compiled by XLA, with all steps of an epoch in one execution.
+
+XLA on CPUs is slow for convolutions, so `keras-cnn` is trained without it.
+"""
 
 import sys
 
@@ -6,22 +9,27 @@ import keras
 import tensorflow as tf
 from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS, digits, measure
 
-tuned = sys.argv[3] == "tuned"
+from mnist_lib.models.keras_models import keras_cnn
+from mnist_lib.models.layers import to_predict
+
+tuned, network = sys.argv[3] == "tuned", sys.argv[5]
 tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[4]))
 keras.utils.set_random_seed(0)
 data = digits()
-model = keras.Sequential(
-    [
-        keras.Input((28, 28, 1)),
+if network == "keras-cnn":
+    layers = [*map(to_predict, keras_cnn((28, 28, 1), CLASSES, 256)), keras.layers.Softmax()]
+else:
+    layers = [
         keras.layers.Rescaling(1 / 255),
         keras.layers.Flatten(),
         keras.layers.Dense(HIDDEN_UNITS, activation="relu"),
         keras.layers.Dense(CLASSES, activation="softmax"),
     ]
-)
+model = keras.Sequential([keras.Input((28, 28, 1)), *layers])
 steps = -(-len(data.train_labels) // BATCH_SIZE)
-options = {"jit_compile": True, "steps_per_execution": steps} if tuned else {}
-model.compile("rmsprop", loss="sparse_categorical_crossentropy", metrics=["accuracy"], **options)
+options = {"jit_compile": network != "keras-cnn", "steps_per_execution": steps} if tuned else {}
+optimizer = "adam" if network == "keras-cnn" else "rmsprop"
+model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"], **options)
 
 
 def train_epoch(epoch: int) -> None:

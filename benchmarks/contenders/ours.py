@@ -2,7 +2,7 @@
 
 import sys
 
-from stopwatch import BATCH_SIZE, HIDDEN_UNITS, digits, measure
+from stopwatch import BATCH_SIZE, digits, measure
 
 from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import Plan
@@ -19,7 +19,7 @@ configure_process(resources)
 
 data = digits()
 train = Split(data.train_images, data.train_labels)
-spec = TrialSpec.of(model_name, hidden_units=HIDDEN_UNITS, precision=precision)
+spec = TrialSpec.of(model_name, precision=precision)
 model = build_model(spec, (28, 28, 1), 10)
 trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), mirrored_strategy(resources))
 plan = Plan(len(train), BATCH_SIZE, replicas)

@@ -74,10 +74,10 @@ def connect(address: str, **options: Any) -> None:
 
 @contextlib.contextmanager
 def _fewer_services() -> Iterator[None]:
-    """Let Ray start only what a cluster of one machine needs, which takes a third of the time.
+    """Let Ray start only what a cluster of one machine needs.
 
-    It starts no autoscaler and no server of the dashboard, forwards no output of workers, and its agent loads as few
-    modules as if `ray` were installed without `ray[default]`.
+    It starts no autoscaler and no server of the dashboard, does not forward the workers' output, and its agent loads as
+    few modules as if `ray` were installed without `ray[default]`.
     """
     with contextlib.ExitStack() as stack:
         for start in ("start_monitor", "start_api_server", "start_log_monitor"):

@@ -23,7 +23,7 @@ from jobs.search.time_limit import TimeLimit
 from jobs.train import worker
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.dataset import RunDataset
-from jobs.train.driver import lane_plan, note_start, train_on
+from jobs.train.driver import lane_plan, record_start, train_on
 from jobs.train.planning import connected
 from jobs.train.recorder import ADVICE, check_start
 from jobs.train.write_queue import WriteQueue
@@ -56,10 +56,10 @@ def search(
         TrainingError: no configuration could be trained.
         Also raises what `train_trials` raises.
     """
-    deadline, connecting = options.deadline(begin - folder.seconds_worked()), time.time()
-    with connected(options), stoppable(advice, end_children, end_of_node()):
+    deadline = options.deadline(begin - folder.seconds_worked())
+    with connected(options) as cluster_seconds, stoppable(advice, end_children, end_of_node()):
         data = RunDataset(folder, options, options.grid())
-        note_start(folder, begin, connecting)
+        record_start(folder, begin, cluster_seconds)
         with contextlib.closing(WriteQueue()) as writes:
             plan = lane_plan(options, options.halving().configurations)
             running = Search(options, folder, writes, plan.lanes, deadline)

@@ -35,6 +35,7 @@ from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import Tally, TrialResult
+from mnist_lib.run_documents import DRIVER
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.champions.challenge import Predict, promote
 from mnist_lib.store.champions.promotion import Rule
@@ -77,22 +78,23 @@ def train_trials(
         VersionsError: the workers have different package versions.
         StoreError: the storage cannot be written, or another process took over the run.
     """
-    deadline, connecting = options.deadline(begin - folder.seconds_worked()), time.time()
-    with connected(options), stoppable(advice, end_children, end_of_node()):
+    deadline = options.deadline(begin - folder.seconds_worked())
+    with connected(options) as cluster_seconds, stoppable(advice, end_children, end_of_node()):
         data = RunDataset(folder, options, trials)
-        note_start(folder, begin, connecting)
+        record_start(folder, begin, cluster_seconds)
         return train_on(data, options, trials, deadline, folder, code)
 
 
-def note_start(folder: RunFolder, begin: float, connecting: float) -> None:
+def record_start(folder: RunFolder, begin: float, cluster_seconds: float) -> None:
     """Record in the history of the run that a driver is connected to the cluster.
 
     Args:
-        begin: Unix time at which its command began.
-        connecting: Unix time at which it began to connect.
+        begin: Unix time at which the driver's command began.
+        cluster_seconds: how long it took to connect.
     """
-    phases = {"start": round(connecting - begin, 3), "cluster": round(time.time() - connecting, 3)}
-    folder.append_history({"event": "driver", "trial": "", "phases": phases})
+    start = max(0.0, time.time() - begin - cluster_seconds)  # the clock may have been set back
+    phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
+    folder.append_history({"event": DRIVER, "trial": "", "phases": phases})
 
 
 def train_on(

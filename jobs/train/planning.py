@@ -140,12 +140,13 @@ def models_to_check(options: TrainOptions, trials: Sequence[TrialSpec]) -> dict[
 
 
 @contextmanager
-def connected(options: TrainOptions) -> Iterator[None]:
-    """Join the cluster of --address, or start one."""
+def connected(options: TrainOptions) -> Iterator[float]:
+    """Join the cluster of --address, or start one, and yield how many seconds that took."""
+    begin = time.monotonic()
     with ExitStack() as stack:
         with step("joining the cluster" if address_of(options.address) else "starting Ray", shown=not options.quiet):
             stack.enter_context(session(options.address, SOURCE_FOLDERS))
-        yield
+        yield time.monotonic() - begin
 
 
 def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan, begin: float) -> Expected:

@@ -120,13 +120,13 @@ def _run_member(*arguments: Any) -> None:
 def _run(
     assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, pace: Pace, group: Group | None
 ) -> Iterator[TrialEvent]:
-    began = time.monotonic()
+    import_began = time.monotonic()
     import_keras()
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = WorkerPlace(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
-    yield from run_trials(assignments, lambda: ray.get(dataset[0]), resources, place, pace, group, began)
+    yield from run_trials(assignments, lambda: ray.get(dataset[0]), resources, place, pace, group, import_began)
 
 
 def _address_and_process() -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mnist_lib.archives import read_keras_weights
 from mnist_lib.errors import IntegrityError, ModelError
+from mnist_lib.models.layers import FusedBatchNormalization, RandomDistortion, RandomShift, to_predict
 from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
 
 KERAS_FILE = "model.keras"
@@ -30,7 +31,7 @@ def keras_dense(image_shape: ImageShape, num_classes: int, hidden_units: int) ->
 
 def keras_cnn(image_shape: ImageShape, num_classes: int, hidden_units: int) -> list[keras.Layer]:
     """Return a network of two convolutions, chosen for accuracy per second: see benchmarks/README.md."""
-    padding = "same" if min(image_shape[:2]) < 16 else "valid"  # 8x8 images would shrink to nothing
+    padding = _padding(image_shape)
     layers = [
         keras.layers.Rescaling(1 / 255),
         keras.layers.Conv2D(24, 5, use_bias=False, padding=padding),
@@ -49,6 +50,38 @@ def keras_cnn(image_shape: ImageShape, num_classes: int, hidden_units: int) -> l
     return [RandomShift(1), *layers]
 
 
+def keras_fast(image_shape: ImageShape, num_classes: int, hidden_units: int) -> list[keras.Layer]:
+    """Return a network that is accurate after seconds of training: see benchmarks/README.md.
+
+    Its first convolution takes large steps, so that the others have a quarter of the positions to compute.
+    """
+    padding = _padding(image_shape)
+    return [
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Conv2D(32, 6, strides=2, use_bias=False, padding=padding),
+        *_normalized_relu(),
+        keras.layers.Conv2D(32, 3, use_bias=False, padding=padding),
+        keras.layers.MaxPooling2D(padding=padding),
+        *_normalized_relu(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(hidden_units, use_bias=False),
+        *_normalized_relu(),
+        keras.layers.Dense(num_classes),
+    ]
+
+
+def keras_best(image_shape: ImageShape, num_classes: int, width: int) -> list[keras.Layer]:
+    """Return a network of five convolutions, `width` channels at first, with distorted training images."""
+    layers = [keras.layers.Conv2D(width, 5, use_bias=False, padding=_padding(image_shape))]
+    layers += [keras.layers.MaxPooling2D(padding="same"), *_normalized_relu()]
+    for channels in (2 * width, 4 * width):
+        for _ in range(2):
+            layers += [keras.layers.Conv2D(channels, 3, use_bias=False, padding="same"), *_normalized_relu()]
+        layers += [keras.layers.MaxPooling2D(padding="same")]
+    layers += [keras.layers.Flatten(), keras.layers.Dropout(0.3)]
+    return [RandomDistortion(), keras.layers.Rescaling(1 / 255), *layers, keras.layers.Dense(num_classes)]
+
+
 def keras_resnet(image_shape: ImageShape, num_classes: int, width: int, blocks: int) -> list[keras.Layer]:
     """Return a small residual network (He et al., 2016): three stages of `blocks` blocks, `width` channels at first."""
     images = features = keras.Input(image_shape)
@@ -62,6 +95,10 @@ def keras_resnet(image_shape: ImageShape, num_classes: int, width: int, blocks: 
     features = keras.layers.GlobalAveragePooling2D()(features)
     logits = keras.layers.Dense(num_classes)(features)
     return [RandomShift(1), keras.layers.Rescaling(1 / 255), keras.Model(images, logits)]
+
+
+def _padding(image_shape: ImageShape) -> str:
+    return "same" if min(image_shape[:2]) < 16 else "valid"  # 8x8 images would shrink to nothing
 
 
 def _residual_block(inputs: keras.KerasTensor, channels: int, stride: int) -> keras.KerasTensor:
@@ -78,7 +115,7 @@ def _residual_block(inputs: keras.KerasTensor, channels: int, stride: int) -> ke
 
 def _normalized_relu() -> list[keras.Layer]:
     # A short memory for the moving averages, since an epoch has only a few hundred steps.
-    return [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
+    return [FusedBatchNormalization(momentum=0.9), keras.layers.ReLU()]
 
 
 class KerasModel:
@@ -184,7 +221,7 @@ class KerasModel:
         return [value for value, kept in zip(weights.state, self._predicts, strict=True) if kept]
 
     def _layers_to_predict(self) -> list[keras.Layer]:
-        return [layer for layer in self._layers() if not hasattr(layer, "only_in_training")]
+        return [to_predict(layer) for layer in self._layers() if not hasattr(layer, "only_in_training")]
 
     def _stored_network(self) -> keras.Sequential:
         """Return a new network as it is stored: not compiled, since an optimizer would double the size of the file."""
@@ -192,28 +229,6 @@ class KerasModel:
 
     def _network_of(self, layers: list[keras.Layer]) -> keras.Sequential:
         return keras.Sequential([keras.Input(self._image_shape, dtype="uint8", name="pixels"), *layers])
-
-
-class RandomShift(keras.layers.Layer):
-    """Moves each training image by at most `pixels` along each axis. The pixels that come in at an edge are 0."""
-
-    only_in_training = True
-
-    def __init__(self, pixels: int) -> None:
-        super().__init__()
-        self._pixels = pixels
-        self._seeds = keras.random.SeedGenerator()
-
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """images: [batch, height, width, channels] -> the same shape and type."""
-        if not training:
-            return images
-        height, width = images.shape[1:3]
-        pad = [self._pixels, self._pixels]
-        begin = keras.random.randint((tf.shape(images)[0], 2), 0, 2 * self._pixels + 1, seed=self._seeds)
-        rows, columns = begin[:, :1] + tf.range(height), begin[:, 1:] + tf.range(width)
-        images = tf.gather(tf.pad(images, [[0, 0], pad, pad, [0, 0]]), rows, axis=1, batch_dims=1)
-        return tf.gather(images, columns, axis=2, batch_dims=1)
 
 
 def _output_sizes(layer: keras.Layer) -> Iterator[int]:

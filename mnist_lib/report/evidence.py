@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.split import Labels
 from mnist_lib.documents import convert
 from mnist_lib.results import EpochDone, Tally
+from mnist_lib.run_documents import DRIVER
 
 CALIBRATION_BINS = 10
 MAX_PICTURES = 24  # of one kind
@@ -25,9 +26,6 @@ MAX_CONFUSED = 3  # wrongly predicted classes that are listed for a class
 # accurate models are mostly wrong where they contradict a label: on MNIST, models of 97.8% contradicted 31 labels,
 # models of 99.5% only 3 of these.
 MIN_VOTERS, MIN_ACCURACY, MIN_PROBABILITY = 2, 0.99, 0.9
-
-
-DRIVER = "driver"  # the lane of the driver's own phases, and the event that begins a driver's part of a history
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,9 @@ class AttemptTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseTimes:
-    """When a process prepared for something else than training, on the clock of `AttemptTimes`."""
+    """When a process did something other than training, in the same seconds as `AttemptTimes`."""
 
-    lane: str  # "driver", or as in `AttemptTimes`
+    lane: str  # `DRIVER`, or as in `AttemptTimes`
     phase: str
     begin: float
     end: float
@@ -203,8 +201,9 @@ def attempts(history: Sequence[Mapping[str, Any]]) -> list[AttemptTimes]:
     """Return all attempts in the order in which they began."""
     found: list[AttemptTimes] = []
     running: dict[str, AttemptTimes] = {}  # by trial; `end` is the time of its latest entry
+    origin = _origin(history)
     for entry in history:
-        trial, seconds = str(entry.get("trial")), entry["at"] - _origin(history)
+        trial, seconds = str(entry.get("trial")), entry["at"] - origin
         known = running.get(trial)
         match entry["event"]:
             case "started":
@@ -221,18 +220,19 @@ def attempts(history: Sequence[Mapping[str, Any]]) -> list[AttemptTimes]:
 
 
 def phases(history: Sequence[Mapping[str, Any]], timing: Mapping[str, float]) -> list[PhaseTimes]:
-    """Return what drivers and lanes did before trials began, and how long the last driver stored models.
+    """Return what drivers and lanes did before trials began, and when the last driver stored the models.
 
     Args:
-        timing: of the run's summary.
+        timing: the field `timing` of the summary.
     """
     found: list[PhaseTimes] = []
+    origin = _origin(history)
     for entry in history:
-        lane, end = _lane(entry) if "pid" in entry else DRIVER, entry["at"] - _origin(history)
+        lane, end = _lane(entry) if "pid" in entry else DRIVER, entry["at"] - origin
         for phase, seconds in reversed(entry.get("phases", {}).items()):
             found.append(PhaseTimes(lane=lane, phase=phase, begin=end - seconds, end=end))
             end -= seconds
-    connected = [entry["at"] - _origin(history) for entry in history if entry["event"] == DRIVER]
+    connected = [entry["at"] - origin for entry in history if entry["event"] == DRIVER]
     if connected and "store_seconds" in timing:
         end = connected[-1] + timing["wall_seconds"]
         found.append(PhaseTimes(lane=DRIVER, phase="store", begin=end - timing["store_seconds"], end=end))
@@ -245,4 +245,4 @@ def _lane(entry: Mapping[str, Any]) -> str:
 
 def _origin(history: Sequence[Mapping[str, Any]]) -> float:
     """Return the Unix time at which the first driver's command began."""
-    return float(history[0]["at"] - sum(history[0].get("phases", {}).values()))
+    return history[0]["at"] - sum(history[0].get("phases", {}).values()) if history else 0.0

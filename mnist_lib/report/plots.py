@@ -12,8 +12,9 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, new_figure, plot
-from mnist_lib.report.evidence import DRIVER, AttemptTimes, PhaseTimes, StoredTrial
+from mnist_lib.report.evidence import AttemptTimes, PhaseTimes, StoredTrial
 from mnist_lib.results import EpochDone
+from mnist_lib.run_documents import DRIVER
 from mnist_lib.wording import short_name
 
 # If a run has more trials than this, their seeds are not shown. If a model has more than half as many, its curves are
@@ -23,7 +24,7 @@ MAX_LANES = 24
 MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one
 MAX_NUMBERED = 40  # classes of a matrix whose cells contain numbers
 MAX_MATRIX = 16.0  # inches
-# The phases of processes that do not train yet, or no longer, and how dark their bars are.
+# The opacity of the bars of each phase before and after training.
 PHASES = {"start": 0.75, "cluster": 0.5, "import": 0.3, "data": 0.6, "compile": 0.15, "store": 0.9}
 HEIGHT = 4.2  # inches, of the two plots that stand side by side
 
@@ -142,11 +143,11 @@ def time_line(summary: Mapping[str, Any], attempts: Sequence[AttemptTimes], phas
     shown = lanes[: MAX_LANES + 1]
     figure, axes = new_figure(1.3 + 0.28 * len(shown))
     for phase, alpha in PHASES.items():
-        some_phases = [time for time in phases if time.phase == phase and time.lane in shown]
-        rows, begins = [shown.index(time.lane) for time in some_phases], [time.begin for time in some_phases]
-        widths = [time.end - time.begin for time in some_phases]
-        label = phase if some_phases else None
-        axes.barh(rows, widths, 0.62, begins, facecolor=(TEXT, alpha), linewidth=0, label=label)
+        own_phases = [times for times in phases if times.phase == phase and times.lane in shown]
+        rows, begins = [shown.index(times.lane) for times in own_phases], [times.begin for times in own_phases]
+        lengths = [times.end - times.begin for times in own_phases]
+        label = phase if own_phases else None
+        axes.barh(rows, lengths, 0.62, begins, facecolor=(TEXT, alpha), linewidth=0, label=label)
     names = _models(summary)
     for number, name in enumerate(names):
         own = [attempt for attempt in attempts if models[attempt.trial] == name and attempt.lane in shown]

@@ -16,7 +16,7 @@ from mnist_lib.documents import Json, Moment, Name, convert, decode, encode, req
 from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record
-from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA, HistoryEntry, Summary
+from mnist_lib.run_documents import DRIVER, MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA, HistoryEntry, Summary
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
@@ -99,7 +99,7 @@ class RunFolder:
         """Return for how long earlier processes worked on the run, each from its start to its last entry."""
         worked, begin, last = 0.0, 0.0, 0.0
         for entry in self.history() if self.resumed else ():
-            if entry["event"] == "driver":
+            if entry["event"] == DRIVER:
                 worked, begin = worked + last - begin, entry["at"]
             last = entry["at"]
         return worked + last - begin

@@ -54,7 +54,7 @@ def run_trials(
     place: WorkerPlace,
     pace: Pace = Pace(),
     group: Group | None = None,
-    began: float | None = None,
+    import_began: float | None = None,
 ) -> Iterator[TrialEvent]:
     """Train trials one after the other and yield their events.
 
@@ -67,14 +67,16 @@ def run_trials(
         load: returns the dataset; called after TensorFlow has started, so that the data can arrive in the meantime. Its
             exceptions other than MnistError are raised, since they end the lane.
         group: the processes that train these trials together, all with the same arguments.
-        began: the value of `time.monotonic()` when this process began to import TensorFlow.
+        import_began: the value of `time.monotonic()` when this process began to import TensorFlow.
 
     Raises:
         GroupError: another process of the group has died.
     """
-    lane = _Lane(resources, place, group, time.monotonic() if began is None else began)
+    lane, phase_began = _Lane(resources, place, group), import_began
     for assignment in assignments:
         spec = assignment.spec
+        lane.begin(phase_began)
+        phase_began = None
         try:
             lane.configure()
         except Exception as error:
@@ -119,13 +121,17 @@ def _code_and_message(error: Exception, source: ModelFile | None) -> tuple[str, 
 
 
 class _Lane:
-    def __init__(self, resources: Resources, place: WorkerPlace, group: Group | None, began: float) -> None:
+    def __init__(self, resources: Resources, place: WorkerPlace, group: Group | None) -> None:
         self._resources, self._place, self._group = resources, place, group
-        self._phases, self._since = dict[str, float](), began  # of the next trial's start
         self._strategy: tf.distribute.Strategy | None = None
         self._data: Dataset | None = None
         self._splits: dict[int, tuple[Split, Split | None]] = {}  # by the percentage of validation images
         self._compiled: dict[TrialSpec, Compiled] = {}
+
+    def begin(self, phase_began: float | None = None) -> None:
+        """Begin to measure what the lane does before a trial trains. `phase_began`: by default now."""
+        self._phases: dict[str, float] = {}
+        self._phase_began = time.monotonic() if phase_began is None else phase_began
 
     def configure(self) -> None:
         """Configure TensorFlow, unless it is already configured."""
@@ -142,7 +148,7 @@ class _Lane:
 
     def _end_phase(self, name: str) -> None:
         now = time.monotonic()
-        self._phases[name], self._since = round(now - self._since, 3), now
+        self._phases[name], self._phase_began = round(now - self._phase_began, 3), now
 
     @property
     def _dataset(self) -> Dataset:
@@ -151,13 +157,10 @@ class _Lane:
 
     def run(self, assignment: Assignment, pace: Pace) -> Iterator[TrialEvent]:
         begin, until, spec = time.perf_counter(), time.monotonic() + assignment.seconds, assignment.spec
-        if not self._phases:  # the lane has started before, and has waited for this trial
-            self._since = time.monotonic()
         devices = devices_of(self._strategy)
         compiled = self._compile(spec, assignment.source)
         state, notices = start(compiled.trainer, assignment)
         self._end_phase("compile")
-        phases, self._phases = self._phases, {}
         yield Started(
             trial=spec.id,
             pid=os.getpid(),
@@ -166,7 +169,7 @@ class _Lane:
             gpus=self._place.gpus,
             notices=(*compiled.notices, *notices),
             resumed_after=state.epoch if state else 0,
-            phases=phases,
+            phases=self._phases,
         )
         setup_seconds = time.perf_counter() - begin
         if assignment.until is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mnist_lib.assignment import Assignment, Resources
+from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import TrialResult
@@ -39,7 +40,7 @@ def publish_trained(objects: Objects, dataset: Dataset, run: str, spec: TrialSpe
 
 def small_spec(model: str, size: int = 16, **shared: Any) -> TrialSpec:
     """Return a trial of a model with few weights."""
-    arguments = {"width": size // 4} if model == "keras-resnet" else {"hidden_units": size}
+    arguments = {"width": size // 4} if "width" in MODELS[model].arguments else {"hidden_units": size}
     return TrialSpec.of(model, arguments=arguments, **shared)
 
 

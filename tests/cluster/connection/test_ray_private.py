@@ -184,7 +184,7 @@ def test_ray_still_starts_its_services_by_the_functions_that_are_replaced() -> N
     head, others = inspect.getsource(Node.start_head_processes), inspect.getsource(Node.start_ray_processes)
     assert all(call in head for call in ("self.start_monitor()", "self.start_api_server("))
     assert "self.start_log_monitor()" in others
-    # Called through the module; an error means that the agent is started with few modules.
+    # Ray looks it up in its module, so it can be replaced. If it returns an error, the agent loads few modules.
     call = "if ray._private.utils.get_dashboard_dependency_error() is not None:"
     assert f"{call}\n" in source_of("ray._private.services")
     assert 'dashboard_agent_command.append("--minimal")' in source_of("ray._private.services")

@@ -1,5 +1,7 @@
 """Augmentation is random, reproducible, and for training only."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -7,23 +9,10 @@ import tensorflow as tf
 
 from mnist_lib.errors import ModelError
 from mnist_lib.models.building import build_model
-from mnist_lib.models.keras_models import KerasModel, RandomShift
+from mnist_lib.models.keras_models import KERAS_FILE, KerasModel
 from mnist_lib.spec import TrialSpec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
-
-
-def test_a_random_shift_moves_every_pixel_of_an_image_alike_and_reproducibly() -> None:
-    images = np.zeros((200, 6, 6, 1), np.uint8)
-    images[:, 2, 3] = 255
-    keras.utils.set_random_seed(0)
-    shifted = RandomShift(1)(images, training=True).numpy()
-    places = {tuple(place) for place in np.argwhere(shifted[..., 0])[:, 1:]}
-    assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
-    assert (shifted.reshape(200, -1).sum(axis=1) == 255).all()
-    keras.utils.set_random_seed(0)
-    assert (RandomShift(1)(images, training=True).numpy() == shifted).all()
-    assert (RandomShift(1)(images).numpy() == images).all()
 
 
 def test_images_are_augmented_in_training_only() -> None:
@@ -60,6 +49,24 @@ def test_replicas_draw_different_random_numbers_and_end_with_the_same_state() ->
     assert (outputs[2] != outputs[3]).any()
     assert all(state == states[0] for state in states)
     assert states[0] != [value.numpy().tolist() for value in weights.state]
+
+
+@pytest.mark.parametrize("name", ["keras-cnn", "keras-resnet"])
+def test_a_model_is_stored_with_layers_of_keras_only_and_predicts_as_the_trained_one(name: str, tmp_path: Path) -> None:
+    model = build_model(TrialSpec.of(name), (28, 28, 1), 10)
+    assert isinstance(model, KerasModel)
+    weights = model.initial_weights(0)
+    images = tf.cast(tf.random.stateless_uniform((8, 28, 28, 1), [0, 0], 0, 256, tf.int32), tf.uint8)
+    weights = weights._replace(state=model.train_logits(weights, images, tf.constant(0))[1])
+    (tmp_path / KERAS_FILE).write_bytes(model.files(weights)[KERAS_FILE])
+    stored = keras.models.load_model(tmp_path / KERAS_FILE)
+    layers = {type(layer) for layer in stored._flatten_layers(include_self=False)}
+    assert keras.layers.BatchNormalization in layers
+    assert all(layer.__module__.startswith("keras.") for layer in layers)
+    logits = model.logits(weights, images)
+    trained, _ = model.training_network().stateless_call(weights.trainable, weights.state, images, training=False)
+    assert np.allclose(logits, trained, atol=1e-5)
+    assert np.allclose(stored(images), tf.nn.softmax(logits), atol=1e-5)
 
 
 def test_the_activations_of_a_model_are_known_without_running_it() -> None:

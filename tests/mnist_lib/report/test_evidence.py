@@ -134,7 +134,7 @@ def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_lif
     ]
 
 
-def test_phases_end_where_their_process_went_on_and_are_counted_from_the_start_of_the_command() -> None:
+def test_the_time_line_begins_when_the_command_began() -> None:
     history = [
         {"at": 100, "event": "driver", "trial": "", "phases": {"start": 1.0, "cluster": 4.0}},
         {**started(110, "x", 1), "phases": {"import": 5.0, "data": 0.5, "compile": 1.5}},

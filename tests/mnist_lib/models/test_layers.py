@@ -1,0 +1,98 @@
+"""Layers that change training images are random and reproducible; fused batch normalisation equals that of Keras."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnist_lib.models.layers import FusedBatchNormalization, RandomDistortion, RandomShift
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
+def test_a_random_shift_moves_every_pixel_of_an_image_alike_and_reproducibly() -> None:
+    images = np.zeros((200, 6, 6, 1), np.uint8)
+    images[:, 2, 3] = 255
+    keras.utils.set_random_seed(0)
+    shifted = RandomShift(1)(images, training=True).numpy()
+    places = {tuple(place) for place in np.argwhere(shifted[..., 0])[:, 1:]}
+    assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
+    assert (shifted.reshape(200, -1).sum(axis=1) == 255).all()
+    keras.utils.set_random_seed(0)
+    assert (RandomShift(1)(images, training=True).numpy() == shifted).all()
+    assert (RandomShift(1)(images).numpy() == images).all()
+
+
+def distorted(
+    images: tf.Tensor, rotation: float = 0, scale: float = 0, shear: float = 0, shift: float = 0, bend: float = 0
+) -> np.ndarray:
+    keras.utils.set_random_seed(0)
+    return np.asarray(RandomDistortion(rotation, scale, shear, shift, bend)(images, training=True))
+
+
+def test_a_distortion_with_all_amounts_zero_changes_no_pixel() -> None:
+    images = tf.random.stateless_uniform((5, 9, 7, 3), [0, 0], 0, 256, tf.int32)
+    assert np.allclose(distorted(images), images, atol=1e-3)
+    assert (np.asarray(RandomDistortion()(images)) == images.numpy()).all()  # not in training
+
+
+def test_a_distortion_moves_turns_and_scales_images_within_its_limits() -> None:
+    """Measure the centre of gravity of a square that is not at the centre of the image."""
+    images = np.zeros((300, 21, 21, 1), np.uint8)
+    images[:, 9:12, 14:17] = 255  # 5 pixels to the right of the centre
+    above = np.roll(images, -5, axis=1)
+
+    def centres(images: np.ndarray = images, **amounts: float) -> np.ndarray:
+        made = distorted(tf.constant(images), **amounts)[..., 0]
+        rows, columns = np.arange(21)[:, None] - 10, np.arange(21) - 10
+        return np.stack([(made * axis).sum(axis=(1, 2)) / made.sum(axis=(1, 2)) for axis in (rows, columns)])
+
+    rows, columns = centres(shift=2.0)
+    assert np.abs(rows).max() == pytest.approx(2, abs=0.1)
+    assert np.abs(columns - 5).max() == pytest.approx(2, abs=0.1)
+    rows, columns = centres(rotation=0.2)
+    assert np.abs(rows).max() == pytest.approx(5 * np.sin(0.2), abs=0.1)
+    assert np.hypot(rows, columns) == pytest.approx(5, abs=0.1)
+    rows, columns = centres(scale=0.1)
+    assert np.abs(rows).max() < 0.1
+    assert columns.max() == pytest.approx(5 * np.exp(0.1), abs=0.15)
+    assert columns.min() == pytest.approx(5 * np.exp(-0.1), abs=0.15)
+    assert np.abs(centres(shear=0.3)[1] - 5).max() < 0.1  # the middle row stays
+    rows, columns = centres(above, shear=0.3)
+    assert np.abs(rows + 5).max() < 0.1
+    assert np.abs(columns - 5).max() == pytest.approx(0.3 * 5, abs=0.1)
+    assert np.std(centres(bend=1.0)[0]) > 0.2
+
+
+def test_a_distortion_is_reproducible_and_stays_within_the_range_of_pixels() -> None:
+    images = tf.random.stateless_uniform((50, 28, 28, 1), [0, 1], 0, 256, tf.int32)
+    amounts = {"rotation": 0.5, "scale": 0.3, "shear": 0.3, "shift": 9.0, "bend": 3.0}
+    made = distorted(images, **amounts)
+    assert (made == distorted(images, **amounts)).all()
+    assert 0 <= made.min() <= made.max() <= 255
+    assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize("shape", [(16, 5, 7, 3), (16, 12)])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_fused_batch_normalisation_computes_what_keras_does(shape: tuple[int, ...], policy: str) -> None:
+    inputs = tf.random.stateless_normal(shape, [0, 2]) * 3 + 1
+    found = []
+    for kind in (keras.layers.BatchNormalization, FusedBatchNormalization):
+        keras.config.set_dtype_policy(policy)
+        layer = kind(momentum=0.9)
+        keras.config.set_dtype_policy("float32")
+        inputs = tf.cast(inputs, layer.compute_dtype)
+        layer.build(shape)
+        trainable = [tf.linspace(0.5, 2.0, shape[-1]), tf.linspace(-1.0, 1.0, shape[-1])]
+        state = [variable.value for variable in layer.non_trainable_variables]
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, *trainable])
+            outputs, state = layer.stateless_call(trainable, state, inputs, training=True)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 3)
+        predicted, _ = layer.stateless_call(trainable, state, inputs, training=False)
+        found.append([outputs, *tape.gradient(loss, [inputs, *trainable]), *state, predicted])
+    for expected, got in zip(*found, strict=True):
+        assert got.dtype == expected.dtype
+        error = np.abs(tf.cast(got - expected, tf.float32)).max()
+        assert error <= (1e-5 if policy == "float32" else 0.02) * np.abs(tf.cast(expected, tf.float32)).max()
