@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -116,7 +117,8 @@ def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(data_dir: Path, tmp
         cluster.add_nodes(cpus=1)
         stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
-    assert "attempt 1 of scratch-s0 died (node lost); resuming at epoch" in stderr
+    # The worker ends with its node, and either may be noticed first.
+    assert re.search(r"attempt 1 of scratch-s0 died \((node lost|worker killed)\); resuming at epoch", stderr)
     assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
 
 

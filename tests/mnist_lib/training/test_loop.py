@@ -204,9 +204,9 @@ def test_bfloat16_trains_float32_weights_to_a_similar_loss(digits: Dataset, mode
         trainer = trainer_of(spec)
         trainer.start(seed=0)
         rates = constant(spec.learning_rate)
-        *_, last = trainer.train(train, Plan(len(train), 32, 1), seed=0, learning_rates=rates, last=2)
-        assert isinstance(last, Epoch)
-        losses.append(last.loss)
+        epochs = trainer.train(train, Plan(len(train), 32, 1), seed=0, learning_rates=rates, last=2)
+        # Both epochs: after the second, the loss is so small that rounding changes a large share of it.
+        losses.append(sum(epoch.loss for epoch in epochs if isinstance(epoch, Epoch)))
         assert {weight.dtype for weight in trainer.weights.trainable} == {tf.float32}
     assert losses[0] != losses[1]  # the second was computed in bfloat16
     assert losses[1] == pytest.approx(losses[0], rel=0.15)
