@@ -1,6 +1,7 @@
 """The convolutions and products of `keras-cnn`, forwards and backwards, by TensorFlow's kernels, which use oneDNN.
 
-A lower bound for every loop of the same precision. In place of pooling, every other row and column is used.
+A lower bound for every loop of the same precision. Each layer has inputs of its own; its outputs also serve as its
+gradients.
 """
 
 import sys
@@ -18,21 +19,35 @@ def random(*shape: int) -> tf.Tensor:
     return tf.cast(tf.random.stateless_uniform(shape, [0, 0]) / 10, kind)
 
 
-images = random(BATCH_SIZE, 28, 28, 1)
+inputs = [
+    random(BATCH_SIZE, 28, 28, 1),
+    random(BATCH_SIZE, 12, 12, 24),
+    random(BATCH_SIZE, 800),
+    random(BATCH_SIZE, 256),
+]
 kernels = [random(5, 5, 1, 24), random(3, 3, 24, 32), random(800, 256), random(256, CLASSES)]
 
 
 @tf.function(autograph=False)
 def products(kernels: list[tf.Tensor]) -> list[tf.Tensor]:
     def step(index: tf.Tensor, kernels: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        with tf.GradientTape() as tape:
-            tape.watch(kernels)
-            first = tf.nn.conv2d(images, kernels[0], 1, "VALID")
-            second = tf.nn.conv2d(first[:, ::2, ::2], kernels[1], 1, "VALID")
-            logits = tf.reshape(second[:, ::2, ::2], (BATCH_SIZE, 800)) @ kernels[2] @ kernels[3]
-        # Each step depends on the one before it, so none can be left out.
-        gradients = tape.gradient(logits, kernels)
-        return index + 1, [kernel + 1e-9 * gradient for kernel, gradient in zip(kernels, gradients, strict=True)]
+        after = []
+        for number, (images, kernel) in enumerate(zip(inputs, kernels, strict=True)):
+            if len(kernel.shape) == 4:
+                outputs = tf.nn.conv2d(images, kernel, 1, "VALID")
+                gradient = tf.raw_ops.Conv2DBackpropFilter(
+                    input=images, filter_sizes=kernel.shape, out_backprop=outputs, strides=[1] * 4, padding="VALID"
+                )
+                before = number and tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=images.shape, filter=kernel, out_backprop=outputs, strides=[1] * 4, padding="VALID"
+                )
+            else:
+                outputs = images @ kernel
+                gradient = tf.matmul(images, outputs, transpose_a=True)
+                before = tf.matmul(outputs, kernel, transpose_b=True)
+            # Each step depends on the one before it, so no operation can be left out.
+            after.append(kernel + 1e-9 * gradient + (1e-9 * tf.reduce_max(before) if number else 0))
+        return index + 1, after
 
     return tf.while_loop(lambda index, _: index < steps, step, (0, kernels))[1]
 

@@ -10,7 +10,7 @@ from mnist_lib.data.split import Split
 from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
+from mnist_lib.training.loop import Epoch, Trainer, accuracy_of, learning_rates
 from mnist_lib.training.strategy import configure_process, mirrored_strategy
 
 model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
@@ -29,7 +29,12 @@ last = int(sys.argv[2])
 rates = learning_rates(spec.schedule, spec.learning_rate, last * plan.steps)
 epochs = trainer.train(train, plan, seed=0, learning_rates=rates, last=last)
 
+
+def train_epoch(number: int) -> None:
+    next(event for event in epochs if isinstance(event, Epoch))  # long epochs also yield heartbeats
+
+
 measure(
-    lambda _: next(epochs) and None,
+    train_epoch,
     lambda: accuracy_of(trainer.probabilities(trainer.weights, data.test_images), data.test_labels).correct,
 )
