@@ -183,7 +183,7 @@ class Search:
             log.info("the search ends here, so that the winner can be trained by the deadline")
         else:
             self.found.halving.restrict(cut["brackets"])
-            log.info("no time is left for more than %s", counted(cut["brackets"], "bracket"))
+            log.info("the time is enough for %d of %d brackets", cut["brackets"], self.found.halving.brackets)
         self._write_decisions()
 
     # Events

@@ -33,7 +33,7 @@ class RunDataset:
         request, objects = options.data(), folder.objects
         self._begun = begun_with(folder)
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
-        self.begin = time.monotonic()  # of the run
+        self.begin = self.prepared = time.monotonic()  # when the run began, and when the dataset was prepared
         self._facts: DatasetInfo | None = None
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
         self.images, self._info, self._state = start_beside_driver(
@@ -49,7 +49,7 @@ class RunDataset:
     def facts(self) -> DatasetInfo:
         """Wait until the dataset is prepared, check it, and return what the driver needs to know about it."""
         if self._facts is None:
-            self._facts = self._wait()
+            self._facts, self.prepared = self._wait(), time.monotonic()
         return self._facts
 
     def _wait(self) -> DatasetInfo:

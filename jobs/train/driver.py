@@ -112,7 +112,7 @@ def train_on(
         deadline: the Unix time after which no further epoch is trained.
         search: what the summary says about the search that has found the settings of these trials.
     """
-    begin, shown = data.begin, not options.quiet
+    shown = not options.quiet
     with Recorder(folder, trials) as recorder:
         if recorder.unfinished:
             plan = lane_plan(options, len(recorder.unfinished))
@@ -120,7 +120,7 @@ def train_on(
             lanes = RayLanes(worker.run_lane, plan, limits, [data.images], resources, options.pace())
             files = options.model_files
             with fan_out_of(lanes, limits, plan, recorder, deadline, options.max_concurrent, files=files) as fan_out:
-                facts, prepared = data.facts(), time.monotonic()
+                facts = data.facts()
                 progress = RunProgress(trials, recorder.rows, plan.lanes, deadline)
                 with display(progress, shown=shown) as show:
                     for event in fan_out.events():
@@ -129,10 +129,10 @@ def train_on(
                         if trial is not None:
                             show(trial)
         else:
-            facts, prepared = data.facts(), time.monotonic()
+            facts = data.facts()
     if options.require_all:
         _require_all(recorder.rows)
-    times = Times(begin, prepared, trained=time.monotonic())
+    times = Times(data.begin, data.prepared, trained=time.monotonic())
     stored = StoredData(data.summary(facts), data.content, data.state)
     predict = _predict_on(folder.objects, data.images)
     return store_run(folder, recorder, facts, options, code, times, stored, predict, search)
