@@ -64,7 +64,8 @@ def main() -> None:
     resources = Resources(cpus=threads)
     configure_process(resources)  # before TFDS uses TensorFlow
     dataset = held_out(options.source) if options.record == "held-out" else load(options.source)
-    rows, seeds = RECORDS[options.record][0], options.seeds or RECORDS[options.record][1]
+    rows, default_seeds = RECORDS[options.record]
+    seeds = options.seeds or default_seeds
     validated = "a tenth of them for validation" if options.record == "models" else "none for validation"
     lines = [
         setting(threads),

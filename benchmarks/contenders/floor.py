@@ -1,6 +1,6 @@
 """The five matrix products of a training step alone, by XLA or by TensorFlow's kernels, which use oneDNN.
 
-The faster library is a lower bound for every loop of the same precision.
+No loop of the same precision can be faster than the faster of the two.
 """
 
 import sys

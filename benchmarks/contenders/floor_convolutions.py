@@ -1,7 +1,6 @@
 """The convolutions and products of `keras-cnn`, forwards and backwards, by TensorFlow's kernels, which use oneDNN.
 
-A lower bound for every loop of the same precision. Each layer has inputs of its own; its outputs also serve as its
-gradients.
+No loop of the same precision can be faster. Each layer has inputs of its own; its outputs also serve as its gradients.
 """
 
 import sys
