@@ -1,6 +1,7 @@
 """`python -m jobs.search`: search for good settings. Progress goes to stderr, the result to stdout."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from jobs.train.command import checked_options, result_text, run_job
 from mnist_lib.results import Accuracy, mean_accuracy
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, percent
+
+PLANNED = 3  # configurations that a plan shows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +67,8 @@ def plan_text(options: SearchOptions) -> str:
         left = ladder.survivors(left)
     finals = counted(options.final_seeds, "fresh seed")
     lines.append(f"then the best one with {finals}; {counted(epochs, 'epoch')} in total")
+    propose = options.proposals(halving)
+    lines += [f"configuration {n}: {_text(propose(n))}" for n in range(min(count, PLANNED))]
     return "\n".join(lines)
 
 
@@ -72,14 +77,18 @@ def search_text(summary: Mapping[str, Any]) -> str:
     search = summary.get("search")
     if search is None:  # a run of jobs.train, or a damaged summary
         return "Search: not known"
-    settings = ", ".join(f"{name} {value}" for name, value in search["settings"].items())
     score = Accuracy(**search["validation"]).value
     finals = mean_accuracy(trial.get("validation") for trial in summary["trials"])
     fresh = "" if finals is None else f", {percent(finals)} on average with fresh seeds"
     return (
         f"Search: {counted(search['configurations'], 'configuration')}, {counted(search['epochs'], 'epoch')} in total;"
-        f" the best has {settings}\n  Validation accuracy: {percent(score)} in the search{fresh}"
+        f" the best has {_text(search['settings'])}\n  Validation accuracy: {percent(score)} in the search{fresh}\n"
+        f"  To train with these settings: python -m jobs.train {shlex.join(search['train'])}"
     )
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 if __name__ == "__main__":

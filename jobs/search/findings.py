@@ -104,14 +104,15 @@ class Findings:
 
     def document(self) -> dict[str, Any]:
         """Return what `search.json` holds: no times or host names, so that equal searches have equal files."""
-        tried = {number for decision in self.halving.decisions for number in decision.scores} | {*self._so_far}
+        compared = {number for decision in self.halving.decisions for number in decision.scores}
+        unfinished = {number: score for number, score in self._so_far.items() if number not in compared}
         best = self.best()
         return {
             "schema": 1,
             "space": self._options.variation.document(),
             "strategy": self._options.strategy,
             "rungs": list(self.halving.ladder.rungs),
-            "configurations": {str(number): self.settings(number) for number in sorted(tried)},
+            "configurations": {str(number): self.settings(number) for number in sorted(compared | {*unfinished})},
             "decisions": [
                 {
                     "bracket": made.bracket,
@@ -122,6 +123,8 @@ class Findings:
                 }
                 for made in self.halving.decisions
             ],
+            # Scores of configurations whose first rung was not complete when the search ended.
+            "unfinished": {str(number): asdict(score) for number, score in sorted(unfinished.items())},
             "cut": self.cut,
             "best": None if best is None else {"configuration": best[0], "validation": asdict(best[1])},
         }
@@ -134,6 +137,7 @@ class Findings:
             configurations=self.halving.tried,
             epochs=self.halving.epochs,
             validation=Counts(correct=score.correct, total=score.total),
+            train=self._options.train_flags(self.settings(number)),
         )
 
 

@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
+from jobs.console.datasets import DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import load_yaml, option, parse
+from jobs.console.options import flags_of, load_yaml, option, parse
 from jobs.console.values import comma_list, folder, named_values, whole_number
 from jobs.train.options import MODELS_HELP, TrainOptions, terms_of
 from mnist_lib.catalog import require_known
@@ -102,6 +103,11 @@ class SearchOptions(TrainOptions):
     def variation(self) -> Space:
         """The settings that vary. Raises SpecError for an invalid one, UsageError for a file that cannot be read."""
         given = {**_settings_of(self.space), **(self.vary or {})}
+        for name in given:
+            if name in self.arguments or (
+                name in SETTINGS and getattr(self, name, None) != getattr(type(self), name, None)
+            ):
+                raise SpecError(f"space: {name}: expected values to try or a fixed value, got both; omit one of them")
         if len(self.models) > 1:
             given.setdefault("model", [*map(name_of, self.models)])
         known = {name_of(model): self._arguments(name_of(model)) for model in self.models}
@@ -158,6 +164,19 @@ class SearchOptions(TrainOptions):
     def with_inline_space(self) -> "SearchOptions":
         """Return the same options without a file that may change or be missing elsewhere."""
         return replace(self, space=None, vary=self.variation.document())
+
+    def train_flags(self, settings: Mapping[str, Value]) -> list[str]:
+        """Return the options with which `jobs.train` trains on the same data with these settings."""
+        spec = self.trial(settings, None)
+        of_data = [field.name for field in fields(DataOptions)]
+        kept = (*of_data, *SETTINGS, "epochs", "validation_percent", "storage")
+        given = {name: getattr(self, name) for name in kept if name != "model"}
+        given |= {name: value for name, value in settings.items() if name in given} | {"momentum": spec.momentum}
+        arguments = {**self.arguments, **settings}
+        given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
+        given["models"] = [model for model in self.models if name_of(model) == spec.model]
+        defaults = flags_of({name: getattr(TrainOptions, name) for name in given})
+        return [flag for flag in flags_of(given) if flag not in defaults]
 
     def _arguments(self, model: str) -> list[str] | None:
         """Return the names of the arguments of a model, or None if it accepts any."""

@@ -67,7 +67,7 @@ def report(run: ReportedRun) -> Report:
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
     search = ReportedSearch.of(run.search, run.summary) if run.search else None
     drawn, dataset = _plots(run, stored), run.summary["dataset"]
-    if search:
+    if search and search.tried:
         drawn += [settings_plot(search), rungs_plot(search)]
     changes = dataset.get("changes")
     page = render(

@@ -36,19 +36,21 @@ class Tried:
 
 @dataclass(frozen=True)
 class ReportedSearch:
-    """The configurations with a score, the best first, and how good the best one was with fresh seeds."""
+    """The configurations that were compared, the best first, and how good the best one was with fresh seeds."""
 
     rungs: Sequence[int]
     tried: Sequence[Tried]
+    unfinished: int  # configurations that were trained, but not compared, since time ran out
     settings: Sequence[str]
     ranges: frozenset[str]  # settings that were drawn from a range
     logarithmic: frozenset[str]  # of these, the ones whose range was logarithmic
     in_search: float  # validation accuracy of the best one
+    train: Sequence[str]  # the options with which `jobs.train` trains with the best settings
     with_fresh_seeds: float | None  # mean validation accuracy of the final trials; None if none succeeded
 
     @classmethod
     def of(cls, document: SearchDocument, summary: Mapping[str, Any]) -> "ReportedSearch | None":
-        """Return what a report shows of a search, or None if no configuration has a score."""
+        """Return what a report shows of a search, or None if no configuration was trained."""
         scores: dict[int, dict[int, float]] = {}
         rows = [(made, number, score) for made in document["decisions"] for number, score in made["scores"].items()]
         failed = {number for _, number, score in rows if score is None}
@@ -56,16 +58,18 @@ class ReportedSearch:
             if number not in failed and score is not None and score["total"]:
                 scores.setdefault(int(number), {})[made["epochs"]] = score["correct"] / score["total"]
         tried = [Tried(n, document["configurations"].get(str(n), {}), found) for n, found in scores.items()]
-        if not tried or document["best"] is None:
+        if document["best"] is None:
             return None
         best = document["best"]["validation"]
         return cls(
             rungs=document["rungs"],
             tried=sorted(tried, key=lambda one: (-one.score, one.number)),
+            unfinished=len(document.get("unfinished", {})),
             settings=[*document["space"]],
             ranges=frozenset(name for name, given in document["space"].items() if ".." in str(given)),
             logarithmic=frozenset(name for name, given in document["space"].items() if str(given).endswith(":log")),
             in_search=Accuracy(best["correct"], best["total"]).value,
+            train=summary.get("search", {}).get("train", []),
             with_fresh_seeds=mean_accuracy(trial.get("validation") for trial in summary["trials"]),
         )
 

@@ -81,6 +81,7 @@ def test_the_decisions_of_a_search_are_stored_without_times_and_host_names(undis
     assert rungs == [(bracket, rung, epochs) for bracket in range(3) for rung, epochs in enumerate((1, 3, 9))]
     assert [len(made["scores"]) for made in undisturbed["decisions"]] == [9, 3, 1, 9, 3, 1, 5, 1, 1]
     assert len(undisturbed["configurations"]) == 23
+    assert undisturbed["unfinished"] == {}
     text = json.dumps(undisturbed)
     assert "node-" not in text
     assert "seconds" not in text
@@ -277,6 +278,7 @@ def test_without_a_complete_rung_the_best_so_far_wins_at_the_deadline() -> None:
     assert search.is_over
     assert search.winner() in (0, 1)
     assert world.document["decisions"] == []
+    assert str(search.winner()) in world.document["unfinished"]
     world.deadline = float("inf")
     assert world.drive().winner() == search.winner()
 

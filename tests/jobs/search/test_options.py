@@ -11,6 +11,7 @@ from jobs.console.options import parse
 from jobs.search.__main__ import plan_text
 from jobs.search.options import LEFT_OUT, SearchOptions
 from jobs.train.command import command_of, configuration
+from jobs.train.options import TrainOptions
 from tests.support.job import ROOT
 from tests.support.processor import at_most_processor_seconds
 
@@ -42,6 +43,16 @@ def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
     assert {spec.configuration for spec in finals} == {None}
 
 
+def test_jobs_train_trains_with_the_settings_that_a_search_has_found() -> None:
+    vary = ("--vary=learning_rate=1e-4..1e-1:log", "--vary=width=8,16", "--vary=momentum=0.1..0.9")
+    models = "--models=keras,keras-resnet"
+    given = options(models, *vary, "--optimizer=sgd", "--model-arg=blocks=1", "--dataset=sklearn-digits")
+    for number in range(10):
+        settings = given.variation.configuration(number, seed=0)
+        trained = parse("jobs.train", TrainOptions, [*given.train_flags(settings), "--seeds=1,"])
+        assert trained.grid() == given.finals(settings)[:1]
+
+
 def test_models_vary_and_have_their_own_arguments() -> None:
     given = options("--models=keras,keras-resnet", "--vary=width=8,16", "--vary=hidden_units=16,32", "--trials=30")
     specs = [given.trial(given.variation.configuration(number, 0), number) for number in range(30)]
@@ -64,12 +75,17 @@ def test_a_limit_on_all_epochs_lowers_the_number_of_configurations() -> None:
 
 
 def test_a_plan_says_how_long_configurations_are_trained() -> None:
-    assert plan_text(options(RATE, "--trials=18")) == (
+    given = options(RATE, "--trials=18")
+    rates = [given.variation.configuration(number, seed=0)["learning_rate"] for number in range(3)]
+    assert plan_text(given) == (
         "18 configurations in 2 brackets\n"
         "  9 of a full bracket: up to epoch 1\n"
         "  3 of a full bracket: up to epoch 3\n"
         "  1 of a full bracket: up to epoch 9\n"
-        "then the best one with 3 fresh seeds; 69 epochs in total"
+        "then the best one with 3 fresh seeds; 69 epochs in total\n"
+        f"configuration 0: learning_rate {rates[0]}\n"
+        f"configuration 1: learning_rate {rates[1]}\n"
+        f"configuration 2: learning_rate {rates[2]}"
     )
 
 
@@ -100,6 +116,8 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         ([RATE, "--strategy=grid"], "expected a list of values for a grid, got a range"),
         ([RATE, "--propose=gp"], "propose: 'gp' is not known; known: random, tpe"),
         (["--vary=hidden_units=8,16", "--strategy=grid", "--propose=tpe"], "propose: expected random for a grid"),
+        ([RATE, "--learning-rate=0.1"], "space: learning_rate: expected values to try or a fixed value, got both"),
+        (["--vary=hidden_units=8,16", "--model-arg=hidden_units=8"], "space: hidden_units: expected values to try"),
         ([RATE, "--trials=0"], "trials: expected a number from 1 to 10000, got 0"),
         ([RATE, "--final-seeds=0"], "final_seeds: expected a number from 1 to 1000, got 0"),
         ([RATE, "--validation-percent=0"], "validation_percent: expected 1 or more"),

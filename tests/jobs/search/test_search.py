@@ -43,9 +43,11 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
     rate = settings["learning_rate"]
     assert f"Search: 4 configurations, 8 epochs in total; the best has learning_rate {rate}, hidden_units " in stdout
     assert "on average with fresh seeds" in stdout
+    assert f"To train with these settings: python -m jobs.train --data-dir={data_dir} --learning-rate={rate}" in stdout
     page = (run / "report.html").read_text()
     assert "4 configurations" in page
     assert "python -m jobs.search --config" in page
+    assert f"--learning-rate={rate}" in page
     assert {"search-rungs.png", "search-settings.png"} <= {path.name for path in (run / "plots").iterdir()}
     assert [*(run / "trials").glob("*-c*")] == []
     again = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)

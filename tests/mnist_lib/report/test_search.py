@@ -28,6 +28,16 @@ def test_a_search_without_scores_is_not_reported() -> None:
     assert ReportedSearch.of(search_document(decisions=[], best=None), {"trials": []}) is None
 
 
+def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digits: Dataset) -> None:
+    run = made_run(digits, seeds=2)
+    early = search_document(decisions=[], unfinished={"3": {"correct": 80, "total": 100}})
+    made = report(replace(run, summary={**run.summary, "search": {"train": ["--learning-rate=0.1"]}}, search=early))
+    page = made.page.decode()
+    assert "Time ran out before 1 more configuration could be compared." in page
+    assert "python -m jobs.train --learning-rate=0.1<" in page
+    assert "search-rungs" not in made.plots
+
+
 @pytest.mark.parametrize("name", [r"$\frac{$", "<script>alert(1)</script>", "a" * 200, "\x1b[31m"])
 def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset, name: str) -> None:
     odd = search_document(space={name: "1..2"}, configurations={str(n): {name: n} for n in range(5)})
