@@ -1,8 +1,11 @@
-"""Keras layers of the catalog's models: random changes of training images, and a faster batch normalisation."""
+"""Keras layers of the catalog's models: random changes of training images, predictions at several angles, and a faster
+batch normalisation."""
 
 import math
+from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -127,8 +130,58 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs if len(inputs.shape) == 4 else outputs[:, 0, 0]
 
 
+class AveragedOverAngles(keras.layers.Layer):
+    """A network that predicts each image turned by several angles, and averages the logarithms of the probabilities.
+
+    In training, it is the network alone. `to_predict` replaces it by a model of Keras' own layers and operations.
+
+    Args:
+        network: from images, [batch, height, width, channels], to logits, [batch, classes].
+        angles: in radians.
+    """
+
+    def __init__(self, network: keras.Sequential, angles: Sequence[float]) -> None:
+        super().__init__()
+        self.network, self._angles = network, angles
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """images: [batch, height, width, channels] -> [batch, classes], logits."""
+        return self.network(images, training=True) if training else self.average(self.network, images)
+
+    def average(self, network: keras.Layer, images: tf.Tensor) -> tf.Tensor:
+        """Return the averages, [batch, classes], of predictions with this network."""
+        turned = [_turned(images, angle) for angle in self._angles]
+        return keras.layers.average([keras.ops.log_softmax(network(view)) for view in turned])
+
+
+def _turned(images: tf.Tensor, angle: float) -> tf.Tensor:
+    """Return images, [batch, height, width, channels], turned around their centre; 0 outside an image.
+
+    The angle is constant, so each pixel is a weighted sum of the same four pixels in all images. All formats to which
+    models are exported have these operations.
+    """
+    height, width, channels = images.shape[1:]
+    rows, columns = np.mgrid[:height, :width]
+    y, x = rows - (height - 1) / 2, columns - (width - 1) / 2
+    from_x = np.cos(angle) * x - np.sin(angle) * y + (width - 1) / 2
+    from_y = np.sin(angle) * x + np.cos(angle) * y + (height - 1) / 2
+    positions, shares = [], []
+    for row in (np.floor(from_y), np.floor(from_y) + 1):
+        for column in (np.floor(from_x), np.floor(from_x) + 1):
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            positions.append(np.where(inside, row * width + column, 0).astype(np.int32))
+            shares.append(inside * (1 - np.abs(from_y - row)) * (1 - np.abs(from_x - column)))
+    flat = keras.ops.reshape(images, (-1, height * width, channels))
+    neighbours = keras.ops.take(flat, np.concatenate(positions).ravel(), axis=1)
+    neighbours = keras.ops.reshape(neighbours, (-1, 4, height, width, channels))
+    return keras.ops.sum(neighbours * np.stack(shares)[..., None].astype(np.float32), axis=1)
+
+
 def to_predict(layer: keras.Layer) -> keras.Layer:
-    """Return the layer, or the model, with Keras' own layers in place of those that are only faster in training."""
+    """Return the layer, or the model, with Keras' own layers in place of those of this module that are stored."""
+    if isinstance(layer, AveragedOverAngles):
+        images = keras.Input(layer.network.input_shape[1:])
+        return keras.Model(images, layer.average(to_predict(layer.network), images))
     if isinstance(layer, FusedBatchNormalization):
         return keras.layers.BatchNormalization(momentum=layer.momentum)
     return keras.models.clone_model(layer, clone_function=to_predict) if _has_fused(layer) else layer

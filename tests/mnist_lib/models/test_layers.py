@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_lib.models.layers import FusedBatchNormalization, RandomDistortion, RandomShift
+from mnist_lib.models.layers import (
+    AveragedOverAngles,
+    FusedBatchNormalization,
+    RandomDistortion,
+    RandomShift,
+    to_predict,
+)
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -96,3 +102,37 @@ def test_fused_batch_normalisation_computes_what_keras_does(shape: tuple[int, ..
         assert got.dtype == expected.dtype
         error = np.abs(tf.cast(got - expected, tf.float32)).max()
         assert error <= (1e-5 if policy == "float32" else 0.02) * np.abs(tf.cast(expected, tf.float32)).max()
+
+
+def images_and_network() -> tuple[tf.Tensor, keras.Sequential]:
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    return tf.random.stateless_uniform((4, 9, 6, 2), [0, 3]), keras.Sequential([keras.Input((9, 6, 2)), *layers])
+
+
+def turned(images: tf.Tensor, angle: float) -> tf.Tensor:
+    """Turn images by TensorFlow's own operation, which not all formats of an export have."""
+    height, width = images.shape[1:3]
+    cos, sin, x, y = np.cos(angle), np.sin(angle), (width - 1) / 2, (height - 1) / 2
+    matrix = [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y, 0.0, 0.0]
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=[matrix],
+        output_shape=[height, width],
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+        fill_value=0.0,
+    )
+
+
+def test_predictions_are_averaged_over_angles() -> None:
+    images, network = images_and_network()
+    layer = AveragedOverAngles(network, (0.0, 0.3))
+    expected = [tf.nn.log_softmax(network(view)) for view in (images, turned(images, 0.3))]
+    assert np.allclose(layer(images), sum(expected) / 2, atol=1e-5)
+    assert np.allclose(to_predict(layer)(images), layer(images), atol=1e-6)
+
+
+def test_in_training_images_are_not_turned() -> None:
+    images, network = images_and_network()
+    assert np.array_equal(AveragedOverAngles(network, (0.3,))(images, training=True), network(images))
