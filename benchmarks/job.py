@@ -16,6 +16,9 @@ from typing import Any
 
 from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import TUNE, Ratio, ratio_table, setting
+from mnist_lib.objects.storage import open_storage
+from mnist_lib.report import evidence
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +26,9 @@ CONTENDERS = ROOT / "benchmarks/contenders"
 OWN = sys.executable
 IMPORT = "from mnist_lib.environment import import_keras; import_keras()"
 
+JOB = "the job: both models, 5 epochs"
 RATIOS = [
-    Ratio("the job: both models, 5 epochs", "the notebook's cells, 5 epochs", 0.6),
+    Ratio(JOB, "the notebook's cells, 5 epochs", 0.45),
     Ratio("16 trials, 1 epoch", "16 trials, 1 epoch: Ray Tune and fit", 0.5),
     Ratio("a worker's import, with scikit-learn and others installed", "a worker's import", 1.3),
 ]
@@ -80,6 +84,7 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     dataset = "mnist" if options.source else "mnist-mini"
     seconds: dict[str, list[float]] = {}
+    phases: dict[str, list[float]] = {}
     empty: list[tuple[float, float]] = []  # of each round: milliseconds per trial, growth in MiB
     with tempfile.TemporaryDirectory() as folder:
         digits = Path(folder, "digits.npz")
@@ -91,10 +96,33 @@ def main() -> None:
                 if name in ("keras: a further trial", "scratch: a further trial"):
                     taken = statistics.median(last_line(printed[name])["seconds"])
                 seconds.setdefault(name, []).append(taken)
+                if name == JOB:
+                    for phase, length in phases_of_newest_run(Path(folder), taken).items():
+                        phases.setdefault(phase, []).append(length)
                 print(f"round {number + 1}: {name}: {taken:.2f} s", file=sys.stderr)
             few, many = last_line(printed["10 empty trials"]), last_line(printed["1,000 empty trials"])
             empty.append((1_000 * (many["seconds"] - few["seconds"]) / 990, many["mib"] - few["mib"]))
-    print(report(seconds, empty, images, options.rounds, threads))
+    print(report(seconds, phases, empty, images, options.rounds, threads))
+
+
+def phases_of_newest_run(storage: Path, total: float) -> dict[str, float]:
+    """Return the seconds of each phase of a run; of several processes, those of the slowest.
+
+    Args:
+        total: the seconds of the whole command.
+    """
+    newest = max((storage / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    folder = RunFolder(open_storage(str(storage)), newest.name)
+    history, summary = folder.history(), folder.summary()
+    assert summary is not None
+    found: dict[str, float] = {}
+    for times in evidence.phases(history, summary["timing"]):
+        found[times.phase] = max(found.get(times.phase, 0.0), times.end - times.begin)
+    attempts = evidence.attempts(history)
+    storing = found.pop("store")
+    found["training"] = max(one.end for one in attempts) - min(one.begin for one in attempts)
+    found["store"] = storing
+    return {**found, "the rest: starting processes, the report, ending Ray": total - sum(found.values())}
 
 
 def last_line(printed: str) -> dict[str, Any]:
@@ -104,6 +132,7 @@ def last_line(printed: str) -> dict[str, Any]:
 
 def report(
     seconds: Mapping[str, Sequence[float]],
+    phases: Mapping[str, Sequence[float]],
     empty: Sequence[tuple[float, float]],
     images: tuple[int, int],
     rounds: int,
@@ -120,6 +149,9 @@ def report(
     for name, values in seconds.items():
         bound = BOUNDS.get(name, "")
         lines.append(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} to {max(values):.2f} | {bound} |")
+    lines += ["", f"| phase of {JOB} | seconds, median | min to max |", "|---|---|---|"]
+    for phase, values in phases.items():
+        lines.append(f"| {phase} | {statistics.median(values):.2f} | {min(values):.2f} to {max(values):.2f} |")
     milliseconds, mib = zip(*empty, strict=True)
     lines += ["", *ratio_table(RATIOS, seconds), ""]
     lines.append(

@@ -17,6 +17,7 @@ from mnist_lib.models.layers import (
     FusedBatchNormalization,
     RandomDistortion,
     RandomShift,
+    RandomStroke,
     to_predict,
 )
 from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
@@ -90,7 +91,8 @@ def keras_best(image_shape: ImageShape, num_classes: int, width: int) -> list[ke
     layers += [keras.layers.Flatten(), keras.layers.Dropout(0.3), keras.layers.Dense(num_classes)]
     network = keras.Sequential([keras.Input(image_shape), *layers])
     angles = [math.radians(degrees) for degrees in (0, -7, 7)]
-    return [RandomDistortion(), keras.layers.Rescaling(1 / 255), AveragedOverAngles(network, angles)]
+    augmentation = [RandomStroke(), RandomDistortion()]
+    return [*augmentation, keras.layers.Rescaling(1 / 255), AveragedOverAngles(network, angles)]
 
 
 def keras_resnet(image_shape: ImageShape, num_classes: int, width: int, blocks: int) -> list[keras.Layer]:

@@ -57,7 +57,7 @@ class RandomDistortion(keras.layers.Layer):
         bend: float = 0.6,
         knots: int = 5,
     ) -> None:
-        super().__init__()
+        super().__init__(autocast=False)  # bfloat16 would round pixels
         self._rotation, self._scale, self._shear, self._shift = rotation, scale, shear, shift
         self._bend, self._knots = bend, knots
         self._seeds = keras.random.SeedGenerator()
@@ -81,6 +81,32 @@ class RandomDistortion(keras.layers.Layer):
         from_x = scales[0] * (cos * x - sin * y) + shift[0] + bend[..., 0] + (width - 1) / 2
         from_y = scales[1] * (sin * x + cos * y) + shift[1] + bend[..., 1] + (height - 1) / 2
         return from_x, from_y
+
+
+class RandomStroke(keras.layers.Layer):
+    """Makes the bright strokes of each training image thicker or thinner.
+
+    A pixel moves by a random share towards the brightest, or the darkest, of the nine pixels around it.
+
+    Args:
+        thicker, thinner: the largest shares.
+    """
+
+    only_in_training = True
+
+    def __init__(self, thicker: float = 0.6, thinner: float = 0.4) -> None:
+        super().__init__()
+        self._thicker, self._thinner = thicker, thinner
+        self._seeds = keras.random.SeedGenerator()
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """images: [batch, height, width, channels] -> the same shape, float32."""
+        images = tf.cast(images, tf.float32)
+        if not training:
+            return images
+        share = keras.random.uniform((tf.shape(images)[0], 1, 1, 1), -self._thinner, self._thicker, seed=self._seeds)
+        brightest, darkest = tf.nn.max_pool2d(images, 3, 1, "SAME"), -tf.nn.max_pool2d(-images, 3, 1, "SAME")
+        return images + tf.nn.relu(share) * (brightest - images) + tf.nn.relu(-share) * (darkest - images)
 
 
 def _sampled(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

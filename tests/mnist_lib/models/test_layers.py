@@ -10,6 +10,7 @@ from mnist_lib.models.layers import (
     FusedBatchNormalization,
     RandomDistortion,
     RandomShift,
+    RandomStroke,
     to_predict,
 )
 
@@ -136,3 +137,16 @@ def test_predictions_are_averaged_over_angles() -> None:
 def test_in_training_images_are_not_turned() -> None:
     images, network = images_and_network()
     assert np.array_equal(AveragedOverAngles(network, (0.3,))(images, training=True), network(images))
+
+
+def test_strokes_become_thicker_and_thinner_in_training_alone() -> None:
+    images = np.zeros((200, 9, 9, 1), np.uint8)
+    images[:, :, 3:6] = 200
+    keras.utils.set_random_seed(0)
+    made = RandomStroke(thicker=0.5, thinner=0.25)(images, training=True).numpy()
+    beside, edge, middle = made[:, 4, 2, 0], made[:, 4, 3, 0], made[:, 4, 4, 0]
+    assert beside.max() == pytest.approx(0.5 * 200, rel=0.05)
+    assert edge.min() == pytest.approx(0.75 * 200, rel=0.05)
+    assert ((beside == 0) | (edge == 200)).all()  # either thicker or thinner
+    assert (middle == 200).all()
+    assert (RandomStroke()(images).numpy() == images).all()
