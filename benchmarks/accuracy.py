@@ -4,7 +4,7 @@ models: each model of the catalog on the test images; the epoch is selected on v
 trains the network, optimizer and learning rates of `keras-cnn` with `keras.fit`.
 fast: short training on all training images, measured on the test images.
 held-out: `keras-best` trained on the first 50,000 training images, measured on the last 10,000. Its network,
-augmentation, learning rate and epochs were chosen by this figure.
+augmentation, angles, learning rate, weight decay and epochs were chosen by this figure.
 test: the same trained on all training images, measured on the test images.
 """
 
@@ -52,7 +52,7 @@ BEST = {
     ),
 }
 RECORDS = {"models": (MODELS, 5), "fast": (FAST, 30), "held-out": (BEST, 5), "test": (BEST, 5)}  # rows, seeds
-ONE_CORE_EACH = ("held-out", "test")  # records whose seeds train at the same time
+ONE_THREAD_EACH = ("held-out", "test")  # records whose seeds train at the same time
 HELD_OUT = 10_000
 
 
@@ -62,10 +62,10 @@ def main() -> None:
     parser.add_argument("--record", choices=RECORDS, default="models", help="which record (default: models)")
     parser.add_argument("--seeds", type=int, help="number of seeds (default: 30 for fast, otherwise 5)")
     options = parser.parse_args()
-    if options.record in ONE_CORE_EACH and options.source is None:
+    if options.record in ONE_THREAD_EACH and options.source is None:
         parser.error(f"--source: expected a folder for the record {options.record}, got none")
     threads = len(os.sched_getaffinity(0))
-    resources = Resources(cpus=1 if options.record in ONE_CORE_EACH else threads)
+    resources = Resources(cpus=1 if options.record in ONE_THREAD_EACH else threads)
     configure_process(resources)  # before TFDS uses TensorFlow
     dataset = data_of(options.record, options.source)
     rows, default_seeds = RECORDS[options.record]
@@ -74,31 +74,32 @@ def main() -> None:
     lines = [
         setting(threads),
         f"{len(dataset.train):,} train images, {validated}, {len(dataset.test):,} test images; n = {seeds} seeds"
-        f"{f', {threads} at a time with one thread each' if options.record in ONE_CORE_EACH else ''}."
+        f"{f', {threads} at a time with one thread each' if options.record in ONE_THREAD_EACH else ''}."
         " Mean with the 95% interval of the mean.",
         "",
         "| model | mean test accuracy | std, points | lowest to highest | ensemble | s/epoch, median | train seconds |",
         "|---|---|---|---|---|---|---|",
     ]
+    errors = []
     for name, spec in rows.items():
         specs = [replace(spec, seed=seed) for seed in range(seeds)]
-        if options.record in ONE_CORE_EACH:
+        if options.record in ONE_THREAD_EACH:
             results = trained_at_once(specs, options.record, options.source, threads)
         else:
             results = trained(specs, dataset, resources)
         lines.append(row(name, results, dataset))
         print(lines[-1], file=sys.stderr)
-        if options.record in ONE_CORE_EACH:
-            lines += ["", errors_text(results, dataset)]
+        if options.record in ONE_THREAD_EACH:
+            errors.append(errors_text(results, dataset))
     if options.record == "models":
         fitted = MODELS["keras-cnn, 1 epoch"]
         lines.append(fit_row([replace(fitted, seed=seed) for seed in range(seeds)], dataset))
-    print("\n".join(lines))
+    print("\n".join([*lines, "", *errors]))
 
 
 def data_of(record: str, source: Path | None) -> Dataset:
-    """Return the images of a record. Those of ONE_CORE_EACH have the published order, which TFDS changes."""
-    if record not in ONE_CORE_EACH:
+    """Return the dataset of a record. For ONE_THREAD_EACH, from the original files, since TFDS changes their order."""
+    if record not in ONE_THREAD_EACH:
         return load(source)
     assert source is not None
     train = original(source, "train")
@@ -136,12 +137,12 @@ def trained(specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources) 
 def trained_at_once(
     specs: Sequence[TrialSpec], record: str, source: Path | None, processes: int
 ) -> Sequence[TrialResult]:
-    """Train each trial on one core, which takes less time in total than one after the other on all cores."""
+    """Train the trials at the same time, with one thread each."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        return [*pool.map(trained_on_one_core, specs, repeat(record), repeat(source))]
+        return [*pool.map(trained_on_one_thread, specs, repeat(record), repeat(source))]
 
 
-def trained_on_one_core(spec: TrialSpec, record: str, source: Path | None) -> TrialResult:
+def trained_on_one_thread(spec: TrialSpec, record: str, source: Path | None) -> TrialResult:
     resources = Resources(cpus=1)
     configure_process(resources)
     (result,) = trained([spec], data_of(record, source), resources)
@@ -158,13 +159,13 @@ def row(name: str, results: Sequence[TrialResult], dataset: Dataset) -> str:
 
 
 def errors_text(results: Sequence[TrialResult], dataset: Dataset) -> str:
-    """Return which images the ensemble predicts wrongly, each with its label and the prediction, counted from 0."""
+    """Return the indices, labels and predictions of the images that the ensemble gets wrong."""
     labels = dataset.test.labels
     classes = np.stack([result.probabilities.argmax(axis=1) for result in results])
     ensemble = np.mean([result.probabilities for result in results], axis=0).argmax(axis=1)
     wrong = ", ".join(f"{at} ({labels[at]}, not {ensemble[at]})" for at in np.flatnonzero(ensemble != labels))
     by_all = int((classes != labels).all(axis=0).sum())
-    return f"Wrong in the ensemble: {wrong}. Wrong in every seed: {by_all}."
+    return f"Images that the ensemble gets wrong, by index from 0: {wrong or 'none'}. Every seed gets {by_all} wrong."
 
 
 def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:

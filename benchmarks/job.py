@@ -18,6 +18,7 @@ from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import TUNE, Ratio, ratio_table, setting
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.report import evidence
+from mnist_lib.run_documents import DRIVER
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
@@ -106,7 +107,7 @@ def main() -> None:
 
 
 def phases_of_newest_run(storage: Path, total: float) -> dict[str, float]:
-    """Return the seconds of each phase of a run; of several processes, those of the slowest.
+    """Return the seconds of each phase of the newest run, in its driver and in the process whose training ended last.
 
     Args:
         total: the seconds of the whole command.
@@ -115,12 +116,14 @@ def phases_of_newest_run(storage: Path, total: float) -> dict[str, float]:
     folder = RunFolder(open_storage(str(storage)), newest.name)
     history, summary = folder.history(), folder.summary()
     assert summary is not None
+    attempts = evidence.attempts(history)
+    lane = max(attempts, key=lambda attempt: attempt.end).lane
     found: dict[str, float] = {}
     for times in evidence.phases(history, summary["timing"]):
-        found[times.phase] = max(found.get(times.phase, 0.0), times.end - times.begin)
-    attempts = evidence.attempts(history)
+        if times.lane in (DRIVER, lane):
+            found[times.phase] = found.get(times.phase, 0.0) + times.end - times.begin
     storing = found.pop("store")
-    found["training"] = max(one.end for one in attempts) - min(one.begin for one in attempts)
+    found["training"] = sum(attempt.end - attempt.begin for attempt in attempts if attempt.lane == lane)
     found["store"] = storing
     return {**found, "the rest: starting processes, the report, ending Ray": total - sum(found.values())}
 

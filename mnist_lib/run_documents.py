@@ -145,7 +145,7 @@ class SearchSummary(TypedDict):
     configurations: Number  # tried
     epochs: Number  # of all configurations together
     validation: Counts  # the winner's score in the search
-    train: NotRequired[list[Text]]  # the options with which `jobs.train` trains with these settings
+    train: list[Text]  # the options of `jobs.train` for these settings
 
 
 class Cut(TypedDict):
@@ -179,7 +179,9 @@ class SearchDocument(TypedDict):
     rungs: Annotated[list[Number], Meta(min_length=1, max_length=100)]  # numbers of epochs
     configurations: dict[ConfigurationNumber, dict[Name, Setting]]
     decisions: list[RungRow]
-    unfinished: NotRequired[dict[ConfigurationNumber, Counts]]  # trained, but never compared
+    unfinished: NotRequired[
+        dict[ConfigurationNumber, Counts]
+    ]  # whose first rung was not complete, and their highest scores so far
     cut: Cut | None
     best: Found | None
 

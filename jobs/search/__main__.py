@@ -13,10 +13,11 @@ from jobs.console.terminal import step
 from jobs.search.options import LEFT_OUT, SearchOptions
 from jobs.train.command import checked_options, result_text, run_job
 from mnist_lib.results import Accuracy, mean_accuracy
+from mnist_lib.search.space import settings_text
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, percent
 
-PLANNED = 3  # configurations that a plan shows
+MAX_PLANNED = 3  # configurations that a plan shows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def plan_document(options: SearchOptions) -> dict[str, Any]:
 
 
 def plan_text(options: SearchOptions) -> str:
-    """Return how many configurations are trained for how long."""
+    """Return how many configurations are trained for how long, and the settings of the first ones."""
     halving = options.halving()
     ladder, count = halving.ladder, halving.configurations
     epochs = ladder.epochs_of(count) + options.final_seeds * options.epochs
@@ -68,7 +69,7 @@ def plan_text(options: SearchOptions) -> str:
     finals = counted(options.final_seeds, "fresh seed")
     lines.append(f"then the best one with {finals}; {counted(epochs, 'epoch')} in total")
     propose = options.proposals(halving)
-    lines += [f"configuration {n}: {_text(propose(n))}" for n in range(min(count, PLANNED))]
+    lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(count, MAX_PLANNED, ladder.bracket))]
     return "\n".join(lines)
 
 
@@ -82,13 +83,10 @@ def search_text(summary: Mapping[str, Any]) -> str:
     fresh = "" if finals is None else f", {percent(finals)} on average with fresh seeds"
     return (
         f"Search: {counted(search['configurations'], 'configuration')}, {counted(search['epochs'], 'epoch')} in total;"
-        f" the best has {_text(search['settings'])}\n  Validation accuracy: {percent(score)} in the search{fresh}\n"
+        f" the best has {settings_text(search['settings'])}\n"
+        f"  Validation accuracy: {percent(score)} in the search{fresh}\n"
         f"  To train with these settings: python -m jobs.train {shlex.join(search['train'])}"
     )
-
-
-def _text(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 if __name__ == "__main__":

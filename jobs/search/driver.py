@@ -26,11 +26,13 @@ from jobs.train.dataset import RunDataset
 from jobs.train.driver import lane_plan, record_start, train_on
 from jobs.train.planning import connected
 from jobs.train.recorder import ADVICE, check_start
+from jobs.train.reporting import load_in_background
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, RungDone, Started, TrialFailure
 from mnist_lib.search.halving import Decision, Step
+from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import SEARCH, RunFolder
 from mnist_lib.wording import counted, percent
@@ -57,6 +59,8 @@ def search(
         Also raises what `train_trials` raises.
     """
     deadline = options.deadline(begin - folder.seconds_worked())
+    if options.report:
+        load_in_background()
     with connected(options) as cluster_seconds, stoppable(advice, end_children, end_of_node()):
         data = RunDataset(folder, options, options.grid())
         record_start(folder, begin, cluster_seconds)
@@ -113,7 +117,7 @@ class Search:
     def winner(self) -> int:
         """Return the best configuration. Raises TrainingError if there is none."""
         number, score = self.found.winner()
-        settings = ", ".join(f"{name} {value}" for name, value in self.found.settings(number).items())
+        settings = settings_text(self.found.settings(number))
         log.info("the best of the search: %s, with %s validation accuracy", settings, percent(score.value))
         return number
 

@@ -112,7 +112,7 @@ class Findings:
             "space": self._options.variation.document(),
             "strategy": self._options.strategy,
             "rungs": list(self.halving.ladder.rungs),
-            "configurations": {str(number): self.settings(number) for number in sorted(compared | {*unfinished})},
+            "configurations": {str(number): self.settings(number) for number in sorted(compared | unfinished.keys())},
             "decisions": [
                 {
                     "bracket": made.bracket,
@@ -123,7 +123,7 @@ class Findings:
                 }
                 for made in self.halving.decisions
             ],
-            # Scores of configurations whose first rung was not complete when the search ended.
+            # Configurations whose first rung was not complete, and their highest scores so far.
             "unfinished": {str(number): asdict(score) for number, score in sorted(unfinished.items())},
             "cut": self.cut,
             "best": None if best is None else {"configuration": best[0], "validation": asdict(best[1])},
@@ -134,7 +134,7 @@ class Findings:
         number, score = self.winner()
         return SearchSummary(
             settings=dict(self.settings(number)),
-            configurations=self.halving.tried,
+            configurations=len(self.halving.tried | self._so_far.keys()),
             epochs=self.halving.epochs,
             validation=Counts(correct=score.correct, total=score.total),
             train=self._options.train_flags(self.settings(number)),

@@ -166,12 +166,13 @@ class SearchOptions(TrainOptions):
         return replace(self, space=None, vary=self.variation.document())
 
     def train_flags(self, settings: Mapping[str, Value]) -> list[str]:
-        """Return the options with which `jobs.train` trains on the same data with these settings."""
+        """Return the options of `jobs.train` for these settings, on the same data."""
         spec = self.trial(settings, None)
         of_data = [field.name for field in fields(DataOptions)]
         kept = (*of_data, *SETTINGS, "epochs", "validation_percent", "storage")
-        given = {name: getattr(self, name) for name in kept if name != "model"}
-        given |= {name: value for name, value in settings.items() if name in given} | {"momentum": spec.momentum}
+        fixed = {name: getattr(self, name) for name in kept if name != "model"}
+        varied = {name: value for name, value in settings.items() if name in SETTINGS and name != "model"}
+        given = fixed | varied | {"momentum": spec.momentum}
         arguments = {**self.arguments, **settings}
         given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
         given["models"] = [model for model in self.models if name_of(model) == spec.model]

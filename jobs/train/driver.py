@@ -26,7 +26,7 @@ from jobs.train.options import TrainOptions
 from jobs.train.planning import connected, plan_of
 from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
-from jobs.train.reporting import write_index, write_report
+from jobs.train.reporting import load_in_background, write_index, write_report
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import now_text
 from mnist_lib.data.split import Dataset, DatasetInfo
@@ -79,6 +79,8 @@ def train_trials(
         StoreError: the storage cannot be written, or another process took over the run.
     """
     deadline = options.deadline(begin - folder.seconds_worked())
+    if options.report:
+        load_in_background()
     with connected(options) as cluster_seconds, stoppable(advice, end_children, end_of_node()):
         data = RunDataset(folder, options, trials)
         record_start(folder, begin, cluster_seconds)

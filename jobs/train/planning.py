@@ -19,7 +19,6 @@ from jobs.console import exit_codes
 from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
-from jobs.train.reporting import load_in_background
 from mnist_lib.assignment import Assignment, Pace
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.request import DataRequest
@@ -144,8 +143,6 @@ def models_to_check(options: TrainOptions, trials: Sequence[TrialSpec]) -> dict[
 def connected(options: TrainOptions) -> Iterator[float]:
     """Join the cluster of --address, or start one, and yield how many seconds that took."""
     begin = time.monotonic()
-    if options.report and not options.calibrate:
-        load_in_background()
     with ExitStack() as stack:
         with step("joining the cluster" if address_of(options.address) else "starting Ray", shown=not options.quiet):
             stack.enter_context(session(options.address, SOURCE_FOLDERS))

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 5  # attempts to write an index that lists every complete run
 
 log = logging.getLogger(__name__)
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs messages about its caches
 
 
 def load_in_background() -> None:
-    """Start to import, in a thread, what a report needs. It takes a second, while the driver waits for the cluster."""
+    """Import in a thread what a report needs, while the driver waits for the cluster."""
 
     def load() -> None:
-        with suppress(Exception):  # `write_report` imports it again, and warns
+        with _warn_only("report"):
             import mnist_lib.report.page  # noqa: F401
 
     threading.Thread(target=load, daemon=True).start()
@@ -175,6 +174,7 @@ def _test_accuracy(objects: Objects, record: Champion) -> float | None:
 @contextmanager
 def _warn_only(what: str) -> Iterator[None]:
     """Turn every failure into a warning, since the models are already stored."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs messages about its caches
     try:
         yield
     except Exception as error:

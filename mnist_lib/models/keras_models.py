@@ -80,7 +80,8 @@ def keras_fast(image_shape: ImageShape, num_classes: int, hidden_units: int) -> 
 def keras_best(image_shape: ImageShape, num_classes: int, width: int) -> list[keras.Layer]:
     """Return a network of five convolutions, `width` channels at first, with distorted training images.
 
-    It predicts each image as it is and turned by 7 degrees in both directions: see benchmarks/README.md.
+    Its prediction is the average over the image as it is and turned by 7 degrees in each direction: see
+    benchmarks/README.md.
     """
     layers = [keras.layers.Conv2D(width, 5, use_bias=False, padding=_padding(image_shape))]
     layers += [keras.layers.MaxPooling2D(padding="same"), *_normalized_relu()]

@@ -86,16 +86,16 @@ class RandomDistortion(keras.layers.Layer):
 class RandomStroke(keras.layers.Layer):
     """Makes the bright strokes of each training image thicker or thinner.
 
-    A pixel moves by a random share towards the brightest, or the darkest, of the nine pixels around it.
+    Each pixel moves by a random share towards the brightest, or the darkest, pixel of the 3 x 3 square around it.
 
     Args:
-        thicker, thinner: the largest shares.
+        thicker, thinner: the largest share in each direction.
     """
 
     only_in_training = True
 
     def __init__(self, thicker: float = 0.6, thinner: float = 0.4) -> None:
-        super().__init__()
+        super().__init__(autocast=False)  # bfloat16 would round pixels
         self._thicker, self._thinner = thicker, thinner
         self._seeds = keras.random.SeedGenerator()
 
@@ -135,7 +135,7 @@ def _sampled(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalisation, which is computed in training by one operation of TensorFlow instead of ten.
 
-    That takes a third of the time. `to_predict` replaces it by Keras' own layer.
+    That takes a third of the time. `to_predict` replaces it with Keras' own layer.
     """
 
     def __init__(self, momentum: float) -> None:
@@ -157,9 +157,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 class AveragedOverAngles(keras.layers.Layer):
-    """A network that predicts each image turned by several angles, and averages the logarithms of the probabilities.
+    """A network whose log-probabilities are averaged over several angles of each image.
 
-    In training, it is the network alone. `to_predict` replaces it by a model of Keras' own layers and operations.
+    In training, it is the network alone. `to_predict` replaces it with a model of Keras' own layers and operations.
 
     Args:
         network: from images, [batch, height, width, channels], to logits, [batch, classes].
@@ -175,36 +175,38 @@ class AveragedOverAngles(keras.layers.Layer):
         return self.network(images, training=True) if training else self.average(self.network, images)
 
     def average(self, network: keras.Layer, images: tf.Tensor) -> tf.Tensor:
-        """Return the averages, [batch, classes], of predictions with this network."""
-        turned = [_turned(images, angle) for angle in self._angles]
-        return keras.layers.average([keras.ops.log_softmax(network(view)) for view in turned])
+        """Return the log-probabilities of this network, averaged over the angles: [batch, classes]."""
+        views = [_turned(images, angle) if angle else images for angle in self._angles]
+        return keras.layers.average([keras.ops.log_softmax(network(view)) for view in views])
 
 
 def _turned(images: tf.Tensor, angle: float) -> tf.Tensor:
     """Return images, [batch, height, width, channels], turned around their centre; 0 outside an image.
 
-    The angle is constant, so each pixel is a weighted sum of the same four pixels in all images. All formats to which
-    models are exported have these operations.
+    All export formats have the operations that are used here.
     """
     height, width, channels = images.shape[1:]
-    rows, columns = np.mgrid[:height, :width]
-    y, x = rows - (height - 1) / 2, columns - (width - 1) / 2
-    from_x = np.cos(angle) * x - np.sin(angle) * y + (width - 1) / 2
-    from_y = np.sin(angle) * x + np.cos(angle) * y + (height - 1) / 2
+    # Positions are computed from the images, since a stored model lists every number of a constant. They are products,
+    # since Keras 3.15 adds a column to a square matrix as if it were a row.
+    ones = keras.ops.sum(keras.ops.zeros_like(images), axis=(0, 3)) + 1.0  # [height, width]
+    x = ones * (np.arange(width, dtype=np.float32) - (width - 1) / 2)
+    y = ones * (np.arange(height, dtype=np.float32) - (height - 1) / 2)[:, None]
+    from_x = math.cos(angle) * x - math.sin(angle) * y + (width - 1) / 2
+    from_y = math.sin(angle) * x + math.cos(angle) * y + (height - 1) / 2
     positions, shares = [], []
-    for row in (np.floor(from_y), np.floor(from_y) + 1):
-        for column in (np.floor(from_x), np.floor(from_x) + 1):
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            positions.append(np.where(inside, row * width + column, 0).astype(np.int32))
-            shares.append(inside * (1 - np.abs(from_y - row)) * (1 - np.abs(from_x - column)))
+    for row in (keras.ops.floor(from_y), keras.ops.floor(from_y) + 1):
+        for column in (keras.ops.floor(from_x), keras.ops.floor(from_x) + 1):
+            inside = keras.ops.cast((row >= 0) & (row < height) & (column >= 0) & (column < width), "float32")
+            positions.append(inside * (row * width + column))
+            shares.append(inside * (1 - keras.ops.abs(from_y - row)) * (1 - keras.ops.abs(from_x - column)))
     flat = keras.ops.reshape(images, (-1, height * width, channels))
-    neighbours = keras.ops.take(flat, np.concatenate(positions).ravel(), axis=1)
-    neighbours = keras.ops.reshape(neighbours, (-1, 4, height, width, channels))
-    return keras.ops.sum(neighbours * np.stack(shares)[..., None].astype(np.float32), axis=1)
+    taken = keras.ops.take(flat, keras.ops.cast(keras.ops.ravel(keras.ops.stack(positions)), "int32"), axis=1)
+    taken = keras.ops.reshape(taken, (-1, 4, height, width, channels))
+    return keras.ops.sum(taken * keras.ops.stack(shares)[..., None], axis=1)
 
 
 def to_predict(layer: keras.Layer) -> keras.Layer:
-    """Return the layer, or the model, with Keras' own layers in place of those of this module that are stored."""
+    """Return the layer or model to store, with Keras' own layers in place of those of this module."""
     if isinstance(layer, AveragedOverAngles):
         images = keras.Input(layer.network.input_shape[1:])
         return keras.Model(images, layer.average(to_predict(layer.network), images))

@@ -36,16 +36,17 @@ class Tried:
 
 @dataclass(frozen=True)
 class ReportedSearch:
-    """The configurations that were compared, the best first, and how good the best one was with fresh seeds."""
+    """The configurations that have completed a rung, the best first, and the winner with fresh seeds."""
 
     rungs: Sequence[int]
     tried: Sequence[Tried]
-    unfinished: int  # configurations that were trained, but not compared, since time ran out
+    unfinished: int  # number of configurations whose first rung was not complete when time ran out
+    winner: int
     settings: Sequence[str]
     ranges: frozenset[str]  # settings that were drawn from a range
     logarithmic: frozenset[str]  # of these, the ones whose range was logarithmic
-    in_search: float  # validation accuracy of the best one
-    train: Sequence[str]  # the options with which `jobs.train` trains with the best settings
+    in_search: float  # validation accuracy of the winner
+    train: Sequence[str]  # the options of `jobs.train` for the winner's settings
     with_fresh_seeds: float | None  # mean validation accuracy of the final trials; None if none succeeded
 
     @classmethod
@@ -60,7 +61,7 @@ class ReportedSearch:
         tried = [Tried(n, document["configurations"].get(str(n), {}), found) for n, found in scores.items()]
         if document["best"] is None:
             return None
-        best = document["best"]["validation"]
+        best = document["best"]
         return cls(
             rungs=document["rungs"],
             tried=sorted(tried, key=lambda one: (-one.score, one.number)),
@@ -68,10 +69,16 @@ class ReportedSearch:
             settings=[*document["space"]],
             ranges=frozenset(name for name, given in document["space"].items() if ".." in str(given)),
             logarithmic=frozenset(name for name, given in document["space"].items() if str(given).endswith(":log")),
-            in_search=Accuracy(best["correct"], best["total"]).value,
-            train=summary.get("search", {}).get("train", []),
+            winner=best["configuration"],
+            in_search=Accuracy(best["validation"]["correct"], best["validation"]["total"]).value,
+            train=summary["search"]["train"],
             with_fresh_seeds=mean_accuracy(trial.get("validation") for trial in summary["trials"]),
         )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the winner has completed the last rung."""
+        return any(one.number == self.winner and one.epochs == self.rungs[-1] for one in self.tried)
 
     @property
     def best(self) -> Sequence[Tried]:
@@ -113,9 +120,9 @@ def rungs_plot(search: ReportedSearch) -> Plot:
     """Draw the score of each configuration over the rungs that it has completed."""
     figure, axes = new_figure(3.0)
     for one in reversed(search.tried):
-        is_best = one is search.tried[0]
-        style: dict[str, Any] = {"color": color_of(1 if is_best else 0), "alpha": 1.0 if is_best else 0.35}
-        axes.plot([*one.scores], [*one.scores.values()], "o-", ms=3, lw=1.6 if is_best else 0.8, **style)
+        is_winner = one.number == search.winner
+        style: dict[str, Any] = {"color": color_of(1 if is_winner else 0), "alpha": 1.0 if is_winner else 0.35}
+        axes.plot([*one.scores], [*one.scores.values()], "o-", ms=3, lw=1.6 if is_winner else 0.8, **style)
     if search.rungs[-1] > 4 * search.rungs[0]:
         axes.set_xscale("log")
     axes.set_xticks(search.rungs, [str(epochs) for epochs in search.rungs])

@@ -110,9 +110,9 @@ class Halving:
         return len(self._brackets)
 
     @property
-    def tried(self) -> int:
-        """The number of configurations that have a score or have failed."""
-        return len({number for number, _ in self._scores})
+    def tried(self) -> set[int]:
+        """The configurations that have a score or have failed."""
+        return {number for number, _ in self._scores}
 
     @property
     def epochs(self) -> int:

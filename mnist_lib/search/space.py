@@ -131,6 +131,10 @@ class Space:
         }
 
 
+def settings_text(settings: Mapping[str, Value]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
 def _range_text(given: Range) -> str:
     return f"{given.ends[0]!r}..{given.ends[1]!r}:{'log' if given.log else 'linear'}"
 

@@ -95,6 +95,12 @@ def with_news(run: ReportedRun) -> ReportedRun:
     return replace(run, summary={**run.summary, "dataset": dataset, "models": models})
 
 
+def with_search(run: ReportedRun, **changed: Any) -> ReportedRun:
+    """Return the run as the one of a search. changed: fields of `search.json`."""
+    about = {"train": ["--learning-rate=0.0001"]}
+    return replace(run, summary={**run.summary, "search": about}, search=search_document(**changed))
+
+
 def search_document(**changed: Any) -> SearchDocument:
     """Return a search of five configurations, of which the last one failed on its second rung."""
     found: dict[str, Any] = {

@@ -53,6 +53,13 @@ def test_jobs_train_trains_with_the_settings_that_a_search_has_found() -> None:
         assert trained.grid() == given.finals(settings)[:1]
 
 
+def test_an_argument_of_the_users_model_may_have_the_name_of_another_option(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def net(image_shape, num_classes, channels=8):\n    return []\n")
+    given = options(f"--models={tmp_path}/mine.py:net", "--vary=channels=16,32")
+    model = f"--models={tmp_path}/mine.py:net"
+    assert given.train_flags({"channels": 32}) == ["--epochs=9", "--model-arg=channels=32", model]
+
+
 def test_models_vary_and_have_their_own_arguments() -> None:
     given = options("--models=keras,keras-resnet", "--vary=width=8,16", "--vary=hidden_units=16,32", "--trials=30")
     specs = [given.trial(given.variation.configuration(number, 0), number) for number in range(30)]

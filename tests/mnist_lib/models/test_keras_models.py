@@ -51,14 +51,18 @@ def test_replicas_draw_different_random_numbers_and_end_with_the_same_state() ->
     assert states[0] != [value.numpy().tolist() for value in weights.state]
 
 
-@pytest.mark.parametrize("name", ["keras-cnn", "keras-resnet"])
-def test_a_model_is_stored_with_layers_of_keras_only_and_predicts_as_the_trained_one(name: str, tmp_path: Path) -> None:
-    model = build_model(TrialSpec.of(name), (28, 28, 1), 10)
+@pytest.mark.parametrize(("name", "size"), [("keras-cnn", 28), ("keras-resnet", 28), ("keras-best", 128)])
+def test_a_model_is_stored_with_layers_of_keras_only_and_predicts_as_the_trained_one(
+    name: str, size: int, tmp_path: Path
+) -> None:
+    model = build_model(TrialSpec.of(name), (size, size, 1), 10)
     assert isinstance(model, KerasModel)
     weights = model.initial_weights(0)
-    images = tf.cast(tf.random.stateless_uniform((8, 28, 28, 1), [0, 0], 0, 256, tf.int32), tf.uint8)
+    images = tf.cast(tf.random.stateless_uniform((8, size, size, 1), [0, 0], 0, 256, tf.int32), tf.uint8)
     weights = weights._replace(state=model.train_logits(weights, images, tf.constant(0))[1])
-    (tmp_path / KERAS_FILE).write_bytes(model.files(weights)[KERAS_FILE])
+    files = model.files(weights)
+    assert np.array_equal(model.logits(model.read(files), images), model.logits(weights, images))
+    (tmp_path / KERAS_FILE).write_bytes(files[KERAS_FILE])
     stored = keras.models.load_model(tmp_path / KERAS_FILE)
     layers = {type(layer) for layer in stored._flatten_layers(include_self=False)}
     assert keras.layers.BatchNormalization in layers

@@ -105,10 +105,10 @@ def test_fused_batch_normalisation_computes_what_keras_does(shape: tuple[int, ..
         assert error <= (1e-5 if policy == "float32" else 0.02) * np.abs(tf.cast(expected, tf.float32)).max()
 
 
-def images_and_network() -> tuple[tf.Tensor, keras.Sequential]:
+def images_and_network(height: int, width: int) -> tuple[tf.Tensor, keras.Sequential]:
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
-    return tf.random.stateless_uniform((4, 9, 6, 2), [0, 3]), keras.Sequential([keras.Input((9, 6, 2)), *layers])
+    layers = [keras.Input((height, width, 2)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    return tf.random.stateless_uniform((4, height, width, 2), [0, 3]), keras.Sequential(layers)
 
 
 def turned(images: tf.Tensor, angle: float) -> tf.Tensor:
@@ -126,20 +126,21 @@ def turned(images: tf.Tensor, angle: float) -> tf.Tensor:
     )
 
 
-def test_predictions_are_averaged_over_angles() -> None:
-    images, network = images_and_network()
+@pytest.mark.parametrize("size", [(9, 6), (8, 8)])
+def test_predictions_are_averaged_over_angles(size: tuple[int, int]) -> None:
+    images, network = images_and_network(*size)
     layer = AveragedOverAngles(network, (0.0, 0.3))
     expected = [tf.nn.log_softmax(network(view)) for view in (images, turned(images, 0.3))]
     assert np.allclose(layer(images), sum(expected) / 2, atol=1e-5)
     assert np.allclose(to_predict(layer)(images), layer(images), atol=1e-6)
 
 
-def test_in_training_images_are_not_turned() -> None:
-    images, network = images_and_network()
+def test_images_are_not_turned_in_training() -> None:
+    images, network = images_and_network(5, 5)
     assert np.array_equal(AveragedOverAngles(network, (0.3,))(images, training=True), network(images))
 
 
-def test_strokes_become_thicker_and_thinner_in_training_alone() -> None:
+def test_strokes_become_thicker_or_thinner_only_in_training() -> None:
     images = np.zeros((200, 9, 9, 1), np.uint8)
     images[:, :, 3:6] = 200
     keras.utils.set_random_seed(0)

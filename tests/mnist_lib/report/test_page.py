@@ -15,7 +15,7 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.page import Report, ReportedRun, report
 from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
 from tests.support.figures import assert_says_what_the_summary_says
-from tests.support.made_run import NAUGHTY, made_run, search_document, with_news
+from tests.support.made_run import NAUGHTY, made_run, with_news, with_search
 
 
 def sklearn_digits() -> Dataset:
@@ -52,7 +52,7 @@ RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
     "eight by eight": lambda _: made_run(sklearn_digits(), seeds=3),
     "a hundred classes": lambda _: made_run(many_classes(), seeds=2),
     "changed data": lambda digits: with_news(made_run(digits, seeds=1)),
-    "a search": lambda digits: replace(made_run(digits, seeds=2, models=("keras",)), search=search_document()),
+    "a search": lambda digits: with_search(made_run(digits, seeds=2, models=("keras",))),
     "questioned labels": lambda digits: with_wrong_labels(made_run(digits, seeds=2, margin=12, epochs=40)),
 }
 
