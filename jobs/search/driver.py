@@ -184,7 +184,8 @@ class Search:
             return
         self.found.cut = cut
         if cut["over"]:
-            log.info("the search ends here, so that the winner can be trained by the deadline")
+            tried, most = self.found.tried, self.found.halving.configurations
+            log.info("the search ends after %d of %d configurations, so that the winner can be trained", tried, most)
         else:
             self.found.halving.restrict(cut["brackets"])
             log.info("the time is enough for %d of %d brackets", cut["brackets"], self.found.halving.brackets)

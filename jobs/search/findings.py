@@ -32,6 +32,11 @@ class Findings:
     def is_over(self) -> bool:
         return self.halving.is_complete or (self.cut is not None and self.cut["over"])
 
+    @property
+    def tried(self) -> int:
+        """The number of configurations that have been trained for at least an epoch, or have failed."""
+        return len(self.halving.tried | self._so_far.keys())
+
     def trial(self, number: int) -> TrialSpec:
         """Return the trial of a configuration."""
         return self._options.trial(self.settings(number), number)
@@ -134,7 +139,7 @@ class Findings:
         number, score = self.winner()
         return SearchSummary(
             settings=dict(self.settings(number)),
-            configurations=len(self.halving.tried | self._so_far.keys()),
+            configurations=self.tried,
             epochs=self.halving.epochs,
             validation=Counts(correct=score.correct, total=score.total),
             train=self._options.train_flags(self.settings(number)),
