@@ -188,6 +188,7 @@ def _turned(images: tf.Tensor, angle: float) -> tf.Tensor:
     height, width, channels = images.shape[1:]
     # Positions are computed from the images, since a stored model lists every number of a constant. They are products,
     # since Keras 3.15 adds a column to a square matrix as if it were a row.
+    images = keras.ops.cast(images, "float32")  # bfloat16 cannot count pixels
     ones = keras.ops.sum(keras.ops.zeros_like(images), axis=(0, 3)) + 1.0  # [height, width]
     x = ones * (np.arange(width, dtype=np.float32) - (width - 1) / 2)
     y = ones * (np.arange(height, dtype=np.float32) - (height - 1) / 2)[:, None]
