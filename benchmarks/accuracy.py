@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.drawings import mnist
@@ -54,6 +55,17 @@ BEST = {
 RECORDS = {"models": (MODELS, 5), "fast": (FAST, 30), "held-out": (BEST, 5), "test": (BEST, 5)}  # rows, seeds
 ONE_THREAD_EACH = ("held-out", "test")  # records whose seeds train at the same time
 HELD_OUT = 10_000
+COLUMNS, CAPTION = 8, 9  # of the plot of errors: images in a row, and pixels above each
+
+
+@dataclass(frozen=True)
+class Error:
+    """A test image that the ensemble gets wrong."""
+
+    index: int
+    label: int
+    predicted: int
+    by_every_seed: bool  # whether each seed alone also gets it wrong
 
 
 def main() -> None:
@@ -61,6 +73,7 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--record", choices=RECORDS, default="models", help="which record (default: models)")
     parser.add_argument("--seeds", type=int, help="number of seeds (default: 30 for fast, otherwise 5)")
+    parser.add_argument("--plot", type=Path, help="PNG file for the errors of the ensemble, in held-out and test")
     options = parser.parse_args()
     if options.record in ONE_THREAD_EACH and options.source is None:
         parser.error(f"--source: expected a folder for the record {options.record}, got none")
@@ -80,7 +93,7 @@ def main() -> None:
         "| model | mean test accuracy | std, points | lowest to highest | ensemble | s/epoch, median | train seconds |",
         "|---|---|---|---|---|---|---|",
     ]
-    errors = []
+    notes = []
     for name, spec in rows.items():
         specs = [replace(spec, seed=seed) for seed in range(seeds)]
         if options.record in ONE_THREAD_EACH:
@@ -90,11 +103,14 @@ def main() -> None:
         lines.append(row(name, results, dataset))
         print(lines[-1], file=sys.stderr)
         if options.record in ONE_THREAD_EACH:
-            errors.append(errors_text(results, dataset))
+            errors = errors_of(results, dataset)
+            notes.append(errors_text(errors))
+            if options.plot is not None:
+                options.plot.write_bytes(draw_errors(errors, dataset.test.images))
     if options.record == "models":
         fitted = MODELS["keras-cnn, 1 epoch"]
         lines.append(fit_row([replace(fitted, seed=seed) for seed in range(seeds)], dataset))
-    print("\n".join([*lines, "", *errors]))
+    print("\n".join([*lines, "", *notes]))
 
 
 def data_of(record: str, source: Path | None) -> Dataset:
@@ -158,14 +174,40 @@ def row(name: str, results: Sequence[TrialResult], dataset: Dataset) -> str:
     return table_row(name, [result.test.value for result in results], ensemble, seconds, results[0].spec.epochs)
 
 
-def errors_text(results: Sequence[TrialResult], dataset: Dataset) -> str:
-    """Return the indices, labels and predictions of the images that the ensemble gets wrong."""
+def errors_of(results: Sequence[TrialResult], dataset: Dataset) -> list[Error]:
+    """Return the test images that the ensemble gets wrong."""
     labels = dataset.test.labels
-    classes = np.stack([result.probabilities.argmax(axis=1) for result in results])
+    by_seed = np.stack([result.probabilities.argmax(axis=1) for result in results])
     ensemble = np.mean([result.probabilities for result in results], axis=0).argmax(axis=1)
-    wrong = ", ".join(f"{at} ({labels[at]}, not {ensemble[at]})" for at in np.flatnonzero(ensemble != labels))
-    by_all = int((classes != labels).all(axis=0).sum())
-    return f"Images that the ensemble gets wrong, by index from 0: {wrong or 'none'}. Every seed gets {by_all} wrong."
+    return [
+        Error(int(at), int(labels[at]), int(ensemble[at]), bool((by_seed[:, at] != labels[at]).all()))
+        for at in np.flatnonzero(ensemble != labels)
+    ]
+
+
+def errors_text(errors: Sequence[Error]) -> str:
+    found = ", ".join(f"{error.index} ({error.label}, not {error.predicted})" for error in errors)
+    always = sum(error.by_every_seed for error in errors)
+    return f"The ensemble's errors, by index from 0: {found or 'none'}. Every seed makes {always} of them."
+
+
+def draw_errors(errors: Sequence[Error], images: NDArray[np.uint8]) -> bytes:
+    """Return a plot, as PNG, of these images with their labels and predictions."""
+    from mnist_lib.report.drawing import LOST, TEXT, new_figure, plot
+
+    height, width = images.shape[1] + CAPTION, images.shape[2]
+    rows = -(-len(errors) // COLUMNS)
+    canvas = np.zeros((rows * height, COLUMNS * width), np.uint8)
+    figure, axes = new_figure(0.75 * rows)
+    for number, error in enumerate(errors):
+        top, left = number // COLUMNS * height, number % COLUMNS * width
+        canvas[top + CAPTION : top + height, left : left + width] = images[error.index, ..., 0]
+        colour = LOST if error.by_every_seed else TEXT
+        caption = f"{error.label}, not {error.predicted}"
+        axes.text(left + width / 2, top + CAPTION / 2, caption, ha="center", va="center", fontsize=7, color=colour)
+    axes.imshow(canvas, cmap="gray_r")
+    axes.set_axis_off()
+    return plot("errors", figure, in_page=False).png
 
 
 def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:

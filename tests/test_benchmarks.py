@@ -3,12 +3,16 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import job, nights, predicting, promotion, search, store, survival
+from benchmarks import accuracy, job, nights, predicting, promotion, search, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.spec import TrialSpec
+from tests.support.results import trial_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -43,6 +47,24 @@ def test_the_phases_of_a_job_take_no_longer_than_the_job(digits_file: Path, tmp_
     phases = job.phases_of_newest_run(tmp_path, seconds)
     assert {"start", "cluster", "import", "compile", "training", "store"} <= phases.keys()
     assert all(length >= 0 for length in phases.values())  # also what is left of the total
+
+
+def test_the_errors_of_an_ensemble_are_listed_and_drawn() -> None:
+    images = Split(np.zeros((4, 28, 28, 1), np.uint8), np.array([0, 1, 1, 1], np.uint8))
+    by_seed = ([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.9, 0.1]], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.4, 0.6]])
+    results = [
+        trial_result(
+            TrialSpec.of("keras"), test=None, validation=None, history=(), probabilities=np.array(one, np.float32)
+        )
+        for one in by_seed
+    ]
+    found = accuracy.errors_of(results, Dataset.of("two", "1", images, images))
+    assert [(error.index, error.label, error.predicted, error.by_every_seed) for error in found] == [
+        *[(2, 1, 0, True), (3, 1, 0, False)]
+    ]
+    text = accuracy.errors_text(found)
+    assert text == "The ensemble's errors, by index from 0: 2 (1, not 0), 3 (1, not 0). Every seed makes 1 of them."
+    assert accuracy.draw_errors(found, images.images).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", store.SCRIPTS)
