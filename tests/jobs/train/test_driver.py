@@ -12,9 +12,10 @@ import pytest
 from cluster.deadlines import Limits
 from cluster.lanes.resources import LanePlan
 from jobs.train.command import finish
-from jobs.train.driver import StoredData, Times, fan_out_of, store_run
+from jobs.train.driver import fan_out_of
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
+from jobs.train.storing import StoredData, Times, store_run
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.fence import FencedObjects
