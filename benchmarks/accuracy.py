@@ -17,15 +17,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.drawings import mnist
+from benchmarks.errors import draw_errors, errors_of, errors_text
 from benchmarks.record import setting
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset, Split
@@ -56,17 +56,6 @@ BEST = {
 RECORDS = {"models": (MODELS, 5), "fast": (FAST, 30), "held-out": (BEST, 5), "test": (BEST, 5)}  # rows, seeds
 ONE_THREAD_EACH = ("held-out", "test")  # records whose seeds train at the same time
 HELD_OUT = 10_000
-COLUMNS, CAPTION = 8, 9  # of the plot of errors: images in a row, and pixels above each
-
-
-@dataclass(frozen=True)
-class Error:
-    """A test image that the ensemble gets wrong."""
-
-    index: int
-    label: int
-    predicted: int
-    by_every_seed: bool  # whether each seed alone also gets it wrong
 
 
 def main() -> None:
@@ -78,8 +67,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.record in ONE_THREAD_EACH and options.source is None:
         parser.error(f"--source: expected a folder for the record {options.record}, got none")
-    threads = len(os.sched_getaffinity(0))
-    resources = Resources(cpus=1 if options.record in ONE_THREAD_EACH else threads)
+    threads, at_once = len(os.sched_getaffinity(0)), options.record in ONE_THREAD_EACH
+    resources = Resources(cpus=1 if at_once else threads)
     configure_process(resources)  # before TFDS uses TensorFlow
     dataset = data_of(options.record, options.source)
     rows, default_seeds = RECORDS[options.record]
@@ -88,7 +77,7 @@ def main() -> None:
     lines = [
         setting(threads),
         f"{len(dataset.train):,} train images, {validated}, {len(dataset.test):,} test images; n = {seeds} seeds"
-        f"{f', {threads} at a time with one thread each' if options.record in ONE_THREAD_EACH else ''}."
+        f"{f', {threads} at a time with one thread each' if at_once else ''}."
         " Mean with the 95% interval of the mean.",
         "",
         "| model | mean test accuracy | std, points | lowest to highest | ensemble | s/epoch, median | train seconds |",
@@ -97,13 +86,13 @@ def main() -> None:
     notes = []
     for name, spec in rows.items():
         specs = [replace(spec, seed=seed) for seed in range(seeds)]
-        if options.record in ONE_THREAD_EACH:
+        if at_once:
             results = trained_at_once(specs, options.record, options.source, threads)
         else:
             results = trained(specs, dataset, resources)
         lines.append(row(name, results, dataset))
         print(lines[-1], file=sys.stderr)
-        if options.record in ONE_THREAD_EACH:
+        if at_once:
             errors = errors_of(results, dataset)
             notes.append(errors_text(errors))
             if options.plot is not None:
@@ -173,42 +162,6 @@ def row(name: str, results: Sequence[TrialResult], dataset: Dataset) -> str:
     ensemble = f"{100 * tally.ensemble(dataset.test.labels).value:.2f}%"
     seconds = [result.train_seconds for result in results]
     return table_row(name, [result.test.value for result in results], ensemble, seconds, results[0].spec.epochs)
-
-
-def errors_of(results: Sequence[TrialResult], dataset: Dataset) -> list[Error]:
-    """Return the test images that the ensemble gets wrong."""
-    labels = dataset.test.labels
-    by_seed = np.stack([result.probabilities.argmax(axis=1) for result in results])
-    ensemble = np.mean([result.probabilities for result in results], axis=0).argmax(axis=1)
-    return [
-        Error(int(at), int(labels[at]), int(ensemble[at]), bool((by_seed[:, at] != labels[at]).all()))
-        for at in np.flatnonzero(ensemble != labels)
-    ]
-
-
-def errors_text(errors: Sequence[Error]) -> str:
-    found = ", ".join(f"{error.index} ({error.label}, not {error.predicted})" for error in errors)
-    always = sum(error.by_every_seed for error in errors)
-    return f"The ensemble's errors, by index from 0: {found or 'none'}. Every seed makes {always} of them."
-
-
-def draw_errors(errors: Sequence[Error], images: NDArray[np.uint8]) -> bytes:
-    """Return a plot, as PNG, of these images with their labels and predictions."""
-    from mnist_lib.report.drawing import LOST, TEXT, new_figure, plot
-
-    height, width = images.shape[1] + CAPTION, images.shape[2]
-    rows = -(-len(errors) // COLUMNS)
-    canvas = np.zeros((rows * height, COLUMNS * width), np.uint8)
-    figure, axes = new_figure(0.75 * rows)
-    for number, error in enumerate(errors):
-        top, left = number // COLUMNS * height, number % COLUMNS * width
-        canvas[top + CAPTION : top + height, left : left + width] = images[error.index, ..., 0]
-        colour = LOST if error.by_every_seed else TEXT
-        caption = f"{error.label}, not {error.predicted}"
-        axes.text(left + width / 2, top + CAPTION / 2, caption, ha="center", va="center", fontsize=7, color=colour)
-    axes.imshow(canvas, cmap="gray_r")
-    axes.set_axis_off()
-    return plot("errors", figure, in_page=False).png
 
 
 def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:

@@ -179,9 +179,7 @@ class SearchDocument(TypedDict):
     rungs: Annotated[list[Number], Meta(min_length=1, max_length=100)]  # numbers of epochs
     configurations: dict[ConfigurationNumber, dict[Name, Setting]]
     decisions: list[RungRow]
-    unfinished: NotRequired[
-        dict[ConfigurationNumber, Counts]
-    ]  # whose first rung was not complete, and their highest scores so far
+    unfinished: NotRequired[dict[ConfigurationNumber, Counts]]  # highest scores where the first rung was not complete
     cut: Cut | None
     best: Found | None
 

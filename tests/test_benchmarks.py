@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, job, nights, predicting, promotion, search, store, survival
+from benchmarks import errors, job, nights, predicting, promotion, search, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
@@ -58,13 +58,13 @@ def test_the_errors_of_an_ensemble_are_listed_and_drawn() -> None:
         )
         for one in by_seed
     ]
-    found = accuracy.errors_of(results, Dataset.of("two", "1", images, images))
+    found = errors.errors_of(results, Dataset.of("two", "1", images, images))
     assert [(error.index, error.label, error.predicted, error.by_every_seed) for error in found] == [
         *[(2, 1, 0, True), (3, 1, 0, False)]
     ]
-    text = accuracy.errors_text(found)
+    text = errors.errors_text(found)
     assert text == "The ensemble's errors, by index from 0: 2 (1, not 0), 3 (1, not 0). Every seed makes 1 of them."
-    assert accuracy.draw_errors(found, images.images).startswith(b"\x89PNG")
+    assert errors.draw_errors(found, images.images).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", store.SCRIPTS)

@@ -184,7 +184,7 @@ class Search:
             return
         self.found.cut = cut
         if cut["over"]:
-            tried, most = self.found.tried, self.found.halving.configurations
+            tried, most = len(self.found.tried), self.found.halving.configurations
             log.info("the search ends after %d of %d configurations, so that the winner can be trained", tried, most)
         else:
             self.found.halving.restrict(cut["brackets"])

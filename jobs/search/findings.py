@@ -33,9 +33,9 @@ class Findings:
         return self.halving.is_complete or (self.cut is not None and self.cut["over"])
 
     @property
-    def tried(self) -> int:
-        """The number of configurations that have been trained for at least an epoch, or have failed."""
-        return len(self.halving.tried | self._so_far.keys())
+    def tried(self) -> set[int]:
+        """The configurations that have been trained for at least an epoch, or have failed."""
+        return self.halving.tried | self._so_far.keys()
 
     def trial(self, number: int) -> TrialSpec:
         """Return the trial of a configuration."""
@@ -139,7 +139,7 @@ class Findings:
         number, score = self.winner()
         return SearchSummary(
             settings=dict(self.settings(number)),
-            configurations=self.tried,
+            configurations=len(self.tried),
             epochs=self.halving.epochs,
             validation=Counts(correct=score.correct, total=score.total),
             train=self._options.train_flags(self.settings(number)),

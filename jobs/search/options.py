@@ -168,11 +168,11 @@ class SearchOptions(TrainOptions):
     def train_flags(self, settings: Mapping[str, Value]) -> list[str]:
         """Return the options of `jobs.train` for these settings, on the same data."""
         spec = self.trial(settings, None)
-        of_data = [field.name for field in fields(DataOptions)]
-        kept = (*of_data, *SETTINGS, "epochs", "validation_percent", "storage")
-        fixed = {name: getattr(self, name) for name in kept if name != "model"}
-        varied = {name: value for name, value in settings.items() if name in SETTINGS and name != "model"}
-        given = fixed | varied | {"momentum": spec.momentum}
+        names = [name for name in SETTINGS if name != "model"]
+        of_data = (field.name for field in fields(DataOptions))
+        given = {name: getattr(self, name) for name in (*of_data, *names, "epochs", "validation_percent", "storage")}
+        given |= {name: settings[name] for name in names if name in settings}
+        given["momentum"] = spec.momentum  # 0 for an optimizer that has none
         arguments = {**self.arguments, **settings}
         given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
         given["models"] = [model for model in self.models if name_of(model) == spec.model]

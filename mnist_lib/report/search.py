@@ -77,7 +77,7 @@ class ReportedSearch:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the winner has completed the last rung."""
+        """Return whether the winner has completed the last rung."""
         return any(one.number == self.winner and one.epochs == self.rungs[-1] for one in self.tried)
 
     @property
