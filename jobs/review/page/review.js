@@ -10,6 +10,7 @@ let about = null, status = null, keys = new Map(), classOf = new Map();
 let queue = [];       // pictures to show; the first is shown
 let history = [];     // decided pictures, the newest last
 let unsaved = [];     // decisions and skips that are not stored yet
+let passed = new Set();  // images decided, skipped or undone since pictures were last asked for, or not stored by then
 let sending = false, fetching = false, shown = null, problem = "";
 
 async function request(path, body) {
@@ -40,6 +41,7 @@ async function more() {
   fetching = true;
   try {
     const held = queue.map(picture => ({image: picture.image, why: picture.why}));
+    passed = new Set(unsaved.map(entry => entry.picture.image));
     const found = await request("next", {client, held});
     take(found);
   } catch (error) {
@@ -57,7 +59,7 @@ function take(found) {
     if (known) {
       known.answers = picture.answers;
       known.note = picture.note;
-    } else if (!unsaved.some(entry => entry.picture.image === picture.image)) {
+    } else if (!passed.has(picture.image)) {  // the answer may be older than the decision
       queue.push(picture);
       load(picture);
     }
@@ -181,29 +183,28 @@ function decide(label) {
   if (!queue[0]?.isSeen) return;
   const picture = queue.shift();
   history.push({picture, decided: label});
-  unsaved.push({path: "decide", picture, label});
   recent();
-  draw();
-  flush();
-  if (queue.length < AHEAD / 2) more();
+  send({path: "decide", picture, label});
 }
 
 function skip() {
   const picture = queue.shift();
-  if (!picture) return;
-  unsaved.push({path: "skip", picture});
-  draw();
-  flush();
-  if (queue.length < AHEAD / 2) more();
+  if (picture) send({path: "skip", picture});
 }
 
 function undo() {
   const last = history.pop();
   if (!last) return;
-  unsaved.push({path: "undo", picture: last.picture});
   recent();
+  send({path: "undo", picture: last.picture});
+}
+
+function send(entry) {
+  unsaved.push(entry);
+  passed.add(entry.picture.image);
   draw();
   flush();
+  if (queue.length < AHEAD / 2) more();
 }
 
 async function flush() {

@@ -37,6 +37,16 @@ MEASURE = """() => {
   }, true);
 }"""
 
+# Keeps the next answer with pictures from the page until `window.release()`.
+HOLD = """() => {
+  const fetch = window.fetch;
+  window.fetch = async (path, options) => {
+    const response = await fetch(path, options);
+    if (path === "next" && !window.release) await new Promise(resolve => { window.release = resolve; });
+    return response;
+  };
+}"""
+
 
 @pytest.fixture
 def command(folder: Path, new: Path, untrained: Path, tmp_path: Path) -> Iterator[Command]:
@@ -206,6 +216,23 @@ def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_k
     for name, label in decided.items():
         copy = pixels[np.asarray(Image.open(name)).tobytes()]
         assert (copy.parent.name, copy.read_bytes()) == (label, Path(name).read_bytes())
+
+
+def test_a_picture_that_was_decided_while_its_answer_was_under_way_is_not_shown_again(
+    browser: Browser, command: Command
+) -> None:
+    with opened(browser, command.start()) as page:
+        first = shown(page)
+        page.evaluate(HOLD)
+        page.wait_for_function("() => window.release")  # the server has answered with pictures, among them the first
+        for key in (label_of(first), "ArrowRight"):  # decided, skipped
+            press(page, key)
+        assert saved(page) == f"Saved: {label_of(first)}"
+        before = page.evaluate("() => queue.map(picture => picture.name)")
+        page.evaluate("() => window.release()")
+        page.wait_for_function("() => !fetching")
+        assert page.evaluate("() => queue.map(picture => picture.name)")[: len(before)] == before
+        assert first not in page.evaluate("() => queue.map(picture => picture.name)")
 
 
 @pytest.mark.long
