@@ -9,7 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -65,13 +65,24 @@ class Sequential:
         return values
 
 
-def softmax_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+@tf.custom_gradient
+def softmax_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
     """Return -log softmax(logits)[label], natural logarithm: logits [batch, classes] float32, labels [batch] integers.
 
-    It takes logits because the probability of a label can round to 0, whose logarithm is infinite.
+    It takes logits because the probability of a label can round to 0, whose logarithm is infinite. Its gradient,
+    softmax(logits) - one_hot(label), is written out: with the derived one, a step takes a fifth longer to compile.
     """
-    label_logits = tf.gather(logits, tf.cast(labels, tf.int32), axis=1, batch_dims=1)
-    return tf.reduce_logsumexp(logits, axis=1) - label_logits
+    labels = tf.cast(labels, tf.int32)
+    shifted = logits - tf.reduce_max(logits, axis=1, keepdims=True)  # so that no exponential overflows
+    exponentials = tf.exp(shifted)
+    sums = tf.reduce_sum(exponentials, axis=1)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        # In this order, the result does not depend on which operations XLA fuses with these.
+        one_hot = tf.one_hot(labels, logits.shape[1])
+        return exponentials * (upstream / sums)[:, tf.newaxis] - one_hot * upstream[:, tf.newaxis], None
+
+    return tf.math.log(sums) - tf.gather(shifted, labels, axis=1, batch_dims=1), gradient
 
 
 class Optimizer(Protocol):

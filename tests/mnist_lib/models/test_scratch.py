@@ -86,6 +86,15 @@ def test_the_loss_of_a_confident_mistake_is_finite() -> None:
     assert softmax_cross_entropy(tf.constant([[1e4, 0.0]]), tf.constant([1])).numpy() == pytest.approx([1e4])
 
 
+def test_a_class_that_is_ruled_out_has_no_gradient() -> None:
+    logits = tf.constant([[-np.inf, 2.0, 2.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = softmax_cross_entropy(logits, tf.constant([1]))
+    np.testing.assert_allclose(loss, [np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(loss, logits), [[0, -0.5, 0.5]])
+
+
 @pytest.mark.parametrize(
     ("name", "keras_class"),
     [
