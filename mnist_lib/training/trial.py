@@ -34,7 +34,7 @@ from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
 
-MAX_COMPILED = 8  # models that a lane keeps compiled; the oldest goes first
+MAX_COMPILED = 24  # models that a lane keeps compiled, 17 MB each; the one used least recently goes first
 # Errors of a collective operation when another process of the group has ended.
 LOST_MEMBER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
@@ -207,7 +207,9 @@ class _Lane:
     def _compile(self, spec: TrialSpec, source: ModelFile | None) -> Compiled:
         """Compile the model of a trial, unless an earlier trial of the same shape did."""
         shape = spec.shape
-        if shape not in self._compiled:
+        if shape in self._compiled:
+            self._compiled[shape] = self._compiled.pop(shape)  # now the last, since it was used last
+        else:
             while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of shapes
                 del self._compiled[next(iter(self._compiled))]
             if spec.validation_percent not in self._splits:  # a copy of the images, which many models share

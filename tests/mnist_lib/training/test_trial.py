@@ -13,6 +13,7 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
 from mnist_lib.results import EpochDone, RungDone, Started, TrialEvent, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec, trial_grid
+from mnist_lib.training import trial
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
@@ -124,6 +125,17 @@ def test_trials_of_the_same_shape_are_compiled_once(digits: Dataset, monkeypatch
     (trainer,) = compiled
     run_chunk: Any = trainer._steps.run  # a tf.function
     assert run_chunk.experimental_get_tracing_count() == 1
+
+
+def test_a_lane_forgets_the_compiled_model_that_it_used_least_recently(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "MAX_COMPILED", 2)
+    one, two, three = (trial_grid(["keras"], [0], epochs=1, hidden_units=units)[0] for units in (1, 2, 3))
+    order = [replace(spec, seed=number) for number, spec in enumerate((one, two, one, three, one, two))]
+    started = [event for event in events_of(order, few_digits(digits)) if isinstance(event, Started)]
+    seconds = [event.phases["compile"] for event in started]
+    assert max(seconds[2], seconds[4]) < min(seconds[number] for number in (0, 1, 3, 5))
 
 
 def test_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Dataset) -> None:
