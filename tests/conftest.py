@@ -1,5 +1,6 @@
 """Fixtures: TensorFlow on two logical CPU devices, digits, a Ray cluster of two nodes, an S3 endpoint and a browser."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # log errors only; TensorFlow reads this on import
 os.environ["TERM"] = "xterm-256color"  # a dumb terminal shows no steps and no live table
@@ -20,10 +21,12 @@ for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mnist_lib.assignment import Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
+from tests.support.job import summary_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -76,8 +79,11 @@ LONGEST_FIRST = (
     "jobs/train/test_nodes.py",
     "jobs/submit/test_submit.py",
     "jobs/train/test_train.py",
+    "jobs/train/test_own_models.py",
     "cluster/lanes/test_fan_out.py",
     "mnist_lib/report/test_page.py",
+    "mnist_lib/training/test_loop.py",
+    "mnist_lib/store/test_faults.py",
     "test_benchmarks.py",
 )
 
@@ -140,6 +146,21 @@ def ray_address() -> Iterator[str]:
         connect(address, log_to_driver=False)
         yield address
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def gpu_run(ray_address: str, data_dir: Path, shared_folder: Path) -> tuple[dict[str, Any], Path]:
+    """The summary and the home of a run of both models with two seeds, one logical GPU per trial: three lanes.
+
+    Parallel test processes share it, so no test may change its files.
+    """
+    home = shared_folder / "gpu-run"
+    with FileLock(f"{home}.lock"):
+        if not home.exists():
+            arguments = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
+            summary_of(*arguments, home=home)
+    (path,) = home.glob("results/runs/*/summary.json")
+    return json.loads(path.read_text()), home
 
 
 @pytest.fixture(scope="session")

@@ -23,19 +23,25 @@ def summary_of_stored(stored: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def stored(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory, data_dir: Path, digits: Dataset) -> Path:
+def stored(
+    gpu_run: tuple[dict[str, Any], Path],
+    shared_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    data_dir: Path,
+    digits: Dataset,
+) -> Path:
     """A folder with `results`, where both models are stored, `images.npy`, `labels.npy` and two exported models.
 
-    Parallel test processes share the run, and each has a copy.
+    Parallel test processes share them, and each has a copy.
     """
     made, copy = shared_folder / "stored", tmp_path_factory.mktemp("stored") / "copy"
     with FileLock(f"{made}.lock"):
         if not (made / "labels.npy").exists():
             made.mkdir()
-            train = ("jobs.train", "--seeds=2", "--epochs=12", f"--data-dir={data_dir}")
+            shutil.copytree(gpu_run[1] / "results", made / "results")
             onnx = ("jobs.models", "export", "keras", "--format=onnx", "--to=digits.onnx", f"--data-dir={data_dir}")
             litert = ("jobs.models", "export", "keras", "--format=litert", f"--data-dir={data_dir}")
-            for command in (train, onnx, litert):
+            for command in (onnx, litert):
                 subprocess.run([sys.executable, "-m", *command], cwd=made, check=True, env=dict(os.environ))
             np.save(made / "images.npy", digits.test.images)
             np.save(made / "labels.npy", digits.test.labels)

@@ -1,5 +1,6 @@
 """Picture files that attack their reader, and functions that a sandbox calls to read them."""
 
+import functools
 import io
 import os
 import signal
@@ -21,6 +22,7 @@ def content_of(image: Image.Image, format: str, **options: Any) -> bytes:
     return content.getvalue()
 
 
+@functools.cache
 def many_scans(side: int = 4_000, scans: int = 4_000) -> bytes:
     """Return a progressive JPEG whose last scan is repeated: some 500 kB that take minutes to decode."""
     content = content_of(Image.new("L", (side, side), 128), "JPEG", progressive=True)

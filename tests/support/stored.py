@@ -1,9 +1,11 @@
 """Stored models for tests, and stored models used without this project."""
 
+import functools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,14 @@ def publish_untrained(
     objects: Objects, model: str, change: Callable[[dict[str, bytes]], object] = lambda files: None
 ) -> Version:
     """Publish a version with initial weights, whose files are changed before they are committed."""
+    files = dict(_untrained_files(model))
+    dataset = json.loads(files["manifest.json"])["dataset"]
+    change(files)
+    return publish(objects, model, "r", files, {**about(), "dataset": dataset})
+
+
+@functools.cache
+def _untrained_files(model: str) -> Mapping[str, bytes]:
     from mnist_lib.models.building import build_model
 
     spec = small_spec(model)
@@ -57,23 +67,25 @@ def publish_untrained(
     manifest = small_manifest(
         spec=asdict(spec), dataset={**DATASET, "name": "mnist-mini", "image_shape": [28, 28, 1]}, weights_sha256=sha256
     )
-    files = {**built.files(weights), "manifest.json": json.dumps(manifest).encode()}
-    change(files)
-    return publish(objects, model, "r", files, {**about(), "dataset": manifest["dataset"]})
+    return {**built.files(weights), "manifest.json": json.dumps(manifest).encode()}
 
 
 def correct_of_stored(summary: dict[str, Any], storage: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, int]:
     """Return how many images each stored model predicts correctly in a process without this project."""
-    np.savez(storage / "raw.npz", images=images, labels=labels)
     counts = {}
-    for name, model in summary["models"].items():
-        script = (
-            f"import numpy as np; folder = 'models/{name}/versions/{model['version']}'; raw = np.load('raw.npz');"
-            f"{LOADED_WITHOUT_THIS_PROJECT[name]};"
-            "print(int((np.asarray(predict(raw['images'])).argmax(1) == raw['labels']).sum()))"
-        )
-        done = subprocess.run([sys.executable, "-c", script], cwd=storage, capture_output=True, text=True, check=True)
-        counts[name] = int(done.stdout.split()[-1])
+    with tempfile.NamedTemporaryFile(suffix=".npz") as raw:
+        np.savez(raw, images=images, labels=labels)
+        raw.flush()
+        for name, model in summary["models"].items():
+            script = (
+                f"import numpy as np; raw = np.load({raw.name!r});"
+                f"folder = 'models/{name}/versions/{model['version']}';"
+                f"{LOADED_WITHOUT_THIS_PROJECT[name]};"
+                "print(int((np.asarray(predict(raw['images'])).argmax(1) == raw['labels']).sum()))"
+            )
+            command = [sys.executable, "-c", script]
+            done = subprocess.run(command, cwd=storage, capture_output=True, text=True, check=True)
+            counts[name] = int(done.stdout.split()[-1])
     return counts
 
 

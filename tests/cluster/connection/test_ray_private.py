@@ -190,21 +190,6 @@ def test_ray_still_starts_its_services_by_the_functions_that_are_replaced() -> N
     assert 'dashboard_agent_command.append("--minimal")' in source_of("ray._private.services")
 
 
-@pytest.mark.slow
-def test_a_cluster_of_one_machine_has_only_the_services_that_it_needs() -> None:
-    code = """
-import psutil
-from cluster.connection.session import session
-from cluster.lanes.tasks import result_of, start_beside_driver
-with session(None, []):
-    assert result_of(start_beside_driver(lambda: 1)) == 1
-    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
-assert any("gcs_server" in command for command in commands)
-assert not any(name in command for name in ("monitor.py", "dashboard.py") for command in commands), commands
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
-
-
 def test_the_loggers_of_uploads_exist() -> None:
     for name in ray_private.UPLOAD_LOGGERS:
         module = importlib.import_module(name)

@@ -27,7 +27,13 @@ from tests.support.job import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "another program listens"])
+@pytest.mark.parametrize(
+    "listens",
+    [
+        pytest.param(False, id="nothing listens", marks=pytest.mark.long),
+        pytest.param(True, id="another program listens"),
+    ],
+)
 def test_an_address_without_a_ray_head_is_refused_within_5_seconds(listens: bool) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -41,7 +47,8 @@ def test_an_address_without_a_ray_head_is_refused_within_5_seconds(listens: bool
 
 
 @pytest.mark.slow
-def test_a_web_server_is_refused_as_a_ray_head() -> None:
+def test_a_web_server_is_refused_as_a_ray_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.connection.address.CONNECT_SECONDS", 1.0)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         begin = time.monotonic()

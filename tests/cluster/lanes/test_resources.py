@@ -38,6 +38,11 @@ def test_a_trial_with_two_gpus_does_not_fit_on_two_nodes_with_one_each() -> None
         plan_lanes(1, [node(4, gpus=1), node(4, gpus=1)], gpus_per_trial=2)
 
 
+def test_a_gpu_that_no_node_has_is_refused() -> None:
+    with pytest.raises(ResourcesError, match="asks for 1 GPU, the largest node has 0; use --gpus-per-trial 0 or fewer"):
+        plan_lanes(1, [node(4)], gpus_per_trial=1)
+
+
 def test_more_cpus_than_any_node_has_are_refused() -> None:
     with pytest.raises(
         ResourcesError, match="asks for 8 CPUs, the largest node has 4; use --cpus-per-trial 4 or fewer"

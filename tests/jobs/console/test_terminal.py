@@ -155,10 +155,16 @@ def test_a_terminal_shows_a_step_while_ray_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_terminal_shows_a_live_table_and_stdout_gets_only_the_result(data_dir: Path, tmp_path: Path) -> None:
-    options = ["--models=scratch", "--epochs=30", f"--data-dir={data_dir}", f"--storage={tmp_path}/results"]
+    options = [
+        "--models=scratch",
+        "--epochs=10",
+        "--no-report",
+        f"--data-dir={data_dir}",
+        f"--storage={tmp_path}/results",
+    ]
     code, shown, printed = shown_on_terminal("-m", "jobs.train", *options, HOME=str(tmp_path))
     assert code == 0, shown
-    for text in ("starting Ray", "importing TensorFlow", "trial", "validation", "/30", "1 running"):
+    for text in ("starting Ray", "importing TensorFlow", "trial", "validation", "/10", "1 running"):
         assert text in shown
     assert "\x1b[?25l" not in shown  # the cursor is not hidden: a killed driver could not show it again
     assert shown.endswith("\x1b[2K")  # the table and the last step are erased

@@ -114,7 +114,7 @@ def test_it_predicts(storage: Path, data_dir: Path, capsys: pytest.CaptureFixtur
 def test_a_run_into_it_replaces_its_champion(ray_address: str, storage: Path, data_dir: Path, tmp_path: Path) -> None:
     code, stdout, stderr = train(
         *("--address", ray_address, "--data-dir", data_dir, "--storage", storage, "--dataset=sklearn-digits"),
-        *("--models=scratch", "--epochs=60", "--max-class-drop=1", "--gpus-per-trial=0", "--json"),
+        *("--models=scratch", "--epochs=60", "--max-class-drop=1", "--gpus-per-trial=0", "--no-report", "--json"),
         home=tmp_path,
     )
     assert code == 0, stderr

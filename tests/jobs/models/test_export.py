@@ -1,5 +1,7 @@
 """Exported versions: each format is written, and then run by its own runtime."""
 
+import functools
+import itertools
 import json
 import subprocess
 import sys
@@ -19,6 +21,10 @@ from tests.support.stored import publish_untrained
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
+IMAGES = slice(200, 507)  # of the test split
+# Only the complete check exports these; `make test` covers their kinds of layers with other cases.
+LONG = {*itertools.product(EXPORT_FORMATS, ("keras-cnn", "keras-fast"))} - {("onnx", "keras-cnn")}
+
 
 @pytest.fixture(scope="module")
 def storage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,6 +37,21 @@ def storage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in MODELS:
         publish_untrained(LocalObjects(folder), name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def expected_of(storage: Path, digits: Dataset) -> Callable[[str], np.ndarray]:
+    """Return a function that returns what the stored version of a model predicts for IMAGES, computed once."""
+    from mnist_lib.export.loading import load
+    from mnist_lib.store.versions import find
+
+    @functools.cache
+    def expected(name: str) -> np.ndarray:
+        version = find(LocalObjects(storage), name, 1)
+        assert version
+        return load(LocalObjects(storage), version)(digits.test.images[IMAGES])
+
+    return expected
 
 
 @pytest.fixture
@@ -71,25 +92,24 @@ def deployed(form: str, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: session.run(None, {"pixels": images})[0]
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("form", EXPORT_FORMATS)
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        pytest.param(*case, marks=pytest.mark.long if case in LONG else ())
+        for case in itertools.product(EXPORT_FORMATS, MODELS)
+    ],
+)
 def test_an_exported_version_predicts_the_same_as_the_stored_one_at_any_batch_size(
-    form: str, name: str, export: Any, storage: Path, digits: Dataset
+    form: str, name: str, export: Any, expected_of: Callable[[str], np.ndarray], digits: Dataset
 ) -> None:
     require(form)
-    from mnist_lib.export.loading import load
-    from mnist_lib.store.versions import find
-
     code, stdout, stderr = export(f"{name}@1", "--format", form, "--json")
     assert (code, stderr) == (0, "")
     path = Path.cwd() / f"{name}-1{EXPORT_FORMATS[form].suffix}"
     found = json.loads(stdout)
     assert (found["path"], found["tried"], list(Path.cwd().iterdir())) == (str(path), 100, [path])
     assert found["bytes"] == sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
-    version = find(LocalObjects(storage), name, 1)
-    assert version
-    images = digits.test.images[200:507]
-    expected, run = load(LocalObjects(storage), version)(images), deployed(form, path)
+    images, expected, run = digits.test.images[IMAGES], expected_of(name), deployed(form, path)
     np.testing.assert_allclose(run(images), expected, atol=1e-3)
     np.testing.assert_allclose(run(images[:1]), expected[:1], atol=1e-3)
     assert (run(images).argmax(axis=1) == expected.argmax(axis=1)).all()

@@ -20,7 +20,7 @@ from mnist_lib.data.split import Dataset
 from tests.support.drawing import KINDS, drawn, header_only, png
 from tests.support.hostile import HOSTILE, is_harmless
 from tests.support.hostile_pictures import many_scans, of_numbers
-from tests.support.job import ROOT, train
+from tests.support.job import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -34,12 +34,9 @@ sys.exit(status)
 
 
 @pytest.fixture(scope="module")
-def storage(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def storage(gpu_run: tuple[dict[str, Any], Path]) -> Path:
     """A storage with a champion of keras, trained on mnist-mini."""
-    home = tmp_path_factory.mktemp("predict")
-    command = ("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--epochs=20", "--gpus-per-trial=0")
-    code, _, stderr = train(*command, "--storage", home / "results", home=home)
-    assert code == 0, stderr
+    _, home = gpu_run
     return home / "results"
 
 

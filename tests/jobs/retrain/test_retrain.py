@@ -25,7 +25,7 @@ from tests.support.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, ter
 
 pytestmark = pytest.mark.slow
 
-TRAIN = ("--models=scratch", "--epochs=2")
+TRAIN = ("--models=scratch", "--epochs=2", "--no-report")
 LONG = ("--models=scratch", "--epochs=3000", "--checkpoint-seconds=0", "--validation-percent=0")
 
 
@@ -125,7 +125,9 @@ def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or
     assert re.search(r"digits: 1 image\s+removed since", text), text
 
 
-def test_i10_a_second_start_gives_exit_code_75_and_a_stopped_run_is_resumed(schedule: Schedule) -> None:
+def test_i10_a_second_start_gives_exit_code_75_a_stopped_run_is_resumed_and_ends_with_its_daemon(
+    schedule: Schedule,
+) -> None:
     running = schedule.start("--now", HOURLY, train=LONG)
     wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
     for option in ("--now", "--once"):
@@ -139,17 +141,11 @@ def test_i10_a_second_start_gives_exit_code_75_and_a_stopped_run_is_resumed(sche
     assert schedule.entries()[-1]["kind"] == "interrupted"
     again = schedule.start("--now", HOURLY, train=LONG)
     wait_until(lambda: epochs_of(schedule) > before, "the run has not been resumed")
-    terminate(again)
+    kill(again)
+    wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run still runs", seconds=30)
     (run,) = (schedule.storage / "runs").iterdir()
     starts = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines() if '"started"' in line]
     assert [start["resumed_after"] > 0 for start in starts] == [False, True]
-
-
-def test_the_process_of_a_run_ends_when_its_daemon_is_killed(schedule: Schedule) -> None:
-    daemon = schedule.start("--now", HOURLY, train=LONG)
-    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
-    kill(daemon)
-    wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run still runs", seconds=30)
 
 
 def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedule: Schedule) -> None:

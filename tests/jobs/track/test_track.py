@@ -207,8 +207,14 @@ def test_a_damaged_run_is_named_and_the_others_are_copied(
     ],
 )
 def test_an_error_is_one_line(
-    arguments: list[str], code: int, message: str, folder: RunFolder, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    code: int,
+    message: str,
+    folder: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert main([*arguments, "--storage", str(Path(folder.where).parents[1])]) == code
     shown = capsys.readouterr()
     assert shown.err.startswith(message)

@@ -63,11 +63,10 @@ def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     prelude = UNTRAINED + "KILLED = ['keras-s0']" + KILL_ITSELF
-    code, _, stderr = train(
-        *options_for(ray_address, data_dir, tmp_path), "--models=keras", home=tmp_path, prelude=prelude
-    )
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=keras", "--max-failures=1")
+    code, _, stderr = train(*command, home=tmp_path, prelude=prelude)
     assert code == 5, stderr
-    assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0: failed after 4 attempts: worker killed")
+    assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0: failed after 2 attempts: worker killed")
     assert "start a run with another --run-name" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
 
@@ -92,7 +91,7 @@ def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
 def test_with_require_all_nothing_is_stored_until_the_same_command_has_trained_the_lost_trial(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    command = (*options_for(ray_address, data_dir, tmp_path), "--max-failures=0", "--require-all")
+    command = (*options_for(ray_address, data_dir, tmp_path), "--epochs=2", "--max-failures=0", "--require-all")
     prelude = UNTRAINED + "KILLED = ['keras-s0']" + KILL_ITSELF
     code, stdout, stderr = train(*command, home=tmp_path, prelude=prelude)
     assert (code, stdout) == (5, ""), stderr
@@ -130,7 +129,8 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
             for name, value in threshold.items():
                 environment.setenv(name, value)
             cluster.add_nodes(cpus=1)
-        code, _, stderr = train(*options_for(cluster.address, data_dir, tmp_path), "--models=keras", home=tmp_path)
+        command = (*options_for(cluster.address, data_dir, tmp_path), "--models=keras", "--epochs=1000")
+        code, _, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 5, stderr
     last = stderr.splitlines()[-1]
     assert last.startswith("error[E-OOM] keras-s0: failed after 2 attempts: out of memory on ")
@@ -138,6 +138,7 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
     assert "--cpus-per-trial" in last
 
 
+@pytest.mark.long
 def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -174,7 +175,7 @@ def test_u2_a_worker_that_stops_after_its_last_result_is_killed_and_its_run_ends
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     begin = time.monotonic()
-    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch")
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=2")
     code, _, stderr = train(*command, home=tmp_path, prelude=UNTRAINED + STOPS_AT_THE_END)
     assert code == 0, stderr
     assert time.monotonic() - begin < 60
@@ -218,9 +219,8 @@ def test_f11_f12_a_diverged_trial_is_not_retried_and_the_others_are_stored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     arguments = [argument for argument in options_for(ray_address, data_dir, tmp_path) if argument != "--json"]
-    code, stdout, stderr = train(
-        *arguments, "--models=scratch", "--seeds=2", "--epochs=2", home=tmp_path, prelude=ONE_DIVERGES
-    )
+    command = (*arguments, "--models=scratch", "--seeds=2", "--epochs=2", "--max-concurrent=1")
+    code, stdout, stderr = train(*command, home=tmp_path, prelude=ONE_DIVERGES)
     assert code == 9, stderr
     assert "scratch-s0 failed: E-NAN the loss of epoch 1, step" in stdout
     assert "scratch-s0: failed: E-NAN the loss of epoch 1, step" in stderr
@@ -233,7 +233,7 @@ def test_f16_a_granted_gpu_that_tensorflow_does_not_see_gives_exit_code_5(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     command = ("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--models=keras")
-    code, _, stderr = train(*command, home=tmp_path)
+    code, _, stderr = train(*command, "--no-report", home=tmp_path)
     assert code == 5, stderr
     assert stderr.splitlines()[-1].startswith(
         "error[E-GPU-INVISIBLE] keras-s0: expected TensorFlow to see 1 GPU, got 0"
@@ -246,9 +246,9 @@ def test_a_trial_that_exceeds_its_timeout_is_abandoned(ray_address: str, data_di
         *options_for(ray_address, data_dir, tmp_path),
         "--models=scratch",
         "--epochs=100000",
-        "--trial-timeout=8",
+        "--trial-timeout=3",
     )
     code, _, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 5, stderr
     last = stderr.splitlines()[-1]
-    assert last.startswith("error[E-TIMEOUT] scratch-s0: failed after 1 attempt: timed out after 8 s")
+    assert last.startswith("error[E-TIMEOUT] scratch-s0: failed after 1 attempt: timed out after 3 s")

@@ -15,16 +15,19 @@ from mnist_lib.objects.local import LocalObjects
 from tests.support.job import train
 from tests.support.pictures import write_folder
 from tests.support.store.invariants import champions
+from tests.support.untrained import UNTRAINED
 
 pytestmark = pytest.mark.slow
 
 SMALL = ("--models=scratch", "--hidden-units=16", "--gpus-per-trial=0", "--no-report", "--json")
 
 
-def run(address: str, data_dir: Path, storage: Path, *options: str | Path) -> tuple[dict[str, Any], str]:
+def run(
+    address: str, data_dir: Path, storage: Path, *options: str | Path, prelude: str = ""
+) -> tuple[dict[str, Any], str]:
     """Train a small model, and return its row of the summary and what was logged."""
     command = ("--address", address, "--data-dir", data_dir, "--storage", storage, *SMALL, *options)
-    code, stdout, stderr = train(*command, home=storage.parent)
+    code, stdout, stderr = train(*command, home=storage.parent, prelude=prelude)
     assert code == 0, stderr
     row: dict[str, Any] = json.loads(stdout)["models"]["scratch"]
     return row, stderr
@@ -63,7 +66,7 @@ def test_the_champion_of_the_data_set_trained_last_predicts(
 ) -> None:
     storage = tmp_path / "results"
     for dataset in ("mnist-mini", "sklearn-digits"):
-        row, _ = run(ray_address, data_dir, storage, f"--dataset={dataset}", "--epochs=30")
+        row, _ = run(ray_address, data_dir, storage, f"--dataset={dataset}", "--epochs=2", prelude=UNTRAINED)
         assert row["champion"], row
     choice = choose_version(LocalObjects(storage))
     assert (choice.version.name, choice.why) == (

@@ -25,7 +25,6 @@ from tests.support.untrained import UNTRAINED
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.long
 def run(address: str, data_dir: Path, home: Path, name: str, *arguments: str | Path) -> dict[str, Any]:
     options = [*options_for(address, data_dir, home / "results"), "--models=scratch", "--epochs=1"]
     code, stdout, stderr = train(*options, "--run-name", name, *arguments, home=home, prelude=UNTRAINED)
@@ -35,6 +34,7 @@ def run(address: str, data_dir: Path, home: Path, name: str, *arguments: str | P
     return summary
 
 
+@pytest.mark.long
 def test_a_run_says_what_has_changed_since_the_last_one(
     ray_address: str, data_dir: Path, tmp_path: Path, digits: Dataset
 ) -> None:

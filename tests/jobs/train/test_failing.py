@@ -16,7 +16,7 @@ def test_a_run_whose_trials_all_diverge_says_why_and_ends_with_exit_code_5(
 ) -> None:
     code, stdout, stderr = train(
         *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=nan", "--optimizer=sgd"),
-        *("--learning-rate=1e38", "--models=keras", "--gpus-per-trial=0"),
+        *("--learning-rate=1e38", "--models=keras", "--gpus-per-trial=0", "--no-report"),
         home=tmp_path,
     )
     assert code == 5, stderr
@@ -40,7 +40,7 @@ def test_a_run_without_its_dataset_says_what_to_do_and_ends_with_exit_code_3(ray
         assert message in last
 
 
-def test_more_gpus_than_any_node_has_give_exit_code_4_within_10_seconds(ray_address: str, tmp_path: Path) -> None:
+def test_f13_more_gpus_than_any_node_has_give_exit_code_4_within_10_seconds(ray_address: str, tmp_path: Path) -> None:
     begin = time.monotonic()
     code, _, stderr = train(*("--address", ray_address, "--gpus-per-trial=3", "--storage", tmp_path), home=tmp_path)
     assert time.monotonic() - begin < 10

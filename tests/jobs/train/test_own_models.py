@@ -28,14 +28,15 @@ MODELS = "small_resnet,sequential"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the model file, and a run of two of its models."""
     home = tmp_path_factory.mktemp("own-models")
     shutil.copy(SOURCE, home / "mine.py")
     models = ",".join(f"{home}/mine.py:{name}" for name in MODELS.split(","))
     options = ("--models", models, "--model-arg", "width=4", "--model-arg=units=24", "--epochs=12", "--run-name=r")
-    code, _, stderr = train(*options, "--storage", home / "results", "--seeds=2", home=home)
+    code, stdout, stderr = train(*options, "--data-dir", data_dir, "--storage", home / "results", home=home)
     assert code == 0, stderr
+    assert f"{home}/results/runs/r" in stdout
     return home
 
 
@@ -70,11 +71,12 @@ def test_m2_commands_that_run_no_code_do_not_need_the_model_file(home: Path, com
     assert "2 versions intact, 0 damaged." in stdout if command == "verify" else "small_resnet@1" in stdout
 
 
-def test_versions_of_a_user_model_are_evaluated_and_used(home: Path) -> None:
-    code, stdout, stderr = run(home, "jobs.models", "evaluate", "small_resnet")
+def test_versions_of_a_user_model_are_evaluated_and_used(home: Path, data_dir: Path) -> None:
+    code, stdout, stderr = run(home, "jobs.models", "evaluate", "small_resnet", "--data-dir", data_dir)
     assert code == 0, stderr
     assert "gives the stored prediction for all 1,000 test images" in stdout
-    code, stdout, stderr = run(home, "jobs.predict", "--model=sequential", "--from-test=5", "--csv")
+    command = ("jobs.predict", "--model=sequential", "--from-test=5", "--csv", "--data-dir", data_dir)
+    code, stdout, stderr = run(home, *command)
     assert code == 0, stderr
     assert len(stdout.splitlines()) == 6
 
@@ -82,16 +84,18 @@ def test_versions_of_a_user_model_are_evaluated_and_used(home: Path) -> None:
 @pytest.mark.parametrize(
     "form", ["onnx", *(pytest.param(form, marks=pytest.mark.long) for form in ("litert", "saved_model"))]
 )
-def test_a_user_model_is_exported_and_gives_the_stored_answers(home: Path, form: str) -> None:
-    target = home / f"exported.{form}"
-    code, stdout, stderr = run(home, "jobs.models", "export", "small_resnet", "--format", form, "--to", target)
+def test_a_user_model_is_exported_and_gives_the_stored_answers(home: Path, data_dir: Path, form: str) -> None:
+    command = ("jobs.models", "export", "small_resnet", "--format", form, "--to", home / f"exported.{form}")
+    code, stdout, stderr = run(home, *command, "--data-dir", data_dir)
     assert code == 0, stderr
     assert "The file predicts the same for 100 test images" in stdout
 
 
-def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(home: Path, tmp_path: Path) -> None:
+def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(
+    home: Path, data_dir: Path, tmp_path: Path
+) -> None:
     shutil.copytree(home / "results", tmp_path / "results")
-    ask = ("jobs.predict", "--model=sequential", "--from-test=1")
+    ask = ("jobs.predict", "--model=sequential", "--from-test=1", "--data-dir", data_dir)
     code, stdout, stderr = run(tmp_path, *ask)
     assert (code, stdout) == (2, "")
     assert "error[E-MODEL] sequential@1: expected a trusted model, got one with sha256 " in stderr
@@ -195,10 +199,10 @@ def test_code_named_by_a_configuration_file_needs_trust(tmp_path: Path) -> None:
     ],
 )
 def test_m1_an_invalid_model_ends_the_run_with_one_line_before_any_trial(
-    tmp_path: Path, text: str, message: str
+    data_dir: Path, tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "mine.py").write_text(text)
     options = (f"--models=keras,{tmp_path}/mine.py:f", "--storage", tmp_path / "results", "--quiet")
-    code, stdout, stderr = train(*options, home=tmp_path)
+    code, stdout, stderr = train(*options, "--data-dir", data_dir, home=tmp_path)
     lines = [line for line in stderr.splitlines() if not line.startswith("waiting for ")]  # on a slow machine
     assert (code, stdout, lines) == (2, "", [message])

@@ -37,7 +37,7 @@ def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
 ) -> None:
     command = (
         *("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--epochs=2", "--storage", tmp_path),
-        *("--run-name=nightly", "--json", "--allow-cpu"),
+        *("--run-name=nightly", "--json", "--allow-cpu", "--no-report"),
     )
     monkeypatch.setenv("MNIST_FAILPOINT", place)
     assert train(*command, home=tmp_path, prelude=UNTRAINED)[0] == 86
@@ -55,7 +55,17 @@ def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
 
 
 def test_a_run_whose_output_is_lost_stores_its_result(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
-    command = ("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--storage", tmp_path, *TRAINING)
+    command = (
+        "--address",
+        ray_address,
+        "--data-dir",
+        data_dir,
+        "--models=keras",
+        "--storage",
+        tmp_path,
+        *TRAINING,
+        "--epochs=2",
+    )
     full = "import os; full = os.open('/dev/full', os.O_WRONLY); os.dup2(full, 1); os.dup2(full, 2)"
     assert train(*command, home=tmp_path, prelude=f"{full}\n{UNTRAINED}", PYTHONUNBUFFERED="") == (74, "", "")
     assert all_verified(LocalObjects(tmp_path)) == [1]
@@ -102,6 +112,8 @@ def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
         home=tmp_path,
     )
     assert code == 0, stderr
+    for message in ("360 test images of sklearn-digits", "keras-s0", "95% interval"):
+        assert message in stdout
     assert f"Run: {s3}/runs/nightly" in stdout
     assert f"keras@1 (trial keras-s0): {s3}/models/keras/versions/1" in stdout
     objects = open_storage(s3)

@@ -12,20 +12,13 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from jobs.models import __main__ as models
 from mnist_lib.data.split import Dataset
 from tests.support.figures import assert_says_what_the_summary_says
-from tests.support.job import ROOT, history_of, summary_of, train
+from tests.support.job import ROOT, history_of, summary_of
 from tests.support.stored import correct_of_stored, counts_of_summary
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def gpu_run(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """Both models with two seeds, one logical GPU per trial: three lanes on two nodes."""
-    home = tmp_path_factory.mktemp("gpus")
-    arguments = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
-    return summary_of(*arguments, home=home), home
 
 
 def test_a_run_over_two_nodes_counts_every_test_image_of_every_trial(gpu_run: tuple[dict[str, Any], Path]) -> None:
@@ -64,6 +57,7 @@ def test_the_same_seeds_produce_the_same_weights_on_a_cluster_without_gpus(
 def test_two_gpus_per_trial_are_two_replicas(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     summary = summary_of(
         *("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--gpus-per-trial=2", "--allow-cpu"),
+        *("--epochs=1", "--no-report"),
         home=tmp_path,
     )
     (trial,) = summary["trials"]
@@ -136,6 +130,7 @@ def test_stored_models_reproduce_the_summary_without_this_project(
         assert (predicted["predictions"] == predicted["labels"]).sum() == expected[name]
 
 
+@pytest.mark.usefixtures("tensorflow")
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -146,34 +141,15 @@ def test_stored_models_reproduce_the_summary_without_this_project(
     ],
 )
 def test_stored_weights_and_stored_files_evaluate_to_the_stored_result(
-    gpu_run: tuple[dict[str, Any], Path], data_dir: Path, name: str, more: list[str]
+    gpu_run: tuple[dict[str, Any], Path],
+    data_dir: Path,
+    name: str,
+    more: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     summary, home = gpu_run
-    command = [sys.executable, "-m", "jobs.models", "evaluate", "--json", f"--storage={home}/results"]
     test = next(t["test"] for t in summary["trials"] if t["id"] == summary["models"][name]["best_trial"])
-    arguments = [*command, name, f"--data-dir={data_dir}", *more]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(done.stdout)
+    assert models.main(["evaluate", name, "--json", f"--storage={home}/results", f"--data-dir={data_dir}", *more]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert (found["test"], found["matching"]) == (test, test["total"])
     assert found["max_difference"] < 1e-4
-
-
-def test_a_run_on_its_own_cluster_prints_a_table_and_where_its_files_are(data_dir: Path, tmp_path: Path) -> None:
-    code, stdout, stderr = train(
-        *("--dataset=sklearn-digits", "--data-dir", data_dir, "--storage", tmp_path / "results", "--run-name=first"),
-        home=tmp_path,
-    )
-    assert code == 0, stderr
-    for message in (
-        "360 test images of sklearn-digits",
-        "keras-s0",
-        "scratch-s0",
-        "95% interval",
-        "results/runs/first",
-    ):
-        assert message in stdout
-    assert "\x1b" not in stdout + stderr
-    assert "Traceback" not in stderr
-    assert (tmp_path / "results/models/keras/versions/1/model.keras").is_file()
-    assert (tmp_path / "results/models/scratch/versions/1/saved_model/saved_model.pb").is_file()

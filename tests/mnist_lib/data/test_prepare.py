@@ -194,8 +194,8 @@ def test_a_record_file_cut_between_records_is_refused(tmp_path: Path) -> None:
         prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
 
 
+@pytest.mark.long
 @pytest.mark.mnist
-@pytest.mark.slow
 def test_the_original_files_are_prepared_offline_and_their_images_are_unchanged(
     data_dir: Path, mnist_source: Path
 ) -> None:

@@ -51,7 +51,7 @@ def test_replicas_draw_different_random_numbers_and_end_with_the_same_state() ->
     assert states[0] != [value.numpy().tolist() for value in weights.state]
 
 
-@pytest.mark.parametrize(("name", "size"), [("keras-cnn", 28), ("keras-resnet", 28), ("keras-best", 128)])
+@pytest.mark.parametrize(("name", "size"), [("keras-cnn", 28), ("keras-resnet", 28), ("keras-best", 72)])
 def test_a_model_is_stored_with_layers_of_keras_only_and_predicts_as_the_trained_one(
     name: str, size: int, tmp_path: Path
 ) -> None:

@@ -1,7 +1,5 @@
 """What a report says about a search, also about an odd one."""
 
-import pytest
-
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.page import report
 from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
@@ -36,9 +34,12 @@ def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digit
     assert "search-rungs" not in made.plots
 
 
-@pytest.mark.parametrize("name", [r"$\frac{$", "<script>alert(1)</script>", "a" * 200, "\x1b[31m"])
-def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset, name: str) -> None:
-    odd = {"space": {name: "1..2"}, "configurations": {str(n): {name: n} for n in range(5)}}
+def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset) -> None:
+    names = [r"$\frac{$", "<script>alert(1)</script>", "a" * 200, "\x1b[31m"]
+    odd = {
+        "space": dict.fromkeys(names, "1..2"),
+        "configurations": {str(n): dict.fromkeys(names, n) for n in range(5)},
+    }
     page = report(with_search(made_run(digits, seeds=2), **odd)).page.decode()
     assert "4 configurations" in page
     assert "<script>alert" not in page

@@ -197,10 +197,10 @@ def test_compiling_does_not_change_the_weights(digits: Dataset) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_bfloat16_trains_float32_weights_to_a_similar_loss(digits: Dataset, model: str) -> None:
-    train = first(digits.train, 1_000)
+    train = digits.train.take(np.arange(0, 3_840, 12))  # 320, of all classes
     losses = []
     for precision in PRECISIONS:
-        spec = small_spec(model, 64, precision=precision)
+        spec = small_spec(model, 32, precision=precision)
         trainer = trainer_of(spec)
         trainer.start(seed=0)
         rates = constant(spec.learning_rate)
