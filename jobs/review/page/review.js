@@ -10,7 +10,7 @@ let about = null, status = null, keys = new Map(), classOf = new Map();
 let queue = [];       // pictures to show; the first is shown
 let history = [];     // decided pictures, the newest last
 let unsaved = [];     // decisions and skips that are not stored yet
-let passed = new Set();  // images decided, skipped or undone since pictures were last asked for, or not stored by then
+let handled = new Set();  // images decided, skipped or undone after the last request for pictures began, or unsaved then
 let sending = false, fetching = false, shown = null, problem = "";
 
 async function request(path, body) {
@@ -41,7 +41,7 @@ async function more() {
   fetching = true;
   try {
     const held = queue.map(picture => ({image: picture.image, why: picture.why}));
-    passed = new Set(unsaved.map(entry => entry.picture.image));
+    handled = new Set(unsaved.map(entry => entry.picture.image));
     const found = await request("next", {client, held});
     take(found);
   } catch (error) {
@@ -59,7 +59,7 @@ function take(found) {
     if (known) {
       known.answers = picture.answers;
       known.note = picture.note;
-    } else if (!passed.has(picture.image)) {  // the answer may be older than the decision
+    } else if (!handled.has(picture.image)) {  // the server may have answered before it stored the decision
       queue.push(picture);
       load(picture);
     }
@@ -92,8 +92,8 @@ function draw() {
   $("facts").hidden = !picture;
   $("picture").hidden = !picture;
   $("empty").hidden = !!picture;
-  for (const button of [...$("classes").children, $("none"), $("zoom")]) button.disabled = !picture?.isSeen;
-  $("skip").disabled = !picture;
+  for (const button of [...$("classes").children, $("none"), $("zoom")]) button.disabled = !picture?.isSeen || isUndoing();
+  $("skip").disabled = !picture || isUndoing();
   $("undo").disabled = !history.length;
   if (picture) facts(picture); else {
     $("name").textContent = "";
@@ -180,7 +180,7 @@ function recent() {
 // ---- decisions
 
 function decide(label) {
-  if (!queue[0]?.isSeen) return;
+  if (!queue[0]?.isSeen || isUndoing()) return;
   const picture = queue.shift();
   history.push({picture, decided: label});
   recent();
@@ -188,8 +188,7 @@ function decide(label) {
 }
 
 function skip() {
-  const picture = queue.shift();
-  if (picture) send({path: "skip", picture});
+  if (queue.length && !isUndoing()) send({path: "skip", picture: queue.shift()});
 }
 
 function undo() {
@@ -199,9 +198,12 @@ function undo() {
   send({path: "undo", picture: last.picture});
 }
 
+// The picture that was undone is about to be shown again, and a key is meant for it.
+const isUndoing = () => unsaved.some(entry => entry.path === "undo");
+
 function send(entry) {
   unsaved.push(entry);
-  passed.add(entry.picture.image);
+  handled.add(entry.picture.image);
   draw();
   flush();
   if (queue.length < AHEAD / 2) more();
@@ -300,7 +302,7 @@ $("frame").addEventListener("click", () => { if (queue.length) zoom(); });
 $("by-name").addEventListener("submit", event => {
   event.preventDefault();
   const label = $("class-name").value;
-  if (!about.classes.includes(label) || !queue[0]?.isSeen) return;
+  if (!about.classes.includes(label) || !queue[0]?.isSeen || isUndoing()) return;
   $("class-name").value = "";
   $("class-name").blur();
   decide(label);

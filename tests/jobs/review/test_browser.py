@@ -37,15 +37,16 @@ MEASURE = """() => {
   }, true);
 }"""
 
-# Keeps the next answer with pictures from the page until `window.release()`.
-HOLD = """() => {
+# Withholds the next answer to a request from the page until `window.release()`.
+HOLD = """held => {
   const fetch = window.fetch;
   window.fetch = async (path, options) => {
     const response = await fetch(path, options);
-    if (path === "next" && !window.release) await new Promise(resolve => { window.release = resolve; });
+    if (path === held && !window.release) await new Promise(resolve => { window.release = resolve; });
     return response;
   };
 }"""
+QUEUE = "() => queue.map(picture => picture.name)"
 
 
 @pytest.fixture
@@ -218,21 +219,41 @@ def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_k
         assert (copy.parent.name, copy.read_bytes()) == (label, Path(name).read_bytes())
 
 
-def test_a_picture_that_was_decided_while_its_answer_was_under_way_is_not_shown_again(
+def test_a_picture_that_was_handled_while_an_answer_was_under_way_is_not_shown_again(
     browser: Browser, command: Command
 ) -> None:
     with opened(browser, command.start()) as page:
-        first = shown(page)
-        page.evaluate(HOLD)
-        page.wait_for_function("() => window.release")  # the server has answered with pictures, among them the first
-        for key in (label_of(first), "ArrowRight"):  # decided, skipped
-            press(page, key)
-        assert saved(page) == f"Saved: {label_of(first)}"
-        before = page.evaluate("() => queue.map(picture => picture.name)")
+        decided = shown(page)
+        page.evaluate(HOLD, "next")
+        page.wait_for_function(
+            "() => window.release"
+        )  # the server has answered with pictures, among them both of these
+        press(page, label_of(decided))
+        skipped = shown(page)
+        press(page, "ArrowRight")
+        assert saved(page) == f"Saved: {label_of(decided)}"
         page.evaluate("() => window.release()")
         page.wait_for_function("() => !fetching")
-        assert page.evaluate("() => queue.map(picture => picture.name)")[: len(before)] == before
-        assert first not in page.evaluate("() => queue.map(picture => picture.name)")
+        assert not {decided, skipped} & {*page.evaluate(QUEUE)}
+
+
+def test_a_key_typed_before_an_undone_picture_is_back_labels_no_other_picture(
+    browser: Browser, command: Command, folder: Path
+) -> None:
+    with opened(browser, command.start()) as page:
+        undone = shown(page)
+        press(page, label_of(undone))
+        saved(page)
+        page.evaluate(HOLD, "undo")
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_function("() => window.release")
+        before = page.evaluate(QUEUE)
+        for key in ("3", "Delete", "ArrowRight"):
+            page.keyboard.press(key)
+        assert page.evaluate(QUEUE) == before
+        page.evaluate("() => window.release()")
+        assert shown(page) == undone
+    assert [line.undone for line in lines_of(folder)] == [False, True]
 
 
 @pytest.mark.long
