@@ -58,6 +58,10 @@ class Trainer:
         slots = self._optimizer.initial_slots(weights.trainable)
         self.values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
 
+    def release(self) -> None:
+        """Free the memory of the values. `start` sets them again."""
+        self.values = self.values._replace(trainable=[], slots=[], state=[])
+
     def compile(self, split: Split, plan: Plan) -> None:
         """Compile by running one step and one evaluation, so that the time of an epoch excludes compilation.
 

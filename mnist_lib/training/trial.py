@@ -34,7 +34,9 @@ from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
 
-MAX_COMPILED = 24  # models that a lane keeps compiled, 17 MB each; the one used least recently goes first
+# Compiled models that a lane holds; the least recently used one is removed first. Without its values, a model of dense
+# layers or a small convolutional network takes about 17 MB, most of it for what TensorFlow and XLA compile.
+MAX_COMPILED = 24
 # Errors of a collective operation when another process of the group has ended.
 LOST_MEMBER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
@@ -158,6 +160,8 @@ class _Lane:
     def run(self, assignment: Assignment, pace: Pace) -> Iterator[TrialEvent]:
         begin, until, spec = time.perf_counter(), time.monotonic() + assignment.seconds, assignment.spec
         devices = devices_of(self._strategy)
+        if self._compiled:
+            next(reversed(self._compiled.values())).trainer.release()  # the values of the trial before this one
         compiled = self._compile(spec, assignment.source)
         state, notices = start(compiled.trainer, assignment)
         self._end_phase("compile")
@@ -208,7 +212,7 @@ class _Lane:
         """Compile the model of a trial, unless an earlier trial of the same shape did."""
         shape = spec.shape
         if shape in self._compiled:
-            self._compiled[shape] = self._compiled.pop(shape)  # now the last, since it was used last
+            self._compiled[shape] = self._compiled.pop(shape)  # the last one is the most recently used
         else:
             while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of shapes
                 del self._compiled[next(iter(self._compiled))]
