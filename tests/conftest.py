@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -149,18 +150,19 @@ def ray_address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def gpu_run(ray_address: str, data_dir: Path, shared_folder: Path) -> tuple[dict[str, Any], Path]:
+def gpu_run(request: pytest.FixtureRequest, data_dir: Path, shared_folder: Path) -> tuple[dict[str, Any], Path]:
     """The summary and the home of a run of both models with two seeds, one logical GPU per trial: three lanes.
 
     Parallel test processes share it, so no test may change its files.
     """
-    home = shared_folder / "gpu-run"
+    home, known = shared_folder / "gpu-run", shared_folder / "gpu-run.json"
     with FileLock(f"{home}.lock"):
-        if not home.exists():
-            arguments = ("--address", ray_address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
-            summary_of(*arguments, home=home)
-    (path,) = home.glob("results/runs/*/summary.json")
-    return json.loads(path.read_text()), home
+        if not known.exists():
+            shutil.rmtree(home, ignore_errors=True)  # of an attempt that failed
+            address = request.getfixturevalue("ray_address")
+            arguments = ("--address", address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
+            known.write_text(json.dumps(summary_of(*arguments, home=home)))
+    return json.loads(known.read_text()), home
 
 
 @pytest.fixture(scope="session")

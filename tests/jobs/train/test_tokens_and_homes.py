@@ -93,7 +93,8 @@ def test_f21_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> No
 def test_f21_a_run_with_a_read_only_home_says_what_the_next_run_cannot_reuse(tmp_path: Path) -> None:
     """Neither Ray's token nor the prepared dataset can be stored in it."""
     (tmp_path / "home").mkdir()
-    command = f"{sys.executable} -m jobs.train --storage={tmp_path}/results {' '.join(SHORT)}"
+    options = f"--storage={tmp_path}/results --dataset=sklearn-digits"  # the smallest, since it is prepared anew
+    command = f"{sys.executable} -m jobs.train {options} {' '.join(SHORT)}"
     run = f"mount -t tmpfs -o ro none {tmp_path}/home && env -u RAY_AUTH_MODE {command}"
     environment = [f"HOME={tmp_path}/home", f"MNIST_TEST_PROCESS={tmp_path}"]
     done = subprocess.run(

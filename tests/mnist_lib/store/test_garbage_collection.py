@@ -35,10 +35,14 @@ def five(objects: Objects) -> list[Version]:
     return versions
 
 
-def test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets(objects: Objects) -> None:
+@pytest.mark.parametrize("keeps", [(99, 5, 3, 2), (1,)])
+def test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets(
+    objects: Objects, keeps: tuple[int, ...]
+) -> None:
     five(objects)
-    before = every = [1, 2, 3, 4, 5]
-    for keep, left in ((99, every), (5, every), (3, [2, 3, 4, 5]), (2, [2, 4, 5]), (1, [2, 4, 5])):
+    before = [1, 2, 3, 4, 5]
+    for keep in keeps:
+        left = {3: [2, 3, 4, 5], 2: [2, 4, 5], 1: [2, 4, 5]}.get(keep, before)
         would = collect(objects, "keras", keep, dry_run=True)
         assert all_verified(objects) == before
         done = collect(objects, "keras", keep)
