@@ -217,6 +217,7 @@ def test_the_other_images_stay_for_validation_when_one_is_removed(digits: Datase
     assert np.array_equal(training.images, before.images[kept])  # in the same order
 
 
+@pytest.mark.usefixtures("tensorflow")
 def test_corrections_of_the_catalog_are_those_in_the_storage(data_dir: Path) -> None:
     request = DataRequest(dataset="sklearn-digits", data_dir=data_dir)
     before = prepare(request)
