@@ -92,7 +92,7 @@ function draw() {
   $("facts").hidden = !picture;
   $("picture").hidden = !picture;
   $("empty").hidden = !!picture;
-  for (const button of [...$("classes").children, $("none"), $("zoom")]) button.disabled = !picture?.isSeen || isUndoing();
+  for (const button of [...$("classes").children, $("none"), $("zoom")]) button.disabled = !canDecide();
   $("skip").disabled = !picture || isUndoing();
   $("undo").disabled = !history.length;
   if (picture) facts(picture); else {
@@ -180,7 +180,7 @@ function recent() {
 // ---- decisions
 
 function decide(label) {
-  if (!queue[0]?.isSeen || isUndoing()) return;
+  if (!canDecide()) return;
   const picture = queue.shift();
   history.push({picture, decided: label});
   recent();
@@ -200,6 +200,7 @@ function undo() {
 
 // The picture that was undone is about to be shown again, and a key is meant for it.
 const isUndoing = () => unsaved.some(entry => entry.path === "undo");
+const canDecide = () => queue[0]?.isSeen && !isUndoing();
 
 function send(entry) {
   unsaved.push(entry);
@@ -302,7 +303,7 @@ $("frame").addEventListener("click", () => { if (queue.length) zoom(); });
 $("by-name").addEventListener("submit", event => {
   event.preventDefault();
   const label = $("class-name").value;
-  if (!about.classes.includes(label) || !queue[0]?.isSeen || isUndoing()) return;
+  if (!about.classes.includes(label) || !canDecide()) return;
   $("class-name").value = "";
   $("class-name").blur();
   decide(label);
