@@ -14,10 +14,11 @@ from cluster.lanes.fan_out import Died
 from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
+from mnist_lib.aggregation import Tally
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import StoreError
 from mnist_lib.report.summary import trial_row
-from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, Tally, TrialFailure, TrialResult
+from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.store.runs import RunFolder

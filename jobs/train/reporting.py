@@ -12,11 +12,11 @@ import yaml
 
 from jobs.console.options import flags_of
 from jobs.train.options import TrainOptions
+from mnist_lib.aggregation import Tally
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import decode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
-from mnist_lib.results import Tally
 from mnist_lib.run_documents import SearchDocument
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.reigns import history, reign

@@ -13,12 +13,13 @@ from jobs.train import worker
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
+from mnist_lib.aggregation import Tally
 from mnist_lib.clock import now_text
 from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
-from mnist_lib.results import Tally, TrialResult
+from mnist_lib.results import TrialResult
 from mnist_lib.store.champions.challenge import Predict, promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.champions.reigns import champion

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.aggregation import Tally
 from mnist_lib.data.split import Labels
 from mnist_lib.documents import convert
-from mnist_lib.results import EpochDone, Tally
+from mnist_lib.results import EpochDone
 from mnist_lib.run_documents import DRIVER
 
 CALIBRATION_BINS = 10

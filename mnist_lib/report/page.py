@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from mnist_lib.aggregation import Tally
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset
 from mnist_lib.report import evidence, plots
@@ -24,7 +25,6 @@ from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.table import notes
-from mnist_lib.results import Tally
 from mnist_lib.run_documents import SearchDocument
 from mnist_lib.wording import counted, percent, printable
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from mnist_lib.aggregation import Tally
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, Tally, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.run_documents import SUMMARY_SCHEMA
 from mnist_lib.spec import OPTIONAL_FIELDS, TrialSpec
 

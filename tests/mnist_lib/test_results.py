@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.results import Accuracy, seed_statistics, student_t_quantile
-from tests.support.made_run import FOUR_LABELS, small_result, tally_of
+from mnist_lib.results import Accuracy
 
 counts = st.integers(0, 10**6).flatmap(lambda total: st.builds(Accuracy, st.integers(0, total), st.just(total)))
 
@@ -36,46 +35,3 @@ def test_an_interval_contains_its_accuracy_and_is_within_0_and_1(accuracy: Accur
 def test_the_interval_is_that_of_wilson() -> None:
     # R: prop.test(9800, 10000, correct = FALSE)$conf.int
     assert Accuracy(9_800, 10_000).interval() == pytest.approx((0.9770661, 0.9825653), abs=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("degrees", "quantile"),  # qt(0.975, degrees)
-    [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (120, 1.97993)],
-)
-def test_the_quantiles_of_students_t_are_those_of_published_tables(degrees: int, quantile: float) -> None:
-    assert student_t_quantile(0.975, degrees) == pytest.approx(quantile, abs=1e-4)
-
-
-def test_one_seed_has_a_mean_but_no_deviation() -> None:
-    statistics = seed_statistics([0.9])
-    assert (statistics.mean, statistics.std, statistics.ci95) == (0.9, None, None)
-
-
-def test_the_interval_over_seeds_is_that_of_students_t() -> None:
-    statistics = seed_statistics([0.97, 0.98, 0.99])
-    assert statistics.std == pytest.approx(0.01)
-    assert statistics.ci95 == pytest.approx((0.98 - 4.30265 * 0.01 / 3**0.5, 1.0), abs=1e-6)  # cut at 1
-
-
-def test_the_chosen_trial_is_the_best_on_validation_not_on_test() -> None:
-    tally = tally_of(
-        small_result(0, predicted=[0, 1, 2, 3], validation=4), small_result(1, predicted=[0, 0, 0, 0], validation=6)
-    )
-    assert tally.chosen.trial == "keras-s1"
-    assert tally.highest == 1.0
-
-
-@pytest.mark.parametrize("validation", [5, None])
-def test_the_lowest_seed_of_equally_good_trials_is_chosen_in_either_order(validation: int | None) -> None:
-    first, second = (small_result(seed, predicted=[0, 1, 2, 3], validation=validation) for seed in (0, 1))
-    for order in ((first, second), (second, first)):
-        assert tally_of(*order).chosen.trial == "keras-s0"
-
-
-def test_the_ensemble_averages_probabilities_and_does_not_count_votes() -> None:
-    """One confident trial outweighs two hesitant ones."""
-    wrong, correct = [1, 1, 1, 1], [0, 1, 2, 3]
-    hesitant = [small_result(seed, predicted=wrong, confidence=0.3) for seed in (0, 1)]
-    tally = tally_of(*hesitant, small_result(2, predicted=correct, confidence=0.9))
-    assert tally.ensemble(FOUR_LABELS) == Accuracy(4, 4)
-    assert tally.statistics.count == 3

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from mnist_lib.aggregation import Tally
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, summarize, trial_row
-from mnist_lib.results import Accuracy, EpochDone, Tally, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialFailure, TrialResult
 from mnist_lib.run_documents import SearchDocument
 from mnist_lib.spec import TrialSpec, trial_grid
 from tests.support.results import trial_result

@@ -1,0 +1,114 @@
+"""What the trials of a model amount to: which one is stored, the statistics over seeds, and the ensemble."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mnist_lib.results import Accuracy, TrialResult
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class SeedStatistics:
+    """Statistics of the accuracy over seeds."""
+
+    count: int
+    mean: float
+    std: float | None  # of the sample, with n - 1; None for a single seed
+    ci95: tuple[float, float] | None  # 95% confidence interval of the mean (Student's t); None for a single seed
+
+
+def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
+    """Return the statistics of at least one accuracy in [0, 1]."""
+    count, mean = len(accuracies), statistics.fmean(accuracies)
+    if count == 1:
+        return SeedStatistics(1, mean, None, None)
+    std = statistics.stdev(accuracies)
+    half = student_t_quantile(0.975, count - 1) * std / math.sqrt(count)
+    return SeedStatistics(count, mean, std, (max(0.0, mean - half), min(1.0, mean + half)))
+
+
+def student_t_quantile(probability: float, degrees: int) -> float:
+    """Return the quantile of Student's t at `probability` in [0.5, 1), by bisection of its exact distribution.
+
+    SciPy is not used because Keras would import it in every worker.
+    """
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_t_cdf(middle, degrees) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def _student_t_cdf(t: float, degrees: int) -> float:
+    # Abramowitz and Stegun 26.7.3 and 26.7.4: a finite series for integer degrees of freedom.
+    theta = math.atan(t / math.sqrt(degrees))
+    cos2 = math.cos(theta) ** 2
+    odd = degrees % 2 == 1
+    term = math.cos(theta) if odd else 1.0
+    total = term if degrees > 1 else 0.0
+    for k in range(3 if odd else 2, degrees - 1, 2):
+        term *= cos2 * (k - 1) / k
+        total += term
+    within = 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total
+    return 0.5 + within / 2
+
+
+class Tally:
+    """The results of a model's trials. `chosen` is the one to store: the best on validation, in a tie the lowest seed.
+
+    It is never chosen by test accuracy, since the reported test accuracy would then be too high. Results that an
+    earlier process has stored may lack their model, because another trial was better; if that one is lost, the best of
+    those with a model is chosen.
+    """
+
+    def __init__(self, first: TrialResult) -> None:
+        self.chosen = first
+        self._best = (_preference(first), first.trial)
+        self._accuracies = [first.test.value]
+        # [test images, classes]; votes are the number of trials that predict a class.
+        self.sum_of_probabilities: NDArray[np.float64] = first.probabilities.astype("float64")
+        self.votes: NDArray[np.int32] = _votes(first.probabilities)
+
+    def add(self, result: TrialResult) -> None:
+        self._accuracies.append(result.test.value)
+        self.sum_of_probabilities += result.probabilities
+        self.votes += _votes(result.probabilities)
+        self._best = max(self._best, (_preference(result), result.trial))
+        if (bool(result.files), _preference(result)) > (bool(self.chosen.files), _preference(self.chosen)):
+            self.chosen = result
+
+    @property
+    def best_trial(self) -> str:
+        """The trial that is the best on validation, whether or not its model is there."""
+        return self._best[1]
+
+    @property
+    def statistics(self) -> SeedStatistics:
+        return seed_statistics(self._accuracies)
+
+    @property
+    def highest(self) -> float:
+        """The highest test accuracy of any trial, which is partly chance."""
+        return max(self._accuracies)
+
+    def ensemble(self, labels: NDArray[np.integer[Any]]) -> Accuracy:
+        """Return the accuracy of the mean of all trials' probabilities. labels: [test images]."""
+        return Accuracy(int((self.sum_of_probabilities.argmax(axis=1) == labels).sum()), len(labels))
+
+
+def _votes(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
+    predictions = probabilities.argmax(axis=1)
+    votes: NDArray[np.int32] = (predictions[:, None] == range(probabilities.shape[1])).astype("int32")
+    return votes
+
+
+def _preference(result: TrialResult) -> tuple[int, int]:
+    return (result.validation.correct if result.validation else 0, -result.spec.seed)
