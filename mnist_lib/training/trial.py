@@ -158,11 +158,15 @@ class _Lane:
         return self._data
 
     def run(self, assignment: Assignment, pace: Pace) -> Iterator[TrialEvent]:
-        begin, until, spec = time.perf_counter(), time.monotonic() + assignment.seconds, assignment.spec
-        devices = devices_of(self._strategy)
-        if self._compiled:
-            next(reversed(self._compiled.values())).trainer.release()  # the values of the trial before this one
-        compiled = self._compile(spec, assignment.source)
+        begin = time.monotonic()
+        compiled = self._compile(assignment.spec, assignment.source)
+        try:
+            yield from self._train(compiled, assignment, pace, begin)
+        finally:
+            compiled.trainer.release()
+
+    def _train(self, compiled: Compiled, assignment: Assignment, pace: Pace, begin: float) -> Iterator[TrialEvent]:
+        spec, devices = assignment.spec, devices_of(self._strategy)
         state, notices = start(compiled.trainer, assignment)
         self._end_phase("compile")
         yield Started(
@@ -175,10 +179,10 @@ class _Lane:
             resumed_after=state.epoch if state else 0,
             phases=self._phases,
         )
-        setup_seconds = time.perf_counter() - begin
+        setup_seconds = time.monotonic() - begin
         if assignment.until is not None:
             pace = replace(pace, max_epochs=assignment.until)
-        best, history = yield from train(compiled, spec, state, pace, until)
+        best, history = yield from train(compiled, spec, state, pace, until=begin + assignment.seconds)
         if assignment.until is not None:
             yield rung_done(compiled.trainer, spec, best, history)
             return
