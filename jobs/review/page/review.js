@@ -9,7 +9,7 @@ const client = sessionStorage.client ??= Array.from(crypto.getRandomValues(new U
 let about = null, status = null, keys = new Map(), classOf = new Map();
 let queue = [];       // pictures to show; the first is shown
 let history = [];     // decided pictures, the newest last
-let unsaved = [];     // decisions and skips that are not stored yet
+let unsaved = [];     // decisions, skips and undos that are not stored yet
 let handled = new Set();  // images decided, skipped or undone after the last request for pictures began, or unsaved then
 let sending = false, fetching = false, shown = null, problem = "";
 
