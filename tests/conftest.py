@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -22,12 +21,12 @@ for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
 import hypothesis
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from mnist_lib.assignment import Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
 from tests.support.job import summary_of
+from tests.support.shared import made_once
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -155,14 +154,15 @@ def gpu_run(request: pytest.FixtureRequest, data_dir: Path, shared_folder: Path)
 
     Parallel test processes share it, so no test may change its files.
     """
-    home, known = shared_folder / "gpu-run", shared_folder / "gpu-run.json"
-    with FileLock(f"{home}.lock"):
-        if not known.exists():
-            shutil.rmtree(home, ignore_errors=True)  # of an attempt that failed
-            address = request.getfixturevalue("ray_address")
-            arguments = ("--address", address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
-            known.write_text(json.dumps(summary_of(*arguments, home=home)))
-    return json.loads(known.read_text()), home
+
+    def make(home: Path) -> None:
+        address = request.getfixturevalue("ray_address")
+        arguments = ("--address", address, "--data-dir", data_dir, "--seeds=2", "--epochs=20", "--allow-cpu")
+        summary_of(*arguments, home=home)
+
+    home = made_once(shared_folder / "gpu-run", make)
+    (path,) = home.glob("results/runs/*/summary.json")
+    return json.loads(path.read_text()), home
 
 
 @pytest.fixture(scope="session")
@@ -198,15 +198,6 @@ def browser() -> Iterator["Browser"]:
         pytest.skip("chromium is not installed")
     with chromium() as browser:
         yield browser
-
-
-@pytest.fixture
-def ray_address_without_gpus() -> Iterator[str]:
-    """The address of a cluster of two nodes, one with 1 CPU and one with 2."""
-    from tests.support.clusters import two_nodes
-
-    with two_nodes(gpus=False) as address:
-        yield address
 
 
 def wait_for_s3(server: subprocess.Popen[bytes], log: Path) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from mnist_lib.data.split import Dataset
+from tests.support.shared import made_once
 
 
 @pytest.fixture(scope="session")
@@ -34,15 +34,15 @@ def stored(
 
     Parallel test processes share them, and each has a copy.
     """
-    made, copy = shared_folder / "stored", tmp_path_factory.mktemp("stored") / "copy"
-    with FileLock(f"{made}.lock"):
-        if not (made / "labels.npy").exists():
-            made.mkdir()
-            shutil.copytree(gpu_run[1] / "results", made / "results")
-            onnx = ("jobs.models", "export", "keras", "--format=onnx", "--to=digits.onnx", f"--data-dir={data_dir}")
-            litert = ("jobs.models", "export", "keras", "--format=litert", f"--data-dir={data_dir}")
-            for command in (onnx, litert):
-                subprocess.run([sys.executable, "-m", *command], cwd=made, check=True, env=dict(os.environ))
-            np.save(made / "images.npy", digits.test.images)
-            np.save(made / "labels.npy", digits.test.labels)
-    return Path(shutil.copytree(made, copy))
+
+    def make(folder: Path) -> None:
+        shutil.copytree(gpu_run[1] / "results", folder / "results")
+        onnx = ("jobs.models", "export", "keras", "--format=onnx", "--to=digits.onnx", f"--data-dir={data_dir}")
+        litert = ("jobs.models", "export", "keras", "--format=litert", f"--data-dir={data_dir}")
+        for command in (onnx, litert):
+            subprocess.run([sys.executable, "-m", *command], cwd=folder, check=True, env=dict(os.environ))
+        np.save(folder / "images.npy", digits.test.images)
+        np.save(folder / "labels.npy", digits.test.labels)
+
+    copy = tmp_path_factory.mktemp("stored") / "copy"
+    return Path(shutil.copytree(made_once(shared_folder / "stored", make), copy))

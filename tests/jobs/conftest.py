@@ -1,47 +1,16 @@
-"""Fixtures for tests that disturb runs: the result of an undisturbed run, and a check that no process is left."""
+"""Fixtures for tests that disturb runs: a check that no process is left, and a schedule."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from filelock import FileLock
 
 from tests.support.clusters import wait_until
-from tests.support.job import describe, hashes, options_for, processes_of, tasks_of_clusters, train
+from tests.support.job import describe, processes_of, tasks_of_clusters
 from tests.support.schedule import Schedule
-
-
-@pytest.fixture(scope="session")
-def calm(
-    ray_address: str, data_dir: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    """The hash of each trial's weights in an undisturbed run, which parallel test processes train only once."""
-    storage = tmp_path_factory.mktemp("calm")
-    return _undisturbed(shared_folder / "calm", *options_for(ray_address, data_dir, storage), "--seeds=2")
-
-
-@pytest.fixture(scope="session")
-def calm_scratch(
-    ray_address: str, data_dir: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    """The same for a run of one trial, which takes less time."""
-    storage = tmp_path_factory.mktemp("calm-scratch")
-    command = (*options_for(ray_address, data_dir, storage), "--models=scratch")
-    return _undisturbed(shared_folder / "calm-scratch", *command)
-
-
-def _undisturbed(known: Path, *command: str | Path) -> dict[str, str]:
-    with FileLock(f"{known}.lock"):
-        if not known.exists():
-            code, stdout, stderr = train(*command, home=known.parent / f"home-of-{known.name}")
-            assert code == 0, stderr
-            known.write_text(json.dumps(hashes(stdout)))
-        found: dict[str, str] = json.loads(known.read_text())
-    return found
 
 
 @pytest.fixture

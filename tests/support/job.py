@@ -33,14 +33,21 @@ sys.exit(status)
 # On some processors, the weights depend on the number of threads.
 SETTINGS = ("--epochs=20", "--cpus-per-trial=1")
 TRAINING = (*SETTINGS, "--checkpoint-seconds=0", "--gpus-per-trial=0", "--run-name=r", "--no-report", "--json")
-# A prelude that shortens deadlines.
-IMPATIENT = """
+LIMITS = """
 import dataclasses
 from jobs.train.options import TrainOptions
 limits = TrainOptions.limits
-TrainOptions.limits = lambda self: dataclasses.replace(limits(self), training_seconds=5.0, head_seconds=5.0)
+TrainOptions.limits = lambda self: dataclasses.replace(limits(self), **{changed})
 """
 MARK = "MNIST_TEST_PROCESS"  # environment variable of a driver and of all processes that it starts
+
+
+def with_limits(**changed: float) -> str:
+    """Return a prelude that changes these fields of `Limits`."""
+    return LIMITS.format(changed=changed)
+
+
+IMPATIENT = with_limits(training_seconds=5.0, head_seconds=5.0)
 
 
 def start(
@@ -95,7 +102,7 @@ def processes_of(home: Path) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark in (process / "environ").read_bytes().split(b"\0"):
-                found.append(f"{process.name} {(process / 'cmdline').read_bytes()[:200]!r}")
+                found.append(f"{process.name} {(process / 'cmdline').read_bytes()[:1_000]!r}")
     return found
 
 

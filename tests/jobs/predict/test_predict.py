@@ -35,7 +35,7 @@ sys.exit(status)
 
 @pytest.fixture(scope="module")
 def storage(gpu_run: tuple[dict[str, Any], Path]) -> Path:
-    """A storage with a champion of keras, trained on mnist-mini."""
+    """A storage with champions of mnist-mini, of which that of keras is the more accurate one."""
     _, home = gpu_run
     return home / "results"
 

@@ -13,7 +13,7 @@ from tests.conftest import S3_SETTINGS
 from tests.support.builders import builder_file
 from tests.support.clusters import wait_until
 from tests.support.hosts import Host, available, hosts, start_ray
-from tests.support.job import ROOT, SETTINGS, hashes, history_of
+from tests.support.job import ROOT, SETTINGS, hashes, history_of, options_for, train
 from tests.support.pictures import classes, write_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]  # four hosts share the CPUs
@@ -33,6 +33,15 @@ def machines() -> Iterator[list[Host]]:
         for host in made[:-1]:
             start_ray(host, made[0], {**TOKEN, **bucket_settings(made)})
         yield made
+
+
+@pytest.fixture(scope="module")
+def calm(ray_address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The hash of each trial's weights in an undisturbed run on one host."""
+    home = tmp_path_factory.mktemp("calm")
+    code, stdout, stderr = train(*options_for(ray_address, data_dir, home), "--seeds=2", home=home)
+    assert code == 0, stderr
+    return hashes(stdout)
 
 
 def bucket_settings(machines: list[Host]) -> dict[str, str]:

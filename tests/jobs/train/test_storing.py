@@ -9,7 +9,7 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import open_storage
-from tests.support.job import TRAINING, start, train
+from tests.support.job import TRAINING, options_for, start, train
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.mounts import require_namespaces, run_with_mount
 from tests.support.untrained import UNTRAINED
@@ -35,10 +35,7 @@ def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pyte
 def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
     ray_address: str, data_dir: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = (
-        *("--address", ray_address, "--data-dir", data_dir, "--models=keras", "--epochs=2", "--storage", tmp_path),
-        *("--run-name=nightly", "--json", "--allow-cpu", "--no-report"),
-    )
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=keras", "--epochs=2")
     monkeypatch.setenv("MNIST_FAILPOINT", place)
     assert train(*command, home=tmp_path, prelude=UNTRAINED)[0] == 86
     objects = LocalObjects(tmp_path)

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jobs.models import __main__ as models
 from mnist_lib.data.split import Dataset
+from tests.support.clusters import two_nodes
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.job import ROOT, history_of, summary_of
 from tests.support.stored import correct_of_stored, counts_of_summary
@@ -45,10 +46,11 @@ def test_each_trial_sees_only_the_gpu_that_ray_granted(gpu_run: tuple[dict[str, 
 
 @pytest.mark.long
 def test_the_same_seeds_produce_the_same_weights_on_a_cluster_without_gpus(
-    gpu_run: tuple[dict[str, Any], Path], ray_address_without_gpus: str, data_dir: Path, tmp_path: Path
+    gpu_run: tuple[dict[str, Any], Path], data_dir: Path, tmp_path: Path
 ) -> None:
-    common = ("--address", ray_address_without_gpus, "--data-dir", data_dir, "--seeds=2", "--epochs=20")
-    summary = summary_of(*common, home=tmp_path)
+    with two_nodes(gpus=False) as address:
+        common = ("--address", address, "--data-dir", data_dir, "--seeds=2", "--epochs=20")
+        summary = summary_of(*common, home=tmp_path)
     assert not any(trial["gpus"] for trial in summary["trials"])
     hashes = [[trial["weights_sha256"] for trial in run["trials"]] for run in (gpu_run[0], summary)]
     assert hashes[0] == hashes[1]

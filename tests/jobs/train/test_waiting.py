@@ -14,18 +14,11 @@ from tests.support.job import (
     options_for,
     start,
     train,
+    with_limits,
 )
 from tests.support.untrained import UNTRAINED, untrained_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
-
-
-LOGS_OFTEN = """
-import dataclasses
-from jobs.train.options import TrainOptions
-limits = TrainOptions.limits
-TrainOptions.limits = lambda self: dataclasses.replace(limits(self), log_interval_seconds=1.0)
-"""
 
 
 def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_exit_code_4(
@@ -33,7 +26,7 @@ def test_f14_a_run_that_finds_every_node_busy_says_why_and_ends_with_exit_code_4
 ) -> None:
     command = (*options_for(ray_address, data_dir, tmp_path), "--wait-for-resources=3")
     with every_cpu_taken(600):
-        code, _, stderr = train(*command, home=tmp_path, prelude=LOGS_OFTEN)
+        code, _, stderr = train(*command, home=tmp_path, prelude=with_limits(log_interval_seconds=1.0))
     assert code == 4, stderr
     lines = stderr.splitlines()
     assert any("waiting for" in line and "at most 3 (--wait-for-resources)" in line for line in lines), stderr

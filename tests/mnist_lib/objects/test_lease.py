@@ -92,7 +92,7 @@ def test_a_lease_is_renewed_during_work_that_takes_longer_than_it_lives(s3: str,
         assert one.number == 1
         assert not one.overdue()
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:  # at the same time, since each takes 7 s
         list(pool.map(work, [str(tmp_path), f"memory://{uuid.uuid4().hex}", s3]))
 
 

@@ -84,7 +84,7 @@ class Disk:
     def states_after_power_loss(self, seed: int) -> list[State]:
         """Return possible states after a power loss before the first call, between any two, and after the last one.
 
-        In the last state of all, every change that was not synced is lost.
+        Each is returned once. In the last one, every change that was not synced is lost.
         """
         generator = random.Random(seed)
         states = []
@@ -92,7 +92,8 @@ class Disk:
             log = self._log[:length]
             states += [self._state(log, lambda _: generator.random() < 0.5, generator) for _ in range(STATES_PER_CALL)]
             states += [self._state(log, lambda _: True, generator), self._state(log, lambda _: False, generator)]
-        return states
+        last_first = {(frozenset(s.folders), frozenset(s.files.items())): s for s in reversed(states)}
+        return [*reversed(last_first.values())]
 
     def _state(self, log: list[Call], happened: Callable[[Call], bool], generator: random.Random) -> State:
         contents: dict[int, bytes] = {}

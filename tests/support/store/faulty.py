@@ -12,8 +12,14 @@ class KilledError(BaseException):
     """Simulates a kill of the process: `except Exception` does not catch it."""
 
 
+READS = ("read", "exists", "names", "folders")
+
+
 class Faulty:
-    """Forwards to `objects`, but operation number `at` (from 1) fails: before it is done or, with `late`, after."""
+    """Forwards to `objects`, but operation number `at` (from 1) fails: before it is done or, with `late`, after.
+
+    With `late`, reads do not count: one that fails after it is done is like one that fails before.
+    """
 
     def __init__(self, objects: Objects, at: int, error: type[BaseException], *, late: bool) -> None:
         self._objects, self._at, self._error, self._late = objects, at, error, late
@@ -70,6 +76,8 @@ class Faulty:
     def _run_alone(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
         if self._dead:
             raise KilledError("the process has ended")  # a dead process runs no `finally`
+        if self._late and operation in READS:
+            return getattr(self._objects, operation)(*arguments)
         self.operations += 1
         fails = self.operations == self._at
         if fails and not self._late:
