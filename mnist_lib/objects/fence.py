@@ -54,7 +54,8 @@ class FencedObjects:
     Once a later term has begun, `create` raises ConflictError; within a second, all other methods that write do, too.
     `create` commits versions and appoints champions; the others check rarely, since each check is a request. Meanwhile,
     `replace` and `append` change nothing that a later holder has written: see `protocol.Objects`. No name is both
-    created and replaced. A deletion may come late; what is deleted is not needed, or costs the repetition of a trial.
+    created and replaced, except for the record of a run that is begun anew under its lock. A deletion may come late;
+    what is deleted is not needed, or costs the repetition of a trial.
     """
 
     def __init__(self, objects: Objects, folder: str, number: int, clock: Clock) -> None:

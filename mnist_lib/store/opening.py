@@ -1,9 +1,13 @@
-"""Begin a run, or resume an unfinished one: by its name or by its terms, and only with the same terms."""
+"""Begin a run, or resume an unfinished one: by its name or by its terms, and only with the same terms.
+
+A named run in which no trial has begun, such as one with a mistake in its model, is begun anew with other terms.
+"""
 
 import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +19,8 @@ from mnist_lib.errors import BusyError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import TOKEN, read_record, seal
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, RunFolder, Terms
+
+log = logging.getLogger(__name__)
 
 UNFINISHED = "unfinished"  # folder: the locks of unfinished runs, and the run to resume for each set of terms
 MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 4  # 16,000 trials; a trial's row in the summary is up to four times as long
@@ -40,7 +46,7 @@ def open_run(
         configuration: YAML, stored when the run is begun.
 
     Raises:
-        SpecError: the run of that name has other terms.
+        SpecError: the run of that name has other terms, and a trial of it has begun.
         BusyError: another process of this machine is working on it.
         IntegrityError: its record is damaged.
     """
@@ -57,7 +63,9 @@ def open_run(
                 if name:
                     raise
                 continue  # another run of this dataset was begun in the same second
-            folder = _begin(locked, run, terms, configuration) or (_resume(locked, run, terms) if name else None)
+            anew = name is not None and _is_begun_anew(locked, run, terms)
+            folder = _begin(locked, run, terms, configuration, anew=anew)
+            folder = folder or (_resume(locked, run, terms) if name else None)
         if not name:
             objects.replace(_pointer(terms), seal(asdict(UnfinishedRun(folder.run))))
         yield folder
@@ -72,24 +80,43 @@ def open_run(
 def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
     """Return the run that `open_run` would resume, or None if it would begin one."""
     run = name or _unfinished_run(objects, terms)
-    return run if run is not None and objects.exists(f"runs/{run}/{RUN_RECORD}") else None
+    if run is None or not objects.exists(f"runs/{run}/{RUN_RECORD}") or (name and _is_begun_anew(objects, run, terms)):
+        return None
+    return run
 
 
-def _begin(objects: Objects, run: str, terms: Terms, configuration: str) -> RunFolder | None:
-    """Begin a run, or return None if the name is taken."""
+def _is_begun_anew(objects: Objects, run: str, terms: Terms) -> bool:
+    """Return whether the run exists with other terms, and none of its trials has begun."""
+    folder = RunFolder(objects, run)
+    return folder.has(RUN_RECORD) and _differences(folder, terms) != [] and not folder.has_begun_trials
+
+
+def _begin(objects: Objects, run: str, terms: Terms, configuration: str, *, anew: bool = False) -> RunFolder | None:
+    """Begin a run, or return None if the name is taken.
+
+    Args:
+        anew: whether to replace the run of that name.
+    """
     record = seal({**asdict(BegunRun(run, now_text(), terms)), TOKEN: uuid.uuid4().hex})
     if len(record) > MAX_TERMS_BYTES:
         expected = f"trials whose terms have up to {MAX_TERMS_BYTES:,} bytes together"
         raise SpecError(f"seeds: expected {expected}, got {len(record):,}; divide them among several runs")
-    if not objects.create(f"runs/{run}/{RUN_RECORD}", record):
-        return None
     folder = RunFolder(objects, run)
+    if anew:
+        log.info("beginning run %s anew with other terms, since none of its trials has begun", run)
+        for name in objects.names(f"runs/{run}"):
+            if name != f"runs/{run}/{RUN_RECORD}":
+                objects.delete(name)
+    elif not objects.create(f"runs/{run}/{RUN_RECORD}", record):
+        return None
     folder.write(CONFIGURATION, configuration.encode())
+    if anew:  # last, so that what was deleted cannot return after a power loss
+        folder.write(RUN_RECORD, record)
     return folder
 
 
 def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
-    differences = _differences(RunFolder(objects, run).begun().terms, json.loads(encode(terms)))
+    differences = _differences(RunFolder(objects, run), terms)
     if differences:
         more = len(differences) - MAX_DIFFERENCES
         listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
@@ -132,13 +159,18 @@ def _pointer(terms: Terms) -> str:
     return f"{UNFINISHED}/{hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 
-def _differences(before: Terms, after: Terms) -> list[str]:
+def _differences(folder: RunFolder, terms: Terms) -> list[str]:
+    """Return how these terms differ from those with which a run was begun."""
+    return _differing(folder.begun().terms, json.loads(encode(terms)))
+
+
+def _differing(before: Terms, after: Terms) -> list[str]:
     """Return each difference once, as text such as "code abd instead of abc", even if several trials share it."""
     found: dict[str, None] = {}
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found |= dict.fromkeys(_differences(old, new))
+            found |= dict.fromkeys(_differing(old, new))
         elif old != new:
             found[f"{name} {_short(new)} instead of {_short(old)}"] = None
     return list(found)

@@ -13,8 +13,8 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.store import opening
-from mnist_lib.store.opening import open_run
-from mnist_lib.store.runs import RunFolder, check_run_name, check_writable
+from mnist_lib.store.opening import open_run, run_to_resume
+from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of
 from tests.support.store.summaries import small_summary
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
@@ -52,12 +52,61 @@ def test_resuming_with_different_terms_is_refused_and_the_differences_are_listed
     tmp_path: Path, terms: dict[str, Any], differences: str
 ) -> None:
     objects = LocalObjects(tmp_path)
-    with opened(objects):
-        pass
+    with opened(objects) as folder:
+        folder.append_history({"event": "started", "trial": "keras-s0"})
     with pytest.raises(SpecError) as refused, opened(objects, terms=terms):
         pass
     expected = f"run_name: expected the terms of run 'r', got {differences}; choose another --run-name"
     assert str(refused.value) == expected
+
+
+def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(objects: Objects) -> None:
+    corrected = {**TERMS, "code": "abd"}
+    with opened(objects) as folder:
+        folder.append_history({"event": "driver", "trial": ""})
+        folder.require_same("fingerprint.txt", "abc", "dataset")
+        folder.flush()
+    assert run_to_resume(objects, "r", TERMS) == "r"
+    assert run_to_resume(objects, "r", corrected) is None
+    with open_run(objects, "r", dataset="mnist", terms=corrected, configuration="epochs: 6") as folder:
+        assert (folder.resumed, folder.begun().terms, folder.history()) == (False, corrected, [])
+        assert configuration_of(objects, "r") == "epochs: 6"
+        folder.require_same("fingerprint.txt", "abd", "dataset")
+    with opened(objects, terms=corrected) as folder:
+        assert folder.resumed
+
+
+@pytest.mark.parametrize("trace", ["history", "checkpoint", "summary"])
+def test_w12_a_run_in_which_a_trial_has_begun_keeps_its_terms(objects: Objects, trace: str) -> None:
+    with opened(objects) as folder:
+        if trace == "history":
+            folder.append_history({"event": "started", "trial": "keras-s0"})
+            folder.flush()
+        elif trace == "checkpoint":
+            folder.write("trials/keras-s0/checkpoints/1", b"weights")
+        else:
+            folder.complete(small_summary())
+    with pytest.raises(SpecError, match="code abd instead of abc"), opened(objects, terms={**TERMS, "code": "abd"}):
+        pass
+    assert folder.begun().terms == TERMS
+
+
+def test_w12_a_run_that_another_process_holds_is_not_begun_anew(tmp_path: Path) -> None:
+    with opened(LocalObjects(tmp_path)) as folder:
+        with pytest.raises(BusyError), opened(LocalObjects(tmp_path), terms={**TERMS, "code": "abd"}):
+            pass
+        assert folder.begun().terms == TERMS
+
+
+def test_w12_without_a_name_no_other_run_is_begun_anew(objects: Objects) -> None:
+    with opened(objects, None) as first:
+        pass
+    other = {**TERMS, "code": "abd"}
+    with opened(objects, first.run, other):  # the record of the unfinished run of TERMS still names it
+        pass
+    with opened(objects, None) as next_one:
+        assert next_one.run != first.run
+    assert first.begun().terms == other
 
 
 def test_f5_without_a_name_the_unfinished_run_with_the_same_terms_is_resumed(objects: Objects) -> None:
