@@ -93,7 +93,6 @@ def train_on(
         deadline: the Unix time after which no further epoch is trained.
         search: what the summary says about the search that has found the settings of these trials.
     """
-    shown = not options.quiet
     with Recorder(folder, trials) as recorder:
         if recorder.unfinished:
             plan = lane_plan(options, len(recorder.unfinished))
@@ -103,12 +102,7 @@ def train_on(
             with fan_out_of(lanes, limits, plan, recorder, deadline, options.max_concurrent, files=files) as fan_out:
                 facts = data.facts()
                 progress = RunProgress(trials, recorder.rows, plan.lanes, deadline)
-                with display(progress, shown=shown) as show:
-                    for event in fan_out.events():
-                        recorder.record(event, fan_out.attempts)
-                        trial = progress.update(event, fan_out.attempts)
-                        if trial is not None:
-                            show(trial)
+                record_events(fan_out, recorder, progress, shown=not options.quiet)
         else:
             facts = data.facts()
     if options.require_all:
@@ -144,6 +138,18 @@ def fan_out_of(
     fan_out = FanOut(cluster, limits, plan, payload, max_lanes=max_lanes, is_full=lambda: recorder.is_full, clock=clock)
     fan_out.submit(by_cost(recorder.unfinished))
     return fan_out
+
+
+def record_events(
+    fan_out: FanOut, recorder: Recorder, progress: RunProgress, *, shown: bool = True, clock: Clock = time
+) -> None:
+    """Record and show every event of a run until all of its trials have ended."""
+    with display(progress, shown=shown, clock=clock) as show:
+        for event in fan_out.events():
+            recorder.record(event, fan_out.attempts)
+            trial = progress.update(event, fan_out.attempts)
+            if trial is not None:
+                show(trial)
 
 
 def _require_all(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from cluster.errors import VersionsError
 from cluster.lanes.fan_out import Died
@@ -67,7 +67,7 @@ class Recorder:
         if folder.resumed:
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
 
-    def __enter__(self) -> "Recorder":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:

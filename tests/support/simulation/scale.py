@@ -7,12 +7,12 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster.deadlines import Limits
 from cluster.lanes.resources import LanePlan
-from jobs.train.display import display
-from jobs.train.driver import fan_out_of
+from jobs.train.driver import fan_out_of, record_events
 from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
 from mnist_lib.objects.protocol import Fence
@@ -35,6 +35,17 @@ class Nowhere(MemoryObjects):
 
     def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         pass
+
+
+class CountingRecorder(Recorder):
+    """Counts the events, and those that come while too many writes wait for the storage."""
+
+    events = events_at_full_storage = 0
+
+    def record(self, event: object, attempts: Callable[[str], int]) -> None:
+        self.events += 1
+        self.events_at_full_storage += self.is_full
+        super().record(event, attempts)
 
 
 class Lines(logging.Handler):
@@ -71,20 +82,13 @@ def main() -> int:
     specs = trial_grid(("scratch",), range(trials), dataset="mnist-mini", epochs=4)
     writes = SimulatedWrites(clock, SECONDS_PER_WRITE)
     limits, plan = Limits(max_failures=100), LanePlan(lanes=nodes, cpus=1, gpus=0)
-    begin, events, waited = time.process_time(), 0, 0
+    begin = time.process_time()
     with (
-        Recorder(RunFolder(Nowhere(), "run"), specs, writes) as recorder,
+        CountingRecorder(RunFolder(Nowhere(), "run"), specs, writes) as recorder,
         fan_out_of(cluster, limits, plan, recorder, clock=clock) as fan_out,
     ):
-        progress = RunProgress(specs, recorder.rows, plan.lanes, float("inf"))
-        with display(progress, clock=clock) as show:
-            for event in fan_out.events():
-                events += 1
-                waited += writes.is_full
-                recorder.record(event, fan_out.attempts)
-                trial = progress.update(event, fan_out.attempts)
-                if trial is not None:
-                    show(trial)
+        record_events(fan_out, recorder, RunProgress(specs, recorder.rows, plan.lanes), clock=clock)
+    events = recorder.events
     found = {
         "ok": sum(row["status"] == "ok" for row in recorder.rows),
         "attempts": sum(row["attempts"] for row in recorder.rows),
@@ -94,7 +98,7 @@ def main() -> int:
         "megabytes": int(PEAK.findall(Path("/proc/self/status").read_text())[0]) / 1_024,
         "longest_line": lines.longest,
         "most_progress_lines_in_a_second": max(lines.progress.values(), default=0),
-        "events_at_full_storage": waited,
+        "events_at_full_storage": recorder.events_at_full_storage,
     }
     print(json.dumps(found, indent=2))
     return 0

@@ -5,7 +5,7 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ from cluster.errors import ClusterLostError, ResourcesError
 from cluster.lanes.fan_out import Died
 from cluster.lanes.ports import Kind
 from cluster.lanes.resources import LanePlan
-from jobs.train.driver import fan_out_of
+from jobs.train.driver import fan_out_of, record_events
+from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder
 from mnist_lib.errors import StoreError
 from mnist_lib.spec import TrialSpec, trial_grid
@@ -205,15 +206,10 @@ class World:
         raise AssertionError(f"the run is not complete after {self.drivers} drivers")
 
     def _drive(self, folder: RunFolder) -> None:
-        with Recorder(folder, self.trials, SimulatedWrites(self.clock, *self.storage_pace)) as recorder:
+        with WatchedRecorder(self, folder, SimulatedWrites(self.clock, *self.storage_pace)) as recorder:
             plan = LanePlan(lanes=max(1, self.cluster.capacity()), cpus=1, gpus=0)
             with fan_out_of(self.cluster, self.limits, plan, recorder, clock=self.clock) as fan_out:
-                for event in fan_out.events():
-                    if isinstance(event, Died):
-                        self.deaths[event.item] += 1
-                        self.note(f"{event.item}: attempt {event.attempt} died: {event.death}, final: {event.final}")
-                    recorder.record(event, fan_out.attempts)
-                    assert self.clock.now < 3_600 * MAX_HOURS, "the run takes too long"
+                record_events(fan_out, recorder, RunProgress(self.trials, recorder.rows), shown=False)
             self.rows = {row["id"]: row for row in recorder.rows}
             assert len(recorder.rows) == len(self.rows), "a trial has two results"
 
@@ -236,6 +232,22 @@ class World:
         code, allowed = row["error"]["code"], self.limits.max_failures
         assert code != "E-BUG", row
         assert self.deaths[spec.id] >= (2 if code == "E-OOM" else allowed + 1), f"{spec.id} failed early: {row}"
+
+
+class WatchedRecorder(Recorder):
+    """Notes deaths in the history of a world."""
+
+    def __init__(self, world: World, folder: RunFolder, writes: SimulatedWrites) -> None:
+        super().__init__(folder, world.trials, writes)
+        self._world = world
+
+    def record(self, event: object, attempts: Callable[[str], int]) -> None:
+        world = self._world
+        if isinstance(event, Died):
+            world.deaths[event.item] += 1
+            world.note(f"{event.item}: attempt {event.attempt} died: {event.death}, final: {event.final}")
+        assert world.clock.now < 3_600 * MAX_HOURS, "the run takes too long"
+        super().record(event, attempts)
 
 
 @contextlib.contextmanager
