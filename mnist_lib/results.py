@@ -59,6 +59,11 @@ class Accuracy:
         """The share of correct predictions in [0, 1], or NaN if the total is 0."""
         return self.correct / self.total if self.total else math.nan
 
+    def is_close_to(self, highest: int) -> bool:
+        """Return whether it is at most one standard error below the highest number of correct predictions."""
+        missing = max(0, highest - self.correct)
+        return missing**2 * self.total <= highest * (self.total - highest)  # missing <= sqrt(n p (1 - p)), exactly
+
     def interval(self, selected_from: int = 1) -> tuple[float, float]:
         """Return the 95% confidence interval of the accuracy (Wilson, 1927).
 
@@ -172,7 +177,7 @@ class RungDone(TrialEvent):
     final = True
 
     epoch: int
-    validation: Accuracy  # the best so far
+    validation: Accuracy  # at the epoch that would be stored if the trial ended here
     seconds: float  # of all epochs so far
     content: bytes  # the checkpoint from which the next rung continues; empty after the last rung
 
@@ -190,8 +195,8 @@ class TrialResult(TrialEvent):
 
     spec: TrialSpec
     test: Accuracy
-    validation: Accuracy | None  # at the best epoch
-    best_epoch: int  # the epoch of the stored weights: the best on validation, or the last without validation
+    validation: Accuracy | None  # at the epoch of the stored weights
+    best_epoch: int  # the epoch of the stored weights, which validation chose; the last one without validation
     history: tuple[EpochDone, ...]  # every epoch of all attempts
     train_seconds: float  # without start-up and compilation
     images_per_second: float  # in training

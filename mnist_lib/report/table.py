@@ -49,7 +49,7 @@ def _models(summary: Mapping[str, Any]) -> Table:
 
 
 def _trials(summary: Mapping[str, Any]) -> Table:
-    table = _table("trial", "test", "best epoch", "seconds", "images/s", "devices")
+    table = _table("trial", "test", "chosen epoch", "seconds", "images/s", "devices")
     for trial in summary["trials"]:
         if trial["status"] == "ok":
             table.add_row(

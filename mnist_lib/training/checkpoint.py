@@ -14,7 +14,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
-from mnist_lib.documents import Json, Number, decode
+from mnist_lib.documents import Count, Json, Number, decode
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy, EpochDone
@@ -26,11 +26,12 @@ MAX_NOTES_BYTES = 1 << 24  # enough for a hundred thousand epochs
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, with its weights."""
+    """The epoch that is stored if training ends now: the latest one close to the highest validation accuracy."""
 
     epoch: int
     weights: Weights
     validation: Accuracy | None
+    highest: int  # the highest number of correct predictions on validation images after any epoch so far
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class TrainingState:
 class BestNotes(TypedDict):
     epoch: Number
     validation: Accuracy | None
+    highest: Count
 
 
 class Notes(TypedDict):
@@ -61,9 +63,10 @@ class Notes(TypedDict):
 
 def pack(state: TrainingState, spec: TrialSpec) -> bytes:
     best = state.best
+    validation = asdict(best.validation) if best.validation else None
     notes = {
         "spec": asdict(spec),
-        "best": {"epoch": best.epoch, "validation": asdict(best.validation) if best.validation else None},
+        "best": {"epoch": best.epoch, "validation": validation, "highest": best.highest},
         "history": [asdict(epoch) for epoch in state.history],
     }
     arrays = _arrays((state.values, best.weights))
@@ -93,7 +96,7 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
         values, weights = tf.nest.pack_sequence_as(nested, [tf.constant(arrays[name]) for name in shapes])
         return TrainingState(
             values,
-            Best(notes["best"]["epoch"], weights, notes["best"]["validation"]),
+            Best(weights=weights, **notes["best"]),
             notes["history"],
         )
     except (IntegrityError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The epochs of one trial: start or resume it, train, select the best epoch, and pause after a rung of a search."""
+"""The epochs of one trial: start or resume it, train, choose the epoch to store, and pause after a rung of a search."""
 
 import math
 import time
@@ -49,7 +49,11 @@ def start(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, tu
 def train(
     compiled: Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace, until: float
 ) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
-    """Return the best epoch by validation accuracy (the first in a tie; without validation the last) and all epochs.
+    """Return the epoch to store and all epochs.
+
+    It is the latest epoch with at least max - sqrt(max (n - max) / n) correct predictions on the n validation images,
+    one standard error below the maximum: of epochs that differ only by chance, the longest trained is the best guess.
+    Without validation it is the last one.
 
     Args:
         until: the value of `time.monotonic()` after which no epoch should end.
@@ -65,9 +69,10 @@ def train(
             yield Heartbeat(trial=spec.id, epoch=epoch.epochs)
             continue
         validation = _validate(compiled.trainer, compiled.validation, epoch.number) if compiled.validation else None
-        previous = best.validation if best else None
-        if best is None or previous is None or validation is None or validation.correct > previous.correct:
-            best = Best(epoch.number, compiled.trainer.weights, validation)
+        highest = max(best.highest if best else 0, validation.correct if validation else 0)
+        # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
+        if best is None or validation is None or validation.is_close_to(highest):
+            best = Best(epoch.number, compiled.trainer.weights, validation, highest)
         done = EpochDone(
             trial=spec.id,
             epoch=epoch.number,

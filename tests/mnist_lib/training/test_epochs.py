@@ -1,0 +1,90 @@
+"""Which epoch of a trial is stored, with a trainer that trains nothing."""
+
+import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mnist_lib.assignment import Pace
+from mnist_lib.data.split import Split
+from mnist_lib.models.model import Weights
+from mnist_lib.results import Accuracy
+from mnist_lib.spec import TrialSpec
+from mnist_lib.training.checkpoint import Best, TrainingState
+from mnist_lib.training.epochs import Compiled, train
+from mnist_lib.training.loop import Epoch
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+
+class Scripted:
+    """A trainer whose weights are the number of the epoch, and that predicts as many images correctly as it is told."""
+
+    def __init__(self, correct: list[int], total: int) -> None:
+        self._correct, self._total = correct, total
+
+    def train(self, *_: Any, first: int, last: int, **__: Any) -> Iterator[Epoch]:
+        for number in range(first, last + 1):
+            self.weights = Weights([number], [])
+            yield Epoch(number, 1.0, Accuracy(1, 2), seconds=0.001)
+
+    def probabilities(self, weights: Weights, images: Any) -> Any:
+        correct = self._correct[weights.trainable[0] - 1]
+        answers = np.repeat([0, 1], [correct, self._total - correct])  # the label of every image is 0
+        return np.eye(2, dtype=np.float32)[answers]
+
+
+def stored(correct: list[int], total: int, cut: int = 0) -> Best:
+    """Train in one attempt, or in two with a checkpoint after the epoch `cut`, and return what is stored."""
+    images = Split(np.zeros((total, 1, 1, 1), np.uint8), np.zeros(total, np.uint8))
+    trainer: Any = Scripted(correct, total)
+    compiled = Compiled(SimpleNamespace(), trainer, SimpleNamespace(steps=1), images, images, ())  # type: ignore[arg-type]
+    spec, state = TrialSpec.of("keras", epochs=len(correct)), None
+    for last in (cut, len(correct)) if cut else (len(correct),):
+        events = train(compiled, spec, state, Pace(max_epochs=last, checkpoint_seconds=math.inf), until=math.inf)
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                best, history = end.value
+                break
+        state = TrainingState(SimpleNamespace(), best, history)  # type: ignore[arg-type]
+    return best
+
+
+def expected(correct: list[int], total: int) -> int:
+    """Return the epoch by the definition, from the counts of all epochs."""
+    highest = max(correct)
+    lowest = highest - math.sqrt(highest * (total - highest) / total)
+    return max(epoch for epoch, count in enumerate(correct, 1) if count >= lowest - 1e-9)
+
+
+COUNTS = st.integers(1, 400).flatmap(
+    lambda total: st.tuples(st.lists(st.integers(0, total), min_size=1, max_size=12), st.just(total))
+)
+
+
+@given(COUNTS, st.integers(0, 11))
+@example(([47, 50, 50, 46, 48, 44], 50), 0)  # perfect after epoch 2: only another perfect epoch is as good
+@example(([90, 100, 95, 97, 105, 96, 101], 110), 3)
+def test_the_latest_epoch_within_one_standard_error_of_the_maximum_is_stored(
+    counts: tuple[list[int], int], cut: int
+) -> None:
+    correct, total = counts
+    best = stored(correct, total, cut if cut < len(correct) else 0)
+    assert best.epoch == expected(correct, total)
+    assert best.weights.trainable == [best.epoch]
+    assert best.validation == Accuracy(correct[best.epoch - 1], total)
+
+
+def test_of_epochs_with_equal_validation_accuracy_the_last_is_stored() -> None:
+    assert stored([40, 46, 46, 46], 50).epoch == 4
+
+
+def test_an_epoch_far_below_the_maximum_is_not_stored() -> None:
+    assert stored([500, 980, 978, 900], 1_000).epoch == 3
