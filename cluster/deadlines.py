@@ -38,9 +38,9 @@ CONNECT_SECONDS = 4.0  # until the head or the job server has answered one reque
 KILL_SECONDS = 2.0  # for the kills of unfinished attempts at the end of a run, before the driver leaves the cluster
 DRIVER_CHECK_SECONDS = 5.0  # between two requests of a lane whether its driver is still there
 LOST_SHUTDOWN_SECONDS = 5.0  # for Ray's shutdown after the cluster was lost, which would take a minute
-JOB_ANSWER_SECONDS = 60.0  # between two parts of an answer from the job server
+JOB_ANSWER_SECONDS = 25.0  # between two parts of an answer from the job server
 JOB_AGENT_SECONDS = 30.0  # until the head's agent, which runs the jobs and starts after the job server, is ready
-JOB_SERVER_LOST_SECONDS = 120.0  # without an answer from the job server while a job is followed
+JOB_SERVER_LOST_SECONDS = 60.0  # without an answer while a job is followed; one more request may take as long as above
 
 # Lanes
 TICK_SECONDS = 0.5  # how late a deadline may be noticed

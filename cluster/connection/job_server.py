@@ -16,7 +16,7 @@ from ray.job_submission import JobDetails, JobStatus
 
 from cluster.connection import ray_private
 from cluster.connection.address import token_advice
-from cluster.deadlines import CONNECT_SECONDS, JOB_AGENT_SECONDS, JOB_ANSWER_SECONDS, JOB_SERVER_LOST_SECONDS
+from cluster.deadlines import CONNECT_SECONDS, JOB_AGENT_SECONDS, JOB_ANSWER_SECONDS, JOB_SERVER_LOST_SECONDS, Wait
 from cluster.errors import AuthError, ClusterError, ClusterLostError
 
 DEFAULT_URL = "http://127.0.0.1:8265"
@@ -154,7 +154,7 @@ class JobClient:
         Raises:
             ClusterLostError: the server has not answered for too long (the job may still run), or was restarted.
         """
-        seen, answered_at = 0, time.monotonic()
+        seen, wait = 0, Wait(f"an answer of {self.url}", clock=time)
         while True:
             try:
                 state, log = self.job(job), self.log(job)  # in this order: the log of an ended job is complete
@@ -165,13 +165,14 @@ class JobClient:
             except AuthError:
                 raise
             except ClusterError as error:
-                if time.monotonic() - answered_at > JOB_SERVER_LOST_SECONDS:
+                if wait.seconds > JOB_SERVER_LOST_SECONDS:
                     raise ClusterLostError(
-                        f"{self.url} has not answered for {JOB_SERVER_LOST_SECONDS:.0f} s; job {job} may still run"
+                        f"{self.url} has not answered for {wait.seconds:.0f} s; job {job} may still run"
                     ) from error
+                wait.log_if_due()
                 time.sleep(POLL_SECONDS)
                 continue
-            answered_at = time.monotonic()
+            wait.restart()
             write(log[seen:])
             seen = max(seen, len(log))  # the server answers with an empty log while it does not find the file
             if state.ended:
