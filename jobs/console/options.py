@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import difflib
 import functools
-import itertools
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -25,7 +25,12 @@ from jobs.console.output import print_result
 from jobs.console.values import require_no_controls, text
 from mnist_lib.catalog import require_known
 
-MAX_CONFIG_CHARACTERS = 100_000
+MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 100_000, 20
+BEGINS = (
+    *(yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken),
+    *(yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken),
+)
+ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TFDS_DATA_DIR")  # stand for options that are not given
 
 
@@ -76,7 +81,7 @@ class _Help(argparse.HelpFormatter):
         none = default == () or any(default is nothing for nothing in (None, False, argparse.SUPPRESS))
         if none or "(default: " in text:
             return text
-        return f"{text} (default: {','.join(default) if isinstance(default, tuple) else default})"
+        return f"{text} (default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -101,9 +106,7 @@ def parser(
         allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=_version(), help="print the version")
-    made.add_argument(
-        "--config", action="config", metavar="FILE", help="YAML file of `option_name: value`; flags override it"
-    )
+    made.add_argument("--config", metavar="FILE", help="YAML file of `option_name: value`; flags override it")
     for field in fields:
         name, given = f"--{field.name.replace('_', '-')}", field.metadata
         common: dict[str, Any] = {
@@ -141,29 +144,61 @@ def _checked(parse_value: Callable[[Any], Any], several: bool) -> Callable[[Any]
 
 
 def load_yaml(text: str) -> Any:
-    """Load YAML; refuse long texts and aliases, which could keep the parser busy for hours.
+    """Load YAML; refuse deep nesting and aliases, which could keep the parser busy for hours.
 
     Raises yaml.YAMLError, whose message does not contain the text, which can hold the secret of `notify`.
     """
-    if len(text) > MAX_CONFIG_CHARACTERS:
-        raise yaml.YAMLError(f"expected a file of at most {MAX_CONFIG_CHARACTERS:,} characters, got {len(text):,}")
-    if re.search(r"^[\s{\"']*config[\"']?\s*:", text, re.MULTILINE):
-        raise yaml.YAMLError("expected no option `config` in a file; name each file with --config")
+    depth = 0
     try:
-        has_alias = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-        content = None if has_alias else _load_any_yaml(text)
+        for token in yaml.scan(text):
+            if isinstance(token, yaml.AliasToken):
+                raise yaml.YAMLError("expected no YAML aliases such as *name; repeat the value instead")
+            depth += isinstance(token, BEGINS) - isinstance(token, ENDS)
+            if depth > MAX_CONFIG_DEPTH:
+                raise yaml.YAMLError(f"expected at most {MAX_CONFIG_DEPTH} lists or mappings in one another, got more")
+        return _load_any_yaml(text)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise yaml.YAMLError(f"{error.problem}{line}") from None
-    except Exception as error:  # a tag that does not allow its value, such as !!timestamp x, or deep nesting
+    except yaml.reader.ReaderError:  # whose message contains the text
+        raise yaml.YAMLError("expected printable text, got a character that YAML does not allow") from None
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # a tag that does not allow its value, such as !!timestamp x
         raise yaml.YAMLError(f"expected values of options, got a {type(error).__name__}") from None
-    if has_alias:
-        raise yaml.YAMLError("expected no YAML aliases such as *name; repeat the value instead")
-    return content
 
 
 _load_any_yaml = jsonargparse.get_loader("yaml")
-jsonargparse.set_loader("yaml", load_yaml, (yaml.YAMLError,))
+
+
+def load_mapping(content: bytes, name: str) -> dict[str, Any]:
+    """Return the options in the content of a YAML file, by name, with "_" for "-"; {} for an empty file.
+
+    Raises:
+        UsageError: it cannot be read; the message begins with `name`.
+    """
+    if len(content) > MAX_CONFIG_BYTES:
+        raise UsageError(f"{name}: expected a file of at most {MAX_CONFIG_BYTES:,} bytes, got a larger one")
+    try:
+        loaded = load_yaml(content.decode())
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: expected a file in UTF-8, got other bytes; convert it") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name}: {error}") from None
+    if loaded is not None and not (isinstance(loaded, Mapping) and all(isinstance(key, str) for key in loaded)):
+        raise UsageError(f"{name}: expected `option_name: value` on each line, got something else")
+    return {key.replace("-", "_"): value for key, value in (loaded or {}).items()}
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return the options in a --config file, by name. Raises UsageError if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--config: expected a YAML file, got an error: {reason}: {path}") from None
+    return load_mapping(content, "--config")
 
 
 def parse(
@@ -188,10 +223,10 @@ def parse(
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from None
     files, words = split_config(arguments)
-    try:
-        namespace = parser(program, options, left_out, hidden).parse_args([*files, *words])  # flags override files
-    except UnicodeDecodeError:
-        raise UsageError("--config: expected a file in UTF-8, got other bytes; convert it") from None
+    made = parser(program, options, left_out, hidden)
+    for file in files:
+        made.set_defaults(_parsed(made, options, read_config(file), left_out))  # flags override files
+    namespace = made.parse_args(words)
     flags = {word.partition("=")[0] for word in words}
     given = {}
     for field in dataclasses.fields(options):
@@ -205,14 +240,43 @@ def parse(
     return options(**given)
 
 
+def _parsed(
+    made: jsonargparse.ArgumentParser, options: type[Any], content: Mapping[str, Any], left_out: Collection[str]
+) -> dict[str, Any]:
+    """Return the values of options in a file, each parsed by the type of its option. Raises UsageError."""
+    known = {field.name: field.metadata for field in dataclasses.fields(options) if field.name not in left_out}
+    values = {}
+    for name, value in content.items():
+        if name == "config":
+            raise UsageError("--config: expected no option `config` in a file; name each file with --config")
+        if name not in known:
+            made.error(f"Option '{name[:60]}' is not accepted")
+        parse_value = known[name]["parse"] or _yes_or_no
+        try:
+            if value is not None:  # null stands for the default
+                values[name] = _checked(parse_value, known[name]["several"])(value)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
+    return values
+
+
+def _yes_or_no(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"expected true or false, got {value!r}")
+
+
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the --config words of a command line, and the rest."""
+    """Return the files of --config of a command line, and its other words. Raises UsageError if a file is missing."""
     words, files, others = iter(arguments), list[str](), list[str]()
     for word in words:
-        if word == "--config":
-            files += [word, *itertools.islice(words, 1)]
-        else:
-            (files if word.startswith("--config=") else others).append(word)
+        name, equals, file = word.partition("=")
+        if name != "--config":
+            others.append(word)
+            continue
+        files.append(file if equals else next(words, ""))
+        if not files[-1]:
+            raise UsageError("--config: expected a YAML file, got none; name it after --config")
     return files, others
 
 
@@ -278,7 +342,7 @@ def _word(value: Any) -> str:
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:
-    unknown = re.match(r"unrecognized arguments: ([^\s=]+)|Option '(\w+)' is not accepted", message, re.IGNORECASE)
+    unknown = re.match(r"unrecognized arguments: ([^\s=]+)|Option '(.+)' is not accepted", message, re.IGNORECASE)
     if unknown:
         name = (unknown[1] or unknown[2]).strip("-").replace("_", "-")
         known = [flag.strip("-") for flag in flags]

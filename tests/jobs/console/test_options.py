@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -25,6 +26,7 @@ from jobs.retrain.options import RetrainOptions
 from jobs.show import ShowOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import SpecError
+from tests.support.processor import at_most_processor_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +99,40 @@ def test_what_can_run_code_is_accepted_on_the_command_line_only(tmp_path: Path) 
     assert parse("program", Options, ["--config", str(config), "--code=good()"]).code == "good()"
 
 
-@pytest.mark.parametrize("name", ["config", "'config'", '"config"'])
-def test_a_file_cannot_name_another_file(name: str, tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text(f"epochs: 3\n{name}: other.yaml")
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("config: PATH", "'config': PATH", '"config": PATH', '"\\x63onfig": PATH', "{epochs: 3, config: PATH}"),
+        *("? config\n: PATH", "!!str config: PATH", "&a config: PATH", "<<: {config: PATH}"),
+    ],
+)
+def test_w10_a_file_cannot_name_another_file(content: str, tmp_path: Path) -> None:
+    config, other = tmp_path / "config.yaml", tmp_path / "other.yaml"
+    other.write_text("epochs: 7")
+    config.write_text(content.replace("PATH", str(other)))
     with pytest.raises(UsageError, match="expected no option `config` in a file"):
         parse("program", Options, ["--config", str(config)])
+
+
+@pytest.mark.parametrize("name", ["sizes.width", "Config", "config_", "x" * 1_000])
+def test_an_unknown_name_in_a_file_is_refused_in_a_short_line(name: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"? {name}\n: 3")
+    with pytest.raises(UsageError, match=" is not an option") as refused:
+        parse("program", Options, ["--config", str(config)])
+    assert len(str(refused.value)) < 200
+
+
+def test_a_sparse_file_or_many_brackets_are_refused_at_once(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    for content, size, message in (
+        (b"", 10**11, "at most 100,000 bytes"),
+        (b"x: " + b"[" * 90_000, 90_003, "at most 20"),
+    ):
+        config.write_bytes(content)
+        os.truncate(config, size)
+        with at_most_processor_seconds(2), pytest.raises(UsageError, match=message):
+            parse("program", Options, ["--config", str(config)])
 
 
 @pytest.mark.parametrize("text", ["width", "=3"])
