@@ -20,7 +20,6 @@ from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
 from mnist_lib.assignment import Assignment, Pace
-from mnist_lib.catalog import DATASETS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.model_file import ModelFile
@@ -178,13 +177,20 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
                 raise exit_codes.TrainingError(f"{event.item}: {event.death}", event.death.kind.code)
             events.append((time.monotonic(), event))
     start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
-    measured = images_per_epoch = facts.summary(options.validation_percent)["train"]
-    if data.dataset != options.dataset:
-        images_per_epoch = int(DATASETS[options.dataset].train * (1 - options.validation_percent / 100))
+    measured = facts.summary(options.validation_percent)["train"]
+    epoch_images = images_per_epoch(options, measured)
     rates = {spec.model: measured / statistics.median(_epoch_seconds(spec, events)) for spec in specs}
-    seconds = {model: trial.epochs * images_per_epoch / rates[model] for model, trial in models.items()}
+    seconds = {model: trial.epochs * epoch_images / rates[model] for model, trial in models.items()}
     longest = makespan([seconds[trial.model] for trial in by_cost(trials)], plan.lanes)
     return Expected(seconds=start_seconds + longest, start_seconds=start_seconds, images_per_second=rates)
+
+
+def images_per_epoch(options: TrainOptions, measured: int) -> int:
+    """Return how many images an epoch of the run has. `measured`: how many one had when the models were measured."""
+    entry = options.data().entry
+    if entry is None or entry.embedded:
+        return measured
+    return int(entry.train * (1 - options.validation_percent / 100))  # measured with another dataset
 
 
 def _epoch_seconds(spec: TrialSpec, events: Sequence[tuple[float, Any]]) -> Iterator[float]:

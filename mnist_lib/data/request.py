@@ -1,5 +1,6 @@
 """Which dataset a command means: one of the catalog, one of TFDS, or the user's own pictures."""
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ class DataRequest:
         if self.tfds is None and (self.tfds_import or self.splits != ("train", "test")):
             raise SpecError(f"tfds_import, train_split, test_split: expected tfds:NAME, got {self.dataset}; omit them")
         if self.folder is None and self.tfds is None and self.url is None:
+            with contextlib.suppress(OSError):  # such as a name that is too long
+                if self.dataset not in DATASETS and Path(self.dataset).is_dir():
+                    hint = f"did you mean ./{self.dataset}? known: {', '.join(DATASETS)}"
+                    raise SpecError(f"dataset: {self.dataset!r} is not known; {hint}")
             require_known("dataset", self.dataset, DATASETS)
             for option in ("image_size", "channels"):
                 if getattr(self, option) is not None:

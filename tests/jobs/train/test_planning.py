@@ -8,11 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from jobs.train.options import TrainOptions
+from jobs.train.planning import images_per_epoch
 from tests.support.job import ROOT, train
 
-pytestmark = pytest.mark.slow
+
+@pytest.mark.parametrize(
+    ("dataset", "images"), [("letters/", 70), ("tfds:cmaterdb", 70), ("mnist-mini", 70), ("mnist", 54_000)]
+)
+def test_a_calibrated_plan_knows_the_images_of_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, images: int
+) -> None:
+    (tmp_path / "letters").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert images_per_epoch(TrainOptions(dataset=dataset), measured=70) == images
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_calibrated_plan_predicts_the_duration_of_the_run(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     where = ("--address", ray_address, "--data-dir", data_dir)
@@ -26,6 +38,7 @@ def test_a_calibrated_plan_predicts_the_duration_of_the_run(ray_address: str, da
     assert 0.4 < (time.monotonic() - begin) / expected["seconds"] < 2.5
 
 
+@pytest.mark.slow
 def test_a_plan_finds_the_same_cpus_and_gpus_as_ray_without_starting_it(tmp_path: Path) -> None:
     code, stdout, stderr = train("--plan", "--json", "--seeds=3", home=tmp_path)
     assert (code, stderr) == (0, "")

@@ -28,3 +28,13 @@ from mnist_lib.errors import SpecError
 def test_options_that_do_not_apply_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         DataRequest(**options)  # type: ignore[arg-type]
+
+
+def test_a_folder_without_a_slash_is_suggested_if_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "letters").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=r"dataset: 'letters' is not known; did you mean \./letters\? known: mnist"):
+        DataRequest(dataset="letters")
+    for name in ("letter", "x" * 300):
+        with pytest.raises(SpecError, match=rf"dataset: '{name}' is not known; known: "):
+            DataRequest(dataset=name)
