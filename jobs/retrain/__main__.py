@@ -104,6 +104,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
         enroll=enroll,
         notify=notify,
         skip_unchanged=options.skip_unchanged,
+        on_request=options.now,
     )
     stop = _Stop()
     try:
@@ -123,11 +124,9 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
 def _run_once(
     options: RetrainOptions, objects: Objects, retrainer: Retrainer, lease: Lease, stop: "_Stop", timetable: Timetable
 ) -> int:
-    """Run the schedule until nothing is due; with --now, until the immediate run has ended."""
-    own = retrainer.run_now() if options.now else None
-    if options.now and own is None:
-        raise _busy_error(options, objects)
-    nothing_due = own is None  # as long as no step has found anything to do
+    """Run the schedule until nothing is due. With --now, one slot is due: that of the request."""
+    nothing_due = not options.now  # as long as no step has found anything to do
+    waits = False
     while True:
         pause = _step(retrainer, retry_idle=False)
         entry = retrainer.last_settled
@@ -135,12 +134,22 @@ def _run_once(
         if nothing_due and entry is not None:
             _print_idle(options, timetable, entry)
             return entry.exit_code or exit_codes.DONE
-        if entry is not None and (pause.state == "idle" or (own is not None and entry.slot == own.slot)):
+        if entry is not None and pause.state == "idle":
             notice = notice_of(entry, options.name, options.storage)
             print_result(json.dumps(notice, indent=2) if options.json else sentence_of(entry, options.name))
             return entry.exit_code or exit_codes.DONE
-        if pause.state == "busy" and (own is not None or lease.is_fresh()):
-            raise _busy_error(options, objects)
+        if pause.state == "busy":
+            holder = _holder(options, objects)
+            if lease.heard if options.now else lease.is_fresh():
+                hint = "wait for it, or see: jobs.retrain status"
+                raise BusyError(f"schedule {options.name}: a run is in progress ({holder}); {hint}")
+            if not waits:
+                log.info(
+                    "waiting for a heartbeat of %s; without one, its run is resumed after %.0f s",
+                    holder,
+                    options.lease_seconds,
+                )
+            waits, pause = True, Pause("busy", lease.seconds_between_beats / 5)
         if stop.wait(pause.seconds):
             retrainer.stop()
             return stop.exit_code
@@ -179,11 +188,9 @@ def _step(retrainer: Retrainer, *, retry_idle: bool = True) -> Pause:
         return Pause("waiting", seconds)
 
 
-def _busy_error(options: RetrainOptions, objects: Objects) -> BusyError:
+def _holder(options: RetrainOptions, objects: Objects) -> str:
     term = newest_term(objects, lease_folder(options.name))
-    process = f"{term.holder} on {term.host}, since {term.since}" if term else "another process"
-    hint = "wait for it, or see: jobs.retrain status"
-    return BusyError(f"schedule {options.name}: a run is in progress ({process}); {hint}")
+    return f"{term.holder} on {term.host}, since {term.since}" if term else "another process"
 
 
 class _Stop:

@@ -48,6 +48,7 @@ class Retrainer:
         enroll: time at which the schedule begins if its journal is empty; earlier slots are ignored.
         notify: called with each entry that settles a slot or resumes the run of a dead process; must not block.
         skip_unchanged: do not run a slot whose fingerprint equals that of the last slot that is done.
+        on_request: run one slot now, whatever the timetable says; an open slot that can be resumed takes its place.
     """
 
     def __init__(
@@ -64,11 +65,16 @@ class Retrainer:
         enroll: datetime,
         notify: Callable[[Entry], None],
         skip_unchanged: bool = False,
+        on_request: bool = False,
     ) -> None:
+        if on_request and policy.overlap == "replace":
+            policy = replace(policy, overlap="queue")  # no slot of the timetable ends a run that was requested
         self._schedule, self._timetable, self._policy = schedule, timetable, policy
         self._journal, self._lease, self._work, self._clock = journal, lease, work, clock
         self._host, self._enroll, self._notify, self._skip_unchanged = host, enroll, notify, skip_unchanged
+        self._on_request = on_request
         self._active: ActiveRun | None = None
+        self._launched: str | None = None  # the run of the newest attempt that this process started
         self._last_now = clock.now()
         self._floor = enroll  # when this process started, or the time to which the clock was set back
         self.last_settled: Entry | None = None  # the newest settled entry that this process has seen
@@ -81,19 +87,6 @@ class Retrainer:
         """Take a step. Raises StoreError if the storage fails, IntegrityError if the journal is damaged."""
         return self._step_idle() if self._active is None else self._step_running(self._active)
 
-    def run_now(self) -> Entry | None:
-        """Start a run now, whatever the timetable says, or resume an interrupted one; None if the lease is taken."""
-        if not self._lease.acquire():
-            return None
-        with self._lease_released_unless_running():
-            number, last = self._journal.last()
-            if last is not None and last.is_open:
-                self._resume(number, last)
-                return last
-            slot = self._clock.now().replace(microsecond=0)
-            missed = self._timetable.count(last.due, slot) if last else 0
-            return self._start(number, last, Due(slot, missed), on_request=True)
-
     def stop(self) -> None:
         """Stop the run in progress; the next process of this schedule resumes it."""
         if self._active is not None:
@@ -104,6 +97,8 @@ class Retrainer:
 
     def _step_idle(self) -> Pause:
         now = self._clock.now()
+        if self._request_is_met():
+            return self._pause_until("idle", self._timetable.next(now), now)
         if now < self._last_now - timedelta(seconds=1):
             log.warning("the clock was set back by %s; no slot runs twice", self._last_now - now)
             self._floor = now
@@ -115,49 +110,60 @@ class Retrainer:
         if last.is_open:
             return self._step_open(number, last)
         self.last_settled = last
-        due = self._policy.due(self._timetable, last, self._settled_through(last, now), now)
+        due = self._due(last, now)
         if due is None:
             return self._pause_until("idle", self._timetable.next(now), now)
         if due.skip:
             self._settle(number, self._entry("skipped", due, last, why=due.skip))
             return STEP_AGAIN
-        start = due.slot + self._policy.delay(self._schedule, due.slot)
+        start = due.slot + (timedelta(0) if self._on_request else self._policy.delay(self._schedule, due.slot))
         if now < start:
             return self._pause_until("waiting", start, now)
+        if self._on_request and self._work.has_run(self._run_of(due.slot)):
+            return Pause("waiting", 1.0)  # until the next second, whose run has another name
         if not self._lease.acquire():
             return self._busy()
         with self._lease_released_unless_running():
             self._start(number, last, due)
         return STEP_AGAIN
 
-    def _start(self, number: int, last: Entry | None, due: Due, *, on_request: bool = False) -> Entry | None:
-        """Start the run of a slot; return None if it needs none, is too late, or another process acts on it.
+    def _request_is_met(self) -> bool:
+        """Return whether a run was requested, and an attempt of this process has led to its end."""
+        return self._on_request and self.last_settled is not None and self.last_settled.run == self._launched
 
-        Args:
-            on_request: start it now even if it is late, or if nothing has changed.
-        """
+    def _due(self, last: Entry, now: datetime) -> Due | None:
+        """Return the slot to act on: the one that was requested, or else one of the timetable."""
+        if not self._on_request:
+            return self._policy.due(self._timetable, last, self._settled_through(last, now), now)
+        slot = now.replace(microsecond=0)
+        return None if self._request_is_met() else Due(slot, self._timetable.count(last.due, slot))
+
+    def _start(self, number: int, last: Entry, due: Due) -> None:
+        """Start the run of a slot, unless it needs none, is too late, or another process acts on it."""
         entry = self._entry("started", due, last, run=self._run_of(due.slot), attempt=1)
         if self._work.has_run(entry.run):
             why = "its run took place before the clock was set back"
             self._settle(number, replace(entry, kind="skipped", why=why, run="", attempt=0))
-            return None
+            return
         fingerprint = self._fingerprint()
         before = entry.last_done
-        too_late = "" if on_request else self._policy.why_too_late(due.slot, self._clock.now())
+        too_late = "" if self._on_request else self._policy.why_too_late(due.slot, self._clock.now())
         if too_late:
             self._settle(number, replace(entry, kind="skipped", why=too_late, run="", attempt=0))
-            return None
-        skip_unchanged = self._skip_unchanged and not on_request
+            return
+        skip_unchanged = self._skip_unchanged and not self._on_request
         if skip_unchanged and fingerprint is not None and before and fingerprint == before["fingerprint"]:
             why = f"data, configuration and code have not changed since run {before['run']}"
             self._settle(number, replace(entry, kind="unchanged", why=why, run="", attempt=0))
-            return None
-        return self._launch(number, replace(entry, fingerprint=fingerprint))
+            return
+        self._launch(number, replace(entry, fingerprint=fingerprint))
 
     def _step_open(self, number: int, last: Entry) -> Pause:
         """Act on an open slot: its process has died, its next attempt is not due yet, or a process is working on it."""
         now, back_off = self._clock.now(), timedelta(seconds=self._policy.back_off(last.failures))
         ended = moment_of(last.at)
+        if self._on_request and self._launched is None:
+            back_off = timedelta(0)  # it is requested now
         if last.kind == "interrupted" and ended <= now < ended + back_off:
             return self._pause_until("waiting", ended + back_off, now)
         if not self._lease.acquire():
@@ -193,17 +199,18 @@ class Retrainer:
             if self._active is None:
                 self._lease.release()
 
-    def _launch(self, number: int, entry: Entry) -> Entry | None:
-        """Start an attempt; return None if another process has appended an entry, or the lease may be lost."""
+    def _launch(self, number: int, entry: Entry) -> bool:
+        """Start an attempt; return False if another process has appended an entry, or the lease may be lost."""
         at = text_of(self._clock.now())
         entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
         if not self._may_act() or not self._journal.append(number, entry) or not self._may_act():
-            return None
+            return False
         assert self._lease.number is not None
+        self._launched = entry.run
         last = entry.failures + 1 >= self._policy.max_attempts
         self._active = ActiveRun(number + 1, entry, self._work.start(entry.run, self._lease.number, last=last))
         log.info("slot %s: run %s, attempt %d", entry.slot, entry.run, entry.attempt)
-        return entry
+        return True
 
     def _fingerprint(self) -> str | None:
         with self._lease.renewed():  # hashing a large dataset may take longer than the lease lasts

@@ -128,10 +128,11 @@ def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or
 def test_i10_a_second_start_gives_exit_code_75_a_stopped_run_is_resumed_and_ends_with_its_daemon(
     schedule: Schedule,
 ) -> None:
-    running = schedule.start("--now", HOURLY, train=LONG)
+    command = (HOURLY, "--lease-seconds=15")
+    running = schedule.start("--now", *command, train=LONG)
     wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
     for option in ("--now", "--once"):
-        code, _ = schedule.run(option, HOURLY, train=LONG)
+        code, _ = schedule.run(option, *command, train=LONG)
         assert code == 75
         (error,) = re.findall(r"error\[E-BUSY\] .*", schedule.log())[-1:]
         assert re.search(rf"a run is in progress \(process {running.pid} on \S+, since 20\S+Z\); wait for it", error)
@@ -139,13 +140,34 @@ def test_i10_a_second_start_gives_exit_code_75_a_stopped_run_is_resumed_and_ends
     assert processes_of(schedule.folder) == []
     before = epochs_of(schedule)
     assert schedule.entries()[-1]["kind"] == "interrupted"
-    again = schedule.start("--now", HOURLY, train=LONG)
+    again = schedule.start("--now", *command, train=LONG)
     wait_until(lambda: epochs_of(schedule) > before, "the run has not been resumed")
     kill(again)
     wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run still runs", seconds=30)
     (run,) = (schedule.storage / "runs").iterdir()
     starts = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines() if '"started"' in line]
     assert [start["resumed_after"] > 0 for start in starts] == [False, True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_w8_now_trains_after_a_daemon_was_ended_by_a_signal(number: signal.Signals, schedule: Schedule) -> None:
+    command = (HOURLY, "--overlap=replace", "--lease-seconds=6")
+    train = ("--models=scratch", "--epochs=40", "--checkpoint-seconds=0", "--no-report")
+    now = datetime.now(UTC)
+    ahead = (now.replace(minute=59, second=48) - now).total_seconds()  # a slot is due in 12 s
+    daemon = schedule.start(*command, train=train, ahead=ahead)
+    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained", seconds=60)
+    daemon.send_signal(number)
+    daemon.communicate(timeout=30)
+    before = epochs_of(schedule)
+    assert before < 40
+    code, stdout = schedule.run("--now", *command, "--json", train=train, ahead=ahead + 3600)
+    assert code == 0, schedule.log()
+    done = json.loads(stdout)
+    assert (done["outcome"], done["attempt"], epochs_of(schedule)) == ("done", 2, 40), schedule.log()
+    assert [entry["kind"] for entry in schedule.entries()].count("done") == 1
+    if number == signal.SIGKILL:
+        assert "; without one, its run is resumed after 6 s" in schedule.log()
 
 
 def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedule: Schedule) -> None:

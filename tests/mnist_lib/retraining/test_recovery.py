@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from mnist_lib.clock import moment_of
 from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.policy import Policy
+from mnist_lib.retraining.policy import OVERLAP, Policy
 from mnist_lib.retraining.work import AttemptResult
 from tests.support.retraining.fakes import FakeAttempt
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world
-from tests.support.retraining.world import TIME_TO_LIVE, Settings, World
+from tests.support.retraining.world import TIME_TO_LIVE, Machine, Settings, World
 
 
 def test_i11_when_the_holder_is_killed_another_takes_over_after_its_time_to_live(
@@ -128,17 +128,81 @@ def test_cron_can_start_runs_after_a_clock_that_was_ahead_is_corrected() -> None
     assert len(done_slots(world)) == ahead + 1
 
 
-def test_a_run_started_by_hand_resumes_one_that_was_stopped() -> None:
-    world = hourly_world()
+@pytest.mark.parametrize("end", [Machine.terminate, Machine.die])
+@pytest.mark.parametrize("overlap", OVERLAP)
+@pytest.mark.parametrize("policy", [{}, {"starting_deadline": 600.0}, {"jitter": 3000.0}, {"max_attempts": 1}])
+def test_w8_a_requested_run_trains_once_after_the_end_of_a_daemon(
+    end: Callable[[Machine], None], overlap: str, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = hourly_world(overlap=overlap, **policy)
     machine = world.machines[0]
+    monkeypatch.setattr(world.random, "uniform", lambda low, high: 600.0)
+    while not world.at_work():
+        world.advance(30)
+    before = len(world.are_last)
+    end(machine)
+    world.advance(2 * HOUR)
+    requested = world.time()
+    machine.boot(on_request=True)
+    world.advance(DAY)
+    settled = [entry for entry in world.journal() if not entry.is_open and moment_of(entry.at) >= requested]
+    assert [entry.kind for entry in settled if entry.kind != "failed"] == ["done"]
+    assert settled[-1].kind == "done"
+    assert len(world.are_last) == before + 1
     assert machine.retrainer is not None
-    begun = machine.retrainer.run_now()
-    assert begun is not None
-    machine.retrainer.stop()
-    assert world.journal()[-1].kind == "interrupted"
-    again = machine.retrainer.run_now()
-    assert again is not None
-    assert (again.slot, world.journal()[-1].attempt) == (begun.slot, 2)
+    assert machine.retrainer.last_settled == settled[-1]
+    assert moment_of(settled[-1].at) < requested + timedelta(seconds=600 + 2 * TIME_TO_LIVE)
+
+
+def test_w8_a_requested_run_follows_a_slot_whose_attempts_are_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = hourly_world(max_attempts=1)
+    monkeypatch.setattr(world.random, "uniform", lambda low, high: 600.0)
+    world.advance(HOUR + 60)
+    world.machines[0].die()
+    world.machines[0].boot(on_request=True)
+    world.advance(0.5 * HOUR)
+    old, new = [entry for entry in world.journal() if not entry.is_open][1:]
+    assert (old.kind, old.slot, old.exit_code) == ("failed", "2026-01-05T01:00:00Z", 5)
+    assert (new.kind, new.missed) == ("done", 0)
+    assert new.slot > old.slot
+
+
+def test_w8_a_requested_run_that_fails_is_retried_and_reported_as_failed() -> None:
+    world = World(Settings(cron=HOURLY, failing=1.0, longest_run=10.0, policy=Policy(max_attempts=3)), seed=3)
+    machine = world.machines[0]
+    machine.boot(on_request=True)
+    world.advance(DAY)
+    assert [entry.kind for entry in world.journal()] == [
+        "enrolled",
+        *["started", "interrupted"] * 2,
+        "started",
+        "failed",
+    ]
+    assert machine.retrainer is not None
+    assert machine.retrainer.last_settled == world.journal()[-1]
+
+
+def test_w8_a_requested_run_resumes_one_that_was_stopped_without_its_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = AttemptResult(4, complete=False, retry="yes")
+    monkeypatch.setattr(FakeAttempt, "end_result", lambda self: result)
+    world = hourly_world(max_attempts=9, longest_run=10.0)
+    world.advance(HOUR + 400)
+    interrupted = world.journal()[-1]
+    assert (interrupted.kind, interrupted.failures) == ("interrupted", 6)  # the next attempt is due in 320 s
+    world.machines[0].terminate()
+    world.machines[0].boot(on_request=True)
+    world.advance(5)
+    again = world.journal()[-1]
+    assert (again.kind, again.slot, again.attempt) == ("started", interrupted.slot, interrupted.attempt + 1)
+
+
+def test_a_requested_run_is_not_ended_by_a_slot_that_comes_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = hourly_world(overlap="replace")
+    monkeypatch.setattr(world.random, "uniform", lambda low, high: 2.5 * HOUR)
+    world.machines[0].terminate()
+    world.machines[0].boot(on_request=True)
+    world.advance(DAY)
+    assert [entry.kind for entry in world.journal()] == ["enrolled", "started", "done"]
 
 
 @pytest.mark.parametrize(

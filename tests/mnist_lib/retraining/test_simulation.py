@@ -104,10 +104,22 @@ def failure(world: World, chance: random.Random):  # type: ignore[no-untyped-def
     def be_cut_off() -> None:
         machine.cut_until = world.now + chance.choice([15.0, 70.0, 600.0, HOUR])
 
+    def be_replaced_by_a_request() -> None:
+        machine.die()
+        machine.boot(on_request=True)
+
+        def boot() -> None:
+            if machine.on_request:
+                machine.die()
+            machine.boot()
+
+        world.at(world.now + chance.uniform(1, back), boot)
+
     def jump() -> None:
         machine.set_clock(chance.choice([-2 * HOUR, 2 * HOUR, 3 * DAY, -DAY, 0.0]))
 
-    return chance.choice([die, die_in_a_request, sleep_in_a_request, sleep, be_cut_off, jump])
+    faults = [die, die_in_a_request, sleep_in_a_request, sleep, be_cut_off, be_replaced_by_a_request, jump]
+    return chance.choice(faults)
 
 
 def heal(world: World) -> None:
@@ -115,6 +127,8 @@ def heal(world: World) -> None:
     for machine in world.machines:
         machine.requests_until_fault, machine.cut_until = float("inf"), 0.0
         machine.set_clock(0.0)
+        if machine.on_request:
+            machine.die()
         machine.boot()
     world.plans.clear()
     world.settings = replace(world.settings, longest_run=30.0, failing=0.0)

@@ -88,12 +88,14 @@ class Machine:
         self.requests_until_fault = NEVER
         self.fault: Callable[[], None] = lambda: None
         self.cut_until = 0.0
+        self.on_request = False
         self.retrainer: Retrainer | None = None
         self.attempt: FakeAttempt | None = None
         self.next_step = 0.0
 
-    def boot(self, enroll: datetime | None = None) -> None:
+    def boot(self, enroll: datetime | None = None, *, on_request: bool = False) -> None:
         if self.retrainer is None:
+            self.on_request = on_request
             term = LeaseTerm(f"daemon {self.number}", f"host{self.number}", "now")
             lease = Lease(self.objects, lease_folder(SCHEDULE), term, time_to_live=TIME_TO_LIVE, clock=self)
             self.retrainer = Retrainer(
@@ -108,8 +110,14 @@ class Machine:
                 enroll=enroll or self.now(),
                 notify=self.world.notified.append,
                 skip_unchanged=self.world.settings.skip_unchanged,
+                on_request=on_request,
             )
             self.next_step = self.world.now
+
+    def terminate(self) -> None:
+        if self.retrainer is not None:
+            self.retrainer.stop()
+        self.retrainer = None
 
     def die(self) -> None:
         self.retrainer = self.attempt = None  # its child process dies too
