@@ -27,6 +27,7 @@ from jobs.console.options import option, parse
 from jobs.console.output import log_to_stderr, print_result, run_command
 from jobs.console.values import whole_number
 from jobs.train.options import TrainOptions
+from mnist_lib.clock import steady_time
 from mnist_lib.environment import code_version
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
@@ -140,7 +141,7 @@ def _train(
         begin = time.monotonic()
         with killer.active(cluster, nodes) if killer else contextlib.nullcontext():
             advice = "nothing was stored; start the rehearsal again"
-            summary = train_trials(here, here.grid(), time.time(), folder, code_version(SOURCE_FOLDERS), advice)
+            summary = train_trials(here, here.grid(), steady_time(), folder, code_version(SOURCE_FOLDERS), advice)
         return summary, time.monotonic() - begin
 
 

@@ -7,6 +7,7 @@ import pickle
 from dataclasses import dataclass
 from typing import Any
 
+from mnist_lib.clock import steady_time
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.spec import TrialSpec, require_whole
@@ -60,12 +61,19 @@ class Assignment:
     spec: TrialSpec
     checkpoint: bytes | None = None  # the newest one of an earlier attempt
     source: ModelFile | None = None  # the file that defines its model, unless the model is in the catalog
-    # Time limit of the trial from its start; an epoch that would end later is not begun, except the first. Not a point
-    # in time, since the clocks of two machines may differ.
-    seconds: float = math.inf
+    deadline: float = math.inf  # by `steady_time`; an epoch that would end later is not begun, except the first
     until: int | None = None  # end with `RungDone` after this epoch, without an evaluation on the test images
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let Ray send the checkpoint without copying it; the receiver sees it as a memoryview."""
+        """Let Ray send the checkpoint without copying it; the receiver sees it as a memoryview.
+
+        The seconds left are sent in place of the deadline, since the clocks of two machines may differ.
+        """
         checkpoint = None if self.checkpoint is None else pickle.PickleBuffer(self.checkpoint)
-        return Assignment, (self.spec, checkpoint, self.source, self.seconds, self.until)
+        return _received, (self.spec, checkpoint, self.source, self.deadline - steady_time(), self.until)
+
+
+def _received(
+    spec: TrialSpec, checkpoint: bytes | None, source: ModelFile | None, seconds: float, until: int | None
+) -> Assignment:
+    return Assignment(spec, checkpoint, source, steady_time() + seconds, until)

@@ -1,6 +1,7 @@
 """The current time, and how times are written: UTC to the second, as in 2026-11-26T03:00:00Z."""
 
 import contextlib
+import functools
 import re
 import time
 from datetime import UTC, datetime
@@ -18,12 +19,31 @@ class Clock(Protocol):
 
 
 class SystemClock:
+    sleep = staticmethod(time.sleep)
+
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        # Linux's monotonic clock stops while the machine is suspended; CLOCK_BOOTTIME does not.
-        return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+        return steady_time()
+
+
+def steady_time() -> float:
+    """Return the Unix time, read from the wall clock once in each process, plus the seconds since then.
+
+    Time limits run on it: when somebody sets the wall clock, `time.time()` jumps, but this does not.
+    """
+    return _unix_time_of_boot() + _seconds_since_boot()
+
+
+def _seconds_since_boot() -> float:
+    # Linux's monotonic clock stops while the machine is suspended; CLOCK_BOOTTIME does not.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+@functools.cache
+def _unix_time_of_boot() -> float:
+    return time.time() - _seconds_since_boot()
 
 
 def text_of(moment: datetime) -> str:

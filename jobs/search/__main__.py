@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from jobs.console.output import print_result, run_command
 from jobs.console.terminal import step
 from jobs.search.options import LEFT_OUT, SearchOptions
 from jobs.train.command import checked_options, result_text, run_job
+from mnist_lib.clock import steady_time
 from mnist_lib.results import Accuracy, mean_accuracy
 from mnist_lib.search.space import settings_text
 from mnist_lib.store.runs import RunFolder
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def search_command(arguments: Sequence[str]) -> int:
-    begin = time.time()
+    begin = steady_time()
     options = checked_options(SearchOptions, arguments, begin, LEFT_OUT).with_inline_space()
     if options.plan:
         print_result(json.dumps(plan_document(options), indent=2) if options.json else plan_text(options))

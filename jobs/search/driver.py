@@ -29,6 +29,7 @@ from jobs.train.recorder import ADVICE, check_start
 from jobs.train.reporting import load_in_background
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
+from mnist_lib.clock import steady_time
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, RungDone, Started, TrialFailure
 from mnist_lib.search.halving import Decision, Step
@@ -80,8 +81,8 @@ class Search:
     """A search on a cluster: gives lanes their next steps, and records scores and decisions.
 
     Args:
-        deadline: the Unix time at which the final trials must have ended.
-        wall: returns the Unix time.
+        deadline: the value of `wall()` at which the final trials must have ended.
+        wall: returns the time, see `steady_time`.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Search:
         writes: WriteQueue,
         lanes: int,
         deadline: float = math.inf,
-        wall: Callable[[], float] = time.time,
+        wall: Callable[[], float] = steady_time,
     ) -> None:
         self._options, self._folder, self._writes, self._lanes = options, folder, writes, lanes
         self.found, self._time = Findings(options), TimeLimit(options, lanes, deadline, wall)

@@ -2,12 +2,12 @@
 
 import math
 import statistics
-import time
 from collections import deque
 from collections.abc import Callable
 
 from jobs.search.findings import Findings, History, epochs_of
 from jobs.search.options import SearchOptions
+from mnist_lib.clock import steady_time
 from mnist_lib.results import EpochDone, RungDone
 from mnist_lib.run_documents import Cut
 from mnist_lib.store.runs import RunFolder
@@ -21,15 +21,15 @@ class TimeLimit:
     """The time limit of a search.
 
     Args:
-        deadline: the Unix time at which the final trials must have ended.
-        wall: returns the Unix time.
+        deadline: the value of `wall()` at which the final trials must have ended.
+        wall: returns the time, see `steady_time`.
     """
 
     def __init__(
-        self, options: SearchOptions, lanes: int, deadline: float = math.inf, wall: Callable[[], float] = time.time
+        self, options: SearchOptions, lanes: int, deadline: float = math.inf, wall: Callable[[], float] = steady_time
     ) -> None:
         self._options, self._lanes, self._deadline, self.wall = options, lanes, deadline, wall
-        self._seen: dict[str, float] = {}  # Unix time of each trial's last epoch
+        self._seen: dict[str, float] = {}  # time of each trial's last epoch
         self._epoch_seconds: deque[float] = deque(
             maxlen=MAX_MEASURED_EPOCHS
         )  # first epochs without, others with validation

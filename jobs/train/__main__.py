@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from jobs.console.output import run_command
 from jobs.console.terminal import step
 from jobs.train.command import checked_options, print_result_of_job, result_text, run_job
 from jobs.train.options import TrainOptions
+from mnist_lib.clock import steady_time
 from mnist_lib.store.runs import RunFolder
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: Sequence[str]) -> int:
-    begin = time.time()
+    begin = steady_time()
     if any(word.partition("=")[0] == "--chaos" for word in arguments):
         raise exit_codes.UsageError("--chaos is not an option; use instead: python -m jobs.rehearse --seed N")
     options = checked_options(TrainOptions, arguments, begin)

@@ -42,7 +42,7 @@ def checked_options(
     """Return the options of a command line, checked without importing anything slow.
 
     Args:
-        begin: Unix time at which the command began.
+        begin: the value of `steady_time()` when the command began.
         left_out: fields that are not options of the command.
     """
     options: Options = parse(kind.COMMAND, kind, arguments, left_out)

@@ -25,6 +25,7 @@ from jobs.train.recorder import Recorder
 from jobs.train.reporting import load_in_background
 from jobs.train.storing import StoredData, Times, predict_on, store_run
 from mnist_lib.assignment import Assignment
+from mnist_lib.clock import SystemClock, steady_time
 from mnist_lib.model_file import ModelFile
 from mnist_lib.run_documents import DRIVER
 from mnist_lib.spec import TrialSpec, by_cost
@@ -32,6 +33,8 @@ from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
+
+CLOCK = SystemClock()
 
 
 def train_trials(
@@ -47,7 +50,7 @@ def train_trials(
     Trials that earlier drivers of the run have finished are not repeated.
 
     Args:
-        begin: Unix time at which the command began.
+        begin: the value of `steady_time()` when the command began.
         code: the result of `code_version`.
         advice: what to print when the user interrupts the run.
 
@@ -70,10 +73,10 @@ def record_start(folder: RunFolder, begin: float, cluster_seconds: float) -> Non
     """Record in the history of the run that a driver is connected to the cluster.
 
     Args:
-        begin: Unix time at which the driver's command began.
+        begin: the value of `steady_time()` when the driver's command began.
         cluster_seconds: how long it took to connect.
     """
-    start = max(0.0, time.time() - begin - cluster_seconds)  # the clock may have been set back
+    start = steady_time() - begin - cluster_seconds
     phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
     folder.append_history({"event": DRIVER, "trial": "", "phases": phases})
 
@@ -90,7 +93,7 @@ def train_on(
     """Do what `train_trials` does, on a cluster that is connected.
 
     Args:
-        deadline: the Unix time after which no further epoch is trained.
+        deadline: the value of `steady_time()` after which no further epoch is trained.
         search: what the summary says about the search that has found the settings of these trials.
     """
     with Recorder(folder, trials) as recorder:
@@ -120,20 +123,21 @@ def fan_out_of(
     recorder: Recorder,
     deadline: float = math.inf,
     max_lanes: int | None = None,
-    clock: Clock = time,
+    clock: Clock = CLOCK,
     files: Mapping[str, ModelFile] = MappingProxyType({}),
 ) -> FanOut:
     """Start lanes for the unfinished trials of a run.
 
     Args:
-        deadline: the Unix time after which no further epoch is trained.
+        deadline: the value of `clock.monotonic()` after which no further epoch is trained.
         max_lanes: the maximum number of lanes; None for as many as fit.
         files: the files that define models, by model.
     """
 
     def payload(spec: TrialSpec, rounds: int) -> Assignment:
-        seconds = (deadline - time.time()) / rounds
-        return Assignment(spec, recorder.checkpoint(spec.id), files.get(spec.model), seconds)
+        now = clock.monotonic()
+        share = (deadline - now) / rounds
+        return Assignment(spec, recorder.checkpoint(spec.id), files.get(spec.model), now + share)
 
     fan_out = FanOut(cluster, limits, plan, payload, max_lanes=max_lanes, is_full=lambda: recorder.is_full, clock=clock)
     fan_out.submit(by_cost(recorder.unfinished))

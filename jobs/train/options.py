@@ -128,7 +128,8 @@ class TrainOptions(DataOptions):
     )
     max_seconds: float | None = option(
         None,
-        "time limit of the run in seconds; only the first epoch of a trial may exceed it (default: none)",
+        "time limit of the run in seconds from the start of the command; only the first epoch of a trial may exceed it"
+        " (default: none)",
         number,
         "S",
     )
@@ -275,10 +276,12 @@ class TrainOptions(DataOptions):
         return Pace(checkpoint_seconds=_seconds("checkpoint_seconds", self.checkpoint_seconds))
 
     def deadline(self, begin: float) -> float:
-        """Return the Unix time after which no further epoch is trained. Raises SpecError for an invalid value.
+        """Return the value of `steady_time()` after which no further epoch is trained, or infinity.
+
+        Raises SpecError for an invalid value.
 
         Args:
-            begin: Unix time at which the command began, less the time that earlier drivers worked on the run.
+            begin: when the command began, by `steady_time()`, less the time that earlier drivers worked on the run.
         """
         until = moment_of(self.finish_by).timestamp() if self.finish_by else math.inf
         return until if self.max_seconds is None else min(until, begin + _seconds("max_seconds", self.max_seconds))

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.lanes.fan_out import Died
 from cluster.lanes.resources import makespan
+from mnist_lib.clock import steady_time
 from mnist_lib.results import EpochDone, Heartbeat, Started, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 
@@ -47,7 +48,7 @@ class RunProgress:
     Args:
         rows: the `trial_row` of each trial that earlier drivers of the run have finished.
         lanes: how many trials run at once.
-        deadline: the Unix time after which no further epoch is trained.
+        deadline: the value of `steady_time()` after which no further epoch is trained.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class RunProgress:
         return self._until_deadline(makespan(known, lanes)) if len(known) == len(left) else None
 
     def _until_deadline(self, seconds: float) -> float:
-        return max(0.0, min(seconds, self._deadline - time.time()))
+        return max(0.0, min(seconds, self._deadline - steady_time()))
 
     def _end(self, trial: TrialProgress, state: State) -> None:
         self._ended += 1

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.aggregation import Tally
+from mnist_lib.clock import steady_time
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import StoreError
 from mnist_lib.report.summary import trial_row
@@ -126,7 +126,7 @@ class Recorder:
                 self._record_death(event)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        self._history.append({"at": round(time.time(), 3), **entry})
+        self._history.append({"at": round(steady_time(), 3), **entry})
         self._writes.put(self._write_history, "history", in_place_of="entries")
 
     def _write_history(self) -> None:

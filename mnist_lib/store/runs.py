@@ -4,7 +4,6 @@
 last; when it exists, the run is complete.
 """
 
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
+from mnist_lib.clock import steady_time
 from mnist_lib.documents import Json, Moment, Name, convert, decode, encode, require_schema
 from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
@@ -78,7 +78,7 @@ class RunFolder:
 
     def append_history(self, entry: Mapping[str, Any]) -> None:
         """Append a line to `history.jsonl`, with the Unix time."""
-        line = encode({"at": round(time.time(), 3), **entry})
+        line = encode({"at": round(steady_time(), 3), **entry})
         self.objects.append(self._name(HISTORY), line + b"\n")
 
     def flush(self) -> None:
@@ -96,11 +96,11 @@ class RunFolder:
         return entries
 
     def seconds_worked(self) -> float:
-        """Return for how long earlier processes worked on the run, each from its start to its last entry."""
+        """Return for how long earlier commands worked on the run, each from its start to its last entry."""
         worked, begin, last = 0.0, 0.0, 0.0
         for entry in self.history() if self.resumed else ():
             if entry["event"] == DRIVER:
-                worked, begin = worked + last - begin, entry["at"]
+                worked, begin = worked + last - begin, entry["at"] - sum(entry.get("phases", {}).values())
             last = entry["at"]
         return worked + last - begin
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.assignment import Assignment, Pace
+from mnist_lib.clock import steady_time
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.errors import CheckpointError, DivergedError, SpecError
@@ -47,7 +48,7 @@ def start(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, tu
 
 
 def train(
-    compiled: Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace, until: float
+    compiled: Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace, deadline: float
 ) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
     """Return the epoch to store and all epochs.
 
@@ -56,7 +57,7 @@ def train(
     Without validation it is the last one.
 
     Args:
-        until: the value of `time.monotonic()` after which no epoch should end.
+        deadline: the value of `steady_time()` after which no epoch should end.
     """
     best, history = (state.best, state.history) if state else (None, ())
     rates = rates_of(compiled, spec)
@@ -83,8 +84,8 @@ def train(
         )
         history = (*history, done)
         yield done
-        late = time.monotonic() + max(epoch.seconds for epoch in history) > until
-        if math.isfinite(until) and compiled.trainer.any_process(late):
+        late = steady_time() + max(epoch.seconds for epoch in history) > deadline
+        if math.isfinite(deadline) and compiled.trainer.any_process(late):
             break
         if epoch.number < last and time.monotonic() - checkpoint_at >= pace.checkpoint_seconds:
             content = pack(TrainingState(compiled.trainer.values, best, history), spec)

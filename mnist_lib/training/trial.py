@@ -182,7 +182,7 @@ class _Lane:
         setup_seconds = time.monotonic() - begin
         if assignment.until is not None:
             pace = replace(pace, max_epochs=assignment.until)
-        best, history = yield from train(compiled, spec, state, pace, until=begin + assignment.seconds)
+        best, history = yield from train(compiled, spec, state, pace, assignment.deadline)
         if assignment.until is not None:
             yield rung_done(compiled.trainer, spec, best, history)
             return

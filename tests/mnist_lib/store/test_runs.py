@@ -184,6 +184,9 @@ def test_the_time_worked_on_a_run_leaves_out_the_time_between_two_drivers(tmp_pa
     for at, event in entries:
         first.append_history({"at": at, "event": event, "trial": ""})
     assert RunFolder(objects, "r", resumed=True).seconds_worked() == 60 + 20
+    phases = {"start": 2.0, "cluster": 5.0}  # before the entry of a driver
+    first.append_history({"at": 30_000, "event": "driver", "trial": "", "phases": phases})
+    assert RunFolder(objects, "r", resumed=True).seconds_worked() == 60 + 20 + 7
 
 
 def test_an_incomplete_line_of_the_history_is_cut_off_when_a_run_is_resumed(objects: Objects) -> None:

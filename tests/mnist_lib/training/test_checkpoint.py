@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mnist_lib.assignment import Assignment, Pace, Resources
+from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, Started, TrialEvent, TrialResult
 from mnist_lib.spec import trial_grid
@@ -89,14 +90,27 @@ def test_a_trial_with_an_unusable_checkpoint_starts_from_the_beginning_and_says_
 
 
 def test_at_the_deadline_every_trial_has_a_valid_result_of_at_least_one_epoch(few: Dataset) -> None:
-    specs = trial_grid(["scratch"], [0, 1], epochs=100_000, hidden_units=8)
-    assignments = [Assignment(spec, seconds=seconds) for seconds in (1, 0) for spec in specs]
-    begin = time.time()
+    specs = trial_grid(["scratch"], [0, 1, 2, 3], epochs=100_000, hidden_units=8)
+    begin = steady_time()
+    assignments = [
+        Assignment(spec, deadline=begin + seconds) for spec, seconds in zip(specs, (3, 4, 0, 0), strict=True)
+    ]
     found = results(events(assignments, few, Pace()))
-    assert time.time() - begin < 10
-    assert [result.trial for result in found] == ["scratch-s0", "scratch-s1"] * 2
+    assert steady_time() - begin < 12
+    assert [result.trial for result in found] == [spec.id for spec in specs]
     assert all(1 <= len(result.history) < 100_000 and result.test.total == 110 for result in found)
     assert [len(result.history) for result in found[2:]] == [1, 1]
+
+
+def test_the_wait_for_the_data_counts_against_the_deadline(few: Dataset) -> None:
+    def load() -> Dataset:
+        time.sleep(2)
+        return few
+
+    (spec,) = trial_grid(["scratch"], [0], epochs=100_000, hidden_units=8)
+    lane = run_trials([Assignment(spec, deadline=steady_time() + 2)], load, ONE, WorkerPlace(node="here"))
+    (result,) = results([*lane])
+    assert len(result.history) == 1
 
 
 def test_max_epochs_ends_a_trial_early_and_does_not_change_its_losses(few: Dataset) -> None:

@@ -46,7 +46,7 @@ def stored(correct: list[int], total: int, cut: int = 0) -> Best:
     compiled = Compiled(SimpleNamespace(), trainer, SimpleNamespace(steps=1), images, images, ())  # type: ignore[arg-type]
     spec, state = TrialSpec.of("keras", epochs=len(correct)), None
     for last in (cut, len(correct)) if cut else (len(correct),):
-        events = train(compiled, spec, state, Pace(max_epochs=last, checkpoint_seconds=math.inf), until=math.inf)
+        events = train(compiled, spec, state, Pace(max_epochs=last, checkpoint_seconds=math.inf), deadline=math.inf)
         while True:
             try:
                 next(events)

@@ -299,7 +299,7 @@ class SimulatedCluster:
             yield durations.importing if not compiled else 0.01
             yield 0.01 if given.spec.model in compiled else durations.compiling
             compiled.add(given.spec.model)
-            for happening in trial_script(given, durations, lane.node.name):
+            for happening in trial_script(given, durations, lane.node.name, self.clock.monotonic):
                 while len(lane.unread) >= MAX_UNREAD:
                     yield "room"
                 if isinstance(happening, TrialEvent):

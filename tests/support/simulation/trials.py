@@ -6,12 +6,13 @@ them, so that a trial that is resumed wrongly ends with different weights.
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
 
 from mnist_lib.assignment import Assignment
+from mnist_lib.clock import steady_time
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Heartbeat, RungDone, Started, Trained, TrialEvent
 from mnist_lib.spec import TrialSpec
@@ -34,8 +35,14 @@ class Durations:
     chunk: float = 0.1  # without a heartbeat
 
 
-def trial_script(given: Assignment, durations: Durations, node: str) -> Generator[float | TrialEvent, None, None]:
-    """Yield the events of a trial, and the seconds of work between them."""
+def trial_script(
+    given: Assignment, durations: Durations, node: str, now: Callable[[], float] = steady_time
+) -> Generator[float | TrialEvent, None, None]:
+    """Yield the events of a trial, and the seconds of work between them.
+
+    Args:
+        now: the time by which the deadline of the trial is judged.
+    """
     spec = given.spec
     done, weights = json.loads(bytes(given.checkpoint)) if given.checkpoint else (0, "")
     yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
@@ -51,6 +58,8 @@ def trial_script(given: Assignment, durations: Durations, node: str) -> Generato
         weights = next_weights(spec, epoch, weights)
         history.append(epoch_of(spec, epoch, durations.epoch))
         yield history[-1]
+        if now() + durations.epoch > given.deadline:
+            break
         if epoch < last and epoch % durations.checkpoint_every == 0:
             yield CheckpointTaken(trial=spec.id, epoch=epoch, content=json.dumps([epoch, weights]).encode())
     if given.until is not None:

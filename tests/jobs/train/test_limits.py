@@ -1,0 +1,108 @@
+"""Time limits of a run on a simulated cluster: what they count, by which clock, and how trials share the time."""
+
+import math
+import pickle
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cluster.deadlines import Limits
+from cluster.lanes.resources import LanePlan
+from jobs.train.driver import fan_out_of
+from jobs.train.options import TrainOptions
+from jobs.train.progress import RunProgress
+from jobs.train.recorder import Recorder
+from mnist_lib.assignment import Assignment
+from mnist_lib.clock import steady_time, text_of
+from mnist_lib.results import EpochDone, TrialResult
+from mnist_lib.spec import TrialSpec, trial_grid
+from mnist_lib.store.runs import RunFolder
+from tests.support.simulation.clock import VirtualClock
+from tests.support.simulation.cluster import SimulatedCluster
+from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
+from tests.support.simulation.trials import Durations, epoch_of
+
+HOUR = 3_600.0
+
+
+class Run:
+    """A run with a time limit on a simulated cluster."""
+
+    def __init__(self, trials: list[TrialSpec], durations: dict[str, Durations], *, lanes: int = 1) -> None:
+        self.clock = VirtualClock()
+        self.cluster = SimulatedCluster(self.clock, durations)
+        self.cluster.add_node(lanes)
+        self._trials, self._lanes = trials, lanes
+        self.epochs: dict[str, int] = {}  # that each trial was trained for
+        self.trained_until = 0.0
+
+    def finish(self, deadline: float) -> None:
+        writes = SimulatedWrites(self.clock, seconds=0.0)
+        plan = LanePlan(lanes=self._lanes, cpus=1, gpus=0)
+        with (
+            Recorder(RunFolder(MemoryObjects(), "r"), self._trials, writes) as recorder,
+            fan_out_of(self.cluster, Limits(), plan, recorder, deadline, clock=self.clock) as fan_out,
+        ):
+            for event in fan_out.events():
+                recorder.record(event, fan_out.attempts)
+                if isinstance(event, EpochDone):
+                    self.trained_until = self.clock.now
+                if isinstance(event, TrialResult):
+                    self.epochs[event.trial] = len(event.history)
+
+
+def grid(*models: str, seeds: int = 1, epochs: int = 20) -> list[TrialSpec]:
+    return trial_grid(models, range(seeds), dataset="mnist-mini", epochs=epochs)
+
+
+def set_wall_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set the wall clock forward, or back if `seconds` is negative."""
+    steady_time()  # the process has read the wall clock once before it is set
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + seconds)
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_w5_a_wall_clock_that_is_set_during_a_run_changes_no_limit(
+    monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    objects, begin = MemoryObjects(), steady_time()
+    finish_by = text_of(datetime.now(UTC) + timedelta(seconds=HOUR / 2))
+    deadlines = [
+        limit.deadline(begin) for limit in (TrainOptions(max_seconds=HOUR / 2), TrainOptions(finish_by=finish_by))
+    ]
+    RunFolder(objects, "r").append_history({"event": "driver", "trial": ""})
+    set_wall_clock(monkeypatch, jump)
+    RunFolder(objects, "r").append_history({"event": "ended", "trial": "keras-s0"})
+    assert RunFolder(objects, "r", resumed=True).seconds_worked() < 10  # which a resumed run deducts
+    for deadline in deadlines:
+        assert deadline - steady_time() == pytest.approx(HOUR / 2, abs=10)
+        (spec,) = grid("keras")
+        progress = RunProgress([spec], [], deadline=deadline)
+        progress.update(epoch_of(spec, 1, HOUR), lambda _: 1)
+        assert progress.total_seconds_left == pytest.approx(HOUR / 2, abs=10)
+
+
+def test_a_time_limit_also_counts_the_import_and_the_wait_for_the_data() -> None:
+    run = Run(grid("keras"), {"keras": Durations(importing=40.0, epoch=1.0)})
+    run.finish(deadline=50.0)
+    assert 45 < run.trained_until <= 50
+    assert run.epochs["keras-s0"] < 10
+
+
+def test_the_time_in_which_an_assignment_waits_for_its_lane_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"driver": 1_000.0, "lane": 77.0}  # the clocks of two machines
+    host = "driver"
+    monkeypatch.setattr("mnist_lib.assignment.steady_time", lambda: now[host])
+    (spec,) = grid("keras")
+    assignment = Assignment(spec, b"checkpoint", deadline=1_100.0, until=3)
+    waiting = pickle.loads(pickle.dumps(assignment, protocol=5))  # in the mailbox, on the machine of the driver
+    now = {machine: seconds + 40.0 for machine, seconds in now.items()}
+    sent = pickle.dumps(waiting, protocol=5)
+    host = "lane"
+    received = pickle.loads(sent)
+    assert received.deadline - now["lane"] == pytest.approx(60.0)
+    assert (received.spec, bytes(received.checkpoint), received.until) == (spec, b"checkpoint", 3)
+    host = "driver"
+    assert pickle.loads(pickle.dumps(Assignment(spec))).deadline == math.inf
