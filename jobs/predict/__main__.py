@@ -23,11 +23,12 @@ from jobs.predict.answers import Answer, Failure, PictureResult
 from jobs.predict.batches import layout_of, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version
+from mnist_lib.data.listing import find_pictures
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.processes import picture_reader
-from mnist_lib.pictures.reading import Picture, find_pictures
+from mnist_lib.pictures.reading import Picture, size_of
 from mnist_lib.store.contents import StoredModel, classes_of, image_shape_of
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, percent, printable
@@ -58,10 +59,31 @@ def predict(arguments: Sequence[str]) -> int:
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:
-        paths = find_pictures(options.pictures)
-        with _batches(paths, stored, options, arguments) as batches:
-            results = _collected(batches, len(paths))
+        results = _predict_files(options, stored, arguments)
     return _finish(results, options, version, classes_of(stored.manifest))
+
+
+def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequence[str]) -> list[PictureResult]:
+    """Predict the pictures in files. Those that certainly cannot be read are reported before the model is loaded."""
+    failures: dict[Path, PictureResult] = {}
+    found = find_pictures(options.pictures)
+    for path in found:
+        try:
+            size_of(path)
+        except ImageError as error:
+            failures[path] = Failure(str(path), error)
+    _print_failures(failures.values())
+    paths = [path for path in found if path not in failures]
+    if not paths:
+        return [*failures.values()]
+    with _batches(paths, stored, options, arguments) as batches:
+        return [*failures.values(), *_collected(batches, len(paths))]
+
+
+def _print_failures(results: Iterable[PictureResult]) -> None:
+    for result in results:
+        if isinstance(result, Failure):
+            print_stderr(printable(f"error[{ImageError.code}] {result.name}: {result.error}"))
 
 
 @contextlib.contextmanager
@@ -128,9 +150,7 @@ def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[Pi
     results: list[PictureResult] = []
     with _progress(pictures) as advance:
         for batch in batches:
-            for result in batch:
-                if isinstance(result, Failure):
-                    print_stderr(printable(f"error[{ImageError.code}] {result.name}: {result.error}"))
+            _print_failures(batch)
             results += batch
             advance(len(batch))
     seconds, in_all = time.monotonic() - begin, _seconds_of_process()

@@ -36,11 +36,11 @@ from jobs.review.viewing import Viewer
 from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import Reason, labels_file
+from mnist_lib.data.listing import find_pictures
 from mnist_lib.data.request import DataRequest, stored_name
 from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.pictures.reading import find_pictures
 from mnist_lib.store.champions.log import datasets_with_logs
 from mnist_lib.store.contents import StoredModel, classes_of
 from mnist_lib.store.versions import Version, model_names

@@ -1,13 +1,17 @@
-"""The pictures of a folder: CLASS/picture, or train/CLASS/picture and test/CLASS/picture. They are listed, not read."""
+"""The pictures of a folder: CLASS/picture, or train/CLASS/picture and test/CLASS/picture. They are listed, not read.
+
+`find_pictures` lists those of any other folder. Both report what they leave out.
+"""
 
 import hashlib
 import itertools
+import logging
 import os
 import re
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from mnist_lib.catalog import PICTURE_SUFFIXES
 from mnist_lib.data.request import MAX_CLASSES
 from mnist_lib.errors import DataError, DataMissingError
 from mnist_lib.wording import counted
+
+log = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
@@ -85,6 +91,23 @@ def list_folder(folder: Path, per_class: int | None = None) -> Listing:
     return Listing(classes, tuple(files), (*notices, *scan.notices()), scan.unreadable(), digest.hexdigest())
 
 
+def find_pictures(named: Iterable[Path]) -> list[Path]:
+    """Return the named files, with each folder replaced by the picture files below it, sorted.
+
+    What is left out is logged. What cannot be read, and a folder without pictures, is returned itself, so that reading
+    it raises an error.
+    """
+    return [found for path in named for found in (_pictures_in(path) if _holds(path.is_dir) else [path])]
+
+
+def _pictures_in(top: Path) -> list[Path]:
+    scan = _Scan(top)
+    found = [path for path, _ in scan.pictures(Path())]
+    for notice in scan.notices(without=UNREADABLE):
+        log.warning("%s: %s", top, notice)
+    return sorted(top / path for path in (*found, *scan.unreadable())) or [top]
+
+
 def listed(names: Sequence[str]) -> str:
     """Return the first names as text, and how many more there are."""
     more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
@@ -103,9 +126,10 @@ class _Scan:
         if paths:
             self._left_out[reason] |= dict.fromkeys(paths)
 
-    def notices(self) -> Iterator[str]:
+    def notices(self, without: str = "") -> Iterator[str]:
         for reason, paths in self._left_out.items():
-            yield f"left out, {reason}: {len(paths):,} ({listed([*paths])})"
+            if reason != without:
+                yield f"left out, {reason}: {len(paths):,} ({listed([*paths])})"
 
     def unreadable(self) -> tuple[str, ...]:
         return tuple(self._left_out.get(UNREADABLE, ()))

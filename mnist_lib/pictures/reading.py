@@ -3,13 +3,14 @@
 Pillow's own limits are too wide: it reads 179 million pixels, and formats for which it starts other programs.
 """
 
+import contextlib
 import hashlib
 import io
 import math
 import os
 import stat
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,31 +80,6 @@ class Picture:
         return self.size != (width, height)
 
 
-def find_pictures(named: Iterable[Path]) -> list[Path]:
-    """Return the named files, with each folder replaced by the picture files below it, sorted.
-
-    A folder that has no pictures or cannot be listed is returned itself, so that reading it raises an error.
-    """
-    return [found for path in named for found in (_pictures_in(path) if _is_folder(path) else [path])]
-
-
-def _is_folder(path: Path) -> bool:
-    """Return whether a path is that of a folder; False if that cannot be known, such as for a name that is too long."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def _pictures_in(top: Path) -> list[Path]:
-    found: list[Path] = []
-    for folder, folders, files in os.walk(top, onerror=lambda error: found.append(Path(error.filename))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        pictures = [name for name in files if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")]
-        found.extend(Path(folder, name) for name in pictures)
-    return sorted(found) or [top]
-
-
 def read_file(path: Path, layout: Layout) -> Picture:
     """Return the picture in a file. Raises ImageError as `read_content` and `read_picture`."""
     return read_picture(read_content(path), layout)
@@ -111,29 +87,43 @@ def read_file(path: Path, layout: Layout) -> Picture:
 
 def read_content(path: Path) -> bytes:
     """Return the content of a file, or raise ImageError if it is too large, unreadable or not a file."""
-    try:
+    size = size_of(path)
+    with _image_errors(), open(path, "rb", opener=_open) as file:
+        content: bytes = file.read(size + 1) or b""  # None: no data yet, in some files of the kernel
+    if len(content) != size:  # the kernel also makes up files, such as those in /proc
+        got = "more" if len(content) > size else f"{len(content):,}"
+        raise ImageError(f"expected the {size:,} bytes of a file, got {got}; wait until it is written")
+    return content
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes, without opening it, or raise ImageError as `read_content`."""
+    with _image_errors():
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             next(path.iterdir(), None)
             raise ImageError(
                 f"expected pictures ({' '.join(PICTURE_SUFFIXES)}), got a folder without any; name the files"
             )
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("expected a file, got a device, a pipe or a socket; name a file")
-        if status.st_size > MAX_PICTURE_BYTES:
-            got = f"{status.st_size / 1e6:,.1f}"
-            raise ImageError(f"expected at most {MAX_PICTURE_BYTES // 10**6} MB, got {got}; scale the picture down")
-        with open(path, "rb", opener=_open) as file:
-            content: bytes = file.read(status.st_size + 1) or b""  # None: no data yet, in some files of the kernel
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("expected a file, got a device, a pipe or a socket; name a file")
+    if status.st_size > MAX_PICTURE_BYTES:
+        got = f"{status.st_size / 1e6:,.1f}"
+        raise ImageError(f"expected at most {MAX_PICTURE_BYTES // 10**6} MB, got {got}; scale the picture down")
+    return status.st_size
+
+
+@contextlib.contextmanager
+def _image_errors() -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise ImageError("expected a file or a folder, got a path that does not exist; check its spelling") from None
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"expected a file that can be read, got: {reason}; check its path and permissions") from error
-    if len(content) != status.st_size:  # the kernel also makes up files, such as those in /proc
-        got = "more" if len(content) > status.st_size else f"{len(content):,}"
-        raise ImageError(f"expected the {status.st_size:,} bytes of a file, got {got}; wait until it is written")
-    return content
 
 
 def _open(path: str, flags: int) -> int:

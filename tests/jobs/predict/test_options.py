@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from jobs.predict import __main__ as predict
 from jobs.predict.answers import COLUMNS, Answer, as_csv, as_json, as_table
 from jobs.predict.grid import draw
+from jobs.predict.options import PredictOptions
 from mnist_lib.catalog import DIGITS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.pictures.rejecting import MIN_LIKENESS, MIN_SURE_LIKENESS
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import printable
@@ -166,3 +168,21 @@ def test_any_names_can_be_drawn_below_a_picture(name: str, classes: list[str]) -
     picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
     with tempfile.TemporaryDirectory() as folder:
         draw([Answer(name, picture, np.asarray([0.25, 0.75], np.float32), classes)], Path(folder, "seen.png"))
+
+
+def test_a_missing_path_is_reported_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    not_loaded = cast(StoredModel, None)
+    options = PredictOptions(pictures=(tmp_path / "gone.png", tmp_path))
+    gone, empty = predict._predict_files(options, not_loaded, [])
+    assert (gone.name, empty.name) == (str(tmp_path / "gone.png"), str(tmp_path))
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith(
+        f"error[E-IMAGE] {tmp_path}/gone.png: expected a file or a folder, got a path that does"
+    )
+    assert "got a folder without any" in errors[1]
+    (tmp_path / "here.png").write_bytes(b"x")
+    with pytest.raises(AttributeError):  # now it is loaded
+        predict._predict_files(options, not_loaded, [])
+    assert "gone.png" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from jobs.review.model_process import ModelProcess
 from jobs.review.server import MAX_UPLOAD_BYTES
 from jobs.review.session import Session
 from jobs.review.viewing import Viewer
+from mnist_lib.data.listing import find_pictures
 from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.examination import png
-from mnist_lib.pictures.reading import find_pictures
 from tests.support.hostile_pictures import many_scans
 from tests.support.reviewing import (
     LAYOUT,

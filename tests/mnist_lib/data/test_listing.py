@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mnist_lib.data.listing import list_folder
+from mnist_lib.data.listing import find_pictures, list_folder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError, DataMissingError, SpecError
 from tests.support.other_user import lines_as_nobody, visible_folder
@@ -186,3 +186,50 @@ def test_some_pictures_of_each_class_are_enough_to_check_a_folder(tmp_path: Path
         picture.unlink()
     with pytest.raises(DataError, match="expected 2 to 1,000 class folders with pictures, got 1"):
         list_folder(folder, per_class=2)
+
+
+def test_folders_are_searched_in_order_and_named_files_are_always_included(tmp_path: Path) -> None:
+    for name in ("b.png", "a/z.JPG", "a/.hidden.png", ".git/x.png", "a/notes.txt", "c.gif", "empty/notes"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    named = [tmp_path / "a/notes.txt", tmp_path, tmp_path / "empty", tmp_path / "gone.png"]
+    names = ["a/notes.txt", "a/z.JPG", "b.png", "c.gif", "empty", "gone.png"]
+    assert find_pictures(named) == [tmp_path / name for name in names]
+    for path in (Path("a\0b"), tmp_path / ("x" * 300), Path("x/" * 2_500)):
+        assert find_pictures([path]) == [path]
+
+
+def test_d8_what_is_left_out_below_a_named_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = ("a.png", "sub/b.png", "photo.HEIC", "sub/scan.pdf", ".hidden.pdf", "Thumbs.db")
+    write_folder(tmp_path / "scans", dict.fromkeys(files, b"x"))
+    (tmp_path / "scans/sub/out.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "outside.png").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert find_pictures([Path("scans")]) == [Path("scans/a.png"), Path("scans/sub/b.png")]
+    assert caplog.messages == [
+        "scans: left out, not a picture that can be read (.heic): 1 (photo.HEIC)",
+        "scans: left out, a link out of the folder: 1 (sub/out.png)",
+        "scans: left out, not a picture that can be read (.pdf): 1 (sub/scan.pdf)",
+    ]
+
+
+def test_files_and_folders_without_permission_are_refused_one_by_one() -> None:
+    imports = "from mnist_lib.data.listing import find_pictures; from mnist_lib.pictures.reading import *"
+    code = """
+for path in find_pictures([folder / name for name in ("secret.png", "closed", "closed/a.png", "closed/b", "listed")]):
+    try:
+        read_content(path)
+    except ImageError as error:
+        print(path.relative_to(folder), error)
+"""
+    with visible_folder() as folder:
+        write_folder(folder, dict.fromkeys(("secret.png", "closed/a.png", "closed/b/1.png", "listed/1.png"), b"x"))
+        (folder / "secret.png").chmod(0)
+        (folder / "closed").chmod(0)
+        (folder / "listed").chmod(0o744)
+        lines = lines_as_nobody(folder, imports, code)
+    assert [line.split()[0] for line in lines] == ["secret.png", "closed", "closed/a.png", "closed/b", "listed/1.png"]
+    assert all("expected a file that can be read, got: Permission denied; check" in line for line in lines)

@@ -15,7 +15,6 @@ from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import (
     Layout,
     Shape,
-    find_pictures,
     read_content,
     read_file,
     read_picture,
@@ -24,8 +23,6 @@ from tests.support.digits import DIGITS, MAX_DIFFERENCE, difference, enlarged
 from tests.support.drawing import KINDS, header_only, png, saved
 from tests.support.hostile_pictures import AS_IS, COLOUR, of_numbers
 from tests.support.hostile_pictures import DIGIT as MNIST
-from tests.support.other_user import lines_as_nobody, visible_folder
-from tests.support.pictures import write_folder
 from tests.support.processor import at_most_processor_seconds
 
 
@@ -130,18 +127,6 @@ def test_random_pixels_give_a_picture_or_an_image_error(height: int, width: int,
         assert found.image.max() == 255 or found.likeness == 0  # no ink
 
 
-def test_folders_are_searched_in_order_and_named_files_are_always_included(tmp_path: Path) -> None:
-    for name in ("b.png", "a/z.JPG", "a/.hidden.png", ".git/x.png", "a/notes.txt", "c.gif", "empty/notes"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"")
-    named = [tmp_path / "a/notes.txt", tmp_path, tmp_path / "empty", tmp_path / "gone.png"]
-    names = ["a/notes.txt", "a/z.JPG", "b.png", "c.gif", "empty", "gone.png"]
-    assert find_pictures(named) == [tmp_path / name for name in names]
-    assert "got a folder without any" in refusal(tmp_path / "empty")
-    assert "got a path that does not exist" in refusal(tmp_path / "gone.png")
-
-
 def test_a_file_that_is_too_large_or_not_a_file_is_refused(tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
@@ -153,7 +138,6 @@ def test_a_file_that_is_too_large_or_not_a_file_is_refused(tmp_path: Path) -> No
     for path in (tmp_path / "pipe.png", tmp_path / "endless.png", Path("/dev/null")):
         assert "got a device, a pipe or a socket" in refusal(path)
     for path in (Path("a\0b"), tmp_path / ("x" * 300), Path("x/" * 2_500)):
-        assert find_pictures([path]) == [path]
         assert "expected a file that can be read" in refusal(path)
 
 
@@ -177,25 +161,6 @@ def test_a_file_that_changes_while_it_is_read_and_one_of_the_kernel_are_refused(
 
     assert f"expected the {len(before)} bytes of a file, got more" in changed(before + b"x")
     assert f"expected the {len(before)} bytes of a file, got 9" in changed(bytes(9))
-
-
-def test_files_and_folders_without_permission_are_refused_one_by_one() -> None:
-    imports = "from mnist_lib.pictures.reading import ImageError, find_pictures, read_content"
-    code = """
-for path in find_pictures([folder / name for name in ("secret.png", "closed", "closed/a.png", "closed/b", "listed")]):
-    try:
-        read_content(path)
-    except ImageError as error:
-        print(path.relative_to(folder), error)
-"""
-    with visible_folder() as folder:
-        write_folder(folder, dict.fromkeys(("secret.png", "closed/a.png", "closed/b/1.png", "listed/1.png"), b"x"))
-        (folder / "secret.png").chmod(0)
-        (folder / "closed").chmod(0)
-        (folder / "listed").chmod(0o744)
-        lines = lines_as_nobody(folder, imports, code)
-    assert [line.split()[0] for line in lines] == ["secret.png", "closed", "closed/a.png", "closed/b", "listed/1.png"]
-    assert all("expected a file that can be read, got: Permission denied; check" in line for line in lines)
 
 
 @pytest.mark.parametrize("values", [(np.nan,), (0, np.nan), (1, np.inf), (-np.inf, 3)])
