@@ -55,6 +55,18 @@ def encode(document: object, *, indent: int | None = None) -> bytes:
     return re.sub(r"[^\n -~]+", lambda letters: json.dumps(letters[0])[1:-1], text).encode()
 
 
+def complete_lines(content: bytes) -> bytes:
+    """Return lines, each a JSON object, with their line ends, and without an incomplete last one."""
+    end = content.rfind(b"\n") + 1
+    if end == len(content):
+        return content
+    try:
+        decode(content[end:], dict[str, msgspec.Raw], "the last line")
+    except IntegrityError:
+        return content[:end]
+    return content + b"\n"
+
+
 def decode(content: bytes, kind: type[T], name: str, what: str = "JSON") -> T:
     """Return a document as a value of `kind`.
 

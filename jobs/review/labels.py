@@ -59,9 +59,8 @@ class Labels:
                 self._content = b""
                 self._read.clear()
                 self._lines.clear()
-            end = content.rfind(b"\n") + 1  # another process may be writing the last line
-            found = parse_corrections(content[len(self._content) : end], self.where)
-            self._content = content[:end]
+            found = parse_corrections(content[len(self._content) :], self.where)
+            self._content = content
             for correction in found:
                 self._read[correction.image].append(correction)
                 if correction in self._unread:

@@ -5,7 +5,6 @@ never changed. The latest line about an image wins.
 """
 
 import hashlib
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
@@ -13,14 +12,13 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from mnist_lib.data.request import ClassName, DataRequest
-from mnist_lib.documents import Count, Moment, Sha256, decode, encode
+from mnist_lib.documents import Count, Moment, Sha256, complete_lines, decode, encode
 from mnist_lib.errors import DataError, IntegrityError
 from mnist_lib.objects.protocol import Objects
 
 LABELS = "labels.jsonl"
 MAX_LABELS_BYTES = 1 << 28  # a million lines
 NONE = "none"  # the label that removes an image, for one that belongs to no class
-APPEND_SECONDS = 0.1  # more than another process needs to write the rest of a line
 
 ImageHash = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]  # see `hashes.text_of`
 Reason = Literal["random", "uncertain", "disputed"]
@@ -102,12 +100,8 @@ class LabelsFile:
         return self.objects.where(self.name)
 
     def content(self) -> bytes:
-        """Return the content of the file, empty if there is none. Raises StoreError."""
-        content = self.objects.read(self.name, MAX_LABELS_BYTES) or b""
-        if content and not content.endswith(b"\n"):
-            time.sleep(APPEND_SECONDS)
-            content = self.objects.read(self.name, MAX_LABELS_BYTES) or b""
-        return content
+        """Return the complete lines of the file, none if there is no file. Raises StoreError."""
+        return complete_lines(self.objects.read(self.name, MAX_LABELS_BYTES) or b"")
 
     def read(self) -> list[Correction]:
         """Return all corrections, oldest first. Raises DataError for a damaged line, or StoreError."""

@@ -25,6 +25,7 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
+from mnist_lib.documents import complete_lines
 from mnist_lib.errors import StoreError, TooLargeError
 from mnist_lib.objects.fence import locked
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects, check_name, concurrently, require_size
@@ -136,7 +137,7 @@ class BucketObjects:
     def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         if name not in self._appended:
             before, self._versions[name] = self._with_version(name)
-            self._appended[name] = bytearray(before or b"")
+            self._appended[name] = bytearray(complete_lines(before or b""))
             if fence is not None and before is not None:
                 fence.check()  # after the version was read
         self._appended[name].extend(content)
@@ -150,8 +151,7 @@ class BucketObjects:
             before, mode = self._with_version(name)
             if tried is not None and before is not None and before.startswith(tried):
                 return  # the answer to the last attempt was lost
-            is_line = not before or before.endswith(b"\n")
-            tried = (before or b"") + (content if is_line else b"\n" + content)
+            tried = complete_lines(before or b"") + content
             with contextlib.suppress(AlreadyExistsError, PreconditionError):
                 self._put(name, tried, mode)
                 return

@@ -19,12 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_lib.clock import now_text
+from mnist_lib.documents import complete_lines
 from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name, require_size
+from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, Fence, check_name, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
 LEFTOVER_AGE_SECONDS = 86_400
-MAX_FENCED_SECONDS, FENCED_POLL_SECONDS = 60.0, 0.005  # the lock is held while a file gets its name
+# A lock is held while a file gets its name, or lines are appended to it.
+MAX_FENCED_SECONDS, FENCED_POLL_SECONDS = 60.0, 0.005
+MAX_LINE_BYTES = MAX_DOCUMENT_BYTES
 MAX_DEPTH = 50  # of folders; each takes a descriptor while the folders in it are listed
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
 INSIDE = FOLDER | os.O_NOFOLLOW
@@ -82,23 +85,47 @@ class LocalObjects:
             os.fsync(folder)
 
     def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        with self._store_errors(name, len(content)):  # without the fence, since this replaces nothing
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            with os.fdopen(self._open(name, flags, make=True), "ab") as file:
-                file.write(content)
+        self._append(name, content)  # without the fence, since this replaces nothing
 
     def add(self, name: str, content: bytes) -> None:
-        with self._store_errors(name, len(content)):
-            descriptor = self._open(name, os.O_RDWR | os.O_APPEND | os.O_CREAT, make=True)
-            with os.fdopen(descriptor, "ab") as file:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)  # a large content may take several writes
-                size = os.fstat(descriptor).st_size
-                is_line = not size or os.pread(descriptor, 1, size - 1) == b"\n"
-                file.write(content if is_line else b"\n" + content)
-                file.flush()
-                os.fsync(descriptor)
-            with self._parent(name) as (folder, _):
-                os.fsync(folder)
+        self._append(name, content, durably=True)
+
+    def _append(self, name: str, content: bytes, *, durably: bool = False) -> None:
+        """Append all of the content or, if that fails, nothing. A killed process can leave a part of it."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        with self._store_errors(name, len(content)), _closing(self._open(name, flags, make=True)) as descriptor:
+            self._wait_for_lock(name, descriptor)  # several writes may be needed
+            if durably:
+                with self._parent(name) as (folder, _):
+                    os.fsync(folder)  # first: an error must not follow when the lines are stored
+            size = os.fstat(descriptor).st_size
+            left = self._last_line(name, descriptor, size)
+            kept = complete_lines(left)
+            end = size - len(left) + min(len(kept), len(left))
+            if end < size:
+                os.ftruncate(descriptor, end)
+            unwritten = kept[len(left) :] + content  # begins with the end of a last line that lacks it
+            try:
+                while unwritten:
+                    unwritten = unwritten[os.write(descriptor, unwritten) :]
+                if durably:
+                    os.fsync(descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, end)
+                raise
+
+    def _last_line(self, name: str, descriptor: int, size: int) -> bytes:
+        """Return what follows the last line end of a file. Raises IntegrityError if it is too long for a line."""
+        if not size or os.pread(descriptor, 1, size - 1) == b"\n":
+            return b""
+        length = min(size, MAX_LINE_BYTES)
+        found = os.pread(descriptor, length, size - length)
+        if length < size and b"\n" not in found:
+            raise IntegrityError(
+                f"{self._path(name)}: expected a last line of at most {MAX_LINE_BYTES:,} bytes, got more; remove it"
+            )
+        return found[found.rfind(b"\n") + 1 :]
 
     def flush(self) -> None:
         """Do nothing: `append` buffers nothing."""
@@ -173,20 +200,24 @@ class LocalObjects:
     def _fenced(self, fence: Fence) -> Iterator[None]:
         """Check the fence, and keep the holders of later terms from writing until the context ends."""
         with _closing(self._open(fence.lock, os.O_RDWR | os.O_CREAT, make=True)) as descriptor:
-            deadline = time.monotonic() + MAX_FENCED_SECONDS
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise StoreError(
-                            f"{self._path(fence.lock)}: expected no lock for {MAX_FENCED_SECONDS:.0f} s or longer,"
-                            " got one of a process that may be suspended; end that process"
-                        ) from None
-                    time.sleep(FENCED_POLL_SECONDS)
+            self._wait_for_lock(fence.lock, descriptor)
             fence.check()
             yield
+
+    def _wait_for_lock(self, name: str, descriptor: int) -> None:
+        """Lock an open file until it is closed. Raises StoreError if another process holds its lock for too long."""
+        deadline = time.monotonic() + MAX_FENCED_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StoreError(
+                        f"{self._path(name)}: expected no lock for {MAX_FENCED_SECONDS:.0f} s or longer,"
+                        " got one of a process that may be suspended; end that process"
+                    ) from None
+                time.sleep(FENCED_POLL_SECONDS)
 
     def where(self, name: str) -> str:
         return str(self._path(name))

@@ -73,13 +73,14 @@ class Objects(Protocol):
         """
 
     def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        """Append to an object. Content that was appended after the last `flush` may be lost. `fence`: as above."""
+        """Append lines, each a JSON object. Those appended after the last `flush` may be lost. `fence`: as above.
+
+        An incomplete last line, as a killed process or a full disk may have left it, is removed first. One that lacks
+        only its end, as an editor may leave it, gets its end.
+        """
 
     def add(self, name: str, content: bytes) -> None:
-        """Append lines to an object durably, at once. Of several writers, none loses what another has added.
-
-        A line end is added to a last line without one, as an editor or a full disk may have left it.
-        """
+        """As `append`, but durably and at once. Of several writers, none loses what another has added."""
 
     def flush(self) -> None:
         """Write appended content that is still buffered."""

@@ -121,9 +121,7 @@ def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
         more = len(differences) - MAX_DIFFERENCES
         listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
         raise SpecError(f"run_name: expected the terms of run {run!r}, got {listed}; choose another --run-name")
-    folder = RunFolder(objects, run, resumed=True)
-    folder.repair_history()
-    return folder
+    return RunFolder(objects, run, resumed=True)
 
 
 def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack) -> RunFolder | None:

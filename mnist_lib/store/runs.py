@@ -104,12 +104,6 @@ class RunFolder:
             last = entry["at"]
         return worked + last - begin
 
-    def repair_history(self) -> None:
-        """Remove an incomplete last line, which a process left when it died."""
-        history = self.read(HISTORY, MAX_HISTORY_BYTES) or b""
-        if history and not history.endswith(b"\n"):
-            self.write(HISTORY, history[: history.rfind(b"\n") + 1])
-
     def complete(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, which makes the run complete. Raises ConflictError if another process has written it."""
         self.flush()

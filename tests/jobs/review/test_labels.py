@@ -1,14 +1,16 @@
 """What people decide is stored once, whoever else writes at the same time, and however often a browser sends it."""
 
+import contextlib
 import threading
 from pathlib import Path
 
 import pytest
 
 from jobs.review.labels import DecisionError, Labels, Tally
-from mnist_lib.data.corrections import NONE, LabelsFile
+from mnist_lib.data.corrections import NONE, LabelsFile, UsedLabels, parse_corrections
 from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
+from tests.support.store.faulty import KilledError, writes_that_end
 
 A, B = "a" * 32, "b" * 32
 
@@ -84,6 +86,48 @@ def test_a_line_that_another_process_is_writing_is_read_once_it_is_complete(labe
     assert labels.refresh() == set()
     (tmp_path / "labels.jsonl").write_bytes(line)
     assert labels.refresh() == {A}
+
+
+@pytest.mark.parametrize("rest", [b'{"image": "' + b"c" * 32, b"\0" * 100])
+def test_p19_an_incomplete_last_line_fails_no_reader_and_joins_no_label(
+    labels: Labels, file: LabelsFile, tmp_path: Path, rest: bytes
+) -> None:
+    labels.decide(A, "3", replaced="5", why="random", seen=0)
+    with (tmp_path / "labels.jsonl").open("ab") as opened:
+        opened.write(rest)
+    assert [line.image for line in file.read()] == [A]
+    used = UsedLabels.of(file.content())
+    later = Labels(file, "ada")
+    assert later.refresh() == {A}
+    later.decide(B, "1", replaced=None, why="random", seen=0)
+    assert [(line.image, line.label) for line in file.read()] == [(A, "3"), (B, "1")]
+    assert len(parse_corrections(used.part_of(file.content(), file.where), file.where)) == 1  # a run began meanwhile
+
+
+def test_p19_a_table_that_is_applied_again_after_a_kill_stores_each_label_once(file: LabelsFile) -> None:
+    table = [(f"{number:032x}", "3", "5") for number in range(5)]
+    lines = 0
+    for killed_after in (130, 500, 10_000):
+        labels = Labels(file, "ada")
+        labels.refresh()
+        missing = [row for row in table if not labels.is_decided(row[0], "3")]
+        with contextlib.suppress(KilledError), writes_that_end(killed_after, KilledError()):
+            labels.decide_all([(*row, "random") for row in missing])
+        stored = [line.image for line in file.read()]
+        assert lines <= len(stored) == len({*stored})
+        lines = len(stored)
+    assert [(line.image, line.label, line.replaced) for line in file.read()] == table
+
+
+def test_a_last_line_that_an_editor_left_without_an_end_is_read_once(labels: Labels, tmp_path: Path) -> None:
+    labels.decide(A, "3", replaced="5", why="random", seen=0)
+    path = tmp_path / "labels.jsonl"
+    path.write_bytes(path.read_bytes().rstrip())
+    later = Labels(LabelsFile(LocalObjects(tmp_path)), "bob")
+    assert later.refresh() == {A}
+    later.decide(B, "1", replaced=None, why="random", seen=0)
+    assert labels.refresh() == {A, B}
+    assert (later.refresh(), later.count(A), labels.count(A)) == ({B}, 1, 1)
 
 
 def test_a_damaged_line_is_refused(labels: Labels, tmp_path: Path) -> None:

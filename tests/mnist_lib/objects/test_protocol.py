@@ -68,13 +68,6 @@ def test_no_line_added_by_many_concurrent_writers_is_lost(storage: str, objects:
     assert sorted(added.splitlines(keepends=True)) == sorted(lines)
 
 
-def test_a_line_that_is_added_after_an_unfinished_one_stands_alone(objects: Objects) -> None:
-    objects.create("labels.jsonl", b"1")
-    objects.add("labels.jsonl", b"2\n")
-    objects.add("labels.jsonl", b"3\n")
-    assert objects.read("labels.jsonl") == b"1\n2\n3\n"
-
-
 def test_exactly_one_of_several_concurrent_creates_succeeds(objects: Objects) -> None:
     for key in range(10):
         with ThreadPoolExecutor(8) as pool:

@@ -189,11 +189,13 @@ def test_the_time_worked_on_a_run_leaves_out_the_time_between_two_drivers(tmp_pa
     assert RunFolder(objects, "r", resumed=True).seconds_worked() == 60 + 20 + 7
 
 
-def test_an_incomplete_line_of_the_history_is_cut_off_when_a_run_is_resumed(objects: Objects) -> None:
+def test_an_incomplete_line_of_the_history_is_not_read_and_cut_by_the_next_one(objects: Objects) -> None:
     with opened(objects) as folder:
-        folder.write("history.jsonl", b'{"event": "started"}\n{"event": "ep')
+        folder.write("history.jsonl", b'{"event": "started", "at": 1}\n{"event": "ep')
     with opened(objects) as folder:
-        assert folder.read("history.jsonl") == b'{"event": "started"}\n'
+        assert [entry["event"] for entry in folder.history()] == ["started"]
+        folder.append_history({"event": "epoch"})
+        assert [entry["event"] for entry in folder.history()] == ["started", "epoch"]
 
 
 def test_a_damaged_run_record_is_an_integrity_error_that_names_it(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A simulated disk that can lose power: it records every call, and computes what a power loss at any time may leave.
 
 It guarantees only what POSIX does: the content of a file after the file is synced, and the names in a folder after the
-folder is synced. Until then each change may be lost, in any order, and content may be truncated.
+folder is synced. Until then each change may be lost, in any order, and new content may be truncated.
 """
 
 import os
@@ -62,6 +62,8 @@ class Disk:
                 self._first.folders.add(name)
             else:
                 self._first.files[name] = path.read_bytes()
+                self._inodes[name] = -len(self._first.files)
+        self._first_inodes = dict(self._inodes)
 
     def __enter__(self) -> "Disk":
         self._patches = [
@@ -72,6 +74,8 @@ class Disk:
             mock.patch.object(os, "open", self._wrapped(OPEN, self._create)),
             mock.patch.object(os, "rmdir", self._wrapped(os.rmdir, self._unlink)),
             mock.patch.object(os, "fsync", self._wrapped(os.fsync, self._sync)),
+            mock.patch.object(os, "write", self._wrapped(os.write, self._write)),
+            mock.patch.object(os, "ftruncate", self._wrapped(os.ftruncate, self._write)),
         ]
         for patch in self._patches:
             patch.start()
@@ -96,34 +100,39 @@ class Disk:
         return [*reversed(last_first.values())]
 
     def _state(self, log: list[Call], happened: Callable[[Call], bool], generator: random.Random) -> State:
-        contents: dict[int, bytes] = {}
-        state = State({*self._first.folders}, dict(self._first.files))
+        inodes = dict(self._first_inodes)
+        contents = {inode: self._first.files[path] for path, inode in inodes.items()}
+        folders = {*self._first.folders}
         for at, call in enumerate(log):
             later = log[at + 1 :]
             if call.kind == "write":
-                durable = any(c.kind == "sync file" and c.inode == call.inode for c in later)
-                cut = len(call.content) if durable else generator.randrange(len(call.content) + 1)
-                contents[call.inode] = call.content[:cut]
+                before, after = contents.get(call.inode, b""), call.content
+                if any(c.kind == "sync file" and c.inode == call.inode for c in later):
+                    contents[call.inode] = after
+                elif happened(call):
+                    same = next(
+                        (at for at, pair in enumerate(zip(before, after, strict=False)) if len({*pair}) > 1),
+                        len(before),
+                    )
+                    contents[call.inode] = after[: generator.randint(min(same, len(after)), len(after))]
         for at, call in enumerate(log):
             durable = any(c.kind == "sync folder" and c.folder == call.folder for c in log[at + 1 :])
             if call.kind not in ("name", "unname", "make") or not (durable or happened(call)):
                 continue
-            folder_exists = call.folder == "." or call.folder in state.folders
+            folder_exists = call.folder == "." or call.folder in folders
             if call.kind == "make" and folder_exists:
-                state.folders.add(call.path)
+                folders.add(call.path)
             elif call.kind == "name" and folder_exists:
-                state.files[call.path] = contents.get(call.inode, b"")
+                inodes[call.path] = call.inode
             elif call.kind == "unname":
-                state.files.pop(call.path, None)
-                state.folders.discard(call.path)
-        return State(
-            state.folders,
-            {path: content for path, content in state.files.items() if _parent(path) in {".", *state.folders}},
-        )
+                inodes.pop(call.path, None)
+                folders.discard(call.path)
+        files = {path: contents.get(inode, b"") for path, inode in inodes.items()}
+        return State(folders, {path: content for path, content in files.items() if _parent(path) in {".", *folders}})
 
     def _wrapped(self, original: Callable[..., Any], record: Callable[..., None]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            if original is OPEN and not arguments[1] & os.O_EXCL:
+            if original is OPEN and not arguments[1] & os.O_CREAT:
                 return original(*arguments, **options)  # it creates no file
             self.calls += 1
             if self.calls == self._fails_at:
@@ -144,22 +153,31 @@ class Disk:
 
     def _create(self, _: object, path: str, *__: object, dir_fd: int) -> None:
         folder, name = self._name(path, dir_fd)
-        self._inodes[name] = len(self._inodes) + 1
-        self._log.append(Call("name", folder, name, self._inodes[name]))
+        if name not in self._inodes:
+            self._inodes[name] = len(self._log) + 1
+            self._log.append(Call("name", folder, name, self._inodes[name]))
 
     def _link(self, _: object, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         folder, name = self._name(new, dst_dir_fd)
-        self._log.append(Call("name", folder, name, self._inodes[self._name(old, src_dir_fd)[1]]))
+        self._inodes[name] = self._inodes[self._name(old, src_dir_fd)[1]]
+        self._log.append(Call("name", folder, name, self._inodes[name]))
 
     def _rename(self, _: object, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         folder, old_name = self._name(old, src_dir_fd)
         _folder, new_name = self._name(new, dst_dir_fd)
-        self._log.append(Call("name", folder, new_name, self._inodes[old_name]))
+        self._inodes[new_name] = self._inodes.pop(old_name)
+        self._log.append(Call("name", folder, new_name, self._inodes[new_name]))
         self._log.append(Call("unname", folder, old_name))
 
     def _unlink(self, _: object, path: str, *, dir_fd: int) -> None:
         folder, name = self._name(path, dir_fd)
+        self._inodes.pop(name, None)
         self._log.append(Call("unname", folder, name))
+
+    def _write(self, _: object, descriptor: int, *__: object) -> None:
+        path = _path_of(descriptor)
+        if path.is_relative_to(self._root):
+            self._log.append(Call("write", inode=self._inodes[self._name(path)[1]], content=path.read_bytes()))
 
     def _sync(self, _: object, descriptor: int) -> None:
         path = _path_of(descriptor)

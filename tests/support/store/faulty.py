@@ -1,8 +1,10 @@
-"""A storage in which something happens at the n-th operation: an error, a kill, or the work of another process."""
+"""Storages in which something happens at the n-th operation or byte: an error, a kill, or another process's work."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects
@@ -113,3 +115,26 @@ class Interrupted(Faulty):
         if self.operations + 1 == self._interrupted_at:
             self._other(self._objects)
         return super()._run_alone(operation, *arguments)
+
+
+@contextlib.contextmanager
+def writes_that_end(after: int, error: BaseException) -> Iterator[None]:
+    """Let `os.write` raise an error after so many bytes. After a kill, nothing is truncated, either."""
+    left, original = after, os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        nonlocal left
+        if not left:
+            raise error
+        written = original(descriptor, content[:left])
+        left -= written
+        return written
+
+    def truncate(descriptor: int, size: int) -> None:
+        if not left and isinstance(error, KilledError):
+            raise error
+        truncated(descriptor, size)
+
+    truncated = os.ftruncate
+    with mock.patch.object(os, "write", write), mock.patch.object(os, "ftruncate", truncate):
+        yield
