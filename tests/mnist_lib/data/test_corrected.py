@@ -252,13 +252,12 @@ def test_corrections_in_a_bucket_are_mirrored_with_the_pictures(s3: str, tmp_pat
         prepare(request)
 
 
-def test_a_line_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_being_written_does_not_count_until_it_is_complete(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     content = lines(correction(noise(1), "b"))
     (folder / "labels.jsonl").write_bytes(content[:50])
-    monkeypatch.setattr(
-        "mnist_lib.data.corrections.time.sleep", lambda seconds: (folder / "labels.jsonl").write_bytes(content)
-    )
+    assert read(folder).corrections is None
+    (folder / "labels.jsonl").write_bytes(content)
     assert read(folder).corrections == CorrectionCounts(applied=1, holdout=int(share(noise(1)) < TEST_SHARE))
 
 
