@@ -14,14 +14,13 @@ from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.aggregation import Tally
-from mnist_lib.clock import steady_time
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import StoreError
 from mnist_lib.report.summary import trial_row
 from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.resumption import read_result, store_result
-from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,8 @@ class Recorder:
         self.rows: list[dict[str, Any]] = []
         self.unfinished: list[TrialSpec] = []
         self._folder, self._versions = folder, package_versions()
-        self._history: deque[dict[str, Any]] = deque()  # entries that are not written yet
+        self._history: deque[bytes] = deque()  # lines that are not written yet
+        self._appended_bytes = self._written_bytes = 0  # of lines so far
         self._history_lock = threading.Lock()
         self._specs = {spec.id: spec for spec in trials}
         self._checkpoints = Checkpoints(folder)
@@ -76,7 +76,8 @@ class Recorder:
         except StoreError as failure:
             if kind is None:
                 raise
-            log.warning("some results could not be stored: %s", failure)
+            if failure is not error[0]:
+                log.warning("some results could not be stored: %s", failure)
 
     @property
     def is_full(self) -> bool:
@@ -126,13 +127,18 @@ class Recorder:
                 self._record_death(event)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        self._history.append({"at": round(steady_time(), 3), **entry})
-        self._writes.put(self._write_history, "history", in_place_of="entries")
+        line = history_line(entry)
+        self._history.append(line)
+        self._appended_bytes += len(line)
+        size = self._appended_bytes - self._written_bytes
+        self._writes.put(self._write_history, "history", in_place_of="entries", size=size)
 
     def _write_history(self) -> None:
         with self._history_lock:
-            while self._history:
-                self._folder.append_history(self._history.popleft())
+            lines = b"".join(self._history.popleft() for _ in range(len(self._history)))
+            self._written_bytes += len(lines)
+            if lines:
+                self._folder.append_lines(lines)
 
     def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
         tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"

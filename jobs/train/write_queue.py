@@ -2,15 +2,21 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from cluster.deadlines import Clock, RunningTime, Wait
 from jobs.console.signals import MAX_CONCURRENT_WRITES, UNINTERRUPTED
+from mnist_lib.errors import StoreError
+from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
 
-LOG_SECONDS = 10.0  # between two log lines while waiting for the storage
+POLL_SECONDS = 0.5  # between two looks at the progress of the storage
+MAX_STALL_SECONDS = 600.0  # without the end of any write; a write to a bucket takes several requests
+MAX_NAMED_KEYS = 5  # in one message
 # Limits on the writes that wait for the storage; beyond them, lanes wait.
 MAX_UNWRITTEN, MAX_UNWRITTEN_BYTES = 1_000, 256_000_000
 
@@ -24,11 +30,15 @@ class Write(NamedTuple):
 class WriteQueue:
     """A queue of writes that threads make. Writes with the same key are made one at a time, in order.
 
-    After a write has failed, no more are made.
+    After a write has failed, or none has ended for MAX_STALL_SECONDS, no more are made.
     """
 
-    def __init__(self, threads: int = MAX_CONCURRENT_WRITES) -> None:
+    max_unwritten = MAX_UNWRITTEN
+
+    def __init__(self, threads: int = MAX_CONCURRENT_WRITES, clock: Clock = time) -> None:
         self._changed = threading.Condition()
+        self._time = RunningTime(clock)
+        self._wait = Wait("the storage", clock=self._time)  # for the end of a write
         self._waiting: dict[str, deque[Write]] = {}  # by key; no queue in it is empty
         self._count = self._bytes = 0
         self._in_progress: set[str] = set()
@@ -61,18 +71,47 @@ class WriteQueue:
 
     @property
     def is_full(self) -> bool:
-        """Return whether too much is waiting for the storage. Raises what a write raised."""
+        """Return whether too much is waiting for the storage.
+
+        Raises what a write raised, and StoreError if no write has ended for MAX_STALL_SECONDS.
+        """
         self._raise_error()
-        return self._count >= MAX_UNWRITTEN or self._bytes >= MAX_UNWRITTEN_BYTES
+        full = self._count >= self.max_unwritten or self._bytes >= MAX_UNWRITTEN_BYTES
+        self._check_progress(waits=full)
+        return full
 
     def close(self) -> None:
-        """Wait until every write is made. Raises what one of them raised."""
+        """Wait until every write is made. Raises as `is_full` does."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            while not self._changed.wait_for(lambda: not self._count and not self._in_progress, LOG_SECONDS):
-                log.warning("waiting for the storage; writes left: %d", self._count + len(self._in_progress))
+            while self._count or self._in_progress:
+                self._pause()
+                self._check_progress(waits=True)
         self._raise_error()
+
+    def _pause(self) -> None:
+        self._changed.wait(POLL_SECONDS)
+
+    def _check_progress(self, *, waits: bool) -> None:
+        """Raise StoreError if no write has ended for too long. `waits`: whether something waits for that."""
+        self._time.tick()
+        if not self._in_progress:
+            self._wait.restart()
+        elif self._wait.seconds > MAX_STALL_SECONDS:
+            with self._changed:
+                keys = [*dict.fromkeys([*sorted(self._in_progress), *self._waiting])]
+                named = ", ".join(keys[:MAX_NAMED_KEYS]) + (", ..." if len(keys) > MAX_NAMED_KEYS else "")
+                writes = counted(self._count + len(self._in_progress), "write")
+                self._fail(
+                    StoreError(
+                        f"storage: expected the end of a write within {MAX_STALL_SECONDS:.0f} s, got none; not stored:"
+                        f" {writes} of {named}; check the storage, then run the same command again"
+                    )
+                )
+            self._raise_error()
+        elif waits:
+            self._wait.log_if_due(lambda: f"writes left: {self._count + len(self._in_progress)}")
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -107,11 +146,15 @@ class WriteQueue:
             write.make()
         except BaseException as error:
             with self._changed:
-                self._error = self._error or error
-                self._waiting.clear()
-                self._count = 0
+                self._fail(error)
         finally:
             with self._changed:
                 self._in_progress.remove(key)
                 self._bytes -= write.size
+                self._wait.restart()
                 self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._waiting.clear()
+        self._count = 0

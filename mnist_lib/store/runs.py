@@ -78,8 +78,11 @@ class RunFolder:
 
     def append_history(self, entry: Mapping[str, Any]) -> None:
         """Append a line to `history.jsonl`, with the Unix time."""
-        line = encode({"at": round(steady_time(), 3), **entry})
-        self.objects.append(self._name(HISTORY), line + b"\n")
+        self.append_lines(history_line(entry))
+
+    def append_lines(self, lines: bytes) -> None:
+        """Append results of `history_line` to `history.jsonl`."""
+        self.objects.append(self._name(HISTORY), lines)
 
     def flush(self) -> None:
         """Write appended content that is still buffered."""
@@ -159,6 +162,11 @@ class RunFolder:
 
     def _name(self, name: str) -> str:
         return f"runs/{self.run}/{name}"
+
+
+def history_line(entry: Mapping[str, Any]) -> bytes:
+    """Return a line of `history.jsonl`: an entry with the Unix time."""
+    return encode({"at": round(steady_time(), 3), **entry}) + b"\n"
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """How the events of a run are recorded."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from cluster.lanes.ports import Death, Kind
 from jobs.train.recorder import Recorder, require_same_versions
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Fence
 from mnist_lib.results import CheckpointTaken, TrialFailure
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
+from tests.support.simulation.trials import epoch_of
 
 
 def death(kind: Kind) -> Died:
@@ -56,6 +59,32 @@ def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
         assert {trial: resumed.checkpoint(trial) for trial in contents} == contents
     for each in (recorder, resumed):
         assert sorted(content is None for content in each._checkpoints._held.values()) == [False, False, True]
+
+
+class Hung(LocalObjects):
+    """A storage whose writes do not end before `may_go_on` is set."""
+
+    may_go_on = threading.Event()
+
+    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        self.may_go_on.wait(60)
+        super().append(name, content, fence)
+
+
+def test_w6_events_wait_when_the_history_that_is_not_stored_takes_up_too_much_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.train.write_queue.MAX_UNWRITTEN_BYTES", 100_000)
+    trials, objects = trial_grid(("keras",), [0], dataset="mnist-mini"), Hung(tmp_path)
+    with Recorder(RunFolder(objects, "r"), trials) as recorder:
+        epochs = 0
+        while not recorder.is_full and epochs < 10_000:
+            epochs += 1
+            recorder.record(epoch_of(trials[0], epochs), lambda trial: 1)
+        objects.may_go_on.set()
+    assert 300 < epochs < 1_000
+    assert (tmp_path / "runs/r/history.jsonl").read_bytes().count(b"\n") == epochs
+    assert not recorder.is_full
 
 
 @pytest.mark.parametrize("package", ["python", *RESULT_PACKAGES])

@@ -4,8 +4,10 @@ import threading
 
 import pytest
 
-from jobs.train.write_queue import MAX_UNWRITTEN_BYTES, WriteQueue
+from jobs.console.exit_codes import exit_code_of
+from jobs.train.write_queue import MAX_STALL_SECONDS, MAX_UNWRITTEN_BYTES, POLL_SECONDS, WriteQueue
 from mnist_lib.errors import StoreError
+from tests.support.simulation.clock import VirtualClock
 
 
 def test_writes_of_a_key_are_made_in_order_and_a_newer_one_replaces_one_of_its_name() -> None:
@@ -74,3 +76,43 @@ def test_after_a_failed_write_no_more_are_made_and_every_call_raises_the_error()
     with pytest.raises(StoreError, match="the disk is full"):
         assert not writes.is_full
     assert made == []
+
+
+def test_w6_the_queue_ends_when_the_storage_hangs_and_says_what_is_not_stored(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, may_go_on = VirtualClock(), threading.Event()
+    begun = threading.Barrier(3)
+
+    def hang() -> None:
+        begun.wait(10)
+        may_go_on.wait(60)
+
+    writes = WriteQueue(clock=clock)
+    monkeypatch.setattr(writes, "_pause", lambda: clock.sleep(POLL_SECONDS))
+    for trial in ("keras-s0", "keras-s1"):
+        writes.put(hang, trial)
+        writes.put(lambda: None, trial)
+    begun.wait(10)
+    try:
+        with pytest.raises(StoreError, match="not stored: 4 writes of keras-s0, keras-s1; check the storage") as error:
+            writes.close()
+    finally:
+        may_go_on.set()
+    assert MAX_STALL_SECONDS < clock.now < MAX_STALL_SECONDS + 2
+    assert "waiting for the storage" in caplog.text
+    assert exit_code_of(error.value.code) == 6
+
+
+def test_a_queue_whose_process_was_stopped_does_not_take_that_for_a_hung_storage() -> None:
+    clock, may_go_on = VirtualClock(), threading.Event()
+
+    def wait() -> None:
+        may_go_on.wait(10)
+
+    writes = WriteQueue(clock=clock)
+    writes.put(wait, "trial")
+    clock.sleep(10 * MAX_STALL_SECONDS)
+    assert not writes.is_full
+    may_go_on.set()
+    writes.close()

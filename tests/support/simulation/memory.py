@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from jobs.console.signals import MAX_CONCURRENT_WRITES
-from jobs.train.write_queue import MAX_UNWRITTEN, Write, WriteQueue
+from jobs.train.write_queue import MAX_UNWRITTEN, POLL_SECONDS, Write, WriteQueue
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name
 from tests.support.simulation.clock import VirtualClock
 
@@ -78,22 +78,15 @@ class SimulatedWrites(WriteQueue):
     def __init__(
         self, clock: VirtualClock, seconds: float, concurrent: int = MAX_CONCURRENT_WRITES, most: int = MAX_UNWRITTEN
     ) -> None:
-        super().__init__(threads=0)
-        self._clock, self._seconds, self._concurrent, self._most = clock, seconds, concurrent, most
+        super().__init__(threads=0, clock=clock)
+        self._clock, self._seconds, self._concurrent, self.max_unwritten = clock, seconds, concurrent, most
 
     def put(self, make: Callable[[], None], key: str, *, in_place_of: str = "", size: int = 0) -> None:
         super().put(make, key, in_place_of=in_place_of, size=size)
         self._begin_next()
 
-    @property
-    def is_full(self) -> bool:
-        self._raise_error()
-        return self._count >= self._most
-
-    def close(self) -> None:
-        while self._in_progress:
-            self._clock.sleep(self._seconds)
-        self._raise_error()
+    def _pause(self) -> None:
+        self._clock.sleep(POLL_SECONDS)
 
     def _begin_next(self) -> None:
         while self._next_key() is not None and len(self._in_progress) < self._concurrent:
