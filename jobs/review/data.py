@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jobs.models.compute import load_dataset
+from mnist_lib.data.corrections import NONE
 from mnist_lib.data.hashes import text_of
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
+from mnist_lib.errors import DataError
 from mnist_lib.objects.protocol import Objects
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class ReviewedData:
 def read_data(
     request: DataRequest, objects: Objects, progress: Callable[[str], object] = lambda text: None
 ) -> ReviewedData:
-    """Read a dataset and correct its labels. Raises the errors of `prepare`.
+    """Read a dataset and correct its labels. Raises the errors of `prepare`, and DataError if a class is named `NONE`.
 
     Args:
         objects: the storage, which contains the corrections of a dataset that is not a folder.
@@ -71,6 +73,9 @@ def read_data(
     folder = with_local_files(request).folder
     listing = list_folder(folder) if folder is not None else None
     dataset = load_dataset(request, objects, progress)
+    if NONE in dataset.classes:
+        expected = f'classes with other names than "{NONE}", the label that removes an image'
+        raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
     known: dict[str, KnownImage] = {}
     names: tuple[SplitName, SplitName] = ("training", "hold-out")
     for name, split in zip(names, (dataset.train, dataset.test), strict=True):

@@ -35,7 +35,7 @@ MAX_HELD = 100  # pictures that a browser says it has
 NUM_ANSWERS = 3  # classes of the model that are shown
 FILES = {"": "text/html", "review.js": "text/javascript", "review.css": "text/css"}
 
-Client = Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$")]
+Client = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8,64}\Z")]
 
 
 @dataclass(frozen=True)

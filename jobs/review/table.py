@@ -80,26 +80,26 @@ def read_table(path: Path) -> list[Row]:
             raise DataError(
                 f"{path}: row {number}: expected a reason and a hash as they were written, got {got}; restore the row"
             )
-        found.append(Row(number, image, file, cast(Reason, why), label.strip(), dataset))
+        found.append(Row(number, image, file, cast(Reason, why), label, dataset))
     return found
 
 
 def label_of(row: Row, classes: Sequence[str], path: Path) -> str:
     """Return the label of a row. Raises DataError if it is not a class of the dataset."""
-    if row.label in classes or row.label == NONE:
-        return row.label
-    without_zero = row.label.removesuffix(".0")  # as some spreadsheets write whole numbers
-    if without_zero in classes:
-        return without_zero
+    text = row.label.strip()
+    for label in (row.label, text, text.removesuffix(".0")):  # some spreadsheets write a whole number with ".0"
+        if label in classes or label == NONE:
+            return label
     known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
     got = printable(row.label[:40])
     raise DataError(f"{path}: row {row.number}: expected one of {known}, or {NONE}, got {got}; correct the row")
 
 
 def _cell(text: str) -> str:
-    return APOSTROPHE + text if FORMULA.match(text) else text
+    """Return a cell that a spreadsheet runs as no formula. A text with apostrophes before it gets one, too."""
+    return APOSTROPHE + text if FORMULA.match(text.lstrip(APOSTROPHE)) else text
 
 
 def _text(cell: str) -> str:
     """Return the text from which `_cell` made the cell."""
-    return cell[1:] if cell.startswith(APOSTROPHE) and FORMULA.match(cell[1:]) else cell
+    return cell[1:] if cell.startswith(APOSTROPHE) and FORMULA.match(cell.lstrip(APOSTROPHE)) else cell

@@ -64,7 +64,7 @@ def with_corrections(dataset: Dataset, content: bytes, where: str, *, published:
     notices = [*dataset.notices]
     if dataset.undecided and undecided:
         notices += [*_contradictions(dataset.undecided, undecided), *_missing_classes(result)]
-    return replace(result, notices=(*notices, *corrections.unknown_notices(every, where)))
+    return replace(result, notices=(*notices, *corrections.notices(every, dataset.classes, where)))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _Corrections:
     def of(cls, corrections: Sequence[Correction], classes: Sequence[str]) -> "_Corrections":
         last = {correction.image: number for number, correction in enumerate(corrections, start=1)}
         numbers = {name: number for number, name in enumerate(classes)}
-        numbers[NONE] = NO_CLASS if NONE in numbers else REMOVED
+        numbers[NONE] = REMOVED  # a review of a dataset with a class of this name is refused
         hashes = np.array([hash_of_text(image) for image in last], np.uint64).reshape(len(last), 2)
         lines = np.array([*last.values()], np.int64)
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
@@ -105,16 +105,16 @@ class _Corrections:
         if not len(wrong):
             return
         line = int(self.lines[wrong].min())
-        if self.names[line] == NONE:
-            expected = f'a dataset without a class named "{NONE}", since this label removes an image'
-            raise DataError(f"{where}: line {line}: expected {expected}, got one; rename the class")
         expected = f"a class of {dataset.name} ({listed(dataset.classes)}) or {NONE}"
         got = f"{self.names[line][:100]!r}"
         raise DataError(f"{where}: line {line}: expected {expected}, got {got}; correct the image again, or that line")
 
-    def unknown_notices(self, parts: Sequence["_Part"], where: str) -> Iterator[str]:
-        """Yield a notice about the corrections of images that the dataset does not have, if there are any."""
-        unknown = np.setdiff1d(np.arange(len(self)), self._used(parts))
+    def notices(self, parts: Sequence["_Part"], classes: Sequence[str], where: str) -> Iterator[str]:
+        """Yield notices about corrections of images that the dataset does not have, and about a class called `NONE`."""
+        used = self._used(parts)
+        if NONE in classes and (self.labels[used] == REMOVED).any():
+            yield f'{where}: "{NONE}" removes an image, also where a class has this name'
+        unknown = np.setdiff1d(np.arange(len(self)), used)
         if len(unknown):
             lines = [f"line {line}" for line in np.sort(self.lines[unknown])[: MAX_NAMED + 1]]
             named = ", ".join(lines[:MAX_NAMED]) + (

@@ -1,5 +1,7 @@
 """Tables survive spreadsheets: what is written is read back, and a bad row is named."""
 
+import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.review.data import read_data
 from jobs.review.order import Item
 from jobs.review.table import COLUMNS, NAMES, Row, label_of, read_table, write_table
+from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError
+from mnist_lib.objects.local import LocalObjects
+from tests.support.pictures import classes, write_folder
 
 HASH = "0123456789abcdef" * 2
 
@@ -53,6 +59,35 @@ def test_a_text_that_begins_as_a_formula_is_marked_and_read_back(tmp_path: Path)
     assert ",'=2,0.7500,,'=1,,/digits" in path.read_text()
     path.write_text(path.read_text().replace(",'=1,,", ",'=1,'=2,"))
     assert read_table(path)[0].label == "=2"
+
+
+def round_trip(folder: Path, name: str) -> str:
+    """Copy the current label of a row into its label, and return the class that is read."""
+    path = folder / "review.csv"
+    write_table(path, [(item(Path("/x.png"), name), "random")], "01", "/digits")
+    (columns, row) = csv.reader(io.StringIO(path.read_text(), newline=""))
+    cells = dict(zip(columns, row, strict=True))
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, [*{**cells, "label": cells["current"]}.values()]])
+    (found,) = read_table(path)
+    return label_of(found, (name, name.strip(), name.lstrip("'"), name + ".0", "7"), path)
+
+
+@pytest.mark.parametrize("name", ["7 ", " 7", "7.0", "'7", "=1+1", "'=1+1", "''=1+1", "'-'", "'", "-", "-1", "'-1"])
+def test_w15_a_class_of_any_name_comes_back_from_a_table(tmp_path: Path, name: str) -> None:
+    assert round_trip(tmp_path, name) == name
+
+
+@given(st.text("'=-+@7 a\t\r\n", min_size=1).filter(lambda name: name.strip() and "\r" not in name))
+def test_w15_a_class_of_any_marks_comes_back_from_a_table(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    assert round_trip(tmp_path_factory.mktemp("table"), name) == name
+
+
+def test_w15_a_dataset_with_a_class_called_none_is_refused_before_a_label_is_stored(tmp_path: Path) -> None:
+    write_folder(tmp_path / "f", classes("a", "none"))
+    request = DataRequest(dataset=f"{tmp_path}/f", data_dir=tmp_path)
+    with pytest.raises(DataError, match=r'f: expected classes with other names than "none".*; rename it'):
+        read_data(request, LocalObjects(tmp_path))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

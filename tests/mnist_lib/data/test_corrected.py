@@ -123,12 +123,21 @@ def test_corrections_of_a_removed_class_do_not_stop_a_run(tmp_path: Path) -> Non
     assert dataset.corrections == CorrectionCounts(unknown=2)
 
 
-def test_the_label_none_is_refused_where_it_is_also_a_class(tmp_path: Path) -> None:
+def test_w15_the_label_none_removes_a_picture_also_if_a_class_is_called_none(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", classes("a", NONE))
-    assert read(folder).classes == ("a", NONE)
     correct(folder, correction(noise(1), NONE))
-    with pytest.raises(DataError, match=r'line 1: expected a dataset without a class named "none".*; rename the class'):
-        read(folder)
+    dataset = read(folder)
+    assert dataset.corrections is not None
+    assert (total(dataset), dataset.corrections.removed) == (59, 1)
+    assert dataset.notices == (f'{folder}/labels.jsonl: "none" removes an image, also where a class has this name',)
+
+
+def test_a_forged_line_that_shares_half_a_hash_suppresses_no_correction(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    image = hash_of(noise(1))
+    forged = [correction(image[:16] + rest * 16, "a") for rest in "0f"]
+    correct(folder, correction(noise(1), "b"), *forged)
+    assert noise(1).tobytes() in images_of(read(folder), "b")
 
 
 def test_a_damaged_line_is_refused_and_a_folder_in_place_of_the_file(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def test_corrections_are_read_back_and_the_latest_wins(objects: Objects) -> None
         b"{",
         b"",
         b"[]",
+        b'{"image": "%s\\n", "label": "7", "at": "2026-11-27T05:00:00Z", "by": "", "replaced": null, "why": "random"}'
+        % (b"0" * 32),
         b'{"image": "12", "label": "7", "at": "2026-11-27T05:00:00Z", "by": "", "replaced": null, "why": "random"}',
         b'{"image": "%032d", "label": 7, "at": "2026-11-27T05:00:00Z", "by": "", "replaced": null, "why": "random"}'
         % 1,

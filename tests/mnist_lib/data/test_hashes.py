@@ -4,9 +4,11 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from mnist_lib.data.hashes import hash_of_text, hashes_of, text_of
+from mnist_lib.data.hashes import hash_of_text, hashes_of, indices_of, text_of
 from mnist_lib.pictures.reading import Layout, Shape, read_picture
 
 
@@ -32,3 +34,14 @@ def test_every_pixel_and_the_proportions_count() -> None:
 def test_many_images_have_the_hashes_of_each() -> None:
     images = np.random.default_rng(1).integers(0, 256, (5_000, 2, 3, 1), np.uint8)
     assert np.array_equal(hashes_of(images), np.concatenate([hashes_of(images[:4_500]), hashes_of(images[4_500:])]))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+)
+def test_a_hash_is_found_if_and_only_if_both_halves_agree(
+    among: list[tuple[int, int]], asked: list[tuple[int, int]]
+) -> None:
+    known, wanted = (np.array(pairs, np.uint64).reshape(len(pairs), 2) for pairs in (among, asked))
+    for pair, index in zip(asked, indices_of(wanted, known).tolist(), strict=True):
+        assert (among[index] == pair) if index >= 0 else (pair not in among)
