@@ -31,6 +31,7 @@ class Attempt:
     worker: WorkerProcess | None = None  # None while it waits for resources
     item: Any = None
     kind: str = ""  # of its item or, if it has none, of its last one
+    deadline: float = math.inf  # when the item should end by its own share of the time of the run
     fetching_since: float | None = None  # while the content of an event is on the way
     _item_since: float = math.inf
     _sent_at: float = math.inf  # when the item's last event was sent, on the lane's clock
@@ -40,9 +41,9 @@ class Attempt:
         self.worker = worker
         self._enter(State.STARTING, now)
 
-    def assign(self, item: Any, now: float) -> None:
+    def assign(self, item: Any, now: float, deadline: float = math.inf) -> None:
         """Note that the lane has been given an item."""
-        self.item, self.kind = item, item.kind
+        self.item, self.kind, self.deadline = item, item.kind, deadline
         self._item_since, self._sent_at, self._longest = now, math.inf, 0.0
         self._enter(State.STARTING if self.state is State.STARTING else State.PREPARING, now)
 

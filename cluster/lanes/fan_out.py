@@ -19,8 +19,8 @@ from cluster.deadlines import KILL_SECONDS, MAX_FAILED_STARTS, TICK_SECONDS, Clo
 from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt, State
 from cluster.lanes.item_queue import ItemQueue
-from cluster.lanes.ports import Cluster, Death, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
-from cluster.lanes.resources import LanePlan
+from cluster.lanes.ports import Cluster, Death, Item, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
+from cluster.lanes.resources import LanePlan, share_of_time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class FanOut:
     Args:
         limits: when to abandon an attempt or an item.
         plan: the resources of each lane, and the number of lanes to start with.
-        payload: (item, rounds) -> what the lane is given. `rounds`: items left per lane, counting this one.
+        payload: (item, time at which it should end) -> what the lane is given.
+        deadline: the time, on the clock, at which the last item should end.
         max_lanes: the maximum, even as nodes join; None for one per item.
         is_full: returns whether events should wait because earlier ones are not recorded yet. Deadlines keep running.
         expects_more: returns whether items may still be submitted; then lanes without an item wait for one.
@@ -50,8 +51,9 @@ class FanOut:
         cluster: Cluster,
         limits: Limits,
         plan: LanePlan,
-        payload: Callable[[Any, int], Any],
+        payload: Callable[[Any, float], Any],
         *,
+        deadline: float = math.inf,
         max_lanes: int | None = None,
         is_full: Callable[[], bool] = lambda: False,
         expects_more: Callable[[], bool] = lambda: False,
@@ -59,6 +61,7 @@ class FanOut:
     ) -> None:
         self._cluster, self._limits, self._plan, self._payload = cluster, limits, plan, payload
         self._max_lanes, self._is_full, self._expects_more, self._clock = max_lanes, is_full, expects_more, clock
+        self._deadline = deadline
         self._queue, self._turns = ItemQueue(limits), itertools.count()
         self._attempts: dict[Lane, Attempt] = {}
         self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
@@ -156,12 +159,20 @@ class FanOut:
     def _assign(self, attempt: Attempt) -> None:
         if self._queue:
             working = [other for other in self._attempts.values() if other.item is not None]
-            rounds = math.ceil((len(self._queue) + self._queue.backing_off) / max(self._plan.lanes, len(working)))
             item = self._queue.pop_for(attempt.kind, {other.kind for other in working})
-            attempt.assign(item, self._now)
-            self._cluster.assign(attempt.lane, self._payload(item, rounds))
+            attempt.assign(item, self._now, self._deadline_of(item, working))
+            self._cluster.assign(attempt.lane, self._payload(item, attempt.deadline))
         elif not self._queue.backing_off and not self._expects_more():
             self._close(attempt)
+
+    def _deadline_of(self, item: Item, working: Sequence[Attempt]) -> float:
+        """Return when an item should end, so that every item gets the same time in proportion to its cost."""
+        now = self._clock.monotonic()
+        left = self._deadline - now
+        if not 0 < left < math.inf:
+            return self._deadline
+        costs, busy = [item.cost, *self._queue.costs], [max(0.0, other.deadline - now) for other in working]
+        return now + share_of_time(left, costs, max(self._plan.lanes, len(working) + 1), busy)
 
     def _close(self, attempt: Attempt) -> None:
         attempt.close(self._now)

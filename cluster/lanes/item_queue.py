@@ -31,6 +31,11 @@ class ItemQueue:
     def backing_off(self) -> int:
         return len(self._backing_off)
 
+    @property
+    def costs(self) -> list[float]:
+        """The costs of all items without a lane."""
+        return [item.cost for item in (*self._queue, *(item for _, item in self._backing_off))]
+
     def attempts(self, item: str) -> int:
         """Return the number of attempts at an item so far, including the running one."""
         return self._deaths[item].total() + 1

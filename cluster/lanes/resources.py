@@ -1,6 +1,8 @@
 """What fits on which node. Sums over a cluster mislead: a task that needs 2 GPUs does not fit on two nodes with 1."""
 
+import bisect
 import heapq
+import math
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +17,9 @@ from cluster.deadlines import TICK_SECONDS, Wait
 from cluster.errors import ResourcesError, counted
 
 MAX_NODES_SHOWN = 5  # in one message
+MAX_SHARES = 200  # items for which a share of the time is computed, in a millisecond
+PARTS = 1 << 20  # of the time left, in which shares are counted
+FIXED_SECONDS = 5.0  # part of a share that does not depend on the cost of an item, such as its compilation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +189,35 @@ def count_groups(slots: Sequence[int], size: int) -> int:
     return groups
 
 
-def makespan(seconds: Iterable[float], lanes: int) -> float:
-    """Return when the last item ends, if each free lane takes the next item. `seconds`: how long each item takes."""
-    ends = [0.0] * max(1, lanes)
+def share_of_time(seconds: float, costs: Sequence[float], lanes: int, busy: Sequence[float] = ()) -> float:
+    """Return how many of the seconds left an item may take, so that those after it get as many in proportion to cost.
+
+    Args:
+        costs: of the item and of those after it, in the order in which they begin.
+        busy: the seconds until each lane that has an item takes another one.
+    """
+    # Of many items, a sample on as large a part of the lanes gets nearly the same share.
+    step = math.ceil(len(costs) / MAX_SHARES)
+    relative, lanes = [cost / costs[0] for cost in costs[::step]], math.ceil(lanes / step)
+    busy = [min(end, seconds) for end in sorted(busy)[::step]]
+
+    def last_end(part: int) -> float:
+        share = seconds * part / PARTS
+        fixed = min(share, FIXED_SECONDS)
+        return makespan([fixed + cost * (share - fixed) for cost in relative], lanes, busy)
+
+    return seconds / PARTS * (bisect.bisect_right(range(PARTS + 1), seconds, key=last_end) - 1)
+
+
+def makespan(seconds: Iterable[float], lanes: int, busy: Sequence[float] = ()) -> float:
+    """Return when the last item ends, if each free lane takes the next item.
+
+    Args:
+        seconds: how long each item takes.
+        busy: the seconds until each lane that has an item now is free.
+    """
+    ends = [*busy, *[0.0] * max(1 - len(busy), lanes - len(busy))]
+    heapq.heapify(ends)
     for duration in seconds:
         heapq.heappush(ends, heapq.heappop(ends) + duration)
     return max(ends)

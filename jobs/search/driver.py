@@ -168,7 +168,7 @@ class Search:
             self._steps[spec.id] = step
             fan_out.submit([spec])
 
-    def _payload(self, spec: TrialSpec, rounds: int) -> Assignment:
+    def _payload(self, spec: TrialSpec, deadline: float) -> Assignment:
         if self._folder.resumed and spec.id not in self._checkpoints:
             self._checkpoints.read(spec.id)
         source, until = self._options.model_files.get(spec.model), self._epochs(spec.id)

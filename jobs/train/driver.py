@@ -134,12 +134,19 @@ def fan_out_of(
         files: the files that define models, by model.
     """
 
-    def payload(spec: TrialSpec, rounds: int) -> Assignment:
-        now = clock.monotonic()
-        share = (deadline - now) / rounds
-        return Assignment(spec, recorder.checkpoint(spec.id), files.get(spec.model), now + share)
+    def payload(spec: TrialSpec, ends_by: float) -> Assignment:
+        return Assignment(spec, recorder.checkpoint(spec.id), files.get(spec.model), ends_by)
 
-    fan_out = FanOut(cluster, limits, plan, payload, max_lanes=max_lanes, is_full=lambda: recorder.is_full, clock=clock)
+    fan_out = FanOut(
+        cluster,
+        limits,
+        plan,
+        payload,
+        deadline=deadline,
+        max_lanes=max_lanes,
+        is_full=lambda: recorder.is_full,
+        clock=clock,
+    )
     fan_out.submit(by_cost(recorder.unfinished))
     return fan_out
 

@@ -160,7 +160,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     resources = options.resources(plan.cpus, plan.gpus)
     lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, Pace())
 
-    def assignment(spec: TrialSpec, rounds: int) -> Assignment:
+    def assignment(spec: TrialSpec, deadline: float) -> Assignment:
         return Assignment(spec, source=options.model_files.get(spec.model))
 
     fan_out = FanOut(lanes, limits, one_lane, assignment, max_lanes=1)

@@ -82,7 +82,7 @@ def start_with(function: Any, *arguments: object) -> Start:
 
     def start(limits: Limits, plan: LanePlan) -> FanOut:
         lanes = RayLanes(lambda items: function(*arguments, items), plan, limits)
-        return FanOut(lanes, limits, plan, lambda item, rounds: item)
+        return FanOut(lanes, limits, plan, lambda item, deadline: item)
 
     return start
 

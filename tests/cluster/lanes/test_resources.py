@@ -1,9 +1,12 @@
+import random
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ResourcesError
-from cluster.lanes.resources import LanePlan, Node, count_groups, describe_free, makespan, plan_lanes
+from cluster.lanes.resources import LanePlan, Node, count_groups, describe_free, makespan, plan_lanes, share_of_time
 
 
 def node(cpus: int, gpus: int = 0) -> Node:
@@ -70,6 +73,45 @@ def test_the_makespan_exceeds_an_even_split_by_at_most_the_longest_item(seconds:
 def test_the_makespan_is_shorter_if_the_longest_item_starts_first() -> None:
     assert makespan([1, 1, 1, 1, 4], 2) == 6
     assert makespan([4, 1, 1, 1, 1], 2) == 4
+
+
+def test_the_makespan_counts_how_long_the_lanes_are_busy() -> None:
+    assert makespan([1, 1, 1], 3, busy=[5, 2]) == 5
+    assert makespan([1, 1, 1], 2, busy=[5]) == 5
+    assert makespan([4, 4], 2, busy=[5]) == 8
+
+
+def test_shares_of_the_time_are_in_proportion_to_cost() -> None:
+    assert share_of_time(100, [1], 1) == 100
+    assert share_of_time(100, [3, 3], 1) == pytest.approx(50, rel=1e-4)
+    assert share_of_time(22_000, [20, 1, 1], 1) == pytest.approx(20_000, rel=1e-3)
+    assert share_of_time(22_000, [20, 1, 1], 2) == pytest.approx(22_000)  # the others take a second lane
+    assert share_of_time(22_000, [1, 1], 2, busy=[22_000]) == pytest.approx(11_000, rel=1e-3)
+    assert share_of_time(6, [100, 1, 1], 1) == pytest.approx(2, rel=1e-4)  # too short for anything but equal shares
+
+
+@given(
+    st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(1, 6), st.floats(10, 1e5), st.integers(0, 10**9)
+)
+def test_items_that_use_their_shares_all_get_time_and_end_in_time(
+    costs: list[int], lanes: int, seconds: float, seed: int
+) -> None:
+    ends, draw = [0.0] * lanes, random.Random(seed)
+    for number in range(len(costs)):
+        lane = min(range(lanes), key=ends.__getitem__)
+        now = ends[lane]
+        busy = [end - now for n, end in enumerate(ends) if n != lane and end > now]
+        share = share_of_time(seconds - now, costs[number:], lanes, busy)
+        assert 0 < share <= seconds - now
+        ends[lane] = now + share * draw.choice([1.0, 0.5, 0.01])  # an item may end before its share is used
+    assert max(ends) <= seconds + 1e-6
+
+
+def test_the_share_of_one_of_many_items_is_found_quickly_and_is_nearly_that_of_fewer() -> None:
+    begin = time.process_time()
+    share = share_of_time(10_000, [1.0] * 100_000, 1_000, [10.0] * 999)
+    assert time.process_time() - begin < 1
+    assert share == pytest.approx(100, rel=0.1)
 
 
 @pytest.mark.parametrize(

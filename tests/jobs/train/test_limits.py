@@ -106,3 +106,42 @@ def test_the_time_in_which_an_assignment_waits_for_its_lane_counts(monkeypatch: 
     assert (received.spec, bytes(received.checkpoint), received.until) == (spec, b"checkpoint", 3)
     host = "driver"
     assert pickle.loads(pickle.dumps(Assignment(spec))).deadline == math.inf
+
+
+def of_three_models(cnn: float, compiling: float = 1.0) -> dict[str, Durations]:
+    """Return durations for which an epoch of `keras-cnn` takes `cnn` seconds, and that of another model 0.5 s."""
+    epochs = {"keras-cnn": cnn, "keras": 0.5, "scratch": 0.5}
+    return {model: Durations(epoch=epoch, compiling=compiling) for model, epoch in epochs.items()}
+
+
+@pytest.mark.parametrize("cnn", [5.0, 10.0])  # 10 and 20 times the others; the catalog says 20
+def test_no_trial_is_cut_short_when_the_time_is_enough_for_all(cnn: float) -> None:
+    run = Run(grid("keras", "scratch", "keras-cnn"), of_three_models(cnn))
+    run.finish(deadline=20 * cnn + 2 * 20 * 0.5 + 50)
+    assert run.epochs == {"keras-s0": 20, "scratch-s0": 20, "keras-cnn-s0": 20}
+
+
+def test_an_expensive_trial_has_all_the_time_while_another_lane_trains_the_others() -> None:
+    run = Run(grid("keras", "scratch", "keras-cnn"), of_three_models(cnn=15.0), lanes=2)
+    run.finish(deadline=290.0)  # enough for 18 epochs of 15 s after the start
+    assert run.epochs == {"keras-s0": 20, "scratch-s0": 20, "keras-cnn-s0": 18}
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_run_that_has_too_little_time_uses_all_of_it_and_trains_each_model(seeds: int, lanes: int) -> None:
+    run = Run(grid("keras", "scratch", "keras-cnn", seeds=seeds, epochs=1_000), of_three_models(cnn=5.0), lanes=lanes)
+    run.finish(deadline=300.0 * seeds)
+    assert 290 * seeds < run.trained_until <= 300 * seeds
+    epochs = {
+        model: [run.epochs[f"{model}-s{seed}"] for seed in range(seeds)] for model in ("keras-cnn", "keras", "scratch")
+    }
+    assert all(count >= 10 for counts in epochs.values() for count in counts), epochs
+    assert max(epochs["keras-cnn"]) < 2 * min(epochs["keras-cnn"]), epochs
+
+
+def test_in_a_short_run_a_cheap_trial_has_the_time_to_be_compiled() -> None:
+    run = Run(grid("keras", "scratch", "keras-cnn", epochs=1_000), of_three_models(cnn=5.0, compiling=3.0))
+    run.finish(deadline=60.0)
+    assert min(run.epochs.values()) >= 3, run.epochs
+    assert run.trained_until <= 60

@@ -32,7 +32,7 @@ class Run:
         self.fan_out.submit(by_cost(trials))
         self.started: list[str] = []
 
-    def _payload(self, spec: TrialSpec, rounds: int) -> Assignment:
+    def _payload(self, spec: TrialSpec, deadline: float) -> Assignment:
         self.started.append(spec.id)
         return Assignment(spec)
 
