@@ -7,6 +7,10 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+from mnist_lib.errors import ClockError
+
+YEARS = range(2000, 2200)  # of the times in stored documents
+MIN_YEAR_NOW = 2020  # a clock that shows an earlier one was reset, as on a machine that starts without a network
 MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
@@ -51,9 +55,17 @@ def text_of(moment: datetime) -> str:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
+def timestamp(now: datetime) -> str:
+    """Return the current time as `text_of` writes it, to be stored. Raises ClockError if no command could read it."""
+    if not MIN_YEAR_NOW <= now.astimezone(UTC).year < YEARS.stop:
+        expected = f"a year from {MIN_YEAR_NOW} to {YEARS.stop - 1}"
+        raise ClockError(f"clock of this machine: expected {expected}, got {text_of(now)}; set the clock")
+    return text_of(now)
+
+
 def now_text() -> str:
-    """Return the current time as `text_of` writes it."""
-    return text_of(datetime.now(UTC))
+    """Return the current time, as `timestamp`."""
+    return timestamp(SystemClock().now())
 
 
 def as_file_name(text: str) -> str:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from mnist_lib.clock import moment_of
+from mnist_lib.clock import YEARS, moment_of
 from mnist_lib.errors import IntegrityError, SchemaError
 from mnist_lib.wording import one_line
 
 T = TypeVar("T")
 
 MAX_DEPTH = 8  # of nested objects and lists in a field of type `Json`
-YEARS = range(2000, 2200)
 _EXAMINING = threading.Lock()
 
 Count = Annotated[int, Meta(ge=0, le=10**12)]

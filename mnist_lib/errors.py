@@ -90,6 +90,12 @@ class StoreFullError(StoreError):
     code = "E-STORE-FULL"
 
 
+class ClockError(StoreError):
+    """Nothing can be stored, since the clock of this machine is wrong by years."""
+
+    code = "E-CLOCK"
+
+
 class ConflictError(StoreError):
     """Another process deleted or replaced an object while this one was using it."""
 

@@ -40,7 +40,9 @@ TABLE = (
     ExitCode(3, "the dataset is missing or damaged", "no"),
     ExitCode(4, "no node has the free resources that a trial needs", "yes"),
     ExitCode(5, "every trial failed", "once"),
-    ExitCode(6, "the storage cannot be read or written, or MLflow cannot be reached", "yes"),
+    ExitCode(
+        6, "the storage cannot be read or written, MLflow cannot be reached, or the clock is wrong by years", "yes"
+    ),
     ExitCode(7, "a stored file or record is damaged, or was written by a newer release", "no"),
     ExitCode(8, "the cluster cannot be reached or used, or was lost", "yes"),
     ExitCode(9, "some trials failed, or some pictures could not be read; the rest succeeded", "once"),
@@ -71,6 +73,7 @@ ERRORS = {
     "E-OOM": ErrorCode(5, "the worker ran out of memory", retry=True),
     "E-SILENT": ErrorCode(5, "the worker sent no event before the deadline", retry=True),
     "E-TIMEOUT": ErrorCode(5, "the trial took longer than --trial-timeout"),
+    "E-CLOCK": ErrorCode(6, "the clock of this machine is wrong by years, so nothing is stored", retry=True),
     "E-STORE": ErrorCode(6, "the storage refused the request or did not answer", retry=True),
     "E-STORE-CONFLICT": ErrorCode(6, "another process changed the same object", retry=True),
     "E-STORE-FULL": ErrorCode(6, "the storage is full", retry=True),

@@ -28,7 +28,7 @@ from jobs.retrain.options import (
 )
 from jobs.retrain.status import sentence_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
-from mnist_lib.clock import SystemClock, text_of
+from mnist_lib.clock import SystemClock, text_of, timestamp
 from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
@@ -83,7 +83,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
     began = clock.now()
     # With --once, the first call comes when a slot is due. The schedule begins before that slot, so that it is run.
     enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began
-    term = LeaseTerm(f"process {os.getpid()}", host, text_of(began))
+    term = LeaseTerm(f"process {os.getpid()}", host, timestamp(began))
     lease = Lease(objects, lease_folder(options.name), term, time_to_live=options.lease_seconds, clock=clock)
     receiver = (options.notify or os.environ.get("MNIST_JOBS_NOTIFY") or "").strip()
     notifier = Notifier(receiver, os.environ.get("MNIST_JOBS_NOTIFY_SECRET")) if receiver else None

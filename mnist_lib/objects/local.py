@@ -179,6 +179,7 @@ class LocalObjects:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator["LocalObjects"]:
+        own = f"process {os.getpid()} on {socket.gethostname()} since {now_text()}"
         with self._store_errors(name):
             descriptor = self._open(name, os.O_RDWR | os.O_CREAT, make=True)
             try:
@@ -190,7 +191,7 @@ class LocalObjects:
                     f"{self._path(name)}: expected no lock, got one held by {holder}; wait for that process, or end it"
                 ) from None
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now_text()}".encode())
+            os.write(descriptor, own.encode())
         try:
             yield self
         finally:

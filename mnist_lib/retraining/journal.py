@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from mnist_lib.clock import moment_of, text_of
+from mnist_lib.clock import moment_of, timestamp
 from mnist_lib.documents import Count, Moment, Number, Share, Text
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
@@ -81,7 +81,7 @@ class Entry:
 
     def followed_by(self, kind: Kind, now: datetime, host: str, **fields: Any) -> "Entry":
         """Return the next entry of this slot."""
-        return replace(self, kind=kind, at=text_of(now), host=host, **fields)
+        return replace(self, kind=kind, at=timestamp(now), host=host, **fields)
 
     @property
     def is_open(self) -> bool:

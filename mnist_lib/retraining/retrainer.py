@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from mnist_lib.clock import Clock, as_file_name, moment_of, text_of
+from mnist_lib.clock import Clock, as_file_name, moment_of, text_of, timestamp
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseLostError
 from mnist_lib.retraining.journal import Entry, Journal, Kind
@@ -105,7 +105,7 @@ class Retrainer:
         self._last_now = now
         number, last = self._journal.last()
         if last is None:
-            self._journal.append(0, Entry("enrolled", text_of(self._enroll), text_of(now), self._host))
+            self._journal.append(0, Entry("enrolled", text_of(self._enroll), timestamp(now), self._host))
             return STEP_AGAIN
         if last.is_open:
             return self._step_open(number, last)
@@ -201,7 +201,7 @@ class Retrainer:
 
     def _launch(self, number: int, entry: Entry) -> bool:
         """Start an attempt; return False if another process has appended an entry, or the lease may be lost."""
-        at = text_of(self._clock.now())
+        at = timestamp(self._clock.now())
         entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
         if not self._may_act() or not self._journal.append(number, entry) or not self._may_act():
             return False
@@ -257,7 +257,7 @@ class Retrainer:
         return Entry(
             kind=kind,
             slot=text_of(due.slot),
-            at=text_of(self._clock.now()),
+            at=timestamp(self._clock.now()),
             host=self._host,
             missed=due.missed,
             last_done=last.last_done if last else None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from mnist_lib.clock import steady_time
+from mnist_lib.clock import now_text, steady_time
 from mnist_lib.documents import Json, Moment, Name, convert, decode, encode, require_schema
 from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
@@ -179,10 +179,10 @@ def check_run_name(run: str) -> None:
 
 
 def check_writable(objects: Objects) -> None:
-    """Raise StoreError if nothing can be stored, or if two writers could create the same object."""
+    """Raise StoreError if nothing can be stored, also since the clock is wrong, or if two could create one object."""
     name = f"writable-{uuid.uuid4().hex}"
     try:
-        if not objects.create(name, b"1") or objects.create(name, b"2"):
+        if not objects.create(name, now_text().encode()) or objects.create(name, b""):
             raise StoreError(
                 f"{objects.where(name)}: two writers could both create this object; name another storage with --storage"
             )
