@@ -71,7 +71,10 @@ def list_folder(folder: Path, per_class: int | None = None) -> Listing:
     found: dict[str, list[tuple[str, int, str, str]]] = defaultdict(list)  # class -> (path, size, times, split)
     for top, split in splits.items():
         for name in scan.folders(top):
-            kind = _class_name(name, folder)
+            kind = unicodedata.normalize("NFC", name)
+            if not kind.isprintable() or not kind.strip():
+                scan.leave_out("a class whose name cannot be printed", [repr(name)])
+                continue
             found[kind] += []
             own = "" if split == "train" and not has_test else split
             for path, status in itertools.islice(scan.pictures(Path(top, name)), per_class):
@@ -79,8 +82,9 @@ def list_folder(folder: Path, per_class: int | None = None) -> Listing:
                 found[kind].append((path, status.st_size, times, own))
         scan.leave_out("outside of a class folder", scan.own_pictures(top))
     empty = [name for name, files in found.items() if not files]
-    classes = tuple(sorted((name for name, files in found.items() if files), key=_natural))
-    files = []
+    named = sorted((name for name, files in found.items() if files), key=_natural)
+    scan.leave_out(f"a class after the first {MAX_CLASSES:,}", named[MAX_CLASSES:])
+    classes, files = tuple(named[:MAX_CLASSES]), []
     for label, name in enumerate(classes):
         for path, size, times, split in sorted(found.pop(name)):
             files.append(PictureFile(path, label, split, size))
@@ -225,13 +229,6 @@ def _is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
-def _class_name(name: str, folder: Path) -> str:
-    name = unicodedata.normalize("NFC", name)
-    if not name.isprintable():
-        raise DataError(f"{folder}: expected class names of printable characters, got {name!r}; rename the folder")
-    return name
-
-
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Return a key that sorts 2 before 10."""
     parts = re.split(r"([0-9]+)", name)
@@ -241,8 +238,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 def _check_classes(
     folder: Path, classes: Sequence[str], files: Sequence[PictureFile], unreadable: Sequence[str]
 ) -> None:
-    if not 2 <= len(classes) <= MAX_CLASSES:
-        got = f"{len(classes):,}" + (f" ({classes[0]})" if len(classes) == 1 else "")
+    if len(classes) < 2:
+        got = f"{len(classes):,}" + (f" ({classes[0]})" if classes else "")
         got += f", and {len(unreadable):,} that cannot be read ({listed(unreadable)})" if unreadable else ""
         raise DataError(
             f"{folder}: expected 2 to {MAX_CLASSES:,} class folders with pictures, got {got}"

@@ -162,9 +162,20 @@ def test_d8_names_may_contain_any_letters(tmp_path: Path) -> None:
     assert len(read(write_folder(tmp_path / ("x" * 120), classes("a", "b"))).name) == 60  # names of runs contain it
 
 
-def test_a_control_character_in_a_class_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected class names of printable characters, got 'b\\x1b\[2J'; rename"):
-        read(write_folder(tmp_path / "f", classes("a", "b\x1b[2J")))
+@pytest.mark.parametrize("name", ["b\x1b[2J", "b\n", " ", "\udcff", "\u202eb"])
+def test_a_class_whose_name_cannot_be_printed_is_left_out_and_named(tmp_path: Path, name: str) -> None:
+    dataset = read(write_folder(tmp_path / "f", classes("a", "c", name)))
+    assert dataset.classes == ("a", "c")
+    assert dataset.notices == (f"left out, a class whose name cannot be printed: 1 ({name!r})",)
+
+
+def test_a_class_after_the_thousandth_is_left_out_and_named(tmp_path: Path) -> None:
+    for number in range(1, 1_003):
+        write_folder(tmp_path / f"f/{number}", {"1.png": b""})
+    listing = list_folder(tmp_path / "f")
+    assert listing.classes == tuple(str(number) for number in range(1, 1_001))
+    assert [file.path for file in listing.files] == [f"{name}/1.png" for name in listing.classes]
+    assert listing.notices == ("left out, a class after the first 1,000: 2 (1001, 1002)",)
 
 
 def test_a_path_that_is_not_a_folder_of_classes_is_refused(tmp_path: Path) -> None:
