@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -137,7 +137,7 @@ def _train(
 
     with temporary_cluster(cpus=0) as cluster:
         nodes = cluster.add_nodes(1 + max(MIN_NODES, os.cpu_count() or 1), cpus=1)  # one of them may be killed
-        here = replace(options, address=cluster.address, max_failures=MAX_WORKER_KILLS + 1, report=False)
+        here = options.changed(address=cluster.address, max_failures=MAX_WORKER_KILLS + 1, report=False)
         begin = time.monotonic()
         with killer.active(cluster, nodes) if killer else contextlib.nullcontext():
             advice = "nothing was stored; start the rehearsal again"

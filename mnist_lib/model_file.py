@@ -12,7 +12,7 @@ import re
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,23 +37,24 @@ class Definition(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """A Python file with models."""
+    """A Python file with models, or with a builder of TFDS. It is read once: what is checked is what is run."""
 
     name: str  # the name of the file, used in messages
     content: bytes
+    path: Path | None = field(default=None, compare=False)  # where it was read
 
     @classmethod
-    def read(cls, path: Path) -> "ModelFile":
-        """Read a file. Raises ModelError if it cannot be read, or is not valid Python."""
+    def read(cls, path: Path, option: str = "models") -> "ModelFile":
+        """Read the file that an option names. Raises ModelError if it cannot be read, or is not valid Python."""
         try:
             with path.expanduser().open("rb") as file:
                 content = file.read(MAX_SOURCE_BYTES + 1)
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home, as in ~nobody/models.py
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ModelError(f"models: expected a Python file at {path}, got an error: {reason}") from error
+            raise ModelError(f"{option}: expected a Python file at {path}, got an error: {reason}") from error
         if len(content) > MAX_SOURCE_BYTES:
-            raise ModelError(f"models: {path}: expected at most {MAX_SOURCE_BYTES:,} bytes, got more")
-        source = cls(name=path.name, content=content)
+            raise ModelError(f"{option}: {path}: expected at most {MAX_SOURCE_BYTES:,} bytes, got more")
+        source = cls(name=path.name, content=content, path=path.expanduser().absolute())
         source.definitions()
         return source
 

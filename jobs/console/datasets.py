@@ -1,5 +1,6 @@
 """The options that name a dataset, shared by all commands that read one."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from jobs.console.options import option
 from jobs.console.values import existing_folder, folder, image_size, whole_number
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.request import DataRequest
+from mnist_lib.model_file import ModelFile
 
 DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
@@ -24,18 +26,23 @@ class SourceOptions:
     """The location of a dataset whose image shape is already known, such as that of a stored version."""
 
     dataset: str | None = option(None, DATASET_HELP, str, "NAME|DIR")
-    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR")
-    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR")
-    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py", typed=True)
+    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR", outside=True)
+    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR", outside=True)
+    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py", typed=True, outside=True)
     train_split: str = option("train", "split of a TFDS dataset to train on", str, "NAME")
     test_split: str = option("test", "split of a TFDS dataset to test on", str, "NAME")
+
+    @functools.cached_property
+    def builder_file(self) -> ModelFile | None:
+        """The file of --tfds-import. Raises ModelError if it cannot be read, or is not valid Python."""
+        return None if self.tfds_import is None else ModelFile.read(self.tfds_import, "tfds_import")
 
     def source(self) -> dict[str, Any]:
         """Return the arguments of `DataRequest` that say where the dataset is."""
         return {
             "data_dir": self.data_dir,
             "data_source": self.data_source,
-            "tfds_import": self.tfds_import,
+            "tfds_import": self.builder_file,
             "splits": (self.train_split, self.test_split),
         }
 
@@ -44,7 +51,7 @@ class SourceOptions:
 class DataOptions(SourceOptions):
     """A dataset, and how its pictures are read."""
 
-    dataset: str = option("mnist-mini", DATASET_HELP, str, "NAME|DIR")
+    dataset: str = option("mnist-mini", DATASET_HELP, str, "NAME|DIR", outside=True, known=DATASETS)
     image_size: tuple[int, int] | None = option(
         None,
         "size in pixels of the images of a folder or tfds:NAME, such as 28 or 32x48 (default: that of the pictures, or"

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -44,6 +45,8 @@ def option(
     several: bool = False,
     repeated: bool = False,
     typed: bool = False,
+    outside: bool = False,
+    known: Collection[str] = (),
 ) -> Any:
     """Return the dataclass field of one option.
 
@@ -54,9 +57,12 @@ def option(
         several: whether a positional option takes all remaining words.
         repeated: whether the option can be given several times, each time adding to its value, a mapping.
         typed: whether the option is accepted on the command line only, since it can run any code.
+        outside: whether a value names a file, code, or an address, so that it is not taken from a storage.
+        known: the values of such an option that name something of this program, and are taken.
     """
     given: dict[str, Any] = {"help": help, "parse": parse, "metavar": metavar, "short": short}
     given |= {"positional": positional, "several": several, "repeated": repeated, "typed": typed}
+    given |= {"outside": outside, "known": known}
     return dataclasses.field(default=default, metadata=given)
 
 
@@ -207,10 +213,12 @@ def parse(
     arguments: Sequence[str],
     left_out: Collection[str] = (),
     hidden: Collection[str] = (),
+    stored: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """Return the options: the command line overrides the --config file, which overrides the defaults.
 
     Args:
+        stored: values that replace the defaults, as in a --config file.
         left_out: fields that are not options of this command; they have their default values.
         hidden: fields that --help does not list.
 
@@ -224,8 +232,8 @@ def parse(
             raise UsageError(f"{name}: {error}") from None
     files, words = split_config(arguments)
     made = parser(program, options, left_out, hidden)
-    for file in files:
-        made.set_defaults(_parsed(made, options, read_config(file), left_out))  # flags override files
+    for content in (stored, *map(read_config, files)):
+        made.set_defaults(_parsed(made, options, content, left_out))  # flags override files
     namespace = made.parse_args(words)
     flags = {word.partition("=")[0] for word in words}
     given = {}
@@ -264,6 +272,14 @@ def _yes_or_no(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     raise ValueError(f"expected true or false, got {value!r}")
+
+
+def names_outside(options: Any, name: str) -> bool:
+    """Return whether an option, other than by its default, names something that is not taken from a storage."""
+    field, value = options.__dataclass_fields__[name], getattr(options, name)
+    if not field.metadata["outside"] or value == field.default:
+        return False
+    return not all(part in field.metadata["known"] for part in (value if isinstance(value, tuple) else [value]))
 
 
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_yaml, option, parse
 from jobs.console.values import comma_list, folder, named_values, whole_number
 from jobs.train.options import MODELS_HELP, TrainOptions, terms_of
-from mnist_lib.catalog import require_known
+from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import name_of
 from mnist_lib.search.halving import Halving, Ladder
@@ -48,7 +48,7 @@ class SearchOptions(TrainOptions):
 
     COMMAND: ClassVar = "jobs.search"
 
-    models: tuple[str, ...] = option(("keras",), MODELS_HELP, comma_list, "A,B")
+    models: tuple[str, ...] = option(("keras",), MODELS_HELP, comma_list, "A,B", outside=True, known=MODELS)
     epochs: int = option(9, "epochs of a whole trial; most configurations are trained for fewer", whole_number, "N")
     seed: int = option(0, "seed of the configurations and of their weights", whole_number, "N")
     vary: Mapping[str, Any] | None = option(
@@ -59,7 +59,7 @@ class SearchOptions(TrainOptions):
         "NAME=VALUES",
         repeated=True,
     )
-    space: Path | None = option(None, "YAML file of `setting: values`, as for --vary", folder, "FILE")
+    space: Path | None = option(None, "YAML file of `setting: values`, as for --vary", folder, "FILE", outside=True)
     trials: int = option(27, "number of configurations to try; a grid has all combinations", whole_number, "N")
     strategy: str = option("halving", f"how configurations are trained. {STRATEGY_TEXT}", str, "NAME")
     propose: str = option(
@@ -163,7 +163,7 @@ class SearchOptions(TrainOptions):
 
     def with_inline_space(self) -> "SearchOptions":
         """Return the same options without a file that may change or be missing elsewhere."""
-        return replace(self, space=None, vary=self.variation.document())
+        return self.changed(space=None, vary=self.variation.document())
 
     def train_flags(self, settings: Mapping[str, Value]) -> list[str]:
         """Return the options of `jobs.train` for these settings, on the same data."""

@@ -13,7 +13,7 @@ import yaml
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
-from jobs.console.options import flags_of, parse, split_at_dashes, split_subcommand
+from jobs.console.options import flags_of, parse, read_config, split_at_dashes, split_subcommand
 from jobs.console.output import print_result, print_stderr, run_command
 from jobs.search.options import SearchOptions, is_search, job_options
 from jobs.submit import following
@@ -127,8 +127,6 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
     if options.tfds_import is not None:
         own[f"{SENT}/{options.tfds_import.name}"] = options.tfds_import
         flags.append(f"--tfds-import={SENT}/{options.tfds_import.name}")
-        if not options.tfds_import.is_file():
-            raise exit_codes.UsageError(f"tfds_import: expected a file, got {options.tfds_import}; check its path")
     if isinstance(options, SearchOptions) and options.space is not None:
         own[f"{SENT}/{options.space.name}"] = options.space
         flags.append(f"--space={SENT}/{options.space.name}")
@@ -195,8 +193,8 @@ def with_config_inline(train: Sequence[str]) -> list[str]:
 
 
 def _is_of_search(path: str) -> bool:
-    with contextlib.suppress(OSError, UnicodeDecodeError):  # the parser says what is wrong
-        return command_of(Path(path).read_text()) == SearchOptions.COMMAND
+    with contextlib.suppress(exit_codes.UsageError):  # the parser says what is wrong
+        return command_of(read_config(path)) == SearchOptions.COMMAND
     return False
 
 

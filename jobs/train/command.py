@@ -3,7 +3,6 @@
 import json
 import logging
 import shlex
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,21 +12,25 @@ import yaml
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
-from jobs.console.options import parse
+from jobs.console.exit_codes import UsageError
+from jobs.console.options import flags_of, load_mapping, parse
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result
 from jobs.console.terminal import step
-from jobs.train.options import TrainOptions
+from jobs.train.options import CODE_ARGUMENTS, TrainOptions
 from mnist_lib.clock import moment_of, now_text
 from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
-from mnist_lib.errors import DataMissingError
+from mnist_lib.errors import DataMissingError, IntegrityError, SpecError
 from mnist_lib.model_file import ModelFile, trust, with_folder
 from mnist_lib.objects.fence import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
 from mnist_lib.store.opening import open_run, run_to_resume
-from mnist_lib.store.runs import REPORT, RunFolder, check_run_name, check_writable, configuration_of
+from mnist_lib.store.runs import CONFIGURATION, REPORT, RunFolder, check_run_name, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
+
+# Options that concern only a process, and are not stored:
+OF_PROCESS = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ def run_job(
             _check_data(options)
             _trust(options.code_files.values())
             command = ["python", "-m", options.COMMAND, "--resume", folder.run, "--storage", options.storage]
-            command += ["--address", options.address] if options.address else []
+            command += flags_of(absolute(options).outside)
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
             summary = work(folder, code, advice)
         else:
@@ -138,7 +141,7 @@ def finish(folder: RunFolder, summary: Mapping[str, Any], options: TrainOptions)
 def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objects:
     """Return the storage. Raises StoreError before anything starts if it cannot be written."""
     if submitted and not is_url(storage) and not Path(storage).is_absolute():
-        raise exit_codes.UsageError(
+        raise UsageError(
             "storage: expected an absolute path, since the working folder of a submitted job is deleted"
             f", got {storage}; use --storage /PATH"
         )
@@ -149,18 +152,21 @@ def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objec
     return objects
 
 
+def absolute(options: Options) -> Options:
+    """Return the options with absolute paths, for a command in another folder."""
+    folder = options.data().folder
+    dataset = options.dataset if folder is None else str(folder)
+    return replace(options, dataset=dataset, models=tuple(map(with_folder, options.models)))
+
+
 def configuration(options: TrainOptions, left_out: Collection[str] = ()) -> dict[str, Any]:
     """Return the options of the run as in a --config file, without those that concern only this process.
 
     Args:
         left_out: fields that are not options of the command.
     """
-    of_process = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
-    left_out = (*of_process, *left_out)
-    folder = options.data().folder
-    options = replace(options, dataset=str(folder)) if folder else options  # for a command in another folder
-    options = replace(options, models=tuple(map(with_folder, options.models)))
-    plain = json.loads(json.dumps(asdict(options), default=str))  # YAML has neither tuples nor paths
+    plain = json.loads(json.dumps(asdict(absolute(options)), default=str))  # YAML has neither tuples nor paths
+    left_out = (*OF_PROCESS, *left_out)
     return {name: value for name, value in plain.items() if value is not None and name not in left_out}
 
 
@@ -196,33 +202,46 @@ def print_result_of_job(text: str, submitted: bool) -> None:
 def resumed_options(options: Options, arguments: Sequence[str], left_out: Collection[str] = ()) -> Options:
     """Return the options of the run that `--resume` names, overridden by the flags of this command line.
 
-    The stored address is never used unasked: others may write to the storage, and a cluster sees all data and sends
-    pickles.
+    Others may write to the storage, so only settings are taken from it: with a path, the report would show them any
+    picture of this machine, and a cluster sees all data and sends pickles.
+
+    Raises:
+        UsageError: the run is one of another command, or has options that this command line must repeat.
+        IntegrityError: its stored configuration is damaged.
     """
     assert options.resume is not None
     check_storage(options.storage)
-    stored = configuration_of(open_storage(options.storage), options.resume)
-    command = command_of(stored)
+    objects = open_storage(options.storage)
+    where, content = f"{objects.where('runs')}/{options.resume}", configuration_of(objects, options.resume)
+    try:
+        stored = load_mapping(content, CONFIGURATION)
+        command = command_of(stored)
+        if command == options.COMMAND:
+            begun: Options = parse(command, type(options), [], (*left_out, *OF_PROCESS), stored=stored)
+            outside = begun.outside
+    except (UsageError, SpecError) as error:
+        raise IntegrityError(f"{where}: {error}") from error
     if command != options.COMMAND:
-        raise exit_codes.UsageError(
+        raise UsageError(
             f"resume: expected a run of {options.COMMAND}, got one of {command}; use python -m {command} --resume"
         )
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(stored)
-        file.flush()
-        resumed: Options = parse(options.COMMAND, type(options), ["--config", file.name, *arguments], left_out)
-    if resumed.address != options.address and options.address is None:
-        raise exit_codes.UsageError(
-            f"address: expected the cluster to resume {options.resume} on, got none; add --address"
-            f" {shlex.quote(str(resumed.address))}, the address in the stored configuration, if you trust it"
+    given = options.outside
+    repeated = {*given, "vary"} if "space" in given else {*given}
+    missing = flags_of({name: value for name, value in outside.items() if name not in repeated})
+    if missing:
+        raise UsageError(
+            f"resume: expected {shlex.join(missing)} on the command line, with which {options.resume} was begun; files,"
+            " code and addresses are not taken from the storage: repeat these options if you trust them"
         )
-    return replace(resumed, run_name=options.resume, storage=options.storage, address=options.address)
+    refused = (*outside, "storage", *(CODE_ARGUMENTS if "models" in given else ()))
+    settings = {name: value for name, value in stored.items() if name not in refused}
+    resumed: Options = parse(command, type(options), arguments, left_out, stored=settings)
+    return replace(resumed, run_name=options.resume)
 
 
-def command_of(configuration: str) -> str:
-    """Return the command whose options a stored configuration holds."""
-    is_search = any(line.startswith(("vary:", "space:")) for line in configuration.splitlines())
-    return "jobs.search" if is_search else "jobs.train"
+def command_of(configuration: Mapping[str, Any]) -> str:
+    """Return the command whose options a configuration holds."""
+    return "jobs.search" if "vary" in configuration or "space" in configuration else "jobs.train"
 
 
 def require_time_left(options: TrainOptions, now: float) -> None:
@@ -235,6 +254,4 @@ def require_time_left(options: TrainOptions, now: float) -> None:
         return
     terms = options.terms(code_version(SOURCE_FOLDERS))
     if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
-        raise exit_codes.UsageError(
-            f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()} now"
-        )
+        raise UsageError(f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()} now")

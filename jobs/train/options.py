@@ -3,17 +3,18 @@
 Ranges are checked by the types that are made from the options: `TrialSpec`, `Resources`, `Limits`, `Pace`, `Rule`.
 """
 
+import copy
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from cluster.deadlines import Limits
 from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import option, parse, split_config
+from jobs.console.options import names_outside, option, parse, split_config
 from jobs.console.values import (
     auto_or_whole_number,
     comma_list,
@@ -42,6 +43,7 @@ ALPHA_HELP = (
     "probability that chance alone replaces the champion, over all comparisons on a data set together; each of them"
     " spends a hundredth of what is left"
 )
+CODE_ARGUMENTS = ("model_arg", "hidden_units", "vary")  # options whose values are passed to a user's code
 STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
 
 
@@ -55,9 +57,10 @@ class TrainOptions(DataOptions):
 
     COMMAND: ClassVar = "jobs.train"
 
-    data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR")  # a folder on the node that prepares the dataset
-    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py")  # see `require_trusted`
-    models: tuple[str, ...] = option(("keras", "scratch"), MODELS_HELP, comma_list, "A,B")
+    # On the node that prepares the dataset:
+    data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR", outside=True)
+    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py", outside=True)  # see `require_trusted`
+    models: tuple[str, ...] = option(("keras", "scratch"), MODELS_HELP, comma_list, "A,B", outside=True, known=MODELS)
     model_arg: Mapping[str, Any] | None = option(
         None,
         "argument of the function that builds a model, such as width=64; can be repeated",
@@ -99,7 +102,11 @@ class TrainOptions(DataOptions):
         10, "percentage of training images held out to select the epoch and the trial to store", whole_number, "N"
     )
     address: str | None = option(
-        None, "running Ray cluster to join (default: RAY_ADDRESS, or start one on this machine)", str, "HOST:PORT"
+        None,
+        "running Ray cluster to join (default: RAY_ADDRESS, or start one on this machine)",
+        str,
+        "HOST:PORT",
+        outside=True,
     )
     gpus_per_trial: int | None = option(
         None,
@@ -147,7 +154,7 @@ class TrainOptions(DataOptions):
     max_class_drop: float = option(
         Rule.max_class_drop, "maximum loss of accuracy in any class for --promote if-better, such as 0.1", number, "X"
     )
-    storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
+    storage: str = option("results", STORAGE_HELP, str, "DIR|URL", outside=True)
     report: bool = option(True, "write report.html and plots of the run, and index.html of all runs (default: on)")
     require_all: bool = option(
         False,
@@ -156,7 +163,10 @@ class TrainOptions(DataOptions):
     )
     run_name: str | None = option(None, "name of the run (default: the time and the dataset)", str, "NAME")
     resume: str | None = option(
-        None, "resume this unfinished run with its own options, apart from --address", str, "RUN"
+        None,
+        "resume this unfinished run with its own settings; options that name files, code or an address are repeated",
+        str,
+        "RUN",
     )
     lease: str | None = option(
         None, "lease, set by jobs.retrain; once another process holds it, nothing is stored", str, "NAME:N"
@@ -200,6 +210,12 @@ class TrainOptions(DataOptions):
         """The files of the models that are given as FILE.py:FUNCTION, by model. Raises ModelError for a bad one."""
         return files_of(self.models)
 
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with other values of options that name no code, which has the code that was read once."""
+        copied = copy.copy(self)
+        vars(copied).update(values)
+        return copied
+
     def require_trusted(self, arguments: Sequence[str]) -> None:
         """Raise ModelError if a configuration file names Python files that the user has not asked to run.
 
@@ -221,9 +237,17 @@ class TrainOptions(DataOptions):
     def code_files(self) -> dict[str, ModelFile]:
         """The Python files that a run executes, by the names that messages use for them."""
         files = {f"models: {model}": file for model, file in self.model_files.items()}
-        if self.tfds_import is not None and self.tfds_import.is_file():
-            files["tfds_import: the builder"] = ModelFile.read(self.tfds_import)
+        if self.builder_file is not None:
+            files["tfds_import: the builder"] = self.builder_file
         return files
+
+    @property
+    def outside(self) -> dict[str, Any]:
+        """The options that name files, code or an address, or are passed to such code, apart from --storage."""
+        names = {field.name for field in fields(self) if field.name != "storage" and names_outside(self, field.name)}
+        names |= {*CODE_ARGUMENTS} if "models" in names else set()
+        given = {name: getattr(self, name, None) for name in sorted(names)}
+        return {name: value for name, value in given.items() if value is not None}
 
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a run depends on. `code`: the result of `code_version`."""

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from mnist_lib.catalog import DATASETS, DatasetEntry, require_known
 from mnist_lib.errors import SpecError
+from mnist_lib.model_file import ModelFile
 
 MAX_SIDE = 224  # pixels, for the images of a folder
 TFDS = "tfds:"
@@ -43,7 +44,7 @@ class DataRequest:
         data_source: a folder with the original files of a dataset of the catalog, which are read instead of downloaded.
         image_size: height and width of the images, except in the catalog; None: the pictures' own, or 64 x 64.
         channels: number of channels of the images, except in the catalog; None: that of the pictures.
-        tfds_import: a Python file that registers the user's own builder with TFDS.
+        tfds_import: the content of a Python file that registers the user's own builder with TFDS.
         splits: the names of the train and the test split of a dataset of TFDS.
         strict: refuse a folder with unreadable pictures, instead of leaving these out.
 
@@ -57,7 +58,7 @@ class DataRequest:
     image_size: tuple[int, int] | None = None
     channels: int | None = None
     strict: bool = False
-    tfds_import: Path | None = None
+    tfds_import: ModelFile | None = None
     splits: tuple[str, str] = ("train", "test")
 
     def __post_init__(self) -> None:

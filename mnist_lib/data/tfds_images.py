@@ -5,7 +5,9 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -17,31 +19,45 @@ from mnist_lib.data.folder import DEFAULT_SIDE, require_memory
 from mnist_lib.data.request import CHANNELS, MAX_CLASSES, MAX_SIDE, DataRequest
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.errors import DataError, DataMissingError, MnistError
+from mnist_lib.model_file import ModelFile
 from mnist_lib.pictures.reading import Shape, fitted
 from mnist_lib.wording import counted
 
 
-def import_builder(path: Path) -> None:
+class _Loader(SourceFileLoader):
+    """Runs the content of a file that was read earlier, instead of what its path has now."""
+
+    def __init__(self, name: str, file: ModelFile) -> None:
+        super().__init__(name, str(file.path or file.name))
+        self._content = file.content
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._content, self.path, "exec", dont_inherit=True)
+
+
+def import_builder(file: ModelFile) -> None:
     """Run a Python file, whose builder classes register themselves with TFDS.
 
     Raises:
         DataError: it cannot be run; the message names the line.
     """
-    name = f"tfds_import_{path.stem}"
-    if getattr(sys.modules.get(name), "__file__", None) == str(path):
+    name = f"tfds_import_{file.sha256[:16]}"
+    if name in sys.modules:
         return  # a second registration would fail
-    # It is made a package, since TFDS looks for README.md, TAGS.txt and other files in a builder's package.
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
+    loader = _Loader(name, file)
+    # It is made a package, since TFDS looks for README.md, TAGS.txt and other files beside a builder; but one that has
+    # no folder, so that it cannot import other files.
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    spec.submodule_search_locations = []
     try:
-        if spec is None or spec.loader is None:
-            raise ImportError("not a Python file")
         sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
+        loader.exec_module(sys.modules[name])
     except Exception as error:  # any error of the user's code
         sys.modules.pop(name, None)
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == loader.path]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else 1)
-        raise DataError(f"{path}, line {line}: {type(error).__name__}: {error}; correct the file") from error
+        raise DataError(f"{loader.path}, line {line}: {type(error).__name__}: {error}; correct the file") from error
 
 
 def find_builder(request: DataRequest, data_dir: Path) -> Any:

@@ -190,10 +190,10 @@ def check_writable(objects: Objects) -> None:
         objects.delete(name)
 
 
-def configuration_of(objects: Objects, run: str) -> str:
+def configuration_of(objects: Objects, run: str) -> bytes:
     """Return the stored configuration of a run, YAML. Raises SpecError if there is no such run."""
     check_run_name(run)
     content = objects.read(f"runs/{run}/{CONFIGURATION}")
     if content is None:
         raise SpecError(f"resume: expected the name of a run in {objects.where('runs')}, got {run!r}")
-    return content.decode(errors="replace")
+    return content

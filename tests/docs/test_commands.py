@@ -26,6 +26,7 @@ from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
 from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
+from tests.support.builders import builder_file
 from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, name_of, prose
 
 COMMANDS = commands()
@@ -129,6 +130,7 @@ def with_shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in [*blocks("yaml"), *blocks("python")]:
         for name in re.findall(r"\A# (\S+\.(?:yaml|py))\n", block.text):
             Path(name).write_text(block.text)
+    builder_file(tmp_path, "Leaf_Images", fixed=True)  # a document names it and does not show it
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if split_command(c.text)[0] != "make"], ids=repr)

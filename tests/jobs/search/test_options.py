@@ -167,4 +167,4 @@ def test_the_stored_configuration_has_the_space_itself(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given, LEFT_OUT)))
     again: SearchOptions = parse("jobs.search", SearchOptions, [f"--config={tmp_path}/config.yaml"], LEFT_OUT)
     assert again.variation == given.variation
-    assert command_of((tmp_path / "config.yaml").read_text()) == "jobs.search"
+    assert command_of(configuration(given, LEFT_OUT)) == "jobs.search"

@@ -190,7 +190,7 @@ def test_a_folder_of_pictures_and_a_model_file_of_this_machine_are_sent_with_the
     [
         (
             ["--dataset=tfds:x", "--tfds-import=/no-such.py", "--storage=/s"],
-            "tfds_import: expected a file, got /no-such.py",
+            "tfds_import: expected a Python file at /no-such.py, got an error: No such file",
         ),
         (
             ["--models=/no-such.py:f", "--storage=/s"],

@@ -194,7 +194,7 @@ def test_a_resumed_run_connects_only_to_an_address_of_the_command_line(tmp_path:
     stored = yaml.safe_dump(configuration(began))
     with open_run(LocalObjects(tmp_path), "r", dataset="mnist-mini", terms=terms, configuration=stored):
         words = ["--resume=r", f"--storage={tmp_path}"]
-        with pytest.raises(UsageError, match=r"got none; add --address 10\.0\.0\.9:6379, the"):
+        with pytest.raises(UsageError, match=r"^resume: expected --address=10\.0\.0\.9:6379 on the command line"):
             resumed_options(options(*words), words)
         words += ["--address=10.0.0.1:6379"]
         resumed = resumed_options(options(*words), words)

@@ -1,5 +1,6 @@
 """Datasets of TFDS that are not in the catalog, from a builder in a user's file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.errors import DataError, DataMissingError
+from mnist_lib.errors import DataError, DataMissingError, ModelError
+from mnist_lib.model_file import ModelFile
 from tests.support.builders import builder_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -17,7 +19,7 @@ def test_a_builder_of_the_user_is_prepared_and_read_with_its_classes_and_splits(
     request = DataRequest(
         dataset="tfds:leaf_images",
         data_dir=tmp_path,
-        tfds_import=builder_file(tmp_path, "LeafImages", fixed=True),
+        tfds_import=ModelFile.read(builder_file(tmp_path, "LeafImages", fixed=True)),
         splits=("training", "evaluation"),
     )
     dataset, again = prepare(request), prepare(request)
@@ -33,7 +35,7 @@ def test_a_builder_of_the_user_is_prepared_and_read_with_its_classes_and_splits(
 
 
 def test_images_of_several_sizes_are_resized_and_the_dataset_says_so(tmp_path: Path) -> None:
-    given = {"data_dir": tmp_path, "tfds_import": builder_file(tmp_path, "SizeImages", fixed=False)}
+    given = {"data_dir": tmp_path, "tfds_import": ModelFile.read(builder_file(tmp_path, "SizeImages", fixed=False))}
     splits = ("training", "evaluation")
     dataset = prepare(DataRequest(dataset="tfds:size_images:2.1.0", **given, splits=splits))  # type: ignore[arg-type]
     assert dataset.image_shape == (64, 64, 3)
@@ -46,7 +48,22 @@ def test_an_unknown_name_or_an_error_in_the_file_is_reported_in_one_line(tmp_pat
     with pytest.raises(DataMissingError, match="tfds:no_such_images: expected a dataset of TFDS, got a name that it"):
         prepare(DataRequest(dataset="tfds:no_such_images", data_dir=tmp_path))
     wrong = tmp_path / "wrong.py"
-    for code, message in (("x = 1\ny = (\n", r"wrong\.py, line 2: SyntaxError"), ("\nx = 1 / 0\n", r"line 2: ZeroDiv")):
-        wrong.write_text(code)
-        with pytest.raises(DataError, match=message):
-            prepare(DataRequest(dataset="tfds:x", data_dir=tmp_path, tfds_import=wrong))
+    wrong.write_text("x = 1\ny = (\n")
+    with pytest.raises(ModelError, match=r"^wrong\.py, line 2: expected valid Python"):
+        ModelFile.read(wrong, "tfds_import")
+    wrong.write_text("\nx = 1 / 0\n")
+    with pytest.raises(DataError, match=r"wrong\.py, line 2: ZeroDiv"):
+        prepare(DataRequest(dataset="tfds:x", data_dir=tmp_path, tfds_import=ModelFile.read(wrong)))
+
+
+def test_w10_the_builder_that_was_read_is_run_and_no_other_file(tmp_path: Path) -> None:
+    path, canary = builder_file(tmp_path, "ReadOnce", fixed=True), tmp_path / "canary"
+    file = ModelFile.read(path)
+    path.write_text(f"import pathlib\npathlib.Path({str(canary)!r}).touch()")
+    request = DataRequest(dataset="tfds:read_once", data_dir=tmp_path, splits=("training", "evaluation"))
+    assert len(prepare(replace(request, tfds_import=file)).train) == 30
+    path.rename(tmp_path / "beside.py")
+    path.write_text("from . import beside")
+    with pytest.raises(DataError, match=r"readonce\.py, line 1: ImportError"):
+        prepare(replace(request, tfds_import=ModelFile.read(path)))
+    assert not canary.exists()

@@ -70,7 +70,7 @@ def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(ob
     assert run_to_resume(objects, "r", corrected) is None
     with open_run(objects, "r", dataset="mnist", terms=corrected, configuration="epochs: 6") as folder:
         assert (folder.resumed, folder.begun().terms, folder.history()) == (False, corrected, [])
-        assert configuration_of(objects, "r") == "epochs: 6"
+        assert configuration_of(objects, "r") == b"epochs: 6"
         folder.require_same("fingerprint.txt", "abd", "dataset")
     with opened(objects, terms=corrected) as folder:
         assert folder.resumed
