@@ -27,6 +27,7 @@ EVENTS = {
 # Options of jobs.train that a schedule does not take -> what to do instead.
 REFUSED = dict.fromkeys(("storage", "json", "verbose"), "give it before --")
 REFUSED |= dict.fromkeys(("run_name", "resume", "lease", "plan", "calibrate"), "leave it out")
+REFUSED["finish_by"] = "use --max-seconds, which limits every run"
 MAX_NAME_LENGTH = 60
 MIN_LEASE_SECONDS = 3.0
 

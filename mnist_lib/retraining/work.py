@@ -62,7 +62,7 @@ class ActiveRun:
 
     def __init__(self, number: int, entry: Entry, attempt: RunAttempt) -> None:
         self.number, self.entry, self.attempt = number, entry, attempt
-        self._result: AttemptResult | None = None
+        self._ended: Entry | None = None
         self._newest_slot = moment_of(entry.at)  # the newest slot that came due during the run
 
     def poll(
@@ -72,9 +72,15 @@ class ActiveRun:
 
         Call it again if the entry could not be appended to the journal: the result is the same.
         """
-        self._result = self._result or self.attempt.poll()
-        if self._result is not None:
-            return self._entry_of(self._result, policy, fingerprint, now)
+        self._ended = self._ended or self._poll(timetable, policy, fingerprint, now)
+        return self._ended
+
+    def _poll(
+        self, timetable: Timetable, policy: Policy, fingerprint: Callable[[], str | None], now: datetime
+    ) -> Entry | None:
+        result = self.attempt.poll()
+        if result is not None:
+            return self._entry_of(result, policy, fingerprint, now)
         newest = timetable.latest(now)
         if newest > self._newest_slot:
             self._newest_slot = newest

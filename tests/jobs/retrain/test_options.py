@@ -81,6 +81,10 @@ def test_each_emitted_command_runs_on_this_machine(schedule: Schedule) -> None:
             "error[E-USAGE] storage: not allowed among the options of jobs.train in a schedule; give it before --",
         ),
         ([HOURLY, "--", "--run-name=x"], "error[E-USAGE] run_name: "),
+        (
+            ["emit", "crontab", HOURLY, "--", "--finish-by=2126-01-01T06:00:00Z"],
+            "error[E-USAGE] finish_by: not allowed among the options of jobs.train in a schedule; use --max-seconds,",
+        ),
         (["emit", "cron", HOURLY], "error[E-USAGE] scheduler: "),
         (["emit", HOURLY], "error[E-USAGE] scheduler: expected one of crontab, systemd, kubernetes, raycronjob, got "),
         (["status", "--cronn=x"], "error[E-USAGE] --cronn is not an option; did you mean --cron?"),

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mnist_lib.errors import StoreError
 from mnist_lib.retraining import retrainer
-from mnist_lib.retraining.journal import Entry
+from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.policy import Policy
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world, kinds
 from tests.support.retraining.world import TIME_TO_LIVE, Settings, World
@@ -117,6 +118,24 @@ def test_i10_slots_due_during_a_run_are_skipped_queued_or_replace_it(
             found.setdefault(entry.kind, []).append(entry.slot[11:16])
     assert found == expected
     assert len(world.at_work()) <= 1
+
+
+def test_a_replaced_run_stays_replaced_if_its_end_cannot_be_stored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = hourly_world(overlap="replace")
+    monkeypatch.setattr(world.random, "uniform", lambda low, high: 1.5 * HOUR)
+    append, refused = Journal.append, list[Entry]()
+
+    def append_at_second_attempt(journal: Journal, last: int, entry: Entry) -> bool:
+        if entry.kind == "replaced" and not refused:
+            refused.append(entry)
+            raise StoreError("the storage cannot be reached")
+        return append(journal, last, entry)
+
+    monkeypatch.setattr(Journal, "append", append_at_second_attempt)
+    world.advance(2.2 * HOUR)
+    replaced, started = world.journal()[-2:]
+    assert [replaced] == refused
+    assert (started.kind, started.slot) == ("started", "2026-01-05T02:00:00Z")
 
 
 def test_a_slot_is_settled_without_a_run_if_nothing_has_changed() -> None:
