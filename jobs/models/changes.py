@@ -11,12 +11,12 @@ from jobs.models.options import CollectOptions, PromoteOptions, RollbackOptions
 from jobs.train.reporting import write_index
 from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.data.request import stored_name
-from mnist_lib.errors import SpecError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions import appointment, challenge, reigns
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.datasets import collect_states
-from mnist_lib.store.garbage_collection import ABANDONED_AFTER, collect
+from mnist_lib.store.garbage_collection import ABANDONED_AFTER, Collected, collect
 from mnist_lib.store.runs import INDEX
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import counted
@@ -92,7 +92,12 @@ def _target(objects: Objects, model: str, dataset: str, to: int | str | None) ->
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     if options.keep is None or options.keep < 1:
         raise SpecError(f"keep: expected a number of versions, 1 or more, got {options.keep}; for example: gc --keep 5")
-    found = {model: collect(objects, model, options.keep, dry_run=options.dry_run) for model in options.models(objects)}
+    found, unknown = dict[str, Collected](), dict[str, IntegrityError]()
+    for model in options.models(objects):
+        try:
+            found[model] = collect(objects, model, options.keep, dry_run=options.dry_run)
+        except IntegrityError as error:  # of its champions; nothing of this model is deleted
+            unknown[model] = error
     gone = {name for collected in found.values() for name in collected.deleted}
     states = collect_states(objects, gone, dry_run=options.dry_run)
     would = "would be " if options.dry_run else ""
@@ -107,7 +112,10 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     for collected in found.values():
         lines += [f"{name} {text}" for field, text in texts.items() for name in getattr(collected, field)]
         lines += [f"{name} {would}kept: {reason}" for name, reason in collected.reasons.items()]
+    lines += [f"{model} not changed: {error}" for model, error in unknown.items()]
     kept = sum(len(collected.kept) for collected in found.values())
     lines += [f"{name} {would}deleted: no run or version refers to this state of a dataset" for name in states]
     lines.append(f"{counted(kept, 'version')} {would}kept.")
-    return CommandResult({model: asdict(collected) for model, collected in found.items()}, lines)
+    document = {model: asdict(collected) for model, collected in found.items()}
+    document |= {model: {"error": str(error)} for model, error in unknown.items()}
+    return CommandResult(document, lines, exit_codes.exit_code_of(IntegrityError.code) if unknown else exit_codes.DONE)

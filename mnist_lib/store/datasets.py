@@ -17,7 +17,7 @@ from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog, read_record, seal
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version, find_all, model_names
+from mnist_lib.store.versions import Version, find_all, is_readable, model_names
 
 FOLDER = "datasets"
 RUN_DATA = "data.json"  # in the folder of a run
@@ -112,7 +112,7 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
 def _versions(objects: Objects) -> Iterator[Version]:
     for model in model_names(objects):
         for _, version in find_all(objects, model):
-            if isinstance(version, Version):
+            if is_readable(version):
                 yield version
 
 

@@ -17,7 +17,15 @@ from mnist_lib.store.champions.log import log_names
 from mnist_lib.store.champions.reigns import needed_versions
 from mnist_lib.store.holds import condemn, read_hold_state
 from mnist_lib.store.publishing import Claim, claims, run_record
-from mnist_lib.store.versions import Version, commit_record, find_all, parse_version, replace_state, version_folder
+from mnist_lib.store.versions import (
+    Version,
+    commit_record,
+    find_all,
+    is_readable,
+    parse_version,
+    replace_state,
+    version_folder,
+)
 
 # A publisher stores its files within seconds. After a day it counts as dead; if it is alive, it can no longer commit.
 ABANDONED_AFTER = timedelta(days=1)
@@ -50,8 +58,8 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     committed = dict(find_all(objects, model, deleted=True))
     unfinished = sorted({*claims(objects, model).numbers()} - committed.keys())
     completed, swept, damaged, pending = _finish(objects, model, unfinished, dry_run=dry_run)
-    damaged += [f"{model}@{number}" for number, version in committed.items() if isinstance(version, IntegrityError)]
-    versions = [version for version in committed.values() if isinstance(version, Version)]
+    versions = [version for version in committed.values() if is_readable(version)]
+    damaged += [f"{model}@{number}" for number, version in committed.items() if not is_readable(version)]
     whole = [version for version in versions if version.state == "whole"]
     newest = "the newest version" if keep == 1 else f"one of the {keep:,} newest versions"
     reasons = {version.number: newest for version in whole[-keep:]} | needed.numbers()

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict, TypeGuard
 
 from msgspec import Meta
 
@@ -115,6 +115,14 @@ def find_all(
     for number, version in concurrently(found, sorted(commits(objects, model).numbers(), reverse=newest_first)):
         if version is not None:
             yield number, version
+
+
+def is_readable(version: Version | IntegrityError) -> TypeGuard[Version]:
+    """Return whether the record of a version is intact, and says what a listing shows if the version exists."""
+    try:
+        return isinstance(version, Version) and (version.state != "whole" or version.facts is not None)
+    except IntegrityError:
+        return False
 
 
 def read_file(

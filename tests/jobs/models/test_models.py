@@ -227,6 +227,35 @@ def test_gc_deletes_old_versions_and_with_dry_run_only_lists_them(command: Calla
     assert json.loads(command("gc", "--keep", "2", "--json").out)["keras"]["kept"] == ["keras@2", "keras@3"]
 
 
+def test_w9_gc_reports_a_version_whose_record_cannot_be_read_and_does_the_rest(
+    storage: Path, command: Callable[..., Output]
+) -> None:
+    record = storage / "models/keras/commits/00000003.json"
+    record.write_bytes(seal({**fields_of(record), "about": {}}))
+    assert command("gc", "--keep", "1") == Output(
+        0,
+        "keras@1 deleted: old version\nkeras@3 not changed: its record cannot be read\n"
+        "keras@2 kept: the newest version\n1 version kept.\n",
+        "",
+    )
+    assert [*(storage / version_folder("keras", 3)).iterdir()]
+
+
+def test_w9_gc_reports_a_model_whose_champion_is_unknown_and_collects_the_others(
+    storage: Path, command: Callable[..., Output]
+) -> None:
+    objects = LocalObjects(storage)
+    for right in RIGHT:
+        publish(objects, "scratch", f"run-{right}", files(right), about(right=right))
+    assert command("promote", "scratch@1").code == 0
+    (storage / "models/scratch/champions/mnist/00000001.json").write_bytes(b"damaged")
+    done = command("gc", "--keep", "2")
+    assert done.code == 7
+    assert "keras@1 deleted: old version\n" in done.out
+    assert re.search(r"^scratch not changed: models/.*; the champion is unknown: roll back first$", done.out, re.M)
+    assert (storage / version_folder("scratch", 1)).exists()
+
+
 def test_rollback_to_a_time_restores_the_champion_of_that_time(storage: Path, command: Callable[..., Output]) -> None:
     with mock.patch(
         "mnist_lib.store.champions.appointment.now_text", side_effect=["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z"]
