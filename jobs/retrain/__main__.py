@@ -28,6 +28,7 @@ from jobs.retrain.options import (
 )
 from jobs.retrain.status import sentence_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
+from jobs.search.options import require_after_dashes
 from mnist_lib.clock import SystemClock, text_of, timestamp
 from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder, newest_term
@@ -60,6 +61,7 @@ def command(arguments: Sequence[str]) -> int:
     about = {"": RetrainOptions.__doc__, **{name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}}
     name, own = split_subcommand("python -m jobs.retrain", about, own)
     kind = COMMANDS[name][0] if name else RetrainOptions
+    require_after_dashes(own, kind)
     options: RetrainOptions = parse(f"jobs.retrain {name}".strip(), kind, own, hidden=kind.HIDDEN)
     options.check()
     flags = train_flags(options, after_dashes)

@@ -204,6 +204,17 @@ def is_search(flags: Sequence[str]) -> bool:
     return any(flag.partition("=")[0] in ("--vary", "--space") for flag in flags)
 
 
+def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
+    """Raise UsageError for an option of the job among those before the dashes, which are fields of `options`."""
+    for place, word in enumerate(own):
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        kind = next((kind for kind in (TrainOptions, SearchOptions) if name in kind.__dataclass_fields__), None)
+        if word.startswith("--") and kind is not None and name not in options.__dataclass_fields__:
+            shown = " ".join([word, *([] if "=" in word else own[place + 1 : place + 2])])
+            flag = word.partition("=")[0]
+            raise UsageError(f"{flag} is an option of {kind.COMMAND}; give it after --, as in: -- {shown}")
+
+
 def job_options(program: str, flags: Sequence[str], *, search: bool | None = None) -> TrainOptions:
     """Return the options of `jobs.search` or, if the flags are not those of a search, of `jobs.train`.
 

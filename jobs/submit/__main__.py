@@ -15,7 +15,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import flags_of, parse, read_config, split_at_dashes, split_subcommand
 from jobs.console.output import print_result, print_stderr, run_command
-from jobs.search.options import SearchOptions, is_search, job_options
+from jobs.search.options import SearchOptions, is_search, job_options, require_after_dashes
 from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
 from jobs.train.command import command_of
@@ -60,6 +60,7 @@ def command(arguments: Sequence[str]) -> int:
         kind, run = COMMANDS[name]
         return run(parse(f"jobs.submit {name}", kind, others))
     own, train = split_at_dashes(arguments)
+    require_after_dashes(own, SubmitOptions)
     options: SubmitOptions = parse("jobs.submit", SubmitOptions, own)
     inline = with_config_inline(train)
     job_options("jobs.submit --", inline).require_trusted(train)

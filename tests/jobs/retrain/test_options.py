@@ -85,6 +85,14 @@ def test_each_emitted_command_runs_on_this_machine(schedule: Schedule) -> None:
             ["emit", "crontab", HOURLY, "--", "--finish-by=2126-01-01T06:00:00Z"],
             "error[E-USAGE] finish_by: not allowed among the options of jobs.train in a schedule; use --max-seconds,",
         ),
+        (
+            [HOURLY, "--dataset=./icons"],
+            "error[E-USAGE] --dataset is an option of jobs.train; give it after --, as in: -- --dataset=./icons",
+        ),
+        (
+            ["emit", "crontab", HOURLY, "--vary", "momentum=0,0.9"],
+            "error[E-USAGE] --vary is an option of jobs.search; give it after --, as in: -- --vary momentum=0,0.9",
+        ),
         (["emit", "cron", HOURLY], "error[E-USAGE] scheduler: "),
         (["emit", HOURLY], "error[E-USAGE] scheduler: expected one of crontab, systemd, kubernetes, raycronjob, got "),
         (["status", "--cronn=x"], "error[E-USAGE] --cronn is not an option; did you mean --cron?"),

@@ -211,6 +211,13 @@ def test_options_that_the_job_would_refuse_are_refused_before_anything_is_sent(
     assert error in capsys.readouterr().err
 
 
+def test_an_option_of_the_job_before_the_dashes_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "./icons", "--", "--storage=/s"]) == 2
+    assert (
+        "--dataset is an option of jobs.train; give it after --, as in: -- --dataset ./icons" in capsys.readouterr().err
+    )
+
+
 def test_a_password_in_the_address_is_refused_and_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--address=http://user:canary@127.0.0.1:1", "--", "--storage=/s"]) == 8
     printed = "".join(capsys.readouterr())
