@@ -131,14 +131,14 @@ class Started(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat(TrialEvent):
-    """A sign, every few seconds, that a long epoch is still being trained."""
+    """A sign, every few seconds, that a long epoch is still being trained or validated."""
 
     epoch: float  # epochs trained so far, with the share of the running one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(TrialEvent):
-    """The last epoch is done; the evaluation on the test images follows."""
+    """The last epoch is done; the evaluation on the test images follows. Sent again every few seconds during it."""
 
     phase = "finishing"
 

@@ -13,11 +13,11 @@ from mnist_lib.clock import steady_time
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.errors import CheckpointError, DivergedError, SpecError
-from mnist_lib.models.model import Model
+from mnist_lib.models.model import Model, Weights
 from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Heartbeat, RungDone, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.loop import EpochProgress, Trainer, accuracy_of, learning_rates
+from mnist_lib.training.loop import HEARTBEAT_SECONDS, EpochProgress, Trainer, accuracy_of, learning_rates
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def train(
         if isinstance(epoch, EpochProgress):
             yield Heartbeat(trial=spec.id, epoch=epoch.epochs)
             continue
-        validation = _validate(compiled.trainer, compiled.validation, epoch.number) if compiled.validation else None
+        validation = (yield from _validate(compiled, spec, epoch.number)) if compiled.validation else None
         highest = max(best.highest if best else 0, validation.correct if validation else 0)
         # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
         if best is None or validation is None or validation.is_close_to(highest):
@@ -110,8 +110,24 @@ def rates_of(compiled: Compiled, spec: TrialSpec) -> NDArray[np.float32]:
     return learning_rates(spec.schedule, spec.learning_rate, spec.epochs * compiled.plan.steps)
 
 
-def _validate(trainer: Trainer, validation: Split, epoch: int) -> Accuracy:
+def _validate(compiled: Compiled, spec: TrialSpec, epoch: int) -> Generator[TrialEvent, None, Accuracy]:
+    trainer, validation, heartbeat = compiled.trainer, compiled.validation, Heartbeat(trial=spec.id, epoch=epoch)
+    assert validation is not None
     try:
-        return accuracy_of(trainer.probabilities(trainer.weights, validation.images), validation.labels)
+        probabilities = yield from evaluate(trainer, trainer.weights, validation, heartbeat)
     except DivergedError as error:
         raise DivergedError(f"after epoch {epoch}, {error}") from error
+    return accuracy_of(probabilities, validation.labels)
+
+
+def evaluate(
+    trainer: Trainer, weights: Weights, split: Split, heartbeat: TrialEvent
+) -> Generator[TrialEvent, None, NDArray[np.float32]]:
+    """Return the probabilities of a split, [n, classes], and yield `heartbeat` every few seconds until then."""
+    parts, heartbeat_at = [], time.monotonic()
+    for part in trainer.predict(weights, split.images):
+        parts.append(part)
+        if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
+            yield heartbeat
+            heartbeat_at = time.monotonic()
+    return np.concatenate(parts)

@@ -19,7 +19,7 @@ from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import Accuracy
 from mnist_lib.training.steps import Totals, Values, refused_by_xla, steps_of
 
-HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch
+HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
 
 
 @dataclass(frozen=True)
@@ -132,22 +132,26 @@ class Trainer:
         return totals
 
     def probabilities(self, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities, [n, classes] float32, of images, [n, height, width, channels] uint8, 0-255.
+        """Return what `predict` yields as one array."""
+        return np.concatenate([*self.predict(weights, images)])
+
+    def predict(self, weights: Weights, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """Yield the probabilities of images, [n, height, width, channels] uint8, 0-255, in parts, [part, classes].
 
         Raises:
             DivergedError: a probability is not a finite number.
         """
         # In a group, each process computes all of them: that needs no communication, and the results are the same.
-        replicas, batches = len(self._strategy.extended.worker_devices), []
+        replicas = len(self._strategy.extended.worker_devices)
         batch_size = evaluation_batch_size(images.shape[1:], self._model.activation_bytes) * replicas
         for begin in range(0, len(images), batch_size):
             batch = images[begin : begin + batch_size]
             padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
-            batches.append(np.concatenate(self._predict(weights, tf.split(padded, replicas)))[: len(batch)])
-        probabilities: NDArray[np.float32] = np.concatenate(batches)
-        if not np.isfinite(probabilities).all():
-            raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
-        return probabilities
+            predicted = self._predict(weights, tf.split(padded, replicas))
+            probabilities: NDArray[np.float32] = np.concatenate(predicted)[: len(batch)]
+            if not np.isfinite(probabilities).all():
+                raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
+            yield probabilities
 
     def any_process(self, flag: bool) -> bool:
         """Return whether the flag is set in any process of the group, so that all processes act alike."""

@@ -29,7 +29,7 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.epochs import Compiled, rates_of, rung_done, start, train
+from mnist_lib.training.epochs import Compiled, evaluate, rates_of, rung_done, start, train
 from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
@@ -61,8 +61,8 @@ def run_trials(
     """Train trials one after the other and yield their events.
 
     Each trial yields `Started`, `EpochDone` after each epoch, `Heartbeat` within long ones, `CheckpointTaken` at
-    intervals, and `TrialResult`, `RungDone` (in a search) or `TrialFailure` at its end. A failed trial does not end the
-    lane.
+    intervals, `Trained` before and during the evaluation on the test images, and `TrialResult`, `RungDone` (in a
+    search) or `TrialFailure` at its end. A failed trial does not end the lane.
 
     Args:
         assignments: taken one at a time, each when the one before it has ended.
@@ -186,10 +186,10 @@ class _Lane:
         if assignment.until is not None:
             yield rung_done(compiled.trainer, spec, best, history)
             return
-        yield Trained(trial=spec.id)
+        yield (trained := Trained(trial=spec.id))
         train_seconds = sum(epoch.seconds for epoch in history)
         test = self._dataset.test
-        probabilities = compiled.trainer.probabilities(best.weights, test.images)
+        probabilities = yield from evaluate(compiled.trainer, best.weights, test, trained)
         rates = rates_of(compiled, spec)[compiled.plan.steps - 1 :: compiled.plan.steps]
         yield TrialResult(
             trial=spec.id,

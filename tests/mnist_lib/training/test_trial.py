@@ -1,19 +1,32 @@
 """Trials from start to end, in one process and without Ray."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cluster.deadlines import Limits
+from cluster.lanes.attempt import Attempt
+from cluster.lanes.ports import WorkerProcess
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
-from mnist_lib.results import EpochDone, RungDone, Started, TrialEvent, TrialFailure, TrialResult
+from mnist_lib.results import (
+    EpochDone,
+    Heartbeat,
+    RungDone,
+    Started,
+    Trained,
+    TrialEvent,
+    TrialFailure,
+    TrialResult,
+)
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.training import trial
+from mnist_lib.training import epochs, loop, trial
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
@@ -110,6 +123,52 @@ def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_no
     shorter = [run(Assignment(spec, until=done.epoch))[-1] for done in rungs]
     assert [done.validation for done in rungs] == [done.validation for done in shorter if isinstance(done, RungDone)]
     assert rungs[-1].validation == whole.validation
+
+
+class SlowEvaluation:
+    """A clock on which a chunk of training takes 4 s, a batch of an evaluation 40 s, and nothing else takes time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        for name, seconds in (("train_chunk", 4), ("_predict", 40)):
+            monkeypatch.setattr(Trainer, name, self._slow(getattr(Trainer, name), seconds))
+        monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
+        for module in (loop, epochs, trial):
+            monkeypatch.setattr(module, "time", self)
+
+    def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            self.now += seconds
+            return function(*arguments)
+
+        return slow
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+@pytest.mark.parametrize("resources", [Resources(cpus=2), TWO_REPLICAS], ids=["1 replica", "2 replicas"])
+def test_w3_an_attempt_that_validates_and_evaluates_for_minutes_is_not_silent(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, resources: Resources
+) -> None:
+    monkeypatch.setattr(trial, "configure_process", lambda resources: None)
+    clock = SlowEvaluation(monkeypatch)
+    (spec,) = trial_grid(["keras"], [0], epochs=2, hidden_units=8)
+    attempt = Attempt(lane=1, state_since=0)
+    attempt.start(WorkerProcess(node="n", host="h", pid=1), 0)
+    attempt.assign(SimpleNamespace(id=spec.id, kind=spec.model, cost=spec.cost), 0)
+    seen = []
+    for event in run_trials([Assignment(spec)], lambda: few_digits(digits), resources, PLACE):
+        assert attempt.overdue(Limits(), clock.now, unread=False) is None
+        attempt.note(event.phase, clock.now, clock.now)
+        seen.append((clock.now, event))
+    batches = 3 if resources is TWO_REPLICAS else 6
+    beats = [event.epoch for _, event in seen if isinstance(event, Heartbeat)]
+    assert [(beat, beats.count(beat)) for beat in sorted({*beats})] == [(1, 1 + batches), (2, 1 + batches)]
+    assert isinstance(seen[-1][1], TrialResult)
+    assert seen[-1][0] - next(now for now, event in seen if isinstance(event, Trained)) > Limits().finishing_seconds
 
 
 @pytest.fixture
