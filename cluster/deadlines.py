@@ -50,6 +50,7 @@ POLL_SECONDS = 0.002  # how late a lane notices its next item; a blocking reques
 MAX_POLL_SECONDS = 0.1
 PREPARE_SECONDS = 7_200.0  # for a single task outside of lanes, such as the preparation of a dataset
 MAX_FAILED_STARTS = 3  # when a bug makes this many lanes in a row fail to start, all trials fail
+MAX_SKIPPED = 16  # items that are not ready when a lane asks for one
 BACK_OFF_SECONDS = (1.0, 30.0)  # first and longest pause; the pause doubles with each death
 
 # Nodes on this machine

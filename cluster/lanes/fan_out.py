@@ -15,7 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.deadlines import KILL_SECONDS, MAX_FAILED_STARTS, TICK_SECONDS, Clock, Limits, RunningTime, Wait, back_off
+from cluster.deadlines import (
+    KILL_SECONDS,
+    MAX_FAILED_STARTS,
+    MAX_SKIPPED,
+    TICK_SECONDS,
+    Clock,
+    Limits,
+    RunningTime,
+    Wait,
+    back_off,
+)
 from cluster.errors import ResourcesError
 from cluster.lanes.attempt import Attempt, State
 from cluster.lanes.item_queue import ItemQueue
@@ -39,7 +49,7 @@ class FanOut:
     Args:
         limits: when to abandon an attempt or an item.
         plan: the resources of each lane, and the number of lanes to start with.
-        payload: (item, time at which it should end) -> what the lane is given.
+        payload: (item, time at which it should end) -> what the lane is given; None while that is not ready.
         deadline: the time, on the clock, at which the last item should end.
         max_lanes: the maximum, even as nodes join; None for one per item.
         is_full: returns whether events should wait because earlier ones are not recorded yet. Deadlines keep running.
@@ -159,9 +169,17 @@ class FanOut:
     def _assign(self, attempt: Attempt) -> None:
         if self._queue:
             working = [other for other in self._attempts.values() if other.item is not None]
-            item = self._queue.pop_for(attempt.kind, {other.kind for other in working})
-            attempt.assign(item, self._now, self._deadline_of(item, working))
-            self._cluster.assign(attempt.lane, self._payload(item, attempt.deadline))
+            waiting: list[Any] = []
+            while self._queue and len(waiting) < MAX_SKIPPED:
+                item = self._queue.pop_for(attempt.kind, {other.kind for other in working})
+                deadline = self._deadline_of(item, working)
+                payload = self._payload(item, deadline)
+                if payload is not None:
+                    attempt.assign(item, self._now, deadline)
+                    self._cluster.assign(attempt.lane, payload)
+                    break
+                waiting.append(item)
+            self._queue.put_first(waiting)
         elif not self._queue.backing_off and not self._expects_more():
             self._close(attempt)
 

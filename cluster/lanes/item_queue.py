@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cluster.deadlines import Limits, back_off
 from cluster.lanes.ports import Item, Kind
@@ -44,9 +44,13 @@ class ItemQueue:
         """Add items to the end of the queue."""
         self._queue.extend(items)
 
+    def put_first(self, items: Sequence[Item]) -> None:
+        """Add items to the front of the queue."""
+        self._queue.extendleft(reversed(items))
+
     def put_due(self, now: float) -> None:
         """Move the items whose pause is over to the front of the queue."""
-        self._queue.extendleft(reversed([item for at, item in self._backing_off if at <= now]))
+        self.put_first([item for at, item in self._backing_off if at <= now])
         self._backing_off = [(at, item) for at, item in self._backing_off if at > now]
 
     def pop(self) -> Item | None:

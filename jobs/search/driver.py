@@ -40,6 +40,7 @@ from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
 
+KEY = "search"  # of all writes of a search
 MIN_GROWTH = 1.05  # `search.json` is written again when there are this many times as many decisions
 # Other errors may concern one configuration only, such as a model that fails with some arguments.
 CODES_THAT_END_A_SEARCH = ("E-DATA",)
@@ -96,7 +97,7 @@ class Search:
     ) -> None:
         self._options, self._folder, self._writes, self._lanes = options, folder, writes, lanes
         self.found, self._time = Findings(options), TimeLimit(options, lanes, deadline, wall)
-        self._versions, self._checkpoints = package_versions(), Checkpoints(folder)
+        self._versions, self._checkpoints = package_versions(), Checkpoints(folder, writes, KEY)
         self._steps: dict[str, Step] = {}  # of each trial that was submitted and has no score yet
         self._written = 0  # decisions in the stored document
         if folder.resumed:
@@ -166,11 +167,13 @@ class Search:
         while fan_out.queued < self._lanes and (step := self.found.halving.next_step()):
             spec = self.found.trial(step.configuration)
             self._steps[spec.id] = step
+            if self._folder.resumed and spec.id not in self._checkpoints:
+                self._checkpoints.expect(spec.id)
             fan_out.submit([spec])
 
-    def _payload(self, spec: TrialSpec, deadline: float) -> Assignment:
-        if self._folder.resumed and spec.id not in self._checkpoints:
-            self._checkpoints.read(spec.id)
+    def _payload(self, spec: TrialSpec, deadline: float) -> Assignment | None:
+        if not self._checkpoints.is_ready(spec.id):
+            return None
         source, until = self._options.model_files.get(spec.model), self._epochs(spec.id)
         return Assignment(spec, self._checkpoints.get(spec.id), source, until=until)
 
@@ -257,7 +260,7 @@ class Search:
 
     def _write(self, write: Callable[[], None], size: int = 0) -> None:
         """Queue a write. Writes are made in this order, so no document is stored before the data that it refers to."""
-        self._writes.put(write, "search", size=size)
+        self._writes.put(write, KEY, size=size)
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         self._write(partial(self._folder.append_history, {"at": round(self._time.wall(), 3), **entry}))

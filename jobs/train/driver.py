@@ -134,7 +134,9 @@ def fan_out_of(
         files: the files that define models, by model.
     """
 
-    def payload(spec: TrialSpec, ends_by: float) -> Assignment:
+    def payload(spec: TrialSpec, ends_by: float) -> Assignment | None:
+        if not recorder.is_ready(spec.id):
+            return None
         return Assignment(spec, recorder.checkpoint(spec.id), files.get(spec.model), ends_by)
 
     fan_out = FanOut(

@@ -54,7 +54,7 @@ class Recorder:
         self._appended_bytes = self._written_bytes = 0  # of lines so far
         self._history_lock = threading.Lock()
         self._specs = {spec.id: spec for spec in trials}
-        self._checkpoints = Checkpoints(folder)
+        self._checkpoints = Checkpoints(folder, self._writes)
         self._epochs: dict[str, int] = {}  # epoch of each trial's newest checkpoint
         for spec in trials:
             ended = read_result(folder, spec) if folder.resumed else None
@@ -83,6 +83,10 @@ class Recorder:
     def is_full(self) -> bool:
         """Return whether too many writes wait for the storage. Raises StoreError if one has failed."""
         return self._writes.is_full
+
+    def is_ready(self, trial: str) -> bool:
+        """Return whether `checkpoint` returns at once. If it would not, begin to read the checkpoint."""
+        return self._checkpoints.is_ready(trial)
 
     def checkpoint(self, trial: str) -> bytes | None:
         """Return the newest checkpoint of a trial that has not ended."""

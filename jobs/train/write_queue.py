@@ -37,8 +37,8 @@ class WriteQueue:
 
     def __init__(self, threads: int = MAX_CONCURRENT_WRITES, clock: Clock = time) -> None:
         self._changed = threading.Condition()
-        self._time = RunningTime(clock)
-        self._wait = Wait("the storage", clock=self._time)  # for the end of a write
+        self.time = RunningTime(clock)
+        self._wait = Wait("the storage", clock=self.time)  # for the end of a write
         self._waiting: dict[str, deque[Write]] = {}  # by key; no queue in it is empty
         self._count = self._bytes = 0
         self._in_progress: set[str] = set()
@@ -95,7 +95,7 @@ class WriteQueue:
 
     def _check_progress(self, *, waits: bool) -> None:
         """Raise StoreError if no write has ended for too long. `waits`: whether something waits for that."""
-        self._time.tick()
+        self.time.tick()
         if not self._in_progress:
             self._wait.restart()
         elif self._wait.seconds > MAX_STALL_SECONDS:

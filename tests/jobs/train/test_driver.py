@@ -16,11 +16,12 @@ from jobs.train.driver import fan_out_of
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
 from jobs.train.storing import StoredData, Times, store_run
+from jobs.train.write_queue import Write
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.fence import FencedObjects
 from mnist_lib.objects.lease import LeaseTerm
-from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.spec import trial_grid
@@ -199,3 +200,37 @@ def complete_as_second(
 ) -> None:
     summaries.append(complete_run(take_lease(objects, 2, clock)))
     written |= {name: content for name, content in objects.content.items() if not name.endswith("history.jsonl")}
+
+
+def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.train.checkpoints.MAX_HELD_BYTES", 0)  # so none is in memory when its attempt dies
+    clock = VirtualClock()
+    reads: list[bool] = []  # whether a thread of the queue made them
+
+    class Storage(MemoryObjects):
+        def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
+            if "/checkpoints/" in name:
+                reads.append(writes.making)
+            return super().read(name, limit)
+
+    class Writes(SimulatedWrites):
+        making = False
+
+        def _make(self, key: str, write: Write) -> None:
+            self.making = True
+            super()._make(key, write)
+            self.making = False
+
+    folder, writes = RunFolder(Storage(), "r"), Writes(clock, seconds=5.0)
+    cluster = SimulatedCluster(clock, {"keras": Durations(epoch=20.0), "scratch": Durations(epoch=20.0)})
+    cluster.add_node(2)
+    clock.after(40.0, lambda: cluster.kill_worker(cluster.running[0]))
+    with Recorder(folder, TRIALS, writes) as recorder:
+        plan = LanePlan(lanes=2, cpus=1, gpus=0)
+        with fan_out_of(cluster, Limits(), plan, recorder, clock=clock) as fan_out:
+            for event in fan_out.events():
+                recorder.record(event, fan_out.attempts)
+    assert reads == [True]
+    assert {row["id"]: row["weights_sha256"] for row in recorder.rows} == {
+        spec.id: undisturbed_weights(spec) for spec in TRIALS
+    }
