@@ -114,7 +114,7 @@ def phases_of_newest_run(storage: Path, total: float) -> dict[str, float]:
     """
     newest = max((storage / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     folder = RunFolder(open_storage(str(storage)), newest.name)
-    history, summary = folder.history(), folder.summary()
+    history, summary = [*folder.history()], folder.summary()
     assert summary is not None
     attempts = evidence.attempts(history)
     lane = max(attempts, key=lambda attempt: attempt.end).lane

@@ -103,7 +103,7 @@ def _wait_for_the_training(driver: "subprocess.Popen[Any]", storage: Path, gener
 
 
 def _history(storage: Path) -> list[dict[str, Any]]:
-    return RunFolder(LocalObjects(storage), "r").history()
+    return [*RunFolder(LocalObjects(storage), "r").history()]
 
 
 def require_same(undisturbed: CompletedRun, other: CompletedRun, storage: Path) -> None:

@@ -112,7 +112,7 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
         folder = RunFolder(objects, "chaos")
         killer = _Killer(folder, options.seed, entries=len(options.grid()) * options.epochs)
         chaos, seconds = _train(options, folder, killer)
-        history = folder.history()
+        history = [*folder.history()]
     epochs = [(entry["trial"], entry["epoch"]) for entry in history if entry["event"] == "epoch"]
     hashes = [{t["id"]: t.get("weights_sha256") for t in summary["trials"]} for summary in (calm, chaos)]
     return Rehearsal(
@@ -172,7 +172,7 @@ class _Killer:
 
     def _run(self, cluster: LocalCluster, nodes: Sequence[int]) -> None:
         while self._moments and not self._stopped.wait(SECONDS_BETWEEN_LOOKS):
-            history = self._folder.history()
+            history = [*self._folder.history()]
             running = running_workers(history)
             if len(history) >= self._moments[0] and running and self._kill(cluster, nodes, running):
                 self._moments.popleft()

@@ -104,7 +104,7 @@ class Search:
             self._resume()
 
     def _resume(self) -> None:
-        history = self._folder.history()
+        history = [*self._folder.history()]
         known = self.found.restore(self._folder, history)
         self._time.restore(self._folder, history)
         self._look_at_the_clock()

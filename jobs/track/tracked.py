@@ -83,7 +83,7 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
         IntegrityError: one of its documents is damaged.
         SpecError: a document has more correct predictions than images.
     """
-    begun, summary, history = folder.begun(), folder.summary(), folder.history()
+    begun, summary, history = folder.begun(), folder.summary(), [*folder.history()]
     terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}", "$.terms")
     at, ended = moment_of(begun.begun).timestamp(), None
     rows: dict[str, Row] = {}

@@ -5,6 +5,7 @@ compares contents. Writers that compete for a name must write different contents
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -29,6 +30,7 @@ from mnist_lib.documents import complete_lines
 from mnist_lib.errors import StoreError, TooLargeError
 from mnist_lib.objects.fence import locked
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects, check_name, concurrently, require_size
+from mnist_lib.objects.records import last_number
 from mnist_lib.wording import MAX_REASON, without_secrets
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,10 @@ T = TypeVar("T")
 
 SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
 SECONDS_BETWEEN_APPENDS = 10.0  # a bucket cannot append: the whole object is sent each time
-MAX_APPENDED_BYTES = 1 << 28
+# An object to which is appended continues in another one, `_part`, so that no more than this is sent each time.
+MAX_PART_BYTES = 1 << 22
+BYTES_PER_CHUNK = 1 << 20
+MAX_ADDED_BYTES = 1 << 28
 MAX_SHARE_OF_APPENDS = 0.05  # share of the time spent on appending; large objects are sent less often
 NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
@@ -48,7 +53,8 @@ class BucketObjects:
     def __init__(self, url: str, store: Any = None) -> None:
         """`store`: an obstore store to use instead of opening the URL."""
         self._url = url.rstrip("/")
-        self._appended: dict[str, bytearray] = {}  # name -> the whole content
+        self._appended: dict[str, bytearray] = {}  # part -> the whole content
+        self._last_parts: dict[str, str] = {}
         self._unsent: dict[str, Fence | None] = {}
         self._versions: dict[str, Any] = {}  # name -> the version that this process has written or found
         self._send_at = 0.0
@@ -62,12 +68,27 @@ class BucketObjects:
         except FileNotFoundError:
             return None
 
+    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
+        for part in itertools.count(1):
+            try:
+                found = self._request(name, partial(obstore.get, self._store, _part(name, part)))
+            except FileNotFoundError:
+                return
+            rest = b""
+            with self._store_errors(name):
+                for chunk in found.stream(min_chunk_size=BYTES_PER_CHUNK):
+                    *lines, rest = (rest + bytes(chunk)).split(b"\n")
+                    for line in lines:
+                        require_size(f"{self.where(name)}: a line", len(line), limit)
+                        yield line
+                    require_size(f"{self.where(name)}: a line", len(rest), limit)
+
     def _get(self, name: str, limit: int) -> bytes:
         found = obstore.get(self._store, name)  # has received the size, but not yet the content
         require_size(self.where(name), found.meta["size"], limit)
         return bytes(found.bytes())
 
-    def _with_version(self, name: str, limit: int = MAX_APPENDED_BYTES) -> tuple[bytes | None, Any]:
+    def _with_version(self, name: str, limit: int = MAX_ADDED_BYTES) -> tuple[bytes | None, Any]:
         """Return the content of an object, and the mode of a `_put` that fails if it has changed since.
 
         The content is None if there is no object. Raises TooLargeError as `read`.
@@ -135,13 +156,23 @@ class BucketObjects:
             return False, "create"
 
     def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        if name not in self._appended:
-            before, self._versions[name] = self._with_version(name)
-            self._appended[name] = bytearray(complete_lines(before or b""))
+        if name not in self._last_parts:
+            part, (before, version) = name, self._with_version(name)
+            if before is not None and len(before) >= MAX_PART_BYTES:
+                part = _part(name, last_number(lambda number: self.exists(_part(name, number))))
+                before, version = self._with_version(part)
+            self._last_parts[name], self._versions[part] = part, version
+            self._appended[part] = bytearray(complete_lines(before or b""))
             if fence is not None and before is not None:
                 fence.check()  # after the version was read
-        self._appended[name].extend(content)
-        self._unsent[name] = fence
+        part = self._last_parts[name]
+        if len(self._appended[part]) >= MAX_PART_BYTES:
+            self.flush()
+            del self._appended[part]
+            part = self._last_parts[name] = _part(name, _number(name, part) + 1)
+            self._appended[part] = bytearray()
+        self._appended[part].extend(content)
+        self._unsent[part] = fence
         if time.monotonic() > self._send_at:
             self.flush()
 
@@ -237,6 +268,15 @@ class BucketObjects:
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason.startswith(("401", "403")):
                 advice = "configure credentials that may read, write and list, as for the provider's own tools"
             raise StoreError(f"{self.where(name)} cannot be read or written ({reason}); {advice}") from error
+
+
+def _part(name: str, number: int) -> str:
+    """Return the name of a part of an object to which is appended."""
+    return name if number == 1 else f"{name}.{number:06d}"
+
+
+def _number(name: str, part: str) -> int:
+    return int(part.removeprefix(name).removeprefix(".") or 1)
 
 
 def _version(found: Any) -> Any:

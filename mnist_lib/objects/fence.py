@@ -62,7 +62,7 @@ class FencedObjects:
         self._objects, self._folder, self._number, self._clock = objects, folder, number, clock
         self._fence = TermFence(objects, folder, number)
         self._asked_at = -math.inf
-        self.read, self.exists, self.names = objects.read, objects.exists, objects.names
+        self.read, self.lines, self.exists, self.names = objects.read, objects.lines, objects.exists, objects.names
         self.folders, self.where = objects.folders, objects.where
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from mnist_lib.clock import now_text
 from mnist_lib.documents import complete_lines
@@ -44,20 +45,23 @@ class LocalObjects:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._durable: set[str] = set()  # folders that this process has created or found, and synced; "": the root
+        self._unsynced: set[str] = set()  # files to which this process has appended
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
-        with self._store_errors(name):
-            try:
-                descriptor = self._open(name, os.O_RDONLY | os.O_NONBLOCK)  # do not wait if it is a pipe
-            except FileNotFoundError:
+        with self._store_errors(name), self._reading(name) as file:
+            if file is None:
                 return None
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                os.close(descriptor)
-                raise IntegrityError(f"{self._path(name)}: expected a regular file, got something else; remove it")
-            with os.fdopen(descriptor, "rb") as file:
-                require_size(f"{self._root}/{name}", status.st_size, limit)
-                return file.read(status.st_size)  # not `limit`, for which Python would allocate memory
+            size = os.fstat(file.fileno()).st_size
+            require_size(f"{self._root}/{name}", size, limit)
+            return file.read(size)  # not `limit`, for which Python would allocate memory
+
+    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
+        with self._store_errors(name), self._reading(name) as file:
+            while file is not None and (line := file.readline(limit + 1)):
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+                else:  # too long, or the last one
+                    require_size(f"{self._root}/{name}: a line", len(line), limit)
 
     def exists(self, name: str) -> bool:
         with self._store_errors(name):
@@ -86,6 +90,7 @@ class LocalObjects:
 
     def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         self._append(name, content)  # without the fence, since this replaces nothing
+        self._unsynced.add(name)
 
     def add(self, name: str, content: bytes) -> None:
         self._append(name, content, durably=True)
@@ -128,7 +133,9 @@ class LocalObjects:
         return found[found.rfind(b"\n") + 1 :]
 
     def flush(self) -> None:
-        """Do nothing: `append` buffers nothing."""
+        for name in [*self._unsynced]:
+            self._append(name, b"", durably=True)
+            self._unsynced.discard(name)
 
     def names(self, prefix: str) -> Iterator[str]:
         self._require_root()
@@ -226,6 +233,19 @@ class LocalObjects:
     def _path(self, name: str) -> Path:
         check_name(name)
         return self._root / name
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[BinaryIO | None]:
+        """Open a regular file; None if it does not exist."""
+        try:
+            descriptor = self._open(name, os.O_RDONLY | os.O_NONBLOCK)  # do not wait if it is a pipe
+        except FileNotFoundError:
+            yield None
+            return
+        with os.fdopen(descriptor, "rb", closefd=False) as file, _closing(descriptor):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise IntegrityError(f"{self._path(name)}: expected a regular file, got something else; remove it")
+            yield file
 
     def _open(self, name: str, flags: int, *, make: bool = False) -> int:
         """Return a descriptor of a file; `make`: whether to create its folders."""

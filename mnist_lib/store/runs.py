@@ -5,7 +5,7 @@ last; when it exists, the run is complete.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
@@ -21,7 +21,6 @@ from mnist_lib.run_documents import DRIVER, MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA,
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
 INDEX = "index.html"  # lists all runs, at the root of the storage
-MAX_HISTORY_BYTES = 1 << 28  # a line for each epoch has 300 bytes
 
 Terms = Mapping[str, Json]
 
@@ -88,15 +87,15 @@ class RunFolder:
         """Write appended content that is still buffered."""
         self.objects.flush()
 
-    def history(self) -> list[dict[str, Any]]:
-        """Return the entries of `history.jsonl`, each a `HistoryEntry`, except for an incomplete last line.
+    def history(self) -> Iterator[dict[str, Any]]:
+        """Yield the entries of `history.jsonl`, each a `HistoryEntry`, except for an incomplete last line.
 
-        Raises IntegrityError if one is damaged.
+        Raises IntegrityError at the first one that is damaged. The file may have any size.
         """
-        lines = (self.read(HISTORY, MAX_HISTORY_BYTES) or b"").split(b"\n")[:-1]
         where = self.objects.where(self._name(HISTORY))
-        entries: list[Any] = [decode(line, HistoryEntry, f"{where}, line {n}") for n, line in enumerate(lines, 1)]
-        return entries
+        for number, line in enumerate(self.objects.lines(self._name(HISTORY)), 1):
+            entry: Any = decode(line, HistoryEntry, f"{where}, line {number}")
+            yield entry
 
     def seconds_worked(self) -> float:
         """Return for how long earlier commands worked on the run, each from its start to its last entry."""

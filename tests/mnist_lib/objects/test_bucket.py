@@ -4,8 +4,10 @@ import logging
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from mnist_lib.errors import StoreError
 from mnist_lib.objects import bucket
@@ -116,3 +118,25 @@ def test_a_password_in_the_url_of_the_endpoint_is_not_in_the_error(
     with pytest.raises(StoreError, match="cannot be read or written") as refused:
         open_storage("s3://bucket").read("name")
     assert "canary" not in str(refused.value)
+
+
+def test_w7_appending_sends_no_more_when_much_has_been_appended_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "SECONDS_BETWEEN_APPENDS", -1.0)  # send at once
+    monkeypatch.setattr(bucket, "MAX_PART_BYTES", 100)
+    sent: list[int] = []
+    lines = [b"%03d" % number for number in range(200)]
+    store = MemoryStore()
+    for first in range(0, 200, 50):  # each process continues what the one before it has appended
+        objects = BucketObjects("memory://", store)
+        put = objects._put
+
+        def noted(name: str, content: bytes, mode: Any, put: Any = put) -> Any:
+            sent.append(len(content))
+            return put(name, content, mode)
+
+        monkeypatch.setattr(objects, "_put", noted)
+        for line in lines[first : first + 50]:
+            objects.append("runs/r/history.jsonl", line + b"\n")
+        objects.flush()
+        assert [*objects.lines("runs/r/history.jsonl")] == lines[: first + 50]
+    assert max(sent) <= 100 + len(b"000\n")

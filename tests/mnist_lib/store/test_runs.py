@@ -14,7 +14,8 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.store import opening
 from mnist_lib.store.opening import open_run, run_to_resume
-from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of
+from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, history_line
+from tests.support.memory import peak_bytes
 from tests.support.store.summaries import small_summary
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
@@ -69,7 +70,7 @@ def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(ob
     assert run_to_resume(objects, "r", TERMS) == "r"
     assert run_to_resume(objects, "r", corrected) is None
     with open_run(objects, "r", dataset="mnist", terms=corrected, configuration="epochs: 6") as folder:
-        assert (folder.resumed, folder.begun().terms, folder.history()) == (False, corrected, [])
+        assert (folder.resumed, folder.begun().terms, [*folder.history()]) == (False, corrected, [])
         assert configuration_of(objects, "r") == b"epochs: 6"
         folder.require_same("fingerprint.txt", "abd", "dataset")
     with opened(objects, terms=corrected) as folder:
@@ -246,3 +247,19 @@ def test_s7_a_storage_without_hard_links_is_refused_before_the_training(
     with pytest.raises(StoreError, match="Operation not supported"):
         check_writable(LocalObjects(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_w7_a_history_of_any_length_is_read_in_little_memory(tmp_path: Path) -> None:
+    folder = RunFolder(LocalObjects(tmp_path), "r")
+    folder.append_history({"at": 1, "event": "driver", "trial": ""})
+    line = history_line({"at": 61, "event": "died", "trial": "t", "reason": "r" * 900_000})
+    with (tmp_path / "runs/r/history.jsonl").open("ab") as file:
+        for _ in range(300):
+            file.write(line)
+    setup = f"""
+from pathlib import Path
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.runs import RunFolder
+folder = RunFolder(LocalObjects(Path({str(tmp_path)!r})), "r", resumed=True)
+"""
+    assert peak_bytes(setup, "assert folder.seconds_worked() == 60") < 30_000_000

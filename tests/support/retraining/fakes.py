@@ -65,6 +65,9 @@ class ObjectsOfMachine:
             machine.fault()
         return answer
 
+    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
+        raise NotImplementedError
+
     def names(self, prefix: str) -> Iterator[str]:
         raise NotImplementedError
 
