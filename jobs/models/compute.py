@@ -131,12 +131,17 @@ def predict_here(objects: Objects, challenger: Version, options: PromoteOptions)
 
     def predict(version: Version, positions: "NDArray[np.intp]") -> "NDArray[np.float32]":
         data = data_of(challenger, options.dataset, **options.source())
-        images = tested_split(objects, challenger, data).images[positions]
+        images = tested_split(objects, challenger, data).images
+        if positions.max(initial=-1) >= len(images):
+            raise DataError(
+                f"{challenger.name}: expected predictions for the {len(images):,} test images of its dataset, got more;"
+                " promote another version"
+            )
         with step("importing TensorFlow"):
             import_keras(gpus=False)
         from mnist_lib.export.loading import load
 
-        return load(objects, version, options.model_file)(images)
+        return load(objects, version, options.model_file)(images[positions])
 
     return predict
 

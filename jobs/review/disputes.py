@@ -11,7 +11,7 @@ from jobs.review.data import ReviewedData
 from jobs.review.order import Item
 from mnist_lib.api import require_version
 from mnist_lib.data.hashes import text_of
-from mnist_lib.errors import DataError, SpecError
+from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder, check_run_name
@@ -59,6 +59,11 @@ def disputed_items(objects: Objects, models: RunModels, data: ReviewedData, labe
         if found.hashes is not None:
             images = [indices.get(text_of(row)) for row in found.hashes]
         elif found.fingerprint == data.dataset.fingerprint:
+            if len(found.labels) != len(test):
+                raise IntegrityError(
+                    f"{version.name}: expected predictions for the {len(test):,} test images of {data.request.name},"
+                    f" got {len(found.labels):,}; use another run"
+                )
             images = [*range(len(test))]
         else:
             images = []

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 from jobs.console.exit_codes import TrainingError
 from jobs.search.options import SearchOptions
 from mnist_lib.documents import Name, Number, Seconds, convert, decode
+from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, Counts
 from mnist_lib.run_documents import Cut, SearchDocument, SearchSummary
 from mnist_lib.search.halving import Step
@@ -90,6 +91,11 @@ class Findings:
                 scores[rung["trial"], rung["epoch"]] = _accuracy_of(rung["validation"])
         for epoch in epochs_of(folder, history):
             self.note_epoch(epoch["trial"], _accuracy_of(epoch["validation"]))
+        numbers = [configuration_of(trial) for trial, _ in scores] + [*self._so_far]
+        unknown = [number for number in numbers if number is not None and number >= self.halving.configurations]
+        if unknown:
+            got = f"configurations 0 to {self.halving.configurations - 1}, got {max(unknown)}"
+            raise IntegrityError(f"{folder.where}/{HISTORY}: expected {got}; restore the file from a copy")
         for (trial, _), score in scores.items():
             if score is None:
                 self._cannot_win(trial)

@@ -15,7 +15,7 @@ from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.aggregation import Tally
 from mnist_lib.environment import differing_versions, package_versions
-from mnist_lib.errors import StoreError
+from mnist_lib.errors import IntegrityError, StoreError
 from mnist_lib.report.summary import trial_row
 from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -56,9 +56,12 @@ class Recorder:
         self._specs = {spec.id: spec for spec in trials}
         self._checkpoints = Checkpoints(folder, self._writes)
         self._epochs: dict[str, int] = {}  # epoch of each trial's newest checkpoint
+        self._restored: dict[str, tuple[int, ...]] = {}  # shape of the probabilities of each trial that has ended
         for spec in trials:
             ended = read_result(folder, spec) if folder.resumed else None
             if ended:
+                self._restored[spec.id] = ended[0].probabilities.shape
+                self.require_shape(next(iter(self._restored.values())))
                 self._add(*ended)
             else:
                 self.unfinished.append(spec)
@@ -87,6 +90,19 @@ class Recorder:
     def is_ready(self, trial: str) -> bool:
         """Return whether `checkpoint` returns at once. If it would not, begin to read the checkpoint."""
         return self._checkpoints.is_ready(trial)
+
+    def require_shape(self, expected: tuple[int, ...]) -> None:
+        """Raise IntegrityError if a result of an earlier driver is of other test images or classes.
+
+        Args:
+            expected: [test images, classes], of the probabilities of every trial.
+        """
+        for trial, shape in self._restored.items():
+            if shape != expected:
+                raise IntegrityError(
+                    f"{self._folder.where}/trials/{trial}/ended.json: expected probabilities {[*expected]}, got"
+                    f" {[*shape]}; delete the file of the trial that is wrong, then the same command trains it again"
+                )
 
     def checkpoint(self, trial: str) -> bytes | None:
         """Return the newest checkpoint of a trial that has not ended."""

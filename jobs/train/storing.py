@@ -77,6 +77,7 @@ def store_run(
         the summary.
     """
     shown = not options.quiet
+    recorder.require_shape((len(facts.test_labels), len(facts.classes)))
     for tally in recorder.tallies.values():
         _require_model(folder, tally)
     with step("storing the models", shown=shown):

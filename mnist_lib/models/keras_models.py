@@ -21,6 +21,7 @@ from mnist_lib.models.layers import (
     to_predict,
 )
 from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
+from mnist_lib.wording import one_line
 
 KERAS_FILE = "model.keras"
 SEED_STATE = "seed_generator_state"  # the end of the path of every variable of a keras.random.SeedGenerator
@@ -216,10 +217,11 @@ class KerasModel:
             file.flush()
             try:
                 stored.load_weights(file.name)
-            except (ValueError, KeyError) as error:
-                raise IntegrityError(
-                    f"{KERAS_FILE}: expected weights of the layers {', '.join(layers)}: {error}"
-                ) from error
+            except (MemoryError, tf.errors.ResourceExhaustedError):
+                raise
+            except Exception as error:  # h5py and Keras raise many kinds, depending on the byte that is damaged
+                expected = f"weights of the layers {', '.join(layers)}"
+                raise IntegrityError(f"{KERAS_FILE}: expected {expected}: {one_line(error)}") from error
         weights = _values_of(stored)
         read, initial = iter(weights.state), self.initial_weights(seed=0).state
         return weights._replace(

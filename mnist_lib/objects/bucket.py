@@ -27,7 +27,7 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from mnist_lib.documents import complete_lines
-from mnist_lib.errors import StoreError, TooLargeError
+from mnist_lib.errors import SpecError, StoreError, TooLargeError
 from mnist_lib.objects.fence import locked
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects, check_name, concurrently, require_size
 from mnist_lib.objects.records import last_number
@@ -44,6 +44,14 @@ MAX_PART_BYTES = 1 << 22
 BYTES_PER_CHUNK = 1 << 20
 MAX_ADDED_BYTES = 1 << 28
 MAX_SHARE_OF_APPENDS = 0.05  # share of the time spent on appending; large objects are sent less often
+# The modules of errors that are of no class above: the panics of Rust, and boto3, which may not be installed.
+OF_LIBRARIES = ("pyo3_runtime", "botocore.exceptions")
+# Variables with an address or a region, and their form. Rust panics at another value, and prints its stack.
+ADDRESS = re.compile(r"https?://([!-.0-~]*@)?([\w.-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?([/?#][!-~]*)?", re.I | re.A)
+VARIABLES = {
+    r"AWS_(ENDPOINT|ENDPOINT_URL|ENDPOINT_URL_S3|METADATA_ENDPOINT)|GOOGLE_BASE_URL": ("https://host:9000", ADDRESS),
+    r"AWS_(DEFAULT_)?REGION": ("eu-central-1", re.compile("[a-z0-9-]+", re.I)),
+}
 NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
 
@@ -257,13 +265,15 @@ class BucketObjects:
         """Turn the bucket's errors into StoreErrors, except for an object that exists, is missing or has changed."""
         try:
             yield
-        except (AlreadyExistsError, PreconditionError):
+        except (AlreadyExistsError, PreconditionError, SpecError):
             raise
         except FileNotFoundError as error:
             if NO_SUCH_BUCKET.search(str(error)):
                 raise StoreError(f"{self._url}: there is no such bucket; create it or name another") from error
             raise
-        except (BaseError, ValueError, OSError) as error:
+        except BaseException as error:
+            if not (isinstance(error, BaseError | ValueError | OSError) or type(error).__module__ in OF_LIBRARIES):
+                raise
             reason, advice = _reason(error), "name another with --storage"
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason.startswith(("401", "403")):
                 advice = "configure credentials that may read, write and list, as for the provider's own tools"
@@ -284,7 +294,22 @@ def _version(found: Any) -> Any:
     return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
 
 
+def _check_environment(scheme: str) -> None:
+    """Raise SpecError if a variable of the provider has an address or a region that is none."""
+    provider = {"s3": "AWS_", "gs": "GOOGLE_"}.get(scheme, "AZURE_")
+    for name, value in os.environ.items():
+        for variable, (example, form) in VARIABLES.items():
+            if name.upper().startswith(provider) and re.fullmatch(variable, name, re.IGNORECASE):
+                match = form.fullmatch(value)
+                if match is None or int(match.groupdict().get("port") or 0) >= 1 << 16:
+                    # The value is not shown, since it can contain a password.
+                    raise SpecError(
+                        f"{name}: expected a value such as {example}, got another text; correct or unset it"
+                    )
+
+
 def _open(url: str) -> Any:
+    _check_environment(url.partition(":")[0])
     options: Any = {
         "client_options": {"connect_timeout": "3s", "timeout": "60s", "allow_http": True},
         "retry_config": {
@@ -303,7 +328,7 @@ def _open(url: str) -> Any:
     return from_url(url, **options)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Return the HTTP status or the network error as one line; obstore's own text has many lines."""
     text = str(error).partition("\n\nDebug source:")[0]
     status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)

@@ -27,6 +27,7 @@ from mnist_lib.objects.records import seal, unseal
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import RunFolder
+from mnist_lib.wording import counted
 
 CHECKPOINTS_PER_TRIAL = 2
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
@@ -159,10 +160,14 @@ def _read_file(folder: RunFolder, trial: str, path: str, sha256: str) -> bytes:
 
 def _result_of(row: EndedResult, spec: TrialSpec, files: dict[str, bytes]) -> TrialResult:
     arrays = read_npz(files.pop(PROBABILITIES, b""), PROBABILITIES, {"probabilities": MAX_PROBABILITIES})
-    probabilities, images = arrays["probabilities"], row["test"].total
-    if probabilities.dtype != np.float32 or probabilities.ndim != 2 or len(probabilities) != images:
+    probabilities, images = arrays["probabilities"], max(1, row["test"].total)
+    is_table = probabilities.dtype == np.float32 and probabilities.ndim == 2 and len(probabilities) == images
+    if not is_table or probabilities.shape[1] < 2 or not np.isfinite(probabilities).all():
         got = f"{probabilities.dtype} {probabilities.shape}"
-        raise IntegrityError(f"{PROBABILITIES}: expected float32 [{images}, classes], got {got}")
+        raise IntegrityError(f"{PROBABILITIES}: expected finite float32 [{images}, classes], got {got}")
+    if row["trial"] != spec.id or not 0 < len(row["history"]) <= spec.epochs or row["best_epoch"] > spec.epochs:
+        got = f"{row['trial']} with {counted(len(row['history']), 'epoch')}, the best {row['best_epoch']}"
+        raise IntegrityError(f"ended.json: expected {spec.id} with 1 to {spec.epochs} epochs, got {got}")
     model = {path.removeprefix("model/"): content for path, content in files.items()}
     fields: dict[str, Any] = {**row, "spec": spec}
     return TrialResult(**fields, probabilities=probabilities, files=model)

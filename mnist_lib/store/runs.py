@@ -107,10 +107,16 @@ class RunFolder:
         return worked + last - begin
 
     def complete(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, which makes the run complete. Raises ConflictError if another process has written it."""
+        """Write the summary, which makes the run complete.
+
+        Raises:
+            ConflictError: another process has written it.
+            IntegrityError: it could not be read again, for example because a stored result is forged.
+        """
         self.flush()
-        if not self.objects.create(self._name(SUMMARY), _json(summary)):
-            where = self.objects.where(self._name(SUMMARY))
+        where, content = self.objects.where(self._name(SUMMARY)), _json(summary)
+        decode(content, Summary, where)
+        if not self.objects.create(self._name(SUMMARY), content):
             raise ConflictError(f"{where}: expected no summary yet, got that of another process; its results are valid")
 
     @property

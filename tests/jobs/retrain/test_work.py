@@ -74,7 +74,7 @@ def test_a_retry_depends_on_the_error_code_or_if_there_is_none_on_the_exit_code(
 def test_an_attempt_is_complete_even_if_its_output_cannot_be_written(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.complete({"trials": [], "models": {}})
+    folder.complete(small_summary())
     with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
         stream = SafeStream(full)
         patch.setattr("sys.stderr", stream)

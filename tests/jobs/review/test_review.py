@@ -1,6 +1,7 @@
 """The command: what it refuses, the review in a table, and the disputed images of a run."""
 
 import csv
+import io
 import os
 import signal
 import subprocess
@@ -13,13 +14,13 @@ import pytest
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
 from jobs.review.data import read_data
-from jobs.review.disputes import MIN_PROBABILITY, disputed_items, models_of_run
+from jobs.review.disputes import MIN_PROBABILITY, RunModels, disputed_items, models_of_run
 from jobs.review.options import ReviewOptions
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.hashes import text_of
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import DataError, SpecError
+from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.predictions import Predictions
@@ -193,3 +194,21 @@ def test_a_run_without_the_images_of_the_dataset_is_refused(digits: Dataset, fol
         disputed_items(objects, models_of_run(objects, run), data_of(folder), {})
     with pytest.raises(SpecError, match=r"run: expected a complete run with a model in .*runs, got 'other'"):
         models_of_run(objects, "other")
+
+
+def test_a_run_with_fewer_predictions_than_test_images_is_damage(
+    digits: Dataset, data_dir: Path, tmp_path: Path
+) -> None:
+    objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
+    data = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir), objects)
+    models = models_of_run(objects, run)
+    version = models.best
+    predictions = io.BytesIO()
+    found = Predictions.read(objects, version)
+    np.savez(predictions, probabilities=found.probabilities[:9], predictions=found.labels[:9], labels=found.labels[:9])
+    dataset = {**version.facts.dataset, "fingerprint": data.dataset.fingerprint, "test": 9}
+    facts = {**version.about, "dataset": dataset, "test": {"correct": 9, "total": 9}}
+    files = {"model.keras": b"1", "manifest.json": b"{}", "predictions.npz": predictions.getvalue()}
+    forged = publish(objects, version.model, "forged", files, facts)
+    with pytest.raises(IntegrityError, match=r"expected predictions for the 1,000 test images of mnist-mini, got 9"):
+        disputed_items(objects, RunModels(run, [forged]), data, {})

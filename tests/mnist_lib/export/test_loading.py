@@ -14,6 +14,8 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
@@ -25,7 +27,7 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.store.predictions import Predictions
 from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import DATASET, small_manifest
-from tests.support.stored import publish_untrained
+from tests.support.stored import publish_untrained, small_spec
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
@@ -333,3 +335,31 @@ def test_a_trusted_model_with_other_outputs_is_reported_as_damaged(
     stored = Predictions("keras@1", "f", 3, np.zeros((3, 10), np.float32), digits.test.labels[:3])
     with pytest.raises(IntegrityError, match=r"keras@1: expected finite float32 \(3, 10\), got "):
         compare_with_stored(stored, lambda images: got, digits.test.take(np.arange(3)))
+
+
+def reached(content: bytes) -> object:
+    """Return the weights in a file of Keras, or the text of our own error; any other exception is a failure."""
+    model = build_model(small_spec("keras"), (28, 28, 1), 10)
+    try:
+        return model.read({"model.keras": content})
+    except IntegrityError as error:
+        return str(error)
+
+
+@pytest.fixture(scope="module")
+def keras_members(tensorflow: None) -> Members:
+    model = build_model(small_spec("keras"), (28, 28, 1), 10)
+    return unzipped(model.files(model.initial_weights(1))["model.keras"])
+
+
+@pytest.mark.fuzz
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 40_000), change=st.integers(1, 255))
+@example(place=6_081, change=255)  # the type of an object's header: h5py raises a RuntimeError
+def test_s11_a_single_changed_byte_of_the_weights_is_our_error_or_changes_numbers(
+    place: int, change: int, keras_members: Members
+) -> None:
+    content = bytearray(keras_members["model.weights.h5"])
+    content[place % len(content)] ^= change
+    found = reached(zipped({**keras_members, "model.weights.h5": bytes(content)}))
+    assert not isinstance(found, str) or re.match(r"model.keras: [^\n]*$", found)

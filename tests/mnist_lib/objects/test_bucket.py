@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from mnist_lib.errors import StoreError
+from mnist_lib.errors import SpecError, StoreError
 from mnist_lib.objects import bucket
 from mnist_lib.objects.bucket import BucketObjects
 from mnist_lib.objects.protocol import Fence
@@ -140,3 +140,35 @@ def test_w7_appending_sends_no_more_when_much_has_been_appended_before(monkeypat
         objects.flush()
         assert [*objects.lines("runs/r/history.jsonl")] == lines[: first + 50]
     assert max(sent) <= 100 + len(b"000\n")
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x", "http://", "http://[", "http://a b", "http://host:99999", "localhost:9000", "ä"]
+)
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "GOOGLE_BASE_URL"])
+def test_p12_a_variable_that_holds_no_address_is_named_in_one_line(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value if name != "AWS_REGION" else f"{value}/")
+    url = "gs://bucket/x" if name == "GOOGLE_BASE_URL" else "s3://bucket/x"
+    with pytest.raises(
+        SpecError, match=f"^{name}: expected a value such as .*, got another text; correct or unset it$"
+    ):
+        open_storage(url).read("x")
+    assert capfd.readouterr().err == ""
+    if name == "GOOGLE_BASE_URL":
+        open_storage("s3://bucket/x")  # which does not use it
+
+
+def test_p12_a_panic_of_the_library_for_buckets_is_an_error_of_the_storage(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+
+    def get(*_: object) -> None:
+        raise panic("request valid: InvalidUri")
+
+    objects = open_storage(s3)
+    monkeypatch.setattr("obstore.get", get)
+    with pytest.raises(StoreError, match=r"cannot be read or written \(request valid: InvalidUri\)"):
+        objects.read("x")

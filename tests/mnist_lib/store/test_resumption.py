@@ -4,6 +4,7 @@ import hashlib
 import logging
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,3 +123,28 @@ def test_deleting_the_state_of_trials_leaves_their_summaries(objects: Objects) -
     folder.write_json("trials/b/result.json", {})
     delete_trial_state(folder, [SPEC.id, "b"])
     assert folder.names("trials") == ["trials/b/result.json"]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"test": Accuracy(0, 0), "probabilities": np.zeros((0, 10), np.float32)},
+        {"probabilities": np.zeros((3, 0), np.float32)},
+        {"probabilities": np.zeros((3, 1), np.float32)},
+        {"probabilities": np.zeros((), np.float32)},
+        {"probabilities": np.full((3, 10), np.nan, np.float32)},
+        {"history": ()},
+        {"best_epoch": 1_000},
+    ],
+)
+def test_p8_a_consistent_result_that_no_trial_can_have_is_damaged(forged: dict[str, Any], tmp_path: Path) -> None:
+    folder = RunFolder(LocalObjects(tmp_path), "r")
+    store_result(folder, replace(RESULT, **forged), 1, with_model=True)
+    assert read_result(folder, SPEC) is None
+
+
+def test_p8_the_result_of_another_trial_is_damaged(tmp_path: Path) -> None:
+    folder = RunFolder(LocalObjects(tmp_path), "r")
+    store_result(folder, replace(RESULT, trial="other"), 1, with_model=True)
+    (tmp_path / "runs/r/trials/other").rename(tmp_path / f"runs/r/trials/{SPEC.id}")
+    assert read_result(folder, SPEC) is None

@@ -16,7 +16,7 @@ from mnist_lib.store import opening
 from mnist_lib.store.opening import open_run, run_to_resume
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, history_line
 from tests.support.memory import peak_bytes
-from tests.support.store.summaries import small_summary
+from tests.support.store.summaries import small_summary, small_trial
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
 
@@ -117,7 +117,7 @@ def test_f5_without_a_name_the_unfinished_run_with_the_same_terms_is_resumed(obj
         assert other.run != first.run
     with opened(objects, None) as again:
         assert (again.run, again.resumed) == (first.run, True)
-        again.complete({})
+        again.complete(small_summary())
     with opened(objects, None) as next_one:
         assert (next_one.run != first.run, next_one.resumed) == (True, False)
 
@@ -127,7 +127,7 @@ def test_a_run_that_was_begun_without_a_name_can_be_resumed_by_name(objects: Obj
         pass
     with opened(objects, first.run) as again:
         assert again.resumed
-        again.complete({})
+        again.complete(small_summary())
     assert not list(objects.names("unfinished"))
 
 
@@ -263,3 +263,12 @@ from mnist_lib.store.runs import RunFolder
 folder = RunFolder(LocalObjects(Path({str(tmp_path)!r})), "r", resumed=True)
 """
     assert peak_bytes(setup, "assert folder.seconds_worked() == 60") < 30_000_000
+
+
+def test_a_summary_that_could_not_be_read_again_is_not_stored(tmp_path: Path) -> None:
+    folder = RunFolder(LocalObjects(tmp_path), "r")
+    with pytest.raises(
+        IntegrityError, match=r"summary.json: expected JSON, got other content: .*\$.trials\[0\].epochs"
+    ):
+        folder.complete(small_summary(trials=[small_trial(0, epochs=0)]))
+    assert not folder.is_complete
