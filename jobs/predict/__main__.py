@@ -23,7 +23,7 @@ from jobs.predict.answers import Answer, Failure, PictureResult
 from jobs.predict.batches import layout_of, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version
-from mnist_lib.data.listing import find_pictures
+from mnist_lib.data.listing import find_pictures, real_folders
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
@@ -91,8 +91,9 @@ def _batches(
     paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
 ) -> Iterator[Iterable[list[PictureResult]]]:
     """Load the model, here or on the cluster, and give batches of results, which are computed lazily."""
+    folders = real_folders(options.pictures)
     if not (options.address or os.environ.get("RAY_ADDRESS")):
-        with picture_reader(paths) as reader:
+        with picture_reader(paths, folders) as reader:
             model = _built(stored)
             layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
             yield predict_here(paths, reader.pictures(layout), model, classes_of(stored.manifest))
@@ -108,7 +109,7 @@ def _batches(
         command = shlex.join(["python", "-m", "jobs.predict", *arguments])
         stack.enter_context(stoppable(f"start again with: {command}", end_children))
         how = (options.as_is, options.accept_all, options.limits())
-        yield predict_on_cluster(paths, ray.put(stored), classes_of(stored.manifest), *how)
+        yield predict_on_cluster(paths, folders, ray.put(stored), classes_of(stored.manifest), *how)
 
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:

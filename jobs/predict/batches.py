@@ -17,7 +17,7 @@ from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.processes import FILES_PER_TASK
-from mnist_lib.pictures.reading import Layout, Picture, Shape, read_content, read_picture
+from mnist_lib.pictures.reading import Folders, Layout, Picture, Shape, read_content, read_picture
 from mnist_lib.pictures.sandbox import Sandbox
 from mnist_lib.store.contents import StoredModel, image_shape_of
 
@@ -43,11 +43,18 @@ def predict_here(
 
 
 def predict_on_cluster(
-    paths: Sequence[Path], stored: Any, classes: Sequence[str], as_is: bool, accept_all: bool, limits: Limits
+    paths: Sequence[Path],
+    folders: Folders,
+    stored: Any,
+    classes: Sequence[str],
+    as_is: bool,
+    accept_all: bool,
+    limits: Limits,
 ) -> Iterator[list[PictureResult]]:
     """Yield the results batch by batch from the connected cluster, whose workers see neither the files nor the store.
 
     Args:
+        folders: as for `read_content`.
         stored: a Ray reference to the `StoredModel`.
         limits: when to abandon the wait for a batch. See `results_in_order`, also for the errors.
     """
@@ -56,7 +63,7 @@ def predict_on_cluster(
     sent: deque[list[str]] = deque()
 
     def calls() -> Iterator[Sequence[Any]]:
-        files = ((str(path), _content_or_error(path)) for path in paths)
+        files = ((str(path), _content_or_error(path, folders)) for path in paths)
         for batch in _in_batches(files, lambda file: len(file[1]) if isinstance(file[1], bytes) else 0):
             sent.append([name for name, _ in batch])
             yield [stored], as_is, accept_all, package_versions(), [content for _, content in batch]
@@ -119,9 +126,9 @@ def predict_pictures(
     return found, _probabilities_of(found, predict)
 
 
-def _content_or_error(path: Path) -> bytes | ImageError:
+def _content_or_error(path: Path, folders: Folders) -> bytes | ImageError:
     try:
-        return read_content(path)
+        return read_content(path, folders)
     except ImageError as error:
         return error
 

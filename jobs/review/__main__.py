@@ -36,7 +36,7 @@ from jobs.review.viewing import Viewer
 from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import Reason, labels_file
-from mnist_lib.data.listing import find_pictures
+from mnist_lib.data.listing import find_pictures, real_folders
 from mnist_lib.data.request import DataRequest, stored_name
 from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
@@ -109,7 +109,8 @@ def _prepared(
             f"model: expected one for {request.name}, {got}, got {stored.name}, for {expected}; use --model"
         )
     additions = Additions.of(data) if options.pictures else None
-    viewer, background = Viewer(data, layout), None
+    folders = real_folders(options.pictures or ([data.folder] if data.folder else []))
+    viewer, background = Viewer(data, layout, folders), None
     try:
         session = Session(labels, data.classes, additions, viewer.read_again)
         if of_run is not None:
@@ -118,7 +119,7 @@ def _prepared(
                 session.add(item, disputed=True)
             session.is_complete = True
         else:
-            background = Background(session, data, layout, model, paths, rng)
+            background = Background(session, data, layout, model, paths, folders, rng)
             background.start()
         yield _Prepared(session, background, model, viewer, classes_of(stored.manifest))
     finally:

@@ -68,7 +68,7 @@ class Additions:
             open_storage(self.where).create(f"{folder}/{name}", content)
             return
         # The folder is not part of the name: a class may have a name that no object may have.
-        objects: Objects = LocalObjects(self.where / folder)
+        objects: Objects = LocalObjects(self.where, below=folder)
         objects.create(name, content)
 
 

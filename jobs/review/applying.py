@@ -18,7 +18,7 @@ from jobs.review.viewing import Viewer
 from mnist_lib.data.corrections import NONE, Reason, labels_file
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.pictures.reading import Layout, Shape
+from mnist_lib.pictures.reading import NO_FOLDERS, Layout, Shape
 from mnist_lib.wording import counted
 
 
@@ -35,7 +35,7 @@ def apply(options: ApplyOptions) -> CommandResult:
         data = read_data(request, objects, progress)
     labels = Labels(labels_file(request, objects), options.author())
     labels.refresh()
-    viewer = Viewer(data, Layout(shape=Shape(*data.dataset.image_shape)))
+    viewer = Viewer(data, Layout(shape=Shape(*data.dataset.image_shape)), NO_FOLDERS)  # the hashes are compared
     try:
         made, new = _decisions(rows, data, labels, viewer, options.table)
         if new:

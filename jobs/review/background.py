@@ -20,7 +20,7 @@ from mnist_lib.data.hashes import hash_of_text, is_held_out, text_of
 from mnist_lib.errors import ImageError, ModelError
 from mnist_lib.pictures.examination import examine_file
 from mnist_lib.pictures.processes import picture_reader
-from mnist_lib.pictures.reading import Layout
+from mnist_lib.pictures.reading import Folders, Layout
 
 BATCH_SIZE = 1_000  # pictures; an evaluation pads its batches to this size
 MAX_WAITING_BYTES = 200_000_000  # of images that the model has not predicted yet
@@ -45,6 +45,7 @@ class Background:
 
     Args:
         paths: the files to review, in a random order; None to review the images of the dataset itself.
+        folders: as for `read_content`.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Background:
         layout: Layout,
         model: ModelProcess,
         paths: Sequence[Path] | None,
+        folders: Folders,
         rng: np.random.Generator,
     ) -> None:
         self._session, self._data, self._layout, self._model = session, data, layout, model
-        self._paths, self._rng = paths, rng
+        self._paths, self._folders, self._rng = paths, folders, rng
         self.progress = Progress(pictures=len(paths) if paths is not None else len(data.known))
         size = int(np.prod(layout.shape))
         self._waiting: Waiting = queue.Queue(max(BATCH_SIZE, MAX_WAITING_BYTES // size))
@@ -99,8 +101,8 @@ class Background:
                 return
 
     def _files(self, paths: Sequence[Path]) -> Iterator[tuple[Item, NDArray[np.uint8] | None]]:
-        with picture_reader(paths) as reader:
-            examined = reader.read(partial(examine_file, layout=self._layout))
+        with picture_reader(paths, self._folders) as reader:
+            examined = reader.read(partial(examine_file, layout=self._layout, folders=self._folders))
             for path, picture in zip(paths, examined, strict=True):
                 if isinstance(picture, ImageError):
                     self.progress.read += 1

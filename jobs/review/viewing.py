@@ -10,7 +10,7 @@ from jobs.review.data import ReviewedData
 from jobs.review.order import Item
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.examination import Examined, View, examine, png, view_file
-from mnist_lib.pictures.reading import Layout, read_content
+from mnist_lib.pictures.reading import Folders, Layout, read_content
 from mnist_lib.pictures.sandbox import Sandbox
 
 T = TypeVar("T")
@@ -21,16 +21,17 @@ SIDE, ZOOMED_SIDE = 640, 2_400  # pixels of the longer side of a view, at most
 
 
 class Viewer:
-    """Reads pictures one at a time. Several threads may call its methods."""
+    """Reads pictures one at a time. Several threads may call its methods. `folders`: as for `read_content`."""
 
-    def __init__(self, data: ReviewedData, layout: Layout) -> None:
+    def __init__(self, data: ReviewedData, layout: Layout, folders: Folders) -> None:
+        self._folders = folders
         self._data, self.layout, self.is_light_on_dark = data, layout, data.is_light_on_dark
         self._sandbox, self._lock = Sandbox(), threading.Lock()
         self.view = functools.lru_cache(MAX_VIEWS)(self._view)
 
     def read_again(self, path: Path) -> tuple[bytes, Examined]:
         """Return the content of a file, and what it shows. Raises ImageError if it cannot be read."""
-        content = read_content(path)
+        content = read_content(path, self._folders)
         return content, self.examine(content)
 
     def examine(self, content: bytes) -> Examined:
@@ -43,7 +44,8 @@ class Viewer:
     def _view(self, source: Path | int, split: str, side: int) -> View:
         """Return a view of a picture. Raises ImageError if it cannot be read."""
         if isinstance(source, Path):
-            return self._in_sandbox(functools.partial(view_file, layout=self.layout, max_side=side), source)
+            view = functools.partial(view_file, layout=self.layout, folders=self._folders, max_side=side)
+            return self._in_sandbox(view, source)
         images = (self._data.dataset.train if split == "training" else self._data.dataset.test).images
         return View(png(images[source]), None)
 

@@ -20,9 +20,10 @@ from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
 from jobs.train.command import command_of
 from jobs.train.options import TrainOptions
-from mnist_lib.data.corrections import LABELS
+from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.listing import list_folder
 from mnist_lib.model_file import path_of, trust, with_folder
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import check_storage, is_url
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.wording import counted
@@ -142,7 +143,7 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
         paths = [file.path for file in list_folder(data.folder).files]
-        paths += [LABELS] if (data.folder / LABELS).is_file() else []
+        paths += [LABELS] if LabelsFile(LocalObjects(data.folder)).content() else []  # refuses a link
         own |= {f"{SENT}/{data.name}/{path}": data.folder / path for path in paths}
         flags.append(f"--dataset={SENT}/{data.name}")
     if _size_of(own) > MAX_SENT_BYTES:

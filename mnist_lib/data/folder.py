@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.hashes import ImageHashes, is_held_out, shares_of
-from mnist_lib.data.listing import MAX_NAMED, Listing
+from mnist_lib.data.listing import MAX_NAMED, Listing, real_folders
 from mnist_lib.data.request import MAX_SIDE, DataRequest
 from mnist_lib.data.split import Dataset, Split, Undecided, as_labels
 from mnist_lib.errors import DataError, ImageError
@@ -45,7 +45,7 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
     folder = request.folder
     assert folder is not None
     paths = [folder / file.path for file in listing.files]
-    with picture_reader(paths) as reader:
+    with picture_reader(paths, real_folders([folder])) as reader:
         shape, notices = _shape(request, list(reader.shapes()))
         require_memory(request.name, len(paths), shape, max_bytes)
         labels = np.array([file.label for file in listing.files])

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from mnist_lib.clock import now_text
 from mnist_lib.documents import complete_lines
-from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
+from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError, StoreFullError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, Fence, check_name, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
@@ -40,10 +40,15 @@ class LocalObjects:
 
     Inside it no link is followed: each folder is opened relative to the one before it, and files relative to the last.
     So nothing outside is read, changed or deleted, even if a folder is replaced by a link meanwhile.
+
+    Args:
+        below: a folder inside of `root`, whose path may contain any characters; the objects are in it.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, below: str = "") -> None:
+        self._root, self._below = root, [part for part in below.split("/") if part]
+        if ".." in self._below:
+            raise SpecError(f"folder: expected one inside of {root}, got {below[:100]!r}; choose another")
         self._durable: set[str] = set()  # folders that this process has created or found, and synced; "": the root
         self._unsynced: set[str] = set()  # files to which this process has appended
 
@@ -232,7 +237,7 @@ class LocalObjects:
 
     def _path(self, name: str) -> Path:
         check_name(name)
-        return self._root / name
+        return self._root.joinpath(*self._below, name)
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[BinaryIO | None]:
@@ -286,7 +291,7 @@ class LocalObjects:
             self._durable.add(path)
         folder = os.open(self._root, FOLDER)
         try:
-            for part in name.split("/") if name else ():
+            for part in [*self._below, *(name.split("/") if name else ())]:
                 path = f"{path}/{part}"
                 if make and path not in self._durable:
                     with contextlib.suppress(FileExistsError):
@@ -341,7 +346,7 @@ class LocalObjects:
         try:
             yield
         except OSError as error:
-            path = self._root / name
+            path = self._root.joinpath(*self._below, name)
             reason = error.strerror or type(error).__name__  # str(error) would name a temporary file
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 disk = next(folder for folder in (self._root, *self._root.parents) if folder.exists())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.reading import PICTURE_FORMATS, Layout, decode_picture, hash_of, laid_out, read_content
+from mnist_lib.pictures.reading import PICTURE_FORMATS, Folders, Layout, decode_picture, hash_of, laid_out, read_content
 
 SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}  # the suffix of another format is its name in lower case
 
@@ -37,9 +37,9 @@ class View:
     model_input: bytes | None  # PNG: what the model sees; None if it cannot take the picture
 
 
-def examine_file(path: Path, layout: Layout) -> Examined:
+def examine_file(path: Path, layout: Layout, folders: Folders) -> Examined:
     """Return what is to be known of the picture in a file. Raises ImageError as `read_content` and `examine`."""
-    return examine(read_content(path), layout)
+    return examine(read_content(path, folders), layout)
 
 
 def examine(content: bytes, layout: Layout) -> Examined:
@@ -54,9 +54,9 @@ def examine(content: bytes, layout: Layout) -> Examined:
         return Examined(hash_of(plain), suffix, None, str(error))
 
 
-def view_file(path: Path, layout: Layout, max_side: int) -> View:
+def view_file(path: Path, layout: Layout, folders: Folders, max_side: int) -> View:
     """Return a view of the picture in a file, reduced to `max_side` pixels. Raises ImageError as `examine_file`."""
-    plain, _ = decode_picture(read_content(path))
+    plain, _ = decode_picture(read_content(path, folders))
     try:
         model_input = png(laid_out(plain, layout).image)
     except ImageError:

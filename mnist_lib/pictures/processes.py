@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_or_none
+from mnist_lib.pictures.reading import Folders, Layout, Picture, Shape, read_file, shape_or_none
 from mnist_lib.pictures.sandbox import Sandbox
 
 T = TypeVar("T")
@@ -26,21 +26,24 @@ MAX_TASKS_PER_PROCESS = 4  # limits the pictures in memory that the model has no
 
 
 class PictureReader:
-    """Reads the pictures of paths, in their order, in sandboxes."""
+    """Reads the pictures of paths, in their order, in sandboxes. `folders`: as for `read_content`."""
 
-    def __init__(self, paths: Sequence[Path], sandboxes: Sequence[Sandbox], threads: ThreadPoolExecutor) -> None:
-        self._paths, self._threads, self._max_tasks = paths, threads, MAX_TASKS_PER_PROCESS * len(sandboxes)
+    def __init__(
+        self, paths: Sequence[Path], folders: Folders, sandboxes: Sequence[Sandbox], threads: ThreadPoolExecutor
+    ) -> None:
+        self._paths, self._folders = paths, folders
+        self._threads, self._max_tasks = threads, MAX_TASKS_PER_PROCESS * len(sandboxes)
         self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         for sandbox in sandboxes:
             self._idle.put(sandbox)
 
     def pictures(self, layout: Layout) -> Iterator[Picture | ImageError]:
         """Yield the picture of each path, or the error of reading it."""
-        return self._results(functools.partial(read_file, layout=layout))
+        return self._results(functools.partial(read_file, layout=layout, folders=self._folders))
 
     def shapes(self) -> Iterator[Shape | None]:
         """Yield the shape of each picture, from the beginning of its file, or None if it cannot be read."""
-        for shape in self._results(shape_or_none):
+        for shape in self._results(functools.partial(shape_or_none, folders=self._folders)):
             yield None if isinstance(shape, ImageError) else shape
 
     def read(self, read: Callable[[Path], T]) -> Iterator[T | ImageError]:
@@ -65,13 +68,13 @@ class PictureReader:
 
 
 @contextlib.contextmanager
-def picture_reader(paths: Sequence[Path]) -> Iterator[PictureReader]:
+def picture_reader(paths: Sequence[Path], folders: Folders) -> Iterator[PictureReader]:
     """Give a reader. Its processes are created on entry, and start while others load."""
     processes = max(1, min(len(os.sched_getaffinity(0)), MAX_PROCESSES, len(paths) // MIN_PICTURES_PER_PROCESS))
     sandboxes = [Sandbox() for _ in range(processes)]
     threads = ThreadPoolExecutor(processes)  # each waits for a sandbox, and replaces its process
     try:
-        yield PictureReader(paths, sandboxes, threads)
+        yield PictureReader(paths, folders, sandboxes, threads)
     finally:
         for sandbox in sandboxes:
             sandbox.close()

@@ -10,7 +10,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,10 @@ GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 ORIENTATION = 0x0112  # the EXIF tag
 
 TOO_LARGE = f"expected at most {MAX_PIXELS:,} pixels, got {{}}; scale the picture down"
+
+
+Folders = Mapping[Path, str]  # see `listing.real_folders`
+NO_FOLDERS: Folders = {}
 
 
 class Shape(NamedTuple):
@@ -80,15 +84,24 @@ class Picture:
         return self.size != (width, height)
 
 
-def read_file(path: Path, layout: Layout) -> Picture:
+def read_file(path: Path, layout: Layout, folders: Folders = NO_FOLDERS) -> Picture:
     """Return the picture in a file. Raises ImageError as `read_content` and `read_picture`."""
-    return read_picture(read_content(path), layout)
+    return read_picture(read_content(path, folders), layout)
 
 
-def read_content(path: Path) -> bytes:
-    """Return the content of a file, or raise ImageError if it is too large, unreadable or not a file."""
+def read_content(path: Path, folders: Folders = NO_FOLDERS) -> bytes:
+    """Return the content of a file, or raise ImageError if it is too large, unreadable or not a file.
+
+    Args:
+        folders: a file below one of these must really be in it: a link that leads out of it is not read, even if it
+            appears while the file is opened.
+    """
     size = size_of(path)
     with _image_errors(), open(path, "rb", opener=_open) as file:
+        around = [folders[parent] for parent in path.parents if parent in folders]
+        opened = str(Path(f"/proc/self/fd/{file.fileno()}").readlink())
+        if around and not any(opened.startswith(f"{folder.rstrip('/')}/") for folder in around):
+            raise ImageError("expected a file in the folder that was named, got a link out of it; name the file itself")
         content: bytes = file.read(size + 1) or b""  # None: no data yet, in some files of the kernel
     if len(content) != size:  # the kernel also makes up files, such as those in /proc
         got = "more" if len(content) > size else f"{len(content):,}"
@@ -181,12 +194,12 @@ def laid_out(plain: Image.Image, layout: Layout) -> LaidOut:
     return LaidOut(grey[..., None].repeat(layout.shape.channels, axis=2), likeness)
 
 
-def shape_or_none(path: Path) -> Shape | None:
+def shape_or_none(path: Path, folders: Folders = NO_FOLDERS) -> Shape | None:
     """Return the shape of the picture in a file, or None if it cannot be read. The pixels are not decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(read_content(path)), formats=PICTURE_FORMATS) as image:
+            with Image.open(io.BytesIO(read_content(path, folders)), formats=PICTURE_FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     return None

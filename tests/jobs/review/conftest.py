@@ -7,8 +7,10 @@ import pytest
 
 from jobs.review.model_process import ModelProcess, model_process
 from jobs.review.viewing import Viewer
+from mnist_lib.data.listing import real_folders
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.pictures.reading import NO_FOLDERS
 from mnist_lib.store.contents import StoredModel
 from tests.support.clusters import wait_until
 from tests.support.reviewing import LAYOUT, Serve, data_of, serving, session_of, write_digits
@@ -46,7 +48,7 @@ def new(digits: Dataset, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def viewer(folder: Path) -> Iterator[Viewer]:
-    viewer = Viewer(data_of(folder), LAYOUT)
+    viewer = Viewer(data_of(folder), LAYOUT, real_folders([folder]))
     yield viewer
     viewer.close()
 
@@ -55,7 +57,7 @@ def viewer(folder: Path) -> Iterator[Viewer]:
 def serve_page(digits: Dataset, model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Serve a session without pictures: to read some takes a second, and most requests need none."""
     data = data_of(write_digits(tmp_path_factory.mktemp("page") / "digits", digits, range(120), sorted_by_class=True))
-    viewer = Viewer(data, LAYOUT)
+    viewer = Viewer(data, LAYOUT, NO_FOLDERS)
     session = session_of(data, viewer)
     session.is_complete = True
     wait_until(lambda: model.state == "ready", "the model is not loaded")

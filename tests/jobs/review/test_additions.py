@@ -9,7 +9,7 @@ from obstore.store import from_url
 from jobs.review.additions import Additions
 from jobs.review.data import ReviewedData, read_data
 from mnist_lib.data.request import DataRequest
-from mnist_lib.errors import SpecError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.bucket import BucketObjects
 from mnist_lib.objects.local import LocalObjects
 from tests.support.pictures import classes, write_folder
@@ -49,6 +49,30 @@ def test_with_a_train_folder_alone_all_are_in_it(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "letters", {f"train/{path}": each for path, each in classes("a", "b").items()})
     add(Additions.of(data(folder)), "b")
     assert found(folder) == [f"train/b/{HASH}.png", f"train/b/{HASH[:-1]}d.jpg"]
+
+
+@pytest.mark.parametrize("linked", ["test/b", "test"])
+def test_w11_no_picture_is_written_through_a_link_in_place_of_a_folder(tmp_path: Path, linked: str) -> None:
+    split = {f"{top}/{path}": each for path, each in classes("a", "b", pictures=8).items() for top in ("train", "test")}
+    folder = write_folder(tmp_path / "letters", split)
+    additions, outside = Additions.of(data(folder)), tmp_path / "outside"
+    (folder / linked).rename(outside)
+    (folder / linked).symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    with pytest.raises(IntegrityError, match=rf"{folder}/{linked}: expected a folder, got a link or a file"):
+        add(additions, "b")
+    assert sorted(outside.rglob("*")) == before
+    assert found(folder) == [f"train/b/{HASH}.png"]
+
+
+def test_w11_a_class_folder_of_one_split_that_is_a_link_takes_no_picture(tmp_path: Path) -> None:
+    split = {f"{top}/{path}": each for path, each in classes("a", "b", pictures=8).items() for top in ("train", "test")}
+    folder = write_folder(tmp_path / "letters", split)
+    (folder / "test/b").rename(tmp_path / "outside")
+    (folder / "test/b").symlink_to(tmp_path / "outside")
+    with pytest.raises(IntegrityError, match=rf"{folder}/test/b: expected a folder, got a link or a file"):
+        add(Additions.of(data(folder)), "b")
+    assert len([*(tmp_path / "outside").iterdir()]) == 8
 
 
 def test_a_class_may_have_any_name_that_a_folder_can_have(tmp_path: Path) -> None:

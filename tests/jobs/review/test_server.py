@@ -17,6 +17,7 @@ from jobs.review.viewing import Viewer
 from mnist_lib.data.listing import find_pictures
 from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.examination import png
+from mnist_lib.pictures.reading import NO_FOLDERS
 from tests.support.hostile_pictures import many_scans
 from tests.support.reviewing import (
     LAYOUT,
@@ -37,7 +38,7 @@ def session(folder: Path, new: Path, viewer: Viewer, model: ModelProcess) -> Ses
     """A session over all new pictures, which are read and predicted."""
     data, paths = data_of(folder), find_pictures([new])
     session = session_of(data, viewer)
-    background = Background(session, data, LAYOUT, model, paths, np.random.default_rng(0))
+    background = Background(session, data, LAYOUT, model, paths, NO_FOLDERS, np.random.default_rng(0))
     background.start()
     background.wait()
     return session
@@ -223,7 +224,7 @@ def test_reviewed_pictures_do_not_come_back_after_a_restart_but_skipped_and_undo
             await client.decide(skipped, "", "skip")
         data, paths = data_of(folder), find_pictures([new])
         session = session_of(data, viewer)
-        background = Background(session, data, LAYOUT, model, paths, np.random.default_rng(0))
+        background = Background(session, data, LAYOUT, model, paths, NO_FOLDERS, np.random.default_rng(0))
         background.start()
         background.wait()
         shown = set()

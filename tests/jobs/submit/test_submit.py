@@ -14,6 +14,7 @@ import pytest
 
 from jobs.console.exit_codes import UsageError
 from jobs.submit.__main__ import SENT, _check, _own_files, main, with_config_inline
+from mnist_lib.errors import IntegrityError
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
@@ -267,3 +268,18 @@ def test_a_search_is_submitted_with_the_file_of_its_space(tmp_path: Path) -> Non
     flags, own = _own_files(given)
     assert flags == [f"--space={SENT}/space.yaml"]
     assert own == {f"{SENT}/space.yaml": space}
+
+
+def test_w11_no_file_outside_of_a_folder_of_pictures_is_sent_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "icons", classes("a", "b", pictures=4))
+    write_folder(tmp_path, {"private.png": noise(5), "private": b"secret"})
+    (folder / "a/link.png").symlink_to(tmp_path / "private.png")
+    monkeypatch.chdir(tmp_path)
+    given = _check(["--dataset=./icons", "--storage=/s"])
+    _, own = _own_files(given)
+    assert sorted(own) == [f"{SENT}/icons/{name}/{number}.png" for name in "ab" for number in range(4)]
+    (folder / "labels.jsonl").symlink_to(tmp_path / "private")
+    with pytest.raises(IntegrityError, match=r"icons/labels\.jsonl: expected a regular file, got a link"):
+        _own_files(given)
