@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import yaml
 from jobs.console.exit_codes import UsageError
 from jobs.track.tracked import Part, key_of, tracked_run
 from mnist_lib.errors import IntegrityError, MnistError
-from mnist_lib.objects.protocol import MAX_FILE_BYTES
+from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES
 from mnist_lib.store.contents import classes_of, image_shape_of, read_manifest
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import RECORD_COPY, Version, commit_record, find, read_file, record_of, version_folder
@@ -111,7 +111,7 @@ class Server:
                         damaged.append(str(error))
                 self._end(run, part)
             self._write(parent, tracked.run)
-            self._write_files(parent, {name: folder.read(name, MAX_FILE_BYTES) or b"" for name in tracked.files})
+            self._write_files(parent, ((name, folder.read(name, MAX_DOCUMENT_BYTES) or b"") for name in tracked.files))
             self._end(parent, tracked.run)
         return Copied(folder.run, into, parent.info.run_id, copied, len(tracked.parts) - copied, damaged)
 
@@ -166,24 +166,28 @@ class Server:
             return
         # `mnist_lib.api` loads models from a storage, so the files are laid out as a storage with only this version.
         below = f"{MODEL_DATA}/{version_folder(model, number)}"
-        files = {f"{below}/{name}": read_file(folder.objects, version, name) for name in version.files}
-        files |= {f"{below}/{RECORD_COPY}": record_of(version)}
-        files |= {f"{MODEL_DATA}/{commit_record(model, number)}": record_of(version)}
+        for name in version.files:  # a damaged version is not copied in part
+            read_file(folder.objects, version, name)
         description = yaml.safe_dump(_description(folder, version, run), sort_keys=False).encode()
-        self._write_files(run, {"MLmodel": description, **files}, MODEL)
+        records = (f"{below}/{RECORD_COPY}", f"{MODEL_DATA}/{commit_record(model, number)}")
+        files = [("MLmodel", description), *((name, record_of(version)) for name in records)]
+        self._write_files(run, files, MODEL)
+        stored = ((f"{below}/{name}", read_file(folder.objects, version, name)) for name in version.files)
+        self._write_files(run, stored, MODEL)
 
-    def _write_files(self, run: "Run", files: Mapping[str, bytes], below: str | None = None) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
+    def _write_files(self, run: "Run", files: Iterable[tuple[str, bytes]], below: str | None = None) -> None:
+        """Write files, of which one at a time is in memory and on the disk."""
+        for name, content in files:
+            with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            try:
-                self._client.log_artifacts(run.info.run_id, folder, below)
-            except Exception as error:  # an artifact store has its own exceptions, and may need a missing package
-                raise TrackingError(
-                    f"{self._uri}: expected to store files in MLflow, got: {one_line(error)}"
-                ) from error
+                try:
+                    self._client.log_artifacts(run.info.run_id, folder, below)
+                except Exception as error:  # an artifact store has its own exceptions, and may need a missing package
+                    raise TrackingError(
+                        f"{self._uri}: expected to store files in MLflow, got: {one_line(error)}"
+                    ) from error
 
     def _end(self, run: "Run", part: Part) -> None:
         if part.ended is not None:

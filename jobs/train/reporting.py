@@ -8,9 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from jobs.console.options import flags_of
+from jobs.console.options import flags_of, load_mapping
 from jobs.train.options import TrainOptions
 from mnist_lib.aggregation import Tally
 from mnist_lib.data.split import Dataset
@@ -81,7 +79,7 @@ def _search(folder: RunFolder) -> SearchDocument | None:
 
 def _options(configuration: str, kind: type[TrainOptions]) -> tuple[list[str], list[str]]:
     """Return the options as on a command line: those that differ from their defaults, and the rest."""
-    options = yaml.safe_load(configuration) or {}
+    options = load_mapping(configuration.encode(), CONFIGURATION)
     flags, defaults = flags_of(options), flags_of({name: getattr(kind, name, None) for name in options})
     return [flag for flag in flags if flag not in defaults], [flag for flag in flags if flag in defaults]
 

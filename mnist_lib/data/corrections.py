@@ -5,6 +5,7 @@ never changed. The latest line about an image wins.
 """
 
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
@@ -52,7 +53,7 @@ class CorrectionCounts:
 def parse_corrections(content: bytes, where: str) -> list[Correction]:
     """Return the corrections in the content of a file, in its order. Raises DataError with the number of a bad line."""
     corrections = []
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(io.BytesIO(content), start=1):  # split as it is read, up to the first bad line
         try:
             corrections.append(decode(line, Correction, f"{where}: line {number}", "the correction of a label"))
         except IntegrityError as error:

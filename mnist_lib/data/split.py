@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
-from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
+from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.hashes import ImageHashes, hashes_of
 from mnist_lib.errors import DataError
@@ -104,6 +104,10 @@ class DatasetInfo:
             raise DataError(
                 f"{self.name}: expected images to train on, got {held_out} of {self.train} for validation; add"
                 " pictures, or lower --validation-percent"
+            )
+        if len(self.test_labels) > MAX_TEST_IMAGES:
+            raise DataError(
+                f"{self.name}: expected up to {MAX_TEST_IMAGES:,} test images, got {len(self.test_labels):,}; use fewer"
             )
         size = 4 * len(self.test_labels) * len(self.classes)
         if size > MAX_PROBABILITIES:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.archives import read_npz
-from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
-from mnist_lib.data.hashes import ImageHashes
+from mnist_lib.archives import MAX_HEADER_BYTES, read_npz
+from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
+from mnist_lib.data.hashes import ImageHashes, indices_of
 from mnist_lib.data.split import Labels
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects
@@ -20,7 +20,9 @@ from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS = "predictions.npz"
 TEST_IMAGES = "test_images.npz"  # the hash of each image that was predicted
-MAX_ARRAY_BYTES = MAX_PROBABILITIES  # for each array in `predictions.npz`
+# The arrays in `predictions.npz`, and the maximum size of each in bytes.
+LIMITS = {"probabilities": MAX_PROBABILITIES, "predictions": 8 * MAX_TEST_IMAGES, "labels": 8 * MAX_TEST_IMAGES}
+MAX_HASHES_BYTES = 16 * MAX_TEST_IMAGES
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Predictions:
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
         """Return the predictions of a version. Raises IntegrityError if they are damaged or malformed."""
-        content = read_file(objects, version, PREDICTIONS, limit=3 * MAX_ARRAY_BYTES)
+        content = read_file(objects, version, PREDICTIONS, limit=2 * MAX_PROBABILITIES)
         name = f"{version.name}: {PREDICTIONS}"
-        arrays = read_npz(content, name, dict.fromkeys(("probabilities", "predictions", "labels"), MAX_ARRAY_BYTES))
+        arrays = read_npz(content, name, LIMITS)
         probabilities, labels = arrays["probabilities"], arrays["labels"]
         classes = probabilities.shape[1] if probabilities.ndim == 2 else 0
         form = (probabilities.dtype.name, probabilities.shape, labels.dtype.name, labels.shape)
@@ -49,8 +51,10 @@ class Predictions:
             or form[2] not in ("uint8", "uint16")
             or labels.ndim != 1
             or classes < 2
+            or labels.size > MAX_TEST_IMAGES
         ):
-            raise IntegrityError(f"{name}: expected float32 [n, classes] and uint8 or uint16 [n], got {form}")
+            expected = f"float32 [n, classes] and uint8 or uint16 [n] of up to {MAX_TEST_IMAGES:,} images"
+            raise IntegrityError(f"{name}: expected {expected}, got {form}")
         if labels.size and labels.max() >= classes:
             raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
         dataset = version.facts.dataset
@@ -89,21 +93,31 @@ class Predictions:
         return float(np.bincount(self.labels).max() / len(self.labels))
 
     @property
-    def images(self) -> list[bytes]:
-        """What identifies each image, 16 bytes: its hash or, in older versions, its position in the dataset."""
+    def image_hashes(self) -> ImageHashes:
+        """What identifies each image, [images, 2]: its hash or, in older versions, that of its position."""
         if self.hashes is not None:
-            return [row.tobytes() for row in np.ascontiguousarray(self.hashes)]
+            return np.ascontiguousarray(self.hashes)
         positions = (f"{self.fingerprint}:{position}" for position in range(len(self.labels)))
-        return [hashlib.sha256(position.encode()).digest()[:16] for position in positions]
+        content = b"".join(hashlib.sha256(position.encode()).digest()[:16] for position in positions)
+        return np.frombuffer(content, np.uint64).reshape(-1, 2)
+
+    @property
+    def images(self) -> list[bytes]:
+        """What identifies each image, 16 bytes."""
+        return [row.tobytes() for row in self.image_hashes]
 
     @property
     def hold_out(self) -> str:
         """The sha256 of the images and their labels, whatever their order."""
-        rows = sorted(
-            b"%b%b\n" % (image, self.classes[label].encode(errors="replace"))
-            for image, label in zip(self.images, self.labels, strict=True)
-        )
-        return hashlib.sha256(b"".join(rows)).hexdigest()
+        names = [name.encode(errors="replace") + b"\n" for name in self.classes]
+        ranks = np.empty(len(names), np.intp)
+        ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        hashes = self.image_hashes
+        as_text = hashes.view(">u8")  # numbers in the order of their bytes
+        digest = hashlib.sha256()
+        for row in np.lexsort((ranks[self.labels], as_text[:, 1], as_text[:, 0])):
+            digest.update(hashes[row].tobytes() + names[self.labels[row]])
+        return digest.hexdigest()
 
     def rows_for(self, other: "Predictions") -> NDArray[np.intp]:
         """Return, for each test image of another version, its row here, or -1 if this version was not tested on it."""
@@ -111,8 +125,7 @@ class Predictions:
         if self.hashes is None or other.hashes is None:  # aligned by position if the dataset is the same
             same = self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
             return np.arange(count) if same else np.full(count, -1)
-        rows = {image: row for row, image in enumerate(self.images)}
-        return np.array([rows.get(image, -1) for image in other.images], np.intp)
+        return indices_of(other.hashes, self.hashes)
 
     def right_for(self, other: "Predictions", predicted: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
         """Return whether this version is right about each test image of another version, by the labels there.
@@ -133,8 +146,11 @@ class Predictions:
 
 
 def _test_hashes(objects: Objects, version: Version, images: int) -> ImageHashes:
-    content, name = read_file(objects, version, TEST_IMAGES, limit=MAX_ARRAY_BYTES), f"{version.name}: {TEST_IMAGES}"
-    hashes = read_npz(content, name, {"hashes": MAX_ARRAY_BYTES})["hashes"]
+    content, name = (
+        read_file(objects, version, TEST_IMAGES, limit=MAX_HASHES_BYTES + MAX_HEADER_BYTES),
+        f"{version.name}: {TEST_IMAGES}",
+    )
+    hashes = read_npz(content, name, {"hashes": MAX_HASHES_BYTES})["hashes"]
     if (hashes.dtype.name, hashes.shape) != ("uint64", (images, 2)):
         raise IntegrityError(f"{name}: expected uint64 ({images}, 2), got {hashes.dtype.name} {hashes.shape}")
     return hashes

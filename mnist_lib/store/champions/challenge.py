@@ -77,7 +77,7 @@ class _Challenge:
         if decision is not None and not decision.promote:
             return replace(decision, budget=current.budget if current else None)
         try:
-            used = UsedImages.read(self._objects, challenger.model)
+            used = UsedImages.read(self._objects, challenger.model, self._images)
         except IntegrityError as error:
             return Decision(False, f"the images of earlier comparisons are not known ({error})")
         if current is None:

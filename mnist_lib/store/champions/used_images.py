@@ -10,11 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mnist_lib.archives import read_npz
-from mnist_lib.catalog import MAX_PROBABILITIES
+from mnist_lib.archives import MAX_HEADER_BYTES, read_npz
+from mnist_lib.catalog import MAX_TEST_IMAGES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects, concurrently
+
+MAX_BYTES = 16 * MAX_TEST_IMAGES + MAX_HEADER_BYTES  # of a file
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,17 @@ class UsedImages:
     of: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, objects: Objects, model: str) -> "UsedImages":
-        """Return the used images of a model. Raises IntegrityError if a file is damaged."""
+    def read(cls, objects: Objects, model: str, images: Collection[bytes]) -> "UsedImages":
+        """Return which of some images a model has used. Raises IntegrityError if a file is damaged."""
+        among = frozenset(images)
+
+        def read(name: str) -> set[bytes]:
+            return {image for row in _read(objects, name) if (image := row.tobytes()) in among}
+
         names = [name for name in objects.names(f"models/{model}/used") if name.endswith(".npz")]
         of: dict[str, set[bytes]] = {}
-        for name, images in zip(names, concurrently(lambda name: _read(objects, name), names), strict=True):
-            of.setdefault(_period_of(name, model), set()).update(images)
+        for name, found in zip(names, concurrently(read, names), strict=True):
+            of.setdefault(_period_of(name, model), set()).update(found)
         return cls({period: frozenset(images) for period, images in of.items()})
 
     def by_others(self, period: str) -> frozenset[bytes]:
@@ -61,12 +69,12 @@ def _period_of(name: str, model: str) -> str:
     return name.removeprefix(f"models/{model}/used/").rpartition("/")[0]
 
 
-def _read(objects: Objects, name: str) -> set[bytes]:
-    content = objects.read(name, MAX_PROBABILITIES)
+def _read(objects: Objects, name: str) -> NDArray[np.uint8]:
+    content = objects.read(name, MAX_BYTES)
     if content is None or hashlib.sha256(content).hexdigest() != name.rpartition("/")[2].removesuffix(".npz"):
         got = "no file" if content is None else "another"
         raise IntegrityError(f"{name}: expected a file with this sha256, got {got}; restore it from a copy")
-    hashes = read_npz(content, name, {"hashes": MAX_PROBABILITIES})["hashes"]
+    hashes = read_npz(content, name, {"hashes": 16 * MAX_TEST_IMAGES})["hashes"]
     if hashes.dtype != np.uint8 or hashes.shape[1:] != (16,):
         raise IntegrityError(f"{name}: expected uint8 [n, 16], got {hashes.dtype.name} {hashes.shape}")
-    return {row.tobytes() for row in hashes}
+    return hashes

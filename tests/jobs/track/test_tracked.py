@@ -12,6 +12,7 @@ from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
+from tests.support.memory import peak_bytes
 
 TRIAL = {
     "model": "keras",
@@ -95,3 +96,30 @@ def test_a_damaged_document_is_an_integrity_error(
     folder.write("search.json", json.dumps(document).encode())
     with pytest.raises(IntegrityError):
         tracked_run(folder)
+
+
+def test_the_files_of_a_run_are_copied_one_at_a_time(tmp_path: Path) -> None:
+    for number in range(8):
+        path = tmp_path / f"runs/r/plots/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(20_000_000)
+    setup = f"""
+from pathlib import Path
+from unittest import mock
+import mlflow.entities
+from jobs.track import server
+from jobs.track.tracked import Part, TrackedRun
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.runs import RunFolder
+folder = RunFolder(LocalObjects(Path({str(tmp_path)!r})), "r")
+run = TrackedRun(run=Part(name="r", begun=1.0, ended=2.0, parameters={{}}), parts=[], files=folder.names("plots"))
+copier = object.__new__(server.Server)
+copier._uri, copier._client = "x", mock.MagicMock()
+copier._client.search_runs.return_value.token = None
+copier._client.get_experiment_by_name.return_value.lifecycle_stage = "active"
+server.tracked_run = lambda folder: run
+"""
+    assert (
+        peak_bytes(setup, "copier.copy(folder, 'x'); assert copier._client.log_artifacts.call_count == 8") < 60_000_000
+    )

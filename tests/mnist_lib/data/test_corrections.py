@@ -10,6 +10,7 @@ from mnist_lib.documents import Moment
 from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
+from tests.support.memory import peak_bytes
 
 
 def correction(image: int, label: str) -> Correction:
@@ -68,3 +69,18 @@ def test_the_file_is_in_the_folder_of_the_data_set_or_in_the_storage(tmp_path: P
 
 def test_an_empty_file_has_no_corrections() -> None:
     assert parse_corrections(b"", "labels.jsonl") == []
+
+
+def test_a_file_of_many_short_lines_is_refused_at_the_first_in_little_memory() -> None:
+    setup = """
+from mnist_lib.data.corrections import parse_corrections
+from mnist_lib.errors import DataError
+content = b"10\\n" * 2_000_000
+"""
+    code = """
+try:
+    raise AssertionError(parse_corrections(content, "x"))
+except DataError as error:
+    assert str(error).startswith("x: line 1: expected the correction of a label")
+"""
+    assert peak_bytes(setup, code) < 10_000_000

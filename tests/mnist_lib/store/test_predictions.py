@@ -1,0 +1,90 @@
+"""Predictions that somebody forged: memory in proportion to their files, and the same names of hold-outs as ever."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnist_lib.catalog import MAX_TEST_IMAGES
+from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.champions.used_images import UsedImages, store_used
+from mnist_lib.store.predictions import Predictions
+from mnist_lib.store.publishing import publish
+from tests.support.memory import peak_bytes
+from tests.support.store.fake_versions import about, files
+
+SETUP = """
+import numpy as np
+from mnist_lib.store.predictions import Predictions
+
+def predictions(images, classes):
+    labels = np.arange(images, dtype=np.uint16) % len(classes)
+    hashes = np.arange(2 * images, dtype=np.uint64).reshape(-1, 2)
+    probabilities = np.zeros((images, len(classes)), np.float32)
+    return Predictions("x", "f", images, probabilities, labels, classes, hashes)
+"""
+
+
+@st.composite
+def small_predictions(draw: st.DrawFn) -> Predictions:
+    classes = tuple(draw(st.lists(st.text(max_size=3), min_size=2, max_size=4)))
+    size = draw(st.integers(0, 6))
+    labels = draw(st.lists(st.integers(0, len(classes) - 1), min_size=size, max_size=size))
+    halves = draw(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 2), min_size=2 * size, max_size=2 * size))
+    hashes = np.array(halves, np.uint64).reshape(-1, 2)
+    probabilities = np.zeros((size, len(classes)), np.float32)
+    is_old = draw(st.booleans())
+    return Predictions("x", "f", size, probabilities, np.array(labels, np.uint8), classes, None if is_old else hashes)
+
+
+@given(small_predictions())
+def test_the_name_of_a_hold_out_is_the_hash_of_its_sorted_rows(found: Predictions) -> None:
+    rows = zip(found.images, found.labels, strict=True)
+    named = sorted(image + found.classes[label].encode(errors="replace") + b"\n" for image, label in rows)
+    assert found.hold_out == hashlib.sha256(b"".join(named)).hexdigest()
+
+
+def test_the_name_of_a_hold_out_takes_no_memory_for_each_image_and_name() -> None:
+    setup = SETUP + "found = predictions(30_000, tuple(chr(0x1F600 + n) * 1_000 for n in range(5)))"
+    assert peak_bytes(setup, "found.hold_out") < 20_000_000  # all rows have 120 MB
+
+
+def test_a_champion_with_many_images_is_compared_in_little_memory() -> None:
+    setup = SETUP + "one, many = predictions(10, ('a', 'b')), predictions(1_000_000, ('a', 'b'))"
+    assert peak_bytes(setup, "assert many.rows_for(one).tolist() == [*range(10)]") < 80_000_000
+
+
+def test_only_the_images_of_the_challenger_are_held_of_those_that_were_used(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    images = {bytes([1, number]) * 8 for number in range(9)}
+    store_used(objects, "keras", "a/1", images)
+    store_used(objects, "keras", "b/1", {bytes(16)})
+    assert UsedImages.read(objects, "keras", [*images][:2]).of == {"a/1": frozenset([*images][:2]), "b/1": frozenset()}
+    content = io.BytesIO()
+    np.savez(content, hashes=np.arange(1 << 24, dtype=np.uint8).reshape(-1, 16))
+    path = tmp_path / f"models/keras/used/a/1/{hashlib.sha256(content.getvalue()).hexdigest()}.npz"
+    path.write_bytes(content.getvalue())
+    setup = f"""
+from pathlib import Path
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.champions.used_images import UsedImages
+objects = LocalObjects(Path({str(tmp_path)!r}))
+"""
+    code = "UsedImages.read(objects, 'keras', [bytes(16)])"
+    assert peak_bytes(setup, code) < 4 * len(content.getvalue())
+
+
+def test_predictions_for_more_images_than_a_dataset_may_have_are_refused(tmp_path: Path) -> None:
+    labels, content = np.zeros(MAX_TEST_IMAGES + 1, np.uint8), io.BytesIO()
+    np.savez_compressed(
+        content, probabilities=np.zeros((len(labels), 2), np.float32), predictions=labels, labels=labels
+    )
+    made = {**files(0), "predictions.npz": content.getvalue()}
+    version = publish(LocalObjects(tmp_path), "keras", "r", made, about())
+    with pytest.raises(IntegrityError, match=r"keras@1: predictions.npz: expected .* of up to 2,097,152 images, got "):
+        Predictions.read(LocalObjects(tmp_path), version)
