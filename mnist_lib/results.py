@@ -114,6 +114,13 @@ class LaneStarted(TrialEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Begun(TrialEvent):
+    """A worker that has TensorFlow and the dataset begins a trial. From now on, the time of the trial is counted."""
+
+    phase = "preparing"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Started(TrialEvent):
     """A trial has been compiled. Its first steps may still take longer than later ones."""
 

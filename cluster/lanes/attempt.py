@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Attempt:
     kind: str = ""  # of its item or, if it has none, of its last one
     deadline: float = math.inf  # when the item should end by its own share of the time of the run
     fetching_since: float | None = None  # while the content of an event is on the way
-    _item_since: float = math.inf
+    _item_since: float = math.inf  # when the lane reported that it has begun the item
     _sent_at: float = math.inf  # when the item's last event was sent, on the lane's clock
     _longest: float = 0.0  # seconds between two events while the item is in training
 
@@ -44,7 +45,7 @@ class Attempt:
     def assign(self, item: Any, now: float, deadline: float = math.inf) -> None:
         """Note that the lane has been given an item."""
         self.item, self.kind, self.deadline = item, item.kind, deadline
-        self._item_since, self._sent_at, self._longest = now, math.inf, 0.0
+        self._item_since, self._sent_at, self._longest = math.inf, math.inf, 0.0
         self._enter(State.STARTING if self.state is State.STARTING else State.PREPARING, now)
 
     def note(self, phase: str, now: float, sent_at: float) -> None:
@@ -56,10 +57,17 @@ class Attempt:
         if self.state is State.ENDING:
             return  # the event was sent before the lane was told to end
         state = State(phase)
+        if state is not State.STARTING:
+            self._item_since = min(self._item_since, now)
         if state is State.TRAINING and self.state in (State.PREPARING, State.TRAINING):
             self._longest = max(self._longest, sent_at - self._sent_at)
         self._sent_at = sent_at
         self._enter(state, now)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the lane has reported that it has begun its item."""
+        return self._item_since < math.inf
 
     def end_item(self, now: float) -> None:
         self.item, self._item_since = None, math.inf
@@ -68,21 +76,16 @@ class Attempt:
     def close(self, now: float) -> None:
         self._enter(State.ENDING, now)
 
-    def overdue(self, limits: Limits, now: float, *, unread: bool) -> Death | None:
-        """Return why the attempt is to be abandoned; None while it meets its deadlines.
-
-        Args:
-            unread: whether an event waits to be read; then the attempt is not silent.
-        """
-        if now - self._item_since > limits.item_seconds:
-            return Death(kind=Kind.OVERTIME, details=f"after {limits.item_seconds:g} s")
-        if unread:
-            self.state_since = now  # how long the event waits is not counted as silence
-            return None
+    def overdue(self, limits: Limits, now: float, lost_nodes: Collection[str] = ()) -> Death | None:
+        """Return why the attempt is to be abandoned once nothing of it is unread; None while it meets its deadlines."""
+        if self.worker and self.worker.node in lost_nodes:
+            return Death(kind=Kind.NODE_LOST, details=f"on {self.worker}")
         if self.fetching_since is not None:
             if now - self.fetching_since > limits.fetch_seconds:
                 return Death(kind=Kind.NODE_LOST, details=f"with an event on {self.worker}")
             return None
+        if now - self._item_since > limits.item_seconds:
+            return Death(kind=Kind.OVERTIME, details=f"after {limits.item_seconds:g} s")
         silent = now - self.state_since
         if silent > self._deadline(limits):
             return Death(kind=Kind.SILENT, details=f"for {silent:.0f} s while {self.state.value}, on {self.worker}")

@@ -8,6 +8,7 @@ and the time only through their protocols, so that tests can simulate both.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections import deque
@@ -26,11 +27,24 @@ from cluster.deadlines import (
     Wait,
     back_off,
 )
-from cluster.errors import ResourcesError
+from cluster.errors import ResourcesError, counted
 from cluster.lanes.attempt import Attempt, State
 from cluster.lanes.item_queue import ItemQueue
-from cluster.lanes.ports import Cluster, Death, Item, Kind, Lane, LaneDied, LaneEnded, LaneEvent, WorkerProcess
+from cluster.lanes.ports import (
+    MAX_UNREAD_EVENTS,
+    Cluster,
+    Death,
+    Item,
+    Kind,
+    Lane,
+    LaneDied,
+    LaneEnded,
+    LaneEvent,
+    WorkerProcess,
+)
 from cluster.lanes.resources import LanePlan, share_of_time
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +113,7 @@ class FanOut:
     def submit(self, items: Sequence[Any]) -> None:
         """Add items to the end of the queue, give them to lanes that have none, and start lanes for the others."""
         self._queue.put(items)
-        for attempt in self._attempts.values():
-            if attempt.state is State.IDLE:
-                self._assign(attempt)
-        if self._now >= self._start_lanes_at:
-            for _ in range(min(len(items), self._plan.lanes - len(self._attempts))):
-                self._start_lane()
+        self._supply()
 
     def events(self) -> Iterator[LaneEvent | Died]:
         """Yield every event of every lane as it comes, and every death, until all items have ended.
@@ -115,17 +124,17 @@ class FanOut:
         """
         self._wait.restart()  # until now, the caller may have waited for something else
         while self._is_at_work or self._expects_more():
-            unread = deque(self._wait_for_events())
-            unread.rotate(next(self._turns))  # so that no lane always comes last
+            ready = deque(self._wait_for_events())
+            ready.rotate(next(self._turns))  # so that no lane always comes last
             self._time.tick()
-            while unread and not self._is_full():  # asked before every event, since a single one may be large
-                yield from self._take_event(self._attempts[unread.popleft()])
+            while ready and not self._is_full():  # asked before every event, since a single one may be large
+                yield from self._take_event(self._attempts[ready.popleft()])
             if self._now - self._checked_at < TICK_SECONDS:
                 continue
             self._checked_at = self._now
             self._cluster.check()
             self._check_wait()
-            yield from self._abandon_overdue(unread)
+            yield from self._abandon_overdue()
             self._kill_abandoned()
             self._queue.put_due(self._now)
             self._supply()
@@ -150,10 +159,6 @@ class FanOut:
 
     # Lanes and their items
 
-    def _start_lane(self) -> None:
-        lane = self._cluster.start()
-        self._attempts[lane] = Attempt(lane=lane, state_since=self._now)
-
     def _supply(self) -> None:
         """Give idle lanes an item or close them, and start lanes where there is room for them."""
         attempts = self._attempts.values()
@@ -164,9 +169,12 @@ class FanOut:
         wanted = active - sum(attempt.state is State.WAITING for attempt in attempts) + len(self._queue)
         if self._now >= self._start_lanes_at and self._cluster.answers():
             for _ in range(min(wanted, self._max_lanes or wanted, max(1, self._cluster.capacity())) - active):
-                self._start_lane()
+                lane = self._cluster.start()
+                self._attempts[lane] = Attempt(lane=lane, state_since=self._now)
 
     def _assign(self, attempt: Attempt) -> None:
+        if attempt.worker and attempt.worker.node in self._lost:
+            return
         if self._queue:
             working = [other for other in self._attempts.values() if other.item is not None]
             waiting: list[Any] = []
@@ -228,6 +236,9 @@ class FanOut:
         if isinstance(event, WorkerProcess):
             attempt.start(event, now)
             self._assign(attempt)
+        elif event.trial and (attempt.item is None or event.trial != attempt.item.id):
+            item = attempt.item.id if attempt.item else "no item"
+            log.warning("a lane on %s sent an event of %s while it had %s; ignored", attempt.worker, event.trial, item)
         elif event.final:
             never_began = attempt.state is State.STARTING  # perhaps this lane cannot begin any item
             attempt.end_item(now)
@@ -267,6 +278,9 @@ class FanOut:
             item = self._queue.pop()  # a lane that cannot start counts against an item, so that retries end
         if item is None:
             return
+        if attempt.state is State.PREPARING and not attempt.has_begun:  # the lane died between two items
+            self._queue.put_first([item])
+            return
         number = self.attempts(item.id)
         final = not self._queue.retry(item, death.kind, self._now)
         yield Died(item=item.id, attempt=number, death=death, final=final)
@@ -288,28 +302,38 @@ class FanOut:
 
     # Deadlines
 
-    def _abandon_overdue(self, unread: Sequence[Lane]) -> Iterator[Died]:
+    def _abandon_overdue(self) -> Iterator[LaneEvent | Died]:
+        """Abandon the attempts on lost nodes, and those that are silent or take too long, after their unread events."""
         lost = self._cluster.lost_nodes()
         if lost - self._lost:
-            self._restart_waiting_lanes()
+            self._kill_waiting_lanes()
         self._lost = lost
         for attempt in [*self._attempts.values()]:
-            death = attempt.overdue(self._limits, self._now, unread=attempt.lane in unread)
-            if attempt.worker and attempt.worker.node in lost:
-                death = Death(kind=Kind.NODE_LOST, details=f"on {attempt.worker}")
-            if death:
-                yield from self._abandon(attempt, death)
+            if attempt.overdue(self._limits, self._now, lost):
+                yield from self._abandon_if_nothing_is_unread(attempt)
 
-    def _restart_waiting_lanes(self) -> None:
-        """Restart lanes that have not begun, since one may have been placed on a node just as the node was lost."""
+    def _abandon_if_nothing_is_unread(self, attempt: Attempt) -> Iterator[LaneEvent | Died]:
+        """Take what the lane has sent, such as its result, and abandon the attempt if it is still overdue."""
+        for _ in range(MAX_UNREAD_EVENTS):
+            if not self._cluster.wait([attempt.lane], 0):
+                break
+            if self._is_full():
+                return
+            yield from self._take_event(attempt)
+            if attempt.lane not in self._attempts:
+                return
+        death = attempt.overdue(self._limits, self._now, self._lost)
+        if death:
+            yield from self._abandon(attempt, death)
+
+    def _kill_waiting_lanes(self) -> None:
+        """Kill lanes that have not begun, since one may have been placed on a node just as the node was lost."""
         for attempt in [attempt for attempt in self._attempts.values() if attempt.state is State.WAITING]:
             del self._attempts[attempt.lane]
             self._cluster.kill(attempt.lane, None)
-            self._start_lane()
 
     def _check_wait(self) -> None:
-        states = [attempt.state for attempt in self._attempts.values()]
-        if not states or any(state is not State.WAITING for state in states):
+        if any(attempt.state is not State.WAITING for attempt in self._attempts.values()):
             self._wait.restart()
         elif self._wait.is_over:
             raise ResourcesError(
@@ -318,7 +342,13 @@ class FanOut:
                 "; wait longer with --wait-for-resources SECONDS, or lower --cpus-per-trial or --gpus-per-trial"
             )
         else:
-            self._wait.log_if_due(self._cluster.describe_free)
+            self._wait.log_if_due(self._why_waiting)
+
+    def _why_waiting(self) -> str:
+        pause = self._start_lanes_at - self._now
+        if pause > 0:
+            return f"no lane starts for another {pause:.0f} s, after {counted(self._deaths_in_a_row, 'death')} in a row"
+        return self._cluster.describe_free()
 
     def _kill_abandoned(self) -> None:
         for attempt in [attempt for at, attempt in self._abandoned if at <= self._now]:

@@ -13,8 +13,9 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -26,10 +27,8 @@ from cluster.connection.ray_private import ALIVE, MAX_UNREAD_OPTION, WORKER_TITL
 from cluster.deadlines import CONNECT_SECONDS, DRIVER_CHECK_SECONDS, MAX_POLL_SECONDS, Limits
 from cluster.errors import first_line
 from cluster.lanes.mailbox import Assignments, Mailbox
-from cluster.lanes.ports import Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
+from cluster.lanes.ports import MAX_UNREAD_EVENTS, Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
 from cluster.lanes.resources import LanePlan, count_lanes, describe_free_resources, node_of
-
-MAX_UNREAD_EVENTS = 16  # per worker; they take up the driver's memory
 
 # The errors of a lost node's tasks. They may come before the head lists the node as dead, or after.
 NODE_LOST_ERRORS = (
@@ -70,7 +69,7 @@ class RayLanes:
             part = {"CPU": float(self._plan.cpus)} | ({"GPU": float(self._plan.gpus)} if self._plan.gpus else {})
             group = placement_group([part] * self._plan.nodes, strategy="STRICT_SPREAD")
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-        options = {"scheduling_strategy": strategy, MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS}
+        options = {"scheduling_strategy": strategy, MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS // 2}
         number = next(self._numbers)
         task = self._task.options(name=self._function.__name__, **options)
         generator = task.remote(self._function, Assignments(self._mailbox.name, number), *self._arguments)
@@ -83,21 +82,43 @@ class RayLanes:
         lane.mailbox.close(lane.number)
 
     def wait(self, lanes: Collection[_RayLane], seconds: float) -> list[_RayLane]:
-        # An event is ready when it exists; its content may still have to be transferred, which `take` requests.
-        fetching = {lane.next_event: lane for lane in lanes if lane.next_event}
-        others = {lane.generator: lane for lane in lanes if not lane.next_event}
-        found = _ready(fetching, 0.0 if others else seconds, fetch=True)
-        return found + _ready(others, 0.0 if found else MAX_POLL_SECONDS if fetching else seconds, fetch=False)
+        # The content of an event may still have to be transferred once its reference has arrived; `take` requests it.
+        self._read_streams(lanes, 0.0)
+        found = [lane for lane in lanes if lane.arrived and not lane.is_fetching]
+        fetching = {lane.arrived[0]: lane for lane in lanes if lane.is_fetching}
+        reading = any(lane.is_read for lane in lanes)
+        found += _ready(fetching, 0.0 if found else MAX_POLL_SECONDS if reading else seconds, fetch=True)
+        if not found and reading:
+            self._read_streams(lanes, MAX_POLL_SECONDS if fetching else seconds)
+            found = [lane for lane in lanes if lane.arrived and not lane.is_fetching]
+        return found
+
+    def _read_streams(self, lanes: Collection[_RayLane], seconds: float) -> None:
+        """Take references of events from Ray's streams, which lose what is left in them when the worker dies.
+
+        Args:
+            seconds: how long to wait for the first one.
+        """
+        streams = {lane.generator: lane for lane in lanes if lane.is_read}
+        while ready := _ready(streams, seconds, fetch=False):
+            seconds = 0.0
+            for lane in ready:
+                try:
+                    lane.arrived.append(next(lane.generator))
+                except StopIteration:
+                    lane.arrived.append(None)
+                if not lane.is_read:
+                    del streams[lane.generator]
 
     def take(self, lane: _RayLane) -> Sent | None:
+        reference = lane.arrived[0]
+        if reference is None:
+            raise LaneEnded
         try:
-            lane.next_event = lane.next_event or next(lane.generator)
-            if not ray.wait([lane.next_event], timeout=0)[0]:
+            lane.is_fetching = not ray.wait([reference], timeout=0)[0]
+            if lane.is_fetching:
                 return None
-            sent: Sent = ray.get(lane.next_event)
-            lane.next_event = None
-        except StopIteration:
-            raise LaneEnded from None
+            sent: Sent = ray.get(lane.arrived.popleft())
         except ray.exceptions.RayError as error:
             if (
                 isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
@@ -161,8 +182,15 @@ class _RayLane:
     generator: Any  # Ray's generator of the lane's events
     mailbox: Mailbox  # where the lane gets its items
     group: PlacementGroup | None
-    next_event: Any = None  # a reference, while the content of the event is on the way
+    # References of unread events. None after the last one.
+    arrived: deque[Any] = field(default_factory=deque)
+    is_fetching: bool = False  # whether the content of the first one is on the way
     worker: WorkerProcess | None = None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether references are taken from the stream: only a few, since the content takes up memory."""
+        return len(self.arrived) < MAX_UNREAD_EVENTS // 2 and not (self.arrived and self.arrived[-1] is None)
 
 
 def _ready(lanes: Mapping[Any, _RayLane], seconds: float, *, fetch: bool) -> list[_RayLane]:

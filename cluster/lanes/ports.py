@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+MAX_UNREAD_EVENTS = 16  # of a lane; then the lane waits
+
 
 class Kind(Enum):
     """What ended an attempt: the error code and the words for it."""
@@ -115,7 +117,10 @@ class Cluster(Protocol):
         ...
 
     def wait(self, lanes: Collection[Lane], seconds: float) -> Sequence[Lane]:
-        """Wait until `take` may have something for one of the lanes, and return all such lanes."""
+        """Wait until `take` may have something for one of the lanes, and return all such lanes.
+
+        What has arrived by then is not lost if the process of the lane dies.
+        """
         ...
 
     def take(self, lane: Lane) -> Sent | None:

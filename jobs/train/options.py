@@ -131,7 +131,7 @@ class TrainOptions(DataOptions):
         None, "seconds to wait for busy nodes (default: 600) and for nodes yet to join (default: 0)", number, "S"
     )
     trial_timeout: float | None = option(
-        None, "seconds after which an attempt at a trial is abandoned (default: no limit)", number, "S"
+        None, "seconds in which a worker must end a trial once it has begun it (default: no limit)", number, "S"
     )
     max_seconds: float | None = option(
         None,

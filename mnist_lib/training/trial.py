@@ -22,6 +22,7 @@ from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import optimizer_of
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
+    Begun,
     Started,
     Trained,
     TrialEvent,
@@ -60,8 +61,8 @@ def run_trials(
 ) -> Iterator[TrialEvent]:
     """Train trials one after the other and yield their events.
 
-    Each trial yields `Started`, `EpochDone` after each epoch, `Heartbeat` within long ones, `CheckpointTaken` at
-    intervals, `Trained` before and during the evaluation on the test images, and `TrialResult`, `RungDone` (in a
+    Each trial yields `Begun`, `Started`, `EpochDone` after each epoch, `Heartbeat` within long ones, `CheckpointTaken`
+    at intervals, `Trained` before and during the evaluation on the test images, and `TrialResult`, `RungDone` (in a
     search) or `TrialFailure` at its end. A failed trial does not end the lane.
 
     Args:
@@ -91,6 +92,7 @@ def run_trials(
         except MnistError as error:
             yield _failure(spec, error)
             continue
+        yield Begun(trial=spec.id)
         try:
             yield from lane.run(assignment, pace)
         except Exception as error:

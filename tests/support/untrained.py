@@ -20,7 +20,7 @@ from mnist_lib.results import Accuracy, LaneStarted, Started, TrialEvent, TrialR
 from mnist_lib.spec import trial_grid
 from tests.support.simulation.trials import Durations, trial_script, undisturbed_weights
 
-DURATIONS = Durations(epoch=0.1, evaluating=0.0)
+DURATIONS = Durations(compiling=0.0, epoch=0.1, evaluating=0.0)
 UNTRAINED = """
 from jobs.train import worker
 from tests.support.untrained import run_lane

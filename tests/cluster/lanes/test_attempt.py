@@ -29,13 +29,13 @@ def begun(at: float = 0.0) -> Attempt:
 def seconds_until_overdue(attempt: Attempt, since: float) -> float:
     """Return the seconds of silence, in steps of 0.5 s, after which the attempt is abandoned."""
     silent = 0.0
-    while not attempt.overdue(LIMITS, since + silent, unread=False):
+    while not attempt.overdue(LIMITS, since + silent):
         silent += 0.5
     return silent
 
 
 def test_a_lane_that_waits_for_resources_has_no_deadline_of_its_own() -> None:
-    assert Attempt(lane=1, state_since=0).overdue(LIMITS, 1e9, unread=False) is None
+    assert Attempt(lane=1, state_since=0).overdue(LIMITS, 1e9) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_u5_how_long_an_event_waits_to_be_read_does_not_change_the_measured_inte
 def test_a_lane_without_an_item_has_no_deadline_until_it_is_told_to_end() -> None:
     attempt = begun()
     attempt.end_item(1)
-    assert attempt.overdue(LIMITS, 1e9, unread=False) is None
+    assert attempt.overdue(LIMITS, 1e9) is None
     attempt.close(10)
     assert seconds_until_overdue(attempt, 10) == 5.5
 
@@ -90,11 +90,13 @@ def test_a_late_start_event_does_not_reopen_a_lane_that_was_told_to_end() -> Non
     assert attempt.state is State.ENDING
 
 
-def test_an_unread_event_is_not_silence_and_does_not_delay_other_deadlines() -> None:
-    attempt = begun()
-    attempt.note("training", 1, sent_at=1)
-    assert attempt.overdue(LIMITS, 1_000, unread=True) is None
-    death = attempt.overdue(Limits(item_seconds=60), 61, unread=True)
+def test_w2_the_time_of_an_item_begins_when_the_lane_reports_that_it_has_begun_it() -> None:
+    attempt, limits = begun(), Limits(item_seconds=60)
+    attempt.note("starting", 1, sent_at=1)
+    assert attempt.overdue(limits, 800) is None
+    attempt.note("preparing", 800, sent_at=800)
+    assert attempt.overdue(limits, 860) is None
+    death = attempt.overdue(limits, 860.5)
     assert death is not None
     assert death.kind is Kind.OVERTIME
 
@@ -103,7 +105,7 @@ def test_u5_an_event_whose_content_never_arrives_counts_as_a_lost_node() -> None
     attempt = begun()
     attempt.note("training", 1, sent_at=1)
     attempt.fetching_since = 2
-    assert attempt.overdue(LIMITS, 8, unread=False) is None
-    death = attempt.overdue(LIMITS, 9.5, unread=False)
+    assert attempt.overdue(LIMITS, 8) is None
+    death = attempt.overdue(LIMITS, 9.5)
     assert death is not None
     assert death.kind is Kind.NODE_LOST

@@ -127,6 +127,30 @@ def test_an_item_whose_every_attempt_dies_fails_and_the_others_end(tmp_path: Pat
     assert deaths(events) == [("b", 1, Kind.KILLED, False), ("b", 2, Kind.KILLED, True)]
 
 
+def dies_after_its_result(folder: Path, items: Iterable[Item]) -> Iterator[Event]:
+    for item in items:
+        (folder / "ending").touch()
+        yield Event(item.id, "ends", final=True)
+        time.sleep(SENT_SECONDS + 1)
+        (folder / "dying").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_w1_a_result_that_waits_to_be_read_survives_the_death_of_its_worker(tmp_path: Path) -> None:
+    """Ray loses what is left in the stream of a worker when the worker dies."""
+    ending, dying, limits = tmp_path / "ending", tmp_path / "dying", Limits(max_failures=0)
+
+    def is_full() -> bool:
+        return ending.exists() and not (dying.exists() and time.time() - dying.stat().st_mtime > 3)
+
+    lanes = RayLanes(lambda items: dies_after_its_result(tmp_path, items), NO_CPUS, limits)
+    stalled = FanOut(lanes, limits, NO_CPUS, lambda item, rounds: item, is_full=is_full)
+    with stalled:
+        stalled.submit(ITEMS[:1])
+        events: list[Any] = list(stalled.events())
+    assert (ended(events), deaths(events)) == (["a"], [])
+
+
 def raises_at_once(items: Iterable[Item]) -> Iterator[Event]:
     yield from __import__("no_module_of_that_name").events
 

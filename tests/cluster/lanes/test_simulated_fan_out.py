@@ -1,6 +1,7 @@
 """Faults in the supervision that a simulation has found, each with its own test."""
 
 import math
+import re
 
 import pytest
 
@@ -91,13 +92,53 @@ def test_u5_an_event_that_cannot_be_fetched_ends_its_lane_and_does_not_delay_oth
     assert ends[1] < 30  # the other lane has done two trials meanwhile
 
 
-def test_u5_slow_storage_does_not_delay_the_timeout_of_a_trial() -> None:
+def stall_storage(run: Run, begin: float, end: float) -> None:
+    run.clock.after(begin, lambda: setattr(run, "full", True))
+    run.clock.after(end, lambda: setattr(run, "full", False))
+
+
+def test_w1_a_result_that_waits_for_the_storage_beyond_the_timeout_counts() -> None:
+    run = Run(trials(1), epoch=10.0, limits=Limits(item_seconds=60, max_failures=0))
+    stall_storage(run, 20.0, 120.0)  # the result is sent after 37.5 s
+    run.finish()
+    assert (run.deaths, run.ended) == ([], ["keras-s0"])
+
+
+def test_w1_a_result_that_waits_for_the_storage_while_its_node_is_lost_counts() -> None:
+    run = Run(trials(1), epoch=2.5, limits=Limits(max_failures=0))
+    stall_storage(run, 8.0, 120.0)  # the result is sent after 15 s
+    run.clock.after(60.0, lambda: run.cluster.lose_node(run.cluster.nodes[0], noticed=False))
+    run.finish()
+    assert (run.deaths, run.ended) == ([], ["keras-s0"])
+
+
+def test_w1_a_death_between_two_trials_costs_the_next_one_no_attempt() -> None:
+    run = Run(trials(2), epoch=10.0, limits=Limits(max_failures=0))
+    run.cluster.kill_after_next_result(0.005)
+    run.finish()
+    assert (run.deaths, run.ended) == ([], ["keras-s0", "keras-s1"])
+
+
+def test_u5_after_slow_storage_a_trial_that_takes_too_long_is_abandoned() -> None:
     run = Run(trials(1, epochs=100), epoch=10.0, limits=Limits(item_seconds=60))
-    run.clock.after(20.0, lambda: setattr(run, "full", True))
-    run.clock.after(120.0, lambda: setattr(run, "full", False))
+    stall_storage(run, 20.0, 120.0)
     run.finish()
     assert run.deaths == [("keras-s0", Kind.OVERTIME)]
-    assert run.clock.now < 100
+    assert run.clock.now < 125
+
+
+def test_w2_importing_for_longer_than_the_timeout_of_a_trial_is_no_overtime() -> None:
+    run = Run(trials(4), slots=2, importing=90.0, limits=Limits(item_seconds=60))
+    run.finish()
+    assert (run.deaths, len(run.ended)) == ([], 4)
+
+
+def test_w4_a_final_event_that_comes_twice_ends_no_other_trial(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(trials(3), epoch=10.0)
+    run.cluster.repeat_next_result()
+    run.finish()
+    assert (run.deaths, run.ended) == ([], ["keras-s0", "keras-s1", "keras-s2"])
+    assert "sent an event of keras-s0 while it had keras-s1; ignored" in caplog.text
 
 
 def test_u6_a_node_that_joins_gets_a_lane() -> None:
@@ -148,14 +189,56 @@ def test_lanes_of_a_lost_mailbox_end_and_new_ones_replace_them() -> None:
     assert run.clock.now < 200
 
 
-def test_a_lane_that_begins_while_every_item_backs_off_gets_one_when_it_is_due() -> None:
-    run = Run(trials(1), slots=2, epoch=10.0)
-    run.clock.after(9.0, lambda: run.cluster.kill_worker(run.cluster.running[0]))
+def test_no_lane_starts_during_the_pause_after_a_death_even_if_a_node_is_lost() -> None:
+    run = Run(trials(4), slots=1, epoch=10.0)
+    for _ in range(2):
+        run.cluster.add_node(1)
+    started: list[float] = []
+    run.cluster.watch.on_start = lambda: started.append(run.clock.now)  # type: ignore[method-assign]
+    run.clock.after(19.8, lambda: run.cluster.lose_node(run.cluster.nodes[1], noticed=False))
+
+    def kill() -> None:
+        if run.cluster.running:
+            run.cluster.kill_worker(run.cluster.running[0])
+
+    for moment in (30.0, 31.0, 32.0, 33.0, 34.5):  # the head reports the loss after 34.8 s
+        run.clock.after(moment, kill)
+    deaths = []
     with run.fan_out:
         for event in run.fan_out.events():
             if isinstance(event, Died):
-                run.fan_out._start_lane()  # as if the cluster had granted a lane at this moment
-    assert run.clock.now < 60
+                deaths.append(run.clock.now)
+    assert len(deaths) >= 3
+    assert not [at for at in started for death in deaths if death <= at < death + 0.9]
+
+
+def test_items_that_are_submitted_while_the_head_does_not_answer_wait_for_a_lane() -> None:
+    run = Run(trials(1), slots=2, epoch=10.0)
+    submitted = False
+    run.clock.after(8.0, lambda: setattr(run.cluster, "head_answers", False))
+    run.clock.after(20.0, run.cluster.answer_again)
+    with run.fan_out:
+        for event in run.fan_out.events():
+            if not submitted and not run.cluster.answers():
+                run.fan_out.submit(trials(3)[1:])
+                submitted = True
+            if isinstance(event, TrialResult):
+                run.events.append(event)
+    assert submitted
+    assert run.ended == ["keras-s0", "keras-s1", "keras-s2"]
+
+
+def test_a_pause_after_deaths_is_announced_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(trials(1), epoch=10.0, importing=1.0, limits=Limits(max_failures=20))
+
+    def kill() -> None:
+        if run.cluster.running:
+            run.cluster.kill_worker(run.lane)
+
+    for moment in range(1, 120):
+        run.clock.after(float(moment), kill)
+    run.finish()
+    assert re.search(r"waiting for 1 CPU.*no lane starts for another \d+ s, after \d+ deaths in a row", caplog.text)
 
 
 def test_all_lanes_of_a_node_that_returns_start_at_once() -> None:

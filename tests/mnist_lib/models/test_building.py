@@ -114,7 +114,7 @@ def test_augmentation_of_keras_acts_in_training_only(digits: Dataset) -> None:
 
 
 def test_a_model_that_xla_cannot_compile_is_trained_without_xla_with_a_notice(run: Run) -> None:
-    started, *others = run(own("not_for_xla"))
+    _, started, *others = run(own("not_for_xla"))
     assert isinstance(started, Started)
     expected = "not_for_xla is trained without XLA, which cannot compile ImageProjectiveTransformV3"
     assert started.notices == (expected,)
@@ -209,7 +209,7 @@ def raising() -> ModelFile:
 
 
 def test_m1_an_error_in_training_fails_only_the_trial_and_names_its_line(raising: ModelFile, run: Run) -> None:
-    (failure,) = run(TrialSpec.of("f", source_sha256=raising.sha256, epochs=1), raising)
+    _, failure = run(TrialSpec.of("f", source_sha256=raising.sha256, epochs=1), raising)
     assert isinstance(failure, TrialFailure)
     assert (failure.code, failure.trial) == ("E-MODEL", "f-s0")
     assert failure.message.startswith("mine.py, line 5: KeyError: ")

@@ -16,6 +16,7 @@ from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
 from mnist_lib.results import (
+    Begun,
     EpochDone,
     Heartbeat,
     RungDone,
@@ -47,7 +48,8 @@ def results_of(events: Sequence[TrialEvent]) -> dict[str, TrialResult]:
 
 def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
-    started, *epochs, trained, result = events_of([spec], few_digits(digits))
+    begun, started, *epochs, trained, result = events_of([spec], few_digits(digits))
+    assert isinstance(begun, Begun)
     assert isinstance(started, Started)
     assert (started.devices, started.gpus, started.node) == (("CPU:0", "CPU:1"), ("3",), "here")
     assert [*started.phases] == ["import", "data", "compile"]
@@ -58,9 +60,9 @@ def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result
     assert result.test.total == 110
     assert result.probabilities.shape == (110, 10)
     assert "model.keras" in result.files
-    assert [event.final for event in (started, *epochs, trained, result)] == [False] * 5 + [True]
-    phases = [event.phase for event in (started, *epochs, trained)]
-    assert phases == ["preparing", "training", "training", "training", "finishing"]
+    assert [event.final for event in (begun, started, *epochs, trained, result)] == [False] * 6 + [True]
+    phases = [event.phase for event in (begun, started, *epochs, trained)]
+    assert phases == ["preparing", "preparing", "training", "training", "training", "finishing"]
 
 
 def test_the_result_has_the_weights_of_the_epoch_that_validation_chooses(digits: Dataset) -> None:
@@ -161,7 +163,7 @@ def test_w3_an_attempt_that_validates_and_evaluates_for_minutes_is_not_silent(
     attempt.assign(SimpleNamespace(id=spec.id, kind=spec.model, cost=spec.cost), 0)
     seen = []
     for event in run_trials([Assignment(spec)], lambda: few_digits(digits), resources, PLACE):
-        assert attempt.overdue(Limits(), clock.now, unread=False) is None
+        assert attempt.overdue(Limits(), clock.now) is None
         attempt.note(event.phase, clock.now, clock.now)
         seen.append((clock.now, event))
     batches = 3 if resources is TWO_REPLICAS else 6
@@ -207,8 +209,8 @@ def test_a_lane_removes_the_least_recently_used_compiled_model(
 def test_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
     events = events_of([spec], few_digits(digits))
-    assert isinstance(events[0], Started)
-    assert events[0].notices == ("limited the global batch of 1000 to all 108 training images",)
+    assert isinstance(events[1], Started)
+    assert events[1].notices == ("limited the global batch of 1000 to all 108 training images",)
     assert isinstance(events[-1], TrialResult)
 
 

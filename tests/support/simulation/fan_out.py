@@ -20,7 +20,7 @@ class Run:
     ) -> None:
         self.clock = VirtualClock()
         by_model = {trial.model: Durations(**durations) for trial in trials}  # type: ignore[arg-type]
-        self.cluster = SimulatedCluster(self.clock, by_model)
+        self.cluster = SimulatedCluster(self.clock, by_model, lanes_before_answer=max(1, slots))
         if slots:
             self.cluster.add_node(slots)
         self.events: list[TrialEvent | Died] = []

@@ -6,15 +6,26 @@ them, so that a trial that is resumed wrongly ends with different weights.
 
 import hashlib
 import json
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Heartbeat, RungDone, Started, Trained, TrialEvent
+from mnist_lib.results import (
+    Accuracy,
+    Begun,
+    CheckpointTaken,
+    EpochDone,
+    Heartbeat,
+    RungDone,
+    Started,
+    Trained,
+    TrialEvent,
+    TrialFailure,
+)
 from mnist_lib.spec import TrialSpec
 from tests.support.results import trial_result
 
@@ -33,17 +44,26 @@ class Durations:
     evaluating: float = 0.5
     checkpoint_every: int = 1  # epochs
     chunk: float = 0.1  # without a heartbeat
+    diverges_at: Mapping[int, int] = field(default_factory=dict)  # seed -> the epoch in which the loss is not a number
 
 
 def trial_script(
-    given: Assignment, durations: Durations, node: str, now: Callable[[], float] = steady_time
+    given: Assignment,
+    durations: Durations,
+    node: str,
+    now: Callable[[], float] = steady_time,
+    *,
+    is_compiled: bool = False,
 ) -> Generator[float | TrialEvent, None, None]:
     """Yield the events of a trial, and the seconds of work between them.
 
     Args:
         now: the time by which the deadline of the trial is judged.
+        is_compiled: whether an earlier trial of the lane has compiled the model.
     """
     spec = given.spec
+    yield Begun(trial=spec.id)
+    yield 0.01 if is_compiled else durations.compiling
     done, weights = json.loads(bytes(given.checkpoint)) if given.checkpoint else (0, "")
     yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
     history = [epoch_of(spec, epoch, durations.epoch) for epoch in range(1, done + 1)]
@@ -55,6 +75,9 @@ def trial_script(
             yield interval
             yield Heartbeat(trial=spec.id, epoch=epoch - 1 + beat / (beats + 1))
         yield durations.epoch - beats * interval
+        if durations.diverges_at.get(spec.seed) == epoch:
+            yield TrialFailure(trial=spec.id, code="E-NAN", message=f"epoch {epoch}: the loss is not a number")
+            return
         weights = next_weights(spec, epoch, weights)
         history.append(epoch_of(spec, epoch, durations.epoch))
         yield history[-1]
@@ -70,7 +93,7 @@ def trial_script(
     yield durations.evaluating
     yield trial_result(
         spec,
-        test=Accuracy(spec.seed % 5, 4 + spec.seed // 100),
+        test=Accuracy(spec.seed % 5, len(PROBABILITIES)),
         validation=Accuracy(spec.seed % 7, 10),
         history=tuple(history),
         node=node,
@@ -90,9 +113,10 @@ def next_weights(spec: TrialSpec, epoch: int, weights: str) -> str:
     return hashlib.sha256(f"{spec.id} {epoch} {weights}".encode()).hexdigest()
 
 
-def undisturbed_weights(spec: TrialSpec) -> str:
+def undisturbed_weights(spec: TrialSpec, epochs: int | None = None) -> str:
+    """Return the weights after that many epochs, by default after all."""
     weights = ""
-    for epoch in range(1, spec.epochs + 1):
+    for epoch in range(1, (epochs or spec.epochs) + 1):
         weights = next_weights(spec, epoch, weights)
     return weights
 

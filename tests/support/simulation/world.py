@@ -21,7 +21,7 @@ from mnist_lib.errors import StoreError
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
-from tests.support.simulation.cluster import Node, SimulatedCluster, SimulatedLane
+from tests.support.simulation.cluster import Node, SimulatedCluster, SimulatedLane, Watch
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
@@ -34,7 +34,7 @@ ANNOUNCED_SECONDS = 17.0  # within which a wait is logged: 10 s, two unanswered 
 
 
 @dataclass
-class World:
+class World(Watch):
     """What happens in a simulated run, and what came of it."""
 
     seed: int
@@ -69,7 +69,7 @@ class World:
         self.deaths: Counter[str] = Counter()
         self.possible_deaths = 0  # of attempts, because of faults
         self.possible_ends = 0  # of drivers, because of faults
-        self.cluster.on_wait = self._check_announcements
+        self.cluster.watch = self
         self._waiting_since = self._looked_at = 0.0
 
     def note(self, text: str) -> None:
@@ -166,15 +166,11 @@ class World:
         self.note(f"the head does not answer for {seconds} s")
         self.possible_ends += seconds > self.limits.head_seconds / 2
         self.cluster.head_answers = False
-
-        def answer() -> None:
-            self.cluster.head_answers = True
-
-        self.clock.after(seconds, answer)
+        self.clock.after(seconds, self.cluster.answer_again)
 
     # The run
 
-    def _check_announcements(self, lanes: Collection[SimulatedLane]) -> None:
+    def on_wait(self, lanes: Collection[SimulatedLane]) -> None:
         """Check that a wait for resources is logged at intervals. A driver that is stopped announces nothing."""
         now = self.clock.now
         if not lanes or any(lane.node for lane in lanes) or now - self._looked_at > 5:
@@ -226,7 +222,7 @@ class World:
                 self._check_failure(spec, row)
         assert not self.cluster.running, f"still running: {self.cluster.running}"
         for node in self.cluster.nodes:
-            assert node.free == node.slots, f"{node.name} has slots that were not given back"
+            assert not node.alive or node.free == node.slots, f"{node.name} has slots that were not given back"
 
     def _check_failure(self, spec: TrialSpec, row: dict[str, Any]) -> None:
         code, allowed = row["error"]["code"], self.limits.max_failures
