@@ -4,9 +4,11 @@
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import functools
+import json
 import os
 import re
 import shutil
@@ -23,7 +25,7 @@ import yaml
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.output import print_result
-from jobs.console.values import require_no_controls, text
+from jobs.console.values import named_values, require_no_controls, text
 from mnist_lib.catalog import require_known
 
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 100_000, 20
@@ -350,7 +352,11 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
 
 def _word(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ",".join(f"{name}={_word(word)}" for name, word in value.items())
+        text = ",".join(f"{name}={_word(word)}" for name, word in value.items())
+        with contextlib.suppress(ValueError):
+            if named_values(text) == value:
+                return text
+        return json.dumps(value, default=str)
     if not isinstance(value, list | tuple):
         return str(value)
     is_one_number = len(value) == 1 and isinstance(value[0], int)

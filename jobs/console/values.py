@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -54,7 +55,10 @@ def seeds(value: str | int | Sequence[int]) -> tuple[int, ...] | int:
 
 
 def named_values(value: Any) -> Mapping[str, Any]:
-    """Return the values in "width=64,activation=relu" or in a mapping: whole numbers, numbers, true, false or text."""
+    """Return the values in "width=64,activation=relu", whose types are guessed, in a JSON object, or in a mapping."""
+    if isinstance(value, str) and value.startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):  # the error below says what is expected
+            value = json.loads(value)
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return value
     parts = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", str(value))]

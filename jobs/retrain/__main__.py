@@ -23,8 +23,7 @@ from jobs.retrain.options import (
     RetrainOptions,
     StatusOptions,
     check_train,
-    require_trusted,
-    train_flags,
+    train_options,
 )
 from jobs.retrain.status import sentence_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
@@ -64,12 +63,11 @@ def command(arguments: Sequence[str]) -> int:
     require_after_dashes(own, kind)
     options: RetrainOptions = parse(f"jobs.retrain {name}".strip(), kind, own, hidden=kind.HIDDEN)
     options.check()
-    flags = train_flags(options, after_dashes)
     if name in ("", "emit"):
-        require_trusted(flags, after_dashes)
+        train_options(options, after_dashes).require_trusted(after_dashes)
     if not name:
-        return _retrain(options, flags)
-    result = COMMANDS[name][1](options, flags)
+        return _retrain(options, after_dashes)
+    result = COMMANDS[name][1](options, after_dashes)
     print_result(json.dumps(result.document, indent=2) if options.json else as_text(*result.lines))
     return result.exit_code
 
@@ -77,11 +75,13 @@ def command(arguments: Sequence[str]) -> int:
 def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
     if options.once and options.now:
         raise exit_codes.UsageError("once, now: expected one of them, got both; use --now to start a run immediately")
-    timetable, train = options.timetable(), check_train(flags)
+    timetable, train = options.timetable(), check_train(train_options(options, flags))
     objects = open_storage(options.storage)
     check_writable(objects)
     log_to_stderr(verbose=options.verbose, timestamps=True)
     clock, host = SystemClock(), socket.gethostname()
+    seconds = options.lease_seconds / 3
+    work = TrainWork(objects, options.name, options.storage, flags, train, options.configuration, stop_seconds=seconds)
     began = clock.now()
     # With --once, the first call comes when a slot is due. The schedule begins before that slot, so that it is run.
     enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began
@@ -100,7 +100,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
         options.policy(),
         journal=Journal(objects, options.name),
         lease=lease,
-        work=TrainWork(objects, options.name, options.storage, flags, train, stop_seconds=options.lease_seconds / 3),
+        work=work,
         clock=clock,
         host=host,
         enroll=enroll,

@@ -14,22 +14,22 @@ from jobs.console.options import flags_of
 from jobs.console.output import CommandResult
 from jobs.console.streams import Drawn
 from jobs.retrain.notices import check_receiver
-from jobs.retrain.options import EmitOptions, RetrainOptions, check_train
+from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
 from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.objects.storage import check_storage, folder_of
 
-# Options that are not among the flags of the emitted command: those of jobs.train follow them, --once is always given,
-# --notify can hold a secret, and --json is about the output of emit.
-LEFT_OUT = ("train", "search", "once", "now", "notify", "json")
+# Options that are not among the flags of the emitted command: --once is always given, --notify can hold a secret, and
+# --json is about the output of emit.
+LEFT_OUT = ("once", "now", "notify", "json")
 # The scheduler must not retry after these. If `retry` is "once", the command has already retried if it was worth it.
 FINAL_EXIT_CODES = tuple(row.number for row in TABLE if row.number and row.retry != "yes")
 
 
 def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
-    """Return the contents of each configuration file; `flags` is the command line of jobs.train."""
-    train = check_train(flags)
+    """Return the contents of each configuration file; `flags` are the options after the dashes."""
+    train = check_train(train_options(options, flags))
     check_storage(options.storage)
     if options.now:
         raise UsageError("now: expected no --now in a schedule, which runs when it is due; omit it")

@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import flags_of, option
-from jobs.console.values import comma_list, number, whole_number
-from jobs.search.options import is_search, job_options
+from jobs.console.options import option
+from jobs.console.values import comma_list, named_values, number, whole_number
+from jobs.search.options import SearchOptions, job_options
 from jobs.train.options import STORAGE_HELP, TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
@@ -36,12 +36,6 @@ def _choices(about: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({meaning})" for name, meaning in about.items())
 
 
-def _train(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, Mapping):
-        return value
-    raise ValueError(f"expected options of jobs.train in a --config file, as in train: {{epochs: 3}}, got {value!r}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class RetrainOptions:
     """Run jobs.train on a schedule: once for each slot, which is a time of --cron. The options after "--", or under
@@ -55,13 +49,13 @@ class RetrainOptions:
     tz: str = option("UTC", "time zone of --cron, such as Europe/Berlin", str, "ZONE")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     train: Mapping[str, Any] | None = option(
-        None, "options of jobs.train; only in a --config file, as in train: {epochs: 3}", _train, "OPTIONS"
+        None, "options of jobs.train, mostly in a --config file, as in train: {epochs: 3}", named_values, "OPTIONS"
     )
     search: Mapping[str, Any] | None = option(
         None,
-        "options of jobs.search, which then runs instead of jobs.train; only in a --config file, as in search: {vary:"
+        "options of jobs.search, which then runs instead of jobs.train, mostly in a --config file, as in search: {vary:"
         ' {learning_rate: "1e-4..1e-1:log"}}',
-        _train,
+        named_values,
         "OPTIONS",
     )
     once: bool = option(False, "run what is due and exit, for use by another scheduler (default: run as a daemon)")
@@ -98,6 +92,11 @@ class RetrainOptions:
     )
     json: bool = option(False, "print the result as one JSON document instead of text")
     verbose: bool = option(False, "log more, and print the traceback of an error", short=["-v"])
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """The options of jobs.train or jobs.search, as in a --config file of theirs."""
+        return self.train or self.search or {}
 
     def timetable(self) -> Timetable:
         """Return the timetable. Raises CronError if it is invalid or never due, UsageError if it is missing."""
@@ -157,25 +156,18 @@ class EmitOptions(RetrainOptions):
     image: str = option("mnist-jobs:0.1.0", "container image, for kubernetes and raycronjob", str, "IMAGE")
 
 
-def train_flags(options: RetrainOptions, after_dashes: Sequence[str]) -> list[str]:
-    """Return the command line of jobs.train or jobs.search: the options of the file, overridden by those after the
-    dashes."""
+def train_options(options: RetrainOptions, after_dashes: Sequence[str]) -> TrainOptions:
+    """Return the options of jobs.train or jobs.search: those of the file, overridden by those after the dashes."""
     if options.train and options.search:
         raise UsageError("train, search: expected one of them, got both")
-    flags = [*flags_of(options.train or options.search or {}), *after_dashes]
-    if options.search and not is_search(flags):
+    given = job_options("jobs.retrain --", after_dashes, options.configuration)
+    if options.search and not isinstance(given, SearchOptions):
         raise UsageError("search: expected vary or space among its options, got neither; or use train")
-    return flags
+    return given
 
 
-def require_trusted(flags: Sequence[str], after_dashes: Sequence[str]) -> None:
-    """Raise ModelError if the configuration file names a model file whose code the user has not asked to run."""
-    job_options("jobs.retrain --", flags).require_trusted(after_dashes)
-
-
-def check_train(flags: Sequence[str]) -> TrainOptions:
+def check_train(given: TrainOptions) -> TrainOptions:
     """Return the options of jobs.train. Raises UsageError or SpecError for options that every run would refuse."""
-    given = job_options("jobs.retrain --", flags)
     for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:
             raise UsageError(f"{name}: not allowed among the options of jobs.train in a schedule; {hint}")

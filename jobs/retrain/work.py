@@ -10,9 +10,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import IO, Any
 
 from jobs import SOURCE_FOLDERS
@@ -42,8 +43,10 @@ class TrainWork:
     objects: Objects
     schedule: str
     storage: str
-    flags: Sequence[str]  # the command line of jobs.train
-    options: TrainOptions  # the same, parsed
+    flags: Sequence[str]  # the command line of jobs.train, without those of the next field
+    options: TrainOptions  # all of its options, parsed
+    configuration: Mapping[str, Any] = field(default_factory=dict)  # what its --config file is to hold
+    _: KW_ONLY
     stop_seconds: float  # wait before a stopped run is killed
 
     def has_run(self, run: str) -> bool:
@@ -66,9 +69,11 @@ class TrainWork:
     def start(self, run: str, term: int, *, last: bool) -> RunAttempt:
         own = ["--storage", self.storage, "--run-name", run, "--lease", f"{self.schedule}:{term}"]
         own += [] if last else ["--require-all"]
-        command, folder = [sys.executable, "-m", self.options.COMMAND, *self.flags, *own], RunFolder(self.objects, run)
         try:
-            return TrainAttempt(command, folder, min(self.stop_seconds, STOP_SECONDS))
+            file = _config_file(self.configuration)
+            own += ["--config", file.name] if self.configuration else []
+            command = [sys.executable, "-m", self.options.COMMAND, *self.flags, *own]
+            return TrainAttempt(command, RunFolder(self.objects, run), min(self.stop_seconds, STOP_SECONDS), file)
         except OSError as error:
             return FailedStart(f"error[E-RESOURCES] the process of the run could not be started: {error.strerror}")
 
@@ -76,8 +81,11 @@ class TrainWork:
 class TrainAttempt:
     """A process of jobs.train, whose output goes to this process's standard error."""
 
-    def __init__(self, command: Sequence[str], folder: RunFolder, stop_seconds: float) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: RunFolder, stop_seconds: float, file: IO[str] | None = None
+    ) -> None:
         self._folder, self._stop_seconds = folder, stop_seconds
+        self._file = file  # exists as long as the attempt
         self._error, self._error_code = "", ""
         self._process = subprocess.Popen(
             command,
@@ -146,6 +154,14 @@ class FailedStart:
         pass
 
     kill = stop
+
+
+def _config_file(options: Mapping[str, Any]) -> IO[str]:
+    """Return a temporary --config file: as flags, texts such as "007" and lists would change their types."""
+    file: IO[str] = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115  # deleted with its attempt
+    json.dump(options, file, indent=2, default=str)
+    file.flush()
+    return file
 
 
 def retry_after(exit_code: int, error_code: str, summary: Mapping[str, Any] | None) -> exit_codes.Retry:

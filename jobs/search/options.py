@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import yaml
 
 from jobs.console.datasets import DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import flags_of, load_yaml, option, parse
+from jobs.console.options import flags_of, load_yaml, option, parse, read_config, split_config
 from jobs.console.values import comma_list, folder, named_values, whole_number
 from jobs.train.options import MODELS_HELP, TrainOptions, terms_of
 from mnist_lib.catalog import MODELS, require_known
@@ -215,15 +216,16 @@ def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
             raise UsageError(f"{flag} is an option of {kind.COMMAND}; give it after --, as in: -- {shown}")
 
 
-def job_options(program: str, flags: Sequence[str], *, search: bool | None = None) -> TrainOptions:
-    """Return the options of `jobs.search` or, if the flags are not those of a search, of `jobs.train`.
+def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = MappingProxyType({})) -> TrainOptions:
+    """Return the options of `jobs.search` or, if they are not those of a search, of `jobs.train`.
 
     Args:
-        search: whether to parse them as options of jobs.search; None: decide from the flags.
+        stored: values that replace the defaults, as in a --config file.
     """
-    searches = is_search(flags) if search is None else search
+    files = map(read_config, split_config(flags)[0])
+    searches = is_search(flags) or any("vary" in given or "space" in given for given in (stored, *files))
     kind, left_out = (SearchOptions, LEFT_OUT) if searches else (TrainOptions, ())
-    options: TrainOptions = parse(program, kind, flags, left_out)
+    options: TrainOptions = parse(program, kind, flags, left_out, stored=stored)
     return options
 
 

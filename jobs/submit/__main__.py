@@ -6,19 +6,17 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
-from jobs.console.options import flags_of, parse, read_config, split_at_dashes, split_subcommand
+from jobs.console.options import parse, split_at_dashes, split_config, split_subcommand
 from jobs.console.output import print_result, print_stderr, run_command
-from jobs.search.options import SearchOptions, is_search, job_options, require_after_dashes
+from jobs.search.options import SearchOptions, job_options, require_after_dashes
 from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
-from jobs.train.command import command_of
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.listing import list_folder
@@ -63,17 +61,15 @@ def command(arguments: Sequence[str]) -> int:
     own, train = split_at_dashes(arguments)
     require_after_dashes(own, SubmitOptions)
     options: SubmitOptions = parse("jobs.submit", SubmitOptions, own)
-    inline = with_config_inline(train)
-    job_options("jobs.submit --", inline).require_trusted(train)
-    return _submit(options, inline)
+    job_options("jobs.submit --", train).require_trusted(train)
+    return _submit(options, train)
 
 
 def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     given = _check(train)
-    run, (flags, own) = given.run_name or given.resume, _own_files(given)
-    train = [*train, *flags]  # the last value of a flag counts
+    run, (words, own) = given.run_name or given.resume, words_of_job(given, train)
     client = client_of(options)
-    entrypoint = shlex.join(["python", "-m", given.COMMAND, *train])
+    entrypoint = shlex.join(["python", "-m", given.COMMAND, *words])
     job = _job_in_progress(client, run, entrypoint) if run else None
     job = job or _send(client, run, entrypoint, own)
     with contextlib.suppress(OSError, RuntimeError):  # if this fails, using the model here needs --model-file
@@ -118,6 +114,14 @@ def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[st
     more = f" and {counted(len(own), 'file')} ({_size_of(own) / 1e6:.1f} MB)" if own else ""
     print_stderr(f"sent {size / 1e6:.1f} MB of code{more} to {client.url} as job {job}")
     return job
+
+
+def words_of_job(options: TrainOptions, train: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
+    """Return the command line of the job, and the files of this machine that it needs, by their paths in the job."""
+    flags, own = _own_files(options)
+    files, words = split_config(train)
+    configs = {f"{SENT}/{sha256(Path(file).read_bytes()).hexdigest()[:12]}.yaml": Path(file) for file in files}
+    return [*(f"--config={name}" for name in configs), *words, *flags], own | configs  # the last value counts
 
 
 def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
@@ -178,26 +182,6 @@ def _check(train: Sequence[str]) -> TrainOptions:
     if run is not None:
         check_run_name(run)
     return options
-
-
-def with_config_inline(train: Sequence[str]) -> list[str]:
-    """Return the words with each --config replaced by the options in its file, which the cluster does not have."""
-    words, flags = iter(train), []
-    for word in words:
-        name, equals, file = word.partition("=")
-        if name != "--config":
-            flags.append(word)
-            continue
-        given = ["--config", path := file if equals else next(words, "")]
-        job_options("jobs.submit --", given, search=is_search(train) or _is_of_search(path))
-        flags.extend(flags_of(yaml.safe_load(Path(path).read_text()) or {}))
-    return flags
-
-
-def _is_of_search(path: str) -> bool:
-    with contextlib.suppress(exit_codes.UsageError):  # the parser says what is wrong
-        return command_of(read_config(path)) == SearchOptions.COMMAND
-    return False
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from jobs.models.__main__ import COMMANDS as MODELS
 from jobs.predict.options import PredictOptions
 from jobs.rehearse import LEFT_OUT, RehearseOptions
 from jobs.retrain import __main__ as retrain
-from jobs.retrain.options import RetrainOptions, check_train, train_flags
+from jobs.retrain.options import RetrainOptions, check_train, train_options
 from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.search.options import LEFT_OUT as NOT_FOR_A_SEARCH
 from jobs.search.options import SearchOptions, job_options
@@ -71,7 +71,7 @@ def parse_retrain(words: Sequence[str]) -> None:
     options.check()
     if any(word.startswith("--") for word in own):  # else the document only mentions the command
         assert options.timetable()
-    assert check_train(train_flags(options, train)).grid()
+    assert check_train(train_options(options, train)).grid()
 
 
 def parse_predict(words: Sequence[str]) -> None:

@@ -71,6 +71,7 @@ def test_an_unknown_option_suggests_the_one_that_was_meant(flag: str, suggested:
         Options(learning_rate=0.1, seeds=(4,), names=("a",), report=False),
         Options(seeds=(4, 8), names=("a", "b"), batch_size=32),
         Options(sizes={"width": 64, "rate": 1e-05, "text": "a,b", "on": True}),
+        Options(sizes={"code": "007", "text": "a,b=c", "list": [16, 32], "words": ["a"], "yes": "true"}),
     ],
 )
 def test_options_written_as_flags_are_parsed_to_the_same_options(options: Options) -> None:

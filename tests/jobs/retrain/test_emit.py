@@ -13,7 +13,7 @@ import yaml
 
 from jobs.console.options import parse, split_at_dashes
 from jobs.retrain import __main__ as retrain
-from jobs.retrain.options import OPTIONS, RetrainOptions, check_train
+from jobs.retrain.options import OPTIONS, RetrainOptions, check_train, train_options
 from jobs.search.options import SearchOptions
 from tests.support.emitted import cron_command, cron_variable, kubernetes_words, systemd_words
 from tests.support.job import ROOT
@@ -25,7 +25,7 @@ CONFIGURATION: dict[str, Any] = {
     "cron": "5 4 * * 0",
     "tz": "Europe/Berlin",
     "storage": "/storage/digits",
-    "train": {"epochs": 7, "models": ["scratch"]},
+    "train": {"epochs": 7, "models": ["scratch"], "seeds": [4]},
     "once": True,
     "catch_up": "all",
     "most_catch_up": 3,
@@ -64,13 +64,13 @@ def test_every_key_of_the_configuration_is_kept(
     assert OPTIONS - set(CONFIGURATION) == {"now", "json", "search"}  # `search` takes the place of `train`
     config = tmp_path / "retrain.yaml"
     config.write_text(yaml.safe_dump(CONFIGURATION))
-    assert retrain.main(["emit", scheduler, "--config", str(config), "--json"]) == 0
+    assert retrain.main(["emit", scheduler, "--config", str(config), "--json", "--", "--seed=3"]) == 0
     words, notify = read(scheduler, json.loads(capsys.readouterr().out))
     own, train = split_at_dashes(words[3:])
     given: RetrainOptions = parse("jobs.retrain", RetrainOptions, ["--config", str(config)])
     made: RetrainOptions = parse("jobs.retrain", RetrainOptions, own)
-    assert {**vars(made), "notify": notify, "train": given.train} == vars(given)
-    assert train == ["--epochs=7", "--models=scratch"]
+    assert {**vars(made), "notify": notify} == vars(given)
+    assert train == ["--seed=3"]
     assert "canary" not in " ".join(words)  # everyone can read the list of processes
 
 
@@ -81,10 +81,9 @@ def test_a_search_is_emitted_with_its_space(scheduler: str, tmp_path: Path, caps
     config.write_text(yaml.safe_dump({**without_train, "search": {"vary": vary, "trials": 9}}))
     assert retrain.main(["emit", scheduler, "--config", str(config), "--json"]) == 0
     words, _ = read(scheduler, json.loads(capsys.readouterr().out))
-    _, search = split_at_dashes(words[3:])
-    given = check_train(search)
+    given = check_train(train_options(parse("jobs.retrain", RetrainOptions, words[3:]), []))
     assert isinstance(given, SearchOptions)
-    assert (given.vary, given.trials) == ({"learning_rate": "1e-4..1e-1:log", "hidden_units": "16,32"}, 9)
+    assert (given.vary, given.trials) == (vary, 9)
 
 
 @pytest.mark.parametrize("scheduler", [*HERE, *IN_CONTAINER])

@@ -15,7 +15,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
 from jobs.retrain import __main__ as retrain
 from jobs.retrain.emit import FINAL_EXIT_CODES
-from jobs.retrain.options import RetrainOptions, check_train, train_flags
+from jobs.retrain.options import RetrainOptions, check_train, train_options
 from jobs.retrain.work import TrainWork
 from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
@@ -205,17 +205,17 @@ def test_a_schedule_searches_if_its_configuration_says_so(tmp_path: Path) -> Non
     search = {"vary": {"learning_rate": "1e-4..1e-1:log", "hidden_units": [16, 32]}, "trials": 9, "epochs": 3}
     config.write_text(yaml.safe_dump({"cron": "0 3 * * *", "search": search}))
     options: RetrainOptions = parse("jobs.retrain", RetrainOptions, ["--config", str(config)])
-    given = check_train(train_flags(options, ["--trials=12"]))
+    given = check_train(train_options(options, ["--trials=12"]))
     assert isinstance(given, SearchOptions)
     assert (given.COMMAND, given.trials, given.epochs) == ("jobs.search", 12, 3)
     assert given.variation.document() == {"learning_rate": "0.0001..0.1:log", "hidden_units": [16, 32]}
-    assert isinstance(check_train(["--epochs=3"]), TrainOptions)
+    assert type(train_options(RetrainOptions(cron="0 3 * * *"), ["--epochs=3"])) is TrainOptions
     for both, message in (
         ({"search": search, "train": {"epochs": 2}}, "train, search: expected one of them, got both"),
         ({"search": {"epochs": 2}}, "search: expected vary or space among its options, got neither"),
     ):
         with pytest.raises(UsageError, match=message):
-            train_flags(RetrainOptions(**both), [])
+            train_options(RetrainOptions(**both), [])
 
 
 def test_the_fingerprint_of_data_that_are_not_prepared_is_unknown(tmp_path: Path) -> None:

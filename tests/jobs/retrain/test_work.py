@@ -7,8 +7,8 @@ import pytest
 
 from jobs.console.exit_codes import exit_code_of
 from jobs.console.streams import SafeStream
-from jobs.retrain.options import check_train
 from jobs.retrain.work import TrainAttempt, TrainWork
+from jobs.search.options import job_options
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_file
 from mnist_lib.objects.local import LocalObjects
@@ -117,6 +117,22 @@ def test_every_attempt_but_the_last_stores_all_trials_or_none(tmp_path: Path, mo
     assert [*second, "--require-all"] == first
 
 
+def test_an_attempt_is_given_the_options_of_the_file_with_their_types_and_flags_override_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[TrainOptions] = []
+    monkeypatch.setattr(
+        "jobs.retrain.work.TrainAttempt", lambda command, *_: parsed.append(job_options("", command[3:]))
+    )
+    configuration = {"epochs": 3, "learning_rate": 1e-05, "model_arg": {"code": "007", "text": "a,b=c", "sizes": [16]}}
+    flags = ["--epochs=2"]
+    options = job_options("", flags, configuration)
+    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), flags, options, configuration, stop_seconds=1)
+    work.start("run", 1, last=True)
+    assert (parsed[0].epochs, parsed[0].learning_rate) == (2, 1e-05)
+    assert parsed[0].model_arg == configuration["model_arg"]
+
+
 @pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
 def test_the_fingerprint_of_a_folder_is_known_with_and_without_a_cluster(tmp_path: Path, address: str | None) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b", pictures=2))
@@ -185,7 +201,7 @@ def test_a_model_file_that_has_become_wrong_since_the_daemon_began_fails_its_slo
     file = tmp_path / "mine.py"
     file.write_text("def mine(image_shape, num_classes):\n    return None\n")
     flags = [f"--models={file}:mine", "--dataset=mnist-mini", "--epochs=1"]
-    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), flags, check_train(flags), stop_seconds=1)
+    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), flags, job_options("", flags), stop_seconds=1)
     if content is None:
         file.unlink()
     else:

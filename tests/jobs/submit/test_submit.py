@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobs.console.exit_codes import UsageError
-from jobs.submit.__main__ import SENT, _check, _own_files, main, with_config_inline
+from jobs.search.options import job_options
+from jobs.submit.__main__ import SENT, _check, _own_files, main, words_of_job
 from mnist_lib.errors import IntegrityError
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
@@ -142,8 +143,9 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
 def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
-    url = f"--address={cluster.dashboard}"
-    code, stdout, stderr = submit(url, "--no-wait", *at(data_dir, tmp_path, "--models=scratch", "--plan"))
+    url, config = f"--address={cluster.dashboard}", tmp_path / "config.yaml"
+    config.write_text("models: [scratch]\n")
+    code, stdout, stderr = submit(url, "--no-wait", *at(data_dir, tmp_path, f"--config={config}", "--plan"))
     assert code == 0, stderr
     job = stdout.strip()
     code, stdout, stderr = submit("logs", job, url, "--follow")
@@ -234,17 +236,27 @@ def test_an_address_without_a_job_server_gives_exit_code_8(capsys: pytest.Captur
     assert "8265" in line
 
 
-def test_the_config_option_is_replaced_by_flags_for_the_options_in_its_file(tmp_path: Path) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text("seeds: [4]\nmodels: [keras, scratch]\njson: true\nepochs: 3\n")
-    with file.open("a") as more:
-        more.write("learning_rate: 0.1\nallow_cpu: false\noptimizer: null\n")
-    flags = with_config_inline(["--storage=/s", "--config", str(file), "--epochs", "2"])
-    inline = ["--seeds=4,", "--models=keras,scratch", "--json", "--epochs=3", "--learning-rate=0.1", "--no-allow-cpu"]
-    assert flags == ["--storage=/s", *inline, "--epochs", "2"]
-    file.write_text("epoch: 3\n")
+def test_a_configuration_is_sent_as_a_file_whose_values_keep_their_types_and_flags_override_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("seeds: [4]\nepochs: 3\nmodel_arg: {code: '007', text: 'a,b=c', sizes: [16, 32]}\n")
+    train = ["--epochs=2", "--storage=/s", "--config", str(config), "--model-arg=text=d"]
+    given = job_options("jobs.submit --", train)
+    words, own = words_of_job(given, train)
+    (name,) = own
+    assert words == [f"--config={name}", "--epochs=2", "--storage=/s", "--model-arg=text=d"]
+    (tmp_path / "job" / SENT).mkdir(parents=True)
+    shutil.copy(own[name], tmp_path / "job" / name)
+    monkeypatch.chdir(tmp_path / "job")
+    sent = job_options("jobs.train", words)
+    assert (sent.seeds, sent.epochs) == (given.seeds, given.epochs) == ((4,), 2)
+    assert sent.model_arg == {"code": "007", "text": "d", "sizes": [16, 32]}
+    config.write_text("epochs: 4")
+    assert [*words_of_job(given, [f"--config={config}"])[1]] != [name]  # it is not the same job
+    config.write_text("epoch: 3\n")
     with pytest.raises(UsageError, match="did you mean --epochs"):
-        with_config_inline([f"--config={file}"])
+        _check([f"--config={config}"])
 
 
 @pytest.mark.long
@@ -261,13 +273,11 @@ def test_a_search_is_submitted_with_the_file_of_its_space(tmp_path: Path) -> Non
     space, config = tmp_path / "space.yaml", tmp_path / "search.yaml"
     space.write_text("learning_rate: [0.1, 0.2]\n")
     config.write_text(f"space: {space}\ntrials: 9\n")
-    inline = with_config_inline(["--config", str(config), "--storage=/s"])
-    assert inline == [f"--space={space}", "--trials=9", "--storage=/s"]
-    given = _check(inline)
+    given = _check(["--config", str(config), "--storage=/s"])
     assert given.COMMAND == "jobs.search"
-    flags, own = _own_files(given)
-    assert flags == [f"--space={SENT}/space.yaml"]
-    assert own == {f"{SENT}/space.yaml": space}
+    words, own = words_of_job(given, ["--config", str(config), "--storage=/s"])
+    assert words[1:] == ["--storage=/s", f"--space={SENT}/space.yaml"]
+    assert own == {f"{SENT}/space.yaml": space, words[0].removeprefix("--config="): config}
 
 
 def test_w11_no_file_outside_of_a_folder_of_pictures_is_sent_through_a_link(
