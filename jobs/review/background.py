@@ -163,5 +163,8 @@ def item_of(data: ReviewedData, path: Path, image: str, problem: str = "") -> It
 def item_of_array(data: ReviewedData, split: SplitName, index: int) -> Item:
     """Return an image of the dataset as an item to review."""
     images = data.dataset.train if split == "training" else data.dataset.test
-    label = data.classes[int(images.labels[index])]
-    return Item(text_of(images.hashes[index]), f"{split} image {index:,}", index, split, label)
+    label, file = data.classes[int(images.labels[index])], images.file(index)
+    image = text_of(images.hashes[index])
+    if file is not None and data.folder is not None:
+        return Item(image, str(data.folder / file), data.folder / file, split, label)
+    return Item(image, f"{split} image {index:,}", index, split, label)

@@ -1,20 +1,24 @@
 """Writes the report of a run and the index of all runs. A failure to write them is a warning, never an error."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from jobs.console.options import flags_of, load_mapping
 from jobs.train.options import TrainOptions
 from mnist_lib.aggregation import Tally
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import decode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
+from mnist_lib.objects.storage import is_url
 from mnist_lib.run_documents import SearchDocument
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.reigns import history, reign
@@ -65,6 +69,7 @@ def write_report(
             code=code,
             resumed=folder.resumed,
             search=_search(folder),
+            pictures=pictures_link(folder.where, configuration),
         )
         made = report(run)
         for name, content in made.plots.items():
@@ -75,6 +80,16 @@ def write_report(
 def _search(folder: RunFolder) -> SearchDocument | None:
     content = folder.read(SEARCH)
     return None if content is None else decode(content, SearchDocument, f"{folder.where}/{SEARCH}")
+
+
+def pictures_link(where: str, configuration: str) -> str | None:
+    """Return the link from the report of a run to its folder of pictures, or None unless both are on this machine.
+
+    The link is relative, so that a report that is moved names no folder above those that both are in.
+    """
+    dataset = load_mapping(configuration.encode(), CONFIGURATION).get("dataset")
+    folder = DataRequest(dataset=dataset).folder if isinstance(dataset, str) and "/" in dataset else None
+    return None if folder is None or is_url(where) else quote(os.fsencode(os.path.relpath(folder, where)))
 
 
 def _options(configuration: str, kind: type[TrainOptions]) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
@@ -24,11 +25,11 @@ from mnist_lib.data.split import Dataset, Split, Undecided
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import IntegrityError
 
-CACHE_SCHEMA = 4
+CACHE_SCHEMA = 5
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
 PARTS = ("train", "test", "undecided")
 ARRAYS = (
-    *(f"{part}_{values}" for part in PARTS for values in ("images", "labels", "hashes")),
+    *(f"{part}_{values}" for part in PARTS for values in ("images", "labels", "hashes", "files")),
     *("ranks", "undecided_for_test", "undecided_ranks"),
 )
 ABOUT = "about"  # the array that holds JSON, as bytes
@@ -62,7 +63,12 @@ def write_cache(dataset: Dataset, path: Path, source: str) -> None:
     about = {"source": source, **{field: getattr(dataset, field) for field in FIELDS}}
     about["undecided"] = undecided.paths if undecided else None
     parts = (dataset.train, dataset.test, undecided.split if undecided else dataset.train.take(np.empty(0, np.int64)))
-    splits = [values for split in parts for values in (split.images, split.labels, split.hashes)]
+    no_files = np.empty((0, 0), np.uint8)
+    splits = [
+        values
+        for split in parts
+        for values in (split.images, split.labels, split.hashes, no_files if split.files is None else split.files)
+    ]
     ranks = none if dataset.ranks is None else dataset.ranks
     more = (undecided.for_test, undecided.ranks) if undecided else (none.astype(np.uint8), none)
     arrays = dict(zip(ARRAYS, (*splits, ranks, *more), strict=True))
@@ -87,8 +93,10 @@ def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
         if about["source"] != source(about["version"]):
             return None
         train, test, undecided = (
-            Split(*(arrays[f"{part}_{values}"] for values in ("images", "labels", "hashes"))) for part in PARTS
+            Split(*(arrays[f"{part}_{values}"] for values in ("images", "labels", "hashes", "files"))) for part in PARTS
         )
+        if not arrays["train_files"].shape[1]:  # they are not known
+            train, test, undecided = (replace(split, files=None) for split in (train, test, undecided))
         paths, more = about["undecided"], (arrays["undecided_for_test"], arrays["undecided_ranks"])
         return Dataset(
             name=name,

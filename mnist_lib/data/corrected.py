@@ -164,7 +164,7 @@ class _Part:
     def take(self, chosen: NDArray[np.bool_]) -> Split:
         """Return the chosen images with their corrected labels. None of them may be removed."""
         labels = self._in_type_of_split(self.labels[chosen])
-        return Split(self.split.images[chosen], labels, self.split.hashes[chosen])
+        return replace(replace(self.split, known_hashes=self.split.hashes).take(chosen), labels=labels)
 
     def _in_type_of_split(self, labels: NDArray[np.int64]) -> Any:
         return labels.astype(self.split.labels.dtype)
@@ -219,7 +219,9 @@ def _joined(split: Split, more: Split) -> Split:
     if not len(more):
         return split
     labels: Any = np.concatenate((split.labels, more.labels))
-    return Split(np.concatenate((split.images, more.images)), labels, np.concatenate((split.hashes, more.hashes)))
+    files = None if split.files is None or more.files is None else np.concatenate((split.files, more.files))
+    hashes = np.concatenate((split.hashes, more.hashes))
+    return Split(np.concatenate((split.images, more.images)), labels, hashes, files)
 
 
 def _contradictions(undecided: Undecided, part: _Part) -> list[str]:

@@ -6,6 +6,7 @@ may be for validation. So a picture stays in its split when others are added, an
 
 import hashlib
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from mnist_lib.pictures.reading import Layout, Picture, Shape
 from mnist_lib.wording import counted
 
 DEFAULT_SIDE = 64  # pixels, for pictures that differ in size or are larger than MAX_SIDE
+MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for the longest
 PICTURES_PER_REPORT = 100  # pictures between two reports of progress
 
 
@@ -80,7 +82,7 @@ def _split(request: DataRequest, listing: Listing, read: _Read, notices: tuple[s
     splits, shares = np.array([file.split for file in listing.files]), shares_of(read.hashes)
     for_test = (splits == "test") | ((splits == "") & is_held_out(read.hashes))
     train, test = np.flatnonzero(usable & ~for_test), np.flatnonzero(usable & for_test)
-    every = Split(read.images, as_labels(read.labels, len(listing.classes)), read.hashes)
+    every = Split(read.images, as_labels(read.labels, len(listing.classes)), read.hashes, _files(listing))
     dataset = Dataset.of(request.name, "", every.take(train), every.take(test), listing.classes)
     given = splits == "validation"
     # If there is a folder for validation, any share above 0 selects its pictures and no others.
@@ -103,6 +105,14 @@ def _split(request: DataRequest, listing: Listing, read: _Read, notices: tuple[s
         damaged=damaged,
         undecided=undecided,
     )
+
+
+def _files(listing: Listing) -> NDArray[np.uint8] | None:
+    """Return the path of each file as in `Split`, or None if they take too much memory, since one is very long."""
+    paths = [os.fsencode(file.path) for file in listing.files]
+    if max(map(len, paths)) * len(paths) > MAX_PATHS_BYTES:
+        return None
+    return np.array(paths).view(np.uint8).reshape(len(paths), -1)
 
 
 def _shape(request: DataRequest, found: Sequence[Shape | None]) -> tuple[Shape, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -34,13 +35,19 @@ class Split:
     images: NDArray[np.uint8]  # [n, height, width, channels], 0-255
     labels: Labels  # [n], from 0
     known_hashes: ImageHashes | None = None  # [n, 2]; None: those of `images`
+    files: NDArray[np.uint8] | None = None  # [n, longest]: paths in a folder of pictures, padded with zeros
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: NDArray[Any]) -> Split:
         hashes = self.known_hashes[indices] if self.known_hashes is not None else None
-        return Split(self.images[indices], self.labels[indices], hashes)
+        files = self.files[indices] if self.files is not None else None
+        return Split(self.images[indices], self.labels[indices], hashes, files)
+
+    def file(self, index: int) -> str | None:
+        """Return the path of the file of an image, relative to the folder; None if there is none."""
+        return None if self.files is None else os.fsdecode(self.files[index].tobytes().rstrip(b"\0"))
 
     @cached_property
     def hashes(self) -> ImageHashes:

@@ -4,15 +4,17 @@ Every figure of the summary is read by its path, which the page contains as `dat
 """
 
 import functools
+import os
 import platform
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mnist_lib.aggregation import Tally
 from mnist_lib.catalog import DATASETS
@@ -54,6 +56,7 @@ class ReportedRun:
     code: Mapping[str, Any]  # as in `environment.code_version`
     resumed: bool  # whether an earlier process began the run
     search: SearchDocument | None = None  # the search that has found the settings of the trials
+    pictures: str | None = None  # URL of the folder of pictures, relative to the report, if the page can open it
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def report(run: ReportedRun) -> Report:
         disagreements=evidence.Disagreements.of(run.tallies, labels) if run.tallies else None,
         evidence=evidence,
         test=run.dataset.test,
+        link=functools.partial(_link, run.pictures),
+        left_out=[notice for notice in dataset.get("notices", ()) if notice.startswith("left out")],
         classes=run.dataset.classes,
         where="" if run.dataset.name in DATASETS else _dataset_option(run),
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
@@ -117,6 +122,13 @@ def _templates() -> jinja2.Environment:
     environment.filters |= {**NUMBER_FORMATS, "quoted": shlex.quote}
     environment.filters["minute"] = lambda moment: moment[:16].replace("T", " ")  # "2026-11-25 03:00"
     return environment
+
+
+def _link(pictures: str | None, file: str) -> Markup:
+    """Return the name of a file of a folder of pictures, as a link if there is a URL of that folder."""
+    if pictures is None:
+        return escape(file)
+    return Markup('<a href="{}/{}">{}</a>').format(pictures, quote(os.fsencode(file)), file)
 
 
 def _dataset_option(run: ReportedRun) -> str:

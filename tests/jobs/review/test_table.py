@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from jobs.review.background import item_of_array
 from jobs.review.data import read_data
 from jobs.review.order import Item
 from jobs.review.table import COLUMNS, NAMES, Row, label_of, read_table, write_table
@@ -16,6 +18,7 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
 from tests.support.pictures import classes, write_folder
+from tests.support.reviewing import data_of
 
 HASH = "0123456789abcdef" * 2
 
@@ -129,3 +132,15 @@ def test_a_label_must_be_a_class_or_none() -> None:
     assert [*map(label, ("7", "none", "7.0"))] == ["7", "none", "7"]
     with pytest.raises(DataError, match=r"t.csv: row 7: expected one of 0, .*, 9, or none, got seven; correct the row"):
         label("seven")
+
+
+def test_a_disputed_picture_of_a_folder_is_named_by_its_file(folder: Path, tmp_path: Path) -> None:
+    data = data_of(folder)
+    items = [item_of_array(data, "hold-out", index) for index in range(len(data.dataset.test))]
+    assert len(items) > 5
+    for item, image in zip(items, data.dataset.test.images, strict=True):
+        assert isinstance(item.source, Path)
+        assert np.array_equal(np.asarray(Image.open(item.source)), image[..., 0])
+    write_table(tmp_path / "table.csv", [(items[0], "disputed")], data.classes, f"{folder}/")
+    (row,) = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    assert row["file"] == items[0].name == str(items[0].source)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from jobs.train.reporting import is_in_index, write_index, write_report
+from jobs.train.reporting import is_in_index, pictures_link, write_index, write_report
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Fence
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
@@ -70,6 +71,25 @@ def test_the_report_separates_options_that_differ_from_their_defaults(digits: Da
         *("--dataset=mnist-mini", "--models=keras,scratch", "--report"),
     ]
     assert (tmp_path / "runs/a/plots/accuracy.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("storage", "dataset", "link"),
+    [
+        ("work/results", "work/my letters", "../../../my%20letters"),
+        ("work/results", "other/letters", "../../../../other/letters"),
+        ("work/results", "s3://bucket/letters", None),
+        ("work/results", "mnist-mini", None),
+        ("work/results", "tfds:cmaterdb/x", None),
+        ("memory://storage", "work/letters", None),
+    ],
+)
+def test_a_report_links_to_pictures_only_if_both_are_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, dataset: str, link: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(open_storage(storage), "r")
+    assert pictures_link(folder.where, f"dataset: {dataset}\nseeds: 3\n") == link
 
 
 @pytest.mark.parametrize("damaged", [False, True])

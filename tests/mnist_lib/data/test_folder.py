@@ -1,5 +1,6 @@
 """The images of a folder of pictures: how each is read, and which split it goes to."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnist_lib.data.corrections import NONE
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError
+from tests.support.corrections import correct, correction
 from tests.support.pictures import classes, images_of, noise, read, total, write_folder
 
 
@@ -146,6 +149,26 @@ def test_one_changed_picture_or_label_changes_the_fingerprint_and_nothing_else_d
     third = read(folder)
     (folder / "a").rename(folder / "c")
     assert len({first.fingerprint, second.fingerprint, third.fingerprint, read(folder).fingerprint}) == 4
+
+
+def test_each_image_of_a_folder_knows_its_file_whatever_is_corrected(tmp_path: Path) -> None:
+    unusual = os.fsdecode(b"b/\xff \xc3\xa9.png")
+    same = {"a/same.png": noise(99_991), "b/same.png": noise(99_991)}
+    folder = write_folder(tmp_path / "f", {**classes("a", "b"), unusual: noise(99_990), **same})
+    for n in range(3):  # read, from the cache, and with corrections
+        dataset = read(folder)
+        named = [
+            (split.file(index), image)
+            for split in (dataset.train, dataset.test)
+            for index, image in enumerate(split.images)
+        ]
+        assert len(named) == 61 + n // 2
+        for file, image in named:
+            assert file is not None
+            assert np.array_equal(np.asarray(Image.open(folder / file)), image[..., 0])
+        assert n == 2 or unusual in dict(named)
+        if n == 1:
+            correct(folder, correction(noise(99_990), NONE), correction(noise(99_991), "b"))
 
 
 def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

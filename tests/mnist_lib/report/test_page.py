@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser
 
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.report.page import Report, ReportedRun, report
 from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
 from tests.support.figures import assert_says_what_the_summary_says
@@ -165,6 +167,25 @@ def test_labels_are_questioned_by_accurate_models_only_and_the_page_says_so(
     page = report(with_wrong_labels(made_run(digits, seeds=2))).page.decode()  # their accuracy is 90%
     assert "Labels that may be wrong: 0 images" in page
     assert "No label is questioned: that takes at least 2 trials of models with a mean test accuracy of at" in page
+
+
+def test_mistakes_and_pictures_that_are_left_out_name_their_files(digits: Dataset) -> None:
+    run = made_run(digits, seeds=2)
+    paths = [f"seven/\u00e9 {NAUGHTY[:20]}#{n}.png" for n in range(len(digits.test))]
+    files = np.array([path.encode() for path in paths]).view(np.uint8).reshape(len(paths), -1)
+    data = {**run.summary["dataset"], "notices": ["left out: a/b.png: damaged", "left over"]}
+    dataset = replace(digits, test=replace(digits.test, files=files))
+    run = replace(run, summary={**run.summary, "dataset": data}, dataset=dataset)
+    mistake = StoredTrial.of(run.tallies["keras"].chosen.probabilities, digits.test.labels).mistakes[0]
+    name = paths[mistake.image]
+    page = report(run).page.decode()
+    assert name in html.unescape(page)
+    assert "<li>left out: a/b.png: damaged</li>" in page
+    assert "left over" not in page
+    assert "<a " not in page
+    page = report(replace(run, pictures="../../../my%20letters")).page.decode()
+    (link,) = {link for link in re.findall(r'href="([^"]*)"', page) if link.endswith(f"%23{mistake.image}.png")}
+    assert link == f"../../../my%20letters/{quote(name)}"
 
 
 def test_options_that_differ_from_their_defaults_come_first_and_the_others_are_folded(
