@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mnist_lib.clock import steady_time
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
+from mnist_lib.results import Epochs
 from mnist_lib.spec import TrialSpec, require_whole
 from mnist_lib.wording import counted
 
@@ -63,6 +64,7 @@ class Assignment:
     source: ModelFile | None = None  # the file that defines its model, unless the model is in the catalog
     deadline: float = math.inf  # by `steady_time`; an epoch that would end later is not begun, except the first
     until: int | None = None  # end with `RungDone` after this epoch, without an evaluation on the test images
+    epochs: Epochs = field(default_factory=Epochs)  # up to the checkpoint or later; not needed with `until`
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let Ray send the checkpoint without copying it; the receiver sees it as a memoryview.
@@ -70,10 +72,11 @@ class Assignment:
         The seconds left are sent in place of the deadline, since the clocks of two machines may differ.
         """
         checkpoint = None if self.checkpoint is None else pickle.PickleBuffer(self.checkpoint)
-        return _received, (self.spec, checkpoint, self.source, self.deadline - steady_time(), self.until)
+        left = self.deadline - steady_time()
+        return _received, (left, self.spec, checkpoint, self.source, self.until, self.epochs)
 
 
 def _received(
-    spec: TrialSpec, checkpoint: bytes | None, source: ModelFile | None, seconds: float, until: int | None
+    seconds: float, spec: TrialSpec, checkpoint: bytes | None, source: ModelFile | None, *others: Any
 ) -> Assignment:
-    return Assignment(spec, checkpoint, source, steady_time() + seconds, until)
+    return Assignment(spec, checkpoint, source, steady_time() + seconds, *others)

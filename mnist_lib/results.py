@@ -9,6 +9,7 @@ import functools
 import math
 import pickle
 import statistics
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -20,6 +21,9 @@ from mnist_lib.spec import TrialSpec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+NUMBERS_PER_EPOCH = 6
 
 
 class Counts(TypedDict):
@@ -161,6 +165,39 @@ class EpochDone(TrialEvent):
     @property
     def images_per_second(self) -> float:
         return self.train.total / max(self.seconds, 1e-9)
+
+
+class Epochs:
+    """The epochs of a trial from the first one on, in 48 bytes each, since a trial may have 100,000."""
+
+    def __init__(self) -> None:
+        self._numbers = array("d")  # exact: a float holds every count up to 2^53
+
+    def __len__(self) -> int:
+        return len(self._numbers) // NUMBERS_PER_EPOCH
+
+    def add(self, done: EpochDone) -> None:
+        """Add an epoch. It replaces that of an earlier attempt; one that does not follow on the others is ignored."""
+        at = (done.epoch - 1) * NUMBERS_PER_EPOCH
+        if at <= len(self._numbers):
+            validation = (done.validation.correct, done.validation.total) if done.validation else (-1, -1)
+            numbers = done.loss, done.train.correct, done.train.total, *validation, done.seconds
+            self._numbers[at : at + NUMBERS_PER_EPOCH] = array("d", numbers)
+
+    def first(self, trial: str, count: int) -> list[EpochDone]:
+        """Return the first epochs, as those of this trial."""
+        found = []
+        for number in range(count):
+            at = number * NUMBERS_PER_EPOCH
+            loss, *counts, seconds = self._numbers[at : at + NUMBERS_PER_EPOCH]
+            correct, total, validated, of = map(int, counts)
+            validation = None if of < 0 else Accuracy(validated, of)
+            train = Accuracy(correct, total)
+            done = EpochDone(
+                trial=trial, epoch=number + 1, loss=loss, train=train, validation=validation, seconds=seconds
+            )
+            found.append(done)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,8 @@ def fan_out_of(
     def payload(spec: TrialSpec, ends_by: float) -> Assignment | None:
         if not recorder.is_ready(spec.id):
             return None
-        return Assignment(spec, recorder.checkpoint(spec.id), files.get(spec.model), ends_by)
+        checkpoint, epochs = recorder.checkpoint(spec.id), recorder.epochs(spec.id)
+        return Assignment(spec, checkpoint, files.get(spec.model), ends_by, epochs=epochs)
 
     fan_out = FanOut(
         cluster,

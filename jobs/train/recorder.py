@@ -14,13 +14,14 @@ from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.aggregation import Tally
+from mnist_lib.documents import convert
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import IntegrityError, StoreError
 from mnist_lib.report.summary import trial_row
-from mnist_lib.results import CheckpointTaken, EpochDone, LaneStarted, Started, TrialFailure, TrialResult
+from mnist_lib.results import CheckpointTaken, EpochDone, Epochs, LaneStarted, Started, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.resumption import read_result, store_result
-from mnist_lib.store.runs import RunFolder, history_line
+from mnist_lib.store.runs import HISTORY, RunFolder, history_line
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Recorder:
         self._checkpoints = Checkpoints(folder, self._writes)
         self._epochs: dict[str, int] = {}  # epoch of each trial's newest checkpoint
         self._restored: dict[str, tuple[int, ...]] = {}  # shape of the probabilities of each trial that has ended
+        self._trained: dict[str, Epochs] = {}  # of the trials that have not ended
         for spec in trials:
             ended = read_result(folder, spec) if folder.resumed else None
             if ended:
@@ -65,9 +67,14 @@ class Recorder:
                 self._add(*ended)
             else:
                 self.unfinished.append(spec)
+                self._trained[spec.id] = Epochs()
                 if folder.resumed:
                     self._checkpoints.read(spec.id)
         if folder.resumed:
+            for entry in folder.history():
+                if entry["event"] == "epoch" and entry.get("trial") in self._trained:
+                    done = convert(entry, EpochDone, f"{folder.where}/{HISTORY}", "$")
+                    self._trained[done.trial].add(done)
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
 
     def __enter__(self) -> Self:
@@ -108,6 +115,10 @@ class Recorder:
         """Return the newest checkpoint of a trial that has not ended."""
         return self._checkpoints.get(trial)
 
+    def epochs(self, trial: str) -> Epochs:
+        """Return the epochs that were trained in all attempts at a trial that has not ended."""
+        return self._trained[trial]
+
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
         """Record an event.
 
@@ -127,14 +138,13 @@ class Recorder:
                 self._append({"event": "started", **asdict(event)})
             case EpochDone():
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
+                self._trained[event.trial].add(event)
                 self._append({"event": "epoch", **asdict(event)})
             case CheckpointTaken():
                 self._checkpoints.put(event.trial, event.content)
                 self._epochs[event.trial] = event.epoch
-                write, size = (
-                    partial(self._checkpoints.store, event.trial, event.epoch, event.content),
-                    len(event.content),
-                )
+                size = len(event.content)
+                write = partial(self._store_checkpoint, event.trial, event.epoch, event.content)
                 self._writes.put(write, event.trial, in_place_of="checkpoint", size=size)
             case TrialResult():
                 self._add(event, attempts(event.trial))
@@ -155,10 +165,18 @@ class Recorder:
 
     def _write_history(self) -> None:
         with self._history_lock:
-            lines = b"".join(self._history.popleft() for _ in range(len(self._history)))
-            self._written_bytes += len(lines)
+            lines = [*self._history]
             if lines:
-                self._folder.append_lines(lines)
+                self._folder.append_lines(b"".join(lines))
+            for line in lines:  # not before: if this failed, no checkpoint may be stored that follows on lost epochs
+                self._history.popleft()
+                self._written_bytes += len(line)
+
+    def _store_checkpoint(self, trial: str, epoch: int, content: bytes) -> None:
+        self._write_history()
+        with self._history_lock:
+            self._folder.flush()  # first, since a trial resumes only if the epochs before its checkpoint are known
+        self._checkpoints.store(trial, epoch, content)
 
     def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
         tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
@@ -191,6 +209,7 @@ class Recorder:
 
     def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
         self._checkpoints.forget(outcome.trial)
+        self._trained.pop(outcome.trial, None)
         retry = isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
         row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts, retry=retry)
         self.rows.append(row)

@@ -23,9 +23,9 @@ MAX_PART_LENGTH = 200  # some storages allow 255 bytes, and the name of a tempor
 MAX_CONCURRENT_REQUESTS = 16
 MAX_DISK_SECONDS = 0.001  # for a request to a disk; a bucket takes longer
 
-# Maximum sizes of objects that are read, in bytes. A record of a version with 1,000 classes has 0.1 MB, a manifest with
-# a history of 100,000 epochs has 28 MB, and a summary of 1,000 trials has 2 MB.
-MAX_RECORD_BYTES, MAX_DOCUMENT_BYTES = 1 << 20, 1 << 25
+# Maximum sizes of objects that are read, in bytes. A record of a version with 1,000 classes has 0.1 MB, a summary of
+# 1,000 trials has 2 MB, and a document with 100,000 epochs, each with the name of its trial, has 30 to 50 MB.
+MAX_RECORD_BYTES, MAX_DOCUMENT_BYTES, MAX_EPOCHS_BYTES = 1 << 20, 1 << 25, 1 << 26
 MAX_FILE_BYTES = 10**9  # of a version: 250 million weights
 MAX_CHECKPOINT_BYTES = 5 * MAX_FILE_BYTES  # the weights, the best ones, and up to three slots of the optimizer
 

@@ -19,7 +19,7 @@ from mnist_lib.data.split import DatasetInfo
 from mnist_lib.documents import Json, Name, Number, Sha256, Text, Texts, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, ModelFile, require_trusted
-from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects
+from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.results import Counts, EpochRow, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, OPTIONAL_FIELDS
 from mnist_lib.store.predictions import PREDICTIONS, TEST_IMAGES, Predictions
@@ -166,7 +166,7 @@ def image_shape_of(dataset: DatasetFacts, version: str) -> ImageShape:
 
 def read_manifest(objects: Objects, version: Version) -> Manifest:
     """Return the manifest of a version. Raises IntegrityError or SchemaError if it cannot be read."""
-    content, name = read_file(objects, version, MANIFEST, limit=MAX_DOCUMENT_BYTES), f"{version.name}: {MANIFEST}"
+    content, name = read_file(objects, version, MANIFEST, limit=MAX_EPOCHS_BYTES), f"{version.name}: {MANIFEST}"
     require_schema(content, MANIFEST_SCHEMA, name)
     return decode(content, Manifest, name)
 

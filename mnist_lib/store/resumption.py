@@ -22,7 +22,7 @@ from mnist_lib.archives import read_npz
 from mnist_lib.catalog import MAX_PROBABILITIES
 from mnist_lib.documents import Count, Json, Name, Number, Seconds, Sha256, Text, Texts
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_FILE_BYTES, concurrently
+from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_EPOCHS_BYTES, MAX_FILE_BYTES, concurrently
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -87,7 +87,7 @@ def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] |
     """Return the result of a trial and the number of its attempts, or None if it has not ended or is damaged."""
     name = f"trials/{spec.id}/ended.json"
     try:
-        content = folder.read(name)
+        content = folder.read(name, MAX_EPOCHS_BYTES)
         if content is None:
             return None
         record = unseal(content, name, EndedTrial)

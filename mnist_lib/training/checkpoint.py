@@ -14,14 +14,14 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
-from mnist_lib.documents import Count, Json, Number, decode
+from mnist_lib.documents import Count, Json, Number, Seconds, decode
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
-from mnist_lib.results import Accuracy, EpochDone
+from mnist_lib.results import Accuracy
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec
 from mnist_lib.training.steps import Values
 
-MAX_NOTES_BYTES = 1 << 24  # enough for a hundred thousand epochs
+MAX_NOTES_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ class Best:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that an unfinished trial needs to continue after the last epoch that it has completed."""
+    """Everything that an unfinished trial needs to continue after the last epoch that it has completed.
+
+    Its size does not depend on the number of epochs: they are in the history of the run.
+    """
 
     values: Values
     best: Best
-    history: tuple[EpochDone, ...]
-
-    @property
-    def epoch(self) -> int:
-        return self.history[-1].epoch
+    epoch: int
+    seconds: float  # of all epochs
+    longest: float  # seconds of the longest epoch
 
 
 class BestNotes(TypedDict):
@@ -58,7 +59,9 @@ class Notes(TypedDict):
 
     spec: dict[str, Json]
     best: BestNotes
-    history: Annotated[tuple[EpochDone, ...], Meta(min_length=1, max_length=MAX_EPOCHS)]
+    epoch: Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
+    seconds: Seconds
+    longest: Seconds
 
 
 def pack(state: TrainingState, spec: TrialSpec) -> bytes:
@@ -67,7 +70,9 @@ def pack(state: TrainingState, spec: TrialSpec) -> bytes:
     notes = {
         "spec": asdict(spec),
         "best": {"epoch": best.epoch, "validation": validation, "highest": best.highest},
-        "history": [asdict(epoch) for epoch in state.history],
+        "epoch": state.epoch,
+        "seconds": state.seconds,
+        "longest": state.longest,
     }
     arrays = _arrays((state.values, best.weights))
     arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
@@ -97,7 +102,9 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
         return TrainingState(
             values,
             Best(weights=weights, **notes["best"]),
-            notes["history"],
+            notes["epoch"],
+            notes["seconds"],
+            notes["longest"],
         )
     except (IntegrityError, ValueError) as error:
         raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error

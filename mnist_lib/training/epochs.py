@@ -43,28 +43,38 @@ def start(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, tu
         return None, (f"{error}; the trial starts from the beginning",)
     if given.until is not None and state.epoch > given.until:  # its score would be that of a later rung
         return None, ("its checkpoint is of a later rung; the trial starts from the beginning",)
+    if given.until is None and state.epoch > len(given.epochs):
+        lost = f"the history of the run lacks epochs before its checkpoint of epoch {state.epoch}"
+        return None, (f"{lost}; the trial starts from the beginning",)
     trainer.values = state.values
     return state, ()
 
 
 def train(
-    compiled: Compiled, spec: TrialSpec, state: TrainingState | None, pace: Pace, deadline: float
-) -> Generator[TrialEvent, None, tuple[Best, tuple[EpochDone, ...]]]:
-    """Return the epoch to store and all epochs.
+    compiled: Compiled,
+    spec: TrialSpec,
+    state: TrainingState | None,
+    history: list[EpochDone],
+    pace: Pace,
+    deadline: float,
+) -> Generator[TrialEvent, None, TrainingState]:
+    """Return the last state, with the epoch to store.
 
-    It is the latest epoch with at least max - sqrt(max (n - max) / n) correct predictions on the n validation images,
+    That is the latest epoch with at least max - sqrt(max (n - max) / n) correct predictions on the n validation images,
     one standard error below the maximum: of epochs that differ only by chance, the longest trained is the best guess.
     Without validation it is the last one.
 
     Args:
+        history: every epoch is added to it.
         deadline: the value of `steady_time()` after which no epoch should end.
     """
-    best, history = (state.best, state.history) if state else (None, ())
+    best, number = (state.best, state.epoch) if state else (None, 0)
+    seconds, longest = (state.seconds, state.longest) if state else (0.0, 0.0)
     rates = rates_of(compiled, spec)
     last = min(spec.epochs, pace.max_epochs or spec.epochs)
     checkpoint_at = time.monotonic()
     for epoch in compiled.trainer.train(
-        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=len(history) + 1, last=last
+        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=number + 1, last=last
     ):
         if isinstance(epoch, EpochProgress):
             yield Heartbeat(trial=spec.id, epoch=epoch.epochs)
@@ -82,27 +92,27 @@ def train(
             validation=validation,
             seconds=epoch.seconds,
         )
-        history = (*history, done)
+        number, seconds, longest = epoch.number, seconds + epoch.seconds, max(longest, epoch.seconds)
+        history.append(done)
         yield done
-        late = steady_time() + max(epoch.seconds for epoch in history) > deadline
+        late = steady_time() + longest > deadline
         if math.isfinite(deadline) and compiled.trainer.any_process(late):
             break
         if epoch.number < last and time.monotonic() - checkpoint_at >= pace.checkpoint_seconds:
-            content = pack(TrainingState(compiled.trainer.values, best, history), spec)
+            content = pack(TrainingState(compiled.trainer.values, best, number, seconds, longest), spec)
             yield CheckpointTaken(trial=spec.id, epoch=epoch.number, content=content)
             checkpoint_at = time.monotonic()
     assert best is not None  # a spec has at least one epoch
-    return best, history
+    return TrainingState(compiled.trainer.values, best, number, seconds, longest)
 
 
-def rung_done(trainer: Trainer, spec: TrialSpec, best: Best, history: tuple[EpochDone, ...]) -> RungDone:
+def rung_done(spec: TrialSpec, state: TrainingState) -> RungDone:
     """Return the end of a rung. Raises SpecError if there is no validation."""
-    if best.validation is None:
+    validation = state.best.validation
+    if validation is None:
         raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
-    epoch, state = history[-1].epoch, TrainingState(trainer.values, best, history)
-    content = pack(state, spec) if epoch < spec.epochs else b""
-    seconds = sum(done.seconds for done in history)
-    return RungDone(trial=spec.id, epoch=epoch, validation=best.validation, seconds=seconds, content=content)
+    content = pack(state, spec) if state.epoch < spec.epochs else b""
+    return RungDone(trial=spec.id, epoch=state.epoch, validation=validation, seconds=state.seconds, content=content)
 
 
 def rates_of(compiled: Compiled, spec: TrialSpec) -> NDArray[np.float32]:

@@ -184,12 +184,13 @@ class _Lane:
         setup_seconds = time.monotonic() - begin
         if assignment.until is not None:
             pace = replace(pace, max_epochs=assignment.until)
-        best, history = yield from train(compiled, spec, state, pace, assignment.deadline)
+        history = assignment.epochs.first(spec.id, state.epoch) if state and assignment.until is None else []
+        state = yield from train(compiled, spec, state, history, pace, assignment.deadline)
         if assignment.until is not None:
-            yield rung_done(compiled.trainer, spec, best, history)
+            yield rung_done(spec, state)
             return
         yield (trained := Trained(trial=spec.id))
-        train_seconds = sum(epoch.seconds for epoch in history)
+        best = state.best
         test = self._dataset.test
         probabilities = yield from evaluate(compiled.trainer, best.weights, test, trained)
         rates = rates_of(compiled, spec)[compiled.plan.steps - 1 :: compiled.plan.steps]
@@ -199,9 +200,9 @@ class _Lane:
             test=accuracy_of(probabilities, test.labels),
             validation=best.validation,
             best_epoch=best.epoch,
-            history=history,
-            train_seconds=train_seconds,
-            images_per_second=len(history) * len(compiled.train) / train_seconds,
+            history=tuple(history),
+            train_seconds=state.seconds,
+            images_per_second=state.epoch * len(compiled.train) / state.seconds,
             setup_seconds=setup_seconds,
             replicas=len(devices),
             devices=devices,

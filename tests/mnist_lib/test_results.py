@@ -1,10 +1,11 @@
 import math
+import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, EpochDone, Epochs
 
 counts = st.integers(0, 10**6).flatmap(lambda total: st.builds(Accuracy, st.integers(0, total), st.just(total)))
 
@@ -35,3 +36,26 @@ def test_an_interval_contains_its_accuracy_and_is_within_0_and_1(accuracy: Accur
 def test_the_interval_is_that_of_wilson() -> None:
     # R: prop.test(9800, 10000, correct = FALSE)$conf.int
     assert Accuracy(9_800, 10_000).interval() == pytest.approx((0.9770661, 0.9825653), abs=1e-7)
+
+
+def epoch(number: int, loss: float, validation: Accuracy | None = None) -> EpochDone:
+    return EpochDone(trial="t", epoch=number, loss=loss, train=Accuracy(1, 3), validation=validation, seconds=0.1)
+
+
+def test_w7_the_epochs_of_a_trial_take_little_memory_and_come_back_exactly() -> None:
+    epochs, largest = Epochs(), 10**12
+    added = [epoch(1, 1 / 3), epoch(2, 0.1, Accuracy(largest - 1, largest)), epoch(3, 1e-300, Accuracy(0, 0))]
+    for done in added:
+        epochs.add(done)
+    assert pickle.loads(pickle.dumps(epochs)).first("t", 3) == added
+    for number in range(4, 100_001):
+        epochs.add(epoch(number, 0.5))
+    assert len(epochs) == 100_000
+    assert len(pickle.dumps(epochs)) < 5_000_000
+
+
+def test_a_later_attempt_replaces_epochs_and_one_after_a_gap_is_left_out() -> None:
+    epochs = Epochs()
+    for done in (epoch(1, 0.1), epoch(2, 0.2), epoch(3, 0.3), epoch(2, 0.4), epoch(5, 0.5)):
+        epochs.add(done)
+    assert [(done.epoch, done.loss) for done in epochs.first("t", len(epochs))] == [(1, 0.1), (2, 0.4), (3, 0.3)]

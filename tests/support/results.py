@@ -1,8 +1,9 @@
 """Results of trials that were not trained."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from mnist_lib.results import TrialResult
+from mnist_lib.results import EpochDone, Epochs, TrialResult
 from mnist_lib.spec import TrialSpec
 
 
@@ -22,3 +23,12 @@ def trial_result(spec: TrialSpec, **fields: Any) -> TrialResult:
         "files": {},
     }
     return TrialResult(trial=spec.id, spec=spec, **{**defaults, **fields})
+
+
+def epochs_in(events: Iterable[object]) -> Epochs:
+    """Return the epochs among events, as a driver knows them."""
+    epochs = Epochs()
+    for event in events:
+        if isinstance(event, EpochDone):
+            epochs.add(event)
+    return epochs

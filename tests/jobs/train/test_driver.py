@@ -77,6 +77,7 @@ STORED_DATA = StoredData(FACTS.summary(10), no_dataset, lambda: b"state")
 def check(objects: MemoryObjects, summary: dict[str, Any]) -> None:
     """Check that each trial has undisturbed weights, and that each model has one version, which is the champion."""
     weights = {trial["id"]: trial["weights_sha256"] for trial in summary["trials"]}
+    assert {trial["trained_epochs"] for trial in summary["trials"]} == {2}
     assert weights == {spec.id: undisturbed_weights(spec) for spec in TRIALS}
     for model in ("keras", "scratch"):
         (number,) = all_verified(objects, model)

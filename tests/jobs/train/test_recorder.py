@@ -65,6 +65,32 @@ def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
         assert sorted(content is None for content in each._checkpoints._held.values()) == [False, False, True]
 
 
+def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path: Path) -> None:
+    (trial,) = trials = trial_grid(("keras",), [0], dataset="mnist-mini", epochs=9)
+    unflushed: list[bytes] = []
+
+    class Buffering(LocalObjects):
+        """Like a bucket: what is appended is lost with the process unless it is flushed."""
+
+        def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+            unflushed.append(content)
+
+        def flush(self) -> None:
+            super().append("runs/r/history.jsonl", b"".join(unflushed))
+            unflushed.clear()
+
+    attempts = [1, 2, 3, 4], [3, 4, 5]  # the second one resumed after epoch 2
+    with Recorder(RunFolder(Buffering(tmp_path), "r"), trials) as recorder:
+        for number, attempt in enumerate(attempts, 1):
+            for epoch in attempt:
+                recorder.record(epoch_of(trial, epoch, seconds=number), lambda _: 1)
+        recorder.record(CheckpointTaken(trial=trial.id, epoch=5, content=b"of epoch 5"), lambda _: 1)
+    with Recorder(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
+        assert resumed.checkpoint(trial.id) == b"of epoch 5"
+        for each in (recorder, resumed):
+            assert [done.seconds for done in each.epochs(trial.id).first(trial.id, 5)] == [1, 1, 2, 2, 2]
+
+
 class Hung(LocalObjects):
     """A storage whose writes do not end before `may_go_on` is set."""
 

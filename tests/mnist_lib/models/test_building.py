@@ -1,7 +1,7 @@
 """A user's model is trained, resumed, mirrored and stored like one of the catalog; errors in it name its lines."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.training import trial
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
+from tests.support.results import epochs_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -46,6 +47,7 @@ def run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
         source: ModelFile = OWN,
         replicas: int = 1,
         checkpoint: bytes | None = None,
+        before: Sequence[TrialEvent] = (),
         *,
         resumed: bool = False,
     ) -> list[TrialEvent]:
@@ -53,10 +55,10 @@ def run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
         events: list[TrialEvent] = []
 
         def assignments() -> Iterator[Assignment]:
-            yield Assignment(spec, checkpoint, source)
+            yield Assignment(spec, checkpoint, source, epochs=epochs_in(before))
             if resumed:
                 (taken,) = [event for event in events if isinstance(event, CheckpointTaken)]
-                yield Assignment(spec, taken.content, source)
+                yield Assignment(spec, taken.content, source, epochs=epochs_in(events))
 
         resources, pace = Resources(cpus=2, cpu_replicas=replicas), Pace(checkpoint_seconds=0)
         for event in run_trials(assignments(), lambda: few, resources, WorkerPlace(node="here"), pace):
@@ -77,7 +79,7 @@ def test_a_resumed_user_model_ends_with_the_same_weights(name: str, replicas: in
     if name in ("small_resnet", "Subclass"):  # in another lane
         events = run(own(name), replicas=replicas)
         (checkpoint,) = [event for event in events if isinstance(event, CheckpointTaken)]
-        events += run(own(name), replicas=replicas, checkpoint=checkpoint.content)
+        events += run(own(name), replicas=replicas, checkpoint=checkpoint.content, before=events)
     else:
         events = run(own(name), replicas=replicas, resumed=True)
     assert [event.resumed_after for event in events if isinstance(event, Started)] == [0, 1]

@@ -1,6 +1,7 @@
 """The event file of a real trial, as TensorBoard itself reads it."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResul
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import learning_rates
 from mnist_lib.training.trial import WorkerPlace, run_trials
+from tests.support.results import epochs_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -21,11 +23,15 @@ SPEC = TrialSpec.of("keras", epochs=4, hidden_units=8, schedule="one-cycle")
 STEPS = 3  # of an epoch: 360 images
 
 
-def events_of(digits: Dataset, checkpoint: bytes | None = None, spec: TrialSpec = SPEC) -> list[TrialEvent]:
+def events_of(
+    digits: Dataset, checkpoint: bytes | None = None, spec: TrialSpec = SPEC, before: Sequence[TrialEvent] = ()
+) -> list[TrialEvent]:
     train = digits.train.take(np.arange(0, 4_000, 10))
     dataset, resources = Dataset.of("few", "1", train, digits.test), Resources(cpus=2, cpu_replicas=2)
     place, pace = WorkerPlace(node="here"), Pace(checkpoint_seconds=0)
-    return list(run_trials([Assignment(spec, checkpoint)], lambda: dataset, resources, place, pace))
+    return list(
+        run_trials([Assignment(spec, checkpoint, epochs=epochs_in(before))], lambda: dataset, resources, place, pace)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +94,7 @@ def test_a_trial_that_resumed_from_a_checkpoint_has_every_epoch_once(
     events: list[TrialEvent], digits: Dataset, tmp_path: Path
 ) -> None:
     checkpoint = next(event for event in events if isinstance(event, CheckpointTaken) and event.epoch == 2)
-    resumed = result_of(events_of(digits, checkpoint.content))
+    resumed = result_of(events_of(digits, checkpoint.content, before=events))
     losses = [(loss.step, loss.value) for loss in shown(resumed, tmp_path).Scalars("loss")]
     assert losses == [(epoch.epoch, np.float32(epoch.loss)) for epoch in result_of(events).history]
 

@@ -59,6 +59,18 @@ def test_the_stored_result_of_a_trial_is_read_back_unchanged(objects: Objects) -
     assert newest_checkpoint(folder, SPEC.id) is None  # deleted when the trial ended
 
 
+@pytest.mark.slow
+def test_w7_a_result_of_100_000_epochs_is_read_back(tmp_path: Path) -> None:
+    spec = replace(SPEC, source_sha256="0" * 64, model="m" * 60, epochs=100_000)
+    epoch = replace(RESULT.history[0], trial=spec.id, loss=1 / 3, train=Accuracy(10**7, 10**7), seconds=100 / 3)
+    history = tuple(replace(epoch, epoch=number) for number in range(1, spec.epochs + 1))
+    folder = RunFolder(LocalObjects(tmp_path), "r")
+    store_result(folder, replace(RESULT, trial=spec.id, spec=spec, history=history), 1, with_model=False)
+    read, _ = read_result(folder, spec) or (None, 0)
+    assert read is not None
+    assert read.history == history
+
+
 def test_a_result_stored_without_its_model_has_no_files(objects: Objects) -> None:
     folder = RunFolder(objects, "r")
     store_result(folder, RESULT, 1, with_model=False)

@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import tensorflow as tf
 
 from mnist_lib.assignment import Assignment, Pace, Resources
 from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
-from mnist_lib.results import CheckpointTaken, EpochDone, Started, TrialEvent, TrialResult
-from mnist_lib.spec import trial_grid
+from mnist_lib.models.model import Weights
+from mnist_lib.results import CheckpointTaken, EpochDone, Epochs, Started, TrialEvent, TrialResult
+from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.training import trial
+from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
+from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
+from tests.support.results import epochs_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -51,7 +56,9 @@ def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
     checkpoints = {event.epoch: event.content for event in uninterrupted if isinstance(event, CheckpointTaken)}
     assert [*checkpoints] == [1, 2]  # none after the last
     # The first one in a lane that has trained nothing, the second one in a lane that has trained more epochs.
-    seen = events([Assignment(spec, content) for content in checkpoints.values()], few, EACH_EPOCH, resources)
+    epochs = epochs_in(uninterrupted)
+    assignments = [Assignment(spec, content, epochs=epochs) for content in checkpoints.values()]
+    seen = events(assignments, few, EACH_EPOCH, resources)
     assert [event.resumed_after for event in seen if isinstance(event, Started)] == [1, 2]
     assert [event.epoch for event in seen if isinstance(event, EpochDone)] == [2, 3, 3]
     assert len(results(seen)) == 2
@@ -61,6 +68,29 @@ def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
         assert resumed.best_epoch == expected.best_epoch
         histories = [[replace(epoch, seconds=0) for epoch in each.history] for each in (resumed, expected)]
         assert histories[0] == histories[1]
+
+
+def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -> None:
+    spec = TrialSpec.of("scratch", epochs=100_000, hidden_units=8)
+    values = Values([tf.zeros(3)], [], [], tf.constant(0))
+    best = Best(1, Weights([tf.zeros(3)], []), None, 0)
+    first, last = (pack(TrainingState(values, best, epoch, 1e3, 1.0), spec) for epoch in (10_000, 99_999))
+    assert len(first) == len(last) < 5_000
+    assert unpack(last, spec, like=values).epoch == 99_999
+
+
+def test_w7_a_trial_whose_epochs_are_lost_from_the_history_starts_from_the_beginning(few: Dataset) -> None:
+    (spec,) = trial_grid(["scratch"], [0], epochs=3, global_batch_size=50, hidden_units=8)
+    uninterrupted = events([Assignment(spec)], few, EACH_EPOCH)
+    _, second = (event.content for event in uninterrupted if isinstance(event, CheckpointTaken))
+    known = Epochs()
+    known.add(next(event for event in uninterrupted if isinstance(event, EpochDone)))
+    seen = events([Assignment(spec, second, epochs=known)], few, EACH_EPOCH)
+    (started,) = [event for event in seen if isinstance(event, Started)]
+    assert started.resumed_after == 0
+    assert started.notices[0].startswith("the history of the run lacks epochs before its checkpoint of epoch 2")
+    assert results(seen)[0].weights_sha256 == results(uninterrupted)[0].weights_sha256
+    assert [done.epoch for done in results(seen)[0].history] == [1, 2, 3]
 
 
 def test_a_trial_that_is_shorter_than_the_interval_yields_no_checkpoint(few: Dataset) -> None:

@@ -15,7 +15,7 @@ from mnist_lib.data.split import Split
 from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.checkpoint import Best, TrainingState
+from mnist_lib.training.checkpoint import Best
 from mnist_lib.training.epochs import Compiled, train
 from mnist_lib.training.loop import Epoch
 
@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 class Scripted:
     """A trainer whose weights are the number of the epoch, and that predicts as many images correctly as it is told."""
+
+    values = None
 
     def __init__(self, correct: list[int], total: int) -> None:
         self._correct, self._total = correct, total
@@ -46,15 +48,15 @@ def stored(correct: list[int], total: int, cut: int = 0) -> Best:
     compiled = Compiled(SimpleNamespace(), trainer, SimpleNamespace(steps=1), images, images, ())  # type: ignore[arg-type]
     spec, state = TrialSpec.of("keras", epochs=len(correct)), None
     for last in (cut, len(correct)) if cut else (len(correct),):
-        events = train(compiled, spec, state, Pace(max_epochs=last, checkpoint_seconds=math.inf), deadline=math.inf)
+        events = train(compiled, spec, state, [], Pace(max_epochs=last, checkpoint_seconds=math.inf), deadline=math.inf)
         while True:
             try:
                 next(events)
             except StopIteration as end:
-                best, history = end.value
+                state = end.value
                 break
-        state = TrainingState(SimpleNamespace(), best, history)  # type: ignore[arg-type]
-    return best
+    assert state is not None
+    return state.best
 
 
 def expected(correct: list[int], total: int) -> int:

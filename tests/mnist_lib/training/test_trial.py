@@ -31,6 +31,7 @@ from mnist_lib.training import epochs, loop, trial
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
+from tests.support.results import epochs_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -110,15 +111,17 @@ def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_no
         return [*run_trials(assignments, lambda: small, TWO_REPLICAS, PLACE)]
 
     rungs, checkpoint = [], None
+    trained: list[TrialEvent] = []
     for until in (1, 3, 4):
         *events, done = run(Assignment(spec, checkpoint, until=until))
+        trained += events
         assert isinstance(done, RungDone)
         assert done.epoch == until
         assert not any(isinstance(event, TrialResult) for event in events)
         rungs.append(done)
         checkpoint = done.content
     assert checkpoint == b""  # nothing follows the last rung
-    events = run(Assignment(spec), Assignment(spec, rungs[1].content))
+    events = run(Assignment(spec), Assignment(spec, rungs[1].content, epochs=epochs_in(trained)))
     assert [event.resumed_after for event in events if isinstance(event, Started)] == [0, 3]
     whole, resumed = [event for event in events if isinstance(event, TrialResult)]
     assert resumed.weights_sha256 == whole.weights_sha256

@@ -66,7 +66,7 @@ def trial_script(
     yield 0.01 if is_compiled else durations.compiling
     done, weights = json.loads(bytes(given.checkpoint)) if given.checkpoint else (0, "")
     yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
-    history = [epoch_of(spec, epoch, durations.epoch) for epoch in range(1, done + 1)]
+    history = [] if given.until else given.epochs.first(spec.id, done)
     last = given.until or spec.epochs
     for epoch in range(done + 1, last + 1):
         interval = max(HEARTBEAT_SECONDS, durations.chunk)
