@@ -184,20 +184,22 @@ class Epochs:
             numbers = done.loss, done.train.correct, done.train.total, *validation, done.seconds
             self._numbers[at : at + NUMBERS_PER_EPOCH] = array("d", numbers)
 
-    def first(self, trial: str, count: int) -> list[EpochDone]:
-        """Return the first epochs, as those of this trial."""
+    def take(self, trial: str, numbers: Iterable[int]) -> list[EpochDone]:
+        """Return the epochs of these numbers, as those of this trial."""
         found = []
-        for number in range(count):
-            at = number * NUMBERS_PER_EPOCH
+        for number in numbers:
+            at = (number - 1) * NUMBERS_PER_EPOCH
             loss, *counts, seconds = self._numbers[at : at + NUMBERS_PER_EPOCH]
             correct, total, validated, of = map(int, counts)
             validation = None if of < 0 else Accuracy(validated, of)
             train = Accuracy(correct, total)
-            done = EpochDone(
-                trial=trial, epoch=number + 1, loss=loss, train=train, validation=validation, seconds=seconds
-            )
+            done = EpochDone(trial=trial, epoch=number, loss=loss, train=train, validation=validation, seconds=seconds)
             found.append(done)
         return found
+
+    def first(self, trial: str, count: int) -> list[EpochDone]:
+        """Return the first epochs, as those of this trial."""
+        return self.take(trial, range(1, count + 1))
 
 
 @dataclass(frozen=True, kw_only=True)

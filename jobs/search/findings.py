@@ -1,7 +1,7 @@
 """What a search has found so far: scores, decisions, the best configuration, and what was cut for lack of time."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TypedDict
 
@@ -15,7 +15,7 @@ from mnist_lib.search.halving import Step
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import HISTORY, SEARCH, RunFolder
 
-History = Sequence[Mapping[str, Any]]  # the entries of `history.jsonl`
+History = Iterable[Mapping[str, Any]]  # the entries of `history.jsonl`
 
 
 class Findings:

@@ -83,7 +83,7 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
         IntegrityError: one of its documents is damaged.
         SpecError: a document has more correct predictions than images.
     """
-    begun, summary, history = folder.begun(), folder.summary(), [*folder.history()]
+    begun, summary = folder.begun(), folder.summary()
     terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}", "$.terms")
     at, ended = moment_of(begun.begun).timestamp(), None
     rows: dict[str, Row] = {}
@@ -97,10 +97,10 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
     rows |= _configurations(folder, terms["trials"])
     metrics: dict[str, list[Metric]] = {}
     begins: dict[str, float] = {}
-    for epoch in _epochs(folder, history):
+    for epoch in _epochs(folder, folder.history()):
         metrics.setdefault(epoch["trial"], []).extend(_metrics_of(epoch))
         begins.setdefault(epoch["trial"], epoch["at"] - epoch["seconds"])
-    failed = _failed(history)
+    failed = _failed(folder.history())
     parts = []
     for name in dict.fromkeys([*rows, *metrics]):
         row, epochs = rows.get(name, {}), metrics.get(name, [])

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -60,7 +60,7 @@ def write_report(
         trials = {"", *(row["id"] for row in summary["trials"])}  # without the configurations of a search
         run = ReportedRun(
             summary=summary,
-            history=[entry for entry in folder.history() if entry.get("trial", "") in trials],
+            history=_History(folder, trials),
             tallies=tallies,
             dataset=dataset(),
             configuration=configuration,
@@ -75,6 +75,16 @@ def write_report(
         for name, content in made.plots.items():
             folder.write(f"{PLOTS}/{name}.png", content)
         folder.write(REPORT, made.page)
+
+
+class _History:
+    """The entries about some trials, read from the storage each time, since they may not fit into memory."""
+
+    def __init__(self, folder: RunFolder, trials: Collection[str]) -> None:
+        self._folder, self._trials = folder, trials
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (entry for entry in self._folder.history() if entry.get("trial", "") in self._trials)
 
 
 def _search(folder: RunFolder) -> SearchDocument | None:

@@ -5,6 +5,7 @@ All of it is computed from the probabilities of the trials and the history of th
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 from mnist_lib.aggregation import Tally
 from mnist_lib.data.split import Labels
 from mnist_lib.documents import convert
-from mnist_lib.results import EpochDone
+from mnist_lib.results import EpochDone, Epochs
 from mnist_lib.run_documents import DRIVER
 
 CALIBRATION_BINS = 10
+MAX_POINTS = 1_000  # of a learning curve
 MAX_PICTURES = 24  # of one kind
 MAX_CONFUSED = 3  # wrongly predicted classes that are listed for a class
 # A label is questioned if all trials of the models with a mean test accuracy of at least MIN_ACCURACY predict the same
@@ -189,16 +191,21 @@ class PhaseTimes:
 
 
 def learning_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, list[EpochDone]]:
-    """Return the epochs of each trial; an epoch that a later attempt repeated counts once."""
-    epochs: dict[str, dict[int, EpochDone]] = defaultdict(dict)
+    """Return the epochs of each trial, or about MAX_POINTS of them; one that a later attempt repeated counts once."""
+    epochs: dict[str, Epochs] = defaultdict(Epochs)
     for entry in history:
         if entry["event"] == "epoch":
             done = convert(entry, EpochDone, "history.jsonl", "$")
-            epochs[done.trial][done.epoch] = done
-    return {trial: [by_number[number] for number in sorted(by_number)] for trial, by_number in epochs.items()}
+            epochs[done.trial].add(done)
+    return {trial: own.take(trial, _points(len(own))) for trial, own in epochs.items() if len(own)}
 
 
-def attempts(history: Sequence[Mapping[str, Any]]) -> list[AttemptTimes]:
+def _points(epochs: int) -> list[int]:
+    """Return the numbers of the epochs to draw, among them the first and the last one."""
+    return sorted({1, *range(epochs, 0, -math.ceil(epochs / MAX_POINTS))})
+
+
+def attempts(history: Iterable[Mapping[str, Any]]) -> list[AttemptTimes]:
     """Return all attempts in the order in which they began."""
     found: list[AttemptTimes] = []
     running: dict[str, AttemptTimes] = {}  # by trial; `end` is the time of its latest entry
@@ -220,7 +227,7 @@ def attempts(history: Sequence[Mapping[str, Any]]) -> list[AttemptTimes]:
     return sorted([*found, *running.values()], key=lambda attempt: attempt.begin)
 
 
-def phases(history: Sequence[Mapping[str, Any]], timing: Mapping[str, float]) -> list[PhaseTimes]:
+def phases(history: Iterable[Mapping[str, Any]], timing: Mapping[str, float]) -> list[PhaseTimes]:
     """Return what drivers and lanes did before trials began, and when the last driver stored the models.
 
     Args:
@@ -244,6 +251,8 @@ def _lane(entry: Mapping[str, Any]) -> str:
     return f"{entry['node']}, process {entry['pid']}"
 
 
-def _origin(history: Sequence[Mapping[str, Any]]) -> float:
+def _origin(history: Iterable[Mapping[str, Any]]) -> float:
     """Return the Unix time at which the first driver's command began."""
-    return history[0]["at"] - sum(history[0].get("phases", {}).values()) if history else 0.0
+    for first in history:
+        return float(first["at"] - sum(first.get("phases", {}).values()))
+    return 0.0

@@ -7,7 +7,7 @@ import functools
 import os
 import platform
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -47,7 +47,7 @@ class ReportedRun:
     """What a report is made from."""
 
     summary: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]]
+    history: Iterable[Mapping[str, Any]]  # read several times
     tallies: Mapping[str, Tally]  # of the models with a successful trial
     dataset: Dataset
     configuration: str  # YAML

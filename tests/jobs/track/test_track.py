@@ -61,7 +61,7 @@ def folder(tmp_path: Path, digits: Dataset) -> Iterator[RunFolder]:
         terms={"trials": rows},
         configuration="seeds: 2\n",
     ) as opened:
-        for entry in made.history[:6]:
+        for entry in [*made.history][:6]:
             opened.append_history({name: value for name, value in entry.items() if name != "at"})
         opened.flush()
         yield opened

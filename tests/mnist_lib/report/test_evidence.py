@@ -1,5 +1,6 @@
 """What a report counts from probabilities, and what it reads from the history of a run."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from mnist_lib.report.evidence import (
     phases,
 )
 from mnist_lib.results import TrialResult
+from mnist_lib.spec import TrialSpec
 from tests.support.made_run import FOUR_LABELS, TIMING, small_result, tally_of
+from tests.support.simulation.trials import epoch_of
 
 Predictions = tuple[NDArray[np.float32], NDArray[np.uint8]]
 THOUSAND_LABELS = (np.arange(1_000) % 10).astype(np.uint8)
@@ -155,3 +158,11 @@ def test_the_time_line_begins_when_the_command_began() -> None:
 def test_an_epoch_that_was_trained_twice_appears_once_in_the_curve() -> None:
     history = [epoch(1, "x", 1), epoch(2, "x", 2, 0.5), started(3, "x", 2), epoch(4, "x", 2, 0.5), epoch(5, "x", 3)]
     assert [done.epoch for done in learning_curves(history)["x"]] == [1, 2, 3]
+
+
+def test_w7_a_learning_curve_has_a_bounded_number_of_points_with_the_first_and_the_last() -> None:
+    spec = TrialSpec.of("keras", epochs=100_000)
+    history = ({"at": 1.0, "event": "epoch", **asdict(epoch_of(spec, epoch))} for epoch in range(1, 50_001))
+    (curve,) = learning_curves(history).values()
+    assert 900 <= len(curve) <= 1_001
+    assert (curve[0].epoch, curve[-1].epoch, curve[-1].loss) == (1, 50_000, 1 / 50_000)
