@@ -247,10 +247,11 @@ class LocalObjects:
         except FileNotFoundError:
             yield None
             return
-        with os.fdopen(descriptor, "rb", closefd=False) as file, _closing(descriptor):
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with _closing(descriptor):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # `fdopen` refuses a folder in other words
                 raise IntegrityError(f"{self._path(name)}: expected a regular file, got something else; remove it")
-            yield file
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                yield file
 
     def _open(self, name: str, flags: int, *, make: bool = False) -> int:
         """Return a descriptor of a file; `make`: whether to create its folders."""
