@@ -181,7 +181,7 @@ async def _serve(options: ReviewOptions, prepared: _Prepared) -> int:
     access = Access.create(sock.getsockname()[1])
     session = prepared.session
     server = Server(session, prepared.background, prepared.model, prepared.viewer, access, prepared.model_classes)
-    async with running(server.application(), sock):
+    async with running(server, sock):
         with _opened(access.address, options.browser):
             refreshing = asyncio.create_task(_refresh(session))
             await ended.wait()

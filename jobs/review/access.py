@@ -67,6 +67,19 @@ class Access:
     def cookie(self) -> str:
         return self._derived("cookie")
 
+    @property
+    def proof_key(self) -> str:
+        """The key of `proof`, which the page gets when it is opened, and which is sent in no request."""
+        return self._derived("proof")
+
+    def proof(self, nonce: str) -> str:
+        """Return what only this server and its page can compute from a random text.
+
+        The page asks for it, without a cookie, before each request. So it sends nothing to another program that binds
+        the port when this one has ended.
+        """
+        return hmac.new(self.proof_key.encode(), nonce.encode(), hashlib.sha256).hexdigest()
+
     def is_token(self, token: str) -> bool:
         return _equal(token, self.token)
 

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import resources
 from typing import Annotated, Any, TypeVar
 
@@ -31,6 +33,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_UPLOAD_BYTES = 500_000  # a drawing has a few thousand
 SECONDS_TO_FINISH = 10.0  # for requests that are being answered at the end
+MAX_STRANGERS, SECONDS_OF_STRANGERS = 100, 10.0  # connections that have sent no request of the page
+PICTURE_THREADS = 4  # that read pictures; others store decisions
 MAX_HELD = 100  # pictures that a browser says it has
 NUM_ANSWERS = 3  # classes of the model that are shown
 FILES = {"": "text/html", "review.js": "text/javascript", "review.css": "text/css"}
@@ -59,6 +63,10 @@ class _DecisionRequest:
     label: ClassName = ""  # "" unless the request is a decision
 
 
+# Connections that have sent no request of the page, the oldest first, and when each is closed.
+Strangers = dict[asyncio.BaseTransport | None, asyncio.TimerHandle]
+
+
 class Server:
     """Answers the requests of the page."""
 
@@ -73,12 +81,21 @@ class Server:
     ) -> None:
         self._session, self._background, self._model, self._viewer = session, background, model, viewer
         self._access, self._classes = access, model_classes
+        self._strangers: Strangers = {}
+        # Pictures may take seconds each. Decisions do not wait for them, since they have other threads.
+        self._threads = ThreadPoolExecutor(PICTURE_THREADS)
+
+    def connection(self, runner: web.AppRunner) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        assert runner.server is not None
+        return Connection(runner.server(), self._strangers)
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[self._guarded])
         application.on_response_prepare.append(_add_headers)
         page = self._access.page
         application.router.add_get("/", self._enter)
+        application.router.add_get("/proof/{nonce:[0-9a-f]{32}}", self._proof)
         for name in FILES:
             application.router.add_get(page + name, self._file)
         application.router.add_get(page + "about", self._about)
@@ -96,11 +113,14 @@ class Server:
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse what does not come from the page, and turn errors into answers."""
-        if request.path == "/" and not self._access.is_foreign(request.headers):
+        is_public = request.path == "/" or request.path.startswith("/proof/")
+        if is_public and not self._access.is_foreign(request.headers):
             return await handler(request)
         refusal = self._access.refusal(request.method, request.headers, request.cookies)
         if refusal is not None:
             return _refused(403, refusal)
+        if (deadline := self._strangers.pop(request.transport, None)) is not None:
+            deadline.cancel()
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -126,6 +146,9 @@ class Server:
         )
         return response
 
+    async def _proof(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text=self._access.proof(request.match_info["nonce"]))
+
     async def _file(self, request: web.Request) -> web.StreamResponse:
         name = request.path.removeprefix(self._access.page)
         content = resources.files("jobs.review").joinpath("page", name or "review.html").read_bytes()
@@ -136,6 +159,7 @@ class Server:
         return _json(
             {
                 "classes": list(self._session.classes),
+                "proofKey": self._access.proof_key,
                 "user": self._session.labels.user,
                 "where": printable(self._session.labels.where),
                 "lightOnDark": viewer.is_light_on_dark and not viewer.layout.digit,
@@ -164,7 +188,7 @@ class Server:
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:
         item = self._session.item(request.match_info["image"])
-        view = await asyncio.to_thread(view_of, self._viewer, item, zoomed="zoomed" in request.query)
+        view = await self._slowly(view_of, self._viewer, item, zoomed="zoomed" in request.query)
         content = view.model_input if "seen" in request.query else view.picture
         if content is None:
             raise ImageError("expected a picture that the model can take, got another")
@@ -173,16 +197,20 @@ class Server:
     async def _draw(self, request: web.Request) -> web.StreamResponse:
         """Predict a drawing, a PNG."""
         content = await request.read()
-        found = await asyncio.to_thread(self._viewer.examine, content)
+        found = await self._slowly(self._viewer.examine, content)
         if found.image is None:
             return _json({"status": self._status(), "note": found.problem})
         if self._model.state != "ready":
             return _json({"status": self._status()})
-        probabilities = await asyncio.to_thread(self._model.predict, found.image[None])
+        probabilities = await self._slowly(self._model.predict, found.image[None])
         reason = rejection(found.likeness, probabilities[0])
         if reason == NOT_ONE_DIGIT:
             return _json({"status": self._status(), "note": reason})
         return _json({"status": self._status(), "answers": self._answers(probabilities[0]), "note": reason or ""})
+
+    async def _slowly(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Return what a function that may take seconds returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments, **named))
 
     def _pictures(self, client: str, held: Sequence[tuple[str, Reason]]) -> web.Response:
         given = self._session.pictures_for(client, held)
@@ -233,16 +261,56 @@ def listening_socket(port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def running(application: web.Application, sock: socket.socket) -> AsyncIterator[None]:
+async def running(server: Server, sock: socket.socket) -> AsyncIterator[None]:
     """Serve until the block ends; decisions that are being stored then are still stored."""
     # No log of requests: it would contain the token.
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SECONDS_TO_FINISH)
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SECONDS_TO_FINISH)
     await runner.setup()
+    listening = await asyncio.get_running_loop().create_server(lambda: server.connection(runner), sock=sock)
     try:
-        await web.SockSite(runner, sock).start()
         yield
     finally:
+        listening.close()
         await runner.cleanup()
+
+
+class Connection(asyncio.Protocol):
+    """A connection, which is closed if it does not soon send a request of the page.
+
+    Anybody on this machine can connect. Without a limit, idle connections would take all descriptors of the process.
+    """
+
+    def __init__(self, handler: asyncio.Protocol, strangers: Strangers) -> None:
+        self._handler, self._strangers = handler, strangers
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        loop = asyncio.get_running_loop()
+        self._strangers[transport] = loop.call_later(SECONDS_OF_STRANGERS, transport.abort)
+        self._handler.connection_made(transport)
+        if len(self._strangers) > MAX_STRANGERS:
+            oldest = next(iter(self._strangers))
+            self._strangers.pop(oldest).cancel()
+            assert isinstance(oldest, asyncio.Transport)
+            oldest.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if (deadline := self._strangers.pop(self._transport, None)) is not None:
+            deadline.cancel()
+        self._handler.connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        self._handler.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._handler.eof_received()
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

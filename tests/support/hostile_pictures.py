@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -100,3 +101,9 @@ def seeds() -> dict[str, bytes]:
         "ppm-plain": b"P3 4 3 255\n" + b" ".join(b"%d" % value for value in range(36)),
         "pbm": content_of(plain.convert("1"), "PPM"),
     }
+
+
+def view_slowly(path: Any, **_: Any) -> Any:
+    """Take as long as a picture that is slow to decode. Replaces `view_file`."""
+    time.sleep(2.0)
+    raise ImageError(f"{path}: expected a fast picture, got a slow one")

@@ -99,7 +99,7 @@ async def serving(
     sock = listening_socket(0)
     access = Access(TOKEN, sock.getsockname()[1])
     server = Server(session, background, model, viewer, access, DIGITS)
-    async with running(server.application(), sock), aiohttp.ClientSession() as http:
+    async with running(server, sock), aiohttp.ClientSession() as http:
         yield Client(http, access)
 
 

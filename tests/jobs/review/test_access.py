@@ -1,6 +1,8 @@
 """The server answers only the browser that has opened the address with the token, and only its own page."""
 
 import asyncio
+import hmac
+import json
 
 import aiohttp
 import pytest
@@ -161,3 +163,20 @@ def test_the_address_is_not_in_the_log_and_a_short_token_is_refused(
     monkeypatch.setenv("MNIST_JOBS_REVIEW_TOKEN", "short")
     with pytest.raises(SpecError, match="expected at least 32"):
         Access.create(1)
+
+
+def test_w14_the_server_proves_that_it_has_the_key_to_a_page_that_sends_no_secret(serve_page: Serve) -> None:
+    async def test() -> None:
+        async with serve_page() as client:
+            nonce = "0123456789abcdef" * 2
+            key = json.loads((await client.get("about"))[1])["proofKey"]
+            async with client.http.get(f"{client.base}/proof/{nonce}") as answer:
+                assert (answer.status, await answer.text()) == (
+                    200,
+                    hmac.new(key.encode(), nonce.encode(), "sha256").hexdigest(),
+                )
+            async with client.http.get(f"{client.base}/proof/{nonce}", headers={"Host": "evil.example"}) as answer:
+                assert answer.status == 403
+            assert key not in (client.access.page, client.access.cookie, TOKEN)
+
+    run(test)

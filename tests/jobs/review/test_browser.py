@@ -1,7 +1,9 @@
 """The page in Chromium, with the keyboard alone: on a phone and on a wide screen, and while the server is killed."""
 
+import http.server
 import logging
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from jobs.review.access import TOKEN_VARIABLE
+from jobs.review.access import TOKEN_VARIABLE, Access
 from mnist_lib.data.split import Dataset
 from tests.support.browser import CUT_OFF, LETTERS, LOOKS, MIN_LETTER_HEIGHT, WIDE
 from tests.support.reviewing import TOKEN, Command, free_port, lines_of, wait_for, write_digits
@@ -283,3 +285,42 @@ def test_with_10_000_pictures_the_next_one_appears_within_100_ms(
 def test_the_token_of_the_environment_is_used(command: Command) -> None:
     assert command.start().endswith(f"?token={TOKEN}")
     assert TOKEN_VARIABLE == "MNIST_JOBS_REVIEW_TOKEN"
+
+
+def test_w14_a_page_sends_no_secret_to_another_program_on_the_port_of_the_review(
+    browser: Browser, command: Command, folder: Path
+) -> None:
+    received: list[bytes] = []
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            received.append(self.requestline.encode() + bytes(self.headers) + self.rfile.read(length))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    address = command.start()
+    access = Access(TOKEN, command.port)
+    with opened(browser, address) as page:
+        press(page, label_of(shown(page)))
+        saved(page)
+        command.kill()
+        with http.server.ThreadingHTTPServer(("127.0.0.1", command.port), Other) as other:
+            threading.Thread(target=other.serve_forever, daemon=True).start()
+            for key in "123z+":
+                page.keyboard.press(key)
+                page.wait_for_timeout(500)
+            wait_for(lambda: len(received) > 5)
+            other.shutdown()
+        assert {request.split()[1][:7] for request in received} == {b"/proof/"}
+        for secret in (access.cookie, access.page, TOKEN, access.proof_key):
+            assert not any(secret.encode() in request for request in received)
+        before = len(lines_of(folder))
+        command.start()
+        wait_for(lambda: len(lines_of(folder)) > before)

@@ -1,8 +1,10 @@
 """The server refuses bad requests, and loses no label among several browsers."""
 
 import asyncio
+import contextlib
 import json
 import socket
+import time
 from pathlib import Path
 
 import aiohttp
@@ -11,14 +13,14 @@ import pytest
 
 from jobs.review.background import Background
 from jobs.review.model_process import ModelProcess
-from jobs.review.server import MAX_UPLOAD_BYTES
+from jobs.review.server import MAX_STRANGERS, MAX_UPLOAD_BYTES
 from jobs.review.session import Session
 from jobs.review.viewing import Viewer
 from mnist_lib.data.listing import find_pictures
 from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.examination import png
 from mnist_lib.pictures.reading import NO_FOLDERS
-from tests.support.hostile_pictures import many_scans
+from tests.support.hostile_pictures import many_scans, view_slowly
 from tests.support.reviewing import (
     LAYOUT,
     Client,
@@ -260,3 +262,71 @@ def test_pictures_are_shown_as_they_are_and_as_the_model_sees_them(serve: Serve)
             assert (json.loads(about)["classes"], json.loads(about)["user"]) == ([*"0123456789"], "ada")
 
     run(test)
+
+
+def test_w14_idle_connections_of_others_stop_nobody_and_write_nothing(
+    serve_page: Serve, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test() -> None:
+        async with serve_page() as client:
+            assert (await client.get("about"))[0] == 200
+            idle = [await asyncio.open_connection("127.0.0.1", client.access.port) for _ in range(3 * MAX_STRANGERS)]
+            assert (await client.get("about"))[0] == 200
+            about = f"{client.base}{client.access.page}about"
+            async with aiohttp.ClientSession() as other, other.get(about, headers=client.headers) as answer:
+                assert answer.status == 200  # on a new connection
+            await asyncio.sleep(0.2)
+            open_ones = [reader for reader, _ in idle if not reader.at_eof() and reader.exception() is None]
+            assert len(open_ones) <= MAX_STRANGERS
+            for _, writer in idle:
+                writer.close()
+
+    run(test)
+    assert caplog.text == ""
+    assert capfd.readouterr().err == ""
+
+
+def test_w14_a_connection_without_a_request_of_the_page_is_closed(
+    serve_page: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.review.server.SECONDS_OF_STRANGERS", 0.2)
+
+    async def test() -> None:
+        async with serve_page() as client:
+            reader, writer = await asyncio.open_connection("127.0.0.1", client.access.port)
+            cookie, host = client.headers["Cookie"], f"127.0.0.1:{client.access.port}"
+            ask = f"GET {client.access.page}about HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\r\n".encode()
+            writer.write(ask)
+            assert b"200 OK" in await reader.readline()
+            stranger, other = await asyncio.open_connection("127.0.0.1", client.access.port)
+            other.write(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())  # without the token
+            with contextlib.suppress(ConnectionError):
+                await asyncio.wait_for(stranger.read(), 5)
+            await asyncio.sleep(0.3)
+            other.close()
+            writer.write(ask)
+            assert b"classes" in await asyncio.wait_for(reader.readuntil(b"classes"), 5)
+            writer.close()
+
+    run(test)
+
+
+def test_w14_a_decision_does_not_wait_for_slow_pictures(
+    serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with serve() as client:
+            pictures = await client.next()
+            monkeypatch.setattr("jobs.review.viewing.view_file", view_slowly)
+            slow = [asyncio.create_task(client.get(f"picture/{picture['image']}")) for picture in pictures]
+            await asyncio.sleep(0.2)
+            begin = time.monotonic()
+            chosen = {"image": pictures[0]["image"], "why": pictures[0]["why"], "seen": 0, "label": "3"}
+            assert (await client.post("decide", chosen))[0] == 200
+            assert time.monotonic() - begin < 1.5
+            assert not any(task.done() for task in slow[1:])
+            for task in slow:
+                task.cancel()
+
+    run(test)
+    assert [line.label for line in lines_of(folder)] == ["3"]
