@@ -32,7 +32,7 @@ from tests.support.results import trial_result
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
-from tests.support.simulation.trials import PROBABILITIES, Durations, undisturbed_weights
+from tests.support.simulation.trials import PROBABILITIES, Durations, epoch_of, undisturbed_weights
 from tests.support.store.faulty import FAULTS, Faulty, Interrupted, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
 
@@ -131,7 +131,7 @@ def ended(seed: int, validation: int) -> TrialResult:
         KERAS[seed],
         test=Accuracy(len(LABELS), len(LABELS)),
         validation=Accuracy(validation, 10),
-        history=(),
+        history=tuple(epoch_of(KERAS[seed], epoch) for epoch in (1, 2)),
         probabilities=PROBABILITIES,
         files={"weights.npz": bytes([seed])},
     )
