@@ -50,6 +50,7 @@ class DatasetSummary(TypedDict):
     train: Count
     validation: Count
     test: Count
+    largest_class: NotRequired[Count]  # test images of the most frequent class
     classes: NotRequired[Annotated[list[ClassName], Meta(min_length=2, max_length=MAX_CLASSES)]]
     image_shape: NotRequired[Annotated[list[Side], Meta(min_length=3, max_length=3)]]
     damaged: NotRequired[Count]

@@ -135,6 +135,7 @@ class DatasetInfo:
             "train": self.train - validation,
             "validation": validation,
             "test": len(self.test_labels),
+            "largest_class": int(np.bincount(self.test_labels).max()),
             "damaged": self.damaged,
             "notices": list(self.notices),
             **({"corrections": asdict(self.corrections)} if self.corrections else {}),

@@ -71,7 +71,9 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     if any(model["ci95_over"] == "test images" for model in summary["models"].values()):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
     trials = [trial for trial in summary["trials"] if trial["status"] == "ok"]
-    chance = 1 / len(summary["dataset"].get("classes", DIGITS))  # if all classes have about the same size
+    dataset = summary["dataset"]
+    equal_classes = dataset["test"] / len(dataset.get("classes", DIGITS))  # of runs of early versions of the program
+    chance = dataset.get("largest_class", equal_classes) / dataset["test"]
     for trial in trials:
         if trial["trained_epochs"] < trial["epochs"]:
             epochs = f"{trial['trained_epochs']} of {trial['epochs']} epochs"
@@ -79,5 +81,6 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     for name in summary["models"]:
         tests = [Accuracy(**trial["test"]) for trial in trials if trial["model"] == name]
         if sum(tests, Accuracy(0, 0)).interval()[0] <= chance:
-            notes.append(f"{name} is not better than guessing: it needs more steps; try more --epochs.")
+            guessing = f"guessing, which is right for {percent(chance)}"
+            notes.append(f"{name} is not better than {guessing}: it needs more steps; try more --epochs.")
     return notes

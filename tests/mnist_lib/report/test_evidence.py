@@ -87,15 +87,28 @@ def test_a_label_is_not_questioned_by_a_single_trial_or_without_confidence() -> 
     assert questioned(trial(0, {15: 3}, 0.85), trial(1, {15: 3}, 0.85)) == []
 
 
-@pytest.mark.parametrize(("mistakes", "count"), [(10, 10), (11, 0)])
-def test_a_label_is_questioned_only_by_models_with_at_least_99_percent_accuracy(mistakes: int, count: int) -> None:
-    wrong = {image: (image + 1) % 10 for image in range(mistakes)}
-    assert len(questioned(trial(0, wrong), trial(1, wrong))) == count
+@pytest.mark.parametrize(("wrong_labels", "mistakes", "count"), [(15, 9, 15), (15, 10, 0), (41, 9, 41), (42, 9, 0)])
+def test_wrong_labels_do_not_keep_an_accurate_model_from_questioning_them(
+    wrong_labels: int, mistakes: int, count: int
+) -> None:
+    """The trials agree on the wrong labels, and each makes other mistakes."""
+    contradicted = {image: int(THOUSAND_LABELS[image] + 1) % 10 for image in range(wrong_labels)}
+    trials = []
+    for seed in range(2):
+        own = range(100 * (seed + 1), 100 * (seed + 1) + mistakes)
+        trials.append(trial(seed, contradicted | {image: int(THOUSAND_LABELS[image] + 2) % 10 for image in own}))
+    assert len(questioned(*trials)) == count
+
+
+def test_a_model_that_does_not_know_a_class_questions_none_of_its_labels() -> None:
+    labels = np.array([0] * 960 + [1] * 40, np.uint8)
+    always_the_largest = [small_result(seed, predicted=[0] * 1000, labels=labels, confidence=0.96) for seed in range(2)]
+    assert Disagreements.of({"keras": tally_of(*always_the_largest)}, labels).questioned == []
 
 
 def test_an_inaccurate_model_neither_questions_a_label_nor_defends_it() -> None:
     accurate = tally_of(trial(0, {15: 3}), trial(1, {15: 3}))
-    weak = tally_of(*(trial(seed, dict.fromkeys(range(20, 60), 9)) for seed in range(5)))
+    weak = tally_of(*(trial(seed, dict.fromkeys(range(60 * seed + 20, 60 * seed + 60), 9)) for seed in range(5)))
     found = Disagreements.of({"keras": accurate, "scratch": weak}, THOUSAND_LABELS)
     assert (found.trials, found.accurate_trials, found.accurate_models) == (7, 2, ["keras"])
     assert [(mistake.image, round(mistake.probability, 2)) for mistake in found.questioned] == [(15, 0.99)]

@@ -33,6 +33,15 @@ def test_the_table_says_not_better_than_guessing_only_if_the_model_may_be(
     assert ("not better than guessing" in text_of(small_summary(*predicted))) == guessing
 
 
+@pytest.mark.parametrize(("correct", "guessing"), [(950, True), (960, True), (970, False)])
+def test_guessing_is_to_answer_always_the_largest_class(correct: int, guessing: bool) -> None:
+    summary = small_summary(CORRECT)
+    summary["dataset"] |= {"classes": ["no", "yes"], "test": 1_000, "largest_class": 950}
+    summary["trials"][0]["test"] = {"correct": correct, "total": 1_000}
+    text = " ".join(text_of(summary).split())
+    assert ("not better than guessing, which is right for 95.00%" in text) == guessing
+
+
 def test_a_failed_trial_is_a_row_with_its_reason_below() -> None:
     text = text_of(small_summary(CORRECT, failed=1))
     assert "keras-s1 failed: E-NAN loss is not a number" in " ".join(text.split())
