@@ -74,15 +74,17 @@ def load(
     storage: str | Path = "results",
     model_file: str | Path | None = None,
     dataset: str | None = None,
+    model_arg: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Return a stored version as a classifier. TensorFlow starts without GPUs, which stay free for training.
 
     Args:
         name: as in `find_version`; None for the most accurate champion of one data set.
         storage: a folder or a URL.
-        model_file: the Python file of a user's model; its code is run only if the version was trained from that file.
-            Not needed on the machine where the model was trained.
+        model_file: the Python file of a user's model; its code is run only if the version was trained from that file
+            with `model_arg`. Not needed on the machine where the model was trained.
         dataset: the data set of the champion, if that is not the one trained last.
+        model_arg: the arguments of the function in `model_file`.
 
     Raises:
         SpecError: there is no such version or no champion.
@@ -92,7 +94,7 @@ def load(
     """
     objects = open_storage(str(storage))
     version = choose_version(objects, name, dataset).version
-    stored = StoredModel.read(objects, version, Path(model_file) if model_file else None)
+    stored = StoredModel.read(objects, version, Path(model_file) if model_file else None, model_arg)
     accuracy = version.facts.test
     import_keras(gpus=False)
     from mnist_lib.export.loading import build, predictor

@@ -1,20 +1,23 @@
 """Models in a user's Python file: what its source says without being run, and whether its code may be run.
 
-A stored version contains the source. It is run only if its sha256 is that of a file that the user names now, or is in
-a list outside the storage, since others may write to the storage.
+A stored version contains the source. It is run only if the user names the same file and arguments now, or if its
+content, function and arguments are in a list outside the storage, since others may write to the storage.
 """
 
 import ast
 import functools
 import hashlib
+import json
+import logging
 import os
 import re
+import shlex
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import MnistError, ModelError, SpecError
@@ -25,6 +28,8 @@ MAX_SOURCE_BYTES = 1_000_000
 FILE_MODEL = re.compile(r"(?P<file>.+\.py):(?P<function>[^:/]*)")  # as in ./my_models.py:small_resnet
 MODEL_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,59}", re.ASCII)  # a user's model has the name of its function
 TRUSTED = "trusted-models.txt"
+
+log = logging.getLogger(__name__)
 
 
 class Definition(NamedTuple):
@@ -204,37 +209,75 @@ def with_folder(model: str, folder: str | None = None) -> str:
     return f"{file}:{name_of(model)}"
 
 
-def trust(sources: Collection[ModelFile]) -> None:
-    """Add files to the list of trusted files: those whose code is run if a stored version contains it.
+class Call(NamedTuple):
+    """A call of code in a user's file. It is trusted as a whole: another function or argument may do harm."""
 
-    Raises OSError if it cannot be written, RuntimeError if there is no home folder.
+    file: ModelFile
+    function: str
+    arguments: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The hash of the file's content, the function and the arguments, as in the list of trusted calls."""
+        return hashlib.sha256(
+            json.dumps([self.file.sha256, *self[1:]], sort_keys=True, default=str).encode()
+        ).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.function}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+
+
+def trust(calls: Collection[Call]) -> None:
+    """Add calls to the list of trusted ones: those that are made if a stored version asks for them.
+
+    If the list cannot be written, this logs a warning.
     """
-    new = {source.sha256: source for source in sources if not is_trusted(source.sha256)}
-    if new:
-        path = _list_of_trusted()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:  # one write, so that lines of two processes do not mix
-            file.write("".join(f"{sha256}  {ascii(source.name)[1:-1]}\n" for sha256, source in new.items()))
+    new = {call.key: call for call in calls if not is_trusted(call)}
+    try:
+        if new:
+            path = _list_of_trusted()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [f"{key}  {ascii(f'{call.file.name}: {call}')[1:-1]}\n" for key, call in new.items()]
+            with path.open("a") as file:  # one write, so that lines of two processes do not mix
+                file.write("".join(lines))
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        log.warning(
+            "the stored models will need --model-file, since the list of trusted files cannot be written (%s)", error
+        )
 
 
-def is_trusted(sha256: str) -> bool:
+def is_trusted(call: Call) -> bool:
+    return _is_listed(call.key)
+
+
+def require_trusted(
+    stored: Call, version: str, given: ModelFile | None, arguments: Mapping[str, Any] | None = None
+) -> None:
+    """Raise ModelError unless the call that builds a version is trusted, or is one of the given file.
+
+    Args:
+        arguments: those that the user names with the given file.
+    """
+    if is_trusted(stored) or (given is not None and Call(given, stored.function, arguments or {}).key == stored.key):
+        return
+    file = stored.file
+    if given is not None and given.sha256 != file.sha256:
+        raise ModelError(f"{version}: expected a file with sha256 {file.sha256}, got {given.name} with {given.sha256}")
+    old = ", but listed by an earlier release, without its function and arguments" if _is_listed(file.sha256) else ""
+    words = ["--model-file FILE.py"]
+    words += [f"--model-arg {shlex.quote(f'{name}={value}')}" for name, value in stored.arguments.items()]
+    raise ModelError(
+        f"{version}: expected a trusted model, got one with sha256 {file.sha256}, built by {stored}, which was not"
+        f" trained here{old}; to run it, name the file that it was trained from: {' '.join(words)}"
+    )
+
+
+def _is_listed(key: str) -> bool:
     try:
         lines = _list_of_trusted().read_bytes().split(b"\n")
     except (OSError, RuntimeError):
         return False
-    return any(line.split(b" ")[0] == sha256.encode() for line in lines)
-
-
-def require_trusted(stored: ModelFile, version: str, given: ModelFile | None) -> None:
-    """Raise ModelError unless the source of a version is the given file, or a trusted one."""
-    if (given is not None and given.sha256 == stored.sha256) or is_trusted(stored.sha256):
-        return
-    if given is None:
-        raise ModelError(
-            f"{version}: expected a trusted model, got one with sha256 {stored.sha256}, which was not trained here; to"
-            " run its code, name the file that it was trained from with --model-file FILE.py"
-        )
-    raise ModelError(f"{version}: expected a file with sha256 {stored.sha256}, got {given.name} with {given.sha256}")
+    return any(line.split(b" ")[0] == key.encode() for line in lines)
 
 
 def _list_of_trusted() -> Path:

@@ -47,7 +47,11 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
         import_keras(gpus=False)
     from mnist_lib.export.loading import compare_with_stored, load, load_trusted
 
-    predict = load_trusted(objects, version) if options.trust else load(objects, version, options.model_file)
+    predict = (
+        load_trusted(objects, version)
+        if options.trust
+        else load(objects, version, options.model_file, options.model_arg)
+    )
     found = compare_with_stored(
         stored, predict, tested_split(objects, version, data_of(version, options.dataset, **options.source()))
     )
@@ -74,7 +78,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
         found = reproduction.reproduce(
-            objects, version, load, cpus, code, options.model_file, progress, options.max_epochs
+            objects, version, load, cpus, code, options.model_file, progress, options.max_epochs, options.model_arg
         )
     again, stored, low, high = map(percent, (found.again.value, found.stored.value, *found.stored.interval()))
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
@@ -108,8 +112,9 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
 
     dataset = load_dataset(data_of(version, options.dataset, **options.source()), objects)
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
+    stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     with quietly():
-        found = formats.export(build(StoredModel.read(objects, version, options.model_file)), form, target, images)
+        found = formats.export(build(stored), form, target, images)
     lines = [
         f"{version.name} is in {found.path} ({found.bytes:,} bytes).",
         f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e}).",
@@ -141,7 +146,7 @@ def predict_here(objects: Objects, challenger: Version, options: PromoteOptions)
             import_keras(gpus=False)
         from mnist_lib.export.loading import load
 
-        return load(objects, version, options.model_file)(images[positions])
+        return load(objects, version, options.model_file, options.model_arg)(images[positions])
 
     return predict
 

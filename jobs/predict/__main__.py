@@ -52,7 +52,7 @@ def predict(arguments: Sequence[str]) -> int:
     objects = open_storage(options.storage)
     choice = choose_version(objects, options.model, options.champion_dataset(objects))
     version = choice.version
-    stored = StoredModel.read(objects, version, options.model_file)
+    stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     dataset, accuracy = version.facts.dataset["name"], version.facts.test.value
     tested = f"whose test accuracy on {dataset} is {percent(accuracy)}"
     log.info("predicting with %s, %s: %s", version.name, tested, choice.why)

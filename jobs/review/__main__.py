@@ -64,7 +64,7 @@ def review(arguments: Sequence[str]) -> int:
     objects = open_storage(options.storage)
     of_run = models_of_run(objects, options.run) if options.run is not None else None
     version = _version(options, objects, of_run)
-    stored = StoredModel.read(objects, version, options.model_file)
+    stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     request = options.request(_dataset(options, of_run))
     with model_process(stored) as model:
         with step(f"reading {request.name}") as progress:

@@ -17,7 +17,7 @@ from jobs.console.values import comma_list, folder, named_values, whole_number
 from jobs.train.options import MODELS_HELP, TrainOptions, terms_of
 from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.errors import SpecError
-from mnist_lib.model_file import name_of
+from mnist_lib.model_file import Call, ModelFile, name_of
 from mnist_lib.search.halving import Halving, Ladder
 from mnist_lib.search.proposals import LAG, Propose, proposals, require_optuna
 from mnist_lib.search.space import Space, Value
@@ -145,6 +145,17 @@ class SearchOptions(TrainOptions):
         """Return trials with these settings, and with seeds that the search has not used."""
         spec = self.trial(settings, None)
         return [replace(spec, seed=self.seed + 1 + number) for number in range(self.final_seeds)]
+
+    def call(self, model: str, file: ModelFile) -> Call:
+        """Return a call that stands for all that the search makes; the one of the winner is another, without "--vary".
+
+        Arguments that vary are in one mapping, which is never the argument of a stored version.
+        """
+        call, names = super().call(model, file), file.arguments_of(model)
+        given = {**_settings_of(self.space), **(self.vary or {})}
+        varied = Space.parse(given, None).document() if given else {}
+        varied = {n: v for n, v in varied.items() if n not in SETTINGS and (names is None or n in names)}
+        return call._replace(arguments={**call.arguments, "--vary": varied}) if varied else call
 
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a search depends on. `code`: the result of `code_version`."""

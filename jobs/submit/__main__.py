@@ -1,6 +1,5 @@
 """`python -m jobs.submit -- OPTIONS`: run jobs.train or jobs.search on a cluster from a machine outside it."""
 
-import contextlib
 import json
 import re
 import shlex
@@ -72,8 +71,7 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     entrypoint = shlex.join(["python", "-m", given.COMMAND, *words])
     job = _job_in_progress(client, run, entrypoint) if run else None
     job = job or _send(client, run, entrypoint, own)
-    with contextlib.suppress(OSError, RuntimeError):  # if this fails, using the model here needs --model-file
-        trust(given.code_files.values())
+    trust(given.calls.values())
     if not options.wait:
         print_result(json.dumps({"job": job}) if options.json else job)
         return exit_codes.DONE

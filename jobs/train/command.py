@@ -21,7 +21,7 @@ from mnist_lib.clock import moment_of, now_text
 from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError, IntegrityError, SpecError
-from mnist_lib.model_file import ModelFile, trust, with_folder
+from mnist_lib.model_file import trust, with_folder
 from mnist_lib.objects.fence import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
@@ -94,7 +94,7 @@ def run_job(
         summary = folder.summary()
         if summary is None:
             _check_data(options)
-            _trust(options.code_files.values())
+            trust(options.calls.values())
             command = ["python", "-m", options.COMMAND, "--resume", folder.run, "--storage", options.storage]
             command += flags_of(absolute(options).outside)
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
@@ -104,16 +104,6 @@ def run_job(
             finish(folder, summary, options)
     print_result_of_job(json.dumps(summary, indent=2) if options.json else text(summary, folder), submitted)
     return _exit_code(summary)
-
-
-def _trust(files: Collection[ModelFile]) -> None:
-    """List these files as trusted, so that stored versions may run their code even after the files have changed."""
-    try:
-        trust(files)
-    except (OSError, RuntimeError) as error:
-        log.warning(
-            "the stored models will need --model-file, since the list of trusted files cannot be written (%s)", error
-        )
 
 
 def _check_data(options: TrainOptions) -> None:

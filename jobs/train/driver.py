@@ -26,7 +26,7 @@ from jobs.train.reporting import load_in_background
 from jobs.train.storing import StoredData, Times, predict_on, store_run
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import SystemClock, steady_time
-from mnist_lib.model_file import ModelFile
+from mnist_lib.model_file import Call, ModelFile, trust
 from mnist_lib.run_documents import DRIVER
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.runs import RunFolder
@@ -96,12 +96,13 @@ def train_on(
         deadline: the value of `steady_time()` after which no further epoch is trained.
         search: what the summary says about the search that has found the settings of these trials.
     """
+    files = options.model_files
+    trust([Call(files[spec.model], spec.model, spec.arguments) for spec in trials if spec.model in files])
     with Recorder(folder, trials) as recorder:
         if recorder.unfinished:
             plan = lane_plan(options, len(recorder.unfinished))
             limits, resources = options.limits(), options.resources(plan.cpus, plan.gpus)
             lanes = RayLanes(worker.run_lane, plan, limits, [data.images], resources, options.pace())
-            files = options.model_files
             with fan_out_of(lanes, limits, plan, recorder, deadline, options.max_concurrent, files=files) as fan_out:
                 facts = data.facts()
                 progress = RunProgress(trials, recorder.rows, plan.lanes, deadline)

@@ -32,7 +32,7 @@ from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from mnist_lib.clock import moment_of
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
-from mnist_lib.model_file import ModelFile, files_of, is_trusted, name_of
+from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.spec import MAX_SEED, TrialSpec, trial_grid
 from mnist_lib.store.champions.promotion import WHEN, Rule
 
@@ -44,6 +44,7 @@ ALPHA_HELP = (
     " spends a hundredth of what is left"
 )
 CODE_ARGUMENTS = ("model_arg", "hidden_units", "vary")  # options whose values are passed to a user's code
+BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of --tfds-import
 STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
 
 
@@ -226,20 +227,25 @@ class TrainOptions(DataOptions):
         if "--trust" in words:
             return
         typed = parse("jobs.train", type(self), words)
-        for name, file in self.code_files.items():
-            if typed.code_files.get(name) != file and not is_trusted(file.sha256):
+        for name, call in self.calls.items():
+            if typed.calls.get(name) != call and not is_trusted(call):
                 raise ModelError(
-                    f"{name} is code in {file.name}, sha256 {file.sha256}, which a configuration file names; to run it,"
-                    " add --trust to the command line"
+                    f"{name} is code in {call.file.name}, sha256 {call.file.sha256}, run as {call}, which a"
+                    " configuration file names; to run it, add --trust to the command line"
                 )
 
     @property
-    def code_files(self) -> dict[str, ModelFile]:
-        """The Python files that a run executes, by the names that messages use for them."""
-        files = {f"models: {model}": file for model, file in self.model_files.items()}
+    def calls(self) -> dict[str, Call]:
+        """What a run executes of the user's code, by the names that messages use for it."""
+        calls = {f"models: {model}": self.call(model, file) for model, file in self.model_files.items()}
         if self.builder_file is not None:
-            files["tfds_import: the builder"] = self.builder_file
-        return files
+            calls["tfds_import: the builder"] = Call(self.builder_file, BUILDER, {"dataset": self.dataset})
+        return calls
+
+    def call(self, model: str, file: ModelFile) -> Call:
+        """Return the call that builds a user's model, with those of the arguments that its function accepts."""
+        names = file.arguments_of(model)
+        return Call(file, model, {n: value for n, value in self.arguments.items() if names is None or n in names})
 
     @property
     def outside(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The architecture is built from this project's code; only numbers come from the s
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,11 @@ class LoadedModel:
     classes: tuple[str, ...]
 
 
-def load(objects: Objects, version: Version, model_file: Path | None = None) -> Predict:
+def load(
+    objects: Objects, version: Version, model_file: Path | None = None, model_arg: Mapping[str, Any] | None = None
+) -> Predict:
     """Return the version as a function that predicts. Raises the errors of `StoredModel.read` and `build`."""
-    return predictor(build(StoredModel.read(objects, version, model_file)))
+    return predictor(build(StoredModel.read(objects, version, model_file, model_arg)))
 
 
 def predictor(loaded: LoadedModel) -> Predict:

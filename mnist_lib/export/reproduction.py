@@ -39,6 +39,7 @@ def reproduce(
     model_file: Path | None = None,
     progress: Callable[[str], object] = lambda text: None,
     max_epochs: int = MAX_EPOCHS,
+    model_arg: Mapping[str, Any] | None = None,
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
 
@@ -49,7 +50,8 @@ def reproduce(
         load: returns the dataset that the version was trained on; called after TensorFlow has been set up.
         cpus: threads; their number does not change the result.
         code: this project's code, as in `environment.code_version`.
-        model_file: the file that defines the model, unless it is trusted or the model is in the catalog.
+        model_file, model_arg: the file that defines the model, and the arguments of its function, unless they are
+            trusted or the model is in the catalog.
         progress: called with the number of epochs, as text, before the training.
         max_epochs: the maximum number, since anybody may have written the manifest.
 
@@ -73,7 +75,7 @@ def reproduce(
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
     pace = Pace(checkpoint_seconds=float("inf"), max_epochs=epochs)
-    source = source_of(objects, version, manifest, model_file)
+    source = source_of(objects, version, manifest, model_file, model_arg)
     loaded: list[Dataset] = []
 
     def load_once() -> Dataset:

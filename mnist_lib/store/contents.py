@@ -18,10 +18,10 @@ from mnist_lib.data.request import ImageShape
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.documents import Json, Name, Number, Sha256, Text, Texts, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, ModelFile, require_trusted
+from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.results import Counts, EpochRow, TrialResult
-from mnist_lib.spec import MAX_EPOCHS, OPTIONAL_FIELDS
+from mnist_lib.spec import MAX_EPOCHS, OPTIONAL_FIELDS, TrialSpec
 from mnist_lib.store.predictions import PREDICTIONS, TEST_IMAGES, Predictions
 from mnist_lib.store.versions import DatasetFacts, Version, read_file
 
@@ -63,28 +63,40 @@ class StoredModel:
     source: ModelFile | None = None  # the file that defines the model, unless the model is in the catalog
 
     @classmethod
-    def read(cls, objects: Objects, version: Version, model_file: Path | None = None) -> "StoredModel":
+    def read(
+        cls,
+        objects: Objects,
+        version: Version,
+        model_file: Path | None = None,
+        model_arg: Mapping[str, Any] | None = None,
+    ) -> "StoredModel":
         """Return the files of a version.
 
         Args:
-            model_file: the file whose code may be run, if it is that of the version.
+            model_file, model_arg: the file whose code may be run with these arguments, if they are the version's.
 
         Raises:
             IntegrityError: a file is damaged.
-            ModelError: the version contains code that is neither in `model_file` nor trusted.
+            ModelError: the version contains code that is neither that of `model_file` nor trusted.
         """
         manifest = read_manifest(objects, version)
         files = {name: read_file(objects, version, name) for name in WEIGHTS_FILES if name in version.files}
-        source = source_of(objects, version, manifest, model_file)
+        source = source_of(objects, version, manifest, model_file, model_arg)
         return cls(name=version.name, files=files, manifest=manifest, source=source)
 
 
-def source_of(objects: Objects, version: Version, manifest: Manifest, model_file: Path | None) -> ModelFile | None:
+def source_of(
+    objects: Objects,
+    version: Version,
+    manifest: Manifest,
+    model_file: Path | None,
+    model_arg: Mapping[str, Any] | None = None,
+) -> ModelFile | None:
     """Return the file that defines the model of a version, or None for a model of the catalog.
 
     Raises:
-        IntegrityError: the file is damaged, or missing.
-        ModelError: it is neither the given file nor a trusted one.
+        IntegrityError: the file is damaged, missing, or called by another name than the model's.
+        ModelError: the call is neither one of the given file nor a trusted one.
         SpecError: a file is given for a model of the catalog.
     """
     expected = manifest["spec"].get("source_sha256")
@@ -97,7 +109,11 @@ def source_of(objects: Objects, version: Version, manifest: Manifest, model_file
     source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE, limit=MAX_SOURCE_BYTES))
     if source.sha256 != expected:
         raise IntegrityError(f"{version.name}: {SOURCE_FILE}: expected sha256 {expected}, got {source.sha256}")
-    require_trusted(source, version.name, ModelFile.read(model_file) if model_file is not None else None)
+    spec = TrialSpec.of_record(manifest["spec"], f"{version.name}: {MANIFEST}")
+    if spec.model != version.model:
+        raise IntegrityError(f"{version.name}: {MANIFEST}: $.spec: expected {version.model}, got {spec.model}")
+    call = Call(source, spec.model, spec.arguments)
+    require_trusted(call, version.name, ModelFile.read(model_file) if model_file is not None else None, model_arg)
     return source
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.errors import ModelError, SpecError
-from mnist_lib.model_file import ModelFile, files_of, is_trusted, name_of, require_trusted, trust, with_folder
+from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of, require_trusted, trust, with_folder
 
 TEXT = """
 import keras as k
@@ -104,26 +104,56 @@ def test_two_models_with_the_same_name_are_refused(path: Path, tmp_path: Path) -
         files_of([f"{tmp_path}/b.py:scratch"])
 
 
-def test_a_file_is_trusted_only_after_it_is_added_to_the_list(
+def test_a_call_is_trusted_only_after_it_is_added_to_the_list(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    call = Call(ModelFile.read(path), "small", {"width": 4})
+    assert not is_trusted(call)
+    trust([call, call])
+    trust([call])
+    assert is_trusted(call)
+    listed = (tmp_path / "config/mnist-jobs/trusted-models.txt").read_text()
+    assert listed == f"{call.key}  my models.py: small(width=4)\n"
+
+
+def test_m2_another_function_argument_or_content_is_another_call(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     file = ModelFile.read(path)
-    assert not is_trusted(file.sha256)
-    trust([file, file])
-    trust([file])
-    assert is_trusted(file.sha256)
-    listed = (tmp_path / "config/mnist-jobs/trusted-models.txt").read_text()
-    assert listed == f"{file.sha256}  my models.py\n"
+    trust([Call(file, "small", {"width": 4, "name": "x"})])
+    assert is_trusted(Call(file, "small", {"name": "x", "width": 4}))
+    for other in (
+        Call(file, "small", {"width": 5, "name": "x"}),
+        Call(file, "small", {"width": 4}),
+        Call(file, "small", {"width": 4, "name": "x", "path": "/home/me/.profile"}),
+        Call(file, "export", {"width": 4, "name": "x"}),
+        Call(ModelFile(name=file.name, content=file.content + b"#"), "small", {"width": 4, "name": "x"}),
+    ):
+        assert not is_trusted(other)
+
+
+def test_a_file_that_an_earlier_release_listed_is_not_trusted_and_the_error_says_so(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = ModelFile.read(path)
+    (tmp_path / "mnist-jobs").mkdir()
+    (tmp_path / "mnist-jobs/trusted-models.txt").write_text(f"{file.sha256}  my models.py\n")
+    with pytest.raises(ModelError, match="but listed by an earlier release, without its function and arguments"):
+        require_trusted(Call(file, "small", {}), "small@1", None)
 
 
 def test_a_file_name_with_a_line_break_adds_no_second_file_to_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    other = "f" * 64
+    other = Call(ModelFile(name="other.py", content=b""), "f", {})
     for separator in "\n\r\v\f\x1c\x85\u2028\udcff":
-        trust([ModelFile(name=f"x{separator}{other}  y.py", content=separator.encode(errors="surrogateescape"))])
+        text = f"x{separator}{other.key}  y.py"
+        file = ModelFile(name=text, content=separator.encode(errors="surrogateescape"))
+        trust([Call(file, "f", {}), Call(file, "f", {"name": text})])
     assert not is_trusted(other)
 
 
@@ -131,28 +161,37 @@ def test_a_relative_folder_of_settings_is_ignored(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("XDG_CONFIG_HOME", "config")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    trust([ModelFile(name="x.py", content=b"")])
+    trust([Call(ModelFile(name="x.py", content=b""), "f", {})])
     assert (tmp_path / "home/.config/mnist-jobs/trusted-models.txt").exists()
     assert not (tmp_path / "config").exists()
 
 
-def test_m2_the_code_of_a_version_runs_only_if_its_file_is_given_or_trusted(
+def test_m2_the_code_of_a_version_runs_only_if_its_call_is_given_or_trusted(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     file, edited = ModelFile.read(path), ModelFile(name="edited.py", content=b"x = 1")
-    require_trusted(file, "small@1", given=file)
-    with pytest.raises(ModelError, match=f"^small@1: expected a trusted model, got one with sha256 {file.sha256}, "):
-        require_trusted(file, "small@1", given=None)
+    stored = Call(file, "small", {"width": 4, "text": "a b"})
+    require_trusted(stored, "small@1", file, {"text": "a b", "width": 4})
+    built = rf"got one with sha256 {file.sha256}, built by small\(width=4, text='a b'\), "
+    advice = r"--model-file FILE\.py --model-arg width=4 --model-arg 'text=a b'"
+    with pytest.raises(ModelError, match=rf"^small@1: expected a trusted model, {built}.*: {advice}$"):
+        require_trusted(stored, "small@1", None)
+    for arguments in (None, {"width": 4}, {"width": 4, "text": "b"}):
+        with pytest.raises(ModelError, match=r"expected a trusted model, got one with sha256 \w+, built by small"):
+            require_trusted(stored, "small@1", file, arguments)
     with pytest.raises(ModelError, match=f"sha256 {file.sha256}, got edited.py with {edited.sha256}$"):
-        require_trusted(file, "small@1", given=edited)
-    trust([file])
-    require_trusted(file, "small@1", given=None)
-    require_trusted(file, "small@1", given=edited)  # edited since
+        require_trusted(stored, "small@1", edited, stored.arguments)
+    trust([stored])
+    require_trusted(stored, "small@1", None)
+    require_trusted(stored, "small@1", edited)  # edited since
 
 
-def test_no_file_becomes_trusted_if_the_list_cannot_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_call_becomes_trusted_if_the_list_cannot_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/none")
-    with pytest.raises(OSError, match=r"none"):
-        trust([ModelFile.read(path)])
-    assert not is_trusted(ModelFile.read(path).sha256)
+    call = Call(ModelFile.read(path), "small", {})
+    trust([call])
+    assert "the stored models will need --model-file, since the list of trusted files cannot be written" in caplog.text
+    assert not is_trusted(call)

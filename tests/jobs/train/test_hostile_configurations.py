@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from jobs.search.options import LEFT_OUT, SearchOptions
 from jobs.train.command import OF_PROCESS, absolute, configuration, resumed_options
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import IntegrityError, ModelError
+from mnist_lib.model_file import trust
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.opening import open_run
 from tests.support.builders import builder_file
@@ -154,6 +155,38 @@ def test_every_option_that_takes_a_path_is_outside(kind: type[Any]) -> None:
     of_catalog = {"optimizer", "schedule", "precision", "promote", "strategy", "propose", "train_split", "test_split"}
     assert paths <= outside
     assert texts - outside <= of_catalog
+
+
+@pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
+def test_m2_code_of_a_configuration_file_is_trusted_together_with_its_arguments(
+    kind: type[TrainOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    own, config = tmp_path / "mine.py", tmp_path / "config.yaml"
+    own.write_text(MODEL)
+    vary = {"vary": {"width": [3, 4], "learning_rate": "0.1,0.2"}} if kind is SearchOptions else {}
+
+    def require_trusted(given: Mapping[str, Any], *flags: str) -> TrainOptions:
+        config.write_text(yaml.safe_dump({**vary, **given}))
+        words = ["--config", str(config), *flags]
+        options: TrainOptions = parse(kind.COMMAND, kind, words, LEFT_OUT if kind is SearchOptions else ())
+        options.require_trusted(words)
+        return options
+
+    trusted: dict[str, Any] = {"models": [f"{own}:small"], "model_arg": {"path": "a"}}
+    refused: dict[str, Any] = {"models": [f"{own}:small"], "model_arg": {"path": "/home/me/.profile"}}
+    with pytest.raises(ModelError, match=r"^models: small is code in mine\.py, sha256 \w+, run as small\(path='a'"):
+        require_trusted(trusted)
+    trust(require_trusted(trusted, "--trust").calls.values())
+    require_trusted(trusted)
+    with pytest.raises(ModelError, match=r"run as small\(path='/home/me/\.profile'"):
+        require_trusted(refused)
+    with pytest.raises(ModelError, match=r"run as small\(path='/home/me/\.profile'"):
+        require_trusted({"model_arg": refused["model_arg"]}, f"--models={own}:small")
+    varied = {**trusted, "vary": {"width": [5, 6]}}
+    if kind is SearchOptions:
+        with pytest.raises(ModelError, match=r"--vary={'width': \[5, 6\]}"):
+            require_trusted(varied)
 
 
 @pytest.mark.slow

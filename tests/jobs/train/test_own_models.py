@@ -104,7 +104,10 @@ def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(
     assert (code, stdout) == (2, "")
     edited, own = ModelFile.read(tmp_path / "edited.py").sha256, ModelFile.read(SOURCE).sha256
     assert f"error[E-MODEL] sequential@1: expected a file with sha256 {own}, got edited.py with {edited}" in stderr
-    assert run(tmp_path, *ask, "--model-file", SOURCE)[0] == 0
+    code, stdout, stderr = run(tmp_path, *ask, "--model-file", SOURCE)
+    assert (code, stdout) == (2, "")
+    assert "built by sequential(units=24), which was not trained here; to run it, name the file" in stderr
+    assert run(tmp_path, *ask, "--model-file", SOURCE, "--model-arg=units=24")[0] == 0
 
 
 @pytest.mark.long
@@ -185,6 +188,8 @@ def test_code_named_by_a_configuration_file_needs_trust(tmp_path: Path) -> None:
     assert train("--models=keras", f"--config={config}", "--plan", home=tmp_path)[0] == 0  # flags override files
     assert train("--config", config, "--trust", "--plan", home=tmp_path)[0] == 0
     assert train("--config", config, f"--models={SOURCE}:sequential", "--plan", home=tmp_path)[0] == 0
+    config.write_text("model_arg: {units: 25}")
+    assert train("--config", config, f"--models={SOURCE}:sequential", "--plan", home=tmp_path)[0] == 2
 
 
 @pytest.mark.parametrize(
