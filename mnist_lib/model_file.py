@@ -265,7 +265,9 @@ def require_trusted(
         raise ModelError(f"{version}: expected a file with sha256 {file.sha256}, got {given.name} with {given.sha256}")
     old = ", but listed by an earlier release, without its function and arguments" if _is_listed(file.sha256) else ""
     words = ["--model-file FILE.py"]
-    words += [f"--model-arg {shlex.quote(f'{name}={value}')}" for name, value in stored.arguments.items()]
+    for name, value in stored.arguments.items():
+        text = json.dumps({name: value}) if isinstance(value, str) else f"{name}={value}"  # so that "7" remains a text
+        words.append(f"--model-arg {shlex.quote(text)}")
     raise ModelError(
         f"{version}: expected a trusted model, got one with sha256 {file.sha256}, built by {stored}, which was not"
         f" trained here{old}; to run it, name the file that it was trained from: {' '.join(words)}"

@@ -91,18 +91,20 @@ class JobClient:
         with self._translated_errors():
             self._client = ray_private.job_client(self.url, CONNECT_SECONDS, JOB_ANSWER_SECONDS)
 
-    def submit(self, job: str | None, command: str, sent: Mapping[str, Path], metadata: dict[str, str]) -> str:
+    def submit(self, job: str | None, command: str, sent: Mapping[str, Path | bytes], metadata: dict[str, str]) -> str:
         """Send files and folders, run the command beside their copies, and return the job's id.
 
         Args:
             job: its id; None to let Ray choose one.
-            sent: the path of each copy, mapped to the file or folder to copy.
+            sent: the path of each copy, mapped to the file or folder to copy, or to the content of a file.
         """
         with tempfile.TemporaryDirectory() as together:
             for name, source in sent.items():
                 copy = Path(together, name)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                if source.is_dir():
+                if isinstance(source, bytes):
+                    copy.write_bytes(source)
+                elif source.is_dir():
                     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy(source, copy)

@@ -19,7 +19,7 @@ from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follo
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.listing import list_folder
-from mnist_lib.model_file import path_of, trust, with_folder
+from mnist_lib.model_file import trust, with_folder
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import check_storage, is_url
 from mnist_lib.store.runs import check_run_name
@@ -60,7 +60,6 @@ def command(arguments: Sequence[str]) -> int:
     own, train = split_at_dashes(arguments)
     require_after_dashes(own, SubmitOptions)
     options: SubmitOptions = parse("jobs.submit", SubmitOptions, own)
-    job_options("jobs.submit --", train).require_trusted(train)
     return _submit(options, train)
 
 
@@ -92,7 +91,7 @@ def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | No
     return None
 
 
-def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[str, Path]) -> str:
+def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[str, Path | bytes]) -> str:
     """Submit the job and return its id. The jobs of a run are <run>.1, <run>.2 and so on."""
     from cluster.connection.job_server import JobExistsError
 
@@ -114,33 +113,34 @@ def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[st
     return job
 
 
-def words_of_job(options: TrainOptions, train: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
+def words_of_job(options: TrainOptions, train: Sequence[str]) -> tuple[list[str], dict[str, Path | bytes]]:
     """Return the command line of the job, and the files of this machine that it needs, by their paths in the job."""
     flags, own = _own_files(options)
     files, words = split_config(train)
     configs = {f"{SENT}/{sha256(Path(file).read_bytes()).hexdigest()[:12]}.yaml": Path(file) for file in files}
+    flags += ["--trust"] if options.calls else []  # it was checked here, with the arguments in these files
     return [*(f"--config={name}" for name in configs), *words, *flags], own | configs  # the last value counts
 
 
-def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
+def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes]]:
     """Return the files that the job needs from this machine, by their paths in the job, and the flags for them.
 
     A folder of pictures is on this machine if its path is relative; otherwise it is on the cluster's head.
     """
-    flags, own = [], dict[str, Path]()
-    if options.tfds_import is not None:
-        own[f"{SENT}/{options.tfds_import.name}"] = options.tfds_import
-        flags.append(f"--tfds-import={SENT}/{options.tfds_import.name}")
+    flags, own = [], dict[str, Path | bytes]()
+    if options.builder_file is not None:
+        own[f"{SENT}/{options.builder_file.name}"] = options.builder_file.content
+        flags.append(f"--tfds-import={SENT}/{options.builder_file.name}")
     if isinstance(options, SearchOptions) and options.space is not None:
         own[f"{SENT}/{options.space.name}"] = options.space
         flags.append(f"--space={SENT}/{options.space.name}")
     if options.model_files:
-        for path in {path for model in options.models if (path := path_of(model))}:
-            if f"{SENT}/{path.name}" in own:
+        for file in {file.path: file for file in options.model_files.values()}.values():
+            if f"{SENT}/{file.name}" in own:
                 raise exit_codes.UsageError(
-                    f"models: expected files with different names to send, got two named {path.name}"
+                    f"models: expected files with different names to send, got two named {file.name}"
                 )
-            own[f"{SENT}/{path.name}"] = path
+            own[f"{SENT}/{file.name}"] = file.content
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
@@ -157,13 +157,14 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path]]:
     return flags, own
 
 
-def _size_of(own: Mapping[str, Path]) -> int:
-    return sum(path.stat().st_size for path in own.values())
+def _size_of(own: Mapping[str, Path | bytes]) -> int:
+    return sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in own.values())
 
 
 def _check(train: Sequence[str]) -> TrainOptions:
-    """Return the options of the job. Refuse those that the job itself would refuse."""
+    """Return the options of the job. Refuse those that the job itself would refuse, and code that is not trusted."""
     options = job_options("jobs.submit --", train)
+    options.require_trusted(train)
     options.grid()
     options.check()
     check_storage(options.storage)

@@ -174,7 +174,7 @@ def test_m2_the_code_of_a_version_runs_only_if_its_call_is_given_or_trusted(
     stored = Call(file, "small", {"width": 4, "text": "a b"})
     require_trusted(stored, "small@1", file, {"text": "a b", "width": 4})
     built = rf"got one with sha256 {file.sha256}, built by small\(width=4, text='a b'\), "
-    advice = r"--model-file FILE\.py --model-arg width=4 --model-arg 'text=a b'"
+    advice = r"""--model-file FILE\.py --model-arg width=4 --model-arg '{"text": "a b"}'"""
     with pytest.raises(ModelError, match=rf"^small@1: expected a trusted model, {built}.*: {advice}$"):
         require_trusted(stored, "small@1", None)
     for arguments in (None, {"width": 4}, {"width": 4, "text": "b"}):

@@ -15,7 +15,7 @@ import pytest
 from jobs.console.exit_codes import UsageError
 from jobs.search.options import job_options
 from jobs.submit.__main__ import SENT, _check, _own_files, main, words_of_job
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import IntegrityError, ModelError
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
@@ -247,7 +247,8 @@ def test_a_configuration_is_sent_as_a_file_whose_values_keep_their_types_and_fla
     (name,) = own
     assert words == [f"--config={name}", "--epochs=2", "--storage=/s", "--model-arg=text=d"]
     (tmp_path / "job" / SENT).mkdir(parents=True)
-    shutil.copy(own[name], tmp_path / "job" / name)
+    assert own[name] == config
+    shutil.copy(config, tmp_path / "job" / name)
     monkeypatch.chdir(tmp_path / "job")
     sent = job_options("jobs.train", words)
     assert (sent.seeds, sent.epochs) == (given.seeds, given.epochs) == ((4,), 2)
@@ -278,6 +279,29 @@ def test_a_search_is_submitted_with_the_file_of_its_space(tmp_path: Path) -> Non
     words, own = words_of_job(given, ["--config", str(config), "--storage=/s"])
     assert words[1:] == ["--storage=/s", f"--space={SENT}/space.yaml"]
     assert own == {f"{SENT}/space.yaml": space, words[0].removeprefix("--config="): config}
+
+
+def test_w10_the_code_that_was_checked_is_sent_and_trusted_with_its_arguments_by_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    own_model, config = tmp_path / "mine.py", tmp_path / "config.yaml"
+    own_model.write_text("def small(image_shape, num_classes, width=3): ...")
+    config.write_text(f"models: [{own_model}:small]\nmodel_arg: {{width: 4}}")
+    train = ["--config", str(config), "--storage=/s"]
+    with pytest.raises(ModelError, match=r"^models: small is code in mine\.py, .*add --trust to the command line"):
+        _check(train)
+    train.append("--trust")
+    given = _check(train)
+    checked = own_model.read_bytes()
+    own_model.write_text("def small(image_shape, num_classes, width=3): evil()")
+    words, own = words_of_job(given, train[:-1])  # as if the call were listed on this machine
+    assert own[f"{SENT}/mine.py"] == checked
+    (tmp_path / "job" / SENT).mkdir(parents=True)
+    (tmp_path / "job" / SENT / "mine.py").write_bytes(checked)
+    shutil.copy(config, tmp_path / "job" / words[0].removeprefix("--config="))
+    monkeypatch.chdir(tmp_path / "job")
+    job_options("jobs.train", words).require_trusted(words)
 
 
 def test_w11_no_file_outside_of_a_folder_of_pictures_is_sent_through_a_link(
