@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnist_lib.catalog import MODELS
-from mnist_lib.errors import MnistError, ModelError, SpecError
+from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.wording import one_line
 
 SOURCE_FILE = "model.py"  # in a version
@@ -112,7 +112,7 @@ class ModelFile:
         """
         try:
             yield
-        except (MnistError, MemoryError):
+        except (ModelError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
             if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which this module does not import

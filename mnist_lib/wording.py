@@ -51,17 +51,21 @@ def _word_without_secrets(word: str) -> str:
 def one_line(error: BaseException) -> str:
     """Return what an error's message says is wrong, in one line, or the name of its type.
 
-    This is the first paragraph of the message. If the message begins with a heading of TensorFlow, it is the last line
-    that is neither a heading nor a place in the code. Secrets in URLs are replaced.
+    This is the first paragraph of the message that does not announce another one, as Keras does when it names a layer.
+    If the message begins with a heading of TensorFlow, it is the last line that is neither a heading nor a place in the
+    code. Secrets in URLs are replaced.
     """
     headings = ("in user code:", "Graph execution error:")
     places = ("File ", "Detected at ", "<stack ", "[[", "The op is created at:")
-    text = without_secrets(str(error)).strip()
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # Keras prints some messages in bold
+    text = without_secrets(re.sub(r"^\s*Exception encountered when calling .*", "", text)).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if text.startswith(headings):
         said = [line for line in lines if not line.startswith((*headings, *places))]
         return (said or lines)[-1][:MAX_REASON]
-    return (" ".join(text.split("\n\n")[0].split()) or type(error).__name__)[:MAX_REASON]
+    paragraphs = text.split("\n\n")
+    first = next((part for part in paragraphs if not part.rstrip().endswith(":")), paragraphs[0])
+    return (" ".join(first.split()) or type(error).__name__)[:MAX_REASON]
 
 
 def printable(text: str, keep: str = "") -> str:

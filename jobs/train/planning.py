@@ -132,10 +132,10 @@ def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePl
     )
 
 
-def models_to_check(options: TrainOptions, trials: Sequence[TrialSpec]) -> dict[TrialSpec, ModelFile]:
-    """Return a trial of each of the user's own models, with the file that defines the model."""
+def models_to_check(options: TrainOptions, trials: Sequence[TrialSpec]) -> dict[TrialSpec, ModelFile | None]:
+    """Return a trial of each model, with the file that defines it if it is the user's own."""
     one_of_each = {trial.model: trial for trial in trials}
-    return {one_of_each[model]: file for model, file in options.model_files.items() if model in one_of_each}
+    return {trial: options.model_files.get(model) for model, trial in one_of_each.items()}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.environment import import_keras, package_versions
-from mnist_lib.errors import DivergedError, GroupError, IntegrityError
+from mnist_lib.errors import DivergedError, GroupError, IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import TrialSpec
@@ -31,7 +31,7 @@ OBJECT_STORE_SHARE = 0.7  # share of the object store that a dataset may take up
 
 def prepare_dataset(
     request: DataRequest,
-    models: Mapping[TrialSpec, ModelFile] = MappingProxyType({}),
+    models: Mapping[TrialSpec, ModelFile | None] = MappingProxyType({}),
     labels: bytes = b"",
     used: UsedLabels | None = None,
     before: NDArray[np.uint8] | None = None,
@@ -39,24 +39,33 @@ def prepare_dataset(
     """Return the dataset, what the driver needs to know about it, and the content of its state.
 
     Args:
-        models: one trial of each of the user's own models, with the file that defines the model.
+        models: one trial of each model, with the file that defines it if it is the user's own. The dataset says why
+            one of these cannot be built for its images.
         labels, used: the corrections, as in `prepare`.
         before: the content of the state of the last run.
 
     Raises:
-        ModelError: a model cannot be built for the images of the dataset.
+        ModelError: no model can be built for the images of the dataset.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     from mnist_lib.data.changes import DatasetState, changes_between
     from mnist_lib.data.prepare import prepare
 
     dataset = prepare(request, OBJECT_STORE_SHARE * _object_store_bytes(), labels=labels, used=used)
-    if models:
+    if any(models.values()):
         import_keras()
         from mnist_lib.models.building import check_model
 
+        refused: dict[str, ModelError] = {}
         for spec, file in models.items():
-            check_model(spec, dataset.image_shape, len(dataset.classes), file)
+            try:
+                if file is not None:
+                    check_model(spec, dataset.image_shape, len(dataset.classes), file)
+            except ModelError as error:
+                refused[spec.model] = error
+                if len(refused) == len(models):
+                    raise
+        dataset = replace(dataset, refused={model: str(error) for model, error in refused.items()})
     state, changes = DatasetState.of(dataset), None
     if before is not None:
         with contextlib.suppress(IntegrityError):  # the driver says that the changes are not known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -162,6 +162,7 @@ class Dataset:
     # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
     published_test_labels: Labels | None = None
     labels: UsedLabels = NO_LABELS
+    refused: Mapping[str, str] = field(default_factory=dict)  # why a user's model cannot be trained on it, by model
 
     @classmethod
     def of(cls, name: str, version: str, train: Split, test: Split, classes: Sequence[str] = DIGITS) -> Dataset:

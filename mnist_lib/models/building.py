@@ -113,6 +113,9 @@ def _settings_of_keras() -> Iterator[None]:
 def _layers_of(made: keras.Model | Sequence[Any]) -> list[keras.Layer]:
     """Return a user's model, or list of layers, as layers that take pixels as whole numbers."""
     model = made if isinstance(made, keras.Model) else keras.Sequential(list(made))
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.Model) and layer.compiled:
+            layer.compiled, layer.optimizer = False, None  # not used here, and would be stored with the weights
     return [keras.layers.Rescaling(1.0), model]  # whole numbers become floats, which most layers expect
 
 

@@ -96,22 +96,21 @@ def run_trials(
         try:
             yield from lane.run(assignment, pace)
         except Exception as error:
-            code, message = _code_and_message(error, assignment.source)
-            lost = isinstance(error, LOST_MEMBER) or (code == MnistError.code and isinstance(error, tf.errors.OpError))
-            if group is not None and lost:
-                raise GroupError(f"{spec.id}: {message}") from error
-            yield _failure(spec, error, assignment.source)
+            failure = _failure(spec, error, assignment.source)
+            if group is not None and _is_loss(error, assignment.source):
+                raise GroupError(f"{spec.id}: {failure.message}") from error
+            yield failure
             if group is not None and not isinstance(error, DivergedError):  # all processes diverge at the same step
                 return  # the other processes may be at other steps, so no further trial is possible
 
 
 def _failure(spec: TrialSpec, error: Exception, source: ModelFile | None = None) -> TrialFailure:
-    code, message = _code_and_message(error, source)
-    details = traceback.format_exc() if code == MnistError.code else ""
+    code, message = _code_and_message(spec, error, source)
+    details = "" if isinstance(error, MnistError) or code == "E-OOM" else traceback.format_exc()
     return TrialFailure(trial=spec.id, code=code, message=message, details=details)
 
 
-def _code_and_message(error: Exception, source: ModelFile | None) -> tuple[str, str]:
+def _code_and_message(spec: TrialSpec, error: Exception, source: ModelFile | None) -> tuple[str, str]:
     if isinstance(error, MnistError):
         return error.code, str(error)
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
@@ -119,9 +118,18 @@ def _code_and_message(error: Exception, source: ModelFile | None) -> tuple[str, 
             "E-OOM",
             f"training ran out of memory ({type(error).__name__}); lower --batch-size, or train a smaller model",
         )
-    if source is not None and (place := source.place_of(error)):
+    if source is not None:
+        place = source.place_of(error) or source.place(spec.model)
         return ModelError.code, f"{place}: {type(error).__name__}: {one_line(error)}"
     return MnistError.code, f"{type(error).__name__}: {error}"
+
+
+def _is_loss(error: Exception, source: ModelFile | None) -> bool:
+    """Return whether an error in a group may come from the loss of another process, and not from the user's model."""
+    if isinstance(error, LOST_MEMBER):
+        return True
+    memory = isinstance(error, tf.errors.ResourceExhaustedError)
+    return isinstance(error, tf.errors.OpError) and not memory and not (source and source.place_of(error))
 
 
 class _Lane:
@@ -161,6 +169,8 @@ class _Lane:
 
     def run(self, assignment: Assignment, pace: Pace) -> Iterator[TrialEvent]:
         begin = time.monotonic()
+        if reason := self._dataset.refused.get(assignment.spec.model):
+            raise ModelError(reason)
         compiled = self._compile(assignment.spec, assignment.source)
         try:
             yield from self._train(compiled, assignment, pace, begin)

@@ -101,6 +101,17 @@ def test_a_reason_is_cut_only_after_its_secrets_are_replaced() -> None:
     assert "canary" not in one_line(ValueError(f"http://user:{'canary' * MAX_REASON}@host"))
 
 
+def test_the_reason_in_a_message_of_keras_is_not_the_name_of_the_layer_that_was_called() -> None:
+    heading, arguments = "Exception encountered when calling Dense.call().\n\n", "\n\nArguments received:\n  • inputs=3"
+    assert (
+        one_line(ValueError(f"{heading}\x1b[1mInput 0 is\nincompatible.\x1b[0m{arguments}"))
+        == "Input 0 is incompatible."
+    )
+    announced = f"{heading}\x1b[1mCould not infer the shape. Error encountered:\n\nrank 2 expected\x1b[0m{arguments}"
+    assert one_line(ValueError(announced)) == "rank 2 expected"
+    assert one_line(ValueError("only this:")) == "only this:"
+
+
 PASSWORDS = st.text(st.characters(exclude_categories=["Z", "C"]), max_size=20).map("canary{}yranac".format)
 
 

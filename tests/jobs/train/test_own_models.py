@@ -207,7 +207,17 @@ def test_m1_an_invalid_model_ends_the_run_with_one_line_before_any_trial(
     data_dir: Path, tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "mine.py").write_text(text)
-    options = (f"--models=keras,{tmp_path}/mine.py:f", "--storage", tmp_path / "results", "--quiet")
+    options = (f"--models={tmp_path}/mine.py:f", "--storage", tmp_path / "results", "--quiet")
     code, stdout, stderr = train(*options, "--data-dir", data_dir, home=tmp_path)
     lines = [line for line in stderr.splitlines() if not line.startswith("waiting for ")]  # on a slow machine
     assert (code, stdout, lines) == (2, "", [message])
+
+
+def test_m1_an_invalid_model_fails_its_own_trials_only(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(s, n):\n  raise OSError('no')")
+    options = (f"--models=keras,{tmp_path}/mine.py:f", "--epochs=1", "--run-name=r", "--storage", tmp_path / "results")
+    code, stdout, stderr = train(*options, "--data-dir", data_dir, home=tmp_path)
+    assert code == 9, stderr
+    assert "f-s0 failed: E-MODEL mine.py, line 2: OSError: no" in stdout
+    trials = summary_of(tmp_path / "results/runs/r")["trials"]
+    assert {trial["id"]: trial["status"] for trial in trials} == {"keras-s0": "ok", "f-s0": "failed"}

@@ -1,6 +1,7 @@
 """A user's model is trained, resumed, mirrored and stored like one of the catalog; errors in it name its lines."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +168,14 @@ def file_of(text: str) -> ModelFile:
             "  return keras.Model(x, keras.ops.softmax(y))",
             "mine.py, line 2: f: expected logits of the 10 classes, got a softmax; leave it out",
         ),
+        (
+            "def f(s, n):\n  return keras.Sequential([keras.Input((5, 5, 1)), keras.layers.Flatten()])",
+            "mine.py, line 2: f: ValueError: Input 0 .* is incompatible with the layer: expected shape=.* found",
+        ),
+        (
+            "from mnist_lib.errors import IntegrityError\ndef f(s, n):\n  raise IntegrityError('damaged')",
+            "mine.py, line 4: IntegrityError: damaged",
+        ),
     ],
 )
 def test_m1_an_error_in_a_model_file_is_reported_with_its_line(text: str, message: str) -> None:
@@ -174,6 +183,40 @@ def test_m1_an_error_in_a_model_file_is_reported_with_its_line(text: str, messag
     with pytest.raises(ModelError, match=f"^{message}") as raised:
         check_model(TrialSpec.of("f", source_sha256=source.sha256), (8, 8, 1), 10, source)
     assert "\n" not in str(raised.value)
+
+
+COMPILED = """import numpy as np
+
+def network(s, n):
+  x = keras.Input(s)
+  y = keras.layers.Dense(n)(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(x)))
+  model = keras.Model(x, y)
+  model.compile('adam', loss='mse', metrics=['mae'])
+  return model
+
+def fitted(s, n):
+  model = network(s, n)
+  model.fit(np.zeros((4, *s)), np.zeros((4, n)), verbose=0)
+  return model
+
+def nested(s, n):
+  return [keras.layers.Dropout(0.1), network(s, n)]
+
+def plain(s, n):
+  return [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(n)]
+"""
+
+
+@pytest.mark.parametrize("name", ["network", "fitted", "nested"])
+def test_w13_a_compiled_model_is_stored_without_its_optimizer(name: str, digits: Dataset) -> None:
+    source = file_of(COMPILED)
+    specs = [TrialSpec.of(name, source_sha256=source.sha256) for name in (name, "plain")]
+    check_model(specs[0], digits.image_shape, 10, source)
+    files = []
+    for spec in specs:
+        model = build_model(spec, digits.image_shape, 10, source)
+        files.append(model.files(model.initial_weights(0))["model.keras"])
+    assert len(files[0]) < 1.5 * len(files[1])
 
 
 @pytest.mark.long  # tests of the commands check two of these forms
@@ -215,3 +258,15 @@ def test_m1_an_error_in_training_fails_only_the_trial_and_names_its_line(raising
     assert isinstance(failure, TrialFailure)
     assert (failure.code, failure.trial) == ("E-MODEL", "f-s0")
     assert failure.message.startswith("mine.py, line 5: KeyError: ")
+
+
+def test_m1_an_error_of_keras_in_training_is_an_error_of_the_model(run: Run) -> None:
+    text = "def f(s, n):\n  x = keras.Input(s)\n  y = keras.ops.reshape(x, (2, s[0] * s[1] * s[2]))\n"
+    source = file_of(text + "  return keras.Model(x, keras.layers.Dense(n)(y))")
+    spec = TrialSpec.of("f", source_sha256=source.sha256, epochs=1)
+    check_model(spec, (28, 28, 1), 10, source)  # with two images
+    *_, failure = run(spec, source)
+    assert isinstance(failure, TrialFailure)
+    assert failure.code == "E-MODEL"
+    assert re.match(r"mine.py, line 2: f: \w+Error: .*reshape", failure.message)
+    assert "Traceback" in failure.details
