@@ -79,12 +79,13 @@ def search_text(summary: Mapping[str, Any]) -> str:
     if search is None:  # a run of jobs.train, or a damaged summary
         return "Search: not known"
     score = Accuracy(**search["validation"]).value
-    finals = mean_accuracy(trial.get("validation") for trial in summary["trials"])
+    finals, test = (mean_accuracy(trial.get(part) for trial in summary["trials"]) for part in ("validation", "test"))
     fresh = "" if finals is None else f", {percent(finals)} on average with fresh seeds"
+    lost = "" if test is None else f"; on test {percent(test)}, {100 * (test - score):+.2f} points from the search"
     return (
         f"Search: {counted(search['configurations'], 'configuration')}, {counted(search['epochs'], 'epoch')} in total;"
         f" the best has {settings_text(search['settings'])}\n"
-        f"  Validation accuracy: {percent(score)} in the search{fresh}\n"
+        f"  Validation accuracy: {percent(score)} in the search{fresh}{lost}\n"
         f"  To train with these settings: python -m jobs.train {shlex.join(search['train'])}"
     )
 

@@ -47,7 +47,10 @@ class ReportedSearch:
     logarithmic: frozenset[str]  # of these, the ones whose range was logarithmic
     in_search: float  # validation accuracy of the winner
     train: Sequence[str]  # the options of `jobs.train` for the winner's settings
-    with_fresh_seeds: float | None  # mean validation accuracy of the final trials; None if none succeeded
+    # Mean accuracies of the final trials; None if none succeeded. Fresh seeds are compared on the validation images of
+    # the search, so only the test images show how much of its score was luck.
+    with_fresh_seeds: float | None  # on validation
+    on_test: float | None
 
     @classmethod
     def of(cls, document: SearchDocument, summary: Mapping[str, Any]) -> "ReportedSearch | None":
@@ -73,6 +76,7 @@ class ReportedSearch:
             in_search=Accuracy(best["validation"]["correct"], best["validation"]["total"]).value,
             train=summary["search"]["train"],
             with_fresh_seeds=mean_accuracy(trial.get("validation") for trial in summary["trials"]),
+            on_test=mean_accuracy(trial.get("test") for trial in summary["trials"]),
         )
 
     @property

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from jobs.console.options import parse
-from jobs.search.__main__ import plan_text
+from jobs.search.__main__ import plan_text, search_text
 from jobs.search.options import LEFT_OUT, SearchOptions
 from jobs.train.command import command_of, configuration
 from jobs.train.options import TrainOptions
@@ -32,6 +32,20 @@ def test_a_configuration_is_a_trial_with_its_settings() -> None:
     assert spec.learning_rate == settings["learning_rate"]
     assert spec.arguments == {"hidden_units": settings["hidden_units"]}
     assert (spec.global_batch_size, spec.optimizer) == (settings["batch_size"], settings["optimizer"])
+
+
+def test_the_result_names_the_drop_from_the_search_to_the_test() -> None:
+    search = {
+        "settings": {},
+        "configurations": 9,
+        "epochs": 27,
+        "validation": {"correct": 891, "total": 1_000},
+        "train": [],
+    }
+    trial = {"validation": {"correct": 864, "total": 1_000}, "test": {"correct": 797, "total": 1_000}}
+    text = search_text({"search": search, "trials": [trial, {"error": {}}]})
+    expected = "89.10% in the search, 86.40% on average with fresh seeds; on test 79.70%, -9.40 points from the search"
+    assert f"Validation accuracy: {expected}\n" in text
 
 
 def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:

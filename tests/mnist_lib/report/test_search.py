@@ -3,18 +3,20 @@
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.page import report
 from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
+from mnist_lib.results import mean_accuracy
 from tests.support.made_run import made_run, search_document, with_search
 
 
 def test_configurations_are_listed_by_their_scores_without_those_that_failed() -> None:
-    trials = [{"status": "ok", "validation": {"correct": 78, "total": 100}}, {"status": "failed", "validation": None}]
+    trials = [{"status": "ok", "validation": {"correct": 78, "total": 100}, "test": {"correct": 7, "total": 10}}]
+    trials += [{"status": "failed"}]
     found = ReportedSearch.of(search_document(), {"trials": trials, "search": {"train": []}})
     assert found is not None
     assert [(one.number, one.epochs, one.score) for one in found.tried] == [
         *[(3, 3, 0.8), (2, 1, 0.52)],
         *[(1, 1, 0.51), (0, 1, 0.5)],
     ]
-    assert (found.in_search, found.with_fresh_seeds) == (0.8, 0.78)
+    assert (found.in_search, found.with_fresh_seeds, found.on_test) == (0.8, 0.78, 0.7)
     assert {*found.ranges} == {*found.logarithmic} == {"learning_rate"}
     assert settings_plot(found).png.startswith(b"\x89PNG")
     assert rungs_plot(found).png.startswith(b"\x89PNG")
@@ -27,9 +29,10 @@ def test_a_search_without_scores_is_not_reported() -> None:
 def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digits: Dataset) -> None:
     early = {"decisions": [], "unfinished": {"3": {"correct": 80, "total": 100}}}
     made = report(with_search(made_run(digits, seeds=2), **early))
-    page = made.page.decode()
+    page = " ".join(made.page.decode().split())
     assert "Time ran out before the first comparison" in page
-    assert "on average with fresh seeds, trained for up to 3 epochs." in page
+    assert "which are compared on the same images but trained for up to 3 epochs, and" in page
+    assert "partly luck" not in page
     assert "python -m jobs.train --learning-rate=0.0001<" in page
     assert "search-rungs" not in made.plots
 
@@ -46,10 +49,19 @@ def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset) -> None:
     assert "\x1b" not in page
 
 
-def test_the_page_shows_the_search_and_how_much_of_its_score_was_lost_with_fresh_seeds(digits: Dataset) -> None:
-    made = report(with_search(made_run(digits, seeds=2)))
-    page = made.page.decode()
+def test_the_page_shows_how_much_of_the_score_of_a_search_was_lost_on_the_test_images(digits: Dataset) -> None:
+    run = with_search(made_run(digits, seeds=2, models=("keras",)))
+    validation, test = (
+        mean_accuracy(trial[name] for trial in run.summary["trials"]) for name in ("validation", "test")
+    )
+    assert validation is not None
+    assert test is not None
+    made = report(run)
+    page = " ".join(made.page.decode().split())
     assert "The best one reached 80.00% in the search" in page
-    assert "on average with fresh seeds" in page
+    assert f"{validation:.2%} on average with fresh seeds, which are compared on the same images" in page
+    assert f"and {test:.2%} on average on the test images" in page
+    assert f"{100 * (test - 0.8):+.2f} points" in page
+    assert "luck" in page
     assert {"search-settings", "search-rungs"} <= made.plots.keys()
     assert "python -m jobs.search --config" in page
