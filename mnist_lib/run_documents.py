@@ -60,7 +60,7 @@ class DatasetSummary(TypedDict):
 
 
 class SignificanceSummary(TypedDict):
-    """How often chance may replace the champion, over all comparisons on the data set."""
+    """How often chance may replace the champion, over all comparisons of the model on the data set."""
 
     total: Share
     left: Share

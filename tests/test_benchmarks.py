@@ -115,6 +115,7 @@ def test_the_nights_say_which_way_of_reviewing_was_better(tmp_path: Path) -> Non
     text = nights.report(ways)
     assert "| 12 | 400 | 220 | 19 | 91.00% | 19 | 80.00% |" in text
     assert "In the last 10 nights, the models of jobs.review were 6.50 percentage points better" in text
+    assert "n = 1 series" in text
     assert nights.draw(ways).startswith(b"\x89PNG")
     table = tmp_path / "review.csv"
     table.write_text("hash,current,label\nabc,3,\n")

@@ -40,8 +40,8 @@ MODELS_HELP = (
     f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
 )
 ALPHA_HELP = (
-    "probability that chance alone replaces the champion, over all comparisons on a data set together; each of them"
-    " spends a hundredth of what is left"
+    "probability that chance alone replaces the champion of a model, over all comparisons on a data set together; each"
+    " of them spends a hundredth of what is left"
 )
 CODE_ARGUMENTS = ("model_arg", "hidden_units", "vary")  # options whose values are passed to a user's code
 BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of --tfds-import

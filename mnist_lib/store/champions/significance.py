@@ -1,4 +1,4 @@
-"""The budget of significance: how often chance may replace the champion, over all comparisons on a data set together.
+"""The budget of significance: how often chance may replace a model's champion, over all comparisons on a data set.
 
 A test at 5% promotes one of twenty equally good challengers. So each comparison spends a fixed share of what is left of
 the total, and the sum over all comparisons, however many follow, stays below the total.
