@@ -30,6 +30,11 @@ class CorrectionsSummary(TypedDict):
     unknown: Count
 
 
+class GrowthSummary(TypedDict):
+    added: Count
+    usual: Annotated[float, Meta(ge=0)]  # images per run
+
+
 class ChangesSummary(TypedDict):
     """What has changed in the dataset since its last run in the storage, as numbers of images."""
 
@@ -38,6 +43,8 @@ class ChangesSummary(TypedDict):
     added: CountsBySplit
     removed: CountsBySplit
     relabelled: CountsBySplit  # by the class that an image has now
+    # The classes to which unusually many images were added, see `data.unusual`.
+    unusual: NotRequired[Annotated[dict[ClassName, GrowthSummary], Meta(max_length=MAX_CLASSES)]]
 
 
 # Some fields below are optional only because documents from early versions of the program lack them.
@@ -82,6 +89,7 @@ class ModelSummary(TypedDict):
     published_test_accuracy: NotRequired[Share]
     new_test: NotRequired[Counts]  # of the best trial, on the test images that the last run did not have
     new_test_accuracy: NotRequired[Share]
+    new_test_before: NotRequired[Counts]  # the same of earlier runs together, if it is much higher
     version: Number
     champion: NotRequired[bool]
     promotion: NotRequired[Text]

@@ -11,6 +11,7 @@ from mnist_lib.clock import moment_of
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.report.data_texts import growth_texts, new_test_text
 from mnist_lib.retraining.journal import Entry, Journal, ModelResult
 from mnist_lib.retraining.policy import missed_text
 from mnist_lib.retraining.timetable import Timetable
@@ -131,6 +132,7 @@ def _data(entry: Entry) -> list[str]:
     parts = [f"{counted(count, 'image')} {kind}" for kind, count in counts.items() if count]
     if "since" in data:
         parts = [f"{', '.join(parts) or 'no image has changed'} since {data['since']}"]
+    parts += [f"unusual: {text}" for text in growth_texts(data.get("unusual", {}))]
     if corrected := data.get("corrected"):
         disputed = data.get("disputed_holdout")
         favours = f", {disputed:,} of the test because a model disputed them" if disputed else ""
@@ -139,9 +141,8 @@ def _data(entry: Entry) -> list[str]:
 
 
 def _on_new_pictures(row: ModelResult) -> str:
-    if "new_test" not in row or "new_test_accuracy" not in row:
-        return ""
-    return f", {percent(row['new_test_accuracy'])} on {counted(row['new_test']['total'], 'new picture')}"
+    text = new_test_text(row)
+    return f", {text}" if text else ""
 
 
 def _decisions(objects: Objects, schedule: str) -> list[Champion]:

@@ -183,7 +183,9 @@ def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     models, results = summary.get("models", {}), dict[str, Any]()
     for model, row in models.items():
         results[model] = {name: row.get(field) for name, field in fields.items()}
-        results[model] |= {name: row[name] for name in ("new_test", "new_test_accuracy") if name in row}
+        results[model] |= {
+            name: row[name] for name in ("new_test", "new_test_accuracy", "new_test_before") if name in row
+        }
     return results
 
 
@@ -192,6 +194,8 @@ def data_of(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     dataset = summary.get("dataset", {})
     changes, corrections = dataset.get("changes"), dataset.get("corrections") or {}
     found: dict[str, Any] = {"since": changes["since"], **totals(changes)} if changes else {}
+    if changes and "unusual" in changes:
+        found["unusual"] = changes["unusual"]
     if corrections:
         found["corrected"] = corrections["applied"] + corrections["removed"]
         found["disputed_holdout"] = corrections["disputed_holdout"]

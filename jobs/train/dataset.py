@@ -3,9 +3,10 @@
 What a run begins with is recorded, so that it keeps its labels when it is resumed after someone has corrected others.
 """
 
+import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from jobs.train.options import TrainOptions
 from jobs.train.planning import models_to_check
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.split import Dataset, DatasetInfo
-from mnist_lib.report.data_texts import changes_text
+from mnist_lib.data.unusual import MAX_EARLIER_RUNS, growth
+from mnist_lib.report.data_texts import changes_text, growth_texts
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.datasets import RunData, begin_with, begun_with, last_run, read_state
+from mnist_lib.store.datasets import RunData, begin_with, begun_with, earlier_runs, last_run, read_state
 from mnist_lib.store.runs import RunFolder
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,8 @@ class RunDataset:
         changes = self.summary(facts).get("changes")
         if changes:
             log.info("%s: %s", facts.name, changes_text(changes))
+            for text in growth_texts(changes.get("unusual", {})):
+                log.warning("%s: %s", facts.name, text)
         elif self._since:
             log.warning("%s: what has changed since run %s is not known", facts.name, self._since.run)
         return facts
@@ -83,7 +87,14 @@ class RunDataset:
             return summary
         changes = facts.changes
         counts = {"added": changes.added, "removed": changes.removed, "relabelled": changes.relabelled}
+        unusual = growth(counts, [run["dataset"]["changes"] for run in self.earlier if "changes" in run["dataset"]])
+        counts |= {"unusual": unusual} if unusual else {}
         return {**summary, "changes": {"since": self._since.run, "at": self._since.at, **counts}}
+
+    @functools.cached_property
+    def earlier(self) -> list[Mapping[str, Any]]:
+        """The summaries of the last runs of the dataset."""
+        return earlier_runs(self._folder.objects, self._since.run, MAX_EARLIER_RUNS) if self._since else []
 
     def content(self) -> Dataset:
         dataset: Dataset = result_of(self.images, "the dataset")

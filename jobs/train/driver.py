@@ -112,7 +112,7 @@ def train_on(
     if options.require_all:
         _require_all(recorder.rows)
     times = Times(data.begin, data.prepared, trained=time.monotonic())
-    stored = StoredData(data.summary(facts), data.content, data.state)
+    stored = StoredData(data.summary(facts), data.content, data.state, data.earlier)
     predict = predict_on(folder.objects, data.images)
     return store_run(folder, recorder, facts, options, code, times, stored, predict, search)
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from jobs.train.reporting import write_index, write_report
 from mnist_lib.aggregation import Tally
 from mnist_lib.clock import now_text
 from mnist_lib.data.split import Dataset, DatasetInfo
+from mnist_lib.data.unusual import fall
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
@@ -45,6 +46,7 @@ class StoredData:
     summary: Mapping[str, Any]
     dataset: Callable[[], Dataset]  # for the report
     state: Callable[[], bytes]  # for the next run, see `data.changes`
+    earlier: Sequence[Mapping[str, Any]] = ()  # the summaries of the last runs of the dataset
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ def store_run(
         },
         ended=now_text(),
     ) | ({} if search is None else {"search": dict(search)})
+    for name, model in summary["models"].items():
+        rows = [run["models"].get(name, {}) for run in data.earlier]
+        tests = [row["new_test"] for row in rows if "new_test" in row]
+        if "new_test" in model and (before := fall(model["new_test"], tests)):
+            model["new_test_before"] = before
     if options.report:
         with step("writing the report", shown=shown):
             write_report(folder, summary, recorder.tallies, data.dataset, code, type(options))

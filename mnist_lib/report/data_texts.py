@@ -25,6 +25,32 @@ def changes_text(changes: Mapping[str, Any]) -> str:
     return f"{', '.join(parts) or 'no image has changed'} since run {changes['since']}"
 
 
+def growth_texts(unusual: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return phrases about the classes to which unusually many images were added."""
+    return [
+        f"{counted(growth['added'], 'image')} added to class {name}, where {growth['usual']:,.1f} a run are usual"
+        for name, growth in unusual.items()
+    ]
+
+
+def unusual_texts(summary: Mapping[str, Any]) -> list[str]:
+    """Return sentences about what is unusual in the new images of a run."""
+    unusual = summary["dataset"].get("changes", {}).get("unusual", {})
+    texts = [f"Unusual: {text}; check that they belong there." for text in growth_texts(unusual)]
+    for name, model in summary["models"].items():
+        texts += [f"Unusual: {name} has {text}." for text in [new_test_text(model)] if "new_test_before" in model]
+    return texts
+
+
+def new_test_text(model: Mapping[str, Any]) -> str:
+    """Return the accuracy of a stored trial on the new test images as a phrase; "" if there are none."""
+    if "new_test" not in model or "new_test_accuracy" not in model:
+        return ""
+    before = model.get("new_test_before")
+    fell = f", a fall from {percent(before['correct'] / before['total'])} in earlier runs" if before else ""
+    return f"{percent(model['new_test_accuracy'])} on {counted(model['new_test']['total'], 'new picture')}{fell}"
+
+
 def changes_by_class(changes: Mapping[str, Any], classes: Sequence[str]) -> dict[str, list[int]]:
     """Return a row for each class with changes: for each of `KINDS`, the images for training and those for the test.
 
@@ -59,7 +85,7 @@ def data_texts(summary: Mapping[str, Any]) -> list[str]:
     dataset, texts = summary["dataset"], []
     if changes := dataset.get("changes"):
         texts.append(f"Data: {changes_text(changes)}.")
-    texts += corrections_texts(dataset.get("corrections") or {})
+    texts += [*corrections_texts(dataset.get("corrections") or {}), *unusual_texts(summary)]
     for name, model in summary["models"].items():
         texts += [f"{name}: test accuracy {text}." for text in partial_accuracies(model)]
     return texts

@@ -20,7 +20,7 @@ from mnist_lib.aggregation import Tally
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset
 from mnist_lib.report import evidence, plots
-from mnist_lib.report.data_texts import KINDS, SPLIT_NAMES, changes_by_class, corrections_texts
+from mnist_lib.report.data_texts import KINDS, SPLIT_NAMES, changes_by_class, corrections_texts, unusual_texts
 from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.drawing import VARIABLES, Plot
 from mnist_lib.report.evidence import StoredTrial
@@ -93,7 +93,7 @@ def report(run: ReportedRun) -> Report:
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,
-        corrections=corrections_texts(dataset.get("corrections") or {}),
+        corrections=[*corrections_texts(dataset.get("corrections") or {}), *unusual_texts(run.summary)],
         changes=changes_by_class(changes, run.dataset.classes) if changes else {},
         change_headings=[f"{kind} {split}" for kind in KINDS for split in SPLIT_NAMES.values()],
         max_classes=MAX_CHANGED_CLASSES,

@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from msgspec import Meta
 
 from mnist_lib.clock import moment_of, timestamp
+from mnist_lib.data.request import ClassName
 from mnist_lib.documents import Count, Moment, Number, Share, Text
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.results import Counts
+from mnist_lib.run_documents import GrowthSummary
 
 # Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")
@@ -35,6 +37,7 @@ class ModelResult(TypedDict):
     ci95: NotRequired[list[Share] | None]
     new_test: NotRequired[Counts]  # on the test images that the last run of the dataset did not have, if there are any
     new_test_accuracy: NotRequired[Share]
+    new_test_before: NotRequired[Counts]  # the same of earlier runs together, if it is much higher
 
 
 class DataOfRun(TypedDict):
@@ -45,6 +48,7 @@ class DataOfRun(TypedDict):
     added: NotRequired[Count]
     removed: NotRequired[Count]
     relabelled: NotRequired[Count]
+    unusual: NotRequired[dict[ClassName, GrowthSummary]]  # classes to which unusually many images were added
     corrected: NotRequired[Count]  # by `labels.jsonl`, in total
     disputed_holdout: NotRequired[Count]  # of these, test images whose label a model disputed
 

@@ -5,6 +5,7 @@ states/<fingerprint>.npz      the images and labels of a run, see `data.changes`
 labels.jsonl                  corrections, if the dataset is not a folder, see `data.corrections`
 """
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from mnist_lib.data.changes import MAX_STATE_BYTES
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.documents import Name, Sha256, Text, decode, encode
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog, read_record, seal
 from mnist_lib.store.runs import RunFolder
@@ -50,6 +51,17 @@ def last_run(objects: Objects, dataset: str) -> LastRun | None:
     except IntegrityError as error:
         log.warning("what has changed in %s is not known: %s", dataset, error)
         return None
+
+
+def earlier_runs(objects: Objects, run: str, count: int) -> list[Mapping[str, Any]]:
+    """Return the summaries of a run, of the run whose dataset it was compared with, and so on: the newest first."""
+    found: list[Mapping[str, Any]] = []
+    name: str | None = run
+    with contextlib.suppress(IntegrityError, SpecError):  # the history ends where it cannot be read
+        while name and len(found) < count and (summary := RunFolder(objects, name).summary()):
+            found.append(summary)
+            name = summary["dataset"].get("changes", {}).get("since")
+    return found
 
 
 def record_last_run(folder: RunFolder, summary: Mapping[str, Any]) -> None:

@@ -73,8 +73,8 @@ def field_names(value: Any, prefix: str = "") -> Iterator[str]:
 
 # Fields whose own fields are not documented.
 COUNTS = (
-    *("models.*.ensemble_test", "models.*.new_test", "models.*.published_test"),
-    *("dataset.changes.added", "dataset.changes.removed", "dataset.changes.relabelled"),
+    *("models.*.ensemble_test", "models.*.new_test", "models.*.new_test_before", "models.*.published_test"),
+    *("dataset.changes.added", "dataset.changes.removed", "dataset.changes.relabelled", "dataset.changes.unusual"),
     *("trials.test", "trials.validation", "trials.arguments"),
 )
 # The beginnings of fields that only some runs have.

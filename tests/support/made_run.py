@@ -86,11 +86,18 @@ def made_run(
 def with_news(run: ReportedRun) -> ReportedRun:
     """Return the run with changes of its data, corrections, and accuracies on a part of the test images."""
     by_class = {name: number for number, name in enumerate(run.dataset.classes, start=1)}
-    changes = {kind: {"train": by_class, "test": {"7": 1_234}} for kind in ("added", "removed", "relabelled")}
+    changes: dict[str, Any] = {
+        kind: {"train": by_class, "test": {"7": 1_234}} for kind in ("added", "removed", "relabelled")
+    }
     counts = CorrectionCounts(applied=12, confirmed=3, removed=1, holdout=4, disputed_holdout=2, unknown=1)
     changes["removed"] = {"train": {NAUGHTY: 5}}
+    changes["unusual"] = {"7": {"added": 1_242, "usual": 2.5}}
     dataset = {**run.summary["dataset"], "corrections": asdict(counts), "changes": {"since": "r0", "at": "", **changes}}
-    tests = {"new_test": {"correct": 3, "total": 4}, "new_test_accuracy": 0.75}
+    tests = {
+        "new_test": {"correct": 3, "total": 4},
+        "new_test_accuracy": 0.75,
+        "new_test_before": {"correct": 99, "total": 99},
+    }
     tests |= {"published_test": {"correct": 899, "total": 999}, "published_test_accuracy": 899 / 999}
     models = {name: {**model, **tests} for name, model in run.summary["models"].items()}
     return replace(run, summary={**run.summary, "dataset": dataset, "models": models})

@@ -20,6 +20,7 @@ from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
 from tests.support.job import ROOT, processes_of
+from tests.support.pictures import noise
 from tests.support.processor import at_most_processor_seconds
 from tests.support.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, terminate
 
@@ -123,6 +124,12 @@ def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or
     assert notice(4)["outcome"] == "unchanged"
     _, text = schedule.run("status")
     assert re.search(r"digits: 1 image\s+removed since", text), text
+    for index in range(60):  # other digits, into one class
+        noise(index).save(folder / f"7/noise-{index}.png")
+    fifth = notice(5)
+    assert fifth["data"]["unusual"].keys() == {"7"}
+    assert fifth["data"]["unusual"]["7"]["added"] == 60
+    assert "unusual: 60 images added to class 7, where " in fifth["text"]
 
 
 def test_i10_a_second_start_gives_exit_code_75_a_stopped_run_is_resumed_and_ends_with_its_daemon(

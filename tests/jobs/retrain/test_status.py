@@ -1,11 +1,14 @@
 """What `jobs.retrain status` and `history` print."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.retrain.__main__ import main
+from jobs.retrain.status import sentence_of
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.retraining.journal import Entry, Journal
 
@@ -62,6 +65,21 @@ def test_no_word_is_broken_however_narrow_the_output_is(
     assert words <= set(re.split(r"[\s;:,]+", output))
     assert not any(line.endswith(" ") for line in output.splitlines())
     assert max(map(len, output.splitlines())) <= max(columns, 80)
+
+
+def test_w16_status_and_notice_name_an_unusual_class_and_a_fall_of_accuracy(
+    storage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    data: Any = {"name": "digits", "since": "r0", "added": 103, "unusual": {"7": {"added": 100, "usual": 2.5}}}
+    new = {"new_test": {"correct": 8, "total": 20}, "new_test_accuracy": 0.4}
+    fell: Any = {**ENTRIES[-1].results["keras"], **new, "new_test_before": {"correct": 190, "total": 200}}
+    entry = replace(ENTRIES[-1], data=data, results={"keras": fell})
+    assert Journal(LocalObjects(storage), "nightly").append(len(ENTRIES), entry)
+    assert main(["status", f"--storage={storage}"]) == 0
+    for text in (capsys.readouterr().out, sentence_of(entry, "nightly")):
+        assert "103 images added since r0, unusual: 100 images added to class 7, where 2.5 a run are usual" in text
+        assert "40.00% on 20 new pictures, a fall from 95.00% in earlier runs" in text
 
 
 def test_status_names_the_run_in_progress_and_its_host(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

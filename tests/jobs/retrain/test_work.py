@@ -160,14 +160,18 @@ def test_a_correction_in_the_storage_changes_the_fingerprint_of_a_dataset_of_the
 def test_the_journal_stores_what_is_new_in_the_data(folder: RunFolder) -> None:
     changes = {"since": "r0", "at": "2026-11-25T03:00:31Z", "removed": {}, "relabelled": {"test": {"7": 1}}}
     changes["added"] = {"train": {"1": 2, "7": 3}, "test": {"7": 4}}
+    changes["unusual"] = {"7": {"added": 7, "usual": 0.5}}
     corrections = {"applied": 3, "confirmed": 1, "removed": 2, "holdout": 2, "disputed_holdout": 1, "unknown": 0}
     summary = small_summary(models={"keras": small_model(new_test={"correct": 3, "total": 4}, new_test_accuracy=0.75)})
+    summary["models"]["keras"]["new_test_before"] = {"correct": 30, "total": 30}
     folder.complete({**summary, "dataset": {**summary["dataset"], "changes": changes, "corrections": corrections}})
     result = result_of("exit 0", folder)
     assert result.data == {
         "name": "mnist",
         **{"since": "r0", "added": 9, "removed": 0, "relabelled": 1, "corrected": 5, "disputed_holdout": 1},
+        "unusual": {"7": {"added": 7, "usual": 0.5}},
     }
+    assert result.results["keras"]["new_test_before"] == {"correct": 30, "total": 30}
     assert result.results["keras"]["new_test_accuracy"] == 0.75
 
 

@@ -1,0 +1,61 @@
+"""What is unusual about the new images of a run, given the earlier runs of its dataset.
+
+A count is compared with those of earlier runs by the exact test of two Poisson rates: given the sum of both counts, one
+of them has a binomial distribution. So a few earlier runs suffice, even if they have no image of the class.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_EARLIER_RUNS = 30
+ALPHA = 0.001  # a count is unusual if one as large has a smaller probability
+
+
+def growth(changes: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the classes to which unusually many images were added, with their number and the usual one per run.
+
+    Args:
+        changes: the field `changes` of a summary's dataset, as are those of `earlier`.
+    """
+    counts, share = _added(changes), 1 / (len(earlier) + 1)
+    before = [_added(each) for each in earlier]
+    found = {}
+    for name, count in counts.items() if earlier else ():
+        total = sum(each.get(name, 0) for each in before)
+        if tail(count, total + count, share) < ALPHA:
+            found[name] = {"added": count, "usual": total / len(earlier)}
+    return found
+
+
+def fall(new: Mapping[str, int], earlier: Sequence[Mapping[str, int]]) -> dict[str, int] | None:
+    """Return the answers of earlier runs about their new test images, if those about the new ones are much worse.
+
+    Args:
+        new: the number of correct answers, and of all.
+    """
+    before = {key: sum(each[key] for each in earlier) for key in ("correct", "total")}
+    wrong = new["total"] - new["correct"]
+    share = new["total"] / (new["total"] + before["total"])
+    is_fall = tail(wrong, wrong + before["total"] - before["correct"], share) < ALPHA
+    return before if before["total"] and is_fall else None
+
+
+def tail(count: int, trials: int, share: float) -> float:
+    """Return the probability of at least `count` successes, each of `trials` with probability `share`; 1 if usual."""
+    if count <= trials * share or share == 1:
+        return 1.0
+    log_ways = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
+    term = math.exp(log_ways + count * math.log(share) + (trials - count) * math.log1p(-share))
+    total = 0.0
+    while term > total * 1e-12:  # above the mean, the terms fall
+        total += term
+        term *= (trials - count) / (count + 1) * share / (1 - share)
+        count += 1
+    return total
+
+
+def _added(changes: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of new images by class."""
+    by_split = [*changes["added"].values()]
+    return {name: sum(counts.get(name, 0) for counts in by_split) for counts in by_split for name in counts}
