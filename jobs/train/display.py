@@ -72,10 +72,10 @@ def _lines(progress: RunProgress, clock: Clock) -> Show:
                 *(
                     trial.id,
                     f"{trial.epoch:.1f} of {trial.epochs}".replace(".0 ", " "),
-                    _text(trial.loss, ".4f"),
+                    _text(trial.loss, ".4f") or "-",
                     _accuracy_name(trial),
                 ),
-                *(_text(trial.accuracy, ".2%"), _text(trial.images_per_second, ",.0f")),
+                *(_text(trial.accuracy, ".2%") or "-", _text(trial.images_per_second, ",.0f") or "-"),
                 time_left(progress.seconds_left(trial)),
             )
 

@@ -346,7 +346,7 @@ def terms_of(options: TrainOptions, trials: Sequence[TrialSpec], code: Mapping[s
     return {
         "trials": {trial.id: asdict(trial) for trial in trials},
         "rule": asdict(options.rule()),
-        **({} if options.data().entry else {"images": [options.image_size, options.channels]}),
+        **({"images": images} if any(images := [options.image_size, options.channels]) else {}),
         "gpus_per_trial": options.gpus_per_trial,
         "nodes_per_trial": options.nodes_per_trial,
         "cpu_replicas": options.cpu_replicas,

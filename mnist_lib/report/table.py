@@ -82,5 +82,5 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         tests = [Accuracy(**trial["test"]) for trial in trials if trial["model"] == name]
         if sum(tests, Accuracy(0, 0)).interval()[0] <= chance:
             guessing = f"guessing, which is right for {percent(chance)}"
-            notes.append(f"{name} is not better than {guessing}: it needs more steps; try more --epochs.")
+            notes.append(f"{name} is not better than {guessing}; try more --epochs, if it has weights to train.")
     return notes

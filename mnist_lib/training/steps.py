@@ -199,6 +199,8 @@ def _map(values: Values, change: Callable[[Tensors], Tensors]) -> Values:
 
 
 def _concat(tensors: Tensors) -> tf.Tensor:
+    if not tensors:  # a user's model may have no weights, or only frozen ones
+        return tf.zeros([0])
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
 
 

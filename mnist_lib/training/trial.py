@@ -248,6 +248,8 @@ class _Lane:
             if trainer.refused_by_xla is not None:
                 refused = f"{spec.model} is trained without XLA, which cannot compile {trainer.refused_by_xla}"
                 notices = (*notices, refused)
+            if not trainer.weights.trainable:
+                notices = (*notices, f"{spec.model} has nothing to train: none of its weights is trainable")
             self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices)
         return self._compiled[shape]
 

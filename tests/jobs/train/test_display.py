@@ -15,7 +15,7 @@ from cluster.lanes.fan_out import Died
 from cluster.lanes.ports import Death, Kind
 from jobs.train import display
 from jobs.train.progress import RunProgress, State
-from mnist_lib.results import Accuracy, EpochDone, Started, TrialFailure
+from mnist_lib.results import Accuracy, EpochDone, Heartbeat, Started, TrialFailure
 from mnist_lib.spec import trial_grid
 
 
@@ -152,3 +152,19 @@ def test_without_a_terminal_a_trial_is_logged_at_most_every_ten_seconds(
     assert [record.getMessage() for record in caplog.records] == [
         f"keras-s0: epoch {number} of 10, {values}, {4 * (10 - number)} s left" for number in (4, 7)
     ]
+
+
+def test_before_the_first_epoch_a_dash_stands_for_what_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = progress_of(1)
+    with caplog.at_level(logging.INFO, "jobs.train.display"), display.display(progress) as show:
+        start(progress, "keras-s0")
+        for share in (0.1, 0.5):
+            progress.update(Heartbeat(trial="keras-s0", epoch=share), first)
+            show(progress.trials["keras-s0"])
+            now += 10.0
+    expected = "keras-s0: epoch 0.5 of 10, loss -, validation accuracy -, - images/s, - left"
+    assert [record.getMessage() for record in caplog.records] == [expected]

@@ -20,6 +20,7 @@ from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.opening import open_run
 from tests.support.job import ROOT
+from tests.support.pictures import classes, write_folder
 from tests.support.processor import at_most_processor_seconds
 
 BILLION_LAUGHS = "l0: &l0 [lol]\n" + "".join(f"l{n}: &l{n} [{','.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 10))
@@ -155,6 +156,20 @@ def test_a_run_that_began_before_the_time_in_finish_by_is_resumed_after_it(tmp_p
     with open_run(LocalObjects(tmp_path), name, dataset="mnist-mini", terms=terms, configuration=""):
         pass
     require_time_left(given, time.time())
+
+
+def test_resuming_with_another_dataset_names_both(tmp_path: Path) -> None:
+    code, objects = code_version(SOURCE_FOLDERS), LocalObjects(tmp_path / "results")
+    write_folder(tmp_path / "letters", classes("a", "b"))
+    began, other = options(f"--dataset={tmp_path}/letters"), options("--dataset=mnist-mini")
+    terms = terms_of(began, began.grid(), code)
+    with open_run(objects, "r", dataset="letters", terms=terms, configuration="") as folder:
+        folder.append_history({"event": "started", "trial": "keras-s0"})
+    with (
+        pytest.raises(SpecError, match="got dataset mnist-mini instead of letters; choose"),
+        open_run(objects, "r", dataset="mnist-mini", terms=terms_of(other, other.grid(), code), configuration=""),
+    ):
+        pass
 
 
 def test_help_names_every_option_with_its_default() -> None:

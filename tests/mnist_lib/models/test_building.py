@@ -270,3 +270,15 @@ def test_m1_an_error_of_keras_in_training_is_an_error_of_the_model(run: Run) -> 
     assert failure.code == "E-MODEL"
     assert re.match(r"mine.py, line 2: f: \w+Error: .*reshape", failure.message)
     assert "Traceback" in failure.details
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_w13_a_model_with_nothing_to_train_is_measured_with_a_notice(replicas: int, run: Run) -> None:
+    layers = "keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(n)"
+    source = file_of(f"def f(s, n):\n  model = keras.Sequential([{layers}])\n  model.trainable = False\n  return model")
+    events = run(
+        TrialSpec.of("f", source_sha256=source.sha256, epochs=1, global_batch_size=50), source, replicas=replicas
+    )
+    (started,) = [event for event in events if isinstance(event, Started)]
+    assert started.notices == ("f has nothing to train: none of its weights is trainable",)
+    assert len(result_of(events).history) == 1
