@@ -5,7 +5,7 @@ TRAIN_ARGS ?= --seeds 3 --epochs 40
 # Two test files at a time, each with its own clusters. On two CPUs, more would only slow each other down.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup train test test-all test-fast simulate fuzz check bench record format docs pictures lock clean
+.PHONY: setup train test test-all test-fast simulate mutants fuzz check bench record format docs pictures lock clean
 
 setup: .venv/runtime
 
@@ -21,9 +21,13 @@ test-all: .venv/dev
 test-fast: .venv/dev
 	$(BIN)/$(PYTEST) -m "not slow and not long"
 
-# A long campaign of simulated worlds; `make test` simulates 1,000.
+# A long campaign of simulated worlds; `make test` simulates 1,200.
 simulate: .venv/dev
 	$(BIN)/python -m tests.support.simulation.campaign $(or $(N),100000) $(or $(SEED),1)
+
+# Faults that are put into the driver on purpose, and that the simulated worlds must notice.
+mutants: .venv/dev
+	$(BIN)/pytest -n 2 tests/test_mutants.py
 
 # Random hostile input to everything that reads files; `make test` tries a little of it.
 fuzz: .venv/dev

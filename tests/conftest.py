@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # log errors only; TensorFlow reads this on import
 os.environ["TERM"] = "xterm-256color"  # a dumb terminal shows no steps and no live table
+# Parallel test processes inherit the seed. `make test` simulates worlds from it beside those that are always the same.
+FRESH_SEED = os.environ.setdefault("FRESH_SEED", str(int.from_bytes(os.urandom(4))))
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else the first cluster writes a token to the home directory
 for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
     os.environ.pop(name, None)
@@ -49,6 +51,10 @@ ALLOWED_SKIPS = {
     "the environment of this peer is missing; run `make bench`": "three frameworks, for a comparison only",
     "only root can act as another user": "a process of another user cannot do so",
 }
+
+
+def pytest_report_header() -> str:
+    return f"fresh simulated worlds: FRESH_SEED={FRESH_SEED}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -38,7 +38,8 @@ class WriteQueue:
     def __init__(self, threads: int = MAX_CONCURRENT_WRITES, clock: Clock = time) -> None:
         self._changed = threading.Condition()
         self.time = RunningTime(clock)
-        self._wait = Wait("the storage", clock=self.time)  # for the end of a write
+        self._stall = Wait("the end of a write", clock=self.time)
+        self._wait = Wait("the storage", clock=self.time)
         self._waiting: dict[str, deque[Write]] = {}  # by key; no queue in it is empty
         self._count = self._bytes = 0
         self._in_progress: set[str] = set()
@@ -96,9 +97,11 @@ class WriteQueue:
     def _check_progress(self, *, waits: bool) -> None:
         """Raise StoreError if no write has ended for too long. `waits`: whether something waits for that."""
         self.time.tick()
-        if not self._in_progress:
+        if not waits:
             self._wait.restart()
-        elif self._wait.seconds > MAX_STALL_SECONDS:
+        if not self._in_progress:
+            self._stall.restart()
+        elif self._stall.seconds > MAX_STALL_SECONDS:
             with self._changed:
                 keys = [*dict.fromkeys([*sorted(self._in_progress), *self._waiting])]
                 named = ", ".join(keys[:MAX_NAMED_KEYS]) + (", ..." if len(keys) > MAX_NAMED_KEYS else "")
@@ -151,7 +154,7 @@ class WriteQueue:
             with self._changed:
                 self._in_progress.remove(key)
                 self._bytes -= write.size
-                self._wait.restart()
+                self._stall.restart()
                 self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:

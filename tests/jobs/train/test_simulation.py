@@ -1,6 +1,7 @@
 """The driver in simulated worlds. A longer campaign is `make simulate N=100000 SEED=1`."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,12 +10,19 @@ import pytest
 from tests.support.job import ROOT
 from tests.support.simulation.world import simulate
 
-SEEDS = 1_000
+SEEDS, FRESH_SEEDS = 1_000, 200
 PER_TEST = 100
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
 def test_p8_p13_to_p16_in_simulated_worlds_every_trial_ends_once_with_the_right_weights(first: int) -> None:
+    for seed in range(first, first + PER_TEST):
+        simulate(seed)
+
+
+@pytest.mark.parametrize("offset", range(0, FRESH_SEEDS, PER_TEST))
+def test_p8_p13_to_p16_worlds_of_a_fresh_seed_keep_the_same_invariants(offset: int) -> None:
+    first = int(os.environ["FRESH_SEED"]) + offset
     for seed in range(first, first + PER_TEST):
         simulate(seed)
 

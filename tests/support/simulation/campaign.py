@@ -1,4 +1,7 @@
-"""`make simulate N=100000 SEED=1`: simulate many worlds on all CPUs, and print each failing seed with its history."""
+"""`make simulate N=100000 SEED=1`: simulate many worlds on all CPUs, and print each failing seed with its history.
+
+With `--first` after the seed, only the first line of the first failure is printed.
+"""
 
 import multiprocessing
 import sys
@@ -19,8 +22,21 @@ def failure_of(seed: int) -> str:
     return ""
 
 
+def first_failure(seeds: range) -> str:
+    """Return the message and the seed of the first world that fails, or ""."""
+    for seed in seeds:
+        try:
+            simulate(seed)
+        except Exception as error:
+            return f"{error} (seed {seed})"
+    return ""
+
+
 def main() -> int:
-    count, first = map(int, sys.argv[1:])
+    count, first = map(int, sys.argv[1:3])
+    if sys.argv[3:] == ["--first"]:
+        print(first_failure(range(first, first + count)))
+        return 0
     begin, failures = time.monotonic(), 0
     with multiprocessing.Pool() as pool:
         for done, failure in enumerate(pool.imap_unordered(failure_of, range(first, first + count), CHUNK), start=1):

@@ -31,6 +31,7 @@ class Node:
     alive: bool = True
     reachable: bool = True
     known: bool = False  # whether the head has reported it to the driver
+    declared_dead: bool = False  # by the head
     free: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,20 +56,24 @@ class SimulatedLane:
     is_late: bool = False  # it was due to go on while it was stopped
     ended: bool = False
     cancelled: bool = False
+    failed: bool = False  # whether the driver knows that it has failed
     is_killed_later: bool = False  # a kill that did not reach its node
     faults: list[str] = field(default_factory=list)  # what has happened to it
     item: Assignment | None = None  # what it works on
     item_began_at: float = math.inf
+    stopped_at: float = math.inf
     last_event: TrialEvent | None = None
+    last_sent_at: float = math.inf
+    longest: float = 0.0  # seconds between two events of its item
 
 
 class Watch:
     """What a world observes. Each method is called just before the event that it is named after takes effect."""
 
     def on_wait(self, lanes: Collection[SimulatedLane]) -> None: ...
+    def on_sleep(self) -> None: ...
     def on_start(self) -> None: ...
     def on_begin(self, lane: SimulatedLane, given: Assignment) -> None: ...
-    def on_sent(self, lane: SimulatedLane, event: TrialEvent) -> None: ...
     def on_taken(self, lane: SimulatedLane, sent: Sent) -> None: ...
     def on_abandon(self, lane: SimulatedLane) -> None: ...
 
@@ -159,6 +164,7 @@ class SimulatedCluster:
         self.clock.after(seconds, reconnect)
 
     def _know_dead(self, node: Node) -> None:
+        node.declared_dead = True
         self._known_dead |= {node.name}
         for lane in [lane for lane in self.lanes if lane.node is node and lane.script is None]:
             lane.node = None  # Ray asks another node
@@ -183,11 +189,11 @@ class SimulatedCluster:
 
     def stop_worker(self, lane: SimulatedLane, seconds: float) -> None:
         """Stop a worker, which then ignores a cancellation, and resume it later."""
-        lane.stopped = True
+        lane.stopped, lane.stopped_at = True, self.clock.now
         lane.faults.append(f"stopped for {seconds} s")
 
         def go_on() -> None:
-            lane.stopped = False
+            lane.stopped, lane.stopped_at = False, math.inf
             if lane.cancelled:
                 self._end(lane)
             elif lane.is_late:
@@ -205,7 +211,7 @@ class SimulatedCluster:
 
     def lose_event(self, lane: SimulatedLane) -> None:
         """Lose the next event of a lane, which goes on."""
-        if not lane.cancelled:  # otherwise nobody takes it
+        if not lane.cancelled:  # else nobody takes it
             lane.faults.append("an event is lost")
             lost = LaneDied(Death(kind=Kind.NODE_LOST, details="with an event"))
             lane.arrived.appendleft(Sent(lost, self.clock.now))
@@ -215,9 +221,8 @@ class SimulatedCluster:
         """Send an event of a lane, by default its last one, again."""
         event = event or lane.last_event
         if event is not None and not lane.ended:
-            lane.stream.append(Sent(event, self.clock.now))
-            if not lane.cancelled:
-                self._with_events.add(lane)
+            lane.faults.append("an event is sent twice")  # which shortens the intervals that the driver measures
+            self._emit(lane, event)
 
     def repeat_next_result(self) -> None:
         """Send the next final event again, a second later."""
@@ -257,10 +262,15 @@ class SimulatedCluster:
         if self._driver_sleeps:
             sleep, self._driver_sleeps = self._driver_sleeps, 0.0
             self.clock.sleep(sleep)
+            self.watch.on_sleep()
         else:
             self.watch.on_wait(lanes)
         self._read_streams()
-        self.clock.run_until(self.clock.now + seconds, lambda: any(map(self._is_ready, self._with_events)))
+        # The events of an abandoned lane go on coming, though nobody asks for them.
+        self.clock.run_until(
+            self.clock.now + seconds,
+            lambda: any(lane in lanes and self._is_ready(lane) for lane in self._with_events),
+        )
         self._read_streams()
         return [lane for lane in lanes if lane in self._with_events and self._is_ready(lane)]
 
@@ -275,6 +285,7 @@ class SimulatedCluster:
             self._with_events.discard(lane)
         self.events_taken += 1
         if isinstance(sent.event, Exception):
+            lane.failed = True
             raise sent.event
         self._wake(lane, "room")
         self.watch.on_taken(lane, sent)
@@ -282,12 +293,12 @@ class SimulatedCluster:
 
     def cancel(self, lane: SimulatedLane) -> None:
         self.watch.on_abandon(lane)
-        self._leave(lane)
+        lane.cancelled = True
         if not lane.stopped:
             self.clock.after(CANCEL_SECONDS, lambda: self._end_if_reachable(lane))
 
     def kill(self, lane: SimulatedLane, worker: WorkerProcess | None) -> None:
-        self._leave(lane)
+        lane.cancelled = True
         self._end_if_reachable(lane)
 
     def finish_kills(self, seconds: float) -> None:
@@ -315,8 +326,8 @@ class SimulatedCluster:
 
     def _emit(self, lane: SimulatedLane, event: Any) -> None:
         if isinstance(event, TrialEvent):
-            self.watch.on_sent(lane, event)
-            lane.last_event = event
+            lane.longest = max(lane.longest, self.clock.now - lane.last_sent_at)
+            lane.last_event, lane.last_sent_at = event, self.clock.now
             if event.final and self._repeats_result:
                 self._repeats_result = False
                 self.clock.after(1.0, lambda: self.repeat_event(lane, event))
@@ -325,18 +336,13 @@ class SimulatedCluster:
                 lane.faults.append("it dies after its result")
                 self.clock.after(seconds, lambda: self._end(lane, Death(kind=Kind.KILLED, details="on its node")))
         lane.stream.append(Sent(event, self.clock.now))
-        if not lane.cancelled:  # otherwise nobody takes it
-            self._with_events.add(lane)
+        self._with_events.add(lane)
 
     def _read_streams(self) -> None:
         """Take events from the streams of lanes, as far as they are reachable, and only a few of each."""
         for lane in self._with_events:
             while lane.stream and len(lane.arrived) < MAX_UNREAD_EVENTS // 2 and self._is_reachable(lane):
                 lane.arrived.append(lane.stream.popleft())
-
-    def _leave(self, lane: SimulatedLane) -> None:
-        lane.cancelled = True
-        self._with_events.discard(lane)
 
     def _is_reachable(self, lane: SimulatedLane) -> bool:
         return lane.node is None or lane.node.reachable
@@ -358,7 +364,7 @@ class SimulatedCluster:
             self.clock.sleep(4.0)
             raise ClusterLostError("no answer")
         self._told_dead = self._known_dead
-        listed = [node for node in self.nodes if node.name not in self._known_dead and self._is_listed(node)]
+        listed = [node for node in self.nodes if self._is_listed(node)]
         self._told_slots = sum(node.slots for node in listed)
         for node in listed:
             node.known = True
@@ -366,11 +372,11 @@ class SimulatedCluster:
 
     def _is_listed(self, node: Node) -> bool:
         """Return whether the head lists the node: also for seconds after its death."""
-        return node.alive or node.known
+        return not node.declared_dead and (node.alive or node.known)
 
     def _place(self) -> None:
         for node in self.nodes if self._waiting and self.head_answers else ():
-            usable = node.name not in self._known_dead and node.reachable and self._is_listed(node)
+            usable = node.reachable and self._is_listed(node)
             while usable and node.free and self._waiting:
                 lane = self._waiting.popleft()
                 if not lane.ended:
@@ -448,7 +454,7 @@ class SimulatedCluster:
             given = lane.payloads.popleft()
             durations = self._durations[given.spec.model]
             yield durations.importing if not compiled else 0.01
-            lane.item, lane.item_began_at = given, self.clock.now
+            lane.item, lane.item_began_at, lane.last_sent_at, lane.longest = given, self.clock.now, math.inf, 0.0
             self.watch.on_begin(lane, given)
             is_compiled = given.spec.model in compiled
             compiled.add(given.spec.model)

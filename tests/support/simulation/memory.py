@@ -83,6 +83,16 @@ class SimulatedWrites(WriteQueue):
     ) -> None:
         super().__init__(threads=0, clock=clock)
         self._clock, self._seconds, self._concurrent, self.max_unwritten = clock, seconds, concurrent, most
+        self._stalled_until = 0.0
+
+    def stall(self, seconds: float) -> None:
+        """Let no write that begins from now on end before that."""
+        self._stalled_until = self._clock.now + seconds
+
+    @property
+    def is_behind(self) -> bool:
+        """Return whether events have to wait for the storage."""
+        return self._count >= self.max_unwritten
 
     def put(self, make: Callable[[], None], key: str, *, in_place_of: str = "", size: int = 0) -> None:
         super().put(make, key, in_place_of=in_place_of, size=size)
@@ -94,8 +104,9 @@ class SimulatedWrites(WriteQueue):
     def _begin_next(self) -> None:
         while self._next_key() is not None and len(self._in_progress) < self._concurrent:
             key, write = self._begin()
-            if self._seconds:
-                self._clock.after(self._seconds, functools.partial(self._make, key, write))
+            seconds = max(self._seconds, self._stalled_until - self._clock.now)
+            if seconds > 0:
+                self._clock.after(seconds, functools.partial(self._make, key, write))
             else:
                 self._make(key, write)
                 self._raise_error()
