@@ -203,7 +203,7 @@ def test_corrections_in_a_folder_and_in_the_storage_are_shown(command: Any, tmp_
         1,
     )
     assert "Corrections: 1 image relabelled, 1 image removed, 0 images confirmed." in command(str(folder))[1]
-    (folder / "labels.jsonl").write_text("x")
+    (folder / "labels.jsonl").write_text("x\n")  # without its end, the line would be one that is being written
     code, _, stderr = command(str(folder))
     assert (code, stderr.count("\n")) == (3, 1)
     assert re.search(r"error\[E-DATA\] \S+/f/labels\.jsonl: line 1: expected the correction of a label", stderr)

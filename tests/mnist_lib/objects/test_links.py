@@ -90,7 +90,7 @@ def test_gc_refuses_a_link_in_place_of_a_folder_and_deletes_nothing_there(
     # gc has marked the version as one to delete, and finds the link when it deletes the files.
     assert models.main(["gc", "--keep=1", "--storage", str(store)]) == 7
     assert state(outside) == before
-    assert f"{store / name}: {LINK}" in capsys.readouterr().err
+    assert f"{store / name}: {LINK}" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("operation", ["delete_below", "delete_leftovers", "names"])

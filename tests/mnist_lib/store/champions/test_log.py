@@ -81,7 +81,7 @@ def test_a_process_that_dies_between_a_record_and_its_head_does_no_harm(objects:
             assert damage(copy) == []
         else:
             break
-    assert 10 < at < 199
+    assert 3 < at < 199
 
 
 def test_a_lost_or_damaged_head_is_noticed_and_blocks_nothing(objects: LocalObjects, log: Path) -> None:
