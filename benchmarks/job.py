@@ -31,6 +31,7 @@ JOB = "the job: both models, 5 epochs"
 RATIOS = [
     Ratio(JOB, "the notebook's cells, 5 epochs", 0.45),
     Ratio("16 trials, 1 epoch", "16 trials, 1 epoch: Ray Tune and fit", 0.5),
+    Ratio("16 trials, 1 epoch", "16 trials, 1 epoch: Ray Tune with reused processes, and fit", 0.9),
     Ratio("a worker's import, with scikit-learn and others installed", "a worker's import", 1.3),
 ]
 BOUNDS = {"--help": 0.5, "--plan": 2.0, "keras: a further trial": 0.3, "scratch: a further trial": 0.3}
@@ -52,6 +53,9 @@ def commands(digits: Path, folder: Path, dataset: str, threads: int, epochs: int
         f"the notebook's cells, {length}": [OWN, script("notebook.py"), dataset, str(epochs), results],
         "16 trials, 1 epoch": [*run, "--epochs", "1", "--seeds", "8"],
         "16 trials, 1 epoch: Ray Tune and fit": [TUNE, script("ray_tune.py"), str(digits), "1", "8", results],
+        "16 trials, 1 epoch: Ray Tune with reused processes, and fit": [
+            *(TUNE, script("ray_tune.py"), str(digits), "1", "8", results, "reuse")
+        ],
         "a worker's import": [OWN, "-c", IMPORT],
         "a worker's import, with scikit-learn and others installed": [TUNE, "-c", IMPORT],
         "keras: a further trial": [OWN, script("warm_lane.py"), str(digits), "5", "keras", thread_count],

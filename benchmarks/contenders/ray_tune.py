@@ -1,18 +1,24 @@
-"""Ray Tune running trials of the same two networks with `keras.fit`, each on one CPU."""
+"""Ray Tune running trials of the same two networks with `keras.fit`, each on one CPU.
 
+With the argument `reuse`, one process runs several trials one after the other, as a lane of this project does.
+"""
+
+import contextlib
 import sys
 
 from ray import tune
 from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS, digits
 
 epochs, seeds, folder = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+reuse = sys.argv[5:] == ["reuse"]
 
 
 def trial(config: dict, data: object) -> dict:
     import keras
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
+    with contextlib.suppress(RuntimeError):  # an earlier trial of this process has set it
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     keras.utils.set_random_seed(config["seed"])
     from_scratch = config["model"] == "scratch"
     start = keras.initializers.RandomUniform(0, 0.1) if from_scratch else "glorot_uniform"
@@ -33,7 +39,12 @@ def trial(config: dict, data: object) -> dict:
 
 grid = {"model": tune.grid_search(["keras", "scratch"]), "seed": tune.grid_search(list(range(seeds)))}
 trainable = tune.with_resources(tune.with_parameters(trial, data=digits()), {"cpu": 1})
-results = tune.Tuner(trainable, param_space=grid, run_config=tune.RunConfig(storage_path=folder, verbose=0)).fit()
+results = tune.Tuner(
+    trainable,
+    param_space=grid,
+    tune_config=tune.TuneConfig(reuse_actors=reuse),
+    run_config=tune.RunConfig(storage_path=folder, verbose=0),
+).fit()
 if results.errors:
     raise SystemExit(f"{len(results.errors)} trials failed: {results.errors[0]}")
 accuracies = [result.metrics["accuracy"] for result in results if result.metrics["config"]["model"] == "keras"]
