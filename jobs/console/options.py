@@ -96,12 +96,22 @@ class _Parser(jsonargparse.ArgumentParser):
     """Raises a UsageError of one line instead of exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(_one_line(message, [name for action in self._actions for name in action.option_strings]))
+        unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message, re.IGNORECASE)
+        if unknown:
+            raise self.unknown_option(unknown[1])
+        raise UsageError(re.sub(r'Parser key "(\w+)":', r"\1:", " ".join(message.split())))
+
+    def unknown_option(self, flag: str) -> UsageError:
+        """Return the error about a flag that is not one of an option, with the most similar one."""
+        name = flag.strip("-").replace("_", "-")
+        known = [string.strip("-") for action in self._actions for string in action.option_strings]
+        near = [full for full in known if "-" in full and _abbreviates(name.replace("-", ""), full.split("-"))]
+        near = near or difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean --{near[0]}? " if near else ""
+        return UsageError(f"{' '.join(flag.split())} is not an option; {hint}--help lists all options")
 
 
-def parser(
-    program: str, options: type[Any], left_out: Collection[str] = (), hidden: Collection[str] = ()
-) -> jsonargparse.ArgumentParser:
+def parser(program: str, options: type[Any], left_out: Collection[str] = (), hidden: Collection[str] = ()) -> _Parser:
     fields = [field for field in dataclasses.fields(options) if field.name not in left_out]
     positional = [field.metadata for field in fields if field.metadata["positional"]]
     words = [f"[{given['metavar']}{'...' if given['several'] else ''}]" for given in positional]
@@ -250,9 +260,7 @@ def parse(
     return options(**given)
 
 
-def _parsed(
-    made: jsonargparse.ArgumentParser, options: type[Any], content: Mapping[str, Any], left_out: Collection[str]
-) -> dict[str, Any]:
+def _parsed(made: _Parser, options: type[Any], content: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
     """Return the values of options in a file, each parsed by the type of its option. Raises UsageError."""
     known = {field.name: field.metadata for field in dataclasses.fields(options) if field.name not in left_out}
     values = {}
@@ -260,7 +268,7 @@ def _parsed(
         if name == "config":
             raise UsageError("--config: expected no option `config` in a file; name each file with --config")
         if name not in known:
-            made.error(f"Option '{name[:60]}' is not accepted")
+            raise made.unknown_option(f"--{name[:60].replace('_', '-')}")
         parse_value = known[name]["parse"] or _yes_or_no
         try:
             if value is not None:  # null stands for the default
@@ -361,18 +369,6 @@ def _word(value: Any) -> str:
         return str(value)
     is_one_number = len(value) == 1 and isinstance(value[0], int)
     return ",".join(map(str, value)) + ("," if is_one_number else "")  # "4," is a list of seeds; "4" is a count
-
-
-def _one_line(message: str, flags: Sequence[str]) -> str:
-    unknown = re.match(r"unrecognized arguments: ([^\s=]+)|Option '(.+)' is not accepted", message, re.IGNORECASE)
-    if unknown:
-        name = (unknown[1] or unknown[2]).strip("-").replace("_", "-")
-        known = [flag.strip("-") for flag in flags]
-        near = [full for full in known if "-" in full and _abbreviates(name.replace("-", ""), full.split("-"))]
-        near = near or difflib.get_close_matches(name, known, n=1)
-        flag = unknown[1] or f"--{name}"
-        return f"{flag} is not an option; {f'did you mean --{near[0]}? ' if near else ''}--help lists all options"
-    return re.sub(r'Parser key "(\w+)":', r"\1:", " ".join(message.split()))
 
 
 def _abbreviates(letters: str, words: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from jobs.console.datasets import DataOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_yaml, option, parse, read_config, split_config
 from jobs.console.values import comma_list, folder, named_values, whole_number
-from jobs.train.options import MODELS_HELP, TrainOptions, terms_of
+from jobs.train.options import MODELS_HELP, TrainOptions, command_of, terms_of
 from mnist_lib.catalog import MODELS, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
@@ -147,9 +147,9 @@ class SearchOptions(TrainOptions):
         return [replace(spec, seed=self.seed + 1 + number) for number in range(self.final_seeds)]
 
     def call(self, model: str, file: ModelFile) -> Call:
-        """Return a call that stands for all that the search makes; the one of the winner is another, without "--vary".
+        """Return one call that stands for all calls of the search, and differs from that of each stored version.
 
-        Arguments that vary are in one mapping, which is never the argument of a stored version.
+        It has the values to try in a mapping named "--vary", which is never an argument of a stored version.
         """
         call, names = super().call(model, file), file.arguments_of(model)
         given = {**_settings_of(self.space), **(self.vary or {})}
@@ -211,11 +211,6 @@ class SearchOptions(TrainOptions):
         return replace(spec, configuration=number)
 
 
-def is_search(flags: Sequence[str]) -> bool:
-    """Return whether the flags are those of a search, not of a training run."""
-    return any(flag.partition("=")[0] in ("--vary", "--space") for flag in flags)
-
-
 def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
     """Raise UsageError for an option of the job among those before the dashes, which are fields of `options`."""
     for place, word in enumerate(own):
@@ -233,9 +228,10 @@ def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = 
     Args:
         stored: values that replace the defaults, as in a --config file.
     """
-    files = map(read_config, split_config(flags)[0])
-    searches = is_search(flags) or any("vary" in given or "space" in given for given in (stored, *files))
-    kind, left_out = (SearchOptions, LEFT_OUT) if searches else (TrainOptions, ())
+    files, words = split_config(flags)
+    names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
+    names = names.union(stored, *map(read_config, files))
+    kind, left_out = (SearchOptions, LEFT_OUT) if command_of(names) == SearchOptions.COMMAND else (TrainOptions, ())
     options: TrainOptions = parse(program, kind, flags, left_out, stored=stored)
     return options
 

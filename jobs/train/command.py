@@ -16,7 +16,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_mapping, parse
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result
 from jobs.console.terminal import step
-from jobs.train.options import CODE_ARGUMENTS, TrainOptions
+from jobs.train.options import CODE_ARGUMENTS, TrainOptions, command_of
 from mnist_lib.clock import moment_of, now_text
 from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
@@ -227,11 +227,6 @@ def resumed_options(options: Options, arguments: Sequence[str], left_out: Collec
     settings = {name: value for name, value in stored.items() if name not in refused}
     resumed: Options = parse(command, type(options), arguments, left_out, stored=settings)
     return replace(resumed, run_name=options.resume)
-
-
-def command_of(configuration: Mapping[str, Any]) -> str:
-    """Return the command whose options a configuration holds."""
-    return "jobs.search" if "vary" in configuration or "space" in configuration else "jobs.train"
 
 
 def require_time_left(options: TrainOptions, now: float) -> None:

@@ -6,7 +6,7 @@ Ranges are checked by the types that are made from the options: `TrialSpec`, `Re
 import copy
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -339,6 +339,11 @@ def _seconds(name: str, value: float) -> float:
     if not value >= 0:  # also refuses NaN
         raise SpecError(f"{name}: expected seconds, 0 or more, got {value}")
     return value
+
+
+def command_of(names: Collection[str]) -> str:
+    """Return the command whose options have these names."""
+    return "jobs.search" if "vary" in names or "space" in names else "jobs.train"
 
 
 def terms_of(options: TrainOptions, trials: Sequence[TrialSpec], code: Mapping[str, Any]) -> dict[str, Any]:

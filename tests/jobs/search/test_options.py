@@ -10,8 +10,8 @@ import yaml
 from jobs.console.options import parse
 from jobs.search.__main__ import plan_text, search_text
 from jobs.search.options import LEFT_OUT, SearchOptions
-from jobs.train.command import command_of, configuration
-from jobs.train.options import TrainOptions
+from jobs.train.command import configuration
+from jobs.train.options import TrainOptions, command_of
 from tests.support.job import ROOT
 from tests.support.processor import at_most_processor_seconds
 
