@@ -1,4 +1,4 @@
-"""What the trials of a model amount to: which one is stored, the statistics over seeds, and the ensemble."""
+"""The combined results of a model's trials: which trial is stored, the statistics over seeds, and the ensemble."""
 
 from __future__ import annotations
 

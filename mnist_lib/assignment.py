@@ -73,10 +73,10 @@ class Assignment:
         """
         checkpoint = None if self.checkpoint is None else pickle.PickleBuffer(self.checkpoint)
         left = self.deadline - steady_time()
-        return _received, (left, self.spec, checkpoint, self.source, self.until, self.epochs)
+        return _from_seconds_left, (left, self.spec, checkpoint, self.source, self.until, self.epochs)
 
 
-def _received(
+def _from_seconds_left(
     seconds: float, spec: TrialSpec, checkpoint: bytes | None, source: ModelFile | None, *others: Any
 ) -> Assignment:
     return Assignment(spec, checkpoint, source, steady_time() + seconds, *others)

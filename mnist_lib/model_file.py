@@ -219,9 +219,8 @@ class Call(NamedTuple):
     @property
     def key(self) -> str:
         """The hash of the file's content, the function and the arguments, as in the list of trusted calls."""
-        return hashlib.sha256(
-            json.dumps([self.file.sha256, *self[1:]], sort_keys=True, default=str).encode()
-        ).hexdigest()
+        content = json.dumps([self.file.sha256, self.function, self.arguments], sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def __str__(self) -> str:
         return f"{self.function}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
@@ -242,7 +241,7 @@ def trust(calls: Collection[Call]) -> None:
                 file.write("".join(lines))
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         log.warning(
-            "the stored models will need --model-file, since the list of trusted files cannot be written (%s)", error
+            "the stored models will need --model-file, since the list of trusted calls cannot be written (%s)", error
         )
 
 
@@ -283,7 +282,7 @@ def _is_listed(key: str) -> bool:
 
 
 def _list_of_trusted() -> Path:
-    """Return the path of the list of trusted files. Raises RuntimeError if there is no home folder."""
+    """Return the path of the list of trusted calls. Raises RuntimeError if there is no home folder."""
     home = os.environ.get("XDG_CONFIG_HOME", "")
     folder = Path(home) if Path(home).is_absolute() else Path.home() / ".config"
     return folder / "mnist-jobs" / TRUSTED

@@ -119,7 +119,7 @@ class LaneStarted(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Begun(TrialEvent):
-    """A worker that has TensorFlow and the dataset begins a trial. From now on, the time of the trial is counted."""
+    """The start of a trial in a worker that has TensorFlow and the dataset. The time limit of the trial begins."""
 
     phase = "preparing"
 
@@ -149,7 +149,7 @@ class Heartbeat(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(TrialEvent):
-    """The last epoch is done; the evaluation on the test images follows. Sent again every few seconds during it."""
+    """The end of the last epoch. It is sent again every few seconds during the evaluation on the test images."""
 
     phase = "finishing"
 
@@ -190,9 +190,9 @@ class Epochs:
         for number in numbers:
             at = (number - 1) * NUMBERS_PER_EPOCH
             loss, *counts, seconds = self._numbers[at : at + NUMBERS_PER_EPOCH]
-            correct, total, validated, of = map(int, counts)
-            validation = None if of < 0 else Accuracy(validated, of)
+            correct, total, validation_correct, validation_total = map(int, counts)
             train = Accuracy(correct, total)
+            validation = None if validation_total < 0 else Accuracy(validation_correct, validation_total)
             done = EpochDone(trial=trial, epoch=number, loss=loss, train=train, validation=validation, seconds=seconds)
             found.append(done)
         return found

@@ -55,7 +55,7 @@ class Attempt:
             sent_at: on the lane's clock; the driver's clock would add the time that the event waited to be read.
         """
         if self.state is State.ENDING:
-            return  # the event was sent before the lane was told to end
+            return  # the event was sent before the lane was asked to end
         state = State(phase)
         if state is not State.STARTING:
             self._item_since = min(self._item_since, now)

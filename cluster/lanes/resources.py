@@ -216,7 +216,7 @@ def makespan(seconds: Iterable[float], lanes: int, busy: Sequence[float] = ()) -
         seconds: how long each item takes.
         busy: the seconds until each lane that has an item now is free.
     """
-    ends = [*busy, *[0.0] * max(1 - len(busy), lanes - len(busy))]
+    ends = [*busy, *[0.0] * (max(1, lanes) - len(busy))]
     heapq.heapify(ends)
     for duration in seconds:
         heapq.heappush(ends, heapq.heappop(ends) + duration)

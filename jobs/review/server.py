@@ -188,7 +188,7 @@ class Server:
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:
         item = self._session.item(request.match_info["image"])
-        view = await self._slowly(view_of, self._viewer, item, zoomed="zoomed" in request.query)
+        view = await self._in_thread(view_of, self._viewer, item, zoomed="zoomed" in request.query)
         content = view.model_input if "seen" in request.query else view.picture
         if content is None:
             raise ImageError("expected a picture that the model can take, got another")
@@ -197,19 +197,19 @@ class Server:
     async def _draw(self, request: web.Request) -> web.StreamResponse:
         """Predict a drawing, a PNG."""
         content = await request.read()
-        found = await self._slowly(self._viewer.examine, content)
+        found = await self._in_thread(self._viewer.examine, content)
         if found.image is None:
             return _json({"status": self._status(), "note": found.problem})
         if self._model.state != "ready":
             return _json({"status": self._status()})
-        probabilities = await self._slowly(self._model.predict, found.image[None])
+        probabilities = await self._in_thread(self._model.predict, found.image[None])
         reason = rejection(found.likeness, probabilities[0])
         if reason == NOT_ONE_DIGIT:
             return _json({"status": self._status(), "note": reason})
         return _json({"status": self._status(), "answers": self._answers(probabilities[0]), "note": reason or ""})
 
-    async def _slowly(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """Return what a function that may take seconds returns."""
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Call a function that may take seconds, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments, **named))
 
     def _pictures(self, client: str, held: Sequence[tuple[str, Reason]]) -> web.Response:

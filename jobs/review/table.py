@@ -96,7 +96,7 @@ def label_of(row: Row, classes: Sequence[str], path: Path) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a cell that a spreadsheet runs as no formula. A text with apostrophes before it gets one, too."""
+    """Return a cell that no spreadsheet runs as a formula. A formula after apostrophes gets another apostrophe."""
     return APOSTROPHE + text if FORMULA.match(text.lstrip(APOSTROPHE)) else text
 
 

@@ -37,7 +37,11 @@ class _OneAtATime:
 
 
 class Viewer:
-    """Reads pictures one at a time. Several threads may call its methods. `folders`: as for `read_content`."""
+    """Reads pictures to show and, beside them, pictures to decide about. Several threads may call its methods.
+
+    Args:
+        folders: as for `read_content`.
+    """
 
     def __init__(self, data: ReviewedData, layout: Layout, folders: Folders) -> None:
         self._folders = folders

@@ -212,7 +212,10 @@ class TrainOptions(DataOptions):
         return files_of(self.models)
 
     def changed(self, **values: Any) -> Self:
-        """Return a copy with other values of options that name no code, which has the code that was read once."""
+        """Return a copy with other values, which keeps the code files as they were read.
+
+        Options that name code cannot be changed in this way.
+        """
         copied = copy.copy(self)
         vars(copied).update(values)
         return copied

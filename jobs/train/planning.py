@@ -186,7 +186,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
 
 
 def images_per_epoch(options: TrainOptions, measured: int) -> int:
-    """Return how many images an epoch of the run has. `measured`: how many one had when the models were measured."""
+    """Return the number of images in an epoch of the run. `measured`: the number when the models were measured."""
     entry = options.data().entry
     if entry is None or entry.embedded:
         return measured

@@ -95,7 +95,7 @@ class WriteQueue:
         self._changed.wait(POLL_SECONDS)
 
     def _check_progress(self, *, waits: bool) -> None:
-        """Raise StoreError if no write has ended for too long. `waits`: whether something waits for that."""
+        """Raise StoreError if no write has ended for too long. `waits`: whether the run waits for the storage."""
         self.time.tick()
         if not waits:
             self._wait.restart()

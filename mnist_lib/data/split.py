@@ -162,7 +162,9 @@ class Dataset:
     # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
     published_test_labels: Labels | None = None
     labels: UsedLabels = NO_LABELS
-    refused: Mapping[str, str] = field(default_factory=dict)  # why a user's model cannot be trained on it, by model
+    refused: Mapping[str, str] = field(
+        default_factory=dict
+    )  # by model: why a user's model cannot be trained on the dataset
 
     @classmethod
     def of(cls, name: str, version: str, train: Split, test: Split, classes: Sequence[str] = DIGITS) -> Dataset:

@@ -29,7 +29,7 @@ def growth(changes: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> 
 
 
 def fall(new: Mapping[str, int], earlier: Sequence[Mapping[str, int]]) -> dict[str, int] | None:
-    """Return the answers of earlier runs about their new test images, if those about the new ones are much worse.
+    """Return the counts of earlier runs on their new test images if those of this run are much worse, else None.
 
     Args:
         new: the number of correct answers, and of all.
@@ -42,7 +42,10 @@ def fall(new: Mapping[str, int], earlier: Sequence[Mapping[str, int]]) -> dict[s
 
 
 def tail(count: int, trials: int, share: float) -> float:
-    """Return the probability of at least `count` successes, each of `trials` with probability `share`; 1 if usual."""
+    """Return the probability of `count` or more successes, if each of `trials` succeeds with probability `share`.
+
+    A count up to the mean is usual, so its probability is given as 1.
+    """
     if count <= trials * share or share == 1:
         return 1.0
     log_ways = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)

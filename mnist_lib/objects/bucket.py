@@ -39,13 +39,13 @@ T = TypeVar("T")
 
 SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
 SECONDS_BETWEEN_APPENDS = 10.0  # a bucket cannot append: the whole object is sent each time
-# An object to which is appended continues in another one, `_part`, so that no more than this is sent each time.
+# An appended object continues in another part, see `_part`, so that no more than this is sent each time.
 MAX_PART_BYTES = 1 << 22
 BYTES_PER_CHUNK = 1 << 20
 MAX_ADDED_BYTES = 1 << 28
 MAX_SHARE_OF_APPENDS = 0.05  # share of the time spent on appending; large objects are sent less often
-# The modules of errors that are of no class above: the panics of Rust, and boto3, which may not be installed.
-OF_LIBRARIES = ("pyo3_runtime", "botocore.exceptions")
+# The modules of other errors: the panics of Rust, and those of boto3, which may not be installed.
+ERROR_MODULES = ("pyo3_runtime", "botocore.exceptions")
 # Variables with an address or a region, and their form. Rust panics at another value, and prints its stack.
 ADDRESS = re.compile(r"https?://([!-.0-~]*@)?([\w.-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?([/?#][!-~]*)?", re.I | re.A)
 VARIABLES = {
@@ -272,7 +272,7 @@ class BucketObjects:
                 raise StoreError(f"{self._url}: there is no such bucket; create it or name another") from error
             raise
         except BaseException as error:
-            if not (isinstance(error, BaseError | ValueError | OSError) or type(error).__module__ in OF_LIBRARIES):
+            if not (isinstance(error, BaseError | ValueError | OSError) or type(error).__module__ in ERROR_MODULES):
                 raise
             reason, advice = _reason(error), "name another with --storage"
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason.startswith(("401", "403")):
@@ -281,7 +281,7 @@ class BucketObjects:
 
 
 def _part(name: str, number: int) -> str:
-    """Return the name of a part of an object to which is appended."""
+    """Return the name of one part of an appended object."""
     return name if number == 1 else f"{name}.{number:06d}"
 
 
@@ -295,7 +295,7 @@ def _version(found: Any) -> Any:
 
 
 def _check_environment(scheme: str) -> None:
-    """Raise SpecError if a variable of the provider has an address or a region that is none."""
+    """Raise SpecError if a variable of the provider has a malformed address or region."""
     provider = {"s3": "AWS_", "gs": "GOOGLE_"}.get(scheme, "AZURE_")
     for name, value in os.environ.items():
         for variable, (example, form) in VARIABLES.items():

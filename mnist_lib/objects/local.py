@@ -57,7 +57,7 @@ class LocalObjects:
             if file is None:
                 return None
             size = os.fstat(file.fileno()).st_size
-            require_size(f"{self._root}/{name}", size, limit)
+            require_size(self.where(name), size, limit)
             return file.read(size)  # not `limit`, for which Python would allocate memory
 
     def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
@@ -66,7 +66,7 @@ class LocalObjects:
                 if line.endswith(b"\n"):
                     yield line[:-1]
                 else:  # too long, or the last one
-                    require_size(f"{self._root}/{name}: a line", len(line), limit)
+                    require_size(f"{self.where(name)}: a line", len(line), limit)
 
     def exists(self, name: str) -> bool:
         with self._store_errors(name):

@@ -34,7 +34,7 @@ def growth_texts(unusual: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def unusual_texts(summary: Mapping[str, Any]) -> list[str]:
-    """Return sentences about what is unusual in the new images of a run."""
+    """Return sentences about unusual numbers of new images, and about unusually low accuracies on them."""
     unusual = summary["dataset"].get("changes", {}).get("unusual", {})
     texts = [f"Unusual: {text}; check that they belong there." for text in growth_texts(unusual)]
     for name, model in summary["models"].items():

@@ -146,10 +146,8 @@ class Predictions:
 
 
 def _test_hashes(objects: Objects, version: Version, images: int) -> ImageHashes:
-    content, name = (
-        read_file(objects, version, TEST_IMAGES, limit=MAX_HASHES_BYTES + MAX_HEADER_BYTES),
-        f"{version.name}: {TEST_IMAGES}",
-    )
+    content = read_file(objects, version, TEST_IMAGES, limit=MAX_HASHES_BYTES + MAX_HEADER_BYTES)
+    name = f"{version.name}: {TEST_IMAGES}"
     hashes = read_npz(content, name, {"hashes": MAX_HASHES_BYTES})["hashes"]
     if (hashes.dtype.name, hashes.shape) != ("uint64", (images, 2)):
         raise IntegrityError(f"{name}: expected uint64 ({images}, 2), got {hashes.dtype.name} {hashes.shape}")

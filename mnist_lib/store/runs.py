@@ -184,7 +184,10 @@ def check_run_name(run: str) -> None:
 
 
 def check_writable(objects: Objects) -> None:
-    """Raise StoreError if nothing can be stored, also since the clock is wrong, or if two could create one object."""
+    """Raise StoreError if nothing can be stored, ClockError if the clock is wrong.
+
+    StoreError is also raised if two writers could create the same object.
+    """
     name = f"writable-{uuid.uuid4().hex}"
     try:
         if not objects.create(name, now_text().encode()) or objects.create(name, b""):

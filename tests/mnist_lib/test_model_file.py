@@ -193,5 +193,5 @@ def test_no_call_becomes_trusted_if_the_list_cannot_be_written(
     monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/none")
     call = Call(ModelFile.read(path), "small", {})
     trust([call])
-    assert "the stored models will need --model-file, since the list of trusted files cannot be written" in caplog.text
+    assert "the stored models will need --model-file, since the list of trusted calls cannot be written" in caplog.text
     assert not is_trusted(call)
