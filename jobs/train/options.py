@@ -142,7 +142,7 @@ class TrainOptions(DataOptions):
         "S",
     )
     finish_by: str | None = option(
-        None, "time limit of the run as date and time, such as 2026-11-25T06:00:00Z (default: none)", moment, "TIME"
+        None, "time limit of the run as date and time, such as 2099-12-31T06:00:00Z (default: none)", moment, "TIME"
     )
     checkpoint_seconds: float = option(
         Pace.checkpoint_seconds, "seconds between two checkpoints of a trial; 0: after every epoch", number, "S"

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
 from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
+from mnist_lib.clock import moment_of
 from tests.support.builders import builder_file
 from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, name_of, prose
 
@@ -35,16 +37,25 @@ OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused", "--chaos": "is re
 OTHER_PROGRAMS = ("ray ", "kubectl ", "docker ", "pip ")
 
 
+def require_not_expired(options: TrainOptions) -> None:
+    """Check that the date in a command will not be refused in ten years either."""
+    if options.finish_by is not None:
+        text = f"{options.COMMAND}: write the time of --finish-by as $(date ...), so that it does not expire"
+        assert timedelta() < moment_of(options.finish_by) - datetime.now(UTC) < timedelta(days=2), text
+
+
 def parse_train(words: Sequence[str]) -> None:
     options: TrainOptions = parse("jobs.train", TrainOptions, words)
     assert options.grid()
     options.check()
+    require_not_expired(options)
 
 
 def parse_search(words: Sequence[str]) -> None:
     options: SearchOptions = parse("jobs.search", SearchOptions, words, NOT_FOR_A_SEARCH)
     if words and "--space" not in words:  # else the document only mentions the command, or a file that does not exist
         options.check()
+    require_not_expired(options)
 
 
 def parse_rehearse(words: Sequence[str]) -> None:
@@ -112,9 +123,14 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {
 }
 
 
+def output_of(substitution: re.Match[str]) -> str:
+    """Return the output of a command `date`, as a shell would put it in place of `$(date ...)`."""
+    return subprocess.run(shlex.split(substitution[1]), capture_output=True, text=True, check=True).stdout.strip()
+
+
 def split_command(text: str) -> tuple[str, list[str]]:
     """Return the name of the parser, or "make", and the words that it parses."""
-    words = shlex.split(text)
+    words = shlex.split(re.sub(r"\$\((date [^)]*)\)", output_of, text))
     words = words[: next((at for at, word in enumerate(words) if word in (">", "&", "|")), None)]
     while "=" in words[0]:
         del words[0]
