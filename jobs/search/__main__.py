@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobs import begin_of_command
 from jobs.console import exit_codes
 from jobs.console.output import print_result, run_command
 from jobs.console.terminal import step
 from jobs.search.options import LEFT_OUT, SearchOptions
 from jobs.train.command import checked_options, result_text, run_job
-from mnist_lib.clock import steady_time
 from mnist_lib.results import Accuracy, mean_accuracy
 from mnist_lib.search.space import settings_text
 from mnist_lib.store.runs import RunFolder
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def search_command(arguments: Sequence[str]) -> int:
-    begin = steady_time()
+    begin = begin_of_command()
     options = checked_options(SearchOptions, arguments, begin, LEFT_OUT).with_inline_space()
     if options.plan:
         print_result(json.dumps(plan_document(options), indent=2) if options.json else plan_text(options))
@@ -41,7 +41,7 @@ def search_command(arguments: Sequence[str]) -> int:
     def text(summary: dict[str, Any], folder: RunFolder) -> str:
         return f"{result_text(summary, folder)}\n{search_text(summary)}"
 
-    return run_job(options, work, text, submitted=in_submitted_job(), what="search", left_out=LEFT_OUT)
+    return run_job(options, work, text, begin, submitted=in_submitted_job(), what="search", left_out=LEFT_OUT)
 
 
 def plan_document(options: SearchOptions) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def search(
                 running.run(lanes, limits, plan, wait=data.facts)
         finals = options.finals(running.found.settings(running.winner()))
         running.delete_checkpoints()
-        return train_on(data, options, finals, deadline, folder, code, running.found.summary())
+        return train_on(data, options, finals, begin, deadline, folder, code, running.found.summary())
 
 
 class Search:

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobs import begin_of_command
 from jobs.console import exit_codes
 from jobs.console.output import run_command
 from jobs.console.terminal import step
 from jobs.train.command import checked_options, print_result_of_job, result_text, run_job
 from jobs.train.options import TrainOptions
-from mnist_lib.clock import steady_time
 from mnist_lib.store.runs import RunFolder
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: Sequence[str]) -> int:
-    begin = steady_time()
+    begin = begin_of_command()
     if any(word.partition("=")[0] == "--chaos" for word in arguments):
         raise exit_codes.UsageError("--chaos is not an option; use instead: python -m jobs.rehearse --seed N")
     options = checked_options(TrainOptions, arguments, begin)
@@ -37,7 +37,7 @@ def train(arguments: Sequence[str]) -> int:
 
         return train_trials(options, options.grid(), begin, folder, code, advice)
 
-    return run_job(options, work, result_text, submitted=in_submitted_job())
+    return run_job(options, work, result_text, begin, submitted=in_submitted_job())
 
 
 if __name__ == "__main__":

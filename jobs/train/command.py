@@ -17,7 +17,7 @@ from jobs.console.options import flags_of, load_mapping, parse
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result
 from jobs.console.terminal import step
 from jobs.train.options import CODE_ARGUMENTS, TrainOptions, command_of
-from mnist_lib.clock import moment_of, now_text
+from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError, IntegrityError, SpecError
@@ -67,6 +67,7 @@ def run_job(
     options: TrainOptions,
     work: Work,
     text: Callable[[dict[str, Any], RunFolder], str],
+    begin: float,
     *,
     submitted: bool,
     what: str = "run",
@@ -76,6 +77,7 @@ def run_job(
 
     Args:
         text: returns the result as text.
+        begin: as in `checked_options`.
         submitted: whether this is a job of `jobs.submit`.
         what: the command's word for a run.
         left_out: as in `checked_options`.
@@ -99,10 +101,13 @@ def run_job(
             command += flags_of(absolute(options).outside)
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
             summary = work(folder, code, advice)
+            timing = {**summary["timing"], "wall_seconds": steady_time() - begin}  # with the report and Ray's end
+            shown = {**summary, "timing": timing}
         else:
             log.info("run %s is complete; for another %s, use another --run-name", folder.run, what)
             finish(folder, summary, options)
-    print_result_of_job(json.dumps(summary, indent=2) if options.json else text(summary, folder), submitted)
+            shown = summary
+    print_result_of_job(json.dumps(summary, indent=2) if options.json else text(shown, folder), submitted)
     return _exit_code(summary)
 
 

@@ -5,7 +5,6 @@ What a run begins with is recorded, so that it keeps its labels when it is resum
 
 import functools
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
 from jobs.train.planning import models_to_check
+from mnist_lib.clock import steady_time
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.data.unusual import MAX_EARLIER_RUNS, growth
@@ -35,7 +35,7 @@ class RunDataset:
         request, objects = options.data(), folder.objects
         self._begun = begun_with(folder)
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
-        self.begin = self.prepared = time.monotonic()  # when the run began, and when the dataset was prepared
+        self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
         self._facts: DatasetInfo | None = None
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
         self.images, self._info, self._state = start_beside_driver(
@@ -51,7 +51,7 @@ class RunDataset:
     def facts(self) -> DatasetInfo:
         """Wait until the dataset is prepared, check it, and return what the driver needs to know about it."""
         if self._facts is None:
-            self._facts, self.prepared = self._wait(), time.monotonic()
+            self._facts, self.prepared = self._wait(), steady_time()
         return self._facts
 
     def _wait(self) -> DatasetInfo:

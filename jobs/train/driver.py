@@ -66,7 +66,7 @@ def train_trials(
     with connected(options) as cluster_seconds, stoppable(advice, end_children, end_of_node()):
         data = RunDataset(folder, options, trials)
         record_start(folder, begin, cluster_seconds)
-        return train_on(data, options, trials, deadline, folder, code)
+        return train_on(data, options, trials, begin, deadline, folder, code)
 
 
 def record_start(folder: RunFolder, begin: float, cluster_seconds: float) -> None:
@@ -85,6 +85,7 @@ def train_on(
     data: RunDataset,
     options: TrainOptions,
     trials: Sequence[TrialSpec],
+    begin: float,
     deadline: float,
     folder: RunFolder,
     code: Mapping[str, Any],
@@ -93,6 +94,7 @@ def train_on(
     """Do what `train_trials` does, on a cluster that is connected.
 
     Args:
+        begin: as in `train_trials`.
         deadline: the value of `steady_time()` after which no further epoch is trained.
         search: what the summary says about the search that has found the settings of these trials.
     """
@@ -111,7 +113,7 @@ def train_on(
             facts = data.facts()
     if options.require_all:
         _require_all(recorder.rows)
-    times = Times(data.begin, data.prepared, trained=time.monotonic())
+    times = Times(begin, data.begin, data.prepared, trained=steady_time())
     stored = StoredData(data.summary(facts), data.content, data.state, data.earlier)
     predict = predict_on(folder.objects, data.images)
     return store_run(folder, recorder, facts, options, code, times, stored, predict, search)

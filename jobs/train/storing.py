@@ -1,7 +1,6 @@
 """Stores what a run has trained: versions of the models, champions, the report, and the summary that completes it."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import write_index, write_report
 from mnist_lib.aggregation import Tally
-from mnist_lib.clock import now_text
+from mnist_lib.clock import now_text, steady_time
 from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.data.unusual import fall
 from mnist_lib.errors import IntegrityError, ModelError
@@ -51,9 +50,10 @@ class StoredData:
 
 @dataclass(frozen=True)
 class Times:
-    """Moments of a run, as seconds of `time.monotonic`."""
+    """Moments of a run, as values of `steady_time()`."""
 
-    begin: float
+    begin: float  # of the command
+    connected: float
     prepared: float
     trained: float
 
@@ -96,10 +96,11 @@ def store_run(
         new=facts.changes.new_test if facts.changes else None,
         trials=recorder.rows,
         timing={
-            "wall_seconds": time.monotonic() - times.begin,
-            "prepare_seconds": times.prepared - times.begin,
+            "wall_seconds": steady_time() - times.begin,
+            "start_seconds": times.connected - times.begin,
+            "prepare_seconds": times.prepared - times.connected,
             "trials_seconds": times.trained - times.prepared,
-            "store_seconds": time.monotonic() - times.trained,
+            "store_seconds": steady_time() - times.trained,
         },
         ended=now_text(),
     ) | ({} if search is None else {"search": dict(search)})

@@ -263,7 +263,7 @@ def phases(history: Iterable[Mapping[str, Any]], timing: Mapping[str, float]) ->
             end -= seconds
     connected = [entry["at"] - origin for entry in history if entry["event"] == DRIVER]
     if connected and "store_seconds" in timing:
-        end = connected[-1] + timing["wall_seconds"]
+        end = connected[-1] + timing["wall_seconds"] - timing.get("start_seconds", 0.0)
         found.append(PhaseTimes(lane=DRIVER, phase="store", begin=end - timing["store_seconds"], end=end))
     return found
 

@@ -19,8 +19,10 @@ def result_tables(summary: Mapping[str, Any]) -> list[RenderableType]:
     title = Text(f"Accuracy on the {dataset['test']:,} test images of {dataset['name']}\n", "bold")
     failed = [trial for trial in summary["trials"] if trial["status"] == "failed"]
     failures = [f"{trial['id']} failed: {trial['error']['code']} {trial['error']['message']}" for trial in failed]
-    total, data, training, storing = (timing[f"{part}_seconds"] for part in ("wall", "prepare", "trials", "store"))
-    time = f"{total:.1f} s in total: {data:.1f} s data, {training:.1f} s training, {storing:.1f} s storing"
+    total, data, training = (timing[f"{part}_seconds"] for part in ("wall", "prepare", "trials"))
+    start = timing.get("start_seconds", 0.0)  # older releases counted from the connection to the cluster
+    parts = f"{start:.1f} s start, {data:.1f} s data, {training:.1f} s training"
+    time = f"{total:.1f} s in total: {parts}, {total - start - data - training:.1f} s storing and report"
     models: list[RenderableType] = [title, _models(summary), ""] if summary["models"] else []
     return [*models, _trials(summary), "", *failures, *data_texts(summary), *notes(summary), f"Time: {time}"]
 

@@ -64,7 +64,7 @@ def complete_run(objects: Objects) -> dict[str, Any]:
             with fan_out_of(cluster, Limits(), plan, recorder, clock=clock) as fan_out:
                 for event in fan_out.events():
                     recorder.record(event, fan_out.attempts)
-        return store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0), STORED_DATA)
+        return store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0, 0.0), STORED_DATA)
 
 
 def no_dataset() -> Dataset:
@@ -118,7 +118,7 @@ def recorded(objects: Objects, events: list[Any], *, resumed: bool) -> tuple[Run
 
 def stored_trial(folder: RunFolder, recorder: Recorder) -> str:
     """Store the models of a run, and return the trial whose model was stored."""
-    summary = store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0), STORED_DATA)
+    summary = store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0, 0.0), STORED_DATA)
     version = find(folder.objects, "keras", summary["models"]["keras"]["version"])
     assert version is not None
     assert "weights.npz" in version.files

@@ -55,7 +55,7 @@ def test_when_every_trial_failed_there_is_no_empty_table_of_models() -> None:
 
 def test_the_time_is_the_total_and_its_parts() -> None:
     assert text_of(small_summary(CORRECT)).splitlines()[-1] == (
-        "Time: 31.0 s in total: 6.0 s data, 24.5 s training, 0.5 s storing"
+        "Time: 36.0 s in total: 5.0 s start, 6.0 s data, 24.5 s training, 0.5 s storing and report"
     )
 
 
