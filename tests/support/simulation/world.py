@@ -76,6 +76,7 @@ class World:
         self._lease = 1
         self._results_of_other: dict[str, bytes] | None = None  # of a driver that has taken over
         self._watched: Invariants | None = None
+        self._is_driven = False  # whether a driver runs
         self._writes: SimulatedWrites | None = None
 
     def _new_cluster(self) -> SimulatedCluster:
@@ -247,6 +248,8 @@ class World:
 
     def _take_over(self) -> None:
         """Let another driver, on another cluster, take over the run while this one is stopped; then let it go on."""
+        if not self._is_driven:
+            return
         self._note_fault("another driver takes over", "take-over", "storage")
         self._allow(0.0, driver=True)
         first, self._cluster, self._lease = self._cluster, self._new_cluster(), self._lease + 1
@@ -255,7 +258,7 @@ class World:
         before = len(self.history)
         self._drive(self.storage)
         self.note(f"the other driver has ended, {len(self.history) - before} lines later; the first one goes on")
-        self._cluster, self._watched, self._writes = first, watched, writes
+        self._cluster, self._watched, self._writes, self._is_driven = first, watched, writes, True
         self._results_of_other = stored_results(self.storage)
 
     def _begin_term(self) -> None:
@@ -307,7 +310,7 @@ class World:
         watch = Invariants(self.clock, self._cluster, self.limits, self.storage)
         self._watched = self._cluster.watch = watch
         rows: dict[str, dict[str, Any]] = {}
-        is_stored = True
+        is_stored = self._is_driven = True
         try:
             with WatchedRecorder(folder, self.trials, writes, watch, self.note) as recorder:
                 if recorder.unfinished:
@@ -322,6 +325,7 @@ class World:
             is_stored = False
             raise
         finally:
+            self._is_driven = False
             if is_stored and "storage" not in self.faults:
                 watch.check_storage(self.trials)
             self._cluster.watch = Watch()  # what comes now concerns no driver
