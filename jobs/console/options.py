@@ -173,13 +173,15 @@ def load_yaml(text: str) -> Any:
                 raise yaml.YAMLError("expected no YAML aliases such as *name; repeat the value instead")
             depth += isinstance(token, BEGINS) - isinstance(token, ENDS)
             if depth > MAX_CONFIG_DEPTH:
-                raise yaml.YAMLError(f"expected at most {MAX_CONFIG_DEPTH} lists or mappings in one another, got more")
+                raise yaml.YAMLError(
+                    f"expected at most {MAX_CONFIG_DEPTH} lists or mappings in one another, got more; simplify it"
+                )
         return _load_any_yaml(text)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise yaml.YAMLError(f"{error.problem}{line}") from None
     except yaml.reader.ReaderError:  # whose message contains the text
-        raise yaml.YAMLError("expected printable text, got a character that YAML does not allow") from None
+        raise yaml.YAMLError("expected printable text, got a character that YAML does not allow; remove it") from None
     except yaml.YAMLError:
         raise
     except Exception as error:  # a tag that does not allow its value, such as !!timestamp x
@@ -196,7 +198,7 @@ def load_mapping(content: bytes, name: str) -> dict[str, Any]:
         UsageError: it cannot be read; the message begins with `name`.
     """
     if len(content) > MAX_CONFIG_BYTES:
-        raise UsageError(f"{name}: expected a file of at most {MAX_CONFIG_BYTES:,} bytes, got a larger one")
+        raise UsageError(f"{name}: expected a file of at most {MAX_CONFIG_BYTES:,} bytes, got a larger one; shorten it")
     try:
         loaded = load_yaml(content.decode())
     except UnicodeDecodeError:
@@ -204,7 +206,7 @@ def load_mapping(content: bytes, name: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: {error}") from None
     if loaded is not None and not (isinstance(loaded, Mapping) and all(isinstance(key, str) for key in loaded)):
-        raise UsageError(f"{name}: expected `option_name: value` on each line, got something else")
+        raise UsageError(f"{name}: expected `option_name: value` on each line, got something else; correct it")
     return {key.replace("-", "_"): value for key, value in (loaded or {}).items()}
 
 
@@ -215,7 +217,7 @@ def read_config(path: str) -> dict[str, Any]:
             content = file.read(MAX_CONFIG_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a null character
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"--config: expected a YAML file, got an error: {reason}: {path}") from None
+        raise UsageError(f"--config: expected a YAML file, got an error: {reason}: {path}; check its path") from None
     return load_mapping(content, "--config")
 
 

@@ -22,12 +22,17 @@ VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) 
 
 
 MODEL_FILE_HELP = (
-    "Python file of your own model; its code is run only if it is the file that the version was trained from"
-    " (default: files that models were trained from on this machine)"
+    "Python file of your own model; its code is run only if the version was trained from it, with the arguments of"
+    " --model-arg (default: files that models were trained from on this machine)"
 )
-MODEL_ARG_HELP = "argument with which the function in --model-file built the version, such as width=64; can be repeated"
 VERSION_DATASET_HELP = "dataset of the version, if it is not in the catalog: a folder of pictures or tfds:NAME"
 CHAMPION_DATASET_HELP = "data set whose champion is meant, such as mnist or ./letters (default: the one trained last)"
+
+
+def model_arg_option() -> Any:
+    """Return the field of --model-arg, which belongs to --model-file."""
+    help = "argument with which the function in --model-file built the version, such as width=64; can be repeated"
+    return option(None, help, named_values, "NAME=VALUE", repeated=True, typed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +122,7 @@ class PromoteOptions(SourceOptions, StoreOptions):
     always: bool = option(False, "promote the version even if it is not better than the champion")
     dataset: str | None = option(None, VERSION_DATASET_HELP, str, "DIR|tfds:NAME")
     model_file: Path | None = option(None, MODEL_FILE_HELP, folder, "FILE.py", typed=True)
-    model_arg: Mapping[str, Any] | None = option(
-        None, MODEL_ARG_HELP, named_values, "NAME=VALUE", repeated=True, typed=True
-    )
+    model_arg: Mapping[str, Any] | None = model_arg_option()
     alpha: float = option(Rule.alpha, ALPHA_HELP, number, "P")
     min_accuracy: float = option(Rule.min_accuracy, "minimum test accuracy of a first champion, 0 to 1", number, "X")
     max_class_drop: float = option(Rule.max_class_drop, "maximum loss of accuracy in any class, 0 to 1", number, "X")
@@ -160,9 +163,7 @@ class CollectOptions(ModelOptions):
 class ComputeOptions(SourceOptions, VersionOptions):
     dataset: str | None = option(None, f"{CHAMPION_DATASET_HELP}; or the {VERSION_DATASET_HELP}", str, "NAME|DIR")
     model_file: Path | None = option(None, MODEL_FILE_HELP, folder, "FILE.py", typed=True)
-    model_arg: Mapping[str, Any] | None = option(
-        None, MODEL_ARG_HELP, named_values, "NAME=VALUE", repeated=True, typed=True
-    )
+    model_arg: Mapping[str, Any] | None = model_arg_option()
 
 
 @dataclass(frozen=True, kw_only=True)

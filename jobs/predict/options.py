@@ -9,13 +9,13 @@ from cluster.deadlines import Limits
 from jobs.console.datasets import DATA_DIR_HELP, DATA_SOURCE_HELP
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
-from jobs.console.values import existing_folder, folder, named_values, number, user_path, whole_number
+from jobs.console.values import existing_folder, folder, number, user_path, whole_number
 from jobs.models.options import (
     CHAMPION_DATASET_HELP,
-    MODEL_ARG_HELP,
     MODEL_FILE_HELP,
     VERSION_DATASET_HELP,
     VERSION_HELP,
+    model_arg_option,
 )
 from jobs.train.options import STORAGE_HELP
 from mnist_lib.data.request import stored_name
@@ -40,9 +40,7 @@ class PredictOptions:
         None, f"version, {VERSION_HELP} (default: the most accurate champion of the data set)", str, "VERSION"
     )
     model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py", typed=True)
-    model_arg: Mapping[str, Any] | None = option(
-        None, MODEL_ARG_HELP, named_values, "NAME=VALUE", repeated=True, typed=True
-    )
+    model_arg: Mapping[str, Any] | None = model_arg_option()
     as_is: bool = option(
         False, "do not crop or invert pictures, which must show light digits on dark; only make them grey and resize"
     )

@@ -49,12 +49,15 @@ class RetrainOptions:
     tz: str = option("UTC", "time zone of --cron, such as Europe/Berlin", str, "ZONE")
     storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
     train: Mapping[str, Any] | None = option(
-        None, "options of jobs.train, mostly in a --config file, as in train: {epochs: 3}", named_values, "OPTIONS"
+        None,
+        "options of jobs.train, usually given in a --config file, as in train: {epochs: 3}",
+        named_values,
+        "OPTIONS",
     )
     search: Mapping[str, Any] | None = option(
         None,
-        "options of jobs.search, which then runs instead of jobs.train, mostly in a --config file, as in search: {vary:"
-        ' {learning_rate: "1e-4..1e-1:log"}}',
+        "options of jobs.search, which then runs instead of jobs.train, usually given in a --config file, as in search:"
+        ' {vary: {learning_rate: "1e-4..1e-1:log"}}',
         named_values,
         "OPTIONS",
     )

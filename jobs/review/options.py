@@ -9,8 +9,8 @@ from typing import Any
 from jobs.console.datasets import DATASET_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
-from jobs.console.values import folder, named_values, user_path, whole_number
-from jobs.models.options import MODEL_ARG_HELP, MODEL_FILE_HELP, VERSION_HELP
+from jobs.console.values import folder, user_path, whole_number
+from jobs.models.options import MODEL_FILE_HELP, VERSION_HELP, model_arg_option
 from jobs.train.options import STORAGE_HELP
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import SpecError
@@ -64,9 +64,7 @@ class ReviewOptions(AuthorOptions):
         "VERSION",
     )
     model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py", typed=True)
-    model_arg: Mapping[str, Any] | None = option(
-        None, MODEL_ARG_HELP, named_values, "NAME=VALUE", repeated=True, typed=True
-    )
+    model_arg: Mapping[str, Any] | None = model_arg_option()
     to: Path | None = option(
         None, "write a table to edit, instead of opening a page; see `jobs.review apply`", folder, "FILE.csv"
     )

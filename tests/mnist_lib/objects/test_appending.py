@@ -45,7 +45,7 @@ def test_p8_a_line_that_a_killed_process_began_joins_no_later_line(
     with writes_that_end(written, KilledError()), pytest.raises(KilledError):
         append("a/log", SECOND)
     append("a/log", THIRD)
-    # A line that is complete except for its end cannot be told from one that an editor has left.
+    # A line that is complete except for its end cannot be distinguished from one that an editor has left.
     assert objects.read("a/log") == FIRST + (SECOND if written == len(SECOND) - 1 else b"") + THIRD
 
 

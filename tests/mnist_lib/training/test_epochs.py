@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
 class Scripted:
-    """A trainer whose weights are the number of the epoch, and that predicts as many images correctly as it is told."""
+    """A trainer whose weights are the number of the epoch, and that predicts a given number of images correctly."""
 
     values = None
 

@@ -116,12 +116,12 @@ class SimulatedCluster:
         self._driver_sleeps = 0.0
         # What the driver learns from the head's answers: the nodes that have died since it connected.
         self._known_dead: frozenset[str] = frozenset()  # those that the head knows
-        self._told_dead: frozenset[str] = frozenset()  # those in its last answer
-        self._told_slots: int | None = None
+        self._reported_dead: frozenset[str] = frozenset()  # those in its last answer
+        self._reported_slots: int | None = None
         for node in self.nodes:
             node.known = False
         self.head = HeadWatch(self._head_seconds, ask=self._answer, clock=self.clock)
-        self._told_slots = None  # `HeadWatch` has asked, and ignores the answer
+        self._reported_slots = None  # `HeadWatch` has asked, and ignores the answer
 
     def add_node(self, slots: int) -> Node:
         node = Node(f"node-{next(self._numbers)}", slots)
@@ -311,13 +311,13 @@ class SimulatedCluster:
         self.head.check()
 
     def lost_nodes(self) -> frozenset[str]:
-        return self._told_dead
+        return self._reported_dead
 
     def answers(self) -> bool:
         return not self.head.unanswered
 
     def capacity(self) -> int:
-        return self._lanes_before_answer if self._told_slots is None else self._told_slots
+        return self._lanes_before_answer if self._reported_slots is None else self._reported_slots
 
     def describe_free(self) -> str:
         return ", ".join(f"{node.name}: {node.free} free" for node in self.nodes)
@@ -363,9 +363,9 @@ class SimulatedCluster:
         if not self.head_answers:
             self.clock.sleep(4.0)
             raise ClusterLostError("no answer")
-        self._told_dead = self._known_dead
+        self._reported_dead = self._known_dead
         listed = [node for node in self.nodes if self._is_listed(node)]
-        self._told_slots = sum(node.slots for node in listed)
+        self._reported_slots = sum(node.slots for node in listed)
         for node in listed:
             node.known = True
         return []
