@@ -70,9 +70,9 @@ class TrainWork:
         own = ["--storage", self.storage, "--run-name", run, "--lease", f"{self.schedule}:{term}"]
         own += [] if last else ["--require-all"]
         try:
-            file = _config_file(self.configuration)
-            own += ["--config", file.name] if self.configuration else []
-            command = [sys.executable, "-m", self.options.COMMAND, *self.flags, *own]
+            file = _config_file(self.configuration) if self.configuration else None
+            config = [f"--config={file.name}"] if file else []  # first, so that one among the flags overrides it
+            command = [sys.executable, "-m", self.options.COMMAND, *config, *self.flags, *own]
             return TrainAttempt(command, RunFolder(self.objects, run), min(self.stop_seconds, STOP_SECONDS), file)
         except OSError as error:
             return FailedStart(f"error[E-RESOURCES] the process of the run could not be started: {error.strerror}")

@@ -117,15 +117,17 @@ def test_every_attempt_but_the_last_stores_all_trials_or_none(tmp_path: Path, mo
     assert [*second, "--require-all"] == first
 
 
+@pytest.mark.parametrize("in_a_file", [False, True])
 def test_an_attempt_is_given_the_options_of_the_file_with_their_types_and_flags_override_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_a_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: list[TrainOptions] = []
     monkeypatch.setattr(
         "jobs.retrain.work.TrainAttempt", lambda command, *_: parsed.append(job_options("", command[3:]))
     )
     configuration = {"epochs": 3, "learning_rate": 1e-05, "model_arg": {"code": "007", "text": "a,b=c", "sizes": [16]}}
-    flags = ["--epochs=2"]
+    (tmp_path / "more.yaml").write_text("epochs: 2\n")
+    flags = ["--config", str(tmp_path / "more.yaml")] if in_a_file else ["--epochs=2"]
     options = job_options("", flags, configuration)
     work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), flags, options, configuration, stop_seconds=1)
     work.start("run", 1, last=True)
