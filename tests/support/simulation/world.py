@@ -5,6 +5,7 @@ import logging
 import math
 import random
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -362,6 +363,8 @@ class World:
 
         class Handler(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
+                if record.thread != threading.get_ident():
+                    return  # a thread that another test has left behind
                 text = record.getMessage()
                 world.note(text)
                 if text.startswith("waiting for ") and world._watched is not None:
