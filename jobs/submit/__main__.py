@@ -117,7 +117,8 @@ def words_of_job(options: TrainOptions, train: Sequence[str]) -> tuple[list[str]
     """Return the command line of the job, and the files of this machine that it needs, by their paths in the job."""
     flags, own = _own_files(options)
     files, words = split_config(train)
-    configs = {f"{SENT}/{sha256(Path(file).read_bytes()).hexdigest()[:12]}.yaml": Path(file) for file in files}
+    contents = [Path(file).read_bytes() for file in files]
+    configs = {f"{SENT}/{sha256(content).hexdigest()[:12]}.yaml": content for content in contents}
     flags += ["--trust"] if options.calls else []  # it was checked here, with the arguments in these files
     return [*(f"--config={name}" for name in configs), *words, *flags], own | configs  # the last value counts
 

@@ -247,7 +247,7 @@ def test_a_configuration_is_sent_as_a_file_whose_values_keep_their_types_and_fla
     (name,) = own
     assert words == [f"--config={name}", "--epochs=2", "--storage=/s", "--model-arg=text=d"]
     (tmp_path / "job" / SENT).mkdir(parents=True)
-    assert own[name] == config
+    assert own[name] == config.read_bytes()
     shutil.copy(config, tmp_path / "job" / name)
     monkeypatch.chdir(tmp_path / "job")
     sent = job_options("jobs.train", words)
@@ -278,7 +278,7 @@ def test_a_search_is_submitted_with_the_file_of_its_space(tmp_path: Path) -> Non
     assert given.COMMAND == "jobs.search"
     words, own = words_of_job(given, ["--config", str(config), "--storage=/s"])
     assert words[1:] == ["--storage=/s", f"--space={SENT}/space.yaml"]
-    assert own == {f"{SENT}/space.yaml": space, words[0].removeprefix("--config="): config}
+    assert own == {f"{SENT}/space.yaml": space, words[0].removeprefix("--config="): config.read_bytes()}
 
 
 def test_w10_the_code_that_was_checked_is_sent_and_trusted_with_its_arguments_by_the_job(
