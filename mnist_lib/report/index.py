@@ -79,6 +79,7 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
             {
                 "dataset": dataset,
                 "rows": own,
+                "settings": _settings(own),
                 "differing": _differing(own),
                 "models": [name for name in models if any(name in row.accuracies for row in own)],
                 "plot": _plot(f"over-time-{dataset}", models, own, [c for c in changes if c.dataset == dataset]),
@@ -97,6 +98,15 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
         changes=changes[::-1],
         left_out=left_out,
     )
+
+
+def _settings(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """Return the settings of each model in the newest of its runs. The newest run comes first."""
+    settings: dict[str, dict[str, str]] = {}
+    for row in rows:
+        for name, by_model in row.settings.items():
+            settings[name] = {**by_model, **settings.get(name, {})}
+    return settings
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:

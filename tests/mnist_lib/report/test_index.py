@@ -107,6 +107,14 @@ def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(su
     assert columns(section(page, "kmnist")) == ["run", "ended (UTC)", "keras", "scratch", "trials"]
 
 
+def test_the_same_in_all_runs_are_the_settings_of_every_model(summary: dict[str, Any]) -> None:
+    """The newest run trained one model; the settings of the other model are those of the earlier runs."""
+    newest = {**summary, "models": {"keras": summary["models"]["keras"]}}
+    newest["trials"] = [trial for trial in summary["trials"] if trial["model"] == "keras"]
+    page = index([on(summary, "mnist", "a"), on(newest, "mnist", "b")], []).decode()
+    assert "<dt>optimizer</dt><dd>rmsprop (keras), sgd (scratch)</dd>" in section(page, "mnist")
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_index_of_no_run_or_one_run_is_a_page_without_champions(summary: dict[str, Any], count: int) -> None:
     page = index(rows_of(summary, count), []).decode()
