@@ -97,6 +97,9 @@ class _Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message, re.IGNORECASE)
+        if unknown and not unknown[1].startswith("-"):
+            advice = "separate several values by commas, as in --models keras,scratch"
+            raise UsageError(f"expected an option, got {unknown[1]!r}; {advice}")
         if unknown:
             raise self.unknown_option(unknown[1])
         raise UsageError(re.sub(r'Parser key "(\w+)":', r"\1:", " ".join(message.split())))

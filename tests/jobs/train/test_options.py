@@ -108,6 +108,10 @@ def test_an_invalid_configuration_file_gives_one_error_line(
     [
         (["--epoch", "3"], "--epoch is not an option; did you mean --epochs?"),
         (["--zzz"], "--zzz is not an option; --help lists all options"),
+        (
+            ["--models", "keras", "scratch", "--seeds", "2"],
+            "expected an option, got 'scratch'; separate several values by commas, as in --models keras,scratch",
+        ),
         (["--dataset", "mnits"], "dataset: 'mnits' is not known; did you mean mnist?"),
         (["--models", "keras,scrach"], "model: 'scrach' is not known; did you mean scratch?"),
         (["--epochs", "0"], "epochs: expected a whole number from 1 to 100000, got 0"),
