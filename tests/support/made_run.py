@@ -209,13 +209,18 @@ def small_summary(*predicted: list[int], failed: int = 0) -> dict[str, Any]:
     """Return the summary of keras trials with these predictions for FOUR_LABELS, and of `failed` failed trials."""
     results = [small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)]
     tallies = {"keras": tally_of(*results)} if results else {}
-    rows = [trial_row({"model": "keras", "seed": r.spec.seed, "epochs": 5}, r, attempts=1) for r in results]
+    rows = [
+        trial_row({"model": "keras", "seed": r.spec.seed, "epochs": 5, "global_batch_size": 128}, r, attempts=1)
+        for r in results
+    ]
     for seed in range(len(results), len(results) + failed):
         failure = TrialFailure(trial=f"keras-s{seed}", code="E-NAN", message="loss is not a number")
-        rows.append(trial_row({"model": "keras", "seed": seed, "epochs": 5}, failure, attempts=1))
+        rows.append(
+            trial_row({"model": "keras", "seed": seed, "epochs": 5, "global_batch_size": 128}, failure, attempts=1)
+        )
     return summarize(
         run="r",
-        dataset={"name": "few", "test": 4},
+        dataset={"name": "few", "train": 10_000, "test": 4},
         tallies=tallies,
         stored={"keras": Stored(7, True, "better")} if results else {},
         labels=FOUR_LABELS,

@@ -44,6 +44,19 @@ def test_guessing_is_to_answer_always_the_largest_class(correct: int, guessing: 
     assert ("not better than guessing, which is right for 95.00%" in text) == guessing
 
 
+@pytest.mark.parametrize(("batch_size", "epochs", "few"), [(128, 20, True), (128, 400, False), (4, 2, False)])
+def test_the_table_recommends_a_smaller_batch_size_if_few_images_made_few_steps(
+    batch_size: int, epochs: int, few: bool
+) -> None:
+    summary = small_summary(CORRECT, CORRECT)
+    summary["dataset"]["train"] = 181
+    for trial in summary["trials"]:
+        trial |= {"global_batch_size": batch_size, "epochs": epochs, "trained_epochs": epochs}
+    text = " ".join(text_of(summary).split())
+    assert ("keras took only 40 steps, 2 in each epoch; try a smaller --batch-size or more --epochs." in text) == few
+    assert ("took only" in text) == few
+
+
 def test_a_failed_trial_is_a_row_with_its_reason_below() -> None:
     text = text_of(small_summary(CORRECT, failed=1))
     assert "keras-s1 failed: E-NAN loss is not a number" in " ".join(text.split())
