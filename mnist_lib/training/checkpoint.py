@@ -45,7 +45,7 @@ class TrainingState:
     best: Best
     epoch: int
     seconds: float  # of all epochs
-    longest: float  # seconds of the longest epoch
+    longest: float  # seconds of the longest epoch with its validation
 
 
 class BestNotes(TypedDict):

@@ -79,6 +79,7 @@ def train(
         if isinstance(epoch, EpochProgress):
             yield Heartbeat(trial=spec.id, epoch=epoch.epochs)
             continue
+        trained_at = steady_time()
         validation = (yield from _validate(compiled, spec, epoch.number)) if compiled.validation else None
         highest = max(best.highest if best else 0, validation.correct if validation else 0)
         # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
@@ -92,7 +93,8 @@ def train(
             validation=validation,
             seconds=epoch.seconds,
         )
-        number, seconds, longest = epoch.number, seconds + epoch.seconds, max(longest, epoch.seconds)
+        number, seconds = epoch.number, seconds + epoch.seconds
+        longest = max(longest, epoch.seconds + steady_time() - trained_at)
         history.append(done)
         yield done
         late = steady_time() + longest > deadline

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -13,7 +14,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.models.model import Weights
 from mnist_lib.results import CheckpointTaken, EpochDone, Epochs, Started, TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.training import trial
+from mnist_lib.training import epochs, trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
@@ -141,6 +142,23 @@ def test_the_wait_for_the_data_counts_against_the_deadline(few: Dataset) -> None
     lane = run_trials([Assignment(spec, deadline=steady_time() + 2)], load, ONE, WorkerPlace(node="here"))
     (result,) = results([*lane])
     assert len(result.history) == 1
+
+
+def test_no_epoch_begins_whose_validation_would_end_after_the_deadline(
+    few: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, validate = 0.0, epochs._validate
+
+    def validate_slowly(*arguments: Any) -> Any:
+        nonlocal now
+        now += 10.0
+        return validate(*arguments)
+
+    monkeypatch.setattr(epochs, "_validate", validate_slowly)
+    monkeypatch.setattr(epochs, "steady_time", lambda: now)
+    (spec,) = trial_grid(["scratch"], [0], epochs=9, hidden_units=8)
+    (result,) = results(events([Assignment(spec, deadline=35.0)], few, Pace()))
+    assert len(result.history) == 3
 
 
 def test_max_epochs_ends_a_trial_early_and_does_not_change_its_losses(few: Dataset) -> None:
