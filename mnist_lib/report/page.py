@@ -79,7 +79,7 @@ def report(run: ReportedRun) -> Report:
         summary=run.summary,
         failed=[trial for trial in run.summary["trials"] if trial["status"] == "failed"],
         figure=_figures(run.summary),
-        notes=notes(run.summary),
+        notes=[*unusual_texts(run.summary), *notes(run.summary)],
         settings=settings_of(run.summary),
         plots={plot.name: Markup(plot.svg) for plot in drawn},
         stored=stored,
@@ -93,7 +93,7 @@ def report(run: ReportedRun) -> Report:
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,
-        corrections=[*corrections_texts(dataset.get("corrections") or {}), *unusual_texts(run.summary)],
+        corrections=corrections_texts(dataset.get("corrections") or {}),
         changes=changes_by_class(changes, run.dataset.classes) if changes else {},
         change_headings=[f"{kind} {split}" for kind in KINDS for split in SPLIT_NAMES.values()],
         max_classes=MAX_CHANGED_CLASSES,
