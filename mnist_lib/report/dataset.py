@@ -76,16 +76,16 @@ def dataset_tables(description: dict[str, Any]) -> Group:
         f", mean {split['mean_pixel']:.1f}"
         for name, split in splits.items()
     ]
-    prepared = description["prepared_in"] or "again for every run, since no folder for datasets can be written"
+    folder = description["prepared_in"] or "none can be written, so the dataset is prepared again for every run"
+    texts = [*corrections_texts(description["corrections"] or {}), *description["notices"]]
     return Group(
         Text(f"{description['name']} {description['version']}: {description['about']}\n", "bold"),
         *counts,
         f"  image        {height} x {width} pixels, {COLOURS[channels]}",
-        Text(f"  prepared     {prepared}", no_wrap=True, overflow="ignore"),
+        Text(f"  folder       {folder}", no_wrap=True, overflow="ignore"),
         Text(f"  fingerprint  {description['fingerprint']}\n", no_wrap=True, overflow="ignore"),
         _classes(description["classes"], splits["train"]["per_class"], splits["test"]["per_class"]),
-        *(Text(f"\n{text}") for text in corrections_texts(description["corrections"] or {})),
-        *(Text(f"\n{notice}") for notice in description["notices"]),
+        *map(Text, ["", *texts] if texts else []),
     )
 
 

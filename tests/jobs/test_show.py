@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jobs import show
+from jobs.console.output import as_text
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
 from mnist_lib.data.embedded import FOLDER
@@ -20,7 +22,7 @@ from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.report.dataset import EXAMPLES, choose, draw_examples, examples_as_text
+from mnist_lib.report.dataset import EXAMPLES, choose, dataset_tables, describe, draw_examples, examples_as_text
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT
 from tests.support.pictures import classes, noise, write_folder
@@ -47,6 +49,14 @@ def embedded(name: str) -> Dataset:
     with np.load(FOLDER / f"{name}.npz") as arrays:
         train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
     return Dataset.of(name, "1.0.0", train, test)
+
+
+def test_the_folder_of_the_pictures_is_not_called_prepared_and_notices_follow_each_other(tmp_path: Path) -> None:
+    dataset = replace(embedded("sklearn-digits"), name="letters", notices=("left out: a.pdf", "left out: b.png"))
+    text = as_text(dataset_tables(describe(dataset, None, folder=tmp_path)))
+    assert f"  folder       {tmp_path}" in text.splitlines()
+    assert "prepared" not in text
+    assert text.endswith("\n\nleft out: a.pdf\nleft out: b.png")
 
 
 @pytest.mark.slow
