@@ -48,7 +48,7 @@ def test_a_folder_that_grows_keeps_its_champion_which_a_better_model_replaces(
         for count in (1_500, 1_600)
     )
     write_folder(folder, some)
-    row, _ = run(ray_address, data_dir, storage, "--dataset", folder, "--epochs=20")
+    row, _ = run(ray_address, data_dir, storage, "--dataset", folder, "--epochs=60")
     assert row["champion"], row
     write_folder(folder, more)
     row, stderr = run(ray_address, data_dir, storage, "--dataset", folder, "--epochs=150", "--max-class-drop=1")
