@@ -218,7 +218,8 @@ class Invariants(Watch):
         limits = self._limits
         if lane.closed and not lane.payloads and lane.item is None:
             return limits.ending_seconds
-        if lane.item is None or lane.last_event is None or lane.last_event.phase != "training":
+        item, event = lane.item, lane.last_event
+        if item is None or event is None or event.trial != item.spec.id or event.phase != "training":
             return max(limits.starting_seconds, limits.preparing_seconds, limits.finishing_seconds)
         return max(limits.training_seconds, 10 * lane.longest)
 
