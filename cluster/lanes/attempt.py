@@ -66,7 +66,7 @@ class Attempt:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the lane has reported that it has begun its item."""
+        """Return whether the lane has reported that it has begun its item."""
         return self._item_since < math.inf
 
     def end_item(self, now: float) -> None:

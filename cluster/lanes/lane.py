@@ -189,7 +189,7 @@ class _RayLane:
 
     @property
     def is_read(self) -> bool:
-        """Whether references are taken from the stream: only a few, since the content takes up memory."""
+        """Return whether to take more references from the stream: only a few, since their content takes up memory."""
         return len(self.arrived) < MAX_UNREAD_EVENTS // 2 and not (self.arrived and self.arrived[-1] is None)
 
 

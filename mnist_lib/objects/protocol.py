@@ -86,7 +86,7 @@ class Objects(Protocol):
         """
 
     def add(self, name: str, content: bytes) -> None:
-        """As `append`, but durably and at once. Of several writers, none loses what another has added."""
+        """Append durably and at once. If several processes write, none loses what another has added."""
 
     def flush(self) -> None:
         """Write appended content that is still buffered."""
