@@ -12,7 +12,7 @@ from jobs.train.options import STORAGE_HELP, TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import check_part
-from mnist_lib.retraining.policy import CATCH_UP, OVERLAP, Policy
+from mnist_lib.retraining.policy import OVERLAP, Policy
 from mnist_lib.retraining.timetable import Timetable
 
 CRON_HELP = 'required: when to run, as minute hour day month weekday, such as "0 3 * * *" for every day at 3:00'
@@ -63,10 +63,6 @@ class RetrainOptions:
     )
     once: bool = option(False, "run what is due and exit, for use by another scheduler (default: run as a daemon)")
     now: bool = option(False, "start one run immediately, regardless of --cron, and exit when it has ended")
-    catch_up: str = option(Policy.catch_up, f"what to do about missed slots: {_choices(CATCH_UP)}", str, "WHICH")
-    most_catch_up: int = option(
-        Policy.most_catch_up, "maximum number of missed slots to run with --catch-up all", whole_number, "N"
-    )
     starting_deadline: float | None = option(
         None, "maximum delay of a slot in seconds, after which it is not run (default: no limit)", number, "S"
     )

@@ -11,14 +11,8 @@ from mnist_lib.retraining.journal import Entry
 from mnist_lib.retraining.timetable import MAX_COUNTED, Timetable
 from mnist_lib.wording import counted
 
-ON_TIME = timedelta(minutes=5)  # a slot that is later than this counts as missed
 BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS = 10.0, 600.0
 
-CATCH_UP = {
-    "latest": "run the newest",
-    "none": "run none",
-    "all": "run each in turn",
-}
 OVERLAP = {
     "skip": "do not run them",
     "queue": "run the newest of them afterwards",
@@ -37,31 +31,30 @@ class Due:
 class Policy:
     """How a schedule treats late, missed and overlapping slots. Raises SpecError for a value that is out of range."""
 
-    catch_up: str = "latest"  # a key of `CATCH_UP`: what to do about missed slots
-    most_catch_up: int = 10  # maximum number of missed slots that "all" runs; older ones are not run
     starting_deadline: float | None = None  # seconds after which a slot is too late to be started; None: no limit
     overlap: str = "skip"  # a key of `OVERLAP`: what to do about a slot that comes due during a run
     jitter: float = 0.0  # seconds over which the starts of different schedules are spread
     max_attempts: int = 3  # maximum number of attempts per slot, for failures that a retry may fix
 
     def __post_init__(self) -> None:
-        require_known("catch_up", self.catch_up, CATCH_UP)
         require_known("overlap", self.overlap, OVERLAP)
-        for name, minimum in (("most_catch_up", 1), ("max_attempts", 1), ("jitter", 0), ("starting_deadline", 0)):
+        for name, minimum in (("max_attempts", 1), ("jitter", 0), ("starting_deadline", 0)):
             value = getattr(self, name)
             if value is not None and not minimum <= value < float("inf"):
                 raise SpecError(f"{name}: expected a number of at least {minimum}, got {value}")
 
     def due(self, timetable: Timetable, last: Entry, through: datetime, now: datetime) -> Due | None:
-        """Return the slot to act on, after `through` and not after `now`, or None. `last` is the newest entry."""
+        """Return the newest slot after `through` that is due, or None; `last` is the newest entry of the journal.
+
+        Earlier slots are missed: one run is enough to catch up, since it trains on the data of today.
+        """
         newest = timetable.latest(now)
         if newest <= through:
             return None
-        if self.catch_up == "all" and not self._is_overlap(timetable, last, newest):
-            slots = [slot for slot in timetable.latest_few(now, self.most_catch_up) if slot > through]
-            newest = slots[-1]
-        missed = timetable.count(through, newest) - 1
-        return Due(newest, missed, self._why_skipped(timetable, last, newest, now))
+        skip = self.why_too_late(newest, now)
+        if self.overlap == "skip" and _is_overlap(timetable, last, newest):
+            skip = f"the run of slot {last.slot} was still in progress"
+        return Due(newest, timetable.count(through, newest) - 1, skip)
 
     def why_too_late(self, slot: datetime, now: datetime) -> str:
         """Return why the slot is too late to be started; "" if it is not. A delay by jitter does not count."""
@@ -80,19 +73,12 @@ class Policy:
         """Return the seconds until the next attempt."""
         return min(BACK_OFF_SECONDS * 2.0 ** (failures - 1), MAX_BACK_OFF_SECONDS) if failures else 0.0
 
-    def _why_skipped(self, timetable: Timetable, last: Entry, slot: datetime, now: datetime) -> str:
-        if self._is_overlap(timetable, last, slot):
-            if self.overlap == "skip":
-                return f"the run of slot {last.slot} was still in progress"
-        elif self.catch_up == "none" and now - slot > ON_TIME + timedelta(seconds=self.jitter):
-            return "the slot was missed, and catch_up is none"
-        return self.why_too_late(slot, now)
 
-    def _is_overlap(self, timetable: Timetable, last: Entry, slot: datetime) -> bool:
-        """Return whether all slots after that of `last`, up to and including `slot`, came due during its run."""
-        if not last.begun or not last.due < slot <= moment_of(last.at):
-            return False
-        return timetable.next(last.due) >= moment_of(last.begun)
+def _is_overlap(timetable: Timetable, last: Entry, slot: datetime) -> bool:
+    """Return whether all slots after that of `last`, up to and including `slot`, came due during its run."""
+    if not last.begun or not last.due < slot <= moment_of(last.at):
+        return False
+    return timetable.next(last.due) >= moment_of(last.begun)
 
 
 def missed_text(missed: int) -> str:

@@ -59,16 +59,11 @@ class Timetable:
         """Return the last slot at or before a moment."""
         slot, following = self._last_answer
         if not slot <= until < following:
-            slot = self.latest_few(until, 1)[0]
+            # CronSim iterates over local time, where one hour a year occurs twice: start later, skip what is too new.
+            backwards = CronSim(self.cron, (until + timedelta(hours=3)).astimezone(self.tz), reverse=True)
+            slot = next(slot for local in backwards if (slot := local.astimezone(UTC)) <= until)
             self._last_answer = slot, self.next(slot)
         return slot
-
-    def latest_few(self, until: datetime, count: int) -> list[datetime]:
-        """Return the last `count` slots at or before a moment, the newest first."""
-        # CronSim iterates over local time, in which one hour a year occurs twice: start later, drop what is too new.
-        backwards = CronSim(self.cron, (until + timedelta(hours=3)).astimezone(self.tz), reverse=True)
-        slots = (slot.astimezone(UTC) for slot in backwards)
-        return list(itertools.islice(itertools.dropwhile(lambda slot: slot > until, slots), count))
 
     def count(self, after: datetime, until: datetime) -> int:
         """Return the number of slots after one moment and up to another, at most `MAX_COUNTED`."""

@@ -27,8 +27,6 @@ CONFIGURATION: dict[str, Any] = {
     "storage": "/storage/digits",
     "train": {"epochs": 7, "models": ["scratch"], "seeds": [4]},
     "once": True,
-    "catch_up": "all",
-    "most_catch_up": 3,
     "starting_deadline": 600.0,
     "overlap": "queue",
     "jitter": 9.5,

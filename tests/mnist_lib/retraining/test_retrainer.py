@@ -63,27 +63,15 @@ def test_i9_an_outage_of_500_slots_costs_as_many_requests_as_one_of_5(monkeypatc
     assert requests(500) < 1.5 * requests(5)
 
 
-@pytest.mark.parametrize(("catch_up", "runs"), [("latest", 1), ("none", 0), ("all", 5)])
-def test_missed_slots_run_as_the_catch_up_option_says(catch_up: str, runs: int) -> None:
-    world = hourly_world(catch_up=catch_up)
+def test_one_run_catches_up_with_missed_slots() -> None:
+    world = hourly_world()
     world.advance(0.5 * HOUR)
     world.machines[0].die()
     world.advance(5 * HOUR)
     world.machines[0].boot()
     world.advance(0.3 * HOUR)
-    assert len(done_slots(world)) == runs
-    settled = [entry for entry in world.journal() if entry.kind in ("done", "skipped")]
-    assert sum(1 + entry.missed for entry in settled) == 5  # each slot is accounted for
-
-
-def test_the_number_of_missed_slots_that_run_is_limited() -> None:
-    world = hourly_world(catch_up="all", most_catch_up=3)
-    world.advance(0.5 * HOUR)
-    world.machines[0].die()
-    world.advance(50 * HOUR)
-    world.machines[0].boot()
-    world.advance(0.3 * HOUR)
-    assert [entry.missed for entry in world.journal() if entry.kind == "done"] == [47, 0, 0]
+    (done,) = [entry for entry in world.journal() if entry.kind == "done"]
+    assert (done.slot[11:16], done.missed) == ("05:00", 4)
 
 
 def test_a_slot_past_its_starting_deadline_does_not_run() -> None:

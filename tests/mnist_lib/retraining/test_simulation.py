@@ -11,7 +11,7 @@ import pytest
 from mnist_lib.clock import moment_of
 from mnist_lib.retraining import retrainer
 from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.policy import CATCH_UP, OVERLAP, Policy
+from mnist_lib.retraining.policy import OVERLAP, Policy
 from tests.support.processor import at_most_processor_seconds
 from tests.support.retraining.fakes import SCHEDULE, DiedError
 from tests.support.retraining.world import BEGIN, Settings, World
@@ -58,7 +58,6 @@ def first_day(chance: random.Random) -> timedelta:
 
 def settings(chance: random.Random) -> Settings:
     policy = Policy(
-        catch_up=chance.choice(list(CATCH_UP)),
         overlap=chance.choice(list(OVERLAP)),
         starting_deadline=chance.choice([None, None, 2 * HOUR]),
         jitter=chance.choice([0.0, 0.0, 120.0]),
@@ -162,6 +161,6 @@ def check_start(world: World, entry: Entry) -> None:
     begun = moment_of(entry.begun)
     woken = [moment for machine in world.machines for moment in machine.woken]
     woke_up = any(abs(begun - moment) < timedelta(seconds=5) for moment in woken)
-    if world.settings.policy.catch_up != "all" and not woke_up:
+    if not woke_up:
         slack = timedelta(minutes=10)  # for jitter, and for waiting for a lease
         assert world.timetable.latest(begun - slack) <= entry.due <= begun, entry
