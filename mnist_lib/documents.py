@@ -1,6 +1,6 @@
-"""JSON documents: written, and decoded into types whose fields have ranges, since anybody may have written them.
+"""JSON documents: each is a type, which is written as it is, and read with ranges, since anybody may have written it.
 
-A type is a frozen dataclass or a TypedDict. Fields that the type does not have are ignored, so a document may gain
+A type is a frozen dataclass or a `Document`. Fields that the type does not have are ignored, so a document may gain
 fields without a new schema; a field that older documents lack has a default.
 """
 
@@ -50,8 +50,21 @@ def encode(document: object, *, indent: int | None = None) -> bytes:
 
     Halves of surrogate pairs, as in the name of a file that is not UTF-8, become "?": `decode` would refuse them.
     """
-    text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False).encode(errors="replace").decode()
-    return re.sub(r"[^\n -~]+", lambda letters: json.dumps(letters[0])[1:-1], text).encode()
+    text = json.dumps(builtins_of(document), allow_nan=False, ensure_ascii=False).encode(errors="replace")
+    if indent is not None:
+        text = msgspec.json.format(text, indent=indent)  # in a tenth of the time that `json.dumps` takes for it
+    return re.sub(r"[^\n -~]+", lambda letters: json.dumps(letters[0])[1:-1], text.decode()).encode()
+
+
+def builtins_of(document: object) -> Any:
+    """Return a document as dictionaries, lists, texts and numbers."""
+    return msgspec.to_builtins(document, enc_hook=_plain)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Moment):
+        return str(value)
+    raise TypeError(f"expected a document, got {type(value).__name__}")
 
 
 def complete_lines(content: bytes) -> bytes:

@@ -7,7 +7,7 @@ never changed. The latest line about an image wins.
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -110,7 +110,7 @@ class LabelsFile:
 
     def add(self, corrections: Sequence[Correction]) -> None:
         """Append corrections durably. Concurrent writers lose no line. Raises StoreError."""
-        lines = b"".join(encode(asdict(correction)) + b"\n" for correction in corrections)
+        lines = b"".join(encode(correction) + b"\n" for correction in corrections)
         self.objects.add(self.name, lines)
 
 

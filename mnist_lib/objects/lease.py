@@ -14,7 +14,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 
 from mnist_lib.clock import Clock, moment_of, text_of
@@ -78,7 +78,7 @@ class Lease:
             beat = self._objects.read(self._beat(last))
             if beat != ENDED and not self._is_dead(last, beat, asked):
                 return False
-        if not terms.append(last + 1, asdict(self._term)):
+        if not terms.append(last + 1, self._term):
             return False  # another process was faster
         self.number, self._renewed = last + 1, asked
         self._objects.replace(self._beat(last + 1), self._new_beat())

@@ -7,11 +7,11 @@ of several concurrent writers, one succeeds. The others must read the log and de
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from mnist_lib.documents import decode, encode, require_schema
+from mnist_lib.documents import builtins_of, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 
@@ -41,11 +41,11 @@ class RecordLog:
         """Return a record. Raises IntegrityError or SchemaError if it cannot be read as `kind`."""
         return read_record(self._objects, self.name(number), kind, schema=self._schema)
 
-    def append(self, number: int, document: Mapping[str, Any]) -> bool:
+    def append(self, number: int, record: object) -> bool:
         """Append a record, or return False if it exists. Raises IntegrityError if something else has its name."""
         name = self.name(number)
-        token = uuid.uuid4().hex  # competing writers must write different contents: see `bucket`
-        if self._objects.create(name, seal({**document, TOKEN: token}, self._schema)):
+        # Competing writers must write different contents: see `bucket`.
+        if self._objects.create(name, seal(record, self._schema, unique=True)):
             return True
         if self._objects.read(name) is None:
             raise IntegrityError(f"{self._objects.where(name)}: expected a record, got something else; remove it")
@@ -85,9 +85,14 @@ def read_record(
     return unseal(content, name, kind, schema)
 
 
-def seal(document: Mapping[str, Any], schema: int = RECORD_SCHEMA) -> bytes:
-    """Return a record as it is stored. Raises ValueError for NaN, which JSON does not have."""
-    text = encode(document, indent=2)
+def seal(record: object, schema: int = RECORD_SCHEMA, *, unique: bool = False) -> bytes:
+    """Return a record as it is stored. Raises ValueError for NaN, which JSON does not have.
+
+    Args:
+        unique: make the content differ from that of an equal record.
+    """
+    fields = builtins_of(record)
+    text = encode({**fields, TOKEN: uuid.uuid4().hex} if unique else fields, indent=2)
     # Dumping the document again with these two fields would return the same bytes, but takes as long again.
     sha256 = hashlib.sha256(text).hexdigest()
     return b'{\n  "schema": %d,%b,\n  "sha256": "%b"\n}' % (schema, text[1:-2], sha256.encode())

@@ -6,7 +6,7 @@ only one process can start a slot.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -112,7 +112,7 @@ class Journal:
 
     def append(self, last: int, entry: Entry) -> bool:
         """Append an entry after number `last`; return False if another process has already done so."""
-        return self._log.append(last + 1, asdict(entry))
+        return self._log.append(last + 1, entry)
 
     def newest(self, count: int | None = None) -> Iterator[Entry]:
         """Return the `count` newest entries, or all, the newest first."""

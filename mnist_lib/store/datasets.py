@@ -8,7 +8,7 @@ labels.jsonl                  corrections, if the dataset is not a folder, see `
 import contextlib
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mnist_lib.data.changes import MAX_STATE_BYTES
@@ -71,7 +71,7 @@ def record_last_run(folder: RunFolder, summary: Mapping[str, Any]) -> None:
     ended = summary.get("ended", "")  # which early versions of the program did not write
     if known is None or known.at < ended:
         run = LastRun(folder.run, dataset["fingerprint"], ended)
-        objects.replace(f"{FOLDER}/{dataset['name']}/last.json", seal(asdict(run)))
+        objects.replace(f"{FOLDER}/{dataset['name']}/last.json", seal(run))
 
 
 def read_state(objects: Objects, dataset: str, fingerprint: str) -> bytes | None:
@@ -92,7 +92,7 @@ def begun_with(folder: RunFolder) -> RunData | None:
 
 def begin_with(folder: RunFolder, data: RunData) -> None:
     """Record what a run begins with."""
-    folder.require_same(RUN_DATA, encode(asdict(data), indent=2).decode(), "corrections")
+    folder.require_same(RUN_DATA, encode(data, indent=2).decode(), "corrections")
 
 
 def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: bool = False) -> list[str]:

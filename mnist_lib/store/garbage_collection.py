@@ -6,7 +6,7 @@ is never deleted, so that its number is not used again and its run does not publ
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from mnist_lib.clock import moment_of
@@ -168,7 +168,7 @@ def _run_record(objects: Objects, model: str, number: int, *, dry_run: bool) -> 
     decided = objects.read(record)
     if decided is not None or datetime.now(UTC) - moment_of(claim.at) < ABANDONED_AFTER:
         return decided
-    abandoned = seal(asdict(Version(model, number, claim.run, claim.at, {}, {}, state="abandoned")))
+    abandoned = seal(Version(model, number, claim.run, claim.at, {}, {}, state="abandoned"))
     if dry_run:
         return abandoned
     failpoint("gc.before_sweep")

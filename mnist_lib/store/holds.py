@@ -18,11 +18,14 @@ from mnist_lib.objects.records import RecordLog
 HOLD_DURATION = timedelta(hours=1)
 
 
+HoldKind = Literal["hold", "condemn"]
+
+
 @dataclass(frozen=True)
 class Hold:
     """A record of the log of holds."""
 
-    kind: Literal["hold", "condemn"]
+    kind: HoldKind
     at: Moment  # UTC, ISO 8601, by the clock of the process that appended it
 
 
@@ -67,8 +70,8 @@ def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
     return HoldState(last, held=held, condemned=record.kind == "condemn", text=text)
 
 
-def _append(objects: Objects, model: str, version: int, state: HoldState, kind: str) -> bool:
-    return _log(objects, model, version).append(state.last + 1, {"kind": kind, "at": now_text()})
+def _append(objects: Objects, model: str, version: int, state: HoldState, kind: HoldKind) -> bool:
+    return _log(objects, model, version).append(state.last + 1, Hold(kind, now_text()))
 
 
 def _log(objects: Objects, model: str, version: int) -> RecordLog:

@@ -8,16 +8,15 @@ import hashlib
 import itertools
 import json
 import logging
-import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mnist_lib.clock import as_file_name, now_text
 from mnist_lib.documents import Name, encode
 from mnist_lib.errors import BusyError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
-from mnist_lib.objects.records import TOKEN, read_record, seal
+from mnist_lib.objects.records import read_record, seal
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, RunFolder, Terms
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def open_run(
             folder = _begin(locked, run, terms, configuration, anew=anew)
             folder = folder or (_resume(locked, run, terms) if name else None)
         if not name:
-            objects.replace(_pointer(terms), seal(asdict(UnfinishedRun(folder.run))))
+            objects.replace(_pointer(terms), seal(UnfinishedRun(folder.run)))
         yield folder
         complete = folder.is_complete
         if complete and _unfinished_run(objects, terms) == folder.run:
@@ -97,7 +96,7 @@ def _begin(objects: Objects, run: str, terms: Terms, configuration: str, *, anew
     Args:
         anew: whether to replace the run of that name.
     """
-    record = seal({**asdict(BegunRun(run, now_text(), terms)), TOKEN: uuid.uuid4().hex})
+    record = seal(BegunRun(run, now_text(), terms), unique=True)
     if len(record) > MAX_TERMS_BYTES:
         expected = f"trials whose terms have up to {MAX_TERMS_BYTES:,} bytes together"
         raise SpecError(f"seeds: expected {expected}, got {len(record):,}; divide them among several runs")

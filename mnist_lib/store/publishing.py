@@ -105,7 +105,7 @@ def _claim(objects: Objects, model: str, run: str) -> int:
     log = claims(objects, model)
     number = log.probe_last() + 1
     # A claim may have been lost, so also skip numbers that have a commit record.
-    while objects.exists(commit_record(model, number)) or not log.append(number, {"run": run, "at": now_text()}):
+    while objects.exists(commit_record(model, number)) or not log.append(number, Claim(run, now_text())):
         number += 1
     return number
 

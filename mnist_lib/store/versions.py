@@ -9,7 +9,7 @@ versions, and `garbage_collection` deletes them.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal, NotRequired, TypedDict, TypeGuard
 
@@ -183,7 +183,7 @@ def verify_copy(objects: Objects) -> Version:
 
 def record_of(version: Version) -> bytes:
     """Return a version's record as it was committed."""
-    return seal({**asdict(version), "state": "whole"})
+    return seal(replace(version, state="whole"))
 
 
 def parse_version(record: bytes, name: str, model: str | None = None, number: int | None = None) -> Version:
@@ -199,8 +199,7 @@ def parse_version(record: bytes, name: str, model: str | None = None, number: in
 
 def replace_state(objects: Objects, version: Version, state: Literal["deleting", "gone"]) -> None:
     """Change the state in a commit record. The record itself is never deleted, so its number is never used again."""
-    document = {**asdict(version), "state": state}
-    objects.replace(commit_record(version.model, version.number), seal(document))
+    objects.replace(commit_record(version.model, version.number), seal(replace(version, state=state)))
 
 
 def version_folder(model: str, number: int) -> str:

@@ -148,7 +148,7 @@ class ChampionLog:
             head = self._head()
             if not isinstance(head, Head) or head.number < after.number:  # its writer died, or has not written it yet
                 self._write_head(after.number, after.sha256)
-        if not self._log.append(record.number, asdict(record)):
+        if not self._log.append(record.number, record):
             return False
         content = self._objects.read(self._log.name(record.number)) or b""
         self._write_head(record.number, hashlib.sha256(content).hexdigest())
@@ -222,7 +222,7 @@ class ChampionLog:
             return error
 
     def _write_head(self, number: int, sha256: str) -> None:
-        self._objects.replace(self._head_name, seal(asdict(Head(number, sha256))))
+        self._objects.replace(self._head_name, seal(Head(number, sha256)))
 
     def _missing(self, number: int) -> IntegrityError:
         return IntegrityError(f"{self._log.name(number)}: expected a record, got no file; restore it from a copy")
