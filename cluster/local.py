@@ -21,10 +21,10 @@ from pathlib import Path
 
 import psutil
 
-from cluster.connection.address import ensure_private_token, ensure_token, unused_port
-from cluster.connection.ray_private import LOOPBACK, NO_METRICS, START_COMMAND, STARTED
 from cluster.deadlines import NODE_KILL_SECONDS, NODE_START_SECONDS
 from cluster.errors import ClusterError, counted
+from cluster.ray_private import LOOPBACK, NO_METRICS, START_COMMAND, STARTED
+from cluster.session import ensure_private_token, ensure_token, unused_port
 
 OBJECT_STORE_BYTES = 200 << 20  # of each node
 FOLDER_VARIABLE, NODE_VARIABLE = "MNIST_LOCAL_CLUSTER", "MNIST_LOCAL_NODE"

@@ -86,7 +86,7 @@ LONGEST_FIRST = (
     "jobs/submit/test_submit.py",
     "jobs/train/test_train.py",
     "jobs/train/test_own_models.py",
-    "cluster/lanes/test_fan_out.py",
+    "cluster/test_fan_out.py",
     "mnist_lib/report/test_page.py",
     "mnist_lib/training/test_loop.py",
     "mnist_lib/store/test_faults.py",
@@ -145,7 +145,7 @@ def ray_address() -> Iterator[str]:
     """The address of a cluster that this process has joined: one node with 1 CPU and 1 logical GPU, one with 2 each."""
     import ray
 
-    from cluster.connection.ray_private import connect
+    from cluster.ray_private import connect
     from tests.support.clusters import two_nodes
 
     with two_nodes(gpus=True) as address:

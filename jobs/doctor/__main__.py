@@ -44,7 +44,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 
 def _examine(options: DoctorOptions) -> Iterator[Finding]:
-    from cluster.connection.address import address_of
+    from cluster.session import address_of
 
     yield from findings_of("packages", checks.versions_here)
     yield from findings_of("storage", lambda: checks.storage(options.storage))
@@ -63,7 +63,7 @@ def _examine(options: DoctorOptions) -> Iterator[Finding]:
 
 
 def _cluster(address: str) -> Iterator[Finding]:
-    from cluster.connection.session import session
+    from cluster.session import session
 
     with session(address, SOURCE_FOLDERS):
         yield from checks.dashboard()

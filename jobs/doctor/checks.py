@@ -105,7 +105,7 @@ def dataset(request: DataRequest) -> Iterator[Finding]:
 
 def token() -> Iterator[Finding]:
     """Check where the token is, and whether other users can read it."""
-    from cluster.connection.address import token_file
+    from cluster.session import token_file
 
     mode = f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', '').lower() or 'unset'}"
     file = token_file()  # None if there is no home folder
@@ -121,7 +121,8 @@ def token() -> Iterator[Finding]:
 
 
 def head(address: str, given_by: str) -> Iterator[Finding]:
-    from cluster.connection.address import lost_nodes, require_head
+    from cluster.nodes import lost_nodes
+    from cluster.session import require_head
 
     resolved = require_head(address, given_by)
     yield Finding("head", f"{resolved} answers")
@@ -131,7 +132,7 @@ def head(address: str, given_by: str) -> Iterator[Finding]:
 
 
 def dashboard() -> Iterator[Finding]:
-    from cluster.connection.ray_private import dashboard_address
+    from cluster.ray_private import dashboard_address
 
     address = dashboard_address()
     if address is None:
@@ -145,7 +146,7 @@ def dashboard() -> Iterator[Finding]:
 
 
 def nodes() -> Iterator[Finding]:
-    from cluster.lanes.tasks import call_on_every_node
+    from cluster.tasks import call_on_every_node
 
     asked = time.time()
     for answer in call_on_every_node(node_facts, NODE_SECONDS):

@@ -102,7 +102,7 @@ def _batches(
         with step("connecting to the Ray cluster"):
             import ray
 
-            from cluster.connection.session import end_children, session
+            from cluster.session import end_children, session
             from jobs.console.signals import stoppable
 
             stack.enter_context(session(options.address, SOURCE_FOLDERS))

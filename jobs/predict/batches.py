@@ -58,7 +58,7 @@ def predict_on_cluster(
         stored: a Ray reference to the `StoredModel`.
         limits: when to abandon the wait for a batch. See `results_in_order`, also for the errors.
     """
-    from cluster.lanes.tasks import results_in_order
+    from cluster.tasks import results_in_order
 
     sent: deque[list[str]] = deque()
 

@@ -31,7 +31,7 @@ def search_command(arguments: Sequence[str]) -> int:
         print_result(json.dumps(plan_document(options), indent=2) if options.json else plan_text(options))
         return exit_codes.DONE
     with step("loading Ray", shown=not options.quiet):
-        from cluster.connection.session import in_submitted_job
+        from cluster.session import in_submitted_job
 
     def work(folder: RunFolder, code: Mapping[str, Any], advice: str) -> dict[str, Any]:
         from jobs.search.driver import search

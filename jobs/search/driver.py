@@ -9,12 +9,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from cluster.connection.session import end_children, end_of_node
 from cluster.deadlines import Clock, Limits
-from cluster.lanes.fan_out import Died, FanOut
-from cluster.lanes.lane import RayLanes
-from cluster.lanes.ports import Cluster
-from cluster.lanes.resources import LanePlan
+from cluster.fan_out import Died, FanOut
+from cluster.lanes import Cluster
+from cluster.nodes import LanePlan
+from cluster.ray_lanes import RayLanes
+from cluster.session import end_children, end_of_node
 from jobs.console.exit_codes import TrainingError
 from jobs.console.signals import stoppable
 from jobs.search.findings import Findings, configuration_of

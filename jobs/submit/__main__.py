@@ -26,7 +26,7 @@ from mnist_lib.store.runs import check_run_name
 from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
-    from cluster.connection.job_server import JobClient
+    from cluster.job_server import JobClient
 
 RUN = "mnist-run"  # key of the run's name in the metadata of a job
 SENT = "sent"  # the folder, beside the code, for files and pictures from this machine
@@ -93,7 +93,7 @@ def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | No
 
 def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[str, Path | bytes]) -> str:
     """Submit the job and return its id. The jobs of a run are <run>.1, <run>.2 and so on."""
-    from cluster.connection.job_server import JobExistsError
+    from cluster.job_server import JobExistsError
 
     name = None
     if run:

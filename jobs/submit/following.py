@@ -14,7 +14,7 @@ from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, print_result, print_
 from mnist_lib.clock import text_of
 
 if TYPE_CHECKING:
-    from cluster.connection.job_server import Job, JobClient
+    from cluster.job_server import Job, JobClient
 
 DEFAULT_URL = "RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265"
 STOP_SECONDS = 30.0  # timeout for a job to end after a request to stop
@@ -135,7 +135,7 @@ def stop(options: StopOptions) -> int:
 
 
 def client_of(options: ServerOptions) -> "JobClient":
-    from cluster.connection.job_server import JobClient, url_of
+    from cluster.job_server import JobClient, url_of
 
     return JobClient(url_of(options.address))
 

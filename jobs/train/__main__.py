@@ -24,7 +24,7 @@ def train(arguments: Sequence[str]) -> int:
         raise exit_codes.UsageError("--chaos is not an option; use instead: python -m jobs.rehearse --seed N")
     options = checked_options(TrainOptions, arguments, begin)
     with step("loading Ray", shown=not options.quiet):
-        from cluster.connection.session import in_submitted_job
+        from cluster.session import in_submitted_job
         from jobs.train.planning import forecast
 
     if options.plan or options.calibrate:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.lanes.tasks import result_of, start_beside_driver
+from cluster.tasks import result_of, start_beside_driver
 from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions

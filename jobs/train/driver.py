@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from cluster.connection.session import end_children, end_of_node
 from cluster.deadlines import Clock, Limits
-from cluster.lanes.fan_out import FanOut
-from cluster.lanes.lane import RayLanes
-from cluster.lanes.ports import Cluster
-from cluster.lanes.resources import LanePlan, live_nodes, wait_for_plan
+from cluster.fan_out import FanOut
+from cluster.lanes import Cluster
+from cluster.nodes import LanePlan, live_nodes, wait_for_plan
+from cluster.ray_lanes import RayLanes
+from cluster.session import end_children, end_of_node
 from jobs.console.exit_codes import TrainingError
 from jobs.console.signals import stoppable
 from jobs.train import worker

@@ -8,12 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cluster.connection.address import address_of
-from cluster.connection.session import session
-from cluster.lanes.fan_out import Died, FanOut
-from cluster.lanes.lane import RayLanes
-from cluster.lanes.resources import LanePlan, Node, live_nodes, makespan, plan_lanes, this_machine
-from cluster.lanes.tasks import result_of, start_beside_driver
+from cluster.fan_out import Died, FanOut
+from cluster.nodes import LanePlan, Node, live_nodes, makespan, plan_lanes, this_machine
+from cluster.ray_lanes import RayLanes
+from cluster.session import address_of, session
+from cluster.tasks import result_of, start_beside_driver
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.terminal import step

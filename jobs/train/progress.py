@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.lanes.fan_out import Died
-from cluster.lanes.resources import makespan
+from cluster.fan_out import Died
+from cluster.nodes import makespan
 from mnist_lib.clock import steady_time
 from mnist_lib.results import EpochDone, Heartbeat, Started, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Self
 
 from cluster.errors import VersionsError
-from cluster.lanes.fan_out import Died
+from cluster.fan_out import Died
 from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue

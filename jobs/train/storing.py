@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError, ClusterLostError
-from cluster.lanes.tasks import result_of, start_beside_driver
+from cluster.tasks import result_of, start_beside_driver
 from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions

@@ -14,7 +14,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from cluster.lanes.tasks import OtherMembers, unused_address
+from cluster.tasks import OtherMembers, unused_address
 from mnist_lib.assignment import Assignment, Group, Pace, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import DataRequest

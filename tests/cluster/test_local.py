@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.connection.address import lost_nodes, require_head
-from cluster.connection.ray_private import LOOPBACK
 from cluster.errors import AuthError
 from cluster.local import main, processes_of, temporary_cluster
+from cluster.nodes import lost_nodes
+from cluster.ray_private import LOOPBACK
+from cluster.session import require_head
 from tests.support.clusters import wait_until
 from tests.support.intruder import USER, listening, processes_below
 from tests.support.local_cluster import ROOT, Cluster, local_cluster
@@ -87,7 +88,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 DIES = """
 import os, signal
-from cluster.connection.address import require_head
+from cluster.session import require_head
 from cluster.local import temporary_cluster
 with temporary_cluster(cpus=0) as cluster:
     require_head(cluster.address, "--address")

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from cluster.connection.ray_private import STARTED
 from cluster.local import HEALTH_CHECKS
+from cluster.ray_private import STARTED
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.213.77"

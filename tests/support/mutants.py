@@ -32,7 +32,7 @@ class Mutant:
     invariants: tuple[str, ...]
 
 
-FAN_OUT, ATTEMPT, RECORDER = "cluster/lanes/fan_out.py", "cluster/lanes/attempt.py", "jobs/train/recorder.py"
+FAN_OUT, ATTEMPT, RECORDER = "cluster/fan_out.py", "cluster/attempts.py", "jobs/train/recorder.py"
 MUTANTS = (
     Mutant(
         "a trial never resumes from its checkpoint",
@@ -71,7 +71,7 @@ MUTANTS = (
     ),
     Mutant(
         "there is one retry too many",
-        "cluster/lanes/item_queue.py",
+        "cluster/attempts.py",
         "return before.total() < self._limits.max_failures",
         "return before.total() <= self._limits.max_failures",
         ("attempts",),
@@ -201,7 +201,7 @@ MUTANTS = (
     ),
     Mutant(
         "one unanswered question to the head ends a driver",
-        "cluster/connection/address.py",
+        "cluster/nodes.py",
         "if silent >= self._timeout_seconds:",
         "if silent >= 0:",
         ("drivers",),

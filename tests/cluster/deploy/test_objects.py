@@ -13,8 +13,8 @@ import yaml
 from ray._private import ray_constants
 from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 
-from cluster.connection.job_server import DEFAULT_URL
 from cluster.deploy import rayjob
+from cluster.job_server import DEFAULT_URL
 from jobs.console import exit_codes
 from tests.support.deploy_files import (
     CLUSTER,

@@ -9,7 +9,7 @@ import pytest
 
 import cluster
 import jobs
-from cluster.lanes.ports import Kind
+from cluster.lanes import Kind
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cluster.connection.address import lost_nodes
 from cluster.local import temporary_cluster
+from cluster.nodes import lost_nodes
 from jobs.doctor.__main__ import worst
 from jobs.doctor.checks import Finding
 from tests.jobs.train.test_waiting import OTHER_VERSION
@@ -141,7 +141,7 @@ def test_a_token_that_other_users_can_read_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_an_address_where_no_head_listens_is_a_fault(tmp_path: Path) -> None:
-    impatient = "from cluster.connection import address\naddress.CONNECT_SECONDS = 0.5"
+    impatient = "from cluster import session\nsession.CONNECT_SECONDS = 0.5"
     code, found = doctor("--storage", tmp_path / "s", "--address=127.0.0.1:1", prelude=impatient)
     assert code == 8
     assert "is it running" in fault(found, "head")["fix"]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cluster.deadlines import Limits
-from cluster.lanes.ports import Kind
-from cluster.lanes.resources import LanePlan
+from cluster.lanes import Kind
+from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
 from jobs.search.options import SearchOptions

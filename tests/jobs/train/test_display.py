@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from cluster.lanes.fan_out import Died
-from cluster.lanes.ports import Death, Kind
+from cluster.fan_out import Died
+from cluster.lanes import Death, Kind
 from jobs.train import display
 from jobs.train.progress import RunProgress, State
 from mnist_lib.results import Accuracy, EpochDone, Heartbeat, Started, TrialFailure

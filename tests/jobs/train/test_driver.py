@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.deadlines import Limits
-from cluster.lanes.resources import LanePlan
+from cluster.nodes import LanePlan
 from jobs.train.command import finish
 from jobs.train.driver import fan_out_of
 from jobs.train.options import TrainOptions

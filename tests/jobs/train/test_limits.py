@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cluster.deadlines import Limits
-from cluster.lanes.resources import LanePlan
+from cluster.nodes import LanePlan
 from jobs.train.driver import fan_out_of
 from jobs.train.options import TrainOptions
 from jobs.train.progress import RunProgress

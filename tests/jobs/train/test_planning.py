@@ -47,7 +47,7 @@ def test_a_plan_finds_the_same_cpus_and_gpus_as_ray_without_starting_it(tmp_path
     assert document["order"] == [f"{model}-s{seed}" for model in ("keras", "scratch") for seed in range(3)]
     assert document["lanes"] == min(6, document["nodes"][0]["cpus"])
     script = (
-        "from cluster.connection.session import session; from cluster.lanes.resources import live_nodes\n"
+        "from cluster.session import session; from cluster.nodes import live_nodes\n"
         "with session(None, []): nodes = live_nodes()\n"
         "print(nodes[0].cpus, nodes[0].gpus)"
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import VersionsError
-from cluster.lanes.fan_out import Died
-from cluster.lanes.ports import Death, Kind
+from cluster.fan_out import Died
+from cluster.lanes import Death, Kind
 from jobs.train.recorder import Recorder, require_same_versions
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.errors import IntegrityError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connection.ray_private import LOOPBACK
 from cluster.local import processes_of
+from cluster.ray_private import LOOPBACK
 from tests.support.intruder import PUBLIC, listening, tried_by_another_user
 from tests.support.job import ROOT, train
 from tests.support.local_cluster import Cluster, local_cluster

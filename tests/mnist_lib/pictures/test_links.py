@@ -105,7 +105,7 @@ def test_w11_predict_reads_no_picture_that_has_become_a_link_out(
 
     options = PredictOptions(pictures=(folder,))
     if address:
-        monkeypatch.setattr("cluster.lanes.tasks.results_in_order", in_order)
+        monkeypatch.setattr("cluster.tasks.results_in_order", in_order)
         found = find_and_swap(options.pictures)
         how = (real_folders(options.pictures), None, ("a", "b"), False, False, options.limits())
         results = [each for batch in predict_on_cluster(found, *how) for each in batch]

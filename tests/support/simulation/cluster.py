@@ -1,6 +1,6 @@
-"""A `cluster.lanes.ports.Cluster` on a virtual clock: nodes with slots, lanes, and what can happen to them.
+"""A `cluster.lanes.Cluster` on a virtual clock: nodes with slots, lanes, and what can happen to them.
 
-It behaves as `tests/cluster/lanes` shows that Ray does: what a driver has not taken from the stream of a worker is lost
+It behaves as `tests/cluster` shows that Ray does: what a driver has not taken from the stream of a worker is lost
 when the worker dies, large events are lost with their node, and the driver knows nodes only from the head's answers.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.connection.address import HeadWatch
 from cluster.errors import ClusterLostError
-from cluster.lanes.ports import MAX_UNREAD_EVENTS, Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
+from cluster.lanes import MAX_UNREAD_EVENTS, Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
+from cluster.nodes import HeadWatch
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, LaneStarted, RungDone, TrialEvent, TrialResult
 from tests.support.simulation.clock import VirtualClock

@@ -1,9 +1,9 @@
 """A fan-out over trials on a simulated cluster."""
 
 from cluster.deadlines import Limits
-from cluster.lanes.fan_out import Died, FanOut
-from cluster.lanes.ports import Kind
-from cluster.lanes.resources import LanePlan
+from cluster.fan_out import Died, FanOut
+from cluster.lanes import Kind
+from cluster.nodes import LanePlan
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec, by_cost, trial_grid

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from cluster.deadlines import Limits
-from cluster.lanes.fan_out import Died, FanOut
-from cluster.lanes.ports import Kind, Sent
+from cluster.fan_out import Died, FanOut
+from cluster.lanes import Kind, Sent
 from jobs.train.recorder import Recorder
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.deadlines import Limits
-from cluster.lanes.resources import LanePlan
+from cluster.nodes import LanePlan
 from jobs.train.driver import fan_out_of, record_events
 from jobs.train.progress import RunProgress
 from jobs.train.recorder import Recorder

@@ -13,8 +13,8 @@ from typing import Any
 
 from cluster.deadlines import BACK_OFF_SECONDS, Limits
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.lanes.ports import Kind
-from cluster.lanes.resources import LanePlan
+from cluster.lanes import Kind
+from cluster.nodes import LanePlan
 from jobs.train.driver import fan_out_of, record_events
 from jobs.train.progress import RunProgress
 from mnist_lib.errors import ConflictError, StoreError

@@ -1,6 +1,6 @@
 """Every use of undocumented parts of Ray. When a new version of Ray changes them, only this file has to change.
 
-`tests/cluster/connection/test_ray_private.py` checks each name against one version of Ray, which it states.
+`tests/cluster/test_ray_private.py` checks each name against one version of Ray, which it states.
 """
 
 import contextlib

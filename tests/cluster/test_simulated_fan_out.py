@@ -7,8 +7,8 @@ import pytest
 
 from cluster.deadlines import Limits
 from cluster.errors import ResourcesError
-from cluster.lanes.fan_out import Died
-from cluster.lanes.ports import Kind
+from cluster.fan_out import Died
+from cluster.lanes import Kind
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import LaneStarted, TrialResult
 from mnist_lib.spec import trial_grid

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import grpc
 import ray
 
-from cluster.connection.ray_private import free_resources, this_machine_resources
-from cluster.deadlines import TICK_SECONDS, Wait
-from cluster.errors import ResourcesError, counted
+from cluster import ray_private
+from cluster.deadlines import CONNECT_SECONDS, TICK_SECONDS, Clock, Wait
+from cluster.errors import ClusterLostError, ResourcesError, counted
 
+HEAD_INTERVAL_SECONDS = 5.0  # between two requests to the head
 MAX_NODES_SHOWN = 5  # in one message
 MAX_SHARES = 200  # items for which a share of the time is computed, in a millisecond
 PARTS = 1 << 20  # of the time left, in which shares are counted
@@ -77,7 +79,7 @@ def node_of(message: Any) -> Node:
 
 def describe_free_resources() -> str:
     """Return what is free on the nodes of the connected cluster, as in "node-1: 0 of 2 CPUs, 1 of 1 GPU free"."""
-    return describe_free(live_nodes(), free_resources())
+    return describe_free(live_nodes(), ray_private.free_resources())
 
 
 def describe_free(nodes: Sequence[Node], free: Mapping[str, Mapping[str, float]]) -> str:
@@ -95,9 +97,82 @@ def describe_free(nodes: Sequence[Node], free: Mapping[str, Mapping[str, float]]
     return "; ".join([*texts, *([f"and {counted(more, 'more node')}"] if more else [])]) or "the cluster has no node"
 
 
+def lost_nodes(address: str) -> list[str]:
+    """Return host and id of each node that died, unless another has started on its host since."""
+    nodes = sorted(_nodes(address), key=lambda node: node.start_time_ms)
+    started_at = {node.node_manager_address: node.start_time_ms for node in nodes if node.state == ray_private.ALIVE}
+    return [
+        f"{node.node_manager_hostname} ({node.node_id.hex()[:8]})"
+        for node in nodes
+        if node.state != ray_private.ALIVE
+        and node.death_info.reason == ray_private.DIED
+        and started_at.get(node.node_manager_address, -1) < node.end_time_ms
+    ]
+
+
+def _nodes(address: str) -> Any:
+    with ray_private.connection_to_head(address) as head:
+        try:
+            return head.GetAllNodeInfo(ray_private.GetAllNodeInfoRequest(), timeout=CONNECT_SECONDS).node_info_list
+        except grpc.RpcError as error:
+            raise ClusterLostError(f"the head of the cluster, {address}, does not answer; is it running?") from error
+
+
+class HeadWatch:
+    """Asks the head of the connected cluster at intervals whether it is alive, and which nodes have died.
+
+    Ray itself would end this process, without a message, a minute after it lost the head, and would wait for a task on
+    an unreachable node until the connection to that node breaks.
+    """
+
+    def __init__(
+        self, timeout_seconds: float, ask: Callable[[], Sequence[Any]] | None = None, clock: Clock = time
+    ) -> None:
+        self.dead_nodes: frozenset[str] = frozenset()  # their ids
+        self.live_nodes: Sequence[Any] | None = None  # as Ray describes them; None before the first answer
+        self._address = "" if ask else ray.get_runtime_context().gcs_address
+        self._ask = ask or (lambda: _nodes(self._address))
+        self._timeout_seconds, self._clock = timeout_seconds, clock
+        self._asked_at = clock.monotonic()
+        self.unanswered = 0  # requests since the last answer
+        # Ray never removes a lost node from its list. Nodes that were lost earlier are ignored.
+        self._dead_before = frozenset(n.node_id.hex() for n in self.nodes_now() if n.state != ray_private.ALIVE)
+
+    def nodes_now(self) -> Sequence[Any]:
+        """Return all nodes as Ray's head describes them; an empty list if it does not answer within seconds."""
+        try:
+            return self._ask()
+        except ClusterLostError:
+            return []
+
+    def check(self) -> None:
+        """Send a request if the last one was long enough ago.
+
+        Raises ClusterLostError after the timeout without an answer. The timeout is counted in requests, so that a
+        pause of this process does not end a run.
+        """
+        if self._clock.monotonic() - self._asked_at < HEAD_INTERVAL_SECONDS:
+            return
+        self._asked_at = self._clock.monotonic()
+        try:
+            nodes = self._ask()
+        except ClusterLostError as error:
+            self.unanswered += 1
+            silent = self.unanswered * HEAD_INTERVAL_SECONDS
+            if silent >= self._timeout_seconds:
+                raise ClusterLostError(
+                    f"the head of the cluster has not answered for {silent:.0f} s; is it running?"
+                ) from error
+            return
+        self.unanswered = 0
+        dead = frozenset(node.node_id.hex() for node in nodes if node.state != ray_private.ALIVE)
+        self.dead_nodes = dead - self._dead_before
+        self.live_nodes = [node for node in nodes if node.state == ray_private.ALIVE]
+
+
 def this_machine() -> Node:
     """Return this machine as a node, without starting Ray."""
-    cpus, gpus = this_machine_resources()
+    cpus, gpus = ray_private.this_machine_resources()
     return Node(id="", host=socket.gethostname(), cpus=cpus, gpus=gpus)
 
 

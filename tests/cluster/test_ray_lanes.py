@@ -15,11 +15,11 @@ import psutil
 import pytest
 import ray
 
+from cluster import ray_lanes as lanes_of_ray
 from cluster.deadlines import KILL_SECONDS, Limits
-from cluster.lanes import lane as lanes_of_ray
-from cluster.lanes.lane import RayLanes
-from cluster.lanes.ports import WorkerProcess
-from cluster.lanes.resources import LanePlan
+from cluster.lanes import WorkerProcess
+from cluster.nodes import LanePlan
+from cluster.ray_lanes import RayLanes
 from tests.support.clusters import wait_until
 
 # Workers cannot import a test module.
@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_address")]
 LEAVING_DRIVER = """
 import sys, threading
 import ray
-from cluster.connection.ray_private import connect
-from cluster.lanes.lane import _end_with_driver
+from cluster.ray_private import connect
+from cluster.ray_lanes import _end_with_driver
 connect(sys.argv[1], log_to_driver=False)
 class Lane:
     def start(self):
@@ -63,7 +63,7 @@ def running_lane() -> Iterator[tuple[RayLanes, Any, WorkerProcess]]:
 def test_a_worker_ends_when_its_driver_has_left_even_if_ray_leaves_it_running(ray_address: str) -> None:
     command = [sys.executable, "-c", LEAVING_DRIVER, ray_address]
     driver = subprocess.Popen(
-        command, cwd=Path(__file__).parents[3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert driver.stdout is not None
     process = psutil.Process(int(driver.stdout.readline()))

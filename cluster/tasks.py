@@ -13,10 +13,10 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from cluster.connection.address import HeadWatch, unused_port
 from cluster.deadlines import PREPARE_SECONDS, TICK_SECONDS, Limits, Wait
 from cluster.errors import ClusterError, ResourcesError, first_line
-from cluster.lanes.resources import Node, describe_free_resources, live_nodes
+from cluster.nodes import HeadWatch, Node, describe_free_resources, live_nodes
+from cluster.session import unused_port
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from cluster.attempts import Attempt, State
 from cluster.deadlines import Limits
-from cluster.lanes.attempt import Attempt, State
-from cluster.lanes.ports import Kind, WorkerProcess
+from cluster.lanes import Kind, WorkerProcess
 
 LIMITS = Limits(
     starting_seconds=50,

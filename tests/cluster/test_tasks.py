@@ -11,7 +11,7 @@ import ray
 
 from cluster.deadlines import Limits
 from cluster.errors import ClusterError, ResourcesError
-from cluster.lanes.tasks import MAX_RETRIES, TASKS_PER_CPU, results_in_order
+from cluster.tasks import MAX_RETRIES, TASKS_PER_CPU, results_in_order
 from tests.support.clusters import every_cpu_taken
 
 # Workers cannot import a test module.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.attempts import Attempt, ItemQueue, State
 from cluster.deadlines import (
     KILL_SECONDS,
     MAX_FAILED_STARTS,
@@ -28,9 +29,7 @@ from cluster.deadlines import (
     back_off,
 )
 from cluster.errors import ResourcesError, counted
-from cluster.lanes.attempt import Attempt, State
-from cluster.lanes.item_queue import ItemQueue
-from cluster.lanes.ports import (
+from cluster.lanes import (
     MAX_UNREAD_EVENTS,
     Cluster,
     Death,
@@ -42,7 +41,7 @@ from cluster.lanes.ports import (
     LaneEvent,
     WorkerProcess,
 )
-from cluster.lanes.resources import LanePlan, share_of_time
+from cluster.nodes import LanePlan, share_of_time
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import requests
 
-from cluster.connection import job_server, ray_private
-from cluster.connection.job_server import JobClient
+from cluster import job_server, ray_private
 from cluster.errors import ClusterLostError
+from cluster.job_server import JobClient
 from tests.support.simulation.clock import VirtualClock
 
 PROMISED_SECONDS = 90.0

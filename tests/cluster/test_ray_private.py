@@ -22,10 +22,10 @@ from ray._private.state import available_resources_per_node
 from ray.core.generated import gcs_pb2, gcs_service_pb2
 from ray.job_submission import JobSubmissionClient
 
-from cluster.connection import ray_private
+from cluster import ray_private
 
 VERSION = "2.60.0"
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PRIVATE = re.compile(r"ray\._private|ray\._raylet|ray\.core|ray\.cluster_utils|ray\.dashboard|ray\.autoscaler")
 
 
@@ -52,7 +52,7 @@ def test_no_other_file_imports_private_parts_of_ray() -> None:
         for line in file.read_text().splitlines()
         if re.match(r"\s*(from|import) ", line) and PRIVATE.search(line)
     }
-    assert found == {"cluster/connection/ray_private.py"}
+    assert found == {"cluster/ray_private.py"}
 
 
 def test_no_other_file_uses_underscore_options_of_tasks() -> None:
@@ -62,7 +62,7 @@ def test_no_other_file_uses_underscore_options_of_tasks() -> None:
         for file in (ROOT / folder).rglob("*.py")
         if re.search(r"_generator_backpressure|_system_config\b|\b_node_ip_address", file.read_text())
     }
-    assert found == {"cluster/connection/ray_private.py"}
+    assert found == {"cluster/ray_private.py"}
 
 
 def test_the_messages_that_are_sent_to_the_head_exist_in_ray() -> None:
@@ -141,7 +141,7 @@ def test_the_option_that_limits_unread_results_is_valid_for_generators() -> None
 
 
 def test_without_a_connection_there_is_no_dashboard_address() -> None:
-    code = "from cluster.connection.ray_private import dashboard_address; print(dashboard_address())"
+    code = "from cluster.ray_private import dashboard_address; print(dashboard_address())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
     assert inspect.signature(available_resources_per_node).parameters == {}

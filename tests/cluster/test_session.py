@@ -16,11 +16,10 @@ from subprocess import PIPE
 import pytest
 import ray
 
-from cluster.connection.address import require_head
-from cluster.connection.ray_private import LOOPBACK, connect
-from cluster.connection.session import session
 from cluster.errors import ClusterError
-from cluster.lanes.tasks import result_of, start_beside_driver
+from cluster.ray_private import LOOPBACK, connect
+from cluster.session import require_head, session
+from cluster.tasks import result_of, start_beside_driver
 from tests.support.clusters import wait_until
 from tests.support.intruder import PUBLIC, listening, processes_below, tried_by_another_user
 from tests.support.job import ROOT
@@ -48,7 +47,7 @@ def test_an_address_without_a_ray_head_is_refused_within_5_seconds(listens: bool
 
 @pytest.mark.slow
 def test_a_web_server_is_refused_as_a_ray_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.connection.address.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("cluster.session.CONNECT_SECONDS", 1.0)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         begin = time.monotonic()
@@ -103,7 +102,7 @@ def test_the_error_names_the_variable_that_the_address_came_from(monkeypatch: py
 OWN_CLUSTER = """
 import sys
 import ray
-from cluster.connection.session import session
+from cluster.session import session
 with session(None, []):
     ray.get(ray.remote(lambda: None).remote())
     print(flush=True, file=sys.__stdout__)

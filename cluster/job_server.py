@@ -14,10 +14,10 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 
-from cluster.connection import ray_private
-from cluster.connection.address import token_advice
+from cluster import ray_private
 from cluster.deadlines import CONNECT_SECONDS, JOB_AGENT_SECONDS, JOB_ANSWER_SECONDS, JOB_SERVER_LOST_SECONDS, Wait
 from cluster.errors import AuthError, ClusterError, ClusterLostError
+from cluster.session import token_advice
 
 DEFAULT_URL = "http://127.0.0.1:8265"
 POLL_SECONDS = 0.5

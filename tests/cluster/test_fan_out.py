@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.connection.ray_private import connect
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.lanes.fan_out import Died, FanOut
-from cluster.lanes.lane import RayLanes, death_of
-from cluster.lanes.ports import Kind, WorkerProcess
-from cluster.lanes.resources import LanePlan
+from cluster.fan_out import Died, FanOut
+from cluster.lanes import Kind, WorkerProcess
 from cluster.local import LocalCluster, temporary_cluster
+from cluster.nodes import LanePlan
+from cluster.ray_lanes import RayLanes, death_of
+from cluster.ray_private import connect
 from tests.support.clusters import every_cpu_taken, free_cpus, kill_gcs, wait_until
 
 # Workers cannot import a test module.

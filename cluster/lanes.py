@@ -1,4 +1,4 @@
-"""What the driver needs from a cluster, without Ray. `lane.RayLanes` is one implementation; tests simulate another."""
+"""What the driver needs from a cluster: lanes, their events and their ends. Ray runs them in `ray_lanes`."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class LaneEvent(Protocol):
     def final(self) -> bool: ...
     @property
     def phase(self) -> str:
-        """The name of the `attempt.State` that the item is in from now on."""
+        """The name of the `attempts.State` that the item is in from now on."""
         ...
 
 

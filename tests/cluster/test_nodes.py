@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import ResourcesError
-from cluster.lanes.resources import LanePlan, Node, count_groups, describe_free, makespan, plan_lanes, share_of_time
+from cluster.errors import ClusterLostError, ResourcesError
+from cluster.nodes import HeadWatch, LanePlan, Node, count_groups, describe_free, makespan, plan_lanes, share_of_time
+from tests.support.simulation.clock import VirtualClock
 
 
 def node(cpus: int, gpus: int = 0) -> Node:
@@ -154,3 +155,35 @@ def test_the_description_of_a_thousand_nodes_is_short_and_names_those_with_free_
     assert len(text) < 250
     assert text.startswith("node-7: 3 of 8 CPUs, 1 of 1 GPU free; ")
     assert text.endswith("; and 995 more nodes")
+
+
+def test_u3_one_unanswered_request_after_a_long_preparation_is_not_a_lost_head() -> None:
+    clock, answers = VirtualClock(), iter([True, False, True, False, True])
+
+    def ask() -> list[object]:
+        if not next(answers):
+            raise ClusterLostError("no answer")
+        return []
+
+    watch = HeadWatch(30.0, ask=ask, clock=clock)
+    for _ in range(4):
+        clock.sleep(600.0)  # the driver prepares data, or is stopped
+        watch.check()
+
+
+def test_u3_a_head_that_does_not_answer_for_its_timeout_is_lost() -> None:
+    clock = VirtualClock()
+
+    def ask() -> list[object]:
+        raise ClusterLostError("no answer")
+
+    watch = HeadWatch(30.0, ask=ask, clock=clock)
+
+    def watch_for_minutes() -> None:
+        for _ in range(1_000):
+            clock.sleep(0.5)
+            watch.check()
+
+    with pytest.raises(ClusterLostError, match="has not answered for 30 s"):
+        watch_for_minutes()
+    assert 29 < clock.now < 32
