@@ -22,6 +22,7 @@ from mnist_lib.search.halving import Halving, Ladder
 from mnist_lib.search.proposals import LAG, Propose, proposals, require_optuna
 from mnist_lib.search.space import Space, Value
 from mnist_lib.spec import MAX_SEED, WITH_MOMENTUM, TrialSpec, entry_of, trial_grid
+from mnist_lib.store.runs import Command
 from mnist_lib.wording import one_line
 
 STRATEGIES = {
@@ -47,7 +48,7 @@ class SearchOptions(TrainOptions):
     """Find good settings of a model: train many configurations for a few epochs, continue the best ones, and train the
     winner again with fresh seeds. Only these last trials are measured on the test images."""
 
-    COMMAND: ClassVar = "jobs.search"
+    COMMAND: ClassVar[Command] = "jobs.search"
 
     models: tuple[str, ...] = option(("keras",), MODELS_HELP, comma_list, "A,B", outside=True, known=MODELS)
     epochs: int = option(9, "epochs of a whole trial; most configurations are trained for fewer", whole_number, "N")

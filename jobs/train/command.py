@@ -91,6 +91,7 @@ def run_job(
         dataset=options.data().name,
         terms=options.terms(code),
         configuration=yaml.safe_dump(configuration(options, left_out), sort_keys=False),
+        command=options.COMMAND,
     )
     with run as folder:
         summary = folder.summary()
@@ -210,7 +211,7 @@ def resumed_options(options: Options, arguments: Sequence[str], left_out: Collec
     where, content = f"{objects.where('runs')}/{options.resume}", configuration_of(objects, options.resume)
     try:
         stored = load_mapping(content, CONFIGURATION)
-        command = command_of(stored)
+        command = RunFolder(objects, options.resume).command() or command_of(stored)
         if command == options.COMMAND:
             begun: Options = parse(command, type(options), [], (*left_out, *OF_PROCESS), stored=stored)
             outside = begun.outside

@@ -35,6 +35,7 @@ from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.spec import MAX_SEED, TrialSpec, trial_grid
 from mnist_lib.store.champions.promotion import WHEN, Rule
+from mnist_lib.store.runs import Command
 
 MODELS_HELP = (
     f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
@@ -56,7 +57,7 @@ def _list(abouts: Mapping[str, str]) -> str:
 class TrainOptions(DataOptions):
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
-    COMMAND: ClassVar = "jobs.train"
+    COMMAND: ClassVar[Command] = "jobs.train"
 
     # On the node that prepares the dataset:
     data_dir: Path | None = option(None, DATA_DIR_HELP, folder, "DIR", outside=True)
@@ -345,7 +346,7 @@ def _seconds(name: str, value: float) -> float:
 
 
 def command_of(names: Collection[str]) -> str:
-    """Return the command whose options have these names."""
+    """Return the command whose options have these names, for a run that does not name its command."""
     return "jobs.search" if "vary" in names or "space" in names else "jobs.train"
 
 

@@ -17,7 +17,7 @@ from mnist_lib.documents import Name, encode
 from mnist_lib.errors import BusyError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record, seal
-from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, RunFolder, Terms
+from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, RunFolder, Terms
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +35,20 @@ class UnfinishedRun:
 
 @contextlib.contextmanager
 def open_run(
-    objects: Objects, name: str | None, *, dataset: str, terms: Terms, configuration: str
+    objects: Objects,
+    name: str | None,
+    *,
+    dataset: str,
+    terms: Terms,
+    configuration: str,
+    command: Command | None = None,
 ) -> Iterator[RunFolder]:
     """Begin or resume a run, and lock it for this process.
 
     Args:
         name: None to resume the unfinished run with these terms or, if there is none, to begin one named after the time
             and the dataset.
-        configuration: YAML, stored when the run is begun.
+        configuration, command: stored when the run is begun; the configuration is YAML.
 
     Raises:
         SpecError: the run of that name has other terms, and a trial of it has begun.
@@ -63,7 +69,7 @@ def open_run(
                     raise
                 continue  # another run of this dataset was begun in the same second
             anew = name is not None and _is_begun_anew(locked, run, terms)
-            folder = _begin(locked, run, terms, configuration, anew=anew)
+            folder = _begin(locked, BegunRun(run, now_text(), terms, command), configuration, anew=anew)
             folder = folder or (_resume(locked, run, terms) if name else None)
         if not name:
             objects.replace(_pointer(terms), seal(UnfinishedRun(folder.run)))
@@ -90,13 +96,13 @@ def _is_begun_anew(objects: Objects, run: str, terms: Terms) -> bool:
     return folder.has(RUN_RECORD) and _differences(folder, terms) != [] and not folder.has_begun_trials
 
 
-def _begin(objects: Objects, run: str, terms: Terms, configuration: str, *, anew: bool = False) -> RunFolder | None:
+def _begin(objects: Objects, begun: BegunRun, configuration: str, *, anew: bool = False) -> RunFolder | None:
     """Begin a run, or return None if the name is taken.
 
     Args:
         anew: whether to replace the run of that name.
     """
-    record = seal(BegunRun(run, now_text(), terms), unique=True)
+    run, record = begun.run, seal(begun, unique=True)
     if len(record) > MAX_TERMS_BYTES:
         expected = f"trials whose terms have up to {MAX_TERMS_BYTES:,} bytes together"
         raise SpecError(f"seeds: expected {expected}, got {len(record):,}; divide them among several runs")

@@ -7,7 +7,7 @@ last; when it exists, the run is complete.
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
@@ -23,6 +23,7 @@ REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
 INDEX = "index.html"  # lists all runs, at the root of the storage
 
 Terms = Mapping[str, Json]
+Command = Literal["jobs.train", "jobs.search"]
 
 
 class _TermsOfTrial(TypedDict):
@@ -40,6 +41,7 @@ class BegunRun:
     run: Name
     begun: Moment
     terms: Terms
+    command: Command | None = None  # None if an earlier release has begun the run
 
 
 class RunFolder:
@@ -137,6 +139,13 @@ class RunFolder:
     def begun(self) -> BegunRun:
         """Return the record of the run. Raises IntegrityError or SchemaError if it cannot be read."""
         return read_record(self.objects, self._name(RUN_RECORD), BegunRun, MAX_DOCUMENT_BYTES)
+
+    def command(self) -> Command | None:
+        """Return the command that began the run, or None if an earlier release has begun it.
+
+        Raises IntegrityError or SchemaError if its record is damaged.
+        """
+        return self.begun().command if self.has(RUN_RECORD) else None
 
     @property
     def has_begun_trials(self) -> bool:

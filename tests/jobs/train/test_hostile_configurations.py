@@ -50,7 +50,8 @@ def begun(storage: Path, *arguments: str, kind: type[TrainOptions] = TrainOption
         options.terms(code_version(SOURCE_FOLDERS)),
         yaml.safe_dump(configuration(options, left_out), sort_keys=False),
     )
-    with open_run(LocalObjects(storage), "r", dataset=options.data().name, terms=terms, configuration=text):
+    dataset, command = options.data().name, kind.COMMAND
+    with open_run(LocalObjects(storage), "r", dataset=dataset, terms=terms, configuration=text, command=command):
         return options
 
 

@@ -221,6 +221,15 @@ def test_a_resumed_run_connects_only_to_an_address_of_the_command_line(tmp_path:
 
 
 def test_a_search_is_resumed_by_its_own_command(tmp_path: Path) -> None:
+    given = options("--resume=r", f"--storage={tmp_path}")
+    opened = open_run(
+        LocalObjects(tmp_path), "r", dataset="mnist-mini", terms={}, configuration="", command="jobs.search"
+    )
+    with opened, pytest.raises(UsageError, match=r"expected a run of jobs\.train, got one of jobs\.search; use python"):
+        resumed_options(given, ["--resume=r"])
+
+
+def test_a_search_that_an_earlier_release_began_is_resumed_by_its_own_command(tmp_path: Path) -> None:
     folder = tmp_path / "runs/r"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("vary: {learning_rate: '0.1,0.2'}\n")
