@@ -57,10 +57,6 @@ BACK_OFF_SECONDS = (1.0, 30.0)  # first and longest pause; the pause doubles wit
 NODE_START_SECONDS = 60.0  # until a node has joined
 NODE_KILL_SECONDS = 20.0  # until every process of a node has ended
 
-# The pod of the Kubernetes CronJob
-KUBERNETES_REQUEST_SECONDS = 30.0  # for one answer
-KUBERNETES_SILENCE_SECONDS = 300.0  # without any answer, as during an upgrade of the API server
-
 
 class Clock(Protocol):
     """The clock of supervision: the module `time`, or a simulated one."""

@@ -2,29 +2,25 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.deploy.schedulers import Timer
-from cluster.deploy.schedulers.crontab import crontab
-from cluster.deploy.schedulers.kubernetes import STORAGE, cronjob, raycronjob
-from cluster.deploy.schedulers.systemd import units
-from jobs.console.exit_codes import TABLE, UsageError
+from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of
 from jobs.console.output import CommandResult
 from jobs.console.streams import Drawn
 from jobs.retrain.notices import check_receiver
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
+from jobs.retrain.schedulers import STORAGE, Timer, cronjob, crontab, units
 from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.objects.storage import check_storage, folder_of
 
+SCHEDULERS = ("crontab", "systemd", "kubernetes")
 # Options that are not among the flags of the emitted command: --once is always given, --notify can hold a secret, and
 # --json is about the output of emit.
 LEFT_OUT = ("once", "now", "notify", "json")
-# The scheduler must not retry after these. If `retry` is "once", the command has already retried if it was worth it.
-FINAL_EXIT_CODES = tuple(row.number for row in TABLE if row.number and row.retry != "yes")
 
 
 def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
@@ -33,18 +29,16 @@ def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
     check_storage(options.storage)
     if options.now:
         raise UsageError("now: expected no --now in a schedule, which runs when it is due; omit it")
-    schedulers: dict[str, Callable[[], dict[str, str]]] = {
-        "crontab": lambda: {"crontab": crontab(_timer(options, flags, here=True))},
-        "systemd": lambda: units(_timer(options, flags, here=True)),
-        "kubernetes": lambda: {"cronjob.yaml": cronjob(_timer(options, flags, here=False), options.image)},
-        "raycronjob": lambda: {"raycronjob.yaml": raycronjob(_timer(options, flags, here=False), options.image)},
-    }
     if options.scheduler is None:
-        raise UsageError(f"scheduler: expected one of {', '.join(schedulers)}, got none; name one after emit")
-    require_known("scheduler", options.scheduler, schedulers)
-    if options.scheduler in ("kubernetes", "raycronjob"):
+        raise UsageError(f"scheduler: expected one of {', '.join(SCHEDULERS)}, got none; name one after emit")
+    require_known("scheduler", options.scheduler, SCHEDULERS)
+    if options.scheduler == "kubernetes":
         _require_in_container(train)
-    files = schedulers[options.scheduler]()
+        files = {"cronjob.yaml": cronjob(_timer(options, flags, here=False), options.image)}
+    elif options.scheduler == "systemd":
+        files = units(_timer(options, flags, here=True))
+    else:
+        files = {"crontab": crontab(_timer(options, flags, here=True))}
     text = "\n".join(f"# --- {name} ---\n{content}" if len(files) > 1 else content for name, content in files.items())
     return CommandResult(files, [Drawn(text.rstrip())])  # unchanged: options have no control characters
 
@@ -94,8 +88,6 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
         zone=timetable.zone,
         command=(*command, "--", *flags) if flags else tuple(command),
         folder=Path.cwd(),
-        about=f"mnist-jobs: retraining schedule {options.name}, {timetable.cron} in {timetable.zone}",
         starting_deadline=options.starting_deadline,
-        final_exit_codes=FINAL_EXIT_CODES,
         notify=receiver or None,
     )

@@ -149,10 +149,8 @@ class EmitOptions(RetrainOptions):
 
     HIDDEN = ("once", "now")
 
-    scheduler: str | None = option(
-        None, "required: crontab, systemd, kubernetes or raycronjob", str, "SCHEDULER", positional=True
-    )
-    image: str = option("mnist-jobs:0.1.0", "container image, for kubernetes and raycronjob", str, "IMAGE")
+    scheduler: str | None = option(None, "required: crontab, systemd or kubernetes", str, "SCHEDULER", positional=True)
+    image: str = option("mnist-jobs:0.1.0", "container image, for kubernetes", str, "IMAGE")
 
 
 def train_options(options: RetrainOptions, after_dashes: Sequence[str]) -> TrainOptions:

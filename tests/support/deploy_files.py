@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from jobs.console.options import parse
+from jobs.console.options import parse, split_at_dashes
+from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
 from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
 from jobs.train.options import TrainOptions
@@ -135,7 +136,7 @@ def commands() -> dict[str, list[list[str]]]:
         )
     texts["Dockerfile"] = shlex.join(json.loads(instructions("CMD")[0]))
     texts["rayjob.yaml"] = RAYJOB["spec"]["entrypoint"]
-    texts["cronjob.yaml"] = CRON_JOB["template"]["spec"]["containers"][0]["command"][-1]
+    texts["cronjob.yaml"] = shlex.join(CRON_JOB["template"]["spec"]["containers"][0]["command"])
     return {file: list(simple_commands(text)) for file, text in texts.items()}
 
 
@@ -151,6 +152,16 @@ def parse_train(arguments: Sequence[str]) -> TrainOptions:
     check_storage(options.storage)
     if options.run_name:
         check_run_name(options.run_name)
+    return options
+
+
+def parse_retrain(arguments: Sequence[str]) -> RetrainOptions:
+    """Parse the options of `jobs.retrain`, or of `jobs.retrain emit`, and those of the run after the dashes."""
+    own, train = split_at_dashes(arguments)
+    is_emit = own[0] == "emit"
+    options: RetrainOptions = parse("jobs.retrain", EmitOptions if is_emit else RetrainOptions, own[is_emit:])
+    options.check()
+    check_train(train_options(options, train))
     return options
 
 

@@ -10,8 +10,7 @@ import crontab as python_crontab  # type: ignore[import-untyped]
 import hypothesis.strategies as st
 import yaml
 
-from cluster.deploy.schedulers import Timer
-from jobs.retrain.emit import FINAL_EXIT_CODES
+from jobs.retrain.schedulers import Timer
 
 # Prints its arguments, each with a NUL after it. Its own first argument contains what cron and the shell could change.
 PRINTF = ("/usr/bin/printf", r"%s\0")
@@ -82,8 +81,6 @@ def timer(cron: str = "0 3 * * *", zone: str = "Europe/Berlin", starting_deadlin
         zone=zone,
         command=COMMAND,
         folder=Path("/srv/digits"),
-        about="Retraining of 100% of the digits",
-        final_exit_codes=FINAL_EXIT_CODES,
         starting_deadline=starting_deadline,
     )
 
@@ -121,7 +118,7 @@ def cron_variable(text: str, name: str) -> str:
 
 
 def systemd_words(text: str) -> list[str]:
-    """Return the arguments of ExecStart. Real systemd reads the same: see test_systemd.py."""
+    """Return the arguments of ExecStart. Real systemd reads the same: see test_schedulers.py."""
     (line,) = re.findall("^ExecStart=(.*)", text, re.MULTILINE)
     found = re.findall(r'"((?:[^"\\]|\\["\\])*)"(?: |$)|([^\s"\'\\;]+)(?: |$)', line)
     assert re.sub(r'"((?:[^"\\]|\\["\\])*)"(?: |$)|([^\s"\'\\;]+)(?: |$)', "", line) == ""
@@ -133,12 +130,9 @@ def systemd_words(text: str) -> list[str]:
 
 
 def pod_of(manifest: str) -> Any:
-    """Return the specification of the pod that runs the command of a CronJob or RayCronJob, the last document."""
+    """Return the specification of the pod of a CronJob, the last document."""
     *_, document = yaml.load_all(manifest, yaml.CSafeLoader)
-    template = document["spec"]["jobTemplate"]
-    if document["kind"] == "RayCronJob":
-        return template["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-    return template["spec"]["template"]["spec"]
+    return document["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 
 
 def kubernetes_words(manifest: str) -> list[str]:

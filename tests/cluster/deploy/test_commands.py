@@ -15,7 +15,6 @@ from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.doctor.__main__ import DoctorOptions
 from jobs.models.__main__ import COMMANDS as MODELS_COMMANDS
-from jobs.retrain.options import EmitOptions
 from tests.support.deploy_files import (
     GROUPS,
     GUIDE,
@@ -23,6 +22,7 @@ from tests.support.deploy_files import (
     OBJECTS,
     ROOT,
     commands,
+    parse_retrain,
     parse_submit,
     parse_train,
     simple_commands,
@@ -58,7 +58,7 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "jobs.train": parse_train,
     "jobs.submit": parse_submit,
     "jobs.models": parse_models,
-    "jobs.retrain": lambda arguments: parse("jobs.retrain", EmitOptions, arguments[1:]),
+    "jobs.retrain": parse_retrain,
     "jobs.doctor": lambda arguments: parse("jobs.doctor", DoctorOptions, arguments),
     "cluster.local": parse_local,
     "venv": lambda arguments: None,

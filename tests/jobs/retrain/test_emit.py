@@ -19,7 +19,7 @@ from tests.support.emitted import cron_command, cron_variable, kubernetes_words,
 from tests.support.job import ROOT
 from tests.support.schedule import DAILY
 
-HERE, IN_CONTAINER = ("crontab", "systemd"), ("kubernetes", "raycronjob")
+HERE, EVERYWHERE = ("crontab", "systemd"), ("crontab", "systemd", "kubernetes")
 CONFIGURATION: dict[str, Any] = {
     "name": "weekly",
     "cron": "5 4 * * 0",
@@ -49,13 +49,11 @@ def read(scheduler: str, files: dict[str, str]) -> tuple[list[str], str]:
     if scheduler == "systemd":
         (variable,) = shlex.split(files["weekly.env"], comments=True)
         return systemd_words(text), variable.removeprefix("MNIST_JOBS_NOTIFY=")
-    secret, job = yaml.safe_load_all(text)
-    if scheduler == "kubernetes":
-        return kubernetes_words(text), secret["stringData"]["url"]
-    return shlex.split(job["spec"]["jobTemplate"]["entrypoint"]), secret["stringData"]["url"]
+    secret, _ = yaml.safe_load_all(text)
+    return kubernetes_words(text), secret["stringData"]["url"]
 
 
-@pytest.mark.parametrize("scheduler", [*HERE, *IN_CONTAINER])
+@pytest.mark.parametrize("scheduler", EVERYWHERE)
 def test_every_key_of_the_configuration_is_kept(
     scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,7 +70,7 @@ def test_every_key_of_the_configuration_is_kept(
     assert "canary" not in " ".join(words)  # everyone can read the list of processes
 
 
-@pytest.mark.parametrize("scheduler", [*HERE, *IN_CONTAINER])
+@pytest.mark.parametrize("scheduler", EVERYWHERE)
 def test_a_search_is_emitted_with_its_space(scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, vary = tmp_path / "retrain.yaml", {"learning_rate": "1e-4..1e-1:log", "hidden_units": [16, 32]}
     without_train = {name: value for name, value in CONFIGURATION.items() if name != "train"}
@@ -84,7 +82,7 @@ def test_a_search_is_emitted_with_its_space(scheduler: str, tmp_path: Path, caps
     assert (given.vary, given.trials) == (vary, 9)
 
 
-@pytest.mark.parametrize("scheduler", [*HERE, *IN_CONTAINER])
+@pytest.mark.parametrize("scheduler", EVERYWHERE)
 @pytest.mark.parametrize(
     "option", ["--storage", "--image", "--name", "--notify", "--data-dir", "--dataset", "--address"]
 )
@@ -110,16 +108,15 @@ def test_a_line_break_in_the_working_folder_is_refused(
     assert "error[E-USAGE] working folder: expected UTF-8 without control characters, got '\\n'" in err
 
 
-@pytest.mark.parametrize("scheduler", IN_CONTAINER)
 @pytest.mark.parametrize("storage", ["/s", "/storage/../s", "/storages", "file:///s", "~/s", "/tmp/s"])
 def test_a_folder_that_no_volume_holds_is_refused_as_storage_of_a_container(
-    scheduler: str, storage: str, capsys: pytest.CaptureFixture[str]
+    storage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert retrain.main(["emit", scheduler, DAILY, f"--storage={storage}"]) == 2
+    assert retrain.main(["emit", "kubernetes", DAILY, f"--storage={storage}"]) == 2
     expected = "error[E-USAGE] storage: expected a URL or an absolute path in /storage, where the manifest mounts its"
     assert capsys.readouterr().err.startswith(expected)
     for accepted in ("/storage", "/storage/a", "file:///storage/a", "s3://bucket/a"):
-        assert retrain.main(["emit", scheduler, DAILY, f"--storage={accepted}"]) == 0
+        assert retrain.main(["emit", "kubernetes", DAILY, f"--storage={accepted}"]) == 0
         assert f"--storage={accepted.removeprefix('file://')}" in capsys.readouterr().out
 
 

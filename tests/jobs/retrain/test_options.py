@@ -14,7 +14,6 @@ import yaml
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
 from jobs.retrain import __main__ as retrain
-from jobs.retrain.emit import FINAL_EXIT_CODES
 from jobs.retrain.options import RetrainOptions, check_train, train_options
 from jobs.retrain.work import TrainWork
 from jobs.search.options import SearchOptions
@@ -53,9 +52,8 @@ def test_each_emitted_command_runs_on_this_machine(schedule: Schedule) -> None:
     words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(exec_start)]
     mounted = "--storage=/storage/digits"
     cron_job = kubernetes_words(emitted("kubernetes", mounted))
-    entrypoint = yaml.safe_load(emitted("raycronjob", mounted))["spec"]["jobTemplate"]["entrypoint"]
     here = f"--storage={schedule.storage}"  # in place of the volume
-    for command in (words, [here if word == mounted else word for word in cron_job], entrypoint.replace(mounted, here)):
+    for command in (words, [here if word == mounted else word for word in cron_job]):
         done = run(command)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("nightly: nothing is due; next: ")  # the run of this slot is done
@@ -94,7 +92,7 @@ def test_each_emitted_command_runs_on_this_machine(schedule: Schedule) -> None:
             "error[E-USAGE] --vary is an option of jobs.search; give it after --, as in: -- --vary momentum=0,0.9",
         ),
         (["emit", "cron", HOURLY], "error[E-USAGE] scheduler: "),
-        (["emit", HOURLY], "error[E-USAGE] scheduler: expected one of crontab, systemd, kubernetes, raycronjob, got "),
+        (["emit", HOURLY], "error[E-USAGE] scheduler: expected one of crontab, systemd, kubernetes, got "),
         (["status", "--cronn=x"], "error[E-USAGE] --cronn is not an option; did you mean --cron?"),
         (["emit", "kubernetes", HOURLY], "error[E-USAGE] storage: expected a URL or an absolute path"),
         (["stats"], "error[E-USAGE] command: "),
@@ -103,7 +101,7 @@ def test_each_emitted_command_runs_on_this_machine(schedule: Schedule) -> None:
             "error[E-USAGE] models: expected no file of this machine, since the manifest does not mount any",
         ),
         (
-            ["emit", "raycronjob", HOURLY, "--storage=/s", "--", "--dataset=/pictures"],
+            ["emit", "kubernetes", HOURLY, "--storage=/s", "--", "--dataset=/pictures"],
             "error[E-USAGE] dataset: expected no file of this machine, since the manifest does not mount any",
         ),
     ],
@@ -170,21 +168,6 @@ def test_one_configuration_file_serves_every_subcommand_and_wrong_keys_are_refus
     config.write_text("cron: 0 3 * * *\noverlapp: queue\n")
     assert retrain.main(["status", "--config", str(config)]) == 2
     assert "--overlapp is not an option; did you mean --overlap?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "final"),
-    [
-        ("systemd", "RestartPreventExitStatus=2 3 5 7 9 10 74"),
-        ("kubernetes", r"values:\n( +- [23579]\n){5} +- 10\n +- 74\n"),
-    ],
-)
-def test_an_emitted_schedule_does_not_retry_the_final_exit_codes(
-    scheduler: str, final: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert FINAL_EXIT_CODES == (2, 3, 5, 7, 9, 10, 74)
-    assert retrain.main(["emit", scheduler, HOURLY, "--storage=/storage"]) == 0
-    assert re.search(final, capsys.readouterr().out)
 
 
 def test_a_model_file_in_a_schedule_needs_trust(
