@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.console.options import split_subcommand
-from jobs.console.output import run_command
+from jobs.console.output import entry_point
 
 COMMANDS = {
     "show": "describe a dataset: its size, classes and pixel values",
@@ -22,11 +22,8 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(_run, sys.argv[1:] if arguments is None else arguments)
-
-
-def _run(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> int:
     name, others = split_subcommand("mnist-jobs", COMMANDS, arguments)
     module = importlib.import_module(f"jobs.{name}")
     if hasattr(module, "__path__"):  # a package

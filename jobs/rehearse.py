@@ -4,7 +4,6 @@ The report says how much work was lost and repeated, and whether both runs ended
 """
 
 import contextlib
-import json
 import logging
 import os
 import random
@@ -24,7 +23,7 @@ from cluster.local import LocalCluster, temporary_cluster
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
-from jobs.console.output import log_to_stderr, print_result, run_command
+from jobs.console.output import CommandResult, entry_point, log_to_stderr
 from jobs.console.values import whole_number
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import steady_time
@@ -53,20 +52,17 @@ class RehearseOptions(TrainOptions):
     seed: int = option(0, "seed of the random kills, and first seed of the trials", whole_number, "N")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(command, sys.argv[1:] if arguments is None else arguments)
-
-
-def command(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult:
     options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments, LEFT_OUT)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
     options.grid()
     options.check()
     options.check_data_dir()
-    found = rehearse(options)
-    print_result(json.dumps(asdict(found), indent=2) if options.json else str(found))
-    return exit_codes.DONE if found.survived else exit_codes.INTEGRITY
+    rehearsal = rehearse(options)
+    exit_code = exit_codes.DONE if rehearsal.survived else exit_codes.INTEGRITY
+    return CommandResult(asdict(rehearsal), rehearsal.lines(), exit_code, json=options.json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +84,7 @@ class Rehearsal:
     def survived(self) -> bool:
         return self.identical == self.trials
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
         killed = f"{counted(self.workers_killed, 'worker')} and {counted(self.nodes_lost, 'node')}"
         lines = [
             f"Seed {self.seed}: killed {killed}",
@@ -99,7 +95,7 @@ class Rehearsal:
             median, longest = statistics.median(self.recovery_seconds), max(self.recovery_seconds)
             lines.append(f"  time from a death to the next attempt: {median:.1f} s (median), {longest:.1f} s (longest)")
         lines.append(f"  {duration(self.seconds)} in total; the undisturbed run took {duration(self.calm_seconds)}")
-        return "\n".join(lines)
+        return lines
 
 
 def rehearse(options: RehearseOptions) -> Rehearsal:

@@ -1,6 +1,5 @@
 """`python -m jobs.show DATASET`: describe a dataset and show some of its images."""
 
-import json
 import os
 import shutil
 import sys
@@ -9,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.console import exit_codes
 from jobs.console.datasets import DATASET_HELP, DataOptions
 from jobs.console.options import option, parse
-from jobs.console.output import as_text, has_colors, print_result, run_command
+from jobs.console.output import CommandResult, entry_point, has_colors
 from jobs.console.terminal import step
 from jobs.console.values import folder, whole_number
 from jobs.models.compute import load_dataset
@@ -51,11 +49,8 @@ class ShowOptions(DataOptions):
                 raise SpecError(f"picture: expected a file in an existing folder, got {self.picture}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(show, sys.argv[1:] if arguments is None else arguments)
-
-
-def show(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult:
     options: ShowOptions = parse("jobs.show", ShowOptions, arguments)
     options.check()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve the memory of GPUs that other processes use
@@ -71,17 +66,13 @@ def show(arguments: Sequence[str]) -> int:
     if options.picture is not None:
         with atomic_output(options.picture) as written:
             draw_examples(dataset, options.seed, written)
-    if options.json:
-        print_result(json.dumps(description, indent=2))
-        return exit_codes.DONE
-    shown: list[RenderableType] = [dataset_tables(description)]
+    lines: list[RenderableType] = [dataset_tables(description)]
     if options.picture is not None:
         where = f"\nTraining images of each class are in {options.picture}"
-        shown.append(Text(where, no_wrap=True, overflow="ignore"))
+        lines.append(Text(where, no_wrap=True, overflow="ignore"))
     elif has_colors():
-        shown.append(examples_as_text(dataset, options.seed, shutil.get_terminal_size().columns))
-    print_result(as_text(*shown))
-    return exit_codes.DONE
+        lines.append(examples_as_text(dataset, options.seed, shutil.get_terminal_size().columns))
+    return CommandResult(description, lines, json=options.json)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What a command prints: its result on standard output; errors, log messages and progress on standard error.
 
-Whatever goes to standard error passes through `print_stderr` or the log, which remove the secrets in URLs.
-
-Rich is imported only where something is drawn, so that an invalid option is reported without this delay.
+A command is an `entry_point`, which returns its result as a `CommandResult`. Rich is imported only where something is
+drawn, so that an invalid option is reported without this delay.
 """
 
+import functools
+import json
 import logging
 import shutil
 import sys
@@ -13,24 +14,21 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from jobs.console import exit_codes
-from jobs.console.streams import Drawn, SafeStream, safe_streams
-from jobs.console.terminal import above_step
-from mnist_lib.wording import printable, without_secrets
+from jobs.console.terminal import Drawn, SafeStream, safe_console, safe_streams
+from mnist_lib.wording import printable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+    from rich.console import Console, RenderableType
     from rich.text import Text
-
-    from jobs.console.drawing import SafeConsole
 
 log = logging.getLogger(__name__)
 
 PIPE_WIDTH = 120  # characters in a line of a table in a pipe, unless COLUMNS is set or the words need more
 UNLIMITED = 100_000  # characters in a line
+GAP = 2  # spaces between the columns of a table
 
 # Lines around the result in the log of a submitted job, which contains both stdout and stderr.
 RESULT_BEGINS, RESULT_ENDS = "--- result ---\n", "\n--- end of result ---"
@@ -41,35 +39,53 @@ class CommandResult:
     """The result of a command.
 
     Args:
-        document: the result as JSON values, for --json.
-        lines: the result for people; a line may also be a table.
-        afterwards: work to do once the result is printed.
+        document: the result as JSON values.
+        lines: the result for people: lines of text, tables, and whatever else Rich draws.
+        json: whether to print the document; otherwise the lines are printed.
+        afterwards: work to do once the result is printed, which may raise an error.
+        marked: whether to print it between RESULT_BEGINS and RESULT_ENDS.
     """
 
     document: Any
-    lines: Sequence[str]
+    lines: Sequence["RenderableType"]
     exit_code: int = exit_codes.DONE
+    json: bool = False
     afterwards: Callable[[], None] | None = None
+    marked: bool = False
 
 
-def run_command(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code, or 74 if its output was lost.
+def entry_point(command: Callable[[Sequence[str]], CommandResult | int]) -> Callable[..., int]:
+    """Make a command the `main` of its module: print its result, and return its exit code.
 
-    An error prints one line, and a traceback if it is a bug or with -v.
+    An error prints one line, and a traceback if it is a bug or with -v. The exit code is 74 if the output was lost.
+    A command may return its exit code itself if it has printed its result, as one that runs another command.
     """
-    with safe_streams() as stdout:
-        try:
-            exit_code = _exit_code(command, arguments)
-        except SystemExit:  # after --help and --version
-            if _is_lost(stdout):
-                return exit_codes.OUTPUT
-            raise
-        return exit_codes.OUTPUT if _is_lost(stdout) else exit_code
+
+    @functools.wraps(command)
+    def main(arguments: Sequence[str] | None = None) -> int:
+        with safe_streams() as stdout:
+            try:
+                exit_code = _exit_code(command, sys.argv[1:] if arguments is None else arguments)
+            except SystemExit:  # after --help and --version
+                if _is_lost(stdout):
+                    return exit_codes.OUTPUT
+                raise
+            return exit_codes.OUTPUT if _is_lost(stdout) else exit_code
+
+    return main
 
 
-def _exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+def _exit_code(command: Callable[[Sequence[str]], CommandResult | int], arguments: Sequence[str]) -> int:
     try:
-        return command(arguments)
+        result = command(arguments)
+        if isinstance(result, int):
+            return result
+        if result.json or result.lines:
+            text = json.dumps(result.document, indent=2) if result.json else as_text(*result.lines)
+            print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if result.marked else text)
+        if result.afterwards is not None:
+            result.afterwards()
+        return result.exit_code
     except KeyboardInterrupt:
         print_stderr("interrupted")
         return exit_codes.INTERRUPTED
@@ -80,7 +96,7 @@ def _exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str]
         message = str(error) if is_known else f"{type(error).__name__}: {error}; please report this"
         if not is_known or log.isEnabledFor(logging.DEBUG):
             print_stderr(traceback.format_exc().rstrip())
-        print_stderr(f"error[{code}] {' '.join(message.split())}")
+        print_error(str(code), " ".join(message.split()))
         return exit_codes.exit_code_of(str(code))
 
 
@@ -89,50 +105,50 @@ def _is_lost(stdout: SafeStream) -> bool:
     error = stdout.finish()
     if error is None or isinstance(error, BrokenPipeError):
         return False
-    print_stderr(
-        f"error[E-OUTPUT] standard output cannot be written ({error.strerror}); send the output to another place"
-    )
+    reason = f"standard output cannot be written ({error.strerror}); send the output to another place"
+    print_error("E-OUTPUT", reason)
     return True
 
 
 def print_stderr(text: str, end: str = "\n") -> None:
-    """Print on standard error, without secrets."""
-    with above_step():
-        print(without_secrets(text), end=end, file=sys.stderr, flush=True)
+    """Print on standard error, in one call, so that the current step is not drawn within the line."""
+    sys.stderr.write(f"{text}{end}")
+    sys.stderr.flush()
+
+
+def print_error(code: str, message: str) -> None:
+    """Print an error as one line on standard error."""
+    print_stderr(printable(f"error[{code}] {message}"))
 
 
 def print_result(text: str) -> None:
     """Print on standard output. A write error does not stop the command, but decides its exit code at the end."""
-    for part in (text, "\n"):
-        sys.stdout.write(part)
+    sys.stdout.write(text)
+    sys.stdout.write("\n")
     sys.stdout.flush()
 
 
-def as_text(*renderables: "RenderableType") -> str:
-    """Draw tables and lines of text for standard output, with colours if it is a terminal, and without trailing spaces.
+def as_text(*lines: "RenderableType") -> str:
+    """Draw lines of text and tables for standard output, with colours if it is a terminal, without trailing spaces.
 
-    On a terminal, lines break between words; a cell of a `grid` that is still too wide is cut or folded. In a pipe, no
-    word is cut, and lines break only in grids. With `no_wrap=True, overflow="ignore"`, a path in a `Text` is not cut.
+    On a terminal, lines break between words. In a pipe, lines break only in tables. With `no_wrap=True,
+    overflow="ignore"`, a path in a `Text` of Rich is not cut.
     """
-    return Drawn("\n".join(map(_drawn, renderables)).rstrip())
+    return Drawn("\n".join(map(_drawn, lines)).rstrip())
 
 
-def _drawn(renderable: "RenderableType") -> str:
-    if isinstance(renderable, Drawn):
-        return renderable
-    if isinstance(renderable, str):
-        line = printable(renderable)
-        if not sys.stdout.isatty() or len(line) <= _max_width():
-            return line.rstrip()
-        return textwrap.fill(line, _max_width(), break_long_words=False, break_on_hyphens=False)
-    from rich.table import Table
-
+def _drawn(line: "RenderableType") -> str:
+    if isinstance(line, Drawn):
+        return line
+    if isinstance(line, str):
+        text = printable(line)
+        if not sys.stdout.isatty() or len(text) <= _max_width():
+            return text.rstrip()
+        return textwrap.fill(text, _max_width(), break_long_words=False, break_on_hyphens=False)
     console = _stdout()
-    if isinstance(renderable, Table):
-        _fit(renderable, console)
     with console.capture() as capture:
-        console.print(renderable, crop=False)
-    return "\n".join(line.rstrip() for line in capture.get().removesuffix("\n").split("\n"))
+        console.print(line, crop=False)
+    return "\n".join(part.rstrip() for part in capture.get().removesuffix("\n").split("\n"))
 
 
 def has_colors() -> bool:
@@ -141,51 +157,65 @@ def has_colors() -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def _stdout() -> "SafeConsole":
-    from jobs.console.drawing import SafeConsole
-
+def _stdout() -> "Console":
     is_terminal = sys.stdout.isatty()
-    return SafeConsole(width=None if is_terminal else UNLIMITED, force_terminal=is_terminal)
+    return safe_console(width=None if is_terminal else UNLIMITED, force_terminal=is_terminal)
 
 
-def grid(
+def table(
     headings: Sequence[str],
     rows: Iterable[Sequence["str | Text"]],
     fold: Collection[str] = (),
     one_line: Collection[str] = (),
-) -> "Table":
-    """Return a table without borders. Control characters in its strings are escaped.
+) -> str:
+    """Return a table without borders as text, in the width of standard output.
+
+    On a terminal, cells are wrapped between words; a word that is still too wide is cut or folded. In a pipe, no word
+    is cut.
 
     Args:
         fold: headings of the columns in which a word that is too long is folded, not cut.
         one_line: headings of the columns whose cells, such as paths, are not wrapped in a pipe.
     """
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for heading in headings:
-        no_wrap = heading in one_line and not sys.stdout.isatty()
-        table.add_column(heading, overflow="fold" if heading in fold else "ellipsis", no_wrap=no_wrap)
-    for row in rows:
-        table.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in row))
-    return table
-
-
-def table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], fold: Collection[str] = (), one_line: Collection[str] = ()
-) -> str:
-    """Return a table as text, in the width of standard output; see `grid`."""
     from rich.cells import cell_len
 
-    lines = [[*map(printable, line)] for line in (headings, *rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    if sum(widths) + 2 * (len(widths) - 1) > _max_width():
-        return as_text(grid(lines[0], lines[1:], fold, one_line))
+    lines = [[printable(cell) if isinstance(cell, str) else cell for cell in line] for line in (headings, *rows)]
+    widths = [max(cell_len(str(cell)) for cell in column) for column in zip(*lines, strict=True)]
+    too_wide = sum(widths) + GAP * (len(widths) - 1) > _max_width()
+    if too_wide or not all(isinstance(cell, str) for line in lines for cell in line):
+        return _wrapped_table(lines, fold, one_line)
     # Nothing has to be cut or wrapped: Rich would take seconds for ten thousand rows.
     padded = (
-        [cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)] for line in lines
+        [f"{cell}{' ' * (width - cell_len(str(cell)))}" for cell, width in zip(line, widths, strict=True)]
+        for line in lines
     )
-    return Drawn("\n".join("  ".join(line).rstrip() for line in padded))
+    return Drawn("\n".join((" " * GAP).join(line).rstrip() for line in padded))
+
+
+def _wrapped_table(lines: Sequence[Sequence["str | Text"]], fold: Collection[str], one_line: Collection[str]) -> str:
+    """Return a table whose cells are wrapped or styled. The widest column is narrowed first, and words are cut last."""
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    console = _stdout()
+    options = console.options.update(max_width=UNLIMITED)
+    columns = [*zip(*lines, strict=True)]
+    sizes = [[Measurement.get(console, options, cell) for cell in column] for column in columns]
+    widths = [max(size.maximum for size in column) for column in sizes]
+    words = [max(size.minimum for size in column) for column in sizes]
+    unwrapped = [heading in one_line and not console.is_terminal for heading in lines[0]]
+    words = [width if fixed else word for width, word, fixed in zip(widths, words, unwrapped, strict=True)]
+    for _ in range(sum(widths) + GAP * (len(widths) - 1) - _max_width()):
+        widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))
+        if console.is_terminal or widths[widest] > words[widest]:
+            widths[widest] -= 1
+    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="")
+    for heading, width, no_wrap in zip(lines[0], widths, unwrapped, strict=True):
+        overflow: Literal["fold", "ellipsis"] = "fold" if heading in fold else "ellipsis"
+        drawn.add_column(heading, overflow=overflow, no_wrap=no_wrap, width=max(1, width))
+    for line in lines[1:]:
+        drawn.add_row(*line)
+    return as_text(drawn)
 
 
 def _max_width() -> int:
@@ -193,31 +223,11 @@ def _max_width() -> int:
     return shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
 
 
-def _fit(table: "Table", console: "SafeConsole") -> None:
-    """Set the widths of the columns. If a table is too wide, narrow the widest column first, and cut words last."""
-    from rich.measure import Measurement
-
-    options = console.options.update(max_width=UNLIMITED)
-    columns = [[Measurement.get(console, options, cell) for cell in (c.header, *c.cells)] for c in table.columns]
-    widths = [max(cell.maximum for cell in column) for column in columns]
-    words = [max(cell.minimum for cell in column) for column in columns]
-    words = [width if c.no_wrap else word for c, width, word in zip(table.columns, widths, words, strict=True)]
-    for _ in range(Measurement.get(console, options, table).maximum - _max_width()):
-        widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))
-        if console.is_terminal or widths[widest] > words[widest]:
-            widths[widest] -= 1
-    for column, width in zip(table.columns, widths, strict=True):
-        column.width = max(1, width)
-
-
-class _LineWithoutSecrets(logging.Formatter):
-    """Writes a message as one line without secrets; a traceback below it keeps its lines."""
+class _OneLine(logging.Formatter):
+    """Writes a message as one line; a traceback below it keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):
@@ -230,15 +240,11 @@ class _ToStderr(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
 
-    def emit(self, record: logging.LogRecord) -> None:
-        with above_step():
-            super().emit(record)
-
 
 def log_to_stderr(*, verbose: bool, quiet: bool = False, timestamps: bool = False) -> None:
     """Print log messages on standard error: all if verbose, only warnings and errors if quiet."""
     handler = _ToStderr()
-    formatter = _LineWithoutSecrets("%(asctime)s %(message)s" if timestamps else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter = _OneLine("%(asctime)s %(message)s" if timestamps else "%(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO

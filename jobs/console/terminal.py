@@ -1,23 +1,26 @@
-"""Standard error as a terminal: the current step with a spinner, and the console of live tables.
+"""Standard output and standard error of a command, and what a terminal shows: the current step, and live tables.
 
-Errors of writing to the terminal are ignored. The cursor stays visible, because a process that is killed could not show
-it again. Rich is imported late, since its import would delay the first output.
+Text is escaped here, where it leaves: a command runs in `safe_streams`, so that this holds for whatever writes to
+`sys.stdout` or `sys.stderr`, also log messages, tracebacks, warnings and what a user's model prints. Rich, which writes
+cursor movements and colours, draws with a `safe_console`. Rich is imported late: it would delay the first output.
 """
 
 import contextlib
+import io
 import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TextIO, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from jobs.console.streams import Drawing
-from mnist_lib.wording import printable
+from mnist_lib.wording import printable, without_secrets
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.text import Text
 
 FRAMES, ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 FRAME_SECONDS = 0.1
@@ -25,6 +28,93 @@ ERASE_LINE = "\r\x1b[2K"
 
 _lock = threading.RLock()
 _steps: "list[_Step]" = []  # nested steps; the last one is shown
+
+
+class Drawn(str):
+    """Text that is printed as it is: it is printable, except for colours of Rich or line ends of CSV."""
+
+    __slots__ = ()
+
+
+class SafeStream:
+    """A text stream that escapes control characters and does not raise write errors. The first one is in `error`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # escapes letters that the terminal cannot show
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self._stream.write(text if isinstance(text, Drawn) else printable(text, keep="\n\t")))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self.error = self.error or error
+
+    def finish(self) -> OSError | None:
+        """Flush, and return the first error since the last call.
+
+        Text that cannot be written is dropped. Otherwise Python would try again at exit, and fail with its own code.
+        """
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self.error = self.error or error
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        first, self.error = self.error, None
+        return first
+
+
+class _SafeStderr(SafeStream):
+    """Standard error, without the secrets in URLs. The current step is erased, and is drawn again below the text."""
+
+    def write(self, text: str) -> int:
+        if isinstance(text, Drawn):
+            return super().write(text)
+        with _lock:
+            if _steps:
+                _steps[-1].write("")
+            return super().write(without_secrets(text))
+
+
+@contextlib.contextmanager
+def safe_streams() -> Iterator[SafeStream]:
+    """Make `sys.stdout` and `sys.stderr` safe until the block ends, and yield standard output."""
+    before = sys.stdout, sys.stderr
+    stdout, stderr = _safe(SafeStream, sys.stdout, 1), _safe(_SafeStderr, sys.stderr, 2)
+    sys.stdout, sys.stderr = cast(TextIO, stdout), cast(TextIO, stderr)
+    try:
+        yield stdout
+    finally:
+        stdout.finish()
+        stderr.finish()
+        sys.stdout, sys.stderr = before
+
+
+def _safe(kind: type[SafeStream], stream: TextIO | SafeStream | None, descriptor: int) -> SafeStream:
+    if isinstance(stream, SafeStream):  # this command is run by another one
+        return stream
+    if stream is None:  # It is closed: the next file to be opened would get its descriptor, and then the output.
+        while (unwritable := os.open(os.devnull, os.O_RDONLY)) < descriptor:
+            pass
+        os.set_inheritable(unwritable, True)
+        stream = os.fdopen(unwritable, "w", closefd=False)
+    return kind(stream)
 
 
 class _Step(threading.Thread):
@@ -81,25 +171,43 @@ def step(text: str, *, shown: bool = True) -> Iterator[Callable[[str], None]]:
         current.end()
 
 
-@contextlib.contextmanager
-def above_step() -> Iterator[None]:
-    """Erase the current step while the block writes lines; it is drawn again below them."""
-    with _lock:
-        if _steps:
-            _steps[-1].write("")
-        yield
-
-
 def terminal() -> "Console | None":
-    """Return a console on standard error, or None if that is not a terminal or cannot move its cursor."""
+    """Return a console on standard error, or None if that is not a terminal or cannot move its cursor.
+
+    Write errors are ignored. The cursor stays visible, because a process that is killed could not show it again.
+    """
     if not _is_capable():
         return None
-    from jobs.console.drawing import SafeConsole
-
-    console = SafeConsole(file=cast(TextIO, Drawing(sys.stderr)))
-    console.show_cursor = lambda show=True: False  # type: ignore[method-assign]  # the cursor stays visible
+    console = safe_console(file=cast(TextIO, _Drawing(sys.stderr)))
+    console.show_cursor = lambda show=True: False  # type: ignore[method-assign]
     return console
 
 
 def _is_capable() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+class _Drawing(SafeStream):
+    """The stream of a console of Rich, which escapes text itself."""
+
+    def write(self, text: str) -> int:
+        return super().write(Drawn(text))
+
+
+def safe_console(**options: Any) -> "Console":
+    """Return a console of Rich in which no text has control characters, markup or emoji codes."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class SafeConsole(Console):
+        def render_str(self, text: str, **options: Any) -> "Text":
+            return super().render_str(printable(text, keep="\n"), **options)  # before it is measured
+
+        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
+            for segment in super().render(renderable, options):
+                if segment.control:  # cursor movements of Rich itself
+                    yield segment
+                else:
+                    yield Segment(printable(segment.text, keep="\n"), segment.style)
+
+    return SafeConsole(markup=False, emoji=False, highlight=False, **options)

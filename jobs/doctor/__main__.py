@@ -1,6 +1,5 @@
 """`python -m jobs.doctor`: find what would make a run fail, here and on every node, and print the fixes."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.datasets import DataOptions
 from jobs.console.options import option, parse
-from jobs.console.output import as_text, grid, print_result, run_command
+from jobs.console.output import CommandResult, entry_point, table
 from jobs.console.terminal import step
 from jobs.doctor import checks, devices
 from jobs.doctor.checks import Finding, findings_of
@@ -30,17 +29,14 @@ class DoctorOptions(DataOptions):
     json: bool = option(False, "print one JSON document instead of a table")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(doctor, sys.argv[1:] if arguments is None else arguments)
-
-
-def doctor(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult:
     options: DoctorOptions = parse("jobs.doctor", DoctorOptions, arguments)
     check_storage(options.storage)
     with step("checking"):
-        found = list(_examine(options))
-    print_result(json.dumps([finding.document for finding in found], indent=2) if options.json else _table(found))
-    return worst(found)
+        findings = list(_examine(options))
+    document = [finding.document for finding in findings]
+    return CommandResult(document, [_table(findings)], exit_code(findings), json=options.json)
 
 
 def _examine(options: DoctorOptions) -> Iterator[Finding]:
@@ -70,16 +66,16 @@ def _cluster(address: str) -> Iterator[Finding]:
         yield from checks.nodes()
 
 
-def worst(found: Sequence[Finding]) -> int:
+def exit_code(findings: Sequence[Finding]) -> int:
     """Return the exit code with which the first fault would end a run; 0 if there is no fault."""
-    return next((exit_codes.exit_code_of(finding.code) for finding in found if finding.code), exit_codes.DONE)
+    return next((exit_codes.exit_code_of(finding.code) for finding in findings if finding.code), exit_codes.DONE)
 
 
-def _table(found: Sequence[Finding]) -> str:
+def _table(findings: Sequence[Finding]) -> str:
     from rich.text import Text
 
-    rows = [(Text(f.mark, style=COLORS[f.mark]), f.what, f.found, f.fix) for f in found]
-    return as_text(grid(("", "what", "found", "fix"), rows, fold=("what", "found", "fix")))
+    rows = [(Text(f.mark, style=COLORS[f.mark]), f.what, f.found, f.fix) for f in findings]
+    return table(("", "what", "found", "fix"), rows, fold=("what", "found", "fix"))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """`python -m jobs.models COMMAND`: list, compare, verify, promote, export and delete stored versions."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jobs.console.options import parse, split_subcommand
-from jobs.console.output import CommandResult, as_text, print_result, run_command
+from jobs.console.output import CommandResult, entry_point
 from jobs.console.terminal import step
 from jobs.models import changes, compute, options, queries
 from mnist_lib.objects.protocol import Objects
@@ -29,21 +29,14 @@ COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], C
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(models, sys.argv[1:] if arguments is None else arguments)
-
-
-def models(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult:
     about = {name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}
     name, others = split_subcommand("python -m jobs.models", about, arguments)
     kind, command = COMMANDS[name]
-    given = parse(f"jobs.models {name}", kind, others)
+    parsed = parse(f"jobs.models {name}", kind, others)
     with step(f"running {name}"), contextlib.redirect_stdout(sys.stderr):  # where a user's model may print
-        result = command(given, open_storage(given.storage))
-    print_result(json.dumps(result.document, indent=2) if given.json else as_text(*result.lines))
-    if result.afterwards is not None:
-        result.afterwards()
-    return result.exit_code
+        return replace(command(parsed, open_storage(parsed.storage)), json=parsed.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`python -m jobs.predict PICTURE...`: predict the classes of pictures."""
 
 import contextlib
+import functools
 import logging
 import os
 import shlex
@@ -15,9 +16,8 @@ import numpy as np
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
-from jobs.console.output import log_to_stderr, print_result, print_stderr, run_command
-from jobs.console.streams import safe_streams
-from jobs.console.terminal import step, terminal
+from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_error
+from jobs.console.terminal import safe_streams, step, terminal
 from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult
 from jobs.predict.batches import layout_of, predict_here, predict_on_cluster
@@ -31,7 +31,7 @@ from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Picture, size_of
 from mnist_lib.store.contents import StoredModel, classes_of, image_shape_of
 from mnist_lib.store.versions import Version
-from mnist_lib.wording import counted, percent, printable
+from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:
     from mnist_lib.export.loading import Predict
@@ -41,11 +41,8 @@ MAX_RESIZED_LINES = 5  # up to this many resized pictures have a line each; more
 log = logging.getLogger("jobs.predict")  # __name__ is "__main__" under `python -m`
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(predict, sys.argv[1:] if arguments is None else arguments)
-
-
-def predict(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult:
     options: PredictOptions = parse("jobs.predict", PredictOptions, arguments)
     log_to_stderr(verbose=options.verbose)
     options.check()
@@ -60,7 +57,7 @@ def predict(arguments: Sequence[str]) -> int:
         results = _predict_test_images(options, version, stored)
     else:
         results = _predict_files(options, stored, arguments)
-    return _finish(results, options, version, classes_of(stored.manifest))
+    return _result(results, options, version, classes_of(stored.manifest))
 
 
 def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequence[str]) -> list[PictureResult]:
@@ -83,7 +80,7 @@ def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequ
 def _print_failures(results: Iterable[PictureResult]) -> None:
     for result in results:
         if isinstance(result, Failure):
-            print_stderr(printable(f"error[{ImageError.code}] {result.name}: {result.error}"))
+            print_error(ImageError.code, f"{result.name}: {result.error}")
 
 
 @contextlib.contextmanager
@@ -183,24 +180,22 @@ def _progress(pictures: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
-def _finish(results: Sequence[PictureResult], options: PredictOptions, version: Version, classes: Sequence[str]) -> int:
-    """Print the results, draw them if asked to, and return the exit code."""
+def _result(
+    results: Sequence[PictureResult], options: PredictOptions, version: Version, classes: Sequence[str]
+) -> CommandResult:
     predicted = [result for result in results if isinstance(result, Answer)]
     failures = [result for result in results if isinstance(result, Failure)]
     _warn_of_resized(predicted)
-    if options.json:
-        print_result(answers.as_json(predicted, failures, version, classes))
-    elif options.csv:
-        print_result(answers.as_csv(predicted, labelled=options.from_test is not None))
-    elif predicted:
-        print_result(answers.as_table(predicted))
-    if options.picture is not None and predicted:
-        from jobs.predict.grid import draw
-
-        draw(predicted, options.picture)
-    if failures and predicted:
-        return exit_codes.SOME_FAILED
-    return exit_codes.exit_code_of(ImageError.code) if failures else exit_codes.DONE
+    document = answers.as_document(predicted, failures, version, classes) if options.json else None
+    if options.csv:
+        lines = [answers.as_csv(predicted, labelled=options.from_test is not None)]
+    else:
+        lines = answers.as_lines(predicted) if predicted and not options.json else []
+    all_failed = exit_codes.exit_code_of(ImageError.code)
+    exit_code = exit_codes.DONE if not failures else exit_codes.SOME_FAILED if predicted else all_failed
+    drawing = options.picture if predicted else None
+    afterwards = None if drawing is None else functools.partial(answers.draw, predicted, drawing)
+    return CommandResult(document, lines, exit_code, json=options.json, afterwards=afterwards)
 
 
 def _warn_of_resized(predicted: Sequence[Answer]) -> None:

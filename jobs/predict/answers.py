@@ -1,20 +1,23 @@
-"""The predictions for pictures, as a table, CSV or JSON."""
+"""The predictions for pictures, as a table, CSV, JSON or a drawing."""
 
 import csv
 import functools
 import io
-import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from jobs.console.output import table
-from jobs.console.streams import Drawn
+from jobs.console.terminal import Drawn
 from mnist_lib.errors import ImageError
+from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, rejection
 from mnist_lib.store.versions import Version
@@ -22,6 +25,14 @@ from mnist_lib.wording import counted, printable
 
 # The beginning of a text that a spreadsheet may run as a formula (OWASP); a number such as -1 is not one.
 FORMULA = re.compile(r"(?![+-]\d[\d.,]*\Z)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+
+# The drawing:
+MAX_PICTURES = 100  # more would be hard to view in one image
+TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times as wide as an MNIST image
+CAPTION = 3 * LINE + 8
+MAX_COLUMNS = 10
+MAX_CHARACTERS = 100  # no tile is wide enough for more
+BACKGROUND, TEXT, FAINT, WARNING, WRONG = "#ffffff", "#1a1a1a", "#6b7280", "#b45309", "#b91c1c"
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,8 @@ COLUMNS = ("picture", "class", "probability", "next", "next_probability", "unsur
 LABEL_COLUMNS = ("label", "right")  # where labels are known
 
 
-def as_table(answers: Sequence[Answer]) -> str:
+def as_lines(answers: Sequence[Answer]) -> list[str]:
+    """Return a table, and lines that count what is unsure, rejected and correct."""
     labelled = any(answer.label is not None for answer in answers)
     headings = ["picture", "class", "probability", "next", "probability", *(["label"] if labelled else []), ""]
     rows = [_row(answer, labelled) for answer in answers]
@@ -102,7 +114,7 @@ def as_table(answers: Sequence[Answer]) -> str:
     if labelled:
         right = sum(bool(answer.right) for answer in answers)
         lines.append(f"{right:,} of {counted(len(answers), 'image')} {'is' if right == 1 else 'are'} right.")
-    return "\n".join(lines)
+    return lines
 
 
 def _row(answer: Answer, labelled: bool) -> list[str]:
@@ -138,17 +150,18 @@ def _cell(text: str, mark: str = "'") -> str:
     return printable(mark + text if FORMULA.match(text) else text, keep="\n")
 
 
-def as_json(answers: Sequence[Answer], failures: Sequence[Failure], version: Version, classes: Sequence[str]) -> str:
+def as_document(
+    answers: Sequence[Answer], failures: Sequence[Failure], version: Version, classes: Sequence[str]
+) -> dict[str, Any]:
     pictures = [_document(answer) for answer in answers]
     failed = [{"picture": f.name, "code": ImageError.code, "message": str(f.error)} for f in failures]
-    document = {
+    return {
         "model": version.name,
         "dataset": version.about["dataset"],
         "classes": list(classes),
         "pictures": pictures,
         "failed": failed,
     }
-    return json.dumps(document, indent=2)
 
 
 def _document(answer: Answer) -> dict[str, Any]:
@@ -169,3 +182,62 @@ def _document(answer: Answer) -> dict[str, Any]:
         "resized": answer.picture.resized,
         **label,
     }
+
+
+def draw(answers: Sequence[Answer], path: Path) -> None:
+    """Draw the first hundred predictions into a file, which appears once it is complete. Raises OutputError."""
+    shown = answers[:MAX_PICTURES]
+    columns = min(MAX_COLUMNS, math.ceil(math.sqrt(len(shown) * 1.5)))
+    rows = math.ceil(len(shown) / columns)
+    note = f"the first {MAX_PICTURES} of {len(answers):,} pictures" if len(answers) > MAX_PICTURES else ""
+    width, height = GAP + columns * (TILE + GAP), GAP + rows * (TILE + CAPTION + GAP) + (LINE + GAP if note else 0)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    drawing = ImageDraw.Draw(sheet)
+    for number, answer in enumerate(shown):
+        row, column = divmod(number, columns)
+        _draw_tile(sheet, drawing, answer, GAP + column * (TILE + GAP), GAP + row * (TILE + CAPTION + GAP))
+    drawing.text((GAP, sheet.height - GAP - LINE), note, FAINT, _font(13))
+    with atomic_output(path) as written:
+        sheet.save(written, Image.registered_extensions()[path.suffix.lower()])
+
+
+def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer, left: int, top: int) -> None:
+    height, width, channels = answer.picture.image.shape
+    scale = TILE / max(height, width)
+    from mnist_lib.report.dataset import as_picture
+
+    seen = as_picture(answer.picture.image)
+    seen = seen.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST)
+    sheet.paste(seen, (left, top), seen if channels == 4 else None)
+    colour = WRONG if answer.right is False else WARNING if answer.unsure else TEXT
+    line, name_line = top + TILE + 4, top + TILE + 4 + 2 * LINE
+    drawing.text((left, name_line), _shortened(Path(answer.name).name, drawing), FAINT, _font(12))
+    if answer.not_one_digit:
+        drawing.text((left, line), NOT_ONE_DIGIT, WARNING, _font(13))
+        return
+    (first, probability), (second, second_probability), *_ = answer.ranking
+    first, sure = printable(first), f"{probability:.1%}" + (" unsure" if answer.unsure else "")
+    below = f"is {answer.label}" if answer.right is False else f"{second}: {second_probability:.1%}"
+    if len(first) == 1:  # such as a digit, which is shown in large type
+        drawing.text((left, line), first, colour, _font(30))
+        drawing.text((left + 26, line), sure, colour, _font(13))
+    else:
+        drawing.text((left, line), _shortened(f"{first} {sure}", drawing), colour, _font(12))
+    below_left = left + 26 if len(first) == 1 else left
+    colour = colour if answer.right is False else FAINT
+    drawing.text((below_left, line + LINE), _shortened(below, drawing), colour, _font(12))
+
+
+def _shortened(name: str, drawing: ImageDraw.ImageDraw) -> str:
+    """Return a printable name without its middle, to fit into a tile, since names differ mostly at their ends."""
+    name = printable(name)
+    length, shown = min(len(name), MAX_CHARACTERS), name[: MAX_CHARACTERS + 1]
+    while drawing.textlength(shown, _font(12)) > TILE:
+        length -= 1
+        shown = f"{name[: length // 2]}…{name[len(name) - (length + 1) // 2 :]}"
+    return shown
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,6 +1,5 @@
 """`python -m jobs.retrain`: run jobs.train on a schedule, as a daemon or, with --once, from another scheduler."""
 
-import json
 import logging
 import os
 import signal
@@ -8,13 +7,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.options import parse, split_at_dashes, split_subcommand
-from jobs.console.output import CommandResult, as_text, log_to_stderr, print_result, print_stderr, run_command
+from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_stderr
 from jobs.retrain.emit import emit
 from jobs.retrain.notices import NOTICE_SCHEMA, Notifier, events_of, notice_of
 from jobs.retrain.options import (
@@ -51,11 +51,8 @@ COMMANDS: dict[str, tuple[type[RetrainOptions], Callable[[Any, Sequence[str]], C
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(command, sys.argv[1:] if arguments is None else arguments)
-
-
-def command(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult | int:
     own, after_dashes = split_at_dashes(arguments)
     about = {"": RetrainOptions.__doc__, **{name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}}
     name, own = split_subcommand("python -m jobs.retrain", about, own)
@@ -65,14 +62,12 @@ def command(arguments: Sequence[str]) -> int:
     options.check()
     if name in ("", "emit"):
         train_options(options, after_dashes).require_trusted(after_dashes)
-    if not name:
-        return _retrain(options, after_dashes)
-    result = COMMANDS[name][1](options, after_dashes)
-    print_result(json.dumps(result.document, indent=2) if options.json else as_text(*result.lines))
-    return result.exit_code
+    run = COMMANDS[name][1] if name else _retrain
+    result = run(options, after_dashes)
+    return result if isinstance(result, int) else replace(result, json=options.json)
 
 
-def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
+def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | int:
     if options.once and options.now:
         raise exit_codes.UsageError("once, now: expected one of them, got both; use --now to start a run immediately")
     timetable, train = options.timetable(), check_train(train_options(options, flags))
@@ -125,7 +120,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> int:
 
 def _run_once(
     options: RetrainOptions, objects: Objects, retrainer: Retrainer, lease: Lease, stop: "_Stop", timetable: Timetable
-) -> int:
+) -> CommandResult | int:
     """Run the schedule until nothing is due. With --now, one slot is due: that of the request."""
     nothing_due = not options.now  # as long as no step has found anything to do
     waits = False
@@ -134,12 +129,10 @@ def _run_once(
         entry = retrainer.last_settled
         nothing_due = nothing_due and pause.state == "idle"
         if nothing_due and entry is not None:
-            _print_idle(options, timetable, entry)
-            return entry.exit_code or exit_codes.DONE
+            return _idle_result(options, timetable, entry)
         if entry is not None and pause.state == "idle":
             notice = notice_of(entry, options.name, options.storage)
-            print_result(json.dumps(notice, indent=2) if options.json else sentence_of(entry, options.name))
-            return entry.exit_code or exit_codes.DONE
+            return CommandResult(notice, [sentence_of(entry, options.name)], entry.exit_code or exit_codes.DONE)
         if pause.state == "busy":
             holder = _holder(options, objects)
             if lease.heard if options.now else lease.is_fresh():
@@ -157,8 +150,8 @@ def _run_once(
             return stop.exit_code
 
 
-def _print_idle(options: RetrainOptions, timetable: Timetable, newest: Entry) -> None:
-    """Print that nothing is due, when the next slot is, and how the newest one ended.
+def _idle_result(options: RetrainOptions, timetable: Timetable, newest: Entry) -> CommandResult:
+    """Return that nothing is due, when the next slot is, and how the newest one ended.
 
     The command ends with the exit code of that slot, so that a scheduler that repeats a failed command sees no success.
     """
@@ -175,7 +168,7 @@ def _print_idle(options: RetrainOptions, timetable: Timetable, newest: Entry) ->
         "exit_code": newest.exit_code,
         "text": text,
     }
-    print_result(json.dumps(document, indent=2) if options.json else text)
+    return CommandResult(document, [text], newest.exit_code or exit_codes.DONE)
 
 
 def _step(retrainer: Retrainer, *, retry_idle: bool = True) -> Pause:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of
 from jobs.console.output import CommandResult
-from jobs.console.streams import Drawn
+from jobs.console.terminal import Drawn
 from jobs.retrain.notices import check_receiver
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
 from jobs.retrain.schedulers import STORAGE, Timer, cronjob, crontab, units

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import sys
@@ -14,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.console import exit_codes
 from jobs.console.options import parse
-from jobs.console.output import as_text, log_to_stderr, print_result, print_stderr, run_command
+from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_result, print_stderr
 from jobs.console.terminal import step
 from jobs.predict.batches import layout_of
 from jobs.review.access import Access
@@ -51,13 +49,10 @@ SECONDS_BETWEEN_REFRESHES = 5.0  # how often labels from other processes are rea
 log = logging.getLogger("jobs.review")  # __name__ is "__main__" under `python -m`
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(review, sys.argv[1:] if arguments is None else arguments)
-
-
-def review(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult:
     if arguments and arguments[0] == "apply":
-        return _apply(arguments[1:])
+        return apply(parse("jobs.review apply", ApplyOptions, arguments[1:]))
     options: ReviewOptions = parse("jobs.review", ReviewOptions, arguments)
     log_to_stderr(verbose=options.verbose)
     options.check()
@@ -147,7 +142,7 @@ def _dataset(options: ReviewOptions, of_run: RunModels | None) -> str:
     return name
 
 
-def _write(path: Path, count: int, prepared: _Prepared, request: DataRequest) -> int:
+def _write(path: Path, count: int, prepared: _Prepared, request: DataRequest) -> CommandResult:
     """Write a table of pictures to review."""
     if prepared.background is not None:
         with step("reading and predicting pictures"):
@@ -156,23 +151,15 @@ def _write(path: Path, count: int, prepared: _Prepared, request: DataRequest) ->
     while len(chosen) < count and (found := prepared.session.order.take()) is not None:
         chosen.append(found)
     written = write_table(path, chosen, prepared.model_classes, request.dataset)
-    print_result(
+    text = (
         f"{counted(written, 'picture')} {'is' if written == 1 else 'are'} in {path}. Write the right class, or none,"
         f" into the column `label`; then: python -m jobs.review apply {path}"
     )
-    return exit_codes.DONE
+    return CommandResult(None, [text])
 
 
-def _apply(arguments: Sequence[str]) -> int:
-    options: ApplyOptions = parse("jobs.review apply", ApplyOptions, arguments)
-    log_to_stderr(verbose=options.verbose)
-    result = apply(options)
-    print_result(json.dumps(result.document, indent=2) if options.json else as_text(*result.lines))
-    return result.exit_code
-
-
-async def _serve(options: ReviewOptions, prepared: _Prepared) -> int:
-    """Serve the page until a signal ends this process, then say what was reviewed."""
+async def _serve(options: ReviewOptions, prepared: _Prepared) -> CommandResult:
+    """Serve the page until a signal ends this process, and return what was reviewed."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -186,8 +173,7 @@ async def _serve(options: ReviewOptions, prepared: _Prepared) -> int:
             refreshing = asyncio.create_task(_refresh(session))
             await ended.wait()
             refreshing.cancel()
-    print_result(session.tally().text(session.labels.where))
-    return exit_codes.DONE
+    return CommandResult(None, [session.tally().text(session.labels.where)])
 
 
 async def _refresh(session: Session) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jobs.console.exit_codes import UsageError
-from jobs.console.output import CommandResult
+from jobs.console.output import CommandResult, log_to_stderr
 from jobs.console.terminal import step
 from jobs.review.additions import Additions
 from jobs.review.background import item_of
@@ -24,6 +24,7 @@ from mnist_lib.wording import counted
 
 def apply(options: ApplyOptions) -> CommandResult:
     """Store the labels of a table. All rows are checked first; a label that is already stored is not stored again."""
+    log_to_stderr(verbose=options.verbose)
     if options.table is None:
         raise UsageError("table: expected the edited table of jobs.review --to, got none; see --help")
     rows, objects = read_table(options.table), open_storage(options.storage)
@@ -52,7 +53,8 @@ def apply(options: ApplyOptions) -> CommandResult:
     lines = [tally.text(labels.where)]
     if repeated:
         lines.append(f"{counted(repeated, 'label')} of the table {'was' if repeated == 1 else 'were'} already stored.")
-    return CommandResult({**asdict(tally), "already_stored": repeated, "labels": labels.where}, lines)
+    document = {**asdict(tally), "already_stored": repeated, "labels": labels.where}
+    return CommandResult(document, lines, json=options.json)
 
 
 def _decisions(

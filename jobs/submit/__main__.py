@@ -1,6 +1,5 @@
 """`python -m jobs.submit -- OPTIONS`: run jobs.train or jobs.search on a cluster from a machine outside it."""
 
-import json
 import re
 import shlex
 import sys
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import SOURCE_FOLDERS
-from jobs.console import exit_codes
+from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse, split_at_dashes, split_config, split_subcommand
-from jobs.console.output import print_result, print_stderr, run_command
+from jobs.console.output import CommandResult, entry_point, print_stderr
 from jobs.search.options import SearchOptions, job_options, require_after_dashes
 from jobs.submit import following
 from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
@@ -39,7 +38,7 @@ class RunIsBusyError(Exception):
     code = "E-BUSY"
 
 
-COMMANDS: dict[str, tuple[type[ServerOptions], Callable[[Any], int]]] = {
+COMMANDS: dict[str, tuple[type[ServerOptions], Callable[[Any], CommandResult | int]]] = {
     "list": (following.ListOptions, following.show_list),
     "status": (following.StatusOptions, following.show_status),
     "logs": (following.LogsOptions, following.show_logs),
@@ -47,11 +46,8 @@ COMMANDS: dict[str, tuple[type[ServerOptions], Callable[[Any], int]]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(command, sys.argv[1:] if arguments is None else arguments)
-
-
-def command(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult | int:
     about = {"": SubmitOptions.__doc__, **{name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}}
     name, others = split_subcommand("python -m jobs.submit", about, arguments)
     if name:
@@ -63,7 +59,7 @@ def command(arguments: Sequence[str]) -> int:
     return _submit(options, train)
 
 
-def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
+def _submit(options: SubmitOptions, train: Sequence[str]) -> CommandResult | int:
     given = _check(train)
     run, (words, own) = given.run_name or given.resume, words_of_job(given, train)
     client = client_of(options)
@@ -72,8 +68,7 @@ def _submit(options: SubmitOptions, train: Sequence[str]) -> int:
     job = job or _send(client, run, entrypoint, own)
     trust(given.calls.values())
     if not options.wait:
-        print_result(json.dumps({"job": job}) if options.json else job)
-        return exit_codes.DONE
+        return CommandResult({"job": job}, [job], json=options.json)
     return follow(client, job)
 
 
@@ -138,9 +133,7 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes
     if options.model_files:
         for file in {file.path: file for file in options.model_files.values()}.values():
             if f"{SENT}/{file.name}" in own:
-                raise exit_codes.UsageError(
-                    f"models: expected files with different names to send, got two named {file.name}"
-                )
+                raise UsageError(f"models: expected files with different names to send, got two named {file.name}")
             own[f"{SENT}/{file.name}"] = file.content
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
     data = options.data()
@@ -150,7 +143,7 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes
         own |= {f"{SENT}/{data.name}/{path}": data.folder / path for path in paths}
         flags.append(f"--dataset={SENT}/{data.name}")
     if _size_of(own) > MAX_SENT_BYTES:
-        raise exit_codes.UsageError(
+        raise UsageError(
             f"dataset: expected at most {MAX_SENT_BYTES / 1e6:.0f} MB to send with the job, got"
             f" {_size_of(own) / 1e6:.0f} MB; copy the pictures to the cluster's head, and name them there, as in"
             " --dataset /PATH"
@@ -170,12 +163,12 @@ def _check(train: Sequence[str]) -> TrainOptions:
     options.check()
     check_storage(options.storage)
     if not is_url(options.storage) and not Path(options.storage).is_absolute():
-        raise exit_codes.UsageError(
+        raise UsageError(
             f"storage: expected a URL, or an absolute path on the cluster's head, got {options.storage!r}, which is"
             " deleted with the working folder of the job; add --storage URL|/PATH after --"
         )
     if options.address is not None:
-        raise exit_codes.UsageError(
+        raise UsageError(
             "address: expected none after --, since the job runs on the cluster that it is sent to; omit --address"
         )
     run = options.run_name or options.resume

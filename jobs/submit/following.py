@@ -1,6 +1,5 @@
 """Submitted jobs: the options of `jobs.submit`, following a job to its end, and the subcommands."""
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -9,8 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from jobs.console import exit_codes
+from jobs.console.exit_codes import UsageError
 from jobs.console.options import option
-from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, print_result, print_stderr, table
+from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, CommandResult, print_result, print_stderr, table
 from mnist_lib.clock import text_of
 
 if TYPE_CHECKING:
@@ -103,15 +103,14 @@ def follow(client: "JobClient", job: str) -> int:
     return ended.exit_code
 
 
-def show_list(options: ListOptions) -> int:
+def show_list(options: ListOptions) -> CommandResult:
     jobs = client_of(options).jobs()
     text = _table(jobs) if jobs else "no jobs have been submitted"
-    print_result(json.dumps([asdict(job) for job in jobs], indent=2) if options.json else text)
-    return exit_codes.DONE
+    return CommandResult([asdict(job) for job in jobs], [text], json=options.json)
 
 
-def show_status(options: StatusOptions) -> int:
-    return _print(client_of(options).job(_id_of(options)), options)
+def show_status(options: StatusOptions) -> CommandResult:
+    return _result(client_of(options).job(_id_of(options)), options)
 
 
 def show_logs(options: LogsOptions) -> int:
@@ -122,7 +121,7 @@ def show_logs(options: LogsOptions) -> int:
     return exit_codes.DONE
 
 
-def stop(options: StopOptions) -> int:
+def stop(options: StopOptions) -> CommandResult:
     client, name = client_of(options), _id_of(options)
     client.stop(name)
     deadline = time.monotonic() + STOP_SECONDS
@@ -131,7 +130,7 @@ def stop(options: StopOptions) -> int:
             expected = f"expected job {name} to end within {STOP_SECONDS:.0f} s"
             raise JobStillRunningError(f"{expected}, but it is still running; see its log, or stop it again")
         time.sleep(0.2)
-    return _print(job, options)
+    return _result(job, options)
 
 
 def client_of(options: ServerOptions) -> "JobClient":
@@ -140,9 +139,8 @@ def client_of(options: ServerOptions) -> "JobClient":
     return JobClient(url_of(options.address))
 
 
-def _print(job: "Job", options: OutputOptions) -> int:
-    print_result(json.dumps(asdict(job), indent=2) if options.json else _table([job]))
-    return exit_codes.DONE
+def _result(job: "Job", options: OutputOptions) -> CommandResult:
+    return CommandResult(asdict(job), [_table([job])], json=options.json)
 
 
 def _table(jobs: Sequence["Job"]) -> str:
@@ -157,5 +155,5 @@ def _table(jobs: Sequence["Job"]) -> str:
 def _id_of(options: JobOptions) -> str:
     if options.job is None or not re.fullmatch(r"[\w.-]+", options.job):
         given = options.job or ""
-        raise exit_codes.UsageError(f"expected the id of a job, got {given!r}; `python -m jobs.submit list` lists all")
+        raise UsageError(f"expected the id of a job, got {given!r}; `python -m jobs.submit list` lists all")
     return options.job

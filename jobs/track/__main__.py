@@ -1,6 +1,5 @@
 """`python -m jobs.track RUN...`: copy runs to MLflow. It only reads the storage, so training needs no MLflow."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from jobs.console import exit_codes
 from jobs.console.options import option, parse
-from jobs.console.output import as_text, print_result, print_stderr, run_command
+from jobs.console.output import CommandResult, entry_point, print_error
 from jobs.console.terminal import step
 from jobs.track.server import Copied, Server, TrackingError
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
@@ -53,11 +52,8 @@ class TrackOptions:
         return [*self.runs] or sorted(objects.folders("runs"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(track, sys.argv[1:] if arguments is None else arguments)
-
-
-def track(arguments: Sequence[str]) -> int:
+@entry_point
+def main(arguments: Sequence[str]) -> CommandResult:
     options: TrackOptions = parse("jobs.track", TrackOptions, arguments)
     uri, objects = options.uri(), open_storage(options.storage)
     names = options.run_names(objects)
@@ -75,13 +71,12 @@ def track(arguments: Sequence[str]) -> int:
             except (IntegrityError, SpecError, TrackingError) as error:
                 problems = [error]
             for problem in problems:
-                print_stderr(f"error[{problem.code}] {name} is not copied completely: {problem}")
+                print_error(problem.code, f"{name} is not copied completely: {problem}")
                 exit_code = exit_code or exit_codes.exit_code_of(problem.code)
             if any(isinstance(problem, TrackingError) for problem in problems):
                 break  # the others would probably fail, too, after as long a wait
     lines = [_line(row) for row in copied] or ([] if names else [f"No run is stored in {options.storage}."])
-    print_result(json.dumps([asdict(row) for row in copied], indent=2) if options.json else as_text(*lines))
-    return exit_code
+    return CommandResult([asdict(row) for row in copied], lines, exit_code, json=options.json)
 
 
 def _line(row: Copied) -> str:

@@ -5,8 +5,9 @@ import logging
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -14,7 +15,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_mapping, parse
-from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, as_text, log_to_stderr, print_result
+from jobs.console.output import CommandResult, log_to_stderr
 from jobs.console.terminal import step
 from jobs.train.options import CODE_ARGUMENTS, TrainOptions, command_of
 from mnist_lib.clock import moment_of, now_text, steady_time
@@ -28,6 +29,9 @@ from mnist_lib.objects.storage import check_storage, is_url, open_storage
 from mnist_lib.store.opening import open_run, run_to_resume
 from mnist_lib.store.runs import CONFIGURATION, REPORT, RunFolder, check_run_name, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 # Options that concern only a process, and are not stored:
 OF_PROCESS = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
@@ -66,17 +70,17 @@ def checked_options(
 def run_job(
     options: TrainOptions,
     work: Work,
-    text: Callable[[dict[str, Any], RunFolder], str],
+    lines: Callable[[dict[str, Any], RunFolder], Sequence["RenderableType"]],
     begin: float,
     *,
     submitted: bool,
     what: str = "run",
     left_out: Collection[str] = (),
-) -> int:
-    """Begin or resume the run, do the work unless it is done, print the result, and return the exit code.
+) -> CommandResult:
+    """Begin or resume the run, do the work unless it is done, and return the result.
 
     Args:
-        text: returns the result as text.
+        lines: returns the result for people.
         begin: as in `checked_options`.
         submitted: whether this is a job of `jobs.submit`.
         what: the command's word for a run.
@@ -108,8 +112,14 @@ def run_job(
             log.info("run %s is complete; for another %s, use another --run-name", folder.run, what)
             finish(folder, summary, options)
             shown = summary
-    print_result_of_job(json.dumps(summary, indent=2) if options.json else text(shown, folder), submitted)
-    return _exit_code(summary)
+    return CommandResult(
+        summary,
+        lines(shown, folder),
+        _exit_code(summary),
+        json=options.json,
+        afterwards=partial(_require_success, summary),
+        marked=submitted,
+    )
 
 
 def _check_data(options: TrainOptions) -> None:
@@ -166,7 +176,7 @@ def configuration(options: TrainOptions, left_out: Collection[str] = ()) -> dict
     return {name: value for name, value in plain.items() if value is not None and name not in left_out}
 
 
-def result_text(summary: dict[str, Any], folder: RunFolder) -> str:
+def result_lines(summary: dict[str, Any], folder: RunFolder) -> list["RenderableType"]:
     from mnist_lib.report.table import result_tables
 
     lines = [f"Run: {folder.where}"]
@@ -177,22 +187,23 @@ def result_text(summary: dict[str, Any], folder: RunFolder) -> str:
         champion = "the champion" if model["champion"] else "not the champion"
         lines.append(f"{name}@{model['version']} (trial {model['best_trial']}): {where}")
         lines.append(f"  It is {champion}: {model['promotion']}")
-    return as_text(*result_tables(summary), "", *lines)
+    return [*result_tables(summary), "", *lines]
 
 
 def _exit_code(summary: Mapping[str, Any]) -> int:
+    failed = any(trial["status"] == "failed" for trial in summary["trials"])
+    return exit_codes.SOME_FAILED if failed or summary["dataset"].get("damaged") else exit_codes.DONE
+
+
+def _require_success(summary: Mapping[str, Any]) -> None:
+    """Raise TrainingError if every trial failed."""
     errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
     if len(errors) < len(summary["trials"]):
-        return exit_codes.SOME_FAILED if errors or summary["dataset"].get("damaged") else exit_codes.DONE
+        return
     trial, first = errors[0]
     codes = {error["code"] for _, error in errors}
     others = f" (1 of {len(errors)} trials that failed; see summary.json)" if len(errors) > 1 else ""
     raise exit_codes.TrainingError(f"{trial}: {first['message']}{others}", *(codes if len(codes) == 1 else ()))
-
-
-def print_result_of_job(text: str, submitted: bool) -> None:
-    """Print the result; for `jobs.submit`, between two lines that mark it in the log."""
-    print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if submitted else text)
 
 
 def resumed_options(options: Options, arguments: Sequence[str], left_out: Collection[str] = ()) -> Options:

@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.deadlines import Clock
-from jobs.console.streams import safe_streams
-from jobs.console.terminal import terminal
+from jobs.console.terminal import safe_streams, terminal
 from jobs.train.progress import RunProgress, State, TrialProgress
 from mnist_lib.wording import duration
 

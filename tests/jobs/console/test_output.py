@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cluster import errors as cluster_errors
 from jobs.console import exit_codes
-from jobs.console.output import as_text, grid, log_to_stderr, run_command, table
+from jobs.console.output import CommandResult, as_text, entry_point, log_to_stderr, table
 from mnist_lib import errors as mnist_errors
 from tests.support.job import ROOT
 
@@ -40,10 +40,11 @@ ROWS = [
 def test_each_error_is_one_line_with_a_fixed_exit_code(
     error: type[Exception], expected: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    @entry_point
     def command(arguments: Sequence[str]) -> int:
         raise error("what\nhappened")
 
-    assert run_command(command, []) == expected
+    assert command([]) == expected
     stderr = capsys.readouterr().err
     assert stderr.splitlines()[-1].startswith(f"error[{getattr(error, 'code', 'E-BUG')}] ")
     assert "what happened" in stderr
@@ -66,11 +67,12 @@ def test_a_password_in_an_error_a_traceback_or_the_log_is_not_printed(
 ) -> None:
     log_to_stderr(verbose=True)
 
+    @entry_point
     def command(arguments: Sequence[str]) -> int:
         loggers[0].warning("connecting to %s", "https://user:canary@host/?key=canary")
         raise ValueError("https://user:canary@host/?key=canary is wrong")
 
-    assert run_command(command, []) == 1
+    assert command([]) == 1
     stderr = capsys.readouterr().err
     assert stderr.count("https://***@host/?***") == 4  # in the log, the traceback with its line of code, and the error
     assert "user:canary" not in stderr
@@ -79,10 +81,11 @@ def test_a_password_in_an_error_a_traceback_or_the_log_is_not_printed(
 def test_verbose_prints_the_traceback(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="jobs")
 
+    @entry_point
     def command(arguments: Sequence[str]) -> int:
         raise mnist_errors.DataError("damaged")
 
-    assert run_command(command, []) == 3
+    assert command([]) == 3
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -90,18 +93,19 @@ def test_an_exception_whose_code_is_not_an_error_code_is_reported_as_a_bug(capsy
     class HttpError(Exception):
         code = 404
 
+    @entry_point
     def command(arguments: Sequence[str]) -> int:
         raise HttpError("not found")
 
-    assert run_command(command, []) == 1
+    assert command([]) == 1
     assert "error[E-BUG] HttpError: not found" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("length", [10, 1_000_000])
 def test_a_closed_standard_output_does_not_change_the_exit_code(length: int) -> None:
     code = (
-        "import sys; from jobs.console.output import print_result, run_command;"
-        f"command = lambda arguments: print_result('x' * {length}) or 9; sys.exit(run_command(command, []))"
+        "import sys; from jobs.console.output import print_result, entry_point;"
+        f"command = lambda arguments: print_result('x' * {length}) or 9; sys.exit(entry_point(command)([]))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
@@ -113,6 +117,21 @@ def test_a_closed_standard_output_does_not_change_the_exit_code(length: int) -> 
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize(("json", "expected"), [(True, '{\n  "a": 1\n}\n'), (False, "one\\x1b\ntwo\n")])
+def test_a_result_is_printed_as_json_or_as_lines_before_what_comes_afterwards(
+    json: bool, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = list[str]()
+
+    @entry_point
+    def command(arguments: Sequence[str]) -> CommandResult:
+        afterwards = lambda: printed.append(capsys.readouterr().out)  # noqa: E731
+        return CommandResult({"a": 1}, ["one\x1b", "two"], 9, json=json, afterwards=afterwards)
+
+    assert command([]) == 9
+    assert printed == [expected]
 
 
 @pytest.fixture
@@ -161,7 +180,7 @@ def test_lines_of_text_break_between_words_on_a_terminal_only(terminal: int, mon
 def test_a_pipe_gets_whole_words_without_trailing_spaces_or_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    text = as_text(grid(HEADINGS, [(*ROWS[0][:4], Text("green", style="green")), ROWS[1]]))
+    text = table(HEADINGS, [(*ROWS[0][:4], Text("green", style="green")), ROWS[1]])
     assert "2026-11-25T03-00-00Z-mnist-mini" in text
     assert "\x1b" not in text
     assert not [line for line in text.splitlines() if line != line.rstrip()]

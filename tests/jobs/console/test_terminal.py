@@ -38,20 +38,25 @@ def shown_on_terminal(*command: str | Path, columns: int = 80, **environment: st
 
 STEPS = """
 import logging, sys, time
-from jobs.console.output import log_to_stderr, print_stderr
+from jobs.console.output import *
 from jobs.console.terminal import step
 assert "rich" not in sys.modules
-log_to_stderr(verbose=False)
-with step("outer step"):
-    time.sleep(0.3)
-    logging.getLogger("jobs").info("a log line")
-    with step("inner step"):
+
+def command(_):
+    log_to_stderr(verbose=False)
+    with step("outer step"):
         time.sleep(0.3)
-        print_stderr("a printed line")
-    time.sleep(0.3)
-with step("hidden step", shown=False):
-    time.sleep(0.3)
-assert "rich" not in sys.modules
+        logging.getLogger("jobs").info("a log line")
+        with step("inner step"):
+            time.sleep(0.3)
+            print_stderr("a printed line")
+        time.sleep(0.3)
+    with step("hidden step", shown=False):
+        time.sleep(0.3)
+    assert "rich" not in sys.modules
+    return 0
+
+sys.exit(entry_point(command)([]))
 """
 
 
@@ -95,7 +100,7 @@ def command(_):
         time.sleep(0.5)
     return 0
 
-sys.exit(run_command(command, []))
+sys.exit(entry_point(command)([]))
 """
 
 

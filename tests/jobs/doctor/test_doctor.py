@@ -14,7 +14,7 @@ import pytest
 
 from cluster.local import temporary_cluster
 from cluster.nodes import lost_nodes
-from jobs.doctor.__main__ import worst
+from jobs.doctor.__main__ import exit_code
 from jobs.doctor.checks import Finding
 from tests.jobs.train.test_waiting import OTHER_VERSION
 from tests.support.clusters import wait_until
@@ -182,4 +182,4 @@ def test_the_first_fault_decides_the_exit_code() -> None:
         Finding(what="b", found="x", code="E-STORE-FULL"),
         Finding(what="c", found="x", code="E-GPU-INVISIBLE"),
     ]
-    assert [worst(found), worst(found[2:]), worst(found[:1])] == [6, 5, 0]
+    assert [exit_code(found), exit_code(found[2:]), exit_code(found[:1])] == [6, 5, 0]

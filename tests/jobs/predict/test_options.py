@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.predict import __main__ as predict
-from jobs.predict.answers import COLUMNS, Answer, as_csv, as_json, as_table
-from jobs.predict.grid import draw
+from jobs.predict.answers import COLUMNS, Answer, as_csv, as_document, as_lines, draw
 from jobs.predict.options import PredictOptions
 from mnist_lib.catalog import DIGITS
 from mnist_lib.objects.local import LocalObjects
@@ -94,7 +92,8 @@ def test_a_damaged_version_predicts_nothing(tmp_path: Path, capsys: pytest.Captu
 def test_a_picture_with_a_long_name_takes_one_line_in_a_pipe() -> None:
     name = " ".join(40 * ["name"]) + ".png"
     picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
-    _, line = as_table([Answer(name, picture, np.eye(10, dtype=np.float32)[7], DIGITS)]).splitlines()
+    (text,) = as_lines([Answer(name, picture, np.eye(10, dtype=np.float32)[7], DIGITS)])
+    _, line = text.splitlines()
     assert line.split("  ")[:2] == [name, "7"]
 
 
@@ -130,7 +129,8 @@ def test_a_picture_that_is_not_one_digit_has_that_as_its_answer_and_its_probabil
         Answer(name, Picture(image, (28, 28), likeness=likeness), probabilities, DIGITS)
         for name, likeness in (("a.png", 0.0), ("b.png", (MIN_LIKENESS + MIN_SURE_LIKENESS) / 2), ("c.png", 0.5))
     ]
-    _, *lines, unsure, others = as_table(results).splitlines()
+    text, unsure, others = as_lines(results)
+    _, *lines = text.splitlines()
     assert [line.split() for line in lines] == [
         ["a.png", "not", "one", "digit"],
         ["b.png", "4", "100.0%", "0", "0.0%", "unsure"],
@@ -143,7 +143,7 @@ def test_a_picture_that_is_not_one_digit_has_that_as_its_answer_and_its_probabil
     assert [row["probability"] for row in rows] == ["", "1.0", "1.0"]
     assert [row["unsure"] for row in rows] == ["False", "True", "False"]
     version = SimpleNamespace(name="keras@1", about={"dataset": "mnist"})
-    pictures = json.loads(as_json(results, [], cast(Version, version), DIGITS))["pictures"]
+    pictures = as_document(results, [], cast(Version, version), DIGITS)["pictures"]
     assert [row["class"] for row in pictures] == [None, "4", "4"]
     assert [row["not_one_digit"] for row in pictures] == [True, False, False]
     assert [row["unsure"] for row in pictures] == [False, True, False]

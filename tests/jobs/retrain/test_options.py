@@ -140,7 +140,7 @@ def test_the_help_of_a_subcommand_lists_only_options_that_it_uses(
 ) -> None:
     def help_of(*words: str) -> str:
         with pytest.raises(SystemExit) as ended:
-            retrain.command([*words, "--help"])
+            retrain.main([*words, "--help"])
         assert not ended.value.code
         return capsys.readouterr().out
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.console.exit_codes import exit_code_of
-from jobs.console.streams import SafeStream
+from jobs.console.terminal import SafeStream
 from jobs.retrain.work import TrainAttempt, TrainWork
 from jobs.search.options import job_options
 from jobs.train.options import TrainOptions

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from jobs.console.options import parse
-from jobs.search.__main__ import plan_text, search_text
+from jobs.search.__main__ import plan_lines, search_lines
 from jobs.search.options import LEFT_OUT, SearchOptions
 from jobs.train.command import configuration
 from jobs.train.options import TrainOptions, command_of
@@ -43,9 +43,9 @@ def test_the_result_names_the_drop_from_the_search_to_the_test() -> None:
         "train": [],
     }
     trial = {"validation": {"correct": 864, "total": 1_000}, "test": {"correct": 797, "total": 1_000}}
-    text = search_text({"search": search, "trials": [trial, {"error": {}}]})
+    _, line, _ = search_lines({"search": search, "trials": [trial, {"error": {}}]})
     expected = "89.10% in the search, 86.40% on average with fresh seeds; on test 79.70%, -9.40 points from the search"
-    assert f"Validation accuracy: {expected}\n" in text
+    assert line == f"  Validation accuracy: {expected}"
 
 
 def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
@@ -98,16 +98,16 @@ def test_a_limit_on_all_epochs_lowers_the_number_of_configurations() -> None:
 def test_a_plan_says_how_long_configurations_are_trained() -> None:
     given = options(RATE, "--trials=18")
     rates = [given.variation.configuration(number, seed=0)["learning_rate"] for number in range(3)]
-    assert plan_text(given) == (
-        "18 configurations in 2 brackets\n"
-        "  9 of a full bracket: up to epoch 1\n"
-        "  3 of a full bracket: up to epoch 3\n"
-        "  1 of a full bracket: up to epoch 9\n"
-        "then the best one with 3 fresh seeds; 69 epochs in total\n"
-        f"configuration 0: learning_rate {rates[0]}\n"
-        f"configuration 1: learning_rate {rates[1]}\n"
-        f"configuration 2: learning_rate {rates[2]}"
-    )
+    assert plan_lines(given) == [
+        "18 configurations in 2 brackets",
+        "  9 of a full bracket: up to epoch 1",
+        "  3 of a full bracket: up to epoch 3",
+        "  1 of a full bracket: up to epoch 9",
+        "then the best one with 3 fresh seeds; 69 epochs in total",
+        f"configuration 0: learning_rate {rates[0]}",
+        f"configuration 1: learning_rate {rates[1]}",
+        f"configuration 2: learning_rate {rates[2]}",
+    ]
 
 
 def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import jobs
 from jobs import MAX_IMPORT_SECONDS, begin_of_command
-from jobs.train.command import result_text, run_job
+from jobs.train.command import result_lines, run_job
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import steady_time
 from mnist_lib.store.runs import RunFolder
@@ -28,7 +28,7 @@ print(time.clock_gettime(time.CLOCK_BOOTTIME) - began, steady_time() - begin_of_
 
 
 def test_the_printed_total_ends_with_the_last_line_and_is_the_sum_of_its_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     begin = steady_time() - 50  # which the start, the cluster and the report took
@@ -36,9 +36,10 @@ def test_the_printed_total_ends_with_the_last_line_and_is_the_sum_of_its_parts(
     def work(folder: RunFolder, code: Any, advice: str) -> dict[str, Any]:
         return small_summary([0, 1, 2, 3])  # 36 s until the models were stored
 
-    run_job(TrainOptions(storage=str(tmp_path / "s"), quiet=True), work, result_text, begin, submitted=False)
+    options = TrainOptions(storage=str(tmp_path / "s"), quiet=True)
+    result = run_job(options, work, result_lines, begin, submitted=False)
     took = steady_time() - begin
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Time: ")]
+    (line,) = [line for line in result.lines if isinstance(line, str) and line.startswith("Time: ")]
     total, *parts = map(float, re.findall(r"([\d.]+) s ", line))
     assert took - 5 < total <= took + 0.1
     assert sum(parts) == pytest.approx(total, abs=0.3)
