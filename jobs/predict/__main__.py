@@ -20,16 +20,15 @@ from jobs.console.output import CommandResult, entry_point, log_to_stderr, print
 from jobs.console.terminal import safe_streams, step, terminal
 from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult
-from jobs.predict.batches import layout_of, predict_here, predict_on_cluster
+from jobs.predict.batches import layout_of, load_model, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version
 from mnist_lib.data.listing import find_pictures, real_folders
-from mnist_lib.environment import import_keras
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Picture, size_of
-from mnist_lib.store.contents import StoredModel, classes_of, image_shape_of
+from mnist_lib.store.contents import StoredModel, classes_of
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, percent
 
@@ -134,12 +133,7 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
 def _built(stored: StoredModel) -> "Predict":
     """Load and compile the model."""
     with step(f"loading {stored.name}"), contextlib.redirect_stdout(sys.stderr):  # what a user's model prints
-        import_keras(gpus=False)
-        from mnist_lib.export.loading import build, predictor
-
-        model = predictor(build(stored))
-        model(np.zeros((1, *image_shape_of(stored.manifest["dataset"], stored.name)), np.uint8))
-    return model
+        return load_model(stored)
 
 
 def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[PictureResult]:

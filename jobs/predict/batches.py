@@ -31,12 +31,22 @@ MAX_BATCH_SECONDS = 1.0  # reading time of a batch, so that a slow disk does not
 MAX_BATCH_BYTES = 32_000_000  # size of the files that are sent to a worker together
 
 
+def load_model(stored: StoredModel) -> "Predict":
+    """Load TensorFlow without GPUs, and compile a model. Raises the errors of `mnist_lib.export.loading.build`."""
+    import_keras(gpus=False)
+    from mnist_lib.export.loading import build, predictor
+
+    predict = predictor(build(stored))
+    predict(np.zeros((1, *image_shape_of(stored.manifest["dataset"], stored.name)), np.uint8))
+    return predict
+
+
 def predict_here(
     paths: Sequence[Path], pictures: Iterable[Picture | ImageError], predict: "Predict", classes: Sequence[str]
 ) -> Iterator[list[PictureResult]]:
     """Yield the results batch by batch. Meanwhile, the iterator of pictures may read ahead."""
     begin = 0
-    for batch in _in_batches(pictures):
+    for batch in in_batches(pictures):
         names = map(str, paths[begin : begin + len(batch)])
         yield results_of(names, batch, _probabilities_of(batch, predict), classes)
         begin += len(batch)
@@ -64,7 +74,7 @@ def predict_on_cluster(
 
     def calls() -> Iterator[Sequence[Any]]:
         files = ((str(path), _content_or_error(path, folders)) for path in paths)
-        for batch in _in_batches(files, lambda file: len(file[1]) if isinstance(file[1], bytes) else 0):
+        for batch in in_batches(files, lambda file: len(file[1]) if isinstance(file[1], bytes) else 0):
             sent.append([name for name, _ in batch])
             yield [stored], as_is, accept_all, package_versions(), [content for _, content in batch]
 
@@ -84,7 +94,8 @@ def _probabilities_of(found: Sequence[Picture | ImageError], predict: "Predict")
     return predict(np.stack(images)) if images else np.empty((0, 0), np.float32)
 
 
-def _in_batches(items: Iterable[T], num_bytes: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
+def in_batches(items: Iterable[T], num_bytes: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
+    """Yield items in batches that limit their number, their size and the time until they are passed on."""
     batch, size, begin = list[T](), 0, time.monotonic()
     for item in items:
         batch.append(item)
@@ -146,9 +157,8 @@ def _loaded(stored: Any, as_is: bool, accept_all: bool) -> tuple["Predict", Layo
     import_keras(gpus=False)  # Ray shows every GPU of the node to a task that asked for none
     import ray
 
-    from mnist_lib.export.loading import build, predictor
     from mnist_lib.training.strategy import configure_process
 
     configure_process(Resources(cpus=1))
     model = ray.get(stored)
-    return predictor(build(model)), layout_of(model, as_is=as_is, accept_all=accept_all), sandbox
+    return load_model(model), layout_of(model, as_is=as_is, accept_all=accept_all), sandbox

@@ -1,9 +1,8 @@
-"""Threads that read and predict all pictures of a review while people already review the first ones."""
+"""A thread that reads and predicts all pictures of a review while people already review the first ones."""
 
-import contextlib
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.predict.batches import in_batches
 from jobs.review.data import ReviewedData, SplitName
 from jobs.review.model_process import ModelProcess
 from jobs.review.order import Item
@@ -22,17 +22,16 @@ from mnist_lib.pictures.examination import examine_file
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Folders, Layout
 
-BATCH_SIZE = 1_000  # pictures; an evaluation pads its batches to this size
-MAX_WAITING_BYTES = 200_000_000  # of images that the model has not predicted yet
+MAX_WAITING_BYTES = 200_000_000  # of images that are read while the model is loading
 
 log = logging.getLogger(__name__)
 
-Waiting = queue.Queue["tuple[Item, NDArray[np.uint8]] | None"]
+ReadItem = tuple[Item, NDArray[np.uint8] | None]  # None: a model cannot take it
 
 
 @dataclass
 class Progress:
-    """How far the threads are."""
+    """How far the thread is."""
 
     pictures: int = 0
     read: int = 0
@@ -61,46 +60,54 @@ class Background:
         self._session, self._data, self._layout, self._model = session, data, layout, model
         self._paths, self._folders, self._rng = paths, folders, rng
         self.progress = Progress(pictures=len(paths) if paths is not None else len(data.known))
-        size = int(np.prod(layout.shape))
-        self._waiting: Waiting = queue.Queue(max(BATCH_SIZE, MAX_WAITING_BYTES // size))
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._read, self._predict)]
+        self._stopped, self._has_failed = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     def wait(self) -> None:
         """Wait until every picture is read and predicted. Raises ModelError if the model cannot be loaded."""
         self._model.wait()
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
 
     def stop(self) -> None:
-        """End the threads after the picture that they are at."""
+        """End the thread after the picture that it is at."""
         self._stopped.set()
 
-    def _read(self) -> None:
-        found = self._arrays() if self._paths is None else self._files(self._paths)
+    def _run(self) -> None:
+        waiting, size = deque[list[tuple[Item, NDArray[np.uint8]]]](), int(np.prod(self._layout.shape))
         try:
-            for item, image in found:
-                self.progress.read += 1
-                if self._session.add(item) and image is not None:
-                    self._put((item, image))
-                if self._stopped.is_set():
-                    return
+            for batch in in_batches(self._added(), lambda pair: pair[1].nbytes):
+                waiting.append(batch)
+                if self._model.state != "loading" or sum(map(len, waiting)) * size > MAX_WAITING_BYTES:
+                    self._predict(waiting)
         finally:
             self._session.is_complete = True
-            self._put(None)
+        self._predict(waiting)
 
-    def _put(self, waiting: tuple[Item, NDArray[np.uint8]] | None) -> None:
-        """Queue an image for the model when there is space. Drop it if the model has failed or the review ends."""
-        while self._model.state != "failed" and not self._stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                self._waiting.put(waiting, timeout=0.1)
+    def _added(self) -> Iterator[tuple[Item, NDArray[np.uint8]]]:
+        """Add all pictures to the session, and yield those that the model is to predict."""
+        for item, image in self._arrays() if self._paths is None else self._files(self._paths):
+            self.progress.read += 1
+            if self._session.add(item) and image is not None:
+                yield item, image
+            if self._stopped.is_set():
                 return
 
-    def _files(self, paths: Sequence[Path]) -> Iterator[tuple[Item, NDArray[np.uint8] | None]]:
+    def _predict(self, waiting: deque[list[tuple[Item, NDArray[np.uint8]]]]) -> None:
+        """Predict batches of pictures, and remove them."""
+        while waiting and not self._stopped.is_set():
+            items, images = zip(*waiting.popleft(), strict=True)
+            try:
+                self._session.predicted(items, self._model.predict(np.stack(images)))
+                self.progress.predicted += len(items)
+            except ModelError as error:
+                if not self._stopped.is_set() and not self._has_failed:
+                    log.warning("%s; pictures are chosen at random", error)
+                self._has_failed = True
+
+    def _files(self, paths: Sequence[Path]) -> Iterator[ReadItem]:
         with picture_reader(paths, self._folders) as reader:
             examined = reader.read(partial(examine_file, layout=self._layout, folders=self._folders))
             for path, picture in zip(paths, examined, strict=True):
@@ -113,7 +120,7 @@ class Background:
                 item.likeness = picture.likeness
                 yield item, picture.image
 
-    def _arrays(self) -> Iterator[tuple[Item, NDArray[np.uint8] | None]]:
+    def _arrays(self) -> Iterator[ReadItem]:
         dataset = self._data.dataset
         for number in self._rng.permutation(len(dataset.train) + len(dataset.test)).tolist():
             index = number if number < len(dataset.train) else number - len(dataset.train)
@@ -122,29 +129,6 @@ class Background:
 
     def _images(self, name: SplitName) -> NDArray[np.uint8]:
         return (self._data.dataset.train if name == "training" else self._data.dataset.test).images
-
-    def _predict(self) -> None:
-        is_last = False
-        while not is_last and not self._stopped.is_set():
-            batch = list[tuple[Item, NDArray[np.uint8]]]()
-            try:
-                first = self._waiting.get(timeout=0.1)
-                is_last = first is None
-                while first is not None and len(batch) < BATCH_SIZE:
-                    batch.append(first)
-                    first = self._waiting.get_nowait()
-                    is_last = first is None
-            except queue.Empty:
-                pass
-            try:
-                if batch:
-                    probabilities = self._model.predict(np.stack([image for _, image in batch]))
-                    self._session.predicted([item for item, _ in batch], probabilities)
-                    self.progress.predicted += len(batch)
-            except ModelError as error:
-                if not self._stopped.is_set():
-                    log.warning("%s; pictures are chosen at random", error)
-                return
 
 
 def item_of(data: ReviewedData, path: Path, image: str, problem: str = "") -> Item:

@@ -42,6 +42,17 @@ class ReviewedData:
     listing: Listing | None
     known: dict[str, KnownImage]
 
+    @classmethod
+    def of(
+        cls, request: DataRequest, dataset: "Dataset", folder: Path | None = None, listing: Listing | None = None
+    ) -> "ReviewedData":
+        known: dict[str, KnownImage] = {}
+        names: tuple[SplitName, SplitName] = ("training", "hold-out")
+        for name, split in zip(names, (dataset.train, dataset.test), strict=True):
+            for row, label in zip(split.hashes, split.labels.tolist(), strict=True):
+                known[text_of(row)] = KnownImage(name, dataset.classes[label])
+        return cls(request, dataset, folder, listing, known)
+
     @property
     def classes(self) -> tuple[str, ...]:
         return self.dataset.classes
@@ -76,9 +87,4 @@ def read_data(
     if NONE in dataset.classes:
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
-    known: dict[str, KnownImage] = {}
-    names: tuple[SplitName, SplitName] = ("training", "hold-out")
-    for name, split in zip(names, (dataset.train, dataset.test), strict=True):
-        for row, label in zip(split.hashes, split.labels.tolist(), strict=True):
-            known[text_of(row)] = KnownImage(name, dataset.classes[label])
-    return ReviewedData(request, dataset, folder, listing, known)
+    return ReviewedData.of(request, dataset, folder, listing)

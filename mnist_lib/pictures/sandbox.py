@@ -76,19 +76,29 @@ class Sandbox:
         os.close(self._position)
 
     def _start(self) -> None:
-        self._connection, other = Pipe()
-        descriptors = (other.fileno(), self._position)
-        self._process = subprocess.Popen(
-            # -P: modules are found as in this process, not in the working folder.
-            [sys.executable, "-P", "-m", "mnist_lib.pictures.sandbox", *map(str, descriptors)],
-            # One thread: several processes run at a time, and the memory of more threads would count.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C is for the command, which then closes the sandbox
-        )
-        other.close()
+        # One thread: several processes run at a time, and the memory of more threads would count.
+        self._process, self._connection = child_process(__name__, self._position, OPENBLAS_NUM_THREADS="1")
+
+
+def child_process(
+    module: str, *descriptors: int, **environment: str
+) -> tuple[subprocess.Popen[bytes], "Connection[Any, Any]"]:
+    """Start a module in a process, and return the process and the end of a connection to it.
+
+    Its first argument is the descriptor of the other end, which is closed when this process ends or is killed.
+    """
+    connection, other = Pipe()
+    process = subprocess.Popen(
+        # -P: modules are found as in this process, not in the working folder.
+        [sys.executable, "-P", "-m", module, str(other.fileno()), *map(str, descriptors)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        pass_fds=(other.fileno(), *descriptors),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # what a decoder or a user's model prints
+        process_group=0,  # Ctrl-C is for the command, which then ends this process
+    )
+    other.close()
+    return process, connection
 
 
 def _error(code: int) -> ImageError:

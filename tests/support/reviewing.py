@@ -31,7 +31,8 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import Layout, Shape
-from tests.support.job import ROOT
+from tests.support.job import DRIVER, ROOT
+from tests.support.linear import LINEAR
 
 LAYOUT = Layout.of("mnist-mini", Shape(28, 28, 1))
 Serve = Callable[[], Any]  # returns a context that provides a `Client`
@@ -110,13 +111,14 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 class Command:
     """`jobs.review` in a process of its own, which can be killed and started again."""
 
-    def __init__(self, *arguments: str | Path, home: Path, port: int) -> None:
+    def __init__(self, *arguments: str | Path, home: Path, port: int, prelude: str = LINEAR) -> None:
         self.arguments, self.home, self.port = [*map(str, arguments), f"--port={port}", "--no-browser"], home, port
+        self._code = DRIVER.format(prelude=prelude, module="jobs.review.__main__")
 
     def start(self) -> str:
         """Start it, and return its address once it answers."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.review", *self.arguments],
+            [sys.executable, "-c", self._code, *self.arguments],
             cwd=ROOT,
             env={**os.environ, "HOME": str(self.home), TOKEN_VARIABLE: TOKEN},
             stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Fixtures: a storage with a version of which only the architecture matters, its process, digits as pictures."""
+"""Fixtures: a storage with a version that needs no TensorFlow, its process, digits as pictures."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,30 +7,34 @@ import pytest
 
 from jobs.review.model_process import ModelProcess, model_process
 from jobs.review.viewing import Viewer
+from mnist_lib.api import find_version
 from mnist_lib.data.listing import real_folders
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import NO_FOLDERS
 from mnist_lib.store.contents import StoredModel
 from tests.support.clusters import wait_until
+from tests.support.linear import load_linear, publish_linear
 from tests.support.reviewing import LAYOUT, Serve, data_of, serving, session_of, write_digits
-from tests.support.stored import publish_untrained
 
 
 @pytest.fixture(scope="session")
-def untrained(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage with the version keras@1, which has initial weights."""
-    storage = tmp_path_factory.mktemp("untrained")
-    publish_untrained(LocalObjects(storage), "keras")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with the version keras@1, for `load_linear`."""
+    storage = tmp_path_factory.mktemp("storage")
+    publish_linear(LocalObjects(storage))
     return storage
 
 
 @pytest.fixture(scope="session")
-def model(untrained: Path) -> Iterator[ModelProcess]:
-    from mnist_lib.api import find_version
+def stored(storage: Path) -> StoredModel:
+    objects = LocalObjects(storage)
+    return StoredModel.read(objects, find_version(objects, "keras@1"))
 
-    objects = LocalObjects(untrained)
-    with model_process(StoredModel.read(objects, find_version(objects, "keras@1"))) as process:
+
+@pytest.fixture(scope="session")
+def model(stored: StoredModel) -> Iterator[ModelProcess]:
+    with model_process(stored, load_linear) as process:
         yield process
 
 

@@ -10,13 +10,7 @@ import pytest
 from jobs.review.access import HEADERS, Access
 from jobs.review.server import listening_socket
 from mnist_lib.errors import SpecError
-from tests.support.reviewing import (
-    TOKEN,
-    Serve,
-    run,
-)
-
-pytestmark = pytest.mark.slow  # loads TensorFlow in a process
+from tests.support.reviewing import TOKEN, Serve, run
 
 
 def test_the_token_opens_the_page_and_is_replaced_by_a_cookie(serve_page: Serve) -> None:

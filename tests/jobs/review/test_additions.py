@@ -9,6 +9,7 @@ from obstore.store import from_url
 from jobs.review.additions import Additions
 from jobs.review.data import ReviewedData, read_data
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.bucket import BucketObjects
 from mnist_lib.objects.local import LocalObjects
@@ -119,8 +120,7 @@ def test_a_class_whose_name_a_bucket_does_not_allow_is_refused_at_the_start(tmp_
         Additions.of(data(folder, f"{s3}/letters"))
 
 
-@pytest.mark.slow
-def test_a_dataset_without_a_folder_takes_no_new_pictures(tensorflow: None, data_dir: Path) -> None:
-    known = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir), LocalObjects(data_dir))
+def test_a_dataset_without_a_folder_takes_no_new_pictures(digits: Dataset) -> None:
+    known = ReviewedData.of(DataRequest(dataset="mnist-mini"), digits)
     with pytest.raises(SpecError, match="expected a folder of pictures, got mnist-mini, which takes no new pictures"):
         Additions.of(known)

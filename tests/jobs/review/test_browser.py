@@ -20,7 +20,7 @@ from mnist_lib.data.split import Dataset
 from tests.support.browser import CUT_OFF, LETTERS, LOOKS, MIN_LETTER_HEIGHT, WIDE
 from tests.support.reviewing import TOKEN, Command, free_port, lines_of, wait_for, write_digits
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+pytestmark = pytest.mark.slow  # starts Chromium, and the command for each test
 
 # The picture that can be decided about, by its name, or null.
 SHOWN = """() => document.querySelector("#classes button:not(:disabled)")
@@ -52,8 +52,8 @@ QUEUE = "() => queue.map(picture => picture.name)"
 
 
 @pytest.fixture
-def command(folder: Path, new: Path, untrained: Path, tmp_path: Path) -> Iterator[Command]:
-    options = (f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1", "--user=ada")
+def command(folder: Path, new: Path, storage: Path, tmp_path: Path) -> Iterator[Command]:
+    options = (f"--dataset={folder}/", f"--storage={storage}", "--model=keras@1", "--user=ada")
     command = Command(new, *options, home=tmp_path, port=free_port())
     yield command
     command.kill()

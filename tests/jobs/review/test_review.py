@@ -13,7 +13,7 @@ import pytest
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
-from jobs.review.data import read_data
+from jobs.review.data import ReviewedData, read_data
 from jobs.review.disputes import MIN_PROBABILITY, RunModels, disputed_items, models_of_run
 from jobs.review.options import ReviewOptions
 from mnist_lib.data.corrections import LabelsFile
@@ -27,15 +27,28 @@ from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import DRIVER, ROOT
+from tests.support.linear import LINEAR
 from tests.support.made_run import made_run
 from tests.support.reviewing import Command, data_of, free_port, lines_of
+from tests.support.stored import publish_untrained
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+@pytest.fixture(scope="module")
+def untrained(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with the version keras@1, which has initial weights."""
+    storage = tmp_path_factory.mktemp("untrained")
+    publish_untrained(LocalObjects(storage), "keras")
+    return storage
 
 
-def review(*arguments: str | Path, home: Path) -> tuple[int, str, str]:
+def review(*arguments: str | Path, home: Path, prelude: str = "") -> tuple[int, str, str]:
     """Run the command in a process that must not load TensorFlow."""
-    command = [sys.executable, "-c", DRIVER.format(prelude="", module="jobs.review.__main__"), *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        DRIVER.format(prelude=prelude, module="jobs.review.__main__"),
+        *map(str, arguments),
+    ]
     environment = {**os.environ, "HOME": str(home)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     return done.returncode, done.stdout, done.stderr
@@ -54,6 +67,7 @@ def fill_in(path: Path, labels: dict[int, str]) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_table_is_written_edited_and_applied_unless_a_row_is_bad(
     folder: Path, new: Path, untrained: Path, tmp_path: Path
 ) -> None:
@@ -95,28 +109,29 @@ def test_a_table_is_written_edited_and_applied_unless_a_row_is_bad(
     assert known[rows[1]["hash"]].label == "4"
 
 
-def test_the_labels_of_a_dataset_are_reviewed_without_pictures(folder: Path, untrained: Path, tmp_path: Path) -> None:
+def test_the_labels_of_a_dataset_are_reviewed_without_pictures(folder: Path, storage: Path, tmp_path: Path) -> None:
     table = tmp_path / "review.csv"
-    options = (f"--storage={untrained}", "--model=keras@1", f"--to={table}", "--count=500")
-    assert review(*options, f"--dataset={folder}/", home=tmp_path)[0] == 0
+    options = (f"--storage={storage}", "--model=keras@1", f"--to={table}", "--count=500")
+    assert review(*options, f"--dataset={folder}/", home=tmp_path, prelude=LINEAR)[0] == 0
     rows = fill_in(table, {})
     assert len(rows) == 120
     assert {row["current"] for row in rows} == {*"0123456789"}
     assert {Path(row["file"]).parent.name == row["current"] for row in rows} == {True}
 
 
+@pytest.mark.slow
 def test_the_labels_of_a_dataset_of_the_catalog_are_stored_in_the_storage(
-    untrained: Path, data_dir: Path, tmp_path: Path
+    tensorflow: None, storage: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     table, data = tmp_path / "review.csv", f"--data-dir={data_dir}"
-    options = (f"--storage={untrained}", "--model=keras@1", f"--to={table}", "--count=10", data)
+    options = (f"--storage={storage}", "--model=keras@1", f"--to={table}", "--count=10", data)
     request = DataRequest(dataset="mnist-mini", data_dir=data_dir)
-    prepared = read_data(request, LocalObjects(untrained))  # so that no TensorFlow is needed
-    assert review(*options, home=tmp_path)[0] == 0
+    prepared = read_data(request, LocalObjects(storage))  # so that no TensorFlow is needed
+    assert review(*options, home=tmp_path, prelude=LINEAR)[0] == 0
     rows = fill_in(table, {0: "3"})
-    code, _, stderr = review("apply", table, f"--storage={untrained}", data, home=tmp_path)
+    code, _, stderr = review("apply", table, f"--storage={storage}", data, home=tmp_path)
     assert (code, stderr) == (0, "")
-    (line,) = LabelsFile(LocalObjects(untrained), "datasets/mnist-mini/labels.jsonl").read()
+    (line,) = LabelsFile(LocalObjects(storage), "datasets/mnist-mini/labels.jsonl").read()
     assert (line.image, line.label, line.replaced) == (rows[0]["hash"], "3", prepared.known[rows[0]["hash"]].label)
 
 
@@ -145,9 +160,9 @@ def test_a_dataset_without_a_folder_refuses_new_pictures_in_one_line(dataset: st
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_review_with_a_summary(
-    number: signal.Signals, folder: Path, new: Path, untrained: Path, tmp_path: Path
+    number: signal.Signals, folder: Path, new: Path, storage: Path, tmp_path: Path
 ) -> None:
-    options = (f"--dataset={folder}/", f"--storage={untrained}", "--model=keras@1")
+    options = (f"--dataset={folder}/", f"--storage={storage}", "--model=keras@1")
     command = Command(new, *options, home=tmp_path, port=free_port())
     address = command.start()
     code, stdout, stderr = command.end(number)
@@ -168,10 +183,10 @@ def store_run(storage: Path, digits: Dataset) -> str:
 
 
 def test_the_disputed_images_of_a_run_are_its_confident_mistakes_and_differing_answers(
-    digits: Dataset, data_dir: Path, tmp_path: Path
+    digits: Dataset, tmp_path: Path
 ) -> None:
     objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
-    data = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir), objects)
+    data = ReviewedData.of(DataRequest(dataset="mnist-mini"), digits)
     models = models_of_run(objects, run)
     items = disputed_items(objects, models, data, {})
     found = [Predictions.read(objects, version) for version in models.versions]
@@ -196,11 +211,9 @@ def test_a_run_without_the_images_of_the_dataset_is_refused(digits: Dataset, fol
         models_of_run(objects, "other")
 
 
-def test_a_run_with_fewer_predictions_than_test_images_is_damage(
-    digits: Dataset, data_dir: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_fewer_predictions_than_test_images_is_damage(digits: Dataset, tmp_path: Path) -> None:
     objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
-    data = read_data(DataRequest(dataset="mnist-mini", data_dir=data_dir), objects)
+    data = ReviewedData.of(DataRequest(dataset="mnist-mini"), digits)
     models = models_of_run(objects, run)
     version = models.best
     predictions = io.BytesIO()

@@ -21,18 +21,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.examination import png
 from mnist_lib.pictures.reading import NO_FOLDERS
 from tests.support.hostile_pictures import many_scans, view_slowly
-from tests.support.reviewing import (
-    LAYOUT,
-    Client,
-    Serve,
-    data_of,
-    lines_of,
-    run,
-    serving,
-    session_of,
-)
-
-pytestmark = pytest.mark.slow  # loads TensorFlow in a process
+from tests.support.reviewing import LAYOUT, Client, Serve, data_of, lines_of, run, serving, session_of
 
 
 @pytest.fixture
@@ -327,6 +316,7 @@ def test_w14_a_decision_does_not_wait_for_slow_pictures(
             assert not any(task.done() for task in slow[1:])
             for task in slow:
                 task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
 
     run(test)
     assert [line.label for line in lines_of(folder)] == ["3"]

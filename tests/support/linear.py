@@ -1,0 +1,44 @@
+"""A linear model with fixed weights, which a process loads in no time: most tests of a review need no TensorFlow."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.contents import StoredModel
+from mnist_lib.store.publishing import publish
+from tests.support.store.fake_versions import DATASET, about, small_manifest
+
+# A prelude for `tests.support.job.DRIVER`: the command predicts with this model.
+LINEAR = """
+from jobs.review import model_process
+from tests.support.linear import load_linear
+model_process.model_process.__wrapped__.__defaults__ = (load_linear,)
+"""
+CONTENT = b"linear"
+
+
+def publish_linear(objects: Objects) -> None:
+    """Publish keras@1, a version that only `load_linear` can load."""
+    dataset = {**DATASET, "name": "mnist-mini", "image_shape": [28, 28, 1]}
+    manifest = small_manifest(spec=asdict(TrialSpec.of("keras")), dataset=dataset)
+    files = {"model.keras": CONTENT, "manifest.json": json.dumps(manifest).encode()}
+    publish(objects, "keras", "r", files, {**about(), "dataset": dataset})
+
+
+def load_linear(stored: StoredModel) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return a function that predicts, [n, 28, 28, 1] -> [n, 10]. Raises IntegrityError for another file."""
+    if stored.files["model.keras"] != CONTENT:
+        raise IntegrityError(f"{stored.name}: expected the linear model, got another")
+    weights = np.random.default_rng(0).normal(0, 0.1, (28 * 28, 10)).astype(np.float32)
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        exponentials = np.exp(images.reshape(len(images), -1) / np.float32(255) @ weights)
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    return predict
