@@ -15,17 +15,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When an attempt, an item or a whole run is abandoned."""
+    """When an attempt, a trial or a run is abandoned."""
 
-    max_failures: int = 3  # retries of an item whose attempt has died
+    max_failures: int = 3  # retries of a trial whose attempt has died
     max_out_of_memory: int = 1  # how many of these retries may follow an out-of-memory death
-    item_seconds: float = math.inf  # for one item in one attempt
-    # Time until the next event of an attempt, by the state of its lane (`attempt.State`):
+    trial_seconds: float = math.inf  # for one trial in one attempt
+    # Time until the next event of an attempt, by the state of its lane (`attempts.LaneState`):
     starting_seconds: float = 900.0  # imports, and the transfer of the dataset
     preparing_seconds: float = 900.0  # compilation, up to the first heartbeat
     training_seconds: float = 60.0  # between heartbeats; or ten times the longest interval so far, if that is longer
     finishing_seconds: float = 900.0  # evaluation on the test images, and the files of the model
-    ending_seconds: float = 30.0  # from the end of a lane's last item to the end of its task
+    ending_seconds: float = 30.0  # from the end of a lane's last trial to the end of its task
     fetch_seconds: float = 60.0  # for the transfer of one event from a worker's node
     cancel_seconds: float = 5.0  # from the cancellation of an attempt to the kill of its process
     wait_seconds: float = 600.0  # while no attempt has been given its resources
@@ -45,12 +45,12 @@ JOB_SERVER_LOST_SECONDS = 60.0  # without an answer while a job is followed; one
 # Lanes
 TICK_SECONDS = 0.5  # how late a deadline may be noticed
 MAX_TICK_SECONDS = 5.0  # maximum that one reading of the clock adds; a longer gap means that this process was stopped
-MAILBOX_START_SECONDS = 60.0  # for the start of the actor that gives lanes their items
-POLL_SECONDS = 0.002  # how late a lane notices its next item; a blocking request would give back its CPU
+MAILBOX_START_SECONDS = 60.0  # for the start of the actor that gives lanes their trials
+POLL_SECONDS = 0.002  # how late a lane notices its next trial; a blocking request would give back its CPU
 MAX_POLL_SECONDS = 0.1
 PREPARE_SECONDS = 7_200.0  # for a single task outside of lanes, such as the preparation of a dataset
 MAX_FAILED_STARTS = 3  # when a bug makes this many lanes in a row fail to start, all trials fail
-MAX_SKIPPED = 16  # items that are not ready when a lane asks for one
+MAX_SKIPPED = 16  # trials that are not ready when a lane asks for one
 BACK_OFF_SECONDS = (1.0, 30.0)  # first and longest pause; the pause doubles with each death
 
 # Nodes on this machine

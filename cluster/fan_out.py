@@ -1,6 +1,6 @@
-"""Supervise lanes: one queue of items, a deadline for every state, and another attempt after a death.
+"""Supervise lanes: one queue of trials, a deadline for every state, and another attempt after a death.
 
-A free lane takes the next item, and a node that joins gets a lane. Ray itself retries nothing here (`max_retries=0`):
+A free lane takes the next trial, and a node that joins gets a lane. Ray itself retries nothing here (`max_retries=0`):
 it would count failures in its own way. Late events of an abandoned attempt are ignored. This module knows the cluster
 and the time only through their protocols, so that tests can simulate both.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.attempts import Attempt, ItemQueue, State
+from cluster.attempts import Attempt, LaneState, TrialQueue
 from cluster.deadlines import (
     KILL_SECONDS,
     MAX_FAILED_STARTS,
@@ -29,28 +29,17 @@ from cluster.deadlines import (
     back_off,
 )
 from cluster.errors import ResourcesError, counted
-from cluster.lanes import (
-    MAX_UNREAD_EVENTS,
-    Cluster,
-    Death,
-    Item,
-    Kind,
-    Lane,
-    LaneDied,
-    LaneEnded,
-    LaneEvent,
-    WorkerProcess,
-)
+from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Cluster, Death, Lane, LaneEvent, Trial, WorkerProcess
 from cluster.nodes import LanePlan, share_of_time
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Died:
-    """An attempt at an item ended early. There will be another attempt unless `final`."""
+class LostAttempt:
+    """An attempt at a trial ended early. There will be another attempt unless `final`."""
 
-    item: str
+    trial: str
     attempt: int  # counted from 1
     death: Death
     final: bool
@@ -60,13 +49,13 @@ class FanOut:
     """The lanes of a run, from `submit` to the last of `events`. Leaving the context kills what still runs.
 
     Args:
-        limits: when to abandon an attempt or an item.
+        limits: when to abandon an attempt or a trial.
         plan: the resources of each lane, and the number of lanes to start with.
-        payload: (item, time at which it should end) -> what the lane is given; None while that is not ready.
-        deadline: the time, on the clock, at which the last item should end.
-        max_lanes: the maximum, even as nodes join; None for one per item.
+        payload: (trial, time at which it should end) -> what the lane is given; None while that is not ready.
+        deadline: the time, on the clock, at which the last trial should end.
+        max_lanes: the maximum, even as nodes join; None for one per trial.
         is_full: returns whether events should wait because earlier ones are not recorded yet. Deadlines keep running.
-        expects_more: returns whether items may still be submitted; then lanes without an item wait for one.
+        expects_more: returns whether trials may still be submitted; then lanes without a trial wait for one.
     """
 
     def __init__(
@@ -85,13 +74,13 @@ class FanOut:
         self._cluster, self._limits, self._plan, self._payload = cluster, limits, plan, payload
         self._max_lanes, self._is_full, self._expects_more, self._clock = max_lanes, is_full, expects_more, clock
         self._deadline = deadline
-        self._queue, self._turns = ItemQueue(limits), itertools.count()
+        self._queue, self._turns = TrialQueue(limits), itertools.count()
         self._attempts: dict[Lane, Attempt] = {}
-        self._abandoned: list[tuple[float, Attempt]] = []  # and when to kill them
+        self._abandoned: deque[tuple[float, Attempt]] = deque()  # and when to kill them
         self._time, self._checked_at = RunningTime(clock), -math.inf
         self._lost: frozenset[str] = frozenset()
         self._failed_starts = 0  # lane starts that failed because of a bug, since the last successful one
-        self._deaths_in_a_row = 0  # deaths of lanes since a lane last began an item
+        self._deaths_in_a_row = 0  # deaths of lanes since a lane last began a trial
         self._start_lanes_at = 0.0
         what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"
         self._wait = Wait(
@@ -103,19 +92,19 @@ class FanOut:
 
     def __exit__(self, *error: object) -> None:
         for attempt in self._attempts.values():
-            # A lane without an item ends by itself. Ray may fail to end the others once the driver has left.
-            self._cluster.kill(attempt.lane, attempt.worker if attempt.item else None)
+            # A lane without a trial ends by itself. Ray may fail to end the others once the driver has left.
+            self._cluster.kill(attempt.lane, attempt.worker if attempt.trial else None)
         for _, attempt in self._abandoned:
             self._cluster.kill(attempt.lane, attempt.worker)
         self._cluster.finish_kills(KILL_SECONDS)
 
-    def submit(self, items: Sequence[Any]) -> None:
-        """Add items to the end of the queue, give them to lanes that have none, and start lanes for the others."""
-        self._queue.put(items)
+    def submit(self, trials: Sequence[Any]) -> None:
+        """Add trials to the end of the queue, give them to lanes that have none, and start lanes for the others."""
+        self._queue.put(trials)
         self._supply()
 
-    def events(self) -> Iterator[LaneEvent | Died]:
-        """Yield every event of every lane as it comes, and every death, until all items have ended.
+    def events(self) -> Iterator[LaneEvent | LostAttempt]:
+        """Yield every event of every lane as it comes, and every death, until all trials have ended.
 
         Raises:
             ResourcesError: no lane was given its resources in time.
@@ -131,43 +120,44 @@ class FanOut:
             if self._now - self._checked_at < TICK_SECONDS:
                 continue
             self._checked_at = self._now
-            self._cluster.check()
+            self._cluster.head.check()
             self._check_wait()
             yield from self._abandon_overdue()
             self._kill_abandoned()
             self._queue.put_due(self._now)
             self._supply()
 
-    def attempts(self, item: str) -> int:
-        """Return the number of attempts at an item so far, including the running one."""
-        return self._queue.attempts(item)
+    def attempts(self, trial: str) -> int:
+        """Return the number of attempts at a trial so far, including the running one."""
+        return self._queue.attempts(trial)
 
     @property
     def queued(self) -> int:
-        """The number of items that wait for a lane."""
+        """The number of trials that wait for a lane."""
         return len(self._queue)
 
     @property
     def _is_at_work(self) -> bool:
-        has_items = self._queue or self._queue.backing_off
-        return bool(has_items or any(attempt.item for attempt in self._attempts.values()))
+        has_trials = self._queue or self._queue.backing_off
+        return bool(has_trials or any(attempt.trial for attempt in self._attempts.values()))
 
     @property
     def _now(self) -> float:
         return self._time.monotonic()
 
-    # Lanes and their items
+    # Lanes and their trials
 
     def _supply(self) -> None:
-        """Give idle lanes an item or close them, and start lanes where there is room for them."""
+        """Give idle lanes a trial or close them, and start lanes where there is room for them."""
         attempts = self._attempts.values()
         for attempt in attempts:
-            if attempt.item is None and attempt.state not in (State.WAITING, State.ENDING):
+            if attempt.trial is None and attempt.state not in (LaneState.WAITING, LaneState.ENDING):
                 self._assign(attempt)
-        active = sum(attempt.state is not State.ENDING for attempt in attempts)
-        wanted = active - sum(attempt.state is State.WAITING for attempt in attempts) + len(self._queue)
-        if self._now >= self._start_lanes_at and self._cluster.answers():
-            for _ in range(min(wanted, self._max_lanes or wanted, max(1, self._cluster.capacity())) - active):
+        active = sum(attempt.state is not LaneState.ENDING for attempt in attempts)
+        wanted = active - sum(attempt.state is LaneState.WAITING for attempt in attempts) + len(self._queue)
+        head = self._cluster.head
+        if self._now >= self._start_lanes_at and head.answers:
+            for _ in range(min(wanted, self._max_lanes or wanted, max(1, self._plan.count(head.live_nodes))) - active):
                 lane = self._cluster.start()
                 self._attempts[lane] = Attempt(lane=lane, state_since=self._now)
 
@@ -175,28 +165,28 @@ class FanOut:
         if attempt.worker and attempt.worker.node in self._lost:
             return
         if self._queue:
-            working = [other for other in self._attempts.values() if other.item is not None]
+            working = [other for other in self._attempts.values() if other.trial is not None]
             waiting: list[Any] = []
             while self._queue and len(waiting) < MAX_SKIPPED:
-                item = self._queue.pop_for(attempt.kind, {other.kind for other in working})
-                deadline = self._deadline_of(item, working)
-                payload = self._payload(item, deadline)
+                trial = self._queue.pop_for(attempt.kind, {other.kind for other in working})
+                deadline = self._deadline_of(trial, working)
+                payload = self._payload(trial, deadline)
                 if payload is not None:
-                    attempt.assign(item, self._now, deadline)
+                    attempt.assign(trial, self._now, deadline)
                     self._cluster.assign(attempt.lane, payload)
                     break
-                waiting.append(item)
+                waiting.append(trial)
             self._queue.put_first(waiting)
         elif not self._queue.backing_off and not self._expects_more():
             self._close(attempt)
 
-    def _deadline_of(self, item: Item, working: Sequence[Attempt]) -> float:
-        """Return when an item should end, so that every item gets the same time in proportion to its cost."""
+    def _deadline_of(self, trial: Trial, working: Sequence[Attempt]) -> float:
+        """Return when a trial should end, so that every trial gets the same time in proportion to its cost."""
         now = self._clock.monotonic()
         left = self._deadline - now
         if not 0 < left < math.inf:
             return self._deadline
-        costs, busy = [item.cost, *self._queue.costs], [max(0.0, other.deadline - now) for other in working]
+        costs, busy = [trial.cost, *self._queue.costs], [max(0.0, other.deadline - now) for other in working]
         return now + share_of_time(left, costs, max(self._plan.lanes, len(working) + 1), busy)
 
     def _close(self, attempt: Attempt) -> None:
@@ -211,99 +201,98 @@ class FanOut:
         self._clock.sleep(TICK_SECONDS)
         return self._cluster.wait(self._attempts, 0) if self._attempts else []
 
-    def _take_event(self, attempt: Attempt) -> Iterator[LaneEvent | Died]:
+    def _take_event(self, attempt: Attempt) -> Iterator[LaneEvent | LostAttempt]:
         """Take at most one event, so that no lane delays the others."""
         now = self._now
-        try:
-            sent = self._cluster.take(attempt.lane)
-        except LaneEnded:
-            self._forget(attempt)
-            if attempt.item is not None:
-                yield from self._retry_or_fail(attempt, Death(kind=Kind.ENDED_EARLY))
-            return
-        except LaneDied as died:
-            if died.death.kind is Kind.BUG:
-                self._forget(attempt)
-                yield from self._fail(attempt, died.death)
-            else:
-                yield from self._abandon(attempt, died.death)  # it may be alive, and only its event lost
-            return
-        if sent is None:
+        message = self._cluster.take(attempt.lane)
+        if message is None:
             attempt.fetching_since = attempt.fetching_since or now
             return
-        event = sent.event
+        if isinstance(message, Death):
+            yield from self._end_lane(attempt, message)
+            return
+        event = message.event
         if isinstance(event, WorkerProcess):
             attempt.start(event, now)
             self._assign(attempt)
-        elif event.trial and (attempt.item is None or event.trial != attempt.item.id):
-            item = attempt.item.id if attempt.item else "no item"
-            log.warning("a lane on %s sent an event of %s while it had %s; ignored", attempt.worker, event.trial, item)
+        elif event.trial and (attempt.trial is None or event.trial != attempt.trial.id):
+            trial = attempt.trial.id if attempt.trial else "no trial"
+            log.warning("a lane on %s sent an event of %s while it had %s; ignored", attempt.worker, event.trial, trial)
         elif event.final:
-            never_began = attempt.state is State.STARTING  # perhaps this lane cannot begin any item
-            attempt.end_item(now)
+            never_began = attempt.state is LaneState.STARTING  # perhaps this lane cannot begin any trial
+            attempt.end_trial(now)
             if never_began:
                 self._close(attempt)
             else:
                 self._assign(attempt)  # before the event is recorded, so that the lane does not wait for that
             yield event
         else:
-            attempt.note(event.phase, now, sent.at)
-            if attempt.state is not State.STARTING:
+            attempt.note(event.phase, now, message.sent_at)
+            if attempt.state is not LaneState.STARTING:
                 self._failed_starts = self._deaths_in_a_row = 0
             yield event
 
-    def _forget(self, attempt: Attempt) -> None:
-        del self._attempts[attempt.lane]
-        self._cluster.release(attempt.lane)
-
     # Deaths
 
-    def _abandon(self, attempt: Attempt, death: Death) -> Iterator[Died]:
+    def _end_lane(self, attempt: Attempt, death: Death) -> Iterator[LostAttempt]:
+        if death.cause not in (Cause.ENDED_EARLY, Cause.BUG):
+            yield from self._abandon(attempt, death)  # it may be alive, and only its event lost
+            return
+        del self._attempts[attempt.lane]
+        if death.cause is Cause.BUG:
+            yield from self._fail(attempt, death)
+        elif attempt.trial is not None:
+            yield from self._retry_or_fail(attempt, death)
+
+    def _abandon(self, attempt: Attempt, death: Death) -> Iterator[LostAttempt]:
         del self._attempts[attempt.lane]
         self._cluster.cancel(attempt.lane)
         self._abandoned.append((self._now + self._limits.cancel_seconds, attempt))
         yield from self._retry_or_fail(attempt, death)
 
-    def _retry_or_fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """Queue the item of a dead attempt again after a pause, if it is worth another attempt.
+    def _retry_or_fail(self, attempt: Attempt, death: Death) -> Iterator[LostAttempt]:
+        """Queue the trial of a dead attempt again after a pause, if it is worth another attempt.
 
         No lane starts during the pause either, since the cluster may not know yet that a node is lost.
         """
         if self._now >= self._start_lanes_at:  # lanes that die together count once
             self._deaths_in_a_row += 1
             self._start_lanes_at = self._now + back_off(self._deaths_in_a_row)
-        item = attempt.item
-        if item is None and attempt.state in (State.WAITING, State.STARTING):
-            item = self._queue.pop()  # a lane that cannot start counts against an item, so that retries end
-        if item is None:
-            return
-        if attempt.state is State.PREPARING and not attempt.has_begun:  # the lane died between two items
-            self._queue.put_first([item])
-            return
-        number = self.attempts(item.id)
-        final = not self._queue.retry(item, death.kind, self._now)
-        yield Died(item=item.id, attempt=number, death=death, final=final)
+        for trial in self._stricken(attempt):
+            if attempt.state is LaneState.PREPARING and not attempt.has_begun:  # the lane died between two trials
+                self._queue.put_first([trial])
+                return
+            number = self.attempts(trial.id)
+            final = not self._queue.retry(trial, death.cause, self._now)
+            yield LostAttempt(trial=trial.id, attempt=number, death=death, final=final)
 
-    def _fail(self, attempt: Attempt, death: Death) -> Iterator[Died]:
-        """End the item of an attempt that met a bug. Expected failures of an item arrive as events instead.
+    def _fail(self, attempt: Attempt, death: Death) -> Iterator[LostAttempt]:
+        """End the trial of an attempt that met a bug. Expected failures of a trial arrive as events instead.
 
-        If no lane can start, all items fail.
+        If no lane can start, all trials fail.
         """
-        items = [] if attempt.item is None else [attempt.item]
-        if attempt.state in (State.WAITING, State.STARTING):
+        trials = self._stricken(attempt)
+        if attempt.state in (LaneState.WAITING, LaneState.STARTING):
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
-                items += self._queue.pop_all()
-            elif not items and (item := self._queue.pop()):
-                items.append(item)
-        for item in items:
-            yield Died(item=item.id, attempt=self.attempts(item.id), death=death, final=True)
+                trials += self._queue.pop(len(self._queue))
+        for trial in trials:
+            yield LostAttempt(trial=trial.id, attempt=self.attempts(trial.id), death=death, final=True)
+
+    def _stricken(self, attempt: Attempt) -> list[Trial]:
+        """Return the trial that a death counts against: the next one if the lane could not start.
+
+        Otherwise retries would not end.
+        """
+        if attempt.trial is not None:
+            return [attempt.trial]
+        return self._queue.pop() if attempt.state in (LaneState.WAITING, LaneState.STARTING) else []
 
     # Deadlines
 
-    def _abandon_overdue(self) -> Iterator[LaneEvent | Died]:
+    def _abandon_overdue(self) -> Iterator[LaneEvent | LostAttempt]:
         """Abandon the attempts on lost nodes, and those that are silent or take too long, after their unread events."""
-        lost = self._cluster.lost_nodes()
+        lost = self._cluster.head.dead_nodes
         if lost - self._lost:
             self._kill_waiting_lanes()
         self._lost = lost
@@ -311,7 +300,7 @@ class FanOut:
             if attempt.overdue(self._limits, self._now, lost):
                 yield from self._abandon_if_nothing_is_unread(attempt)
 
-    def _abandon_if_nothing_is_unread(self, attempt: Attempt) -> Iterator[LaneEvent | Died]:
+    def _abandon_if_nothing_is_unread(self, attempt: Attempt) -> Iterator[LaneEvent | LostAttempt]:
         """Take what the lane has sent, such as its result, and abandon the attempt if it is still overdue."""
         for _ in range(MAX_UNREAD_EVENTS):
             if not self._cluster.wait([attempt.lane], 0):
@@ -327,12 +316,12 @@ class FanOut:
 
     def _kill_waiting_lanes(self) -> None:
         """Kill lanes that have not begun, since one may have been placed on a node just as the node was lost."""
-        for attempt in [attempt for attempt in self._attempts.values() if attempt.state is State.WAITING]:
+        for attempt in [attempt for attempt in self._attempts.values() if attempt.state is LaneState.WAITING]:
             del self._attempts[attempt.lane]
             self._cluster.kill(attempt.lane, None)
 
     def _check_wait(self) -> None:
-        if any(attempt.state is not State.WAITING for attempt in self._attempts.values()):
+        if any(attempt.state is not LaneState.WAITING for attempt in self._attempts.values()):
             self._wait.restart()
         elif self._wait.is_over:
             raise ResourcesError(
@@ -350,6 +339,6 @@ class FanOut:
         return self._cluster.describe_free()
 
     def _kill_abandoned(self) -> None:
-        for attempt in [attempt for at, attempt in self._abandoned if at <= self._now]:
+        while self._abandoned and self._abandoned[0][0] <= self._now:
+            _, attempt = self._abandoned.popleft()
             self._cluster.kill(attempt.lane, attempt.worker)
-        self._abandoned = [(at, attempt) for at, attempt in self._abandoned if at > self._now]

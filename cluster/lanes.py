@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from cluster.nodes import HeadWatch
+
 MAX_UNREAD_EVENTS = 16  # of a lane; then the lane waits
 
 
-class Kind(Enum):
+class Cause(Enum):
     """What ended an attempt: the error code and the words for it."""
 
     KILLED = "E-CRASH", "worker killed"
@@ -26,14 +28,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Death:
-    """The end of an attempt."""
+    """The end of a lane, or why the driver abandons it."""
 
-    kind: Kind
+    cause: Cause
     details: str = ""  # on which node, how much memory
     traceback: str = ""  # of a bug, in the worker
 
     def __str__(self) -> str:
-        return f"{self.kind.text} {self.details}".rstrip()
+        return f"{self.cause.text} {self.details}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,24 +51,24 @@ class WorkerProcess:
         return self.host
 
 
-class Item(Protocol):
-    """A piece of work. A lane does one item after the other."""
+class Trial(Protocol):
+    """A piece of work. A lane does one trial after the other."""
 
     @property
     def id(self) -> str: ...
     @property
     def kind(self) -> str:
-        """Items of one kind share preparations, such as a compilation, in a lane."""
+        """Trials of one kind share preparations, such as a compilation, in a lane."""
         ...
 
     @property
     def cost(self) -> float:
-        """Roughly how long the item takes, compared with other items."""
+        """Roughly how long the trial takes, compared with other trials."""
         ...
 
 
 class LaneEvent(Protocol):
-    """An event of a lane. `final` marks the last event of an item."""
+    """An event of a lane. `final` marks the last event of a trial."""
 
     @property
     def trial(self) -> str: ...
@@ -74,28 +76,16 @@ class LaneEvent(Protocol):
     def final(self) -> bool: ...
     @property
     def phase(self) -> str:
-        """The name of the `attempts.State` that the item is in from now on."""
+        """The name of the `attempts.LaneState` that the trial is in from now on."""
         ...
 
 
 @dataclass(frozen=True)
-class Sent:
+class Message:
     """An event, and when its lane sent it."""
 
     event: Any  # the `WorkerProcess`, then `LaneEvent`s
-    at: float  # seconds on the lane's clock; comparable only within the lane
-
-
-class LaneEnded(Exception):  # noqa: N818  it is not an error
-    """The task of a lane has returned."""
-
-
-class LaneDied(Exception):  # noqa: N818  it is handled, not reported
-    """The task of a lane has failed, or one of its events was lost."""
-
-    def __init__(self, death: Death) -> None:
-        super().__init__(str(death))
-        self.death = death
+    sent_at: float  # seconds on the lane's clock; comparable only within the lane
 
 
 Lane = Any  # hashable; its type depends on the cluster
@@ -104,16 +94,21 @@ Lane = Any  # hashable; its type depends on the cluster
 class Cluster(Protocol):
     """Lanes on a cluster. No method waits, except `wait` and `finish_kills`."""
 
+    @property
+    def head(self) -> HeadWatch:
+        """What is known about the head and the nodes. While the head does not answer, `start` would block."""
+        ...
+
     def start(self) -> Lane:
         """Ask for a lane. It begins when its resources are free, and its first event is its `WorkerProcess`."""
         ...
 
     def assign(self, lane: Lane, payload: Any) -> None:
-        """Give a lane its next item."""
+        """Give a lane its next trial."""
         ...
 
     def close(self, lane: Lane) -> None:
-        """Notify a lane that there are no more items, so that its task returns."""
+        """Notify a lane that there are no more trials, so that its task returns."""
         ...
 
     def wait(self, lanes: Collection[Lane], seconds: float) -> Sequence[Lane]:
@@ -123,12 +118,8 @@ class Cluster(Protocol):
         """
         ...
 
-    def take(self, lane: Lane) -> Sent | None:
-        """Return the next event of a lane; None while its content is on the way.
-
-        Raises:
-            LaneEnded, LaneDied: there is no further event.
-        """
+    def take(self, lane: Lane) -> Message | Death | None:
+        """Return the next event of a lane, or its end; None while the content of the event is on the way."""
         ...
 
     def cancel(self, lane: Lane) -> None:
@@ -145,26 +136,6 @@ class Cluster(Protocol):
 
     def finish_kills(self, seconds: float) -> None:
         """Wait until the processes that `kill` was given are dead, for at most that long."""
-        ...
-
-    def release(self, lane: Lane) -> None:
-        """Release what an ended lane still holds, apart from the resources of its task."""
-        ...
-
-    def check(self) -> None:
-        """Check at intervals that the head answers. Raises ClusterLostError if it has not answered for too long."""
-        ...
-
-    def lost_nodes(self) -> frozenset[str]:
-        """Return the nodes that the head has reported as dead."""
-        ...
-
-    def answers(self) -> bool:
-        """Return whether the head has answered the last request. Until it has, `start` would block."""
-        ...
-
-    def capacity(self) -> int:
-        """Return how many lanes fit on the live nodes."""
         ...
 
     def describe_free(self) -> str:

@@ -19,9 +19,9 @@ from cluster.errors import ClusterLostError, ResourcesError, counted
 
 HEAD_INTERVAL_SECONDS = 5.0  # between two requests to the head
 MAX_NODES_SHOWN = 5  # in one message
-MAX_SHARES = 200  # items for which a share of the time is computed, in a millisecond
+MAX_SHARES = 200  # trials for which a share of the time is computed, in a millisecond
 PARTS = 1 << 20  # of the time left, in which shares are counted
-FIXED_SECONDS = 5.0  # part of a share that does not depend on the cost of an item, such as its compilation
+FIXED_SECONDS = 5.0  # part of a share that does not depend on the cost of a trial, such as its compilation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class Node:
     host: str
     cpus: int
     gpus: int
+    is_alive: bool = True
+    is_preempted: bool = False  # whether its owner has taken it away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,39 +49,56 @@ class LanePlan:
         on_node = counted(self.cpus, "CPU") + (f" and {counted(self.gpus, 'GPU')}" if self.gpus else "")
         return on_node if self.nodes == 1 else f"{on_node} on each of {self.nodes} nodes"
 
+    def count(self, nodes: Sequence[Node]) -> int:
+        """Return how many lanes fit on the nodes."""
+        if not self.cpus:
+            return self.lanes
+        return count_groups(_slots(nodes, self.cpus, self.gpus), self.nodes)
+
     def __str__(self) -> str:
         return f"{counted(self.lanes, 'lane')} of {self.lane_resources}"
 
 
 def live_nodes() -> list[Node]:
-    """Return the live nodes of the connected cluster."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    """Return the live nodes of the connected cluster. Raises ClusterLostError if its head does not answer."""
+    return [node for node in _nodes(ray.get_runtime_context().gcs_address) if node.is_alive]
+
+
+def _nodes(address: str) -> list[Node]:
+    """Return all nodes, also those that have died, from the head at this address."""
     return [
         Node(
-            id=node["NodeID"],
-            host=node["NodeManagerHostname"],
-            cpus=int(node["Resources"].get("CPU", 0)),
-            gpus=int(node["Resources"].get("GPU", 0)),
+            id=message.node_id.hex(),
+            host=message.node_manager_hostname,
+            cpus=int(message.resources_total.get("CPU", 0)),
+            gpus=int(message.resources_total.get("GPU", 0)),
+            is_alive=message.state == ray_private.ALIVE,
+            is_preempted="preempt" in str(message.death_info).lower(),
         )
-        for node in nodes
-        if node["Alive"]
+        for message in _messages(address)
     ]
 
 
-def node_of(message: Any) -> Node:
-    """Return the node that a Protobuf message from Ray's head describes."""
-    total = message.resources_total
-    return Node(
-        id=message.node_id.hex(),
-        host=message.node_manager_hostname,
-        cpus=int(total.get("CPU", 0)),
-        gpus=int(total.get("GPU", 0)),
-    )
+def lost_nodes(address: str) -> list[str]:
+    """Return host and id of each node that died, unless another has started on its host since."""
+    nodes = sorted(_messages(address), key=lambda node: node.start_time_ms)
+    started_at = {node.node_manager_address: node.start_time_ms for node in nodes if node.state == ray_private.ALIVE}
+    return [
+        f"{node.node_manager_hostname} ({node.node_id.hex()[:8]})"
+        for node in nodes
+        if node.state != ray_private.ALIVE
+        and node.death_info.reason == ray_private.DIED
+        and started_at.get(node.node_manager_address, -1) < node.end_time_ms
+    ]
 
 
-def describe_free_resources() -> str:
-    """Return what is free on the nodes of the connected cluster, as in "node-1: 0 of 2 CPUs, 1 of 1 GPU free"."""
-    return describe_free(live_nodes(), ray_private.free_resources())
+def _messages(address: str) -> Any:
+    """Return the descriptions of all nodes from the head at this address. Raises ClusterLostError."""
+    with ray_private.connection_to_head(address) as head:
+        try:
+            return head.GetAllNodeInfo(ray_private.GetAllNodeInfoRequest(), timeout=CONNECT_SECONDS).node_info_list
+        except grpc.RpcError as error:
+            raise ClusterLostError(f"the head of the cluster, {address}, does not answer; is it running?") from error
 
 
 def describe_free(nodes: Sequence[Node], free: Mapping[str, Mapping[str, float]]) -> str:
@@ -97,49 +116,36 @@ def describe_free(nodes: Sequence[Node], free: Mapping[str, Mapping[str, float]]
     return "; ".join([*texts, *([f"and {counted(more, 'more node')}"] if more else [])]) or "the cluster has no node"
 
 
-def lost_nodes(address: str) -> list[str]:
-    """Return host and id of each node that died, unless another has started on its host since."""
-    nodes = sorted(_nodes(address), key=lambda node: node.start_time_ms)
-    started_at = {node.node_manager_address: node.start_time_ms for node in nodes if node.state == ray_private.ALIVE}
-    return [
-        f"{node.node_manager_hostname} ({node.node_id.hex()[:8]})"
-        for node in nodes
-        if node.state != ray_private.ALIVE
-        and node.death_info.reason == ray_private.DIED
-        and started_at.get(node.node_manager_address, -1) < node.end_time_ms
-    ]
-
-
-def _nodes(address: str) -> Any:
-    with ray_private.connection_to_head(address) as head:
-        try:
-            return head.GetAllNodeInfo(ray_private.GetAllNodeInfoRequest(), timeout=CONNECT_SECONDS).node_info_list
-        except grpc.RpcError as error:
-            raise ClusterLostError(f"the head of the cluster, {address}, does not answer; is it running?") from error
-
-
 class HeadWatch:
     """Asks the head of the connected cluster at intervals whether it is alive, and which nodes have died.
 
     Ray itself would end this process, without a message, a minute after it lost the head, and would wait for a task on
     an unreachable node until the connection to that node breaks.
+
+    Args:
+        ask: returns all nodes, and raises ClusterLostError if the head does not answer.
     """
 
     def __init__(
-        self, timeout_seconds: float, ask: Callable[[], Sequence[Any]] | None = None, clock: Clock = time
+        self, timeout_seconds: float, ask: Callable[[], Sequence[Node]] | None = None, clock: Clock = time
     ) -> None:
-        self.dead_nodes: frozenset[str] = frozenset()  # their ids
-        self.live_nodes: Sequence[Any] | None = None  # as Ray describes them; None before the first answer
-        self._address = "" if ask else ray.get_runtime_context().gcs_address
-        self._ask = ask or (lambda: _nodes(self._address))
+        self._ask = ask or partial(_nodes, ray.get_runtime_context().gcs_address)
         self._timeout_seconds, self._clock = timeout_seconds, clock
         self._asked_at = clock.monotonic()
-        self.unanswered = 0  # requests since the last answer
+        self._unanswered = 0  # requests since the last answer
+        nodes = self.nodes_now()
+        self.live_nodes = [node for node in nodes if node.is_alive]
+        self.dead_nodes: frozenset[str] = frozenset()  # their ids
         # Ray never removes a lost node from its list. Nodes that were lost earlier are ignored.
-        self._dead_before = frozenset(n.node_id.hex() for n in self.nodes_now() if n.state != ray_private.ALIVE)
+        self._dead_before = {node.id for node in nodes if not node.is_alive}
 
-    def nodes_now(self) -> Sequence[Any]:
-        """Return all nodes as Ray's head describes them; an empty list if it does not answer within seconds."""
+    @property
+    def answers(self) -> bool:
+        """Whether the head has answered the last request."""
+        return not self._unanswered
+
+    def nodes_now(self) -> Sequence[Node]:
+        """Return all nodes; an empty list if the head does not answer within seconds."""
         try:
             return self._ask()
         except ClusterLostError:
@@ -157,17 +163,16 @@ class HeadWatch:
         try:
             nodes = self._ask()
         except ClusterLostError as error:
-            self.unanswered += 1
-            silent = self.unanswered * HEAD_INTERVAL_SECONDS
+            self._unanswered += 1
+            silent = self._unanswered * HEAD_INTERVAL_SECONDS
             if silent >= self._timeout_seconds:
                 raise ClusterLostError(
                     f"the head of the cluster has not answered for {silent:.0f} s; is it running?"
                 ) from error
             return
-        self.unanswered = 0
-        dead = frozenset(node.node_id.hex() for node in nodes if node.state != ray_private.ALIVE)
-        self.dead_nodes = dead - self._dead_before
-        self.live_nodes = [node for node in nodes if node.state == ray_private.ALIVE]
+        self._unanswered = 0
+        self.dead_nodes = frozenset(node.id for node in nodes if not node.is_alive) - self._dead_before
+        self.live_nodes = [node for node in nodes if node.is_alive]
 
 
 def this_machine() -> Node:
@@ -226,13 +231,6 @@ def plan_lanes(
         )
     cpus = cpus_per_trial or max(cpus for cpus in range(1, max_cpus + 1) if lanes_of(cpus) == lanes)
     return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus, nodes=nodes_per_trial)
-
-
-def count_lanes(plan: LanePlan, nodes: Sequence[Node]) -> int:
-    """Return how many lanes of the plan fit on the nodes."""
-    if not plan.cpus:
-        return plan.lanes
-    return count_groups(_slots(nodes, plan.cpus, plan.gpus), plan.nodes)
 
 
 def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:

@@ -36,9 +36,9 @@ from cluster.deadlines import (
     Wait,
 )
 from cluster.errors import ClusterError, first_line
-from cluster.lanes import MAX_UNREAD_EVENTS, Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
-from cluster.nodes import HeadWatch, LanePlan, count_lanes, describe_free_resources, node_of
-from cluster.ray_private import ALIVE, MAX_UNREAD_OPTION, WORKER_TITLE, job_has_ended
+from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
+from cluster.nodes import HeadWatch, LanePlan, Node, describe_free
+from cluster.ray_private import MAX_UNREAD_OPTION, WORKER_TITLE, free_resources, job_has_ended
 
 # The errors of a lost node's tasks. They may come before the head lists the node as dead, or after.
 NODE_LOST_ERRORS = (
@@ -54,7 +54,7 @@ TRIES = 10  # to start the actor on the driver's node
 
 
 class RayLanes:
-    """Lanes as streaming generator tasks: the `ports.Cluster` of a connected Ray cluster.
+    """Lanes as streaming generator tasks: the `lanes.Cluster` of a connected Ray cluster.
 
     Each task calls `function(assignments, *arguments)`, which does one assignment after the other and yields events.
     With a plan of several nodes, the task is the first member of a group, and `function` uses `OtherMembers`.
@@ -62,7 +62,7 @@ class RayLanes:
 
     def __init__(self, function: Callable[..., Iterator[Any]], plan: LanePlan, limits: Limits, *arguments: Any) -> None:
         self._function, self._plan, self._arguments = function, plan, arguments
-        self._head = HeadWatch(limits.head_seconds)
+        self.head = HeadWatch(limits.head_seconds)
         self._numbers = itertools.count()
         self._task: Any = ray.remote(
             num_returns="streaming",
@@ -71,7 +71,7 @@ class RayLanes:
             max_retries=0,  # `FanOut` decides on retries
             max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
         )(_process_then_events)
-        self._mailbox = Mailbox(self._head)
+        self._mailbox = Mailbox(self.head)
         self._unfinished_kills: list[tuple[_RayLane, WorkerProcess | None]] = []
         self._kill_tasks: list[Any] = []
 
@@ -95,6 +95,7 @@ class RayLanes:
         lane.mailbox.close(lane.number)
 
     def wait(self, lanes: Collection[_RayLane], seconds: float) -> list[_RayLane]:
+        self._finish_kills()
         # The content of an event may still have to be transferred once its reference has arrived; `take` requests it.
         self._read_streams(lanes, 0.0)
         found = [lane for lane in lanes if lane.arrived and not lane.is_fetching]
@@ -123,50 +124,50 @@ class RayLanes:
                 if not lane.is_read:
                     del streams[lane.generator]
 
-    def take(self, lane: _RayLane) -> Sent | None:
+    def take(self, lane: _RayLane) -> Message | Death | None:
         reference = lane.arrived[0]
         if reference is None:
-            raise LaneEnded
+            self._give_back(lane)
+            return Death(cause=Cause.ENDED_EARLY)
         try:
             lane.is_fetching = not ray.wait([reference], timeout=0)[0]
             if lane.is_fetching:
                 return None
-            sent: Sent = ray.get(lane.arrived.popleft())
+            message: Message = ray.get(lane.arrived.popleft())
         except ray.exceptions.RayError as error:
             if (
                 isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
                 and lane.mailbox is self._mailbox
             ):
-                self._mailbox = Mailbox(self._head)  # the lanes of the old one end, and new ones replace them
-            raise LaneDied(death_of(error, lane.worker, self._head.nodes_now())) from error
-        if isinstance(sent.event, WorkerProcess):
-            lane.worker = sent.event
-        return sent
+                self._mailbox = Mailbox(self.head)  # the lanes of the old one end, and new ones replace them
+            death = death_of(error, lane.worker, self.head.nodes_now())
+            if death.cause is Cause.BUG:
+                self._give_back(lane)
+            return death
+        if isinstance(message.event, WorkerProcess):
+            lane.worker = message.event
+        return message
 
     def cancel(self, lane: _RayLane) -> None:
         ray.cancel(lane.generator)
 
     def kill(self, lane: _RayLane, worker: WorkerProcess | None) -> None:
         ray.cancel(lane.generator, force=True)
-        self._unfinished_kills.append((lane, worker))
-        self._finish_kills()
+        self._give_back(lane, worker)
 
     def finish_kills(self, seconds: float) -> None:
         self._finish_kills()
-        if self._kill_tasks and self.answers():
+        if self._kill_tasks and self.head.answers:
             ray.wait(self._kill_tasks, num_returns=len(self._kill_tasks), timeout=seconds, fetch_local=False)
 
-    def release(self, lane: _RayLane) -> None:
-        self._unfinished_kills.append((lane, None))
-        self._finish_kills()
-
-    def check(self) -> None:
-        self._head.check()
+    def _give_back(self, lane: _RayLane, worker: WorkerProcess | None = None) -> None:
+        """Give back what a lane holds apart from the resources of its task, and kill its process if it is named."""
+        self._unfinished_kills.append((lane, worker))
         self._finish_kills()
 
     def _finish_kills(self) -> None:
         """Do what needs the head, but only if the head answers: otherwise the calls would block."""
-        while self._unfinished_kills and self.answers():
+        while self._unfinished_kills and self.head.answers:
             lane, worker = self._unfinished_kills.pop()
             if lane.group is not None:  # this also kills what still runs on its nodes
                 remove_placement_group(lane.group)
@@ -174,19 +175,10 @@ class RayLanes:
             if worker and not (worker.host == socket.gethostname() and _kill_worker(worker)):
                 self._kill_tasks.append(_start_kill(worker))
 
-    def lost_nodes(self) -> frozenset[str]:
-        return self._head.dead_nodes
-
-    def answers(self) -> bool:
-        return not self._head.unanswered
-
-    def capacity(self) -> int:
-        if self._head.live_nodes is None:
-            return self._plan.lanes
-        return count_lanes(self._plan, [node_of(message) for message in self._head.live_nodes])
-
     def describe_free(self) -> str:
-        return describe_free_resources() if self.answers() else "the head does not answer"
+        return (
+            describe_free(self.head.live_nodes, free_resources()) if self.head.answers else "the head does not answer"
+        )
 
 
 @dataclass(eq=False)
@@ -216,29 +208,28 @@ def _ready(lanes: Mapping[Any, _RayLane], seconds: float, *, fetch: bool) -> lis
     return [lanes[reference] for reference in ready]
 
 
-def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes: Sequence[Any]) -> Death:
+def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes: Sequence[Node]) -> Death:
     """Return why an attempt died, from the error that Ray raised in place of its next event.
 
     Args:
         worker: the attempt's process; None if it had not started.
-        nodes: all nodes, as Ray's head describes them.
+        nodes: all nodes, as the head lists them.
     """
     where = f"on {worker}" if worker else ""
     if isinstance(error, ray.exceptions.RayTaskError):
         if isinstance(error.cause, ray.exceptions.RayError):  # a request that the task itself made to Ray has failed
             return death_of(error.cause, worker, nodes)
-        return Death(kind=Kind.BUG, details=f"({type(error.cause).__name__}: {error.cause})", traceback=str(error))
+        return Death(cause=Cause.BUG, details=f"({type(error.cause).__name__}: {error.cause})", traceback=str(error))
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         host, used = NODE.search(str(error)), MEMORY.search(str(error))
         parts = [where or f"on {host[1]}" if host else where, f"{used[1]} of {used[2]} in use" if used else ""]
-        return Death(kind=Kind.OUT_OF_MEMORY, details=", ".join(filter(None, parts)))
-    node = next((node for node in nodes if worker and node.node_id.hex() == worker.node), None)
-    if isinstance(error, NODE_LOST_ERRORS) or (node is not None and node.state != ALIVE):
-        is_preempted = node is not None and "preempt" in str(node.death_info).lower()
-        return Death(kind=Kind.PREEMPTED if is_preempted else Kind.NODE_LOST, details=where)
+        return Death(cause=Cause.OUT_OF_MEMORY, details=", ".join(filter(None, parts)))
+    node = next((node for node in nodes if worker and node.id == worker.node), None)
+    if isinstance(error, NODE_LOST_ERRORS) or (node and not node.is_alive):
+        return Death(cause=Cause.PREEMPTED if node and node.is_preempted else Cause.NODE_LOST, details=where)
     if isinstance(error, ray.exceptions.WorkerCrashedError):
-        return Death(kind=Kind.KILLED, details=where)
-    return Death(kind=Kind.KILLED, details=f"{where} ({type(error).__name__}: {first_line(error)})".strip())
+        return Death(cause=Cause.KILLED, details=where)
+    return Death(cause=Cause.KILLED, details=f"{where} ({type(error).__name__}: {first_line(error)})".strip())
 
 
 def _start_kill(worker: WorkerProcess) -> Any:
@@ -271,7 +262,7 @@ def _end_with_driver(job: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Sent]:
+def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Message]:
     import psutil
 
     process = WorkerProcess(
@@ -283,7 +274,7 @@ def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any
     job = ray.get_runtime_context().get_job_id()
     threading.Thread(target=_end_with_driver, args=[job], name="end with driver", daemon=True).start()
     for event in itertools.chain([process], function(*arguments)):
-        yield Sent(event, time.monotonic())
+        yield Message(event, time.monotonic())
 
 
 # The mailbox

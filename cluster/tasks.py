@@ -15,7 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from cluster.deadlines import PREPARE_SECONDS, TICK_SECONDS, Limits, Wait
 from cluster.errors import ClusterError, ResourcesError, first_line
-from cluster.nodes import HeadWatch, Node, describe_free_resources, live_nodes
+from cluster.nodes import HeadWatch, Node, describe_free, live_nodes
+from cluster.ray_private import free_resources
 from cluster.session import unused_port
 
 T = TypeVar("T")
@@ -37,40 +38,21 @@ def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_retur
     return task.options(num_returns=num_returns, scheduling_strategy=affinity).remote(*arguments)
 
 
-def result_of(reference: Any, what: str = "a task", head_seconds: float = Limits.head_seconds) -> Any:
+def result_of(reference: Any, what: str = "a task") -> Any:
     """Wait for a task, log the wait at intervals, and return the task's result.
 
     Raises:
-        ClusterError: the task has not ended within hours, or as in `value_of`.
+        ClusterError: the task has not ended within hours, its worker died, or lacks a package.
         ClusterLostError: the head no longer answers.
-        Exception: as in `value_of`.
+        Exception: the task's own; Ray's wrapper becomes its cause.
     """
-    wait, head = Wait(what), HeadWatch(head_seconds)
+    wait, head = Wait(what), HeadWatch(Limits.head_seconds)
     while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
         head.check()
         if wait.seconds > PREPARE_SECONDS:
             raise ClusterError(f"{what} has not ended within {wait.seconds:.0f} s; see the log of its worker")
         wait.log_if_due()
-    return value_of(reference)
-
-
-def value_of(reference: Any) -> Any:
-    """Return the result of a task that has ended.
-
-    Raises:
-        ClusterError: its worker died, or lacks a package.
-        Exception: the task's own; Ray's wrapper becomes its cause.
-    """
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ModuleNotFoundError):
-            raise ClusterError(
-                f"a worker lacks the package {error.cause.name}; install requirements/runtime.lock on every node"
-            ) from error
-        raise error.cause from error
-    except ray.exceptions.RayError as error:
-        raise ClusterError(f"a task's worker died: {first_line(error)}") from error
+    return _result_now(reference)
 
 
 def results_in_order(
@@ -84,34 +66,49 @@ def results_in_order(
 
     Raises:
         ResourcesError: no node has a CPU, or none is free in time.
-        ClusterLostError: the head no longer answers.
-        ClusterError, Exception: as in `value_of`.
+        ClusterError, ClusterLostError, Exception: as in `result_of`.
     """
-    cpus = sum(node.cpus for node in live_nodes())
+    head = HeadWatch(limits.head_seconds)
+    cpus = sum(node.cpus for node in head.live_nodes)
     if not cpus:
         raise ResourcesError("expected a node with a CPU, the cluster has none; add one")
     task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(function)
+
+    def free() -> str:
+        return describe_free(head.live_nodes, free_resources())
+
+    def result(reference: Any) -> Any:
+        wait = Wait(what, timeout_seconds=limits.wait_seconds, log_interval=limits.log_interval_seconds)
+        while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
+            head.check()
+            if wait.is_over:
+                raise ResourcesError(
+                    f"{what} did not arrive within {wait.seconds:.0f} s ({free()})"
+                    "; wait longer with --wait-for-resources SECONDS"
+                )
+            wait.log_if_due(free)
+        return _result_now(reference)
+
     pending: deque[Any] = deque()
-    head = HeadWatch(limits.head_seconds)
     for call in calls:
         pending.append(task.remote(*call))
         if len(pending) >= TASKS_PER_CPU * cpus:
-            yield _wait_for(pending.popleft(), head, what, limits)
-    while pending:
-        yield _wait_for(pending.popleft(), head, what, limits)
+            yield result(pending.popleft())
+    yield from map(result, pending)
 
 
-def _wait_for(reference: Any, head: HeadWatch, what: str, limits: Limits) -> Any:
-    wait = Wait(what, timeout_seconds=limits.wait_seconds, log_interval=limits.log_interval_seconds)
-    while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
-        head.check()
-        if wait.is_over:
-            raise ResourcesError(
-                f"{what} did not arrive within {wait.seconds:.0f} s ({describe_free_resources()})"
-                "; wait longer with --wait-for-resources SECONDS"
-            )
-        wait.log_if_due(describe_free_resources)
-    return value_of(reference)
+def _result_now(reference: Any) -> Any:
+    """Return the result of a task that has ended. Raises what `result_of` raises."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ModuleNotFoundError):
+            raise ClusterError(
+                f"a worker lacks the package {error.cause.name}; install requirements/runtime.lock on every node"
+            ) from error
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"a task's worker died: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from cluster.deadlines import Clock, Limits
-from cluster.fan_out import Died, FanOut
+from cluster.fan_out import FanOut, LostAttempt
 from cluster.lanes import Cluster
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes
@@ -216,13 +216,15 @@ class Search:
                     raise TrainingError(f"{event.trial}: {event.message}", event.code)
                 log.debug("%s", event.details)
                 self._fail(event.trial, f"{event.code} {event.message}")
-            case Died():
-                self._note({"event": "died", "trial": event.item, "attempt": event.attempt, "reason": str(event.death)})
-                kind = event.death.kind
+            case LostAttempt():
+                self._note(
+                    {"event": "died", "trial": event.trial, "attempt": event.attempt, "reason": str(event.death)}
+                )
+                cause = event.death.cause
                 if event.final:
-                    self._fail(event.item, f"{kind.code} {event.death}{ADVICE.get(kind.code, '')}")
+                    self._fail(event.trial, f"{cause.code} {event.death}{ADVICE.get(cause.code, '')}")
                 else:
-                    log.warning("attempt %d of %s died (%s)", event.attempt, event.item, kind.text)
+                    log.warning("attempt %d of %s died (%s)", event.attempt, event.trial, cause.text)
 
     def _fail(self, trial: str, reason: str) -> None:
         log.warning("%s failed: %s", trial, reason)

@@ -301,7 +301,7 @@ class TrainOptions(DataOptions):
         wait, overtime = self.wait_for_resources, self.trial_timeout
         return Limits(
             max_failures=self.max_failures,
-            item_seconds=_seconds("trial_timeout", math.inf if overtime is None else overtime),
+            trial_seconds=_seconds("trial_timeout", math.inf if overtime is None else overtime),
             wait_seconds=_seconds("wait_for_resources", Limits.wait_seconds if wait is None else wait),
         )
 

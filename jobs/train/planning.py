@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cluster.fan_out import Died, FanOut
+from cluster.fan_out import FanOut, LostAttempt
 from cluster.nodes import LanePlan, Node, live_nodes, makespan, plan_lanes, this_machine
 from cluster.ray_lanes import RayLanes
 from cluster.session import address_of, session
@@ -172,8 +172,8 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
         for event in fan_out.events():
             if isinstance(event, TrialFailure):
                 raise exit_codes.TrainingError(f"{event.trial}: {event.message}", event.code)
-            if isinstance(event, Died) and event.final:
-                raise exit_codes.TrainingError(f"{event.item}: {event.death}", event.death.kind.code)
+            if isinstance(event, LostAttempt) and event.final:
+                raise exit_codes.TrainingError(f"{event.trial}: {event.death}", event.death.cause.code)
             events.append((time.monotonic(), event))
     start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
     measured = facts.summary(options.validation_percent)["train"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.fan_out import Died
+from cluster.fan_out import LostAttempt
 from cluster.nodes import makespan
 from mnist_lib.clock import steady_time
 from mnist_lib.results import EpochDone, Heartbeat, Started, TrialFailure, TrialResult
@@ -97,8 +97,8 @@ class RunProgress:
             case TrialFailure():
                 trial = self.trials[event.trial]
                 self._end(trial, State.FAILED)
-            case Died():
-                trial = self.trials[event.item]
+            case LostAttempt():
+                trial = self.trials[event.trial]
                 trial.state = State.RETRYING
                 if event.final:
                     self._end(trial, State.FAILED)

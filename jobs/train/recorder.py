@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Self
 
 from cluster.errors import VersionsError
-from cluster.fan_out import Died
+from cluster.fan_out import LostAttempt
 from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
@@ -153,7 +153,7 @@ class Recorder:
                 self._writes.put(lambda: self._store(event, number, with_model=chosen), event.trial, size=size)
             case TrialFailure():
                 self._end(event, attempts(event.trial))
-            case Died():
+            case LostAttempt():
                 self._record_death(event)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -184,20 +184,20 @@ class Recorder:
         self._write_history()  # before the result, since a trial with a result is not run again
         store_result(self._folder, result, attempts, with_model=with_model)
 
-    def _record_death(self, died: Died) -> None:
-        self._append({"event": "died", "trial": died.item, "attempt": died.attempt, "reason": str(died.death)})
-        if died.final:
-            kind = died.death.kind
-            message = f"failed after {counted(died.attempt, 'attempt')}: {died.death}{ADVICE.get(kind.code, '')}"
-            failure = TrialFailure(trial=died.item, code=kind.code, message=message, details=died.death.traceback)
-            self._end(failure, died.attempt)
+    def _record_death(self, lost: LostAttempt) -> None:
+        self._append({"event": "died", "trial": lost.trial, "attempt": lost.attempt, "reason": str(lost.death)})
+        if lost.final:
+            cause = lost.death.cause
+            message = f"failed after {counted(lost.attempt, 'attempt')}: {lost.death}{ADVICE.get(cause.code, '')}"
+            failure = TrialFailure(trial=lost.trial, code=cause.code, message=message, details=lost.death.traceback)
+            self._end(failure, lost.attempt)
             return
         how = "starting it again"
-        if died.item in self._checkpoints:
-            epoch = self._epochs.get(died.item)
+        if lost.trial in self._checkpoints:
+            epoch = self._epochs.get(lost.trial)
             how = "resuming from its checkpoint" if epoch is None else f"resuming at epoch {epoch + 1}"
-        where = f" ({died.death.details})" if died.death.details else ""
-        log.warning("attempt %d of %s died (%s); %s%s", died.attempt, died.item, died.death.kind.text, how, where)
+        where = f" ({lost.death.details})" if lost.death.details else ""
+        log.warning("attempt %d of %s died (%s); %s%s", lost.attempt, lost.trial, lost.death.cause.text, how, where)
 
     def _add(self, result: TrialResult, attempts: int) -> None:
         model = result.spec.model

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.attempts import Attempt, State
+from cluster.attempts import Attempt, LaneState
 from cluster.deadlines import Limits
-from cluster.lanes import Kind, WorkerProcess
+from cluster.lanes import Cause, WorkerProcess
 
 LIMITS = Limits(
     starting_seconds=50,
@@ -16,13 +16,13 @@ LIMITS = Limits(
     ending_seconds=5,
     fetch_seconds=7,
 )
-ITEM = SimpleNamespace(id="item", kind="kind", cost=1.0)
+TRIAL = SimpleNamespace(id="trial", kind="kind", cost=1.0)
 
 
 def begun(at: float = 0.0) -> Attempt:
     attempt = Attempt(lane=1, state_since=at)
     attempt.start(WorkerProcess(node="n", host="h", pid=1), at)
-    attempt.assign(ITEM, at)
+    attempt.assign(TRIAL, at)
     return attempt
 
 
@@ -51,9 +51,9 @@ def test_u1_many_quick_events_do_not_shorten_the_deadline_of_the_next_item() -> 
     attempt = begun()
     for now in (1, 2, 3, 3.1, 3.2):
         attempt.note("training", now, sent_at=now)
-    attempt.end_item(4)
-    attempt.assign(ITEM, 4)
-    assert attempt.state is State.PREPARING
+    attempt.end_trial(4)
+    attempt.assign(TRIAL, 4)
+    assert attempt.state is LaneState.PREPARING
     assert seconds_until_overdue(attempt, 4) == 100.5
     attempt.note("preparing", 90, sent_at=90)  # compiled; a checkpoint or an epoch has not come yet
     assert seconds_until_overdue(attempt, 90) == 100.5
@@ -76,7 +76,7 @@ def test_u5_how_long_an_event_waits_to_be_read_does_not_change_the_measured_inte
 
 def test_a_lane_without_an_item_has_no_deadline_until_it_is_told_to_end() -> None:
     attempt = begun()
-    attempt.end_item(1)
+    attempt.end_trial(1)
     assert attempt.overdue(LIMITS, 1e9) is None
     attempt.close(10)
     assert seconds_until_overdue(attempt, 10) == 5.5
@@ -87,18 +87,18 @@ def test_a_late_start_event_does_not_reopen_a_lane_that_was_told_to_end() -> Non
     attempt.start(WorkerProcess(node="n", host="h", pid=1), 0)
     attempt.close(1)
     attempt.note("starting", 2, sent_at=2)
-    assert attempt.state is State.ENDING
+    assert attempt.state is LaneState.ENDING
 
 
 def test_w2_the_time_of_an_item_begins_when_the_lane_reports_that_it_has_begun_it() -> None:
-    attempt, limits = begun(), Limits(item_seconds=60)
+    attempt, limits = begun(), Limits(trial_seconds=60)
     attempt.note("starting", 1, sent_at=1)
     assert attempt.overdue(limits, 800) is None
     attempt.note("preparing", 800, sent_at=800)
     assert attempt.overdue(limits, 860) is None
     death = attempt.overdue(limits, 860.5)
     assert death is not None
-    assert death.kind is Kind.OVERTIME
+    assert death.cause is Cause.OVERTIME
 
 
 def test_u5_an_event_whose_content_never_arrives_counts_as_a_lost_node() -> None:
@@ -108,4 +108,4 @@ def test_u5_an_event_whose_content_never_arrives_counts_as_a_lost_node() -> None
     assert attempt.overdue(LIMITS, 8) is None
     death = attempt.overdue(LIMITS, 9.5)
     assert death is not None
-    assert death.kind is Kind.NODE_LOST
+    assert death.cause is Cause.NODE_LOST

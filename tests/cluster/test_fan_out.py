@@ -15,8 +15,8 @@ import ray
 
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.fan_out import Died, FanOut
-from cluster.lanes import Kind, WorkerProcess
+from cluster.fan_out import FanOut, LostAttempt
+from cluster.lanes import Cause, WorkerProcess
 from cluster.local import LocalCluster, temporary_cluster
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes, death_of
@@ -89,18 +89,18 @@ def start_with(function: Any, *arguments: object) -> Start:
 
 def run(
     start: Start, items: Sequence[Item], limits: Limits = QUICK, plan: LanePlan = NO_CPUS
-) -> tuple[list[Event | Died], FanOut]:
+) -> tuple[list[Event | LostAttempt], FanOut]:
     with start(limits, plan) as fan_out:
         fan_out.submit(items)
         return list(fan_out.events()), fan_out  # type: ignore[arg-type]
 
 
-def ended(events: Sequence[Event | Died]) -> list[str]:
+def ended(events: Sequence[Event | LostAttempt]) -> list[str]:
     return sorted(event.trial for event in events if isinstance(event, Event) and event.final)
 
 
-def deaths(events: Sequence[Event | Died]) -> list[tuple[str, int, Kind, bool]]:
-    return [(e.item, e.attempt, e.death.kind, e.final) for e in events if isinstance(e, Died)]
+def deaths(events: Sequence[Event | LostAttempt]) -> list[tuple[str, int, Cause, bool]]:
+    return [(e.trial, e.attempt, e.death.cause, e.final) for e in events if isinstance(e, LostAttempt)]
 
 
 def test_the_events_of_every_item_arrive_in_order_and_lanes_share_one_queue() -> None:
@@ -118,13 +118,13 @@ def test_after_a_kill_the_running_item_is_retried_and_ended_ones_are_not(tmp_pat
     begun = [event.trial for event in events if isinstance(event, Event) and not event.final]
     assert sorted(begun) == [*"abbbc"]  # c may be done while b waits for its next attempt
     assert [fan_out.attempts(item.id) for item in ITEMS] == [1, 3, 1]
-    assert deaths(events) == [("b", 1, Kind.KILLED, False), ("b", 2, Kind.KILLED, False)]
+    assert deaths(events) == [("b", 1, Cause.KILLED, False), ("b", 2, Cause.KILLED, False)]
 
 
 def test_an_item_whose_every_attempt_dies_fails_and_the_others_end(tmp_path: Path) -> None:
     events, _ = run(start_with(dies_in, "b", 99, tmp_path), ITEMS, limits=Limits(max_failures=1))
     assert ended(events) == ["a", "c"]
-    assert deaths(events) == [("b", 1, Kind.KILLED, False), ("b", 2, Kind.KILLED, True)]
+    assert deaths(events) == [("b", 1, Cause.KILLED, False), ("b", 2, Cause.KILLED, True)]
 
 
 def dies_after_its_result(folder: Path, items: Iterable[Item]) -> Iterator[Event]:
@@ -157,9 +157,9 @@ def raises_at_once(items: Iterable[Item]) -> Iterator[Event]:
 
 def test_a_bug_at_the_start_of_a_task_fails_its_items_without_a_retry() -> None:
     events, _ = run(start_with(raises_at_once), ITEMS)
-    assert deaths(events) == [(item.id, 1, Kind.BUG, True) for item in ITEMS]
-    assert all("no_module_of_that_name" in str(event.death) for event in events if isinstance(event, Died))
-    assert all("in raises_at_once" in event.death.traceback for event in events if isinstance(event, Died))
+    assert deaths(events) == [(item.id, 1, Cause.BUG, True) for item in ITEMS]
+    assert all("no_module_of_that_name" in str(event.death) for event in events if isinstance(event, LostAttempt))
+    assert all("in raises_at_once" in event.death.traceback for event in events if isinstance(event, LostAttempt))
 
 
 def stops_early(items: Iterable[Item]) -> Iterator[Event]:
@@ -169,7 +169,7 @@ def stops_early(items: Iterable[Item]) -> Iterator[Event]:
 def test_a_task_that_ends_before_its_items_is_a_failure() -> None:
     events, _ = run(start_with(stops_early), ITEMS[:1], limits=Limits(max_failures=0))
     # The worker's process ends with the task; on a busy machine, Ray may notice this before the end of the generator.
-    assert deaths(events) in ([("a", 1, kind, True)] for kind in (Kind.ENDED_EARLY, Kind.KILLED))
+    assert deaths(events) in ([("a", 1, kind, True)] for kind in (Cause.ENDED_EARLY, Cause.KILLED))
 
 
 def stops_once(folder: Path, items: Iterable[Item]) -> Iterator[Event]:
@@ -184,7 +184,7 @@ def stops_once(folder: Path, items: Iterable[Item]) -> Iterator[Event]:
 
 def test_a_silent_attempt_is_killed_and_another_one_follows(tmp_path: Path) -> None:
     events, _ = run(start_with(stops_once, tmp_path), ITEMS[:1])
-    assert deaths(events) == [("a", 1, Kind.SILENT, False)]
+    assert deaths(events) == [("a", 1, Cause.SILENT, False)]
     assert ended(events) == ["a"]
     stopped = next(event.text for event in events if isinstance(event, Event))
     wait_until(lambda: not Path(f"/proc/{stopped}").exists(), "the stopped worker is still there")
@@ -198,7 +198,7 @@ def test_late_events_of_an_abandoned_attempt_are_ignored(tmp_path: Path) -> None
         fan_out.submit(ITEMS[:1])
         for event in fan_out.events():
             seen.append(event)
-            if isinstance(event, Died):
+            if isinstance(event, LostAttempt):
                 os.kill(int(seen[0].text), signal.SIGCONT)  # type: ignore[union-attr]
                 time.sleep(2)
     assert ended(seen) == ["a"]  # type: ignore[arg-type]
@@ -219,8 +219,8 @@ def test_an_item_that_takes_too_long_fails_without_a_retry_and_the_others_end() 
         for item in items:
             yield from sleeps(600 if item.id == "a" else 0, [item])
 
-    events, _ = run(start_with(slow_a), ITEMS, limits=replace(QUICK, item_seconds=2))
-    assert deaths(events) == [("a", 1, Kind.OVERTIME, True)]
+    events, _ = run(start_with(slow_a), ITEMS, limits=replace(QUICK, trial_seconds=2))
+    assert deaths(events) == [("a", 1, Cause.OVERTIME, True)]
     assert ended(events) == ["b", "c"]
 
 
@@ -258,7 +258,7 @@ def test_a_death_for_lack_of_memory_names_the_node_and_its_memory() -> None:
         "Memory on the node (IP: 10.0.0.7, ID: abc) was 28.5GB used / 30.0GB limit (0.95)"
     )
     death = death_of(error, WorkerProcess(node="abc", host="node-7", pid=1), [])
-    assert (death.kind, str(death)) == (Kind.OUT_OF_MEMORY, "out of memory on node-7, 28.5GB of 30.0GB in use")
+    assert (death.cause, str(death)) == (Cause.OUT_OF_MEMORY, "out of memory on node-7, 28.5GB of 30.0GB in use")
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_items_of_a_lost_node_continue_on_another(other_cluster: LocalCluster) -
                 other_cluster.kill(node)
                 other_cluster.add_nodes(cpus=1)
             seen.append(event)
-    assert deaths(seen) == [("a", 1, Kind.NODE_LOST, False)]
+    assert deaths(seen) == [("a", 1, Cause.NODE_LOST, False)]
     assert ended(seen) == ["a", "b"]
     wait_until(lambda: free_cpus() == 1, "the CPU is not given back")
 

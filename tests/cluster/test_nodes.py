@@ -160,7 +160,7 @@ def test_the_description_of_a_thousand_nodes_is_short_and_names_those_with_free_
 def test_u3_one_unanswered_request_after_a_long_preparation_is_not_a_lost_head() -> None:
     clock, answers = VirtualClock(), iter([True, False, True, False, True])
 
-    def ask() -> list[object]:
+    def ask() -> list[Node]:
         if not next(answers):
             raise ClusterLostError("no answer")
         return []
@@ -174,7 +174,7 @@ def test_u3_one_unanswered_request_after_a_long_preparation_is_not_a_lost_head()
 def test_u3_a_head_that_does_not_answer_for_its_timeout_is_lost() -> None:
     clock = VirtualClock()
 
-    def ask() -> list[object]:
+    def ask() -> list[Node]:
         raise ClusterLostError("no answer")
 
     watch = HeadWatch(30.0, ask=ask, clock=clock)

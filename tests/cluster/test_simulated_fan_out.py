@@ -7,8 +7,8 @@ import pytest
 
 from cluster.deadlines import Limits
 from cluster.errors import ResourcesError
-from cluster.fan_out import Died
-from cluster.lanes import Kind
+from cluster.fan_out import LostAttempt
+from cluster.lanes import Cause
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import LaneStarted, TrialResult
 from mnist_lib.spec import trial_grid
@@ -40,7 +40,7 @@ def test_u2_a_worker_that_stops_for_good_delays_the_run_by_at_most_the_deadline_
     run.clock.after(moment, lambda: run.cluster.stop_worker(run.lane, math.inf))
     run.finish()
     assert len(run.ended) == 2
-    assert [kind for _, kind in run.deaths] == [Kind.SILENT]
+    assert [kind for _, kind in run.deaths] == [Cause.SILENT]
     assert run.clock.now < 900 + 200
 
 
@@ -87,7 +87,7 @@ def test_u5_an_event_that_cannot_be_fetched_ends_its_lane_and_does_not_delay_oth
             run.events.append(event)  # type: ignore[arg-type]
             if isinstance(event, TrialResult):
                 ends.append(run.clock.now)
-    assert [kind for _, kind in run.deaths] == [Kind.NODE_LOST]
+    assert [kind for _, kind in run.deaths] == [Cause.NODE_LOST]
     assert len(run.ended) == 4
     assert ends[1] < 30  # the other lane has done two trials meanwhile
 
@@ -98,7 +98,7 @@ def stall_storage(run: Run, begin: float, end: float) -> None:
 
 
 def test_w1_a_result_that_waits_for_the_storage_beyond_the_timeout_counts() -> None:
-    run = Run(trials(1), epoch=10.0, limits=Limits(item_seconds=60, max_failures=0))
+    run = Run(trials(1), epoch=10.0, limits=Limits(trial_seconds=60, max_failures=0))
     stall_storage(run, 20.0, 120.0)  # the result is sent after 37.5 s
     run.finish()
     assert (run.deaths, run.ended) == ([], ["keras-s0"])
@@ -120,15 +120,15 @@ def test_w1_a_death_between_two_trials_costs_the_next_one_no_attempt() -> None:
 
 
 def test_u5_after_slow_storage_a_trial_that_takes_too_long_is_abandoned() -> None:
-    run = Run(trials(1, epochs=100), epoch=10.0, limits=Limits(item_seconds=60))
+    run = Run(trials(1, epochs=100), epoch=10.0, limits=Limits(trial_seconds=60))
     stall_storage(run, 20.0, 120.0)
     run.finish()
-    assert run.deaths == [("keras-s0", Kind.OVERTIME)]
+    assert run.deaths == [("keras-s0", Cause.OVERTIME)]
     assert run.clock.now < 125
 
 
 def test_w2_importing_for_longer_than_the_timeout_of_a_trial_is_no_overtime() -> None:
-    run = Run(trials(4), slots=2, importing=90.0, limits=Limits(item_seconds=60))
+    run = Run(trials(4), slots=2, importing=90.0, limits=Limits(trial_seconds=60))
     run.finish()
     assert (run.deaths, len(run.ended)) == ([], 4)
 
@@ -168,7 +168,7 @@ def test_f3_a_lane_on_a_lost_node_is_abandoned_as_soon_as_the_head_knows() -> No
     run.clock.after(20.0, lambda: run.cluster.lose_node(run.cluster.nodes[0], noticed=False))
     run.clock.after(21.0, lambda: run.cluster.add_node(1))
     run.finish()
-    assert run.deaths == [("keras-s0", Kind.NODE_LOST)]
+    assert run.deaths == [("keras-s0", Cause.NODE_LOST)]
     assert run.clock.now < 20 + 30 + 320
 
 
@@ -206,7 +206,7 @@ def test_no_lane_starts_during_the_pause_after_a_death_even_if_a_node_is_lost() 
     deaths = []
     with run.fan_out:
         for event in run.fan_out.events():
-            if isinstance(event, Died):
+            if isinstance(event, LostAttempt):
                 deaths.append(run.clock.now)
     assert len(deaths) >= 3
     assert not [at for at in started for death in deaths if death <= at < death + 0.9]
@@ -219,7 +219,7 @@ def test_items_that_are_submitted_while_the_head_does_not_answer_wait_for_a_lane
     run.clock.after(20.0, run.cluster.answer_again)
     with run.fan_out:
         for event in run.fan_out.events():
-            if not submitted and not run.cluster.answers():
+            if not submitted and not run.cluster.head.answers:
                 run.fan_out.submit(trials(3)[1:])
                 submitted = True
             if isinstance(event, TrialResult):

@@ -58,22 +58,22 @@ MUTANTS = (
     Mutant(
         "lost nodes are ignored",
         FAN_OUT,
-        "lost = self._cluster.lost_nodes()",
+        "lost = self._cluster.head.dead_nodes",
         "lost: frozenset[str] = frozenset()",
         ("lost nodes",),
     ),
     Mutant(
         "nodes that join are not used",
         FAN_OUT,
-        "max(1, self._cluster.capacity())",
+        "max(1, self._plan.count(head.live_nodes))",
         "self._plan.lanes",
         ("capacity",),
     ),
     Mutant(
         "there is one retry too many",
         "cluster/attempts.py",
-        "return before.total() < self._limits.max_failures",
-        "return before.total() <= self._limits.max_failures",
+        "deaths.total() > limits.max_failures:",
+        "deaths.total() > limits.max_failures + 1:",
         ("attempts",),
     ),
     Mutant(
@@ -102,22 +102,23 @@ MUTANTS = (
         FAN_OUT,
         "                yield from self._abandon_if_nothing_is_unread(attempt)",
         "                death = attempt.overdue(self._limits, self._now, lost)\n"
-        "                yield from self._abandon(attempt, death) if death.kind is Kind.NODE_LOST else"
+        "                yield from self._abandon(attempt, death) if death.cause is Cause.NODE_LOST else"
         " self._abandon_if_nothing_is_unread(attempt)",
         ("arrived results",),
     ),
     Mutant(
         "an event of another trial counts",
         FAN_OUT,
-        "elif event.trial and (attempt.item is None or event.trial != attempt.item.id):",
-        "elif event.trial and attempt.item is None:",
+        "elif event.trial and (attempt.trial is None or event.trial != attempt.trial.id):",
+        "elif event.trial and attempt.trial is None:",
         ("one end",),
     ),
     Mutant(
         "an abandoned lane is still heard",
         FAN_OUT,
         "        del self._attempts[attempt.lane]\n        self._cluster.cancel(attempt.lane)\n",
-        "        heard = Attempt(lane=attempt.lane, worker=attempt.worker, state=State.ENDING, state_since=self._now)\n"
+        "        heard = Attempt(lane=attempt.lane, worker=attempt.worker, state_since=self._now)\n"
+        "        heard.close(self._now)\n"
         "        self._attempts[attempt.lane] = heard\n"
         "        self._cluster.cancel(attempt.lane)\n",
         ("late events",),
@@ -146,8 +147,8 @@ MUTANTS = (
     Mutant(
         "a trial whose lane dies before it begins is queued twice",
         FAN_OUT,
-        "self._queue.put_first([item])",
-        "self._queue.put_first([item, item])",
+        "self._queue.put_first([trial])",
+        "self._queue.put_first([trial, trial])",
         ("recorded results",),
     ),
     Mutant(
@@ -181,8 +182,8 @@ MUTANTS = (
     Mutant(
         "every lost worker is reported as a bug",
         RECORDER,
-        "trial=died.item, code=kind.code,",
-        'trial=died.item, code="E-BUG",',
+        "trial=lost.trial, code=cause.code,",
+        'trial=lost.trial, code="E-BUG",',
         ("warnings",),
     ),
     Mutant(

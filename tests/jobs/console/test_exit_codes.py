@@ -9,7 +9,7 @@ import pytest
 
 import cluster
 import jobs
-from cluster.lanes import Kind
+from cluster.lanes import Cause
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 
@@ -60,9 +60,9 @@ def test_an_exit_code_is_retried_if_and_only_if_one_of_its_errors_is(row: exit_c
         assert (row.retry != "no") == any(error.retry for error in row.errors.values())
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_every_kind_of_death_has_exit_code_5_except_a_bug_which_has_1(kind: Kind) -> None:
-    assert exit_codes.exit_code_of(kind.code) == (1 if kind is Kind.BUG else 5)
+@pytest.mark.parametrize("kind", Cause)
+def test_every_kind_of_death_has_exit_code_5_except_a_bug_which_has_1(kind: Cause) -> None:
+    assert exit_codes.exit_code_of(kind.code) == (1 if kind is Cause.BUG else 5)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.deadlines import Limits
-from cluster.lanes import Kind
+from cluster.lanes import Cause
 from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
@@ -39,8 +39,7 @@ class SimulatedSearch:
     def __init__(self, given: SearchOptions, lanes: int, deadline: float = float("inf"), **durations: float) -> None:
         self.options, self.lanes, self.deadline = given, lanes, deadline
         self.clock, self.storage = VirtualClock(), MemoryObjects()
-        self.cluster = SimulatedCluster(self.clock, {"keras": Durations(**durations)})  # type: ignore[arg-type]
-        self.cluster.add_node(lanes)
+        self.cluster = SimulatedCluster(self.clock, {"keras": Durations(**durations)}, [lanes])  # type: ignore[arg-type]
         self.drivers = 0
 
     def drive(self, objects: Any = None) -> Search:
@@ -115,7 +114,7 @@ def test_kills_of_workers_nodes_and_drivers_change_nothing(undisturbed: dict[str
 
     def kill() -> None:
         if running := world.cluster.running:
-            world.cluster.kill_worker(chance.choice(running), chance.choice([Kind.KILLED, Kind.OUT_OF_MEMORY]))
+            world.cluster.kill_worker(chance.choice(running), chance.choice([Cause.KILLED, Cause.OUT_OF_MEMORY]))
 
     def lose_node() -> None:
         world.cluster.lose_node(next(node for node in world.cluster.nodes if node.alive), noticed=True)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from cluster.fan_out import Died
-from cluster.lanes import Death, Kind
+from cluster.fan_out import LostAttempt
+from cluster.lanes import Cause, Death
 from jobs.train import display
 from jobs.train.progress import RunProgress, State
 from mnist_lib.results import Accuracy, EpochDone, Heartbeat, Started, TrialFailure
@@ -89,13 +89,13 @@ def test_without_validation_the_accuracy_column_is_that_of_training() -> None:
 def test_a_dead_attempt_and_its_successor_are_shown() -> None:
     progress = progress_of(2)
     start(progress, "keras-s0")
-    death = Death(kind=Kind.KILLED, details="on a node")
-    progress.update(Died(item="keras-s0", attempt=1, death=death, final=False), first)
+    death = Death(cause=Cause.KILLED, details="on a node")
+    progress.update(LostAttempt(trial="keras-s0", attempt=1, death=death, final=False), first)
     assert progress.trials["keras-s0"].state is State.RETRYING
     start(progress, "keras-s0", lambda item: 2, resumed_after=4)
     trial = progress.trials["keras-s0"]
     assert (trial.state, trial.attempt, trial.epoch) == (State.RUNNING, 2, 4)
-    progress.update(Died(item="keras-s0", attempt=2, death=death, final=True), first)
+    progress.update(LostAttempt(trial="keras-s0", attempt=2, death=death, final=True), first)
     progress.update(TrialFailure(trial="keras-s1", code="E-NAN", message="no number"), first)
     assert progress.count(State.FAILED) == 2
     assert "2 of 2 trials ended, 2 failed" in drawn(progress, 80, 24)[-1]

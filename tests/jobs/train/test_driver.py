@@ -57,8 +57,7 @@ def complete_run(objects: Objects) -> dict[str, Any]:
             finish(folder, summary, OPTIONS)
             return summary
         clock = VirtualClock()
-        cluster = SimulatedCluster(clock, {"keras": Durations(), "scratch": Durations()})
-        cluster.add_node(2)
+        cluster = SimulatedCluster(clock, {"keras": Durations(), "scratch": Durations()}, [2])
         with Recorder(folder, TRIALS, SimulatedWrites(clock, seconds=0.0)) as recorder:
             plan = LanePlan(lanes=2, cpus=1, gpus=0)
             with fan_out_of(cluster, Limits(), plan, recorder, clock=clock) as fan_out:
@@ -223,8 +222,7 @@ def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.Monke
             self.making = False
 
     folder, writes = RunFolder(Storage(), "r"), Writes(clock, seconds=5.0)
-    cluster = SimulatedCluster(clock, {"keras": Durations(epoch=20.0), "scratch": Durations(epoch=20.0)})
-    cluster.add_node(2)
+    cluster = SimulatedCluster(clock, {"keras": Durations(epoch=20.0), "scratch": Durations(epoch=20.0)}, [2])
     clock.after(40.0, lambda: cluster.kill_worker(cluster.running[0]))
     with Recorder(folder, TRIALS, writes) as recorder:
         plan = LanePlan(lanes=2, cpus=1, gpus=0)

@@ -31,8 +31,7 @@ class Run:
 
     def __init__(self, trials: list[TrialSpec], durations: dict[str, Durations], *, lanes: int = 1) -> None:
         self.clock = VirtualClock()
-        self.cluster = SimulatedCluster(self.clock, durations)
-        self.cluster.add_node(lanes)
+        self.cluster = SimulatedCluster(self.clock, durations, [lanes])
         self._trials, self._lanes = trials, lanes
         self.epochs: dict[str, int] = {}  # that each trial was trained for
         self.trained_until = 0.0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import VersionsError
-from cluster.fan_out import Died
-from cluster.lanes import Death, Kind
+from cluster.fan_out import LostAttempt
+from cluster.lanes import Cause, Death
 from jobs.train.recorder import Recorder, require_same_versions
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.errors import IntegrityError
@@ -23,8 +23,8 @@ from tests.support.results import trial_result
 from tests.support.simulation.trials import epoch_of
 
 
-def death(kind: Kind) -> Died:
-    return Died(item="keras-s0", attempt=2, death=Death(kind=kind), final=True)
+def death(kind: Cause) -> LostAttempt:
+    return LostAttempt(trial="keras-s0", attempt=2, death=Death(cause=kind), final=True)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def death(kind: Kind) -> Died:
     [
         (TrialFailure(trial="keras-s0", code="E-NAN", message="the loss is not a number"), "E-NAN", False),
         (TrialFailure(trial="keras-s0", code="E-GPU-INVISIBLE", message="no GPU"), "E-GPU-INVISIBLE", True),
-        (death(Kind.OUT_OF_MEMORY), "E-OOM", True),
-        (death(Kind.OVERTIME), "E-TIMEOUT", False),
+        (death(Cause.OUT_OF_MEMORY), "E-OOM", True),
+        (death(Cause.OVERTIME), "E-TIMEOUT", False),
     ],
 )
 def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(

@@ -7,13 +7,13 @@ when the worker dies, large events are lost with their node, and the driver know
 import itertools
 import math
 from collections import deque
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster import nodes
 from cluster.errors import ClusterLostError
-from cluster.lanes import MAX_UNREAD_EVENTS, Death, Kind, LaneDied, LaneEnded, Sent, WorkerProcess
-from cluster.nodes import HeadWatch
+from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, LaneStarted, RungDone, TrialEvent, TrialResult
 from tests.support.simulation.clock import VirtualClock
@@ -21,7 +21,9 @@ from tests.support.simulation.trials import VERSIONS, Durations, trial_script
 
 CANCEL_SECONDS = 0.1  # until a lane that is not stopped has ended
 NODE_LOST_SECONDS = 15.0  # until the head knows
+HEAD_SECONDS = 30.0  # after which a driver gives up
 LARGE = (CheckpointTaken, RungDone, TrialResult)  # events whose content stays on the worker's node
+EVENT_LOST = Death(cause=Cause.NODE_LOST, details="with an event")
 
 
 @dataclass(eq=False)
@@ -30,7 +32,6 @@ class Node:
     slots: int
     alive: bool = True
     reachable: bool = True
-    known: bool = False  # whether the head has reported it to the driver
     declared_dead: bool = False  # by the head
     free: int = field(init=False)
 
@@ -45,26 +46,33 @@ class SimulatedLane:
     payloads: deque[Assignment] = field(default_factory=deque)
     closed: bool = False
     begun: bool = False  # its first event is on the way
-    stream: deque[Sent] = field(default_factory=deque)  # what the driver has not taken yet; lost if the lane dies
-    arrived: deque[Sent] = field(default_factory=deque)  # what the driver has taken; at the end an exception
+    stream: deque[Message | Death] = field(default_factory=deque)  # not taken by the driver yet; lost if the lane dies
+    arrived: deque[Message | Death] = field(default_factory=deque)  # taken by the driver
     content_at: float = 0.0  # when the content of the first unread event arrives
     is_requested: bool = False  # whether the driver has asked for that content
     script: Generator[Any, None, None] | None = None
     has_mailbox: bool = True
-    wants: str = ""  # "item" or "room" while the script waits for one
-    stopped: bool = False
+    wants: str = ""  # "trial" or "room" while the script waits for one
+    stopped_at: float = math.inf  # infinite while it is not stopped
     is_late: bool = False  # it was due to go on while it was stopped
     ended: bool = False
     cancelled: bool = False
     failed: bool = False  # whether the driver knows that it has failed
     is_killed_later: bool = False  # a kill that did not reach its node
     faults: list[str] = field(default_factory=list)  # what has happened to it
-    item: Assignment | None = None  # what it works on
-    item_began_at: float = math.inf
-    stopped_at: float = math.inf
+    assignment: Assignment | None = None  # what it works on
+    trial_began_at: float = math.inf
     last_event: TrialEvent | None = None
     last_sent_at: float = math.inf
-    longest: float = 0.0  # seconds between two events of its item
+    longest: float = 0.0  # seconds between two events of its trial
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_at < math.inf
+
+    @property
+    def is_reachable(self) -> bool:
+        return self.node is None or self.node.reachable
 
 
 class Watch:
@@ -73,35 +81,34 @@ class Watch:
     def on_wait(self, lanes: Collection[SimulatedLane]) -> None: ...
     def on_sleep(self) -> None: ...
     def on_start(self) -> None: ...
-    def on_begin(self, lane: SimulatedLane, given: Assignment) -> None: ...
-    def on_taken(self, lane: SimulatedLane, sent: Sent) -> None: ...
+    def on_begin(self, lane: SimulatedLane, assignment: Assignment) -> None: ...
+    def on_taken(self, lane: SimulatedLane, message: Message) -> None: ...
     def on_abandon(self, lane: SimulatedLane) -> None: ...
 
 
 class SimulatedCluster:
+    """A cluster of nodes with these slots, to which a driver is connected."""
+
     def __init__(
         self,
         clock: VirtualClock,
-        durations: dict[str, Durations],
-        head_seconds: float = 30.0,
+        durations: Mapping[str, Durations],
+        slots: Sequence[int],
         *,
         large_events: bool = False,
-        lanes_before_answer: int = 1,
     ) -> None:
-        self.clock, self._durations = clock, durations
-        self.nodes: list[Node] = []
+        self.clock, self._durations, self._large_events = clock, durations, large_events
+        self._numbers = itertools.count()
         self.lanes: dict[SimulatedLane, None] = {}  # those that have not ended, in the order of their start
         self._waiting: deque[SimulatedLane] = deque()
         self._with_events: set[SimulatedLane] = set()
         self.events_taken = 0
         self.head_answers = True
         self.watch = Watch()
-        self._driver_sleeps = 0.0
-        self._numbers = itertools.count()
-        self._head_seconds, self._large_events = head_seconds, large_events
-        self._lanes_before_answer = lanes_before_answer
-        self._seconds_to_final_death: float | None = None
-        self._repeats_result = False
+        self._at_result: Callable[[SimulatedLane, TrialEvent], None] | None = None
+        self.nodes: list[Node] = []
+        for count in slots:
+            self.add_node(count)
         self.connect()
 
     # Faults and their opposites
@@ -114,14 +121,7 @@ class SimulatedCluster:
         self._waiting.clear()
         self._with_events.clear()
         self._driver_sleeps = 0.0
-        # What the driver learns from the head's answers: the nodes that have died since it connected.
-        self._known_dead: frozenset[str] = frozenset()  # those that the head knows
-        self._reported_dead: frozenset[str] = frozenset()  # those in its last answer
-        self._reported_slots: int | None = None
-        for node in self.nodes:
-            node.known = False
-        self.head = HeadWatch(self._head_seconds, ask=self._answer, clock=self.clock)
-        self._reported_slots = None  # `HeadWatch` has asked, and ignores the answer
+        self.head = nodes.HeadWatch(HEAD_SECONDS, ask=self._answer, clock=self.clock)
 
     def add_node(self, slots: int) -> Node:
         node = Node(f"node-{next(self._numbers)}", slots)
@@ -129,13 +129,13 @@ class SimulatedCluster:
         self._place()
         return node
 
-    def lose_node(self, node: Node, *, noticed: bool, kind: Kind = Kind.NODE_LOST) -> None:
+    def lose_node(self, node: Node, *, noticed: bool, cause: Cause = Cause.NODE_LOST) -> None:
         """End a node with its lanes. Their ends are noticed at once, or only when the head knows."""
         node.alive = False
         for lane in self.running_on(node):
             lane.faults.append("its node is lost")
             self._lose_content(lane)
-            self._end(lane, Death(kind=kind, details=f"on {node.name}") if noticed else None)
+            self._end(lane, Death(cause=cause, details=f"on {node.name}") if noticed else None)
         self.clock.after(NODE_LOST_SECONDS, lambda: self._know_dead(node))
 
     def cut_off(self, node: Node, seconds: float) -> None:
@@ -148,13 +148,11 @@ class SimulatedCluster:
             self.clock.after(NODE_LOST_SECONDS, lambda: self._know_dead(node))
 
         def reconnect() -> None:
-            node.reachable = True
-            if dead:
-                node.alive = False
+            node.reachable, node.alive = True, node.alive and not dead
             for lane in self.running_on(node):
                 if dead:
                     self._lose_content(lane)
-                    self._end(lane, Death(kind=Kind.NODE_LOST, details=f"on {node.name}"))
+                    self._end(lane, Death(cause=Cause.NODE_LOST, details=f"on {node.name}"))
                 elif lane.is_killed_later:
                     self._end(lane)
                 else:
@@ -165,35 +163,38 @@ class SimulatedCluster:
 
     def _know_dead(self, node: Node) -> None:
         node.declared_dead = True
-        self._known_dead |= {node.name}
         for lane in [lane for lane in self.lanes if lane.node is node and lane.script is None]:
             lane.node = None  # Ray asks another node
             self._waiting.appendleft(lane)
         self._place()
 
-    def running_on(self, node: Node) -> list[SimulatedLane]:
-        return [lane for lane in self.lanes if lane.node is node and lane.script is not None]
-
     @property
     def running(self) -> list[SimulatedLane]:
         return [lane for lane in self.lanes if lane.script is not None]
 
-    def kill_worker(self, lane: SimulatedLane, kind: Kind = Kind.KILLED) -> None:
+    def running_on(self, node: Node) -> list[SimulatedLane]:
+        return [lane for lane in self.running if lane.node is node]
+
+    def kill_worker(self, lane: SimulatedLane, cause: Cause = Cause.KILLED) -> None:
         """End a lane, as a user, the kernel, or a bug in its code would."""
-        lane.faults.append(kind.text)
-        self._end(lane, Death(kind=kind, details="on its node"))
+        lane.faults.append(cause.text)
+        self._end(lane, Death(cause=cause, details="on its node"))
 
     def kill_after_next_result(self, seconds: float) -> None:
         """Kill the worker that sends the next final event, that long afterwards."""
-        self._seconds_to_final_death = seconds
+        self._at_result = lambda lane, event: self.clock.after(seconds, lambda: self.kill_worker(lane))
+
+    def repeat_next_result(self) -> None:
+        """Send the next final event again, a second later."""
+        self._at_result = lambda lane, event: self.clock.after(1.0, lambda: self.repeat_event(lane, event))
 
     def stop_worker(self, lane: SimulatedLane, seconds: float) -> None:
         """Stop a worker, which then ignores a cancellation, and resume it later."""
-        lane.stopped, lane.stopped_at = True, self.clock.now
+        lane.stopped_at = self.clock.now
         lane.faults.append(f"stopped for {seconds} s")
 
         def go_on() -> None:
-            lane.stopped, lane.stopped_at = False, math.inf
+            lane.stopped_at = math.inf
             if lane.cancelled:
                 self._end(lane)
             elif lane.is_late:
@@ -213,8 +214,7 @@ class SimulatedCluster:
         """Lose the next event of a lane, which goes on."""
         if not lane.cancelled:  # else nobody takes it
             lane.faults.append("an event is lost")
-            lost = LaneDied(Death(kind=Kind.NODE_LOST, details="with an event"))
-            lane.arrived.appendleft(Sent(lost, self.clock.now))
+            lane.arrived.appendleft(EVENT_LOST)
             self._with_events.add(lane)
 
     def repeat_event(self, lane: SimulatedLane, event: TrialEvent | None = None) -> None:
@@ -222,27 +222,28 @@ class SimulatedCluster:
         event = event or lane.last_event
         if event is not None and not lane.ended:
             lane.faults.append("an event is sent twice")  # which shortens the intervals that the driver measures
-            self._emit(lane, event)
-
-    def repeat_next_result(self) -> None:
-        """Send the next final event again, a second later."""
-        self._repeats_result = True
+            self._send(lane, event)
 
     def lose_mailbox(self) -> None:
-        """Lose all assigned items that lanes have not taken yet; a lane notices when it wants an item."""
+        """Lose all assignments that lanes have not taken yet; a lane notices when it wants one."""
         for lane in [*self.lanes]:
             lane.faults.append("the mailbox is lost")
             lane.has_mailbox = False
-            self._wake(lane, "item")
+            self._wake(lane, "trial")
 
     def stop_driver(self, seconds: float) -> None:
         """Stop the driver for a while. Everything else goes on; the driver notices only once it runs again."""
         self._driver_sleeps = seconds
 
-    # The port
+    def answer_again(self) -> None:
+        """End an outage of the head."""
+        self.head_answers = True
+        self._place()
+
+    # The protocol
 
     def start(self) -> SimulatedLane:
-        assert self.answers(), "the driver asks for a lane while the head does not answer"
+        assert self.head.answers, "the driver asks for a lane while the head does not answer"
         self.watch.on_start()
         lane = SimulatedLane(next(self._numbers))
         self.lanes[lane] = None
@@ -252,11 +253,11 @@ class SimulatedCluster:
 
     def assign(self, lane: SimulatedLane, payload: Any) -> None:
         lane.payloads.append(payload)
-        self._wake(lane, "item")
+        self._wake(lane, "trial")
 
     def close(self, lane: SimulatedLane) -> None:
         lane.closed = True
-        self._wake(lane, "item")
+        self._wake(lane, "trial")
 
     def wait(self, lanes: Collection[SimulatedLane], seconds: float) -> list[SimulatedLane]:
         if self._driver_sleeps:
@@ -274,22 +275,21 @@ class SimulatedCluster:
         self._read_streams()
         return [lane for lane in lanes if lane in self._with_events and self._is_ready(lane)]
 
-    def take(self, lane: SimulatedLane) -> Sent | None:
-        if lane.content_at > self.clock.now:
-            lane.is_requested = True
+    def take(self, lane: SimulatedLane) -> Message | Death | None:
+        lane.is_requested = lane.content_at > self.clock.now
+        if lane.is_requested:
             return None
-        lane.is_requested = False
-        sent = lane.arrived.popleft()
+        message = lane.arrived.popleft()
         self._read_streams()
         if not lane.arrived and not lane.stream:
             self._with_events.discard(lane)
         self.events_taken += 1
-        if isinstance(sent.event, Exception):
+        if isinstance(message, Death):
             lane.failed = True
-            raise sent.event
-        self._wake(lane, "room")
-        self.watch.on_taken(lane, sent)
-        return sent
+        else:
+            self._wake(lane, "room")
+            self.watch.on_taken(lane, message)
+        return message
 
     def cancel(self, lane: SimulatedLane) -> None:
         self.watch.on_abandon(lane)
@@ -304,80 +304,24 @@ class SimulatedCluster:
     def finish_kills(self, seconds: float) -> None:
         pass
 
-    def release(self, lane: SimulatedLane) -> None:
-        pass
-
-    def check(self) -> None:
-        self.head.check()
-
-    def lost_nodes(self) -> frozenset[str]:
-        return self._reported_dead
-
-    def answers(self) -> bool:
-        return not self.head.unanswered
-
-    def capacity(self) -> int:
-        return self._lanes_before_answer if self._reported_slots is None else self._reported_slots
-
     def describe_free(self) -> str:
         return ", ".join(f"{node.name}: {node.free} free" for node in self.nodes)
 
-    # What lanes do
+    # What the head and the nodes do
 
-    def _emit(self, lane: SimulatedLane, event: Any) -> None:
-        if isinstance(event, TrialEvent):
-            lane.longest = max(lane.longest, self.clock.now - lane.last_sent_at)
-            lane.last_event, lane.last_sent_at = event, self.clock.now
-            if event.final and self._repeats_result:
-                self._repeats_result = False
-                self.clock.after(1.0, lambda: self.repeat_event(lane, event))
-            if event.final and self._seconds_to_final_death is not None:
-                seconds, self._seconds_to_final_death = self._seconds_to_final_death, None
-                lane.faults.append("it dies after its result")
-                self.clock.after(seconds, lambda: self._end(lane, Death(kind=Kind.KILLED, details="on its node")))
-        lane.stream.append(Sent(event, self.clock.now))
-        self._with_events.add(lane)
-
-    def _read_streams(self) -> None:
-        """Take events from the streams of lanes, as far as they are reachable, and only a few of each."""
-        for lane in self._with_events:
-            while lane.stream and len(lane.arrived) < MAX_UNREAD_EVENTS // 2 and self._is_reachable(lane):
-                lane.arrived.append(lane.stream.popleft())
-
-    def _is_reachable(self, lane: SimulatedLane) -> bool:
-        return lane.node is None or lane.node.reachable
-
-    def _is_ready(self, lane: SimulatedLane) -> bool:
-        if not lane.arrived and not (lane.stream and self._is_reachable(lane)):
-            return False
-        return not (lane.is_requested and lane.content_at > self.clock.now)
-
-    def _lose_content(self, lane: SimulatedLane) -> None:
-        """Lose the content of large events that have not been read."""
-        for index, sent in enumerate(lane.arrived):
-            if self._large_events and isinstance(sent.event, LARGE):
-                lost = LaneDied(Death(kind=Kind.NODE_LOST, details="with an event"))
-                lane.arrived[index] = Sent(lost, sent.at)
-
-    def _answer(self) -> list[Any]:
+    def _answer(self) -> list[nodes.Node]:
+        """Return all nodes. A node that has died is listed as alive until the head knows."""
         if not self.head_answers:
             self.clock.sleep(4.0)
             raise ClusterLostError("no answer")
-        self._reported_dead = self._known_dead
-        listed = [node for node in self.nodes if self._is_listed(node)]
-        self._reported_slots = sum(node.slots for node in listed)
-        for node in listed:
-            node.known = True
-        return []
-
-    def _is_listed(self, node: Node) -> bool:
-        """Return whether the head lists the node: also for seconds after its death."""
-        return not node.declared_dead and (node.alive or node.known)
+        return [
+            nodes.Node(id=node.name, host=node.name, cpus=node.slots, gpus=0, is_alive=not node.declared_dead)
+            for node in self.nodes
+        ]
 
     def _place(self) -> None:
         for node in self.nodes if self._waiting and self.head_answers else ():
-            usable = node.reachable and self._is_listed(node)
-            while usable and node.free and self._waiting:
+            while node.reachable and not node.declared_dead and node.free and self._waiting:
                 lane = self._waiting.popleft()
                 if not lane.ended:
                     node.free -= 1
@@ -386,33 +330,59 @@ class SimulatedCluster:
                         lane.script = self._script(lane)
                         self._advance(lane)
 
-    def answer_again(self) -> None:
-        """End an outage of the head."""
-        self.head_answers = True
-        self._place()
+    # What lanes do
+
+    def _send(self, lane: SimulatedLane, event: Any) -> None:
+        if isinstance(event, TrialEvent):
+            lane.longest = max(lane.longest, self.clock.now - lane.last_sent_at)
+            lane.last_event, lane.last_sent_at = event, self.clock.now
+            if event.final and self._at_result:
+                action, self._at_result = self._at_result, None
+                action(lane, event)
+        self._put(lane, Message(event, self.clock.now))
+
+    def _put(self, lane: SimulatedLane, message: Message | Death) -> None:
+        lane.stream.append(message)
+        self._with_events.add(lane)
+
+    def _read_streams(self) -> None:
+        """Take events from the streams of lanes, as far as they are reachable, and only a few of each."""
+        for lane in self._with_events:
+            while lane.stream and len(lane.arrived) < MAX_UNREAD_EVENTS // 2 and lane.is_reachable:
+                lane.arrived.append(lane.stream.popleft())
+
+    def _is_ready(self, lane: SimulatedLane) -> bool:
+        has_events = lane.arrived or (lane.stream and lane.is_reachable)
+        return bool(has_events) and not (lane.is_requested and lane.content_at > self.clock.now)
+
+    def _lose_content(self, lane: SimulatedLane) -> None:
+        """Lose the content of large events that have not been read."""
+        for index, message in enumerate(lane.arrived):
+            if self._large_events and isinstance(message, Message) and isinstance(message.event, LARGE):
+                lane.arrived[index] = EVENT_LOST
 
     def _end_if_reachable(self, lane: SimulatedLane) -> None:
-        if lane.script is not None and not self._is_reachable(lane):
+        if lane.script is not None and not lane.is_reachable:
             lane.is_killed_later = True
         else:
             self._end(lane)
 
     def _end(self, lane: SimulatedLane, death: Death | None = None) -> None:
+        """End a lane. If its process has died, what it has sent is lost."""
         if lane.ended:
             return
         lane.ended = True
         self.lanes.pop(lane, None)
-        if death is not None:
+        if lane.node is not None and (death or not lane.node.alive):
             lane.stream.clear()
-            self._emit(lane, LaneDied(death))
-        elif lane.node is not None and not lane.node.alive:
-            lane.stream.clear()
+        if death:
+            self._put(lane, death)
         if lane.node is not None:
             lane.node.free += 1
             self._place()
 
     def _wake(self, lane: SimulatedLane, wanted: str) -> None:
-        if lane.wants and lane.wants == wanted and self._is_reachable(lane):
+        if lane.wants and lane.wants == wanted and lane.is_reachable:
             self._advance(lane)
 
     def _advance(self, lane: SimulatedLane) -> None:
@@ -428,7 +398,7 @@ class SimulatedCluster:
         except StopIteration:
             if not lane.ended:
                 self._end(lane)
-                self._emit(lane, LaneEnded())
+                self._put(lane, Death(cause=Cause.ENDED_EARLY))
             return
         if isinstance(pause, str):
             lane.wants = pause
@@ -440,30 +410,30 @@ class SimulatedCluster:
         assert lane.node is not None
         yield 1.0
         lane.begun = True
-        self._emit(lane, WorkerProcess(node=lane.node.name, host=lane.node.name, pid=lane.number))
-        self._emit(lane, LaneStarted(trial="", host=lane.node.name, versions=VERSIONS))
+        self._send(lane, WorkerProcess(node=lane.node.name, host=lane.node.name, pid=lane.number))
+        self._send(lane, LaneStarted(trial="", host=lane.node.name, versions=VERSIONS))
         compiled: set[str] = set()
         while True:
             while lane.has_mailbox and not lane.payloads and not lane.closed:
-                yield "item"
+                yield "trial"
             if not lane.has_mailbox:
-                self._end(lane, Death(kind=Kind.KILLED, details="without its mailbox"))
+                self._end(lane, Death(cause=Cause.KILLED, details="without its mailbox"))
                 return
             if not lane.payloads:
                 return
-            given = lane.payloads.popleft()
-            durations = self._durations[given.spec.model]
-            yield durations.importing if not compiled else 0.01
-            lane.item, lane.item_began_at, lane.last_sent_at, lane.longest = given, self.clock.now, math.inf, 0.0
-            self.watch.on_begin(lane, given)
-            is_compiled = given.spec.model in compiled
-            compiled.add(given.spec.model)
-            now = self.clock.monotonic
-            for happening in trial_script(given, durations, lane.node.name, now, is_compiled=is_compiled):
+            assignment = lane.payloads.popleft()
+            model = assignment.spec.model
+            yield 0.01 if compiled else self._durations[model].importing
+            lane.assignment, lane.trial_began_at = assignment, self.clock.now
+            lane.last_sent_at, lane.longest = math.inf, 0.0
+            self.watch.on_begin(lane, assignment)
+            host, now = lane.node.name, self.clock.monotonic
+            for step in trial_script(assignment, self._durations[model], host, now, is_compiled=model in compiled):
                 while len(lane.stream) >= MAX_UNREAD_EVENTS // 2:
                     yield "room"
-                if isinstance(happening, TrialEvent):
-                    self._emit(lane, happening)
+                if isinstance(step, TrialEvent):
+                    self._send(lane, step)
                 else:
-                    yield happening
-            lane.item, lane.item_began_at = None, math.inf
+                    yield step
+            compiled.add(model)
+            lane.assignment, lane.trial_began_at = None, math.inf

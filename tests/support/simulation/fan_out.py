@@ -1,8 +1,8 @@
 """A fan-out over trials on a simulated cluster."""
 
 from cluster.deadlines import Limits
-from cluster.fan_out import Died, FanOut
-from cluster.lanes import Kind
+from cluster.fan_out import FanOut, LostAttempt
+from cluster.lanes import Cause
 from cluster.nodes import LanePlan
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import TrialEvent, TrialResult
@@ -20,10 +20,8 @@ class Run:
     ) -> None:
         self.clock = VirtualClock()
         by_model = {trial.model: Durations(**durations) for trial in trials}  # type: ignore[arg-type]
-        self.cluster = SimulatedCluster(self.clock, by_model, lanes_before_answer=max(1, slots))
-        if slots:
-            self.cluster.add_node(slots)
-        self.events: list[TrialEvent | Died] = []
+        self.cluster = SimulatedCluster(self.clock, by_model, [slots] if slots else [])
+        self.events: list[TrialEvent | LostAttempt] = []
         plan = LanePlan(lanes=max(1, slots), cpus=1, gpus=0)
         self.full = False
         self.fan_out = FanOut(
@@ -43,8 +41,8 @@ class Run:
                 assert self.clock.now < 100_000
 
     @property
-    def deaths(self) -> list[tuple[str, Kind]]:
-        return [(event.item, event.death.kind) for event in self.events if isinstance(event, Died)]
+    def deaths(self) -> list[tuple[str, Cause]]:
+        return [(event.trial, event.death.cause) for event in self.events if isinstance(event, LostAttempt)]
 
     @property
     def ended(self) -> list[str]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from cluster.deadlines import Limits
-from cluster.fan_out import Died, FanOut
-from cluster.lanes import Kind, Sent
+from cluster.fan_out import FanOut, LostAttempt
+from cluster.lanes import Cause, Death, Message
 from jobs.train.recorder import Recorder
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult
@@ -27,7 +27,7 @@ ANNOUNCED_SECONDS = 17.0  # within which a wait is logged: 10 s, two unanswered 
 REACTION_SECONDS = 6.0  # within which the driver acts on what it knows: a tick, and an unanswered request to the head
 CHECKPOINT = re.compile(r"runs/run/trials/([^/]+)/checkpoints/(\d{8})-.*")
 ENDED = re.compile(r"runs/run/trials/([^/]+)/ended\.json")
-UNDISTURBED_KINDS = (Kind.BUG, Kind.OVERTIME)  # final at the first death
+UNDISTURBED_KINDS = (Cause.BUG, Cause.OVERTIME)  # final at the first death
 
 INVARIANTS = {
     "one end": "a trial ends once",
@@ -94,7 +94,7 @@ class Invariants(Watch):
         self._finals: set[str] = set()
         self.checkpoints = newest_checkpoints(storage)  # known to this driver, by trial
         self._ended_before = ended_trials(storage)
-        self.deaths: dict[str, Counter[Kind]] = {}
+        self.deaths: dict[str, Counter[Cause]] = {}
         self._due_at: dict[str, float] = {}  # when a trial may begin again after a death
         self._pause_until = self._disturbed_at = self._abandoned_at = -math.inf
         self._running = self._looked_at = clock.now  # `cluster.deadlines.RunningTime`
@@ -117,30 +117,32 @@ class Invariants(Watch):
         if not self._is_disturbed:
             must(self._clock.now >= self._pause_until - 0.01, "back-off", "a lane starts right after a death")
 
-    def on_begin(self, lane: SimulatedLane, given: Assignment) -> None:
+    def on_begin(self, lane: SimulatedLane, assignment: Assignment) -> None:
         if lane.cancelled:
             return
-        trial = given.spec.id
+        trial = assignment.spec.id
         must(
             trial not in self._ended_before, "stored results", f"{trial} is trained again, though its result is stored"
         )
         must(trial not in self.results, "recorded results", f"{trial} is trained again, though its result was recorded")
         early = self._due_at.get(trial, 0.0) - self._clock.now
         must(self._is_disturbed or early < 0.51, "back-off", f"{trial} is tried again {early:.1f} s too early")
-        epoch = json.loads(bytes(given.checkpoint))[0] if given.checkpoint else 0
+        epoch = json.loads(bytes(assignment.checkpoint))[0] if assignment.checkpoint else 0
         newest = self.checkpoints.get(trial, 0)
         must(epoch >= newest, "resumption", f"{trial} resumes after epoch {epoch}, its checkpoint is of {newest}")
 
-    def on_taken(self, lane: SimulatedLane, sent: Sent) -> None:
-        must(not lane.cancelled, "late events", f"an event of the abandoned lane {lane.number} is taken: {sent.event}")
+    def on_taken(self, lane: SimulatedLane, message: Message) -> None:
+        must(not lane.cancelled, "late events", f"the abandoned lane {lane.number} is heard: {message.event}")
         self._taken_at[lane] = self._running
 
     def on_abandon(self, lane: SimulatedLane) -> None:
-        now, overtime = self._clock.now, self._clock.now - lane.item_began_at > self._limits.item_seconds - 0.01
+        now, overtime = self._clock.now, self._clock.now - lane.trial_began_at > self._limits.trial_seconds - 0.01
         must(bool(lane.faults) or overtime, "healthy lanes", f"lane {lane.number} is abandoned, and nothing touched it")
-        unread = [] if lane.failed or lane.content_at > now else [sent.event for sent in lane.arrived]
-        readable = unread[: next((i for i, event in enumerate(unread) if isinstance(event, Exception)), None)]
-        results = [event.trial for event in readable if isinstance(event, TrialResult)]
+        results: list[str] = []
+        for message in [] if lane.failed or lane.content_at > now else lane.arrived:
+            if isinstance(message, Death):
+                break
+            results += [message.event.trial] if isinstance(message.event, TrialResult) else []
         must(not results, "arrived results", f"lane {lane.number} is abandoned with the unread result of {results}")
         if now - self._abandoned_at > MAX_PAUSE_SECONDS:  # else the pause of an earlier death may go on
             self._pause_until = now + pause_after(1)
@@ -156,22 +158,22 @@ class Invariants(Watch):
                     self.results.add(event.trial)
             case CheckpointTaken():
                 self.checkpoints[event.trial] = max(event.epoch, self.checkpoints.get(event.trial, 0))
-            case Died():
+            case LostAttempt():
                 self._announced_at = self._running
                 self._on_death(event)
 
-    def _on_death(self, died: Died) -> None:
-        deaths = self.deaths.setdefault(died.item, Counter())
-        deaths[died.death.kind] += 1
+    def _on_death(self, lost: LostAttempt) -> None:
+        deaths = self.deaths.setdefault(lost.trial, Counter())
+        deaths[lost.death.cause] += 1
         number, limits = deaths.total(), self._limits
-        must(died.attempt == number or died.death.kind is Kind.BUG, "attempts", f"{died} is death {number}")
-        out_of_memory = deaths[Kind.OUT_OF_MEMORY] > limits.max_out_of_memory
-        is_last = number > limits.max_failures or out_of_memory or died.death.kind in UNDISTURBED_KINDS
-        must(died.final == is_last, "attempts", f"{died.item} has died {number} times, final: {died.final}")
-        self._due_at[died.item] = self._clock.now + pause_after(number)
-        if died.final:
-            must(died.item not in self._finals, "one end", f"{died.item} ends twice")
-            self._finals.add(died.item)
+        must(lost.attempt == number or lost.death.cause is Cause.BUG, "attempts", f"{lost} is death {number}")
+        out_of_memory = deaths[Cause.OUT_OF_MEMORY] > limits.max_out_of_memory
+        is_last = number > limits.max_failures or out_of_memory or lost.death.cause in UNDISTURBED_KINDS
+        must(lost.final == is_last, "attempts", f"{lost.trial} has died {number} times, final: {lost.final}")
+        self._due_at[lost.trial] = self._clock.now + pause_after(number)
+        if lost.final:
+            must(lost.trial not in self._finals, "one end", f"{lost.trial} ends twice")
+            self._finals.add(lost.trial)
 
     # What the driver waits for
 
@@ -187,7 +189,7 @@ class Invariants(Watch):
             self._announced_at = self._storage_announced_at = self._running
             self._unused_since = None
         self._check_announcements(lanes)
-        if self._cluster.answers():
+        if self._cluster.head.answers:
             self._check_silence(lanes)
             self._check_lost_nodes(lanes)
             self._check_capacity(lanes)
@@ -216,10 +218,10 @@ class Invariants(Watch):
 
     def _deadline(self, lane: SimulatedLane) -> float:
         limits = self._limits
-        if lane.closed and not lane.payloads and lane.item is None:
+        if lane.closed and not lane.payloads and lane.assignment is None:
             return limits.ending_seconds
-        item, event = lane.item, lane.last_event
-        if item is None or event is None or event.trial != item.spec.id or event.phase != "training":
+        assignment, event = lane.assignment, lane.last_event
+        if assignment is None or event is None or event.trial != assignment.spec.id or event.phase != "training":
             return max(limits.starting_seconds, limits.preparing_seconds, limits.finishing_seconds)
         return max(limits.training_seconds, 10 * lane.longest)
 
@@ -227,7 +229,7 @@ class Invariants(Watch):
         return self._running - (self._clock.now - moment)
 
     def _check_lost_nodes(self, lanes: Collection[SimulatedLane]) -> None:
-        for name in self._cluster.lost_nodes():
+        for name in self._cluster.head.dead_nodes:
             self._known_lost.setdefault(name, self._running)
         for lane in lanes:
             if lane.node is None or lane.node.name not in self._known_lost or lane.arrived:
@@ -244,7 +246,7 @@ class Invariants(Watch):
         now = self._clock.now
         active = [lane for lane in lanes if not lane.closed]
         at_work = [lane for lane in active if lane in self._taken_at]  # the others wait, as far as the driver knows
-        wanted = min(len(at_work) + self.fan_out.queued, max(1, self._cluster.capacity()))
+        wanted = min(len(at_work) + self.fan_out.queued, max(1, capacity_of(self._cluster)))
         pausing = now - self._abandoned_at < MAX_PAUSE_SECONDS + 1
         if len(active) >= wanted or pausing:
             self._unused_since = None
@@ -282,10 +284,15 @@ class WatchedRecorder(Recorder):
         invariants.writes = writes
 
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
-        if isinstance(event, Died):
-            self._note(f"{event.item}: attempt {event.attempt} died: {event.death}, final: {event.final}")
+        if isinstance(event, LostAttempt):
+            self._note(f"{event.trial}: attempt {event.attempt} died: {event.death}, final: {event.final}")
         self._invariants.on_event(event, attempts)
         super().record(event, attempts)
+
+
+def capacity_of(cluster: SimulatedCluster) -> int:
+    """Return the number of lanes that fit on the nodes of which the driver knows."""
+    return sum(node.cpus for node in cluster.head.live_nodes)
 
 
 def newest_checkpoints(storage: MemoryObjects) -> dict[str, int]:

@@ -69,9 +69,7 @@ def main() -> int:
     for name in ("cluster", "jobs"):
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).addHandler(lines)
-    cluster = SimulatedCluster(clock, {"scratch": Durations(epoch=30.0, chunk=10.0)})
-    for _ in range(nodes):
-        cluster.add_node(1)
+    cluster = SimulatedCluster(clock, {"scratch": Durations(epoch=30.0, chunk=10.0)}, [1] * nodes)
 
     def kill_one() -> None:
         if draw.random() < len(cluster.running) / nodes:  # else the last trials never end

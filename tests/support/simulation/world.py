@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.deadlines import BACK_OFF_SECONDS, Limits
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.lanes import Kind
+from cluster.lanes import Cause
 from cluster.nodes import LanePlan
 from jobs.train.driver import fan_out_of, record_events
 from jobs.train.progress import RunProgress
@@ -25,7 +25,7 @@ from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import NODE_LOST_SECONDS, SimulatedCluster, SimulatedLane, Watch
-from tests.support.simulation.invariants import WARNINGS, Invariants, WatchedRecorder, must
+from tests.support.simulation.invariants import WARNINGS, Invariants, WatchedRecorder, capacity_of, must
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
@@ -67,7 +67,7 @@ class World:
         }
         self.limits = Limits(
             max_failures=draw.choice([0, 1, 2, 4]),
-            item_seconds=draw.choice([100.0, 1_000.0]) if draw.random() < 0.15 else math.inf,
+            trial_seconds=draw.choice([100.0, 1_000.0]) if draw.random() < 0.15 else math.inf,
         )
         self.deadline = draw.choice([60.0, 600.0]) if draw.random() < 0.15 else math.inf
         self._cluster = self._new_cluster()
@@ -84,10 +84,7 @@ class World:
         draw = self.random
         slots = [draw.randint(1, 2) for _ in range(draw.randint(1, 3))]
         large = draw.random() < 0.5
-        cluster = SimulatedCluster(self.clock, self.durations, large_events=large, lanes_before_answer=sum(slots))
-        for number in slots:
-            cluster.add_node(number)
-        return cluster
+        return SimulatedCluster(self.clock, self.durations, slots, large_events=large)
 
     def note(self, text: str) -> None:
         self.history.append(f"{self.clock.now:10.2f} {text}")
@@ -147,17 +144,17 @@ class World:
 
     def _kill(self) -> None:
         if lane := self._victim():
-            kind = self.random.choice([Kind.KILLED, Kind.OUT_OF_MEMORY])
-            self._note_fault(f"lane {lane.number}: {kind.text}", "death")
+            cause = self.random.choice([Cause.KILLED, Cause.OUT_OF_MEMORY])
+            self._note_fault(f"lane {lane.number}: {cause.text}", "death")
             self._allow(0.0, attempts=1)
-            self._cluster.kill_worker(lane, kind)
+            self._cluster.kill_worker(lane, cause)
 
     def _raise(self) -> None:
         lane = self._victim()
-        if lane and lane.item is not None:  # else several trials may fail because no lane can start
+        if lane and lane.assignment is not None:  # else several trials may fail because no lane can start
             self._note_fault(f"lane {lane.number}: a bug", "bug")
             self._allow(0.0, attempts=1)
-            self._cluster.kill_worker(lane, Kind.BUG)
+            self._cluster.kill_worker(lane, Cause.BUG)
 
     def _die_after_result(self) -> None:
         self._note_fault("the next worker that has a result dies", "death")
@@ -188,15 +185,15 @@ class World:
             self.clock.after(seconds, partial(self._add_node, self._cluster))
         return self.random.choice(nodes) if nodes else None
 
-    def _lose_node(self, kind: Kind = Kind.NODE_LOST, *, noticed: bool = False) -> None:
+    def _lose_node(self, cause: Cause = Cause.NODE_LOST, *, noticed: bool = False) -> None:
         if node := self._node():
             noticed = noticed or self.random.random() < 0.5
-            self._note_fault(f"{node.name}: {kind.text}, noticed at once: {noticed}", "death")
+            self._note_fault(f"{node.name}: {cause.text}, noticed at once: {noticed}", "death")
             self._allow(NODE_LOST_SECONDS + 40, attempts=len(self._cluster.running_on(node)))
-            self._cluster.lose_node(node, noticed=noticed, kind=kind)
+            self._cluster.lose_node(node, noticed=noticed, cause=cause)
 
     def _preempt(self) -> None:
-        self._lose_node(Kind.PREEMPTED, noticed=True)
+        self._lose_node(Cause.PREEMPTED, noticed=True)
 
     def _cut_off(self) -> None:
         if node := self._node():
@@ -315,7 +312,7 @@ class World:
         try:
             with WatchedRecorder(folder, self.trials, writes, watch, self.note) as recorder:
                 if recorder.unfinished:
-                    plan = LanePlan(lanes=max(1, self._cluster.capacity()), cpus=1, gpus=0)
+                    plan = LanePlan(lanes=max(1, capacity_of(self._cluster)), cpus=1, gpus=0)
                     clock, limits = self.clock, self.limits
                     with fan_out_of(self._cluster, limits, plan, recorder, self.deadline, clock=clock) as fan_out:
                         watch.fan_out = fan_out
@@ -370,7 +367,7 @@ class World:
                 if text.startswith("waiting for ") and world._watched is not None:
                     world._watched.announced(text.removeprefix("waiting for "))
                 reasons = [reason for pattern, reason in WARNINGS.items() if re.match(pattern, text)]
-                limited = world.limits.item_seconds < math.inf
+                limited = world.limits.trial_seconds < math.inf
                 known = explained | world.faults | ({"timeout"} if limited else set())
                 if not any(reason in known for reason in reasons):
                     unexplained.append(text)
