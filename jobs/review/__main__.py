@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import signal
 import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +18,21 @@ from jobs.console.output import CommandResult, entry_point, log_to_stderr, print
 from jobs.console.terminal import step
 from jobs.predict.batches import layout_of
 from jobs.review.access import Access
-from jobs.review.additions import Additions
-from jobs.review.applying import apply
-from jobs.review.background import Background
-from jobs.review.data import ReviewedData, read_data
+from jobs.review.background import Background, ItemAndImage, read_arrays, read_files
+from jobs.review.data import Additions, ReviewedData, read_data
 from jobs.review.disputes import RunModels, disputed_items, models_of_run
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess, model_process
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
-from jobs.review.order import Item
-from jobs.review.server import Server, listening_socket, running
+from jobs.review.server import Review, Server, listening_socket, running
 from jobs.review.session import Session
-from jobs.review.table import write_table
+from jobs.review.table import apply_table, write_table
 from jobs.review.viewing import Viewer
 from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
-from mnist_lib.data.corrections import Reason, labels_file
+from mnist_lib.data.corrections import labels_file
 from mnist_lib.data.listing import find_pictures, real_folders
-from mnist_lib.data.request import DataRequest, stored_name
+from mnist_lib.data.request import stored_name
 from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
@@ -52,7 +49,7 @@ log = logging.getLogger("jobs.review")  # __name__ is "__main__" under `python -
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     if arguments and arguments[0] == "apply":
-        return apply(parse("jobs.review apply", ApplyOptions, arguments[1:]))
+        return apply_table(parse("jobs.review apply", ApplyOptions, arguments[1:]))
     options: ReviewOptions = parse("jobs.review", ReviewOptions, arguments)
     log_to_stderr(verbose=options.verbose)
     options.check()
@@ -64,63 +61,48 @@ def main(arguments: Sequence[str]) -> CommandResult:
     with model_process(stored) as model:
         with step(f"reading {request.name}") as progress:
             data = read_data(request, objects, progress)
-        labels = Labels(labels_file(request, objects), options.author())
-        labels.refresh()
-        with _prepared(options, objects, request, data, labels, stored, model, of_run) as prepared:
+        with _begun(options, objects, data, stored, model, of_run) as review:
             if options.to is not None:
-                return _write(options.to, options.count, prepared, request)
-            return asyncio.run(_serve(options, prepared))
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    session: Session
-    background: Background | None  # None for --run, whose pictures are all known
-    model: ModelProcess
-    viewer: Viewer
-    model_classes: Sequence[str]
+                return _write(options.to, options, review, request.dataset)
+            return asyncio.run(_serve(options, review))
 
 
 @contextlib.contextmanager
-def _prepared(
+def _begun(
     options: ReviewOptions,
     objects: Objects,
-    request: DataRequest,
     data: ReviewedData,
-    labels: Labels,
     stored: StoredModel,
     model: ModelProcess,
     of_run: RunModels | None,
-) -> Iterator[_Prepared]:
+) -> Iterator[Review]:
     """Begin to read the pictures that are to be reviewed."""
     layout, rng = layout_of(stored), np.random.default_rng(options.seed)
-    paths = None
-    if of_run is None and (options.pictures or data.folder is not None):
-        paths = find_pictures(options.pictures) if options.pictures else data.paths()
-        paths = [paths[index] for index in rng.permutation(len(paths))]
-    elif of_run is None and layout.shape != data.dataset.image_shape:
-        expected, got = (" x ".join(map(str, shape)) for shape in (layout.shape, data.dataset.image_shape))
-        raise SpecError(
-            f"model: expected one for {request.name}, {got}, got {stored.name}, for {expected}; use --model"
-        )
+    labels = Labels(labels_file(data.request, objects), options.author())
+    labels.refresh()
     additions = Additions.of(data) if options.pictures else None
     folders = real_folders(options.pictures or ([data.folder] if data.folder else []))
-    viewer, background = Viewer(data, layout, folders), None
-    try:
+    pictures: Iterator[ItemAndImage | None]
+    if of_run is not None:
+        disputed = disputed_items(objects, of_run, data, labels)
+        pictures, count = ((item, None) for item in disputed), len(disputed)
+    elif options.pictures or data.folder is not None:
+        paths = find_pictures(options.pictures) if options.pictures else data.paths()
+        paths = [paths[index] for index in rng.permutation(len(paths))]
+        pictures, count = read_files(data, paths, layout, folders), len(paths)
+    else:
+        if layout.shape != data.dataset.image_shape:
+            expected, got = (" x ".join(map(str, shape)) for shape in (layout.shape, data.dataset.image_shape))
+            name = data.request.name
+            raise SpecError(f"model: expected one for {name}, {got}, got {stored.name}, for {expected}; use --model")
+        pictures, count = read_arrays(data, rng), len(data.known)
+    with contextlib.closing(Viewer(data, layout, folders)) as viewer:
         session = Session(labels, data.classes, additions, viewer.read_again)
-        if of_run is not None:
-            corrected = {image: label for image in data.known if (label := labels.label(image)) is not None}
-            for item in disputed_items(objects, of_run, data, corrected):
-                session.add(item, disputed=True)
-            session.is_complete = True
-        else:
-            background = Background(session, data, layout, model, paths, folders, rng)
-            background.start()
-        yield _Prepared(session, background, model, viewer, classes_of(stored.manifest))
-    finally:
-        if background is not None:
+        background = Background(session, model, pictures, count)
+        try:
+            yield Review(session, background, model, classes_of(stored.manifest), viewer)
+        finally:
             background.stop()
-        viewer.close()
 
 
 def _version(options: ReviewOptions, objects: Objects, of_run: RunModels | None) -> Version:
@@ -142,23 +124,22 @@ def _dataset(options: ReviewOptions, of_run: RunModels | None) -> str:
     return name
 
 
-def _write(path: Path, count: int, prepared: _Prepared, request: DataRequest) -> CommandResult:
-    """Write a table of pictures to review."""
-    if prepared.background is not None:
-        with step("reading and predicting pictures"):
-            prepared.background.wait()
-    chosen = list[tuple[Item, Reason]]()
-    while len(chosen) < count and (found := prepared.session.order.take()) is not None:
-        chosen.append(found)
-    written = write_table(path, chosen, prepared.model_classes, request.dataset)
+def _write(path: Path, options: ReviewOptions, review: Review, dataset: str) -> CommandResult:
+    """Write a table of pictures to review. Raises ModelError if the model cannot be loaded."""
+    with step("reading and predicting pictures"):
+        if options.run is None:  # the answers of the models of a run are stored
+            review.model.wait()
+        review.background.wait()
+    chosen = [*itertools.islice(iter(review.session.order.take, None), options.count)]
+    write_table(path, chosen, review.model_classes, dataset)
     text = (
-        f"{counted(written, 'picture')} {'is' if written == 1 else 'are'} in {path}. Write the right class, or none,"
-        f" into the column `label`; then: python -m jobs.review apply {path}"
+        f"{counted(len(chosen), 'picture')} {'is' if len(chosen) == 1 else 'are'} in {path}. Write the right class, or"
+        f" none, into the column `label`; then: python -m jobs.review apply {path}"
     )
     return CommandResult(None, [text])
 
 
-async def _serve(options: ReviewOptions, prepared: _Prepared) -> CommandResult:
+async def _serve(options: ReviewOptions, review: Review) -> CommandResult:
     """Serve the page until a signal ends this process, and return what was reviewed."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -166,14 +147,13 @@ async def _serve(options: ReviewOptions, prepared: _Prepared) -> CommandResult:
             loop.add_signal_handler(number, ended.set)
     sock = listening_socket(options.port)
     access = Access.create(sock.getsockname()[1])
-    session = prepared.session
-    server = Server(session, prepared.background, prepared.model, prepared.viewer, access, prepared.model_classes)
-    async with running(server, sock):
+    async with running(Server(review, access), sock):
         with _opened(access.address, options.browser):
-            refreshing = asyncio.create_task(_refresh(session))
+            refreshing = asyncio.create_task(_refresh(review.session))
             await ended.wait()
             refreshing.cancel()
-    return CommandResult(None, [session.tally().text(session.labels.where)])
+    labels = review.session.labels
+    return CommandResult(None, [labels.tally().text(labels.where)])
 
 
 async def _refresh(session: Session) -> None:

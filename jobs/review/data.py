@@ -1,23 +1,73 @@
-"""What is known of a dataset whose labels are reviewed: its classes, and the split and the label of each image."""
+"""The dataset whose labels are reviewed: its images, and the folder that new pictures join.
 
-from collections.abc import Callable
+A new picture is copied before its label is stored, and never replaces a file. So a label always has its picture.
+"""
+
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import NDArray
 
 from jobs.models.compute import load_dataset
 from mnist_lib.data.corrections import NONE
-from mnist_lib.data.hashes import text_of
+from mnist_lib.data.hashes import hash_of_text, is_held_out, text_of
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
-from mnist_lib.errors import DataError
-from mnist_lib.objects.protocol import Objects
+from mnist_lib.errors import DataError, SpecError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.protocol import Objects, check_part
+from mnist_lib.objects.storage import open_storage
+from mnist_lib.pictures.examination import Examined
+from mnist_lib.pictures.rejecting import Rejection, rejection
 
 if TYPE_CHECKING:
-    from mnist_lib.data.split import Dataset
+    from mnist_lib.data.split import Dataset, Split
 
+ReadAgain = Callable[["ReviewItem"], tuple[bytes, Examined]]  # content of a picture's file, and what it shows
 SplitName = Literal["training", "hold-out"]
+
+
+@dataclass
+class ReviewItem:
+    """A picture to review.
+
+    Args:
+        source: the file of the picture, or its index in the training or the test images.
+        label: its current label; None if it has none, as a new picture.
+        is_new: whether the dataset does not contain it yet.
+        probabilities: of the model's classes; None if it has not predicted the picture (yet).
+        problem: why the model cannot take the picture, or "".
+        likeness: its likeness to one digit, see `rejection`; None if the picture was not judged.
+        answers: for people, what several models say that dispute the label; "" for any other picture.
+    """
+
+    image: str  # the hash of its pixels, as text
+    name: str
+    source: Path | int
+    split: SplitName
+    label: str | None
+    is_new: bool = False
+    probabilities: NDArray[Any] | None = None
+    problem: str = ""
+    likeness: float | None = None
+    answers: str = ""
+
+    @property
+    def note(self) -> str:
+        return self.problem or self.answers or self.rejection or ""
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """Why the model's answer is not to be relied on, if it has answered."""
+        return None if self.probabilities is None else rejection(self.likeness, self.probabilities)
+
+    @property
+    def confidence(self) -> float:
+        return 1.0 if self.probabilities is None else float(self.probabilities.max())
 
 
 @dataclass(frozen=True)
@@ -68,9 +118,25 @@ class ReviewedData:
             return []
         return [self.folder / file.path for file in self.listing.files]
 
-    def holds(self, path: Path) -> bool:
-        """Return whether a path is inside of the folder of its pictures."""
-        return self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
+    def images(self, split: str) -> "Split":
+        return self.dataset.train if split == "training" else self.dataset.test
+
+    def file_item(self, path: Path, image: str) -> ReviewItem:
+        """Return the picture in a file. One that is not in the dataset has no label. `image`: the hash of its pixels"""
+        known = self.known.get(image)
+        if known is not None:
+            return ReviewItem(image, str(path), path, known.split, known.label)
+        split: SplitName = "hold-out" if is_held_out(hash_of_text(image)[None])[0] else "training"
+        is_inside = self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
+        return ReviewItem(image, str(path), path, split, None, is_new=not is_inside)
+
+    def image_item(self, split: SplitName, index: int) -> ReviewItem:
+        """Return an image of the dataset."""
+        images = self.images(split)
+        label, file, image = self.classes[int(images.labels[index])], images.file(index), text_of(images.hashes[index])
+        if file is not None and self.folder is not None:
+            return ReviewItem(image, str(self.folder / file), self.folder / file, split, label)
+        return ReviewItem(image, f"{split} image {index:,}", index, split, label)
 
 
 def read_data(
@@ -88,3 +154,82 @@ def read_data(
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
     return ReviewedData.of(request, dataset, folder, listing)
+
+
+@dataclass(frozen=True)
+class Additions:
+    """The folder of a dataset that takes new pictures.
+
+    Args:
+        tops: the folder of each split, such as "train"; "" if the classes are directly in the folder.
+        folders: the name of each existing class folder, by the folder in `tops` and the class.
+        present: the hashes that files in the folder are named after.
+    """
+
+    where: Path | str  # a folder of this machine, or the URL of one in a bucket
+    tops: Mapping[SplitName, str]
+    folders: Mapping[tuple[str, str], str]
+    present: set[str]
+
+    @classmethod
+    def of(cls, data: ReviewedData) -> "Additions":
+        """Return the folder of a dataset.
+
+        Raises SpecError for a dataset without a folder, or if the name of a class is not allowed in a bucket.
+        """
+        request, listing = data.request, data.listing
+        if listing is None:
+            raise SpecError(f"dataset: expected a folder of pictures, got {request.name}, which takes no new pictures")
+        if request.url is not None:
+            for name in listing.classes:
+                check_part("class", name)
+        tops, folders = _places(listing)
+        present = {PurePosixPath(file.path).stem for file in listing.files}
+        where = request.folder if request.folder is not None else str(request.url)
+        return cls(where, tops, folders, present)
+
+    def add(self, item: ReviewItem, label: str, read_again: ReadAgain) -> None:
+        """Copy a new picture into the folder of a class. Raises the errors of `read_again`, and StoreError."""
+        content, examined = read_again(item)
+        self.create(content, image=item.image, suffix=examined.suffix, label=label, split=item.split)
+        item.is_new = False
+
+    def create(self, content: bytes, *, image: str, suffix: str, label: str, split: SplitName) -> None:
+        """Copy a picture into the folder of its class, durably. Do nothing if it is already in the dataset.
+
+        Args:
+            image: the hash of its pixels.
+
+        Raises StoreError if it cannot be written.
+        """
+        if image in self.present:
+            return
+        top = self.tops[split]
+        folder, name = "/".join(part for part in (top, self.folders.get((top, label), label)) if part), image + suffix
+        if isinstance(self.where, str):
+            open_storage(self.where).create(f"{folder}/{name}", content)
+        else:  # the folder is not part of the name: a class may have a name that no object may have
+            LocalObjects(self.where, below=folder).create(name, content)
+        self.present.add(image)
+
+
+def _places(listing: Listing) -> tuple[dict[SplitName, str], dict[tuple[str, str], str]]:
+    """Return the folder of each split, and that of each class in it."""
+    parts = [PurePosixPath(file.path).parts for file in listing.files]
+    is_flat = all(_same(part[0], listing.classes[file.label]) for part, file in zip(parts, listing.files, strict=True))
+    tops: dict[SplitName, str] = {"training": "", "hold-out": ""}
+    folders: dict[tuple[str, str], str] = {}
+    for part, file in zip(parts, listing.files, strict=True):
+        top, folder = ("", part[0]) if is_flat else (part[0], part[1])
+        folders.setdefault((top, listing.classes[file.label]), folder)
+        if not is_flat and file.split == "test":
+            tops["hold-out"] = tops["hold-out"] or top
+        elif not is_flat and file.split != "validation":
+            tops["training"] = tops["training"] or top
+    if not tops["hold-out"]:  # without a test folder, the hash of a picture decides its split
+        tops["hold-out"] = tops["training"]
+    return tops, folders
+
+
+def _same(folder: str, name: str) -> bool:
+    return unicodedata.normalize("NFC", folder) == name

@@ -1,14 +1,13 @@
 """The test images whose labels the models of a run dispute: confident mistakes, and differing answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.review.background import item_of_array
-from jobs.review.data import ReviewedData
-from jobs.review.order import Item
+from jobs.review.data import ReviewedData, ReviewItem
+from jobs.review.labels import Labels
 from mnist_lib.api import require_version
 from mnist_lib.data.hashes import text_of
 from mnist_lib.errors import DataError, IntegrityError, SpecError
@@ -38,15 +37,15 @@ def models_of_run(objects: Objects, run: str) -> RunModels:
     summary = RunFolder(objects, run).summary()
     if summary is None or not summary["models"]:
         raise SpecError(f"run: expected a complete run with a model in {objects.where('runs')}, got {run!r}; see there")
-    found = [require_version(objects, model, row["version"]) for model, row in summary["models"].items()]
-    return RunModels(run, sorted(found, key=lambda version: version.facts.test.value, reverse=True))
+    versions = [require_version(objects, model, row["version"]) for model, row in summary["models"].items()]
+    return RunModels(run, sorted(versions, key=lambda version: version.facts.test.value, reverse=True))
 
 
-def disputed_items(objects: Objects, models: RunModels, data: ReviewedData, labels: Mapping[str, str]) -> list[Item]:
+def disputed_items(objects: Objects, models: RunModels, data: ReviewedData, labels: Labels) -> list[ReviewItem]:
     """Return the disputed images of the hold-out, those with the most confident wrong answer first.
 
     Args:
-        labels: corrected labels by image, which count instead of those of the dataset.
+        labels: those that people have given, which count instead of those of the dataset.
 
     Raises DataError if the versions were tested on images that are not in the dataset here.
     """
@@ -55,36 +54,36 @@ def disputed_items(objects: Objects, models: RunModels, data: ReviewedData, labe
     rows: dict[int, list[tuple[str, str, float]]] = {}  # index of an image -> version, answer, probability
     probabilities: dict[int, NDArray[np.float32]] = {}
     for version in models.versions:
-        found = Predictions.read(objects, version)
-        if found.hashes is not None:
-            images = [indices.get(text_of(row)) for row in found.hashes]
-        elif found.fingerprint == data.dataset.fingerprint:
-            if len(found.labels) != len(test):
+        predictions = Predictions.read(objects, version)
+        if predictions.hashes is not None:
+            images = [indices.get(text_of(row)) for row in predictions.hashes]
+        elif predictions.fingerprint == data.dataset.fingerprint:
+            if len(predictions.labels) != len(test):
                 raise IntegrityError(
                     f"{version.name}: expected predictions for the {len(test):,} test images of {data.request.name},"
-                    f" got {len(found.labels):,}; use another run"
+                    f" got {len(predictions.labels):,}; use another run"
                 )
             images = [*range(len(test))]
         else:
             images = []
-        answers, confidence = found.answers, found.probabilities.max(axis=1)
+        confidence = predictions.probabilities.max(axis=1)
         for row, index in enumerate(images):
             if index is not None:
-                answer = (version.name, found.classes[int(answers[row])], float(confidence[row]))
-                rows.setdefault(index, []).append(answer)
-                probabilities.setdefault(index, found.probabilities[row])
+                answer = predictions.classes[int(predictions.answers[row])]
+                rows.setdefault(index, []).append((version.name, answer, float(confidence[row])))
+                probabilities.setdefault(index, predictions.probabilities[row])
     if not rows:
         raise DataError(
             f"{models.run}: expected {data.request.name} with the images that its models were tested on, got others;"
             " name the same data with --dataset, --data-dir or --data-source"
         )
     disputed = []
-    for index, given in rows.items():
-        item = item_of_array(data, "hold-out", index)
-        label = labels.get(item.image, item.label)
-        wrong = max((probability for _, answer, probability in given if answer != label), default=0.0)
-        if wrong >= MIN_PROBABILITY or len({answer for _, answer, _ in given}) > 1:
+    for index, answers in rows.items():
+        item = data.image_item("hold-out", index)
+        label = labels.label(item.image) or item.label
+        wrong = max((probability for _, answer, probability in answers if answer != label), default=0.0)
+        if wrong >= MIN_PROBABILITY or len({answer for _, answer, _ in answers}) > 1:
             item.probabilities = np.asarray(probabilities[index])
-            item.answers = ", ".join(f"{name}: {answer} ({share:.0%})" for name, answer, share in given)
+            item.answers = ", ".join(f"{name}: {answer} ({share:.0%})" for name, answer, share in answers)
             disputed.append((wrong, item))
     return [item for _, item in sorted(disputed, key=lambda pair: -pair[0])]

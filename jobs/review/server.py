@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from jobs.review.access import HEADERS, Access
 from jobs.review.background import Background
-from jobs.review.labels import DecisionError
+from jobs.review.labels import Decision, DecisionError
 from jobs.review.model_process import ModelProcess
-from jobs.review.session import Given, NotReadYetError, Session
-from jobs.review.viewing import Viewer, view_of
+from jobs.review.session import NotReadYetError, Session, ShownItem
+from jobs.review.viewing import Viewer
 from mnist_lib.data.corrections import ImageHash, Reason
 from mnist_lib.data.request import ClassName
 from mnist_lib.documents import Count, decode, encode
@@ -54,41 +54,37 @@ class _NextRequest:
     held: Annotated[list[_Held], Meta(max_length=MAX_HELD)]
 
 
-@dataclass(frozen=True)
-class _DecisionRequest:
+@dataclass(frozen=True, kw_only=True)
+class _DecisionRequest(Decision):
     client: Client
-    image: ImageHash
-    why: Reason
     seen: Count
     label: ClassName = ""  # "" unless the request is a decision
 
 
-# Connections that have sent no request of the page, the oldest first, and when each is closed.
-Strangers = dict[asyncio.BaseTransport | None, asyncio.TimerHandle]
+@dataclass(frozen=True)
+class Review:
+    """What the page shows."""
+
+    session: Session
+    background: Background
+    model: ModelProcess
+    model_classes: Sequence[str]
+    viewer: Viewer
 
 
 class Server:
     """Answers the requests of the page."""
 
-    def __init__(
-        self,
-        session: Session,
-        background: Background | None,
-        model: ModelProcess,
-        viewer: Viewer,
-        access: Access,
-        model_classes: Sequence[str],
-    ) -> None:
-        self._session, self._background, self._model, self._viewer = session, background, model, viewer
-        self._access, self._classes = access, model_classes
-        self._strangers: Strangers = {}
+    def __init__(self, review: Review, access: Access) -> None:
+        self._review, self._session, self._access = review, review.session, access
+        self._strangers: dict[Connection, asyncio.TimerHandle] = {}
         # Pictures may take seconds each. Decisions do not wait for them, since they have other threads.
         self._threads = ThreadPoolExecutor(PICTURE_THREADS)
 
     def connection(self, runner: web.AppRunner) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
         assert runner.server is not None
-        return Connection(runner.server(), self._strangers)
+        return Connection(runner.server, self._strangers)
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[self._guarded])
@@ -119,15 +115,13 @@ class Server:
         refusal = self._access.refusal(request.method, request.headers, request.cookies)
         if refusal is not None:
             return _refused(403, refusal)
-        if (deadline := self._strangers.pop(request.transport, None)) is not None:
-            deadline.cancel()
+        assert isinstance(request.protocol, Connection)
+        request.protocol.admit()
         try:
             return await handler(request)
         except web.HTTPException as error:
             return _refused(error.status, error.reason)
-        except NotReadYetError as error:
-            return _refused(503, str(error))
-        except StoreError as error:
+        except (NotReadYetError, StoreError) as error:
             return _refused(503, str(error))
         except IntegrityError as error:
             return _refused(400, str(error))
@@ -155,40 +149,37 @@ class Server:
         return web.Response(body=content, content_type=FILES[name], charset="utf-8")
 
     async def _about(self, request: web.Request) -> web.StreamResponse:
-        viewer = self._viewer
         return _json(
             {
                 "classes": list(self._session.classes),
                 "proofKey": self._access.proof_key,
                 "user": self._session.labels.user,
                 "where": printable(self._session.labels.where),
-                "lightOnDark": viewer.is_light_on_dark and not viewer.layout.digit,
+                "lightOnDark": self._review.viewer.is_light_on_dark,
             }
         )
 
     async def _next(self, request: web.Request) -> web.StreamResponse:
         asked = await _body(request, _NextRequest)
-        return self._pictures(asked.client, [(held.image, held.why) for held in asked.held])
+        pictures = self._session.pictures_for(asked.client, [(held.image, held.why) for held in asked.held])
+        return self._answer(pictures=[self._description(shown) for shown in pictures])
 
     async def _decide(self, request: web.Request) -> web.StreamResponse:
-        asked = await _body(request, _DecisionRequest)
-        decide = self._session.decide
-        await asyncio.to_thread(decide, asked.client, asked.image, asked.label, asked.why, asked.seen)
-        return _json({"status": self._status()})
+        await asyncio.to_thread(self._session.decide, await _body(request, _DecisionRequest))
+        return self._answer()
 
     async def _undo(self, request: web.Request) -> web.StreamResponse:
         asked = await _body(request, _DecisionRequest)
-        given = await asyncio.to_thread(self._session.undo, asked.client, asked.image, asked.why, asked.seen)
-        return _json({"status": self._status(), "picture": self._shown(given)})
+        shown = await asyncio.to_thread(self._session.undo, asked.client, asked.image, asked.why, asked.seen)
+        return self._answer(picture=self._description(shown))
 
     async def _skip(self, request: web.Request) -> web.StreamResponse:
-        asked = await _body(request, _DecisionRequest)
-        self._session.skip(asked.image)
-        return _json({"status": self._status()})
+        self._session.skip((await _body(request, _DecisionRequest)).image)
+        return self._answer()
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:
         item = self._session.item(request.match_info["image"])
-        view = await self._in_thread(view_of, self._viewer, item, zoomed="zoomed" in request.query)
+        view = await self._in_thread(self._review.viewer.view, item, zoomed="zoomed" in request.query)
         content = view.model_input if "seen" in request.query else view.picture
         if content is None:
             raise ImageError("expected a picture that the model can take, got another")
@@ -196,58 +187,51 @@ class Server:
 
     async def _draw(self, request: web.Request) -> web.StreamResponse:
         """Predict a drawing, a PNG."""
-        content = await request.read()
-        found = await self._in_thread(self._viewer.examine, content)
-        if found.image is None:
-            return _json({"status": self._status(), "note": found.problem})
-        if self._model.state != "ready":
-            return _json({"status": self._status()})
-        probabilities = await self._in_thread(self._model.predict, found.image[None])
-        reason = rejection(found.likeness, probabilities[0])
+        examined = await self._in_thread(self._review.viewer.examine, await request.read())
+        if examined.image is None:
+            return self._answer(note=examined.problem)
+        if self._review.model.state != "ready":
+            return self._answer()
+        (probabilities,) = await self._in_thread(self._review.model.predict, examined.image[None])
+        reason = rejection(examined.likeness, probabilities)
         if reason == NOT_ONE_DIGIT:
-            return _json({"status": self._status(), "note": reason})
-        return _json({"status": self._status(), "answers": self._answers(probabilities[0]), "note": reason or ""})
+            return self._answer(note=reason)
+        return self._answer(answers=self._answers(probabilities), note=reason or "")
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call a function that may take seconds, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments, **named))
 
-    def _pictures(self, client: str, held: Sequence[tuple[str, Reason]]) -> web.Response:
-        given = self._session.pictures_for(client, held)
-        return _json({"status": self._status(), "pictures": [self._shown(each) for each in given]})
+    def _answer(self, **fields: Any) -> web.Response:
+        """Return an answer with the state of the review."""
+        session, model, progress = self._session, self._review.model, self._review.background.progress
+        status = {
+            "model": {"name": model.name, "state": model.state, "problem": model.problem},
+            "tally": session.labels.tally(),
+            "left": session.num_left(),
+            "complete": session.is_complete,
+            **asdict(progress),
+        }
+        return _json({"status": status, **fields})
 
-    def _shown(self, given: Given) -> dict[str, Any]:
-        item = given.item
+    def _description(self, shown: ShownItem) -> dict[str, Any]:
+        item = shown.item
         return {
             "image": item.image,
             "name": printable(item.name),
             "split": item.split,
-            "why": given.why,
+            "why": shown.why,
             "label": item.label,
             "isNew": item.is_new,
             "seen": self._session.labels.count(item.image),
-            "answers": self._answers(item.probabilities),
+            "answers": [] if item.probabilities is None else self._answers(item.probabilities),
             "note": item.note,
         }
 
-    def _answers(self, probabilities: NDArray[Any] | None) -> list[dict[str, Any]]:
-        if probabilities is None:
-            return []
-        order = np.argsort(-probabilities, kind="stable")[:NUM_ANSWERS].tolist()
-        return [{"class": self._classes[at], "probability": round(float(probabilities[at]), 4)} for at in order]
-
-    def _status(self) -> dict[str, Any]:
-        background, session = self._background, self._session
-        return {
-            "model": {"name": self._model.name, "state": self._model.state, "problem": self._model.problem},
-            "tally": asdict(session.tally()),
-            "left": session.num_left(),
-            "complete": session.is_complete,
-            "read": background.progress.read if background else len(session.items),
-            "pictures": background.progress.pictures if background else len(session.items),
-            "predicted": background.progress.predicted if background else len(session.items),
-            "unreadable": len(background.progress.unreadable) if background else 0,
-        }
+    def _answers(self, probabilities: NDArray[Any]) -> list[dict[str, Any]]:
+        """Return the most probable classes."""
+        classes, order = self._review.model_classes, np.argsort(-probabilities, kind="stable")[:NUM_ANSWERS].tolist()
+        return [{"class": classes[at], "probability": round(float(probabilities[at]), 4)} for at in order]
 
 
 def listening_socket(port: int) -> socket.socket:
@@ -263,8 +247,7 @@ def listening_socket(port: int) -> socket.socket:
 @contextlib.asynccontextmanager
 async def running(server: Server, sock: socket.socket) -> AsyncIterator[None]:
     """Serve until the block ends; decisions that are being stored then are still stored."""
-    # No log of requests: it would contain the token.
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SECONDS_TO_FINISH)
+    runner = web.AppRunner(server.application(), shutdown_timeout=SECONDS_TO_FINISH)
     await runner.setup()
     listening = await asyncio.get_running_loop().create_server(lambda: server.connection(runner), sock=sock)
     try:
@@ -274,43 +257,39 @@ async def running(server: Server, sock: socket.socket) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
-class Connection(asyncio.Protocol):
+class Connection(web.RequestHandler):
     """A connection, which is closed if it does not soon send a request of the page.
 
     Anybody on this machine can connect. Without a limit, idle connections would take all descriptors of the process.
+
+    Args:
+        strangers: the connections that have sent no request of the page, the oldest first, and when each is closed.
     """
 
-    def __init__(self, handler: asyncio.Protocol, strangers: Strangers) -> None:
-        self._handler, self._strangers = handler, strangers
+    def __init__(self, server: web.Server, strangers: dict["Connection", asyncio.TimerHandle]) -> None:
+        no_log: Any = None  # a log of requests would contain the token
+        super().__init__(server, loop=asyncio.get_running_loop(), access_log=no_log)
+        self._strangers = strangers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        loop = asyncio.get_running_loop()
-        self._strangers[transport] = loop.call_later(SECONDS_OF_STRANGERS, transport.abort)
-        self._handler.connection_made(transport)
+        super().connection_made(transport)
+        self._strangers[self] = asyncio.get_running_loop().call_later(SECONDS_OF_STRANGERS, self._abort)
         if len(self._strangers) > MAX_STRANGERS:
-            oldest = next(iter(self._strangers))
-            self._strangers.pop(oldest).cancel()
-            assert isinstance(oldest, asyncio.Transport)
-            oldest.abort()
+            next(iter(self._strangers))._abort()
 
-    def connection_lost(self, error: Exception | None) -> None:
-        if (deadline := self._strangers.pop(self._transport, None)) is not None:
-            deadline.cancel()
-        self._handler.connection_lost(error)
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.admit()
+        super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        self._handler.data_received(data)
+    def admit(self) -> None:
+        """Keep the connection open, since it has sent a request of the page."""
+        if (timer := self._strangers.pop(self, None)) is not None:
+            timer.cancel()
 
-    def eof_received(self) -> bool | None:
-        return self._handler.eof_received()
-
-    def pause_writing(self) -> None:
-        self._handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._handler.resume_writing()
+    def _abort(self) -> None:
+        self.admit()
+        if self.transport is not None:
+            self.transport.abort()
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

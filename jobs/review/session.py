@@ -1,24 +1,27 @@
 """A review: which picture each browser shows, and what people decide about it.
 
-Several browsers may review at once; each picture is given to one of them. Meanwhile, threads add pictures and
-predictions.
+Several browsers may review at once; each picture is shown in one of them. Meanwhile, a thread adds pictures and
+predictions. As many pictures are chosen at random as pictures of which the model is least certain.
+
+Pictures of the hold-out are only chosen at random. If the model chose among them, those that it finds hard would be
+corrected and no others, and the hold-out would no longer measure its accuracy.
 """
 
+import heapq
+import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.review.additions import Additions
-from jobs.review.labels import DecisionError, Labels, Tally
-from jobs.review.order import Item, Order
+from jobs.review.data import Additions, ReadAgain, ReviewItem
+from jobs.review.labels import Decision, DecisionError, Labels
 from mnist_lib.data.corrections import NONE, Reason
 from mnist_lib.errors import MnistError
-from mnist_lib.pictures.examination import Examined
 
 PICTURES_AHEAD = 8  # pictures that a browser loads in advance, so that fast typing need not wait
 SECONDS_UNTIL_RETURNED = 120.0  # without a request; then others get the pictures of a browser
@@ -29,12 +32,72 @@ class NotReadYetError(MnistError):
 
 
 @dataclass
-class Given:
+class Order:
+    """The pictures that can be reviewed next. Pictures must be added in a random order."""
+
+    taken: set[str] = field(default_factory=set)  # images that have been chosen, or need no review
+    counts: Counter[Reason] = field(default_factory=Counter)  # of the chosen pictures by the reason
+    _random: deque[ReviewItem] = field(default_factory=deque)
+    _uncertain: list[tuple[float, int, ReviewItem]] = field(default_factory=list)  # a heap
+    _disputed: deque[ReviewItem] = field(default_factory=deque)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)  # break ties in the heap
+
+    def add(self, item: ReviewItem) -> None:
+        """Add a picture. If models dispute its label, it is reviewed before all others."""
+        (self._disputed if item.answers else self._random).append(item)
+
+    def predicted(self, item: ReviewItem) -> None:
+        """Note that the model has predicted a picture."""
+        if item.split == "training":
+            heapq.heappush(self._uncertain, (item.confidence, next(self._numbers), item))
+
+    def take(self) -> tuple[ReviewItem, Reason] | None:
+        """Return the next picture and why it is chosen, or None if no picture is left."""
+        chosen = self._next(self._disputed, "disputed") or self._next_uncertain() or self._next(self._random, "random")
+        if chosen is not None:
+            self.taken.add(chosen[0].image)
+            self.counts[chosen[1]] += 1
+        return chosen
+
+    def give_back(self, item: ReviewItem, why: Reason) -> None:
+        """Let a picture that was taken be chosen again."""
+        self.taken.discard(item.image)
+        self.counts[why] -= 1
+        if why == "disputed":
+            self._disputed.appendleft(item)
+        if why == "random":
+            self._random.appendleft(item)
+        if why != "disputed" and item.probabilities is not None:
+            self.predicted(item)
+
+    def _next_uncertain(self) -> tuple[ReviewItem, Reason] | None:
+        while self.counts["uncertain"] < self.counts["random"] and self._uncertain:
+            item = heapq.heappop(self._uncertain)[2]
+            if item.image not in self.taken:
+                return item, "uncertain"
+        return None
+
+    def _next(self, items: deque[ReviewItem], why: Reason) -> tuple[ReviewItem, Reason] | None:
+        while items:
+            item = items.popleft()
+            if item.image not in self.taken:
+                return item, why
+        return None
+
+
+@dataclass(frozen=True)
+class ShownItem:
     """A picture that a browser has."""
 
-    item: Item
+    item: ReviewItem
     why: Reason
     client: str
+
+
+def require_allowed(why: Reason, item: ReviewItem) -> None:
+    """Raise DecisionError if a picture cannot have been chosen for this reason."""
+    if why == "uncertain" and item.split == "hold-out":
+        raise DecisionError("why: expected a picture of the hold-out only at random or disputed, got uncertain")
 
 
 class Session:
@@ -43,7 +106,6 @@ class Session:
     Args:
         classes: the labels that can be given.
         additions: where new pictures are copied to; None if there cannot be any.
-        read_again: returns the content of the file of a new picture, and what it shows.
 
     Attributes:
         is_complete: whether all pictures have been added.
@@ -54,15 +116,15 @@ class Session:
         labels: Labels,
         classes: Sequence[str],
         additions: Additions | None = None,
-        read_again: Callable[[Path], tuple[bytes, Examined]] | None = None,
+        read_again: ReadAgain | None = None,
     ) -> None:
         self.labels, self.classes, self._additions, self._read_again = labels, tuple(classes), additions, read_again
-        self.order, self.items, self.is_complete = Order(), dict[str, Item](), False
-        self._given: dict[str, Given] = {}  # by image
+        self.order, self.items, self.is_complete = Order(), dict[str, ReviewItem](), False
+        self._shown: dict[str, ShownItem] = {}  # by image
         self._heard: dict[str, float] = {}  # when each browser was last heard from
         self._lock = threading.Lock()
 
-    def add(self, item: Item, *, disputed: bool = False) -> bool:
+    def add(self, item: ReviewItem) -> bool:
         """Add a picture. Return False if it need not be reviewed: because it already was, or because it is a copy.
 
         A label that a person gave replaces that of the dataset.
@@ -77,17 +139,17 @@ class Session:
             if self.labels.is_reviewed(item.image):
                 self.order.taken.add(item.image)
                 return False
-            (self.order.add_disputed if disputed else self.order.add)(item)
+            self.order.add(item)
             return True
 
-    def predicted(self, items: Sequence[Item], probabilities: NDArray[np.float32]) -> None:
+    def predicted(self, items: Sequence[ReviewItem], probabilities: NDArray[np.float32]) -> None:
         """Note what the model says of pictures. probabilities: [items, classes]."""
         with self._lock:
             for item, row in zip(items, probabilities, strict=True):
                 item.probabilities = row
                 self.order.predicted(item)
 
-    def pictures_for(self, client: str, held: Sequence[tuple[str, Reason]] = ()) -> list[Given]:
+    def pictures_for(self, client: str, held: Sequence[tuple[str, Reason]] = ()) -> list[ShownItem]:
         """Return the pictures that a browser shows and loads ahead.
 
         Args:
@@ -96,31 +158,26 @@ class Session:
         now = time.monotonic()
         with self._lock:
             self._heard[client] = now
-            for given in [*self._given.values()]:
-                if now - self._heard.get(given.client, 0.0) > SECONDS_UNTIL_RETURNED:
-                    del self._given[given.item.image]
-                    self.order.give_back(given.item, given.why)
+            for shown in [*self._shown.values()]:
+                if now - self._heard.get(shown.client, 0.0) > SECONDS_UNTIL_RETURNED:
+                    del self._shown[shown.item.image]
+                    self.order.give_back(shown.item, shown.why)
             unknown = 0
             for image, why in held:
                 if image not in self.items:
                     unknown += not self.is_complete
                 elif image not in self.order.taken:
                     self.order.taken.add(image)
-                    self.order.given[why] += 1
-                    self._given[image] = Given(self.items[image], why, client)
-            own = [given for given in self._given.values() if given.client == client]
-            while len(own) + unknown < PICTURES_AHEAD and (found := self.order.take()):
-                own.append(Given(*found, client))
-                self._given[found[0].image] = own[-1]
-            return own
+                    self.order.counts[why] += 1
+                    self._shown[image] = ShownItem(self.items[image], why, client)
+            pictures = [shown for shown in self._shown.values() if shown.client == client]
+            while len(pictures) + unknown < PICTURES_AHEAD and (chosen := self.order.take()):
+                pictures.append(ShownItem(*chosen, client))
+                self._shown[chosen[0].image] = pictures[-1]
+            return pictures
 
-    def decide(self, client: str, image: str, label: str, why: Reason, seen: int) -> Item:
+    def decide(self, decision: Decision) -> None:
         """Store what a person decides about a picture, durably. A new picture is first copied into the dataset.
-
-        Args:
-            label: the name of a class, or `NONE`.
-            why: the reason for which the picture was given to the browser.
-            seen: the number of decisions about it that were stored when it was shown.
 
         Raises:
             DecisionError: the label is not one of the dataset, or the picture has changed.
@@ -128,33 +185,33 @@ class Session:
             ImageError: a new picture cannot be read any more.
             StoreError: it cannot be stored.
         """
-        item = self.item(image)
+        item, label = self.item(decision.image), decision.label
         if label not in (*self.classes, NONE):
             raise DecisionError(f"label: expected a class of the dataset or {NONE}, got {label[:40]!r}")
-        if why == "uncertain" and item.split == "hold-out":
-            raise DecisionError("why: expected a picture of the hold-out only at random or disputed, got uncertain")
+        require_allowed(decision.why, item)
         if item.is_new and label != NONE:
-            self._add_to_dataset(item, label)
-        self.labels.decide(image, label, replaced=item.label, why=why, seen=seen)
+            assert self._additions is not None
+            assert self._read_again is not None
+            self._additions.add(item, label, self._read_again)
+        self.labels.decide(replace(decision, replaced=item.label))
         with self._lock:
             item.label = label
-            self._given.pop(image, None)
-            self.order.taken.add(image)
-        return item
+            self._shown.pop(item.image, None)
+            self.order.taken.add(item.image)
 
-    def undo(self, client: str, image: str, why: Reason, seen: int) -> Given:
+    def undo(self, client: str, image: str, why: Reason, seen: int) -> ShownItem:
         """Take back a decision, and give the picture to the browser again. Raises the errors of `Labels.undo`."""
         item = self.item(image)
         label = self.labels.undo(image, seen=seen)
         with self._lock:
             item.label = label
-            self._given[image] = Given(item, why, client)
-            return self._given[image]
+            self._shown[image] = ShownItem(item, why, client)
+            return self._shown[image]
 
     def skip(self, image: str) -> None:
         """Show a picture to nobody until the next start."""
         with self._lock:
-            self._given.pop(image, None)
+            self._shown.pop(image, None)
             self.order.taken.add(image)
 
     def refresh(self) -> None:
@@ -163,10 +220,10 @@ class Session:
         with self._lock:
             for image in images & self.items.keys():
                 self.items[image].label = self.labels.label(image)
-                if self.labels.is_reviewed(image) and image not in self._given:
+                if self.labels.is_reviewed(image) and image not in self._shown:
                     self.order.taken.add(image)
 
-    def item(self, image: str) -> Item:
+    def item(self, image: str) -> ReviewItem:
         """Return a picture. Raises NotReadYetError, or DecisionError if there is none."""
         with self._lock:
             if image in self.items:
@@ -175,22 +232,7 @@ class Session:
             raise NotReadYetError("expected a picture that has been read, got one that is still to be read; try again")
         raise DecisionError(f"expected a picture of this review, got {image[:40]!r}; reload the page")
 
-    def tally(self) -> Tally:
-        return self.labels.tally()
-
     def num_left(self) -> int:
         """Return how many pictures are still to be shown, including those that browsers show now."""
         with self._lock:
-            return len(self.items) - len(self.order.taken & self.items.keys()) + len(self._given)
-
-    def _add_to_dataset(self, item: Item, label: str) -> None:
-        assert self._additions is not None
-        assert self._read_again is not None
-        assert isinstance(item.source, Path)
-        content, examined = self._read_again(item.source)
-        if examined.image_hash != item.image:
-            raise DecisionError(
-                f"{item.name}: expected the picture that was shown, got another; start the review again"
-            )
-        self._additions.add(content, image=item.image, suffix=examined.suffix, label=label, split=item.split)
-        item.is_new = False
+            return len(self.items) - len(self.order.taken & self.items.keys()) + len(self._shown)

@@ -1,18 +1,29 @@
 """A review without a browser: a CSV table with a column for the label, which is edited and then applied."""
 
+import contextlib
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast, get_args
 
+from jobs.console.exit_codes import UsageError
+from jobs.console.output import CommandResult, log_to_stderr
+from jobs.console.terminal import step
 from jobs.predict.answers import FORMULA
-from jobs.review.order import Item
-from mnist_lib.data.corrections import NONE, Reason
-from mnist_lib.errors import DataError
+from jobs.review.data import Additions, ReviewedData, ReviewItem, read_data
+from jobs.review.labels import Decision, DecisionError, Labels
+from jobs.review.options import DEFAULT_DATASET, ApplyOptions
+from jobs.review.session import require_allowed
+from jobs.review.viewing import Viewer
+from mnist_lib.data.corrections import NONE, Reason, labels_file
+from mnist_lib.errors import DataError, ImageError
 from mnist_lib.objects.output_file import atomic_output
-from mnist_lib.wording import printable
+from mnist_lib.objects.storage import open_storage
+from mnist_lib.pictures.reading import NO_FOLDERS, Layout, Shape
+from mnist_lib.wording import counted, printable
 
 COLUMNS = ("hash", "file", "split", "why", "answer", "probability", "note", "current", "label", "dataset")
 REQUIRED = ("hash", "file", "why", "label", "dataset")
@@ -33,15 +44,16 @@ class Row:
     dataset: str
 
 
-def write_table(path: Path, chosen: Iterable[tuple[Item, Reason]], model_classes: Sequence[str], dataset: str) -> int:
-    """Write a table of pictures, and return how many there are. Raises OutputError if it cannot be written.
+def write_table(
+    path: Path, chosen: Iterable[tuple[ReviewItem, Reason]], model_classes: Sequence[str], dataset: str
+) -> None:
+    """Write a table of pictures. Raises OutputError if it cannot be written.
 
     Text that a spreadsheet could run as a formula gets an apostrophe in front.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    count = 0
     for item, why in chosen:
         answer = probability = ""
         if item.probabilities is not None:
@@ -50,10 +62,8 @@ def write_table(path: Path, chosen: Iterable[tuple[Item, Reason]], model_classes
         file = str(item.source.absolute()) if isinstance(item.source, Path) else item.name
         cells = (item.image, file, item.split, why, answer, probability, item.note, item.label or "", "", dataset)
         writer.writerow(map(_cell, cells))
-        count += 1
     with atomic_output(path) as written:
         written.write_text(text.getvalue(), encoding="utf-8", errors=NAMES, newline="")
-    return count
 
 
 def read_table(path: Path) -> list[Row]:
@@ -70,7 +80,7 @@ def read_table(path: Path) -> list[Row]:
     missing = [name for name in REQUIRED if name not in (rows.fieldnames or ())]
     if missing:
         raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}, got none named {missing[0]}; restore it")
-    found = []
+    labelled = []
     for number, cells in enumerate(rows, start=2):
         image, file, why, label, dataset = (_text(cells[name] or "") for name in REQUIRED)
         if not label.strip():
@@ -80,11 +90,67 @@ def read_table(path: Path) -> list[Row]:
             raise DataError(
                 f"{path}: row {number}: expected a reason and a hash as they were written, got {got}; restore the row"
             )
-        found.append(Row(number, image, file, cast(Reason, why), label, dataset))
-    return found
+        labelled.append(Row(number, image, file, cast(Reason, why), label, dataset))
+    return labelled
 
 
-def label_of(row: Row, classes: Sequence[str], path: Path) -> str:
+def apply_table(options: ApplyOptions) -> CommandResult:
+    """Store the labels of a table. All rows are checked first; a label that is already stored is not stored again."""
+    log_to_stderr(verbose=options.verbose)
+    if options.table is None:
+        raise UsageError("table: expected the edited table of jobs.review --to, got none; see --help")
+    rows, objects = read_table(options.table), open_storage(options.storage)
+    names = {row.dataset for row in rows}
+    if options.dataset is None and len(names) > 1:
+        raise DataError(f"{options.table}: expected rows of one dataset, got {len(names):,}; name one with --dataset")
+    request = options.request(options.dataset or next(iter(names), DEFAULT_DATASET))
+    with step(f"reading {request.name}") as progress:
+        data = read_data(request, objects, progress)
+    labels = Labels(labels_file(request, objects), options.author())
+    labels.refresh()
+    viewer = Viewer(data, Layout(shape=Shape(*data.dataset.image_shape)), NO_FOLDERS)  # the hashes are compared
+    with contextlib.closing(viewer):
+        decisions, new = _decisions(rows, data, labels, viewer, options.table)
+        additions = Additions.of(data) if new else None
+        for item, label in new:
+            assert additions is not None
+            additions.add(item, label, viewer.read_again)
+    labels.decide(*decisions)
+    tally, repeated = labels.tally(), len(rows) - len(decisions)
+    lines = [tally.text(labels.where)]
+    if repeated:
+        lines.append(f"{counted(repeated, 'label')} of the table {'was' if repeated == 1 else 'were'} already stored.")
+    return CommandResult(
+        {**asdict(tally), "already_stored": repeated, "labels": labels.where}, lines, json=options.json
+    )
+
+
+def _decisions(
+    rows: Sequence[Row], data: ReviewedData, labels: Labels, viewer: Viewer, path: Path
+) -> tuple[list[Decision], list[tuple[ReviewItem, str]]]:
+    """Return what is to be stored, and the new pictures with their labels. Raises DataError for a bad row."""
+    decisions, new = list[Decision](), list[tuple[ReviewItem, str]]()
+    repeated = [image for image, count in Counter(row.image for row in rows).items() if count > 1]
+    if repeated:
+        raise DataError(f"{path}: expected one row for each picture, got several for {repeated[0]}; remove all but one")
+    for row in rows:
+        label, item = class_in_row(row, data.classes, path), data.file_item(Path(row.file), row.image)
+        if labels.is_decided(row.image, label):
+            continue
+        try:
+            require_allowed(row.why, item)
+            if item.is_new and label != NONE:
+                viewer.read_again(item)
+                new.append((item, label))
+        except DecisionError as error:
+            raise DataError(f"{path}: row {row.number}: {error}") from error
+        except ImageError as error:
+            raise DataError(f"{path}: row {row.number}: {row.file}: {error}") from error
+        decisions.append(Decision(image=row.image, label=label, why=row.why, replaced=item.label))
+    return decisions, new
+
+
+def class_in_row(row: Row, classes: Sequence[str], path: Path) -> str:
     """Return the label of a row. Raises DataError if it is not a class of the dataset."""
     text = row.label.strip()
     for label in (row.label, text, text.removesuffix(".0")):  # some spreadsheets write a whole number with ".0"

@@ -17,20 +17,20 @@ import numpy as np
 from PIL import Image
 
 from jobs.review.access import TOKEN_VARIABLE, Access
-from jobs.review.additions import Additions
-from jobs.review.background import Background
-from jobs.review.data import ReviewedData, read_data
+from jobs.review.background import Background, read_files
+from jobs.review.data import Additions, ReviewedData, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess
-from jobs.review.server import Server, listening_socket, running
+from jobs.review.server import Review, Server, listening_socket, running
 from jobs.review.session import Session
 from jobs.review.viewing import Viewer
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import LabelsFile, labels_file
+from mnist_lib.data.listing import find_pictures
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.pictures.reading import Layout, Shape
+from mnist_lib.pictures.reading import NO_FOLDERS, Layout, Shape
 from tests.support.job import DRIVER, ROOT
 from tests.support.linear import LINEAR
 
@@ -60,6 +60,12 @@ def session_of(data: ReviewedData, viewer: Viewer, user: str = "ada") -> Session
     labels = Labels(labels_file(data.request, LocalObjects(Path("/nonexistent"))), user)
     labels.refresh()
     return Session(labels, data.classes, Additions.of(data), viewer.read_again)
+
+
+def read_all(session: Session, data: ReviewedData, new: Path, model: ModelProcess) -> None:
+    """Read and predict the pictures in a folder."""
+    paths = find_pictures([new])
+    Background(session, model, read_files(data, paths, LAYOUT, NO_FOLDERS), len(paths)).wait()
 
 
 class Client:
@@ -93,13 +99,12 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    session: Session, viewer: Viewer, model: ModelProcess, background: Background | None = None
-) -> AsyncIterator[Client]:
+async def serving(session: Session, viewer: Viewer, model: ModelProcess) -> AsyncIterator[Client]:
     """Serve a session in this process, for a client."""
     sock = listening_socket(0)
     access = Access(TOKEN, sock.getsockname()[1])
-    server = Server(session, background, model, viewer, access, DIGITS)
+    background = Background(session, model, iter(()), 0)  # its pictures have been read
+    server = Server(Review(session, background, model, DIGITS, viewer), access)
     async with running(server, sock), aiohttp.ClientSession() as http:
         yield Client(http, access)
 

@@ -6,8 +6,7 @@ import obstore
 import pytest
 from obstore.store import from_url
 
-from jobs.review.additions import Additions
-from jobs.review.data import ReviewedData, read_data
+from jobs.review.data import Additions, ReviewedData, read_data
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
@@ -23,9 +22,9 @@ def data(folder: Path, dataset: str | None = None) -> ReviewedData:
 
 
 def add(additions: Additions, label: str, content: bytes = b"new", image: str = HASH) -> None:
-    additions.add(content, image=image, suffix=".png", label=label, split="training")
+    additions.create(content, image=image, suffix=".png", label=label, split="training")
     held_out = image[:-1] + "d"
-    additions.add(content, image=held_out, suffix=".jpg", label=label, split="hold-out")
+    additions.create(content, image=held_out, suffix=".jpg", label=label, split="hold-out")
 
 
 def found(folder: Path) -> list[str]:

@@ -1,24 +1,27 @@
 """The order of review: half at random, half by uncertainty, and the hold-out only at random."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from jobs.review.order import Item, Order
+from jobs.review.data import ReviewItem
+from jobs.review.session import Order
 from mnist_lib.data.corrections import Reason
 
 
-def item(number: int, confidence: float | None = None) -> Item:
+def item(number: int, confidence: float | None = None) -> ReviewItem:
     """Return a picture; every fourth is of the hold-out."""
     probabilities = None if confidence is None else np.array([confidence, 1 - confidence])
     split = "hold-out" if number % 4 == 0 else "training"
-    return Item(f"{number:032x}", f"{number}.png", number, split, "3", probabilities=probabilities)  # type: ignore[arg-type]
+    return ReviewItem(f"{number:032x}", f"{number}.png", number, split, "3", probabilities=probabilities)  # type: ignore[arg-type]
 
 
 def filled(confidences: list[float]) -> Order:
     order = Order()
     for number, confidence in enumerate(confidences):
-        order.add(made := item(number, confidence))
-        order.predicted(made)
+        order.add(picture := item(number, confidence))
+        order.predicted(picture)
     return order
 
 
@@ -85,5 +88,5 @@ def test_a_picture_that_is_given_back_is_shown_again_for_the_same_reason() -> No
 def test_disputed_pictures_come_first_and_in_their_order() -> None:
     order = filled([0.5, 0.6])
     for number in (8, 5):
-        order.add_disputed(item(number))
+        order.add(replace(item(number), answers="keras@1: 4 (97%)"))
     assert taken(order)[:2] == [(8, "disputed"), (5, "disputed")]

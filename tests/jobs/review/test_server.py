@@ -11,7 +11,6 @@ import aiohttp
 import numpy as np
 import pytest
 
-from jobs.review.background import Background
 from jobs.review.model_process import ModelProcess
 from jobs.review.server import MAX_STRANGERS, MAX_UPLOAD_BYTES
 from jobs.review.session import Session
@@ -19,19 +18,16 @@ from jobs.review.viewing import Viewer
 from mnist_lib.data.listing import find_pictures
 from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.examination import png
-from mnist_lib.pictures.reading import NO_FOLDERS
 from tests.support.hostile_pictures import many_scans, view_slowly
-from tests.support.reviewing import LAYOUT, Client, Serve, data_of, lines_of, run, serving, session_of
+from tests.support.reviewing import Client, Serve, data_of, lines_of, read_all, run, serving, session_of
 
 
 @pytest.fixture
 def session(folder: Path, new: Path, viewer: Viewer, model: ModelProcess) -> Session:
     """A session over all new pictures, which are read and predicted."""
-    data, paths = data_of(folder), find_pictures([new])
+    data = data_of(folder)
     session = session_of(data, viewer)
-    background = Background(session, data, LAYOUT, model, paths, NO_FOLDERS, np.random.default_rng(0))
-    background.start()
-    background.wait()
+    read_all(session, data, new, model)
     return session
 
 
@@ -213,16 +209,14 @@ def test_reviewed_pictures_do_not_come_back_after_a_restart_but_skipped_and_undo
             await client.decide(undone, "4")
             await client.decide({**undone, "seen": 1}, "", "undo")
             await client.decide(skipped, "", "skip")
-        data, paths = data_of(folder), find_pictures([new])
+        data = data_of(folder)
         session = session_of(data, viewer)
-        background = Background(session, data, LAYOUT, model, paths, NO_FOLDERS, np.random.default_rng(0))
-        background.start()
-        background.wait()
+        read_all(session, data, new, model)
         shown = set()
         while (found := session.order.take()) is not None:
             shown.add(found[0].image)
         assert {undone["image"], skipped["image"]} <= shown
-        assert len(shown) == len(paths) - 1
+        assert len(shown) == len(find_pictures([new])) - 1
         assert reviewed["image"] not in shown
 
     run(test)

@@ -10,10 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs.review.background import item_of_array
-from jobs.review.data import read_data
-from jobs.review.order import Item
-from jobs.review.table import COLUMNS, NAMES, Row, label_of, read_table, write_table
+from jobs.review.data import ReviewItem, read_data
+from jobs.review.table import COLUMNS, NAMES, Row, class_in_row, read_table, write_table
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
@@ -23,8 +21,8 @@ from tests.support.reviewing import data_of
 HASH = "0123456789abcdef" * 2
 
 
-def item(source: Path, label: str | None = "=1") -> Item:
-    return Item(HASH, str(source), source, "training", label, probabilities=np.array([0.25, 0.75]))
+def item(source: Path, label: str | None = "=1") -> ReviewItem:
+    return ReviewItem(HASH, str(source), source, "training", label, probabilities=np.array([0.25, 0.75]))
 
 
 def with_labels(path: Path, label: str) -> None:
@@ -35,7 +33,7 @@ def with_labels(path: Path, label: str) -> None:
 
 def test_a_table_has_a_row_for_each_picture_and_an_empty_column_for_the_label(tmp_path: Path) -> None:
     path = tmp_path / "review.csv"
-    assert write_table(path, [(item(Path("/x/five.png"), "5"), "uncertain")], "01", "/digits") == 1
+    write_table(path, [(item(Path("/x/five.png"), "5"), "uncertain")], "01", "/digits")
     assert path.read_text() == (f"{','.join(COLUMNS)}\n{HASH},/x/five.png,training,uncertain,1,0.7500,,5,,/digits\n")
 
 
@@ -49,7 +47,7 @@ def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
 def test_the_name_of_a_file_is_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     path = tmp_path_factory.mktemp("table") / "review.csv"
     source = Path("/") / name.encode(errors="replace").decode()
-    write_table(path, [(Item(HASH, "", source, "training", "5"), "random")], "01", "/digits")
+    write_table(path, [(ReviewItem(HASH, "", source, "training", "5"), "random")], "01", "/digits")
     text = path.read_bytes().decode(errors=NAMES)
     path.write_bytes(text.replace(",,,,5,,", ",,,,5,7,").replace("random,,,,", "random,,,,").encode(errors=NAMES))
     (row,) = read_table(path)
@@ -73,7 +71,7 @@ def round_trip(folder: Path, name: str) -> str:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([columns, [*{**cells, "label": cells["current"]}.values()]])
     (found,) = read_table(path)
-    return label_of(found, (name, name.strip(), name.lstrip("'"), name + ".0", "7"), path)
+    return class_in_row(found, (name, name.strip(), name.lstrip("'"), name + ".0", "7"), path)
 
 
 @pytest.mark.parametrize("name", ["7 ", " 7", "7.0", "'7", "=1+1", "'=1+1", "''=1+1", "'-'", "'", "-", "-1", "'-1"])
@@ -127,7 +125,7 @@ def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path) -> None:
 
 def test_a_label_must_be_a_class_or_none() -> None:
     def label(text: str) -> str:
-        return label_of(Row(7, HASH, "a.png", "random", text, "/digits"), "0123456789", Path("t.csv"))
+        return class_in_row(Row(7, HASH, "a.png", "random", text, "/digits"), "0123456789", Path("t.csv"))
 
     assert [*map(label, ("7", "none", "7.0"))] == ["7", "none", "7"]
     with pytest.raises(DataError, match=r"t.csv: row 7: expected one of 0, .*, 9, or none, got seven; correct the row"):
@@ -136,7 +134,7 @@ def test_a_label_must_be_a_class_or_none() -> None:
 
 def test_a_disputed_picture_of_a_folder_is_named_by_its_file(folder: Path, tmp_path: Path) -> None:
     data = data_of(folder)
-    items = [item_of_array(data, "hold-out", index) for index in range(len(data.dataset.test))]
+    items = [data.image_item("hold-out", index) for index in range(len(data.dataset.test))]
     assert len(items) > 5
     for item, image in zip(items, data.dataset.test.images, strict=True):
         assert isinstance(item.source, Path)

@@ -1,5 +1,7 @@
 """Links out of a folder of pictures: nothing outside is read, even if a link appears while a file is opened."""
 
+import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,15 +80,15 @@ def test_w11_training_leaves_out_a_picture_that_has_become_a_link_out(folder: Pa
 
 def test_w11_a_review_shows_and_copies_no_picture_that_has_become_a_link_out(folder: Path, tmp_path: Path) -> None:
     data = read_data(DataRequest(dataset=f"{folder}/", data_dir=tmp_path), LocalObjects(tmp_path))
-    viewer = Viewer(data, Layout(shape=Shape(8, 8, 1)), real_folders([folder]))
-    try:
+    every = [data.image_item("training", index) for index in range(len(data.dataset.train))]
+    every += [data.image_item("hold-out", index) for index in range(len(data.dataset.test))]
+    items = {item.source: item for item in every}
+    with contextlib.closing(Viewer(data, Layout(shape=Shape(8, 8, 1)), real_folders([folder]))) as viewer:
         swap(folder / "b/3.png", folder.parent / "private/b/3.png")
-        for read in (viewer.read_again, lambda path: viewer.view(path, "training", 100)):
-            read(folder / "b/4.png")
+        for read in (viewer.read_again, functools.partial(viewer.view, zoomed=False)):
+            read(items[folder / "b/4.png"])
             with pytest.raises(ImageError, match=OUT):
-                read(folder / "b/3.png")
-    finally:
-        viewer.close()
+                read(items[folder / "b/3.png"])
 
 
 @pytest.mark.parametrize("address", ["", "cluster"])

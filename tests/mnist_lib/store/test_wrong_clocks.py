@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from jobs.review.labels import Labels
+from jobs.review.labels import Decision, Labels
 from jobs.train.__main__ import main as train
 from mnist_lib.clock import SystemClock
 from mnist_lib.data.corrections import LabelsFile
@@ -47,7 +47,7 @@ WRITERS: dict[str, Callable[[Objects], object]] = {
     **{name: scenario.act for name, scenario in SCENARIOS.items()},
     "hold": lambda objects: hold(objects, "keras", 4),
     "label": lambda objects: Labels(LabelsFile(objects), "ada").decide(
-        "a" * 32, "3", replaced="5", why="random", seen=0
+        Decision(image="a" * 32, label="3", replaced="5", why="random")
     ),
     "run": _begin,
     "check": check_writable,
