@@ -18,7 +18,6 @@ from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import TUNE, Ratio, ratio_table, setting
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.report import evidence
-from mnist_lib.run_documents import DRIVER
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
@@ -124,7 +123,7 @@ def phases_of_newest_run(storage: Path, total: float) -> dict[str, float]:
     lane = max(attempts, key=lambda attempt: attempt.end).lane
     found: dict[str, float] = {}
     for times in evidence.phases(history, summary["timing"]):
-        if times.lane in (DRIVER, lane):
+        if times.lane in (evidence.DRIVER, lane):
             found[times.phase] = found.get(times.phase, 0.0) + times.end - times.begin
     storing = found.pop("store")
     found["training"] = sum(attempt.end - attempt.begin for attempt in attempts if attempt.lane == lane)

@@ -24,6 +24,7 @@ from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
 from jobs.rehearse import running_workers
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.results import EpochDone, HistoryEntry
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
@@ -97,12 +98,12 @@ def kill_the_driver(storage: Path, source: Path | None, generator: random.Random
 
 
 def _wait_for_the_training(driver: "subprocess.Popen[Any]", storage: Path, generator: random.Random) -> None:
-    while driver.poll() is None and not any(entry["event"] == "epoch" for entry in _history(storage)):
+    while driver.poll() is None and not any(isinstance(entry, EpochDone) for entry in _history(storage)):
         time.sleep(0.05)
     time.sleep(generator.uniform(0, 6))
 
 
-def _history(storage: Path) -> list[dict[str, Any]]:
+def _history(storage: Path) -> list[HistoryEntry]:
     return [*RunFolder(LocalObjects(storage), "r").history()]
 
 
@@ -116,7 +117,7 @@ def require_same(undisturbed: CompletedRun, other: CompletedRun, storage: Path) 
 
 def epoch_seconds(storage: Path) -> float:
     """Return the median time between the ends of epochs in the driver, which varies less than a run's time."""
-    ends: list[float] = [entry["at"] for entry in _history(storage) if entry["event"] == "epoch"]
+    ends: list[float] = [entry.at for entry in _history(storage) if isinstance(entry, EpochDone)]
     return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends))
 
 

@@ -29,6 +29,8 @@ from jobs.train.options import TrainOptions
 from mnist_lib.clock import steady_time
 from mnist_lib.environment import code_version
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.results import EpochDone, HistoryEntry, Started
+from mnist_lib.run_documents import AttemptDied, TrialEnded
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, duration
 
@@ -109,7 +111,7 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
         killer = _Killer(folder, options.seed, entries=len(options.grid()) * options.epochs)
         chaos, seconds = _train(options, folder, killer)
         history = [*folder.history()]
-    epochs = [(entry["trial"], entry["epoch"]) for entry in history if entry["event"] == "epoch"]
+    epochs = [(entry.trial, entry.epoch) for entry in history if isinstance(entry, EpochDone)]
     hashes = [{t["id"]: t.get("weights_sha256") for t in summary["trials"]} for summary in (calm, chaos)]
     return Rehearsal(
         seed=options.seed,
@@ -190,25 +192,25 @@ class _Killer:
         return True
 
 
-def running_workers(history: Sequence[dict[str, Any]]) -> dict[str, int]:
+def running_workers(history: Sequence[HistoryEntry]) -> dict[str, int]:
     """Return the process id of the worker of each running trial."""
     running: dict[str, int] = {}
     for entry in history:
-        if entry["event"] == "started":
-            running[entry["trial"]] = entry["pid"]
-        elif entry["event"] in ("ended", "died"):
-            running.pop(entry["trial"], None)
+        if isinstance(entry, Started):
+            running[entry.trial] = entry.pid
+        elif isinstance(entry, TrialEnded | AttemptDied):
+            running.pop(entry.trial, None)
     return running
 
 
-def _recovery_seconds(history: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+def _recovery_seconds(history: Sequence[HistoryEntry]) -> tuple[float, ...]:
     died_at: dict[str, float] = {}
     seconds = []
     for entry in history:
-        if entry["event"] == "died":
-            died_at[entry["trial"]] = entry["at"]
-        elif entry["event"] == "started" and entry["trial"] in died_at:
-            seconds.append(entry["at"] - died_at.pop(entry["trial"]))
+        if isinstance(entry, AttemptDied):
+            died_at[entry.trial] = entry.at
+        elif isinstance(entry, Started) and entry.trial in died_at:
+            seconds.append(entry.at - died_at.pop(entry.trial))
     return tuple(seconds)
 
 

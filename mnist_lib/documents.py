@@ -26,6 +26,7 @@ _EXAMINING = threading.Lock()
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 Number = Annotated[int, Meta(ge=1, le=10**12)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Rate = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0, le=1e11)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]*\Z", max_length=200)]  # of a model, a run or a trial
@@ -43,6 +44,15 @@ else:
     Json = None | bool | int | float | str
     for _ in range(MAX_DEPTH):
         Json = None | bool | int | float | str | list[Json] | dict[str, Json]
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A document or a part of one. A field with its default is left out, unless the default is `written`."""
+
+
+def written(default: Any) -> Any:
+    """Return the default of a field that older documents lack. A document that has this value has the field, too."""
+    return msgspec.field(default_factory=lambda: default)
 
 
 def encode(document: object, *, indent: int | None = None) -> bytes:

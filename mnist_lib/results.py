@@ -11,10 +11,12 @@ import pickle
 import statistics
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from mnist_lib.documents import Count, Number, Seconds, Text
+import msgspec
+
+from mnist_lib.documents import Count, Document, Number, Rate, Seconds, Sha256, Text, Texts, written
 from mnist_lib.errors import SpecError
 from mnist_lib.spec import TrialSpec
 
@@ -24,24 +26,6 @@ if TYPE_CHECKING:
 
 
 NUMBERS_PER_EPOCH = 6
-
-
-class Counts(TypedDict):
-    """An `Accuracy` in a document."""
-
-    correct: Count
-    total: Count
-
-
-class EpochRow(TypedDict):
-    """An `EpochDone` in a document."""
-
-    trial: Text
-    epoch: Number
-    loss: float
-    train: Counts
-    validation: Counts | None
-    seconds: Seconds
 
 
 @dataclass(frozen=True)
@@ -88,27 +72,31 @@ class Accuracy:
         return (p + z * z / (2 * n) + z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
 
 
-def mean_accuracy(counts: Iterable[Counts | None]) -> float | None:
-    """Return the mean of accuracies in a document, or None if there are none."""
-    values = [Accuracy(**count).value for count in counts if count and count["total"]]
+def mean_accuracy(accuracies: Iterable[Accuracy | None]) -> float | None:
+    """Return the mean of accuracies, or None if there are none."""
+    values = [accuracy.value for accuracy in accuracies if accuracy and accuracy.total]
     return statistics.fmean(values) if values else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialEvent:
+class TrialEvent(Document, frozen=True, kw_only=True):
     """An event of a trial. `final` is true for the last event.
 
     `phase` is what the lane does next: "starting", "preparing", "training" or "finishing". It sets the deadline of the
     next event.
     """
 
-    trial: str
+    trial: Text
     final = False
     phase = "training"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaneStarted(TrialEvent):
+class HistoryEntry(TrialEvent, frozen=True, kw_only=True, tag_field="event"):
+    """A line of `history.jsonl`. Each subclass is a kind of lines, which are named by its tag."""
+
+    at: Seconds = 0.0  # Unix time; 0 until the line is written
+
+
+class LaneStarted(TrialEvent, frozen=True, kw_only=True):
     """A worker has started; it has not loaded TensorFlow or the dataset. `trial` is empty."""
 
     phase = "starting"
@@ -117,45 +105,40 @@ class LaneStarted(TrialEvent):
     versions: Mapping[str, str]  # of Python and packages in the worker
 
 
-@dataclass(frozen=True, kw_only=True)
-class Begun(TrialEvent):
+class Begun(TrialEvent, frozen=True, kw_only=True):
     """The start of a trial in a worker that has TensorFlow and the dataset. The time limit of the trial begins."""
 
     phase = "preparing"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Started(TrialEvent):
+class Started(HistoryEntry, frozen=True, kw_only=True, tag="started"):
     """A trial has been compiled. Its first steps may still take longer than later ones."""
 
     phase = "preparing"
 
-    pid: int
-    node: str
-    devices: tuple[str, ...]  # one per replica, as TensorFlow names them
-    gpus: tuple[str, ...]  # ids of the GPUs that Ray granted
-    notices: tuple[str, ...] = ()  # requests that could not be met, with the reason
-    resumed_after: int = 0  # the number of epochs that an earlier attempt trained
+    pid: Count
+    node: Text
+    devices: tuple[Text, ...]  # one per replica, as TensorFlow names them
+    gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
+    notices: tuple[Text, ...] = written(())  # requests that could not be met, with the reason
+    resumed_after: Count = written(0)  # the number of epochs that an earlier attempt trained
     # Seconds of each phase of the lane before this start, in order: "import", "data" (waiting for it), "compile".
-    phases: Mapping[str, float] = field(default_factory=dict)
+    phases: dict[Text, Seconds] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heartbeat(TrialEvent):
+class Heartbeat(TrialEvent, frozen=True, kw_only=True):
     """A sign, every few seconds, that a long epoch is still being trained or validated."""
 
     epoch: float  # epochs trained so far, with the share of the running one
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained(TrialEvent):
+class Trained(TrialEvent, frozen=True, kw_only=True):
     """The end of the last epoch. It is sent again every few seconds during the evaluation on the test images."""
 
     phase = "finishing"
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpochDone(TrialEvent):
+class EpochDone(HistoryEntry, frozen=True, kw_only=True, tag="epoch"):
     epoch: Number  # counted from 1
     loss: float  # mean over the images, each measured in the step that trained on it
     train: Accuracy
@@ -165,6 +148,9 @@ class EpochDone(TrialEvent):
     @property
     def images_per_second(self) -> float:
         return self.train.total / max(self.seconds, 1e-9)
+
+    def with_validation(self, validation: Accuracy | None) -> EpochDone:
+        return msgspec.structs.replace(self, validation=validation)
 
 
 class Epochs:
@@ -202,8 +188,7 @@ class Epochs:
         return self.take(trial, range(1, count + 1))
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointTaken(TrialEvent):
+class CheckpointTaken(TrialEvent, frozen=True, kw_only=True):
     epoch: int  # the last epoch in it
     content: bytes  # from which another attempt continues the trial
 
@@ -216,8 +201,7 @@ def _checkpoint_of(trial: str, epoch: int, content: Any) -> CheckpointTaken:
     return CheckpointTaken(trial=trial, epoch=epoch, content=content)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RungDone(TrialEvent):
+class RungDone(TrialEvent, frozen=True, kw_only=True):
     """The last epoch of this rung of a search is done."""
 
     final = True
@@ -235,31 +219,34 @@ def _rung_of(trial: str, epoch: int, validation: Accuracy, seconds: float, conte
     return RungDone(trial=trial, epoch=epoch, validation=validation, seconds=seconds, content=content)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialResult(TrialEvent):
+class Measurements(TrialEvent, frozen=True, kw_only=True):
+    """What is known of a trial that has ended, without its arrays and files."""
+
     final = True
 
     spec: TrialSpec
     test: Accuracy
     validation: Accuracy | None  # at the epoch of the stored weights
-    best_epoch: int  # the epoch of the stored weights, which validation chose; the last one without validation
+    best_epoch: Number  # the epoch of the stored weights, which validation chose; the last one without validation
     history: tuple[EpochDone, ...]  # every epoch of all attempts
-    train_seconds: float  # without start-up and compilation
-    images_per_second: float  # in training
-    setup_seconds: float  # compilation and initialisation, nearly 0 after a trial of the same shape
-    replicas: int
-    devices: tuple[str, ...]
-    gpus: tuple[str, ...]
-    node: str
-    weights_sha256: str
-    versions: Mapping[str, str]  # of Python and packages in the worker
+    train_seconds: Seconds  # without start-up and compilation
+    images_per_second: Rate  # in training
+    setup_seconds: Seconds  # compilation and initialisation, nearly 0 after a trial of the same shape
+    replicas: Number
+    devices: tuple[Text, ...]
+    gpus: tuple[Text, ...]
+    node: Text
+    weights_sha256: Sha256
+    versions: Texts  # of Python and packages in the worker
+
+
+class TrialResult(Measurements, frozen=True, kw_only=True):
     probabilities: NDArray[np.float32]  # [test images, classes]
     files: Mapping[str, bytes]  # the model to store, by path
     tensorboard: bytes = b""  # an event file; empty if an earlier driver wrote it to the run's folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialFailure(TrialEvent):
+class TrialFailure(TrialEvent, frozen=True, kw_only=True):
     final = True
 
     code: str  # the error code, such as "E-NAN"

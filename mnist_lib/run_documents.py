@@ -2,12 +2,20 @@
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from mnist_lib.data.request import MAX_CLASSES, ClassName, Side
-from mnist_lib.documents import Count, Json, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts
-from mnist_lib.results import Counts
+from mnist_lib.documents import Count, Json, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts, written
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started
 from mnist_lib.spec import MAX_ARGUMENTS
+
+
+class Counts(TypedDict):
+    """An `Accuracy` in a summary."""
+
+    correct: Count
+    total: Count
+
 
 SUMMARY_SCHEMA = 1
 MAX_RUN_NAME_LENGTH = 100
@@ -205,27 +213,32 @@ class Summary(TypedDict):
     search: NotRequired[SearchSummary]
 
 
-DRIVER = "driver"  # the event of a history that a driver begins with
+class DriverConnected(HistoryEntry, frozen=True, kw_only=True, tag="driver"):
+    """A driver is connected to the cluster. A history begins with this."""
+
+    trial: Text = written("")  # none
+    phases: dict[Text, Seconds] = field(default_factory=dict)  # seconds of what it did before, in order
 
 
-class HistoryEntry(TypedDict):
-    """A line of `history.jsonl`. Which of the other fields it has depends on the event."""
+class AttemptDied(HistoryEntry, frozen=True, kw_only=True, tag="died"):
+    attempt: Count
+    reason: str
 
-    at: Seconds  # Unix time
-    event: Name
-    trial: NotRequired[Text]
-    node: NotRequired[Text]
-    pid: NotRequired[Count]
-    devices: NotRequired[list[Text]]
-    gpus: NotRequired[list[Text]]
-    notices: NotRequired[list[Text]]
-    resumed_after: NotRequired[Count]
-    phases: NotRequired[dict[Text, Seconds]]
-    epoch: NotRequired[Number]
-    loss: NotRequired[float]
-    train: NotRequired[Counts]
-    validation: NotRequired[Counts | None]
-    seconds: NotRequired[Seconds]
-    attempt: NotRequired[Count]
-    reason: NotRequired[str]
-    status: NotRequired[Text]
+
+class TrialEnded(HistoryEntry, frozen=True, kw_only=True, tag="ended"):
+    status: Text  # as in the summary
+
+
+class RungScored(HistoryEntry, frozen=True, kw_only=True, tag="rung"):
+    """A configuration of a search has ended a rung."""
+
+    epoch: Number
+    validation: Accuracy | None  # None if its training has failed
+    status: Text = written("")  # "rung" or "failed"
+
+
+class ConfigurationFailed(HistoryEntry, frozen=True, kw_only=True, tag="failed"):
+    reason: str
+
+
+HistoryLine = DriverConnected | Started | EpochDone | AttemptDied | TrialEnded | RungScored | ConfigurationFailed

@@ -9,8 +9,9 @@ from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import OPTIMIZERS
+from mnist_lib.results import EpochDone
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import Epoch, Trainer, accuracy_of, learning_rates
+from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
 from mnist_lib.training.strategy import configure_process, mirrored_strategy
 
 model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
@@ -31,7 +32,7 @@ epochs = trainer.train(train, plan, seed=0, learning_rates=rates, last=last)
 
 
 def train_epoch(number: int) -> None:
-    next(event for event in epochs if isinstance(event, Epoch))  # long epochs also yield heartbeats
+    next(event for event in epochs if isinstance(event, EpochDone))  # long epochs also yield heartbeats
 
 
 measure(

@@ -5,9 +5,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any
+
+from msgspec import structs
 
 from cluster.deadlines import Clock, Limits
 from cluster.fan_out import FanOut, LostAttempt
@@ -31,7 +32,8 @@ from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, RungDone, Started, TrialFailure
+from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, HistoryEntry, RungDone, Started, TrialFailure
+from mnist_lib.run_documents import AttemptDied, ConfigurationFailed, RungScored
 from mnist_lib.search.halving import Decision, Step
 from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec
@@ -106,7 +108,7 @@ class Search:
     def _resume(self) -> None:
         history = [*self._folder.history()]
         known = self.found.restore(self._folder, history)
-        self._time.restore(self._folder, history)
+        self._time.restore(history)
         self._look_at_the_clock()
         if self.is_over:
             self._write_decisions()  # the earlier driver may have ended before it wrote them
@@ -201,11 +203,11 @@ class Search:
         check_start(event, self._versions)
         match event:
             case Started():
-                self._note({"event": "started", **asdict(event)})
+                self._note(event)
             case EpochDone():
                 self._time.note(event)
                 self.found.note_epoch(event.trial, event.validation)
-                self._note({"event": "epoch", **asdict(event)})
+                self._note(event)
             case CheckpointTaken():
                 self._keep(event.trial, event.epoch, event.content)
             case RungDone():
@@ -217,9 +219,7 @@ class Search:
                 log.debug("%s", event.details)
                 self._fail(event.trial, f"{event.code} {event.message}")
             case LostAttempt():
-                self._note(
-                    {"event": "died", "trial": event.trial, "attempt": event.attempt, "reason": str(event.death)}
-                )
+                self._note(AttemptDied(trial=event.trial, attempt=event.attempt, reason=str(event.death)))
                 cause = event.death.cause
                 if event.final:
                     self._fail(event.trial, f"{cause.code} {event.death}{ADVICE.get(cause.code, '')}")
@@ -229,7 +229,7 @@ class Search:
     def _fail(self, trial: str, reason: str) -> None:
         log.warning("%s failed: %s", trial, reason)
         self.found.note_failure(trial, reason)
-        self._note({"event": "failed", "trial": trial, "reason": reason})
+        self._note(ConfigurationFailed(trial=trial, reason=reason))
         self._end(trial, None, self._epochs(trial))
 
     def _end(self, trial: str, score: Accuracy | None, epoch: int, checkpoint: bytes = b"") -> None:
@@ -238,8 +238,7 @@ class Search:
         if len(checkpoint):
             self._keep(trial, epoch, checkpoint)
         status = "failed" if score is None else "rung"
-        validation = None if score is None else asdict(score)
-        self._note({"event": "rung", "trial": trial, "epoch": epoch, "validation": validation, "status": status})
+        self._note(RungScored(trial=trial, epoch=epoch, validation=score, status=status))
         decision = self.found.halving.record(self._steps.pop(trial), score)
         if decision is not None:
             self._decided(decision)
@@ -264,8 +263,9 @@ class Search:
         """Queue a write. Writes are made in this order, so no document is stored before the data that it refers to."""
         self._writes.put(write, KEY, size=size)
 
-    def _note(self, entry: Mapping[str, Any]) -> None:
-        self._write(partial(self._folder.append_history, {"at": round(self._time.wall(), 3), **entry}))
+    def _note(self, entry: HistoryEntry) -> None:
+        entry = structs.replace(entry, at=round(self._time.wall(), 3))
+        self._write(partial(self._folder.append_history, entry))
 
     def _keep(self, trial: str, epoch: int, content: bytes) -> None:
         self._checkpoints.put(trial, content)

@@ -1,21 +1,21 @@
 """What a search has found so far: scores, decisions, the best configuration, and what was cut for lack of time."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any, TypedDict
+from typing import Any
 
 from jobs.console.exit_codes import TrainingError
 from jobs.search.options import SearchOptions
-from mnist_lib.documents import Name, Number, Seconds, convert, decode
+from mnist_lib.documents import decode
 from mnist_lib.errors import IntegrityError
-from mnist_lib.results import Accuracy, Counts
-from mnist_lib.run_documents import Cut, SearchDocument, SearchSummary
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry
+from mnist_lib.run_documents import Counts, Cut, RungScored, SearchDocument, SearchSummary
 from mnist_lib.search.halving import Step
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import HISTORY, SEARCH, RunFolder
 
-History = Iterable[Mapping[str, Any]]  # the entries of `history.jsonl`
+History = Iterable[HistoryEntry]
 
 
 class Findings:
@@ -86,11 +86,11 @@ class Findings:
             self.cut = decode(content, SearchDocument, f"{folder.where}/{SEARCH}")["cut"]
         scores: dict[tuple[str, int], Accuracy | None] = {}
         for entry in history:
-            if entry["event"] == "rung":
-                rung = convert(entry, _Rung, f"{folder.where}/{HISTORY}", "$")
-                scores[rung["trial"], rung["epoch"]] = _accuracy_of(rung["validation"])
-        for epoch in epochs_of(folder, history):
-            self.note_epoch(epoch["trial"], _accuracy_of(epoch["validation"]))
+            if isinstance(entry, RungScored):
+                score = entry.validation if entry.validation and entry.validation.total else None
+                scores[entry.trial, entry.epoch] = score
+        for epoch in epochs_of(history):
+            self.note_epoch(epoch.trial, epoch.validation)
         numbers = [configuration_of(trial) for trial, _ in scores] + [*self._so_far]
         unknown = [number for number in numbers if number is not None and number >= self.halving.configurations]
         if unknown:
@@ -152,37 +152,14 @@ class Findings:
         )
 
 
-class Epoch(TypedDict):
-    """A line of `history.jsonl` about an epoch."""
-
-    trial: Name
-    seconds: Seconds
-    validation: Counts | None
-
-
-class _Rung(TypedDict):
-    """A line of `history.jsonl` about the score of a configuration on a rung."""
-
-    trial: Name
-    epoch: Number
-    validation: Counts | None
-
-
 def configuration_of(trial: str) -> int | None:
     """Return the number of the configuration that a trial belongs to, or None for a final trial."""
     match = re.search(r"-c([0-9]{1,9})$", trial)
     return int(match[1]) if match else None
 
 
-def epochs_of(folder: RunFolder, history: History) -> Iterator[Epoch]:
-    """Yield the epochs of configurations in the history of a run. Raises IntegrityError if it is damaged."""
+def epochs_of(history: History) -> Iterator[EpochDone]:
+    """Yield the epochs of configurations in the history of a run."""
     for entry in history:
-        if entry["event"] == "epoch":
-            epoch = convert(entry, Epoch, f"{folder.where}/{HISTORY}", "$")
-            if configuration_of(epoch["trial"]) is not None:
-                yield epoch
-
-
-def _accuracy_of(counts: Counts | None) -> Accuracy | None:
-    """Return an accuracy, or None for none. Raises SpecError if there are more correct predictions than images."""
-    return Accuracy(**counts) if counts and counts["total"] else None
+        if isinstance(entry, EpochDone) and configuration_of(entry.trial) is not None:
+            yield entry

@@ -10,7 +10,6 @@ from jobs.search.options import SearchOptions
 from mnist_lib.clock import steady_time
 from mnist_lib.results import EpochDone, RungDone
 from mnist_lib.run_documents import Cut
-from mnist_lib.store.runs import RunFolder
 
 START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
 MARGIN = 1.5  # final trials may be slower than those that were measured
@@ -35,9 +34,9 @@ class TimeLimit:
         )  # first epochs without, others with validation
         self._seconds_per_epoch: dict[str, float] = {}  # the mean of each trial
 
-    def restore(self, folder: RunFolder, history: History) -> None:
+    def restore(self, history: History) -> None:
         """Measure the epochs of earlier drivers."""
-        self._epoch_seconds.extend(epoch["seconds"] for epoch in epochs_of(folder, history))
+        self._epoch_seconds.extend(epoch.seconds for epoch in epochs_of(history))
 
     def note(self, event: EpochDone | RungDone) -> None:
         """Measure the speed of a trial."""

@@ -7,14 +7,14 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from jobs.search.findings import Epoch, History
+from jobs.search.findings import History
 from jobs.search.options import NAMES
 from mnist_lib.clock import moment_of
-from mnist_lib.documents import Json, Name, Number, Seconds, convert, decode
-from mnist_lib.results import Accuracy, Counts
-from mnist_lib.run_documents import SearchDocument
+from mnist_lib.documents import Json, Name, convert, decode
+from mnist_lib.results import EpochDone
+from mnist_lib.run_documents import RungScored, SearchDocument
 from mnist_lib.spec import WITH_MOMENTUM
-from mnist_lib.store.runs import CONFIGURATION, HISTORY, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
+from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
 
 # The fields of a trial that say how it was trained. Arguments of its model are added.
 FIELDS = (
@@ -57,15 +57,6 @@ class TrackedRun:
     files: Sequence[str]  # names in the run's folder
 
 
-class _Epoch(Epoch):
-    """All fields of a line of `history.jsonl` about an epoch."""
-
-    at: Seconds
-    epoch: Number
-    loss: float
-    train: Counts
-
-
 class _Terms(TypedDict):
     trials: Annotated[dict[Name, dict[str, Json]], Meta(min_length=1)]
     search: dict[str, Json] | None
@@ -97,9 +88,9 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
     rows |= _configurations(folder, terms["trials"])
     metrics: dict[str, list[Metric]] = {}
     begins: dict[str, float] = {}
-    for epoch in _epochs(folder, folder.history()):
-        metrics.setdefault(epoch["trial"], []).extend(_metrics_of(epoch))
-        begins.setdefault(epoch["trial"], epoch["at"] - epoch["seconds"])
+    for epoch in _epochs(folder.history()):
+        metrics.setdefault(epoch.trial, []).extend(_metrics_of(epoch))
+        begins.setdefault(epoch.trial, epoch.at - epoch.seconds)
     failed = _failed(folder.history())
     parts = []
     for name in dict.fromkeys([*rows, *metrics]):
@@ -177,28 +168,24 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, R
 
 def _failed(history: History) -> set[str]:
     """Return the trials of the configurations whose last rung has no score."""
-    last = {entry["trial"]: entry for entry in history if entry["event"] == "rung" and "trial" in entry}
-    return {trial for trial, entry in last.items() if entry.get("validation") is None}
+    last = {entry.trial: entry for entry in history if isinstance(entry, RungScored)}
+    return {trial for trial, entry in last.items() if entry.validation is None}
 
 
-def _epochs(folder: RunFolder, history: History) -> Iterator[_Epoch]:
+def _epochs(history: History) -> Iterator[EpochDone]:
     """Yield the epochs in the history of a run, each once: a resumed trial repeats those after its checkpoint."""
     seen = set()
     for entry in history:
-        if entry["event"] == "epoch":
-            epoch = convert(entry, _Epoch, f"{folder.where}/{HISTORY}", "$")
-            if (key := (epoch["trial"], epoch["epoch"])) not in seen:
-                seen.add(key)
-                yield epoch
+        if isinstance(entry, EpochDone) and (key := (entry.trial, entry.epoch)) not in seen:
+            seen.add(key)
+            yield entry
 
 
-def _metrics_of(epoch: _Epoch) -> Iterator[Metric]:
-    at, step = epoch["at"], epoch["epoch"]
-    yield Metric("train_loss", epoch["loss"], at, step)
-    for name in ("train", "validation"):
-        counts = epoch[name]
-        if counts is not None and counts["total"]:
-            yield Metric(f"{name}_accuracy", Accuracy(**counts).value, at, step)
+def _metrics_of(epoch: EpochDone) -> Iterator[Metric]:
+    yield Metric("train_loss", epoch.loss, epoch.at, epoch.epoch)
+    for name, accuracy in (("train", epoch.train), ("validation", epoch.validation)):
+        if accuracy is not None and accuracy.total:
+            yield Metric(f"{name}_accuracy", accuracy.value, epoch.at, epoch.epoch)
 
 
 def _parameters(row: Row, where: str) -> dict[str, str]:

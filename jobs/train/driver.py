@@ -27,7 +27,7 @@ from jobs.train.storing import StoredData, Times, predict_on, store_run
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import SystemClock, steady_time
 from mnist_lib.model_file import Call, ModelFile, trust
-from mnist_lib.run_documents import DRIVER
+from mnist_lib.run_documents import DriverConnected
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
@@ -78,7 +78,7 @@ def record_start(folder: RunFolder, begin: float, cluster_seconds: float) -> Non
     """
     start = steady_time() - begin - cluster_seconds
     phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
-    folder.append_history({"event": DRIVER, "trial": "", "phases": phases})
+    folder.append_history(DriverConnected(phases=phases))
 
 
 def train_on(

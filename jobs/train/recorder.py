@@ -14,14 +14,23 @@ from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.aggregation import Tally
-from mnist_lib.documents import convert
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import IntegrityError, StoreError
 from mnist_lib.report.summary import trial_row
-from mnist_lib.results import CheckpointTaken, EpochDone, Epochs, LaneStarted, Started, TrialFailure, TrialResult
+from mnist_lib.results import (
+    CheckpointTaken,
+    EpochDone,
+    Epochs,
+    HistoryEntry,
+    LaneStarted,
+    Started,
+    TrialFailure,
+    TrialResult,
+)
+from mnist_lib.run_documents import AttemptDied, TrialEnded
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.resumption import read_result, store_result
-from mnist_lib.store.runs import HISTORY, RunFolder, history_line
+from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
@@ -72,9 +81,8 @@ class Recorder:
                     self._checkpoints.read(spec.id)
         if folder.resumed:
             for entry in folder.history():
-                if entry["event"] == "epoch" and entry.get("trial") in self._trained:
-                    done = convert(entry, EpochDone, f"{folder.where}/{HISTORY}", "$")
-                    self._trained[done.trial].add(done)
+                if isinstance(entry, EpochDone) and entry.trial in self._trained:
+                    self._trained[entry.trial].add(entry)
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
 
     def __enter__(self) -> Self:
@@ -135,11 +143,11 @@ class Recorder:
                 self._epochs[event.trial] = event.resumed_after
                 if event.resumed_after:
                     log.info("%s: resumed after epoch %d", event.trial, event.resumed_after)
-                self._append({"event": "started", **asdict(event)})
+                self._append(event)
             case EpochDone():
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
                 self._trained[event.trial].add(event)
-                self._append({"event": "epoch", **asdict(event)})
+                self._append(event)
             case CheckpointTaken():
                 self._checkpoints.put(event.trial, event.content)
                 self._epochs[event.trial] = event.epoch
@@ -156,7 +164,7 @@ class Recorder:
             case LostAttempt():
                 self._record_death(event)
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def _append(self, entry: HistoryEntry) -> None:
         line = history_line(entry)
         self._history.append(line)
         self._appended_bytes += len(line)
@@ -185,7 +193,7 @@ class Recorder:
         store_result(self._folder, result, attempts, with_model=with_model)
 
     def _record_death(self, lost: LostAttempt) -> None:
-        self._append({"event": "died", "trial": lost.trial, "attempt": lost.attempt, "reason": str(lost.death)})
+        self._append(AttemptDied(trial=lost.trial, attempt=lost.attempt, reason=str(lost.death)))
         if lost.final:
             cause = lost.death.cause
             message = f"failed after {counted(lost.attempt, 'attempt')}: {lost.death}{ADVICE.get(cause.code, '')}"
@@ -214,7 +222,7 @@ class Recorder:
         row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts, retry=retry)
         self.rows.append(row)
         self._writes.put(lambda: self._folder.write_json(f"trials/{outcome.trial}/result.json", row), outcome.trial)
-        self._append({"event": "ended", "trial": outcome.trial, "status": row["status"]})
+        self._append(TrialEnded(trial=outcome.trial, status=row["status"]))
         position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
         if isinstance(outcome, TrialResult):
             early = len(outcome.history) < outcome.spec.epochs

@@ -19,6 +19,7 @@ from mnist_lib.documents import decode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.objects.storage import is_url
+from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import SearchDocument
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.reigns import history, reign
@@ -83,8 +84,8 @@ class _History:
     def __init__(self, folder: RunFolder, trials: Collection[str]) -> None:
         self._folder, self._trials = folder, trials
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (entry for entry in self._folder.history() if entry.get("trial", "") in self._trials)
+    def __iter__(self) -> Iterator[HistoryEntry]:
+        return (entry for entry in self._folder.history() if entry.trial in self._trials)
 
 
 def _search(folder: RunFolder) -> SearchDocument | None:

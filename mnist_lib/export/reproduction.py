@@ -64,7 +64,7 @@ def reproduce(
     manifest, begin = read_manifest(objects, version), time.monotonic()
     spec, devices = TrialSpec.of_record(manifest["spec"], f"{version.name}: {MANIFEST}"), manifest["devices"]
     epochs, sha256 = len(manifest["history"]), manifest["weights_sha256"]
-    if [row["epoch"] for row in manifest["history"]] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
+    if [row.epoch for row in manifest["history"]] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
         expected = f"1 to {spec.epochs:,} epochs, numbered in order from 1, got {epochs:,} that do not match"
         raise IntegrityError(f"{version.name}: {MANIFEST}: $.history: expected {expected}")
     if epochs > max_epochs:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from mnist_lib.aggregation import Tally
 from mnist_lib.data.split import Labels
-from mnist_lib.documents import convert
-from mnist_lib.results import EpochDone, Epochs
-from mnist_lib.run_documents import DRIVER
+from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started
+from mnist_lib.run_documents import AttemptDied, DriverConnected, TrialEnded
 
+DRIVER = "driver"  # its lane
 CALIBRATION_BINS = 10
 MAX_POINTS = 1_000  # of a learning curve
 MAX_PICTURES = 24  # of one kind
@@ -211,13 +211,12 @@ class PhaseTimes:
     end: float
 
 
-def learning_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, list[EpochDone]]:
+def learning_curves(history: Iterable[HistoryEntry]) -> dict[str, list[EpochDone]]:
     """Return the epochs of each trial, or about MAX_POINTS of them; one that a later attempt repeated counts once."""
     epochs: dict[str, Epochs] = defaultdict(Epochs)
     for entry in history:
-        if entry["event"] == "epoch":
-            done = convert(entry, EpochDone, "history.jsonl", "$")
-            epochs[done.trial].add(done)
+        if isinstance(entry, EpochDone):
+            epochs[entry.trial].add(entry)
     return {trial: own.take(trial, _points(len(own))) for trial, own in epochs.items() if len(own)}
 
 
@@ -226,29 +225,29 @@ def _points(epochs: int) -> list[int]:
     return sorted({1, *range(epochs, 0, -math.ceil(epochs / MAX_POINTS))})
 
 
-def attempts(history: Iterable[Mapping[str, Any]]) -> list[AttemptTimes]:
+def attempts(history: Iterable[HistoryEntry]) -> list[AttemptTimes]:
     """Return all attempts in the order in which they began."""
     found: list[AttemptTimes] = []
     running: dict[str, AttemptTimes] = {}  # by trial; `end` is the time of its latest entry
     origin = _origin(history)
     for entry in history:
-        trial, seconds = str(entry.get("trial")), entry["at"] - origin
+        trial, seconds = entry.trial, entry.at - origin
         known = running.get(trial)
-        match entry["event"]:
-            case "started":
+        match entry:
+            case Started():
                 if known is not None:
                     found.append(known)  # its driver was killed before it recorded the end
                 lane = _lane(entry)
                 running[trial] = AttemptTimes(trial=trial, lane=lane, begin=seconds, end=seconds, outcome="lost")
-            case "ended" | "died" as event if known is not None:
-                outcome = "died" if event == "died" else entry["status"]
+            case TrialEnded() | AttemptDied() if known is not None:
+                outcome = entry.status if isinstance(entry, TrialEnded) else "died"
                 found.append(replace(running.pop(trial), end=seconds, outcome=outcome))
             case _ if known is not None:
                 running[trial] = replace(known, end=seconds)
     return sorted([*found, *running.values()], key=lambda attempt: attempt.begin)
 
 
-def phases(history: Iterable[Mapping[str, Any]], timing: Mapping[str, float]) -> list[PhaseTimes]:
+def phases(history: Iterable[HistoryEntry], timing: Mapping[str, float]) -> list[PhaseTimes]:
     """Return what drivers and lanes did before trials began, and when the last driver stored the models.
 
     Args:
@@ -257,23 +256,24 @@ def phases(history: Iterable[Mapping[str, Any]], timing: Mapping[str, float]) ->
     found: list[PhaseTimes] = []
     origin = _origin(history)
     for entry in history:
-        lane, end = _lane(entry) if "pid" in entry else DRIVER, entry["at"] - origin
-        for phase, seconds in reversed(entry.get("phases", {}).items()):
-            found.append(PhaseTimes(lane=lane, phase=phase, begin=end - seconds, end=end))
-            end -= seconds
-    connected = [entry["at"] - origin for entry in history if entry["event"] == DRIVER]
+        if isinstance(entry, Started | DriverConnected):
+            lane, end = _lane(entry) if isinstance(entry, Started) else DRIVER, entry.at - origin
+            for phase, seconds in reversed(entry.phases.items()):
+                found.append(PhaseTimes(lane=lane, phase=phase, begin=end - seconds, end=end))
+                end -= seconds
+    connected = [entry.at - origin for entry in history if isinstance(entry, DriverConnected)]
     if connected and "store_seconds" in timing:
         end = connected[-1] + timing["wall_seconds"] - timing.get("start_seconds", 0.0)
         found.append(PhaseTimes(lane=DRIVER, phase="store", begin=end - timing["store_seconds"], end=end))
     return found
 
 
-def _lane(entry: Mapping[str, Any]) -> str:
-    return f"{entry['node']}, process {entry['pid']}"
+def _lane(entry: Started) -> str:
+    return f"{entry.node}, process {entry.pid}"
 
 
-def _origin(history: Iterable[Mapping[str, Any]]) -> float:
+def _origin(history: Iterable[HistoryEntry]) -> float:
     """Return the Unix time at which the first driver's command began."""
     for first in history:
-        return float(first["at"] - sum(first.get("phases", {}).values()))
+        return first.at - sum(first.phases.values() if isinstance(first, Started | DriverConnected) else ())
     return 0.0

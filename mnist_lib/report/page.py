@@ -27,6 +27,7 @@ from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.table import notes
+from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import SearchDocument
 from mnist_lib.wording import counted, percent, printable
 
@@ -47,7 +48,7 @@ class ReportedRun:
     """What a report is made from."""
 
     summary: Mapping[str, Any]
-    history: Iterable[Mapping[str, Any]]  # read several times
+    history: Iterable[HistoryEntry]  # read several times
     tallies: Mapping[str, Tally]  # of the models with a successful trial
     dataset: Dataset
     configuration: str  # YAML

@@ -12,9 +12,8 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, new_figure, plot
-from mnist_lib.report.evidence import AttemptTimes, PhaseTimes, StoredTrial
+from mnist_lib.report.evidence import DRIVER, AttemptTimes, PhaseTimes, StoredTrial
 from mnist_lib.results import EpochDone
-from mnist_lib.run_documents import DRIVER
 from mnist_lib.wording import short_name
 
 # If a run has more trials than this, their seeds are not shown. If a model has more than half as many, its curves are

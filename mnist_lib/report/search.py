@@ -75,8 +75,10 @@ class ReportedSearch:
             winner=best["configuration"],
             in_search=Accuracy(best["validation"]["correct"], best["validation"]["total"]).value,
             train=summary["search"]["train"],
-            with_fresh_seeds=mean_accuracy(trial.get("validation") for trial in summary["trials"]),
-            on_test=mean_accuracy(trial.get("test") for trial in summary["trials"]),
+            with_fresh_seeds=mean_accuracy(
+                Accuracy(**n) for each in summary["trials"] if (n := each.get("validation"))
+            ),
+            on_test=mean_accuracy(Accuracy(**n) for each in summary["trials"] if (n := each.get("test"))),
         )
 
     @property

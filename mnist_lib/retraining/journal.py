@@ -17,8 +17,7 @@ from mnist_lib.data.request import ClassName
 from mnist_lib.documents import Count, Moment, Number, Share, Text
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
-from mnist_lib.results import Counts
-from mnist_lib.run_documents import GrowthSummary
+from mnist_lib.run_documents import Counts, GrowthSummary
 
 # Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")

@@ -20,7 +20,7 @@ from mnist_lib.documents import Json, Name, Number, Sha256, Text, Texts, decode,
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
-from mnist_lib.results import Counts, EpochRow, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, OPTIONAL_FIELDS, TrialSpec
 from mnist_lib.store.predictions import PREDICTIONS, TEST_IMAGES, Predictions
 from mnist_lib.store.versions import DatasetFacts, Version, read_file
@@ -38,15 +38,15 @@ class Manifest(TypedDict):
     spec: Annotated[dict[str, Json], Meta(max_length=100)]  # see `TrialSpec.of_record`
     dataset: DatasetFacts
     weights_sha256: Sha256
-    history: Annotated[list[EpochRow], Meta(max_length=MAX_EPOCHS)]
+    history: Annotated[list[EpochDone], Meta(max_length=MAX_EPOCHS)]
     code: Annotated[dict[str, bool | Text], Meta(max_length=100)]
     devices: Annotated[list[Text], Meta(max_length=MAX_DEVICES)]
     versions: Texts
     model: NotRequired[Name]
     run: NotRequired[Name]
     trial: NotRequired[Name]
-    test: NotRequired[Counts]
-    validation: NotRequired[Counts | None]
+    test: NotRequired[Accuracy]
+    validation: NotRequired[Accuracy | None]
     best_epoch: NotRequired[Number]
 
 
@@ -146,7 +146,7 @@ def contents_of(
         **about,
         "spec": asdict(result.spec),
         "best_epoch": result.best_epoch,
-        "history": [asdict(epoch) for epoch in result.history],
+        "history": list(result.history),
         "code": code,
         "devices": list(result.devices),
         "versions": dict(result.versions),

@@ -12,19 +12,17 @@ import io
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, TypedDict
+from dataclasses import dataclass
 
 import numpy as np
-from msgspec import Meta
 
 from mnist_lib.archives import read_npz
 from mnist_lib.catalog import MAX_PROBABILITIES
-from mnist_lib.documents import Count, Json, Name, Number, Seconds, Sha256, Text, Texts
+from mnist_lib.documents import Count, Sha256
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_EPOCHS_BYTES, MAX_FILE_BYTES, concurrently
 from mnist_lib.objects.records import seal, unseal
-from mnist_lib.results import Accuracy, EpochDone, TrialResult
+from mnist_lib.results import Measurements, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
@@ -32,34 +30,13 @@ from mnist_lib.wording import counted
 CHECKPOINTS_PER_TRIAL = 2
 CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
 PROBABILITIES = "probabilities.npz"
-SEPARATE_FIELDS: dict[str, Any] = {"probabilities": None, "files": {}, "tensorboard": b""}  # not in `ended.json`
-
-
-class EndedResult(TypedDict):
-    """A `TrialResult` in `ended.json`."""
-
-    trial: Name
-    spec: dict[str, Json]
-    test: Accuracy
-    validation: Accuracy | None
-    best_epoch: Number
-    history: tuple[EpochDone, ...]
-    train_seconds: Seconds
-    images_per_second: Annotated[float, Meta(ge=0)]
-    setup_seconds: Seconds
-    replicas: Number
-    devices: tuple[Text, ...]
-    gpus: tuple[Text, ...]
-    node: Text
-    weights_sha256: Sha256
-    versions: Texts
 
 
 @dataclass(frozen=True)
 class EndedTrial:
     """The record `ended.json`."""
 
-    result: EndedResult
+    result: Measurements
     attempts: Count
     files: Mapping[str, Sha256]
 
@@ -76,10 +53,9 @@ def store_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_
         files |= {f"model/{path}": content for path, content in result.files.items()}
     for path, content in files.items():
         folder.write(f"trials/{result.trial}/ended/{path}", content)
-    row = asdict(replace(result, **SEPARATE_FIELDS))
-    row = {name: value for name, value in row.items() if name not in SEPARATE_FIELDS}
     hashes = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
-    folder.write(f"trials/{result.trial}/ended.json", seal({"result": row, "attempts": attempts, "files": hashes}))
+    measured = Measurements(**{name: getattr(result, name) for name in Measurements.__struct_fields__})
+    folder.write(f"trials/{result.trial}/ended.json", seal(EndedTrial(measured, attempts, hashes)))
     folder.delete_below(f"trials/{result.trial}/checkpoints")
 
 
@@ -91,10 +67,10 @@ def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] |
         if content is None:
             return None
         record = unseal(content, name, EndedTrial)
-        if TrialSpec.of_record(record.result["spec"], name) != spec:
+        if record.result.spec != spec:
             raise IntegrityError(f"{name}: expected {spec}, got another trial")
         files = {path: _read_file(folder, spec.id, path, sha256) for path, sha256 in record.files.items()}
-        return _result_of(record.result, spec, files), record.attempts
+        return _result_of(record.result, files), record.attempts
     except (IntegrityError, SpecError) as error:
         log.warning("%s: its stored result is damaged (%s); training it again", spec.id, error)
         return None
@@ -158,16 +134,17 @@ def _read_file(folder: RunFolder, trial: str, path: str, sha256: str) -> bytes:
     return content
 
 
-def _result_of(row: EndedResult, spec: TrialSpec, files: dict[str, bytes]) -> TrialResult:
+def _result_of(measured: Measurements, files: dict[str, bytes]) -> TrialResult:
     arrays = read_npz(files.pop(PROBABILITIES, b""), PROBABILITIES, {"probabilities": MAX_PROBABILITIES})
-    probabilities, images = arrays["probabilities"], max(1, row["test"].total)
+    probabilities, images = arrays["probabilities"], max(1, measured.test.total)
     is_table = probabilities.dtype == np.float32 and probabilities.ndim == 2 and len(probabilities) == images
     if not is_table or probabilities.shape[1] < 2 or not np.isfinite(probabilities).all():
         got = f"{probabilities.dtype} {probabilities.shape}"
         raise IntegrityError(f"{PROBABILITIES}: expected finite float32 [{images}, classes], got {got}")
-    if row["trial"] != spec.id or not 0 < len(row["history"]) <= spec.epochs or row["best_epoch"] > spec.epochs:
-        got = f"{row['trial']} with {counted(len(row['history']), 'epoch')}, the best {row['best_epoch']}"
+    spec, epochs = measured.spec, len(measured.history)
+    if measured.trial != spec.id or not 0 < epochs <= spec.epochs or measured.best_epoch > spec.epochs:
+        got = f"{measured.trial} with {counted(epochs, 'epoch')}, the best {measured.best_epoch}"
         raise IntegrityError(f"ended.json: expected {spec.id} with 1 to {spec.epochs} epochs, got {got}")
     model = {path.removeprefix("model/"): content for path, content in files.items()}
-    fields: dict[str, Any] = {**row, "spec": spec}
+    fields = {name: getattr(measured, name) for name in Measurements.__struct_fields__}
     return TrialResult(**fields, probabilities=probabilities, files=model)

@@ -9,18 +9,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from mnist_lib.clock import now_text, steady_time
 from mnist_lib.documents import Json, Moment, Name, convert, decode, encode, require_schema
 from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record
-from mnist_lib.run_documents import DRIVER, MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA, HistoryEntry, Summary
+from mnist_lib.results import HistoryEntry
+from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA, DriverConnected, HistoryLine, Summary
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
 INDEX = "index.html"  # lists all runs, at the root of the storage
+
+HISTORY_LINE: Any = HistoryLine  # a union, which is no `type`
 
 Terms = Mapping[str, Json]
 Command = Literal["jobs.train", "jobs.search"]
@@ -77,7 +80,7 @@ class RunFolder:
     def delete_below(self, prefix: str) -> None:
         self.objects.delete_below(self._name(prefix))
 
-    def append_history(self, entry: Mapping[str, Any]) -> None:
+    def append_history(self, entry: HistoryEntry) -> None:
         """Append a line to `history.jsonl`, with the Unix time."""
         self.append_lines(history_line(entry))
 
@@ -89,23 +92,22 @@ class RunFolder:
         """Write appended content that is still buffered."""
         self.objects.flush()
 
-    def history(self) -> Iterator[dict[str, Any]]:
-        """Yield the entries of `history.jsonl`, each a `HistoryEntry`, except for an incomplete last line.
+    def history(self) -> Iterator[HistoryEntry]:
+        """Yield the entries of `history.jsonl`, except for an incomplete last line.
 
         Raises IntegrityError at the first one that is damaged. The file may have any size.
         """
         where = self.objects.where(self._name(HISTORY))
         for number, line in enumerate(self.objects.lines(self._name(HISTORY)), 1):
-            entry: Any = decode(line, HistoryEntry, f"{where}, line {number}")
-            yield entry
+            yield decode(line, HISTORY_LINE, f"{where}, line {number}")
 
     def seconds_worked(self) -> float:
         """Return for how long earlier commands worked on the run, each from its start to its last entry."""
         worked, begin, last = 0.0, 0.0, 0.0
         for entry in self.history() if self.resumed else ():
-            if entry["event"] == DRIVER:
-                worked, begin = worked + last - begin, entry["at"] - sum(entry.get("phases", {}).values())
-            last = entry["at"]
+            if isinstance(entry, DriverConnected):
+                worked, begin = worked + last - begin, entry.at - sum(entry.phases.values())
+            last = entry.at
         return worked + last - begin
 
     def complete(self, summary: Mapping[str, Any]) -> None:
@@ -151,7 +153,7 @@ class RunFolder:
     def has_begun_trials(self) -> bool:
         """Return whether a trial of the run has begun. Raises IntegrityError if the history is damaged."""
         begun = self.is_complete or self.names("trials")
-        return bool(begun) or any(entry["event"] != DRIVER for entry in self.history())
+        return bool(begun) or any(not isinstance(entry, DriverConnected) for entry in self.history())
 
     def dataset(self) -> str:
         """Return the name of the dataset of the run. Raises IntegrityError or SchemaError if its record is damaged."""
@@ -178,9 +180,9 @@ class RunFolder:
         return f"runs/{self.run}/{name}"
 
 
-def history_line(entry: Mapping[str, Any]) -> bytes:
+def history_line(entry: HistoryEntry) -> bytes:
     """Return a line of `history.jsonl`: an entry with the Unix time."""
-    return encode({"at": round(steady_time(), 3), **entry}) + b"\n"
+    return encode(entry if entry.at else structs.replace(entry, at=round(steady_time(), 3))) + b"\n"
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -4,9 +4,8 @@ Others may write to the store that checkpoints come from, so only numbers and JS
 """
 
 import io
-import json
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +13,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
-from mnist_lib.documents import Count, Json, Number, Seconds, decode
+from mnist_lib.documents import Count, Json, Number, Seconds, decode, encode
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy
@@ -48,13 +47,17 @@ class TrainingState:
     longest: float  # seconds of the longest epoch with its validation
 
 
-class BestNotes(TypedDict):
+@dataclass(frozen=True)
+class BestNotes:
+    """A `Best` without its weights."""
+
     epoch: Number
     validation: Accuracy | None
     highest: Count
 
 
-class Notes(TypedDict):
+@dataclass(frozen=True)
+class Notes:
     """What a checkpoint holds besides tensors."""
 
     spec: dict[str, Json]
@@ -65,17 +68,10 @@ class Notes(TypedDict):
 
 
 def pack(state: TrainingState, spec: TrialSpec) -> bytes:
-    best = state.best
-    validation = asdict(best.validation) if best.validation else None
-    notes = {
-        "spec": asdict(spec),
-        "best": {"epoch": best.epoch, "validation": validation, "highest": best.highest},
-        "epoch": state.epoch,
-        "seconds": state.seconds,
-        "longest": state.longest,
-    }
-    arrays = _arrays((state.values, best.weights))
-    arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    best = BestNotes(state.best.epoch, state.best.validation, state.best.highest)
+    notes = Notes(asdict(spec), best, state.epoch, state.seconds, state.longest)
+    arrays = _arrays((state.values, state.best.weights))
+    arrays["notes"] = np.frombuffer(encode(notes), np.uint8)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     return content.getvalue()
@@ -96,16 +92,11 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
             if (arrays[name].shape, arrays[name].dtype) != (expected.shape, expected.dtype):
                 raise ValueError(f"{name} has type {arrays[name].dtype} and shape {arrays[name].shape}")
         notes = decode(arrays.pop("notes").tobytes(), Notes, "notes")
-        if notes["spec"] != asdict(spec):
-            raise ValueError(f"its spec is {notes['spec']}")
+        if notes.spec != asdict(spec):
+            raise ValueError(f"its spec is {notes.spec}")
         values, weights = tf.nest.pack_sequence_as(nested, [tf.constant(arrays[name]) for name in shapes])
-        return TrainingState(
-            values,
-            Best(weights=weights, **notes["best"]),
-            notes["epoch"],
-            notes["seconds"],
-            notes["longest"],
-        )
+        best = Best(notes.best.epoch, weights, notes.best.validation, notes.best.highest)
+        return TrainingState(values, best, notes.epoch, notes.seconds, notes.longest)
     except (IntegrityError, ValueError) as error:
         raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error
 

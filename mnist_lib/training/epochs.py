@@ -17,7 +17,7 @@ from mnist_lib.models.model import Model, Weights
 from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Heartbeat, RungDone, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.loop import HEARTBEAT_SECONDS, EpochProgress, Trainer, accuracy_of, learning_rates
+from mnist_lib.training.loop import HEARTBEAT_SECONDS, Trainer, accuracy_of, learning_rates
 
 
 @dataclass(frozen=True)
@@ -74,35 +74,33 @@ def train(
     last = min(spec.epochs, pace.max_epochs or spec.epochs)
     checkpoint_at = time.monotonic()
     for epoch in compiled.trainer.train(
-        compiled.train, compiled.plan, seed=spec.seed, learning_rates=rates, first=number + 1, last=last
+        compiled.train,
+        compiled.plan,
+        seed=spec.seed,
+        learning_rates=rates,
+        first=number + 1,
+        last=last,
+        trial=spec.id,
     ):
-        if isinstance(epoch, EpochProgress):
-            yield Heartbeat(trial=spec.id, epoch=epoch.epochs)
+        if isinstance(epoch, Heartbeat):
+            yield epoch
             continue
-        trained_at = steady_time()
-        validation = (yield from _validate(compiled, spec, epoch.number)) if compiled.validation else None
+        trained_at, number = steady_time(), epoch.epoch
+        validation = (yield from _validate(compiled, spec, number)) if compiled.validation else None
         highest = max(best.highest if best else 0, validation.correct if validation else 0)
         # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
         if best is None or validation is None or validation.is_close_to(highest):
-            best = Best(epoch.number, compiled.trainer.weights, validation, highest)
-        done = EpochDone(
-            trial=spec.id,
-            epoch=epoch.number,
-            loss=epoch.loss,
-            train=epoch.train,
-            validation=validation,
-            seconds=epoch.seconds,
-        )
-        number, seconds = epoch.number, seconds + epoch.seconds
+            best = Best(number, compiled.trainer.weights, validation, highest)
+        done, seconds = epoch.with_validation(validation), seconds + epoch.seconds
         longest = max(longest, epoch.seconds + steady_time() - trained_at)
         history.append(done)
         yield done
         late = steady_time() + longest > deadline
         if math.isfinite(deadline) and compiled.trainer.any_process(late):
             break
-        if epoch.number < last and time.monotonic() - checkpoint_at >= pace.checkpoint_seconds:
+        if number < last and time.monotonic() - checkpoint_at >= pace.checkpoint_seconds:
             content = pack(TrainingState(compiled.trainer.values, best, number, seconds, longest), spec)
-            yield CheckpointTaken(trial=spec.id, epoch=epoch.number, content=content)
+            yield CheckpointTaken(trial=spec.id, epoch=number, content=content)
             checkpoint_at = time.monotonic()
     assert best is not None  # a spec has at least one epoch
     return TrainingState(compiled.trainer.values, best, number, seconds, longest)

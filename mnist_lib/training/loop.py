@@ -5,7 +5,6 @@ A `Trainer` is compiled once for a shape of data and then trains any number of t
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -16,27 +15,10 @@ from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, EpochDone, Heartbeat
 from mnist_lib.training.steps import Totals, Values, refused_by_xla, steps_of
 
 HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
-
-
-@dataclass(frozen=True)
-class EpochProgress:
-    """A heartbeat within an epoch."""
-
-    epochs: float  # epochs trained so far, including the completed share of the current one
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """The result of an epoch of training."""
-
-    number: int  # counted from 1
-    loss: float  # mean over the images, each measured in the step that trained on it
-    train: Accuracy
-    seconds: float
 
 
 class Trainer:
@@ -86,13 +68,22 @@ class Trainer:
         return Weights(self.values.trainable, self.values.state)
 
     def train(
-        self, split: Split, plan: Plan, *, seed: int, learning_rates: NDArray[np.float32], last: int, first: int = 1
-    ) -> Iterator[Epoch | EpochProgress]:
+        self,
+        split: Split,
+        plan: Plan,
+        *,
+        seed: int,
+        learning_rates: NDArray[np.float32],
+        last: int,
+        first: int = 1,
+        trial: str = "",
+    ) -> Iterator[EpochDone | Heartbeat]:
         """Train the epochs `first` to `last`, and yield the result of each, and heartbeats within long ones.
 
         Args:
             plan: a plan that was made for this trainer's number of replicas.
             seed: determines the order of the images.
+            trial: the id of the trial.
             learning_rates: [steps], one for each step from the start of epoch 1.
 
         Raises:
@@ -109,7 +100,7 @@ class Trainer:
                 if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
                     parts[-1].finite_steps.numpy()  # wait until the device has finished the steps
                     paused = time.perf_counter()
-                    yield EpochProgress(number - 1 + len(parts) / plan.chunks)
+                    yield Heartbeat(trial=trial, epoch=number - 1 + len(parts) / plan.chunks)
                     begin += (
                         time.perf_counter() - paused
                     )  # excludes the time that the driver took to handle the heartbeat
@@ -123,7 +114,14 @@ class Trainer:
                     f"the loss of epoch {number}, step {finite_steps + 1} of {plan.steps} is not a finite number"
                     f"; use a lower --learning-rate ({learning_rates.max():g} is too high)"
                 )
-            yield Epoch(number, loss / seen, Accuracy(correct, seen), time.perf_counter() - begin)
+            yield EpochDone(
+                trial=trial,
+                epoch=number,
+                loss=loss / seen,
+                train=Accuracy(correct, seen),
+                validation=None,
+                seconds=time.perf_counter() - begin,
+            )
             heartbeat_at = time.monotonic()
 
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32]) -> Totals:

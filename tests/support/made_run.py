@@ -4,14 +4,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from mnist_lib.aggregation import Tally
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, summarize, trial_row
-from mnist_lib.results import Accuracy, EpochDone, TrialFailure, TrialResult
-from mnist_lib.run_documents import SearchDocument
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialFailure, TrialResult
+from mnist_lib.run_documents import DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.spec import TrialSpec, trial_grid
 from tests.support.results import trial_result
 
@@ -45,12 +46,13 @@ def made_run(
     specs = trial_grid(models, range(seeds), dataset=dataset.name, epochs=epochs)
     tallies: dict[str, Tally] = {}
     rows, now = [], 1_764_000_000.0
-    history = [{"at": now - 6, "event": "driver", "trial": "", "phases": {"start": 0.6, "cluster": 2.1}}]
+    history: list[HistoryEntry] = [DriverConnected(at=now - 6, phases={"start": 0.6, "cluster": 2.1})]
     for number, spec in enumerate(specs):
         lane, begin = number % 2, now + number // 2 * 9
-        about = {"trial": spec.id, "node": f"node-{lane}/0123abcd", "pid": 100 + lane}
         phases = {"import": 3.1, "data": 0.2, "compile": 1.4} if number < 2 else {"compile": 0.02}
-        history.append({"at": begin, "event": "started", **about, "resumed_after": 0, "phases": phases})
+        node, pid = f"node-{lane}/0123abcd", 100 + lane
+        started = Started(at=begin, trial=spec.id, node=node, pid=pid, devices=(), gpus=(), phases=phases)
+        history.append(started)
         outcome: TrialResult | TrialFailure = _result(spec, dataset, rng, margin)
         if number >= len(specs) - failed:
             outcome = TrialFailure(trial=spec.id, code="E-NAN", message=f"the loss is not a number: {NAUGHTY}")
@@ -60,9 +62,9 @@ def made_run(
                 tallies[spec.model] = Tally(outcome)
             else:
                 tally.add(outcome)
-            history += [{"at": begin + done.epoch, "event": "epoch", **asdict(done)} for done in outcome.history]
+            history += [structs.replace(done, at=begin + done.epoch) for done in outcome.history]
         rows.append(trial_row(asdict(spec), outcome, attempts=1))
-        history.append({"at": begin + 8.5, "event": "ended", "trial": spec.id, "status": rows[-1]["status"]})
+        history.append(TrialEnded(at=begin + 8.5, trial=spec.id, status=rows[-1]["status"]))
     summary = summarize(
         run="2026-11-25T03-00-00Z-made",
         dataset=dataset.info.summary(validation_percent=10),
@@ -78,7 +80,7 @@ def made_run(
     )
     return ReportedRun(
         summary=summary,
-        history=sorted(history, key=lambda entry: float(entry["at"])),
+        history=sorted(history, key=lambda entry: entry.at),
         tallies=tallies,
         dataset=dataset,
         configuration=f"run_name: {NAUGHTY}\n",

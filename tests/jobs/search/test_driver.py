@@ -15,7 +15,8 @@ from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
 from jobs.search.options import SearchOptions
 from mnist_lib.errors import IntegrityError, MnistError
-from mnist_lib.results import Accuracy, TrialFailure
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialFailure
+from mnist_lib.run_documents import RungScored
 from mnist_lib.store.runs import SEARCH, RunFolder
 from tests.support.processor import at_most_processor_seconds
 from tests.support.simulation.clock import VirtualClock
@@ -330,16 +331,17 @@ def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> N
     )
 
 
-@pytest.mark.parametrize("event", ["epoch", "rung"])
-def test_a_configuration_that_the_search_does_not_have_is_damage(event: str) -> None:
+@pytest.mark.parametrize(
+    "entry",
+    [
+        EpochDone(trial="keras-c99", epoch=1, loss=1.0, train=Accuracy(1, 2), validation=Accuracy(9, 10), seconds=1.0),
+        RungScored(trial="keras-c99", epoch=1, validation=Accuracy(9, 10)),
+    ],
+)
+def test_a_configuration_that_the_search_does_not_have_is_damage(entry: HistoryEntry) -> None:
     world = SimulatedSearch(options(), lanes=1)
     folder = RunFolder(world.storage, "run")
-    folder.append_history(
-        {
-            **{"event": event, "trial": "keras-s0-c99", "epoch": 1, "seconds": 1.0, "status": "rung"},
-            "validation": {"correct": 9, "total": 10},
-        }
-    )
+    folder.append_history(entry)
     world.drivers = 1
     with pytest.raises(
         IntegrityError, match=r"history.jsonl: expected configurations 0 to 22, got 99; restore the file"

@@ -10,6 +10,8 @@ import pytest
 from jobs.track.tracked import key_of, tracked_run
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry
+from mnist_lib.run_documents import RungScored
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
 from tests.support.memory import peak_bytes
@@ -38,10 +40,10 @@ SEARCH = {
     "cut": None,
     "best": None,
 }
-EPOCH = {"event": "epoch", "trial": "keras-c0", "loss": 0.5, "train": {"correct": 5, "total": 10}, "validation": None}
+EPOCH = EpochDone(trial="keras-c0", epoch=1, loss=0.5, train=Accuracy(5, 10), validation=None, seconds=20.0)
 
 
-def run_with(folder: Path, terms: Mapping[str, Any], *history: Mapping[str, Any]) -> RunFolder:
+def run_with(folder: Path, terms: Mapping[str, Any], *history: HistoryEntry) -> RunFolder:
     folder.mkdir(exist_ok=True)
     with open_run(LocalObjects(folder), "r", dataset="letters", terms=terms, configuration="") as opened:
         for entry in history:
@@ -52,8 +54,8 @@ def run_with(folder: Path, terms: Mapping[str, Any], *history: Mapping[str, Any]
 
 def test_an_unfinished_search_has_its_configurations_with_what_is_known_of_them(tmp_path: Path) -> None:
     terms = {"trials": {"keras-s0": TRIAL}, "search": {"trials": 2}}
-    failed = {"event": "rung", "trial": "keras-c1", "epoch": 1, "validation": None, "status": "failed"}
-    folder = run_with(tmp_path / "results", terms, {**EPOCH, "epoch": 1, "seconds": 20.0}, failed)
+    failed = RungScored(trial="keras-c1", epoch=1, validation=None, status="failed")
+    folder = run_with(tmp_path / "results", terms, EPOCH, failed)
     folder.write_json("search.json", SEARCH)
     tracked = tracked_run(folder)
     adam, sgd = tracked.parts

@@ -16,6 +16,7 @@ from jobs.train.recorder import Recorder
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time, text_of
 from mnist_lib.results import EpochDone, TrialResult
+from mnist_lib.run_documents import DriverConnected, TrialEnded
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
@@ -71,9 +72,9 @@ def test_w5_a_wall_clock_that_is_set_during_a_run_changes_no_limit(
     deadlines = [
         limit.deadline(begin) for limit in (TrainOptions(max_seconds=HOUR / 2), TrainOptions(finish_by=finish_by))
     ]
-    RunFolder(objects, "r").append_history({"event": "driver", "trial": ""})
+    RunFolder(objects, "r").append_history(DriverConnected())
     set_wall_clock(monkeypatch, jump)
-    RunFolder(objects, "r").append_history({"event": "ended", "trial": "keras-s0"})
+    RunFolder(objects, "r").append_history(TrialEnded(trial="keras-s0", status="ok"))
     assert RunFolder(objects, "r", resumed=True).seconds_worked() < 10  # which a resumed run deducts
     for deadline in deadlines:
         assert deadline - steady_time() == pytest.approx(HOUR / 2, abs=10)

@@ -18,6 +18,7 @@ from jobs.train.options import TrainOptions, terms_of
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.results import Started
 from mnist_lib.store.opening import open_run
 from tests.support.job import ROOT
 from tests.support.pictures import classes, write_folder
@@ -168,7 +169,7 @@ def test_resuming_with_another_dataset_names_both(tmp_path: Path) -> None:
     began, other = options(f"--dataset={tmp_path}/letters"), options("--dataset=mnist-mini")
     terms = terms_of(began, began.grid(), code)
     with open_run(objects, "r", dataset="letters", terms=terms, configuration="") as folder:
-        folder.append_history({"event": "started", "trial": "keras-s0"})
+        folder.append_history(Started(trial="keras-s0", pid=1, node="n", devices=(), gpus=()))
     with (
         pytest.raises(SpecError, match="got dataset mnist-mini instead of letters; choose"),
         open_run(objects, "r", dataset="mnist-mini", terms=terms_of(other, other.grid(), code), configuration=""),

@@ -1,8 +1,5 @@
 """What a report counts from probabilities, and what it reads from the history of a run."""
 
-from dataclasses import asdict
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +16,8 @@ from mnist_lib.report.evidence import (
     most_confident_mistakes,
     phases,
 )
-from mnist_lib.results import TrialResult
+from mnist_lib.results import Accuracy, EpochDone, Started, TrialResult
+from mnist_lib.run_documents import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.spec import TrialSpec
 from tests.support.made_run import FOUR_LABELS, TIMING, small_result, tally_of
 from tests.support.simulation.trials import epoch_of
@@ -122,14 +120,13 @@ def test_the_images_that_trials_disagree_on_most_come_first_with_all_their_votes
     assert [(d.image, dict(d.votes)) for d in found.divided] == [(3, {3: 1, 8: 1, 9: 1}), (1, {7: 2, 1: 1})]
 
 
-def epoch(at: float, trial: str, number: int, loss: float = 1.0) -> dict[str, Any]:
-    counts = {"correct": 1, "total": 2}
-    row = {"trial": trial, "epoch": number, "loss": loss, "train": counts, "validation": None, "seconds": 1.0}
-    return {"at": at, "event": "epoch", **row}
+def epoch(at: float, trial: str, number: int, loss: float = 1.0) -> EpochDone:
+    train = Accuracy(1, 2)
+    return EpochDone(at=at, trial=trial, epoch=number, loss=loss, train=train, validation=None, seconds=1.0)
 
 
-def started(at: float, trial: str, pid: int) -> dict[str, Any]:
-    return {"at": at, "event": "started", "trial": trial, "node": "a", "pid": pid}
+def started(at: float, trial: str, pid: int, **phases: float) -> Started:
+    return Started(at=at, trial=trial, node="a", pid=pid, devices=(), gpus=(), phases=phases)
 
 
 def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_life() -> None:
@@ -138,9 +135,9 @@ def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_lif
         epoch(103, "x", 1),
         started(160, "x", 2),  # by the next driver
         epoch(161, "x", 2),
-        {"at": 162, "event": "died", "trial": "x", "attempt": 1, "reason": "killed"},
+        AttemptDied(at=162, trial="x", attempt=1, reason="killed"),
         started(164, "x", 3),
-        {"at": 170, "event": "ended", "trial": "x", "status": "ok"},
+        TrialEnded(at=170, trial="x", status="ok"),
     ]
     found = [(attempt.lane, attempt.begin, attempt.end, attempt.outcome) for attempt in attempts(history)]
     assert found == [
@@ -152,9 +149,9 @@ def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_lif
 
 def test_the_time_line_begins_when_the_command_began() -> None:
     history = [
-        {"at": 100, "event": "driver", "trial": "", "phases": {"start": 1.0, "cluster": 4.0}},
-        {**started(110, "x", 1), "phases": {"import": 5.0, "data": 0.5, "compile": 1.5}},
-        {"at": 120, "event": "ended", "trial": "x", "status": "ok"},
+        DriverConnected(at=100, phases={"start": 1.0, "cluster": 4.0}),
+        started(110, "x", 1, **{"import": 5.0, "data": 0.5, "compile": 1.5}),
+        TrialEnded(at=120, trial="x", status="ok"),
     ]
     found = [(time.lane, time.phase, time.begin, time.end) for time in phases(history, TIMING)]
     assert sorted(found, key=lambda time: time[2]) == [
@@ -175,7 +172,7 @@ def test_an_epoch_that_was_trained_twice_appears_once_in_the_curve() -> None:
 
 def test_w7_a_learning_curve_has_a_bounded_number_of_points_with_the_first_and_the_last() -> None:
     spec = TrialSpec.of("keras", epochs=100_000)
-    history = ({"at": 1.0, "event": "epoch", **asdict(epoch_of(spec, epoch))} for epoch in range(1, 50_001))
+    history = (epoch_of(spec, epoch) for epoch in range(1, 50_001))
     (curve,) = learning_curves(history).values()
     assert 900 <= len(curve) <= 1_001
     assert (curve[0].epoch, curve[-1].epoch, curve[-1].loss) == (1, 50_000, 1 / 50_000)

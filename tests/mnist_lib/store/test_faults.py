@@ -14,6 +14,7 @@ import pytest
 from mnist_lib.errors import IntegrityError, StoreError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import FAILPOINT_EXIT_STATUS, FAILPOINT_VARIABLE, Objects
+from mnist_lib.run_documents import DriverConnected
 from mnist_lib.store.opening import open_run
 from tests.support.store.disk import Disk
 from tests.support.store.faulty import FAULTS, Faulty, KilledError
@@ -154,7 +155,7 @@ def test_w12_a_power_loss_at_any_call_leaves_a_run_that_can_be_begun_anew(tmp_pa
     def begin(folder: Path, code: str) -> None:
         arguments: dict[str, Any] = {"dataset": "mnist", "terms": {"code": code}, "configuration": f"code: {code}"}
         with open_run(LocalObjects(folder), "r", **arguments) as run:
-            run.append_history({"event": "driver", "trial": ""})
+            run.append_history(DriverConnected())
             run.require_same("fingerprint.txt", code, "dataset")
 
     (tmp_path / "run").mkdir()

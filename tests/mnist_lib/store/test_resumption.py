@@ -2,12 +2,13 @@
 
 import hashlib
 import logging
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
@@ -30,7 +31,7 @@ RESULT = TrialResult(
     test=Accuracy(2, 3),
     validation=Accuracy(1, 2),
     best_epoch=1,
-    history=(EPOCH, replace(EPOCH, epoch=2, validation=None)),
+    history=(EPOCH, structs.replace(EPOCH, epoch=2, validation=None)),
     train_seconds=0.2,
     images_per_second=40.0,
     setup_seconds=1.0,
@@ -53,19 +54,19 @@ def test_the_stored_result_of_a_trial_is_read_back_unchanged(objects: Objects) -
     read, attempts = read_result(folder, SPEC) or (None, 0)
     assert read is not None
     assert attempts == 2
-    for field in fields(RESULT):
-        before, after = getattr(RESULT, field.name), getattr(read, field.name)
-        assert np.array_equal(before, after) if field.name == "probabilities" else before == after, field.name
+    for name in RESULT.__struct_fields__:
+        before, after = getattr(RESULT, name), getattr(read, name)
+        assert np.array_equal(before, after) if name == "probabilities" else before == after, name
     assert newest_checkpoint(folder, SPEC.id) is None  # deleted when the trial ended
 
 
 @pytest.mark.slow
 def test_w7_a_result_of_100_000_epochs_is_read_back(tmp_path: Path) -> None:
     spec = replace(SPEC, source_sha256="0" * 64, model="m" * 60, epochs=100_000)
-    epoch = replace(RESULT.history[0], trial=spec.id, loss=1 / 3, train=Accuracy(10**7, 10**7), seconds=100 / 3)
-    history = tuple(replace(epoch, epoch=number) for number in range(1, spec.epochs + 1))
+    epoch = structs.replace(EPOCH, trial=spec.id, loss=1 / 3, train=Accuracy(10**7, 10**7), seconds=100 / 3)
+    history = tuple(structs.replace(epoch, epoch=number) for number in range(1, spec.epochs + 1))
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    store_result(folder, replace(RESULT, trial=spec.id, spec=spec, history=history), 1, with_model=False)
+    store_result(folder, structs.replace(RESULT, trial=spec.id, spec=spec, history=history), 1, with_model=False)
     read, _ = read_result(folder, spec) or (None, 0)
     assert read is not None
     assert read.history == history
@@ -151,12 +152,12 @@ def test_deleting_the_state_of_trials_leaves_their_summaries(objects: Objects) -
 )
 def test_p8_a_consistent_result_that_no_trial_can_have_is_damaged(forged: dict[str, Any], tmp_path: Path) -> None:
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    store_result(folder, replace(RESULT, **forged), 1, with_model=True)
+    store_result(folder, structs.replace(RESULT, **forged), 1, with_model=True)
     assert read_result(folder, SPEC) is None
 
 
 def test_p8_the_result_of_another_trial_is_damaged(tmp_path: Path) -> None:
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    store_result(folder, replace(RESULT, trial="other"), 1, with_model=True)
+    store_result(folder, structs.replace(RESULT, trial="other"), 1, with_model=True)
     (tmp_path / "runs/r/trials/other").rename(tmp_path / f"runs/r/trials/{SPEC.id}")
     assert read_result(folder, SPEC) is None

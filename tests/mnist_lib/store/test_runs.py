@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.results import Accuracy, EpochDone, Started
+from mnist_lib.run_documents import AttemptDied, DriverConnected
 from mnist_lib.store import opening
 from mnist_lib.store.opening import open_run, run_to_resume
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, history_line
@@ -19,6 +22,9 @@ from tests.support.memory import peak_bytes
 from tests.support.store.summaries import small_summary, small_trial
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
+
+STARTED = Started(trial="keras-s0", pid=1, node="n", devices=(), gpus=())
+EPOCH = EpochDone(trial="keras-s0", epoch=1, loss=0.5, train=Accuracy(1, 2), validation=None, seconds=1.0)
 
 
 def opened(objects: Objects, name: str | None = "r", terms: dict[str, Any] = TERMS) -> Any:
@@ -28,11 +34,11 @@ def opened(objects: Objects, name: str | None = "r", terms: dict[str, Any] = TER
 def test_f5_an_unfinished_run_is_resumed_and_a_complete_one_has_a_summary(objects: Objects) -> None:
     with opened(objects) as folder:
         assert (folder.run, folder.resumed, folder.summary()) == ("r", False, None)
-        folder.append_history({"event": "started"})
+        folder.append_history(STARTED)
         folder.flush()
     with opened(objects) as folder:
         assert (folder.resumed, folder.summary()) == (True, None)
-        folder.append_history({"event": "epoch"})
+        folder.append_history(EPOCH)
         folder.complete(small_summary())
         assert len((folder.read("history.jsonl") or b"").splitlines()) == 2
     with opened(objects) as folder:
@@ -54,7 +60,7 @@ def test_resuming_with_different_terms_is_refused_and_the_differences_are_listed
 ) -> None:
     objects = LocalObjects(tmp_path)
     with opened(objects) as folder:
-        folder.append_history({"event": "started", "trial": "keras-s0"})
+        folder.append_history(STARTED)
     with pytest.raises(SpecError) as refused, opened(objects, terms=terms):
         pass
     expected = f"run_name: expected the terms of run 'r', got {differences}; choose another --run-name"
@@ -64,7 +70,7 @@ def test_resuming_with_different_terms_is_refused_and_the_differences_are_listed
 def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(objects: Objects) -> None:
     corrected = {**TERMS, "code": "abd"}
     with opened(objects) as folder:
-        folder.append_history({"event": "driver", "trial": ""})
+        folder.append_history(DriverConnected())
         folder.require_same("fingerprint.txt", "abc", "dataset")
         folder.flush()
     assert run_to_resume(objects, "r", TERMS) == "r"
@@ -81,7 +87,7 @@ def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(ob
 def test_w12_a_run_in_which_a_trial_has_begun_keeps_its_terms(objects: Objects, trace: str) -> None:
     with opened(objects) as folder:
         if trace == "history":
-            folder.append_history({"event": "started", "trial": "keras-s0"})
+            folder.append_history(STARTED)
             folder.flush()
         elif trace == "checkpoint":
             folder.write("trials/keras-s0/checkpoints/1", b"weights")
@@ -181,22 +187,24 @@ def test_the_time_worked_on_a_run_leaves_out_the_time_between_two_drivers(tmp_pa
     objects = LocalObjects(tmp_path)
     first = RunFolder(objects, "r")
     assert first.seconds_worked() == 0
-    entries = [(100, "driver"), (110, "epoch"), (160, "epoch"), (9_000, "driver"), (9_020, "died"), (20_000, "driver")]
-    for at, event in entries:
-        first.append_history({"at": at, "event": event, "trial": ""})
+    died = AttemptDied(trial="keras-s0", attempt=1, reason="killed")
+    driver = DriverConnected()
+    entries = [(100, driver), (110, EPOCH), (160, EPOCH), (9_000, driver), (9_020, died), (20_000, driver)]
+    for at, entry in entries:
+        first.append_history(structs.replace(entry, at=at))
     assert RunFolder(objects, "r", resumed=True).seconds_worked() == 60 + 20
     phases = {"start": 2.0, "cluster": 5.0}  # before the entry of a driver
-    first.append_history({"at": 30_000, "event": "driver", "trial": "", "phases": phases})
+    first.append_history(DriverConnected(at=30_000, phases=phases))
     assert RunFolder(objects, "r", resumed=True).seconds_worked() == 60 + 20 + 7
 
 
 def test_an_incomplete_line_of_the_history_is_not_read_and_cut_by_the_next_one(objects: Objects) -> None:
     with opened(objects) as folder:
-        folder.write("history.jsonl", b'{"event": "started", "at": 1}\n{"event": "ep')
+        folder.write("history.jsonl", history_line(DriverConnected(at=1)) + b'{"event": "ep')
     with opened(objects) as folder:
-        assert [entry["event"] for entry in folder.history()] == ["started"]
-        folder.append_history({"event": "epoch"})
-        assert [entry["event"] for entry in folder.history()] == ["started", "epoch"]
+        assert [*folder.history()] == [DriverConnected(at=1)]
+        folder.append_history(structs.replace(EPOCH, at=2))
+        assert [*folder.history()] == [DriverConnected(at=1), structs.replace(EPOCH, at=2)]
 
 
 def test_a_damaged_run_record_is_an_integrity_error_that_names_it(tmp_path: Path) -> None:
@@ -251,8 +259,8 @@ def test_s7_a_storage_without_hard_links_is_refused_before_the_training(
 
 def test_w7_a_history_of_any_length_is_read_in_little_memory(tmp_path: Path) -> None:
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    folder.append_history({"at": 1, "event": "driver", "trial": ""})
-    line = history_line({"at": 61, "event": "died", "trial": "t", "reason": "r" * 900_000})
+    folder.append_history(DriverConnected(at=1))
+    line = history_line(AttemptDied(at=61, trial="t", attempt=1, reason="r" * 900_000))
     with (tmp_path / "runs/r/history.jsonl").open("ab") as file:
         for _ in range(300):
             file.write(line)

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import tensorflow as tf
+from msgspec import structs
 
 from mnist_lib.assignment import Assignment, Pace, Resources
 from mnist_lib.clock import steady_time
@@ -67,7 +67,7 @@ def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
     for resumed in results(seen):
         assert resumed.weights_sha256 == expected.weights_sha256
         assert resumed.best_epoch == expected.best_epoch
-        histories = [[replace(epoch, seconds=0) for epoch in each.history] for each in (resumed, expected)]
+        histories = [[structs.replace(epoch, seconds=0) for epoch in each.history] for each in (resumed, expected)]
         assert histories[0] == histories[1]
 
 

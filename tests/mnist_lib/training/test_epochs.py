@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from mnist_lib.assignment import Pace
 from mnist_lib.data.split import Split
 from mnist_lib.models.model import Weights
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best
 from mnist_lib.training.epochs import Compiled, train
-from mnist_lib.training.loop import Epoch
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -30,10 +29,10 @@ class Scripted:
     def __init__(self, correct: list[int], total: int) -> None:
         self._correct, self._total = correct, total
 
-    def train(self, *_: Any, first: int, last: int, **__: Any) -> Iterator[Epoch]:
+    def train(self, *_: Any, first: int, last: int, **__: Any) -> Iterator[EpochDone]:
         for number in range(first, last + 1):
             self.weights = Weights([number], [])
-            yield Epoch(number, 1.0, Accuracy(1, 2), seconds=0.001)
+            yield EpochDone(trial="t", epoch=number, loss=1.0, train=Accuracy(1, 2), validation=None, seconds=0.001)
 
     def predict(self, weights: Weights, images: Any) -> Iterator[Any]:
         correct = self._correct[weights.trainable[0] - 1]

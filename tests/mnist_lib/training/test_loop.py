@@ -16,9 +16,9 @@ from mnist_lib.errors import DivergedError
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.scratch import OPTIMIZERS
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import Epoch, Trainer, accuracy_of, learning_rates
+from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
 from tests.support.stored import small_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -143,14 +143,14 @@ def test_the_number_of_steps_per_chunk_does_not_change_the_weights(
 )
 def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, n)
-    runs: list[tuple[Epoch, Accuracy, np.ndarray]] = []
+    runs: list[tuple[EpochDone, Accuracy, np.ndarray]] = []
     for replicas in (1, 2):
         trainer = trainer_of(spec, replicas)
         trainer.start(seed=0)
         *_, epoch = trainer.train(  # heartbeats come before it on a slow machine
             train, Plan(n, batch, replicas), seed=0, learning_rates=constant(spec.learning_rate), last=1
         )
-        assert isinstance(epoch, Epoch)
+        assert isinstance(epoch, EpochDone)
         probabilities = trainer.probabilities(trainer.weights, first(digits.test, n).images)
         runs.append((epoch, accuracy_of(probabilities, first(digits.test, n).labels), probabilities))
     (one, one_test, one_probabilities), (two, two_test, two_probabilities) = runs
@@ -206,7 +206,7 @@ def test_bfloat16_trains_float32_weights_to_a_similar_loss(digits: Dataset, mode
         rates = constant(spec.learning_rate)
         epochs = trainer.train(train, Plan(len(train), 32, 1), seed=0, learning_rates=rates, last=2)
         # Both epochs: after the second, the loss is so small that rounding changes a large share of it.
-        losses.append(sum(epoch.loss for epoch in epochs if isinstance(epoch, Epoch)))
+        losses.append(sum(epoch.loss for epoch in epochs if isinstance(epoch, EpochDone)))
         assert {weight.dtype for weight in trainer.weights.trainable} == {tf.float32}
     assert losses[0] != losses[1]  # the second was computed in bfloat16
     assert losses[1] == pytest.approx(losses[0], rel=0.15)
