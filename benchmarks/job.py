@@ -122,7 +122,7 @@ def phases_of_newest_run(storage: Path, total: float) -> dict[str, float]:
     attempts = evidence.attempts(history)
     lane = max(attempts, key=lambda attempt: attempt.end).lane
     found: dict[str, float] = {}
-    for times in evidence.phases(history, summary["timing"]):
+    for times in evidence.phases(history, summary.timing):
         if times.lane in (evidence.DRIVER, lane):
             found[times.phase] = found.get(times.phase, 0.0) + times.end - times.begin
     storing = found.pop("store")

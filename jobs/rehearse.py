@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from cluster.local import LocalCluster, temporary_cluster
 from jobs import SOURCE_FOLDERS
@@ -30,7 +29,7 @@ from mnist_lib.clock import steady_time
 from mnist_lib.environment import code_version
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import EpochDone, HistoryEntry, Started
-from mnist_lib.run_documents import AttemptDied, TrialEnded
+from mnist_lib.run_documents import AttemptDied, Summary, TrialEnded
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, duration
 
@@ -112,13 +111,13 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
         chaos, seconds = _train(options, folder, killer)
         history = [*folder.history()]
     epochs = [(entry.trial, entry.epoch) for entry in history if isinstance(entry, EpochDone)]
-    hashes = [{t["id"]: t.get("weights_sha256") for t in summary["trials"]} for summary in (calm, chaos)]
+    hashes = [{t.id: t.weights_sha256 for t in summary.successful} for summary in (calm, chaos)]
     return Rehearsal(
         seed=options.seed,
         workers_killed=killer.workers_killed,
         nodes_lost=killer.nodes_lost,
-        trials=len(calm["trials"]),
-        identical=sum(sha256 is not None and hashes[1].get(trial) == sha256 for trial, sha256 in hashes[0].items()),
+        trials=len(calm.trials),
+        identical=sum(hashes[1].get(trial) == sha256 for trial, sha256 in hashes[0].items()),
         epochs=len({*epochs}),
         epochs_repeated=len(epochs) - len({*epochs}),
         recovery_seconds=_recovery_seconds(history),
@@ -127,9 +126,7 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
     )
 
 
-def _train(
-    options: RehearseOptions, folder: RunFolder, killer: "_Killer | None" = None
-) -> tuple[dict[str, Any], float]:
+def _train(options: RehearseOptions, folder: RunFolder, killer: "_Killer | None" = None) -> tuple[Summary, float]:
     """Train on a temporary cluster, and return the summary and the seconds that training took."""
     from jobs.train.driver import train_trials
 

@@ -234,11 +234,10 @@ def _run_record(objects: Objects, in_use: Mapping[str, tuple[set[int], bool]], n
     except (IntegrityError, SpecError):  # SpecError: no run can have this name
         return RunRecord(name=name, status="damaged")
     models = {}
-    for model, row in summary["models"].items():
-        version, (numbers, all_known) = row["version"], in_use.get(model, (set(), True))
+    for model, row in summary.models.items():
+        version, (numbers, all_known) = row.version, in_use.get(model, (set(), True))
         is_champion = version in numbers or (False if all_known else None)
-        models[model] = ModelOfRun(version=version, accuracy=row["best_trial_test_accuracy"], champion=is_champion)
-    failed = any(trial["status"] == "failed" for trial in summary["trials"])
-    status: Literal["complete", "some failed"] = "some failed" if failed else "complete"
-    dataset, ended = summary["dataset"]["name"], summary.get("ended")
+        models[model] = ModelOfRun(version=version, accuracy=row.best_trial_test_accuracy, champion=is_champion)
+    status: Literal["complete", "some failed"] = "some failed" if summary.failed else "complete"
+    dataset, ended = summary.dataset.name, summary.ended or None
     return RunRecord(name=name, status=status, dataset=dataset, ended=ended, models=models)

@@ -1,216 +1,241 @@
-"""The fields of `summary.json` and `history.jsonl` with their ranges. `report.summary` makes a summary."""
+"""The documents of a run: `summary.json`, `search.json` and the lines of `history.jsonl`.
 
-from typing import Annotated, Literal, NotRequired, TypedDict
+`docs/reference/summary.md` is made from the fields and comments of the summary. `report.summary` makes a summary.
+"""
+
+from typing import Annotated
 
 from msgspec import Meta, field
 
+from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.request import MAX_CLASSES, ClassName, Side
-from mnist_lib.documents import Count, Json, Moment, Name, Number, Seconds, Sha256, Share, Text, Texts, written
+from mnist_lib.data.split import CountsBySplit
+from mnist_lib.data.unusual import Growth
+from mnist_lib.documents import (
+    Count,
+    Document,
+    Json,
+    Moment,
+    Name,
+    Number,
+    Rate,
+    Seconds,
+    Sha256,
+    Share,
+    Text,
+    Texts,
+    written,
+)
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started
 from mnist_lib.spec import MAX_ARGUMENTS
-
-
-class Counts(TypedDict):
-    """An `Accuracy` in a summary."""
-
-    correct: Count
-    total: Count
-
 
 SUMMARY_SCHEMA = 1
 MAX_RUN_NAME_LENGTH = 100
 
-Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
+Interval = Annotated[tuple[Share, ...], Meta(min_length=2, max_length=2)]
 
 
-CountsByClass = Annotated[dict[ClassName, Count], Meta(max_length=MAX_CLASSES)]
-CountsBySplit = dict[Literal["train", "test"], CountsByClass]
+class ChangesSummary(Document, frozen=True, kw_only=True):
+    """What has changed in the dataset since its last run in the storage."""
 
-
-class CorrectionsSummary(TypedDict):
-    """How many images `labels.jsonl` concerns, as in `data.corrections.CorrectionCounts`."""
-
-    applied: Count
-    confirmed: Count
-    removed: Count
-    holdout: Count
-    disputed_holdout: Count
-    unknown: Count
-
-
-class GrowthSummary(TypedDict):
-    added: Count
-    usual: Annotated[float, Meta(ge=0)]  # images per run
-
-
-class ChangesSummary(TypedDict):
-    """What has changed in the dataset since its last run in the storage, as numbers of images."""
-
-    since: Name  # the run
+    since: Name  # that run
     at: Text  # when it ended
-    added: CountsBySplit
-    removed: CountsBySplit
-    relabelled: CountsBySplit  # by the class that an image has now
-    # The classes to which unusually many images were added, see `data.unusual`.
-    unusual: NotRequired[Annotated[dict[ClassName, GrowthSummary], Meta(max_length=MAX_CLASSES)]]
+    added: CountsBySplit  # for `train` and `test`, the number of new images by class
+    removed: CountsBySplit  # the number of images that are gone, in the same form
+    relabelled: CountsBySplit  # the number of images with another label, by their present class
+    # The classes to which many more images were `added` than the `usual` number per run: with a probability below
+    # 0.001 by a Poisson test against the last 30 runs of the dataset; only if there are any.
+    unusual: Annotated[dict[ClassName, Growth], Meta(max_length=MAX_CLASSES)] = field(default_factory=dict)
 
 
-# Some fields below are optional only because documents from early versions of the program lack them.
+class DatasetSummary(Document, frozen=True, kw_only=True):
+    name: Name  # the name, as in `--dataset`, or the name of the folder
+    version: Text  # the version of the TFDS builder; for a folder, the beginning of the fingerprint
+    fingerprint: Text  # SHA-256 of all images and labels
+    # The names of the classes, in the order of the labels.
+    classes: Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_CLASSES)] | None = None
+    # Height, width and channels of the images.
+    image_shape: Annotated[tuple[Side, ...], Meta(min_length=3, max_length=3)] | None = None
+    train: Count  # number of images that were trained on
+    validation: Count  # number of images in the validation split
+    test: Count  # number of images in the test split
+    largest_class: Count | None = None  # number of test images of the most frequent class
+    damaged: Count = written(0)  # number of pictures that could not be read
+    notices: tuple[Text, ...] = written(())  # what was left out of a folder, and why; corrections of unknown images
+    # The numbers of images that [corrections](../pictures.md#corrected-labels) concern; only if there are any.
+    corrections: CorrectionCounts | None = None
+    changes: ChangesSummary | None = None  # what has changed since the last run; only if the storage has one
 
 
-class DatasetSummary(TypedDict):
-    name: Name
-    version: Text
-    fingerprint: Text
-    train: Count
-    validation: Count
-    test: Count
-    largest_class: NotRequired[Count]  # test images of the most frequent class
-    classes: NotRequired[Annotated[list[ClassName], Meta(min_length=2, max_length=MAX_CLASSES)]]
-    image_shape: NotRequired[Annotated[list[Side], Meta(min_length=3, max_length=3)]]
-    damaged: NotRequired[Count]
-    notices: NotRequired[list[Text]]
-    corrections: NotRequired[CorrectionsSummary]  # if there are any
-    changes: NotRequired[ChangesSummary]  # if there was an earlier run of the dataset
+class Significance(Document, frozen=True, kw_only=True):
+    total: Share  # the probability of that over all comparisons of the model on the dataset, `--alpha`
+    left: Share  # what is left of it for further comparisons
+    comparisons: Count  # number of comparisons so far
 
 
-class SignificanceSummary(TypedDict):
-    """How often chance may replace the champion, over all comparisons of the model on the data set."""
-
-    total: Share
-    left: Share
-    comparisons: Count
-
-
-class ModelSummary(TypedDict):
-    trials: Count
-    mean_test_accuracy: Share
-    std_test_accuracy: Share | None
-    ci95: Interval
-    ci95_over: Text
-    highest_test_accuracy: Share
-    ensemble_test: Counts
-    ensemble_test_accuracy: Share
-    best_trial: Name
-    best_trial_test_accuracy: Share
-    published_test: NotRequired[Counts]  # of the best trial, with the labels before corrections
-    published_test_accuracy: NotRequired[Share]
-    new_test: NotRequired[Counts]  # of the best trial, on the test images that the last run did not have
-    new_test_accuracy: NotRequired[Share]
-    new_test_before: NotRequired[Counts]  # the same of earlier runs together, if it is much higher
-    version: Number
-    champion: NotRequired[bool]
-    promotion: NotRequired[Text]
-    significance: NotRequired[SignificanceSummary | None]
+class ModelSummary(Document, frozen=True, kw_only=True):
+    trials: Count  # number of successful trials
+    mean_test_accuracy: Share  # mean over these trials
+    std_test_accuracy: Share | None  # sample standard deviation over these trials; `null` for one trial
+    ci95: Interval  # lower and upper limit of the 95% interval
+    ci95_over: Text  # `seeds` (Student's t, of the mean) or, for one trial, `test images` (Wilson)
+    highest_test_accuracy: Share  # the highest test accuracy of a trial
+    ensemble_test: Accuracy  # counts on the test images, predicted by the mean of all trials' probabilities
+    ensemble_test_accuracy: Share  # the accuracy of these predictions
+    best_trial: Name  # the trial that was stored: the best on the validation images, or without them the first
+    best_trial_test_accuracy: Share  # its test accuracy
+    # The same on the test images that the last run of the dataset did not have; only if there are any.
+    new_test: Accuracy | None = None
+    new_test_accuracy: Share | None = None  # the accuracy on them
+    # The same counts of the last 30 runs together; only if the accuracy on the new images has fallen, with a
+    # probability below 0.001.
+    new_test_before: Accuracy | None = None
+    # The same with the labels as they were published; only if corrections changed labels of test images.
+    published_test: Accuracy | None = None
+    published_test_accuracy: Share | None = None  # the accuracy with them
+    version: Number  # the number of the stored version
+    champion: bool | None = None  # whether that version is the champion for the dataset after this run
+    promotion: Text = ""  # why it is or is not the champion
+    significance: Significance | None = written(None)  # how often chance may replace it; `null` if there is none
 
 
-class ErrorSummary(TypedDict):
-    code: Name
-    message: str
-    details: NotRequired[str]
-    retry: NotRequired[bool]
+class ErrorSummary(Document, frozen=True, kw_only=True):
+    code: Name  # the [error code](exit-codes.md)
+    message: str  # the error as one line
+    details: str = written("")  # the traceback, where there is one
+    retry: bool = written(False)  # whether the same trial may succeed later
 
 
-class TrialSummary(TypedDict):
-    id: Name
-    model: Name
-    dataset: Name
-    seed: Count
-    epochs: Number
-    attempts: Count
-    status: Literal["ok", "failed"]
-    global_batch_size: NotRequired[Number]
-    optimizer: NotRequired[Name]
-    learning_rate: NotRequired[float]
-    schedule: NotRequired[Name]
-    precision: NotRequired[Name]
-    validation_percent: NotRequired[Count]
-    arguments: NotRequired[Annotated[dict[Name, bool | float | int | str], Meta(max_length=MAX_ARGUMENTS)]]
-    hidden_units: NotRequired[Count]
-    source_sha256: NotRequired[Sha256 | None]
-    momentum: NotRequired[float]
-    weight_decay: NotRequired[float]
-    global_clipnorm: NotRequired[float | None]
-    configuration: NotRequired[Count | None]
-    # With the status "ok":
-    test: NotRequired[Counts]
-    test_accuracy: NotRequired[Share]
-    test_ci95: NotRequired[Interval]
-    validation: NotRequired[Counts | None]
-    best_epoch: NotRequired[Number]
-    trained_epochs: NotRequired[Number]
-    train_seconds: NotRequired[Seconds]
-    setup_seconds: NotRequired[Seconds]
-    images_per_second: NotRequired[Annotated[float, Meta(ge=0)]]
-    replicas: NotRequired[Number]
-    devices: NotRequired[list[Text]]
-    gpus: NotRequired[list[Text]]
-    weights_sha256: NotRequired[Sha256]
-    node: NotRequired[Text]
-    # With the status "failed":
-    error: NotRequired[ErrorSummary]
+class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
+    id: Name  # the name of the trial, such as `keras-s0`
+    model: Name  # the model
+    dataset: Name  # the name of the dataset
+    seed: Count  # the seed of the initial weights and of the order of the images
+    epochs: Number  # requested epochs
+    global_batch_size: Number | None = None  # images per step, over all replicas
+    optimizer: Name | None = None  # the optimizer
+    learning_rate: float | None = None  # the peak learning rate
+    schedule: Name | None = None  # how the learning rate changes
+    precision: Name | None = None  # number format in training
+    validation_percent: Count | None = None  # share of the training images used for validation
+    # Arguments of the function that builds the model, by name.
+    arguments: Annotated[dict[Name, bool | float | int | str], Meta(max_length=MAX_ARGUMENTS)] = written({})
+    hidden_units: Count | None = None  # the same as the argument of this name; only for models that have it
+    source_sha256: Sha256 | None = written(None)  # sha256 of the Python file that defines the model; `null` without one
+    momentum: float = written(0.0)  # momentum of the optimizer; 0 if it has none
+    weight_decay: float = written(0.0)  # weight decay; 0 if there is none
+    global_clipnorm: float | None = written(None)  # maximum norm of the gradients; `null` without a limit
+    configuration: Count | None = written(None)  # always `null`; only trials within a search have a number
+    attempts: Count  # number of attempts
+
+
+class SuccessfulTrial(TrialSummary, frozen=True, kw_only=True, tag="ok"):
+    status = "ok"
+
+    test: Accuracy  # counts on the test images
+    test_accuracy: Share  # the accuracy on them
+    test_ci95: Interval  # lower and upper limit of Wilson's 95% interval over the test images
+    validation: Accuracy | None  # counts on the validation images at the chosen epoch; `null` without validation
+    # The chosen epoch, whose weights were measured and may be stored: the latest of those close to the best on
+    # validation.
+    best_epoch: Number
+    trained_epochs: Number  # epochs that were trained; fewer than `epochs` if the time was up
+    train_seconds: Seconds  # seconds of training, without start-up and compilation
+    setup_seconds: Seconds  # seconds of compilation and initialisation
+    images_per_second: Rate  # speed of training
+    replicas: Number  # number of replicas
+    devices: tuple[Text, ...]  # one device per replica, as TensorFlow names them
+    gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
+    weights_sha256: Sha256  # SHA-256 of the weights
+    node: Text  # the node that trained it
+
+
+class FailedTrial(TrialSummary, frozen=True, kw_only=True, tag="failed"):
+    status = "failed"
+
+    error: ErrorSummary  # why it failed
 
 
 Setting = str | int | float | bool
-ConfigurationNumber = Annotated[str, Meta(pattern=r"\A[0-9]{1,9}\Z")]
+ConfigurationNumber = Annotated[int, Meta(ge=0, lt=10**9)]
 
 
-class SearchSummary(TypedDict):
+class SearchSummary(Document, frozen=True, kw_only=True):
     """What `summary.json` says about the search that found the settings of its trials."""
 
-    settings: dict[Name, Setting]  # of the winner
-    configurations: Number  # tried
-    epochs: Number  # of all configurations together
-    validation: Counts  # the winner's score in the search
-    train: list[Text]  # the options of `jobs.train` for these settings
+    settings: dict[Name, Setting]  # the settings of the winner, by name
+    configurations: Number  # number of configurations that were tried
+    epochs: Number  # epochs of all their completed stages together, without the final trials
+    validation: Accuracy  # validation images predicted correctly by the winner in the search, and their total
+    train: tuple[Text, ...]  # the options of `jobs.train` for these settings
 
 
-class Cut(TypedDict):
+class Timing(Document, frozen=True, kw_only=True):
+    # Seconds from the start of the command to the stored models; without `timing.start_seconds`, from the connection to
+    # the cluster.
+    wall_seconds: Seconds
+    start_seconds: Seconds | None = None  # seconds from the start of the command to the connection to the cluster
+    prepare_seconds: Seconds = written(0.0)  # seconds from then until the data were ready
+    trials_seconds: Seconds = written(0.0)  # seconds from then until the last trial ended
+    store_seconds: Seconds | None = None  # seconds to store and compare the models
+
+
+class Summary(Document, frozen=True, kw_only=True):
+    schema: Count = written(SUMMARY_SCHEMA)  # 1
+    run: Name  # the name of the run
+    dataset: DatasetSummary  # the dataset
+    # The result of each model with a successful trial, by model name.
+    models: Annotated[dict[Name, ModelSummary], Meta(max_length=1_000)]
+    trials: list[SuccessfulTrial | FailedTrial]  # one object per trial, ordered by model and seed
+    ended: Moment = ""  # when it ended, UTC, ISO 8601
+    timing: Timing  # where the time went
+    versions: Texts  # versions of Python and of the packages on which the result depends, in the workers
+    search: SearchSummary | None = None  # the search that found the settings of the trials; only of `jobs.search`
+
+    @property
+    def successful(self) -> list[SuccessfulTrial]:
+        return [trial for trial in self.trials if isinstance(trial, SuccessfulTrial)]
+
+    @property
+    def failed(self) -> list[FailedTrial]:
+        return [trial for trial in self.trials if isinstance(trial, FailedTrial)]
+
+
+class Cut(Document, frozen=True, kw_only=True):
     """What was left out of a search because time was short."""
 
     brackets: Count  # that were not dropped
     over: bool  # whether the brackets that had begun were not completed either
 
 
-class RungRow(TypedDict):
-    """The decision about a rung in `search.json`."""
+class RungDecision(Document, frozen=True, kw_only=True):
+    """A complete rung of a search: the scores of its configurations, and which of them go on, the best first."""
 
     bracket: Count
-    rung: Count
+    rung: Count  # counted from 0
     epochs: Number
-    scores: dict[ConfigurationNumber, Counts | None]  # None if its training failed
-    survivors: list[Count]  # the best first
+    scores: dict[ConfigurationNumber, Accuracy | None]  # None if its training failed
+    survivors: tuple[Count, ...]
 
 
-class Found(TypedDict):
+class Winner(Document, frozen=True, kw_only=True):
     configuration: Count
-    validation: Counts
+    validation: Accuracy
 
 
-class SearchDocument(TypedDict):
+class SearchDocument(Document, frozen=True, kw_only=True):
     """The document `search.json`."""
 
-    schema: NotRequired[int]
+    schema: Count = written(1)
     space: dict[Name, Json]
     strategy: Text
-    rungs: Annotated[list[Number], Meta(min_length=1, max_length=100)]  # numbers of epochs
+    rungs: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=100)]  # numbers of epochs
     configurations: dict[ConfigurationNumber, dict[Name, Setting]]
-    decisions: list[RungRow]
-    unfinished: NotRequired[dict[ConfigurationNumber, Counts]]  # highest scores where the first rung was not complete
+    decisions: list[RungDecision]
+    # Highest scores where the first rung was not complete.
+    unfinished: dict[ConfigurationNumber, Accuracy] = written({})
     cut: Cut | None
-    best: Found | None
-
-
-class Summary(TypedDict):
-    schema: NotRequired[int]
-    run: Name
-    dataset: DatasetSummary
-    models: Annotated[dict[Name, ModelSummary], Meta(max_length=1_000)]
-    trials: list[TrialSummary]
-    timing: Annotated[dict[str, Seconds], Meta(max_length=100)]
-    versions: Texts
-    ended: NotRequired[Moment]
-    search: NotRequired[SearchSummary]
+    best: Winner | None
 
 
 class DriverConnected(HistoryEntry, frozen=True, kw_only=True, tag="driver"):

@@ -5,7 +5,6 @@ drawn, so that an invalid option is reported without this delay.
 """
 
 import functools
-import json
 import logging
 import shutil
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from jobs.console import exit_codes
 from jobs.console.terminal import Drawn, SafeStream, safe_console, safe_streams
+from mnist_lib.documents import encode
 from mnist_lib.wording import printable
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _exit_code(command: Callable[[Sequence[str]], CommandResult | int], argument
         if isinstance(result, int):
             return result
         if result.json or result.lines:
-            text = json.dumps(result.document, indent=2) if result.json else as_text(*result.lines)
+            text = encode(result.document, indent=2).decode() if result.json else as_text(*result.lines)
             print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if result.marked else text)
         if result.afterwards is not None:
             result.afterwards()

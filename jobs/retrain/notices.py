@@ -30,6 +30,7 @@ from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
 from jobs.console.values import require_no_controls
 from jobs.retrain.status import seconds_of, sentence_of
+from mnist_lib.documents import builtins_of
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.wording import counted
 
@@ -49,7 +50,7 @@ def events_of(entry: Entry) -> list[str]:
     if entry.kind != "done":
         return [EVENT_OF[entry.kind]] if entry.kind in EVENT_OF else []
     events = ["success" if entry.exit_code == exit_codes.DONE else "failure"]
-    champions = [bool(row["champion"]) for row in entry.results.values()]
+    champions = [bool(row.champion) for row in entry.results.values()]
     return [*events, *(["promotion"] if any(champions) else []), *(["rejection"] if not all(champions) else [])]
 
 
@@ -70,8 +71,8 @@ def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
         "missed": entry.missed,
         "exit_code": entry.exit_code,
         "cause": entry.why or None,
-        "data": entry.data,
-        "models": dict(entry.results),
+        "data": builtins_of(entry.data),
+        "models": builtins_of(entry.results),
         "next_command": command,
         "text": sentence_of(entry, schedule) + (f". Next: {command}" if command else ""),
     }
@@ -79,7 +80,7 @@ def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
 
 def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
     """Return the command that the reader of a notice may want to run; None if there is nothing to do."""
-    promoted = [model for model, row in entry.results.items() if row["champion"]]
+    promoted = [model for model, row in entry.results.items() if row.champion]
     final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
     if entry.kind == "failed" and entry.run and entry.exit_code not in final:
         words = ["jobs.train", "--resume", entry.run]

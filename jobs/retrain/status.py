@@ -2,12 +2,12 @@
 
 import itertools
 import re
-from dataclasses import asdict
 from datetime import UTC, datetime, tzinfo
 
 from jobs.console.output import CommandResult, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
 from mnist_lib.clock import moment_of
+from mnist_lib.documents import builtins_of
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
@@ -42,12 +42,12 @@ def show_status(options: StatusOptions) -> CommandResult:
         "schedule": options.name,
         "cron": options.cron,
         "tz": options.tz,
-        "going_on": asdict(active) if active else None,
-        "holder": asdict(term) if term else None,
-        "slots": [asdict(entry) for entry in slots],
-        "champions": [asdict(champion) for champion in champions],
+        "going_on": builtins_of(active) if active else None,
+        "holder": builtins_of(term) if term else None,
+        "slots": [builtins_of(entry) for entry in slots],
+        "champions": [builtins_of(champion) for champion in champions],
         "significance": [
-            {"model": record.model, "dataset": record.dataset, **record.budget.document()}
+            {"model": record.model, "dataset": record.dataset, **builtins_of(record.budget.document())}
             for record in budgets
             if record.budget is not None
         ],
@@ -76,7 +76,7 @@ def show_history(options: HistoryOptions) -> CommandResult:
         parts = filter(None, (f"slot {slot}", details, f"on {entry.host}"))
         rows.append([_local(entry.at, zone), event, took, "; ".join(parts)])
     text = table(["time", "event", "duration", "details"], rows) if rows else _not_started(options.name, objects)
-    return CommandResult([asdict(entry) for entry in entries], [text])
+    return CommandResult([builtins_of(entry) for entry in entries], [text])
 
 
 def sentence_of(entry: Entry, schedule: str) -> str:
@@ -84,10 +84,10 @@ def sentence_of(entry: Entry, schedule: str) -> str:
     event = "resumed, since its process died" if entry.kind == "started" else entry.kind
     parts = [f"{schedule}, slot {entry.slot}: {event}", *_causes(entry), *_data(entry)]
     for model, row in entry.results.items():
-        champion = "the champion" if row["champion"] else "not the champion"
-        accuracy = percent(row["test_accuracy"])
+        champion = "the champion" if row.champion else "not the champion"
+        accuracy = percent(row.test_accuracy)
         new = _on_new_pictures(row)
-        parts.append(f"{model}@{row['version']} has {accuracy} test accuracy{new} and is {champion} ({row['why']})")
+        parts.append(f"{model}@{row.version} has {accuracy} test accuracy{new} and is {champion} ({row.why})")
     return "; ".join(parts)
 
 
@@ -114,8 +114,8 @@ def _row(entry: Entry, zone: tzinfo) -> list[str]:
     took = "" if seconds is None or entry.kind == "started" else duration(seconds)
     details = [*_causes(entry), *_data(entry), *([f"attempt {entry.attempt}"] if entry.attempt > 1 else [])]
     for model, row in entry.results.items():
-        champion = ", the champion" if row["champion"] else ""
-        details.append(f"{model}@{row['version']} {percent(row['test_accuracy'])}{_on_new_pictures(row)}{champion}")
+        champion = ", the champion" if row.champion else ""
+        details.append(f"{model}@{row.version} {percent(row.test_accuracy)}{_on_new_pictures(row)}{champion}")
     return [_local(entry.slot, zone), entry.kind, took, "; ".join(details)]
 
 
@@ -128,20 +128,20 @@ def _data(entry: Entry) -> list[str]:
     data = entry.data
     if data is None:
         return []
-    counts = {"added": data.get("added"), "removed": data.get("removed"), "relabelled": data.get("relabelled")}
+    counts = {"added": data.added, "removed": data.removed, "relabelled": data.relabelled}
     parts = [f"{counted(count, 'image')} {kind}" for kind, count in counts.items() if count]
-    if "since" in data:
-        parts = [f"{', '.join(parts) or 'no image has changed'} since {data['since']}"]
-    parts += [f"unusual: {text}" for text in growth_texts(data.get("unusual", {}))]
-    if corrected := data.get("corrected"):
-        disputed = data.get("disputed_holdout")
+    if data.since is not None:
+        parts = [f"{', '.join(parts) or 'no image has changed'} since {data.since}"]
+    parts += [f"unusual: {text}" for text in growth_texts(data.unusual)]
+    if corrected := data.corrected:
+        disputed = data.disputed_holdout
         favours = f", {disputed:,} of the test because a model disputed them" if disputed else ""
         parts.append(f"{counted(corrected, 'label')} corrected{favours}")
-    return [f"{data['name']}: {', '.join(parts)}"] if parts else []
+    return [f"{data.name}: {', '.join(parts)}"] if parts else []
 
 
 def _on_new_pictures(row: ModelResult) -> str:
-    text = new_test_text(row)
+    text = new_test_text(row.new_test, row.new_test_before)
     return f", {text}" if text else ""
 
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import IO, Any
 
+from msgspec import structs
+
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import print_stderr
@@ -26,7 +28,9 @@ from mnist_lib.environment import code_version
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.report.data_texts import totals
+from mnist_lib.retraining.journal import DataOfRun, ModelResult
 from mnist_lib.retraining.work import AttemptResult, RunAttempt
+from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted
 
@@ -118,8 +122,8 @@ class TrainAttempt:
             complete=code in (exit_codes.DONE, exit_codes.SOME_FAILED),
             retry=retry_after(code, self._error_code, summary),
             why=why or _why(code, summary),
-            results=results_of(summary or {}),
-            data=data_of(summary or {}),
+            results=results_of(summary) if summary else {},
+            data=data_of(summary) if summary else None,
         )
 
     def stop(self) -> None:
@@ -164,56 +168,57 @@ def _config_file(options: Mapping[str, Any]) -> IO[str]:
     return file
 
 
-def retry_after(exit_code: int, error_code: str, summary: Mapping[str, Any] | None) -> exit_codes.Retry:
+def retry_after(exit_code: int, error_code: str, summary: Summary | None) -> exit_codes.Retry:
     """Return whether to retry.
 
     The error codes of failed trials decide; if there are none, the one that the run printed; otherwise, the exit code.
     """
-    codes = [trial["error"]["code"] for trial in _failed(summary)] or ([error_code] if error_code else [])
+    codes = [trial.error.code for trial in (summary.failed if summary else ())] or ([error_code] if error_code else [])
     if codes:
         return "yes" if any(map(exit_codes.is_worth_a_retry, codes)) else "no"
     row = exit_codes.BY_NUMBER.get(exit_code)
     return row.retry if row else "no"
 
 
-def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+def results_of(summary: Summary) -> dict[str, ModelResult]:
     """Return what the journal stores about a complete run, by model."""
-    same = ("version", "champion", "trials", "mean_test_accuracy", "ci95")
-    fields = {"test_accuracy": "best_trial_test_accuracy", "why": "promotion"} | {name: name for name in same}
-    models, results = summary.get("models", {}), dict[str, Any]()
-    for model, row in models.items():
-        results[model] = {name: row.get(field) for name, field in fields.items()}
-        results[model] |= {
-            name: row[name] for name in ("new_test", "new_test_accuracy", "new_test_before") if name in row
-        }
-    return results
+    return {
+        model: ModelResult(
+            version=row.version,
+            champion=row.champion,
+            why=row.promotion or None,
+            test_accuracy=row.best_trial_test_accuracy,
+            trials=row.trials,
+            mean_test_accuracy=row.mean_test_accuracy,
+            ci95=row.ci95,
+            new_test=row.new_test,
+            new_test_accuracy=row.new_test_accuracy,
+            new_test_before=row.new_test_before,
+        )
+        for model, row in summary.models.items()
+    }
 
 
-def data_of(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what the journal stores about the data of a complete run, a `DataOfRun`; None if it is not known."""
-    dataset = summary.get("dataset", {})
-    changes, corrections = dataset.get("changes"), dataset.get("corrections") or {}
-    found: dict[str, Any] = {"since": changes["since"], **totals(changes)} if changes else {}
-    if changes and "unusual" in changes:
-        found["unusual"] = changes["unusual"]
+def data_of(summary: Summary) -> DataOfRun | None:
+    """Return what the journal stores about the data of a complete run; None if it is not known."""
+    changes, corrections = summary.dataset.changes, summary.dataset.corrections
+    data = DataOfRun(name=summary.dataset.name)
+    if changes:
+        data = structs.replace(data, since=changes.since, unusual=changes.unusual, **totals(changes))
     if corrections:
-        found["corrected"] = corrections["applied"] + corrections["removed"]
-        found["disputed_holdout"] = corrections["disputed_holdout"]
-    return {"name": dataset["name"], **found} if found else None
+        corrected = corrections.applied + corrections.removed
+        data = structs.replace(data, corrected=corrected, disputed_holdout=corrections.disputed_holdout)
+    return data if changes or corrections else None
 
 
-def _why(code: int, summary: Mapping[str, Any] | None) -> str:
+def _why(code: int, summary: Summary | None) -> str:
     if summary is not None:
-        failed, trials = _failed(summary), counted(len(summary["trials"]), "trial")
-        damaged = summary.get("dataset", {}).get("damaged", 0)
+        failed, trials = summary.failed, counted(len(summary.trials), "trial")
+        damaged = summary.dataset.damaged
         if damaged and not failed:
             return f"{counted(damaged, 'picture')} could not be read and {'was' if damaged == 1 else 'were'} left out"
-        return f"{len(failed)} of {trials} failed: {', '.join(trial['id'] for trial in failed)}" if failed else ""
+        return f"{len(failed)} of {trials} failed: {', '.join(trial.id for trial in failed)}" if failed else ""
     return f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
-
-
-def _failed(summary: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    return [trial for trial in summary["trials"] if trial["status"] == "failed"] if summary else []
 
 
 def _end_with_parent(parent: int) -> None:

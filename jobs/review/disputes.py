@@ -35,9 +35,9 @@ def models_of_run(objects: Objects, run: str) -> RunModels:
     """Return the versions of a run. Raises SpecError if there is no such run, or it is not complete."""
     check_run_name(run)
     summary = RunFolder(objects, run).summary()
-    if summary is None or not summary["models"]:
+    if summary is None or not summary.models:
         raise SpecError(f"run: expected a complete run with a model in {objects.where('runs')}, got {run!r}; see there")
-    versions = [require_version(objects, model, row["version"]) for model, row in summary["models"].items()]
+    versions = [require_version(objects, model, row.version) for model, row in summary.models.items()]
     return RunModels(run, sorted(versions, key=lambda version: version.facts.test.value, reverse=True))
 
 

@@ -10,7 +10,8 @@ from jobs.console.output import CommandResult, entry_point
 from jobs.console.terminal import step
 from jobs.search.options import LEFT_OUT, SearchOptions
 from jobs.train.command import checked_options, result_lines, run_job
-from mnist_lib.results import Accuracy, mean_accuracy
+from mnist_lib.results import mean_accuracy
+from mnist_lib.run_documents import Summary
 from mnist_lib.search.space import settings_text
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, percent
@@ -30,12 +31,12 @@ def main(arguments: Sequence[str]) -> CommandResult:
     with step("loading Ray", shown=not options.quiet):
         from cluster.session import in_submitted_job
 
-    def work(folder: RunFolder, code: Mapping[str, Any], advice: str) -> dict[str, Any]:
+    def work(folder: RunFolder, code: Mapping[str, Any], advice: str) -> Summary:
         from jobs.search.driver import search
 
         return search(options, begin, folder, code, advice)
 
-    def lines(summary: dict[str, Any], folder: RunFolder) -> list["RenderableType"]:
+    def lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
         return [*result_lines(summary, folder), *search_lines(summary)]
 
     return run_job(options, work, lines, begin, submitted=in_submitted_job(), what="search", left_out=LEFT_OUT)
@@ -70,20 +71,22 @@ def plan_lines(options: SearchOptions) -> list[str]:
     return lines
 
 
-def search_lines(summary: Mapping[str, Any]) -> list[str]:
+def search_lines(summary: Summary) -> list[str]:
     """Return the settings that the search has found, and its score beside that of the final trials."""
-    search = summary.get("search")
+    search = summary.search
     if search is None:  # a run of jobs.train, or a damaged summary
         return ["Search: not known"]
-    score = Accuracy(**search["validation"]).value
-    finals, test = (mean_accuracy(trial.get(part) for trial in summary["trials"]) for part in ("validation", "test"))
+    score = search.validation.value
+    trials = summary.successful
+    finals = mean_accuracy(trial.validation for trial in trials)
+    test = mean_accuracy(trial.test for trial in trials)
     fresh = "" if finals is None else f", {percent(finals)} on average with fresh seeds"
     lost = "" if test is None else f"; on test {percent(test)}, {100 * (test - score):+.2f} points from the search"
     return [
-        f"Search: {counted(search['configurations'], 'configuration')}, {counted(search['epochs'], 'epoch')} in total;"
-        f" the best has {settings_text(search['settings'])}",
+        f"Search: {counted(search.configurations, 'configuration')}, {counted(search.epochs, 'epoch')} in total;"
+        f" the best has {settings_text(search.settings)}",
         f"  Validation accuracy: {percent(score)} in the search{fresh}{lost}",
-        f"  To train with these settings: python -m jobs.train {shlex.join(search['train'])}",
+        f"  To train with these settings: python -m jobs.train {shlex.join(search.train)}",
     ]
 
 

@@ -33,8 +33,8 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, HistoryEntry, RungDone, Started, TrialFailure
-from mnist_lib.run_documents import AttemptDied, ConfigurationFailed, RungScored
-from mnist_lib.search.halving import Decision, Step
+from mnist_lib.run_documents import AttemptDied, ConfigurationFailed, RungDecision, RungScored, Summary
+from mnist_lib.search.halving import Step
 from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import SEARCH, RunFolder
@@ -48,9 +48,7 @@ MIN_GROWTH = 1.05  # `search.json` is written again when there are this many tim
 CODES_THAT_END_A_SEARCH = ("E-DATA",)
 
 
-def search(
-    options: SearchOptions, begin: float, folder: RunFolder, code: Mapping[str, Any], advice: str
-) -> dict[str, Any]:
+def search(options: SearchOptions, begin: float, folder: RunFolder, code: Mapping[str, Any], advice: str) -> Summary:
     """Search, train the winner with fresh seeds, store the results, and return the summary.
 
     What earlier drivers of the search have decided and trained is not repeated.
@@ -189,12 +187,12 @@ class Search:
         if cut is None:
             return
         self.found.cut = cut
-        if cut["over"]:
+        if cut.over:
             tried, most = len(self.found.tried), self.found.halving.configurations
             log.info("the search ends after %d of %d configurations, so that the winner can be trained", tried, most)
         else:
-            self.found.halving.restrict(cut["brackets"])
-            log.info("the time is enough for %d of %d brackets", cut["brackets"], self.found.halving.brackets)
+            self.found.halving.restrict(cut.brackets)
+            log.info("the time is enough for %d of %d brackets", cut.brackets, self.found.halving.brackets)
         self._write_decisions()
 
     # Events
@@ -243,7 +241,7 @@ class Search:
         if decision is not None:
             self._decided(decision)
 
-    def _decided(self, decision: Decision) -> None:
+    def _decided(self, decision: RungDecision) -> None:
         # A large document is not rewritten after each decision: decisions can be computed from the recorded scores.
         if self.is_over or len(self.found.halving.decisions) > MIN_GROWTH * self._written:
             self._write_decisions()

@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from typing import Any
 
 from jobs.console.exit_codes import TrainingError
 from jobs.search.options import SearchOptions
 from mnist_lib.documents import decode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry
-from mnist_lib.run_documents import Counts, Cut, RungScored, SearchDocument, SearchSummary
+from mnist_lib.run_documents import Cut, RungScored, SearchDocument, SearchSummary, Winner
 from mnist_lib.search.halving import Step
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import HISTORY, SEARCH, RunFolder
@@ -31,7 +29,7 @@ class Findings:
 
     @property
     def is_over(self) -> bool:
-        return self.halving.is_complete or (self.cut is not None and self.cut["over"])
+        return self.halving.is_complete or (self.cut is not None and self.cut.over)
 
     @property
     def tried(self) -> set[int]:
@@ -83,7 +81,7 @@ class Findings:
         Raises IntegrityError if `history.jsonl` or `search.json` is damaged.
         """
         if content := folder.read(SEARCH):
-            self.cut = decode(content, SearchDocument, f"{folder.where}/{SEARCH}")["cut"]
+            self.cut = decode(content, SearchDocument, f"{folder.where}/{SEARCH}").cut
         scores: dict[tuple[str, int], Accuracy | None] = {}
         for entry in history:
             if isinstance(entry, RungScored):
@@ -110,35 +108,24 @@ class Findings:
                 steps.append(step)
         self.halving.put_back(steps)
         if self.cut is not None:
-            self.halving.restrict(self.cut["brackets"])
+            self.halving.restrict(self.cut.brackets)
         return len(scores)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> SearchDocument:
         """Return what `search.json` holds: no times or host names, so that equal searches have equal files."""
         compared = {number for decision in self.halving.decisions for number in decision.scores}
         unfinished = {number: score for number, score in self._so_far.items() if number not in compared}
         best = self.best()
-        return {
-            "schema": 1,
-            "space": self._options.variation.document(),
-            "strategy": self._options.strategy,
-            "rungs": list(self.halving.ladder.rungs),
-            "configurations": {str(number): self.settings(number) for number in sorted(compared | unfinished.keys())},
-            "decisions": [
-                {
-                    "bracket": made.bracket,
-                    "rung": made.rung,
-                    "epochs": made.epochs,
-                    "scores": {str(n): None if score is None else asdict(score) for n, score in made.scores.items()},
-                    "survivors": list(made.survivors),
-                }
-                for made in self.halving.decisions
-            ],
-            # Configurations whose first rung was not complete, and their highest scores so far.
-            "unfinished": {str(number): asdict(score) for number, score in sorted(unfinished.items())},
-            "cut": self.cut,
-            "best": None if best is None else {"configuration": best[0], "validation": asdict(best[1])},
-        }
+        return SearchDocument(
+            space=self._options.variation.document(),
+            strategy=self._options.strategy,
+            rungs=self.halving.ladder.rungs,
+            configurations={number: dict(self.settings(number)) for number in sorted(compared | unfinished.keys())},
+            decisions=list(self.halving.decisions),
+            unfinished=dict(sorted(unfinished.items())),
+            cut=self.cut,
+            best=None if best is None else Winner(configuration=best[0], validation=best[1]),
+        )
 
     def summary(self) -> SearchSummary:
         """Return what the summary of the run says about the search. Raises TrainingError if there is no winner."""
@@ -147,8 +134,8 @@ class Findings:
             settings=dict(self.settings(number)),
             configurations=len(self.tried),
             epochs=self.halving.epochs,
-            validation=Counts(correct=score.correct, total=score.total),
-            train=self._options.train_flags(self.settings(number)),
+            validation=score,
+            train=tuple(self._options.train_flags(self.settings(number))),
         )
 
 

@@ -54,7 +54,7 @@ class TimeLimit:
 
     def cut(self, found: Findings) -> Cut | None:
         """Return a new cut of the search, or None if no further cut is needed."""
-        if math.isinf(self._deadline) or len(self._epoch_seconds) < 2 or (found.cut and found.cut["over"]):
+        if math.isinf(self._deadline) or len(self._epoch_seconds) < 2 or (found.cut and found.cut.over):
             return None
         left, begun, ladder = self._left(found), found.halving.begun, found.halving.ladder
         if left <= 0 and found.best() is not None:

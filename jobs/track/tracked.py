@@ -10,9 +10,9 @@ from msgspec import Meta
 from jobs.search.findings import History
 from jobs.search.options import NAMES
 from mnist_lib.clock import moment_of
-from mnist_lib.documents import Json, Name, convert, decode
+from mnist_lib.documents import Json, Name, builtins_of, convert, decode
 from mnist_lib.results import EpochDone
-from mnist_lib.run_documents import RungScored, SearchDocument
+from mnist_lib.run_documents import RungScored, SearchDocument, Summary
 from mnist_lib.spec import WITH_MOMENTUM
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
 
@@ -80,9 +80,9 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
     rows: dict[str, Row] = {}
     versions: dict[str, tuple[str, int]] = {}
     if summary is not None:
-        ended = moment_of(summary["ended"]).timestamp() if "ended" in summary else at
-        rows |= {row["id"]: row for row in summary["trials"]}
-        versions = {row["best_trial"]: (model, row["version"]) for model, row in summary["models"].items()}
+        ended = moment_of(summary.ended).timestamp() if summary.ended else at
+        rows |= {trial.id: builtins_of(trial) for trial in summary.trials}
+        versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
     elif terms["search"] is None:
         rows |= terms["trials"]
     rows |= _configurations(folder, terms["trials"])
@@ -111,27 +111,27 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
     return TrackedRun(run=_run(begun.run, at, ended, summary), parts=parts, files=files)
 
 
-def _run(name: str, begun: float, ended: float | None, summary: Row | None) -> Part:
+def _run(name: str, begun: float, ended: float | None, summary: Summary | None) -> Part:
     if summary is None:
         return Part(name=name, begun=begun, ended=ended, parameters={})
-    dataset, search = summary["dataset"], summary.get("search")
+    dataset, search = summary.dataset, summary.search
     parameters = {
-        "dataset": dataset["name"],
-        "dataset_fingerprint": dataset["fingerprint"],
-        **{f"{split}_images": dataset[split] for split in ("train", "validation", "test")},
-        **{f"best_{setting}": value for setting, value in (search["settings"] if search else {}).items()},
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        **{f"{split}_images": getattr(dataset, split) for split in ("train", "validation", "test")},
+        **{f"best_{setting}": value for setting, value in (search.settings if search else {}).items()},
     }
     results = {
-        f"{model}.{result}": row[result]
-        for model, row in summary["models"].items()
+        f"{model}.{result}": value
+        for model, row in summary.models.items()
         for result in RESULTS_OF_MODEL
-        if row[result] is not None
+        if (value := getattr(row, result)) is not None
     }
     return Part(
         name=name,
         begun=begun,
         ended=ended,
-        failed=not summary["models"],
+        failed=not summary.models,
         parameters={name: str(value) for name, value in parameters.items()},
         metrics=[Metric(result, value, ended or begun) for result, value in results.items()],
     )
@@ -149,7 +149,7 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, R
     document = decode(content, SearchDocument, f"{folder.where}/{SEARCH}")
     of_models = {str(row.get("model")): row for row in trials.values()}
     rows: dict[str, Row] = {}
-    for number, settings in document["configurations"].items():
+    for number, settings in document.configurations.items():
         model = str(settings.get("model", next(iter(of_models))))
         row = {**of_models.get(model, {})}
         arguments = dict(_arguments(row, f"{folder.where}/{RUN_RECORD}"))

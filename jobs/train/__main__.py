@@ -10,6 +10,7 @@ from jobs.console.output import CommandResult, entry_point
 from jobs.console.terminal import step
 from jobs.train.command import checked_options, result_lines, run_job
 from jobs.train.options import TrainOptions
+from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import RunFolder
 
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         plan = forecast(options, options.grid())
         return CommandResult(plan.document(), str(plan).split("\n"), json=options.json, marked=in_submitted_job())
 
-    def work(folder: RunFolder, code: Mapping[str, Any], advice: str) -> dict[str, Any]:
+    def work(folder: RunFolder, code: Mapping[str, Any], advice: str) -> Summary:
         from jobs.train.driver import train_trials
 
         return train_trials(options, options.grid(), begin, folder, code, advice)

@@ -3,13 +3,14 @@
 import json
 import logging
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
+from msgspec import structs
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
@@ -26,6 +27,7 @@ from mnist_lib.model_file import trust, with_folder
 from mnist_lib.objects.fence import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
+from mnist_lib.run_documents import Summary
 from mnist_lib.store.opening import open_run, run_to_resume
 from mnist_lib.store.runs import CONFIGURATION, REPORT, RunFolder, check_run_name, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
@@ -40,7 +42,7 @@ log = logging.getLogger(__name__)
 
 Options = TypeVar("Options", bound=TrainOptions)
 # (folder, result of `code_version`, what to print when the user interrupts the run) -> summary
-Work = Callable[[RunFolder, dict[str, Any], str], dict[str, Any]]
+Work = Callable[[RunFolder, dict[str, Any], str], Summary]
 
 
 def checked_options(
@@ -70,7 +72,7 @@ def checked_options(
 def run_job(
     options: TrainOptions,
     work: Work,
-    lines: Callable[[dict[str, Any], RunFolder], Sequence["RenderableType"]],
+    lines: Callable[[Summary, RunFolder], Sequence["RenderableType"]],
     begin: float,
     *,
     submitted: bool,
@@ -106,8 +108,10 @@ def run_job(
             command += flags_of(absolute(options).outside)
             advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
             summary = work(folder, code, advice)
-            timing = {**summary["timing"], "wall_seconds": steady_time() - begin}  # with the report and Ray's end
-            shown = {**summary, "timing": timing}
+            timing = structs.replace(
+                summary.timing, wall_seconds=steady_time() - begin
+            )  # with the report and Ray's end
+            shown = structs.replace(summary, timing=timing)
         else:
             log.info("run %s is complete; for another %s, use another --run-name", folder.run, what)
             finish(folder, summary, options)
@@ -132,14 +136,14 @@ def _check_data(options: TrainOptions) -> None:
         raise DataMissingError(f"{error}{hint}") from error
 
 
-def finish(folder: RunFolder, summary: Mapping[str, Any], options: TrainOptions) -> None:
+def finish(folder: RunFolder, summary: Summary, options: TrainOptions) -> None:
     """Repeat the steps after the summary, in case the driver was killed before or during them."""
     from jobs.train.reporting import is_in_index, write_index
     from mnist_lib.store.datasets import record_last_run
     from mnist_lib.store.resumption import delete_trial_state
 
     record_last_run(folder, summary)
-    delete_trial_state(folder, [trial["id"] for trial in summary["trials"]])
+    delete_trial_state(folder, [trial.id for trial in summary.trials])
     if options.report and not is_in_index(folder.objects, folder.run):
         write_index(folder.objects)
 
@@ -176,34 +180,33 @@ def configuration(options: TrainOptions, left_out: Collection[str] = ()) -> dict
     return {name: value for name, value in plain.items() if value is not None and name not in left_out}
 
 
-def result_lines(summary: dict[str, Any], folder: RunFolder) -> list["RenderableType"]:
+def result_lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
     from mnist_lib.report.table import result_tables
 
     lines = [f"Run: {folder.where}"]
     if folder.has_report:
         lines.append(f"Report: {folder.where}/{REPORT}")
-    for name, model in summary["models"].items():
-        where = folder.objects.where(version_folder(name, model["version"]))
-        champion = "the champion" if model["champion"] else "not the champion"
-        lines.append(f"{name}@{model['version']} (trial {model['best_trial']}): {where}")
-        lines.append(f"  It is {champion}: {model['promotion']}")
+    for name, model in summary.models.items():
+        where = folder.objects.where(version_folder(name, model.version))
+        champion = "the champion" if model.champion else "not the champion"
+        lines.append(f"{name}@{model.version} (trial {model.best_trial}): {where}")
+        lines.append(f"  It is {champion}: {model.promotion}")
     return [*result_tables(summary), "", *lines]
 
 
-def _exit_code(summary: Mapping[str, Any]) -> int:
-    failed = any(trial["status"] == "failed" for trial in summary["trials"])
-    return exit_codes.SOME_FAILED if failed or summary["dataset"].get("damaged") else exit_codes.DONE
+def _exit_code(summary: Summary) -> int:
+    return exit_codes.SOME_FAILED if summary.failed or summary.dataset.damaged else exit_codes.DONE
 
 
-def _require_success(summary: Mapping[str, Any]) -> None:
+def _require_success(summary: Summary) -> None:
     """Raise TrainingError if every trial failed."""
-    errors = [(trial["id"], trial["error"]) for trial in summary["trials"] if trial["status"] == "failed"]
-    if len(errors) < len(summary["trials"]):
+    failed = summary.failed
+    if len(failed) < len(summary.trials):
         return
-    trial, first = errors[0]
-    codes = {error["code"] for _, error in errors}
-    others = f" (1 of {len(errors)} trials that failed; see summary.json)" if len(errors) > 1 else ""
-    raise exit_codes.TrainingError(f"{trial}: {first['message']}{others}", *(codes if len(codes) == 1 else ()))
+    codes = {trial.error.code for trial in failed}
+    others = f" (1 of {len(failed)} trials that failed; see summary.json)" if len(failed) > 1 else ""
+    message = f"{failed[0].id}: {failed[0].error.message}{others}"
+    raise exit_codes.TrainingError(message, *(codes if len(codes) == 1 else ()))
 
 
 def resumed_options(options: Options, arguments: Sequence[str], left_out: Collection[str] = ()) -> Options:

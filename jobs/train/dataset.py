@@ -5,8 +5,7 @@ What a run begins with is recorded, so that it keeps its labels when it is resum
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,6 +19,8 @@ from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.data.unusual import MAX_EARLIER_RUNS, growth
 from mnist_lib.report.data_texts import changes_text, growth_texts
+from mnist_lib.report.summary import dataset_summary
+from mnist_lib.run_documents import ChangesSummary, DatasetSummary, Summary
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.datasets import RunData, begin_with, begun_with, earlier_runs, last_run, read_state
 from mnist_lib.store.runs import RunFolder
@@ -71,28 +72,33 @@ class RunDataset:
         if self._begun is None:
             begin_with(folder, RunData(facts.labels, self._since))
         folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
-        changes = self.summary(facts).get("changes")
+        changes = self.summary(facts).changes
         if changes:
             log.info("%s: %s", facts.name, changes_text(changes))
-            for text in growth_texts(changes.get("unusual", {})):
+            for text in growth_texts(changes.unusual):
                 log.warning("%s: %s", facts.name, text)
         elif self._since:
             log.warning("%s: what has changed since run %s is not known", facts.name, self._since.run)
         return facts
 
-    def summary(self, facts: DatasetInfo) -> dict[str, Any]:
+    def summary(self, facts: DatasetInfo) -> DatasetSummary:
         """Return what the summary of the run says about the dataset."""
-        summary = facts.summary(self._options.validation_percent)
-        if facts.changes is None or self._since is None:
-            return summary
-        changes = facts.changes
-        counts = {"added": changes.added, "removed": changes.removed, "relabelled": changes.relabelled}
-        unusual = growth(counts, [run["dataset"]["changes"] for run in self.earlier if "changes" in run["dataset"]])
-        counts |= {"unusual": unusual} if unusual else {}
-        return {**summary, "changes": {"since": self._since.run, "at": self._since.at, **counts}}
+        changes, since = facts.changes, self._since
+        if changes is None or since is None:
+            return dataset_summary(facts, self._options.validation_percent)
+        earlier = [run.dataset.changes.added for run in self.earlier if run.dataset.changes]
+        of_summary = ChangesSummary(
+            since=since.run,
+            at=since.at,
+            added=changes.added,
+            removed=changes.removed,
+            relabelled=changes.relabelled,
+            unusual=growth(changes.added, earlier),
+        )
+        return dataset_summary(facts, self._options.validation_percent, of_summary)
 
     @functools.cached_property
-    def earlier(self) -> list[Mapping[str, Any]]:
+    def earlier(self) -> list[Summary]:
         """The summaries of the last runs of the dataset."""
         return earlier_runs(self._folder.objects, self._since.run, MAX_EARLIER_RUNS) if self._since else []
 

@@ -27,7 +27,7 @@ from jobs.train.storing import StoredData, Times, predict_on, store_run
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import SystemClock, steady_time
 from mnist_lib.model_file import Call, ModelFile, trust
-from mnist_lib.run_documents import DriverConnected
+from mnist_lib.run_documents import DriverConnected, FailedTrial, SearchSummary, SuccessfulTrial, Summary
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
@@ -44,7 +44,7 @@ def train_trials(
     folder: RunFolder,
     code: Mapping[str, Any],
     advice: str,
-) -> dict[str, Any]:
+) -> Summary:
     """Train all trials on a cluster, store the results, and return the summary.
 
     Trials that earlier drivers of the run have finished are not repeated.
@@ -89,8 +89,8 @@ def train_on(
     deadline: float,
     folder: RunFolder,
     code: Mapping[str, Any],
-    search: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    search: SearchSummary | None = None,
+) -> Summary:
     """Do what `train_trials` does, on a cluster that is connected.
 
     Args:
@@ -169,15 +169,15 @@ def record_events(
                 show(trial)
 
 
-def _require_all(rows: Sequence[Mapping[str, Any]]) -> None:
+def _require_all(trials: Sequence[SuccessfulTrial | FailedTrial]) -> None:
     """Raise TrainingError if a trial has failed for a reason that may not recur."""
-    lost = [(row["id"], row["error"]) for row in rows if row["status"] == "failed" and row["error"]["retry"]]
+    lost = [(trial.id, trial.error) for trial in trials if isinstance(trial, FailedTrial) and trial.error.retry]
     if lost:
         (trial, error), *others = lost
         more = f" (and {counted(len(others), 'other trial')})" if others else ""
         raise TrainingError(
-            f"{trial}{more}: {error['message']}; nothing is stored yet; the same command trains what is missing",
-            error["code"],
+            f"{trial}{more}: {error.message}; nothing is stored yet; the same command trains what is missing",
+            error.code,
         )
 
 

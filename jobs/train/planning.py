@@ -22,6 +22,7 @@ from mnist_lib.assignment import Assignment, Pace
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.model_file import ModelFile
+from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import EpochDone, Started, TrialFailure
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.wording import counted
@@ -176,7 +177,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
                 raise exit_codes.TrainingError(f"{event.trial}: {event.death}", event.death.cause.code)
             events.append((time.monotonic(), event))
     start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
-    measured = facts.summary(options.validation_percent)["train"]
+    measured = dataset_summary(facts, options.validation_percent).train
     epoch_images = images_per_epoch(options, measured)
     rates = {spec.model: measured / statistics.median(_epoch_seconds(spec, events)) for spec in specs}
     seconds = {model: trial.epochs * epoch_images / rates[model] for model, trial in models.items()}

@@ -3,14 +3,14 @@
 import enum
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.fan_out import LostAttempt
 from cluster.nodes import makespan
 from mnist_lib.clock import steady_time
 from mnist_lib.results import EpochDone, Heartbeat, Started, TrialFailure, TrialResult
+from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
 from mnist_lib.spec import TrialSpec
 
 
@@ -46,7 +46,7 @@ class RunProgress:
     """The progress of all trials, in their order.
 
     Args:
-        rows: the `trial_row` of each trial that earlier drivers of the run have finished.
+        rows: the summary of each trial that earlier drivers of the run have finished.
         lanes: how many trials run at once.
         deadline: the value of `steady_time()` after which no further epoch is trained.
     """
@@ -54,7 +54,7 @@ class RunProgress:
     def __init__(
         self,
         trials: Sequence[TrialSpec],
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[SuccessfulTrial | FailedTrial],
         lanes: int = 1,
         deadline: float = math.inf,
     ) -> None:
@@ -68,10 +68,11 @@ class RunProgress:
         self._epochs: dict[str, tuple[float, float]] = {}  # model -> number and total seconds of its epochs
         self._ended = 0
         for row in rows:
-            trial = self.trials[row["id"]]
-            trial.epoch, trial.test_accuracy = row.get("trained_epochs", 0), row.get("test_accuracy")
-            trial.attempt = row["attempts"]
-            self._end(trial, State.DONE if row["status"] == "ok" else State.FAILED)
+            trial = self.trials[row.id]
+            if isinstance(row, SuccessfulTrial):
+                trial.epoch, trial.test_accuracy = row.trained_epochs, row.test_accuracy
+            trial.attempt = row.attempts
+            self._end(trial, State.DONE if isinstance(row, SuccessfulTrial) else State.FAILED)
 
     def update(self, event: object, attempts: Callable[[str], int]) -> TrialProgress | None:
         """Apply an event; return the trial that it changed, if any."""

@@ -4,9 +4,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 from cluster.errors import VersionsError
 from cluster.fan_out import LostAttempt
@@ -16,7 +15,7 @@ from jobs.train.write_queue import WriteQueue
 from mnist_lib.aggregation import Tally
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import IntegrityError, StoreError
-from mnist_lib.report.summary import trial_row
+from mnist_lib.report.summary import trial_summary
 from mnist_lib.results import (
     CheckpointTaken,
     EpochDone,
@@ -27,7 +26,7 @@ from mnist_lib.results import (
     TrialFailure,
     TrialResult,
 )
-from mnist_lib.run_documents import AttemptDied, TrialEnded
+from mnist_lib.run_documents import AttemptDied, FailedTrial, SuccessfulTrial, TrialEnded
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.store.runs import RunFolder, history_line
@@ -57,7 +56,7 @@ class Recorder:
     def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec], writes: WriteQueue | None = None) -> None:
         self._writes = writes or WriteQueue()
         self.tallies: dict[str, Tally] = {}
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[SuccessfulTrial | FailedTrial] = []
         self.unfinished: list[TrialSpec] = []
         self._folder, self._versions = folder, package_versions()
         self._history: deque[bytes] = deque()  # lines that are not written yet
@@ -219,10 +218,10 @@ class Recorder:
         self._checkpoints.forget(outcome.trial)
         self._trained.pop(outcome.trial, None)
         retry = isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
-        row = trial_row(asdict(self._specs[outcome.trial]), outcome, attempts, retry=retry)
+        row = trial_summary(self._specs[outcome.trial], outcome, attempts, retry=retry)
         self.rows.append(row)
         self._writes.put(lambda: self._folder.write_json(f"trials/{outcome.trial}/result.json", row), outcome.trial)
-        self._append(TrialEnded(trial=outcome.trial, status=row["status"]))
+        self._append(TrialEnded(trial=outcome.trial, status=row.status))
         position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
         if isinstance(outcome, TrialResult):
             early = len(outcome.history) < outcome.spec.epochs

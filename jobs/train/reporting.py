@@ -20,7 +20,7 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.objects.storage import is_url
 from mnist_lib.results import HistoryEntry
-from mnist_lib.run_documents import SearchDocument
+from mnist_lib.run_documents import SearchDocument, Summary
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.reigns import history, reign
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SEARCH, SUMMARY, RunFolder
@@ -46,7 +46,7 @@ def load_in_background() -> None:
 
 def write_report(
     folder: RunFolder,
-    summary: Mapping[str, Any],
+    summary: Summary,
     tallies: Mapping[str, Tally],
     dataset: Callable[[], Dataset],
     code: Mapping[str, Any],
@@ -58,7 +58,7 @@ def write_report(
 
         folder.flush()
         configuration = (folder.read(CONFIGURATION) or b"").decode(errors="replace")
-        trials = {"", *(row["id"] for row in summary["trials"])}  # without the configurations of a search
+        trials = {"", *(trial.id for trial in summary.trials)}  # without the configurations of a search
         run = ReportedRun(
             summary=summary,
             history=_History(folder, trials),

@@ -15,11 +15,11 @@ from jobs.train.reporting import write_index, write_report
 from mnist_lib.aggregation import Tally
 from mnist_lib.clock import now_text, steady_time
 from mnist_lib.data.split import Dataset, DatasetInfo
-from mnist_lib.data.unusual import fall
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
+from mnist_lib.run_documents import DatasetSummary, SearchSummary, Summary, Timing
 from mnist_lib.store.champions.challenge import Predict, promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.champions.reigns import champion
@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 class StoredData:
     """What is stored about the dataset of a run."""
 
-    summary: Mapping[str, Any]
+    summary: DatasetSummary
     dataset: Callable[[], Dataset]  # for the report
     state: Callable[[], bytes]  # for the next run, see `data.changes`
-    earlier: Sequence[Mapping[str, Any]] = ()  # the summaries of the last runs of the dataset
+    earlier: Sequence[Summary] = ()  # the summaries of the last runs of the dataset
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def store_run(
     times: Times,
     data: StoredData,
     predict: Predict | None = None,
-    search: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    search: SearchSummary | None = None,
+) -> Summary:
     """Store the models, the report and the summary of a trained run, and delete what only resuming needed.
 
     Args:
@@ -95,20 +95,17 @@ def store_run(
         published=facts.published_test_labels,
         new=facts.changes.new_test if facts.changes else None,
         trials=recorder.rows,
-        timing={
-            "wall_seconds": steady_time() - times.begin,
-            "start_seconds": times.connected - times.begin,
-            "prepare_seconds": times.prepared - times.connected,
-            "trials_seconds": times.trained - times.prepared,
-            "store_seconds": steady_time() - times.trained,
-        },
+        timing=Timing(
+            wall_seconds=steady_time() - times.begin,
+            start_seconds=times.connected - times.begin,
+            prepare_seconds=times.prepared - times.connected,
+            trials_seconds=times.trained - times.prepared,
+            store_seconds=steady_time() - times.trained,
+        ),
         ended=now_text(),
-    ) | ({} if search is None else {"search": dict(search)})
-    for name, model in summary["models"].items():
-        rows = [run["models"].get(name, {}) for run in data.earlier]
-        tests = [row["new_test"] for row in rows if "new_test" in row]
-        if "new_test" in model and (before := fall(model["new_test"], tests)):
-            model["new_test_before"] = before
+        earlier=data.earlier,
+        search=search,
+    )
     if options.report:
         with step("writing the report", shown=shown):
             write_report(folder, summary, recorder.tallies, data.dataset, code, type(options))
@@ -117,7 +114,7 @@ def store_run(
     folder.complete(summary)
     record_last_run(folder, summary)
     failpoint("run.before_forget")
-    delete_trial_state(folder, [row["id"] for row in recorder.rows])
+    delete_trial_state(folder, [trial.id for trial in recorder.rows])
     if options.report:
         write_index(folder.objects)
     return summary

@@ -1,7 +1,7 @@
 """The images and labels of a dataset at one time, without pixels, and what has changed between two times."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mnist_lib.archives import read_npz
 from mnist_lib.data.hashes import ImageHashes
 from mnist_lib.data.request import ClassNames
-from mnist_lib.data.split import Changes, Dataset, Labels
+from mnist_lib.data.split import Changes, CountsBySplit, Dataset, Labels
 from mnist_lib.documents import decode, encode
 from mnist_lib.errors import IntegrityError
 
@@ -63,7 +63,7 @@ def changes_between(before: DatasetState, after: DatasetState) -> Changes:
     Only the first 64 bits of a hash are compared: two of a million images share them with a probability below 10**-7,
     and the result is only displayed.
     """
-    added, removed, relabelled = (dict[str, Mapping[str, int]]() for _ in range(3))
+    added, removed, relabelled = CountsBySplit(), CountsBySplit(), CountsBySplit()
     numbers = {name: number for number, name in enumerate(after.classes)}
     renumbered = np.array([numbers.get(name, -1) for name in before.classes])  # a class may have another number now
     for number, name in enumerate(SPLITS):

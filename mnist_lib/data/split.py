@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.hashes import ImageHashes, hashes_of
+from mnist_lib.data.request import MAX_CLASSES, ClassName
+from mnist_lib.documents import Count
 from mnist_lib.errors import DataError
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
@@ -70,6 +73,10 @@ class Undecided:
     paths: tuple[str, ...]  # [n]
 
 
+SplitName = Annotated[str, Meta(pattern=r"\A(?:train|test)\Z")]
+CountsBySplit = dict[SplitName, Annotated[dict[ClassName, Count], Meta(max_length=MAX_CLASSES)]]
+
+
 @dataclass(frozen=True)
 class Changes:
     """What changed since the last run of a dataset: for "train" and "test", the number of images of each class.
@@ -77,9 +84,9 @@ class Changes:
     A class without any is not in the mappings.
     """
 
-    added: Mapping[str, Mapping[str, int]]
-    removed: Mapping[str, Mapping[str, int]]
-    relabelled: Mapping[str, Mapping[str, int]]  # by the class that an image has now
+    added: CountsBySplit
+    removed: CountsBySplit
+    relabelled: CountsBySplit  # by the class that an image has now
     new_test: NDArray[np.bool_]  # [test images]: those whose picture is in no split of the last run
 
 
@@ -122,24 +129,6 @@ class DatasetInfo:
                 f"{self.name}: expected at most {MAX_PROBABILITIES:,} bytes of probabilities, got {size:,} for"
                 f" {len(self.test_labels):,} test images and {len(self.classes):,} classes; use fewer test images"
             )
-
-    def summary(self, validation_percent: int) -> dict[str, Any]:
-        """Return what a summary says about the dataset."""
-        validation = validation_size(self.train, self.ranks, validation_percent)
-        return {
-            "name": self.name,
-            "version": self.version,
-            "fingerprint": self.fingerprint,
-            "classes": list(self.classes),
-            "image_shape": list(self.image_shape),
-            "train": self.train - validation,
-            "validation": validation,
-            "test": len(self.test_labels),
-            "largest_class": int(np.bincount(self.test_labels).max()),
-            "damaged": self.damaged,
-            "notices": list(self.notices),
-            **({"corrections": asdict(self.corrections)} if self.corrections else {}),
-        }
 
 
 @dataclass(frozen=True)

@@ -5,40 +5,39 @@ of them has a binomial distribution. So a few earlier runs suffice, even if they
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from mnist_lib.data.split import CountsBySplit
+from mnist_lib.documents import Count, Document, Rate
+from mnist_lib.results import Accuracy
 
 MAX_EARLIER_RUNS = 30
 ALPHA = 0.001  # a count is unusual if one as large has a smaller probability
 
 
-def growth(changes: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the classes to which unusually many images were added, with their number and the usual one per run.
+class Growth(Document, frozen=True, kw_only=True):
+    added: Count  # number of new images
+    usual: Rate  # mean number of new images of earlier runs
 
-    Args:
-        changes: the field `changes` of a summary's dataset, as are those of `earlier`.
-    """
-    counts, share = _added(changes), 1 / (len(earlier) + 1)
-    before = [_added(each) for each in earlier]
+
+def growth(added: CountsBySplit, earlier: Sequence[CountsBySplit]) -> dict[str, Growth]:
+    """Return the classes to which unusually many images were added, given the numbers of new images of each run."""
+    counts, share = _by_class(added), 1 / (len(earlier) + 1)
+    before = [_by_class(each) for each in earlier]
     found = {}
     for name, count in counts.items() if earlier else ():
         total = sum(each.get(name, 0) for each in before)
         if tail(count, total + count, share) < ALPHA:
-            found[name] = {"added": count, "usual": total / len(earlier)}
+            found[name] = Growth(added=count, usual=total / len(earlier))
     return found
 
 
-def fall(new: Mapping[str, int], earlier: Sequence[Mapping[str, int]]) -> dict[str, int] | None:
-    """Return the counts of earlier runs on their new test images if those of this run are much worse, else None.
-
-    Args:
-        new: the number of correct answers, and of all.
-    """
-    before = {key: sum(each[key] for each in earlier) for key in ("correct", "total")}
-    wrong = new["total"] - new["correct"]
-    share = new["total"] / (new["total"] + before["total"])
-    is_fall = tail(wrong, wrong + before["total"] - before["correct"], share) < ALPHA
-    return before if before["total"] and is_fall else None
+def fall(new: Accuracy, earlier: Sequence[Accuracy]) -> Accuracy | None:
+    """Return the accuracy of earlier runs on their new test images if that of this run is much worse, else None."""
+    before = sum(earlier, Accuracy(0, 0))
+    wrong, share = new.total - new.correct, new.total / (new.total + before.total)
+    is_fall = tail(wrong, wrong + before.total - before.correct, share) < ALPHA
+    return before if before.total and is_fall else None
 
 
 def tail(count: int, trials: int, share: float) -> float:
@@ -58,7 +57,6 @@ def tail(count: int, trials: int, share: float) -> float:
     return total
 
 
-def _added(changes: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of new images by class."""
-    by_split = [*changes["added"].values()]
+def _by_class(added: CountsBySplit) -> dict[str, int]:
+    by_split = [*added.values()]
     return {name: sum(counts.get(name, 0) for counts in by_split) for counts in by_split for name in counts}

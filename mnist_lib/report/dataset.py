@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
         "prepared_in": str(folder) if folder else None,
         "splits": {name: _describe(split, len(dataset.classes)) for name, split in splits},
         "notices": list(dataset.notices),
-        "corrections": asdict(dataset.corrections) if dataset.corrections else None,
+        "corrections": dataset.corrections,
     }
 
 
@@ -77,7 +76,7 @@ def dataset_tables(description: dict[str, Any]) -> Group:
         for name, split in splits.items()
     ]
     folder = description["prepared_in"] or "none can be written, so the dataset is prepared again for every run"
-    texts = [*corrections_texts(description["corrections"] or {}), *description["notices"]]
+    texts = [*corrections_texts(description["corrections"]), *description["notices"]]
     return Group(
         Text(f"{description['name']} {description['version']}: {description['about']}\n", "bold"),
         *counts,

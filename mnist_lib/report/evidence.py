@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mnist_lib.aggregation import Tally
 from mnist_lib.data.split import Labels
 from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started
-from mnist_lib.run_documents import AttemptDied, DriverConnected, TrialEnded
+from mnist_lib.run_documents import AttemptDied, DriverConnected, Timing, TrialEnded
 
 DRIVER = "driver"  # its lane
 CALIBRATION_BINS = 10
@@ -247,12 +247,8 @@ def attempts(history: Iterable[HistoryEntry]) -> list[AttemptTimes]:
     return sorted([*found, *running.values()], key=lambda attempt: attempt.begin)
 
 
-def phases(history: Iterable[HistoryEntry], timing: Mapping[str, float]) -> list[PhaseTimes]:
-    """Return what drivers and lanes did before trials began, and when the last driver stored the models.
-
-    Args:
-        timing: the field `timing` of the summary.
-    """
+def phases(history: Iterable[HistoryEntry], timing: Timing) -> list[PhaseTimes]:
+    """Return what drivers and lanes did before trials began, and when the last driver stored the models."""
     found: list[PhaseTimes] = []
     origin = _origin(history)
     for entry in history:
@@ -262,9 +258,9 @@ def phases(history: Iterable[HistoryEntry], timing: Mapping[str, float]) -> list
                 found.append(PhaseTimes(lane=lane, phase=phase, begin=end - seconds, end=end))
                 end -= seconds
     connected = [entry.at - origin for entry in history if isinstance(entry, DriverConnected)]
-    if connected and "store_seconds" in timing:
-        end = connected[-1] + timing["wall_seconds"] - timing.get("start_seconds", 0.0)
-        found.append(PhaseTimes(lane=DRIVER, phase="store", begin=end - timing["store_seconds"], end=end))
+    if connected and timing.store_seconds is not None:
+        end = connected[-1] + timing.wall_seconds - (timing.start_seconds or 0.0)
+        found.append(PhaseTimes(lane=DRIVER, phase="store", begin=end - timing.store_seconds, end=end))
     return found
 
 

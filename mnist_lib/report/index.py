@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from markupsafe import Markup
 
 from mnist_lib.report import plots
 from mnist_lib.report.page import render
 from mnist_lib.report.summary import settings_of
+from mnist_lib.run_documents import Summary
 
 MAX_RUNS = 500  # of one dataset in its table; the plot shows all
 
@@ -45,18 +45,17 @@ class Change:
     budget: str | None = None  # what is left of the significance for the data set; None if that is not known
 
 
-def row_of(summary: Mapping[str, Any], link: str | None) -> Row:
-    """Return the row of a `Summary`."""
-    models, trials = summary["models"], summary["trials"]
+def row_of(summary: Summary, link: str | None) -> Row:
+    models = summary.models
     return Row(
-        run=summary["run"],
-        ended=summary.get("ended", ""),
-        dataset=summary["dataset"]["name"],
-        trials=len(trials),
-        failed=sum(trial["status"] == "failed" for trial in trials),
+        run=summary.run,
+        ended=summary.ended,
+        dataset=summary.dataset.name,
+        trials=len(summary.trials),
+        failed=len(summary.failed),
         settings=settings_of(summary),
-        accuracies={name: model["mean_test_accuracy"] for name, model in models.items()},
-        champions={name: model["version"] for name, model in models.items() if model.get("champion")},
+        accuracies={name: model.mean_test_accuracy for name, model in models.items()},
+        champions={name: model.version for name, model in models.items() if model.champion},
         link=link,
     )
 

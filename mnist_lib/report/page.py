@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 from mnist_lib.aggregation import Tally
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset
+from mnist_lib.documents import builtins_of
 from mnist_lib.report import evidence, plots
 from mnist_lib.report.data_texts import KINDS, SPLIT_NAMES, changes_by_class, corrections_texts, unusual_texts
 from mnist_lib.report.dataset import data_url, examples_for_report
@@ -28,7 +29,7 @@ from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.table import notes
 from mnist_lib.results import HistoryEntry
-from mnist_lib.run_documents import SearchDocument
+from mnist_lib.run_documents import SearchDocument, Summary
 from mnist_lib.wording import counted, percent, printable
 
 MAX_CHANGED_CLASSES = 50  # rows in the table of changes
@@ -47,7 +48,7 @@ NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
 class ReportedRun:
     """What a report is made from."""
 
-    summary: Mapping[str, Any]
+    summary: Summary
     history: Iterable[HistoryEntry]  # read several times
     tallies: Mapping[str, Tally]  # of the models with a successful trial
     dataset: Dataset
@@ -70,15 +71,14 @@ def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
     search = ReportedSearch.of(run.search, run.summary) if run.search else None
-    drawn, dataset = _plots(run, stored), run.summary["dataset"]
+    drawn, dataset = _plots(run, stored), run.summary.dataset
     if search and search.tried:
         drawn += [settings_plot(search), rungs_plot(search)]
-    changes = dataset.get("changes")
     page = render(
         "report.html",
         run=run,
         summary=run.summary,
-        failed=[trial for trial in run.summary["trials"] if trial["status"] == "failed"],
+        failed=run.summary.failed,
         figure=_figures(run.summary),
         notes=[*unusual_texts(run.summary), *notes(run.summary)],
         settings=settings_of(run.summary),
@@ -88,19 +88,19 @@ def report(run: ReportedRun) -> Report:
         evidence=evidence,
         test=run.dataset.test,
         link=functools.partial(_link, run.pictures),
-        left_out=[notice for notice in dataset.get("notices", ()) if notice.startswith("left out")],
+        left_out=[notice for notice in dataset.notices if notice.startswith("left out")],
         classes=run.dataset.classes,
         where="" if run.dataset.name in DATASETS else _dataset_option(run),
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,
-        corrections=corrections_texts(dataset.get("corrections") or {}),
-        changes=changes_by_class(changes, run.dataset.classes) if changes else {},
+        corrections=corrections_texts(dataset.corrections),
+        changes=changes_by_class(dataset.changes, run.dataset.classes) if dataset.changes else {},
         change_headings=[f"{kind} {split}" for kind in KINDS for split in SPLIT_NAMES.values()],
         max_classes=MAX_CHANGED_CLASSES,
         search=search,
         attempts=evidence.attempts(run.history),
-        nodes=sorted({trial["node"] for trial in run.summary["trials"] if trial["status"] == "ok"}),
+        nodes=sorted({trial.node for trial in run.summary.successful}),
         system=f"{platform.system()} {platform.machine()}",
     )
     return Report(page, {plot.name: plot.png for plot in drawn})
@@ -149,18 +149,19 @@ def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:
     if curves:
         drawn.append(plots.learning_curves(run.summary, curves))
     if attempts:
-        phases = evidence.phases(run.history, run.summary["timing"])
+        phases = evidence.phases(run.history, run.summary.timing)
         drawn.append(plots.time_line(run.summary, attempts, phases))
     return drawn
 
 
-def _figures(summary: Mapping[str, Any]) -> Callable[[str, str], Markup]:
+def _figures(summary: Summary) -> Callable[[str, str], Markup]:
     """Return a function that takes the path of a figure in the summary and a format, and returns the figure as HTML."""
+    document = builtins_of(summary)
 
     def figure(path: str, format: str) -> Markup:
-        value: Any = summary
+        value: Any = document
         for key in path.split("/"):
-            value = value[int(key) if isinstance(value, list) else key]
+            value = value[key if isinstance(value, dict) else int(key)]
         text = NUMBER_FORMATS[format](value)
         return Markup('<data value="{}" data-path="{}">{}</data>').format(value, path, text)
 

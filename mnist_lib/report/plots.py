@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, new_figure, plot
 from mnist_lib.report.evidence import DRIVER, AttemptTimes, PhaseTimes, StoredTrial
 from mnist_lib.results import EpochDone
+from mnist_lib.run_documents import Summary
 from mnist_lib.wording import short_name
 
 # If a run has more trials than this, their seeds are not shown. If a model has more than half as many, its curves are
@@ -30,19 +31,19 @@ HEIGHT = 4.2  # inches, of the two plots that stand side by side
 Points = Sequence[tuple[datetime, float]]
 
 
-def accuracy_of_trials(summary: Mapping[str, Any]) -> Plot:
-    trials = [trial for trial in summary["trials"] if trial["status"] == "ok"]
+def accuracy_of_trials(summary: Summary) -> Plot:
+    trials = summary.successful
     few = len(trials) <= MAX_DISTINCT
     figure, axes = new_figure(HEIGHT)
-    for number, (name, model) in enumerate(summary["models"].items()):
-        xs = [x for x, trial in enumerate(trials) if trial["model"] == name]
-        values = [trials[x]["test_accuracy"] for x in xs]
-        errors = np.abs(np.transpose([trials[x]["test_ci95"] for x in xs]) - values)
+    for number, (name, model) in enumerate(summary.models.items()):
+        xs = [x for x, trial in enumerate(trials) if trial.model == name]
+        values = [trials[x].test_accuracy for x in xs]
+        errors = np.abs(np.transpose([trials[x].test_ci95 for x in xs]) - values)
         colour, left, right = color_of(number), xs[0] - 0.4, xs[-1] + 0.4
-        axes.fill_between([left, right], *model["ci95"], color=colour, alpha=0.15, linewidth=0)
-        axes.hlines(model["mean_test_accuracy"], left, right, color=colour, linewidth=1.2)
+        axes.fill_between([left, right], *model.ci95, color=colour, alpha=0.15, linewidth=0)
+        axes.hlines(model.mean_test_accuracy, left, right, color=colour, linewidth=1.2)
         axes.errorbar(xs, values, errors, fmt="o", color=colour, ms=4 if few else 2.5, elinewidth=0.8, label=name)
-    seeds = [str(trial["seed"]) for trial in trials] if few else []
+    seeds = [str(trial.seed) for trial in trials] if few else []
     axes.set_xticks(range(len(seeds)), seeds)
     axes.set_xlabel("seed" if few else f"{len(trials)} trials, by model and seed")
     axes.set_title("accuracy on test", loc="left")
@@ -52,11 +53,11 @@ def accuracy_of_trials(summary: Mapping[str, Any]) -> Plot:
     return plot("accuracy", figure)
 
 
-def learning_curves(summary: Mapping[str, Any], curves: Mapping[str, Sequence[EpochDone]]) -> Plot:
+def learning_curves(summary: Summary, curves: Mapping[str, Sequence[EpochDone]]) -> Plot:
     """Draw the training loss, and the accuracy on validation or, without validation, in training."""
     figure, (above, below) = new_figure(HEIGHT, rows=2)
     for number, name in enumerate(_models(summary)):
-        own = [curves[trial["id"]] for trial in summary["trials"] if trial["model"] == name and trial["id"] in curves]
+        own = [curves[trial.id] for trial in summary.trials if trial.model == name and trial.id in curves]
         style: dict[str, Any] = {
             "color": color_of(number),
             "alpha": min(1.0, max(0.15, MAX_DISTINCT / max(len(own), 1) / 2)),
@@ -135,9 +136,9 @@ def calibration(stored: Mapping[str, StoredTrial]) -> Plot:
     return plot("calibration", figure)
 
 
-def time_line(summary: Mapping[str, Any], attempts: Sequence[AttemptTimes], phases: Sequence[PhaseTimes]) -> Plot:
+def time_line(summary: Summary, attempts: Sequence[AttemptTimes], phases: Sequence[PhaseTimes]) -> Plot:
     """Draw a row for the driver and for each process that trained, with a bar for each attempt and each phase."""
-    models = {trial["id"]: trial["model"] for trial in summary["trials"]}
+    models = {trial.id: trial.model for trial in summary.trials}
     lanes = list(dict.fromkeys([DRIVER, *(attempt.lane for attempt in attempts)]))
     shown = lanes[: MAX_LANES + 1]
     figure, axes = new_figure(1.3 + 0.28 * len(shown))
@@ -186,6 +187,6 @@ def over_time(name: str, series: Mapping[str, tuple[int, Points, Points]]) -> Pl
     return plot(name, figure)
 
 
-def _models(summary: Mapping[str, Any]) -> list[str]:
+def _models(summary: Summary) -> list[str]:
     """Return the models in the order of their colours: those with a result come first."""
-    return list(dict.fromkeys([*summary["models"], *(trial["model"] for trial in summary["trials"])]))
+    return list(dict.fromkeys([*summary.models, *(trial.model for trial in summary.trials)]))

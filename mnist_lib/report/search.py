@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from mnist_lib.report.drawing import Plot, color_of, legend, new_figure, plot
-from mnist_lib.results import Accuracy, mean_accuracy
-from mnist_lib.run_documents import SearchDocument
+from mnist_lib.results import mean_accuracy
+from mnist_lib.run_documents import SearchDocument, Summary
 from mnist_lib.wording import printable, short_name
 
 MAX_SHOWN = 6  # settings with a plot of their own
@@ -53,32 +53,30 @@ class ReportedSearch:
     on_test: float | None
 
     @classmethod
-    def of(cls, document: SearchDocument, summary: Mapping[str, Any]) -> "ReportedSearch | None":
+    def of(cls, document: SearchDocument, summary: Summary) -> "ReportedSearch | None":
         """Return what a report shows of a search, or None if no configuration was trained."""
         scores: dict[int, dict[int, float]] = {}
-        rows = [(made, number, score) for made in document["decisions"] for number, score in made["scores"].items()]
+        rows = [(rung.epochs, number, score) for rung in document.decisions for number, score in rung.scores.items()]
         failed = {number for _, number, score in rows if score is None}
-        for made, number, score in rows:
-            if number not in failed and score is not None and score["total"]:
-                scores.setdefault(int(number), {})[made["epochs"]] = score["correct"] / score["total"]
-        tried = [Tried(n, document["configurations"].get(str(n), {}), found) for n, found in scores.items()]
-        if document["best"] is None:
+        for epochs, number, score in rows:
+            if number not in failed and score is not None and score.total:
+                scores.setdefault(number, {})[epochs] = score.value
+        tried = [Tried(n, document.configurations.get(n, {}), by_epoch) for n, by_epoch in scores.items()]
+        best = document.best
+        if best is None:
             return None
-        best = document["best"]
         return cls(
-            rungs=document["rungs"],
+            rungs=document.rungs,
             tried=sorted(tried, key=lambda one: (-one.score, one.number)),
-            unfinished=len(document.get("unfinished", {})),
-            settings=[*document["space"]],
-            ranges=frozenset(name for name, given in document["space"].items() if ".." in str(given)),
-            logarithmic=frozenset(name for name, given in document["space"].items() if str(given).endswith(":log")),
-            winner=best["configuration"],
-            in_search=Accuracy(best["validation"]["correct"], best["validation"]["total"]).value,
-            train=summary["search"]["train"],
-            with_fresh_seeds=mean_accuracy(
-                Accuracy(**n) for each in summary["trials"] if (n := each.get("validation"))
-            ),
-            on_test=mean_accuracy(Accuracy(**n) for each in summary["trials"] if (n := each.get("test"))),
+            unfinished=len(document.unfinished),
+            settings=[*document.space],
+            ranges=frozenset(name for name, given in document.space.items() if ".." in str(given)),
+            logarithmic=frozenset(name for name, given in document.space.items() if str(given).endswith(":log")),
+            winner=best.configuration,
+            in_search=best.validation.value,
+            train=summary.search.train if summary.search else (),
+            with_fresh_seeds=mean_accuracy(trial.validation for trial in summary.successful),
+            on_test=mean_accuracy(trial.test for trial in summary.successful),
         )
 
     @property

@@ -1,20 +1,30 @@
-"""`summary.json`: the whole result of a run in one document. Programs rely on its schema: only add to it."""
+"""`summary.json`: the result of a run in one document. Programs rely on its schema: only add to it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mnist_lib.aggregation import Tally
+from mnist_lib.data.split import DatasetInfo, Labels, validation_size
+from mnist_lib.data.unusual import fall
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
-from mnist_lib.run_documents import SUMMARY_SCHEMA
+from mnist_lib.run_documents import (
+    ChangesSummary,
+    DatasetSummary,
+    ErrorSummary,
+    FailedTrial,
+    ModelSummary,
+    SearchSummary,
+    Significance,
+    SuccessfulTrial,
+    Summary,
+    Timing,
+)
 from mnist_lib.spec import OPTIONAL_FIELDS, TrialSpec
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from mnist_lib.data.split import Labels
 
 SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments")]
 
@@ -26,119 +36,146 @@ class Stored:
     version: int
     champion: bool
     why: str  # reason for `champion`
-    significance: Mapping[str, float] | None = None  # what is left of it for this data set, as in `Budget.document`
+    significance: Significance | None = None  # what is left of it for this dataset
 
 
 def summarize(
     *,
     run: str,
-    dataset: Mapping[str, Any],
+    dataset: DatasetSummary,
     tallies: Mapping[str, Tally],  # of the models with a successful trial
     stored: Mapping[str, Stored],  # of the same models
-    labels: "Labels",  # [test images]
-    trials: Sequence[Mapping[str, Any]],  # a `trial_row` each
-    timing: Mapping[str, float],
+    labels: Labels,  # [test images]
+    trials: Sequence[SuccessfulTrial | FailedTrial],
+    timing: Timing,
     ended: str,  # UTC, ISO 8601
-    published: "Labels | None" = None,  # [test images]: before corrections, if these differ
-    new: "NDArray[np.bool_] | None" = None,  # [test images]: those that the last run did not have
-) -> dict[str, Any]:
+    published: Labels | None = None,  # [test images]: before corrections, if these differ
+    new: NDArray[np.bool_] | None = None,  # [test images]: those that the last run did not have
+    earlier: Sequence[Summary] = (),  # the last runs of the dataset
+    search: SearchSummary | None = None,
+) -> Summary:
     """Return the summary of a run."""
-    return {
-        "schema": SUMMARY_SCHEMA,
-        "run": run,
-        "dataset": dict(dataset),
-        "models": {
-            model: _model_row(tally, stored[model], labels) | _partial_tests(tally.chosen, labels, published, new)
-            for model, tally in sorted(tallies.items())
-        },
-        "trials": sorted(trials, key=lambda row: (row["model"], row["seed"])),
-        "ended": ended,
-        "timing": dict(timing),
-        "versions": dict(next((tally.chosen.versions for _, tally in sorted(tallies.items())), package_versions())),
-    }
+    models = {}
+    for model, tally in sorted(tallies.items()):
+        earlier_models = [summary.models[model] for summary in earlier if model in summary.models]
+        before = [row.new_test for row in earlier_models if row.new_test]
+        partial = _partial_tests(tally.chosen, labels, published, new, before)
+        models[model] = _model_summary(tally, stored[model], labels, partial)
+    return Summary(
+        run=run,
+        dataset=dataset,
+        models=models,
+        trials=sorted(trials, key=lambda trial: (trial.model, trial.seed)),
+        ended=ended,
+        timing=timing,
+        versions=dict(next((tally.chosen.versions for _, tally in sorted(tallies.items())), package_versions())),
+        search=search,
+    )
 
 
-def _model_row(tally: Tally, stored: Stored, labels: "Labels") -> dict[str, Any]:
+def dataset_summary(
+    info: DatasetInfo, validation_percent: int, changes: ChangesSummary | None = None
+) -> DatasetSummary:
+    """Return what a summary says about a dataset."""
+    validation = validation_size(info.train, info.ranks, validation_percent)
+    return DatasetSummary(
+        name=info.name,
+        version=info.version,
+        fingerprint=info.fingerprint,
+        classes=info.classes,
+        image_shape=info.image_shape,
+        train=info.train - validation,
+        validation=validation,
+        test=len(info.test_labels),
+        largest_class=int(np.bincount(info.test_labels).max()),
+        damaged=info.damaged,
+        notices=info.notices,
+        corrections=info.corrections,
+        changes=changes,
+    )
+
+
+def _model_summary(tally: Tally, stored: Stored, labels: Labels, partial: Mapping[str, Any]) -> ModelSummary:
     statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
-    return {
-        "trials": statistics.count,
-        "mean_test_accuracy": statistics.mean,
-        "std_test_accuracy": statistics.std,
-        "ci95": list(statistics.ci95 or chosen.test.interval()),
-        # What the interval covers: another seed or, for a single trial, other test images.
-        "ci95_over": "test images" if statistics.ci95 is None else "seeds",
-        "highest_test_accuracy": tally.highest,
-        "ensemble_test": asdict(ensemble),
-        "ensemble_test_accuracy": ensemble.value,
-        "best_trial": chosen.trial,  # the stored trial: the best on validation, or the first without validation
-        "best_trial_test_accuracy": chosen.test.value,
-        "version": stored.version,
-        "champion": stored.champion,
-        "promotion": stored.why,
-        "significance": dict(stored.significance) if stored.significance else None,
-    }
+    return ModelSummary(
+        trials=statistics.count,
+        mean_test_accuracy=statistics.mean,
+        std_test_accuracy=statistics.std,
+        ci95=statistics.ci95 or chosen.test.interval(),
+        ci95_over="test images" if statistics.ci95 is None else "seeds",
+        highest_test_accuracy=tally.highest,
+        ensemble_test=ensemble,
+        ensemble_test_accuracy=ensemble.value,
+        best_trial=chosen.trial,
+        best_trial_test_accuracy=chosen.test.value,
+        version=stored.version,
+        champion=stored.champion,
+        promotion=stored.why,
+        significance=stored.significance,
+        **partial,
+    )
 
 
 def _partial_tests(
-    chosen: TrialResult, labels: "Labels", published: "Labels | None", new: "NDArray[np.bool_] | None"
+    chosen: TrialResult,
+    labels: Labels,
+    published: Labels | None,
+    new: NDArray[np.bool_] | None,
+    before: Sequence[Accuracy],
 ) -> dict[str, Any]:
     """Return the accuracy of the stored trial on the published labels, and on the new test images alone."""
-    answers, row = chosen.probabilities.argmax(axis=1), dict[str, Any]()
+    answers, fields = chosen.probabilities.argmax(axis=1), dict[str, Any]()
     if published is not None:
         test = Accuracy(int((answers == published).sum()), len(published))
-        row |= {"published_test": asdict(test), "published_test_accuracy": test.value}
+        fields |= {"published_test": test, "published_test_accuracy": test.value}
     if new is not None and new.any():
         test = Accuracy(int((answers == labels)[new].sum()), int(new.sum()))
-        row |= {"new_test": asdict(test), "new_test_accuracy": test.value}
-    return row
+        fields |= {"new_test": test, "new_test_accuracy": test.value, "new_test_before": fall(test, before)}
+    return fields
 
 
-def trial_row(
-    spec_row: Mapping[str, Any], outcome: TrialResult | TrialFailure, attempts: int, *, retry: bool = False
-) -> dict[str, Any]:
+def trial_summary(
+    spec: TrialSpec, outcome: TrialResult | TrialFailure, attempts: int, *, retry: bool = False
+) -> SuccessfulTrial | FailedTrial:
     """Return one trial with its result or its error.
 
     Args:
-        spec_row: the fields of its `TrialSpec`.
         retry: whether a failed trial may succeed in another run of the same command.
     """
-    units = {
-        name: size for name, size in spec_row.get("arguments", {}).items() if name == "hidden_units"
-    }  # as in schema 1
-    row = {"id": outcome.trial, **spec_row, **units, "attempts": attempts}
+    about: dict[str, Any] = {"id": outcome.trial, **asdict(spec), "attempts": attempts}
+    about["hidden_units"] = spec.arguments.get("hidden_units")
     if isinstance(outcome, TrialFailure):
-        error = {"code": outcome.code, "message": outcome.message, "details": outcome.details, "retry": retry}
-        return {**row, "status": "failed", "error": error}
-    return {
-        **row,
-        "status": "ok",
-        "test": asdict(outcome.test),
-        "test_accuracy": outcome.test.value,
-        "test_ci95": list(outcome.test.interval()),
-        "validation": asdict(outcome.validation) if outcome.validation else None,
-        "best_epoch": outcome.best_epoch,
-        "trained_epochs": len(outcome.history),
-        "train_seconds": outcome.train_seconds,
-        "setup_seconds": outcome.setup_seconds,
-        "images_per_second": outcome.images_per_second,
-        "replicas": outcome.replicas,
-        "devices": list(outcome.devices),
-        "gpus": list(outcome.gpus),
-        "weights_sha256": outcome.weights_sha256,
-        "node": outcome.node,
-    }
+        error = ErrorSummary(code=outcome.code, message=outcome.message, details=outcome.details, retry=retry)
+        return FailedTrial(**about, error=error)
+    return SuccessfulTrial(
+        **about,
+        test=outcome.test,
+        test_accuracy=outcome.test.value,
+        test_ci95=outcome.test.interval(),
+        validation=outcome.validation,
+        best_epoch=outcome.best_epoch,
+        trained_epochs=len(outcome.history),
+        train_seconds=outcome.train_seconds,
+        setup_seconds=outcome.setup_seconds,
+        images_per_second=outcome.images_per_second,
+        replicas=outcome.replicas,
+        devices=outcome.devices,
+        gpus=outcome.gpus,
+        weights_sha256=outcome.weights_sha256,
+        node=outcome.node,
+    )
 
 
-def settings_of(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def settings_of(summary: Summary) -> dict[str, dict[str, str]]:
     """Return the settings of each model as text: {"learning rate": {"keras": "0.001"}}."""
     found: dict[str, dict[str, str]] = {}
-    for trial in summary["trials"]:
-        settings = {name: trial[name] for name in (*SETTINGS, "hidden_units") if name in trial}
-        for name, value in trial.get("arguments", {}).items():
-            settings[f"argument {name}" if settings.get(name, value) != value else name] = value
-        if settings.get("source_sha256"):
-            settings["source_sha256"] = settings["source_sha256"][:12]
+    for trial in summary.trials:
+        settings = {name: getattr(trial, name) for name in (*SETTINGS, "hidden_units")}
+        for name, value in trial.arguments.items():
+            settings[f"argument {name}" if name in SETTINGS and settings[name] != value else name] = value
+        if trial.source_sha256:
+            settings["source_sha256"] = trial.source_sha256[:12]
         for name, value in settings.items():
-            if value or name not in OPTIONAL_FIELDS:
-                found.setdefault(name.replace("_", " "), {})[trial["model"]] = str(value)
+            if value is not None and (value or name not in OPTIONAL_FIELDS):
+                found.setdefault(name.replace("_", " "), {})[trial.model] = str(value)
     return found

@@ -8,51 +8,56 @@ only one process can start a slot.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from mnist_lib.clock import moment_of, timestamp
 from mnist_lib.data.request import ClassName
-from mnist_lib.documents import Count, Moment, Number, Share, Text
+from mnist_lib.data.unusual import Growth
+from mnist_lib.documents import Count, Document, Moment, Number, Share, Text
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
-from mnist_lib.run_documents import Counts, GrowthSummary
+from mnist_lib.results import Accuracy
+from mnist_lib.run_documents import Interval
 
 # Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")
 Kind = Literal["started", "interrupted", "enrolled", "done", "failed", "unchanged", "skipped", "replaced"]
 
 
-class ModelResult(TypedDict):
+class ModelResult(Document, frozen=True, kw_only=True):
     """The result of a model in a complete run."""
 
     version: Number
-    champion: bool | None  # None, as below, if an early version of the program wrote the summary
+    champion: bool | None  # None if an early version of the program wrote the summary
     why: Text | None
     test_accuracy: Share
-    trials: NotRequired[Count | None]
-    mean_test_accuracy: NotRequired[Share | None]
-    ci95: NotRequired[list[Share] | None]
-    new_test: NotRequired[Counts]  # on the test images that the last run of the dataset did not have, if there are any
-    new_test_accuracy: NotRequired[Share]
-    new_test_before: NotRequired[Counts]  # the same of earlier runs together, if it is much higher
+    trials: Count | None = None
+    mean_test_accuracy: Share | None = None
+    ci95: Interval | None = None
+    new_test: Accuracy | None = None  # on the test images that the last run of the dataset did not have
+    new_test_accuracy: Share | None = None
+    new_test_before: Accuracy | None = None  # the same of earlier runs together, if it is much higher
 
 
-class DataOfRun(TypedDict):
+class DataOfRun(Document, frozen=True, kw_only=True):
     """What is new in the data of a complete run, as numbers of images."""
 
     name: Text  # of the dataset
-    since: NotRequired[Text]  # the last run of the dataset; without one, the next three are missing, too
-    added: NotRequired[Count]
-    removed: NotRequired[Count]
-    relabelled: NotRequired[Count]
-    unusual: NotRequired[dict[ClassName, GrowthSummary]]  # classes to which unusually many images were added
-    corrected: NotRequired[Count]  # by `labels.jsonl`, in total
-    disputed_holdout: NotRequired[Count]  # of these, test images whose label a model disputed
+    since: Text | None = None  # the last run of the dataset; without one, the next three are missing, too
+    added: Count | None = None
+    removed: Count | None = None
+    relabelled: Count | None = None
+    # Classes to which unusually many images were added.
+    unusual: dict[ClassName, Growth] = msgspec.field(default_factory=dict)
+    corrected: Count | None = None  # by `labels.jsonl`, in total
+    disputed_holdout: Count | None = None  # of these, test images whose label a model disputed
 
 
-class DoneSlot(TypedDict):
+@dataclass(frozen=True)
+class DoneSlot:
     slot: Moment
     run: Text
     fingerprint: Text | None

@@ -152,8 +152,8 @@ class Retrainer:
             self._settle(number, replace(entry, kind="skipped", why=too_late, run="", attempt=0))
             return
         skip_unchanged = self._skip_unchanged and not self._on_request
-        if skip_unchanged and fingerprint is not None and before and fingerprint == before["fingerprint"]:
-            why = f"data, configuration and code have not changed since run {before['run']}"
+        if skip_unchanged and fingerprint is not None and before and fingerprint == before.fingerprint:
+            why = f"data, configuration and code have not changed since run {before.run}"
             self._settle(number, replace(entry, kind="unchanged", why=why, run="", attempt=0))
             return
         self._launch(number, replace(entry, fingerprint=fingerprint))

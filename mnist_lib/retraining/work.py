@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from mnist_lib.clock import moment_of, text_of
-from mnist_lib.retraining.journal import Entry, Kind
+from mnist_lib.retraining.journal import DataOfRun, DoneSlot, Entry, Kind, ModelResult
 from mnist_lib.retraining.policy import Policy
 from mnist_lib.retraining.timetable import Timetable
 
@@ -22,8 +22,8 @@ class AttemptResult:
     complete: bool  # the run has a result, and all of it is stored
     retry: Literal["no", "once", "yes"] = "no"  # "once": if no earlier attempt has failed
     why: str = ""  # the cause in one line
-    results: Mapping[str, Any] = field(default_factory=dict)  # by model, what the journal stores about a complete run
-    data: Mapping[str, Any] | None = None  # what it stores about the data of that run
+    results: Mapping[str, ModelResult] = field(default_factory=dict)  # of a complete run, by model
+    data: DataOfRun | None = None
 
 
 class RunAttempt(Protocol):
@@ -100,7 +100,7 @@ class ActiveRun:
         if result.complete:
             # If the run downloaded or prepared the data, their fingerprint is known only now.
             known = self.entry.fingerprint or fingerprint()
-            done = {"slot": self.entry.slot, "run": self.entry.run, "fingerprint": known}
+            done = DoneSlot(self.entry.slot, self.entry.run, known)
             return self.ended("done", now, results=result.results, data=result.data, last_done=done, **cause)
         failures = self.entry.failures + 1
         retry = (result.retry == "yes" or (result.retry == "once" and failures == 1)) and failures < policy.max_attempts

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mnist_lib.errors import SpecError
 from mnist_lib.results import Accuracy
+from mnist_lib.run_documents import RungDecision
 
 REDUCTION = 3  # one of this many goes on
 
@@ -68,17 +69,6 @@ class Step:
     configuration: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """A complete rung: the scores of its configurations, and which of them go on, the best first."""
-
-    bracket: int
-    rung: int  # counted from 0
-    epochs: int
-    scores: dict[int, Accuracy | None]  # by configuration; None if its training failed
-    survivors: tuple[int, ...]
-
-
 class Halving:
     """A search, from its scores so far. The same scores give the same decisions, in whatever order they come.
 
@@ -91,7 +81,7 @@ class Halving:
         if configurations < 1:
             raise SpecError(f"trials: expected at least 1 configuration, got {configurations}")
         self.ladder, self.configurations, self._lag = ladder, configurations, lag
-        self.decisions: list[Decision] = []
+        self.decisions: list[RungDecision] = []
         size, last = ladder.bracket, len(ladder.rungs) - 1
         self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
         self._scores: dict[tuple[int, int], Accuracy | None] = {}  # by configuration and rung
@@ -142,7 +132,7 @@ class Halving:
         """Return whether a bracket must wait. If it must, so must all later ones."""
         return self._lag is not None and any(running + self._lag <= bracket for running, _ in self._running)
 
-    def record(self, step: Step, score: Accuracy | None) -> Decision | None:
+    def record(self, step: Step, score: Accuracy | None) -> RungDecision | None:
         """Record the score of a step, and return the decision if its rung is now complete.
 
         Args:
@@ -165,7 +155,7 @@ class Halving:
                 self._running[step.bracket, rung + 1] = tuple(sorted(survivors))
             for number in survivors:
                 heapq.heappush(self._waiting, Step(step.bracket, step.rungs_left - 1, number))
-        decision = Decision(
+        decision = RungDecision(
             bracket=step.bracket,
             rung=rung,
             epochs=self.ladder.rungs[rung],

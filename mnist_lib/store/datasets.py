@@ -7,9 +7,8 @@ labels.jsonl                  corrections, if the dataset is not a folder, see `
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from mnist_lib.data.changes import MAX_STATE_BYTES
 from mnist_lib.data.corrections import UsedLabels
@@ -17,6 +16,7 @@ from mnist_lib.documents import Name, Sha256, Text, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog, read_record, seal
+from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version, find_all, is_readable, model_names
 
@@ -53,25 +53,24 @@ def last_run(objects: Objects, dataset: str) -> LastRun | None:
         return None
 
 
-def earlier_runs(objects: Objects, run: str, count: int) -> list[Mapping[str, Any]]:
+def earlier_runs(objects: Objects, run: str, count: int) -> list[Summary]:
     """Return the summaries of a run, of the run whose dataset it was compared with, and so on: the newest first."""
-    found: list[Mapping[str, Any]] = []
+    found: list[Summary] = []
     name: str | None = run
     with contextlib.suppress(IntegrityError, SpecError):  # the history ends where it cannot be read
         while name and len(found) < count and (summary := RunFolder(objects, name).summary()):
             found.append(summary)
-            name = summary["dataset"].get("changes", {}).get("since")
+            name = summary.dataset.changes.since if summary.dataset.changes else None
     return found
 
 
-def record_last_run(folder: RunFolder, summary: Mapping[str, Any]) -> None:
-    """Record a complete run, unless a later one is recorded. `summary`: a `Summary`."""
-    dataset, objects = summary["dataset"], folder.objects
-    known = last_run(objects, dataset["name"])
-    ended = summary.get("ended", "")  # which early versions of the program did not write
-    if known is None or known.at < ended:
-        run = LastRun(folder.run, dataset["fingerprint"], ended)
-        objects.replace(f"{FOLDER}/{dataset['name']}/last.json", seal(run))
+def record_last_run(folder: RunFolder, summary: Summary) -> None:
+    """Record a complete run, unless a later one is recorded."""
+    dataset, objects = summary.dataset, folder.objects
+    known = last_run(objects, dataset.name)
+    if known is None or known.at < summary.ended:
+        run = LastRun(folder.run, dataset.fingerprint, summary.ended)
+        objects.replace(f"{FOLDER}/{dataset.name}/last.json", seal(run))
 
 
 def read_state(objects: Objects, dataset: str, fingerprint: str) -> bytes | None:

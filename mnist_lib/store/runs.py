@@ -67,7 +67,7 @@ class RunFolder:
     def write(self, name: str, content: bytes) -> None:
         self.objects.replace(self._name(name), content)
 
-    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, document: object) -> None:
         self.write(name, _json(document))
 
     def names(self, prefix: str) -> list[str]:
@@ -110,7 +110,7 @@ class RunFolder:
             last = entry.at
         return worked + last - begin
 
-    def complete(self, summary: Mapping[str, Any]) -> None:
+    def complete(self, summary: Summary) -> None:
         """Write the summary, which makes the run complete.
 
         Raises:
@@ -127,8 +127,8 @@ class RunFolder:
     def is_complete(self) -> bool:
         return self.has(SUMMARY)
 
-    def summary(self) -> dict[str, Any] | None:
-        """Return the summary of a complete run, a `Summary`, or None if the run is unfinished.
+    def summary(self) -> Summary | None:
+        """Return the summary of a complete run, or None if the run is unfinished.
 
         Raises IntegrityError or SchemaError if it cannot be read.
         """
@@ -136,7 +136,7 @@ class RunFolder:
         if content is None:
             return None
         require_schema(content, SUMMARY_SCHEMA, where)
-        return {**decode(content, Summary, where)}
+        return decode(content, Summary, where)
 
     def begun(self) -> BegunRun:
         """Return the record of the run. Raises IntegrityError or SchemaError if it cannot be read."""
@@ -185,7 +185,7 @@ def history_line(entry: HistoryEntry) -> bytes:
     return encode(entry if entry.at else structs.replace(entry, at=round(steady_time(), 3))) + b"\n"
 
 
-def _json(document: Mapping[str, Any]) -> bytes:
+def _json(document: object) -> bytes:
     return encode(document, indent=2) + b"\n"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 import mnist_lib
 from mnist_lib.api import choose_version, find_version
@@ -129,7 +130,7 @@ def test_runs_are_records_with_the_newest_first(objects: LocalObjects, tmp_path:
     summary = made_run(digits, seeds=2).summary
     partial = made_run(digits, seeds=2, failed=1).summary
     for name, document, ended in (("a", summary, "2026-11-01T03:00:00Z"), ("b", partial, "2026-11-02T03:00:00Z")):
-        RunFolder(objects, name).complete({**document, "run": name, "ended": ended})
+        RunFolder(objects, name).complete(structs.replace(document, run=name, ended=ended))
     terms = {"trials": {"keras-s0": {"dataset": "mnist"}}}
     with open_run(objects, "c", dataset="mnist", terms=terms, configuration=""):
         pass
@@ -144,7 +145,7 @@ def test_runs_are_records_with_the_newest_first(objects: LocalObjects, tmp_path:
     ]
     models = found[-1].models
     assert {name: model.accuracy for name, model in models.items()} == {
-        name: model["best_trial_test_accuracy"] for name, model in summary["models"].items()
+        name: model.best_trial_test_accuracy for name, model in summary.models.items()
     }
     assert [(name, model.version, model.champion) for name, model in models.items()] == [
         ("keras", 1, True),

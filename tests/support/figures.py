@@ -25,5 +25,5 @@ def assert_says_what_the_summary_says(page: str, summary: Mapping[str, Any]) -> 
 
 def _at(part: Any, path: str) -> Any:
     for key in path.split("/"):
-        part = part[int(key) if isinstance(part, list) else key]
+        part = part[key if isinstance(part, dict) else int(key)]
     return part

@@ -1,6 +1,6 @@
 """Made-up results: complete runs for reports, and trials with chosen predictions for summaries."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,22 +8,28 @@ from msgspec import structs
 
 from mnist_lib.aggregation import Tally
 from mnist_lib.data.corrections import CorrectionCounts
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import CountsBySplit, Dataset
+from mnist_lib.data.unusual import Growth
+from mnist_lib.documents import decode, encode
 from mnist_lib.report.page import ReportedRun
-from mnist_lib.report.summary import Stored, summarize, trial_row
+from mnist_lib.report.summary import Stored, dataset_summary, summarize, trial_summary
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialFailure, TrialResult
-from mnist_lib.run_documents import DriverConnected, SearchDocument, TrialEnded
+from mnist_lib.run_documents import (
+    ChangesSummary,
+    DatasetSummary,
+    DriverConnected,
+    SearchDocument,
+    SearchSummary,
+    Significance,
+    Summary,
+    Timing,
+    TrialEnded,
+)
 from mnist_lib.spec import TrialSpec, trial_grid
 from tests.support.results import trial_result
 
 NAUGHTY = "<script>alert(1)</script> & \"quotes\" of '{{ 7 * 7 }}'"
-TIMING = {
-    "wall_seconds": 36.0,
-    "start_seconds": 5.0,
-    "prepare_seconds": 6.0,
-    "trials_seconds": 24.5,
-    "store_seconds": 0.5,
-}
+TIMING = Timing(wall_seconds=36.0, start_seconds=5.0, prepare_seconds=6.0, trials_seconds=24.5, store_seconds=0.5)
 FOUR_LABELS = np.array([0, 1, 2, 3], np.uint8)
 
 
@@ -63,14 +69,14 @@ def made_run(
             else:
                 tally.add(outcome)
             history += [structs.replace(done, at=begin + done.epoch) for done in outcome.history]
-        rows.append(trial_row(asdict(spec), outcome, attempts=1))
-        history.append(TrialEnded(at=begin + 8.5, trial=spec.id, status=rows[-1]["status"]))
+        rows.append(trial_summary(spec, outcome, attempts=1))
+        history.append(TrialEnded(at=begin + 8.5, trial=spec.id, status=rows[-1].status))
     summary = summarize(
         run="2026-11-25T03-00-00Z-made",
-        dataset=dataset.info.summary(validation_percent=10),
+        dataset=dataset_summary(dataset.info, validation_percent=10),
         tallies=tallies,
         stored={
-            name: Stored(number + 1, number == 0, NAUGHTY, {"total": 0.05, "left": 0.039, "comparisons": 25})
+            name: Stored(number + 1, number == 0, NAUGHTY, Significance(total=0.05, left=0.039, comparisons=25))
             for number, name in enumerate(sorted(tallies))
         },
         labels=dataset.test.labels,
@@ -94,27 +100,28 @@ def made_run(
 def with_news(run: ReportedRun) -> ReportedRun:
     """Return the run with changes of its data, corrections, and accuracies on a part of the test images."""
     by_class = {name: number for number, name in enumerate(run.dataset.classes, start=1)}
-    changes: dict[str, Any] = {
-        kind: {"train": by_class, "test": {"7": 1_234}} for kind in ("added", "removed", "relabelled")
-    }
+    more: CountsBySplit = {"train": by_class, "test": {"7": 1_234}}
+    changes = ChangesSummary(
+        since="r0",
+        at="",
+        added=more,
+        removed={"train": {NAUGHTY: 5}},
+        relabelled=more,
+        unusual={"7": Growth(added=1_242, usual=2.5)},
+    )
     counts = CorrectionCounts(applied=12, confirmed=3, removed=1, holdout=4, disputed_holdout=2, unknown=1)
-    changes["removed"] = {"train": {NAUGHTY: 5}}
-    changes["unusual"] = {"7": {"added": 1_242, "usual": 2.5}}
-    dataset = {**run.summary["dataset"], "corrections": asdict(counts), "changes": {"since": "r0", "at": "", **changes}}
-    tests = {
-        "new_test": {"correct": 3, "total": 4},
-        "new_test_accuracy": 0.75,
-        "new_test_before": {"correct": 99, "total": 99},
-    }
-    tests |= {"published_test": {"correct": 899, "total": 999}, "published_test_accuracy": 899 / 999}
-    models = {name: {**model, **tests} for name, model in run.summary["models"].items()}
-    return replace(run, summary={**run.summary, "dataset": dataset, "models": models})
+    dataset = structs.replace(run.summary.dataset, corrections=counts, changes=changes)
+    tests: dict[str, Any] = {"new_test": Accuracy(3, 4), "new_test_accuracy": 0.75, "new_test_before": Accuracy(99, 99)}
+    tests |= {"published_test": Accuracy(899, 999), "published_test_accuracy": 899 / 999}
+    models = {name: structs.replace(model, **tests) for name, model in run.summary.models.items()}
+    return replace(run, summary=structs.replace(run.summary, dataset=dataset, models=models))
 
 
 def with_search(run: ReportedRun, **changed: Any) -> ReportedRun:
     """Return the run as the one of a search. changed: fields of `search.json`."""
-    about = {"train": ["--learning-rate=0.0001"]}
-    return replace(run, summary={**run.summary, "search": about}, search=search_document(**changed))
+    train = ("--learning-rate=0.0001",)
+    about = SearchSummary(settings={}, configurations=5, epochs=11, validation=Accuracy(80, 100), train=train)
+    return replace(run, summary=structs.replace(run.summary, search=about), search=search_document(**changed))
 
 
 def search_document(**changed: Any) -> SearchDocument:
@@ -146,7 +153,7 @@ def search_document(**changed: Any) -> SearchDocument:
         "cut": None,
         "best": {"configuration": 3, "validation": {"correct": 80, "total": 100}},
     }
-    return SearchDocument(**{**found, **changed})  # type: ignore[typeddict-item]
+    return decode(encode({**found, **changed}), SearchDocument, "search.json")
 
 
 def _result(spec: TrialSpec, dataset: Dataset, rng: np.random.Generator, margin: float) -> TrialResult:
@@ -207,22 +214,17 @@ def tally_of(first: TrialResult, *others: TrialResult) -> Tally:
     return tally
 
 
-def small_summary(*predicted: list[int], failed: int = 0) -> dict[str, Any]:
+def small_summary(*predicted: list[int], failed: int = 0) -> Summary:
     """Return the summary of keras trials with these predictions for FOUR_LABELS, and of `failed` failed trials."""
     results = [small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)]
     tallies = {"keras": tally_of(*results)} if results else {}
-    rows = [
-        trial_row({"model": "keras", "seed": r.spec.seed, "epochs": 5, "global_batch_size": 128}, r, attempts=1)
-        for r in results
-    ]
+    rows = [trial_summary(result.spec, result, attempts=1) for result in results]
     for seed in range(len(results), len(results) + failed):
         failure = TrialFailure(trial=f"keras-s{seed}", code="E-NAN", message="loss is not a number")
-        rows.append(
-            trial_row({"model": "keras", "seed": seed, "epochs": 5, "global_batch_size": 128}, failure, attempts=1)
-        )
+        rows.append(trial_summary(TrialSpec.of("keras", seed=seed), failure, attempts=1))
     return summarize(
         run="r",
-        dataset={"name": "few", "train": 10_000, "test": 4},
+        dataset=DatasetSummary(name="few", version="1", fingerprint="f", train=10_000, validation=0, test=4),
         tallies=tallies,
         stored={"keras": Stored(7, True, "better")} if results else {},
         labels=FOUR_LABELS,

@@ -6,6 +6,7 @@ the total, and the sum over all comparisons, however many follow, stays below th
 
 from dataclasses import dataclass
 
+from mnist_lib.run_documents import Significance
 from mnist_lib.wording import counted
 
 TOTAL = 0.05  # by default
@@ -40,9 +41,9 @@ class Budget:
     def after_comparison(self) -> "Budget":
         return Budget(self.total, self.spent + self.next_alpha, self.comparisons + 1)
 
-    def document(self) -> dict[str, float]:
+    def document(self) -> Significance:
         """Return the budget for a document."""
-        return {"total": self.total, "left": self.left, "comparisons": self.comparisons}
+        return Significance(total=self.total, left=self.left, comparisons=self.comparisons)
 
     def __str__(self) -> str:
         """What is left, in terms that anyone understands."""

@@ -25,7 +25,7 @@ from tests.support.json_documents import DEEP, HOSTILE, replaced
 from tests.support.store.fake_versions import DATASET, about, files, small_manifest
 from tests.support.store.scenarios import published
 from tests.support.store.sealed import fields_of, schema_of
-from tests.support.store.summaries import small_model, small_summary
+from tests.support.store.summaries import small_model, small_summary, summary_of
 
 COMMANDS = [
     ["list"],
@@ -122,7 +122,7 @@ def test_no_command_fails_on_a_value_that_does_not_belong_into_a_manifest(
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_one_odd_summary_does_not_stop_the_python_api(number: int, tmp_path: Path) -> None:
     objects, good = LocalObjects(tmp_path), small_summary(models={"keras": small_model()})
-    RunFolder(objects, "good").complete(good)
+    RunFolder(objects, "good").complete(summary_of(good))
     for name in ("run", "ended", "dataset", "models", "trials"):
         (tmp_path / "runs" / name).mkdir()
         (tmp_path / "runs" / name / "summary.json").write_text(json.dumps({**good, name: HOSTILE[number]}))
@@ -145,7 +145,7 @@ def test_one_odd_summary_or_champion_does_not_stop_the_index(
     objects: LocalObjects, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = small_summary(models={"keras": small_model()})
-    RunFolder(objects, "good").complete({**good, "run": "good"})
+    RunFolder(objects, "good").complete(summary_of({**good, "run": "good"}))
     for name, summary in odd_summaries(good).items():
         RunFolder(objects, name).write_json(SUMMARY, {**summary, "run": name})
     replace_in(Path(objects.where("models/keras/champions/mnist/00000001.json")), ("at",), "9999-12-31T23:59:59Z")

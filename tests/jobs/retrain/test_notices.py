@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from jobs.console.exit_codes import UsageError
 from jobs.retrain.notices import Notifier, check_receiver, notice_of
-from mnist_lib.retraining.journal import Entry
+from mnist_lib.results import Accuracy
+from mnist_lib.retraining.journal import DataOfRun, Entry, ModelResult
 from tests.support.receiver import Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # example in the Standard Webhooks specification
@@ -32,7 +34,7 @@ DONE = Entry(
     attempt=1,
     missed=2,
     exit_code=0,
-    results={"keras": {"version": 3, "test_accuracy": 0.97134, "champion": False, "why": "keras@2 is better"}},
+    results={"keras": ModelResult(version=3, test_accuracy=0.97134, champion=False, why="keras@2 is better")},
 )
 
 
@@ -324,16 +326,16 @@ def test_the_text_of_a_notice_gives_its_slot_the_accuracy_and_the_reason() -> No
 
 
 def test_a_notice_says_what_is_new_in_the_data_and_the_accuracy_on_new_pictures() -> None:
-    row: Any = {**DONE.results["keras"], "new_test": {"correct": 3, "total": 4}, "new_test_accuracy": 0.75}
-    data: Any = {"name": "digits", "since": "nightly-2026-01-04T03-00-00Z", "added": 1_200, "removed": 0}
-    data |= {"relabelled": 1, "corrected": 7, "disputed_holdout": 2}
+    row = structs.replace(DONE.results["keras"], new_test=Accuracy(3, 4), new_test_accuracy=0.75)
+    counts: Any = {"added": 1_200, "removed": 0, "relabelled": 1, "corrected": 7, "disputed_holdout": 2}
+    data = DataOfRun(name="digits", since="nightly-2026-01-04T03-00-00Z", **counts)
     entry = replace(DONE, results={"keras": row}, data=data)
     notice = notice_of(entry, "nightly", "results")
-    assert notice["data"] == entry.data
+    assert notice["data"] == {"name": "digits", "since": data.since, **counts}
     assert (
         "digits: 1,200 images added, 1 image relabelled since nightly-2026-01-04T03-00-00Z, 7 labels corrected, 2 of"
         " the test because a model disputed them; keras@3 has 97.13% test accuracy, 75.00% on 4 new pictures and is"
         " not the champion (keras@2 is better)"
     ) in notice["text"]
-    unchanged = replace(DONE, data={"name": "digits", "since": "r", "added": 0, "removed": 0, "relabelled": 0})
+    unchanged = replace(DONE, data=DataOfRun(name="digits", since="r", added=0, removed=0, relabelled=0))
     assert "; digits: no image has changed since r; " in notice_of(unchanged, "nightly", "results")["text"]

@@ -3,14 +3,16 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from msgspec import structs
 
 from jobs.retrain.__main__ import main
 from jobs.retrain.status import sentence_of
+from mnist_lib.data.unusual import Growth
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.retraining.journal import Entry, Journal
+from mnist_lib.results import Accuracy
+from mnist_lib.retraining.journal import DataOfRun, Entry, Journal, ModelResult
 
 SLOT = "2026-11-21T02:00:00Z"
 RUN = "nightly-2026-11-21T02-00-00Z"
@@ -39,7 +41,7 @@ ENTRIES = [
         begun=SLOT,
         attempt=2,
         missed=2,
-        results={"keras": {"version": 3, "test_accuracy": 0.97134, "champion": True, "why": "the first champion"}},
+        results={"keras": ModelResult(version=3, test_accuracy=0.97134, champion=True, why="the first champion")},
     ),
 ]
 
@@ -71,9 +73,9 @@ def test_w16_status_and_notice_name_an_unusual_class_and_a_fall_of_accuracy(
     storage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
-    data: Any = {"name": "digits", "since": "r0", "added": 103, "unusual": {"7": {"added": 100, "usual": 2.5}}}
-    new = {"new_test": {"correct": 8, "total": 20}, "new_test_accuracy": 0.4}
-    fell: Any = {**ENTRIES[-1].results["keras"], **new, "new_test_before": {"correct": 190, "total": 200}}
+    data = DataOfRun(name="digits", since="r0", added=103, unusual={"7": Growth(added=100, usual=2.5)})
+    row, before = ENTRIES[-1].results["keras"], Accuracy(190, 200)
+    fell = structs.replace(row, new_test=Accuracy(8, 20), new_test_accuracy=0.4, new_test_before=before)
     entry = replace(ENTRIES[-1], data=data, results={"keras": fell})
     assert Journal(LocalObjects(storage), "nightly").append(len(ENTRIES), entry)
     assert main(["status", f"--storage={storage}"]) == 0

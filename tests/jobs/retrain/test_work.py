@@ -11,14 +11,16 @@ from jobs.retrain.work import TrainAttempt, TrainWork
 from jobs.search.options import job_options
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_file
+from mnist_lib.documents import builtins_of
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.results import Accuracy
 from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE
 from mnist_lib.retraining.work import AttemptResult
 from mnist_lib.store.runs import RunFolder
 from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.pictures import classes, noise, write_folder
-from tests.support.store.summaries import small_model, small_summary, small_trial
+from tests.support.store.summaries import small_model, small_summary, small_trial, successful_trial, summary_of
 
 
 def result_of(script: str, folder: RunFolder) -> AttemptResult:
@@ -74,7 +76,7 @@ def test_a_retry_depends_on_the_error_code_or_if_there_is_none_on_the_exit_code(
 def test_an_attempt_is_complete_even_if_its_output_cannot_be_written(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.complete(small_summary())
+    folder.complete(summary_of(small_summary()))
     with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
         stream = SafeStream(full)
         patch.setattr("sys.stderr", stream)
@@ -94,17 +96,17 @@ def test_the_error_codes_of_failed_trials_take_precedence_over_that_of_the_run(
 ) -> None:
     error = {"message": "", "details": ""}
     trials = [small_trial(seed, error={**error, "code": code}) for seed, code in enumerate(("E-NAN", second))]
-    folder.complete(small_summary(trials=trials))
+    folder.complete(summary_of(small_summary(trials=trials)))
     result = result_of("echo 'error[E-TRAINING] all trials failed' >&2; exit 5", folder)
     assert (result.complete, result.retry) == (False, retry)
 
 
 def test_a_run_with_some_failed_trials_is_complete(folder: RunFolder) -> None:
-    trials = [small_trial(0, status="ok"), small_trial(1)]
-    folder.complete(small_summary(trials=trials, models={"keras": small_model(version=3)}))
+    trials = [successful_trial(0), small_trial(1)]
+    folder.complete(summary_of(small_summary(trials=trials, models={"keras": small_model(version=3)})))
     result = result_of("exit 9", folder)
     assert (result.complete, result.why) == (True, "1 of 2 trials failed: keras-s1")
-    assert result.results["keras"]["version"] == 3
+    assert result.results["keras"].version == 3
 
 
 def test_every_attempt_but_the_last_stores_all_trials_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,15 +168,16 @@ def test_the_journal_stores_what_is_new_in_the_data(folder: RunFolder) -> None:
     corrections = {"applied": 3, "confirmed": 1, "removed": 2, "holdout": 2, "disputed_holdout": 1, "unknown": 0}
     summary = small_summary(models={"keras": small_model(new_test={"correct": 3, "total": 4}, new_test_accuracy=0.75)})
     summary["models"]["keras"]["new_test_before"] = {"correct": 30, "total": 30}
-    folder.complete({**summary, "dataset": {**summary["dataset"], "changes": changes, "corrections": corrections}})
+    dataset = {**summary["dataset"], "changes": changes, "corrections": corrections}
+    folder.complete(summary_of({**summary, "dataset": dataset}))
     result = result_of("exit 0", folder)
-    assert result.data == {
+    assert builtins_of(result.data) == {
         "name": "mnist",
         **{"since": "r0", "added": 9, "removed": 0, "relabelled": 1, "corrected": 5, "disputed_holdout": 1},
         "unusual": {"7": {"added": 7, "usual": 0.5}},
     }
-    assert result.results["keras"]["new_test_before"] == {"correct": 30, "total": 30}
-    assert result.results["keras"]["new_test_accuracy"] == 0.75
+    assert result.results["keras"].new_test_before == Accuracy(30, 30)
+    assert result.results["keras"].new_test_accuracy == 0.75
 
 
 def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
@@ -174,13 +175,14 @@ def test_a_signal_ends_the_review_with_a_summary(
 def store_run(storage: Path, digits: Dataset) -> str:
     """Store a run of two models, as the job does."""
     made, objects = made_run(digits, seeds=1), LocalObjects(storage)
-    run = made.summary["run"]
-    summary = {**made.summary, "models": {name: {**row, "version": 1} for name, row in made.summary["models"].items()}}
+    run = made.summary.run
+    models = {name: structs.replace(row, version=1) for name, row in made.summary.models.items()}
+    summary = structs.replace(made.summary, models=models)
     for name, tally in made.tallies.items():
         files, about = contents_of(tally.chosen, digits.info, run, {"sha256": "0" * 64})
         publish(objects, name, run, {**files, "model.keras": name.encode()}, about)
     RunFolder(objects, run).complete(summary)
-    return str(run)
+    return run
 
 
 def test_the_disputed_images_of_a_run_are_its_confident_mistakes_and_differing_answers(

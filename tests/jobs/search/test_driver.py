@@ -14,6 +14,7 @@ from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
 from jobs.search.options import SearchOptions
+from mnist_lib.documents import encode
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialFailure
 from mnist_lib.run_documents import RungScored
@@ -159,18 +160,18 @@ def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
     search.winner()
     final = -(-given.final_seeds // lanes) * given.epochs * epoch
     assert world.clock.now + final <= deadline
-    assert world.document == json.loads(json.dumps(search.found.document()))
+    assert world.document == json.loads(encode(search.found.document()))
 
 
 def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
     world = SimulatedSearch(options(), 2, deadline=400.0, epoch=10.0)
     cut = world.drive().found.document()
-    assert cut["cut"] is not None
+    assert cut.cut is not None
     world.clock.sleep(10.0)
     world.deadline = float("inf")
     again = world.drive()
-    assert again.found.document()["decisions"][: len(cut["decisions"])] == cut["decisions"]
-    assert again.found.document()["cut"] == cut["cut"]
+    assert again.found.document().decisions[: len(cut.decisions)] == cut.decisions
+    assert again.found.document().cut == cut.cut
 
 
 def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptureFixture) -> None:

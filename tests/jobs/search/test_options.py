@@ -14,6 +14,7 @@ from jobs.train.command import configuration
 from jobs.train.options import TrainOptions, command_of
 from tests.support.job import ROOT
 from tests.support.processor import at_most_processor_seconds
+from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
 
 RATE = "--vary=learning_rate=1e-4..1e-1:log"
 
@@ -42,8 +43,8 @@ def test_the_result_names_the_drop_from_the_search_to_the_test() -> None:
         "validation": {"correct": 891, "total": 1_000},
         "train": [],
     }
-    trial = {"validation": {"correct": 864, "total": 1_000}, "test": {"correct": 797, "total": 1_000}}
-    _, line, _ = search_lines({"search": search, "trials": [trial, {"error": {}}]})
+    trial = successful_trial(0, validation={"correct": 864, "total": 1_000}, test={"correct": 797, "total": 1_000})
+    _, line, _ = search_lines(summary_of(small_summary(search=search, trials=[trial, small_trial(1)])))
     expected = "89.10% in the search, 86.40% on average with fresh seeds; on test 79.70%, -9.40 points from the search"
     assert line == f"  Validation accuracy: {expected}"
 

@@ -52,8 +52,8 @@ def folder(tmp_path: Path, digits: Dataset) -> Iterator[RunFolder]:
     (tmp_path / "results").mkdir()
     made = made_run(digits, seeds=2, models=("keras",))
     rows = {
-        row["id"]: {key: row[key] for key in ("model", "dataset", "seed", "arguments")}
-        for row in made.summary["trials"]
+        row.id: {"model": row.model, "dataset": row.dataset, "seed": row.seed, "arguments": row.arguments}
+        for row in made.summary.trials
     }
     with open_run(
         LocalObjects(tmp_path / "results"),
@@ -138,7 +138,7 @@ def test_a_running_run_is_continued_without_repeated_epochs(uri: str, folder: Ru
     made = made_run(digits, seeds=2, models=("keras",))
     for entry in made.history:  # a resumed trial repeats epochs
         folder.append_history(structs.replace(entry, at=0.0))
-    folder.complete({**made.summary, "run": "r", "models": {}})
+    folder.complete(structs.replace(made.summary, run="r", models={}))
     copy("r", "--storage", storage, uri=uri, experiment="running")
     runs = runs_of(uri, "running")
     assert {run.info.status for run in runs.values()} == {"FINISHED", "FAILED"}

@@ -23,7 +23,9 @@ from mnist_lib.objects.fence import FencedObjects
 from mnist_lib.objects.lease import LeaseTerm
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 from mnist_lib.objects.records import RecordLog
+from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
+from mnist_lib.run_documents import SuccessfulTrial, Summary
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
@@ -49,7 +51,7 @@ LEASE = "lease-of-the-run"
 MAX_OPERATIONS = 500
 
 
-def complete_run(objects: Objects) -> dict[str, Any]:
+def complete_run(objects: Objects) -> Summary:
     """Begin or resume a run, as `jobs.train` does, and return its summary."""
     with open_run(objects, "r", dataset="mnist-mini", terms={"epochs": 2}, configuration="") as folder:
         summary = folder.summary()
@@ -70,17 +72,17 @@ def no_dataset() -> Dataset:
     raise AssertionError("only a report needs the dataset")
 
 
-STORED_DATA = StoredData(FACTS.summary(10), no_dataset, lambda: b"state")
+STORED_DATA = StoredData(dataset_summary(FACTS, 10), no_dataset, lambda: b"state")
 
 
-def check(objects: MemoryObjects, summary: dict[str, Any]) -> None:
+def check(objects: MemoryObjects, summary: Summary) -> None:
     """Check that each trial has undisturbed weights, and that each model has one version, which is the champion."""
-    weights = {trial["id"]: trial["weights_sha256"] for trial in summary["trials"]}
-    assert {trial["trained_epochs"] for trial in summary["trials"]} == {2}
+    weights = {trial.id: trial.weights_sha256 for trial in summary.successful}
+    assert {trial.trained_epochs for trial in summary.successful} == {2}
     assert weights == {spec.id: undisturbed_weights(spec) for spec in TRIALS}
     for model in ("keras", "scratch"):
         (number,) = all_verified(objects, model)
-        assert champion_verified(objects, model, FACTS.name) == number == summary["models"][model]["version"]
+        assert champion_verified(objects, model, FACTS.name) == number == summary.models[model].version
         version = find(objects, model, number)
         assert version is not None
         assert version.run == "r"
@@ -118,10 +120,10 @@ def recorded(objects: Objects, events: list[Any], *, resumed: bool) -> tuple[Run
 def stored_trial(folder: RunFolder, recorder: Recorder) -> str:
     """Store the models of a run, and return the trial whose model was stored."""
     summary = store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0, 0.0), STORED_DATA)
-    version = find(folder.objects, "keras", summary["models"]["keras"]["version"])
+    version = find(folder.objects, "keras", summary.models["keras"].version)
     assert version is not None
     assert "weights.npz" in version.files
-    assert version.about["trial"] == summary["models"]["keras"]["best_trial"]
+    assert version.about["trial"] == summary.models["keras"].best_trial
     return str(version.about["trial"])
 
 
@@ -179,7 +181,7 @@ def take_lease(objects: Objects, number: int, clock: VirtualClock, through: Obje
 def test_u8_a_driver_whose_run_is_taken_over_at_any_operation_changes_no_result(seconds: float) -> None:
     for at in range(1, MAX_OPERATIONS):
         objects, clock = MemoryObjects(), VirtualClock()
-        summaries: list[dict[str, Any]] = []
+        summaries: list[Summary] = []
         written: dict[str, bytes] = {}
         take_over = functools.partial(complete_as_second, clock, summaries, written)
         interrupted = Interrupted(objects, at, take_over, each=functools.partial(clock.sleep, seconds))
@@ -196,7 +198,7 @@ def test_u8_a_driver_whose_run_is_taken_over_at_any_operation_changes_no_result(
 
 
 def complete_as_second(
-    clock: VirtualClock, summaries: list[dict[str, Any]], written: dict[str, bytes], objects: MemoryObjects
+    clock: VirtualClock, summaries: list[Summary], written: dict[str, bytes], objects: MemoryObjects
 ) -> None:
     summaries.append(complete_run(take_lease(objects, 2, clock)))
     written |= {name: content for name, content in objects.content.items() if not name.endswith("history.jsonl")}
@@ -230,6 +232,6 @@ def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.Monke
             for event in fan_out.events():
                 recorder.record(event, fan_out.attempts)
     assert reads == [True]
-    assert {row["id"]: row["weights_sha256"] for row in recorder.rows} == {
+    assert {row.id: row.weights_sha256 for row in recorder.rows if isinstance(row, SuccessfulTrial)} == {
         spec.id: undisturbed_weights(spec) for spec in TRIALS
     }

@@ -11,11 +11,13 @@ from cluster.errors import VersionsError
 from cluster.fan_out import LostAttempt
 from cluster.lanes import Cause, Death
 from jobs.train.recorder import Recorder, require_same_versions
+from mnist_lib.documents import builtins_of
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Fence
 from mnist_lib.results import Accuracy, CheckpointTaken, TrialFailure
+from mnist_lib.run_documents import FailedTrial
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.resumption import store_result
 from mnist_lib.store.runs import RunFolder
@@ -43,9 +45,9 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
     with Recorder(RunFolder(LocalObjects(tmp_path), "r"), trials) as recorder:
         recorder.record(event, lambda trial: 2)
     (row,) = recorder.rows
-    assert (row["status"], row["attempts"]) == ("failed", 2)
-    assert (row["error"]["code"], row["error"]["retry"]) == (code, retry)
-    assert json.loads((tmp_path / "runs/r/trials/keras-s0/result.json").read_text()) == row
+    assert isinstance(row, FailedTrial)
+    assert (row.attempts, row.error.code, row.error.retry) == (2, code, retry)
+    assert json.loads((tmp_path / "runs/r/trials/keras-s0/result.json").read_text()) == builtins_of(row)
 
 
 def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(

@@ -1,21 +1,22 @@
 """An error in the report or the index never fails a run; the index contains every run with an intact summary."""
 
-import json
 import logging
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from msgspec import structs
 
 from jobs.train.reporting import is_in_index, pictures_link, write_index, write_report
 from mnist_lib.data.split import Dataset
+from mnist_lib.documents import encode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Fence
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.run_documents import Summary
 from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
@@ -23,15 +24,15 @@ from tests.support.made_run import made_run
 
 
 @pytest.fixture(scope="module")
-def summary(digits: Dataset) -> dict[str, Any]:
-    return dict(made_run(digits, seeds=1, models=("keras",)).summary)
+def summary(digits: Dataset) -> Summary:
+    return made_run(digits, seeds=1, models=("keras",)).summary
 
 
-def complete(objects: LocalObjects, summary: dict[str, Any], run: str) -> None:
-    objects.replace(f"runs/{run}/summary.json", json.dumps({**summary, "run": run}).encode())
+def complete(objects: LocalObjects, summary: Summary, run: str) -> None:
+    objects.replace(f"runs/{run}/summary.json", encode(structs.replace(summary, run=run)))
 
 
-def test_the_index_contains_a_run_that_completes_while_it_is_written(summary: dict[str, Any], tmp_path: Path) -> None:
+def test_the_index_contains_a_run_that_completes_while_it_is_written(summary: Summary, tmp_path: Path) -> None:
     class Busy(LocalObjects):
         def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
             if name == "index.html" and not self.exists("runs/b/summary.json"):
@@ -47,7 +48,7 @@ def test_the_index_contains_a_run_that_completes_while_it_is_written(summary: di
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"run": "odd", "models": {"keras": {}}, "trials": []}'])
 def test_the_index_leaves_out_a_damaged_summary_and_names_its_run(
-    summary: dict[str, Any], tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+    summary: Summary, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     objects = LocalObjects(tmp_path)
     complete(objects, summary, "complete")
@@ -94,7 +95,7 @@ def test_a_report_links_to_pictures_only_if_both_are_on_this_machine(
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_the_index_shows_no_current_champion_if_the_newest_record_is_damaged(
-    summary: dict[str, Any], tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
+    summary: Summary, tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records: list[Champion | IntegrityError] = [
         Champion("keras", "mnist", number, number, "2026-11-25T03:00:00Z", "promote", "better", "a", None)
@@ -113,7 +114,7 @@ def test_the_index_shows_no_current_champion_if_the_newest_record_is_damaged(
     assert history.count(">unknown<") == 2  # the accuracies of two versions that are not stored
 
 
-def test_without_matplotlib_a_warning_is_given_and_no_index_is_written(summary: dict[str, Any], tmp_path: Path) -> None:
+def test_without_matplotlib_a_warning_is_given_and_no_index_is_written(summary: Summary, tmp_path: Path) -> None:
     complete(LocalObjects(tmp_path), summary, "a")
     script = (
         "import logging, sys; sys.modules['matplotlib'] = None; logging.basicConfig(format='%(message)s');"

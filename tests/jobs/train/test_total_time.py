@@ -13,6 +13,7 @@ from jobs import MAX_IMPORT_SECONDS, begin_of_command
 from jobs.train.command import result_lines, run_job
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import steady_time
+from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
 from tests.support.made_run import small_summary
@@ -33,7 +34,7 @@ def test_the_printed_total_ends_with_the_last_line_and_is_the_sum_of_its_parts(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     begin = steady_time() - 50  # which the start, the cluster and the report took
 
-    def work(folder: RunFolder, code: Any, advice: str) -> dict[str, Any]:
+    def work(folder: RunFolder, code: Any, advice: str) -> Summary:
         return small_summary([0, 1, 2, 3])  # 36 s until the models were stored
 
     options = TrainOptions(storage=str(tmp_path / "s"), quiet=True)

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from msgspec import structs
 from playwright.sync_api import Browser
 
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.index import MAX_RUNS, Change, Row, index, row_of
+from mnist_lib.run_documents import Summary
 from mnist_lib.wording import printable
 from tests.support.browser import LOOKS, PHONE, WIDE, assert_good, look_at
 from tests.support.hostile import ANY_TEXT, is_harmless
@@ -28,25 +30,27 @@ CHANGES = [
 
 
 @pytest.fixture(scope="module")
-def summary(digits: Dataset) -> dict[str, Any]:
-    return dict(made_run(digits, seeds=2, failed=1).summary)
+def summary(digits: Dataset) -> Summary:
+    return made_run(digits, seeds=2, failed=1).summary
 
 
-def rows_of(summary: dict[str, Any], count: int) -> list[Row]:
+def rows_of(summary: Summary, count: int) -> list[Row]:
     """Return `count` rows, one for each day; only the first has a report."""
     return [
         row_of(
-            {**summary, "run": f"run-{day}", "ended": f"2026-{day // 28 % 12 + 1:02}-{day % 28 + 1:02}T03:00:00Z"},
+            structs.replace(
+                summary, run=f"run-{day}", ended=f"2026-{day // 28 % 12 + 1:02}-{day % 28 + 1:02}T03:00:00Z"
+            ),
             None if day else LINK,
         )
         for day in range(count)
     ]
 
 
-def on(summary: dict[str, Any], dataset: str, run: str, **settings: object) -> Row:
-    trials = [{**trial, **settings} for trial in summary["trials"]]
-    dataset_row = {**summary["dataset"], "name": dataset}
-    return row_of({**summary, "run": run, "dataset": dataset_row, "trials": trials}, None)
+def on(summary: Summary, dataset: str, run: str, **settings: Any) -> Row:
+    trials = [structs.replace(trial, **settings) for trial in summary.trials]
+    about = structs.replace(summary.dataset, name=dataset)
+    return row_of(structs.replace(summary, run=run, dataset=about, trials=trials), None)
 
 
 def section(page: str, title: str) -> str:
@@ -59,14 +63,14 @@ def columns(part: str) -> list[str]:
     return re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', part)
 
 
-def test_the_newest_run_comes_first_and_leads_to_its_report(summary: dict[str, Any]) -> None:
+def test_the_newest_run_comes_first_and_leads_to_its_report(summary: Summary) -> None:
     page = index(rows_of(summary, 3), CHANGES).decode()
     assert re.findall(r'<th scope="row"[^>]*><(?:a|span)[^>]*>(run-\d)', page) == ["run-2", "run-1", "run-0"]
     assert re.findall(r'href="([^"#]*)"', page) == [LINK]
     assert "<script>alert" not in page
 
 
-def test_current_champions_stand_apart_from_their_history(summary: dict[str, Any]) -> None:
+def test_current_champions_stand_apart_from_their_history(summary: Summary) -> None:
     page = index(rows_of(summary, 3), CHANGES).decode()
     found = {
         title: re.findall(r'<th scope="row">(\w+@\d)', section(page, title))
@@ -77,7 +81,7 @@ def test_current_champions_stand_apart_from_their_history(summary: dict[str, Any
 
 
 def test_each_dataset_is_a_line_of_the_overview_and_a_group_of_runs_with_a_plot_of_its_own(
-    summary: dict[str, Any],
+    summary: Summary,
 ) -> None:
     rows = [on(summary, "mnist", "a"), on(summary, "kmnist", "b"), on(summary, "mnist", "c")]
     page = index(rows, CHANGES).decode()
@@ -90,7 +94,7 @@ def test_each_dataset_is_a_line_of_the_overview_and_a_group_of_runs_with_a_plot_
     assert "<h2>Datasets</h2>" not in index(rows[:1], CHANGES).decode()
 
 
-def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(summary: dict[str, Any]) -> None:
+def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(summary: Summary) -> None:
     """The two models of a run have different optimizers, but each model has the same optimizer in all runs."""
     rows = [
         on(summary, "mnist", "a"),
@@ -107,33 +111,27 @@ def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(su
     assert columns(section(page, "kmnist")) == ["run", "ended (UTC)", "keras", "scratch", "trials"]
 
 
-def test_the_same_in_all_runs_are_the_settings_of_every_model(summary: dict[str, Any]) -> None:
+def test_the_same_in_all_runs_are_the_settings_of_every_model(summary: Summary) -> None:
     """The newest run trained one model; the settings of the other model are those of the earlier runs."""
-    newest = {**summary, "models": {"keras": summary["models"]["keras"]}}
-    newest["trials"] = [trial for trial in summary["trials"] if trial["model"] == "keras"]
+    trials = [trial for trial in summary.trials if trial.model == "keras"]
+    newest = structs.replace(summary, models={"keras": summary.models["keras"]}, trials=trials)
     page = index([on(summary, "mnist", "a"), on(newest, "mnist", "b")], []).decode()
     assert "<dt>optimizer</dt><dd>rmsprop (keras), sgd (scratch)</dd>" in section(page, "mnist")
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_an_index_of_no_run_or_one_run_is_a_page_without_champions(summary: dict[str, Any], count: int) -> None:
+def test_an_index_of_no_run_or_one_run_is_a_page_without_champions(summary: Summary, count: int) -> None:
     page = index(rows_of(summary, count), []).decode()
     assert f"<h1>{count} run" in page
     assert "No model has a champion." in section(page, "Current champions")
 
 
-def test_a_run_of_an_early_version_is_listed_without_its_time(summary: dict[str, Any]) -> None:
-    early = {name: value for name, value in summary.items() if name != "ended"}
+def test_a_run_of_an_early_version_is_listed_without_its_time(summary: Summary) -> None:
+    early = structs.replace(summary, ended="")
     assert "2026-11-25T03-00-00Z-made" in index([row_of(early, None)], []).decode()
 
 
-@pytest.mark.parametrize("missing", ["run", "models", "trials", "dataset"])
-def test_a_document_that_is_not_a_summary_has_no_row(summary: dict[str, Any], missing: str) -> None:
-    with pytest.raises(KeyError):
-        row_of({name: value for name, value in summary.items() if name != missing}, None)
-
-
-def test_only_the_newest_of_very_many_runs_are_listed(summary: dict[str, Any]) -> None:
+def test_only_the_newest_of_very_many_runs_are_listed(summary: Summary) -> None:
     page = index(rows_of(summary, MAX_RUNS + 1), []).decode()
     assert f"<h1>{MAX_RUNS + 1} runs" in page
     assert len(re.findall(r"<(?:a|span)[^>]*>run-", page)) == MAX_RUNS
@@ -142,7 +140,7 @@ def test_only_the_newest_of_very_many_runs_are_listed(summary: dict[str, Any]) -
 
 @pytest.mark.slow
 def test_the_index_is_legible_and_accessible_in_every_size_and_colour_scheme(
-    browser: Browser, summary: dict[str, Any], tmp_path: Path
+    browser: Browser, summary: Summary, tmp_path: Path
 ) -> None:
     path = tmp_path / "index.html"
     path.write_bytes(index(rows_of(summary, 40), CHANGES))
@@ -154,8 +152,8 @@ def test_the_index_is_legible_and_accessible_in_every_size_and_colour_scheme(
 def test_many_models_that_differ_in_every_setting_are_not_cut_off(
     browser: Browser, digits: Dataset, tmp_path: Path
 ) -> None:
-    summary = dict(made_run(digits, seeds=1, models=("keras", "keras-cnn", "scratch")).summary)
-    champions = {name: {**model, "champion": True, "version": 100} for name, model in summary["models"].items()}
+    summary = made_run(digits, seeds=1, models=("keras", "keras-cnn", "scratch")).summary
+    champions = {name: structs.replace(model, champion=True, version=100) for name, model in summary.models.items()}
     settings: list[dict[str, Any]] = [
         *(
             {
@@ -169,7 +167,12 @@ def test_many_models_that_differ_in_every_setting_are_not_cut_off(
         *({"precision": "bfloat16", "schedule": "one-cycle", "learning_rate": 0.00123, "optimizer": "adam"},),
     ]
     rows = [
-        on({**summary, "models": champions}, "fashion-mnist", f"2026-11-25T0{n}-00-00Z-fashion-mnist", **given)
+        on(
+            structs.replace(summary, models=champions),
+            "fashion-mnist",
+            f"2026-11-25T0{n}-00-00Z-fashion-mnist",
+            **given,
+        )
         for n, given in enumerate(settings)
     ]
     path = tmp_path / "index.html"

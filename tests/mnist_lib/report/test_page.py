@@ -10,10 +10,12 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from msgspec import structs
 from playwright.sync_api import Browser
 
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.documents import builtins_of
 from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.report.page import Report, ReportedRun, report
 from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
@@ -102,7 +104,7 @@ def test_the_page_says_what_has_changed_in_the_data(report_of: Callable[[str], R
 
 def test_each_figure_equals_the_summary_and_no_main_accuracy_is_missing(reported: Reported) -> None:
     run, made = reported
-    assert_says_what_the_summary_says(made.page.decode(), run.summary)
+    assert_says_what_the_summary_says(made.page.decode(), builtins_of(run.summary))
 
 
 def test_the_table_of_trials_has_no_percentage_that_is_not_in_the_summary(
@@ -112,8 +114,8 @@ def test_the_table_of_trials_has_no_percentage_that_is_not_in_the_summary(
     run, made = report_of("six")
     table = re.search(r"<tbody>.*?</tbody>", made.page.decode(), re.DOTALL)
     assert table is not None
-    allowed = {trial["test_accuracy"] for trial in run.summary["trials"]}
-    allowed |= {trial["validation"]["correct"] / trial["validation"]["total"] for trial in run.summary["trials"]}
+    allowed = {trial.test_accuracy for trial in run.summary.successful}
+    allowed |= {trial.validation.value for trial in run.summary.successful if trial.validation}
     assert set(re.findall(r"[\d.]+%", table[0])) == {f"{100 * value:.2f}%" for value in allowed}
 
 
@@ -180,9 +182,9 @@ def test_mistakes_and_pictures_that_are_left_out_name_their_files(digits: Datase
     run = made_run(digits, seeds=2)
     paths = [f"seven/\u00e9 {NAUGHTY[:20]}#{n}.png" for n in range(len(digits.test))]
     files = np.array([path.encode() for path in paths]).view(np.uint8).reshape(len(paths), -1)
-    data = {**run.summary["dataset"], "notices": ["left out: a/b.png: damaged", "left over"]}
+    data = structs.replace(run.summary.dataset, notices=("left out: a/b.png: damaged", "left over"))
     dataset = replace(digits, test=replace(digits.test, files=files))
-    run = replace(run, summary={**run.summary, "dataset": data}, dataset=dataset)
+    run = replace(run, summary=structs.replace(run.summary, dataset=data), dataset=dataset)
     mistake = StoredTrial.of(run.tallies["keras"].chosen.probabilities, digits.test.labels).mistakes[0]
     name = paths[mistake.image]
     page = report(run).page.decode()
@@ -215,7 +217,7 @@ def test_the_page_is_legible_and_accessible_in_every_size_and_colour_scheme_and_
 ) -> None:
     path, (run, made) = tmp_path / "report.html", report_of(name)
     path.write_bytes(made.page)
-    all_looks = len(run.summary["trials"]) == 6
+    all_looks = len(run.summary.trials) == 6
     for size, scheme in LOOKS if all_looks else LOOKS[1:3]:
         seen = look_at(browser, path, size, scheme)
         assert_good(seen)

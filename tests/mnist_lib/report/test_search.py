@@ -1,16 +1,20 @@
 """What a report says about a search, also about an odd one."""
 
+from dataclasses import replace
+
+from msgspec import structs
+
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.page import report
 from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
 from mnist_lib.results import mean_accuracy
 from tests.support.made_run import made_run, search_document, with_search
+from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
 
 
 def test_configurations_are_listed_by_their_scores_without_those_that_failed() -> None:
-    trials = [{"status": "ok", "validation": {"correct": 78, "total": 100}, "test": {"correct": 7, "total": 10}}]
-    trials += [{"status": "failed"}]
-    found = ReportedSearch.of(search_document(), {"trials": trials, "search": {"train": []}})
+    good = successful_trial(0, validation={"correct": 78, "total": 100}, test={"correct": 7, "total": 10})
+    found = ReportedSearch.of(search_document(), summary_of(small_summary(trials=[good, small_trial(1)])))
     assert found is not None
     assert [(one.number, one.epochs, one.score) for one in found.tried] == [
         *[(3, 3, 0.8), (2, 1, 0.52)],
@@ -23,7 +27,7 @@ def test_configurations_are_listed_by_their_scores_without_those_that_failed() -
 
 
 def test_a_search_without_scores_is_not_reported() -> None:
-    assert ReportedSearch.of(search_document(decisions=[], best=None), {"trials": []}) is None
+    assert ReportedSearch.of(search_document(decisions=[], best=None), summary_of(small_summary())) is None
 
 
 def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digits: Dataset) -> None:
@@ -39,11 +43,10 @@ def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digit
 
 def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset) -> None:
     names = [r"$\frac{$", "<script>alert(1)</script>", "a" * 200, "\x1b[31m"]
-    odd = {
-        "space": dict.fromkeys(names, "1..2"),
-        "configurations": {str(n): dict.fromkeys(names, n) for n in range(5)},
-    }
-    page = report(with_search(made_run(digits, seeds=2), **odd)).page.decode()
+    run, configurations = with_search(made_run(digits, seeds=2)), {n: dict.fromkeys(names, n) for n in range(5)}
+    assert run.search is not None
+    odd = structs.replace(run.search, space=dict.fromkeys(names, "1..2"), configurations=configurations)
+    page = report(replace(run, search=odd)).page.decode()
     assert "4 configurations" in page
     assert "<script>alert" not in page
     assert "\x1b" not in page
@@ -51,9 +54,8 @@ def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset) -> None:
 
 def test_the_page_shows_how_much_of_the_score_of_a_search_was_lost_on_the_test_images(digits: Dataset) -> None:
     run = with_search(made_run(digits, seeds=2, models=("keras",)))
-    validation, test = (
-        mean_accuracy(trial[name] for trial in run.summary["trials"]) for name in ("validation", "test")
-    )
+    validation = mean_accuracy(trial.validation for trial in run.summary.successful)
+    test = mean_accuracy(trial.test for trial in run.summary.successful)
     assert validation is not None
     assert test is not None
     made = report(run)

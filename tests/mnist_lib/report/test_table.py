@@ -5,16 +5,19 @@ import sys
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from jobs.console.output import as_text
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.table import result_tables
+from mnist_lib.results import Accuracy
+from mnist_lib.run_documents import Summary
 from tests.support.made_run import made_run, small_summary
 
 CORRECT, HALF, WRONG = [0, 1, 2, 3], [0, 1, 0, 0], [9, 9, 9, 9]
 
 
-def text_of(summary: dict[str, Any]) -> str:
+def text_of(summary: Summary) -> str:
     return as_text(*result_tables(summary))
 
 
@@ -38,8 +41,9 @@ def test_the_table_says_not_better_than_guessing_only_if_the_model_may_be(
 @pytest.mark.parametrize(("correct", "guessing"), [(950, True), (960, True), (970, False)])
 def test_guessing_is_to_answer_always_the_largest_class(correct: int, guessing: bool) -> None:
     summary = small_summary(CORRECT)
-    summary["dataset"] |= {"classes": ["no", "yes"], "test": 1_000, "largest_class": 950}
-    summary["trials"][0]["test"] = {"correct": correct, "total": 1_000}
+    dataset = structs.replace(summary.dataset, classes=("no", "yes"), test=1_000, largest_class=950)
+    trials = [structs.replace(summary.trials[0], test=Accuracy(correct, 1_000))]
+    summary = structs.replace(summary, dataset=dataset, trials=trials)
     text = " ".join(text_of(summary).split())
     assert ("not better than guessing, which is right for 95.00%" in text) == guessing
 
@@ -49,10 +53,10 @@ def test_the_table_recommends_a_smaller_batch_size_if_few_images_made_few_steps(
     batch_size: int, epochs: int, few: bool
 ) -> None:
     summary = small_summary(CORRECT, CORRECT)
-    summary["dataset"]["train"] = 181
-    for trial in summary["trials"]:
-        trial |= {"global_batch_size": batch_size, "epochs": epochs, "trained_epochs": epochs}
-    text = " ".join(text_of(summary).split())
+    fields: dict[str, Any] = {"global_batch_size": batch_size, "epochs": epochs, "trained_epochs": epochs}
+    trials = [structs.replace(trial, **fields) for trial in summary.trials]
+    dataset = structs.replace(summary.dataset, train=181)
+    text = " ".join(text_of(structs.replace(summary, dataset=dataset, trials=trials)).split())
     assert ("keras took only 40 steps, 2 in each epoch; try a smaller --batch-size or more --epochs." in text) == few
     assert ("took only" in text) == few
 
@@ -76,7 +80,7 @@ def test_the_time_is_the_total_and_its_parts() -> None:
 def test_tables_fit_into_a_narrow_terminal_without_breaking_a_word(
     columns: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    summary = dict(made_run(digits, seeds=2, models=("keras-cnn", "scratch"), failed=1).summary)
+    summary = made_run(digits, seeds=2, models=("keras-cnn", "scratch"), failed=1).summary
     words = set(text_of(summary).split())  # in a pipe, which has no width
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(columns))

@@ -24,14 +24,14 @@ from mnist_lib.store.datasets import (
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
 from tests.support.store.fake_versions import about, files
-from tests.support.store.summaries import small_summary
+from tests.support.store.summaries import small_summary, summary_of
 
 OLD, NEW, OTHER, CHAMPION = ("0" * 64, "1" * 64, "2" * 64, "3" * 64)
 
 
 def record(objects: Objects, run: str, fingerprint: str, ended: str) -> None:
-    summary = small_summary(run=run, ended=ended)
-    record_last_run(RunFolder(objects, run), {**summary, "dataset": {**summary["dataset"], "fingerprint": fingerprint}})
+    dataset = {**small_summary()["dataset"], "fingerprint": fingerprint}
+    record_last_run(RunFolder(objects, run), summary_of(small_summary(run=run, ended=ended, dataset=dataset)))
 
 
 def test_the_last_run_is_the_one_that_ended_last(objects: Objects) -> None:

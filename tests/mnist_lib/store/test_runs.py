@@ -19,7 +19,7 @@ from mnist_lib.store import opening
 from mnist_lib.store.opening import open_run, run_to_resume
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, history_line
 from tests.support.memory import peak_bytes
-from tests.support.store.summaries import small_summary, small_trial
+from tests.support.store.summaries import small_summary, small_trial, summary_of
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
 
@@ -39,10 +39,10 @@ def test_f5_an_unfinished_run_is_resumed_and_a_complete_one_has_a_summary(object
     with opened(objects) as folder:
         assert (folder.resumed, folder.summary()) == (True, None)
         folder.append_history(EPOCH)
-        folder.complete(small_summary())
+        folder.complete(summary_of(small_summary()))
         assert len((folder.read("history.jsonl") or b"").splitlines()) == 2
     with opened(objects) as folder:
-        assert folder.summary() == small_summary()
+        assert folder.summary() == summary_of(small_summary())
     assert not list(objects.names("unfinished"))
 
 
@@ -92,7 +92,7 @@ def test_w12_a_run_in_which_a_trial_has_begun_keeps_its_terms(objects: Objects, 
         elif trace == "checkpoint":
             folder.write("trials/keras-s0/checkpoints/1", b"weights")
         else:
-            folder.complete(small_summary())
+            folder.complete(summary_of(small_summary()))
     with pytest.raises(SpecError, match="code abd instead of abc"), opened(objects, terms={**TERMS, "code": "abd"}):
         pass
     assert folder.begun().terms == TERMS
@@ -123,7 +123,7 @@ def test_f5_without_a_name_the_unfinished_run_with_the_same_terms_is_resumed(obj
         assert other.run != first.run
     with opened(objects, None) as again:
         assert (again.run, again.resumed) == (first.run, True)
-        again.complete(small_summary())
+        again.complete(summary_of(small_summary()))
     with opened(objects, None) as next_one:
         assert (next_one.run != first.run, next_one.resumed) == (True, False)
 
@@ -133,7 +133,7 @@ def test_a_run_that_was_begun_without_a_name_can_be_resumed_by_name(objects: Obj
         pass
     with opened(objects, first.run) as again:
         assert again.resumed
-        again.complete(small_summary())
+        again.complete(summary_of(small_summary()))
     assert not list(objects.names("unfinished"))
 
 
@@ -274,9 +274,10 @@ folder = RunFolder(LocalObjects(Path({str(tmp_path)!r})), "r", resumed=True)
 
 
 def test_a_summary_that_could_not_be_read_again_is_not_stored(tmp_path: Path) -> None:
-    folder = RunFolder(LocalObjects(tmp_path), "r")
+    folder, summary = RunFolder(LocalObjects(tmp_path), "r"), summary_of(small_summary(trials=[small_trial(0)]))
+    forged = structs.replace(summary, trials=[structs.replace(summary.trials[0], epochs=0)])
     with pytest.raises(
         IntegrityError, match=r"summary.json: expected JSON, got other content: .*\$.trials\[0\].epochs"
     ):
-        folder.complete(small_summary(trials=[small_trial(0, epochs=0)]))
+        folder.complete(forged)
     assert not folder.is_complete

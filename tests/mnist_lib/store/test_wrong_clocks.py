@@ -22,7 +22,7 @@ from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import check_writable
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import SCENARIOS
-from tests.support.store.summaries import small_summary
+from tests.support.store.summaries import small_summary, summary_of
 
 WRONG = [datetime(year, month, day, tzinfo=UTC) for year, month, day in ((1970, 1, 1), (2019, 12, 31), (2200, 1, 1))]
 
@@ -40,7 +40,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def _begin(objects: Objects) -> None:
     with open_run(objects, "r", dataset="mnist", terms={"epochs": 2}, configuration="epochs: 2") as run:
         if not run.is_complete:
-            run.complete(small_summary())
+            run.complete(summary_of(small_summary()))
 
 
 WRITERS: dict[str, Callable[[Objects], object]] = {

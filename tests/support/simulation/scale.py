@@ -88,8 +88,8 @@ def main() -> int:
         record_events(fan_out, recorder, RunProgress(specs, recorder.rows, plan.lanes), clock=clock)
     events = recorder.events
     found = {
-        "ok": sum(row["status"] == "ok" for row in recorder.rows),
-        "attempts": sum(row["attempts"] for row in recorder.rows),
+        "ok": sum(row.status == "ok" for row in recorder.rows),
+        "attempts": sum(row.attempts for row in recorder.rows),
         "events": events,
         "virtual_seconds": clock.now,
         "milliseconds_per_event": 1_000 * (time.process_time() - begin) / events,  # with the simulation's own share

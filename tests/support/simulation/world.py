@@ -21,6 +21,7 @@ from mnist_lib.errors import ConflictError, StoreError
 from mnist_lib.objects.fence import fence
 from mnist_lib.objects.lease import lease_folder
 from mnist_lib.objects.records import RecordLog
+from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
@@ -43,7 +44,7 @@ class World:
 
     seed: int
     history: list[str] = field(default_factory=list)
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, SuccessfulTrial | FailedTrial] = field(default_factory=dict)
     drivers: int = 0
 
     def __post_init__(self) -> None:
@@ -307,7 +308,7 @@ class World:
         writes = self._writes = SimulatedWrites(self.clock, *self.storage_pace)
         watch = Invariants(self.clock, self._cluster, self.limits, self.storage)
         self._watched = self._cluster.watch = watch
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[str, SuccessfulTrial | FailedTrial] = {}
         is_stored = self._is_driven = True
         try:
             with WatchedRecorder(folder, self.trials, writes, watch, self.note) as recorder:
@@ -317,7 +318,7 @@ class World:
                     with fan_out_of(self._cluster, limits, plan, recorder, self.deadline, clock=clock) as fan_out:
                         watch.fan_out = fan_out
                         record_events(fan_out, recorder, RunProgress(self.trials, recorder.rows), shown=False)
-                rows = {row["id"]: row for row in recorder.rows}
+                rows = {row.id: row for row in recorder.rows}
                 must(len(recorder.rows) == len(rows), "one end", "a trial has two results")
         except (StoreError, KilledError):
             is_stored = False
@@ -335,7 +336,7 @@ class World:
         must(self.clock.now <= self._bound, "bound", f"the run took {self.clock.now:.0f} of {self._bound:.0f} s")
         for spec in self.trials:
             row = self.rows[spec.id]
-            if row["status"] == "ok":
+            if isinstance(row, SuccessfulTrial):
                 self._check_result(spec, row)
         self.clock.sleep(1.0)  # until cancelled lanes have ended
         left = [lane for lane in self._cluster.lanes if lane.node is None or (lane.node.alive and lane.node.reachable)]
@@ -344,11 +345,11 @@ class World:
             gone = not (node.alive and node.reachable)
             must(gone or node.free == node.slots, "nothing left", f"{node.name} has slots that were not given back")
 
-    def _check_result(self, spec: TrialSpec, row: dict[str, Any]) -> None:
-        epochs = row["trained_epochs"]
+    def _check_result(self, spec: TrialSpec, row: SuccessfulTrial) -> None:
+        epochs = row.trained_epochs
         must(epochs == spec.epochs or self.deadline < math.inf, "weights", f"{spec.id} was trained for {epochs} epochs")
         expected = undisturbed_weights(spec, epochs)
-        must(row["weights_sha256"] == expected, "weights", f"{spec.id} has different weights")
+        must(row.weights_sha256 == expected, "weights", f"{spec.id} has different weights")
         at = self.durations[spec.model].diverges_at.get(spec.seed, math.inf)
         must(at > epochs, "weights", f"{spec.id} has a result, though its loss is not a number in epoch {at}")
 

@@ -1,6 +1,15 @@
 """A small summary of a run, as it is stored."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from mnist_lib.documents import decode, encode
+from mnist_lib.run_documents import Summary
+
+
+def summary_of(document: Mapping[str, Any]) -> Summary:
+    """Return the summary in a document."""
+    return decode(encode(document), Summary, "the summary")
 
 
 def small_summary(**fields: Any) -> dict[str, Any]:
@@ -24,6 +33,16 @@ def small_trial(seed: int, **fields: Any) -> dict[str, Any]:
     trial = {"id": f"keras-s{seed}", "model": "keras", "dataset": "mnist", "seed": seed, "epochs": 5, "attempts": 1}
     error = {"code": "E-NAN", "message": "the loss is not a number", "details": "", "retry": False}
     return {**trial, "status": "failed", "error": error, **fields}
+
+
+def successful_trial(seed: int, **fields: Any) -> dict[str, Any]:
+    """Return the row of a trial that succeeded, with these fields instead of its own."""
+    counts = {"correct": 9, "total": 10}
+    result = {"test": counts, "test_accuracy": 0.9, "test_ci95": [0.6, 1.0], "validation": counts, "best_epoch": 5}
+    seconds = {"trained_epochs": 5, "train_seconds": 1.0, "setup_seconds": 1.0, "images_per_second": 1.0}
+    where = {"replicas": 1, "devices": ["CPU:0"], "gpus": [], "weights_sha256": "0" * 64, "node": "n"}
+    trial = {name: value for name, value in small_trial(seed).items() if name != "error"}
+    return {**trial, "status": "ok", **result, **seconds, **where, **fields}
 
 
 def small_model(**fields: Any) -> dict[str, Any]:
