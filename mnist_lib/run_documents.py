@@ -38,7 +38,7 @@ Interval = Annotated[tuple[Share, ...], Meta(min_length=2, max_length=2)]
 class ChangesSummary(Document, frozen=True, kw_only=True):
     """What has changed in the dataset since its last run in the storage."""
 
-    since: Name  # that run
+    since: Name  # the run that it is compared with
     at: Text  # when it ended
     added: CountsBySplit  # for `train` and `test`, the number of new images by class
     removed: CountsBySplit  # the number of images that are gone, in the same form

@@ -1,15 +1,19 @@
-"""Write the generated pages of this folder, options.md and exit-codes.md: `make docs`.
+"""Write the generated pages of this folder, options.md, exit-codes.md and summary.md: `make docs`.
 
 A test compares the pages with the code.
 """
 
 import argparse
+import ast
 import contextlib
+import inspect
+import io
 import itertools
 import os
 import re
 import tempfile
 import textwrap
+import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,9 @@ from jobs.submit import __main__ as submit
 from jobs.submit.following import SubmitOptions
 from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
+from mnist_lib import run_documents
+from mnist_lib.data.corrections import CorrectionCounts
+from mnist_lib.data.unusual import Growth
 
 FOLDER = Path(__file__).parent
 WIDTH = 120  # characters in a line of text
@@ -43,6 +50,27 @@ ABOUT_EXIT_CODES = """\
 An error is one line on standard error: `error[E-CODE] ...`. The error code decides whether the same command is
 worth a retry, and [retraining](../retrain.md) follows it. A scheduler that sees only the exit code follows the
 first table."""
+ABOUT_SUMMARY = """\
+`summary.json` is the result of a run as one JSON document: `jobs.train --json` prints it, and the run's folder contains
+it. Fields may be added; existing ones keep their meaning. Accuracies are numbers in [0, 1]. Counts are objects with
+`correct` and `total`."""
+# The sections of that page: a heading, if it begins one, what stands above the table, the prefix of the fields, and the
+# type that has them.
+SECTIONS: Sequence[tuple[str, str, str, type]] = (
+    ("The run", "", "", run_documents.Summary),
+    ("`dataset`", "", "dataset.", run_documents.DatasetSummary),
+    ("", "Of corrections, as numbers of images:", "dataset.corrections.", CorrectionCounts),
+    ("", "Of changes:", "dataset.changes.", run_documents.ChangesSummary),
+    ("", "", "dataset.changes.unusual.*.", Growth),
+    ("`models`", "", "models.*.", run_documents.ModelSummary),
+    ("", "", "models.*.significance.", run_documents.Significance),
+    ("`trials`", "`trials.status` is `ok` or `failed`.", "trials.", run_documents.TrialSummary),
+    ("", "Only with status `ok`:", "trials.", run_documents.SuccessfulTrial),
+    ("", "Only with status `failed`:", "trials.", run_documents.FailedTrial),
+    ("", "", "trials.error.", run_documents.ErrorSummary),
+    ("`search`", "", "search.", run_documents.SearchSummary),
+    ("`timing`", "", "timing.", run_documents.Timing),
+)
 # The default folder contains the id of the user who makes the page; the page has UID instead.
 FOLDER_OF_CLUSTER = f"{tempfile.gettempdir()}/mnist-cluster-{os.getuid()}"
 
@@ -97,7 +125,39 @@ def exit_codes_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"options.md": options_page, "exit-codes.md": exit_codes_page}
+def summary_page() -> str:
+    lines = [GENERATED, "# Fields of `summary.json`", "", ABOUT_SUMMARY]
+    for heading, text, prefix, kind in SECTIONS:
+        lines += ["", f"## {heading}"] if heading else []
+        lines += ["", text] if text else []
+        lines += ["", "| field | meaning |", "|---|---|"]
+        lines += [f"| `{prefix}{name}` | {_cell(meaning)} |" for name, meaning in field_meanings(kind).items()]
+    return "\n".join(lines) + "\n"
+
+
+def field_meanings(kind: type) -> Mapping[str, str]:
+    """Return the comment of each field that a class itself declares: the lines above it, or the end of its line.
+
+    Raises ValueError for a field without a comment.
+    """
+    source = inspect.getsource(kind)
+    (declared,) = ast.parse(source).body
+    assert isinstance(declared, ast.ClassDef)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
+    meanings, last = {}, declared.lineno
+    for field in declared.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            lines = [*range(last + 1, field.lineno), field.end_lineno or field.lineno]
+            text = " ".join(comments[line].string.lstrip("# ") for line in lines if line in comments).rstrip(".")
+            if not text:
+                raise ValueError(f"{kind.__name__}.{field.target.id}: expected a comment with its meaning, got none")
+            meanings[field.target.id] = text[0].lower() + text[1:] if text[1:2].islower() else text
+        last = field.end_lineno or field.lineno
+    return meanings
+
+
+PAGES = {"options.md": options_page, "exit-codes.md": exit_codes_page, "summary.md": summary_page}
 
 
 def anchor_of(heading: str) -> str:

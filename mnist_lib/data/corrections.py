@@ -44,7 +44,7 @@ class CorrectionCounts:
 
     applied: Count = 0  # images that have another label now
     confirmed: Count = 0  # images whose label was found to be right
-    removed: Count = 0
+    removed: Count = 0  # images that were removed
     holdout: Count = 0  # of those applied and removed, the ones in the test split
     disputed_holdout: Count = 0  # of these, the ones looked at because a model disputed them, which favours that model
     unknown: Count = 0  # images that the dataset does not have

@@ -4,20 +4,15 @@ import contextlib
 import importlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from docs.reference.make import FOLDER, PAGES, parsers
 from mnist_lib.catalog import DATASETS, MODELS
-from mnist_lib.data.split import Dataset
 from mnist_lib.report.evidence import MIN_ACCURACY, MIN_ACCURACY_OVERALL
-from mnist_lib.run_documents import SearchSummary
 from mnist_lib.store.champions.promotion import Rule
 from tests.support.documents import ROOT
-from tests.support.made_run import made_run, with_news
 
 # Paths that exist only while a run is unfinished, or that only other commands write.
 NOT_AFTER_A_RUN = (
@@ -55,56 +50,6 @@ def rows(page: str) -> list[str]:
     """Return the words marked as code in the first column of the tables of a page."""
     cells = re.findall(r"^\| (`.*?) \|", (FOLDER / page).read_text(), re.MULTILINE)
     return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
-
-
-def field_names(value: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the fields of a summary as summary.md names them."""
-    if not isinstance(value, Mapping):
-        return
-    for key, inner in value.items():
-        name = "*" if prefix == "models." else str(key)
-        if name != "*":
-            yield prefix + name
-        if prefix + name in COUNTS or prefix + name == "versions":
-            continue
-        for part in inner if isinstance(inner, list) else [inner]:
-            yield from field_names(part, f"{prefix}{name}.")
-
-
-# Fields whose own fields are not documented.
-COUNTS = (
-    *("models.*.ensemble_test", "models.*.new_test", "models.*.new_test_before", "models.*.published_test"),
-    *("dataset.changes.added", "dataset.changes.removed", "dataset.changes.relabelled", "dataset.changes.unusual"),
-    *("trials.test", "trials.validation", "trials.arguments"),
-)
-# The beginnings of fields that only some runs have.
-SOMETIMES = (
-    "trials.error.",
-    "dataset.corrections.",
-    "dataset.changes.",
-    "models.*.new_test",
-    "models.*.published_test",
-    "search",
-)
-FIELDS = {name for name in rows("summary.md") if name not in ("correct", "total")}
-
-
-def is_documented(name: str) -> bool:
-    return name in FIELDS or any(field.startswith(f"{name}.") for field in FIELDS)
-
-
-def test_every_summary_field_is_documented_and_every_documented_one_exists(digits: Dataset) -> None:
-    found = {*field_names(with_news(made_run(digits, seeds=2, failed=1)).summary)}
-    assert {name for name in found if not is_documented(name)} == set()
-    of_search = {f"search.{name}" for name in SearchSummary.__annotations__}  # only `jobs.search` writes them
-    assert FIELDS - found == of_search | {"search"}
-
-
-@pytest.mark.slow
-def test_every_field_of_the_summary_of_a_real_run_is_documented(summary_of_stored: Mapping[str, Any]) -> None:
-    found = {*field_names(summary_of_stored)}
-    assert {name for name in found if not is_documented(name)} == set()
-    assert {name for name in FIELDS - found if not name.startswith(SOMETIMES)} == set()
 
 
 def pattern_of(name: str) -> str:
