@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mnist_lib.catalog import require_known
 from mnist_lib.data.request import stored_name
+from mnist_lib.documents import builtins_of
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
@@ -104,7 +105,7 @@ def load(
         name=version.name,
         accuracy=accuracy,
         classes=loaded.classes,
-        manifest=stored.manifest,
+        manifest=builtins_of(stored.manifest),
         _predict=predictor(loaded),
     )
 

@@ -31,7 +31,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
             f"version: expected {name}@{LATEST} or a number such as {name}@3, got {name}, which is already the champion"
         )
     version = find_version(objects, name)
-    dataset = version.facts.dataset["name"]
+    dataset = version.facts.dataset.name
     decision = challenge.promote(objects, version, rule, predict_here(objects, version, options))
     current = reigns.champion(objects, version.model, dataset)
     is_champion = current is not None and current.version == version.number

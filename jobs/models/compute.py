@@ -24,7 +24,7 @@ from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.challenge import Predict
 from mnist_lib.store.champions.log import datasets_with_logs
-from mnist_lib.store.contents import StoredModel, image_shape_of
+from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.datasets import begun_with
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder
@@ -162,7 +162,8 @@ def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
         SpecError: the dataset is not in the catalog and is not named, or an argument does not apply to it.
     """
     tested_on = version.facts.dataset
-    name, (height, width, channels) = tested_on["name"], image_shape_of(tested_on, f"{version.name}: its record")
+    shape = tested_on.require_image_shape(f"{version.name}: its record")
+    name, (height, width, channels) = tested_on.name, shape
     if dataset is None and name not in DATASETS:
         raise SpecError(f"dataset: {version.name} was trained on {name}; name it with --dataset DIR or tfds:NAME")
     request = DataRequest(dataset=dataset or name, **given)
@@ -177,7 +178,7 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
     from mnist_lib.data.hashes import indices_of
     from mnist_lib.data.split import Split
 
-    tested_on = version.facts.dataset["fingerprint"]
+    tested_on = version.facts.dataset.fingerprint
     dataset, stored = load_dataset(data, objects, used=labels_of(objects, version)), Predictions.read(objects, version)
     if dataset.fingerprint == tested_on:
         return dataset.test
@@ -190,7 +191,7 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
     found = [(split, indices_of(stored.hashes, split.hashes)) for split in (dataset.test, dataset.train)]
     (test, in_test), (train, in_train) = found
     missing = int(((in_test < 0) & (in_train < 0)).sum())
-    if missing or test.images.shape[1:] != tuple(image_shape_of(version.facts.dataset, version.name)):
+    if missing or test.images.shape[1:] != tuple(version.facts.dataset.require_image_shape(version.name)):
         raise DataError(
             f"{version.name}: expected the {len(stored.labels):,} images of {dataset.name} on which it was tested, got"
             f" all but {missing:,}; name the same data with --dataset, --data-dir or --data-source"

@@ -21,6 +21,7 @@ from jobs.models.options import (
 )
 from mnist_lib.api import NUMBER, find_version, require_version
 from mnist_lib.data.request import stored_name
+from mnist_lib.documents import builtins_of
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
@@ -63,19 +64,19 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
     facts = {
         "stored": f"{version.committed_at}, by run {version.run}, trial {about.trial}",
         "test": f"{test.correct:,} of {test.total:,} images right: {percent(test.value)} ({low} to {high})",
-        "dataset": f"{dataset['name']} {dataset['version']}, fingerprint {dataset['fingerprint']}",
+        "dataset": f"{dataset.name} {dataset.version}, fingerprint {dataset.fingerprint}",
         **_champion_facts(objects, version),
         "weights": f"sha256 {about.weights_sha256}",
         "where": objects.where(version_folder(version.model, version.number)),
         "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
     }
-    files = [(name, f"{file['bytes']:,}", file["sha256"]) for name, file in version.files.items()]
+    files = [(name, f"{file.bytes:,}", file.sha256) for name, file in version.files.items()]
     lines = [
         table((version.name, ""), facts.items(), fold=[""]),
         "",
         table(("file", "bytes", "sha256"), files, fold=["file", "sha256"]),
     ]
-    return CommandResult(asdict(version), lines)
+    return CommandResult(builtins_of(version), lines)
 
 
 def diff(options: DiffOptions, objects: Objects) -> CommandResult:
@@ -204,7 +205,7 @@ def _row(version: Version | IntegrityError) -> dict[str, Any]:
     try:
         if isinstance(version, IntegrityError):
             raise version
-        trial, test, dataset = version.facts.trial, version.facts.test, version.facts.dataset["name"]
+        trial, test, dataset = version.facts.trial, version.facts.test, version.facts.dataset.name
     except IntegrityError as error:
         return {"error": str(error)}
     about = {"dataset": dataset, "trial": trial, "run": version.run, "committed_at": version.committed_at}

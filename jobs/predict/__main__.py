@@ -28,7 +28,7 @@ from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Picture, size_of
-from mnist_lib.store.contents import StoredModel, classes_of
+from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, percent
 
@@ -49,14 +49,14 @@ def main(arguments: Sequence[str]) -> CommandResult:
     choice = choose_version(objects, options.model, options.champion_dataset(objects))
     version = choice.version
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
-    dataset, accuracy = version.facts.dataset["name"], version.facts.test.value
+    dataset, accuracy = version.facts.dataset.name, version.facts.test.value
     tested = f"whose test accuracy on {dataset} is {percent(accuracy)}"
     log.info("predicting with %s, %s: %s", version.name, tested, choice.why)
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:
         results = _predict_files(options, stored, arguments)
-    return _result(results, options, version, classes_of(stored.manifest))
+    return _result(results, options, version, stored.manifest.classes)
 
 
 def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequence[str]) -> list[PictureResult]:
@@ -92,7 +92,7 @@ def _batches(
         with picture_reader(paths, folders) as reader:
             model = _built(stored)
             layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
-            yield predict_here(paths, reader.pictures(layout), model, classes_of(stored.manifest))
+            yield predict_here(paths, reader.pictures(layout), model, stored.manifest.classes)
         return
     with contextlib.ExitStack() as stack:
         with step("connecting to the Ray cluster"):
@@ -105,7 +105,7 @@ def _batches(
         command = shlex.join(["python", "-m", "jobs.predict", *arguments])
         stack.enter_context(stoppable(f"start again with: {command}", end_children))
         how = (options.as_is, options.accept_all, options.limits())
-        yield predict_on_cluster(paths, folders, ray.put(stored), classes_of(stored.manifest), *how)
+        yield predict_on_cluster(paths, folders, ray.put(stored), stored.manifest.classes, *how)
 
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
@@ -117,7 +117,7 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
     if count > len(split):
         raise SpecError(f"from_test: expected at most {len(split):,}, the number of test images, got {count:,}")
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)
-    (height, width), classes = split.images.shape[1:3], classes_of(stored.manifest)
+    (height, width), classes = split.images.shape[1:3], stored.manifest.classes
     return [
         Answer(
             f"test image {index}",

@@ -19,7 +19,7 @@ from mnist_lib.errors import ImageError
 from mnist_lib.pictures.processes import FILES_PER_TASK
 from mnist_lib.pictures.reading import Folders, Layout, Picture, Shape, read_content, read_picture
 from mnist_lib.pictures.sandbox import Sandbox
-from mnist_lib.store.contents import StoredModel, image_shape_of
+from mnist_lib.store.contents import StoredModel
 
 if TYPE_CHECKING:
     from mnist_lib.export.loading import Predict
@@ -37,7 +37,7 @@ def load_model(stored: StoredModel) -> "Predict":
     from mnist_lib.export.loading import build, predictor
 
     predict = predictor(build(stored))
-    predict(np.zeros((1, *image_shape_of(stored.manifest["dataset"], stored.name)), np.uint8))
+    predict(np.zeros((1, *stored.manifest.dataset.require_image_shape(stored.name)), np.uint8))
     return predict
 
 
@@ -84,8 +84,8 @@ def predict_on_cluster(
 
 def layout_of(stored: StoredModel, *, as_is: bool = False, accept_all: bool = False) -> Layout:
     """Return the layout of pictures that a model expects. Build the model first: that checks the manifest."""
-    shape = Shape(*image_shape_of(stored.manifest["dataset"], stored.name))
-    return Layout.of(stored.manifest["spec"]["dataset"], shape, as_is=as_is, accept_all=accept_all)
+    shape = Shape(*stored.manifest.dataset.require_image_shape(stored.name))
+    return Layout.of(stored.manifest.spec["dataset"], shape, as_is=as_is, accept_all=accept_all)
 
 
 def _probabilities_of(found: Sequence[Picture | ImageError], predict: "Predict") -> NDArray[np.float32]:

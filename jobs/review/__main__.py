@@ -37,7 +37,7 @@ from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.store.champions.log import datasets_with_logs
-from mnist_lib.store.contents import StoredModel, classes_of
+from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version, model_names
 from mnist_lib.wording import counted
 
@@ -100,7 +100,7 @@ def _begun(
         session = Session(labels, data.classes, additions, viewer.read_again)
         background = Background(session, model, pictures, count)
         try:
-            yield Review(session, background, model, classes_of(stored.manifest), viewer)
+            yield Review(session, background, model, stored.manifest.classes, viewer)
         finally:
             background.stop()
 
@@ -118,7 +118,7 @@ def _dataset(options: ReviewOptions, of_run: RunModels | None) -> str:
     """Return the dataset to review. Raises SpecError if it is that of a run and cannot be known."""
     if options.dataset is not None or of_run is None:
         return options.dataset or DEFAULT_DATASET
-    name = of_run.best.facts.dataset["name"]
+    name = of_run.best.facts.dataset.name
     if name not in DATASETS:
         raise SpecError(f"dataset: {of_run.run} was trained on {name}; name it with --dataset DIR or tfds:NAME")
     return name

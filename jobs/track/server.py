@@ -15,7 +15,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.track.tracked import Part, key_of, tracked_run
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES
-from mnist_lib.store.contents import classes_of, image_shape_of, read_manifest
+from mnist_lib.store.contents import read_manifest
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import RECORD_COPY, Version, commit_record, find, read_file, record_of, version_folder
 from mnist_lib.wording import one_line
@@ -210,11 +210,11 @@ class Server:
 def _description(folder: RunFolder, version: Version, run: "Run") -> dict[str, Any]:
     """Return the content of the file MLmodel."""
     manifest = read_manifest(folder.objects, version)
-    shape = image_shape_of(manifest["dataset"], version.name)
+    shape = manifest.dataset.require_image_shape(version.name)
     flavor = {
         "loader_module": "mnist_lib.api",
         "data": MODEL_DATA,
-        "python_version": manifest["versions"].get("python"),
+        "python_version": manifest.versions.get("python"),
     }
     return {
         "artifact_path": MODEL,
@@ -223,7 +223,7 @@ def _description(folder: RunFolder, version: Version, run: "Run") -> dict[str, A
         "run_id": run.info.run_id,
         "signature": {
             "inputs": _tensor("uint8", *shape),
-            "outputs": _tensor("float32", len(classes_of(manifest))),
+            "outputs": _tensor("float32", len(manifest.classes)),
         },
         "utc_time_created": version.committed_at.replace("T", " ").removesuffix("Z"),
     }

@@ -28,7 +28,7 @@ from mnist_lib.models.scratch import SGD
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.contents import MANIFEST, StoredModel, classes_of, image_shape_of
+from mnist_lib.store.contents import MANIFEST, StoredModel
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Trainer, accuracy_of
@@ -100,8 +100,8 @@ def build(stored: StoredModel) -> LoadedModel:
         ModelError: the code of a user's model fails.
     """
     manifest, files, name = stored.manifest, stored.files, f"{stored.name}: {MANIFEST}"
-    spec, image_shape = TrialSpec.of_record(manifest["spec"], name), image_shape_of(manifest["dataset"], name)
-    classes = classes_of(manifest)
+    spec, image_shape = TrialSpec.of_record(manifest.spec, name), manifest.dataset.require_image_shape(name)
+    classes = manifest.classes
     try:
         # Limit the memory that a manifest can claim for a model of the catalog.
         largest, size = 4 * largest_layer(spec, math.prod(image_shape)), sum(map(len, files.values()))
@@ -109,7 +109,7 @@ def build(stored: StoredModel) -> LoadedModel:
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
         model = build_model(spec, image_shape, len(classes), stored.source)
         weights = model.read(files)
-        expected, got = manifest["weights_sha256"], model.stored(weights).sha256()
+        expected, got = manifest.weights_sha256, model.stored(weights).sha256()
     except ModelError:
         raise
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:

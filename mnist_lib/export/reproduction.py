@@ -62,16 +62,16 @@ def reproduce(
         MnistError: the training failed.
     """
     manifest, begin = read_manifest(objects, version), time.monotonic()
-    spec, devices = TrialSpec.of_record(manifest["spec"], f"{version.name}: {MANIFEST}"), manifest["devices"]
-    epochs, sha256 = len(manifest["history"]), manifest["weights_sha256"]
-    if [row.epoch for row in manifest["history"]] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
+    spec, devices = TrialSpec.of_record(manifest.spec, f"{version.name}: {MANIFEST}"), manifest.devices
+    epochs, sha256 = len(manifest.history), manifest.weights_sha256
+    if [row.epoch for row in manifest.history] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
         expected = f"1 to {spec.epochs:,} epochs, numbered in order from 1, got {epochs:,} that do not match"
         raise IntegrityError(f"{version.name}: {MANIFEST}: $.history: expected {expected}")
     if epochs > max_epochs:
         expected = f"at most {counted(max_epochs, 'epoch')}, {version.name} has {epochs:,}"
         raise SpecError(f"max_epochs: expected {expected}; to train them all, use --max-epochs {epochs}")
     progress(counted(epochs, "epoch"))
-    made = _made(manifest["code"], manifest["dataset"]["fingerprint"], manifest["versions"], devices)
+    made = _made(manifest.code, manifest.dataset.fingerprint, manifest.versions, devices)
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
     pace = Pace(checkpoint_seconds=float("inf"), max_epochs=epochs)

@@ -6,35 +6,49 @@ Anybody may have written these files, so the sha256 and the format of each are c
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 
 from mnist_lib.catalog import DIGITS
-from mnist_lib.data.request import ImageShape
 from mnist_lib.data.split import DatasetInfo
-from mnist_lib.documents import Json, Name, Number, Sha256, Text, Texts, decode, encode, require_schema
+from mnist_lib.documents import (
+    Count,
+    Document,
+    Json,
+    Name,
+    Number,
+    Sha256,
+    Text,
+    Texts,
+    builtins_of,
+    decode,
+    encode,
+    require_schema,
+    written,
+)
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, OPTIONAL_FIELDS, TrialSpec
 from mnist_lib.store.predictions import PREDICTIONS, TEST_IMAGES, Predictions
-from mnist_lib.store.versions import DatasetFacts, Version, read_file
+from mnist_lib.store.versions import About, DatasetFacts, Version, read_file
 
 MANIFEST = "manifest.json"
 WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
 MANIFEST_SCHEMA = 1
 MAX_DEVICES = 256 * 64  # 64 GPUs on each of 256 nodes
-COMPARED_PARTS: tuple[Literal["spec", "dataset", "code", "versions"], ...] = ("spec", "dataset", "code", "versions")
+COMPARED_PARTS = ("spec", "dataset", "code", "versions")
 
 
-class Manifest(TypedDict):
+class Manifest(Document, frozen=True, kw_only=True):
     """`manifest.json`: how a version was made."""
 
+    schema: Count = written(MANIFEST_SCHEMA)
     spec: Annotated[dict[str, Json], Meta(max_length=100)]  # see `TrialSpec.of_record`
     dataset: DatasetFacts
     weights_sha256: Sha256
@@ -42,12 +56,17 @@ class Manifest(TypedDict):
     code: Annotated[dict[str, bool | Text], Meta(max_length=100)]
     devices: Annotated[list[Text], Meta(max_length=MAX_DEVICES)]
     versions: Texts
-    model: NotRequired[Name]
-    run: NotRequired[Name]
-    trial: NotRequired[Name]
-    test: NotRequired[Accuracy]
-    validation: NotRequired[Accuracy | None]
-    best_epoch: NotRequired[Number]
+    model: Name | None = None
+    run: Name | None = None
+    trial: Name | None = None
+    test: Accuracy | None = None
+    validation: Accuracy | None = written(None)
+    best_epoch: Number | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; digits, if the version was stored before they had names."""
+        return self.dataset.classes or DIGITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +118,7 @@ def source_of(
         ModelError: the call is neither one of the given file nor a trusted one.
         SpecError: a file is given for a model of the catalog.
     """
-    expected = manifest["spec"].get("source_sha256")
+    expected = manifest.spec.get("source_sha256")
     if expected is None:
         if model_file is not None:
             raise SpecError(f"model_file: {version.name} is of a model in the catalog, which needs no file; omit it")
@@ -109,7 +128,7 @@ def source_of(
     source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE, limit=MAX_SOURCE_BYTES))
     if source.sha256 != expected:
         raise IntegrityError(f"{version.name}: {SOURCE_FILE}: expected sha256 {expected}, got {source.sha256}")
-    spec = TrialSpec.of_record(manifest["spec"], f"{version.name}: {MANIFEST}")
+    spec = TrialSpec.of_record(manifest.spec, f"{version.name}: {MANIFEST}")
     if spec.model != version.model:
         raise IntegrityError(f"{version.name}: {MANIFEST}: $.spec: expected {version.model}, got {spec.model}")
     call = Call(source, spec.model, spec.arguments)
@@ -125,32 +144,30 @@ def contents_of(
     Args:
         code: as returned by `environment.code_version`.
     """
-    about: dict[str, Any] = {
-        "trial": result.trial,
-        "dataset": {
-            "name": dataset.name,
-            "version": dataset.version,
-            "fingerprint": dataset.fingerprint,
-            "test": len(dataset.test_labels),
-            "image_shape": dataset.image_shape,
-            "classes": list(dataset.classes),
-        },
-        "test": asdict(result.test),
-        "validation": asdict(result.validation) if result.validation else None,
-        "weights_sha256": result.weights_sha256,
-    }
-    manifest = {
-        "schema": MANIFEST_SCHEMA,
-        "model": result.spec.model,
-        "run": run,
-        **about,
-        "spec": asdict(result.spec),
-        "best_epoch": result.best_epoch,
-        "history": list(result.history),
-        "code": code,
-        "devices": list(result.devices),
-        "versions": dict(result.versions),
-    }
+    facts = DatasetFacts(
+        name=dataset.name,
+        version=dataset.version,
+        fingerprint=dataset.fingerprint,
+        test=len(dataset.test_labels),
+        image_shape=dataset.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
+        classes=dataset.classes,
+    )
+    about = About(result.trial, facts, result.test, result.weights_sha256, result.validation)
+    manifest = Manifest(
+        model=result.spec.model,
+        run=run,
+        trial=result.trial,
+        dataset=facts,
+        test=result.test,
+        validation=result.validation,
+        weights_sha256=result.weights_sha256,
+        spec=builtins_of(result.spec),
+        best_epoch=result.best_epoch,
+        history=list(result.history),
+        code=dict(code),
+        devices=list(result.devices),
+        versions=result.versions,
+    )
     predictions = io.BytesIO()
     np.savez_compressed(
         predictions,
@@ -165,19 +182,7 @@ def contents_of(
         TEST_IMAGES: images.getvalue(),
         MANIFEST: encode(manifest, indent=2),
     }
-    return {**result.files, **made}, about
-
-
-def classes_of(manifest: Manifest) -> tuple[str, ...]:
-    """Return the names of the classes of a version; digits, if it was stored before they had names."""
-    return manifest["dataset"].get("classes", DIGITS)
-
-
-def image_shape_of(dataset: DatasetFacts, version: str) -> ImageShape:
-    """Return the image shape of a version. Raises IntegrityError if it is not known."""
-    if "image_shape" not in dataset:
-        raise IntegrityError(f"{version}: expected $.dataset.image_shape, got none")
-    return dataset["image_shape"]
+    return {**result.files, **made}, builtins_of(about)
 
 
 def read_manifest(objects: Objects, version: Version) -> Manifest:
@@ -235,7 +240,7 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
 
 def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
     manifest = read_manifest(objects, version)
-    parts: dict[str, dict[str, Any]] = {part: {**manifest[part]} for part in COMPARED_PARTS}
+    parts: dict[str, dict[str, Any]] = {part: builtins_of(getattr(manifest, part)) for part in COMPARED_PARTS}
     # Older versions do not name the classes, and have one argument and fewer settings.
     parts["dataset"].pop("classes", None)
     spec, units = parts["spec"], parts["spec"].pop("hidden_units", None)

@@ -103,7 +103,7 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
     Returns:
         the names of the deleted objects, or of those that would be deleted.
     """
-    needed = {version.facts.dataset["fingerprint"] for version in _versions(objects) if version.name not in gone}
+    needed = {version.facts.dataset.fingerprint for version in _versions(objects) if version.name not in gone}
     decisions = [*_newest_decisions(objects)]
     deleted = []
     for dataset in objects.folders(FOLDER):

@@ -58,11 +58,11 @@ class Predictions:
         if labels.size and labels.max() >= classes:
             raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
         dataset = version.facts.dataset
-        names = dataset.get("classes", tuple(map(str, range(classes))))
+        names = dataset.classes or tuple(map(str, range(classes)))
         if len(names) != classes:
             raise IntegrityError(f"{name}: expected probabilities of {len(names):,} classes, got {classes:,}")
         hashes = _test_hashes(objects, version, len(labels)) if TEST_IMAGES in version.files else None
-        return cls(version.name, dataset["fingerprint"], dataset["test"], probabilities, labels, names, hashes)
+        return cls(version.name, dataset.fingerprint, dataset.test, probabilities, labels, names, hashes)
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:

@@ -116,8 +116,9 @@ def _store_files(
     """Write the files of a version and return its record. If the storage fails, delete what was written."""
     for name, content in files.items():
         require_size(name, len(content), MAX_FILE_BYTES)
-    hashes: dict[str, StoredFile] = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
+    hashes = {
+        name: StoredFile(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in files.items()
     }
     record = record_of(Version(model, number, run, now_text(), hashes, dict(about)))
     folder = version_folder(model, number)

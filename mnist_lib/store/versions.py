@@ -11,13 +11,13 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Literal, NotRequired, TypedDict, TypeGuard
+from typing import Annotated, Literal, TypeGuard
 
 from msgspec import Meta
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.request import ClassNames, ImageShape
-from mnist_lib.documents import Count, Json, Moment, Name, Number, Sha256, Text, convert
+from mnist_lib.documents import Count, Document, Json, Moment, Name, Number, Sha256, Text, convert
 from mnist_lib.errors import IntegrityError, TooLargeError
 from mnist_lib.model_file import MODEL_NAME
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, concurrently, require_size
@@ -27,12 +27,12 @@ from mnist_lib.results import Accuracy
 RECORD_COPY = "record.json"  # in the folder of a version
 
 
-class StoredFile(TypedDict):
+class StoredFile(Document, frozen=True, kw_only=True):
     bytes: Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
     sha256: Sha256
 
 
-class DatasetFacts(TypedDict):
+class DatasetFacts(Document, frozen=True, kw_only=True):
     """The dataset that a version was trained and tested on."""
 
     name: Name
@@ -40,8 +40,14 @@ class DatasetFacts(TypedDict):
     fingerprint: Text
     test: Count  # images
     # Older versions do not have these.
-    image_shape: NotRequired[ImageShape]
-    classes: NotRequired[ClassNames]
+    image_shape: ImageShape | None = None
+    classes: ClassNames | None = None
+
+    def require_image_shape(self, version: str) -> ImageShape:
+        """Return the image shape. Raises IntegrityError, which names the version, if it is not known."""
+        if self.image_shape is None:
+            raise IntegrityError(f"{version}: expected $.dataset.image_shape, got none")
+        return self.image_shape
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def read_file(
     """
     if name not in version.files:
         raise IntegrityError(f"{version.name}: expected a file {name}, got {', '.join(sorted(version.files))}")
-    size, sha256 = version.files[name]["bytes"], version.files[name]["sha256"]
+    size, sha256 = version.files[name].bytes, version.files[name].sha256
     require_size(f"{version.name}: {name}", size, limit)
     try:
         content = objects.read(f"{_prefix(version) if prefix is None else prefix}{name}", size)

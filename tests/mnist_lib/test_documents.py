@@ -23,7 +23,7 @@ from mnist_lib.retraining.journal import Entry
 from mnist_lib.run_documents import HistoryLine, SearchDocument, Summary
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.log import SCHEMA, Champion, Head, ModelChampion
-from mnist_lib.store.contents import Manifest, classes_of, image_shape_of
+from mnist_lib.store.contents import Manifest
 from mnist_lib.store.holds import Hold
 from mnist_lib.store.opening import UnfinishedRun
 from mnist_lib.store.publishing import Claim
@@ -172,9 +172,9 @@ def test_a_changed_document_is_decoded_or_refused_with_an_error_of_ours(change: 
     kind, document = change
     found = outcome(lambda: decode(as_bytes(document), kind, "x"))
     if kind is Manifest and found is not None:
-        classes_of(found)
-        outcome(lambda: image_shape_of(found["dataset"], "x"))
-        outcome(lambda: TrialSpec.of_record(found["spec"], "x"))
+        assert found.classes
+        outcome(lambda: found.dataset.require_image_shape("x"))
+        outcome(lambda: TrialSpec.of_record(found.spec, "x"))
     if kind is Summary and found is not None:
         row_of(found, None)
 
@@ -212,8 +212,8 @@ def test_documents_of_earlier_versions_of_the_program_are_read() -> None:
     for name in ("arguments", "source_sha256", "momentum", "weight_decay", "global_clipnorm"):
         del spec[name]
     manifest = decode(as_bytes(small_manifest(spec=spec)), Manifest, "x")
-    assert (classes_of(manifest), "schema" in manifest) == (tuple("0123456789"), False)
-    assert TrialSpec.of_record(manifest["spec"], "x").arguments == {"hidden_units": 32}
+    assert manifest.classes == tuple("0123456789")
+    assert TrialSpec.of_record(manifest.spec, "x").arguments == {"hidden_units": 32}
 
 
 def test_any_value_may_be_nested_only_to_a_depth() -> None:

@@ -59,7 +59,7 @@ class _Challenge:
 
     def __init__(self, objects: Objects, challenger: Version, rule: Rule, predict: Predict | None) -> None:
         self._objects, self._challenger, self._rule, self._predict = objects, challenger, rule, predict
-        self._dataset: str = challenger.facts.dataset["name"]
+        self._dataset: str = challenger.facts.dataset.name
         self._log = ChampionLog(objects, challenger.model, self._dataset)
         self._predictions = Predictions.read(objects, challenger)
         self._images = self._predictions.images
@@ -210,7 +210,7 @@ class _Challenge:
         """Return whether a champion of an older version of the program was tested on the same dataset."""
         try:
             version = find(self._objects, record.model, record.version)
-            return version is not None and version.facts.dataset["fingerprint"] == self._predictions.fingerprint
+            return version is not None and version.facts.dataset.fingerprint == self._predictions.fingerprint
         except IntegrityError:
             return False
 

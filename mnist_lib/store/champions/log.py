@@ -282,7 +282,7 @@ def _old_records(objects: Objects, model: str, dataset: str | None = None) -> li
             version = find(objects, model, record.version, deleted=True)
             if version is None:
                 raise IntegrityError(f"{model}@{record.version}: expected a commit record, got none")
-            return Found(number, Champion(dataset=version.facts.dataset["name"], **asdict(record)), sha256, is_old=True)
+            return Found(number, Champion(dataset=version.facts.dataset.name, **asdict(record)), sha256, is_old=True)
         except IntegrityError as error:
             return Found(number, error, sha256, is_old=True)
 

@@ -54,7 +54,7 @@ def trained_last(objects: Objects, model: str) -> TrainedLast | None:
             if len(with_champion) == 1:
                 continue
             raise version
-        dataset = version.facts.dataset["name"]
+        dataset = version.facts.dataset.name
         if dataset in with_champion:
             return TrainedLast(dataset, version.committed_at)
     records = [(record.at, name) for name, record in with_champion.items() if isinstance(record, Champion)]

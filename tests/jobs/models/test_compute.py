@@ -132,7 +132,7 @@ def test_evaluate_without_the_data_suggests_only_options_that_it_has(
 def test_a_version_with_more_test_images_than_its_dataset_is_not_promoted(
     storage: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fingerprint = find_version(LocalObjects(storage), "scratch@1").facts.dataset["fingerprint"]
+    fingerprint = find_version(LocalObjects(storage), "scratch@1").facts.dataset.fingerprint
     objects = LocalObjects(tmp_path / "mini")
     (tmp_path / "mini").mkdir()
     answering(objects, first(500), dataset="mnist-mini")

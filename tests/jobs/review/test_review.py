@@ -22,6 +22,7 @@ from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.hashes import text_of
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
+from mnist_lib.documents import builtins_of
 from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.contents import contents_of
@@ -224,8 +225,8 @@ def test_a_run_with_fewer_predictions_than_test_images_is_damage(digits: Dataset
     predictions = io.BytesIO()
     found = Predictions.read(objects, version)
     np.savez(predictions, probabilities=found.probabilities[:9], predictions=found.labels[:9], labels=found.labels[:9])
-    dataset = {**version.facts.dataset, "fingerprint": data.dataset.fingerprint, "test": 9}
-    facts = {**version.about, "dataset": dataset, "test": {"correct": 9, "total": 9}}
+    dataset = structs.replace(version.facts.dataset, fingerprint=data.dataset.fingerprint, test=9)
+    facts = {**version.about, "dataset": builtins_of(dataset), "test": {"correct": 9, "total": 9}}
     files = {"model.keras": b"1", "manifest.json": b"{}", "predictions.npz": predictions.getvalue()}
     forged = publish(objects, version.model, "forged", files, facts)
     with pytest.raises(IntegrityError, match=r"expected predictions for the 1,000 test images of mnist-mini, got 9"):
