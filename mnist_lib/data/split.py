@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -90,25 +90,33 @@ class Changes:
     new_test: NDArray[np.bool_]  # [test images]: those whose picture is in no split of the last run
 
 
-@dataclass(frozen=True)
-class DatasetInfo:
-    """Description of a dataset for the driver: everything but the images."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetDescription:
+    """What is known of a dataset without its images. The fingerprint covers every image and label of both splits."""
 
     name: str
     version: str
+    classes: tuple[str, ...]  # the names of the labels
     fingerprint: str
-    classes: tuple[str, ...]
+    reusable: bool = True  # whether the next run can read what has been prepared
+    # [train images], from 0 to 1: images with a rank below a share are for validation. None: they are chosen at random.
+    ranks: NDArray[np.float32] | None = None
+    notices: tuple[str, ...] = ()  # about what is left out
+    damaged: int = 0  # files that could not be read and are left out
+    corrections: CorrectionCounts | None = None  # None: there are none
+    # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
+    published_test_labels: Labels | None = None
+    labels: UsedLabels = NO_LABELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo(DatasetDescription):
+    """What the driver needs to know about a dataset: everything but the images."""
+
     train: int  # images, including those for validation
     test_labels: Labels
     test_hashes: ImageHashes
     image_shape: tuple[int, int, int]  # height, width, channels
-    reusable: bool
-    ranks: NDArray[np.float32] | None = None
-    notices: tuple[str, ...] = ()
-    damaged: int = 0
-    corrections: CorrectionCounts | None = None
-    published_test_labels: Labels | None = None
-    labels: UsedLabels = NO_LABELS
     changes: Changes | None = None  # None: there was no earlier run, or it is not known what its images were
 
     def check(self, validation_percent: int) -> None:
@@ -131,53 +139,29 @@ class DatasetInfo:
             )
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """The train and the test split. The fingerprint covers every image and label of both."""
+@dataclass(frozen=True, kw_only=True)
+class Dataset(DatasetDescription):
+    """The train and the test split."""
 
-    name: str
-    version: str
-    classes: tuple[str, ...]  # the names of the labels
     train: Split
     test: Split
-    fingerprint: str
-    reusable: bool = True  # whether the next run can read what has been prepared
-    # [train images], from 0 to 1: images with a rank below a share are for validation. None: they are chosen at random.
-    ranks: NDArray[np.float32] | None = None
-    notices: tuple[str, ...] = ()  # about what is left out
-    damaged: int = 0  # files that could not be read and are left out
     undecided: Undecided | None = None  # None: corrections are applied, or the dataset is no folder
-    corrections: CorrectionCounts | None = None  # None: there are none
-    # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
-    published_test_labels: Labels | None = None
-    labels: UsedLabels = NO_LABELS
-    refused: Mapping[str, str] = field(
-        default_factory=dict
-    )  # by model: why a user's model cannot be trained on the dataset
+    # By model: why a user's model cannot be trained on the dataset.
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, version: str, train: Split, test: Split, classes: Sequence[str] = DIGITS) -> Dataset:
         fingerprint = hashlib.sha256(f"{train.fingerprint}{test.fingerprint}".encode()).hexdigest()
-        return cls(name, version, tuple(classes), train, test, fingerprint)
+        return cls(name=name, version=version, train=train, test=test, classes=tuple(classes), fingerprint=fingerprint)
 
     @property
     def info(self) -> DatasetInfo:
         return DatasetInfo(
-            name=self.name,
-            version=self.version,
-            fingerprint=self.fingerprint,
-            classes=self.classes,
+            **{shared.name: getattr(self, shared.name) for shared in fields(DatasetDescription)},
             train=len(self.train),
             test_labels=self.test.labels,
             test_hashes=self.test.hashes,
             image_shape=self.image_shape,
-            reusable=self.reusable,
-            ranks=self.ranks,
-            notices=self.notices,
-            damaged=self.damaged,
-            corrections=self.corrections,
-            published_test_labels=self.published_test_labels,
-            labels=self.labels,
         )
 
     @property
