@@ -79,7 +79,6 @@ class Watch:
     """What a world observes. Each method is called just before the event that it is named after takes effect."""
 
     def on_wait(self, lanes: Collection[SimulatedLane]) -> None: ...
-    def on_sleep(self) -> None: ...
     def on_start(self) -> None: ...
     def on_begin(self, lane: SimulatedLane, assignment: Assignment) -> None: ...
     def on_taken(self, lane: SimulatedLane, message: Message) -> None: ...
@@ -102,7 +101,6 @@ class SimulatedCluster:
         self.lanes: dict[SimulatedLane, None] = {}  # those that have not ended, in the order of their start
         self._waiting: deque[SimulatedLane] = deque()
         self._with_events: set[SimulatedLane] = set()
-        self.events_taken = 0
         self.head_answers = True
         self.watch = Watch()
         self._at_result: Callable[[SimulatedLane, TrialEvent], None] | None = None
@@ -263,9 +261,7 @@ class SimulatedCluster:
         if self._driver_sleeps:
             sleep, self._driver_sleeps = self._driver_sleeps, 0.0
             self.clock.sleep(sleep)
-            self.watch.on_sleep()
-        else:
-            self.watch.on_wait(lanes)
+        self.watch.on_wait(lanes)
         self._read_streams()
         # The events of an abandoned lane go on coming, though nobody asks for them.
         self.clock.run_until(
@@ -283,7 +279,6 @@ class SimulatedCluster:
         self._read_streams()
         if not lane.arrived and not lane.stream:
             self._with_events.discard(lane)
-        self.events_taken += 1
         if isinstance(message, Death):
             lane.failed = True
         else:

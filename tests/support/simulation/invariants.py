@@ -86,10 +86,10 @@ class Invariants(Watch):
         cluster: SimulatedCluster,
         limits: Limits,
         storage: MemoryObjects,
+        writes: SimulatedWrites,
     ) -> None:
-        self._clock, self._cluster, self._limits, self._storage = clock, cluster, limits, storage
+        self._clock, self._cluster, self._limits, self._storage, self.writes = clock, cluster, limits, storage, writes
         self.fan_out: FanOut | None = None
-        self.writes: SimulatedWrites | None = None
         self.results: set[str] = set()  # trials whose result this driver has recorded
         self._finals: set[str] = set()
         self.checkpoints = newest_checkpoints(storage)  # known to this driver, by trial
@@ -104,9 +104,6 @@ class Invariants(Watch):
         self._announced_at = self._storage_announced_at = self._running
 
     # What the driver decides
-
-    def on_sleep(self) -> None:
-        self._disturbed_at = self._clock.now
 
     @property
     def _is_disturbed(self) -> bool:
@@ -203,7 +200,7 @@ class Invariants(Watch):
     def _check_announcements(self, lanes: Collection[SimulatedLane]) -> None:
         if any(lane.script is not None for lane in lanes):
             self._announced_at = self._running
-        if self.writes is None or not self.writes.is_behind:
+        if not self.writes.is_behind:
             self._storage_announced_at = self._running
         for what, at in (("a lane", self._announced_at), ("the storage", self._storage_announced_at)):
             must(self._running - at < ANNOUNCED_SECONDS, "announcements", f"a wait for {what} has not been announced")
@@ -272,16 +269,10 @@ class WatchedRecorder(Recorder):
     """A recorder whose events a world notes and checks."""
 
     def __init__(
-        self,
-        folder: RunFolder,
-        trials: list[TrialSpec],
-        writes: SimulatedWrites,
-        invariants: Invariants,
-        note: Callable[[str], Any],
+        self, folder: RunFolder, trials: list[TrialSpec], invariants: Invariants, note: Callable[[str], Any]
     ) -> None:
-        super().__init__(folder, trials, writes)
+        super().__init__(folder, trials, invariants.writes)
         self._invariants, self._note = invariants, note
-        invariants.writes = writes
 
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
         if isinstance(event, LostAttempt):

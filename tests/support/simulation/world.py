@@ -6,7 +6,7 @@ import math
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -72,14 +72,15 @@ class World:
         )
         self.deadline = draw.choice([60.0, 600.0]) if draw.random() < 0.15 else math.inf
         self._cluster = self._new_cluster()
-        self.faults: set[str] = set()  # that have happened; they explain warnings
+        self.faults = {""}  # that have happened; they explain warnings
+        self.faults |= {"diverging"} if any(d.diverges_at for d in self.durations.values()) else set()
+        self.faults |= {"timeout"} if self.limits.trial_seconds < math.inf else set()
+        self._unexplained: list[str] = []  # warnings
         self.possible_ends = 0  # of drivers, because of faults
         self._bound = 0.0  # virtual seconds within which the run must have ended
         self._lease = 1
         self._results_of_other: dict[str, bytes] | None = None  # of a driver that has taken over
-        self._watched: Invariants | None = None
-        self._is_driven = False  # whether a driver runs
-        self._writes: SimulatedWrites | None = None
+        self._driver: Invariants | None = None  # while a driver runs
 
     def _new_cluster(self) -> SimulatedCluster:
         draw = self.random
@@ -110,6 +111,14 @@ class World:
         if driver:
             self.possible_ends += 1
             self._bound += self._work + SECONDS_BETWEEN_DRIVERS + 90 + self._longest_silence
+
+    def _fault(
+        self, text: str, explains: str, seconds: float = 0.0, attempts: int = 0, *, driver: bool = False
+    ) -> None:
+        """Note a fault, which explains these warnings, and extend the bound."""
+        self.faults |= {*explains.split(", ")}
+        self.note(text)
+        self._allow(seconds, attempts, driver)
 
     @property
     def _longest_silence(self) -> float:
@@ -146,36 +155,33 @@ class World:
     def _kill(self) -> None:
         if lane := self._victim():
             cause = self.random.choice([Cause.KILLED, Cause.OUT_OF_MEMORY])
-            self._note_fault(f"lane {lane.number}: {cause.text}", "death")
-            self._allow(0.0, attempts=1)
+            self._fault(f"lane {lane.number}: {cause.text}", "death", attempts=1)
             self._cluster.kill_worker(lane, cause)
 
     def _raise(self) -> None:
         lane = self._victim()
         if lane and lane.assignment is not None:  # else several trials may fail because no lane can start
-            self._note_fault(f"lane {lane.number}: a bug", "bug")
-            self._allow(0.0, attempts=1)
+            self._fault(f"lane {lane.number}: a bug", "bug", attempts=1)
             self._cluster.kill_worker(lane, Cause.BUG)
 
     def _die_after_result(self) -> None:
-        self._note_fault("the next worker that has a result dies", "death")
-        self._allow(0.0, attempts=2)
+        self._fault("the next worker that has a result dies", "death", attempts=2)
         self._cluster.kill_after_next_result(self.random.choice([0.0, 0.005, 0.3]))
 
     def _repeat(self) -> None:
         if self.random.random() < 0.5:
-            self._note_fault("the next result is sent twice", "repeated event")
+            self._fault("the next result is sent twice", "repeated event")
             self._cluster.repeat_next_result()
         elif lane := self._victim():
-            self._note_fault(f"lane {lane.number}: an event is sent twice", "repeated event")
+            self._fault(f"lane {lane.number}: an event is sent twice", "repeated event")
             self._cluster.repeat_event(lane)
 
     def _stop(self) -> None:
         lane = self._victim()
         if lane and lane.begun:  # before that, it looks like one that waits for resources
             seconds = self.random.choice([10.0, 30.0, 2_000.0, math.inf])
-            self._note_fault(f"lane {lane.number}: stopped for {seconds} s", "death", "timeout")
-            self._allow(min(seconds, self._longest_silence), attempts=1)
+            text, silence = f"lane {lane.number}: stopped for {seconds} s", min(seconds, self._longest_silence)
+            self._fault(text, "death, timeout", silence, attempts=1)
             self._cluster.stop_worker(lane, seconds)
 
     def _node(self) -> Any:
@@ -189,8 +195,8 @@ class World:
     def _lose_node(self, cause: Cause = Cause.NODE_LOST, *, noticed: bool = False) -> None:
         if node := self._node():
             noticed = noticed or self.random.random() < 0.5
-            self._note_fault(f"{node.name}: {cause.text}, noticed at once: {noticed}", "death")
-            self._allow(NODE_LOST_SECONDS + 40, attempts=len(self._cluster.running_on(node)))
+            text, lanes = f"{node.name}: {cause.text}, noticed at once: {noticed}", self._cluster.running_on(node)
+            self._fault(text, "death", NODE_LOST_SECONDS + 40, len(lanes))
             self._cluster.lose_node(node, noticed=noticed, cause=cause)
 
     def _preempt(self) -> None:
@@ -199,8 +205,8 @@ class World:
     def _cut_off(self) -> None:
         if node := self._node():
             seconds = self.random.choice([5.0, 14.0, 40.0, 400.0])
-            self._note_fault(f"{node.name}: cut off for {seconds} s", "death", "timeout")
-            self._allow(min(seconds, NODE_LOST_SECONDS) + 40, attempts=len(self._cluster.running_on(node)))
+            text, lanes = f"{node.name}: cut off for {seconds} s", self._cluster.running_on(node)
+            self._fault(text, "death, timeout", min(seconds, NODE_LOST_SECONDS) + 40, len(lanes))
             self._cluster.cut_off(node, seconds)
 
     def _add_node(self, cluster: SimulatedCluster | None = None) -> None:
@@ -210,63 +216,58 @@ class World:
     def _delay(self) -> None:
         if lane := self._victim():
             seconds = self.random.choice([5.0, 30.0, math.inf])
-            self._note_fault(f"lane {lane.number}: the content of its next event takes {seconds} s", "death", "timeout")
-            self._allow(min(seconds, self.limits.fetch_seconds + 10), attempts=1)
+            text, silence = f"the content of its next event takes {seconds} s", self.limits.fetch_seconds + 10
+            self._fault(f"lane {lane.number}: {text}", "death, timeout", min(seconds, silence), attempts=1)
             self._cluster.delay_content(lane, seconds)
 
     def _lose_event(self) -> None:
         if lane := self._victim():
-            self._note_fault(f"lane {lane.number}: an event is lost", "death")
-            self._allow(0.0, attempts=1)
+            self._fault(f"lane {lane.number}: an event is lost", "death", attempts=1)
             self._cluster.lose_event(lane)
 
     def _lose_mailbox(self) -> None:
-        self._note_fault("the mailbox is lost", "death")
-        self._allow(0.0, attempts=len(self._cluster.lanes))
+        self._fault("the mailbox is lost", "death", attempts=len(self._cluster.lanes))
         self._cluster.lose_mailbox()
 
     def _pause_driver(self) -> None:
         seconds = self.random.choice([10.0, 60.0, 1_000.0])
-        self._note_fault(f"the driver is stopped for {seconds} s", "timeout")
-        self._allow(seconds)
+        self._fault(f"the driver is stopped for {seconds} s", "timeout", seconds)
         self._cluster.stop_driver(seconds)
 
     def _head_outage(self) -> None:
         seconds = self.random.choice([4.0, 15.0, 90.0])
-        self._note_fault(f"the head does not answer for {seconds} s", "head")
-        self._allow(seconds, driver=seconds > self.limits.head_seconds / 3)
+        self._fault(
+            f"the head does not answer for {seconds} s",
+            "head",
+            seconds,
+            driver=seconds > self.limits.head_seconds / 3,
+        )
         self._cluster.head_answers = False
         self.clock.after(seconds, self._cluster.answer_again)
 
     def _stall_storage(self) -> None:
         seconds = self.random.choice([20.0, 120.0, 700.0])
-        self._note_fault(f"the storage stalls for {seconds} s", "storage", "timeout")
-        self._allow(seconds, driver=seconds > 500)
-        if self._writes is not None:
-            self._writes.stall(seconds)
+        self._fault(f"the storage stalls for {seconds} s", "storage, timeout", seconds, driver=seconds > 500)
+        if self._driver is not None:
+            self._driver.writes.stall(seconds)
 
     def _take_over(self) -> None:
         """Let another driver, on another cluster, take over the run while this one is stopped; then let it go on."""
-        if not self._is_driven:
+        first, cluster = self._driver, self._cluster
+        if first is None:
             return
-        self._note_fault("another driver takes over", "take-over", "storage")
-        self._allow(0.0, driver=True)
-        first, self._cluster, self._lease = self._cluster, self._new_cluster(), self._lease + 1
+        self._fault("another driver takes over", "take-over, storage", driver=True)
+        self._cluster, self._lease = self._new_cluster(), self._lease + 1
         self._begin_term()
-        watched, writes = self._watched, self._writes
         before = len(self.history)
         self._drive(self.storage)
         self.note(f"the other driver has ended, {len(self.history) - before} lines later; the first one goes on")
-        self._cluster, self._watched, self._writes, self._is_driven = first, watched, writes, True
+        self._cluster, self._driver = cluster, first
         self._results_of_other = stored_results(self.storage)
 
     def _begin_term(self) -> None:
         holder = {"holder": f"driver {self._lease}", "host": "here", "since": "2026-11-28T00:00:00Z"}
         RecordLog(self.storage, f"{lease_folder(LEASE)}/terms").append(self._lease, holder)
-
-    def _note_fault(self, text: str, *names: str) -> None:
-        self.faults |= {*names}
-        self.note(text)
 
     # The run
 
@@ -305,30 +306,25 @@ class World:
         self.drivers += 1
         fenced = fence(objects, f"{LEASE}:{self._lease}", self.clock)  # type: ignore[arg-type]
         folder = RunFolder(fenced, "run", resumed=self.drivers > 1)
-        writes = self._writes = SimulatedWrites(self.clock, *self.storage_pace)
-        watch = Invariants(self.clock, self._cluster, self.limits, self.storage)
-        self._watched = self._cluster.watch = watch
-        rows: dict[str, SuccessfulTrial | FailedTrial] = {}
-        is_stored = self._is_driven = True
+        cluster, clock, limits = self._cluster, self.clock, self.limits
+        watch = Invariants(clock, cluster, limits, self.storage, SimulatedWrites(clock, *self.storage_pace))
+        self._driver = cluster.watch = watch
+        is_stored = True
         try:
-            with WatchedRecorder(folder, self.trials, writes, watch, self.note) as recorder:
+            with WatchedRecorder(folder, self.trials, watch, self.note) as recorder:
                 if recorder.unfinished:
-                    plan = LanePlan(lanes=max(1, capacity_of(self._cluster)), cpus=1, gpus=0)
-                    clock, limits = self.clock, self.limits
-                    with fan_out_of(self._cluster, limits, plan, recorder, self.deadline, clock=clock) as fan_out:
-                        watch.fan_out = fan_out
-                        record_events(fan_out, recorder, RunProgress(self.trials, recorder.rows), shown=False)
-                rows = {row.id: row for row in recorder.rows}
-                must(len(recorder.rows) == len(rows), "one end", "a trial has two results")
+                    plan = LanePlan(lanes=max(1, capacity_of(cluster)), cpus=1, gpus=0)
+                    with fan_out_of(cluster, limits, plan, recorder, self.deadline, clock=clock) as watch.fan_out:
+                        record_events(watch.fan_out, recorder, RunProgress(self.trials, recorder.rows), shown=False)
         except (StoreError, KilledError):
             is_stored = False
             raise
         finally:
-            self._is_driven = False
             if is_stored and "storage" not in self.faults:
                 watch.check_storage(self.trials)
-            self._cluster.watch = Watch()  # what comes now concerns no driver
-        self.rows = rows
+            self._driver, cluster.watch = None, Watch()  # what comes now concerns no driver
+        self.rows = {row.id: row for row in recorder.rows}
+        must(len(recorder.rows) == len(self.rows), "one end", "a trial has two results")
 
     def check(self) -> None:
         """Raise AssertionError if anything that must hold at the end does not."""
@@ -356,24 +352,8 @@ class World:
     @contextlib.contextmanager
     def _checked_warnings(self) -> Iterator[None]:
         """Note every warning with its virtual time, and raise AssertionError at the end for those without a reason."""
-        world, unexplained = self, list[str]()
-        explained = {*self.faults, "", *(["diverging"] if any(d.diverges_at for d in self.durations.values()) else [])}
-
-        class Handler(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                if record.thread != threading.get_ident():
-                    return  # a thread that another test has left behind
-                text = record.getMessage()
-                world.note(text)
-                if text.startswith("waiting for ") and world._watched is not None:
-                    world._watched.announced(text.removeprefix("waiting for "))
-                reasons = [reason for pattern, reason in WARNINGS.items() if re.match(pattern, text)]
-                limited = world.limits.trial_seconds < math.inf
-                known = explained | world.faults | ({"timeout"} if limited else set())
-                if not any(reason in known for reason in reasons):
-                    unexplained.append(text)
-
-        handler = Handler(level=logging.WARNING)
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = self._note_warning  # type: ignore[method-assign]
         loggers = [logging.getLogger(name) for name in LOGGERS]
         for logger in loggers:
             logger.addHandler(handler)
@@ -384,7 +364,17 @@ class World:
             for logger in loggers:
                 logger.removeHandler(handler)
                 logger.propagate = True
-        must(not unexplained, "warnings", f"no fault explains: {unexplained}")
+        must(not self._unexplained, "warnings", f"no fault explains: {self._unexplained}")
+
+    def _note_warning(self, record: logging.LogRecord) -> None:
+        if record.thread != threading.get_ident():
+            return  # a thread that another test has left behind
+        text = record.getMessage()
+        self.note(text)
+        if text.startswith("waiting for ") and self._driver is not None:
+            self._driver.announced(text.removeprefix("waiting for "))
+        if not any(reason in self.faults for pattern, reason in WARNINGS.items() if re.match(pattern, text)):
+            self._unexplained.append(text)
 
 
 def stored_results(storage: MemoryObjects) -> dict[str, bytes]:
@@ -392,14 +382,9 @@ def stored_results(storage: MemoryObjects) -> dict[str, bytes]:
     return {name: content for name, content in storage.content.items() if name.endswith("/ended.json")}
 
 
-def simulate(seed: int, prepare: Callable[[World], object] = lambda world: None) -> World:
-    """Run the world of a seed. A failure names the seed and what happened.
-
-    Args:
-        prepare: changes the world before it begins.
-    """
+def simulate(seed: int) -> World:
+    """Run the world of a seed. A failure names the seed and what happened."""
     world = World(seed)
-    prepare(world)
     try:
         world.run()
         world.check()
