@@ -92,20 +92,20 @@ class RayLanes:
         lane.mailbox.put(lane.number, payload)
 
     def close(self, lane: _RayLane) -> None:
-        lane.mailbox.close(lane.number)
+        lane.mailbox.put(lane.number, None)
 
     def wait(self, lanes: Collection[_RayLane], seconds: float) -> list[_RayLane]:
         self._finish_kills()
         # The content of an event may still have to be transferred once its reference has arrived; `take` requests it.
         self._read_streams(lanes, 0.0)
-        found = [lane for lane in lanes if lane.arrived and not lane.is_fetching]
+        ready = [lane for lane in lanes if lane.is_ready]
         fetching = {lane.arrived[0]: lane for lane in lanes if lane.is_fetching}
         reading = any(lane.is_read for lane in lanes)
-        found += _ready(fetching, 0.0 if found else MAX_POLL_SECONDS if reading else seconds, fetch=True)
-        if not found and reading:
+        ready += _ready(fetching, 0.0 if ready else MAX_POLL_SECONDS if reading else seconds, fetch=True)
+        if not ready and reading:
             self._read_streams(lanes, MAX_POLL_SECONDS if fetching else seconds)
-            found = [lane for lane in lanes if lane.arrived and not lane.is_fetching]
-        return found
+            ready = [lane for lane in lanes if lane.is_ready]
+        return ready
 
     def _read_streams(self, lanes: Collection[_RayLane], seconds: float) -> None:
         """Take references of events from Ray's streams, which lose what is left in them when the worker dies.
@@ -117,10 +117,7 @@ class RayLanes:
         while ready := _ready(streams, seconds, fetch=False):
             seconds = 0.0
             for lane in ready:
-                try:
-                    lane.arrived.append(next(lane.generator))
-                except StopIteration:
-                    lane.arrived.append(None)
+                lane.arrived.append(next(lane.generator, None))
                 if not lane.is_read:
                     del streams[lane.generator]
 
@@ -135,10 +132,8 @@ class RayLanes:
                 return None
             message: Message = ray.get(lane.arrived.popleft())
         except ray.exceptions.RayError as error:
-            if (
-                isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
-                and lane.mailbox is self._mailbox
-            ):
+            has_mailbox = not isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
+            if not has_mailbox and lane.mailbox is self._mailbox:
                 self._mailbox = Mailbox(self.head)  # the lanes of the old one end, and new ones replace them
             death = death_of(error, lane.worker, self.head.nodes_now())
             if death.cause is Cause.BUG:
@@ -191,6 +186,10 @@ class _RayLane:
     arrived: deque[Any] = field(default_factory=deque)
     is_fetching: bool = False  # whether the content of the first one is on the way
     worker: WorkerProcess | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return bool(self.arrived) and not self.is_fetching
 
     @property
     def is_read(self) -> bool:
@@ -281,9 +280,10 @@ def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any
 
 
 class Mailbox:
-    """The driver's side. The actor is started for the first item, later than the lanes, which find it by its name.
+    """The trials of each lane, in an actor, since a running task has no other way to get its next one.
 
-    Its methods raise ClusterError if the actor does not start in time.
+    The actor is started for the first trial, later than the lanes, which find it by its name. The methods raise
+    ClusterError if it does not start in time.
     """
 
     def __init__(self, head: HeadWatch) -> None:
@@ -291,22 +291,19 @@ class Mailbox:
         self._head = head
 
     def put(self, lane: int, payload: Any) -> None:
+        """Give a lane its next trial, or None if there are no more."""
         self._actor.put.remote(lane, payload)
-
-    def close(self, lane: int) -> None:
-        """Notify a lane that there are no more items."""
-        self._actor.close.remote(lane)
 
     @functools.cached_property
     def _actor(self) -> Any:
         """Start the actor on the driver's node, so that it is lost only with the driver."""
         on_this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # max_restarts keeps its default of 0, since an actor that restarts has lost the items.
-        items: Any = ray.remote(_Items).options(
+        # max_restarts keeps its default of 0, since an actor that restarts has lost the trials.
+        payloads: Any = ray.remote(_Payloads).options(
             name=self.name, num_cpus=0, max_concurrency=MAX_WAITING_LANES, scheduling_strategy=on_this_node
         )
         for _ in range(TRIES):
-            actor: Any = items.remote()
+            actor: Any = payloads.remote()
             if len(self._head.nodes_now()) < 2:
                 return actor
             # A node that has just joined may not know the other nodes yet, and then fails to place the actor.
@@ -323,10 +320,11 @@ class Mailbox:
         raise ClusterError(f"no actor could be started on the driver's node in {TRIES} tries; see the logs")
 
 
-class _Items:
+class _Payloads:
+    """The actor."""
+
     def __init__(self) -> None:
         self._payloads: dict[int, list[Any]] = defaultdict(list)
-        self._closed: set[int] = set()
         self._changed: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def answer(self) -> None:
@@ -336,22 +334,17 @@ class _Items:
         self._payloads[lane].append(payload)
         self._changed.pop(lane, asyncio.Event()).set()
 
-    async def close(self, lane: int) -> None:
-        self._closed.add(lane)
-        self._changed.pop(lane, asyncio.Event()).set()
-
-    async def get(self, lane: int, index: int) -> list[Any]:
-        """Return a list with the item at this index, or an empty list if there will be none."""
+    async def get(self, lane: int, index: int) -> Any:
         payloads = self._payloads[lane]
-        while len(payloads) <= index and lane not in self._closed:
+        while len(payloads) <= index:
             await self._changed[lane].wait()
         done = max(0, index - 1)
         payloads[:done] = [None] * done  # every member of a group has taken these: free their memory
-        return payloads[index : index + 1]
+        return payloads[index]
 
 
 class Assignments:
-    """The items of a lane, as an iterator in the lane's task. Each member of a group sees the same items."""
+    """The trials of a lane, as an iterator in the lane's task. Each member of a group sees the same ones."""
 
     def __init__(self, mailbox: str, lane: int) -> None:
         self._mailbox, self._lane = mailbox, lane  # the actor's name, and the number of the lane
@@ -359,10 +352,10 @@ class Assignments:
     def __iter__(self) -> Iterator[Any]:
         mailbox = self._find_mailbox()
         for index in itertools.count():
-            found = self._get(mailbox, index)
-            if not found:
+            payload = self._get(mailbox, index)
+            if payload is None:
                 return
-            yield from found
+            yield payload
 
     def _find_mailbox(self) -> Any:
         while True:
@@ -374,15 +367,14 @@ class Assignments:
             else:
                 return mailbox
 
-    def _get(self, mailbox: Any, index: int, retries: int = RETRIES) -> list[Any]:
+    def _get(self, mailbox: Any, index: int, retries: int = RETRIES) -> Any:
         try:
-            found: list[Any] = _without_giving_back_the_cpu(mailbox.get.remote(self._lane, index))
+            return _without_giving_back_the_cpu(mailbox.get.remote(self._lane, index))
         except ray.exceptions.ActorUnavailableError:  # a connection broke
             if not retries:
                 raise
             time.sleep(1.0)
             return self._get(mailbox, index, retries - 1)
-        return found
 
 
 def _without_giving_back_the_cpu(reference: Any) -> Any:
