@@ -136,28 +136,18 @@ def temporary_cluster(*, cpus: int, gpus: int = 0, loses_nodes: bool = True) -> 
             cluster.kill()
 
 
-def up(folder: Path, *, nodes: int, cpus: int, gpus: int, port: int, dashboard_port: int) -> LocalCluster:
-    """Start a cluster that outlives this process. Raises ClusterError if it is up already or does not start."""
-    if processes_of(folder):
-        raise ClusterError(f"the cluster of {folder} is up already; end it with `down`")
-    ensure_token()
-    cluster = LocalCluster(folder, port=port, dashboard_port=dashboard_port, outlives=True)
-    cluster.add_nodes(nodes, cpus=cpus, gpus=gpus)
-    return cluster
-
-
 def processes_of(folder: Path, node: int | None = None) -> list[psutil.Process]:
     """Return the processes of the cluster of that folder, or of one of its nodes, with their descendants."""
     marks = {f"{FOLDER_VARIABLE}={folder}".encode()}
     marks |= set() if node is None else {f"{NODE_VARIABLE}={node}".encode()}
-    found: dict[int, psutil.Process] = {}
+    processes: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             # Not process.environ(), which stops early: Ray's workers overwrite the first variables with a title.
             environment = Path(f"/proc/{process.pid}/environ").read_bytes()
             if marks <= {*environment.split(b"\0")}:
-                found |= {child.pid: child for child in (process, *process.children(recursive=True))}
-    return [*found.values()]
+                processes |= {child.pid: child for child in (process, *process.children(recursive=True))}
+    return [*processes.values()]
 
 
 def kill(folder: Path, node: int | None = None) -> int:
@@ -218,27 +208,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=folder,
         help="folder of its logs and sockets, which only you can enter (default: %(default)s)",
     )
-    given = vars(parser.parse_args(arguments))
-    if given["nodes"] < 1:
-        parser.error(f"--nodes: expected 1 or more, got {given['nodes']}")
-    folder_option = "" if given["folder"] == folder else f" --folder {given['folder']}"
-    given["folder"] = given["folder"].resolve()
+    options = parser.parse_args(arguments)
+    if options.nodes < 1:
+        parser.error(f"--nodes: expected 1 or more, got {options.nodes}")
     try:
-        if given.pop("do") == "down":
-            return _print(f"processes ended: {kill(given['folder'])}")
-        cluster = up(**given)
+        if options.do == "down":
+            return _print(f"processes ended: {kill(options.folder.resolve())}")
+        address, dashboard = _up(options, options.folder.resolve())
     except ClusterError as error:
         print(f"error[{error.code}] {error}", file=sys.stderr)
         return 8
     token = "" if os.environ["RAY_AUTH_MODE"] == "disabled" else "RAY_AUTH_MODE=token "
     lines = [
-        f"started {counted(given['nodes'], 'node')}; train on them with one of",
-        f"  {token}python -m jobs.submit --address http://{cluster.dashboard} -- --storage /tmp/digits",
-        f"  {token}python -m jobs.train --address {cluster.address}",
+        f"started {counted(options.nodes, 'node')}; train on them with one of",
+        f"  {token}python -m jobs.submit --address http://{dashboard} -- --storage /tmp/digits",
+        f"  {token}python -m jobs.train --address {address}",
         "and end them with",
-        f"  python -m cluster.local down{folder_option}",
+        f"  python -m cluster.local down{'' if options.folder == folder else f' --folder {options.folder}'}",
     ]
     return _print("\n".join(lines))
+
+
+def _up(options: argparse.Namespace, folder: Path) -> tuple[str, str | None]:
+    """Start a cluster that outlives this process, and return the addresses of its head and dashboard.
+
+    Raises ClusterError if it is up already or does not start.
+    """
+    if processes_of(folder):
+        raise ClusterError(f"the cluster of {folder} is up already; end it with `down`")
+    ensure_token()
+    cluster = LocalCluster(folder, port=options.port, dashboard_port=options.dashboard_port, outlives=True)
+    cluster.add_nodes(options.nodes, cpus=options.cpus, gpus=options.gpus)
+    return cluster.address, cluster.dashboard
 
 
 def _print(text: str) -> int:

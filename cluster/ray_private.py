@@ -152,7 +152,7 @@ def job_has_ended(job: str, seconds: float) -> bool:
             skip_is_running_tasks_field=True,
             timeout=seconds,
         )
-        return any(found.is_dead for found in jobs.values())
+        return any(entry.is_dead for entry in jobs.values())
     return False
 
 

@@ -13,36 +13,28 @@ from tests.support.simulation.world import simulate
 CHUNK = 100
 
 
-def failure_of(seed: int) -> str:
-    """Return the traceback and the history of a failing seed; "" if nothing is wrong."""
+def failure(seed: int) -> tuple[str, str] | None:
+    """Return what is wrong in the world of a seed, in one line and with its traceback and history; None if nothing."""
     try:
         simulate(seed)
-    except Exception:
-        return traceback.format_exc()
-    return ""
-
-
-def first_failure(seeds: range) -> str:
-    """Return the message and the seed of the first world that fails, or ""."""
-    for seed in seeds:
-        try:
-            simulate(seed)
-        except Exception as error:
-            return f"{error} (seed {seed})"
-    return ""
+    except Exception as error:
+        return f"{error} (seed {seed})", traceback.format_exc()
+    return None
 
 
 def main() -> int:
     count, first = map(int, sys.argv[1:3])
+    seeds = range(first, first + count)
     if sys.argv[3:] == ["--first"]:
-        print(first_failure(range(first, first + count)))
+        line, _ = next(filter(None, map(failure, seeds)), ("", ""))
+        print(line)
         return 0
     begin, failures = time.monotonic(), 0
     with multiprocessing.Pool() as pool:
-        for done, failure in enumerate(pool.imap_unordered(failure_of, range(first, first + count), CHUNK), start=1):
-            if failure:
+        for done, result in enumerate(pool.imap_unordered(failure, seeds, CHUNK), start=1):
+            if result:
                 failures += 1
-                print(failure)
+                print(result[1])
             if done % 10_000 == 0:
                 print(f"{done:,} of {count:,} worlds, {failures} failed, {time.monotonic() - begin:.0f} s", flush=True)
     print(f"{count:,} worlds, {failures} failed")
