@@ -169,7 +169,7 @@ class FanOut:
             waiting: list[Any] = []
             while self._queue and len(waiting) < MAX_SKIPPED:
                 trial = self._queue.pop_for(attempt.kind, {other.kind for other in working})
-                deadline = self._deadline_of(trial, working)
+                deadline = self._trial_deadline(trial, working)
                 payload = self._payload(trial, deadline)
                 if payload is not None:
                     attempt.assign(trial, self._now, deadline)
@@ -180,7 +180,7 @@ class FanOut:
         elif not self._queue.backing_off and not self._expects_more():
             self._close(attempt)
 
-    def _deadline_of(self, trial: Trial, working: Sequence[Attempt]) -> float:
+    def _trial_deadline(self, trial: Trial, working: Sequence[Attempt]) -> float:
         """Return when a trial should end, so that every trial gets the same time in proportion to its cost."""
         now = self._clock.monotonic()
         left = self._deadline - now

@@ -136,7 +136,7 @@ def temporary_cluster(*, cpus: int, gpus: int = 0, loses_nodes: bool = True) -> 
             cluster.kill()
 
 
-def processes_of(folder: Path, node: int | None = None) -> list[psutil.Process]:
+def cluster_processes(folder: Path, node: int | None = None) -> list[psutil.Process]:
     """Return the processes of the cluster of that folder, or of one of its nodes, with their descendants."""
     marks = {f"{FOLDER_VARIABLE}={folder}".encode()}
     marks |= set() if node is None else {f"{NODE_VARIABLE}={node}".encode()}
@@ -151,11 +151,11 @@ def processes_of(folder: Path, node: int | None = None) -> list[psutil.Process]:
 
 
 def kill(folder: Path, node: int | None = None) -> int:
-    """Kill `processes_of(folder, node)` and return their number. Raises ClusterError if one does not end."""
+    """Kill `cluster_processes(folder, node)` and return their number. Raises ClusterError if one does not end."""
     killed: set[int] = set()
     deadline = time.monotonic() + NODE_KILL_SECONDS
     # Kill parents first, so that a raylet does not report dead workers. Repeat: a process may have started others.
-    while processes := processes_of(folder, node):
+    while processes := cluster_processes(folder, node):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -234,7 +234,7 @@ def _up(options: argparse.Namespace, folder: Path) -> tuple[str, str | None]:
 
     Raises ClusterError if it is up already or does not start.
     """
-    if processes_of(folder):
+    if cluster_processes(folder):
         raise ClusterError(f"the cluster of {folder} is up already; end it with `down`")
     ensure_token()
     cluster = LocalCluster(folder, port=options.port, dashboard_port=options.dashboard_port, outlives=True)

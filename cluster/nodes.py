@@ -214,10 +214,10 @@ def plan_lanes(
         )
     max_lanes = trials if max_concurrent is None else min(trials, max_concurrent)
 
-    def lanes_of(cpus: int) -> int:
+    def lanes_with(cpus: int) -> int:
         return min(max_lanes, count_groups(_slots(nodes, cpus, gpus), nodes_per_trial))
 
-    lanes = lanes_of(min_cpus)
+    lanes = lanes_with(min_cpus)
     if not lanes:
         fitting = sum(slots > 0 for slots in _slots(nodes, min_cpus, gpus))
         if fitting:
@@ -229,7 +229,7 @@ def plan_lanes(
             f"each trial asks for {counted(gpus, 'GPU')} and {counted(min_cpus, 'CPU')}, no node has both"
             "; lower --gpus-per-trial or --cpus-per-trial"
         )
-    cpus = cpus_per_trial or max(cpus for cpus in range(1, max_cpus + 1) if lanes_of(cpus) == lanes)
+    cpus = cpus_per_trial or max(cpus for cpus in range(1, max_cpus + 1) if lanes_with(cpus) == lanes)
     return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus, nodes=nodes_per_trial)
 
 

@@ -135,7 +135,7 @@ class RayLanes:
             has_mailbox = not isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
             if not has_mailbox and lane.mailbox is self._mailbox:
                 self._mailbox = Mailbox(self.head)  # the lanes of the old one end, and new ones replace them
-            death = death_of(error, lane.worker, self.head.nodes_now())
+            death = lane_death(error, lane.worker, self.head.nodes_now())
             if death.cause is Cause.BUG:
                 self._give_back(lane)
             return death
@@ -207,7 +207,7 @@ def _ready(lanes: Mapping[Any, _RayLane], seconds: float, *, fetch: bool) -> lis
     return [lanes[reference] for reference in ready]
 
 
-def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes: Sequence[Node]) -> Death:
+def lane_death(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes: Sequence[Node]) -> Death:
     """Return why an attempt died, from the error that Ray raised in place of its next event.
 
     Args:
@@ -217,7 +217,7 @@ def death_of(error: ray.exceptions.RayError, worker: WorkerProcess | None, nodes
     where = f"on {worker}" if worker else ""
     if isinstance(error, ray.exceptions.RayTaskError):
         if isinstance(error.cause, ray.exceptions.RayError):  # a request that the task itself made to Ray has failed
-            return death_of(error.cause, worker, nodes)
+            return lane_death(error.cause, worker, nodes)
         return Death(cause=Cause.BUG, details=f"({type(error.cause).__name__}: {error.cause})", traceback=str(error))
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         host, used = NODE.search(str(error)), MEMORY.search(str(error))

@@ -19,7 +19,7 @@ from cluster.fan_out import FanOut, LostAttempt
 from cluster.lanes import Cause, WorkerProcess
 from cluster.local import LocalCluster, temporary_cluster
 from cluster.nodes import LanePlan
-from cluster.ray_lanes import RayLanes, death_of
+from cluster.ray_lanes import RayLanes, lane_death
 from cluster.ray_private import connect
 from tests.support.clusters import every_cpu_taken, free_cpus, kill_gcs, wait_until
 
@@ -257,7 +257,7 @@ def test_a_death_for_lack_of_memory_names_the_node_and_its_memory() -> None:
         "Task was killed due to the node running low on memory.\n"
         "Memory on the node (IP: 10.0.0.7, ID: abc) was 28.5GB used / 30.0GB limit (0.95)"
     )
-    death = death_of(error, WorkerProcess(node="abc", host="node-7", pid=1), [])
+    death = lane_death(error, WorkerProcess(node="abc", host="node-7", pid=1), [])
     assert (death.cause, str(death)) == (Cause.OUT_OF_MEMORY, "out of memory on node-7, 28.5GB of 30.0GB in use")
 
 

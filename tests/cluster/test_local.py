@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from cluster.errors import AuthError
-from cluster.local import main, processes_of, temporary_cluster
+from cluster.local import cluster_processes, main, temporary_cluster
 from cluster.nodes import lost_nodes
 from cluster.ray_private import LOOPBACK
 from cluster.session import require_head
@@ -57,7 +57,7 @@ def test_a_cluster_ends_with_every_process_that_it_has_started(tmp_path: Path) -
             assert message in done.stderr
         started = everything_of(cluster)
     assert not [process for process in started if is_alive(process)]
-    assert processes_of(cluster.folder) == []
+    assert cluster_processes(cluster.folder) == []
 
 
 @pytest.mark.slow
@@ -65,11 +65,11 @@ def test_a_killed_node_is_lost_and_the_others_stay() -> None:
     with temporary_cluster(cpus=0) as cluster:
         first, second = cluster.add_nodes(2, cpus=1)
         cluster.kill(first)
-        assert processes_of(cluster.folder, first) == []
+        assert cluster_processes(cluster.folder, first) == []
         wait_until(lambda: lost_nodes(cluster.address), "the head has not noticed", 10)
         assert len(lost_nodes(cluster.address)) == 1
-        assert {process.name() for process in processes_of(cluster.folder, second)} >= {"raylet"}
-    assert processes_of(cluster.folder) == []
+        assert {process.name() for process in cluster_processes(cluster.folder, second)} >= {"raylet"}
+    assert cluster_processes(cluster.folder) == []
     assert not cluster.folder.exists()
 
 
@@ -118,7 +118,7 @@ def test_a_temporary_cluster_has_a_token_and_ends_with_the_process_that_has_star
     process.communicate("\n", timeout=20)
     assert not [*tmp_path.rglob("auth_token")]
     # Two agents try for a minute to report that their cluster was killed.
-    wait_until(lambda: not processes_of(Path(folder)), "the cluster is still there", 75)
+    wait_until(lambda: not cluster_processes(Path(folder)), "the cluster is still there", 75)
 
 
 def test_a_cluster_does_not_start_if_the_port_of_its_job_server_is_in_use(
@@ -131,7 +131,7 @@ def test_a_cluster_does_not_start_if_the_port_of_its_job_server_is_in_use(
         port = tunnel.getsockname()[1]
         assert main(["up", "--port=0", f"--dashboard-port={port}", f"--folder={tmp_path}"]) == 8
     assert f"127.0.0.1:{port} is in use, by another cluster or a tunnel perhaps" in capsys.readouterr().err
-    assert processes_of(tmp_path) == []
+    assert cluster_processes(tmp_path) == []
 
 
 def test_zero_nodes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import ray
 
-from cluster.local import LocalCluster, processes_of, temporary_cluster
+from cluster.local import LocalCluster, cluster_processes, temporary_cluster
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def two_nodes(*, gpus: bool) -> Iterator[str]:
 
 def kill_gcs(cluster: LocalCluster) -> None:
     """Kill only the GCS server of the head. `ray start` is suspended, since it would kill the other processes."""
-    head = processes_of(cluster.folder, 0)
+    head = cluster_processes(cluster.folder, 0)
     for process in head:
         if "start" in process.cmdline():
             process.suspend()

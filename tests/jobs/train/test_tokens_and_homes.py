@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import processes_of
+from cluster.local import cluster_processes
 from cluster.ray_private import LOOPBACK
 from tests.support.intruder import PUBLIC, listening, tried_by_another_user
 from tests.support.job import ROOT, train
@@ -72,7 +72,7 @@ def test_f20_a_file_with_a_wrong_token_is_named_and_the_right_token_works(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_another_user_can_neither_use_nor_read_nor_rename_anything_of_a_cluster(guarded: Cluster) -> None:
-    processes = processes_of(guarded.folder)
+    processes = cluster_processes(guarded.folder)
     found = tried_by_another_user(guarded.folder, processes)
     assert {*listening(processes).values()} == {LOOPBACK}
     assert (found.read, found.renamed) == ([], [])

@@ -205,8 +205,7 @@ class SimulatedCluster:
             return  # it is late already
         lane.faults.append(f"its next event takes {seconds} s")
         lane.content_at = self.clock.now + seconds
-        if math.isfinite(seconds):
-            self.clock.after(seconds, lambda: None)  # an action, so that a wait may end
+        self.clock.after(seconds, lambda: None)  # an action, so that a wait may end
 
     def lose_event(self, lane: SimulatedLane) -> None:
         """Lose the next event of a lane, which goes on."""

@@ -243,7 +243,7 @@ class Invariants(Watch):
         now = self._clock.now
         active = [lane for lane in lanes if not lane.closed]
         at_work = [lane for lane in active if lane in self._taken_at]  # the others wait, as far as the driver knows
-        wanted = min(len(at_work) + self.fan_out.queued, max(1, capacity_of(self._cluster)))
+        wanted = min(len(at_work) + self.fan_out.queued, max(1, known_capacity(self._cluster)))
         pausing = now - self._abandoned_at < MAX_PAUSE_SECONDS + 1
         if len(active) >= wanted or pausing:
             self._unused_since = None
@@ -261,8 +261,8 @@ class Invariants(Watch):
             if spec.id in self.results:
                 must(spec.id in stored, "storing results", f"the result of {spec.id} is not stored")
             elif spec.id not in self._finals | self._ended_before:
-                known, found = self.checkpoints.get(spec.id, 0), newest.get(spec.id, 0)
-                must(found >= known, "storing checkpoints", f"{spec.id}: epoch {known} was recorded, {found} is stored")
+                known, kept = self.checkpoints.get(spec.id, 0), newest.get(spec.id, 0)
+                must(kept >= known, "storing checkpoints", f"{spec.id}: epoch {known} was recorded, {kept} is stored")
 
 
 class WatchedRecorder(Recorder):
@@ -281,7 +281,7 @@ class WatchedRecorder(Recorder):
         super().record(event, attempts)
 
 
-def capacity_of(cluster: SimulatedCluster) -> int:
+def known_capacity(cluster: SimulatedCluster) -> int:
     """Return the number of lanes that fit on the nodes of which the driver knows."""
     return sum(node.cpus for node in cluster.head.live_nodes)
 

@@ -26,7 +26,7 @@ from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import NODE_LOST_SECONDS, SimulatedCluster, SimulatedLane, Watch
-from tests.support.simulation.invariants import WARNINGS, Invariants, WatchedRecorder, capacity_of, must
+from tests.support.simulation.invariants import WARNINGS, Invariants, WatchedRecorder, known_capacity, must
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
@@ -93,7 +93,7 @@ class World:
 
     # The bound
 
-    def _seconds_of(self, spec: TrialSpec) -> float:
+    def _trial_seconds(self, spec: TrialSpec) -> float:
         durations = self.durations[spec.model]
         training = durations.importing + durations.compiling + spec.epochs * durations.epoch + durations.evaluating
         writes = (spec.epochs * 3 + 8) * self.storage_pace[0]  # if the lane waits for each of them
@@ -102,11 +102,11 @@ class World:
     @property
     def _work(self) -> float:
         """Seconds that one lane needs for all trials, each in a new process."""
-        return sum(map(self._seconds_of, self.trials))
+        return sum(map(self._trial_seconds, self.trials))
 
     def _allow(self, seconds: float, attempts: int = 0, driver: bool = False) -> None:
         """Extend the bound because of a fault that may end attempts or a driver, or delays everything."""
-        longest = max(map(self._seconds_of, self.trials))
+        longest = max(map(self._trial_seconds, self.trials))
         self._bound += seconds + attempts * (longest + BACK_OFF_SECONDS[1] + 10)
         if driver:
             self.possible_ends += 1
@@ -313,7 +313,7 @@ class World:
         try:
             with WatchedRecorder(folder, self.trials, watch, self.note) as recorder:
                 if recorder.unfinished:
-                    plan = LanePlan(lanes=max(1, capacity_of(cluster)), cpus=1, gpus=0)
+                    plan = LanePlan(lanes=max(1, known_capacity(cluster)), cpus=1, gpus=0)
                     with fan_out_of(cluster, limits, plan, recorder, self.deadline, clock=clock) as watch.fan_out:
                         record_events(watch.fan_out, recorder, RunProgress(self.trials, recorder.rows), shown=False)
         except (StoreError, KilledError):
