@@ -263,13 +263,13 @@ def count_groups(slots: Sequence[int], size: int) -> int:
 
 
 def share_of_time(seconds: float, costs: Sequence[float], lanes: int, busy: Sequence[float] = ()) -> float:
-    """Return how many of the seconds left an item may take, so that those after it get as many in proportion to cost.
+    """Return how many of the seconds left a trial may take, so that those after it get as many in proportion to cost.
 
     Args:
-        costs: of the item and of those after it, in the order in which they begin.
-        busy: the seconds until each lane that has an item takes another one.
+        costs: of the trial and of those after it, in the order in which they begin.
+        busy: the seconds until each lane that has a trial takes another one.
     """
-    # Of many items, a sample on as large a part of the lanes gets nearly the same share.
+    # Of many trials, a sample on as large a part of the lanes gets nearly the same share.
     step = math.ceil(len(costs) / MAX_SHARES)
     relative, lanes = [cost / costs[0] for cost in costs[::step]], math.ceil(lanes / step)
     busy = [min(end, seconds) for end in sorted(busy)[::step]]
@@ -283,11 +283,11 @@ def share_of_time(seconds: float, costs: Sequence[float], lanes: int, busy: Sequ
 
 
 def makespan(seconds: Iterable[float], lanes: int, busy: Sequence[float] = ()) -> float:
-    """Return when the last item ends, if each free lane takes the next item.
+    """Return when the last trial ends, if each free lane takes the next trial.
 
     Args:
-        seconds: how long each item takes.
-        busy: the seconds until each lane that has an item now is free.
+        seconds: how long each trial takes.
+        busy: the seconds until each lane that has a trial now is free.
     """
     ends = [*busy, *[0.0] * (max(1, lanes) - len(busy))]
     heapq.heapify(ends)

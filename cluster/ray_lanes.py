@@ -180,7 +180,7 @@ class RayLanes:
 class _RayLane:
     number: int
     generator: Any  # Ray's generator of the lane's events
-    mailbox: Mailbox  # where the lane gets its items
+    mailbox: Mailbox  # where the lane gets its trials
     group: PlacementGroup | None
     # References of unread events. None after the last one.
     arrived: deque[Any] = field(default_factory=deque)
