@@ -146,10 +146,6 @@ class JobClient:
             self.job(job)  # raises UnknownJobError if there is no such job; otherwise its log does not exist yet
             return ""
 
-    def stop(self, job: str) -> None:
-        with self._translated_errors(job):
-            self._client.stop_job(job)
-
     def follow(self, job: str, write: Callable[[str], None]) -> Job:
         """Write the log as it grows; return the job when it has ended.
 
@@ -194,7 +190,7 @@ class JobClient:
             ) from error
         except (RuntimeError, ValueError) as error:
             if job is not None and "status code 404" in str(error):
-                raise UnknownJobError(f"there is no job {job} at {self.url}; `list` shows all") from error
+                raise UnknownJobError(f"there is no job {job} at {self.url}; `ray job list` shows all") from error
             if "already exists" in str(error):
                 raise JobExistsError(f"{self.url}: there is already a job {job}") from error
             *_, last = str(error).strip().splitlines() or [""]  # the last line of the server's traceback

@@ -11,7 +11,7 @@ COMMANDS = {
     "show": "describe a dataset: its size, classes and pixel values",
     "train": "train models, report their accuracy and store them",
     "search": "find good settings: train many configurations, continue the best ones",
-    "submit": "run `train` on a cluster as a job; follow and stop jobs",
+    "submit": "run `train` or `search` on a cluster as a job, and follow it",
     "retrain": "run `train` on a schedule, as a daemon or from another scheduler",
     "predict": "predict the classes of pictures with a stored model",
     "review": "correct the labels of pictures in the browser",

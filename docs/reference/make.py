@@ -16,7 +16,6 @@ import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from cluster import local
@@ -32,7 +31,6 @@ from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.search import options as search
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
-from jobs.submit.following import SubmitOptions
 from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
 from mnist_lib import run_documents
@@ -79,15 +77,11 @@ def parsers() -> Mapping[str, argparse.ArgumentParser]:
     """Return the parser of each command by its name, such as "jobs.models list"."""
     retraining: dict[str, type[RetrainOptions]] = {"": RetrainOptions}
     retraining |= {name: kind for name, (kind, _) in retrain.COMMANDS.items()}
-    submitting: dict[str, type[Any]] = {
-        "": SubmitOptions,
-        **{name: kind for name, (kind, _) in submit.COMMANDS.items()},
-    }
     found = [
         parser("jobs.train", TrainOptions),
         parser("jobs.search", search.SearchOptions, search.LEFT_OUT),
         parser("jobs.rehearse", rehearse.RehearseOptions, rehearse.LEFT_OUT),
-        *(parser(f"jobs.submit {name}".strip(), kind) for name, kind in submitting.items()),
+        *(parser(f"jobs.submit {name}".strip(), kind) for name, kind in submit.COMMANDS.items()),
         *(parser(f"jobs.retrain {name}".strip(), kind, hidden=kind.HIDDEN) for name, kind in retraining.items()),
         parser("jobs.predict", PredictOptions),
         parser("jobs.review", ReviewOptions),

@@ -332,7 +332,7 @@ def split_subcommand(program: str, about: Mapping[str, str | None], arguments: S
         lines = [f"  {command:{width}}  {' '.join((text or '').split())}".rstrip() for command, text in about.items()]
         print_result("\n".join([f"usage: {program} COMMAND [OPTIONS]", "", *lines]))
         sys.exit()
-    require_known("command", name, about)
+    require_known("command", name, [command for command in about if command])
     return name, others
 
 

@@ -1,1 +1,1 @@
-"""`jobs.submit`: send jobs.train to a Ray cluster as a job, follow jobs, stop them."""
+"""`jobs.submit`: send jobs.train or jobs.search to a Ray cluster as a job, and follow it."""

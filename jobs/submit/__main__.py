@@ -1,21 +1,28 @@
-"""`python -m jobs.submit -- OPTIONS`: run jobs.train or jobs.search on a cluster from a machine outside it."""
+"""`python -m jobs.submit [search] -- OPTIONS`: run jobs.train or jobs.search on a cluster from a machine outside it."""
 
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import SOURCE_FOLDERS
+from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import parse, split_at_dashes, split_config, split_subcommand
-from jobs.console.output import CommandResult, entry_point, print_stderr
-from jobs.search.options import SearchOptions, job_options, require_after_dashes
-from jobs.submit import following
-from jobs.submit.following import ServerOptions, SubmitOptions, client_of, follow
-from jobs.train.options import TrainOptions
+from jobs.console.options import option, parse, read_config, split_at_dashes, split_config, split_subcommand
+from jobs.console.output import (
+    RESULT_BEGINS,
+    RESULT_ENDS,
+    CommandResult,
+    entry_point,
+    print_result,
+    print_stderr,
+)
+from jobs.search.options import LEFT_OUT, SearchOptions, require_after_dashes
+from jobs.train.options import TrainOptions, command_of
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.listing import list_folder
 from mnist_lib.model_file import trust, with_folder
@@ -38,38 +45,72 @@ class RunIsBusyError(Exception):
     code = "E-BUSY"
 
 
-COMMANDS: dict[str, tuple[type[ServerOptions], Callable[[Any], CommandResult | int]]] = {
-    "list": (following.ListOptions, following.show_list),
-    "status": (following.StatusOptions, following.show_status),
-    "logs": (following.LogsOptions, following.show_logs),
-    "stop": (following.StopOptions, following.stop),
-}
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    address: str | None = option(
+        None,
+        "URL of the Ray dashboard (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265)",
+        str,
+        "URL",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(ServerOptions):
+    """Send this code to a Ray cluster and run jobs.train there, with the options after "--". Print the log until the
+    job has ended, then its result, and exit with its exit code. Absolute paths after "--" are on the cluster's head.
+    Subcommands: search (run jobs.search instead), logs (print the log of a job). `ray job list`, `ray job status` and
+    `ray job stop` do the rest."""
+
+    wait: bool = option(True, "wait until the job has ended; --no-wait prints its id and exits (default: on)")
+    json: bool = option(False, "with --no-wait: print the id as JSON (for the result as JSON, give --json after --)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitSearchOptions(SubmitOptions):
+    """Send this code to a Ray cluster and run jobs.search there, with the options after "--", as jobs.submit does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsOptions(ServerOptions):
+    """Print the log of a job."""
+
+    job: str | None = option(None, "required: id of the job", str, "JOB", positional=True)
+    follow: bool = option(False, "print the log until the job has ended, and exit with the job's exit code")
+
+
+COMMANDS: dict[str, type[ServerOptions]] = {"": SubmitOptions, "search": SubmitSearchOptions, "logs": LogsOptions}
 
 
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult | int:
-    about = {"": SubmitOptions.__doc__, **{name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}}
+    about = {name: kind.__doc__ for name, kind in COMMANDS.items()}
     name, others = split_subcommand("python -m jobs.submit", about, arguments)
-    if name:
-        kind, run = COMMANDS[name]
-        return run(parse(f"jobs.submit {name}", kind, others))
-    own, train = split_at_dashes(arguments)
+    if name == "logs":
+        return _show_log(parse("jobs.submit logs", LogsOptions, others))
+    own, flags = split_at_dashes(others)
     require_after_dashes(own, SubmitOptions)
-    options: SubmitOptions = parse("jobs.submit", SubmitOptions, own)
-    return _submit(options, train)
+    options: SubmitOptions = parse(f"jobs.submit {name}".strip(), COMMANDS[name], own)
+    return _submit(options, SearchOptions if name == "search" else TrainOptions, flags)
 
 
-def _submit(options: SubmitOptions, train: Sequence[str]) -> CommandResult | int:
-    given = _check(train)
-    run, (words, own) = given.run_name or given.resume, words_of_job(given, train)
-    client = client_of(options)
-    entrypoint = shlex.join(["python", "-m", given.COMMAND, *words])
+def _submit(options: SubmitOptions, kind: type[TrainOptions], flags: Sequence[str]) -> CommandResult | int:
+    job_options = _check(kind, flags)
+    run, (words, own) = job_options.run_name or job_options.resume, words_of_job(job_options, flags)
+    client = _client(options)
+    entrypoint = shlex.join(["python", "-m", kind.COMMAND, *words])
     job = _job_in_progress(client, run, entrypoint) if run else None
     job = job or _send(client, run, entrypoint, own)
-    trust(given.calls.values())
+    trust(job_options.calls.values())
     if not options.wait:
         return CommandResult({"job": job}, [job], json=options.json)
     return follow(client, job)
+
+
+def _client(options: ServerOptions) -> "JobClient":
+    from cluster.job_server import JobClient, url_of
+
+    return JobClient(url_of(options.address))
 
 
 def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | None:
@@ -155,10 +196,14 @@ def _size_of(own: Mapping[str, Path | bytes]) -> int:
     return sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in own.values())
 
 
-def _check(train: Sequence[str]) -> TrainOptions:
+def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
     """Return the options of the job. Refuse those that the job itself would refuse, and code that is not trusted."""
-    options = job_options("jobs.submit --", train)
-    options.require_trusted(train)
+    files, words = split_config(flags)
+    names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}.union(*map(read_config, files))
+    if command_of(names) != kind.COMMAND == TrainOptions.COMMAND:
+        raise UsageError("--vary and --space are options of a search; use: python -m jobs.submit search -- ...")
+    options: TrainOptions = parse("jobs.submit --", kind, flags, LEFT_OUT if kind is SearchOptions else ())
+    options.require_trusted(flags)
     options.grid()
     options.check()
     check_storage(options.storage)
@@ -175,6 +220,46 @@ def _check(train: Sequence[str]) -> TrainOptions:
     if run is not None:
         check_run_name(run)
     return options
+
+
+def follow(client: "JobClient", job: str) -> int:
+    """Print the log of a job on stderr and the result in it on stdout; return the exit code of the job."""
+    log, printed = "", 0
+
+    def write(text: str) -> None:
+        nonlocal log, printed
+        log += text
+        end = log.find(RESULT_BEGINS)
+        lines = log[printed : end if end >= 0 else log.rfind("\n") + 1]
+        print_stderr(lines, end="")
+        printed += len(lines)
+
+    try:
+        ended = client.follow(job, write)
+    except KeyboardInterrupt:
+        at = f"--address {client.url}"
+        print_stderr(
+            f"\njob {job} continues. To follow it: python -m jobs.submit logs {job} --follow {at}"
+            f"\nTo stop it: ray job stop {job} {at}"
+        )
+        return exit_codes.INTERRUPTED
+    before, marker, result = log[printed:].partition(RESULT_BEGINS)
+    result, _, after = result.partition(RESULT_ENDS)
+    print_stderr(before + after.lstrip("\n"), end="")
+    if marker:
+        print_result(result)
+    print_stderr(f"job {job}: {ended.status.lower()}")
+    return ended.exit_code
+
+
+def _show_log(options: LogsOptions) -> int:
+    if options.job is None or not re.fullmatch(r"[\w.-]+", options.job):
+        raise UsageError(f"expected the id of a job, got {options.job or ''!r}; `ray job list` lists all")
+    client = _client(options)
+    if options.follow:
+        return follow(client, options.job)
+    print_result(client.log(options.job).rstrip("\n"))
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

@@ -21,10 +21,9 @@ from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, check_train, train_options
 from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.search.options import LEFT_OUT as NOT_FOR_A_SEARCH
-from jobs.search.options import SearchOptions, job_options
+from jobs.search.options import SearchOptions
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
-from jobs.submit.following import SubmitOptions
 from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import moment_of
@@ -65,14 +64,15 @@ def parse_rehearse(words: Sequence[str]) -> None:
 
 
 def parse_submit(words: Sequence[str]) -> None:
-    if words and words[0] in submit.COMMANDS:
-        parse("jobs.submit", submit.COMMANDS[words[0]][0], words[1:])
-    else:
-        own, train = split_at_dashes(words)
-        parse("jobs.submit", SubmitOptions, own)
-        given = job_options("jobs.submit --", train)
-        assert given.grid()
-        given.check()
+    name, words = (words[0], words[1:]) if words and words[0] in submit.COMMANDS else ("", words)
+    own, flags = split_at_dashes(words)
+    parse("jobs.submit", submit.COMMANDS[name], own)
+    if name == "search":
+        parse_search(flags)
+    elif name != "logs":
+        options: TrainOptions = parse("jobs.submit --", TrainOptions, flags)
+        assert options.grid()
+        options.check()
 
 
 def parse_retrain(words: Sequence[str]) -> None:

@@ -14,7 +14,6 @@ import yaml
 from jobs.console.options import parse, split_at_dashes
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
 from jobs.submit import __main__ as submit
-from jobs.submit.following import SubmitOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.objects.storage import check_storage, is_url
 from mnist_lib.store.runs import check_run_name
@@ -167,10 +166,9 @@ def parse_retrain(arguments: Sequence[str]) -> RetrainOptions:
 
 def parse_submit(arguments: Sequence[str]) -> None:
     if arguments and not arguments[0].startswith("-"):
-        kind, _ = submit.COMMANDS[arguments[0]]
-        parse("jobs.submit", kind, arguments[1:])
+        parse("jobs.submit", submit.COMMANDS[arguments[0]], arguments[1:])
         return
-    own, _, train = " ".join(arguments).partition("-- ")
-    parse("jobs.submit", SubmitOptions, shlex.split(own))
-    options = parse_train(shlex.split(train))
+    own, train = split_at_dashes(arguments)
+    parse("jobs.submit", submit.SubmitOptions, own)
+    options = parse_train(train)
     assert is_url(options.storage) or Path(options.storage).is_absolute(), "the job's working folder is deleted"

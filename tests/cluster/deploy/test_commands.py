@@ -85,7 +85,7 @@ def test_each_file_has_commands_to_check() -> None:
         "cluster.md",
         *(file.name for file in LAUNCHERS),
     }
-    assert ["python", "-m", "jobs.submit", "list"] in commands()["cluster.md"]
+    assert ["ray", "job", "list"] in commands()["cluster.md"]
 
 
 @pytest.mark.parametrize("wrong", ["ray start --num-cpu=1", "ray job lst", "python -m jobs.train --epoch 1"])

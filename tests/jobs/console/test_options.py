@@ -148,7 +148,7 @@ def test_options_that_a_command_lacks_are_refused_as_flags_and_keep_defaults() -
         parse("program", Options, ["--seeds=2"], left_out=["seeds"])
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["models"], ["models", "list"], ["retrain"], ["submit", "stop"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["models"], ["models", "list"], ["retrain"], ["submit", "logs"]])
 def test_every_command_prints_the_version(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         mnist_jobs.main([*command, "--version"])
