@@ -21,11 +21,16 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 @dataclass(frozen=True, kw_only=True)
 class TrackOptions:
-    """Copy runs and searches to MLflow, with their parameters, accuracies, reports and stored models. Repeating the
-    command adds what is new."""
+    """Copy complete runs and searches to MLflow, with their parameters, accuracies, reports and stored models. Repeat
+    the command to add what is new."""
 
     runs: tuple[str, ...] = option(
-        (), "names of the runs to copy (default: all runs in the storage)", str, "RUN", positional=True, several=True
+        (),
+        "names of the runs to copy (default: all complete runs in the storage)",
+        str,
+        "RUN",
+        positional=True,
+        several=True,
     )
     storage: str = option("results", "folder or bucket with the runs", str, "DIR|URL")
     tracking_uri: str | None = option(
@@ -49,7 +54,7 @@ class TrackOptions:
             check_run_name(run)
             if not objects.exists(f"runs/{run}/{RUN_RECORD}"):
                 raise SpecError(f"runs: expected names of runs in {objects.where('runs')}, got {run!r}")
-        return [*self.runs] or sorted(objects.folders("runs"))
+        return [*self.runs] or [run for run in sorted(objects.folders("runs")) if RunFolder(objects, run).is_complete]
 
 
 @entry_point
@@ -75,7 +80,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
                 exit_code = exit_code or exit_codes.exit_code_of(problem.code)
             if any(isinstance(problem, TrackingError) for problem in problems):
                 break  # the others would probably fail, too, after as long a wait
-    lines = [_line(row) for row in copied] or ([] if names else [f"No run is stored in {options.storage}."])
+    lines = [_line(row) for row in copied] or ([] if names else [f"No complete run is stored in {options.storage}."])
     return CommandResult([asdict(row) for row in copied], lines, exit_code, json=options.json)
 
 

@@ -143,21 +143,10 @@ class Server:
     def _write(self, run: "Run", part: Part) -> None:
         from mlflow.entities import Metric, Param
 
-        parameters = [Param(name, value) for name, value in part.parameters.items() if name not in run.data.params]
-        last = self._last_step(run)
-        # The last epoch is sent again, since an interruption may have lost a part of it; MLflow ignores what it has.
-        metrics = [
-            Metric(metric.name, metric.value, round(metric.at * 1000), metric.step)
-            for metric in part.metrics
-            if metric.step == 0 or metric.step >= last
-        ]
+        # After an interruption, MLflow ignores the values that it has.
+        parameters = [Param(name, value) for name, value in part.parameters.items()]
+        metrics = [Metric(metric.name, metric.value, round(metric.at * 1000), metric.step) for metric in part.metrics]
         self._client.log_batch(run.info.run_id, metrics, parameters)
-
-    def _last_step(self, run: "Run") -> int:
-        """Return the last epoch that MLflow has of a trial."""
-        if "train_loss" not in run.data.metrics:
-            return 0
-        return max(metric.step for metric in self._client.get_metric_history(run.info.run_id, "train_loss"))
 
     def _write_model(self, folder: RunFolder, run: "Run", model: str, number: int) -> None:
         """Copy a stored version as a model that `mlflow.pyfunc.load_model` loads where this package is installed."""
@@ -190,9 +179,8 @@ class Server:
                     ) from error
 
     def _end(self, run: "Run", part: Part) -> None:
-        if part.ended is not None:
-            status = "FAILED" if part.failed else "FINISHED"
-            self._client.set_terminated(run.info.run_id, status, round(part.ended * 1000))
+        status = "FAILED" if part.failed else "FINISHED"
+        self._client.set_terminated(run.info.run_id, status, round(part.ended * 1000))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

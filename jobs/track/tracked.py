@@ -11,6 +11,7 @@ from jobs.search.findings import History
 from jobs.search.options import NAMES
 from mnist_lib.clock import moment_of
 from mnist_lib.documents import Json, Name, builtins_of, convert, decode
+from mnist_lib.errors import SpecError
 from mnist_lib.results import EpochDone
 from mnist_lib.run_documents import RungScored, SearchDocument, Summary
 from mnist_lib.spec import WITH_MOMENTUM
@@ -39,11 +40,11 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A run, a trial or a configuration. Times are Unix times; `ended` is None while it may go on."""
+    """A run, a trial or a configuration. Times are Unix times."""
 
     name: str
     begun: float
-    ended: float | None
+    ended: float
     failed: bool = False
     parameters: Mapping[str, str]
     metrics: Sequence[Metric] = ()
@@ -68,24 +69,21 @@ def key_of(folder: RunFolder) -> str:
 
 
 def tracked_run(folder: RunFolder) -> TrackedRun:
-    """Read a run, which may be unfinished.
+    """Read a run.
 
     Raises:
         IntegrityError: one of its documents is damaged.
-        SpecError: a document has more correct predictions than images.
+        SpecError: the run is not complete, or a document has more correct predictions than images.
     """
     begun, summary = folder.begun(), folder.summary()
+    if summary is None:
+        raise SpecError(f"runs: expected a complete run, got {folder.run}, which has not ended; copy it later")
     terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}", "$.terms")
-    at, ended = moment_of(begun.begun).timestamp(), None
-    rows: dict[str, Row] = {}
-    versions: dict[str, tuple[str, int]] = {}
-    if summary is not None:
-        ended = moment_of(summary.ended).timestamp() if summary.ended else at
-        rows |= {trial.id: builtins_of(trial) for trial in summary.trials}
-        versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
-    elif terms["search"] is None:
-        rows |= terms["trials"]
+    at = moment_of(begun.begun).timestamp()
+    ended = moment_of(summary.ended).timestamp() if summary.ended else at
+    rows: dict[str, Row] = {trial.id: builtins_of(trial) for trial in summary.trials}
     rows |= _configurations(folder, terms["trials"])
+    versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
     metrics: dict[str, list[Metric]] = {}
     begins: dict[str, float] = {}
     for epoch in _epochs(folder.history()):
@@ -95,8 +93,8 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
     parts = []
     for name in dict.fromkeys([*rows, *metrics]):
         row, epochs = rows.get(name, {}), metrics.get(name, [])
-        part_ended = epochs[-1].at if epochs and ended is not None else ended
-        results = [Metric(result, row[result], part_ended or at) for result in RESULTS if result in row]
+        part_ended = epochs[-1].at if epochs else ended
+        results = [Metric(result, row[result], part_ended) for result in RESULTS if result in row]
         part = Part(
             name=name,
             begun=begins.get(name, at),
@@ -107,13 +105,11 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
             version=versions.get(name),
         )
         parts.append(part)
-    files = [] if summary is None else [*filter(folder.has, FILES), *folder.names(PLOTS)]
+    files = [*filter(folder.has, FILES), *folder.names(PLOTS)]
     return TrackedRun(run=_run(begun.run, at, ended, summary), parts=parts, files=files)
 
 
-def _run(name: str, begun: float, ended: float | None, summary: Summary | None) -> Part:
-    if summary is None:
-        return Part(name=name, begun=begun, ended=ended, parameters={})
+def _run(name: str, begun: float, ended: float, summary: Summary) -> Part:
     dataset, search = summary.dataset, summary.search
     parameters = {
         "dataset": dataset.name,
@@ -133,7 +129,7 @@ def _run(name: str, begun: float, ended: float | None, summary: Summary | None) 
         ended=ended,
         failed=not summary.models,
         parameters={name: str(value) for name, value in parameters.items()},
-        metrics=[Metric(result, value, ended or begun) for result, value in results.items()],
+        metrics=[Metric(result, value, ended) for result, value in results.items()],
     )
 
 

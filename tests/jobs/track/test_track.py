@@ -68,6 +68,12 @@ def folder(tmp_path: Path, digits: Dataset) -> Iterator[RunFolder]:
         yield opened
 
 
+@pytest.fixture
+def complete(folder: RunFolder, digits: Dataset) -> RunFolder:
+    folder.complete(structs.replace(made_run(digits, seeds=2, models=("keras",)).summary, run="r", models={}))
+    return folder
+
+
 def copy(*arguments: str | Path, uri: str, experiment: str) -> list[dict[str, Any]]:
     """Run the command as a user does, and return its document."""
     command = [sys.executable, "-m", "jobs.track", *map(str, arguments), "--experiment", experiment, "--json"]
@@ -129,22 +135,23 @@ def test_a_search_is_copied_once_with_its_trials_report_and_model(uri: str, sear
     assert runs_of(uri, "search").keys() == runs.keys()
 
 
-def test_a_running_run_is_continued_without_repeated_epochs(uri: str, folder: RunFolder, digits: Dataset) -> None:
+def test_a_run_in_progress_is_copied_when_it_is_complete_with_each_epoch_once(
+    uri: str, folder: RunFolder, digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     storage = Path(folder.where).parents[1]
-    copy("r", "--storage", storage, uri=uri, experiment="running")
-    runs = runs_of(uri, "running")
-    assert {run.info.status for run in runs.values()} == {"RUNNING"}
-    begun = steps(uri, runs["keras-s0"], "train_loss")
+    options = ["r", "--storage", str(storage), "--tracking-uri", uri, "--experiment", "resumed"]
+    assert copy("--storage", storage, uri=uri, experiment="resumed") == []
+    assert main(options) == 2
+    assert "runs: expected a complete run, got r, which has not ended" in capsys.readouterr().err
     made = made_run(digits, seeds=2, models=("keras",))
     for entry in made.history:  # a resumed trial repeats epochs
         folder.append_history(structs.replace(entry, at=0.0))
     folder.complete(structs.replace(made.summary, run="r", models={}))
-    copy("r", "--storage", storage, uri=uri, experiment="running")
-    runs = runs_of(uri, "running")
+    copy("r", "--storage", storage, uri=uri, experiment="resumed")
+    runs = runs_of(uri, "resumed")
     assert {run.info.status for run in runs.values()} == {"FINISHED", "FAILED"}
     for name in ("keras-s0", "keras-s1"):
         assert [step for step, _ in steps(uri, runs[name], "train_loss")] == list(range(1, 9))
-    assert steps(uri, runs["keras-s0"], "train_loss")[: len(begun)] == begun
 
 
 @pytest.mark.long
@@ -184,6 +191,7 @@ def test_a_damaged_run_is_named_and_the_others_are_copied(
     shutil.copytree(searched, storage)
     (storage / "runs/broken").mkdir()
     (storage / "runs/broken/run.json").write_text("{}")
+    (storage / "runs/broken/summary.json").write_text("{}")
     assert main(["--storage", str(storage), "--tracking-uri", uri, "--experiment", "damaged"]) == 7
     shown = capsys.readouterr()
     assert "error[E-INTEGRITY] broken is not copied completely: " in shown.err
@@ -211,12 +219,12 @@ def test_an_error_is_one_line(
     arguments: list[str],
     code: int,
     message: str,
-    folder: RunFolder,
+    complete: RunFolder,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    assert main([*arguments, "--storage", str(Path(folder.where).parents[1])]) == code
+    assert main([*arguments, "--storage", str(Path(complete.where).parents[1])]) == code
     shown = capsys.readouterr()
     assert shown.err.startswith(message)
     assert shown.err.count("\n") == 1

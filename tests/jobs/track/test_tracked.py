@@ -1,4 +1,4 @@
-"""What is copied of runs that are unfinished, failed or damaged."""
+"""What is copied of runs, searches and damaged documents."""
 
 import json
 from collections.abc import Mapping
@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from jobs.track.tracked import key_of, tracked_run
+from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry
-from mnist_lib.run_documents import RungScored
+from mnist_lib.run_documents import RungScored, Summary
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
+from tests.support.made_run import made_run
 from tests.support.memory import peak_bytes
 
 TRIAL = {
@@ -43,23 +46,32 @@ SEARCH = {
 EPOCH = EpochDone(trial="keras-c0", epoch=1, loss=0.5, train=Accuracy(5, 10), validation=None, seconds=20.0)
 
 
-def run_with(folder: Path, terms: Mapping[str, Any], *history: HistoryEntry) -> RunFolder:
+@pytest.fixture(scope="module")
+def summary(digits: Dataset) -> Summary:
+    """The summary of a run with one trial, whose model has an argument with the name of a setting."""
+    made = made_run(digits, seeds=1, models=("keras",)).summary
+    trials = tuple(structs.replace(trial, **TRIAL) for trial in made.trials)
+    return structs.replace(made, run="r", models={}, trials=trials)
+
+
+def run_with(folder: Path, summary: Summary, terms: Mapping[str, Any], *history: HistoryEntry) -> RunFolder:
     folder.mkdir(exist_ok=True)
     with open_run(LocalObjects(folder), "r", dataset="letters", terms=terms, configuration="") as opened:
         for entry in history:
             opened.append_history(entry)
         opened.flush()
+        opened.complete(summary)
     return opened
 
 
-def test_an_unfinished_search_has_its_configurations_with_what_is_known_of_them(tmp_path: Path) -> None:
+def test_a_search_has_its_configurations_with_what_is_known_of_them(summary: Summary, tmp_path: Path) -> None:
     terms = {"trials": {"keras-s0": TRIAL}, "search": {"trials": 2}}
     failed = RungScored(trial="keras-c1", epoch=1, validation=None, status="failed")
-    folder = run_with(tmp_path / "results", terms, EPOCH, failed)
+    folder = run_with(tmp_path / "results", structs.replace(summary, trials=()), terms, EPOCH, failed)
     folder.write_json("search.json", SEARCH)
     tracked = tracked_run(folder)
     adam, sgd = tracked.parts
-    assert (adam.name, adam.ended, adam.failed, sgd.name, sgd.failed) == ("keras-c0", None, False, "keras-c1", True)
+    assert (adam.name, adam.failed, sgd.name, sgd.failed) == ("keras-c0", False, "keras-c1", True)
     assert adam.metrics[0].at - adam.begun == pytest.approx(20)
     shared = {"model": "keras", "dataset": "letters", "seed": "0", "epochs": "9", "batch_size": "64"}
     shared |= {"argument momentum": "0.99"}
@@ -68,14 +80,14 @@ def test_an_unfinished_search_has_its_configurations_with_what_is_known_of_them(
     assert sgd.parameters == shared | {"optimizer": "sgd", "learning_rate": "0.5", "hidden_units": "32"}
 
 
-def test_an_argument_with_the_name_of_a_setting_is_told_apart(tmp_path: Path) -> None:
-    (part,) = tracked_run(run_with(tmp_path / "results", {"trials": {"keras-s0": TRIAL}})).parts
+def test_an_argument_with_the_name_of_a_setting_is_told_apart(summary: Summary, tmp_path: Path) -> None:
+    (part,) = tracked_run(run_with(tmp_path / "results", summary, {"trials": {"keras-s0": TRIAL}})).parts
     assert (part.parameters["momentum"], part.parameters["argument momentum"]) == ("0.9", "0.99")
 
 
-def test_runs_of_the_same_name_in_two_storages_are_different_runs(tmp_path: Path) -> None:
+def test_runs_of_the_same_name_in_two_storages_are_different_runs(summary: Summary, tmp_path: Path) -> None:
     terms = {"trials": {"keras-s0": TRIAL}}
-    one, other = (run_with(tmp_path / name, terms) for name in ("one", "other"))
+    one, other = (run_with(tmp_path / name, summary, terms) for name in ("one", "other"))
     assert key_of(one) == key_of(one)
     assert key_of(one) != key_of(other)
 
@@ -92,9 +104,9 @@ def test_runs_of_the_same_name_in_two_storages_are_different_runs(tmp_path: Path
     ],
 )
 def test_a_damaged_document_is_an_integrity_error(
-    terms: Mapping[str, Any], document: Mapping[str, Any], tmp_path: Path
+    terms: Mapping[str, Any], document: Mapping[str, Any], summary: Summary, tmp_path: Path
 ) -> None:
-    folder = run_with(tmp_path / "results", terms)
+    folder = run_with(tmp_path / "results", summary, terms)
     folder.write("search.json", json.dumps(document).encode())
     with pytest.raises(IntegrityError):
         tracked_run(folder)
