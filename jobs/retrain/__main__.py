@@ -35,7 +35,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.retrainer import Pause, Retrainer
-from mnist_lib.retraining.timetable import Timetable
+from mnist_lib.retraining.slots import Timetable
 from mnist_lib.store.runs import check_writable
 
 RETRY_SECONDS = 30.0  # pause after a storage error

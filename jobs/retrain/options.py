@@ -12,8 +12,7 @@ from jobs.train.options import STORAGE_HELP, TrainOptions
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.protocol import check_part
-from mnist_lib.retraining.policy import OVERLAP, Policy
-from mnist_lib.retraining.timetable import Timetable
+from mnist_lib.retraining.slots import OVERLAP, Policy, Timetable
 
 CRON_HELP = 'required: when to run, as minute hour day month weekday, such as "0 3 * * *" for every day at 3:00'
 EVENTS = {

@@ -29,7 +29,7 @@ from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.report.data_texts import totals
 from mnist_lib.retraining.journal import DataOfRun, ModelResult
-from mnist_lib.retraining.work import AttemptResult, RunAttempt
+from mnist_lib.retraining.retrainer import AttemptResult, RunAttempt
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted

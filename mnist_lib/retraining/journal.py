@@ -6,14 +6,14 @@ only one process can start a slot.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from mnist_lib.clock import moment_of, timestamp
+from mnist_lib.clock import moment_of
 from mnist_lib.data.request import ClassName
 from mnist_lib.data.unusual import Growth
 from mnist_lib.documents import Count, Document, Moment, Number, Share, Text
@@ -86,10 +86,6 @@ class Entry:
     def __post_init__(self) -> None:
         if self.begun:
             moment_of(self.begun)
-
-    def followed_by(self, kind: Kind, now: datetime, host: str, **fields: Any) -> "Entry":
-        """Return the next entry of this slot."""
-        return replace(self, kind=kind, at=timestamp(now), host=host, **fields)
 
     @property
     def is_open(self) -> bool:

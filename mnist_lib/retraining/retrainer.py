@@ -9,18 +9,16 @@ Any number of processes may run the same schedule in one storage, and each may d
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mnist_lib.clock import Clock, as_file_name, moment_of, text_of, timestamp
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseLostError
-from mnist_lib.retraining.journal import Entry, Journal, Kind
-from mnist_lib.retraining.policy import Due, Policy, missed_text
-from mnist_lib.retraining.timetable import Timetable
-from mnist_lib.retraining.work import ActiveRun, Work
+from mnist_lib.retraining.journal import DataOfRun, DoneSlot, Entry, Journal, Kind, ModelResult
+from mnist_lib.retraining.slots import Due, Policy, Timetable, missed_text
 from mnist_lib.wording import counted
 
 POLL_SECONDS = 0.5  # while a run is in progress
@@ -39,6 +37,60 @@ class Pause:
 
 
 STEP_AGAIN = Pause("waiting", 0.0)
+
+
+@dataclass(frozen=True)
+class AttemptResult:
+    """The result of an attempt at a run."""
+
+    exit_code: int
+    complete: bool  # the run has a result, and all of it is stored
+    retry: Literal["no", "once", "yes"] = "no"  # "once": if no earlier attempt has failed
+    why: str = ""  # the cause in one line
+    results: Mapping[str, ModelResult] = field(default_factory=dict)  # of a complete run, by model
+    data: DataOfRun | None = None
+
+
+class RunAttempt(Protocol):
+    """An attempt at a run, in progress in another process."""
+
+    def poll(self) -> AttemptResult | None:
+        """Return the result; None while the attempt is in progress."""
+
+    def stop(self) -> None:
+        """End the attempt so that the next one has little to repeat; return when it has ended."""
+
+    def kill(self) -> None:
+        """End the attempt at once."""
+
+
+class Work(Protocol):
+    """The work to do for each slot."""
+
+    def has_run(self, run: str) -> bool:
+        """Return whether a run of that name exists."""
+
+    def fingerprint(self) -> str | None:
+        """Return a hash of everything that a result depends on, as it is now; None if it is unknown."""
+
+    def start(self, run: str, term: int, *, last: bool) -> RunAttempt:
+        """Start an attempt.
+
+        Args:
+            term: fencing number; the attempt's writes are refused after a later term has begun.
+            last: whether no other attempt follows if this one fails, so that a partial result is better than none.
+        """
+
+
+@dataclass
+class ActiveRun:
+    """An attempt in progress."""
+
+    number: int  # of the journal entry that started it
+    entry: Entry
+    attempt: RunAttempt
+    newest_slot: datetime  # the newest slot that came due during the run
+    end: Entry | None = None  # the entry that ends the attempt, kept until it could be appended to the journal
 
 
 class Retrainer:
@@ -92,7 +144,7 @@ class Retrainer:
         if self._active is not None:
             run, self._active = self._active, None
             run.attempt.stop()
-            self._journal.append(run.number, run.ended("interrupted", self._clock.now(), why="stopped on request"))
+            self._journal.append(run.number, self._following(run.entry, "interrupted", why="stopped on request"))
         self._lease.release()
 
     def _step_idle(self) -> Pause:
@@ -140,23 +192,21 @@ class Retrainer:
 
     def _start(self, number: int, last: Entry, due: Due) -> None:
         """Start the run of a slot, unless it needs none, is too late, or another process acts on it."""
-        entry = self._entry("started", due, last, run=self._run_of(due.slot), attempt=1)
-        if self._work.has_run(entry.run):
+        run, before = self._run_of(due.slot), last.last_done
+        if self._work.has_run(run):
             why = "its run took place before the clock was set back"
-            self._settle(number, replace(entry, kind="skipped", why=why, run="", attempt=0))
+            self._settle(number, self._entry("skipped", due, last, why=why))
             return
         fingerprint = self._fingerprint()
-        before = entry.last_done
-        too_late = "" if self._on_request else self._policy.why_too_late(due.slot, self._clock.now())
-        if too_late:
-            self._settle(number, replace(entry, kind="skipped", why=too_late, run="", attempt=0))
-            return
-        skip_unchanged = self._skip_unchanged and not self._on_request
-        if skip_unchanged and fingerprint is not None and before and fingerprint == before.fingerprint:
-            why = f"data, configuration and code have not changed since run {before.run}"
-            self._settle(number, replace(entry, kind="unchanged", why=why, run="", attempt=0))
-            return
-        self._launch(number, replace(entry, fingerprint=fingerprint))
+        if not self._on_request:
+            if too_late := self._policy.why_too_late(due.slot, self._clock.now()):
+                self._settle(number, self._entry("skipped", due, last, why=too_late))
+                return
+            if self._skip_unchanged and fingerprint is not None and before and fingerprint == before.fingerprint:
+                why = f"data, configuration and code have not changed since run {before.run}"
+                self._settle(number, self._entry("unchanged", due, last, why=why))
+                return
+        self._launch(number, self._entry("started", due, last, run=run, attempt=1, fingerprint=fingerprint))
 
     def _step_open(self, number: int, last: Entry) -> Pause:
         """Act on an open slot: its process has died, its next attempt is not due yet, or a process is working on it."""
@@ -178,11 +228,11 @@ class Retrainer:
         is_newest = self._timetable.latest(now) <= last.due
         too_late = "" if is_newest else self._policy.why_too_late(last.due, now)
         if self._policy.overlap == "replace" and not is_newest:
-            self._settle(number, last.followed_by("replaced", now, self._host, why="a newer slot came due"))
+            self._settle(number, self._following(last, "replaced", why="a newer slot came due"))
         elif failures >= self._policy.max_attempts or too_late:
             why = too_late or f"abandoned after {counted(last.attempt, 'attempt')}; the last attempt's process died"
             cause: dict[str, Any] = {"why": why, "failures": failures, "exit_code": ABANDONED_EXIT_CODE}
-            self._settle(number, last.followed_by("failed", now, self._host, **cause))
+            self._settle(number, self._following(last, "failed", **cause))
         else:
             again = replace(last, kind="started", attempt=last.attempt + 1, failures=failures, host=self._host)
             if last.exit_code is None:  # the last attempt was broken off: a new period of work begins
@@ -208,7 +258,8 @@ class Retrainer:
         assert self._lease.number is not None
         self._launched = entry.run
         last = entry.failures + 1 >= self._policy.max_attempts
-        self._active = ActiveRun(number + 1, entry, self._work.start(entry.run, self._lease.number, last=last))
+        attempt = self._work.start(entry.run, self._lease.number, last=last)
+        self._active = ActiveRun(number + 1, entry, attempt, newest_slot=moment_of(entry.at))
         log.info("slot %s: run %s, attempt %d", entry.slot, entry.run, entry.attempt)
         return True
 
@@ -229,14 +280,45 @@ class Retrainer:
             if self._lease.overdue():
                 return self._kill_attempt(run, "the lease could not be renewed in time")
             raise
-        ended = run.poll(self._timetable, self._policy, self._fingerprint, self._clock.now())
-        if ended is None:
+        run.end = run.end or self._poll(run)
+        if run.end is None:
             return Pause("running", POLL_SECONDS)
         # If the entry cannot be appended, the run stays active and the lease held: the next step tries again.
-        self._settle(run.number, ended)
+        self._settle(run.number, run.end)
         self._active = None
         self._lease.release()
         return STEP_AGAIN
+
+    def _poll(self, run: ActiveRun) -> Entry | None:
+        """Return the entry that ends the attempt; None while it is in progress."""
+        result = run.attempt.poll()
+        if result is not None:
+            return self._end(run.entry, result)
+        newest = self._timetable.latest(self._clock.now())
+        if newest > run.newest_slot:
+            run.newest_slot, overlap = newest, self._policy.overlap
+            log.warning("slot %s is due during run %s: overlap is %s", text_of(newest), run.entry.run, overlap)
+            if overlap == "replace":
+                run.attempt.stop()
+                return self._following(run.entry, "replaced", why="a newer slot came due")
+        return None
+
+    def _end(self, entry: Entry, result: AttemptResult) -> Entry:
+        """Return the entry after an attempt that has ended by itself."""
+        cause: dict[str, Any] = {"why": result.why, "exit_code": result.exit_code}
+        if result.complete:
+            # If the run downloaded or prepared the data, their fingerprint is known only now.
+            known = entry.fingerprint or self._fingerprint()
+            done = DoneSlot(entry.slot, entry.run, known)
+            return self._following(entry, "done", results=result.results, data=result.data, last_done=done, **cause)
+        failures = entry.failures + 1
+        may_retry = result.retry == "yes" or (result.retry == "once" and failures == 1)
+        kind: Kind = "interrupted" if may_retry and failures < self._policy.max_attempts else "failed"
+        return self._following(entry, kind, failures=failures, **cause)
+
+    def _following(self, entry: Entry, kind: Kind, **fields: Any) -> Entry:
+        """Return the next entry of a slot."""
+        return replace(entry, kind=kind, at=timestamp(self._clock.now()), host=self._host, **fields)
 
     def _settle(self, number: int, entry: Entry) -> None:
         if not self._journal.append(number, entry):

@@ -14,8 +14,7 @@ from mnist_lib.data.corrections import labels_file
 from mnist_lib.documents import builtins_of
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
-from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE
-from mnist_lib.retraining.work import AttemptResult
+from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE, AttemptResult
 from mnist_lib.store.runs import RunFolder
 from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction

@@ -8,8 +8,8 @@ import pytest
 
 from mnist_lib.clock import moment_of
 from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.policy import OVERLAP, Policy
-from mnist_lib.retraining.work import AttemptResult
+from mnist_lib.retraining.retrainer import AttemptResult
+from mnist_lib.retraining.slots import OVERLAP, Policy
 from tests.support.retraining.fakes import FakeAttempt
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world
 from tests.support.retraining.world import TIME_TO_LIVE, Machine, Settings, World

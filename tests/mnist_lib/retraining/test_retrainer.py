@@ -7,7 +7,7 @@ import pytest
 from mnist_lib.errors import StoreError
 from mnist_lib.retraining import retrainer
 from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.retraining.policy import Policy
+from mnist_lib.retraining.slots import Policy
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world, kinds
 from tests.support.retraining.world import TIME_TO_LIVE, Settings, World
 

@@ -11,7 +11,7 @@ import pytest
 from mnist_lib.clock import moment_of
 from mnist_lib.retraining import retrainer
 from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.policy import OVERLAP, Policy
+from mnist_lib.retraining.slots import OVERLAP, Policy
 from tests.support.processor import at_most_processor_seconds
 from tests.support.retraining.fakes import SCHEDULE, DiedError
 from tests.support.retraining.world import BEGIN, Settings, World

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 
 from mnist_lib.errors import CronError
-from mnist_lib.retraining.timetable import MAX_COUNTED, Timetable
+from mnist_lib.retraining.slots import MAX_COUNTED, Timetable
 
 BERLIN = "Europe/Berlin"
 

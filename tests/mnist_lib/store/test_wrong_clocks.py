@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest import mock
@@ -10,7 +11,7 @@ import pytest
 
 from jobs.review.labels import Decision, Labels
 from jobs.train.__main__ import main as train
-from mnist_lib.clock import SystemClock
+from mnist_lib.clock import SystemClock, timestamp
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.errors import ClockError
 from mnist_lib.objects.local import LocalObjects
@@ -89,8 +90,8 @@ def test_a_schedule_stores_no_wrong_time_and_its_holder_goes_on(tmp_path: Path, 
     journal = Journal(open_storage(str(tmp_path)), "nightly")
     entry = Entry("enrolled", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "host")
     with pytest.raises(ClockError):
-        journal.append(0, entry.followed_by("skipped", now, "host"))
-    assert journal.append(0, entry.followed_by("skipped", WRONG[1] + timedelta(days=1), "host"))
+        journal.append(0, replace(entry, kind="skipped", at=timestamp(now)))
+    assert journal.append(0, replace(entry, kind="skipped", at=timestamp(WRONG[1] + timedelta(days=1))))
     assert journal.last()[1] is not None
 
 

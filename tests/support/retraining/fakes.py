@@ -8,7 +8,7 @@ from mnist_lib.errors import StoreError
 from mnist_lib.objects.fence import fence
 from mnist_lib.objects.lease import lease_folder
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name
-from mnist_lib.retraining.work import AttemptResult
+from mnist_lib.retraining.retrainer import AttemptResult
 
 if TYPE_CHECKING:
     from tests.support.retraining.world import Machine

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.policy import Policy
+from mnist_lib.retraining.slots import Policy
 from tests.support.retraining.world import Settings, World
 
 HOUR, DAY = 3600.0, 86_400.0

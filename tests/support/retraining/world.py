@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder
 from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.retraining.policy import Policy
 from mnist_lib.retraining.retrainer import Retrainer
-from mnist_lib.retraining.timetable import Timetable
+from mnist_lib.retraining.slots import Policy, Timetable
 from tests.support.retraining.fakes import NEVER, SCHEDULE, DiedError, FakeAttempt, FakeWork, ObjectsOfMachine
 
 TIME_TO_LIVE = 120.0
