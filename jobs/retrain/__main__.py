@@ -16,7 +16,7 @@ from jobs.console import exit_codes
 from jobs.console.options import parse, split_at_dashes, split_subcommand
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_stderr
 from jobs.retrain.emit import emit
-from jobs.retrain.notices import NOTICE_SCHEMA, Notifier, events_of, notice_of
+from jobs.retrain.notices import RECEIVER, SECRET, Notifier
 from jobs.retrain.options import (
     EmitOptions,
     HistoryOptions,
@@ -25,7 +25,15 @@ from jobs.retrain.options import (
     check_train,
     train_options,
 )
-from jobs.retrain.status import sentence_of, show_history, show_status, slot_text
+from jobs.retrain.status import (
+    NOTICE_SCHEMA,
+    events_of,
+    notice_of,
+    sentence_of,
+    show_history,
+    show_status,
+    slot_text,
+)
 from jobs.retrain.work import TrainWork
 from jobs.search.options import require_after_dashes
 from mnist_lib.clock import SystemClock, text_of, timestamp
@@ -82,8 +90,8 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | i
     enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began
     term = LeaseTerm(f"process {os.getpid()}", host, timestamp(began))
     lease = Lease(objects, lease_folder(options.name), term, time_to_live=options.lease_seconds, clock=clock)
-    receiver = (options.notify or os.environ.get("MNIST_JOBS_NOTIFY") or "").strip()
-    notifier = Notifier(receiver, os.environ.get("MNIST_JOBS_NOTIFY_SECRET")) if receiver else None
+    receiver = (options.notify or os.environ.get(RECEIVER) or "").strip()
+    notifier = Notifier(receiver, os.environ.get(SECRET)) if receiver else None
 
     def notify(entry: Entry) -> None:
         if notifier and not set(events_of(entry)).isdisjoint(options.notify_on):

@@ -1,11 +1,11 @@
-"""Notices of what happened to a slot: their contents, and their delivery as JSON to a web server or a command.
+"""Delivery of notices as JSON, to a web server or a command, in child processes that are killed at a deadline.
 
 Notices to a web server are signed as in Standard Webhooks 1.0 (https://www.standardwebhooks.com), which libraries for
-many languages verify. Delivery happens in the background, and a run never fails because of it.
+many languages verify. A run never waits for a notice, and never fails because of one. `python -m jobs.retrain.notices
+ID` is the child that posts a notice once.
 """
 
-import asyncio
-import concurrent.futures
+import contextlib
 import json
 import logging
 import os
@@ -14,83 +14,30 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
-from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
 from jobs.console.values import require_no_controls
-from jobs.retrain.status import seconds_of, sentence_of
-from mnist_lib.documents import builtins_of
-from mnist_lib.retraining.journal import Entry
 from mnist_lib.wording import counted
 
-NOTICE_SCHEMA = 1
-# Kind of a journal entry -> event. The events of a "done" entry depend on its results.
-EVENT_OF = {"started": "recovery", "failed": "failure", "unchanged": "skip", "skipped": "skip", "replaced": "skip"}
-DELIVERY_SECONDS = 60.0  # timeout of one notice with all attempts, from the first DNS request to the last answer
-ANSWER_SECONDS = 10.0  # timeout of one attempt
+RECEIVER, SECRET = "MNIST_JOBS_NOTIFY", "MNIST_JOBS_NOTIFY_SECRET"  # variables of the environment
+POST = (sys.executable, "-m", "jobs.retrain.notices")
+DELIVERY_SECONDS = 60.0  # timeout of one notice with all attempts
+ANSWER_SECONDS = 10.0  # timeout of one attempt, from the start of its process to the answer
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubled for each further one
 BUSY = (408, 425, 429)  # HTTP status codes below 500 that are worth a retry
 
 log = logging.getLogger(__name__)
-
-
-def events_of(entry: Entry) -> list[str]:
-    """Return the keys of `options.EVENTS` that apply to an entry."""
-    if entry.kind != "done":
-        return [EVENT_OF[entry.kind]] if entry.kind in EVENT_OF else []
-    events = ["success" if entry.exit_code == exit_codes.DONE else "failure"]
-    champions = [bool(row.champion) for row in entry.results.values()]
-    return [*events, *(["promotion"] if any(champions) else []), *(["rejection"] if not all(champions) else [])]
-
-
-def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
-    """Return an entry as a JSON document. `text` is a sentence for people, which Slack's webhooks display."""
-    command = next_command(entry, schedule, storage)
-    return {
-        "schema": NOTICE_SCHEMA,
-        "events": events_of(entry),
-        "schedule": schedule,
-        "host": socket.gethostname(),
-        "slot": entry.slot,
-        "outcome": entry.kind,
-        "at": entry.at,
-        "seconds": seconds_of(entry),
-        "run": entry.run or None,
-        "attempt": entry.attempt,
-        "missed": entry.missed,
-        "exit_code": entry.exit_code,
-        "cause": entry.why or None,
-        "data": builtins_of(entry.data),
-        "models": builtins_of(entry.results),
-        "next_command": command,
-        "text": sentence_of(entry, schedule) + (f". Next: {command}" if command else ""),
-    }
-
-
-def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
-    """Return the command that the reader of a notice may want to run; None if there is nothing to do."""
-    promoted = [model for model, row in entry.results.items() if row.champion]
-    final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
-    if entry.kind == "failed" and entry.run and entry.exit_code not in final:
-        words = ["jobs.train", "--resume", entry.run]
-    elif entry.kind == "failed":
-        words = ["jobs.retrain", "status", "--name", schedule]
-    elif entry.kind == "done" and promoted:
-        words = ["jobs.models", "history", promoted[0]]
-    else:
-        return None
-    return shlex.join(["python", "-m", *words, "--storage", storage])
 
 
 def check_receiver(receiver: str) -> None:
@@ -130,30 +77,8 @@ def _begins_with_command(receiver: str) -> bool:
     return subprocess.run(look_up, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
-class _Loop(asyncio.SelectorEventLoop):
-    """Makes DNS requests in daemon threads.
-
-    They cannot be cancelled, and at its end the process would wait for the threads of an executor.
-    """
-
-    def run_in_executor(  # type: ignore[override]  # the types of the arguments are of no interest here
-        self, executor: Any, function: Callable[..., Any], *arguments: Any
-    ) -> asyncio.Future[Any]:
-        answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        answer.set_running_or_notify_cancel()
-
-        def run() -> None:
-            try:
-                answer.set_result(function(*arguments))
-            except Exception as error:
-                answer.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
-        return asyncio.wrap_future(answer, loop=self)
-
-
 class Notifier:
-    """Delivers notices in a thread of its own. Raises UsageError for an unusable receiver or secret.
+    """Delivers notices in the order in which they are sent. Raises UsageError for an unusable receiver or secret.
 
     Args:
         receiver: an http(s) URL, or a shell command, which reads the notice from its standard input.
@@ -163,13 +88,15 @@ class Notifier:
 
     def __init__(self, receiver: str, secret: str | None, deadline: float = DELIVERY_SECONDS) -> None:
         try:
-            self._signer = None if secret is None else Webhook(secret)
+            if secret is not None:
+                Webhook(secret)
         except (ValueError, EmptyWebhookSecretError):  # ValueError: not base64, or not ASCII
-            raise UsageError("MNIST_JOBS_NOTIFY_SECRET: expected whsec_ followed by base64, got other text") from None
-        self._receiver, self._deadline = receiver.strip(), deadline
+            raise UsageError(f"{SECRET}: expected whsec_ followed by base64, got other text") from None
+        self._receiver, self._secret, self._deadline = receiver.strip(), secret, deadline
         check_receiver(self._receiver)
         self._notices: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
         self._undelivered = 0
+        self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._deliver_all, daemon=True)
         self._thread.start()
 
@@ -184,80 +111,102 @@ class Notifier:
         self._thread.join(self._deadline + 1 if seconds is None else seconds)
         if self._thread.is_alive():
             log.warning("%s abandoned, since the process ends", counted(self._undelivered, "notice"))
+            if self._child is not None:
+                _kill(self._child)
 
     def _deliver_all(self) -> None:
         while (notice := self._notices.get()) is not None:
             try:
-                self._deliver(json.dumps(notice).encode())
+                body = json.dumps(notice).encode()
+                if _is_url(self._receiver):
+                    self._post(body)
+                else:
+                    self._run_command(body)
             except Exception as error:  # no failure to deliver may end the run
                 log.warning("a notice was not delivered: %s", type(error).__name__)
             self._undelivered -= 1
 
-    def _deliver(self, body: bytes) -> None:
-        begin = time.monotonic()
-        if not _is_url(self._receiver):
-            self._run_command(body)
-            return
-        with asyncio.Runner(loop_factory=_Loop) as runner:
-            error = runner.run(self._post_until_accepted(body))
-        if error:
-            host = urllib.parse.urlsplit(self._receiver).hostname  # the rest of the URL may be a secret
-            seconds = time.monotonic() - begin
-            log.warning("a notice to %s was abandoned after %.0f s: %s", host, seconds, error)
-
-    async def _post_until_accepted(self, body: bytes) -> str:
-        """Return the last error if the notice was not accepted before the deadline, otherwise an empty text."""
-        identity, pause, error = f"msg_{uuid.uuid4().hex}", BACK_OFF_SECONDS, ""
-        until = time.monotonic() + self._deadline
-        try:
-            async with asyncio.timeout(self._deadline):
-                while True:
-                    error, final = await self._post(identity, body)
-                    if final or time.monotonic() + pause > until:
-                        return error
-                    await asyncio.sleep(pause)
-                    pause *= 2
-        except TimeoutError:
-            return error or "TimeoutError"
-
-    async def _post(self, identity: str, body: bytes) -> tuple[str, bool]:
-        """Return the error ("" if the notice was accepted) and whether a retry is useless."""
-        import aiohttp  # takes a tenth of a second, and few schedules send notices to a server
-        import yarl
-
-        now = datetime.now(UTC)
-        headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
-        headers["webhook-timestamp"] = str(int(now.timestamp()))
-        if self._signer is not None:
-            headers["webhook-signature"] = self._signer.sign(identity, now, body.decode())
-        url = yarl.URL(self._receiver, encoded=self._receiver.isascii())  # unchanged: it may be signed
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,  # with the proxy of https_proxy
-                # A redirected POST becomes a GET, which delivers nothing.
-                session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
-            ):
-                code = answer.status
-        except (OSError, ValueError, aiohttp.ClientError) as error:
-            return type(error).__name__, False
-        return ("", True) if code < 300 else (f"HTTP {code}", code < 500 and code not in BUSY)
+    def _post(self, body: bytes) -> None:
+        """Post the notice until it is accepted or refused, or the deadline passes."""
+        begin, pause, answer = time.monotonic(), BACK_OFF_SECONDS, "TimeoutError"
+        command = [*POST, f"msg_{uuid.uuid4().hex}"]  # the receiver can ignore a repeated one
+        variables = {name: value for name, value in os.environ.items() if name != SECRET} | {RECEIVER: self._receiver}
+        variables |= {} if self._secret is None else {SECRET: self._secret}
+        while True:
+            seconds = begin + self._deadline - time.monotonic()
+            _, output = self._run(command, body, min(seconds, ANSWER_SECONDS), variables, subprocess.PIPE)
+            answer = output or answer  # none if the attempt was killed
+            if answer.isdecimal() and int(answer) < 300:
+                return
+            is_final = answer.isdecimal() and int(answer) < 500 and int(answer) not in BUSY
+            if is_final or time.monotonic() + pause > begin + self._deadline:
+                host = urllib.parse.urlsplit(self._receiver).hostname  # the rest of the URL may be a secret
+                error = f"HTTP {answer}" if answer.isdecimal() else answer
+                log.warning("a notice to %s was abandoned after %.0f s: %s", host, time.monotonic() - begin, error)
+                return
+            time.sleep(pause)
+            pause *= 2
 
     def _run_command(self, body: bytes) -> None:
         """Run the command. Its output is not printed, since a shell's messages repeat the command, secrets included."""
+        exit_code, _ = self._run(["sh", "-c", self._receiver], body, self._deadline, os.environ)
+        if exit_code is None:
+            log.warning("the command of --notify was ended after %.0f s", self._deadline)
+        elif exit_code:
+            log.warning("the command of --notify ended with exit code %d", exit_code)
+
+    def _run(
+        self,
+        command: Sequence[str],
+        body: bytes,
+        seconds: float,
+        variables: Mapping[str, str],
+        stdout: int = subprocess.DEVNULL,
+    ) -> tuple[int | None, str]:
+        """Return the exit code of a command, or None if it was killed at its deadline, and what it wrote to a PIPE."""
         with subprocess.Popen(
-            self._receiver,
-            shell=True,
+            command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=stdout,
             stderr=subprocess.DEVNULL,
+            env=variables,
             start_new_session=True,
-        ) as process:
+        ) as self._child:
             try:
-                process.communicate(body, timeout=self._deadline)
+                output, _ = self._child.communicate(body, timeout=max(seconds, 0.0))
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)  # with what the shell has started
-                log.warning("the command of --notify was ended after %.0f s", self._deadline)
-                return
-        if process.returncode:
-            log.warning("the command of --notify ended with exit code %d", process.returncode)
+                _kill(self._child)
+                return None, ""
+        return self._child.returncode, (output or b"").decode()
+
+
+def _kill(child: "subprocess.Popen[bytes]") -> None:
+    """Kill a child with what it has started, such as the commands of a shell."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def post(identity: str) -> str:
+    """Post the notice on standard input to the receiver; return the HTTP status of the answer, or an error's name."""
+    import requests  # takes a tenth of a second, and only this process needs it
+
+    url, secret, body, now = os.environ[RECEIVER], os.environ.get(SECRET), sys.stdin.buffer.read(), datetime.now(UTC)
+    headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
+    headers["webhook-timestamp"] = str(int(now.timestamp()))
+    if secret is not None:
+        headers["webhook-signature"] = Webhook(secret).sign(identity, now, body.decode())
+    try:
+        with requests.Session() as session:
+            request = session.prepare_request(requests.Request("POST", url, data=body, headers=headers))
+            request.url = url if url.isascii() else request.url  # unchanged: it may be signed
+            # The environment names a proxy. The body of the answer is not read, since it may never end.
+            settings = session.merge_environment_settings(request.url, {}, True, None, None)
+            # A redirected POST becomes a GET, which delivers nothing.
+            answer = session.send(request, timeout=ANSWER_SECONDS, allow_redirects=False, **settings)
+            return str(answer.status_code)
+    except (OSError, ValueError) as error:  # all errors of requests are OSErrors
+        return type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.stdout.write(post(sys.argv[1]))

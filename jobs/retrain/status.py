@@ -1,9 +1,13 @@
-"""What people read about a schedule: the subcommands `status` and `history`, and the sentence for a journal entry."""
+"""What people read about a schedule: the subcommands `status` and `history`, and the notice of a journal entry."""
 
 import itertools
 import re
+import shlex
+import socket
 from datetime import UTC, datetime, tzinfo
+from typing import Any
 
+from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
 from mnist_lib.clock import moment_of
@@ -19,6 +23,9 @@ from mnist_lib.store.champions.reigns import history
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import counted, duration, percent
 
+NOTICE_SCHEMA = 1
+# Kind of a journal entry -> event. The events of a "done" entry depend on its results.
+EVENT_OF = {"started": "recovery", "failed": "failure", "unchanged": "skip", "skipped": "skip", "replaced": "skip"}
 NEXT_SLOTS = 3
 EVERY_MINUTE = "* * * * *"  # any valid expression will do: only the time zone of the timetable is used
 ENTRIES_PER_SLOT = 4  # number of journal entries to read per slot shown, since a retried slot has several
@@ -76,6 +83,54 @@ def show_history(options: HistoryOptions) -> CommandResult:
         rows.append([_local(entry.at, zone), event, took, "; ".join(parts)])
     text = table(["time", "event", "duration", "details"], rows) if rows else _not_started(options.name, objects)
     return CommandResult([builtins_of(entry) for entry in entries], [text])
+
+
+def events_of(entry: Entry) -> list[str]:
+    """Return the keys of `options.EVENTS` that apply to an entry."""
+    if entry.kind != "done":
+        return [EVENT_OF[entry.kind]] if entry.kind in EVENT_OF else []
+    events = ["success" if entry.exit_code == exit_codes.DONE else "failure"]
+    champions = [bool(row.champion) for row in entry.results.values()]
+    return [*events, *(["promotion"] if any(champions) else []), *(["rejection"] if not all(champions) else [])]
+
+
+def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
+    """Return an entry as a JSON document. `text` is a sentence for people, which Slack's webhooks display."""
+    command = next_command(entry, schedule, storage)
+    return {
+        "schema": NOTICE_SCHEMA,
+        "events": events_of(entry),
+        "schedule": schedule,
+        "host": socket.gethostname(),
+        "slot": entry.slot,
+        "outcome": entry.kind,
+        "at": entry.at,
+        "seconds": seconds_of(entry),
+        "run": entry.run or None,
+        "attempt": entry.attempt,
+        "missed": entry.missed,
+        "exit_code": entry.exit_code,
+        "cause": entry.why or None,
+        "data": builtins_of(entry.data),
+        "models": builtins_of(entry.results),
+        "next_command": command,
+        "text": sentence_of(entry, schedule) + (f". Next: {command}" if command else ""),
+    }
+
+
+def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
+    """Return the command that the reader of a notice may want to run; None if there is nothing to do."""
+    promoted = [model for model, row in entry.results.items() if row.champion]
+    final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
+    if entry.kind == "failed" and entry.run and entry.exit_code not in final:
+        words = ["jobs.train", "--resume", entry.run]
+    elif entry.kind == "failed":
+        words = ["jobs.retrain", "status", "--name", schedule]
+    elif entry.kind == "done" and promoted:
+        words = ["jobs.models", "history", promoted[0]]
+    else:
+        return None
+    return shlex.join(["python", "-m", *words, "--storage", storage])
 
 
 def sentence_of(entry: Entry, schedule: str) -> str:

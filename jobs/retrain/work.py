@@ -21,6 +21,7 @@ from msgspec import structs
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import print_stderr
+from jobs.retrain.notices import RECEIVER, SECRET
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.fingerprint import fingerprint_of_files
@@ -36,7 +37,6 @@ from mnist_lib.wording import counted
 
 STOP_SECONDS = 15.0  # maximum wait before a stopped run is killed and loses the epochs since its checkpoint
 WITH_SUMMARY = (exit_codes.DONE, exit_codes.SOME_FAILED, exit_codes.exit_code_of("E-TRAINING"))
-SECRETS = ("MNIST_JOBS_NOTIFY", "MNIST_JOBS_NOTIFY_SECRET")  # training and its workers need neither
 ERROR_LINE = re.compile(r"error\[(E-[A-Z-]+)\] .*")
 LIBC = ctypes.CDLL(None)  # loaded here, since little is allowed between fork and exec
 PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
@@ -93,7 +93,7 @@ class TrainAttempt:
         self._error, self._error_code = "", ""
         self._process = subprocess.Popen(
             command,
-            env={name: value for name, value in os.environ.items() if name not in SECRETS},
+            env={name: value for name, value in os.environ.items() if name not in (RECEIVER, SECRET)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # always read to its end, even if our own output cannot be written
             stderr=subprocess.STDOUT,
