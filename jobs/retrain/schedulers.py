@@ -158,7 +158,7 @@ stringData:
 """
     _, _, text = CRONJOB.read_text("utf-8").partition("\n")  # without the line that describes the file itself
     for pattern, value in values.items():
-        text, count = re.subn(pattern, lambda _, value=value: value, text)  # type: ignore[misc]
+        text, count = re.subn(pattern, value.replace("\\", r"\\"), text)
         assert count == 1, pattern
     return f"# {timer.about}\n{secret}{text}"
 
