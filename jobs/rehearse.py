@@ -21,41 +21,43 @@ from tempfile import TemporaryDirectory
 from cluster.local import LocalCluster, temporary_cluster
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
-from jobs.console.options import option, parse
+from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr
-from jobs.console.values import whole_number
-from jobs.train.options import TrainOptions
+from jobs.train.options import PromotionOptions, RunOptions, TrainOptions
 from mnist_lib.clock import steady_time
 from mnist_lib.environment import code_version
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import EpochDone, HistoryEntry, Started
 from mnist_lib.run_documents import AttemptDied, Summary, TrialEnded
+from mnist_lib.settings import Seed, option, options_of
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, duration
 
 MAX_WORKER_KILLS = 8
 SECONDS_BETWEEN_LOOKS = 0.5  # at the history; the moments of the kills are counted in its entries
 MIN_NODES = 2
-# Options of jobs.train that have no use here: the cluster is local, nothing is stored, and both runs train all epochs.
-LEFT_OUT = (
-    *("address", "wait_for_resources", "max_failures", "max_seconds", "finish_by", "promote", "alpha", "min_accuracy"),
-    *("max_class_drop", "storage", "report", "run_name", "resume", "lease", "plan", "calibrate"),
+# Options of jobs.train that have no use here: the cluster is local and has no GPUs, nothing is stored, and both runs
+# train all epochs.
+UNUSED = (
+    *("address", "wait_for_resources", "max_failures", "gpus_per_trial", "allow_cpu"),
+    *options_of(PromotionOptions),
+    *options_of(RunOptions),
 )
 
 log = logging.getLogger("jobs.rehearse")  # __name__ is "__main__" under `python -m`
 
 
 @dataclass(frozen=True, kw_only=True)
-class RehearseOptions(TrainOptions):
+class RehearseOptions(TrainOptions, without=UNUSED):
     """Train twice on a cluster of several nodes on this machine: first undisturbed, then while workers and a node are
     killed at random moments. Nothing is stored. The exit code is 0 if both runs end with the same weights."""
 
-    seed: int = option(0, "seed of the random kills, and first seed of the trials", whole_number, "N")
+    seed: Seed = option(0, "seed of the random kills, and first seed of the trials", scope="trial")
 
 
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
-    options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments, LEFT_OUT)
+    options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
     options.grid()

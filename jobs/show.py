@@ -5,43 +5,37 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.console.datasets import DATASET_HELP, DataOptions
-from jobs.console.options import option, parse
+from jobs.console.options import JsonOptions, StorageOptions, parse
 from jobs.console.output import CommandResult, entry_point, has_colors
 from jobs.console.terminal import step
-from jobs.console.values import folder, whole_number
+from jobs.console.values import Folder
 from jobs.models.compute import load_dataset
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.settings import Seed, option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowOptions(DataOptions):
+class ShowOptions(DataOptions, StorageOptions, JsonOptions):
     """Describe a dataset: its size, classes and pixel values, with some of its images."""
 
-    dataset: str = option("mnist-mini", DATASET_HELP, str, "DATASET", positional=True)
-    picture: Path | None = option(None, "file to write: ten training images of each class", folder, "FILE.png")
-    seed: int = option(0, "random seed that chooses the images to show", whole_number, "N")
+    dataset: str = option("mnist-mini", DATASET_HELP, "DATASET", positional=True)
+    picture: Folder | None = option(None, "file to write: ten training images of each class", "FILE.png")
+    seed: Seed = option(0, "random seed that chooses the images to show")
     storage: str = option(
-        "results",
-        "folder or bucket of the runs, with the corrections of a dataset that is not a folder",
-        str,
-        "DIR|URL",
+        "results", "folder or bucket of the runs, with the corrections of a dataset that is not a folder", "DIR|URL"
     )
-    json: bool = option(False, "print one JSON document instead of tables")
 
     def check(self) -> None:
         self.data()
-        if self.seed < 0:
-            raise SpecError(f"seed: expected 0 or more, got {self.seed}")
         if self.picture is not None:
             if self.picture.suffix.lower() != ".png":
                 raise SpecError(f"picture: expected a name that ends in .png, got {self.picture.name}")

@@ -175,10 +175,8 @@ def choose_version(objects: Objects, name: str | None = None, dataset: str | Non
     return Choice(version, f"the champion of {chosen}, {why}{more}")
 
 
-def find_version(objects: Objects, name: str | None, dataset: str | None = None) -> Version:
-    """Return the version that a name stands for, as `choose_version` does; raise SpecError without a name."""
-    if name is None:
-        raise SpecError("expected a version, as in keras@3 or keras@latest; see: jobs.models list")
+def find_version(objects: Objects, name: str, dataset: str | None = None) -> Version:
+    """Return the version that a name stands for, as `choose_version` does."""
     return choose_version(objects, name, dataset).version
 
 

@@ -5,31 +5,36 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from mnist_lib.clock import steady_time
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import Epochs
-from mnist_lib.spec import TrialSpec, require_whole
+from mnist_lib.settings import Checked, Seconds, option
+from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted
+
+Nodes = Annotated[int, Meta(ge=1, le=256)]
+CPUs = Annotated[int, Meta(ge=1, le=4_096)]
+GPUs = Annotated[int, Meta(ge=0, le=64)]
+Replicas = Annotated[int, Meta(ge=1, le=64)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources:
+class Resources(Checked):
     """What a trial runs on: one replica per GPU or, without GPUs, one on each of `cpu_replicas` logical CPU devices."""
 
-    nodes: int = 1  # the other fields are for each node
-    cpus: int = 1
-    gpus: int = 0
-    cpu_replicas: int = 1
+    nodes: Nodes = option(1, "nodes per trial", name="nodes_per_trial")  # the other fields are for each node
+    cpus: CPUs = option(1, "CPUs", name="cpus_per_trial")
+    gpus: GPUs = option(0, "GPUs", name="gpus_per_trial")
+    cpu_replicas: Replicas = 1
     allow_cpu: bool = False  # use CPU devices in place of GPUs that TensorFlow does not see
 
     def __post_init__(self) -> None:
-        require_whole("nodes_per_trial", self.nodes, 1, 256)
-        require_whole("cpus_per_trial", self.cpus, 1, 4_096)
-        require_whole("gpus_per_trial", self.gpus, 0, 64)
-        require_whole("cpu_replicas", self.cpu_replicas, 1, 64)
+        super().__post_init__()
         if self.nodes > 1 and self.cpu_replicas > 1:
             raise SpecError(f"cpu_replicas: expected 1 with --nodes-per-trial, got {self.cpu_replicas}; leave it out")
         if self.gpus and self.cpu_replicas > 1:
@@ -48,10 +53,10 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class Pace(Checked):
     """How often a trial yields a checkpoint, and whether it ends before its last epoch."""
 
-    checkpoint_seconds: float = 30.0  # minimum time between checkpoints; 0: a checkpoint after each epoch
+    checkpoint_seconds: Seconds = 30.0  # minimum time between checkpoints; 0: a checkpoint after each epoch
     max_epochs: int | None = None  # end a trial after this epoch; learning rates are those of the full trial
 
 

@@ -7,52 +7,86 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, USER_MODEL, ModelEntry, require_known
 from mnist_lib.documents import convert
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import MODEL_NAME, ModelFile
+from mnist_lib.settings import Checked, Seed, check_fields, one_of, option, require
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
 MAX_ARGUMENTS, MAX_ARGUMENT_LENGTH, MAX_ARGUMENT = 32, 200, 1e9
-# The fields of a spec that are None or 0 if they are not used.
-OPTIONAL_FIELDS = ("source_sha256", "momentum", "weight_decay", "global_clipnorm", "configuration")
 WITH_MOMENTUM = ("sgd", "rmsprop")
 MAX_EPOCHS = 100_000
-MAX_SEED = 2**31 - 1  # every random generator here accepts it
 MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would become 0
+
+Epochs = Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
+
+
+def _list(abouts: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {about}" for name, about in abouts.items())
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialSpec:
+class TrialSettings(Checked):
+    """How a trial is trained. Momentum, weight decay and clipping are those of Keras' optimizers.
+
+    A further setting is one field here and its use in the training step: options, search, documents and reports follow.
+    Reports leave out a setting that is None or 0.0 and has that as its default, since it is not used.
+    """
+
+    GROUP = "training"
+
+    epochs: Epochs = option(5, "passes over the training images", scope="trial")
+    global_batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = option(
+        128, "images per training step, over all replicas of a trial", name="batch_size", scope="search"
+    )
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = option(
+        None, f"optimizer: {', '.join(OPTIMIZERS)} (default: that of the model)", scope="search"
+    )
+    learning_rate: Annotated[float, Meta(ge=MIN_FLOAT32, le=MAX_FLOAT32)] = option(
+        None, "peak learning rate (default: that of the model or the optimizer)", scope="search"
+    )
+    schedule: Annotated[str, one_of(SCHEDULES)] = option(
+        None, f"learning-rate schedule. {_list(SCHEDULES)} (default: that of the model)", scope="search"
+    )
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = option(
+        0.0, "momentum of the optimizers sgd and rmsprop", scope="search"
+    )
+    weight_decay: Annotated[float, Meta(ge=0, le=MAX_FLOAT32)] = option(
+        0.0, "share of each weight that a step removes at a learning rate of 1 (decoupled weight decay)", scope="search"
+    )
+    global_clipnorm: Annotated[float, Meta(ge=MIN_FLOAT32, le=MAX_FLOAT32)] | None = option(
+        None, "maximum norm of all gradients of a step together (default: no limit)", scope="search"
+    )
+    precision: Annotated[str, one_of(PRECISIONS)] = option(
+        "float32", f"number format of training: {', '.join(PRECISIONS)}", scope="search"
+    )
+    validation_percent: Annotated[int, Meta(ge=0, le=50)] = option(
+        10, "percentage of training images held out to select the epoch and the trial to store", scope="trial"
+    )
+    seed: Seed = option(0, "first seed, if --seeds is a number", scope="trial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec(TrialSettings):
     """One training of one model. `TrialSpec.of` fills in the model's defaults.
 
-    Momentum, weight decay and clipping are those of Keras' optimizers.
-
     Raises:
-        SpecError: a value is out of range; the message names the value and the range.
+        SpecError: a value is missing or out of range; the message names the value and the range.
     """
 
     model: str
     dataset: str
-    seed: int  # determines the initial weights and the order of the images
-    epochs: int
-    global_batch_size: int  # images per step, over all replicas
-    optimizer: str
-    learning_rate: float  # the peak of the schedule
-    schedule: str
-    precision: str
-    validation_percent: int  # of the train split; validation selects the epoch and the trial to store
     arguments: Mapping[str, Any] = field(
         default_factory=dict, hash=False
     )  # arguments of the function that builds the model
     source_sha256: str | None = None  # hash of the Python file that defines the model; None for the catalog
-    momentum: float = 0.0
-    weight_decay: float = 0.0  # the share of each weight that a step of learning rate 1 removes
-    global_clipnorm: float | None = None  # the maximum norm of all gradients together
-    configuration: int | None = None  # its number in a search; None for any other trial
+    configuration: Seed | None = None  # its number in a search; None for any other trial
 
     def __post_init__(self) -> None:
         if self.source_sha256 is None:
@@ -66,32 +100,11 @@ class TrialSpec:
             _check_sizes(self.model, self.arguments)
         if not DATASET_NAME.fullmatch(self.dataset):
             raise SpecError(f"dataset: expected letters, digits, '.', '_' or '-', got {self.dataset!r}")
-        require_known("optimizer", self.optimizer, OPTIMIZERS)
-        require_known("schedule", self.schedule, SCHEDULES)
-        require_known("precision", self.precision, PRECISIONS)
-        require_whole("seed", self.seed, 0, MAX_SEED)
-        require_whole("epochs", self.epochs, 1, MAX_EPOCHS)
-        require_whole("batch_size", self.global_batch_size, 1, 1_000_000)
-        require_whole("validation_percent", self.validation_percent, 0, 50)
-        for name in ("learning_rate", "momentum", "weight_decay", "global_clipnorm"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise SpecError(f"{name}: expected a number, got {str(value)[:100]!r}")
-        if not MIN_FLOAT32 <= self.learning_rate <= MAX_FLOAT32:  # NaN is refused, too: it compares as false
-            limits = f"{MIN_FLOAT32:g} to {MAX_FLOAT32:g}"
-            raise SpecError(f"learning_rate: expected a number from {limits}, got {self.learning_rate}")
-        if not 0 <= self.momentum < 1:
-            raise SpecError(f"momentum: expected a number from 0 to below 1, got {self.momentum}")
+        check_fields(self, complete=True)
         if self.momentum and self.optimizer not in WITH_MOMENTUM:
             raise SpecError(
                 f"momentum: expected one of the optimizers {', '.join(WITH_MOMENTUM)}, got {self.optimizer}"
             )
-        if not 0 <= self.weight_decay <= MAX_FLOAT32:
-            raise SpecError(f"weight_decay: expected a number, 0 or more, got {self.weight_decay}")
-        if self.configuration is not None:
-            require_whole("configuration", self.configuration, 0, MAX_SEED)
-        if self.global_clipnorm is not None and not MIN_FLOAT32 <= self.global_clipnorm <= MAX_FLOAT32:
-            raise SpecError(f"global_clipnorm: expected a number above 0, got {self.global_clipnorm}")
 
     @classmethod
     def of(
@@ -99,50 +112,29 @@ class TrialSpec:
         model: str,
         *,
         dataset: str = "mnist-mini",
-        seed: int = 0,
-        epochs: int = 5,
-        global_batch_size: int = 128,
-        optimizer: str | None = None,
-        learning_rate: float | None = None,
-        schedule: str | None = None,
-        precision: str = "float32",
-        validation_percent: int = 10,
-        source_sha256: str | None = None,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        global_clipnorm: float | None = None,
         arguments: Mapping[str, Any] | None = None,
         hidden_units: int | None = None,
+        source_sha256: str | None = None,
+        **settings: Any,
     ) -> TrialSpec:
         """Return a spec with the defaults of its model. `hidden_units` is the argument of that name."""
         if source_sha256 is None:
             require_known("model", model, MODELS)
         entry = entry_of(model)
-        optimizer = optimizer or entry.optimizer
+        settings = {name: value for name, value in settings.items() if value is not None}
+        optimizer = settings.setdefault("optimizer", entry.optimizer)
         require_known("optimizer", optimizer, OPTIMIZERS)
-        if learning_rate is None:
-            default = entry.learning_rate if optimizer == entry.optimizer else None
-            learning_rate = default or OPTIMIZERS[optimizer]
+        default = entry.learning_rate if optimizer == entry.optimizer else None
         return cls(
             model=model,
             dataset=dataset,
-            seed=seed,
-            epochs=epochs,
-            global_batch_size=global_batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            schedule=entry.schedule if schedule is None else schedule,
-            precision=precision,
-            validation_percent=validation_percent,
+            source_sha256=source_sha256,
             arguments={
                 **{name: size.default for name, size in entry.arguments.items()},
                 **(arguments or {}),
                 **({} if hidden_units is None else {"hidden_units": hidden_units}),
             },
-            source_sha256=source_sha256,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            global_clipnorm=global_clipnorm,
+            **{"learning_rate": default or OPTIMIZERS[optimizer], "schedule": entry.schedule, **settings},
         )
 
     @classmethod
@@ -172,6 +164,12 @@ class TrialSpec:
     def cost(self) -> float:
         """Roughly how long the trial takes, compared with other trials of the run."""
         return entry_of(self.model).cost * self.epochs
+
+
+def is_unused(name: str, value: object) -> bool:
+    """Return whether the value of a field of a spec stands for "not used", so that reports leave it out."""
+    declared = TrialSpec.__dataclass_fields__.get(name)
+    return declared is not None and value == declared.default and isinstance(declared.default, float | None)
 
 
 def entry_of(model: str) -> ModelEntry:
@@ -232,19 +230,13 @@ def by_cost(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
     return sorted(trials, key=lambda trial: -trial.cost)
 
 
-def require_whole(field: str, value: object, minimum: int, maximum: int) -> None:
-    """Raise SpecError unless the value is a whole number from `minimum` to `maximum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-        raise SpecError(f"{field}: expected a whole number from {minimum} to {maximum}, got {value!r}")
-
-
 def _check_sizes(model: str, arguments: Mapping[str, object]) -> None:
     """Raise SpecError unless the arguments are those of a model of the catalog, each in its range."""
     sizes = MODELS[model].arguments
     if set(arguments) != set(sizes):
         raise SpecError(f"{model}: expected the arguments {', '.join(sizes)}, got {', '.join(map(str, arguments))}")
     for name, size in sizes.items():
-        require_whole(name, arguments[name], 1, size.maximum)
+        require(name, arguments[name], Annotated[int, Meta(ge=1, le=size.maximum)])
 
 
 def _check_arguments(arguments: Mapping[str, object]) -> None:

@@ -21,12 +21,12 @@ from unittest import mock
 from cluster import local
 from jobs import rehearse
 from jobs.console.exit_codes import TABLE
-from jobs.console.options import parser
+from jobs.console.options import flags_text, parser
 from jobs.doctor.__main__ import DoctorOptions
 from jobs.models import __main__ as models
 from jobs.predict.options import PredictOptions
 from jobs.retrain import __main__ as retrain
-from jobs.retrain.options import RetrainOptions
+from jobs.retrain.options import RetrainOptions, ScheduleOptions
 from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.search import options as search
 from jobs.show import ShowOptions
@@ -75,14 +75,14 @@ FOLDER_OF_CLUSTER = f"{tempfile.gettempdir()}/mnist-cluster-{os.getuid()}"
 
 def parsers() -> Mapping[str, argparse.ArgumentParser]:
     """Return the parser of each command by its name, such as "jobs.models list"."""
-    retraining: dict[str, type[RetrainOptions]] = {"": RetrainOptions}
+    retraining: dict[str, type[ScheduleOptions]] = {"": RetrainOptions}
     retraining |= {name: kind for name, (kind, _) in retrain.COMMANDS.items()}
     found = [
         parser("jobs.train", TrainOptions),
-        parser("jobs.search", search.SearchOptions, search.LEFT_OUT),
-        parser("jobs.rehearse", rehearse.RehearseOptions, rehearse.LEFT_OUT),
+        parser("jobs.search", search.SearchOptions),
+        parser("jobs.rehearse", rehearse.RehearseOptions),
         *(parser(f"jobs.submit {name}".strip(), kind) for name, kind in submit.COMMANDS.items()),
-        *(parser(f"jobs.retrain {name}".strip(), kind, hidden=kind.HIDDEN) for name, kind in retraining.items()),
+        *(parser(f"jobs.retrain {name}".strip(), kind) for name, kind in retraining.items()),
         parser("jobs.predict", PredictOptions),
         parser("jobs.review", ReviewOptions),
         parser("jobs.review apply", ApplyOptions),
@@ -165,10 +165,7 @@ def _rows(made: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
     for action in sorted(made._actions, key=lambda action: bool(action.option_strings)):
         if action.help == argparse.SUPPRESS or {"--help", "--version", "--config"} & set(action.option_strings):
             continue
-        value = action.metavar or "|".join(action.choices or ())
-        names = [name for name in action.option_strings if action.default is True or not name.startswith("--no-")]
-        words = ", ".join(names)
-        yield f"{words} {value}".strip(), formatter._expand_help(action)
+        yield flags_text(action), formatter._expand_help(action)
 
 
 def _cell(text: str) -> str:

@@ -2,17 +2,18 @@
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from jobs.console.options import option
-from jobs.console.values import existing_folder, folder, image_size, whole_number
+from msgspec import Meta
+
+from jobs.console.options import Options
+from jobs.console.values import ExistingFolder, Folder, image_size
 from mnist_lib.catalog import DATASETS
-from mnist_lib.data.request import DataRequest
+from mnist_lib.data.request import Channels, DataRequest, ImageSize
 from mnist_lib.model_file import ModelFile
+from mnist_lib.settings import option
 
 DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
-DATA_SOURCE_HELP = "folder with the original *-ubyte.gz files of the dataset (default: download them)"
 TFDS_IMPORT_HELP = "Python file that defines your own TFDS builder, for the dataset tfds:NAME"
 DATASET_HELP = (
     "dataset: a folder of pictures (CLASS/picture, or train/CLASS/picture and test/CLASS/picture), such as ./letters or"
@@ -22,15 +23,27 @@ DATASET_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
+class OriginalFiles(Options):
+    """Where the files of a dataset of the catalog are."""
+
+    GROUP = "dataset"
+
+    data_dir: ExistingFolder | None = option(None, DATA_DIR_HELP, source="user")
+    data_source: Folder | None = option(
+        None, "folder with the original *-ubyte.gz files of the dataset (default: download them)", source="user"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(OriginalFiles):
     """The location of a dataset whose image shape is already known, such as that of a stored version."""
 
-    dataset: str | None = option(None, DATASET_HELP, str, "NAME|DIR")
-    data_dir: Path | None = option(None, DATA_DIR_HELP, existing_folder, "DIR", outside=True)
-    data_source: Path | None = option(None, DATA_SOURCE_HELP, folder, "DIR", outside=True)
-    tfds_import: Path | None = option(None, TFDS_IMPORT_HELP, folder, "FILE.py", typed=True, outside=True)
-    train_split: str = option("train", "split of a TFDS dataset to train on", str, "NAME")
-    test_split: str = option("test", "split of a TFDS dataset to test on", str, "NAME")
+    GROUP = "dataset"
+
+    dataset: str | None = option(None, DATASET_HELP, "NAME|DIR")
+    tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py", source="command line")
+    train_split: str = option("train", "split of a TFDS dataset to train on")
+    test_split: str = option("test", "split of a TFDS dataset to test on")
 
     @functools.cached_property
     def builder_file(self) -> ModelFile | None:
@@ -51,19 +64,19 @@ class SourceOptions:
 class DataOptions(SourceOptions):
     """A dataset, and how its pictures are read."""
 
-    dataset: str = option("mnist-mini", DATASET_HELP, str, "NAME|DIR", outside=True, known=DATASETS)
-    image_size: tuple[int, int] | None = option(
+    GROUP = "dataset"
+
+    dataset: str = option("mnist-mini", DATASET_HELP, "NAME|DIR", source="user", known=DATASETS)
+    image_size: Annotated[ImageSize, image_size, Meta(title="N|HxW")] | None = option(
         None,
         "size in pixels of the images of a folder or tfds:NAME, such as 28 or 32x48 (default: that of the pictures, or"
         " 64 if they differ or are too large)",
-        image_size,
-        "N|HxW",
+        scope="run",
     )
-    channels: int | None = option(
+    channels: Channels | None = option(
         None,
         "channels of the images, 1: grey, 3: colour, 4: with transparency (default: as in the pictures)",
-        whole_number,
-        "N",
+        scope="run",
     )
     strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")
 

@@ -1,32 +1,33 @@
-"""Options as dataclass fields, the parser that is built from them, and the choice of a subcommand.
+"""The parser that follows from the fields of a dataclass, configuration files, and the choice of a subcommand.
 
-`learning_rate` is `--learning-rate` on the command line and `learning_rate:` in a --config file.
+`learning_rate` is `--learning-rate` on the command line and `learning_rate:` in a --config file. Both are read into the
+type of the field. argparse only splits the command line.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import difflib
-import functools
+import inspect
 import json
 import os
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, get_args
 
-import jsonargparse
 import yaml
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.output import print_result
-from jobs.console.values import named_values, require_no_controls, text
+from jobs.console.values import base_of, metavar_of, named_values, read, require_no_controls
 from mnist_lib.catalog import require_known
+from mnist_lib.settings import Checked, option, option_name, options_of, types_of
 
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 100_000, 20
 BEGINS = (
@@ -35,74 +36,64 @@ BEGINS = (
 )
 ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TFDS_DATA_DIR")  # stand for options that are not given
+STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
 
 
-def option(
-    default: Any,
-    help: str,
-    parse: Callable[[Any], Any] | None = None,
-    metavar: str | None = None,
-    short: Sequence[str] = (),
-    positional: bool = False,
-    several: bool = False,
-    repeated: bool = False,
-    typed: bool = False,
-    outside: bool = False,
-    known: Collection[str] = (),
-) -> Any:
-    """Return the dataclass field of one option.
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
+    """The options of a command, whose docstring is its description in --help."""
 
-    Args:
-        parse: converts text from the command line or a value from a YAML file; None for a flag that is on or off.
-        short: one-letter names, such as `-v`.
-        positional: whether the value is given without the option's name; it may be omitted.
-        several: whether a positional option takes all remaining words.
-        repeated: whether the option can be given several times, each time adding to its value, a mapping.
-        typed: whether the option is accepted on the command line only, since it can run any code.
-        outside: whether a value names a file, code, or an address, so that it is not taken from a storage.
-        known: the values of such an option that name something of this program, and are taken.
-    """
-    given: dict[str, Any] = {"help": help, "parse": parse, "metavar": metavar, "short": short}
-    given |= {"positional": positional, "several": several, "repeated": repeated, "typed": typed}
-    given |= {"outside": outside, "known": known}
-    return dataclasses.field(default=default, metadata=given)
+    MORE: ClassVar[str] = "[OPTIONS]"  # ends the usage line
+    # A class whose options a --config file may have, too, since one file serves several commands:
+    FILE_OF: ClassVar[type[Any] | None] = None
 
 
-class _Add(argparse.Action):
-    """Adds a mapping to the one that the option already has."""
+@dataclass(frozen=True, kw_only=True)
+class StorageOptions(Options):
+    storage: str = option("results", STORAGE_HELP, "DIR|URL", source="user")
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **values})
+
+@dataclass(frozen=True, kw_only=True)
+class JsonOptions(Options):
+    json: bool = option(False, "print the result as one JSON document instead of text", scope="process")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerboseOptions(Options):
+    verbose: bool = option(False, "log more, and print the traceback of an error", short=["-v"])
 
 
 class _Help(argparse.HelpFormatter):
-    """Adds the default to each help text that does not state it."""
-
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns))
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text, default = str(action.help), action.default
-        none = default == () or any(default is nothing for nothing in (None, False, argparse.SUPPRESS))
-        if none or "(default: " in text:
-            return text
-        return f"{text} (default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return flags_text(action)
 
 
-class _Parser(jsonargparse.ArgumentParser):
+def flags_text(action: argparse.Action) -> str:
+    """Return an option as it is typed; a flag with --no-NAME if it is on by default."""
+    flags: Sequence[str] = action.option_strings
+    if isinstance(action, argparse.BooleanOptionalAction) and "(default: on)" not in str(action.help):
+        flags = [flag for flag in flags if not flag.startswith("--no-")]
+    value = "" if action.nargs == 0 else action.metavar or "|".join(action.choices or ())
+    return f"{', '.join(flags)} {value}".strip()
+
+
+class _Parser(argparse.ArgumentParser):
     """Raises a UsageError of one line instead of exiting."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message, re.IGNORECASE)
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message)
         if unknown and not unknown[1].startswith("-"):
             advice = "separate several values by commas, as in --models keras,scratch"
             raise UsageError(f"expected an option, got {unknown[1]!r}; {advice}")
         if unknown:
             raise self.unknown_option(unknown[1])
-        raise UsageError(re.sub(r'Parser key "(\w+)":', r"\1:", " ".join(message.split())))
+        raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", " ".join(message.split())))
 
     def unknown_option(self, flag: str) -> UsageError:
         """Return the error about a flag that is not one of an option, with the most similar one."""
@@ -114,54 +105,63 @@ class _Parser(jsonargparse.ArgumentParser):
         return UsageError(f"{' '.join(flag.split())} is not an option; {hint}--help lists all options")
 
 
-def parser(program: str, options: type[Any], left_out: Collection[str] = (), hidden: Collection[str] = ()) -> _Parser:
-    fields = [field for field in dataclasses.fields(options) if field.name not in left_out]
-    positional = [field.metadata for field in fields if field.metadata["positional"]]
-    words = [f"[{given['metavar']}{'...' if given['several'] else ''}]" for given in positional]
-    made = _Parser(
+def parser(program: str, options: type[Any]) -> _Parser:
+    """Return the parser of a command line. It leaves out what is not given, and does not convert values."""
+    command = _Parser(
         prog=program,
-        usage=" ".join(["python -m %(prog)s", *words, "[OPTIONS]"]),
         description=options.__doc__,
         formatter_class=_Help,
-        print_config=None,
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        add_help=False,  # it would be listed first
     )
-    made.add_argument("--version", action="version", version=_version(), help="print the version")
-    made.add_argument("--config", metavar="FILE", help="YAML file of `option_name: value`; flags override it")
-    for field in fields:
-        name, given = f"--{field.name.replace('_', '-')}", field.metadata
-        common: dict[str, Any] = {
-            "default": field.default,
-            "help": argparse.SUPPRESS if field.name in hidden else given["help"],
-        }
-        if given["parse"] is None:
-            yes_no = jsonargparse.ActionYesNo(no_prefix="no-")  # --no-json overrides `json: true` in a file
-            made.add_argument(name, *given["short"], action=yes_no, **common)
-            continue
-        common |= {"type": _checked(given["parse"], given["several"]), "metavar": given["metavar"]}
-        if given["positional"]:
-            made.add_argument(field.name, nargs="*" if given["several"] else "?", **common)
-        elif given["repeated"]:
-            made.add_argument(name, action=_Add, **common)
-        else:
-            made.add_argument(name, **common)
-    return made
+    kinds, words = types_of(options), ["python -m %(prog)s"]
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for owner in options.__mro__:
+        fields = [field for field in options_of(options).values() if _owner(options, field) is owner]
+        if fields:
+            title = vars(owner).get("GROUP", "options")
+            group = groups.setdefault(title, groups.get(title) or command.add_argument_group(title))
+            words += [word for field in fields if (word := _add(group, field, kinds[field.name]))]
+    group = command.add_argument_group("every command")
+    group.add_argument("--config", metavar="FILE", help="YAML file of `option_name: value`; flags override it")
+    group.add_argument("--version", action="version", version=_version(), help="print the version")
+    group.add_argument("-h", "--help", action="help", help="print this help")
+    command.usage = " ".join([*words, options.MORE])
+    return command
 
 
-def _checked(parse_value: Callable[[Any], Any], several: bool) -> Callable[[Any], Any]:
-    """Return `parse_value` with a check that refuses control characters in the value.
+def _owner(options: type[Any], field: Field[Any]) -> type[Any]:
+    """Return the class that has declared a field first."""
+    return [kind for kind in options.__mro__ if field.name in inspect.get_annotations(kind)][-1]
 
-    Values of an option that takes several are not checked: the shell may make them from *.png, and the other files must
-    be read even if one has an odd name.
+
+def _add(group: argparse._ActionsContainer, field: Field[Any], kind: Any) -> str:
+    """Add an option to a parser, and return its part of the usage line.
+
+    Its help text ends with the default, unless it states that itself.
     """
+    name, base, default, declared = option_name(field), base_of(kind), field.default, field.metadata
+    text = declared["help"].replace("%", "%%")
+    has_default = default != () and not any(default is nothing for nothing in (None, False))
+    if has_default and "(default: " not in text:
+        text += f" (default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+    flags = [flag_of(name), *declared["short"]]
+    if base is bool:
+        group.add_argument(*flags, action=argparse.BooleanOptionalAction, help=text)
+        return ""
+    metavar = declared["metavar"] or metavar_of(kind)
+    if declared["positional"]:
+        group.add_argument(name, nargs="*" if base is tuple else "?", metavar=metavar, help=text)
+        word = f"{metavar}..." if base is tuple else metavar
+        return word if declared["required"] else f"[{word}]"
+    # A mapping can be given several times.
+    group.add_argument(*flags, action="append" if base is Mapping else "store", metavar=metavar, help=text)
+    return f"{flags[0]} {metavar}" if declared["required"] else ""
 
-    @functools.wraps(parse_value)
-    def parse_checked(value: Any) -> Any:
-        if not several:
-            require_no_controls(value)
-        return parse_value(value)
 
-    return text if parse_value is str else parse_checked
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def load_yaml(text: str) -> Any:
@@ -179,7 +179,7 @@ def load_yaml(text: str) -> Any:
                 raise yaml.YAMLError(
                     f"expected at most {MAX_CONFIG_DEPTH} lists or mappings in one another, got more; simplify it"
                 )
-        return _load_any_yaml(text)
+        return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise yaml.YAMLError(f"{error.problem}{line}") from None
@@ -191,7 +191,20 @@ def load_yaml(text: str) -> Any:
         raise yaml.YAMLError(f"expected values of options, got a {type(error).__name__}") from None
 
 
-_load_any_yaml = jsonargparse.get_loader("yaml")
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as a number, which YAML 1.1 does not, and dates as text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as in the base class
+        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith((":float", ":timestamp"))]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^(?:[-+]?(?:\d+\.\d*|\.\d+|\d+(?=e))(?:e[-+]?\d+)?|[-+]?\.inf|\.nan)$", re.ASCII | re.IGNORECASE),
+    [*"-+.0123456789"],
+)
 
 
 def load_mapping(content: bytes, name: str) -> dict[str, Any]:
@@ -225,22 +238,15 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def parse(
-    program: str,
-    options: type[Any],
-    arguments: Sequence[str],
-    left_out: Collection[str] = (),
-    hidden: Collection[str] = (),
-    stored: Mapping[str, Any] = MappingProxyType({}),
+    program: str, options: type[Any], arguments: Sequence[str], given: Mapping[str, Any] = MappingProxyType({})
 ) -> Any:
     """Return the options: the command line overrides the --config file, which overrides the defaults.
 
     Args:
-        stored: values that replace the defaults, as in a --config file.
-        left_out: fields that are not options of this command; they have their default values.
-        hidden: fields that --help does not list.
+        given: values that replace the defaults, as in a --config file.
 
     Raises:
-        UsageError: for an unknown name or a value of the wrong type.
+        UsageError, SpecError: for an unknown name or a value of the wrong type or range.
     """
     for name in VARIABLES:
         try:
@@ -248,53 +254,64 @@ def parse(
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from None
     files, words = split_config(arguments)
-    made = parser(program, options, left_out, hidden)
-    for content in (stored, *map(read_config, files)):
-        made.set_defaults(_parsed(made, options, content, left_out))  # flags override files
-    namespace = made.parse_args(words)
-    flags = {word.partition("=")[0] for word in words}
-    given = {}
-    for field in dataclasses.fields(options):
-        if field.name not in left_out and namespace[field.name] is not None:  # None (null in a file): the default
-            given[field.name] = namespace[field.name]
-            flag = f"--{field.name.replace('_', '-')}"
-            if field.metadata["typed"] and given[field.name] != field.default and flag not in flags:
-                raise UsageError(
-                    f"{field.name}: not accepted in a --config file, since it can run any code; use {flag}"
-                )
-    return options(**given)
+    command, by_name = parser(program, options), options_of(options)
+    flags = vars(command.parse_args(words))
+    values: dict[str, Any] = {}
+    for content in (given, *map(read_config, files)):
+        known = [name for name in content if _is_option(command, options, name)]
+        values |= _read(options, {name: content[name] for name in known if content[name] is not None})
+    for name, value in values.items():
+        field = by_name[name]
+        if field.metadata["source"] == "command line" and name not in flags and value != field.default:
+            advice = f"since it can run any code; use {flag_of(name)}"
+            raise UsageError(f"{name}: not accepted in a --config file, {advice}")
+    for name, value in _read(options, flags).items():
+        values[name] = {**(values.get(name) or {}), **value} if isinstance(value, Mapping) else value
+    for name, field in by_name.items():
+        if field.metadata["required"] and values.get(name) is None:
+            raise UsageError(f"{name}: expected {field.metadata['help']}, got none; see --help")
+    return options(**{by_name[name].name: value for name, value in values.items() if value is not None})
 
 
-def _parsed(made: _Parser, options: type[Any], content: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
-    """Return the values of options in a file, each parsed by the type of its option. Raises UsageError."""
-    known = {field.name: field.metadata for field in dataclasses.fields(options) if field.name not in left_out}
-    values = {}
+def _is_option(command: _Parser, options: type[Any], name: str) -> bool:
+    """Return whether a name in a file is that of an option of the command, not of another one that shares the file."""
+    if name == "config":
+        raise UsageError("--config: expected no option `config` in a file; name each file with --config")
+    if name in options_of(options):
+        return True
+    if options.FILE_OF is not None:
+        return not _is_option(parser(command.prog, options.FILE_OF), options.FILE_OF, name)
+    raise command.unknown_option(flag_of(name[:60]))
+
+
+def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options, each read into its type. Text of the command line and values of a file are read alike."""
+    by_name, kinds, values = options_of(options), types_of(options), dict[str, Any]()
     for name, value in content.items():
-        if name == "config":
-            raise UsageError("--config: expected no option `config` in a file; name each file with --config")
-        if name not in known:
-            raise made.unknown_option(f"--{name[:60].replace('_', '-')}")
-        parse_value = known[name]["parse"] or _yes_or_no
+        field = by_name[name]
+        kind = kinds[field.name]
         try:
-            if value is not None:  # null stands for the default
-                values[name] = _checked(parse_value, known[name]["several"])(value)
+            if field.metadata["positional"] and base_of(kind) is tuple:
+                words = value if isinstance(value, list) else [value]
+                values[name] = tuple(read(get_args(kind)[0], word, controls=True) for word in words)
+            elif base_of(kind) is Mapping and isinstance(value, list):  # given several times
+                values[name] = {key: part for word in value for key, part in read(kind, word).items()}
+            elif field.metadata["scope"] == "search" and isinstance(value, str) and "," in value:
+                raise ValueError(f"expected one value, got {value!r}; to try several, use python -m jobs.search --vary")
+            else:
+                values[name] = read(kind, value)
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from None
     return values
 
 
-def _yes_or_no(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ValueError(f"expected true or false, got {value!r}")
-
-
 def names_outside(options: Any, name: str) -> bool:
     """Return whether an option, other than by its default, names something that is not taken from a storage."""
-    field, value = options.__dataclass_fields__[name], getattr(options, name)
-    if not field.metadata["outside"] or value == field.default:
+    field = options_of(options)[name]
+    value, known = getattr(options, field.name), field.metadata["known"]
+    if field.metadata["source"] not in ("user", "command line") or value == field.default:
         return False
-    return not all(part in field.metadata["known"] for part in (value if isinstance(value, tuple) else [value]))
+    return not all(part in known for part in (value if isinstance(value, tuple) else [value]))
 
 
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,20 +1,20 @@
-"""Parsers of option values. Each takes text from the command line or a value from a YAML file."""
+"""From text of the command line, or from a value of a YAML file, to the value of an option, as its type says.
 
-import argparse
+Each function raises ValueError for what cannot be such a value. Ranges are checked by `mnist_lib.settings`.
+"""
+
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from msgspec import Meta
 
 from mnist_lib.clock import text_of
-
-
-class _UnreadableError(argparse.ArgumentTypeError, ValueError):
-    """A value that cannot be parsed. argparse expects ArgumentTypeError, jsonargparse (for files) ValueError."""
-
+from mnist_lib.settings import parts_of
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # ends a line, moves the cursor or ends a C string
 
@@ -27,21 +27,20 @@ def require_no_controls(value: Any) -> None:
         for part in value:
             require_no_controls(part)
     elif found := CONTROL.search(str(value)):  # show only the character: the rest may be a secret
-        raise _UnreadableError(f"expected text without control characters, got {found[0]!r} in it; remove it")
+        raise ValueError(f"expected text without control characters, got {found[0]!r} in it; remove it")
 
 
 def text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _UnreadableError(f"expected text, got a value of type {type(value).__name__}; write it in quotes")
-    require_no_controls(value)
-    return value
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"expected text, got a value of type {type(value).__name__}; write it in quotes")
 
 
 def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
     """Return the names in "a,b" or in a list."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
-        raise _UnreadableError(f"expected names such as a,b, got {value!r}")
+        raise ValueError(f"expected names such as a,b, got {value!r}")
     return tuple(part.strip() for part in parts if part.strip())
 
 
@@ -63,7 +62,7 @@ def named_values(value: Any) -> Mapping[str, Any]:
         return value
     parts = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", str(value))]
     if not all(name.strip() and equals for name, equals, _ in parts):
-        raise _UnreadableError(f"expected NAME=VALUE, such as width=64, got {value!r}")
+        raise ValueError(f"expected NAME=VALUE, such as width=64, got {value!r}")
     return {name.strip(): _plain(text.strip()) for name, _, text in parts}
 
 
@@ -79,21 +78,20 @@ def _plain(text: str) -> int | float | bool | str:
 def whole_number(value: Any) -> int:
     if re.fullmatch(r"\s*[+-]?\d+\s*", str(value)):
         return int(value)
-    raise _UnreadableError(f"expected a whole number, got {value!r}")
+    raise ValueError(f"expected a whole number, got {value!r}")
 
 
 def number(value: Any) -> float:
     try:
         return float(str(value))
     except ValueError:
-        raise _UnreadableError(f"expected a number, got {value!r}") from None
+        raise ValueError(f"expected a number, got {value!r}") from None
 
 
-def one_number(value: Any) -> float:
-    """Return a number. The error for several numbers says which command tries them all."""
-    if "," in str(value):
-        raise _UnreadableError(f"expected one number, got {value!r}; to try several, use python -m jobs.search --vary")
-    return number(value)
+def yes_or_no(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"expected true or false, got {value!r}")
 
 
 def moment(value: Any) -> str:
@@ -102,14 +100,14 @@ def moment(value: Any) -> str:
         time = datetime.fromisoformat(str(value))
         return text_of(time.replace(tzinfo=time.tzinfo or UTC))
     except (ValueError, OverflowError):
-        raise _UnreadableError(f"expected a time such as 2026-11-25T03:00:00Z, got {value!r}") from None
+        raise ValueError(f"expected a time such as 2026-11-25T03:00:00Z, got {value!r}") from None
 
 
 def user_path(value: str | Path) -> Path:
     try:
         return Path(value).expanduser()
     except RuntimeError as error:  # no such user, as in ~nobody/file
-        raise _UnreadableError(f"expected a path, got {str(value)!r}: {error}") from None
+        raise ValueError(f"expected a path, got {str(value)!r}: {error}") from None
 
 
 def folder(value: str | Path) -> Path:
@@ -124,17 +122,56 @@ def existing_folder(value: str | Path) -> Path:
         if path.is_dir():
             return path
     hint = f"create it (mkdir -p {path}) or omit the option"
-    raise _UnreadableError(f"expected an existing folder, got {path}; {hint}")
+    raise ValueError(f"expected an existing folder, got {path}; {hint}")
 
 
 def image_size(value: Any) -> tuple[int, int]:
     """Return height and width, from "28" (for both), "32x48" or a list."""
     parts = value if isinstance(value, list | tuple) else re.split("[x,]", str(value))
     if not 1 <= len(parts) <= 2:
-        raise _UnreadableError(f"expected a size such as 28 or 32x48, got {value!r}")
+        raise ValueError(f"expected a size such as 28 or 32x48, got {value!r}")
     height, width = whole_number(parts[0]), whole_number(parts[-1])
     return height, width
 
 
-def auto_or_whole_number(value: Any) -> int | None:
+def whole_number_or_auto(value: Any) -> int | None:
     return None if value in ("auto", None) else whole_number(value)
+
+
+# Types of options that are not read as Python's own type would be, with the name of the value in --help:
+Moment = Annotated[str, moment, Meta(title="TIME")]
+UserPath = Annotated[Path, user_path, Meta(title="PATH")]
+Folder = Annotated[Path, folder, Meta(title="DIR")]
+ExistingFolder = Annotated[Path, existing_folder, Meta(title="DIR")]
+AUTO = (whole_number_or_auto, Meta(title="N|auto"))  # annotations of a number for which "auto" stands for None
+
+READERS: Mapping[Any, Callable[[Any], Any]] = {
+    **{bool: yes_or_no, int: whole_number, float: number, str: text, Path: user_path},
+    **{tuple: comma_list, Mapping: named_values},
+}
+METAVARS = {int: "N", float: "X", str: "NAME", tuple: "A,B", Mapping: "NAME=VALUE"}
+
+
+def base_of(kind: Any) -> Any:
+    """Return the Python type of the values of an option."""
+    base, _ = parts_of(kind)
+    return type(get_args(base)[0]) if get_origin(base) is Literal else get_origin(base) or base
+
+
+def metavar_of(kind: Any) -> str:
+    """Return what stands for the value of an option of this type in --help."""
+    titles = [part.title for part in parts_of(kind)[1] if isinstance(part, Meta) and part.title]
+    return titles[0] if titles else METAVARS[base_of(kind)]
+
+
+def read(kind: Any, value: Any, *, controls: bool = False) -> Any:
+    """Return the value of an option of this type. Raises ValueError for any other value.
+
+    Args:
+        controls: whether control characters are accepted: the shell may make words from *.png, and the other files must
+            be read even if one has an odd name.
+    """
+    if not controls:
+        require_no_controls(value)
+    functions = [part for part in parts_of(kind)[1] if callable(part)]
+    return (functions[0] if functions else READERS[base_of(kind)])(value)

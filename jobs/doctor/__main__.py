@@ -7,26 +7,28 @@ from dataclasses import dataclass
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.datasets import DataOptions
-from jobs.console.options import option, parse
+from jobs.console.options import JsonOptions, StorageOptions, parse
 from jobs.console.output import CommandResult, entry_point, table
 from jobs.console.terminal import step
 from jobs.doctor import checks, devices
 from jobs.doctor.checks import Finding, findings_of
-from jobs.train.options import STORAGE_HELP
 from mnist_lib.objects.storage import check_storage
+from mnist_lib.settings import option
 
 COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
+# How a dataset is read, which is not checked:
+UNUSED = ("tfds_import", "train_split", "test_split", "image_size", "channels", "strict")
+
+
 @dataclass(frozen=True, kw_only=True)
-class DoctorOptions(DataOptions):
+class DoctorOptions(DataOptions, StorageOptions, JsonOptions, without=UNUSED):
     """Check what a run needs, and print each finding with its fix. The exit code is 0 if there is
     no fault, otherwise the one with which the first fault would end a run."""
 
-    address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", str, "HOST:PORT")
-    storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
+    address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", "HOST:PORT")
     gpu: bool = option(False, "train each model for three epochs on the GPUs of this machine, and compare with the CPU")
-    json: bool = option(False, "print one JSON document instead of a table")
 
 
 @entry_point

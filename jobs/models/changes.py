@@ -13,8 +13,9 @@ from mnist_lib.api import LATEST, NUMBER, find_version
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.settings import part_of
 from mnist_lib.store.champions import appointment, challenge, reigns
-from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.champions.promotion import Rule, Thresholds
 from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.garbage_collection import ABANDONED_AFTER, Collected, collect
 from mnist_lib.store.runs import INDEX
@@ -23,8 +24,7 @@ from mnist_lib.wording import counted
 
 
 def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
-    when, max_class_drop = "always" if options.always else "if-better", options.max_class_drop
-    rule = Rule(when=when, alpha=options.alpha, min_accuracy=options.min_accuracy, max_class_drop=max_class_drop)
+    rule = Rule(when="always" if options.always else "if-better", **part_of(options, Thresholds))
     name = options.version
     if name in model_names(objects):
         raise SpecError(
@@ -46,8 +46,6 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
 
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
-    if options.model is None:
-        raise SpecError("model: expected the model to roll back, got none; for example: jobs.models rollback keras")
     (model,) = options.models(objects)
     to = _number_or_time(options.to)
     dataset = _dataset(objects, model, options.dataset)
@@ -90,8 +88,6 @@ def _target(objects: Objects, model: str, dataset: str, to: int | str | None) ->
 
 
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
-    if options.keep is None or options.keep < 1:
-        raise SpecError(f"keep: expected a number of versions, 1 or more, got {options.keep}; for example: gc --keep 5")
     found, unknown = dict[str, Collected](), dict[str, IntegrityError]()
     for model in options.models(objects):
         try:

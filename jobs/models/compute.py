@@ -15,7 +15,7 @@ from jobs.console.output import CommandResult
 from jobs.console.terminal import step
 from jobs.models.options import ComputeOptions, EvaluateOptions, ExportOptions, PromoteOptions, ReproduceOptions
 from mnist_lib.api import find_version
-from mnist_lib.catalog import DATASETS, EXPORT_FORMATS, require_known
+from mnist_lib.catalog import DATASETS, EXPORT_FORMATS
 from mnist_lib.data.corrections import UsedLabels, labels_in_storage
 from mnist_lib.data.request import DataRequest, stored_name
 from mnist_lib.environment import code_version, import_keras, quietly
@@ -97,9 +97,6 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
 
 def export(options: ExportOptions, objects: Objects) -> CommandResult:
     version, form = _version(objects, options), options.format
-    if form is None:
-        raise SpecError(f"format: expected one of {', '.join(EXPORT_FORMATS)}; name one with --format")
-    require_known("format", form, EXPORT_FORMATS)
     missing = [module for module in EXPORT_FORMATS[form].modules if importlib.util.find_spec(module) is None]
     if missing:
         raise SpecError(f"format: {form} needs {', '.join(missing)}; install the extra: pip install '.[export]'")
@@ -124,7 +121,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
 
 def _version(objects: Objects, options: ComputeOptions) -> Version:
     """Return the version that the options name. A bare model name means its champion for --dataset, if it has one."""
-    model, dataset = options.version or "", options.dataset
+    model, dataset = options.version, options.dataset
     chooses = dataset is not None and "@" not in model and model in model_names(objects)
     if dataset is not None and chooses and stored_name(dataset) in datasets_with_logs(objects, model):
         return find_version(objects, model, dataset)

@@ -253,8 +253,6 @@ def _comparison_lines(found: Comparison) -> list[str]:
 def _pairs(options: DiffOptions, objects: Objects) -> list[tuple[Version, Version]]:
     """Return the pairs to compare: the given versions or, for two numbers, one pair for each model that has both."""
     one, other = options.one, options.other
-    if one is None or other is None:
-        raise SpecError("version: expected two versions, got fewer; for example: jobs.models diff keras@1 keras@2")
     if not (NUMBER.fullmatch(one) and NUMBER.fullmatch(other)):
         return [(find_version(objects, one), find_version(objects, other))]
     pairs = []

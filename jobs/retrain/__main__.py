@@ -21,6 +21,7 @@ from jobs.retrain.options import (
     EmitOptions,
     HistoryOptions,
     RetrainOptions,
+    ScheduleOptions,
     StatusOptions,
     check_train,
     train_options,
@@ -52,7 +53,7 @@ SIGNALLED_DELIVERY_SECONDS = 5.0  # timeout for the remaining notices after a si
 
 log = logging.getLogger("jobs.retrain")  # __name__ is "__main__" under `python -m`
 
-COMMANDS: dict[str, tuple[type[RetrainOptions], Callable[[Any, Sequence[str]], CommandResult]]] = {
+COMMANDS: dict[str, tuple[type[ScheduleOptions], Callable[[Any, Sequence[str]], CommandResult]]] = {
     "status": (StatusOptions, lambda options, _: show_status(options)),
     "history": (HistoryOptions, lambda options, _: show_history(options)),
     "emit": (EmitOptions, emit),
@@ -66,9 +67,9 @@ def main(arguments: Sequence[str]) -> CommandResult | int:
     name, own = split_subcommand("python -m jobs.retrain", about, own)
     kind = COMMANDS[name][0] if name else RetrainOptions
     require_after_dashes(own, kind)
-    options: RetrainOptions = parse(f"jobs.retrain {name}".strip(), kind, own, hidden=kind.HIDDEN)
+    options = parse(f"jobs.retrain {name}".strip(), kind, own)
     options.check()
-    if name in ("", "emit"):
+    if isinstance(options, RetrainOptions):
         train_options(options, after_dashes).require_trusted(after_dashes)
     run = COMMANDS[name][1] if name else _retrain
     result = run(options, after_dashes)

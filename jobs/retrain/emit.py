@@ -14,24 +14,14 @@ from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train
 from jobs.retrain.schedulers import STORAGE, Timer, cronjob, crontab, units
 from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
-from mnist_lib.catalog import require_known
 from mnist_lib.objects.storage import check_storage, folder_of
-
-SCHEDULERS = ("crontab", "systemd", "kubernetes")
-# Options that are not among the flags of the emitted command: --once is always given, --notify can hold a secret, and
-# --json is about the output of emit.
-LEFT_OUT = ("once", "now", "notify", "json")
+from mnist_lib.settings import options_of, values_of
 
 
 def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
     """Return the contents of each configuration file; `flags` are the options after the dashes."""
     train = check_train(train_options(options, flags))
     check_storage(options.storage)
-    if options.now:
-        raise UsageError("now: expected no --now in a schedule, which runs when it is due; omit it")
-    if options.scheduler is None:
-        raise UsageError(f"scheduler: expected one of {', '.join(SCHEDULERS)}, got none; name one after emit")
-    require_known("scheduler", options.scheduler, SCHEDULERS)
     if options.scheduler == "kubernetes":
         _require_in_container(train)
         files = {"cronjob.yaml": cronjob(_timer(options, flags, here=False), options.image)}
@@ -72,8 +62,8 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
     receiver = options.notify and options.notify.strip()
     if receiver and here:
         check_receiver(receiver)
-    given, defaults = vars(options), vars(RetrainOptions())
-    changed = {name: given[name] for name in defaults if name not in LEFT_OUT and given[name] != defaults[name]}
+    values, declared = values_of(options, "driver"), options_of(RetrainOptions, "driver")
+    changed = {name: values[name] for name, field in declared.items() if values[name] != field.default}
     own = {
         "name": options.name,
         "cron": options.cron,

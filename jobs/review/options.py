@@ -1,20 +1,19 @@
 """The options of `jobs.review` and of `jobs.review apply`."""
 
 import getpass
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta
 
 from jobs.console.datasets import DATASET_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import option
-from jobs.console.values import folder, user_path, whole_number
-from jobs.models.options import MODEL_FILE_HELP, VERSION_HELP, model_arg_option
-from jobs.train.options import STORAGE_HELP
+from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
+from jobs.console.values import Folder, UserPath
+from jobs.models.options import VERSION_HELP, ModelFileOptions
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import SpecError
-from mnist_lib.spec import MAX_SEED
+from mnist_lib.settings import Positive, Seed, option
 
 DEFAULT_DATASET = "mnist-mini"
 USER_HELP = "author of the labels, which is stored with each (default: the login name)"
@@ -22,10 +21,8 @@ MAX_USER_LENGTH = 200  # as in `Correction`
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuthorOptions(DataOptions):
-    user: str | None = option(None, USER_HELP, str, "NAME")
-    storage: str = option("results", STORAGE_HELP, str, "DIR|URL")
-    verbose: bool = option(False, "log more, and print the traceback of an error", short=["-v"])
+class AuthorOptions(DataOptions, StorageOptions, VerboseOptions):
+    user: str | None = option(None, USER_HELP)
 
     def author(self) -> str:
         """Return who decides about labels. Raises UsageError if that cannot be known or is too long."""
@@ -43,36 +40,33 @@ class AuthorOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewOptions(AuthorOptions):
+class ReviewOptions(AuthorOptions, ModelFileOptions):
     """Review pictures in the browser: correct their labels, or give labels to new ones, with one key each. Half of the
     pictures are chosen at random, half are those of which the model is least certain. Without pictures, those of the
     dataset are reviewed."""
 
-    pictures: tuple[Path, ...] = option(
-        (), "picture files, or folders of picture files", user_path, "PICTURE", positional=True, several=True
+    pictures: tuple[UserPath, ...] = option(
+        (), "picture files, or folders of picture files", "PICTURE", positional=True
     )
     run: str | None = option(
-        None, "review what the models of this run dispute: confident mistakes, and differing answers", str, "NAME"
+        None, "review what the models of this run dispute: confident mistakes, and differing answers"
     )
     dataset: str | None = option(  # type: ignore[assignment]  # here, the default depends on the run
-        None, f"{DATASET_HELP} (default: that of --run, or {DEFAULT_DATASET})", str, "NAME|DIR"
+        None, f"{DATASET_HELP} (default: that of --run, or {DEFAULT_DATASET})", "NAME|DIR"
     )
     model: str | None = option(
         None,
         f"version, {VERSION_HELP} (default: the most accurate champion of the dataset, or of the one trained last)",
-        str,
         "VERSION",
     )
-    model_file: Path | None = option(None, MODEL_FILE_HELP, user_path, "FILE.py", typed=True)
-    model_arg: Mapping[str, Any] | None = model_arg_option()
-    to: Path | None = option(
-        None, "write a table to edit, instead of opening a page; see `jobs.review apply`", folder, "FILE.csv"
+    to: Folder | None = option(
+        None, "write a table to edit, instead of opening a page; see `jobs.review apply`", "FILE.csv"
     )
-    count: int = option(100, "pictures in the table of --to", whole_number, "N")
-    seed: int | None = option(
-        None, "random seed that chooses the random pictures (default: other pictures each time)", whole_number, "N"
+    count: Positive = option(100, "pictures in the table of --to")
+    seed: Seed | None = option(None, "random seed that chooses the random pictures (default: other pictures each time)")
+    port: Annotated[int, Meta(ge=0, lt=1 << 16)] = option(
+        0, "port of the page on this machine (default: a free one)", "PORT"
     )
-    port: int = option(0, "port of the page on this machine (default: a free one)", whole_number, "PORT")
     browser: bool = option(True, "open the page in the browser; --no-browser only prints its address")
 
     def check(self) -> None:
@@ -80,12 +74,6 @@ class ReviewOptions(AuthorOptions):
         self.author()
         if self.run is not None and self.pictures:
             raise UsageError("expected pictures or --run NAME, got both; omit one")
-        if self.count < 1:
-            raise UsageError(f"count: expected a whole number, 1 or more, got {self.count}")
-        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
-            raise UsageError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {self.seed}")
-        if not 0 <= self.port < 1 << 16:
-            raise UsageError(f"port: expected a number from 0 to {(1 << 16) - 1}, got {self.port}")
         if self.to is not None and (not self.to.parent.is_dir() or self.to.is_dir()):
             raise UsageError(f"to: expected a file in an existing folder, got {self.to}")
         if self.run is None or self.dataset is not None:
@@ -98,11 +86,10 @@ class ReviewOptions(AuthorOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyOptions(AuthorOptions):
+class ApplyOptions(AuthorOptions, JsonOptions):
     """Store the labels that were written into a table of `jobs.review --to`. Rows without a label are left out."""
 
-    table: Path | None = option(None, "required: the edited table", folder, "FILE.csv", positional=True)
+    table: Folder = option(None, "edited table of jobs.review --to", "FILE.csv", positional=True, required=True)
     dataset: str | None = option(  # type: ignore[assignment]
-        None, f"{DATASET_HELP} (default: that of the table)", str, "NAME|DIR"
+        None, f"{DATASET_HELP} (default: that of the table)", "NAME|DIR"
     )
-    json: bool = option(False, "print one JSON document instead of text")

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from jobs.console.exit_codes import UsageError
 from jobs.console.output import CommandResult, log_to_stderr
 from jobs.console.terminal import step
 from jobs.predict.answers import FORMULA
@@ -97,8 +96,6 @@ def read_table(path: Path) -> list[Row]:
 def apply_table(options: ApplyOptions) -> CommandResult:
     """Store the labels of a table. All rows are checked first; a label that is already stored is not stored again."""
     log_to_stderr(verbose=options.verbose)
-    if options.table is None:
-        raise UsageError("table: expected the edited table of jobs.review --to, got none; see --help")
     rows, objects = read_table(options.table), open_storage(options.storage)
     names = {row.dataset for row in rows}
     if options.dataset is None and len(names) > 1:

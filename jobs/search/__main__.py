@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import begin_of_command
 from jobs.console.output import CommandResult, entry_point
 from jobs.console.terminal import step
-from jobs.search.options import LEFT_OUT, SearchOptions
+from jobs.search.options import SearchOptions
 from jobs.train.command import checked_options, result_lines, run_job
 from mnist_lib.results import mean_accuracy
 from mnist_lib.run_documents import Summary
@@ -25,7 +25,7 @@ MAX_PLANNED = 3  # configurations that a plan shows
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     begin = begin_of_command()
-    options = checked_options(SearchOptions, arguments, begin, LEFT_OUT).with_inline_space()
+    options = checked_options(SearchOptions, arguments, begin).with_inline_space()
     if options.plan:
         return CommandResult(plan_document(options), plan_lines(options), json=options.json)
     with step("loading Ray", shown=not options.quiet):
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     def lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
         return [*result_lines(summary, folder), *search_lines(summary)]
 
-    return run_job(options, work, lines, begin, submitted=in_submitted_job(), what="search", left_out=LEFT_OUT)
+    return run_job(options, work, lines, begin, submitted=in_submitted_job(), what="search")
 
 
 def plan_document(options: SearchOptions) -> dict[str, Any]:

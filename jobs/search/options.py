@@ -2,26 +2,28 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import yaml
+from msgspec import Meta
 
 from jobs.console.datasets import DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import flags_of, load_yaml, option, parse, read_config, split_config
-from jobs.console.values import comma_list, folder, named_values, whole_number
-from jobs.train.options import MODELS_HELP, TrainOptions, command_of, terms_of
-from mnist_lib.catalog import MODELS, require_known
+from jobs.console.options import flags_of, load_yaml, parse, read_config, split_config
+from jobs.console.values import Folder
+from jobs.train.options import MODELS_HELP, TrainOptions, command_of
+from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
 from mnist_lib.search.halving import Halving, Ladder
 from mnist_lib.search.proposals import LAG, Propose, proposals, require_optuna
 from mnist_lib.search.space import Space, Value
-from mnist_lib.spec import MAX_SEED, WITH_MOMENTUM, TrialSpec, entry_of, trial_grid
+from mnist_lib.settings import MAX_SEED, Positive, Seed, one_of, option, options_of, values_of
+from mnist_lib.spec import WITH_MOMENTUM, Epochs, TrialSettings, TrialSpec, entry_of, trial_grid
 from mnist_lib.store.runs import Command
 from mnist_lib.wording import one_line
 
@@ -31,64 +33,57 @@ STRATEGIES = {
     "grid": "train every combination for all epochs",
 }
 STRATEGY_TEXT = "; ".join(f"{name}: {about}" for name, about in STRATEGIES.items())
-SETTINGS = (
-    *("model", "optimizer", "learning_rate", "schedule", "batch_size", "momentum", "weight_decay", "global_clipnorm"),
-    "precision",
-)
-NAMES = {"batch_size": "global_batch_size"}  # of settings that `trial_grid` calls otherwise
+SETTINGS = {"model": "model", **{name: field.name for name, field in options_of(TrialSettings, "search").items()}}
 BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
 MAX_CONFIGURATIONS = 10_000
 MAX_SPACE_BYTES = 100_000
-# Options of jobs.train that have no use here.
-LEFT_OUT = ("seeds", "calibrate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(TrainOptions):
+class SearchOptions(TrainOptions, without=["seeds", "calibrate"]):
     """Find good settings of a model: train many configurations for a few epochs, continue the best ones, and train the
     winner again with fresh seeds. Only these last trials are measured on the test images."""
 
+    GROUP = "search"
     COMMAND: ClassVar[Command] = "jobs.search"
 
-    models: tuple[str, ...] = option(("keras",), MODELS_HELP, comma_list, "A,B", outside=True, known=MODELS)
-    epochs: int = option(9, "epochs of a whole trial; most configurations are trained for fewer", whole_number, "N")
-    seed: int = option(0, "seed of the configurations and of their weights", whole_number, "N")
+    models: tuple[str, ...] = option(("keras",), MODELS_HELP, source="user", known=MODELS)
+    epochs: Epochs = option(9, "epochs of a whole trial; most configurations are trained for fewer", scope="trial")
+    seed: Seed = option(0, "seed of the configurations and of their weights", scope="trial")
     vary: Mapping[str, Any] | None = option(
         None,
         "a setting and its values or its range, such as learning_rate=1e-4..1e-1:log or hidden_units=128,256; can be"
         f" repeated. Settings: {', '.join(SETTINGS)}, and the arguments of the model",
-        named_values,
         "NAME=VALUES",
-        repeated=True,
+        source="user with code",
     )
-    space: Path | None = option(None, "YAML file of `setting: values`, as for --vary", folder, "FILE", outside=True)
-    trials: int = option(27, "number of configurations to try; a grid has all combinations", whole_number, "N")
-    strategy: str = option("halving", f"how configurations are trained. {STRATEGY_TEXT}", str, "NAME")
-    propose: str = option(
+    space: Folder | None = option(None, "YAML file of `setting: values`, as for --vary", "FILE", source="user")
+    trials: Annotated[int, Meta(ge=1, le=MAX_CONFIGURATIONS)] = option(
+        27, "number of configurations to try; a grid has all combinations", scope="run"
+    )
+    strategy: Annotated[str, one_of(STRATEGIES)] = option(
+        "halving", f"how configurations are trained. {STRATEGY_TEXT}", scope="run"
+    )
+    propose: Annotated[str, one_of(("random", "tpe"))] = option(
         "random",
         "how configurations are proposed. random: drawn from the space; tpe: by Optuna, from the scores of earlier"
         " brackets",
-        str,
-        "NAME",
+        scope="run",
     )
-    final_seeds: int = option(3, "number of seeds with which the winner is trained again", whole_number, "N")
-    max_epochs_total: int | None = option(
-        None, "maximum number of epochs of all trials together (default: no limit)", whole_number, "N"
+    final_seeds: Annotated[int, Meta(ge=1, le=1_000)] = option(
+        3, "number of seeds with which the winner is trained again", scope="run"
+    )
+    max_epochs_total: Positive | None = option(
+        None, "maximum number of epochs of all trials together (default: no limit)", scope="run"
     )
 
     def check(self) -> None:
-        """Raise SpecError for a value that is out of range, or a space in which a configuration is invalid."""
+        """Raise SpecError for options that exclude each other, or a space in which a configuration is invalid."""
         super().check()
-        require_known("strategy", self.strategy, STRATEGIES)
-        require_known("propose", self.propose, ("random", "tpe"))
         if self.propose == "tpe":
             if self.strategy == "grid":
                 raise SpecError("propose: expected random for a grid, which has every combination, got tpe")
             require_optuna()
-        if not 1 <= self.trials <= MAX_CONFIGURATIONS:
-            raise SpecError(f"trials: expected a number from 1 to {MAX_CONFIGURATIONS}, got {self.trials}")
-        if not 1 <= self.final_seeds <= 1_000:
-            raise SpecError(f"final_seeds: expected a number from 1 to 1000, got {self.final_seeds}")
         if self.seed + self.final_seeds > MAX_SEED:
             raise SpecError(f"seed: expected at most {MAX_SEED - self.final_seeds}, got {self.seed}")
         if self.validation_percent == 0:
@@ -107,7 +102,7 @@ class SearchOptions(TrainOptions):
         given = {**_settings_of(self.space), **(self.vary or {})}
         for name in given:
             if name in self.arguments or (
-                name in SETTINGS and getattr(self, name, None) != getattr(type(self), name, None)
+                name in SETTINGS and getattr(self, SETTINGS[name], None) != getattr(type(self), SETTINGS[name], None)
             ):
                 raise SpecError(f"space: {name}: expected values to try or a fixed value, got both; omit one of them")
         if len(self.models) > 1:
@@ -160,11 +155,12 @@ class SearchOptions(TrainOptions):
 
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a search depends on. `code`: the result of `code_version`."""
-        names = ("trials", "strategy", "propose", "final_seeds", "max_epochs_total")
-        search = {"space": self.variation.document(), **{name: getattr(self, name) for name in names}}
+        of_train, of_search = options_of(TrainOptions), values_of(self, "run")
+        search = {name: value for name, value in of_search.items() if name not in of_train}
+        search["space"] = self.variation.document()
         if self.propose == "tpe":
             search["optuna"] = metadata.version("optuna")
-        return {**terms_of(self, self.grid(), code), "search": search}
+        return {**super().terms(code), "search": search}
 
     def grid(self) -> list[TrialSpec]:
         """Return a trial of each model that the space has."""
@@ -181,15 +177,16 @@ class SearchOptions(TrainOptions):
     def train_flags(self, settings: Mapping[str, Value]) -> list[str]:
         """Return the options of `jobs.train` for these settings, on the same data."""
         spec = self.trial(settings, None)
-        names = [name for name in SETTINGS if name != "model"]
-        of_data = (field.name for field in fields(DataOptions))
-        given = {name: getattr(self, name) for name in (*of_data, *names, "epochs", "validation_percent", "storage")}
-        given |= {name: settings[name] for name in names if name in settings}
+        given = values_of(self)
+        given = {name: given[name] for name in (*options_of(DataOptions), *options_of(TrialSettings), "storage")}
+        given |= {name: value for name, value in settings.items() if name in SETTINGS}
         given["momentum"] = spec.momentum  # 0 for an optimizer that has none
         arguments = {**self.arguments, **settings}
         given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
         given["models"] = [model for model in self.models if name_of(model) == spec.model]
-        defaults = flags_of({name: getattr(TrainOptions, name) for name in given})
+        for name in ("seed", "model"):
+            given.pop(name, None)
+        defaults = flags_of({name: field.default for name, field in options_of(TrainOptions).items()})
         return [flag for flag in flags_of(given) if flag not in defaults]
 
     def _arguments(self, model: str) -> list[str] | None:
@@ -200,7 +197,7 @@ class SearchOptions(TrainOptions):
     def trial(self, settings: Mapping[str, Value], number: int | None) -> TrialSpec:
         """Return the trial of a configuration. `number`: None for one outside the search."""
         model = str(settings.get("model", name_of(self.models[0])))
-        shared = self.shared | {NAMES.get(name, name): value for name, value in settings.items() if name in SETTINGS}
+        shared = self.shared | {SETTINGS[name]: value for name, value in settings.items() if name in SETTINGS}
         shared.pop("model", None)
         optimizer = shared["optimizer"] or entry_of(model).optimizer
         if "momentum" in settings and optimizer not in WITH_MOMENTUM:
@@ -216,8 +213,8 @@ def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
     """Raise UsageError for an option of the job among those before the dashes, which are fields of `options`."""
     for place, word in enumerate(own):
         name = word.partition("=")[0].removeprefix("--").replace("-", "_")
-        kind = next((kind for kind in (TrainOptions, SearchOptions) if name in kind.__dataclass_fields__), None)
-        if word.startswith("--") and kind is not None and name not in options.__dataclass_fields__:
+        kind = next((kind for kind in (TrainOptions, SearchOptions) if name in options_of(kind)), None)
+        if word.startswith("--") and kind is not None and name not in options_of(options):
             shown = " ".join([word, *([] if "=" in word else own[place + 1 : place + 2])])
             flag = word.partition("=")[0]
             raise UsageError(f"{flag} is an option of {kind.COMMAND}; give it after --, as in: -- {shown}")
@@ -232,8 +229,8 @@ def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = 
     files, words = split_config(flags)
     names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
     names = names.union(stored, *map(read_config, files))
-    kind, left_out = (SearchOptions, LEFT_OUT) if command_of(names) == SearchOptions.COMMAND else (TrainOptions, ())
-    options: TrainOptions = parse(program, kind, flags, left_out, stored=stored)
+    kind = SearchOptions if command_of(names) == SearchOptions.COMMAND else TrainOptions
+    options: TrainOptions = parse(program, kind, flags, stored)
     return options
 
 

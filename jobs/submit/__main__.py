@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import option, parse, read_config, split_at_dashes, split_config, split_subcommand
+from jobs.console.options import Options, parse, read_config, split_at_dashes, split_config, split_subcommand
 from jobs.console.output import (
     RESULT_BEGINS,
     RESULT_ENDS,
@@ -21,13 +21,14 @@ from jobs.console.output import (
     print_result,
     print_stderr,
 )
-from jobs.search.options import LEFT_OUT, SearchOptions, require_after_dashes
+from jobs.search.options import SearchOptions, require_after_dashes
 from jobs.train.options import TrainOptions, command_of
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.listing import list_folder
 from mnist_lib.model_file import trust, with_folder
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import check_storage, is_url
+from mnist_lib.settings import option
 from mnist_lib.store.runs import check_run_name
 from mnist_lib.wording import counted
 
@@ -46,12 +47,9 @@ class RunIsBusyError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerOptions:
+class ServerOptions(Options):
     address: str | None = option(
-        None,
-        "URL of the Ray dashboard (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265)",
-        str,
-        "URL",
+        None, "URL of the Ray dashboard (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265)", "URL"
     )
 
 
@@ -62,6 +60,8 @@ class SubmitOptions(ServerOptions):
     Subcommands: search (run jobs.search instead), logs (print the log of a job). `ray job list`, `ray job status` and
     `ray job stop` do the rest."""
 
+    MORE = "[search] [OPTIONS] -- TRAIN_OPTIONS"
+
     wait: bool = option(True, "wait until the job has ended; --no-wait prints its id and exits (default: on)")
     json: bool = option(False, "with --no-wait: print the id as JSON (for the result as JSON, give --json after --)")
 
@@ -70,12 +70,14 @@ class SubmitOptions(ServerOptions):
 class SubmitSearchOptions(SubmitOptions):
     """Send this code to a Ray cluster and run jobs.search there, with the options after "--", as jobs.submit does."""
 
+    MORE = "[OPTIONS] -- SEARCH_OPTIONS"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LogsOptions(ServerOptions):
     """Print the log of a job."""
 
-    job: str | None = option(None, "required: id of the job", str, "JOB", positional=True)
+    job: str = option(None, "id of the job", "JOB", positional=True, required=True)
     follow: bool = option(False, "print the log until the job has ended, and exit with the job's exit code")
 
 
@@ -202,7 +204,7 @@ def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
     names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}.union(*map(read_config, files))
     if command_of(names) != kind.COMMAND == TrainOptions.COMMAND:
         raise UsageError("--vary and --space are options of a search; use: python -m jobs.submit search -- ...")
-    options: TrainOptions = parse("jobs.submit --", kind, flags, LEFT_OUT if kind is SearchOptions else ())
+    options: TrainOptions = parse("jobs.submit --", kind, flags)
     options.require_trusted(flags)
     options.grid()
     options.check()
@@ -253,8 +255,8 @@ def follow(client: "JobClient", job: str) -> int:
 
 
 def _show_log(options: LogsOptions) -> int:
-    if options.job is None or not re.fullmatch(r"[\w.-]+", options.job):
-        raise UsageError(f"expected the id of a job, got {options.job or ''!r}; `ray job list` lists all")
+    if not re.fullmatch(r"[\w.-]+", options.job):
+        raise UsageError(f"expected the id of a job, got {options.job!r}; `ray job list` lists all")
     client = _client(options)
     if options.follow:
         return follow(client, options.job)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from jobs.console import exit_codes
-from jobs.console.options import option, parse
+from jobs.console.options import JsonOptions, StorageOptions, parse
 from jobs.console.output import CommandResult, entry_point, print_error
 from jobs.console.terminal import step
 from jobs.track.server import Copied, Server, TrackingError
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.settings import option
 from mnist_lib.store.runs import RUN_RECORD, RunFolder, check_run_name
 from mnist_lib.wording import counted
 
@@ -20,24 +21,17 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackOptions:
+class TrackOptions(StorageOptions, JsonOptions):
     """Copy complete runs and searches to MLflow, with their parameters, accuracies, reports and stored models. Repeat
     the command to add what is new."""
 
     runs: tuple[str, ...] = option(
-        (),
-        "names of the runs to copy (default: all complete runs in the storage)",
-        str,
-        "RUN",
-        positional=True,
-        several=True,
+        (), "names of the runs to copy (default: all complete runs in the storage)", "RUN", positional=True
     )
-    storage: str = option("results", "folder or bucket with the runs", str, "DIR|URL")
     tracking_uri: str | None = option(
-        None, f"MLflow server, such as http://localhost:5000 (default: {URI_VARIABLE})", str, "URI"
+        None, f"MLflow server, such as http://localhost:5000 (default: {URI_VARIABLE})", "URI"
     )
-    experiment: str | None = option(None, "MLflow experiment (default: the name of the dataset)", str, "NAME")
-    json: bool = option(False, "print one JSON document instead of text")
+    experiment: str | None = option(None, "MLflow experiment (default: the name of the dataset)")
 
     def uri(self) -> str:
         """Return the URI of the MLflow server. Raises UsageError if none is given."""

@@ -8,21 +8,19 @@ from typing import Annotated, Any, TypedDict
 from msgspec import Meta
 
 from jobs.search.findings import History
-from jobs.search.options import NAMES
 from mnist_lib.clock import moment_of
 from mnist_lib.documents import Json, Name, builtins_of, convert, decode
 from mnist_lib.errors import SpecError
 from mnist_lib.results import EpochDone
 from mnist_lib.run_documents import RungScored, SearchDocument, Summary
-from mnist_lib.spec import WITH_MOMENTUM
+from mnist_lib.settings import options_of
+from mnist_lib.spec import WITH_MOMENTUM, TrialSettings
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
 
+NAMES = {name: field.name for name, field in options_of(TrialSettings).items()}  # of the fields of settings
 # The fields of a trial that say how it was trained. Arguments of its model are added.
-FIELDS = (
-    *("model", "dataset", "seed", "epochs", "optimizer", "learning_rate", "schedule", "global_batch_size"),
-    *("momentum", "weight_decay", "global_clipnorm", "precision", "validation_percent"),
-)
-OPTIONS = {field: option for option, field in NAMES.items()}  # of fields that have another name than their option
+FIELDS = ("model", "dataset", *NAMES.values())
+OPTIONS = {field: name for name, field in NAMES.items()}
 RESULTS = ("test_accuracy", "train_seconds", "images_per_second")
 RESULTS_OF_MODEL = ("mean_test_accuracy", "std_test_accuracy", "ensemble_test_accuracy", "best_trial_test_accuracy")
 FILES = (REPORT, SUMMARY, SEARCH, CONFIGURATION)  # and the plots

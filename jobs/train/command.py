@@ -3,8 +3,8 @@
 import json
 import logging
 import shlex
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_mapping, parse
 from jobs.console.output import CommandResult, log_to_stderr
 from jobs.console.terminal import step
-from jobs.train.options import CODE_ARGUMENTS, TrainOptions, command_of
+from jobs.train.options import TrainOptions, command_of
 from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
@@ -28,15 +28,13 @@ from mnist_lib.objects.fence import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
 from mnist_lib.run_documents import Summary
+from mnist_lib.settings import options_of, values_of
 from mnist_lib.store.opening import open_run, run_to_resume
 from mnist_lib.store.runs import CONFIGURATION, REPORT, RunFolder, check_run_name, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-# Options that concern only a process, and are not stored:
-OF_PROCESS = ("run_name", "resume", "plan", "calibrate", "lease", "require_all", "trust", "quiet", "verbose")
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +43,15 @@ Options = TypeVar("Options", bound=TrainOptions)
 Work = Callable[[RunFolder, dict[str, Any], str], Summary]
 
 
-def checked_options(
-    kind: type[Options], arguments: Sequence[str], begin: float, left_out: Collection[str] = ()
-) -> Options:
+def checked_options(kind: type[Options], arguments: Sequence[str], begin: float) -> Options:
     """Return the options of a command line, checked without importing anything slow.
 
     Args:
         begin: the value of `steady_time()` when the command began.
-        left_out: fields that are not options of the command.
     """
-    options: Options = parse(kind.COMMAND, kind, arguments, left_out)
+    options: Options = parse(kind.COMMAND, kind, arguments)
     if options.resume is not None:
-        options = resumed_options(options, arguments, left_out)
+        options = resumed_options(options, arguments)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
     options.grid()
@@ -77,7 +72,6 @@ def run_job(
     *,
     submitted: bool,
     what: str = "run",
-    left_out: Collection[str] = (),
 ) -> CommandResult:
     """Begin or resume the run, do the work unless it is done, and return the result.
 
@@ -86,7 +80,6 @@ def run_job(
         begin: as in `checked_options`.
         submitted: whether this is a job of `jobs.submit`.
         what: the command's word for a run.
-        left_out: as in `checked_options`.
     """
     with step("checking the storage", shown=not options.quiet):
         objects = _open_for_writing(options.storage, options.lease, submitted)
@@ -96,7 +89,7 @@ def run_job(
         options.run_name,
         dataset=options.data().name,
         terms=options.terms(code),
-        configuration=yaml.safe_dump(configuration(options, left_out), sort_keys=False),
+        configuration=yaml.safe_dump(configuration(options), sort_keys=False),
         command=options.COMMAND,
     )
     with run as folder:
@@ -169,15 +162,11 @@ def absolute(options: Options) -> Options:
     return replace(options, dataset=dataset, models=tuple(map(with_folder, options.models)))
 
 
-def configuration(options: TrainOptions, left_out: Collection[str] = ()) -> dict[str, Any]:
-    """Return the options of the run as in a --config file, without those that concern only this process.
-
-    Args:
-        left_out: fields that are not options of the command.
-    """
-    plain = json.loads(json.dumps(asdict(absolute(options)), default=str))  # YAML has neither tuples nor paths
-    left_out = (*OF_PROCESS, *left_out)
-    return {name: value for name, value in plain.items() if value is not None and name not in left_out}
+def configuration(options: TrainOptions) -> dict[str, Any]:
+    """Return the options of the run as in a --config file, without those that concern only this process."""
+    values = values_of(absolute(options), "trial", "search", "run", "driver")
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))  # YAML has neither tuples nor paths
+    return {name: value for name, value in plain.items() if value is not None}
 
 
 def result_lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
@@ -209,7 +198,7 @@ def _require_success(summary: Summary) -> None:
     raise exit_codes.TrainingError(message, *(codes if len(codes) == 1 else ()))
 
 
-def resumed_options(options: Options, arguments: Sequence[str], left_out: Collection[str] = ()) -> Options:
+def resumed_options(options: Options, arguments: Sequence[str]) -> Options:
     """Return the options of the run that `--resume` names, overridden by the flags of this command line.
 
     Others may write to the storage, so only settings are taken from it: with a path, the report would show them any
@@ -227,7 +216,9 @@ def resumed_options(options: Options, arguments: Sequence[str], left_out: Collec
         stored = load_mapping(content, CONFIGURATION)
         command = RunFolder(objects, options.resume).command() or command_of(stored)
         if command == options.COMMAND:
-            begun: Options = parse(command, type(options), [], (*left_out, *OF_PROCESS), stored=stored)
+            for name in options_of(options, "process").keys() & stored:
+                raise UsageError(f"{name} concerns one process; it is not stored")
+            begun: Options = parse(command, type(options), [], stored)
             outside = begun.outside
     except (UsageError, SpecError) as error:
         raise IntegrityError(f"{where}: {error}") from error
@@ -243,9 +234,9 @@ def resumed_options(options: Options, arguments: Sequence[str], left_out: Collec
             f"resume: expected {shlex.join(missing)} on the command line, with which {options.resume} was begun; files,"
             " code and addresses are not taken from the storage: repeat these options if you trust them"
         )
-    refused = (*outside, "storage", *(CODE_ARGUMENTS if "models" in given else ()))
+    refused = (*outside, "storage", *(options.code_arguments() if "models" in given else ()))
     settings = {name: value for name, value in stored.items() if name not in refused}
-    resumed: Options = parse(command, type(options), arguments, left_out, stored=settings)
+    resumed: Options = parse(command, type(options), arguments, settings)
     return replace(resumed, run_name=options.resume)
 
 

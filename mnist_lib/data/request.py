@@ -12,16 +12,17 @@ from msgspec import Meta
 from mnist_lib.catalog import DATASETS, DatasetEntry, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
+from mnist_lib.settings import require
 
 MAX_SIDE = 224  # pixels, for the images of a folder
 TFDS = "tfds:"
 MAX_NAME = 60  # characters: run names, limited to 100, contain it
-CHANNELS = (1, 3, 4)  # grey, colour, colour and transparency
 MAX_CLASSES = 1_000
 
-# In documents:
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
-ImageShape = tuple[Side, Side, Literal[1, 3, 4]]  # height, width, channels
+ImageSize = Annotated[tuple[Side, Side], Meta(description=f"sides from 1 to {MAX_SIDE}")]  # height, width
+Channels = Literal[1, 3, 4]  # grey, colour, colour and transparency
+ImageShape = tuple[Side, Side, Channels]  # height, width, channels
 ClassName = Annotated[str, Meta(max_length=1_000)]
 ClassNames = Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_CLASSES)]
 
@@ -55,8 +56,8 @@ class DataRequest:
     dataset: str = "mnist-mini"
     data_dir: Path | None = None
     data_source: Path | None = None
-    image_size: tuple[int, int] | None = None
-    channels: int | None = None
+    image_size: ImageSize | None = None
+    channels: Channels | None = None
     strict: bool = False
     tfds_import: ModelFile | None = None
     splits: tuple[str, str] = ("train", "test")
@@ -82,11 +83,8 @@ class DataRequest:
             return
         if self.data_source is not None:
             raise SpecError(f"data_source: expected a dataset of the catalog, got {self.dataset}; omit it")
-        if self.image_size is not None and not all(1 <= side <= MAX_SIDE for side in self.image_size):
-            got = "x".join(map(str, self.image_size))
-            raise SpecError(f"image_size: expected sides from 1 to {MAX_SIDE}, got {got}")
-        if self.channels is not None and self.channels not in CHANNELS:
-            raise SpecError(f"channels: expected 1 (grey), 3 (colour) or 4 (with transparency), got {self.channels}")
+        require("image_size", self.image_size, ImageSize | None)
+        require("channels", self.channels, Channels | None)
 
     @property
     def entry(self) -> DatasetEntry | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from PIL import Image
 
 from mnist_lib.data.availability import REMEDY
 from mnist_lib.data.folder import DEFAULT_SIDE, require_memory
-from mnist_lib.data.request import CHANNELS, MAX_CLASSES, MAX_SIDE, DataRequest
+from mnist_lib.data.request import MAX_CLASSES, MAX_SIDE, Channels, DataRequest
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.errors import DataError, DataMissingError, MnistError
 from mnist_lib.model_file import ModelFile
@@ -124,7 +124,7 @@ def read_prepared(request: DataRequest, builder: Any, max_bytes: float) -> Datas
 def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, list[str]]:
     height, width, channels = given
     channels = request.channels or channels or 3
-    if channels not in CHANNELS:
+    if channels not in get_args(Channels):
         raise DataError(f"{request.dataset}: expected images of 1, 3 or 4 channels, got {channels}; use --channels 3")
     if request.image_size is not None:
         return Shape(*request.image_size, channels), []

@@ -24,7 +24,7 @@ from mnist_lib.run_documents import (
     Summary,
     Timing,
 )
-from mnist_lib.spec import OPTIONAL_FIELDS, TrialSpec
+from mnist_lib.spec import TrialSpec, is_unused
 
 SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments")]
 
@@ -176,6 +176,6 @@ def settings_of(summary: Summary) -> dict[str, dict[str, str]]:
         if trial.source_sha256:
             settings["source_sha256"] = trial.source_sha256[:12]
         for name, value in settings.items():
-            if value is not None and (value or name not in OPTIONAL_FIELDS):
+            if value is not None and not is_unused(name, value):
                 found.setdefault(name.replace("_", " "), {})[trial.model] = str(value)
     return found

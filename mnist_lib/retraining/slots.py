@@ -8,18 +8,21 @@ time instead, and so runs in both occurrences of a repeated hour.
 
 import difflib
 import itertools
+import sys
 import zoneinfo
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Annotated
 
 from cronsim import CronSim, CronSimError
+from msgspec import Meta
 
-from mnist_lib.catalog import require_known
 from mnist_lib.clock import moment_of
-from mnist_lib.errors import CronError, SpecError
+from mnist_lib.errors import CronError
 from mnist_lib.retraining.journal import Entry
+from mnist_lib.settings import Checked, Positive, Seconds, one_of, option
 from mnist_lib.wording import counted
 
 FIELDS = {  # name of each cron field -> allowed values
@@ -38,6 +41,9 @@ OVERLAP = {
     "queue": "run the newest of them afterwards",
     "replace": "stop the run and start the slot",
 }
+
+
+FiniteSeconds = Annotated[Seconds, Meta(le=sys.float_info.max)]
 
 
 class Timetable:
@@ -107,20 +113,21 @@ class Due:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class Policy(Checked):
     """How a schedule treats late, missed and overlapping slots. Raises SpecError for a value that is out of range."""
 
-    starting_deadline: float | None = None  # seconds after which a slot is too late to be started; None: no limit
-    overlap: str = "skip"  # a key of `OVERLAP`: what to do about a slot that comes due during a run
-    jitter: float = 0.0  # seconds over which the starts of different schedules are spread
-    max_attempts: int = 3  # maximum number of attempts per slot, for failures that a retry may fix
+    GROUP = "schedule"
 
-    def __post_init__(self) -> None:
-        require_known("overlap", self.overlap, OVERLAP)
-        for name, minimum in (("max_attempts", 1), ("jitter", 0), ("starting_deadline", 0)):
-            value = getattr(self, name)
-            if value is not None and not minimum <= value < float("inf"):
-                raise SpecError(f"{name}: expected a number of at least {minimum}, got {value}")
+    starting_deadline: FiniteSeconds | None = option(
+        None, "maximum delay of a slot in seconds, after which it is not run (default: no limit)"
+    )
+    overlap: Annotated[str, one_of(OVERLAP)] = option(
+        "skip",
+        f"what to do about slots due during a run: {', '.join(f'{name} ({about})' for name, about in OVERLAP.items())}",
+        "WHAT",
+    )
+    jitter: FiniteSeconds = option(0.0, "seconds over which starts are spread, so that schedules do not start together")
+    max_attempts: Positive = option(3, "maximum number of attempts per slot; only temporary errors are retried")
 
     def due(self, timetable: Timetable, last: Entry, through: datetime, now: datetime) -> Due | None:
         """Return the newest slot after `through` that is due, or None; `last` is the newest entry of the journal.

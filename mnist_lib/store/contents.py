@@ -34,7 +34,7 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
-from mnist_lib.spec import MAX_EPOCHS, OPTIONAL_FIELDS, TrialSpec
+from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, TEST_IMAGES, Predictions
 from mnist_lib.store.versions import About, DatasetFacts, Version, read_file
 
@@ -251,5 +251,5 @@ def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
         f"{part}.{name}": value
         for part, values in parts.items()
         for name, value in values.items()
-        if value or name not in OPTIONAL_FIELDS
+        if not is_unused(name, value)
     }

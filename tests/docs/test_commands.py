@@ -16,11 +16,10 @@ from jobs.console.options import parse, split_at_dashes
 from jobs.doctor.__main__ import DoctorOptions
 from jobs.models.__main__ import COMMANDS as MODELS
 from jobs.predict.options import PredictOptions
-from jobs.rehearse import LEFT_OUT, RehearseOptions
+from jobs.rehearse import RehearseOptions
 from jobs.retrain import __main__ as retrain
-from jobs.retrain.options import RetrainOptions, check_train, train_options
+from jobs.retrain.options import RetrainOptions, ScheduleOptions, check_train, train_options
 from jobs.review.options import ApplyOptions, ReviewOptions
-from jobs.search.options import LEFT_OUT as NOT_FOR_A_SEARCH
 from jobs.search.options import SearchOptions
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
@@ -33,6 +32,7 @@ from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, 
 COMMANDS = commands()
 # Options that documents mention although no command of this project has them, with the reason.
 OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused", "--chaos": "is refused"}
+OTHER_OPTIONS |= dict.fromkeys(("--catch-up", "--most-catch-up"), "was removed")
 OTHER_PROGRAMS = ("ray ", "kubectl ", "docker ", "pip ")
 
 
@@ -51,14 +51,14 @@ def parse_train(words: Sequence[str]) -> None:
 
 
 def parse_search(words: Sequence[str]) -> None:
-    options: SearchOptions = parse("jobs.search", SearchOptions, words, NOT_FOR_A_SEARCH)
+    options: SearchOptions = parse("jobs.search", SearchOptions, words)
     if words and "--space" not in words:  # else the document only mentions the command, or a file that does not exist
         options.check()
     require_not_expired(options)
 
 
 def parse_rehearse(words: Sequence[str]) -> None:
-    options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, words, LEFT_OUT)
+    options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, words)
     assert options.grid()
     options.check()
 
@@ -78,11 +78,14 @@ def parse_submit(words: Sequence[str]) -> None:
 def parse_retrain(words: Sequence[str]) -> None:
     own, train = split_at_dashes(words)
     name = own.pop(0) if own and not own[0].startswith("-") else None
-    options: RetrainOptions = parse("jobs.retrain", retrain.COMMANDS[name][0] if name else RetrainOptions, own)
+    kind = retrain.COMMANDS[name][0] if name else RetrainOptions
+    if not any(word.startswith("--") for word in own):
+        return  # the document only mentions the command
+    options: ScheduleOptions = parse("jobs.retrain", kind, own)
     options.check()
-    if any(word.startswith("--") for word in own):  # else the document only mentions the command
+    if isinstance(options, RetrainOptions):
         assert options.timetable()
-    assert check_train(train_options(options, train)).grid()
+        assert check_train(train_options(options, train)).grid()
 
 
 def parse_predict(words: Sequence[str]) -> None:

@@ -162,7 +162,7 @@ def test_digits_are_shown_only_in_a_terminal_with_colours(data_dir: Path) -> Non
     ("argument", "message"),
     [
         ("mnist-mni", "dataset: 'mnist-mni' is not known; did you mean mnist-mini?"),
-        ("--seed=-1", "seed: expected 0 or more, got -1"),
+        ("--seed=-1", "seed: expected a whole number from 0 to 2147483647, got -1"),
         ("--picture=digits.jpg", "picture: expected a name that ends in .png, got digits.jpg"),
         ("--pictur=digits.png", "--pictur is not an option; did you mean --picture?"),
     ],

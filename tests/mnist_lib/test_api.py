@@ -78,7 +78,6 @@ def test_a_bare_name_is_the_champion_and_latest_the_newest_version(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "expected a version, as in keras@3 or keras@latest"),
         ("kears", "model: 'kears' is not known; did you mean keras?"),
         ("kears@latest", "model: 'kears' is not known; did you mean keras?"),
         ("keras@x", "expected a number or latest after the @, as in keras@3, got 'keras@x'"),
@@ -90,7 +89,7 @@ def test_a_bare_name_is_the_champion_and_latest_the_newest_version(
     ],
 )
 def test_a_name_that_stands_for_no_version_is_refused_with_the_reason(
-    name: str | None, message: str, objects: LocalObjects
+    name: str, message: str, objects: LocalObjects
 ) -> None:
     store(objects, "keras", 150, champion=False)
     with pytest.raises(SpecError, match=f"^{message}"):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS, OPTIMIZERS, require_known
 from mnist_lib.errors import SpecError
-from mnist_lib.spec import MAX_SEED, TrialSpec, trial_grid
+from mnist_lib.settings import MAX_SEED
+from mnist_lib.spec import TrialSpec, trial_grid
 
 
 @pytest.mark.parametrize(

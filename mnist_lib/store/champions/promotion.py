@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from mnist_lib.catalog import require_known
-from mnist_lib.errors import SpecError
+from mnist_lib.documents import Share
 from mnist_lib.results import Accuracy
+from mnist_lib.settings import Checked, one_of, option
 from mnist_lib.store.champions.significance import TOTAL, Budget
 from mnist_lib.wording import counted, percent
 
@@ -28,6 +28,7 @@ WHEN = {
     "always": "promote a stored model regardless of its accuracy",
     "never": "do not promote a stored model",
 }
+When = Annotated[str, one_of(WHEN)]
 
 
 @dataclass(frozen=True)
@@ -58,30 +59,29 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """The rule that decides when a version becomes the champion.
+class Thresholds(Checked):
+    """How much better a version has to be than the champion, or how good without one."""
 
-    Args:
-        when: a key of `WHEN`.
-        alpha: probability, in [0, 1], that chance alone replaces the champion, over all comparisons on a data set.
-        min_accuracy: accuracy that the first champion needs, in [0, 1].
-        max_class_drop: loss of accuracy in one class, in [0, 1]; a larger loss, if significant, prevents promotion.
+    GROUP = "promotion"
 
-    Raises:
-        SpecError: a value is out of range.
-    """
+    alpha: Share = option(
+        TOTAL,
+        "probability that chance alone replaces the champion of a model, over all comparisons on a dataset together;"
+        " each of them spends a hundredth of what is left",
+        "P",
+        scope="run",
+    )
+    min_accuracy: Share = option(0.0, "minimum test accuracy of a model's first champion, such as 0.97", scope="run")
+    max_class_drop: Share = option(
+        0.1, "maximum loss of accuracy in any class; a larger one, if significant, prevents promotion", scope="run"
+    )
 
-    when: str = "if-better"
-    alpha: float = TOTAL
-    min_accuracy: float = 0.0
-    max_class_drop: float = 0.1
 
-    def __post_init__(self) -> None:
-        require_known("promote", self.when, WHEN)
-        for name in ("alpha", "min_accuracy", "max_class_drop"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise SpecError(f"{name}: expected a number from 0 to 1, got {value}")
+@dataclass(frozen=True, kw_only=True)
+class Rule(Thresholds):
+    """The rule that decides when a version becomes the champion. Raises SpecError for a value out of range."""
+
+    when: When = option("if-better", f"when to promote: {', '.join(WHEN)}", name="promote")
 
     def decide_alone(self, challenger: Predictions) -> Decision | None:
         """Decide without the champion, or return None if the challenger has to be compared with it."""

@@ -9,7 +9,7 @@ import yaml
 
 from jobs.console.options import parse
 from jobs.search.__main__ import plan_lines, search_lines
-from jobs.search.options import LEFT_OUT, SearchOptions
+from jobs.search.options import SearchOptions
 from jobs.train.command import configuration
 from jobs.train.options import TrainOptions, command_of
 from tests.support.job import ROOT
@@ -20,7 +20,7 @@ RATE = "--vary=learning_rate=1e-4..1e-1:log"
 
 
 def options(*arguments: str) -> SearchOptions:
-    found: SearchOptions = parse("jobs.search", SearchOptions, arguments, LEFT_OUT)
+    found: SearchOptions = parse("jobs.search", SearchOptions, arguments)
     found.check()
     return found
 
@@ -126,8 +126,8 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         (["--vary=learning_rate=2..1"], "expected two finite numbers, the lower one first"),
         (["--vary=learning_rate=-1,1"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got -1"),
         (["--vary=optimizer=sgd,adm"], "optimizer: 'adm' is not known; did you mean adam?"),
-        (["--vary=learning_rate=abc"], "learning_rate: expected a number, got 'abc'"),
-        (["--vary=momentum=abc", "--optimizer=sgd"], "momentum: expected a number, got 'abc'"),
+        (["--vary=learning_rate=abc"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got 'abc'"),
+        (["--vary=momentum=abc", "--optimizer=sgd"], "momentum: expected a number from 0 to below 1, got 'abc'"),
         ([f"--vary=hidden_units=1..{'9' * 80}"], "model_arg: hidden_units: expected a number up to 1e+09"),
         ([f"--vary=hidden_units=1..{'9' * 400}"], "hidden_units: expected a range such as"),
         ([RATE, "--model-arg=typo=3"], "model_arg: expected an argument of keras, got typo"),
@@ -140,8 +140,8 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         (["--vary=hidden_units=8,16", "--strategy=grid", "--propose=tpe"], "propose: expected random for a grid"),
         ([RATE, "--learning-rate=0.1"], "space: learning_rate: expected values to try or a fixed value, got both"),
         (["--vary=hidden_units=8,16", "--model-arg=hidden_units=8"], "space: hidden_units: expected values to try"),
-        ([RATE, "--trials=0"], "trials: expected a number from 1 to 10000, got 0"),
-        ([RATE, "--final-seeds=0"], "final_seeds: expected a number from 1 to 1000, got 0"),
+        ([RATE, "--trials=0"], "trials: expected a whole number from 1 to 10000, got 0"),
+        ([RATE, "--final-seeds=0"], "final_seeds: expected a whole number from 1 to 1000, got 0"),
         ([RATE, "--validation-percent=0"], "validation_percent: expected 1 or more"),
         ([RATE, "--max-epochs-total=30"], "max_epochs_total: expected at least 36, got 30"),
         ([RATE, "--space=/nowhere.yaml"], "space: /nowhere.yaml: expected a YAML file"),
@@ -179,7 +179,7 @@ def test_the_stored_configuration_has_the_space_itself(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("learning_rate: 1e-4..1e-1:log\n")
     given = options(f"--space={tmp_path}/space.yaml").with_inline_space()
     assert (given.space, given.vary) == (None, {"learning_rate": "0.0001..0.1:log"})
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given, LEFT_OUT)))
-    again: SearchOptions = parse("jobs.search", SearchOptions, [f"--config={tmp_path}/config.yaml"], LEFT_OUT)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given)))
+    again: SearchOptions = parse("jobs.search", SearchOptions, [f"--config={tmp_path}/config.yaml"])
     assert again.variation == given.variation
-    assert command_of(configuration(given, LEFT_OUT)) == "jobs.search"
+    assert command_of(configuration(given)) == "jobs.search"

@@ -14,13 +14,14 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import values
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse
-from jobs.search.options import LEFT_OUT, SearchOptions
-from jobs.train.command import OF_PROCESS, absolute, configuration, resumed_options
+from jobs.search.options import SearchOptions
+from jobs.train.command import absolute, configuration, resumed_options
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import trust
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.settings import options_of, types_of
 from mnist_lib.store.opening import open_run
 from tests.support.builders import builder_file
 from tests.support.job import train
@@ -37,18 +38,17 @@ def stored(storage: Path, content: str) -> Path:
 
 
 def resumed(storage: Path, *arguments: str, kind: type[TrainOptions] = TrainOptions) -> TrainOptions:
-    words, left_out = ["--resume=r", f"--storage={storage}", *arguments], LEFT_OUT if kind is SearchOptions else ()
-    options: TrainOptions = resumed_options(parse(kind.COMMAND, kind, words, left_out), words, left_out)
+    words = ["--resume=r", f"--storage={storage}", *arguments]
+    options: TrainOptions = resumed_options(parse(kind.COMMAND, kind, words), words)
     return options
 
 
 def begun(storage: Path, *arguments: str, kind: type[TrainOptions] = TrainOptions) -> TrainOptions:
     """Store the run of a command line, and return its options."""
-    left_out = LEFT_OUT if kind is SearchOptions else ()
-    options: TrainOptions = parse(kind.COMMAND, kind, arguments, left_out)
+    options: TrainOptions = parse(kind.COMMAND, kind, arguments)
     terms, text = (
         options.terms(code_version(SOURCE_FOLDERS)),
-        yaml.safe_dump(configuration(options, left_out), sort_keys=False),
+        yaml.safe_dump(configuration(options), sort_keys=False),
     )
     dataset, command = options.data().name, kind.COMMAND
     with open_run(LocalObjects(storage), "r", dataset=dataset, terms=terms, configuration=text, command=command):
@@ -101,7 +101,7 @@ def test_w10_no_stored_argument_is_passed_to_code_of_the_command_line(tmp_path: 
     assert (options.model_arg, options.hidden_units, options.epochs) == ({"width": 4}, None, 7)
 
 
-@pytest.mark.parametrize("name", [*OF_PROCESS, "config", "no_option"])
+@pytest.mark.parametrize("name", [*options_of(TrainOptions, "process"), "config", "no_option"])
 def test_w10_a_stored_configuration_has_no_options_of_a_process(name: str, tmp_path: Path) -> None:
     for content in (f"{name}: 1", f"{{epochs: 3, {name}: 1}}", f"? !!str {name}\n: 1"):
         storage = stored(tmp_path / str(len(content)), content)
@@ -149,13 +149,14 @@ def test_the_options_to_repeat_are_those_that_the_advice_prints(kind: type[Train
 @pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
 def test_every_option_that_takes_a_path_is_outside(kind: type[Any]) -> None:
     """A further option that takes text is added to one of these sets by whoever adds it."""
-    names = {field.name: field.metadata for field in dataclasses.fields(kind) if field.name not in OF_PROCESS}
-    paths = {name for name, given in names.items() if given["parse"] in (values.folder, values.user_path)}
-    texts = {name for name, given in names.items() if given["parse"] in (str, values.comma_list)}
-    outside = {name for name, given in names.items() if given["outside"]}
+    fields, kinds = options_of(kind, "trial", "search", "run", "driver"), types_of(kind)
+    bases = {name: values.base_of(kinds[field.name]) for name, field in fields.items()}
+    paths = {name for name, base in bases.items() if base is Path}
+    texts = {name for name, base in bases.items() if base in (str, tuple)}
+    outside = {name for name, field in fields.items() if field.metadata["source"] == "user"}
     of_catalog = {"optimizer", "schedule", "precision", "promote", "strategy", "propose", "train_split", "test_split"}
     assert paths <= outside
-    assert texts - outside <= of_catalog
+    assert texts - outside <= {*of_catalog, "finish_by", "image_size"}
 
 
 @pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
@@ -170,7 +171,7 @@ def test_m2_code_of_a_configuration_file_is_trusted_together_with_its_arguments(
     def require_trusted(given: Mapping[str, Any], *flags: str) -> TrainOptions:
         config.write_text(yaml.safe_dump({**vary, **given}))
         words = ["--config", str(config), *flags]
-        options: TrainOptions = parse(kind.COMMAND, kind, words, LEFT_OUT if kind is SearchOptions else ())
+        options: TrainOptions = parse(kind.COMMAND, kind, words)
         options.require_trusted(words)
         return options
 

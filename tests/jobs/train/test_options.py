@@ -1,6 +1,5 @@
 """The options of jobs.train: values, files, refusals and help."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -14,11 +13,12 @@ from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
 from jobs.train.command import configuration, require_time_left, resumed_options
-from jobs.train.options import TrainOptions, terms_of
+from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Started
+from mnist_lib.settings import options_of
 from mnist_lib.store.opening import open_run
 from tests.support.job import ROOT
 from tests.support.pictures import classes, write_folder
@@ -63,7 +63,7 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
         yaml.safe_dump({"epochs": 7, "batch_size": 32, "seeds": [1, 3], "models": ["scratch"], "json": True})
     )
     parsed = options("--config", str(file), "--epochs", "9")
-    assert (parsed.epochs, parsed.batch_size, parsed.seeds, parsed.models, parsed.json) == (
+    assert (parsed.epochs, parsed.global_batch_size, parsed.seeds, parsed.models, parsed.json) == (
         9,
         32,
         (1, 3),
@@ -116,14 +116,14 @@ def test_an_invalid_configuration_file_gives_one_error_line(
         (["--dataset", "mnits"], "dataset: 'mnits' is not known; did you mean mnist?"),
         (["--models", "keras,scrach"], "model: 'scrach' is not known; did you mean scratch?"),
         (["--epochs", "0"], "epochs: expected a whole number from 1 to 100000, got 0"),
-        (["--epochs", "x"], "--epochs: expected a whole number, got 'x'"),
+        (["--epochs", "x"], "epochs: expected a whole number, got 'x'"),
         (["--learning-rate", "nan"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got nan"),
         (["--learning-rate", "1e-50"], "learning_rate: expected a number from 1.2e-38"),
         (
             ["--learning-rate", "0.1,0.01"],
-            "expected one number, got '0.1,0.01'; to try several, use python -m jobs.search",
+            "expected one value, got '0.1,0.01'; to try several, use python -m jobs.search",
         ),
-        (["--seeds", " "], "--seeds: expected a whole number, got ' '"),
+        (["--seeds", " "], "seeds: expected a whole number, got ' '"),
         (["--cpus-per-trial", "0"], "cpus_per_trial: expected a whole number from 1 to 4096, got 0"),
         (["--gpus-per-trial", "-1"], "gpus_per_trial: expected a whole number from 0 to 64, got -1"),
         (["--run-name", "../x"], "run_name: expected"),
@@ -157,7 +157,7 @@ def test_a_run_that_began_before_the_time_in_finish_by_is_resumed_after_it(tmp_p
     )
     with pytest.raises(UsageError, match="finish_by"):
         require_time_left(given, time.time())
-    terms = terms_of(given, given.grid(), code_version(SOURCE_FOLDERS))
+    terms = given.terms(code_version(SOURCE_FOLDERS))
     with open_run(LocalObjects(tmp_path), name, dataset="mnist-mini", terms=terms, configuration=""):
         pass
     require_time_left(given, time.time())
@@ -167,12 +167,12 @@ def test_resuming_with_another_dataset_names_both(tmp_path: Path) -> None:
     code, objects = code_version(SOURCE_FOLDERS), LocalObjects(tmp_path / "results")
     write_folder(tmp_path / "letters", classes("a", "b"))
     began, other = options(f"--dataset={tmp_path}/letters"), options("--dataset=mnist-mini")
-    terms = terms_of(began, began.grid(), code)
+    terms = began.terms(code)
     with open_run(objects, "r", dataset="letters", terms=terms, configuration="") as folder:
         folder.append_history(Started(trial="keras-s0", pid=1, node="n", devices=(), gpus=()))
     with (
         pytest.raises(SpecError, match="got dataset mnist-mini instead of letters; choose"),
-        open_run(objects, "r", dataset="mnist-mini", terms=terms_of(other, other.grid(), code), configuration=""),
+        open_run(objects, "r", dataset="mnist-mini", terms=other.terms(code), configuration=""),
     ):
         pass
 
@@ -187,8 +187,8 @@ def test_help_names_every_option_with_its_default() -> None:
         env={**os.environ, "COLUMNS": "110"},
     )
     entries = [" ".join(entry.split()) for entry in done.stdout.split("\n  -")]
-    for field in dataclasses.fields(TrainOptions):
-        name = f"-{field.name.replace('_', '-')}"
+    for option, field in options_of(TrainOptions).items():
+        name = f"-{option.replace('_', '-')}"
         (entry,) = [entry for entry in entries if entry.startswith((f"{name} ", f"{name},"))]
         names_default = "(default: " in entry
         assert names_default == (
@@ -210,7 +210,7 @@ def test_a_flag_in_a_configuration_file_can_be_overridden(tmp_path: Path) -> Non
 
 def test_a_resumed_run_connects_only_to_an_address_of_the_command_line(tmp_path: Path) -> None:
     began = options("--address=10.0.0.9:6379", "--epochs=7", f"--storage={tmp_path}")
-    terms = terms_of(began, began.grid(), code_version(SOURCE_FOLDERS))
+    terms = began.terms(code_version(SOURCE_FOLDERS))
     stored = yaml.safe_dump(configuration(began))
     with open_run(LocalObjects(tmp_path), "r", dataset="mnist-mini", terms=terms, configuration=stored):
         words = ["--resume=r", f"--storage={tmp_path}"]

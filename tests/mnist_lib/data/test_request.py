@@ -20,8 +20,8 @@ from mnist_lib.errors import SpecError
             {"dataset": "./x", "data_source": Path("/x")},
             "data_source: expected a dataset of the catalog, got /",
         ),
-        ({"dataset": "./x", "image_size": (0, 10)}, "image_size: expected sides from 1 to 224, got 0x10"),
-        ({"dataset": "./x", "channels": 2}, r"channels: expected 1 \(grey\), 3 \(colour\) or 4 \(with"),
+        ({"dataset": "./x", "image_size": (0, 10)}, r"image_size: expected sides from 1 to 224, got \(0, 10\)"),
+        ({"dataset": "./x", "channels": 2}, "channels: expected 1 or 3 or 4, got 2"),
         ({"dataset": "mnits"}, "dataset: 'mnits' is not known; did you mean mnist"),
     ],
 )

@@ -1,0 +1,174 @@
+"""Options and settings as dataclass fields: type with range, default, help text and scope are declared once.
+
+From the field follow the command line and configuration files (`jobs.console.options`), the checks of values, the terms
+of a run, what may vary in a search, and what reports show.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from mnist_lib.catalog import require_known
+from mnist_lib.errors import SpecError
+
+# What an option concerns. "trial": the result of a trial; "search": likewise, and it may vary in a search; "run": the
+# result of a run apart from its trials; "driver": how a run is carried out; "process": one process, so that it is
+# neither stored nor written into the configuration of a scheduler.
+Scope = Literal["trial", "search", "run", "driver", "process"]
+# Who may give an option. "user": not the storage, since it names a file, code or an address; "user with code": not the
+# storage if the models are the user's own, since their code gets the value; "command line": no file either, since it
+# can run any code.
+Source = Literal["any", "user", "user with code", "command line"]
+
+NOUNS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+MAX_SEED = 2**31 - 1  # every random generator here accepts it
+
+Seed = Annotated[int, Meta(ge=0, le=MAX_SEED)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0, title="S", description="seconds, 0 or more")]
+
+
+def option(
+    default: Any,
+    help: str,
+    metavar: str | None = None,
+    *,
+    name: str | None = None,
+    short: Sequence[str] = (),
+    positional: bool = False,
+    required: bool = False,
+    scope: Scope = "driver",
+    source: Source = "any",
+    known: Collection[str] = (),
+) -> Any:
+    """Return the dataclass field of an option. A default of None stands for "not given", whatever the type.
+
+    Args:
+        metavar: stands for the value in --help; by default, it follows from the type.
+        name: of the option, if it is not that of the field.
+        short: one-letter names, such as `-v`.
+        positional: whether the value is given without the option's name; a tuple takes all remaining words.
+        known: values that name something of this program, so that they may be stored whatever `source` is.
+    """
+    metadata: dict[str, Any] = {
+        "help": help,
+        "metavar": metavar,
+        "name": name,
+        "short": short,
+        "positional": positional,
+    }
+    metadata |= {"required": required, "scope": scope, "source": source, "known": known}
+    return field(default=default, metadata=metadata)
+
+
+def one_of(known: Mapping[str, Any] | Collection[str]) -> Meta:
+    """Return the constraint of a type whose values are these names."""
+    return Meta(extra={"known": known})
+
+
+def option_name(of: Field[Any]) -> str:
+    return of.metadata.get("name") or of.name
+
+
+def options_of(kind: Any, *scopes: Scope) -> dict[str, Field[Any]]:
+    """Return the fields of a dataclass or of an instance by the names of their options, of these or of all scopes."""
+    return {option_name(f): f for f in fields(kind) if not scopes or f.metadata.get("scope") in scopes}
+
+
+def values_of(options: Any, *scopes: Scope) -> dict[str, Any]:
+    """Return the values of options by name, of these or of all scopes."""
+    return {name: getattr(options, f.name) for name, f in options_of(options, *scopes).items()}
+
+
+def part_of(options: Any, kind: type[Any]) -> dict[str, Any]:
+    """Return the values of those options that are fields of `kind`, from which they were inherited, by field."""
+    return {f.name: getattr(options, f.name) for f in fields(kind)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A dataclass that cannot be built with a value outside the range of its type.
+
+    `class Options(Base, without=["seed"])` lacks a field that its base class has; the attribute has its default.
+    """
+
+    GROUP: ClassVar[str] = "options"  # title of the options that a class adds, in --help
+
+    def __init_subclass__(cls, without: Collection[str] = (), **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        # To a dataclass, this replaces the field of the base class by something that is no field.
+        cls.__annotations__.update(dict.fromkeys(without, ClassVar[Any]))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(value: Any, *, complete: bool = False) -> None:
+    """Raise SpecError for the first field whose value is not of its type or outside its range.
+
+    Args:
+        complete: whether None is refused even where it is the default, unless the type allows it.
+    """
+    kinds = types_of(type(value))
+    for each in fields(value):
+        content = getattr(value, each.name)
+        if content is not None or complete or each.default is not None:
+            require(option_name(each), content, kinds[each.name])
+
+
+def _types_of(kind: Any) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass, with their ranges."""
+    return get_type_hints(kind, include_extras=True)
+
+
+types_of: Callable[[Any], dict[str, Any]] = functools.lru_cache(_types_of)
+
+
+def parts_of(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return a type without None and without `Annotated`, and the annotations."""
+    annotations: tuple[Any, ...] = ()
+    while True:
+        options = [part for part in get_args(kind) if part is not types.NoneType]
+        if get_origin(kind) is Annotated:
+            kind, annotations = options[0], (*annotations, *kind.__metadata__)
+        elif get_origin(kind) in (Union, types.UnionType) and len(options) == 1:
+            (kind,) = options
+        else:
+            return kind, annotations
+
+
+def require(name: str, value: object, kind: Any) -> None:
+    """Raise SpecError unless the value is of the type and in its range. The message begins with `name`."""
+    base, annotations = parts_of(kind)
+    metas = [part for part in annotations if isinstance(part, Meta)]
+    known = next((meta.extra["known"] for meta in metas if meta.extra), ())
+    if known and isinstance(value, str):
+        require_known(name, value, known)
+        return
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise SpecError(f"{name}: expected {_expected(base, metas)}, got {value!r:.100}") from None
+    if get_origin(base) is tuple and isinstance(value, tuple) and parts_of(get_args(base)[0])[1]:
+        for part in value:
+            require(name, part, get_args(base)[0])
+
+
+def _expected(base: Any, metas: Sequence[Meta]) -> str:
+    """Return what a value of a type has to be, as in "a whole number from 1 to 64"."""
+    for meta in metas:
+        if meta.description:
+            return meta.description
+    if get_origin(base) is Literal:
+        return " or ".join(map(str, get_args(base)))
+    noun = NOUNS.get(base) or f"a value of type {getattr(base, '__name__', base)}"
+    limits = {name: getattr(meta, name) for meta in metas for name in ("ge", "le", "lt") if meta.ge is not None}
+    low, high, below = limits.get("ge"), limits.get("le"), limits.get("lt")
+    if high is None and below is None:
+        return noun if low is None else f"{noun}, {low} or more"
+    return f"{noun} from {low} to {high if below is None else f'below {below}'}"
