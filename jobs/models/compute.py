@@ -17,18 +17,18 @@ from jobs.models.options import ComputeOptions, EvaluateOptions, ExportOptions, 
 from mnist_lib.api import find_version
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS
 from mnist_lib.data.corrections import UsedLabels, labels_in_storage
-from mnist_lib.data.request import DataRequest, stored_name
+from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.challenge import Predict
-from mnist_lib.store.champions.log import datasets_with_logs
+from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.datasets import begun_with
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version, model_names
+from mnist_lib.store.versions import Version
 from mnist_lib.wording import percent
 
 if TYPE_CHECKING:
@@ -121,11 +121,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
 
 def _version(objects: Objects, options: ComputeOptions) -> Version:
     """Return the version that the options name. A bare model name means its champion for --dataset, if it has one."""
-    model, dataset = options.version, options.dataset
-    chooses = dataset is not None and "@" not in model and model in model_names(objects)
-    if dataset is not None and chooses and stored_name(dataset) in datasets_with_logs(objects, model):
-        return find_version(objects, model, dataset)
-    return find_version(objects, options.version)
+    return find_version(objects, options.version, champion_dataset(objects, options.dataset, options.version))
 
 
 def predict_here(objects: Objects, challenger: Version, options: PromoteOptions) -> Predict:

@@ -20,7 +20,7 @@ from jobs.predict.batches import layout_of
 from jobs.review.access import Access
 from jobs.review.background import Background, ItemAndImage, read_arrays, read_files
 from jobs.review.data import Additions, ReviewedData, read_data
-from jobs.review.disputes import RunModels, disputed_items, models_of_run
+from jobs.review.disputes import disputed_items, run_versions
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess, model_process
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
@@ -32,13 +32,12 @@ from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
 from mnist_lib.data.listing import find_pictures, real_folders
-from mnist_lib.data.request import stored_name
 from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.store.champions.log import datasets_with_logs
+from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel
-from mnist_lib.store.versions import Version, model_names
+from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
 SECONDS_BETWEEN_REFRESHES = 5.0  # how often labels from other processes are read
@@ -54,14 +53,14 @@ def main(arguments: Sequence[str]) -> CommandResult:
     log_to_stderr(verbose=options.verbose)
     options.check()
     objects = open_storage(options.storage)
-    of_run = models_of_run(objects, options.run) if options.run is not None else None
-    version = _version(options, objects, of_run)
+    versions = run_versions(objects, options.run) if options.run is not None else []
+    version = _version(options, objects, versions)
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
-    request = options.request(_dataset(options, of_run))
+    request = options.request(_dataset(options, versions))
     with model_process(stored) as model:
         with step(f"reading {request.name}") as progress:
             data = read_data(request, objects, progress)
-        with _begun(options, objects, data, stored, model, of_run) as review:
+        with _begun(options, objects, data, stored, model, versions) as review:
             if options.to is not None:
                 return _write(options.to, options, review, request.dataset)
             return asyncio.run(_serve(options, review))
@@ -74,7 +73,7 @@ def _begun(
     data: ReviewedData,
     stored: StoredModel,
     model: ModelProcess,
-    of_run: RunModels | None,
+    versions: Sequence[Version],
 ) -> Iterator[Review]:
     """Begin to read the pictures that are to be reviewed."""
     layout, rng = layout_of(stored), np.random.default_rng(options.seed)
@@ -83,8 +82,8 @@ def _begun(
     additions = Additions.of(data) if options.pictures else None
     folders = real_folders(options.pictures or ([data.folder] if data.folder else []))
     pictures: Iterator[ItemAndImage | None]
-    if of_run is not None:
-        disputed = disputed_items(objects, of_run, data, labels)
+    if versions:
+        disputed = disputed_items(objects, versions, data, labels)
         pictures, count = ((item, None) for item in disputed), len(disputed)
     elif options.pictures or data.folder is not None:
         paths = find_pictures(options.pictures) if options.pictures else data.paths()
@@ -105,22 +104,20 @@ def _begun(
             background.stop()
 
 
-def _version(options: ReviewOptions, objects: Objects, of_run: RunModels | None) -> Version:
-    if options.model is None and of_run is not None:
-        return of_run.best
-    name, model = stored_name(options.dataset or DEFAULT_DATASET), options.model
-    models = model_names(objects) if model is None else [] if "@" in model else [model]
-    known = any(name in datasets_with_logs(objects, model) for model in models)
-    return choose_version(objects, model, name if known else None).version
+def _version(options: ReviewOptions, objects: Objects, versions: Sequence[Version]) -> Version:
+    if options.model is None and versions:
+        return versions[0]
+    dataset = champion_dataset(objects, options.dataset or DEFAULT_DATASET, options.model)
+    return choose_version(objects, options.model, dataset).version
 
 
-def _dataset(options: ReviewOptions, of_run: RunModels | None) -> str:
+def _dataset(options: ReviewOptions, versions: Sequence[Version]) -> str:
     """Return the dataset to review. Raises SpecError if it is that of a run and cannot be known."""
-    if options.dataset is not None or of_run is None:
+    if options.dataset is not None or not versions:
         return options.dataset or DEFAULT_DATASET
-    name = of_run.best.facts.dataset.name
+    name = versions[0].facts.dataset.name
     if name not in DATASETS:
-        raise SpecError(f"dataset: {of_run.run} was trained on {name}; name it with --dataset DIR or tfds:NAME")
+        raise SpecError(f"dataset: {versions[0].run} was trained on {name}; name it with --dataset DIR or tfds:NAME")
     return name
 
 

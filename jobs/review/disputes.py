@@ -1,7 +1,6 @@
 """The test images whose labels the models of a run dispute: confident mistakes, and differing answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +18,26 @@ from mnist_lib.store.versions import Version
 MIN_PROBABILITY = 0.9  # a wrong answer this probable disputes a label on its own
 
 
-@dataclass(frozen=True)
-class RunModels:
-    """The versions that a run has stored, the most accurate first."""
+def run_versions(objects: Objects, run: str) -> list[Version]:
+    """Return the versions that a run has stored, the most accurate first.
 
-    run: str
-    versions: Sequence[Version]
-
-    @property
-    def best(self) -> Version:
-        return self.versions[0]
-
-
-def models_of_run(objects: Objects, run: str) -> RunModels:
-    """Return the versions of a run. Raises SpecError if there is no such run, or it is not complete."""
+    Raises SpecError if there is no such run, or it is not complete.
+    """
     check_run_name(run)
     summary = RunFolder(objects, run).summary()
     if summary is None or not summary.models:
         raise SpecError(f"run: expected a complete run with a model in {objects.where('runs')}, got {run!r}; see there")
     versions = [require_version(objects, model, row.version) for model, row in summary.models.items()]
-    return RunModels(run, sorted(versions, key=lambda version: version.facts.test.value, reverse=True))
+    return sorted(versions, key=lambda version: version.facts.test.value, reverse=True)
 
 
-def disputed_items(objects: Objects, models: RunModels, data: ReviewedData, labels: Labels) -> list[ReviewItem]:
+def disputed_items(
+    objects: Objects, versions: Sequence[Version], data: ReviewedData, labels: Labels
+) -> list[ReviewItem]:
     """Return the disputed images of the hold-out, those with the most confident wrong answer first.
 
     Args:
+        versions: those of a run.
         labels: those that people have given, which count instead of those of the dataset.
 
     Raises DataError if the versions were tested on images that are not in the dataset here.
@@ -53,7 +46,7 @@ def disputed_items(objects: Objects, models: RunModels, data: ReviewedData, labe
     indices = {text_of(row): index for index, row in enumerate(test.hashes)}
     rows: dict[int, list[tuple[str, str, float]]] = {}  # index of an image -> version, answer, probability
     probabilities: dict[int, NDArray[np.float32]] = {}
-    for version in models.versions:
+    for version in versions:
         predictions = Predictions.read(objects, version)
         if predictions.hashes is not None:
             images = [indices.get(text_of(row)) for row in predictions.hashes]
@@ -74,8 +67,8 @@ def disputed_items(objects: Objects, models: RunModels, data: ReviewedData, labe
                 probabilities.setdefault(index, predictions.probabilities[row])
     if not rows:
         raise DataError(
-            f"{models.run}: expected {data.request.name} with the images that its models were tested on, got others;"
-            " name the same data with --dataset, --data-dir or --data-source"
+            f"{versions[0].run}: expected {data.request.name} with the images that its models were tested on, got"
+            " others; name the same data with --dataset, --data-dir or --data-source"
         )
     disputed = []
     for index, answers in rows.items():

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -157,10 +156,3 @@ def free_port() -> int:
 
 def lines_of(folder: Path) -> list[Any]:
     return LabelsFile(LocalObjects(folder)).read()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition does not become true"
-        time.sleep(0.01)

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from mnist_lib.data.request import stored_name
 from mnist_lib.documents import Count, Json, Moment, Name, Number, Sha256, Share, Text
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects, concurrently
@@ -23,7 +24,7 @@ from mnist_lib.objects.records import RecordLog, read_record, seal, unseal
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.significance import Budget
 from mnist_lib.store.champions.used_images import check_used
-from mnist_lib.store.versions import Version, find, record_of
+from mnist_lib.store.versions import Version, find, model_names, record_of
 
 SCHEMA = 2  # of the records; those of the log of a model, without a data set, have schema 1
 Period = Annotated[str, Meta(pattern=r"\A(?:[A-Za-z0-9][A-Za-z0-9._-]*/[0-9]{1,12})?\Z", max_length=220)]
@@ -236,6 +237,18 @@ def datasets_with_logs(objects: Objects, model: str) -> list[str]:
     """Return the data sets for which a model has or had a champion, sorted."""
     old = [found.record.dataset for found in _old_records(objects, model) if isinstance(found.record, Champion)]
     return sorted({*objects.folders(f"models/{model}/champions"), *old})
+
+
+def champion_dataset(objects: Objects, dataset: str | None, model: str | None) -> str | None:
+    """Return the name of a dataset if it has or had a champion of a model, otherwise None.
+
+    Args:
+        model: None for any model; a version, such as keras@3, is no model.
+    """
+    if dataset is None:
+        return None
+    name, models = stored_name(dataset), [each for each in model_names(objects) if model in (None, each)]
+    return name if any(name in datasets_with_logs(objects, each) for each in models) else None
 
 
 def log_names(objects: Objects, model: str) -> list[str]:

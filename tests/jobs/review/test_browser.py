@@ -18,7 +18,8 @@ from playwright.sync_api import Browser, Page
 from jobs.review.access import TOKEN_VARIABLE, Access
 from mnist_lib.data.split import Dataset
 from tests.support.browser import CUT_OFF, LETTERS, LOOKS, MIN_LETTER_HEIGHT, WIDE
-from tests.support.reviewing import TOKEN, Command, free_port, lines_of, wait_for, write_digits
+from tests.support.clusters import wait_until
+from tests.support.reviewing import TOKEN, Command, free_port, lines_of, write_digits
 
 pytestmark = pytest.mark.slow  # starts Chromium, and the command for each test
 
@@ -209,7 +210,7 @@ def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_k
                 command.kill()
                 command.start()
         saved(page)
-        wait_for(lambda: page.inner_text("#saved").startswith("Saved"))
+        wait_until(lambda: page.inner_text("#saved").startswith("Saved"), "the page does not say that it is saved")
     lines = lines_of(folder)
     images = {line.image: line.label for line in lines}
     assert len(lines) == len(images) == len(decided) == 100
@@ -316,11 +317,11 @@ def test_w14_a_page_sends_no_secret_to_another_program_on_the_port_of_the_review
             for key in "123z+":
                 page.keyboard.press(key)
                 page.wait_for_timeout(500)
-            wait_for(lambda: len(received) > 5)
+            wait_until(lambda: len(received) > 5, "the page sends nothing")
             other.shutdown()
         assert {request.split()[1][:7] for request in received} == {b"/proof/"}
         for secret in (access.cookie, access.page, TOKEN, access.proof_key):
             assert not any(secret.encode() in request for request in received)
         before = len(lines_of(folder))
         command.start()
-        wait_for(lambda: len(lines_of(folder)) > before)
+        wait_until(lambda: len(lines_of(folder)) > before, "the decisions are not sent again")

@@ -7,7 +7,6 @@ from jobs.review.model_process import ModelProcess, model_process
 from mnist_lib.errors import ModelError
 from mnist_lib.store.contents import StoredModel
 from tests.support.linear import load_linear
-from tests.support.reviewing import wait_for
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
 
@@ -28,7 +27,7 @@ def test_a_process_that_ends_is_reported_and_predicts_no_more(stored: StoredMode
     with model_process(stored, load_linear) as model:
         model.wait()
         model._process.kill()
-        wait_for(lambda: model._process.poll() is not None)
+        model._process.wait()
         for _ in range(2):
             with pytest.raises(
                 ModelError, match=r"expected a process that predicts, got one that ended \(exit code -9"

@@ -15,7 +15,7 @@ from msgspec import structs
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
 from jobs.review.data import ReviewedData, read_data
-from jobs.review.disputes import MIN_PROBABILITY, RunModels, disputed_items, models_of_run
+from jobs.review.disputes import MIN_PROBABILITY, disputed_items, run_versions
 from jobs.review.labels import Decision, Labels
 from jobs.review.options import ReviewOptions
 from mnist_lib.data.corrections import LabelsFile
@@ -191,10 +191,10 @@ def test_the_disputed_images_of_a_run_are_its_confident_mistakes_and_differing_a
 ) -> None:
     objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
     data = ReviewedData.of(DataRequest(dataset="mnist-mini"), digits)
-    models = models_of_run(objects, run)
+    versions = run_versions(objects, run)
     labels = Labels(LabelsFile(objects), "ada")
-    items = disputed_items(objects, models, data, labels)
-    found = [Predictions.read(objects, version) for version in models.versions]
+    items = disputed_items(objects, versions, data, labels)
+    found = [Predictions.read(objects, version) for version in versions]
     wrong = np.max([np.where(each.correct, 0, each.probabilities.max(axis=1)) for each in found], axis=0)
     expected = np.flatnonzero((wrong >= MIN_PROBABILITY) | (found[0].answers != found[1].answers))
     assert 0 < len(expected) < 500
@@ -205,23 +205,23 @@ def test_the_disputed_images_of_a_run_are_its_confident_mistakes_and_differing_a
     assert all(item.answers.count("@1: ") == 2 for item in items)
 
     labels.decide(Decision(image=items[0].image, label=items[0].answers.split(": ")[1][0], why="disputed"))
-    again = disputed_items(objects, models, data, labels)
+    again = disputed_items(objects, versions, data, labels)
     assert items[0].image not in {item.image for item in again[: len(again) // 2]}  # one model is right now
 
 
 def test_a_run_without_the_images_of_the_dataset_is_refused(digits: Dataset, folder: Path, tmp_path: Path) -> None:
     objects, run = LocalObjects(tmp_path / "storage"), store_run(tmp_path / "storage", digits)
     with pytest.raises(DataError, match="with the images that its models were tested on, got others"):
-        disputed_items(objects, models_of_run(objects, run), data_of(folder), Labels(LabelsFile(objects), "ada"))
+        disputed_items(objects, run_versions(objects, run), data_of(folder), Labels(LabelsFile(objects), "ada"))
     with pytest.raises(SpecError, match=r"run: expected a complete run with a model in .*runs, got 'other'"):
-        models_of_run(objects, "other")
+        run_versions(objects, "other")
 
 
 def test_a_run_with_fewer_predictions_than_test_images_is_damage(digits: Dataset, tmp_path: Path) -> None:
     objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
     data = ReviewedData.of(DataRequest(dataset="mnist-mini"), digits)
-    models = models_of_run(objects, run)
-    version = models.best
+    versions = run_versions(objects, run)
+    version = versions[0]
     predictions = io.BytesIO()
     found = Predictions.read(objects, version)
     np.savez(predictions, probabilities=found.probabilities[:9], predictions=found.labels[:9], labels=found.labels[:9])
@@ -230,4 +230,4 @@ def test_a_run_with_fewer_predictions_than_test_images_is_damage(digits: Dataset
     files = {"model.keras": b"1", "manifest.json": b"{}", "predictions.npz": predictions.getvalue()}
     forged = publish(objects, version.model, "forged", files, facts)
     with pytest.raises(IntegrityError, match=r"expected predictions for the 1,000 test images of mnist-mini, got 9"):
-        disputed_items(objects, RunModels(run, [forged]), data, Labels(LabelsFile(objects), "ada"))
+        disputed_items(objects, [forged], data, Labels(LabelsFile(objects), "ada"))
