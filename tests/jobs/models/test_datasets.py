@@ -101,7 +101,7 @@ def test_show_champion_and_history_say_what_is_left_to_chance(command: Callable[
     code, lines = command("history", "keras", "--dataset", "kmnist")
     assert (code, lines) == (
         2,
-        ["error[E-USAGE] dataset: expected a data set for which keras has a champion (letters, mnist), got kmnist"],
+        ["error[E-USAGE] dataset: expected a dataset for which keras has a champion (letters, mnist), got kmnist"],
     )
 
 
