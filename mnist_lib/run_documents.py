@@ -125,6 +125,7 @@ class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
     momentum: float = written(0.0)  # momentum of the optimizer; 0 if it has none
     weight_decay: float = written(0.0)  # weight decay; 0 if there is none
     global_clipnorm: float | None = written(None)  # maximum norm of the gradients; `null` without a limit
+    label_smoothing: float = written(0.0)  # share of each label that was spread evenly over all classes; 0 if none
     configuration: Count | None = written(None)  # always `null`; only trials within a search have a number
     attempts: Count  # number of attempts
 

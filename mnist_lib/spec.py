@@ -63,6 +63,9 @@ class TrialSettings(Checked):
     global_clipnorm: Annotated[float, Meta(ge=MIN_FLOAT32, le=MAX_FLOAT32)] | None = option(
         None, "maximum norm of all gradients of a step together (default: no limit)", scope="search"
     )
+    label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = option(
+        0.0, "share of each label that is spread evenly over all classes during training", scope="search"
+    )
     precision: Annotated[str, one_of(PRECISIONS)] = option(
         "float32", f"number format of training: {', '.join(PRECISIONS)}", scope="search"
     )

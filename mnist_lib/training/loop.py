@@ -5,6 +5,7 @@ A `Trainer` is compiled once for a shape of data and then trains any number of t
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import Accuracy, EpochDone, Heartbeat
-from mnist_lib.training.steps import Totals, Values, refused_by_xla, steps_of
+from mnist_lib.training.steps import Totals, Values, gradients_of, refused_by_xla, steps_of
 
 HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
 
@@ -24,10 +25,13 @@ HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch o
 class Trainer:
     """A model and an optimizer on the devices of a strategy, and the current `values` of training."""
 
-    def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> None:
+    def __init__(
+        self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy, label_smoothing: float = 0.0
+    ) -> None:
         self._model, self._optimizer, self._strategy = model, optimizer, strategy
+        self._gradients = partial(gradients_of, model, label_smoothing)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
-        self._steps = steps_of(model, optimizer, strategy)
+        self._steps = steps_of(model, self._gradients, optimizer, strategy)
         self.start(seed=0)
 
     @property
@@ -55,7 +59,7 @@ class Trainer:
             self.refused_by_xla = refused_by_xla(error)
             if self.refused_by_xla is None:
                 raise
-            self._steps = steps_of(self._model, self._optimizer, self._strategy, xla=False)
+            self._steps = steps_of(self._model, self._gradients, self._optimizer, self._strategy, xla=False)
             self._run_once(split, plan)
 
     def _run_once(self, split: Split, plan: Plan) -> None:

@@ -41,18 +41,23 @@ class Totals(NamedTuple):
     finite_steps: tf.Tensor  # [] int32: steps with a finite loss; once a loss is not finite, no later loss is
 
 
+Gradients = Callable[[Weights, Shard, int], tuple[Tensors, Tensors, Totals]]  # `gradients_of` for a model
+
+
 class Steps(Protocol):
     def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals]:
         """Train a chunk and return the values after it and the sums over it. learning_rates: [steps] float32."""
 
 
-def steps_of(model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, xla: bool = True) -> Steps:
+def steps_of(
+    model: Model, gradients: Gradients, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, xla: bool = True
+) -> Steps:
     on_gpu = "GPU" in strategy.extended.worker_devices[0]
     if xla and strategy.num_replicas_in_sync == 1 and (on_gpu or model.fast_in_xla_on_cpu):
-        return WholeChunk(model, optimizer, strategy)
+        return WholeChunk(gradients, optimizer, strategy)
     # Logical CPU devices share their threads. XLA functions that run on them together mostly wait for each other;
     # TensorFlow's own kernels do not.
-    return StepByStep(model, optimizer, strategy, compile_gradients=xla and on_gpu)
+    return StepByStep(gradients, optimizer, strategy, compile_gradients=xla and on_gpu)
 
 
 def refused_by_xla(error: tf.errors.OpError) -> str | None:
@@ -64,8 +69,8 @@ def refused_by_xla(error: tf.errors.OpError) -> str | None:
 
 
 class WholeChunk:
-    def __init__(self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> None:
-        self._model, self._optimizer, self._strategy = model, optimizer, strategy
+    def __init__(self, gradients: Gradients, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> None:
+        self._gradients, self._optimizer, self._strategy = gradients, optimizer, strategy
         self._compiled = tf.function(self._run_steps, jit_compile=True, autograph=False)
 
     @tf.function(autograph=False)
@@ -85,7 +90,7 @@ class WholeChunk:
 
         def body(index: tf.Tensor, values: Values, totals: Totals) -> tuple[tf.Tensor, Values, Totals]:
             weights = Weights(transposed(values.trainable), values.state)
-            gradients, state, part = _gradients(self._model, weights, Shard(*(part[index] for part in shard)), 1)
+            gradients, state, part = self._gradients(weights, Shard(*(part[index] for part in shard)), 1)
             trainable, slots = self._optimizer.update(
                 values.trainable, values.slots, transposed(gradients), learning_rates[index], values.step
             )
@@ -100,9 +105,9 @@ class StepByStep:
     """Steps that run one by one. XLA always compiles the update, and the gradients only with `compile_gradients`."""
 
     def __init__(
-        self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, compile_gradients: bool
+        self, gradients: Gradients, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, compile_gradients: bool
     ) -> None:
-        self._model, self._optimizer, self._strategy = model, optimizer, strategy
+        self._gradients, self._optimizer, self._strategy = gradients, optimizer, strategy
         self._compile_gradients = compile_gradients
 
     @tf.function
@@ -116,7 +121,7 @@ class StepByStep:
             weights = Weights(_split(flat, shapes), state)
             batch = Shard(*(part[index] for part in shard))
             replicas = self._strategy.num_replicas_in_sync
-            gradients, after, totals = _gradients(self._model, weights, batch, replicas)
+            gradients, after, totals = self._gradients(weights, batch, replicas)
             changes = [self._change(new, old) for new, old in zip(after, state, strict=True)]
             return _concat(gradients), changes, totals
 
@@ -163,7 +168,18 @@ class StepByStep:
         return bool(state.dtype.is_floating and self._strategy.num_replicas_in_sync > 1)
 
 
-def _gradients(model: Model, weights: Weights, batch: Shard, replicas: int) -> tuple[Tensors, Tensors, Totals]:
+def smoothed_losses(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float) -> tf.Tensor:
+    """Return the loss of each image if `label_smoothing` of its label is spread evenly over all classes: [batch]."""
+    losses = softmax_cross_entropy(logits, labels)
+    if not label_smoothing:
+        return losses
+    even = tf.reduce_logsumexp(logits, axis=1) - tf.reduce_mean(logits, axis=1)  # the mean loss of all classes
+    return losses + label_smoothing * (even - losses)
+
+
+def gradients_of(
+    model: Model, label_smoothing: float, weights: Weights, batch: Shard, replicas: int
+) -> tuple[Tensors, Tensors, Totals]:
     """Return the gradients of one step of a shard, the state after it, and its totals.
 
     The loss is the replica's share of the loss of the global batch, so that gradients add up over replicas.
@@ -171,7 +187,7 @@ def _gradients(model: Model, weights: Weights, batch: Shard, replicas: int) -> t
     with tf.GradientTape() as tape:
         tape.watch(weights.trainable)
         logits, state, extra = model.train_logits(weights, batch.images, batch.replica)
-        losses = softmax_cross_entropy(logits, batch.labels)  # [replica batch]
+        losses = smoothed_losses(logits, batch.labels, label_smoothing)  # [replica batch]
         loss = tf.reduce_sum(losses * batch.weights) + extra / replicas
     real = batch.weights > 0
     correct = real & (tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(batch.labels, tf.int32))

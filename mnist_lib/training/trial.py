@@ -243,7 +243,7 @@ class _Lane:
             image_shape, num_replicas = self._dataset.image_shape, len(devices_of(self._strategy))
             model = build_model(spec, image_shape, len(self._dataset.classes), source)
             plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape))
-            trainer = Trainer(model, optimizer_of(spec), self._strategy)
+            trainer = Trainer(model, optimizer_of(spec), self._strategy, spec.label_smoothing)
             trainer.compile(train, plan)
             if trainer.refused_by_xla is not None:
                 refused = f"{spec.model} is trained without XLA, which cannot compile {trainer.refused_by_xla}"

@@ -209,7 +209,7 @@ def test_documents_of_earlier_versions_of_the_program_are_read() -> None:
     del summary["ended"]
     assert row_of(decode(as_bytes(summary), Summary, "x"), None).champions == {}
     spec = {**SPEC, "hidden_units": 32}
-    for name in ("arguments", "source_sha256", "momentum", "weight_decay", "global_clipnorm"):
+    for name in ("arguments", "source_sha256", "momentum", "weight_decay", "global_clipnorm", "label_smoothing"):
         del spec[name]
     manifest = decode(as_bytes(small_manifest(spec=spec)), Manifest, "x")
     assert manifest.classes == tuple("0123456789")

@@ -29,6 +29,8 @@ from mnist_lib.spec import TrialSpec, trial_grid
         ("hidden_units", 0),
         ("validation_percent", -1),
         ("validation_percent", 51),
+        ("label_smoothing", -0.1),
+        ("label_smoothing", 1.0),
     ],
 )
 def test_the_error_names_the_field_its_range_and_the_invalid_value(field: str, value: Any) -> None:

@@ -83,6 +83,13 @@ def test_models_vary_and_have_their_own_arguments() -> None:
     assert {tuple(spec.arguments) for spec in specs if spec.model == "keras-resnet"} == {("width", "blocks")}
 
 
+@pytest.mark.parametrize("value", [0, 0.1])
+def test_label_smoothing_varies(value: float) -> None:
+    given = options("--vary=label_smoothing=0,0.1")
+    assert given.trial({"label_smoothing": value}, 0).label_smoothing == value
+    assert ("--label-smoothing=0.1" in given.train_flags({"label_smoothing": value})) == bool(value)
+
+
 def test_momentum_varies_where_the_optimizer_has_it() -> None:
     given = options("--vary=momentum=0.5..0.9", "--vary=optimizer=sgd,adam")
     specs = [given.trial(given.variation.configuration(number, 0), number) for number in range(20)]

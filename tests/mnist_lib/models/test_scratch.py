@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import Dense, Sequential, optimizer_of, softmax_cross_entropy
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.steps import smoothed_losses
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -63,20 +64,22 @@ def test_initial_weights_are_a_function_of_the_seed_and_differ_between_layers() 
 
 
 @settings(deadline=None, max_examples=50)
-@given(scale=st.floats(1e-3, 1e4), seed=st.integers(0, 1_000))
-def test_the_loss_and_its_gradient_are_those_of_keras(scale: float, seed: int) -> None:
+@given(scale=st.floats(1e-3, 1e4), seed=st.integers(0, 1_000), smoothing=st.sampled_from([0.0, 0.1, 0.9]))
+def test_the_loss_and_its_gradient_are_those_of_keras(scale: float, seed: int, smoothing: float) -> None:
     generator = np.random.default_rng(seed)
     logits = tf.constant(generator.normal(scale=scale, size=(16, 10)).astype(np.float32))
     labels = tf.constant(generator.integers(0, 10, 16).astype(np.uint8))
     weights = tf.constant([0.0, 1 / 16, 1.0, 2.0] * 4)
     values, gradients = [], []
     for loss in (
-        softmax_cross_entropy,
-        lambda z, y: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True),
+        smoothed_losses,
+        lambda z, y, label_smoothing: keras.losses.categorical_crossentropy(
+            tf.one_hot(y, 10), z, from_logits=True, label_smoothing=label_smoothing
+        ),
     ):
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            value = loss(logits, labels)
+            value = loss(logits, labels, smoothing)
         values.append(value.numpy())
         gradients.append(tape.gradient(value, logits, output_gradients=weights).numpy())
     np.testing.assert_allclose(values[0], values[1], rtol=1e-5, atol=1e-6 * max(1, scale))

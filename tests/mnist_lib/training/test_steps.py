@@ -1,5 +1,7 @@
 """Both ways to run the steps of a chunk give the same result."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +12,7 @@ from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import learning_rates
-from mnist_lib.training.steps import StepByStep, Values, WholeChunk
+from mnist_lib.training.steps import StepByStep, Values, WholeChunk, gradients_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -28,9 +30,10 @@ def test_step_by_step_gives_the_result_of_the_whole_chunk(
     rates = tf.constant(learning_rates("one-cycle", 0.01, 10))
     weights, ours = model.initial_weights(seed=0), OPTIMIZERS[optimizer]()
     start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
-    step_by_step = StepByStep(model, ours, strategy, compile_gradients=compile_gradients)
+    gradients = partial(gradients_of, model, 0.1)
+    step_by_step = StepByStep(gradients, ours, strategy, compile_gradients=compile_gradients)
     (once, totals), (stepped, stepped_totals) = (
-        steps.run(start, chunk, rates) for steps in (WholeChunk(model, ours, strategy), step_by_step)
+        steps.run(start, chunk, rates) for steps in (WholeChunk(gradients, ours, strategy), step_by_step)
     )
     assert once.step == stepped.step == 10
     assert totals[1:] == stepped_totals[1:]
