@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options.check_data_dir()
     rehearsal = rehearse(options)
     exit_code = exit_codes.DONE if rehearsal.survived else exit_codes.INTEGRITY
-    return CommandResult(asdict(rehearsal), rehearsal.lines(), exit_code, json=options.json)
+    return CommandResult(rehearsal, rehearsal.lines(), exit_code, json=options.json)
 
 
 @dataclass(frozen=True, kw_only=True)

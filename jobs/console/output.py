@@ -5,6 +5,7 @@ drawn, so that an invalid option is reported without this delay.
 """
 
 import functools
+import json
 import logging
 import shutil
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from jobs.console import exit_codes
 from jobs.console.terminal import Drawn, SafeStream, safe_console, safe_streams
-from mnist_lib.documents import encode
+from mnist_lib.documents import builtins_of
 from mnist_lib.wording import printable
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class CommandResult:
     """The result of a command.
 
     Args:
-        document: the result as JSON values.
+        document: the result for --json: JSON values and dataclasses.
         lines: the result for people: lines of text, tables, and whatever else Rich draws.
         json: whether to print the document; otherwise the lines are printed.
         afterwards: work to do once the result is printed, which may raise an error.
@@ -81,7 +82,7 @@ def _exit_code(command: Callable[[Sequence[str]], CommandResult | int], argument
         if isinstance(result, int):
             return result
         if result.json or result.lines:
-            text = encode(result.document, indent=2).decode() if result.json else as_text(*result.lines)
+            text = json.dumps(builtins_of(result.document), indent=2) if result.json else as_text(*result.lines)
             print_result(f"{RESULT_BEGINS}{text}{RESULT_ENDS}" if result.marked else text)
         if result.afterwards is not None:
             result.afterwards()

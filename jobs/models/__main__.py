@@ -9,23 +9,23 @@ from typing import Any
 from jobs.console.options import parse, split_subcommand
 from jobs.console.output import CommandResult, entry_point
 from jobs.console.terminal import step
-from jobs.models import changes, compute, options, queries
+from jobs.models import commands, compute, options
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 
 COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], CommandResult]]] = {
-    "list": (options.ListOptions, queries.list_versions),
-    "show": (options.ShowOptions, queries.show),
-    "diff": (options.DiffOptions, queries.diff),
-    "champion": (options.ChampionOptions, queries.show_champion),
-    "history": (options.HistoryOptions, queries.show_history),
-    "promote": (options.PromoteOptions, changes.promote),
-    "rollback": (options.RollbackOptions, changes.rollback),
-    "verify": (options.VerifyOptions, queries.verify_versions),
+    "list": (options.ListOptions, commands.list_versions),
+    "show": (options.ShowOptions, commands.show),
+    "diff": (options.DiffOptions, commands.diff),
+    "champion": (options.ChampionOptions, commands.show_champion),
+    "history": (options.HistoryOptions, commands.show_history),
+    "promote": (options.PromoteOptions, commands.promote),
+    "rollback": (options.RollbackOptions, commands.rollback),
+    "verify": (options.VerifyOptions, commands.verify_versions),
     "evaluate": (options.EvaluateOptions, compute.evaluate),
     "reproduce": (options.ReproduceOptions, compute.reproduce),
     "export": (options.ExportOptions, compute.export),
-    "gc": (options.CollectOptions, changes.collect_garbage),
+    "gc": (options.CollectOptions, commands.collect_garbage),
 }
 
 

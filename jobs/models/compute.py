@@ -5,7 +5,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
         f"{version.name} gives the stored prediction for {same} {found.test.total:,} test images ({near}).",
         f"{found.test.correct:,} of the predictions are right: {percent(found.test.value)}.",
     ]
-    return CommandResult(asdict(found), lines, exit_codes.DONE if found.reproduced else exit_codes.INTEGRITY)
+    return CommandResult(found, lines, exit_codes.DONE if found.reproduced else exit_codes.INTEGRITY)
 
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
@@ -92,7 +92,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     verdict = f"{version.name} was {verdicts[found.verdict]}"
     lines = [verdict, *made, f"  It took {found.seconds:.1f} s."]
     diverged = found.verdict == reproduction.DIVERGED
-    return CommandResult(asdict(found), lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
+    return CommandResult(found, lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
 
 
 def export(options: ExportOptions, objects: Objects) -> CommandResult:
@@ -116,7 +116,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
         f"{version.name} is in {found.path} ({found.bytes:,} bytes).",
         f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e}).",
     ]
-    return CommandResult(asdict(found), lines)
+    return CommandResult(found, lines)
 
 
 def _version(objects: Objects, options: ComputeOptions) -> Version:

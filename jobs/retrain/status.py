@@ -48,10 +48,10 @@ def show_status(options: StatusOptions) -> CommandResult:
         "schedule": options.name,
         "cron": options.cron,
         "tz": options.tz,
-        "going_on": builtins_of(active) if active else None,
-        "holder": builtins_of(term) if term else None,
-        "slots": [builtins_of(entry) for entry in slots],
-        "champions": [builtins_of(champion) for champion in champions],
+        "going_on": active,
+        "holder": term,
+        "slots": slots,
+        "champions": champions,
         "significance": [
             {"model": record.model, "dataset": record.dataset, **builtins_of(record.budget.document())}
             for record in budgets
@@ -82,7 +82,7 @@ def show_history(options: HistoryOptions) -> CommandResult:
         parts = filter(None, (f"slot {slot}", details, f"on {entry.host}"))
         rows.append([_local(entry.at, zone), event, took, "; ".join(parts)])
     text = table(["time", "event", "duration", "details"], rows) if rows else _not_started(options.name, objects)
-    return CommandResult([builtins_of(entry) for entry in entries], [text])
+    return CommandResult(entries, [text])
 
 
 def events_of(entry: Entry) -> list[str]:

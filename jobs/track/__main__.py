@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from jobs.console import exit_codes
 from jobs.console.options import JsonOptions, StorageOptions, parse
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
             if any(isinstance(problem, TrackingError) for problem in problems):
                 break  # the others would probably fail, too, after as long a wait
     lines = [_line(row) for row in copied] or ([] if names else [f"No complete run is stored in {options.storage}."])
-    return CommandResult([asdict(row) for row in copied], lines, exit_code, json=options.json)
+    return CommandResult(copied, lines, exit_code, json=options.json)
 
 
 def _line(row: Copied) -> str:

@@ -1,0 +1,369 @@
+"""The commands of `jobs.models` that need no TensorFlow: they list, compare, verify, promote and delete versions."""
+
+import os
+import tempfile
+import webbrowser
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jobs.console import exit_codes
+from jobs.console.output import CommandResult, table
+from jobs.console.values import moment
+from jobs.models.compute import predict_here
+from jobs.models.options import (
+    ChampionOptions,
+    CollectOptions,
+    DatasetModelOptions,
+    DiffOptions,
+    HistoryOptions,
+    ListOptions,
+    ModelOptions,
+    PromoteOptions,
+    RollbackOptions,
+    ShowOptions,
+    VerifyOptions,
+)
+from jobs.train.reporting import write_index
+from mnist_lib.api import LATEST, NUMBER, find_version, require_version
+from mnist_lib.data.request import stored_name
+from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import is_url, open_storage
+from mnist_lib.settings import part_of
+from mnist_lib.store.champions import appointment, challenge
+from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
+from mnist_lib.store.champions.promotion import Rule, Thresholds
+from mnist_lib.store.champions.reigns import champion, champion_at, champions, dataset_in_use, history, reign
+from mnist_lib.store.contents import Comparison, compare
+from mnist_lib.store.datasets import collect_states
+from mnist_lib.store.garbage_collection import ABANDONED_AFTER, Collected, collect
+from mnist_lib.store.runs import INDEX, REPORT, RunFolder
+from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder
+from mnist_lib.wording import counted, percent
+
+MAX_IMAGES_SHOWN = 10  # by `diff`, without --json
+
+
+def list_versions(options: ListOptions, objects: Objects) -> CommandResult:
+    rows: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    only = None if options.dataset is None else stored_name(options.dataset)
+    for model in options.models(objects):
+        in_use = champions(objects, model)
+        damaged += [str(record) for record in in_use.values() if isinstance(record, IntegrityError)]
+        for number, version in find_all(objects, model):
+            champion_of = [dataset for dataset, record in in_use.items() if _is_of(record, number)]
+            about = {"model": model, "number": number, "champion": bool(champion_of), "champion_of": champion_of}
+            row = about | _facts(version)
+            if only in (None, row.get("dataset"), *champion_of):
+                rows.append(row)
+    damaged += [row["error"] for row in rows if "error" in row]
+    headings = ("version", "", "dataset", "test accuracy", "stored", "run")
+    text = table(headings, map(_cells, rows)) if rows else f"No version is stored in {options.storage}."
+    return CommandResult(rows, [text, *damaged], exit_codes.INTEGRITY if damaged else exit_codes.DONE)
+
+
+def show(options: ShowOptions, objects: Objects) -> CommandResult:
+    version = find_version(objects, options.version, options.dataset)
+    folder = RunFolder(objects, version.run)
+    if options.open:
+        _open_report(folder)
+    about, dataset, test = version.facts, version.facts.dataset, version.facts.test
+    low, high = map(percent, test.interval())
+    facts = {
+        "stored": f"{version.committed_at}, by run {version.run}, trial {about.trial}",
+        "test": f"{test.correct:,} of {test.total:,} images right: {percent(test.value)} ({low} to {high})",
+        "dataset": f"{dataset.name} {dataset.version}, fingerprint {dataset.fingerprint}",
+        **_champion_facts(objects, version),
+        "weights": f"sha256 {about.weights_sha256}",
+        "where": objects.where(version_folder(version.model, version.number)),
+        "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
+    }
+    files = [(name, f"{file.bytes:,}", file.sha256) for name, file in version.files.items()]
+    lines = [
+        table((version.name, ""), facts.items(), fold=[""]),
+        "",
+        table(("file", "bytes", "sha256"), files, fold=["file", "sha256"]),
+    ]
+    return CommandResult(version, lines)
+
+
+def diff(options: DiffOptions, objects: Objects) -> CommandResult:
+    comparisons = [compare(objects, one, other) for one, other in _pairs(options, objects)]
+    lines = [line for comparison in comparisons for line in ("", *_comparison_lines(comparison))]
+    return CommandResult(comparisons, lines[1:])
+
+
+def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
+    document: dict[str, dict[str, Any]] = {}
+    lines: list[str] = []
+    for model, dataset, log in _logs(options, objects):
+        record = log[-1] if options.at is None else champion_at(objects, model, dataset, options.at)
+        if isinstance(record, IntegrityError):
+            raise record
+        since = reign(log[: log.index(record) + 1]) if record else None
+        if record is None or since is None:
+            continue
+        document.setdefault(model, {})[dataset] = {**asdict(record), "since": since.at, "interval": record.interval}
+        lines.append(f"{record.name}, champion of {dataset} since {since.at}: {since.why}")
+        lines += [f"  {text}" for text in _champion_texts(record)]
+    return CommandResult(document, lines or [f"There {'is' if options.at is None else 'was'} no champion."])
+
+
+def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
+    document: dict[str, list[Any]] = {}
+    lines: list[str] = []
+    damaged = False
+    for model, dataset, log in _logs(options, objects):
+        entries = document.setdefault(model, [])
+        for record in log:
+            if isinstance(record, IntegrityError):
+                damaged = True
+                entries.append({"error": str(record), "dataset": dataset})
+                lines.append(f"damaged               {record}")
+            else:
+                entries.append(record)
+                what = f"{record.at}  {record.name}  {dataset}  {record.kind}"
+                lines.append(f"{what}: {record.why} (run {record.run})")
+        if isinstance(log[-1], Champion) and log[-1].budget is not None:
+            lines.append(f"  {model} on {dataset}: {log[-1].budget}")
+    lines = lines or ["There has been no champion."]
+    return CommandResult(document, lines, exit_codes.INTEGRITY if damaged else exit_codes.DONE)
+
+
+def _logs(options: DatasetModelOptions, objects: Objects) -> Iterator[tuple[str, str, list[Champion | IntegrityError]]]:
+    """Yield the requested models and data sets, each with its records of champions, oldest first."""
+    for model in options.models(objects):
+        for dataset in options.datasets(objects, model):
+            if log := history(objects, model, dataset):
+                yield model, dataset, log
+
+
+def _champion_facts(objects: Objects, version: Version) -> dict[str, str]:
+    """Return the line of `show` about a version that is the champion of a data set, by its heading."""
+    texts = [
+        f"of {dataset}: {'; '.join(_champion_texts(record)) or record.why}"
+        for dataset, record in champions(objects, version.model).items()
+        if isinstance(record, Champion) and _is_of(record, version.number)
+    ]
+    return {"champion": "; ".join(texts)} if texts else {}
+
+
+def _champion_texts(record: Champion) -> list[str]:
+    """Return what is known about a champion today: its accuracy, and what is left of its budget."""
+    texts = []
+    if record.test is not None and record.interval is not None:
+        low, high = map(percent, record.interval)
+        chosen = f", as the best of {record.selected_from:,}" if record.selected_from > 1 else ""
+        right = f"{record.test.correct:,} of the {record.test.total:,} images of the newest hold-out right"
+        texts.append(f"{right}: {percent(record.test.value)} ({low} to {high}{chosen})")
+    if record.budget is not None:
+        texts.append(str(record.budget))
+    return texts
+
+
+def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
+    rule = Rule(when="always" if options.always else "if-better", **part_of(options, Thresholds))
+    name = options.version
+    if name in model_names(objects):
+        raise SpecError(
+            f"version: expected {name}@{LATEST} or a number such as {name}@3, got {name}, which is already the champion"
+        )
+    version = find_version(objects, name)
+    dataset = version.facts.dataset.name
+    decision = challenge.promote(objects, version, rule, predict_here(objects, version, options))
+    current = champion(objects, version.model, dataset)
+    is_champion = current is not None and current.version == version.number
+    if is_champion:
+        verdict = f"{version.name} is {'now ' if decision.promote else ''}the champion of {dataset}: {decision.why}"
+    else:
+        verdict = f"{version.name} is not promoted: {decision.why}; to promote it all the same, add --always"
+    lines = [verdict, *([f"Chance: {decision.budget}."] if decision.budget else [])]
+    code = exit_codes.DONE if is_champion else exit_codes.REFUSED
+    document = {**asdict(decision), "dataset": dataset, "champion": is_champion}
+    return CommandResult(document, lines, code, afterwards=partial(_update_index, objects))
+
+
+def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
+    (model,) = options.models(objects)
+    dataset = _dataset(objects, model, options.dataset)
+    record = appointment.rollback(objects, model, dataset, _target(objects, model, dataset, options.to))
+    text = f"{record.name} is the champion of {dataset}: {record.why}"
+    return CommandResult(record, [text], afterwards=partial(_update_index, objects))
+
+
+def _update_index(objects: Objects) -> None:
+    """Update the index, which names the champions, if a run has written one."""
+    if objects.exists(INDEX):
+        write_index(objects)
+
+
+def _dataset(objects: Objects, model: str, given: str | None) -> str:
+    """Return the data set whose champion is meant: the given one, or the one trained last."""
+    dataset = stored_name(given) if given is not None else dataset_in_use(objects, model)
+    if dataset is None:
+        raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
+    return dataset
+
+
+def _target(objects: Objects, model: str, dataset: str, to: str | None) -> int | None:
+    """Return the number of the version to roll back to, or None for the previous champion."""
+    if to is None or NUMBER.fullmatch(to):
+        return None if to is None else int(to)
+    try:
+        at = moment(to)
+    except ValueError as error:
+        raise SpecError(f"to: expected a number or a time such as 2026-11-25T03:00:00Z, got {to!r}") from error
+    then = champion_at(objects, model, dataset, at)
+    if then is None:
+        raise SpecError(f"to: {model} had no champion for {dataset} at {at}; see: jobs.models history {model}")
+    return then.version
+
+
+def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
+    """Check every requested version, even after one was found damaged."""
+    damaged: dict[str, str] = {}
+    intact: list[str] = []
+
+    def check(name: str, function: Callable[..., object], *arguments: object) -> None:
+        try:
+            function(*arguments)
+            intact.append(name)
+        except IntegrityError as error:
+            damaged[name] = str(error)
+
+    what = options.what
+    if what is not None and (is_url(what) or os.sep in what):
+        check(what, verify_copy, open_storage(what))
+    elif what is not None and not (options.all and "@" not in what):
+        version = find_version(objects, what)
+        check(version.name, verify, objects, version)
+    else:
+        for model in ModelOptions(model=what).models(objects):
+            numbers = set[int]()
+            for dataset in datasets_with_logs(objects, model):
+                for error in ChampionLog(objects, model, dataset).damage():
+                    damaged[f"champions of {model} for {dataset}: {error}"] = str(error)
+                newest = history(objects, model, dataset)[-1:]
+                numbers |= {record.version for record in newest if isinstance(record, Champion)}
+            if options.all:
+                numbers |= {number for number, _ in find_all(objects, model)}
+            for number in sorted(numbers):
+                check(f"{model}@{number}", _verify_number, objects, model, number)
+    lines = [*damaged.values(), f"{counted(len(intact), 'version')} intact, {len(damaged):,} damaged."]
+    if not options.all and (what is None or what in model_names(objects)):
+        lines.append("Only champions were checked; --all checks every version.")
+    code = exit_codes.INTEGRITY if damaged else exit_codes.DONE
+    return CommandResult({"whole": intact, "damaged": damaged}, lines, code)
+
+
+def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
+    collections, unknown = dict[str, Collected](), dict[str, IntegrityError]()
+    for model in options.models(objects):
+        try:
+            collections[model] = collect(objects, model, options.keep, dry_run=options.dry_run)
+        except IntegrityError as error:  # of its champions; nothing of this model is deleted
+            unknown[model] = error
+    gone = {name for collected in collections.values() for name in collected.deleted}
+    states = collect_states(objects, gone, dry_run=options.dry_run)
+    would = "would be " if options.dry_run else ""
+    texts = {
+        "deleted": f"{would}deleted: old version",
+        "swept": f"{would}deleted: leftovers of a crashed run",
+        "completed": f"{would}committed: its run crashed just before the commit",
+        "damaged": "not changed: its record cannot be read",
+        "pending": f"not changed: a run began to store it less than {ABANDONED_AFTER.days * 24} hours ago",
+    }
+    lines = []
+    for collected in collections.values():
+        lines += [f"{name} {text}" for field, text in texts.items() for name in getattr(collected, field)]
+        lines += [f"{name} {would}kept: {reason}" for name, reason in collected.reasons.items()]
+    lines += [f"{model} not changed: {error}" for model, error in unknown.items()]
+    kept = sum(len(collected.kept) for collected in collections.values())
+    lines += [f"{name} {would}deleted: no run or version refers to this state of a dataset" for name in states]
+    lines.append(f"{counted(kept, 'version')} {would}kept.")
+    document: dict[str, Any] = collections | {model: {"error": str(error)} for model, error in unknown.items()}
+    return CommandResult(document, lines, exit_codes.exit_code_of(IntegrityError.code) if unknown else exit_codes.DONE)
+
+
+def _open_report(folder: RunFolder) -> None:
+    page = folder.read(REPORT)
+    if page is None:
+        raise SpecError(f"open: expected a report in {folder.where}, got none; see its summary.json")
+    with tempfile.NamedTemporaryFile("wb", prefix=f"{folder.run}-", suffix=".html", delete=False) as file:
+        file.write(page)  # the storage may be a bucket, which a browser cannot read
+    if not webbrowser.open(Path(file.name).as_uri()):
+        raise SpecError(f"open: expected a browser, got none; the report is {folder.where}/{REPORT}")
+
+
+def _verify_number(objects: Objects, model: str, number: int) -> None:
+    verify(objects, require_version(objects, model, number))
+
+
+def _facts(version: Version | IntegrityError) -> dict[str, Any]:
+    try:
+        if isinstance(version, IntegrityError):
+            raise version
+        trial, test, dataset = version.facts.trial, version.facts.test, version.facts.dataset.name
+    except IntegrityError as error:
+        return {"error": str(error)}
+    about = {"dataset": dataset, "trial": trial, "run": version.run, "committed_at": version.committed_at}
+    return {"test": test, "test_accuracy": test.value, **about}
+
+
+def _is_of(record: Champion | IntegrityError, number: int) -> bool:
+    return isinstance(record, Champion) and record.version == number
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    name, own = f"{row['model']}@{row['number']}", [row.get("dataset")]
+    mark = "champion" if row["champion"] else ""
+    if row["champion"] and row["champion_of"] != own:
+        mark = f"champion of {', '.join(row['champion_of'])}"
+    if "error" in row:
+        return [name, mark, "", "damaged", "", ""]
+    return [name, mark, row["dataset"], percent(row["test_accuracy"]), row["committed_at"][:10], row["run"]]
+
+
+def _comparison_lines(comparison: Comparison) -> list[str]:
+    one, other = map(percent, comparison.accuracies)
+    lines = [f"{comparison.one} predicts {one} of the test images correctly, {comparison.other} {other}."]
+    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in comparison.made.items()] or [
+        "  They were made in the same way."
+    ]
+    if comparison.test_images is None:
+        return [*lines, "They were not tested on the same images."]
+    count = len(comparison.differing)
+    gained = sum(answers.other == answers.label for answers in comparison.differing)
+    lost = sum(answers.one == answers.label for answers in comparison.differing)
+    lines.append(
+        f"They predict {count:,} of {comparison.test_images:,} test images differently"
+        f"; on {gained:,} only {comparison.other} is correct, on {lost:,} only {comparison.one}."
+    )
+    if count:
+        rows = [
+            [str(answers.image), *(comparison.classes[label] for label in (answers.label, answers.one, answers.other))]
+            for answers in comparison.differing[:MAX_IMAGES_SHOWN]
+        ]
+        lines.append(table(("image", "label", comparison.one, comparison.other), rows))
+    if count > MAX_IMAGES_SHOWN:
+        lines.append(f"... and {count - MAX_IMAGES_SHOWN:,} more; --json prints all.")
+    return lines
+
+
+def _pairs(options: DiffOptions, objects: Objects) -> list[tuple[Version, Version]]:
+    """Return the pairs to compare: the given versions or, for two numbers, one pair for each model that has both."""
+    one, other = options.one, options.other
+    if not (NUMBER.fullmatch(one) and NUMBER.fullmatch(other)):
+        return [(find_version(objects, one), find_version(objects, other))]
+    pairs = []
+    for model in model_names(objects):
+        first, second = (find(objects, model, int(number)) for number in (one, other))
+        if first and second:
+            pairs.append((first, second))
+    if not pairs:
+        raise SpecError(f"version: no model has both {one} and {other}; see: jobs.models list")
+    return pairs
