@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mnist_lib.export.loading import Predict
+    from mnist_lib.loading import Predict
 
 LATEST = "latest"
 NUMBER = re.compile("[0-9]{1,8}", re.ASCII)
@@ -98,7 +98,7 @@ def load(
     stored = StoredModel.read(objects, version, Path(model_file) if model_file else None, model_arg)
     accuracy = version.facts.test
     import_keras(gpus=False)
-    from mnist_lib.export.loading import build, predictor
+    from mnist_lib.loading import build, predictor
 
     loaded = build(stored)
     return Classifier(

@@ -45,7 +45,7 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     stored = Predictions.read(objects, version)
     with step("importing TensorFlow"):
         import_keras(gpus=False)
-    from mnist_lib.export.loading import compare_with_stored, load, load_trusted
+    from mnist_lib.loading import compare_with_stored, load, load_trusted
 
     predict = (
         load_trusted(objects, version)
@@ -68,7 +68,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     version = _version(objects, options)
     with step("importing TensorFlow"):
         import_keras()
-    from mnist_lib.export import reproduction
+    from mnist_lib import reproduction
 
     def load() -> "Dataset":
         return load_dataset(
@@ -104,14 +104,13 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     require_absent(target)
     with step("importing TensorFlow"):
         import_keras(gpus=False)
-    from mnist_lib.export import formats
-    from mnist_lib.export.loading import build
+    from mnist_lib import loading
 
     dataset = load_dataset(data_of(version, options.dataset, **options.source()), objects)
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     with quietly():
-        found = formats.export(build(stored), form, target, images)
+        found = loading.export(loading.build(stored), form, target, images)
     lines = [
         f"{version.name} is in {found.path} ({found.bytes:,} bytes).",
         f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e}).",
@@ -137,7 +136,7 @@ def predict_here(objects: Objects, challenger: Version, options: PromoteOptions)
             )
         with step("importing TensorFlow"):
             import_keras(gpus=False)
-        from mnist_lib.export.loading import load
+        from mnist_lib.loading import load
 
         return load(objects, version, options.model_file, options.model_arg)(images[positions])
 

@@ -33,7 +33,7 @@ from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:
-    from mnist_lib.export.loading import Predict
+    from mnist_lib.loading import Predict
 
 MAX_RESIZED_LINES = 5  # up to this many resized pictures have a line each; more share one line
 

@@ -22,7 +22,7 @@ from mnist_lib.pictures.sandbox import Sandbox
 from mnist_lib.store.contents import StoredModel
 
 if TYPE_CHECKING:
-    from mnist_lib.export.loading import Predict
+    from mnist_lib.loading import Predict
 
 T = TypeVar("T")
 
@@ -32,9 +32,9 @@ MAX_BATCH_BYTES = 32_000_000  # size of the files that are sent to a worker toge
 
 
 def load_model(stored: StoredModel) -> "Predict":
-    """Load TensorFlow without GPUs, and compile a model. Raises the errors of `mnist_lib.export.loading.build`."""
+    """Load TensorFlow without GPUs, and compile a model. Raises the errors of `mnist_lib.loading.build`."""
     import_keras(gpus=False)
-    from mnist_lib.export.loading import build, predictor
+    from mnist_lib.loading import build, predictor
 
     predict = predictor(build(stored))
     predict(np.zeros((1, *stored.manifest.dataset.require_image_shape(stored.name)), np.uint8))

@@ -17,7 +17,7 @@ from mnist_lib.pictures.sandbox import child_process
 from mnist_lib.store.contents import StoredModel
 
 ModelState = Literal["loading", "ready", "failed"]
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # as in `mnist_lib.export.loading`
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # as in `mnist_lib.loading`
 Load = Callable[[StoredModel], Predict]
 
 

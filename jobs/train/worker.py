@@ -82,7 +82,7 @@ def predict_test_images(stored: StoredModel, dataset: Dataset, positions: NDArra
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     import_keras(gpus=False)
-    from mnist_lib.export.loading import build, predictor
+    from mnist_lib.loading import build, predictor
 
     return predictor(build(stored))(dataset.test.images[positions])
 

@@ -42,7 +42,7 @@ def storage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected_of(storage: Path, digits: Dataset) -> Callable[[str], np.ndarray]:
     """Return a function that returns what the stored version of a model predicts for IMAGES, computed once."""
-    from mnist_lib.export.loading import load
+    from mnist_lib.loading import load
     from mnist_lib.store.versions import find
 
     @functools.cache
@@ -145,10 +145,10 @@ def test_an_export_that_cannot_run_or_predicts_differently_is_refused_and_delete
     form: str, sabotage: Any, message: str, export: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(form)
-    from mnist_lib.export import formats
+    from mnist_lib import loading
 
-    write, run = formats.WRITERS[form]
-    monkeypatch.setitem(formats.WRITERS, form, (sabotage(write), run))
+    write, run = loading.WRITERS[form]
+    monkeypatch.setitem(loading.WRITERS, form, (sabotage(write), run))
     code, stdout, stderr = export("keras@1", "--format", form)
     assert (code, stdout) == (7, "")
     assert stderr.startswith(f"error[E-INTEGRITY] {Path.cwd()}/keras-1{EXPORT_FORMATS[form].suffix}: {message}")
@@ -170,15 +170,15 @@ def test_an_existing_file_folder_or_link_is_not_overwritten(export: Any, tmp_pat
 def test_a_folder_that_appears_during_the_export_is_not_overwritten(
     export: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnist_lib.export import formats
+    from mnist_lib import loading
 
-    write, run = formats.WRITERS["saved_model"]
+    write, run = loading.WRITERS["saved_model"]
 
     def slowly(served: Any, to: Path, classes: Any) -> None:
         Path("there").mkdir()
         write(served, to, classes)
 
-    monkeypatch.setitem(formats.WRITERS, "saved_model", (slowly, run))
+    monkeypatch.setitem(loading.WRITERS, "saved_model", (slowly, run))
     code, _, stderr = export("scratch@1", "--format=saved_model", "--to=there")
     assert (code, "expected nothing at this path" in stderr) == (2, True)
     assert [path.name for path in Path.cwd().rglob("*")] == ["there"]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.export.loading import compare_with_stored, load, load_trusted
+from mnist_lib.loading import compare_with_stored, load, load_trusted
 from mnist_lib.models.building import build_model
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
