@@ -43,56 +43,50 @@ NUM_EXPORT_IMAGES = 100  # test images on which an exported file is compared wit
 def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     version = _version(objects, options)
     stored = Predictions.read(objects, version)
-    with step("importing TensorFlow"):
-        import_keras(gpus=False)
+    _import_keras(gpus=False)
     from mnist_lib.loading import compare_with_stored, load, load_trusted
 
-    predict = (
-        load_trusted(objects, version)
-        if options.trust
-        else load(objects, version, options.model_file, options.model_arg)
-    )
-    found = compare_with_stored(
-        stored, predict, tested_split(objects, version, data_of(version, options.dataset, **options.source()))
-    )
-    same = "all" if found.matching == found.test.total else f"{found.matching:,} of"
-    near = f"probabilities within {found.max_difference:.0e}" if found.max_difference else "the same probabilities"
+    if options.trust:
+        predict = load_trusted(objects, version)
+    else:
+        predict = load(objects, version, options.model_file, options.model_arg)
+    evaluation = compare_with_stored(stored, predict, tested_split(objects, version, _data(version, options)))
+    test, difference = evaluation.test, evaluation.max_difference
+    same = "all" if evaluation.matching == test.total else f"{evaluation.matching:,} of"
+    near = f"probabilities within {difference:.0e}" if difference else "the same probabilities"
     lines = [
-        f"{version.name} gives the stored prediction for {same} {found.test.total:,} test images ({near}).",
-        f"{found.test.correct:,} of the predictions are right: {percent(found.test.value)}.",
+        f"{version.name} gives the stored prediction for {same} {test.total:,} test images ({near}).",
+        f"{test.correct:,} of the predictions are right: {percent(test.value)}.",
     ]
-    return CommandResult(found, lines, exit_codes.DONE if found.reproduced else exit_codes.INTEGRITY)
+    return CommandResult(evaluation, lines, exit_codes.DONE if evaluation.reproduced else exit_codes.INTEGRITY)
 
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     version = _version(objects, options)
-    with step("importing TensorFlow"):
-        import_keras()
+    _import_keras(gpus=True)
     from mnist_lib import reproduction
 
     def load() -> "Dataset":
-        return load_dataset(
-            data_of(version, options.dataset, **options.source()), objects, used=labels_of(objects, version)
-        )
+        return load_dataset(_data(version, options), objects, used=labels_of(objects, version))
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
-        found = reproduction.reproduce(
+        result = reproduction.reproduce(
             objects, version, load, cpus, code, options.model_file, progress, options.max_epochs, options.model_arg
         )
-    again, stored, low, high = map(percent, (found.again.value, found.stored.value, *found.stored.interval()))
+    again, stored, low, high = map(percent, (result.again.value, result.stored.value, *result.stored.interval()))
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
     verdicts = {
         reproduction.IDENTICAL: "reproduced: every weight is the same.",
         reproduction.WITHIN: f"reproduced with different weights: {accuracies}.",
         reproduction.DIVERGED: f"not reproduced: {accuracies}.",
     }
-    made = [f"  {name}: {then} then, {here} here" for name, (then, here) in found.differing.items()]
-    made = made or ["  Code, data, package versions and devices are the same."]
-    verdict = f"{version.name} was {verdicts[found.verdict]}"
-    lines = [verdict, *made, f"  It took {found.seconds:.1f} s."]
-    diverged = found.verdict == reproduction.DIVERGED
-    return CommandResult(found, lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
+    differing = [f"  {name}: {then} then, {here} here" for name, (then, here) in result.differing.items()]
+    differing = differing or ["  Code, data, package versions and devices are the same."]
+    verdict = f"{version.name} was {verdicts[result.verdict]}"
+    lines = [verdict, *differing, f"  It took {result.seconds:.1f} s."]
+    diverged = result.verdict == reproduction.DIVERGED
+    return CommandResult(result, lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
 
 
 def export(options: ExportOptions, objects: Objects) -> CommandResult:
@@ -102,20 +96,25 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
         raise SpecError(f"format: {form} needs {', '.join(missing)}; install the extra: pip install '.[export]'")
     target = options.to or Path.cwd() / f"{version.model}-{version.number}{EXPORT_FORMATS[form].suffix}"
     require_absent(target)
-    with step("importing TensorFlow"):
-        import_keras(gpus=False)
+    _import_keras(gpus=False)
     from mnist_lib import loading
 
-    dataset = load_dataset(data_of(version, options.dataset, **options.source()), objects)
+    dataset = load_dataset(_data(version, options), objects)
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     with quietly():
-        found = loading.export(loading.build(stored), form, target, images)
+        exported = loading.export(loading.build(stored), form, target, images)
     lines = [
-        f"{version.name} is in {found.path} ({found.bytes:,} bytes).",
-        f"The file predicts the same for {found.tried} test images (probabilities within {found.max_difference:.0e}).",
+        f"{version.name} is in {exported.path} ({exported.bytes:,} bytes).",
+        f"The file predicts the same for {exported.tried} test images"
+        f" (probabilities within {exported.max_difference:.0e}).",
     ]
-    return CommandResult(found, lines)
+    return CommandResult(exported, lines)
+
+
+def _import_keras(*, gpus: bool) -> None:
+    with step("importing TensorFlow"):
+        import_keras(gpus=gpus)
 
 
 def _version(objects: Objects, options: ComputeOptions) -> Version:
@@ -127,20 +126,22 @@ def predict_here(objects: Objects, challenger: Version, options: PromoteOptions)
     """Return a function that predicts images of a challenger's hold-out with another version, in this process."""
 
     def predict(version: Version, positions: "NDArray[np.intp]") -> "NDArray[np.float32]":
-        data = data_of(challenger, options.dataset, **options.source())
-        images = tested_split(objects, challenger, data).images
+        images = tested_split(objects, challenger, _data(challenger, options)).images
         if positions.max(initial=-1) >= len(images):
             raise DataError(
                 f"{challenger.name}: expected predictions for the {len(images):,} test images of its dataset, got more;"
                 " promote another version"
             )
-        with step("importing TensorFlow"):
-            import_keras(gpus=False)
+        _import_keras(gpus=False)
         from mnist_lib.loading import load
 
         return load(objects, version, options.model_file, options.model_arg)(images[positions])
 
     return predict
+
+
+def _data(version: Version, options: ComputeOptions | PromoteOptions) -> DataRequest:
+    return data_of(version, options.dataset, **options.source())
 
 
 def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:

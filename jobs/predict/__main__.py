@@ -19,7 +19,7 @@ from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_error
 from jobs.console.terminal import safe_streams, step, terminal
 from jobs.predict import answers
-from jobs.predict.answers import Answer, Failure, PictureResult
+from jobs.predict.answers import Answer, Failure, PictureResult, Predicted, picture_results
 from jobs.predict.batches import layout_of, load_model, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version
@@ -62,18 +62,19 @@ def main(arguments: Sequence[str]) -> CommandResult:
 def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequence[str]) -> list[PictureResult]:
     """Predict the pictures in files. Those that certainly cannot be read are reported before the model is loaded."""
     failures: dict[Path, PictureResult] = {}
-    found = find_pictures(options.pictures)
-    for path in found:
+    files = find_pictures(options.pictures)
+    for path in files:
         try:
             size_of(path)
         except ImageError as error:
             failures[path] = Failure(str(path), error)
     _print_failures(failures.values())
-    paths = [path for path in found if path not in failures]
+    paths = [path for path in files if path not in failures]
     if not paths:
         return [*failures.values()]
     with _batches(paths, stored, options, arguments) as batches:
-        return [*failures.values(), *_collected(batches, len(paths))]
+        results = picture_results(paths, batches, stored.manifest.classes)
+        return [*failures.values(), *_collected(results, len(paths))]
 
 
 def _print_failures(results: Iterable[PictureResult]) -> None:
@@ -85,14 +86,14 @@ def _print_failures(results: Iterable[PictureResult]) -> None:
 @contextlib.contextmanager
 def _batches(
     paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
-) -> Iterator[Iterable[list[PictureResult]]]:
-    """Load the model, here or on the cluster, and give batches of results, which are computed lazily."""
+) -> Iterator[Iterable[Predicted]]:
+    """Load the model, here or on the cluster, and yield batches of predictions, which are computed lazily."""
     folders = real_folders(options.pictures)
     if not (options.address or os.environ.get("RAY_ADDRESS")):
         with picture_reader(paths, folders) as reader:
             model = _built(stored)
             layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
-            yield predict_here(paths, reader.pictures(layout), model, stored.manifest.classes)
+            yield predict_here(reader.pictures(layout), model)
         return
     with contextlib.ExitStack() as stack:
         with step("connecting to the Ray cluster"):
@@ -104,8 +105,7 @@ def _batches(
             stack.enter_context(session(options.address, SOURCE_FOLDERS))
         command = shlex.join(["python", "-m", "jobs.predict", *arguments])
         stack.enter_context(stoppable(f"start again with: {command}", end_children))
-        how = (options.as_is, options.accept_all, options.limits())
-        yield predict_on_cluster(paths, folders, ray.put(stored), stored.manifest.classes, *how)
+        yield predict_on_cluster(paths, folders, ray.put(stored), options)
 
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:

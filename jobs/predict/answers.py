@@ -5,7 +5,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,18 +81,21 @@ class Failure:
 PictureResult = Answer | Failure
 
 
-def results_of(
-    names: Iterable[str],
-    found: Sequence[Picture | ImageError],
-    probabilities: NDArray[np.float32],
-    classes: Sequence[str],
-) -> list[PictureResult]:
-    """Return one result for each name. `probabilities`: [n, classes], one row for each picture that could be read."""
-    rows = iter(probabilities)
-    return [
-        Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows), classes)
-        for name, picture in zip(names, found, strict=True)
-    ]
+# Pictures or errors in the order of their files, and [n, classes] float32, a row for each picture that could be read.
+Predicted = tuple[Sequence[Picture | ImageError], NDArray[np.float32]]
+
+
+def picture_results(
+    paths: Iterable[Path], batches: Iterable[Predicted], classes: Sequence[str]
+) -> Iterator[list[PictureResult]]:
+    """Yield the results of each batch, which takes the next of the paths."""
+    names = map(str, paths)
+    for pictures, probabilities in batches:
+        rows = iter(probabilities)
+        yield [
+            Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows), classes)
+            for picture, name in zip(pictures, names, strict=False)  # the other paths are of later batches
+        ]
 
 
 COLUMNS = ("picture", "class", "probability", "next", "next_probability", "unsure", "resized")

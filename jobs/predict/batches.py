@@ -3,7 +3,6 @@
 import functools
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.deadlines import Limits
-from jobs.predict.answers import PictureResult, results_of
+from jobs.predict.answers import Predicted
+from jobs.predict.options import PredictOptions
 from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
@@ -41,45 +40,30 @@ def load_model(stored: StoredModel) -> "Predict":
     return predict
 
 
-def predict_here(
-    paths: Sequence[Path], pictures: Iterable[Picture | ImageError], predict: "Predict", classes: Sequence[str]
-) -> Iterator[list[PictureResult]]:
-    """Yield the results batch by batch. Meanwhile, the iterator of pictures may read ahead."""
-    begin = 0
+def predict_here(pictures: Iterable[Picture | ImageError], predict: "Predict") -> Iterator[Predicted]:
+    """Yield the predictions batch by batch. Meanwhile, the iterator of pictures may read ahead."""
     for batch in in_batches(pictures):
-        names = map(str, paths[begin : begin + len(batch)])
-        yield results_of(names, batch, _probabilities_of(batch, predict), classes)
-        begin += len(batch)
+        yield batch, _probabilities(batch, predict)
 
 
 def predict_on_cluster(
-    paths: Sequence[Path],
-    folders: Folders,
-    stored: Any,
-    classes: Sequence[str],
-    as_is: bool,
-    accept_all: bool,
-    limits: Limits,
-) -> Iterator[list[PictureResult]]:
-    """Yield the results batch by batch from the connected cluster, whose workers see neither the files nor the store.
+    paths: Sequence[Path], folders: Folders, stored: Any, options: PredictOptions
+) -> Iterator[Predicted]:
+    """Return the predictions of the connected cluster, whose workers see neither the files nor the store, in batches.
 
     Args:
         folders: as for `read_content`.
         stored: a Ray reference to the `StoredModel`.
-        limits: when to abandon the wait for a batch. See `results_in_order`, also for the errors.
+        options: also limit the wait for a batch. See `results_in_order`, also for the errors.
     """
     from cluster.tasks import results_in_order
 
-    sent: deque[list[str]] = deque()
-
     def calls() -> Iterator[Sequence[Any]]:
-        files = ((str(path), _content_or_error(path, folders)) for path in paths)
-        for batch in in_batches(files, lambda file: len(file[1]) if isinstance(file[1], bytes) else 0):
-            sent.append([name for name, _ in batch])
-            yield [stored], as_is, accept_all, package_versions(), [content for _, content in batch]
+        contents = (_content_or_error(path, folders) for path in paths)
+        for batch in in_batches(contents, lambda content: len(content) if isinstance(content, bytes) else 0):
+            yield [stored], options.as_is, options.accept_all, package_versions(), batch
 
-    for pictures, probabilities in results_in_order(predict_pictures, calls(), "a batch of pictures", limits):
-        yield results_of(sent.popleft(), pictures, probabilities, classes)
+    return results_in_order(predict_pictures, calls(), "a batch of pictures", options.limits())
 
 
 def layout_of(stored: StoredModel, *, as_is: bool = False, accept_all: bool = False) -> Layout:
@@ -88,9 +72,9 @@ def layout_of(stored: StoredModel, *, as_is: bool = False, accept_all: bool = Fa
     return Layout.of(stored.manifest.spec["dataset"], shape, as_is=as_is, accept_all=accept_all)
 
 
-def _probabilities_of(found: Sequence[Picture | ImageError], predict: "Predict") -> NDArray[np.float32]:
+def _probabilities(pictures: Sequence[Picture | ImageError], predict: "Predict") -> NDArray[np.float32]:
     """Return the probabilities for the n pictures that could be read: [n, classes] float32."""
-    images = [picture.image for picture in found if isinstance(picture, Picture)]
+    images = [picture.image for picture in pictures if isinstance(picture, Picture)]
     return predict(np.stack(images)) if images else np.empty((0, 0), np.float32)
 
 
@@ -113,7 +97,7 @@ def predict_pictures(
     accept_all: bool,
     driver_versions: Mapping[str, str],
     contents: Sequence[bytes | ImageError],
-) -> tuple[list[Picture | ImageError], NDArray[np.float32]]:
+) -> Predicted:
     """Read and predict one batch: the task that Ray runs in a worker.
 
     Args:
@@ -131,10 +115,10 @@ def predict_pictures(
 
     require_same_versions(socket.gethostname(), package_versions(), driver_versions)
     predict, layout, sandbox = _loaded(stored[0], as_is, accept_all)
-    read, found = functools.partial(_read, layout=layout), list[Picture | ImageError]()
+    read, pictures = functools.partial(_read, layout=layout), list[Picture | ImageError]()
     for begin in range(0, len(contents), FILES_PER_TASK):  # results count towards a sandbox's memory
-        found += sandbox.map(read, contents[begin : begin + FILES_PER_TASK])
-    return found, _probabilities_of(found, predict)
+        pictures += sandbox.map(read, contents[begin : begin + FILES_PER_TASK])
+    return pictures, _probabilities(pictures, predict)
 
 
 def _content_or_error(path: Path, folders: Folders) -> bytes | ImageError:

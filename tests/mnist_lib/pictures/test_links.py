@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jobs.predict import __main__ as predict
+from jobs.predict.answers import picture_results
 from jobs.predict.batches import predict_on_cluster
 from jobs.predict.options import PredictOptions
 from jobs.review.data import read_data
@@ -109,8 +110,8 @@ def test_w11_predict_reads_no_picture_that_has_become_a_link_out(
     if address:
         monkeypatch.setattr("cluster.tasks.results_in_order", in_order)
         found = find_and_swap(options.pictures)
-        how = (real_folders(options.pictures), None, ("a", "b"), False, False, options.limits())
-        results = [each for batch in predict_on_cluster(found, *how) for each in batch]
+        batches = predict_on_cluster(found, real_folders(options.pictures), None, options)
+        results = [each for batch in picture_results(found, batches, ("a", "b")) for each in batch]
     else:
         monkeypatch.setattr(predict, "find_pictures", find_and_swap)
         monkeypatch.setattr(predict, "_built", lambda stored: lambda images: np.full((len(images), 2), 0.5))
