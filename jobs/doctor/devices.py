@@ -4,12 +4,11 @@ Each set of devices is tried in its own process, since TensorFlow's devices cann
 `python -m jobs.doctor.devices RESOURCES DATA_DIR MODEL...`, which prints a line of JSON.
 """
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.console.output import print_result
@@ -18,6 +17,7 @@ from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
+from mnist_lib.documents import decode, encode
 from mnist_lib.environment import import_keras
 from mnist_lib.results import EpochDone, TrialFailure
 from mnist_lib.spec import TrialSpec
@@ -28,7 +28,7 @@ TIMEOUT_SECONDS = 900.0  # timeout for all models on one kind of devices
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A model on some devices: the loss of its first epoch and its speed, or why it does not work."""
 
     loss: float | None = None
@@ -39,7 +39,7 @@ class Measured:
 @dataclass(frozen=True)
 class Devices:
     gpus: int  # that TensorFlow sees, used or not
-    models: Mapping[str, Measured]
+    models: Mapping[str, Measurement]
 
 
 def findings(data_dir: Path | None) -> Iterator[Finding]:
@@ -56,20 +56,20 @@ def findings(data_dir: Path | None) -> Iterator[Finding]:
         yield from compared(f"{cpu.gpus} GPUs, mirrored", measure(Resources(gpus=cpu.gpus), folder), cpu)
 
 
-def compared(where: str, found: Devices, cpu: Devices) -> Iterator[Finding]:
+def compared(where: str, devices: Devices, cpu: Devices) -> Iterator[Finding]:
     """Yield a finding for each model, with its speed and whether it learns as on the CPU."""
-    for name, measured in found.models.items():
+    for name, measurement in devices.models.items():
         what, on_cpu = f"{name} on {where}", cpu.models[name]
-        if measured.loss is None or measured.images_per_second is None:
-            yield Finding(what, measured.error, INSTALL_GPU if found is not cpu else "", "E-TRAINING")
+        if measurement.loss is None or measurement.images_per_second is None:
+            yield Finding(what, measurement.error, INSTALL_GPU if devices is not cpu else "", "E-TRAINING")
             continue
-        speed = f"{measured.images_per_second:,.0f} images/s"
-        if found is cpu or on_cpu.loss is None or on_cpu.images_per_second is None:
+        speed = f"{measurement.images_per_second:,.0f} images/s"
+        if devices is cpu or on_cpu.loss is None or on_cpu.images_per_second is None:
             yield Finding(what, speed)
             continue
-        times = f"{speed}, {measured.images_per_second / on_cpu.images_per_second:.1f} times the CPU"
-        losses = f"loss {measured.loss:.4f}, on the CPU {on_cpu.loss:.4f}"
-        if abs(measured.loss - on_cpu.loss) > MAX_LOSS_DIFFERENCE * on_cpu.loss:
+        times = f"{speed}, {measurement.images_per_second / on_cpu.images_per_second:.1f} times the CPU"
+        losses = f"loss {measurement.loss:.4f}, on the CPU {on_cpu.loss:.4f}"
+        if abs(measurement.loss - on_cpu.loss) > MAX_LOSS_DIFFERENCE * on_cpu.loss:
             yield Finding(
                 what, f"{losses}: expected a difference of at most {MAX_LOSS_DIFFERENCE:.0%}", INSTALL_GPU, "E-TRAINING"
             )
@@ -79,7 +79,7 @@ def compared(where: str, found: Devices, cpu: Devices) -> Iterator[Finding]:
 
 def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODELS, **environment: str) -> Devices:
     """Train a few epochs of each model in a process of its own, and return what it found."""
-    command = [sys.executable, "-m", "jobs.doctor.devices", json.dumps(asdict(resources)), str(data_dir), *models]
+    command = [sys.executable, "-m", "jobs.doctor.devices", encode(resources).decode(), str(data_dir), *models]
     try:
         done = subprocess.run(
             command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
@@ -89,9 +89,8 @@ def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODE
     except subprocess.TimeoutExpired:
         lines, error = [], f"it took more than {TIMEOUT_SECONDS:.0f} s"
     if not lines:
-        return Devices(0, {name: Measured(error=error) for name in models})
-    document = json.loads(lines[-1])
-    return Devices(document["gpus"], {name: Measured(**row) for name, row in document["models"].items()})
+        return Devices(0, {name: Measurement(error=error) for name in models})
+    return decode(lines[-1].encode(), Devices, "the last line of jobs.doctor.devices")
 
 
 def try_models(resources: Resources, data_dir: Path, models: Collection[str]) -> Devices:
@@ -104,23 +103,23 @@ def try_models(resources: Resources, data_dir: Path, models: Collection[str]) ->
 
     gpus = len(tf.config.list_physical_devices("GPU"))
     specs = [TrialSpec.of(name, epochs=EPOCHS) for name in models]
-    found: dict[str, list[EpochDone]] = {}
-    measured: dict[str, Measured] = {}
+    epochs: dict[str, list[EpochDone]] = {}
+    measurements: dict[str, Measurement] = {}
     data = DataRequest(data_dir=data_dir)
     for event in run_trials(map(Assignment, specs), lambda: prepare(data), resources, WorkerPlace(node="here")):
         name = event.trial.rpartition("-")[0]
         if isinstance(event, EpochDone):
-            found.setdefault(name, []).append(event)
-            fastest = max(epoch.images_per_second for epoch in found[name])
-            measured[name] = Measured(found[name][0].loss, fastest)
+            epochs.setdefault(name, []).append(event)
+            fastest = max(epoch.images_per_second for epoch in epochs[name])
+            measurements[name] = Measurement(epochs[name][0].loss, fastest)
         elif isinstance(event, TrialFailure):
-            measured[name] = Measured(error=f"{event.code} {event.message}")
-    return Devices(gpus, measured)
+            measurements[name] = Measurement(error=f"{event.code} {event.message}")
+    return Devices(gpus, measurements)
 
 
 def main() -> None:
-    resources, data_dir = Resources(**json.loads(sys.argv[1])), Path(sys.argv[2])
-    print_result(json.dumps(asdict(try_models(resources, data_dir, sys.argv[3:]))))
+    resources = decode(sys.argv[1].encode(), Resources, "the first argument")
+    print_result(encode(try_models(resources, Path(sys.argv[2]), sys.argv[3:])).decode())
 
 
 if __name__ == "__main__":

@@ -5,28 +5,28 @@ from pathlib import Path
 import pytest
 
 from jobs.doctor import devices
-from jobs.doctor.devices import Devices, Measured, compared, measure
+from jobs.doctor.devices import Devices, Measurement, compared, measure
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
 from tests.jobs.doctor.test_doctor import doctor
 
-CPU = Devices(2, {"keras": Measured(0.5, 1_000.0)})
+CPU = Devices(2, {"keras": Measurement(0.5, 1_000.0)})
 
 
 def test_each_model_is_compared_with_the_cpu() -> None:
-    (found,) = compared("1 GPU", Devices(1, {"keras": Measured(0.51, 4_200.0)}), CPU)
+    (found,) = compared("1 GPU", Devices(1, {"keras": Measurement(0.51, 4_200.0)}), CPU)
     assert (found.mark, found.what) == ("ok", "keras on 1 GPU")
     assert found.found == "4,200 images/s, 4.2 times the CPU; loss 0.5100, on the CPU 0.5000"
 
 
 def test_a_model_that_learns_less_than_on_the_cpu_is_a_fault() -> None:
-    (found,) = compared("1 GPU", Devices(1, {"keras": Measured(0.6, 4_200.0)}), CPU)
+    (found,) = compared("1 GPU", Devices(1, {"keras": Measurement(0.6, 4_200.0)}), CPU)
     assert (found.mark, found.code) == ("fault", "E-TRAINING")
     assert found.found == "loss 0.6000, on the CPU 0.5000: expected a difference of at most 5%"
 
 
 def test_an_error_on_a_device_is_a_fault_with_its_reason() -> None:
-    (found,) = compared("1 GPU", Devices(1, {"keras": Measured(error="E-OOM too large")}), CPU)
+    (found,) = compared("1 GPU", Devices(1, {"keras": Measurement(error="E-OOM too large")}), CPU)
     assert (found.mark, found.found) == ("fault", "E-OOM too large")
 
 
