@@ -26,16 +26,16 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def differing_versions(others: Mapping[str, str], own: Mapping[str, str] | None = None) -> str:
-    """Describe how the versions of another process differ from `own` (default: this process's); "" if they do not.
+def differing_versions(others: Mapping[str, str], here: Mapping[str, str] | None = None) -> str:
+    """Describe how the versions of another process differ from `here` (default: this process's); "" if they do not.
 
     Versions of Python that differ only in the patch release are regarded as equal.
     """
-    own = package_versions() if own is None else own
+    here = package_versions() if here is None else here
     differing = [
-        f"{name} {others.get(name, 'none')} there, {own.get(name, 'none')} here"
+        f"{name} {others.get(name, 'none')} there, {here.get(name, 'none')} here"
         for name in ("python", *(package.replace("-", "_") for package in RESULT_PACKAGES))
-        if _comparable(name, others.get(name)) != _comparable(name, own.get(name))
+        if _comparable(name, others.get(name)) != _comparable(name, here.get(name))
     ]
     return ", ".join(differing)
 

@@ -71,7 +71,7 @@ def reproduce(
         expected = f"at most {counted(max_epochs, 'epoch')}, {version.name} has {epochs:,}"
         raise SpecError(f"max_epochs: expected {expected}; to train them all, use --max-epochs {epochs}")
     progress(counted(epochs, "epoch"))
-    made = _made(manifest.code, manifest.dataset.fingerprint, manifest.versions, devices)
+    stored_conditions = _conditions(manifest.code, manifest.dataset.fingerprint, manifest.versions, devices)
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
     pace = Pace(checkpoint_seconds=float("inf"), max_epochs=epochs)
@@ -91,12 +91,14 @@ def reproduce(
     stored = version.facts.test
     low, high = stored.interval()
     verdict = IDENTICAL if last.weights_sha256 == sha256 else WITHIN if low <= last.test.value <= high else DIVERGED
-    here = _made(code, loaded[0].fingerprint, package_versions(), list(last.devices))
-    names = [name for name in {**made, **here} if made.get(name) != here.get(name)]
-    differing = {name: (made.get(name, "none"), here.get(name, "none")) for name in names}
+    here = _conditions(code, loaded[0].fingerprint, package_versions(), list(last.devices))
+    names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
+    differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
     return Reproduction(verdict, stored, last.test, differing, time.monotonic() - begin)
 
 
-def _made(code: Mapping[str, Any], fingerprint: str, versions: Mapping[str, str], devices: list[str]) -> dict[str, str]:
+def _conditions(
+    code: Mapping[str, Any], fingerprint: str, versions: Mapping[str, str], devices: list[str]
+) -> dict[str, str]:
     """Return everything that the weights depend on apart from the spec, by name."""
     return {"code": str(code.get("sha256")), "data": fingerprint, **versions, "devices": ", ".join(devices)}

@@ -11,7 +11,7 @@ from jobs.console.options import JsonOptions, StorageOptions, parse
 from jobs.console.output import CommandResult, entry_point, table
 from jobs.console.terminal import step
 from jobs.doctor import checks, devices
-from jobs.doctor.checks import Finding, findings_of
+from jobs.doctor.checks import Finding, run_check
 from mnist_lib.objects.storage import check_storage
 from mnist_lib.settings import option
 
@@ -44,20 +44,20 @@ def main(arguments: Sequence[str]) -> CommandResult:
 def _examine(options: DoctorOptions) -> Iterator[Finding]:
     from cluster.session import address_of
 
-    yield from findings_of("packages", checks.versions_here)
-    yield from findings_of("storage", lambda: checks.storage(options.storage))
-    yield from findings_of("dataset", lambda: checks.dataset(options.data()))
-    yield from findings_of("token", checks.token)
+    yield from run_check("packages", checks.versions_here)
+    yield from run_check("storage", lambda: checks.storage(options.storage))
+    yield from run_check("dataset", lambda: checks.dataset(options.data()))
+    yield from run_check("token", checks.token)
     if options.gpu:
         yield from devices.findings(options.data_dir)
     address = address_of(options.address)
     if address is None:
         return
     given_by = "--address" if options.address else "RAY_ADDRESS"
-    head = list(findings_of("head", lambda: checks.head(address, given_by)))
+    head = list(run_check("head", lambda: checks.head(address, given_by)))
     yield from head
     if head[0].code is None:
-        yield from findings_of("cluster", lambda: _cluster(address))
+        yield from run_check("cluster", lambda: _cluster(address))
 
 
 def _cluster(address: str) -> Iterator[Finding]:

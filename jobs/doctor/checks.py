@@ -66,7 +66,7 @@ def visible_gpus() -> int:
     return len(tf.config.list_physical_devices("GPU"))
 
 
-def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def run_check(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """Yield the findings of a check. An error with a code becomes one; the text after its last "; " is the fix."""
     try:
         yield from check()
@@ -74,8 +74,8 @@ def findings_of(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[F
         code = getattr(error, "code", None)
         if not isinstance(code, str):
             raise
-        found, separator, fix = without_secrets(str(error)).rpartition("; ")
-        yield Finding(what, found, fix, code) if separator else Finding(what, fix, code=code)
+        problem, separator, fix = without_secrets(str(error)).rpartition("; ")
+        yield Finding(what, problem, fix, code) if separator else Finding(what, fix, code=code)
 
 
 def versions_here() -> Iterator[Finding]:
@@ -191,10 +191,10 @@ def _faults(what: str, facts: NodeFacts, asked: float) -> Iterator[Finding]:
 
 
 def _disk(what: str, folder: Path, free: int, code: str, flag: str) -> Finding:
-    found = f"{free / 1e6:,.0f} MB free in {folder}"
+    text = f"{free / 1e6:,.0f} MB free in {folder}"
     if free >= MIN_DISK:
-        return Finding(what, found)
-    return Finding(what, found, f"free some space, or choose another folder with {flag}", code)
+        return Finding(what, text)
+    return Finding(what, text, f"free some space, or choose another folder with {flag}", code)
 
 
 def _others_read(file: Path) -> bool:

@@ -135,7 +135,7 @@ def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
 
 
 def _logs(options: DatasetModelOptions, objects: Objects) -> Iterator[tuple[str, str, list[Champion | IntegrityError]]]:
-    """Yield the requested models and data sets, each with its records of champions, oldest first."""
+    """Yield the requested models and datasets, each with its records of champions, oldest first."""
     for model in options.models(objects):
         for dataset in options.datasets(objects, model):
             if log := history(objects, model, dataset):
@@ -143,7 +143,7 @@ def _logs(options: DatasetModelOptions, objects: Objects) -> Iterator[tuple[str,
 
 
 def _champion_facts(objects: Objects, version: Version) -> dict[str, str]:
-    """Return the line of `show` about a version that is the champion of a data set, by its heading."""
+    """Return the line of `show` about a version that is the champion of a dataset, by its heading."""
     texts = [
         f"of {dataset}: {'; '.join(_champion_texts(record)) or record.why}"
         for dataset, record in champions(objects, version.model).items()
@@ -201,9 +201,9 @@ def _update_index(objects: Objects) -> None:
         write_index(objects)
 
 
-def _dataset(objects: Objects, model: str, given: str | None) -> str:
-    """Return the data set whose champion is meant: the given one, or the one trained last."""
-    dataset = stored_name(given) if given is not None else dataset_in_use(objects, model)
+def _dataset(objects: Objects, model: str, name: str | None) -> str:
+    """Return the dataset whose champion is meant: the one with this name, or the one trained last."""
+    dataset = stored_name(name) if name is not None else dataset_in_use(objects, model)
     if dataset is None:
         raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
     return dataset
@@ -319,9 +319,9 @@ def _is_of(record: Champion | IntegrityError, number: int) -> bool:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    name, own = f"{row['model']}@{row['number']}", [row.get("dataset")]
+    name = f"{row['model']}@{row['number']}"
     mark = "champion" if row["champion"] else ""
-    if row["champion"] and row["champion_of"] != own:
+    if row["champion"] and row["champion_of"] != [row.get("dataset")]:
         mark = f"champion of {', '.join(row['champion_of'])}"
     if "error" in row:
         return [name, mark, "", "damaged", "", ""]

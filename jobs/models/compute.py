@@ -67,7 +67,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     from mnist_lib import reproduction
 
     def load() -> "Dataset":
-        return load_dataset(_data(version, options), objects, used=labels_of(objects, version))
+        return load_dataset(_data(version, options), objects, used=used_labels(objects, version))
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
@@ -141,15 +141,15 @@ def predict_here(objects: Objects, challenger: Version, options: PromoteOptions)
 
 
 def _data(version: Version, options: ComputeOptions | PromoteOptions) -> DataRequest:
-    return data_of(version, options.dataset, **options.source())
+    return dataset_request(version, options.dataset, **options.source())
 
 
-def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
+def dataset_request(version: Version, dataset: str | None, **arguments: Any) -> DataRequest:
     """Return the request for a version's dataset, with the image shape of the version.
 
     Args:
         dataset: where it is, if it is not in the catalog.
-        given: other arguments of `DataRequest`.
+        arguments: other arguments of `DataRequest`.
 
     Raises:
         SpecError: the dataset is not in the catalog and is not named, or an argument does not apply to it.
@@ -159,7 +159,7 @@ def data_of(version: Version, dataset: str | None, **given: Any) -> DataRequest:
     name, (height, width, channels) = tested_on.name, shape
     if dataset is None and name not in DATASETS:
         raise SpecError(f"dataset: {version.name} was trained on {name}; name it with --dataset DIR or tfds:NAME")
-    request = DataRequest(dataset=dataset or name, **given)
+    request = DataRequest(dataset=dataset or name, **arguments)
     return request if request.entry else replace(request, image_size=(height, width), channels=channels)
 
 
@@ -172,7 +172,8 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
     from mnist_lib.data.split import Split
 
     tested_on = version.facts.dataset.fingerprint
-    dataset, stored = load_dataset(data, objects, used=labels_of(objects, version)), Predictions.read(objects, version)
+    dataset = load_dataset(data, objects, used=used_labels(objects, version))
+    stored = Predictions.read(objects, version)
     if dataset.fingerprint == tested_on:
         return dataset.test
     if stored.hashes is None:
@@ -181,8 +182,8 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
             f"{dataset.fingerprint}; name the same data with --dataset, --data-dir or --data-source"
         )
     # The dataset has grown, or images have gone; each image is found by its hash.
-    found = [(split, indices_of(stored.hashes, split.hashes)) for split in (dataset.test, dataset.train)]
-    (test, in_test), (train, in_train) = found
+    test, train = dataset.test, dataset.train
+    in_test, in_train = (indices_of(stored.hashes, split.hashes) for split in (test, train))
     missing = int(((in_test < 0) & (in_train < 0)).sum())
     if missing or test.images.shape[1:] != tuple(version.facts.dataset.require_image_shape(version.name)):
         raise DataError(
@@ -194,7 +195,7 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
     return Split(images, stored.labels, stored.hashes)
 
 
-def labels_of(objects: Objects, version: Version) -> UsedLabels:
+def used_labels(objects: Objects, version: Version) -> UsedLabels:
     """Return the corrections that a version was trained with: none if it is older than corrections."""
     begun = begun_with(RunFolder(objects, version.run))
     return begun.labels if begun else UsedLabels.of(b"")

@@ -110,9 +110,9 @@ def _batches(
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
     count, model, objects = options.from_test or 0, _built(stored), open_storage(options.storage)
-    from jobs.models.compute import data_of, tested_split
+    from jobs.models.compute import dataset_request, tested_split
 
-    data = data_of(version, options.dataset, data_dir=options.data_dir, data_source=options.data_source)
+    data = dataset_request(version, options.dataset, data_dir=options.data_dir, data_source=options.data_source)
     split = tested_split(objects, version, data)
     if count > len(split):
         raise SpecError(f"from_test: expected at most {len(split):,}, the number of test images, got {count:,}")

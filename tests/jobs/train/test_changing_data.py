@@ -91,7 +91,7 @@ def check_old_versions(objects: LocalObjects, data: DataRequest) -> None:
         assert np.array_equal(split.labels, tested.labels)
         assert np.array_equal(split.hashes, tested.hashes)
         assert np.array_equal(
-            compute.load_dataset(data, objects, used=compute.labels_of(objects, version)).classes, tested.classes
+            compute.load_dataset(data, objects, used=compute.used_labels(objects, version)).classes, tested.classes
         )
 
 
