@@ -286,7 +286,7 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     lines += [f"{name} {would}deleted: no run or version refers to this state of a dataset" for name in states]
     lines.append(f"{counted(kept, 'version')} {would}kept.")
     document: dict[str, Any] = collections | {model: {"error": str(error)} for model, error in unknown.items()}
-    return CommandResult(document, lines, exit_codes.exit_code_of(IntegrityError.code) if unknown else exit_codes.DONE)
+    return CommandResult(document, lines, exit_codes.INTEGRITY if unknown else exit_codes.DONE)
 
 
 def _open_report(folder: RunFolder) -> None:
