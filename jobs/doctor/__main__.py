@@ -10,7 +10,7 @@ from jobs.console.datasets import DataOptions
 from jobs.console.options import JsonOptions, StorageOptions, parse
 from jobs.console.output import CommandResult, entry_point, table
 from jobs.console.terminal import step
-from jobs.doctor import checks, devices
+from jobs.doctor import checks
 from jobs.doctor.checks import Finding, run_check
 from mnist_lib.objects.storage import check_storage
 from mnist_lib.settings import option
@@ -49,7 +49,7 @@ def _examine(options: DoctorOptions) -> Iterator[Finding]:
     yield from run_check("dataset", lambda: checks.dataset(options.data()))
     yield from run_check("token", checks.token)
     if options.gpu:
-        yield from devices.findings(options.data_dir)
+        yield from checks.devices(options.data_dir)
     address = address_of(options.address)
     if address is None:
         return

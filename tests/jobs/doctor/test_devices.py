@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.doctor import devices
-from jobs.doctor.devices import Devices, Measurement, compared, measure
+from jobs.doctor import checks
+from jobs.doctor.checks import Devices, Measurement, compared, measure
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
 from tests.jobs.doctor.test_doctor import doctor
@@ -33,10 +33,10 @@ def test_an_error_on_a_device_is_a_fault_with_its_reason() -> None:
 def test_a_process_that_dies_or_hangs_is_an_error_of_every_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(checks, "TIMEOUT_SECONDS", 0.05)
     hung = measure(Resources(), tmp_path)
     assert {row.error for row in hung.models.values()} == {"it took more than 0 s"}
-    monkeypatch.setattr(devices, "TIMEOUT_SECONDS", 100)
+    monkeypatch.setattr(checks, "TIMEOUT_SECONDS", 100)
     died = measure(Resources(), tmp_path, PYTHONHOME="/absent")
     assert died.models.keys() == MODELS.keys()
     assert all(row.error.startswith("its process ended with exit code 1: ") for row in died.models.values())
