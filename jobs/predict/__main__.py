@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_error
-from jobs.console.terminal import safe_streams, step, terminal
+from jobs.console.terminal import step
 from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult, Predicted, picture_results
 from jobs.predict.batches import layout_of, load_model, predict_here, predict_on_cluster
@@ -30,7 +30,7 @@ from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Picture, size_of
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version
-from mnist_lib.wording import counted, percent
+from mnist_lib.wording import counted, duration, percent
 
 if TYPE_CHECKING:
     from mnist_lib.loading import Predict
@@ -140,11 +140,12 @@ def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[Pi
     """Return all results, and print each failure when it occurs."""
     begin = time.monotonic()
     results: list[PictureResult] = []
-    with _progress(pictures) as advance:
+    with step("predicting") as show:
         for batch in batches:
             _print_failures(batch)
             results += batch
-            advance(len(batch))
+            left = (time.monotonic() - begin) / len(results) * (pictures - len(results))
+            show(f"{len(results):,} of {counted(pictures, 'picture')}, about {duration(left)} left")
     seconds, in_all = time.monotonic() - begin, _seconds_of_process()
     rate = f"{seconds:.1f} s predicting, {pictures / seconds:,.0f} pictures/s"
     log.info("%s in %.1f s (%s)", counted(pictures, "picture"), in_all, rate)
@@ -156,22 +157,6 @@ def _seconds_of_process() -> float:
     # Not psutil's create_time(), which is up to a second off: Linux gives the time of the boot in whole seconds.
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-@contextlib.contextmanager
-def _progress(pictures: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if standard error is a terminal."""
-    console = terminal()
-    if console is None:
-        yield lambda count: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeRemainingColumn())
-    # While it shows progress, Rich replaces the streams by ones that would obey colour codes in a name.
-    with Progress(*columns, console=console, transient=True) as progress, safe_streams():
-        task = progress.add_task("", total=pictures)
-        yield lambda count: progress.advance(task, count)
 
 
 def _result(
