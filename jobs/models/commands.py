@@ -189,8 +189,9 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     (model,) = options.models(objects)
+    to = _number_or_time(options.to)
     dataset = _dataset(objects, model, options.dataset)
-    record = appointment.rollback(objects, model, dataset, _target(objects, model, dataset, options.to))
+    record = appointment.rollback(objects, model, dataset, _target(objects, model, dataset, to))
     text = f"{record.name} is the champion of {dataset}: {record.why}"
     return CommandResult(record, [text], afterwards=partial(_update_index, objects))
 
@@ -209,17 +210,22 @@ def _dataset(objects: Objects, model: str, name: str | None) -> str:
     return dataset
 
 
-def _target(objects: Objects, model: str, dataset: str, to: str | None) -> int | None:
-    """Return the number of the version to roll back to, or None for the previous champion."""
+def _number_or_time(to: str | None) -> int | str | None:
     if to is None or NUMBER.fullmatch(to):
         return None if to is None else int(to)
     try:
-        at = moment(to)
+        return moment(to)
     except ValueError as error:
         raise SpecError(f"to: expected a number or a time such as 2026-11-25T03:00:00Z, got {to!r}") from error
-    then = champion_at(objects, model, dataset, at)
+
+
+def _target(objects: Objects, model: str, dataset: str, to: int | str | None) -> int | None:
+    """Return the number of the version to roll back to, or None for the previous champion."""
+    if not isinstance(to, str):
+        return to
+    then = champion_at(objects, model, dataset, to)
     if then is None:
-        raise SpecError(f"to: {model} had no champion for {dataset} at {at}; see: jobs.models history {model}")
+        raise SpecError(f"to: {model} had no champion for {dataset} at {to}; see: jobs.models history {model}")
     return then.version
 
 

@@ -116,8 +116,9 @@ def test_w11_predict_reads_no_picture_that_has_become_a_link_out(
         monkeypatch.setattr(predict, "find_pictures", find_and_swap)
         monkeypatch.setattr(predict, "_built", lambda stored: lambda images: np.full((len(images), 2), 0.5))
         monkeypatch.setattr(predict, "layout_of", lambda stored, **options: Layout(shape=Shape(8, 8, 1)))
-        monkeypatch.setattr(predict, "classes_of", lambda manifest: ("a", "b"))
-        results = predict._predict_files(options, mock.Mock(), [])
+        stored = mock.Mock()
+        stored.manifest.classes = ("a", "b")
+        results = predict._predict_files(options, stored, [])
     errors = {result.name: str(getattr(result, "error", "")) for result in results}
     was_read = "sent" if address else ""
     names = [f"{folder}/{name}.png" for name in ("a/0", "a/3", "b/0", "b/3")]
