@@ -36,17 +36,18 @@ class ModelEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry:
-    tfds_name: str
     train: int  # images, including those for validation
     test: int
     about: str
-    url: str | None = None  # the host that TFDS downloads from; None if the dataset is part of this package
+    # The name in TFDS, and the host that it downloads from; empty if the dataset is part of this package.
+    tfds_name: str = ""
+    url: str = ""
     box: float = 1.0  # the longer side of the object in an image, as a share of the image's side
     classes: tuple[str, ...] = DIGITS
 
     @property
     def embedded(self) -> bool:
-        return self.url is None
+        return not self.url
 
 
 # The first two use the defaults of the notebook for "Deep Learning with Python": one hidden layer of 512.
@@ -117,12 +118,8 @@ EXPORT_FORMATS = {
 }
 
 DATASETS = {
-    "mnist-mini": DatasetEntry(
-        tfds_name="mnist_mini", train=4_000, test=1_000, about="5,000 real MNIST digits, in the package", box=20 / 28
-    ),
-    "sklearn-digits": DatasetEntry(
-        tfds_name="sklearn_digits", train=1_437, test=360, about="1,797 digits of 8x8, in the package"
-    ),
+    "mnist-mini": DatasetEntry(train=4_000, test=1_000, about="5,000 real MNIST digits, in the package", box=20 / 28),
+    "sklearn-digits": DatasetEntry(train=1_437, test=360, about="1,797 digits of 8x8, in the package"),
     "mnist": DatasetEntry(
         tfds_name="mnist",
         train=60_000,

@@ -50,15 +50,15 @@ def describe_availability(request: DataRequest) -> str:
         return f"{request.name} is {request.folder}, a folder of {pictures} in {classes}"
     if request.entry is None:
         return f"{request.name} is read from {request.dataset}"
-    name, source = request.dataset, request.data_source
-    entry, data_dir = DATASETS[name], request.data_dir or default_data_dir()
+    name, entry, source = request.dataset, request.entry, request.data_source
+    if entry.embedded:
+        return f"{name} is part of this package"
+    data_dir = request.data_dir or default_data_dir()
     if source is not None:
         _require_files(name, source)
     if any(data_dir.glob(f"{entry.tfds_name}/*/dataset_info.json")):
         return f"{name} is prepared in {data_dir}"
-    require_obtainable(name, source, data_dir)
-    if entry.embedded:
-        return f"{name} is part of this package"
+    require_obtainable(request, data_dir)
     return f"{name} can be prepared from {source or entry.url}"
 
 
@@ -70,7 +70,7 @@ def check_availability(request: DataRequest) -> None:
         describe_availability(request)
 
 
-def file_hashes(folder: Path, ignored_suffix: str) -> Iterator[bytes]:
+def file_hashes(folder: Path, ignored_suffix: str | None = None) -> Iterator[bytes]:
     """Yield a line "path sha256" for each file below the folder, in the order of the paths."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix != ignored_suffix:
@@ -79,18 +79,16 @@ def file_hashes(folder: Path, ignored_suffix: str) -> Iterator[bytes]:
             yield f"{path.relative_to(folder).as_posix()} {sha256}\n".encode()
 
 
-def require_obtainable(name: str, source: Path | None, data_dir: Path) -> None:
-    """Check that a dataset that is not prepared in `data_dir` can be prepared there.
+def require_obtainable(request: DataRequest, data_dir: Path) -> None:
+    """Check that a dataset that is not prepared in `data_dir` can be prepared there. Not checked outside the catalog.
 
     Raises:
         DataMissingError: the source lacks a file, or no source is given and the host cannot be reached.
     """
-    entry = DATASETS[name]
-    if entry.embedded:
-        return
-    if source is not None:
-        _require_files(name, source)
-    elif entry.url is not None:
+    name, entry = request.dataset, request.entry
+    if request.data_source is not None:
+        _require_files(name, request.data_source)
+    elif entry is not None:
         url = urllib.parse.urlsplit(entry.url)
         # Behind a proxy, this machine can reach only the proxy.
         proxy = None if urllib.request.proxy_bypass(url.netloc) else urllib.request.getproxies().get(url.scheme)

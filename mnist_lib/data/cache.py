@@ -1,7 +1,6 @@
 """A cache of decoded arrays, so that later runs read a dataset without TensorFlow, and without decoding pictures.
 
-A cache is used only as long as its sources have not changed: TFDS' files, TFDS' version and this package's builders; or
-the pictures of a folder.
+A cache is used only as long as its sources have not changed: TFDS' files and version, or the pictures of a folder.
 """
 
 import contextlib
@@ -18,7 +17,6 @@ import numpy as np
 
 from mnist_lib.archives import read_npz
 from mnist_lib.data.availability import file_hashes
-from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.listing import Listing
 from mnist_lib.data.request import ClassNames, DataRequest
 from mnist_lib.data.split import Dataset, Split, Undecided
@@ -123,13 +121,12 @@ def pictures_hash(listing: Listing, request: DataRequest) -> str:
 
 
 def source_hash(prepared: Path) -> str:
-    """Return the sha256 of all sources of the arrays: TFDS' files and version, and the builders in this package.
+    """Return the sha256 of all sources of the arrays: TFDS' files and version.
 
     Args:
         prepared: TFDS' folder of a version, such as `~/tensorflow_datasets/mnist/3.0.1`.
     """
     digest = hashlib.sha256(f"{CACHE_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode())
-    for folder in (prepared, EMBEDDED):
-        for line in file_hashes(folder, ignored_suffix=".pyc"):
-            digest.update(line)
+    for line in file_hashes(prepared):
+        digest.update(line)
     return digest.hexdigest()

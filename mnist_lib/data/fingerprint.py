@@ -30,6 +30,8 @@ def fingerprint_of_files(request: DataRequest, labels: bytes = b"") -> str | Non
     if request.folder is not None:
         corrections = LabelsFile(LocalObjects(request.folder)).content()
         return _hash([list_folder(request.folder).state, hashlib.sha256(corrections).hexdigest()])
+    if request.entry is not None and request.entry.embedded:
+        return _hash([request.dataset, hashlib.sha256(labels).hexdigest()])
     name = request.entry.tfds_name if request.entry else re.split("[/:]", request.tfds or "")[0]
     lines = [*file_hashes((request.data_dir or default_data_dir()) / name, ignored_suffix=".json")]
     return hashlib.sha256(b"".join([*lines, labels])).hexdigest() if lines else None

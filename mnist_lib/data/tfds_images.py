@@ -1,27 +1,36 @@
-"""Read any image dataset of TensorFlow Datasets, or of the user's own builder."""
+"""Read a dataset of TensorFlow Datasets: one of the catalog, any other of images, or that of the user's own builder.
+
+TFDS takes no lock, so two concurrent preparations would fail, and it reads truncated files without an error.
+"""
 
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
 from typing import Any, get_args
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_lib.data.availability import REMEDY
+from mnist_lib.data.availability import missing_data, require_obtainable
 from mnist_lib.data.folder import DEFAULT_SIDE, require_memory
 from mnist_lib.data.request import MAX_CLASSES, MAX_SIDE, Channels, DataRequest
 from mnist_lib.data.split import Dataset, Split, as_labels
-from mnist_lib.errors import DataError, DataMissingError, MnistError
+from mnist_lib.environment import import_keras
+from mnist_lib.errors import DataChecksumError, DataError, DataFolderError, DataMissingError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.pictures.reading import Shape, fitted
 from mnist_lib.wording import counted
+
+LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
+IMAGES_PER_BATCH = 1_000  # read at a time, if all have the same shape
 
 
 class _Loader(SourceFileLoader):
@@ -60,12 +69,36 @@ def import_builder(file: ModelFile) -> None:
         raise DataError(f"{loader.path}, line {line}: {type(error).__name__}: {error}; correct the file") from error
 
 
-def find_builder(request: DataRequest, data_dir: Path) -> Any:
-    """Return the builder of a dataset. Raises DataMissingError if TFDS does not know its name."""
+def prepare_builder(request: DataRequest, data_dir: Path) -> tuple[Any, bool]:
+    """Return the builder of a dataset that is prepared in `data_dir`, and whether this call has prepared it.
+
+    Raises:
+        DataMissingError: TFDS does not know the dataset, or it cannot be downloaded.
+        DataChecksumError: the download differs from the published file.
+        DataError: it cannot be prepared.
+    """
+    import_keras()
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    if request.tfds_import is not None:
+        import_builder(request.tfds_import)
+    builder, is_new = _builder(request, data_dir), False
+    if not _is_prepared(builder):  # a prepared folder is not locked, since it may be read-only
+        with _lock(request.name, data_dir / f".{request.name}.lock"):
+            if not _is_prepared(builder):
+                require_obtainable(request, data_dir)
+                _download_and_prepare(request, builder)
+                is_new = True
+        builder = _builder(request, data_dir)  # a builder reads the disk only when it is made
+    return builder, is_new
+
+
+def _builder(request: DataRequest, data_dir: Path) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        return tfds.builder(request.tfds, data_dir=str(data_dir))
+        return tfds.builder(request.entry.tfds_name if request.entry else request.tfds, data_dir=str(data_dir))
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataMissingError(
             f"{request.dataset}: expected a dataset of TFDS, got a name that it does not know; check the name,"
@@ -75,14 +108,44 @@ def find_builder(request: DataRequest, data_dir: Path) -> Any:
         raise DataError(f"{request.dataset}: no builder: {_line(error)}; correct its name or code") from error
 
 
-def call_builder(request: DataRequest, prepare: Callable[[], None]) -> None:
-    """Call `prepare`. Raises DataError for any exception of the builder."""
+def _is_prepared(builder: Any) -> bool:
+    """Return whether the version of this builder is prepared; the folder may hold other versions."""
+    return Path(builder.data_path, "dataset_info.json").exists()
+
+
+def _lock(name: str, path: Path) -> AbstractContextManager[Any]:
+    """Acquire a lock among the processes of this machine. The kernel releases it if its holder dies."""
     try:
-        prepare()
-    except MnistError as error:
-        raise type(error)(str(error).replace(REMEDY, "connect to a network")) from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(path).acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout as error:
+        raise DataError(f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; stop it") from error
+    except OSError as error:
+        folder = f"{path.parent} cannot be written ({error.strerror})"
+        raise DataFolderError(f"{name}: {folder}; name another folder with --data-dir") from error
+
+
+def _download_and_prepare(request: DataRequest, builder: Any) -> None:
+    import requests  # TFDS uses it and does not catch its exceptions
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+    name = request.dataset
+    config = tfds.download.DownloadConfig(manual_dir=str(request.data_source) if request.data_source else None)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except (tfds.download.DownloadError, requests.RequestException) as error:
+        reason = f"the download failed ({str(error).splitlines()[0]})"
+        raise (
+            missing_data(name, reason) if request.entry else DataMissingError(f"{name}: {reason}; connect to a network")
+        ) from error
+    except NonMatchingChecksumError as error:
+        raise DataChecksumError(f"{name}: the download differs from the published file: {error}; try again") from error
+    except OSError as error:
+        where = f"{builder.data_path} ({error.strerror or error})"
+        raise DataError(f"{name}: cannot be prepared in {where}; name another folder with --data-dir") from error
     except Exception as error:
-        raise DataError(f"{request.dataset}: cannot be prepared: {_line(error)}; correct its builder") from error
+        raise DataError(f"{name}: cannot be prepared: {_line(error)}; correct its builder") from error
 
 
 def _line(error: Exception) -> str:
@@ -136,32 +199,55 @@ def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, 
 
 def _read(request: DataRequest, builder: Any, split: str, shape: Shape, classes: int) -> Split:
     """Return the images of a split in the order of the files."""
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    count = builder.info.splits[split].num_examples
-    config = tfds.ReadConfig(interleave_cycle_length=1)
-    examples = tfds.as_numpy(
-        builder.as_dataset(split=split, as_supervised=True, shuffle_files=False, read_config=config)
-    )
-    images, labels = np.zeros((count, *shape), np.uint8), np.zeros(count, np.int64)
-    number = 0
-    for number, (image, label) in enumerate(examples, start=1):
-        images[number - 1], labels[number - 1] = _image(image, shape), label
-    if number != count or not count:
-        raise DataError(
-            f"{request.dataset}/{split}: expected {counted(max(count, 1), 'image')}, got {number:,}; prepare it again"
+    name, info = f"{request.dataset}/{split}", builder.info.splits[split]
+    images, labels, number = np.zeros((info.num_examples, *shape), np.uint8), np.zeros(info.num_examples, np.int64), 0
+    same_shape = None not in builder.info.features[builder.info.supervised_keys[0]].shape
+    try:
+        examples = builder.as_dataset(
+            split=split,
+            batch_size=IMAGES_PER_BATCH if same_shape else 1,
+            as_supervised=True,
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),
         )
+        for batch, batch_labels in tfds.as_numpy(examples):
+            end = number + len(batch)
+            images[number:end], labels[number:end] = _images(batch, shape), batch_labels
+            number = end
+    except tf.errors.OpError as error:
+        where = _first_damage(info.filepaths) or f"a file in {builder.data_path}"
+        damage = f"{where} is damaged ({error.message.splitlines()[0]})"
+        raise DataError(f"{name}: {damage}; delete {builder.data_path} and run again") from error
+    if number != len(labels) or not number:
+        raise DataError(f"{name}: expected {counted(max(len(labels), 1), 'image')}, got {number:,}; prepare it again")
     if not 0 <= labels.min() <= labels.max() < classes:
         got = f"labels {labels.min()} to {labels.max()}"
-        raise DataError(
-            f"{request.dataset}/{split}: expected labels 0 to {classes - 1}, got {got}; choose another split"
-        )
+        raise DataError(f"{name}: expected labels 0 to {classes - 1}, got {got}; choose another split")
     return Split(images, as_labels(labels, classes))
 
 
-def _image(image: NDArray[Any], shape: Shape) -> NDArray[np.uint8]:
-    if image.dtype != np.uint8:
-        image = np.clip(image.astype(np.float32) / (257 if image.dtype == np.uint16 else 1), 0, 255).astype(np.uint8)
-    if image.shape == shape:
-        return image
-    return fitted(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), shape)
+def _first_damage(files: Iterable[Any]) -> str | None:
+    """Return the first record that cannot be read, or None if all can be; the content of one may still be damaged."""
+    import tensorflow as tf
+
+    for file in files:
+        number = 1
+        try:
+            for _ in tf.data.TFRecordDataset(str(file)):
+                number += 1
+        except tf.errors.OpError:
+            return f"record {number} of {file}"
+    return None
+
+
+def _images(batch: NDArray[Any], shape: Shape) -> NDArray[np.uint8]:
+    """Return images of any type and size, [n, height, width, channels], as those of a dataset, [n, *shape]."""
+    if batch.dtype != np.uint8:
+        batch = np.clip(batch.astype(np.float32) / (257 if batch.dtype == np.uint16 else 1), 0, 255).astype(np.uint8)
+    if batch.shape[1:] == shape:
+        return batch
+    pictures = (image[:, :, 0] if image.shape[2] == 1 else image for image in batch)
+    return np.stack([fitted(Image.fromarray(picture), shape) for picture in pictures])

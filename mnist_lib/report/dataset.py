@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.data_texts import corrections_texts
 from mnist_lib.wording import counted, printable, short_name
@@ -39,7 +40,9 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
         folder: the folder of pictures that the dataset was read from.
     """
     entry = DATASETS.get(dataset.name)
-    if folder is None and entry and data_dir:
+    if folder is None and entry and entry.embedded:
+        folder = EMBEDDED
+    elif folder is None and entry and data_dir:
         folder = data_dir / entry.tfds_name / dataset.version
     splits = (("train", dataset.train), ("test", dataset.test))
     return {

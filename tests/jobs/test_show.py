@@ -67,7 +67,7 @@ def test_the_json_and_the_table_describe_what_is_in_the_files(name: str, command
     assert code == 0
     document, dataset = json.loads(stdout), embedded(name)
     assert document["image_shape"] == list(dataset.image_shape)
-    assert Path(document["prepared_in"], "dataset_info.json").is_file()
+    assert Path(document["prepared_in"], f"{name}.npz").is_file()
     for split, examples in (("train", dataset.train), ("test", dataset.test)):
         found = document["splits"][split]
         assert found["images"] == len(examples.labels)

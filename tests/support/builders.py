@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from mnist_lib.data.request import DataRequest
+from mnist_lib.model_file import ModelFile
+
 BUILDER = """
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,7 +21,7 @@ class {name}(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
 
     def _split_generators(self, dl_manager):
-        return {{"training": self._generate_examples(30, 0), "evaluation": self._generate_examples(9, 1)}}
+        return {{"{train}": self._generate_examples(30, 0), "{test}": self._generate_examples(9, 1)}}
 
     def _generate_examples(self, count, seed):
         random = np.random.default_rng(seed)
@@ -28,8 +31,18 @@ class {name}(tfds.core.GeneratorBasedBuilder):
 """
 
 
-def builder_file(folder: Path, name: str, *, fixed: bool) -> Path:
+SPLITS = ("training", "evaluation")
+
+
+def builder_file(folder: Path, name: str, *, fixed: bool, splits: tuple[str, str] = SPLITS) -> Path:
     """Write a builder of two splits, 30 and 9 pictures of three trees, all of one size if `fixed`; return its file."""
-    path = folder / f"{name.lower()}.py"
-    path.write_text(BUILDER.format(name=name, shape="6, 5, 3" if fixed else "None, None, 3", fixed=fixed))
+    path, (train, test) = folder / f"{name.lower()}.py", splits
+    shape = "6, 5, 3" if fixed else "None, None, 3"
+    path.write_text(BUILDER.format(name=name, shape=shape, fixed=fixed, train=train, test=test))
     return path
+
+
+def trees(folder: Path) -> DataRequest:
+    """Return a request for the dataset of a builder, prepared in `folder`."""
+    file = ModelFile.read(builder_file(folder.parent, "Trees", fixed=True))
+    return DataRequest(dataset="tfds:trees", data_dir=folder, tfds_import=file, splits=SPLITS)

@@ -3,15 +3,15 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mnist_lib.clock import moment_of
-from mnist_lib.data.corrections import NONE
+from mnist_lib.data.corrections import NONE, labels_file
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions.log import Champion
@@ -19,7 +19,7 @@ from mnist_lib.store.champions.reigns import history
 from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
-from tests.support.job import ROOT, processes_of
+from tests.support.job import processes_of
 from tests.support.pictures import noise
 from tests.support.processor import at_most_processor_seconds
 from tests.support.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, terminate
@@ -194,34 +194,19 @@ def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedul
     assert [entry["kind"] for entry in schedule.entries()] == ["enrolled", "started", "failed"]
 
 
-SHUFFLED = """
-import sys
-from pathlib import Path
-import numpy as np
-from mnist_lib.data import embedded
-folder, data_dir = map(Path, sys.argv[1:])
-with np.load(embedded.FOLDER / "mnist-mini.npz") as arrays:
-    digits = dict(arrays)
-np.random.default_rng(0).shuffle(digits["train_labels"])
-np.savez(folder / "mnist-mini.npz", **digits)
-from mnist_lib.data.embedded import builders
-builders.FOLDER = folder
-builders.MnistMini(data_dir=str(data_dir)).download_and_prepare()
-"""
-
-
 @pytest.mark.long
-def test_a_model_trained_on_bad_data_is_stored_and_reported_but_not_promoted(schedule: Schedule) -> None:
-    bad, received, schedule.trains = schedule.folder / "bad", schedule.folder / "notice", True
+def test_a_model_trained_on_bad_data_is_stored_and_reported_but_not_promoted(
+    schedule: Schedule, digits: Dataset
+) -> None:
+    received, schedule.trains = schedule.folder / "notice", True
     train = ("--models=scratch", "--epochs=40")
     code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train)
     assert (code, json.loads(stdout)["events"]) == (0, ["success", "promotion"])
-    (schedule.folder / "npz").mkdir()
-    subprocess.run(
-        [sys.executable, "-c", SHUFFLED, schedule.folder / "npz", bad], cwd=ROOT, check=True, capture_output=True
-    )
+    shuffled = np.random.default_rng(0).permutation(digits.train.labels)
+    wrong = [correction(image, str(label)) for image, label in zip(digits.train.images, shuffled, strict=True)]
+    labels_file(DataRequest(), LocalObjects(schedule.storage)).add(wrong)
     command = ("--once", HOURLY, "--skip-unchanged", f"--notify=cat > {received}", "--notify-on=rejection,failure")
-    code, _ = schedule.run(*command, train=(*train, f"--data-dir={bad}"), ahead=3600)
+    code, _ = schedule.run(*command, train=train, ahead=3600)
     assert code == 0, schedule.log()
     notice = json.loads(received.read_text())
     assert notice["events"] == ["success", "rejection"]

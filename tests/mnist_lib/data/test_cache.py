@@ -1,37 +1,48 @@
 """Cached arrays are those that TFDS would return, or they are not used."""
 
-import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mnist_lib.catalog import DATASETS, DatasetEntry
 from mnist_lib.data import cache
-from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
+from mnist_lib.data.tfds_images import import_builder
+from mnist_lib.model_file import ModelFile
+from tests.support.builders import builder_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
+LEAVES = DatasetEntry(
+    tfds_name="leaves", train=30, test=9, about="leaves of trees", url="http://x", classes=("oak", "beech", "ash")
+)
+
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> tuple[Dataset, Path]:
-    """A dataset and TFDS' folder of its versions."""
-    return prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path)), tmp_path / "sklearn_digits"
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Dataset, Path]]:
+    """A dataset of the catalog, and TFDS' folder of its versions."""
+    import_builder(ModelFile.read(builder_file(tmp_path, "Leaves", fixed=True, splits=("train", "test"))))
+    with socket.create_server(("127.0.0.1", 0)) as host:  # the host of a download, which must be reachable
+        entry = replace(LEAVES, url=f"http://127.0.0.1:{host.getsockname()[1]}")
+        monkeypatch.setitem(DATASETS, "leaves", entry)
+        yield prepare(DataRequest(dataset="leaves", data_dir=tmp_path)), tmp_path / "leaves"
 
 
 def cache_path(versions: Path) -> Path:
-    return versions.parent / ".decoded/sklearn_digits.npz"
+    return versions.parent / ".decoded/leaves.npz"
 
 
 def cached(versions: Path) -> Dataset | None:
-    return cache.read_cache(
-        "sklearn-digits", cache_path(versions), lambda version: cache.source_hash(versions / version)
-    )
+    return cache.read_cache("leaves", cache_path(versions), lambda version: cache.source_hash(versions / version))
 
 
 def test_a_cached_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Path]) -> None:
@@ -46,10 +57,10 @@ def test_a_cached_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Path]
 def test_a_second_run_reads_its_data_without_tensorflow(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
     script = (
-        "import sys; from pathlib import Path; from mnist_lib.data.prepare import prepare;"
-        "from mnist_lib.data.request import DataRequest as Request;"
-        f"request = Request(dataset='sklearn-digits', data_dir=Path({str(versions.parent)!r}));"
-        "print(prepare(request).fingerprint);"
+        "import sys; from pathlib import Path; from mnist_lib.catalog import DATASETS, DatasetEntry;"
+        "from mnist_lib.data.prepare import prepare; from mnist_lib.data.request import DataRequest as Request;"
+        f"DATASETS['leaves'] = {LEAVES!r};"
+        f"print(prepare(Request(dataset='leaves', data_dir=Path({str(versions.parent)!r}))).fingerprint);"
         "assert not {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -81,17 +92,6 @@ def test_a_cache_of_another_tfds_version_is_not_used(
     assert cached(prepared[1]) is None
 
 
-def test_a_cache_is_not_used_after_the_builders_in_the_package_change(
-    prepared: tuple[Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    changed = shutil.copytree(FOLDER, tmp_path / "embedded")
-    monkeypatch.setattr(cache, "EMBEDDED", changed)
-    assert cached(prepared[1]) is not None
-    builders = changed / "builders.py"
-    builders.write_text(builders.read_text().replace("1.0.0", "1.1.0"))
-    assert cached(prepared[1]) is None
-
-
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty", "no archive"])
 def test_a_damaged_cache_is_not_used_and_the_dataset_is_decoded_again(
     prepared: tuple[Dataset, Path], damage: str
@@ -110,7 +110,7 @@ def test_a_damaged_cache_is_not_used_and_the_dataset_is_decoded_again(
             content = bytearray(b"no archive" * 100)
     path.write_bytes(content)
     assert cached(versions) is None
-    assert prepare(DataRequest(dataset="sklearn-digits", data_dir=versions.parent)).fingerprint == dataset.fingerprint
+    assert prepare(DataRequest(dataset="leaves", data_dir=versions.parent)).fingerprint == dataset.fingerprint
     assert cached(versions) is not None  # and is stored again
 
 
@@ -118,5 +118,5 @@ def test_no_cache_is_written_for_a_dataset_that_was_already_prepared(prepared: t
     dataset, versions = prepared
     path = cache_path(versions)
     path.unlink()
-    assert prepare(DataRequest(dataset="sklearn-digits", data_dir=versions.parent)).fingerprint == dataset.fingerprint
+    assert prepare(DataRequest(dataset="leaves", data_dir=versions.parent)).fingerprint == dataset.fingerprint
     assert not path.exists()

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 
 
@@ -46,10 +49,23 @@ def test_mnist_mini_is_a_part_of_mnists_training_set(digits: Dataset, mnist_sour
         assert [known[image.tobytes()] for image in split.images] == split.labels.tolist()
 
 
-def test_the_builders_are_found_by_name_in_a_process_that_imports_them() -> None:
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [
+        ("mnist-mini", "b571ba86517d795179e29318d1568e68b3bc1b4ab14b12ada9d3d876f2620efb"),
+        ("sklearn-digits", "6f74f10088ad5c089397c49917eaffcc7ae080e80e06fe5afd3540369a1ff1e2"),
+    ],
+)
+def test_the_digits_have_the_order_and_the_fingerprint_of_earlier_releases(name: str, fingerprint: str) -> None:
+    dataset = prepare(DataRequest(dataset=name))
+    assert dataset.fingerprint == fingerprint
+    dataset.check(DATASETS[name].train, DATASETS[name].test)
+
+
+def test_the_digits_are_read_without_tensorflow_and_without_a_folder_to_write() -> None:
     code = (
-        "import tensorflow_datasets as tfds; import mnist_lib.data.embedded.builders;"
-        "print(tfds.builder('mnist_mini', data_dir='/nowhere').info.features['image'].shape)"
+        "import sys; from mnist_lib.data.prepare import prepare; from mnist_lib.data.request import DataRequest;"
+        "assert prepare(DataRequest(dataset='mnist-mini')).reusable;"
+        "assert not {'tensorflow', 'keras', 'tensorflow_datasets', 'PIL'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "(28, 28, 1)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TFDS_DATA_DIR": "/proc/nowhere"})

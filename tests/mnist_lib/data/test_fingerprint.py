@@ -45,6 +45,12 @@ def test_a_bucket_has_another_fingerprint_after_a_new_picture_or_a_correction(s3
         fingerprint_of_files(DataRequest(dataset="s3://no-such-bucket/folder"))
 
 
+def test_an_embedded_dataset_has_another_fingerprint_after_a_correction() -> None:
+    first, again, corrected = (fingerprint_of_files(DataRequest(), labels) for labels in (b"", b"", b"a correction\n"))
+    assert first is not None
+    assert first == again != corrected
+
+
 @pytest.mark.parametrize(("dataset", "name"), [("mnist", "mnist"), ("tfds:leaves/small:1.0.0", "leaves")])
 def test_a_prepared_dataset_has_the_fingerprint_of_its_files_and_of_the_corrections(
     tmp_path: Path, dataset: str, name: str

@@ -17,11 +17,12 @@ from mnist_lib import catalog
 from mnist_lib.data import availability
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
+from tests.support.builders import trees
 
 pytestmark = pytest.mark.usefixtures("tensorflow")  # TensorFlow has to be set up before its first use
 
+ROOT = Path(__file__).parents[3]
 SOURCES = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
 
 
@@ -36,31 +37,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(catalog.DATASETS, "mnist", dataclasses.replace(catalog.DATASETS["mnist"], url=url))
 
 
-def test_mnist_mini_prepared_by_tfds_has_the_images_of_the_embedded_file(data_dir: Path, digits: Dataset) -> None:
-    prepared = prepare(DataRequest(dataset="mnist-mini", data_dir=data_dir))
-    for split in ("train", "test"):
-        both = getattr(prepared, split), getattr(digits, split)
-        pairs = [sorted((i.tobytes(), int(n)) for i, n in zip(s.images, s.labels, strict=True)) for s in both]
-        assert pairs[0] == pairs[1]
-
-
-def test_a_second_preparation_returns_the_same_dataset(data_dir: Path) -> None:
-    first, second = (prepare(DataRequest(dataset="sklearn-digits", data_dir=data_dir)) for _ in range(2))
-    assert first.fingerprint == second.fingerprint
-    assert first.image_shape == (8, 8, 1)
+@pytest.fixture
+def request_of_trees(tmp_path: Path) -> DataRequest:
+    return trees(tmp_path / "tfds")
 
 
 @pytest.mark.slow
 def test_two_concurrent_preparations_both_succeed_but_only_one_does_the_work(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from mnist_lib.data.prepare import prepare;"
-        " from mnist_lib.data.request import DataRequest;"
-        "prepare(DataRequest(dataset='mnist-mini', data_dir=pathlib.Path(sys.argv[1])))"
+        " from tests.support.builders import trees; prepare(trees(pathlib.Path(sys.argv[1]) / 'tfds'))"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert "".join(outputs).count("Downloading and preparing dataset") == 1
@@ -106,21 +95,23 @@ def test_a_host_that_never_answers_is_abandoned_after_the_timeout(monkeypatch: p
     abandoned.set()
 
 
-def test_another_version_on_disk_is_not_mistaken_for_the_requested_one(tmp_path: Path) -> None:
-    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
-    (tmp_path / "sklearn_digits/1.0.0").rename(tmp_path / "sklearn_digits/0.9.0")
-    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
-    assert (tmp_path / "sklearn_digits/1.0.0/dataset_info.json").exists()
+def test_another_version_on_disk_is_not_mistaken_for_the_requested_one(request_of_trees: DataRequest) -> None:
+    prepare(request_of_trees)
+    versions = Path(str(request_of_trees.data_dir), "trees")
+    (versions / "2.1.0").rename(versions / "2.0.0")
+    prepare(request_of_trees)
+    assert (versions / "2.1.0/dataset_info.json").exists()
 
 
-def test_a_prepared_folder_is_neither_locked_nor_written(tmp_path: Path) -> None:
+def test_a_prepared_folder_is_neither_locked_nor_written(request_of_trees: DataRequest) -> None:
     """It may be read-only and shared by a cluster."""
-    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
-    (lock,) = tmp_path.glob(".*.lock")
+    prepare(request_of_trees)
+    folder = Path(str(request_of_trees.data_dir))
+    (lock,) = folder.glob(".*.lock")
     lock.unlink()
-    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
-    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
-    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+    before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+    prepare(request_of_trees)
+    assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
 
 
 def test_the_error_names_a_source_that_is_not_a_folder(tmp_path: Path) -> None:
@@ -144,7 +135,7 @@ def test_the_error_names_a_wrong_source_file_and_nothing_is_prepared(tmp_path: P
 def test_the_error_names_a_data_dir_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file cannot be written .* --data-dir"):
-        prepare(DataRequest(dataset="mnist-mini", data_dir=tmp_path / "file"))
+        prepare(trees(tmp_path / "file"))
 
 
 def record_ends(content: bytes) -> list[int]:
@@ -156,42 +147,47 @@ def record_ends(content: bytes) -> list[int]:
     return ends
 
 
+def prepared_file(request: DataRequest) -> Path:
+    """Prepare the dataset and return the file of its test images."""
+    prepare(request)
+    return next(Path(str(request.data_dir)).glob("trees/*/*-evaluation.tfrecord*"))
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_the_error_names_a_damaged_record_and_the_folder_to_delete(tmp_path: Path, damage: str) -> None:
-    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
-    file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
+def test_the_error_names_a_damaged_record_and_the_folder_to_delete(request_of_trees: DataRequest, damage: str) -> None:
+    file = prepared_file(request_of_trees)
     content = file.read_bytes()
-    inside = record_ends(content)[98] + 20
+    inside = record_ends(content)[4] + 20
     rest = bytes([content[inside] ^ 1]) + content[inside + 1 :] if damage == "flip" else b""
     file.write_bytes(content[:inside] + rest)
-    message = rf"sklearn-digits/test: record 100 of {file} is damaged .*; delete .*sklearn_digits.* and run again"
+    message = rf"tfds:trees/evaluation: record 6 of {file} is damaged .*; delete .*trees.* and run again"
     with pytest.raises(DataError, match=message):
-        prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
+        prepare(request_of_trees)
 
 
-def test_the_error_names_a_record_file_that_is_missing(tmp_path: Path) -> None:
-    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
-    file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
+def test_the_error_names_a_record_file_that_is_missing(request_of_trees: DataRequest) -> None:
+    file = prepared_file(request_of_trees)
     file.unlink()
     with pytest.raises(DataError, match=rf"record 1 of {file} is damaged"):
-        prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
+        prepare(request_of_trees)
 
 
-def test_without_a_home_the_dataset_is_prepared_in_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_file_cut_between_records_is_refused(request_of_trees: DataRequest) -> None:
+    file = prepared_file(request_of_trees)
+    content = file.read_bytes()
+    file.write_bytes(content[: record_ends(content)[-2]])
+    with pytest.raises(DataError, match="9"):
+        prepare(request_of_trees)
+
+
+def test_without_a_home_the_dataset_is_prepared_in_a_temporary_folder(
+    request_of_trees: DataRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_home(path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", no_home)
-    assert not prepare(DataRequest(dataset="sklearn-digits")).reusable
-
-
-def test_a_record_file_cut_between_records_is_refused(tmp_path: Path) -> None:
-    prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
-    file = next(tmp_path.glob("sklearn_digits/*/*-test.tfrecord*"))
-    content = file.read_bytes()
-    file.write_bytes(content[: record_ends(content)[-2]])
-    with pytest.raises(DataError, match="360"):
-        prepare(DataRequest(dataset="sklearn-digits", data_dir=tmp_path))
+    assert not prepare(dataclasses.replace(request_of_trees, data_dir=None)).reusable
 
 
 @pytest.mark.long
