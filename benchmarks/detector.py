@@ -1,4 +1,4 @@
-"""Train the detector of `mnist_lib.pictures.detector`, and write its file.
+"""Train the detector of `mnist_lib.pictures.rejecting`, and write its file.
 
     python -m benchmarks.sources DIR
     python -m benchmarks.detector --mnist MNIST --sources DIR
@@ -22,9 +22,8 @@ from benchmarks import drawings
 from benchmarks.drawings import Pixels, Random
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures import detector
-from mnist_lib.pictures.centring import centre
-from mnist_lib.pictures.ink import find_ink
+from mnist_lib.pictures import rejecting
+from mnist_lib.pictures.ink import centre, find_ink
 
 HELD_OUT = 5_000  # MNIST training images
 FONTS_PER_FAMILY = 6
@@ -41,14 +40,14 @@ def found(picture: Pixels) -> Pixels | None:
     """Return the image of a picture as `jobs.predict` finds it, or None if it finds no ink."""
     levels = picture.astype(np.float32).reshape(*picture.shape[:2], -1)
     try:
-        return centre(find_ink(levels), detector.SHAPE, detector.BOX)
+        return centre(find_ink(levels), rejecting.SHAPE, rejecting.BOX)
     except ImageError:
         return None
 
 
 def image_of(picture: Pixels) -> Pixels:
     """Return the image of a picture that is all ink and paper, as `found` does but faster."""
-    return centre((picture / picture.max()).astype(np.float32), detector.SHAPE, detector.BOX)
+    return centre((picture / picture.max()).astype(np.float32), rejecting.SHAPE, rejecting.BOX)
 
 
 class Sources:
@@ -77,9 +76,9 @@ class Sources:
         for index in random.permutation(len(self.images))[:9_000]:
             image, label = self.images[index], int(self.labels[index])
             if label in SIDEWAYS:
-                yield image_of(np.rot90(image, int(random.choice([1, 3])))), detector.OTHER
+                yield image_of(np.rot90(image, int(random.choice([1, 3])))), rejecting.OTHER
             elif label in MIRRORED:
-                yield image_of(image[:, ::-1]), detector.OTHER
+                yield image_of(image[:, ::-1]), rejecting.OTHER
 
     def printed(self, random: Random) -> Examples:
         """Varied glyphs: digits, letters but for the ambiguous ones, and other signs."""
@@ -92,7 +91,7 @@ class Sources:
                     continue
                 copies = 1 if decorative else 3 if digit else 2 if sign in letters else int(random.random() < 0.4)
                 for _ in range(copies):
-                    label = int(sign) if digit else detector.OTHER
+                    label = int(sign) if digit else rejecting.OTHER
                     yield image_of(drawings.varied(picture, random)), label
 
     def rows(self, random: Random) -> Examples:
@@ -108,11 +107,11 @@ class Sources:
             in_column = random.random() < 0.15
             parts = [part.T for part in parts] if in_column else parts
             row = drawings.in_row(parts, random, (-2, 12))
-            yield image_of(row.T if in_column else row), detector.OTHER
+            yield image_of(row.T if in_column else row), rejecting.OTHER
         for row in drawings.text_pictures(fonts, string.digits, (2, 4), 4_000, random):
-            yield image_of(row), detector.OTHER
+            yield image_of(row), rejecting.OTHER
         for row in drawings.text_pictures(fonts, string.ascii_letters, (2, 5), 3_000, random):
-            yield image_of(row), detector.OTHER
+            yield image_of(row), rejecting.OTHER
 
     def others(self, random: Random) -> Examples:
         """Parts of photographs, noise and shapes."""
@@ -120,9 +119,9 @@ class Sources:
         for pictures in (drawings.crops(photos, 6_000, random), drawings.noise(2_000, random)):
             for picture in pictures:
                 if (image := found(picture)) is not None:
-                    yield image, detector.OTHER
+                    yield image, rejecting.OTHER
         for picture in drawings.shapes(5_000, random):
-            yield image_of(drawings.varied(picture, random, 0.7)), detector.OTHER
+            yield image_of(drawings.varied(picture, random, 0.7)), rejecting.OTHER
 
     def _fonts(self, random: Random) -> list[tuple[Path, bool]]:
         files = drawings.font_files(self.folder / "fonts", {DECORATIVE: DECORATIVE_FONTS}, FONTS_PER_FAMILY, random)
@@ -155,7 +154,7 @@ def trained(images: Pixels, labels: NDArray[np.int64]) -> dict[str, NDArray[np.f
     tf.config.experimental.enable_op_determinism()
     model = keras.Sequential(
         [
-            keras.Input((*detector.SHAPE, 1)),
+            keras.Input((*rejecting.SHAPE, 1)),
             layers.Rescaling(1 / 255),
             layers.Conv2D(16, 5, activation="relu", name="conv1"),
             layers.MaxPooling2D(),
@@ -165,7 +164,7 @@ def trained(images: Pixels, labels: NDArray[np.int64]) -> dict[str, NDArray[np.f
             layers.Dropout(DROPOUT),
             layers.Dense(112, activation="relu", name="dense"),
             layers.Dropout(DROPOUT),
-            layers.Dense(detector.OTHER + 1, name="output"),
+            layers.Dense(rejecting.OTHER + 1, name="output"),
         ]
     )
     steps = EPOCHS * -(-len(images) // BATCH_SIZE)
@@ -196,7 +195,7 @@ def main() -> None:
         with ProcessPoolExecutor(2, get_context("spawn")) as processes:
             made = [*processes.map(partial(examples_of, mnist=options.mnist, folder=options.sources), KINDS)]
         for kind, (_, labels) in zip(KINDS, made, strict=True):
-            print(f"{kind}: {len(labels):,} examples, {(labels == detector.OTHER).sum():,} of them without a digit")
+            print(f"{kind}: {len(labels):,} examples, {(labels == rejecting.OTHER).sum():,} of them without a digit")
         images, labels = (np.concatenate(arrays) for arrays in zip(*made, strict=True))
         if options.examples:
             np.savez(options.examples, allow_pickle=False, images=images, labels=labels)
@@ -204,9 +203,9 @@ def main() -> None:
     weights = {name: values.astype(np.float16) for name, values in trained(images[order], labels[order]).items()}
     full = {name: values.astype(np.float32) for name, values in weights.items()}
     held_out, _ = drawings.mnist(options.mnist, "train")
-    scores = [detector.score(image, full) for picture in held_out[-HELD_OUT:] if (image := found(picture)) is not None]
-    np.savez_compressed(detector.FILE, allow_pickle=False, held_out=np.sort(scores).astype(np.float16), **weights)
-    print(f"{detector.FILE.name}: {detector.FILE.stat().st_size:,} bytes")
+    scores = [rejecting.score(image, full) for picture in held_out[-HELD_OUT:] if (image := found(picture)) is not None]
+    np.savez_compressed(rejecting.FILE, allow_pickle=False, held_out=np.sort(scores).astype(np.float16), **weights)
+    print(f"{rejecting.FILE.name}: {rejecting.FILE.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

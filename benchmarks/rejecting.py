@@ -31,8 +31,8 @@ from benchmarks.drawings import Pixels
 from benchmarks.record import setting
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures import detector
-from mnist_lib.pictures.centring import centre
+from mnist_lib.pictures import rejecting
+from mnist_lib.pictures.ink import centre
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_picture
 from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, likeness_of, rejection
 from mnist_lib.results import Accuracy
@@ -98,7 +98,7 @@ def read(pixels: Pixels) -> Picture | None:
 def milliseconds(digits: Pixels) -> float:
     """Return how long the likeness of a digit takes, without reading and centring the picture."""
     inks = [drawings.enlarged(digit).astype(np.float32) / np.float32(255) for digit in digits]
-    images = [centre(ink, detector.SHAPE, detector.BOX) for ink in inks]
+    images = [centre(ink, rejecting.SHAPE, rejecting.BOX) for ink in inks]
     begin = time.process_time()
     for ink, image in zip(inks, images, strict=True):
         likeness_of(ink, image)

@@ -24,7 +24,7 @@ from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError, IntegrityError, SpecError
 from mnist_lib.model_file import trust, with_folder
-from mnist_lib.objects.fence import fence
+from mnist_lib.objects.lease import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
 from mnist_lib.run_documents import Summary

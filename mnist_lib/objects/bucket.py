@@ -28,7 +28,7 @@ from obstore.store import from_url
 
 from mnist_lib.documents import complete_lines
 from mnist_lib.errors import SpecError, StoreError, TooLargeError
-from mnist_lib.objects.fence import locked
+from mnist_lib.objects.lease import locked
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects, check_name, concurrently, require_size
 from mnist_lib.objects.records import last_number
 from mnist_lib.wording import MAX_REASON, without_secrets
@@ -70,11 +70,7 @@ class BucketObjects:
             self._store = store if store is not None else _open(self._url)
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
-        check_name(name)
-        try:
-            return self.content(name, limit)
-        except FileNotFoundError:
-            return None
+        return self._with_version(name, limit)[0]
 
     def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
         for part in itertools.count(1):
@@ -91,25 +87,17 @@ class BucketObjects:
                         yield line
                     require_size(f"{self.where(name)}: a line", len(rest), limit)
 
-    def _get(self, name: str, limit: int) -> bytes:
+    def _get(self, name: str, limit: int) -> tuple[bytes, Any]:
+        """Return the content of an object, and the mode of a `_put` that fails if it has changed since."""
         found = obstore.get(self._store, name)  # has received the size, but not yet the content
         require_size(self.where(name), found.meta["size"], limit)
-        return bytes(found.bytes())
+        return bytes(found.bytes()), _version(found.meta)
 
     def _with_version(self, name: str, limit: int = MAX_ADDED_BYTES) -> tuple[bytes | None, Any]:
-        """Return the content of an object, and the mode of a `_put` that fails if it has changed since.
-
-        The content is None if there is no object. Raises TooLargeError as `read`.
-        """
-
-        def get() -> tuple[bytes, Any]:
-            found = obstore.get(self._store, name)
-            require_size(self.where(name), found.meta["size"], limit)
-            return bytes(found.bytes()), _version(found.meta)
-
+        """Return what `_get` does, or if there is no object, None and the mode. Raises TooLargeError as `read`."""
         check_name(name)
         try:
-            return self._request(name, get)
+            return self._request(name, partial(self._get, name, limit))
         except FileNotFoundError:
             return None, "create"
 
@@ -221,7 +209,7 @@ class BucketObjects:
 
     def content(self, name: str, limit: int) -> bytes:
         """Return the content of an object whose name may be any text. Raises TooLargeError as `read`."""
-        return self._request(name, partial(self._get, name, limit))
+        return self._request(name, partial(self._get, name, limit))[0]
 
     def delete(self, name: str) -> None:
         check_name(name)

@@ -39,18 +39,15 @@ class PictureReader:
 
     def pictures(self, layout: Layout) -> Iterator[Picture | ImageError]:
         """Yield the picture of each path, or the error of reading it."""
-        return self._results(functools.partial(read_file, layout=layout, folders=self._folders))
+        return self.read(functools.partial(read_file, layout=layout, folders=self._folders))
 
     def shapes(self) -> Iterator[Shape | None]:
         """Yield the shape of each picture, from the beginning of its file, or None if it cannot be read."""
-        for shape in self._results(functools.partial(shape_or_none, folders=self._folders)):
+        for shape in self.read(functools.partial(shape_or_none, folders=self._folders)):
             yield None if isinstance(shape, ImageError) else shape
 
     def read(self, read: Callable[[Path], T]) -> Iterator[T | ImageError]:
         """Yield what a function returns for each path, or the error that it raises."""
-        return self._results(read)
-
-    def _results(self, read: Callable[[Path], T]) -> Iterator[T | ImageError]:
         pending: deque[Future[list[T | ImageError]]] = deque()
         for begin in range(0, len(self._paths), FILES_PER_TASK):
             pending.append(self._threads.submit(self._read, read, self._paths[begin : begin + FILES_PER_TASK]))

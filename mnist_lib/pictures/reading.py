@@ -21,10 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_lib.catalog import DATASETS, DIGITS, MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures import detector
-from mnist_lib.pictures.centring import centre
-from mnist_lib.pictures.ink import Levels, NoInkError, find_ink
-from mnist_lib.pictures.rejecting import likeness_of
+from mnist_lib.pictures import rejecting
+from mnist_lib.pictures.ink import Levels, NoInkError, centre, find_ink
 
 PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 50_000_000  # as in the largest photos of phones
@@ -251,7 +249,7 @@ def _as_is(plain: Image.Image, layout: Layout) -> tuple[NDArray[np.uint8], float
     """Return the grey image, and its likeness to one digit. All that is light counts as ink."""
     pixels = _resized(plain, (layout.shape.height, layout.shape.width))
     ink = (pixels / pixels.max()).astype(np.float32)
-    return pixels, likeness_of(ink) if layout.judged else None
+    return pixels, rejecting.likeness_of(ink) if layout.judged else None
 
 
 def _resized(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
@@ -306,7 +304,7 @@ def _centred(plain: Image.Image, layout: Layout, box: int) -> tuple[NDArray[np.u
     image = centre(ink, shape, box)
     if not layout.judged:
         return image, None
-    return image, likeness_of(ink, image if (shape, box) == (detector.SHAPE, detector.BOX) else None)
+    return image, rejecting.likeness_of(ink, image if (shape, box) == (rejecting.SHAPE, rejecting.BOX) else None)
 
 
 def _ink(plain: Image.Image) -> Levels:

@@ -9,8 +9,7 @@ from PIL import Image
 
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset
-from mnist_lib.pictures.centring import centre
-from mnist_lib.pictures.ink import find_ink
+from mnist_lib.pictures.ink import centre, find_ink
 
 with np.load(FOLDER / "mnist-mini.npz") as arrays:
     DIGITS: NDArray[np.uint8] = arrays["test_images"][..., 0]

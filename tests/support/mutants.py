@@ -195,7 +195,7 @@ MUTANTS = (
     ),
     Mutant(
         "the writes of a driver are not refused after another one took over",
-        "mnist_lib/objects/fence.py",
+        "mnist_lib/objects/lease.py",
         "        if is_superseded(self.objects, self.folder, self.number):",
         "        if False:",
         ("take-over",),

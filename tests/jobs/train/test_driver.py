@@ -19,8 +19,7 @@ from jobs.train.storing import StoredData, Times, store_run
 from jobs.train.write_queue import Write
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
-from mnist_lib.objects.fence import FencedObjects
-from mnist_lib.objects.lease import LeaseTerm
+from mnist_lib.objects.lease import FencedObjects, LeaseTerm
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.report.summary import dataset_summary

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from mnist_lib.errors import BusyError, ConflictError, SpecError, StoreError
-from mnist_lib.objects.fence import FencedObjects, fence, locked
-from mnist_lib.objects.lease import Lease, LeaseLostError, LeaseTerm
+from mnist_lib.objects.lease import FencedObjects, Lease, LeaseLostError, LeaseTerm, fence, locked
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from mnist_lib.pictures.marks import Mark, marks_of, several_digits
+from mnist_lib.pictures.rejecting import Mark, marks_of, several_digits
 from tests.support.digits import DIGITS, enlarged
 
 

@@ -5,8 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 from mnist_lib.errors import StoreError
-from mnist_lib.objects.fence import fence
-from mnist_lib.objects.lease import lease_folder
+from mnist_lib.objects.lease import fence, lease_folder
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name
 from mnist_lib.retraining.retrainer import AttemptResult
 

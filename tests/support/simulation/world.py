@@ -18,8 +18,7 @@ from cluster.nodes import LanePlan
 from jobs.train.driver import fan_out_of, record_events
 from jobs.train.progress import RunProgress
 from mnist_lib.errors import ConflictError, StoreError
-from mnist_lib.objects.fence import fence
-from mnist_lib.objects.lease import lease_folder
+from mnist_lib.objects.lease import fence, lease_folder
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
 from mnist_lib.spec import TrialSpec, trial_grid
