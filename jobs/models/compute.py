@@ -168,8 +168,7 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
 
     Raises DataError if the dataset here does not have them.
     """
-    from mnist_lib.data.hashes import indices_of
-    from mnist_lib.data.split import Split
+    from mnist_lib.data.split import Split, indices_of
 
     tested_on = version.facts.dataset.fingerprint
     dataset = load_dataset(data, objects, used=used_labels(objects, version))

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from jobs.models.compute import load_dataset
 from mnist_lib.data.corrections import NONE
-from mnist_lib.data.hashes import hash_of_text, is_held_out, text_of
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import hash_of_text, is_held_out, text_of
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_part

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from jobs.review.data import ReviewedData, ReviewItem
 from jobs.review.labels import Labels
 from mnist_lib.api import require_version
-from mnist_lib.data.hashes import text_of
+from mnist_lib.data.split import text_of
 from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.predictions import Predictions

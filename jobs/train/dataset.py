@@ -15,9 +15,9 @@ from jobs.train import worker
 from jobs.train.options import TrainOptions
 from jobs.train.planning import models_to_check
 from mnist_lib.clock import steady_time
+from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.split import Dataset, DatasetInfo
-from mnist_lib.data.unusual import MAX_EARLIER_RUNS, growth
 from mnist_lib.report.data_texts import changes_text, growth_texts
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.run_documents import ChangesSummary, DatasetSummary, Summary

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
 from mnist_lib.data.corrections import NONE, Correction, CorrectionCounts, UsedLabels, parse_corrections
-from mnist_lib.data.hashes import ImageHashes, hash_of_text, indices_of
 from mnist_lib.data.listing import MAX_NAMED, listed
-from mnist_lib.data.split import Dataset, Labels, Split, Undecided, random_ranks
+from mnist_lib.data.split import Dataset, ImageHashes, Labels, Split, Undecided, hash_of_text, indices_of, random_ranks
 from mnist_lib.errors import DataError
 from mnist_lib.wording import counted
 

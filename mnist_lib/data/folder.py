@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.hashes import ImageHashes, is_held_out, shares_of
 from mnist_lib.data.listing import MAX_NAMED, Listing, real_folders
 from mnist_lib.data.request import MAX_SIDE, DataRequest
-from mnist_lib.data.split import Dataset, Split, Undecided, as_labels
+from mnist_lib.data.split import Dataset, ImageHashes, Split, Undecided, as_labels, is_held_out, shares_of
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Layout, Picture, Shape

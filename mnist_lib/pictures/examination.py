@@ -19,7 +19,7 @@ SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}  # the suffix of another format is i
 
 @dataclass(frozen=True)
 class Examined:
-    sha256: bytes  # of the pixels, as in a dataset; see `hashes`
+    sha256: bytes  # of the pixels, as in a dataset; see `split`
     suffix: str  # that files of its format have, whatever the file is called
     image: NDArray[np.uint8] | None  # [height, width, channels], as a model takes it; None: see `problem`
     problem: str = ""  # why a model cannot take it
@@ -27,7 +27,7 @@ class Examined:
 
     @property
     def image_hash(self) -> str:
-        """The hash of the picture as `hashes.text_of` writes it."""
+        """The hash of the picture as `split.text_of` writes it."""
         return self.sha256[:16].hex()
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.aggregation import Tally
+from mnist_lib.data.changes import fall
 from mnist_lib.data.split import DatasetInfo, Labels, validation_size
-from mnist_lib.data.unusual import fall
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.run_documents import (

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.archives import MAX_HEADER_BYTES, read_npz
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
-from mnist_lib.data.hashes import ImageHashes, indices_of
-from mnist_lib.data.split import Labels
+from mnist_lib.data.split import ImageHashes, Labels, indices_of
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.versions import Version, read_file

@@ -19,9 +19,8 @@ from jobs.review.disputes import MIN_PROBABILITY, disputed_items, run_versions
 from jobs.review.labels import Decision, Labels
 from jobs.review.options import ReviewOptions
 from mnist_lib.data.corrections import LabelsFile
-from mnist_lib.data.hashes import text_of
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import Dataset, text_of
 from mnist_lib.documents import builtins_of
 from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import NONE, CorrectionCounts, LabelsFile, UsedLabels
-from mnist_lib.data.hashes import TEST_SHARE
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import TEST_SHARE, Dataset
 from mnist_lib.documents import encode
 from mnist_lib.errors import DataError, MnistError
 from mnist_lib.objects import bucket
