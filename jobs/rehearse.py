@@ -130,7 +130,7 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
 
 def _train(options: RehearseOptions, folder: RunFolder, killer: "_Killer | None" = None) -> tuple[Summary, float]:
     """Train on a temporary cluster, and return the summary and the seconds that training took."""
-    from jobs.train.driver import train_trials
+    from jobs.train.run import Run
 
     with temporary_cluster(cpus=0) as cluster:
         nodes = cluster.add_nodes(1 + max(MIN_NODES, os.cpu_count() or 1), cpus=1)  # one of them may be killed
@@ -138,7 +138,7 @@ def _train(options: RehearseOptions, folder: RunFolder, killer: "_Killer | None"
         begin = time.monotonic()
         with killer.active(cluster, nodes) if killer else contextlib.nullcontext():
             advice = "nothing was stored; start the rehearsal again"
-            summary = train_trials(here, here.grid(), steady_time(), folder, code_version(SOURCE_FOLDERS), advice)
+            summary = Run(here, folder, code_version(SOURCE_FOLDERS), steady_time(), advice).train()
         return summary, time.monotonic() - begin
 
 

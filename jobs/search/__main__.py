@@ -2,22 +2,20 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs import begin_of_command
 from jobs.console.output import CommandResult, entry_point
-from jobs.console.terminal import step
 from jobs.search.options import SearchOptions
-from jobs.train.command import checked_options, result_lines, run_job
+from jobs.train.command import checked_options, run_job
 from mnist_lib.results import mean_accuracy
 from mnist_lib.run_documents import Summary
 from mnist_lib.search.space import settings_text
-from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from jobs.train.run import Run
 
 MAX_PLANNED = 3  # configurations that a plan shows
 
@@ -28,18 +26,13 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options = checked_options(SearchOptions, arguments, begin).with_inline_space()
     if options.plan:
         return CommandResult(plan_document(options), plan_lines(options), json=options.json)
-    with step("loading Ray", shown=not options.quiet):
-        from cluster.session import in_submitted_job
+    return run_job(options, begin, _search, search_lines)
 
-    def work(folder: RunFolder, code: Mapping[str, Any], advice: str) -> Summary:
-        from jobs.search.driver import search
 
-        return search(options, begin, folder, code, advice)
+def _search(run: "Run[SearchOptions]") -> Summary:
+    from jobs.search.driver import search
 
-    def lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
-        return [*result_lines(summary, folder), *search_lines(summary)]
-
-    return run_job(options, work, lines, begin, submitted=in_submitted_job(), what="search")
+    return search(run)
 
 
 def plan_document(options: SearchOptions) -> dict[str, Any]:

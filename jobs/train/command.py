@@ -36,11 +36,10 @@ from mnist_lib.store.versions import version_folder
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from jobs.train.run import Run
 log = logging.getLogger(__name__)
 
 Options = TypeVar("Options", bound=TrainOptions)
-# (folder, result of `code_version`, what to print when the user interrupts the run) -> summary
-Work = Callable[[RunFolder, dict[str, Any], str], Summary]
 
 
 def checked_options(kind: type[Options], arguments: Sequence[str], begin: float) -> Options:
@@ -65,26 +64,26 @@ def checked_options(kind: type[Options], arguments: Sequence[str], begin: float)
 
 
 def run_job(
-    options: TrainOptions,
-    work: Work,
-    lines: Callable[[Summary, RunFolder], Sequence["RenderableType"]],
+    options: Options,
     begin: float,
-    *,
-    submitted: bool,
-    what: str = "run",
+    work: "Callable[[Run[Options]], Summary]",
+    more_lines: Callable[[Summary], Sequence[str]] = lambda summary: (),
 ) -> CommandResult:
     """Begin or resume the run, do the work unless it is done, and return the result.
 
     Args:
-        lines: returns the result for people.
         begin: as in `checked_options`.
-        submitted: whether this is a job of `jobs.submit`.
-        what: the command's word for a run.
+        work: trains, and returns the summary.
+        more_lines: returns what follows on the lines about models in the result for people.
     """
+    with step("loading Ray", shown=not options.quiet):
+        from cluster.session import in_submitted_job
+        from jobs.train.run import Run
+    submitted = in_submitted_job()
     with step("checking the storage", shown=not options.quiet):
         objects = _open_for_writing(options.storage, options.lease, submitted)
     code = code_version(SOURCE_FOLDERS)
-    run = open_run(
+    opened = open_run(
         objects,
         options.run_name,
         dataset=options.data().name,
@@ -92,26 +91,24 @@ def run_job(
         configuration=yaml.safe_dump(configuration(options), sort_keys=False),
         command=options.COMMAND,
     )
-    with run as folder:
-        summary = folder.summary()
+    with opened as folder:
+        command = ["python", "-m", options.COMMAND, "--resume", folder.run, "--storage", options.storage]
+        command += flags_of(absolute(options).outside)
+        advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
+        run, summary = Run(options, folder, code, begin, advice), folder.summary()
         if summary is None:
             _check_data(options)
             trust(options.calls.values())
-            command = ["python", "-m", options.COMMAND, "--resume", folder.run, "--storage", options.storage]
-            command += flags_of(absolute(options).outside)
-            advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
-            summary = work(folder, code, advice)
-            timing = structs.replace(
-                summary.timing, wall_seconds=steady_time() - begin
-            )  # with the report and Ray's end
-            shown = structs.replace(summary, timing=timing)
+            summary = work(run)
+            seconds = steady_time() - begin  # with the report and Ray's end
+            shown = structs.replace(summary, timing=structs.replace(summary.timing, wall_seconds=seconds))
         else:
-            log.info("run %s is complete; for another %s, use another --run-name", folder.run, what)
-            finish(folder, summary, options)
+            log.info("run %s is complete; for another run, use another --run-name", folder.run)
+            run.finish(summary)
             shown = summary
     return CommandResult(
         summary,
-        lines(shown, folder),
+        [*result_lines(shown, folder), *more_lines(shown)],
         _exit_code(summary),
         json=options.json,
         afterwards=partial(_require_success, summary),
@@ -127,18 +124,6 @@ def _check_data(options: TrainOptions) -> None:
     except DataMissingError as error:
         hint = "" if data.entry is None else ", or use --dataset mnist-mini, which needs neither"
         raise DataMissingError(f"{error}{hint}") from error
-
-
-def finish(folder: RunFolder, summary: Summary, options: TrainOptions) -> None:
-    """Repeat the steps after the summary, in case the driver was killed before or during them."""
-    from jobs.train.reporting import is_in_index, write_index
-    from mnist_lib.store.datasets import record_last_run
-    from mnist_lib.store.resumption import delete_trial_state
-
-    record_last_run(folder, summary)
-    delete_trial_state(folder, [trial.id for trial in summary.trials])
-    if options.report and not is_in_index(folder.objects, folder.run):
-        write_index(folder.objects)
 
 
 def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objects:

@@ -1,10 +1,12 @@
 """The progress of a run on standard error: a live table on a terminal, otherwise log lines at intervals."""
 
 import contextlib
+import enum
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from rich.console import Console, Group, RenderableType
@@ -14,8 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.deadlines import Clock
+from cluster.fan_out import LostAttempt
+from cluster.nodes import makespan
 from jobs.console.terminal import safe_streams, terminal
-from jobs.train.progress import RunProgress, State, TrialProgress
+from mnist_lib.clock import steady_time
+from mnist_lib.results import EpochDone, Heartbeat, RungDone, Started, TrialFailure, TrialResult
+from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
+from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import duration
 
 log = logging.getLogger(__name__)
@@ -26,6 +33,148 @@ GAP = 2  # characters between two columns of the table
 MAX_TRIAL_WIDTH, MIN_TRIAL_WIDTH = 28, 8
 MAX_BAR_WIDTH, MIN_BAR_WIDTH = 24, 4
 OPTIONAL = ("node", "images/s", "loss", "time left", "attempt")  # omitted in this order if the terminal is narrow
+
+
+class State(enum.Enum):
+    """The state of a trial, in the order of the live table."""
+
+    RUNNING = "running"
+    RETRYING = "retrying"  # its worker died; another attempt follows
+    FAILED = "failed"
+    DONE = "done"
+    WAITING = "waiting"
+
+
+@dataclass
+class TrialProgress:
+    id: str
+    model: str
+    epochs: int  # to train
+    validates: bool
+    state: State = State.WAITING
+    epoch: float = 0  # trained so far, with the fraction of the current one
+    loss: float | None = None
+    accuracy: float | None = None  # after the last epoch, on validation images or, if there are none, training images
+    test_accuracy: float | None = None  # None until the trial is done
+    images_per_second: float | None = None
+    attempt: int = 1
+    node: str = ""
+    end: int = 0  # 1 for the trial that ended first, 2 for the next; 0 for a trial that has not ended
+
+
+class RunProgress:
+    """The progress of trials, in their order."""
+
+    is_tested = True  # whether trials are measured on the test images
+
+    def __init__(self, trials: Sequence[TrialSpec] = ()) -> None:
+        self.begin = time.monotonic()
+        self.lanes = 1  # how many trials run at once
+        self.deadline = math.inf  # the value of `steady_time()` after which no further epoch is trained
+        self.trials: dict[str, TrialProgress] = {}
+        self._costs: dict[str, float] = {}  # of one epoch, by model
+        self._epochs: dict[str, tuple[float, float]] = {}  # model -> number and total seconds of its epochs
+        self._ended = 0
+        for spec in trials:
+            self.add(spec, spec.epochs)
+
+    def add(self, spec: TrialSpec, epochs: int) -> None:
+        """Show a trial that is to be trained up to this number of epochs."""
+        self.trials[spec.id] = TrialProgress(spec.id, spec.model, epochs, spec.validation_percent > 0)
+        self._costs[spec.model] = spec.cost / spec.epochs
+
+    def restore(self, rows: Sequence[SuccessfulTrial | FailedTrial]) -> None:
+        """Show the trials that earlier drivers have finished."""
+        for row in rows:
+            trial = self.trials[row.id]
+            if isinstance(row, SuccessfulTrial):
+                trial.epoch, trial.test_accuracy = row.trained_epochs, row.test_accuracy
+            trial.attempt = row.attempts
+            self.end(trial, State.DONE if isinstance(row, SuccessfulTrial) else State.FAILED)
+
+    def end(self, trial: TrialProgress, state: State) -> None:
+        """Note that a trial has ended."""
+        self._ended += 1
+        trial.state, trial.end = state, self._ended
+
+    def update(self, event: object, attempts: Callable[[str], int]) -> TrialProgress | None:
+        """Apply an event; return the trial that it changed, if any."""
+        match event:
+            case Started():
+                trial = self.trials[event.trial]
+                trial.state, trial.epoch, trial.node = State.RUNNING, event.resumed_after, event.node
+                trial.attempt = attempts(event.trial)
+            case Heartbeat():
+                trial = self.trials[event.trial]
+                trial.epoch = max(trial.epoch, event.epoch)
+            case EpochDone():
+                trial = self.trials[event.trial]
+                trial.epoch, trial.loss = event.epoch, event.loss
+                trial.accuracy = (event.validation or event.train).value
+                trial.images_per_second = event.images_per_second
+                count, seconds = self._epochs.get(trial.model, (0.0, 0.0))
+                self._epochs[trial.model] = (count + 1, seconds + event.seconds)
+            case TrialResult():
+                trial = self.trials[event.trial]
+                trial.test_accuracy, trial.images_per_second = event.test.value, event.images_per_second
+                self.end(trial, State.DONE)
+            case RungDone():
+                trial = self.trials[event.trial]
+                self.end(trial, State.DONE)
+            case TrialFailure():
+                trial = self.trials[event.trial]
+                self.end(trial, State.FAILED)
+            case LostAttempt():
+                trial = self.trials[event.trial]
+                trial.state = State.RETRYING
+                if event.final:
+                    self.end(trial, State.FAILED)
+            case _:
+                return None
+        return trial
+
+    def count(self, state: State) -> int:
+        return sum(trial.state is state for trial in [*self.trials.values()])  # a search adds some meanwhile
+
+    def seconds_left(self, trial: TrialProgress) -> float | None:
+        """Return the expected seconds until a trial ends, from the mean duration of its model's epochs.
+
+        If that model has no epoch yet, those of other models are scaled by cost. None until any epoch has ended.
+        """
+        if trial.end:
+            return 0.0
+        if not self._epochs:
+            return None
+        if trial.model in self._epochs:
+            count, seconds = self._epochs[trial.model]
+        else:
+            count = sum(count * self._costs[model] for model, (count, _) in self._epochs.items())
+            seconds = sum(seconds for _, seconds in self._epochs.values()) * self._costs[trial.model]
+        return self._until_deadline((trial.epochs - trial.epoch) * seconds / count)
+
+    @property
+    def total_seconds_left(self) -> float | None:
+        """The expected seconds until the run ends; None if not known yet."""
+        left = [self.seconds_left(trial) for trial in self.trials.values() if not trial.end]
+        known = sorted((seconds for seconds in left if seconds is not None), reverse=True)
+        lanes = max(self.lanes, self.count(State.RUNNING))
+        return self._until_deadline(makespan(known, lanes)) if len(known) == len(left) else None
+
+    def _until_deadline(self, seconds: float) -> float:
+        return max(0.0, min(seconds, self.deadline - steady_time()))
+
+    def totals(self) -> list[str]:
+        """Return the parts of the line below the table."""
+        counts = {state: self.count(state) for state in State}
+        ended = counts[State.DONE] + counts[State.FAILED]
+        parts = [f"{ended} of {len(self.trials)} trials ended"]
+        parts += [f"{counts[s]} {s.value}" for s in (State.FAILED, State.RUNNING, State.RETRYING) if counts[s]]
+        if counts[State.WAITING] == len(self.trials):
+            parts.append("workers are importing TensorFlow")
+        left = self.total_seconds_left
+        return parts if left is None else [*parts, f"about {duration(left)} left"]
+
+
 STYLES = {
     State.RUNNING: "cyan",
     State.RETRYING: "yellow",
@@ -83,6 +232,10 @@ def _lines(progress: RunProgress, clock: Clock) -> Show:
 
 def drawing(progress: RunProgress, console: Console) -> Group:
     """Return the table, with as many trials as fit, running ones first, and a line of totals."""
+    line = ", ".join([*progress.totals(), f"{duration(time.monotonic() - progress.begin)} elapsed"])
+    totals = Text(line, style="bold")
+    if not progress.trials:
+        return Group(Text(""), totals)
     order = list(State)
     trials = sorted(progress.trials.values(), key=lambda trial: (order.index(trial.state), -trial.end))
     room = max(1, console.height - 6)  # an empty line, two lines of headings, two of totals, and the cursor's
@@ -93,6 +246,8 @@ def drawing(progress: RunProgress, console: Console) -> Group:
     shown = {heading: widths.get(heading, len(heading)) for heading in rows[0]}
     if all(trial.attempt == 1 for trial in trials):
         del shown["attempt"]
+    if not progress.is_tested:
+        del shown["test"]
     for heading in OPTIONAL:
         if _total_width(shown) > console.width:
             shown.pop(heading, None)
@@ -113,7 +268,7 @@ def drawing(progress: RunProgress, console: Console) -> Group:
             cells.insert(2, bar)
         table.add_row(*cells)
     more = [Text(f"... and {len(trials) - room} more", style="dim")] if len(trials) > room else []
-    return Group(Text(""), table, *more, _totals(progress))
+    return Group(Text(""), table, *more, totals)
 
 
 def _cells(progress: RunProgress, trial: TrialProgress) -> dict[str, RenderableType]:
@@ -138,20 +293,6 @@ def _total_width(widths: dict[str, int]) -> int:
 
 def _accuracy_name(trial: TrialProgress) -> str:
     return "validation" if trial.validates else "training"
-
-
-def _totals(progress: RunProgress) -> Text:
-    counts = {state: progress.count(state) for state in State}
-    ended = counts[State.DONE] + counts[State.FAILED]
-    parts = [f"{ended} of {len(progress.trials)} trials ended"]
-    parts += [f"{counts[s]} {s.value}" for s in (State.FAILED, State.RUNNING, State.RETRYING) if counts[s]]
-    if counts[State.WAITING] == len(progress.trials):
-        parts.append("workers are importing TensorFlow")
-    left = progress.total_seconds_left
-    if left is not None:
-        parts.append(f"about {duration(left)} left")
-    parts.append(f"{duration(time.monotonic() - progress.begin)} elapsed")
-    return Text(", ".join(parts), style="bold")
 
 
 def _text(value: float | None, form: str) -> str:

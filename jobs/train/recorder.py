@@ -1,20 +1,33 @@
-"""Records every event of a run in the log, the run's folder and the tallies, and holds the newest checkpoints."""
+"""Records every event of a run in the log and the run's folder, and holds the newest checkpoints of its trials.
 
+`Training` records trials up to their results; `jobs.search` records the rungs of its configurations.
+"""
+
+import abc
 import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Self
 
+from cluster.deadlines import Clock, Limits
 from cluster.errors import VersionsError
-from cluster.fan_out import LostAttempt
+from cluster.fan_out import FanOut, LostAttempt
+from cluster.lanes import Cluster
+from cluster.nodes import LanePlan
 from jobs.console.exit_codes import is_worth_a_retry
-from jobs.train.checkpoints import Checkpoints
-from jobs.train.write_queue import WriteQueue
+from jobs.train.display import RunProgress, display
+from jobs.train.write_queue import Checkpoints, WriteQueue
 from mnist_lib.aggregation import Tally
+from mnist_lib.assignment import Assignment
+from mnist_lib.clock import SystemClock
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import IntegrityError, StoreError
+from mnist_lib.model_file import ModelFile
 from mnist_lib.report.summary import trial_summary
 from mnist_lib.results import (
     CheckpointTaken,
@@ -27,12 +40,14 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.run_documents import AttemptDied, FailedTrial, SuccessfulTrial, TrialEnded
-from mnist_lib.spec import TrialSpec
+from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
+
+CLOCK = SystemClock()
 
 # Error code -> what to do after the last attempt at a trial died with this code.
 ADVICE = {
@@ -44,27 +59,206 @@ ADVICE = {
 }
 
 
-class Recorder:
-    """Records the events of a run, from entering its context to leaving it.
-
-    It starts with the results and checkpoints of the run's earlier drivers.
+class Recorder(abc.ABC):
+    """Records the events of trials, from entering its context to leaving it, and gives lanes what they need.
 
     Args:
+        progress: what is shown of the trials.
+        files: the files that define models, by model.
         writes: the queue of writes; simulations use one without threads.
     """
 
-    def __init__(self, folder: RunFolder, trials: Sequence[TrialSpec], writes: WriteQueue | None = None) -> None:
-        self._writes = writes or WriteQueue()
-        self.tallies: dict[str, Tally] = {}
-        self.rows: list[SuccessfulTrial | FailedTrial] = []
-        self.unfinished: list[TrialSpec] = []
-        self._folder, self._versions = folder, package_versions()
+    def __init__(
+        self,
+        folder: RunFolder,
+        progress: RunProgress,
+        files: Mapping[str, ModelFile] = MappingProxyType({}),
+        writes: WriteQueue | None = None,
+    ) -> None:
+        self.folder, self.progress, self.files = folder, progress, files
+        self.writes = writes or WriteQueue()
+        self.checkpoints = Checkpoints(folder, self.writes)
+        self._versions = package_versions()
+        self._epochs: dict[str, int] = {}  # epoch of each trial's newest checkpoint
         self._history: deque[bytes] = deque()  # lines that are not written yet
         self._appended_bytes = self._written_bytes = 0  # of lines so far
         self._history_lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self.writes.close()
+        except StoreError as failure:
+            if kind is None:
+                raise
+            if failure is not error[0]:
+                log.warning("some results could not be stored: %s", failure)
+
+    # Lanes
+
+    @property
+    def is_over(self) -> bool:
+        """Whether to end before every trial has ended."""
+        return False
+
+    @property
+    def expects_more(self) -> bool:
+        """Whether there may be trials that `next_trials` does not return yet."""
+        return False
+
+    @abc.abstractmethod
+    def next_trials(self, queued: int) -> Sequence[TrialSpec]:
+        """Return the trials to queue next. `queued`: the number of those that wait for a lane."""
+
+    @abc.abstractmethod
+    def assignment(self, spec: TrialSpec, ends_by: float) -> Assignment | None:
+        """Return what a lane is given, or None while the checkpoint of the trial is being read."""
+
+    def fan_out(
+        self,
+        cluster: Cluster,
+        limits: Limits,
+        plan: LanePlan,
+        deadline: float = math.inf,
+        max_lanes: int | None = None,
+        clock: Clock = CLOCK,
+    ) -> FanOut:
+        """Start lanes for the first trials.
+
+        Args:
+            deadline: the value of `clock.monotonic()` after which no further epoch is trained.
+            max_lanes: the maximum number of lanes; None for as many as fit.
+        """
+        self.progress.lanes, self.progress.deadline = plan.lanes, deadline
+        fan_out = FanOut(
+            cluster,
+            limits,
+            plan,
+            self.assignment,
+            deadline=deadline,
+            max_lanes=max_lanes,
+            is_full=lambda: self.writes.is_full,
+            expects_more=lambda: self.expects_more,
+            clock=clock,
+        )
+        fan_out.submit(self.next_trials(0))
+        return fan_out
+
+    def record_events(self, fan_out: FanOut, *, shown: bool = True, clock: Clock = time) -> None:
+        """Record and show every event until all trials have ended."""
+        with display(self.progress, shown=shown, clock=clock) as show:
+            for event in fan_out.events():
+                self.record(event, fan_out.attempts)
+                trial = self.progress.update(event, fan_out.attempts)
+                if trial is not None:
+                    show(trial)
+                if self.is_over:
+                    break
+                if trials := self.next_trials(fan_out.queued):
+                    fan_out.submit(trials)
+
+    # Events
+
+    @abc.abstractmethod
+    def end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
+        """Record the result of a trial, or that it has failed and is not tried again."""
+
+    def record(self, event: object, attempts: Callable[[str], int]) -> None:
+        """Record an event.
+
+        Args:
+            attempts: takes the id of a trial and returns the number of attempts at it so far.
+
+        Raises:
+            VersionsError: a worker has different package versions than this process.
+            StoreError: an earlier event could not be stored.
+        """
+        match event:
+            case LaneStarted():
+                require_same_versions(event.host, event.versions, self._versions)
+            case Started():
+                for notice in event.notices:
+                    log.warning("%s: %s", event.trial, notice)
+                self._epochs[event.trial] = event.resumed_after
+                self.append(event)
+            case EpochDone():
+                log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
+                self.append(event)
+            case CheckpointTaken():
+                self.hold(event.trial, event.epoch, event.content)
+            case TrialFailure():
+                self.end(event, attempts(event.trial))
+            case LostAttempt():
+                self._record_death(event)
+
+    def hold(self, trial: str, epoch: int, content: bytes) -> None:
+        """Hold the newest checkpoint of a trial, and store it."""
+        self.checkpoints.put(trial, content)
+        self._epochs[trial] = epoch
+        write = partial(self._store_checkpoint, trial, epoch, content)
+        self.writes.put(write, trial, in_place_of="checkpoint", size=len(content))
+
+    def append(self, entry: HistoryEntry) -> None:
+        """Append an entry to the history of the run."""
+        line = history_line(entry)
+        self._history.append(line)
+        self._appended_bytes += len(line)
+        size = self._appended_bytes - self._written_bytes
+        self.writes.put(self.write_history, "history", in_place_of="entries", size=size)
+
+    def write_history(self, *, flush: bool = False) -> None:
+        """Write what was appended, before something is stored that follows on it.
+
+        Args:
+            flush: whether to write also what the storage has buffered.
+        """
+        with self._history_lock:
+            lines = [*self._history]
+            if lines:
+                self.folder.append_lines(b"".join(lines))
+            for line in lines:  # not before: if this failed, no checkpoint may be stored that follows on lost epochs
+                self._history.popleft()
+                self._written_bytes += len(line)
+            if flush:
+                self.folder.flush()
+
+    def _store_checkpoint(self, trial: str, epoch: int, content: bytes) -> None:
+        self.write_history(flush=True)  # a trial resumes only if the epochs before its checkpoint are known
+        self.checkpoints.store(trial, epoch, content)
+
+    def _record_death(self, lost: LostAttempt) -> None:
+        self.append(AttemptDied(trial=lost.trial, attempt=lost.attempt, reason=str(lost.death)))
+        cause = lost.death.cause
+        if lost.final:
+            message = f"failed after {counted(lost.attempt, 'attempt')}: {lost.death}{ADVICE.get(cause.code, '')}"
+            failure = TrialFailure(trial=lost.trial, code=cause.code, message=message, details=lost.death.traceback)
+            self.end(failure, lost.attempt)
+            return
+        how = "starting it again"
+        if lost.trial in self.checkpoints:
+            epoch = self._epochs.get(lost.trial)
+            how = "resuming from its checkpoint" if epoch is None else f"resuming at epoch {epoch + 1}"
+        where = f" ({lost.death.details})" if lost.death.details else ""
+        log.warning("attempt %d of %s died (%s); %s%s", lost.attempt, lost.trial, cause.text, how, where)
+
+
+class Training(Recorder):
+    """Records the training of trials up to their results. It starts with those of the run's earlier drivers."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        trials: Sequence[TrialSpec],
+        files: Mapping[str, ModelFile] = MappingProxyType({}),
+        writes: WriteQueue | None = None,
+    ) -> None:
+        super().__init__(folder, RunProgress(trials), files, writes)
+        self.tallies: dict[str, Tally] = {}
+        self.rows: list[SuccessfulTrial | FailedTrial] = []
+        self.unfinished: list[TrialSpec] = []
         self._specs = {spec.id: spec for spec in trials}
-        self._checkpoints = Checkpoints(folder, self._writes)
-        self._epochs: dict[str, int] = {}  # epoch of each trial's newest checkpoint
         self._restored: dict[str, tuple[int, ...]] = {}  # shape of the probabilities of each trial that has ended
         self._trained: dict[str, Epochs] = {}  # of the trials that have not ended
         for spec in trials:
@@ -77,33 +271,14 @@ class Recorder:
                 self.unfinished.append(spec)
                 self._trained[spec.id] = Epochs()
                 if folder.resumed:
-                    self._checkpoints.read(spec.id)
+                    self.checkpoints.expect(spec.id)
+        self.progress.restore(self.rows)
+        self._waiting = by_cost(self.unfinished)
         if folder.resumed:
             for entry in folder.history():
                 if isinstance(entry, EpochDone) and entry.trial in self._trained:
                     self._trained[entry.trial].add(entry)
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        try:
-            self._writes.close()
-        except StoreError as failure:
-            if kind is None:
-                raise
-            if failure is not error[0]:
-                log.warning("some results could not be stored: %s", failure)
-
-    @property
-    def is_full(self) -> bool:
-        """Return whether too many writes wait for the storage. Raises StoreError if one has failed."""
-        return self._writes.is_full
-
-    def is_ready(self, trial: str) -> bool:
-        """Return whether `checkpoint` returns at once. If it would not, begin to read the checkpoint."""
-        return self._checkpoints.is_ready(trial)
 
     def require_shape(self, expected: tuple[int, ...]) -> None:
         """Raise IntegrityError if a result of an earlier driver is of other test images or classes.
@@ -114,97 +289,42 @@ class Recorder:
         for trial, shape in self._restored.items():
             if shape != expected:
                 raise IntegrityError(
-                    f"{self._folder.where}/trials/{trial}/ended.json: expected probabilities {[*expected]}, got"
+                    f"{self.folder.where}/trials/{trial}/ended.json: expected probabilities {[*expected]}, got"
                     f" {[*shape]}; delete the file of the trial that is wrong, then the same command trains it again"
                 )
 
-    def checkpoint(self, trial: str) -> bytes | None:
-        """Return the newest checkpoint of a trial that has not ended."""
-        return self._checkpoints.get(trial)
+    def next_trials(self, queued: int) -> Sequence[TrialSpec]:
+        trials, self._waiting = self._waiting, []
+        return trials
+
+    def assignment(self, spec: TrialSpec, ends_by: float) -> Assignment | None:
+        if not self.checkpoints.is_ready(spec.id):
+            return None
+        checkpoint, epochs = self.checkpoints.get(spec.id), self.epochs(spec.id)
+        return Assignment(spec, checkpoint, self.files.get(spec.model), ends_by, epochs=epochs)
 
     def epochs(self, trial: str) -> Epochs:
         """Return the epochs that were trained in all attempts at a trial that has not ended."""
         return self._trained[trial]
 
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
-        """Record an event.
-
-        Args:
-            attempts: takes the id of a trial and returns the number of attempts at it so far.
-
-        Raises:
-            VersionsError: a worker has different package versions than this process.
-            StoreError: an earlier event could not be stored.
-        """
-        check_start(event, self._versions)
+        super().record(event, attempts)
         match event:
-            case Started():
-                self._epochs[event.trial] = event.resumed_after
-                if event.resumed_after:
-                    log.info("%s: resumed after epoch %d", event.trial, event.resumed_after)
-                self._append(event)
+            case Started() if event.resumed_after:
+                log.info("%s: resumed after epoch %d", event.trial, event.resumed_after)
             case EpochDone():
-                log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
                 self._trained[event.trial].add(event)
-                self._append(event)
-            case CheckpointTaken():
-                self._checkpoints.put(event.trial, event.content)
-                self._epochs[event.trial] = event.epoch
-                size = len(event.content)
-                write = partial(self._store_checkpoint, event.trial, event.epoch, event.content)
-                self._writes.put(write, event.trial, in_place_of="checkpoint", size=size)
             case TrialResult():
                 self._add(event, attempts(event.trial))
                 chosen, number = self.tallies[event.spec.model].chosen is event, attempts(event.trial)
                 size = sum(map(len, event.files.values()))
-                self._writes.put(lambda: self._store(event, number, with_model=chosen), event.trial, size=size)
-            case TrialFailure():
-                self._end(event, attempts(event.trial))
-            case LostAttempt():
-                self._record_death(event)
-
-    def _append(self, entry: HistoryEntry) -> None:
-        line = history_line(entry)
-        self._history.append(line)
-        self._appended_bytes += len(line)
-        size = self._appended_bytes - self._written_bytes
-        self._writes.put(self._write_history, "history", in_place_of="entries", size=size)
-
-    def _write_history(self) -> None:
-        with self._history_lock:
-            lines = [*self._history]
-            if lines:
-                self._folder.append_lines(b"".join(lines))
-            for line in lines:  # not before: if this failed, no checkpoint may be stored that follows on lost epochs
-                self._history.popleft()
-                self._written_bytes += len(line)
-
-    def _store_checkpoint(self, trial: str, epoch: int, content: bytes) -> None:
-        self._write_history()
-        with self._history_lock:
-            self._folder.flush()  # first, since a trial resumes only if the epochs before its checkpoint are known
-        self._checkpoints.store(trial, epoch, content)
+                self.writes.put(lambda: self._store(event, number, with_model=chosen), event.trial, size=size)
 
     def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
         tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
-        self._folder.write(tensorboard, result.tensorboard)
-        self._write_history()  # before the result, since a trial with a result is not run again
-        store_result(self._folder, result, attempts, with_model=with_model)
-
-    def _record_death(self, lost: LostAttempt) -> None:
-        self._append(AttemptDied(trial=lost.trial, attempt=lost.attempt, reason=str(lost.death)))
-        if lost.final:
-            cause = lost.death.cause
-            message = f"failed after {counted(lost.attempt, 'attempt')}: {lost.death}{ADVICE.get(cause.code, '')}"
-            failure = TrialFailure(trial=lost.trial, code=cause.code, message=message, details=lost.death.traceback)
-            self._end(failure, lost.attempt)
-            return
-        how = "starting it again"
-        if lost.trial in self._checkpoints:
-            epoch = self._epochs.get(lost.trial)
-            how = "resuming from its checkpoint" if epoch is None else f"resuming at epoch {epoch + 1}"
-        where = f" ({lost.death.details})" if lost.death.details else ""
-        log.warning("attempt %d of %s died (%s); %s%s", lost.attempt, lost.trial, lost.death.cause.text, how, where)
+        self.folder.write(tensorboard, result.tensorboard)
+        self.write_history()  # before the result, since a trial with a result is not run again
+        store_result(self.folder, result, attempts, with_model=with_model)
 
     def _add(self, result: TrialResult, attempts: int) -> None:
         model = result.spec.model
@@ -212,16 +332,16 @@ class Recorder:
             self.tallies[model].add(result)
         else:
             self.tallies[model] = Tally(result)
-        self._end(result, attempts)
+        self.end(result, attempts)
 
-    def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
-        self._checkpoints.forget(outcome.trial)
+    def end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
+        self.checkpoints.forget(outcome.trial)
         self._trained.pop(outcome.trial, None)
         retry = isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
         row = trial_summary(self._specs[outcome.trial], outcome, attempts, retry=retry)
         self.rows.append(row)
-        self._writes.put(lambda: self._folder.write_json(f"trials/{outcome.trial}/result.json", row), outcome.trial)
-        self._append(TrialEnded(trial=outcome.trial, status=row.status))
+        self.writes.put(lambda: self.folder.write_json(f"trials/{outcome.trial}/result.json", row), outcome.trial)
+        self.append(TrialEnded(trial=outcome.trial, status=row.status))
         position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
         if isinstance(outcome, TrialResult):
             early = len(outcome.history) < outcome.spec.epochs
@@ -230,16 +350,6 @@ class Recorder:
         else:
             log.warning("%s failed: %s %s", position, outcome.code, outcome.message)
             log.debug("%s", outcome.details)
-
-
-def check_start(event: object, of_driver: Mapping[str, str]) -> None:
-    """Check the versions of a lane that has started, and log the notices of a trial that has."""
-    match event:
-        case LaneStarted():
-            require_same_versions(event.host, event.versions, of_driver)
-        case Started():
-            for notice in event.notices:
-                log.warning("%s: %s", event.trial, notice)
 
 
 def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Mapping[str, str]) -> None:

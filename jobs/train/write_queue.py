@@ -1,15 +1,18 @@
-"""Threads that write to the storage, so that slow storage does not delay events or deadlines."""
+"""Threads that write to the storage and read checkpoints, so that slow storage delays no event and no deadline."""
 
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from cluster.deadlines import Clock, RunningTime, Wait
 from jobs.console.signals import MAX_CONCURRENT_WRITES, UNINTERRUPTED
 from mnist_lib.errors import StoreError
+from mnist_lib.store.resumption import newest_checkpoint, store_checkpoint
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
@@ -19,6 +22,8 @@ MAX_STALL_SECONDS = 600.0  # without the end of any write; a write to a bucket t
 MAX_NAMED_KEYS = 5  # in one message
 # Limits on the writes that wait for the storage; beyond them, lanes wait.
 MAX_UNWRITTEN, MAX_UNWRITTEN_BYTES = 1_000, 256_000_000
+MAX_HELD_BYTES = 256_000_000  # of checkpoints; above it, stored ones are dropped, and read again when they are needed
+MAX_READS = 16  # of checkpoints that nobody has taken yet
 
 
 class Write(NamedTuple):
@@ -29,6 +34,9 @@ class Write(NamedTuple):
 
 class WriteQueue:
     """A queue of writes that threads make. Writes with the same key are made one at a time, in order.
+
+    It has threads of its own, since Python waits at its exit for those of a `ThreadPoolExecutor`, which could wait for
+    a storage that hangs.
 
     After a write has failed, or none has ended for MAX_STALL_SECONDS, no more are made.
     """
@@ -161,3 +169,71 @@ class WriteQueue:
         self._error = self._error or error
         self._waiting.clear()
         self._count = 0
+
+
+class Checkpoints:
+    """The newest checkpoint of each trial. The methods may be called from several threads.
+
+    Args:
+        writes: its threads read checkpoints, too.
+    """
+
+    def __init__(self, folder: RunFolder, writes: WriteQueue) -> None:
+        self._folder, self._writes, self._lock = folder, writes, threading.Lock()
+        self._held: dict[str, bytes | None] = {}  # None: too large to be held, or not read yet
+        self._reads: dict[str, Wait] = {}  # by trial, until its checkpoint is taken
+
+    def __contains__(self, trial: str) -> bool:
+        return trial in self._held
+
+    def is_ready(self, trial: str) -> bool:
+        """Return whether `get` returns at once. If it would not, begin to read the checkpoint."""
+        if self._held.get(trial, b"") is not None:
+            return True
+        if trial in self._reads:
+            self._reads[trial].log_if_due()
+        elif len(self._reads) < MAX_READS:
+            self._reads[trial] = Wait(f"the checkpoint of {trial} in the storage", clock=self._writes.time)
+            self._writes.put(partial(self._read_now, trial), trial)
+        return False
+
+    def _read_now(self, trial: str) -> None:
+        content = newest_checkpoint(self._folder, trial)
+        with self._lock:
+            if trial in self._held and content is None:
+                del self._held[trial]
+            elif trial in self._held and self._held[trial] is None:
+                self._held[trial] = content
+
+    def get(self, trial: str) -> bytes | None:
+        """Return the newest checkpoint of a trial, or None if it has none. Read it if it is not in memory."""
+        held = self._held.get(trial)
+        content = newest_checkpoint(self._folder, trial) if held is None and trial in self._held else held
+        if self._reads.pop(trial, None) and content is not None:
+            self._hold_no_more_than_fits(trial, content)
+        return content
+
+    def expect(self, trial: str) -> None:
+        """Note that an earlier driver may have stored a checkpoint, which is read when it is needed."""
+        self._held[trial] = None
+
+    def put(self, trial: str, content: bytes) -> None:
+        with self._lock:
+            self._held[trial] = content
+
+    def store(self, trial: str, epoch: int, content: bytes) -> None:
+        """Store a checkpoint that `put` was given."""
+        store_checkpoint(self._folder, trial, epoch, content)
+        self._hold_no_more_than_fits(trial, content)
+
+    def forget(self, trial: str) -> None:
+        with self._lock:
+            self._held.pop(trial, None)
+            self._reads.pop(trial, None)
+
+    def _hold_no_more_than_fits(self, trial: str, stored: bytes) -> None:
+        """Forget the content of a stored checkpoint if the checkpoints in memory exceed MAX_HELD_BYTES."""
+        with self._lock:
+            held = sum(len(content) for content in self._held.values() if content is not None)
+            if held > MAX_HELD_BYTES and self._held.get(trial) is stored:
+                self._held[trial] = None

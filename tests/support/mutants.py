@@ -36,9 +36,9 @@ FAN_OUT, ATTEMPT, RECORDER = "cluster/fan_out.py", "cluster/attempts.py", "jobs/
 MUTANTS = (
     Mutant(
         "a trial never resumes from its checkpoint",
-        "jobs/train/driver.py",
-        "return Assignment(spec, checkpoint, files.get(spec.model), ends_by, epochs=epochs)",
-        "return Assignment(spec, None, files.get(spec.model), ends_by)",
+        RECORDER,
+        "return Assignment(spec, checkpoint, self.files.get(spec.model), ends_by, epochs=epochs)",
+        "return Assignment(spec, None, self.files.get(spec.model), ends_by)",
         ("resumption",),
     ),
     Mutant(
@@ -79,15 +79,15 @@ MUTANTS = (
     Mutant(
         "results are never stored",
         RECORDER,
-        "self._writes.put(lambda: self._store(event, number, with_model=chosen), event.trial, size=size)",
-        "self._writes.put(lambda: None, event.trial, size=size)",
+        "self.writes.put(lambda: self._store(event, number, with_model=chosen), event.trial, size=size)",
+        "self.writes.put(lambda: None, event.trial, size=size)",
         ("storing results",),
     ),
     Mutant(
         "checkpoints are never stored",
         RECORDER,
-        'self._writes.put(write, event.trial, in_place_of="checkpoint", size=size)',
-        "self._writes.put(lambda: None, event.trial)",
+        'self.writes.put(write, trial, in_place_of="checkpoint", size=len(content))',
+        "self.writes.put(lambda: None, trial)",
         ("storing checkpoints",),
     ),
     Mutant(
@@ -167,9 +167,9 @@ MUTANTS = (
     ),
     Mutant(
         "a run without a time limit cuts its trials short",
-        "jobs/train/driver.py",
-        "return Assignment(spec, checkpoint, files.get(spec.model), ends_by, epochs=epochs)",
-        "return Assignment(spec, checkpoint, files.get(spec.model), clock.monotonic() + 30, epochs=epochs)",
+        RECORDER,
+        "deadline=deadline,",
+        "deadline=clock.monotonic() + 30,",
         ("weights",),
     ),
     Mutant(

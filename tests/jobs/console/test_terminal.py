@@ -80,7 +80,7 @@ import logging, sys, time
 from jobs.console.output import *
 from jobs.console.terminal import step
 from jobs.train import display
-from jobs.train.progress import RunProgress
+from jobs.train.display import RunProgress
 from mnist_lib.results import Started
 from mnist_lib.spec import trial_grid
 from tests.support.hostile import HOSTILE
@@ -90,7 +90,7 @@ def command(_):
     with step(HOSTILE) as show:
         show(HOSTILE)
         time.sleep(0.3)
-    progress = RunProgress(trial_grid(("keras",), [0], dataset="mnist-mini", epochs=10), [])
+    progress = RunProgress(trial_grid(("keras",), [0], dataset="mnist-mini", epochs=10))
     with display.display(progress):
         started = Started(trial="keras-s0", pid=1, node=HOSTILE, devices=(), gpus=(), resumed_after=0)
         progress.update(started, lambda trial: 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cluster.deadlines import Limits
 from cluster.lanes import Cause
@@ -14,9 +15,10 @@ from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
 from jobs.search.options import SearchOptions
+from jobs.train.display import drawing
 from mnist_lib.documents import encode
 from mnist_lib.errors import IntegrityError, MnistError
-from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialFailure
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, RungDone, Started, TrialFailure
 from mnist_lib.run_documents import RungScored
 from mnist_lib.store.runs import SEARCH, RunFolder
 from tests.support.processor import at_most_processor_seconds
@@ -25,6 +27,11 @@ from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, epoch_of
 from tests.support.store.faulty import Faulty, KilledError
+
+
+def first(_: str) -> int:
+    return 1
+
 
 BOUNDLESS = Limits(max_failures=1_000, max_out_of_memory=1_000)
 
@@ -48,10 +55,12 @@ class SimulatedSearch:
         self.drivers += 1
         folder = RunFolder(objects or self.storage, "run", resumed=self.drivers > 1)
         writes = SimulatedWrites(self.clock, seconds=0.0)
-        search = Search(self.options, folder, writes, self.lanes, self.deadline, wall=lambda: self.clock.now)
         plan = LanePlan(lanes=self.lanes, cpus=1, gpus=0)
-        if not search.is_over:
-            search.run(self.cluster, BOUNDLESS, plan, clock=self.clock)
+        search = Search(self.options, folder, self.lanes, self.deadline, writes, wall=lambda: self.clock.now)
+        with search:
+            if not search.is_over:
+                with search.fan_out(self.cluster, BOUNDLESS, plan, clock=self.clock) as fan_out:
+                    search.record_events(fan_out, shown=False)
         return search
 
     def drive_until_it_ends(self, faults: list[int]) -> Search:
@@ -160,28 +169,28 @@ def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
     search.winner()
     final = -(-given.final_seeds // lanes) * given.epochs * epoch
     assert world.clock.now + final <= deadline
-    assert world.document == json.loads(encode(search.found.document()))
+    assert world.document == json.loads(encode(search.findings.document()))
 
 
 def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
     world = SimulatedSearch(options(), 2, deadline=400.0, epoch=10.0)
-    cut = world.drive().found.document()
+    cut = world.drive().findings.document()
     assert cut.cut is not None
     world.clock.sleep(10.0)
     world.deadline = float("inf")
     again = world.drive()
-    assert again.found.document().decisions[: len(cut.decisions)] == cut.decisions
-    assert again.found.document().cut == cut.cut
+    assert again.findings.document().decisions[: len(cut.decisions)] == cut.decisions
+    assert again.findings.document().cut == cut.cut
 
 
 def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     world = SimulatedSearch(options(), lanes=1)
-    search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
-    while step := search.found.halving.next_step():
-        spec = search.found.trial(step.configuration)
+    search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
+    while step := search.findings.halving.next_step():
+        spec = search.findings.trial(step.configuration)
         search._steps[spec.id] = step
-        search._record(TrialFailure(trial=spec.id, code="E-NAN", message="the loss is not a finite number"))
+        search.record(TrialFailure(trial=spec.id, code="E-NAN", message="the loss is not a finite number"), first)
     assert search.is_over
     with pytest.raises(TrainingError, match="no configuration could be trained"):
         search.winner()
@@ -189,12 +198,31 @@ def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptur
 
 def test_data_that_cannot_be_read_end_the_search() -> None:
     world = SimulatedSearch(options(), lanes=1)
-    search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
-    step = search.found.halving.next_step()
+    search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
+    step = search.findings.halving.next_step()
     assert step is not None
     search._steps["keras-c0"] = step
     with pytest.raises(TrainingError, match="keras-c0: the data are damaged"):
-        search._record(TrialFailure(trial="keras-c0", code="E-DATA", message="the data are damaged"))
+        search.record(TrialFailure(trial="keras-c0", code="E-DATA", message="the data are damaged"), first)
+
+
+def test_the_live_table_has_the_configurations_in_progress_up_to_their_next_rung() -> None:
+    search = Search(options(), RunFolder(MemoryObjects(), "run"), 2, writes=SimulatedWrites(VirtualClock(), 0.0))
+    console = Console(width=100, height=24, color_system=None)
+    first_two = search.next_trials(queued=0)
+    assert [spec.id for spec in first_two] == ["keras-c0", "keras-c1"]
+    for event in (
+        Started(trial="keras-c0", pid=1, node="host", devices=(), gpus=()),
+        RungDone(trial="keras-c1", epoch=1, validation=Accuracy(9, 10), seconds=1.0, content=b""),
+    ):
+        search.record(event, first)
+        search.progress.update(event, first)
+    with console.capture() as capture:
+        console.print(drawing(search.progress, console))
+    _, *headings, row, totals = capture.get().splitlines()
+    assert "test" not in "".join(headings)
+    assert row.split()[:3] == ["keras-c0", "running", "0/1"]
+    assert totals.startswith("1 of 23 configurations tried, ")
 
 
 def test_the_documentation_names_the_file_of_decisions() -> None:
@@ -207,7 +235,7 @@ def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() 
     with at_most_processor_seconds(10):  # the simulated cluster needs most of it
         search = world.drive()
     assert len(world.document["configurations"]) == 1_000
-    assert len(search._checkpoints._held) == len(search._time._seen) == len(search._steps) == 0
+    assert len(search.checkpoints._held) == len(search._time._seen) == len(search._steps) == 0
 
 
 def history_lines(world: SimulatedSearch) -> list[str]:
@@ -261,14 +289,14 @@ def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> 
 
 
 def test_a_configuration_that_failed_on_a_later_rung_does_not_win() -> None:
-    search = Search(options(), RunFolder(MemoryObjects(), "run"), SimulatedWrites(VirtualClock(), 0.0), 1)
-    steps = [step for _ in range(9) if (step := search.found.halving.next_step())]
+    search = Search(options(), RunFolder(MemoryObjects(), "run"), 1, writes=SimulatedWrites(VirtualClock(), 0.0))
+    steps = [step for _ in range(9) if (step := search.findings.halving.next_step())]
     for step in steps:
-        search.found.halving.record(step, Accuracy(90 - step.configuration, 100))
-    best = search.found.halving.next_step()
+        search.findings.halving.record(step, Accuracy(90 - step.configuration, 100))
+    best = search.findings.halving.next_step()
     assert best is not None
     assert search.winner() == best.configuration == 0
-    search.found.halving.record(best, None)
+    search.findings.halving.record(best, None)
     assert search.winner() == 1
 
 
@@ -303,33 +331,29 @@ def test_a_resumed_search_whose_time_is_over_trains_nothing() -> None:
 
 def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> None:
     world = SimulatedSearch(options(), lanes=1)
-    search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
+    search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
     now = 0.0
     search._time.wall = lambda: now
     for at, epoch in ((50.0, 1), (53.0, 2)):
         now = at
-        search._record(epoch_of(search.found.trial(0), epoch, seconds=2.0))
+        search.record(epoch_of(search.findings.trial(0), epoch, seconds=2.0), first)
     assert [*search._time._epoch_seconds] == [2.0, 3.0]
 
 
 def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> None:
     world = SimulatedSearch(options(strategy="random", epochs=100), lanes=1)
-    search = Search(world.options, RunFolder(world.storage, "run"), SimulatedWrites(world.clock, 0.0), 1)
+    search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
     for number in range(2):
-        step = search.found.halving.next_step()
+        step = search.findings.halving.next_step()
         assert step is not None
-        spec = search.found.trial(number)
+        spec = search.findings.trial(number)
         search._steps[spec.id] = step
-        search._record(epoch_of(spec, 1))
+        search.record(epoch_of(spec, 1), first)
     assert search.winner() == 0
-    search._record(TrialFailure(trial="keras-c0", code="E-NAN", message="the loss is not a finite number"))
+    search.record(TrialFailure(trial="keras-c0", code="E-NAN", message="the loss is not a finite number"), first)
     assert search.winner() == 1
-    assert (
-        Search(
-            world.options, RunFolder(world.storage, "run", resumed=True), SimulatedWrites(world.clock, 0.0), 1
-        ).winner()
-        == 1
-    )
+    resumed = RunFolder(world.storage, "run", resumed=True)
+    assert Search(world.options, resumed, 1, writes=SimulatedWrites(world.clock, 0.0)).winner() == 1
 
 
 @pytest.mark.parametrize(

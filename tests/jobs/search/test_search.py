@@ -54,7 +54,7 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
     again = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
     timed = re.compile(r"^Time: .*$", re.M)  # the stored total ends when the models are stored
     assert (again[0], timed.sub("", again[1])) == (0, timed.sub("", stdout))
-    assert "run r is complete; for another search, use another --run-name" in again[2]
+    assert "run r is complete; for another run, use another --run-name" in again[2]
 
 
 @pytest.mark.long

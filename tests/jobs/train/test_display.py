@@ -14,13 +14,13 @@ from rich.console import Console
 from cluster.fan_out import LostAttempt
 from cluster.lanes import Cause, Death
 from jobs.train import display
-from jobs.train.progress import RunProgress, State
+from jobs.train.display import RunProgress, State
 from mnist_lib.results import Accuracy, EpochDone, Heartbeat, Started, TrialFailure
 from mnist_lib.spec import trial_grid
 
 
 def progress_of(trials: int) -> RunProgress:
-    return RunProgress(trial_grid(("keras",), range(trials), dataset="mnist-mini", epochs=10), [])
+    return RunProgress(trial_grid(("keras",), range(trials), dataset="mnist-mini", epochs=10))
 
 
 def first(item: str) -> int:
@@ -82,7 +82,7 @@ def test_the_table_has_one_accuracy_column_for_validation_and_one_for_test(width
 
 
 def test_without_validation_the_accuracy_column_is_that_of_training() -> None:
-    progress = RunProgress(trial_grid(("keras",), [0], dataset="mnist-mini", epochs=10, validation_percent=0), [])
+    progress = RunProgress(trial_grid(("keras",), [0], dataset="mnist-mini", epochs=10, validation_percent=0))
     assert "training" in drawn(progress, 80, 24)[1]
 
 

@@ -11,18 +11,15 @@ import pytest
 
 from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
-from jobs.train.command import finish
-from jobs.train.driver import fan_out_of
 from jobs.train.options import TrainOptions
-from jobs.train.recorder import Recorder
-from jobs.train.storing import StoredData, Times, store_run
+from jobs.train.recorder import Training
+from jobs.train.run import Run, RunDataset
 from jobs.train.write_queue import Write
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.lease import FencedObjects, LeaseTerm
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 from mnist_lib.objects.records import RecordLog
-from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.run_documents import SuccessfulTrial, Summary
 from mnist_lib.spec import trial_grid
@@ -53,25 +50,38 @@ MAX_OPERATIONS = 500
 def complete_run(objects: Objects) -> Summary:
     """Begin or resume a run, as `jobs.train` does, and return its summary."""
     with open_run(objects, "r", dataset="mnist-mini", terms={"epochs": 2}, configuration="") as folder:
-        summary = folder.summary()
+        run, summary = run_in(folder), folder.summary()
         if summary is not None:
-            finish(folder, summary, OPTIONS)
+            run.finish(summary)
             return summary
         clock = VirtualClock()
         cluster = SimulatedCluster(clock, {"keras": Durations(), "scratch": Durations()}, [2])
-        with Recorder(folder, TRIALS, SimulatedWrites(clock, seconds=0.0)) as recorder:
+        with Training(folder, TRIALS, writes=SimulatedWrites(clock, seconds=0.0)) as training:
             plan = LanePlan(lanes=2, cpus=1, gpus=0)
-            with fan_out_of(cluster, Limits(), plan, recorder, clock=clock) as fan_out:
-                for event in fan_out.events():
-                    recorder.record(event, fan_out.attempts)
-        return store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0, 0.0), STORED_DATA)
+            with training.fan_out(cluster, Limits(), plan, clock=clock) as fan_out:
+                training.record_events(fan_out, shown=False)
+        return run.store(training)
 
 
-def no_dataset() -> Dataset:
-    raise AssertionError("only a report needs the dataset")
+class PreparedDataset(RunDataset):
+    """A dataset that no task prepares."""
+
+    begin = prepared = 0.0
+
+    def __init__(self) -> None:
+        self._facts, self._since, self._options = FACTS, None, OPTIONS
+
+    def content(self) -> Dataset:
+        raise AssertionError("only a report needs the dataset")
+
+    def state(self) -> bytes:
+        return b"state"
 
 
-STORED_DATA = StoredData(dataset_summary(FACTS, 10), no_dataset, lambda: b"state")
+def run_in(folder: RunFolder) -> Run[TrainOptions]:
+    run = Run(OPTIONS, folder, {"sha256": "0" * 64}, begin=0.0)
+    run.data = PreparedDataset()
+    return run
 
 
 def check(objects: MemoryObjects, summary: Summary) -> None:
@@ -108,17 +118,17 @@ def test_f6_s1_s2_an_error_or_kill_at_any_operation_of_a_run_changes_no_result(
 KERAS = trial_grid(["keras"], range(3), dataset="mnist-mini", epochs=2)
 
 
-def recorded(objects: Objects, events: list[Any], *, resumed: bool) -> tuple[RunFolder, Recorder]:
+def recorded(objects: Objects, events: list[Any], *, resumed: bool) -> tuple[RunFolder, Training]:
     folder = RunFolder(objects, "r", resumed=resumed)
-    with Recorder(folder, KERAS, SimulatedWrites(VirtualClock(), seconds=0.0)) as recorder:
+    with Training(folder, KERAS, writes=SimulatedWrites(VirtualClock(), seconds=0.0)) as training:
         for event in events:
-            recorder.record(event, lambda _: 1)
-    return folder, recorder
+            training.record(event, lambda _: 1)
+    return folder, training
 
 
-def stored_trial(folder: RunFolder, recorder: Recorder) -> str:
+def stored_trial(folder: RunFolder, training: Training) -> str:
     """Store the models of a run, and return the trial whose model was stored."""
-    summary = store_run(folder, recorder, FACTS, OPTIONS, {"sha256": "0" * 64}, Times(0.0, 0.0, 0.0, 0.0), STORED_DATA)
+    summary = run_in(folder).store(training)
     version = find(folder.objects, "keras", summary.models["keras"].version)
     assert version is not None
     assert "weights.npz" in version.files
@@ -148,21 +158,21 @@ def test_without_the_best_model_the_next_best_is_stored_and_without_any_the_run_
     recorded(objects, [ended(0, 5), ended(1, 9), ended(2, 7)], resumed=False)  # the model of trial 2 is not stored
     objects.replace("runs/r/trials/keras-s1/ended.json", b"damaged")
     before = copy.deepcopy(objects)
-    folder, recorder = recorded(objects, [failed(1)], resumed=True)
+    folder, training = recorded(objects, [failed(1)], resumed=True)
     with caplog.at_level("WARNING", logger="jobs.train"):
-        assert stored_trial(folder, recorder) == "keras-s0"
+        assert stored_trial(folder, training) == "keras-s0"
     assert "keras-s2: its model is lost with a better trial's result; storing keras-s0 instead" in caplog.text
 
     before.replace("runs/r/trials/keras-s0/ended.json", b"damaged")
-    folder, recorder = recorded(before, [failed(0), failed(1)], resumed=True)
+    folder, training = recorded(before, [failed(0), failed(1)], resumed=True)
     with pytest.raises(
         IntegrityError, match=r"^keras-s2: expected the files of its model, got none, .* trains keras-s2 again$"
     ):
-        stored_trial(folder, recorder)
+        stored_trial(folder, training)
     assert find(before, "keras", 1) is None
     assert not folder.is_complete
-    folder, recorder = recorded(before, [ended(2, 7), failed(0), failed(1)], resumed=True)
-    assert stored_trial(folder, recorder) == "keras-s2"
+    folder, training = recorded(before, [ended(2, 7), failed(0), failed(1)], resumed=True)
+    assert stored_trial(folder, training) == "keras-s2"
 
 
 def take_lease(objects: Objects, number: int, clock: VirtualClock, through: Objects | None = None) -> FencedObjects:
@@ -204,7 +214,7 @@ def complete_as_second(
 
 
 def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.train.checkpoints.MAX_HELD_BYTES", 0)  # so none is in memory when its attempt dies
+    monkeypatch.setattr("jobs.train.write_queue.MAX_HELD_BYTES", 0)  # so none is in memory when its attempt dies
     clock = VirtualClock()
     reads: list[bool] = []  # whether a thread of the queue made them
 
@@ -225,12 +235,11 @@ def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.Monke
     folder, writes = RunFolder(Storage(), "r"), Writes(clock, seconds=5.0)
     cluster = SimulatedCluster(clock, {"keras": Durations(epoch=20.0), "scratch": Durations(epoch=20.0)}, [2])
     clock.after(40.0, lambda: cluster.kill_worker(cluster.running[0]))
-    with Recorder(folder, TRIALS, writes) as recorder:
+    with Training(folder, TRIALS, writes=writes) as training:
         plan = LanePlan(lanes=2, cpus=1, gpus=0)
-        with fan_out_of(cluster, Limits(), plan, recorder, clock=clock) as fan_out:
-            for event in fan_out.events():
-                recorder.record(event, fan_out.attempts)
+        with training.fan_out(cluster, Limits(), plan, clock=clock) as fan_out:
+            training.record_events(fan_out, shown=False)
     assert reads == [True]
-    assert {row.id: row.weights_sha256 for row in recorder.rows if isinstance(row, SuccessfulTrial)} == {
+    assert {row.id: row.weights_sha256 for row in training.rows if isinstance(row, SuccessfulTrial)} == {
         spec.id: undisturbed_weights(spec) for spec in TRIALS
     }

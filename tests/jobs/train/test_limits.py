@@ -9,10 +9,9 @@ import pytest
 
 from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
-from jobs.train.driver import fan_out_of
+from jobs.train.display import RunProgress
 from jobs.train.options import TrainOptions
-from jobs.train.progress import RunProgress
-from jobs.train.recorder import Recorder
+from jobs.train.recorder import Training
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time, text_of
 from mnist_lib.results import EpochDone, TrialResult
@@ -41,11 +40,11 @@ class Run:
         writes = SimulatedWrites(self.clock, seconds=0.0)
         plan = LanePlan(lanes=self._lanes, cpus=1, gpus=0)
         with (
-            Recorder(RunFolder(MemoryObjects(), "r"), self._trials, writes) as recorder,
-            fan_out_of(self.cluster, Limits(), plan, recorder, deadline, clock=self.clock) as fan_out,
+            Training(RunFolder(MemoryObjects(), "r"), self._trials, writes=writes) as training,
+            training.fan_out(self.cluster, Limits(), plan, deadline, clock=self.clock) as fan_out,
         ):
             for event in fan_out.events():
-                recorder.record(event, fan_out.attempts)
+                training.record(event, fan_out.attempts)
                 if isinstance(event, EpochDone):
                     self.trained_until = self.clock.now
                 if isinstance(event, TrialResult):
@@ -79,7 +78,8 @@ def test_w5_a_wall_clock_that_is_set_during_a_run_changes_no_limit(
     for deadline in deadlines:
         assert deadline - steady_time() == pytest.approx(HOUR / 2, abs=10)
         (spec,) = grid("keras")
-        progress = RunProgress([spec], [], deadline=deadline)
+        progress = RunProgress([spec])
+        progress.deadline = deadline
         progress.update(epoch_of(spec, 1, HOUR), lambda _: 1)
         assert progress.total_seconds_left == pytest.approx(HOUR / 2, abs=10)
 

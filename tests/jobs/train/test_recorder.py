@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import VersionsError
 from cluster.fan_out import LostAttempt
 from cluster.lanes import Cause, Death
-from jobs.train.recorder import Recorder, require_same_versions
+from jobs.train.recorder import Training, require_same_versions
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.errors import IntegrityError
@@ -42,9 +42,9 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
     event: object, code: str, retry: bool, tmp_path: Path
 ) -> None:
     trials = trial_grid(("keras",), [0], dataset="mnist-mini")
-    with Recorder(RunFolder(LocalObjects(tmp_path), "r"), trials) as recorder:
-        recorder.record(event, lambda trial: 2)
-    (row,) = recorder.rows
+    with Training(RunFolder(LocalObjects(tmp_path), "r"), trials) as training:
+        training.record(event, lambda trial: 2)
+    (row,) = training.rows
     assert isinstance(row, FailedTrial)
     assert (row.attempts, row.error.code, row.error.retry) == (2, code, retry)
     assert json.loads((tmp_path / "runs/r/trials/keras-s0/result.json").read_text()) == builtins_of(row)
@@ -53,18 +53,18 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
 def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.train.checkpoints.MAX_HELD_BYTES", 250)
+    monkeypatch.setattr("jobs.train.write_queue.MAX_HELD_BYTES", 250)
     trials = trial_grid(("keras",), [0, 1, 2], dataset="mnist-mini")
     contents = {trial.id: bytes([trial.seed]) * 100 for trial in trials}
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    with Recorder(folder, trials) as recorder:
+    with Training(folder, trials) as training:
         for trial, content in contents.items():
-            recorder.record(CheckpointTaken(trial=trial, epoch=1, content=content), lambda trial: 1)
-    assert {trial: recorder.checkpoint(trial) for trial in contents} == contents
-    with Recorder(RunFolder(folder.objects, "r", resumed=True), trials) as resumed:
-        assert {trial: resumed.checkpoint(trial) for trial in contents} == contents
-    for each in (recorder, resumed):
-        assert sorted(content is None for content in each._checkpoints._held.values()) == [False, False, True]
+            training.record(CheckpointTaken(trial=trial, epoch=1, content=content), lambda trial: 1)
+    assert {trial: training.checkpoints.get(trial) for trial in contents} == contents
+    with Training(RunFolder(folder.objects, "r", resumed=True), trials) as resumed:
+        assert {trial: resumed.checkpoints.get(trial) for trial in contents} == contents
+    assert sorted(content is None for content in training.checkpoints._held.values()) == [False, False, True]
+    assert {*resumed.checkpoints._held.values()} == {None}  # those of an earlier driver are read when they are needed
 
 
 def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path
             unflushed.clear()
 
     attempts = [1, 2, 3, 4], [3, 4, 5]  # the second one resumed after epoch 2
-    with Recorder(RunFolder(Buffering(tmp_path), "r"), trials) as recorder:
+    with Training(RunFolder(Buffering(tmp_path), "r"), trials) as training:
         for number, attempt in enumerate(attempts, 1):
             for epoch in attempt:
-                recorder.record(epoch_of(trial, epoch, seconds=number), lambda _: 1)
-        recorder.record(CheckpointTaken(trial=trial.id, epoch=5, content=b"of epoch 5"), lambda _: 1)
-    with Recorder(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
-        assert resumed.checkpoint(trial.id) == b"of epoch 5"
-        for each in (recorder, resumed):
+                training.record(epoch_of(trial, epoch, seconds=number), lambda _: 1)
+        training.record(CheckpointTaken(trial=trial.id, epoch=5, content=b"of epoch 5"), lambda _: 1)
+    with Training(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
+        assert resumed.checkpoints.get(trial.id) == b"of epoch 5"
+        for each in (training, resumed):
             assert [done.seconds for done in each.epochs(trial.id).first(trial.id, 5)] == [1, 1, 2, 2, 2]
 
 
@@ -108,15 +108,15 @@ def test_w6_events_wait_when_the_history_that_is_not_stored_takes_up_too_much_me
 ) -> None:
     monkeypatch.setattr("jobs.train.write_queue.MAX_UNWRITTEN_BYTES", 100_000)
     trials, objects = trial_grid(("keras",), [0], dataset="mnist-mini"), Hung(tmp_path)
-    with Recorder(RunFolder(objects, "r"), trials) as recorder:
+    with Training(RunFolder(objects, "r"), trials) as training:
         epochs = 0
-        while not recorder.is_full and epochs < 10_000:
+        while not training.writes.is_full and epochs < 10_000:
             epochs += 1
-            recorder.record(epoch_of(trials[0], epochs), lambda trial: 1)
+            training.record(epoch_of(trials[0], epochs), lambda trial: 1)
         objects.may_go_on.set()
     assert 300 < epochs < 1_000
     assert (tmp_path / "runs/r/history.jsonl").read_bytes().count(b"\n") == epochs
-    assert not recorder.is_full
+    assert not training.writes.is_full
 
 
 @pytest.mark.parametrize("package", ["python", *RESULT_PACKAGES])
@@ -130,7 +130,7 @@ def test_f22_a_worker_with_a_different_version_of_any_package_is_refused(package
     require_same_versions("node7", here, here)
 
 
-def resumed_with(folder: RunFolder, *shapes: tuple[int, int]) -> Recorder:
+def resumed_with(folder: RunFolder, *shapes: tuple[int, int]) -> Training:
     """Return the recorder of a run that is resumed with a stored result of each shape."""
     trials = trial_grid(("keras",), range(len(shapes)), dataset="mnist-mini")
     for spec, shape in zip(trials, shapes, strict=True):
@@ -142,7 +142,7 @@ def resumed_with(folder: RunFolder, *shapes: tuple[int, int]) -> Recorder:
             probabilities=np.zeros(shape, np.float32),
         )
         store_result(folder, result, 1, with_model=True)
-    return Recorder(RunFolder(folder.objects, folder.run, resumed=True), trials)
+    return Training(RunFolder(folder.objects, folder.run, resumed=True), trials)
 
 
 def test_p8_stored_results_of_different_test_images_are_refused(tmp_path: Path) -> None:
@@ -152,8 +152,9 @@ def test_p8_stored_results_of_different_test_images_are_refused(tmp_path: Path) 
 
 @pytest.mark.parametrize("shape", [(5, 10), (4, 11)])
 def test_p8_results_that_do_not_belong_to_the_dataset_are_refused(shape: tuple[int, int], tmp_path: Path) -> None:
-    with resumed_with(RunFolder(LocalObjects(tmp_path), "r"), shape, shape) as recorder:
-        assert not recorder.unfinished
-        recorder.require_shape(shape)
+    with resumed_with(RunFolder(LocalObjects(tmp_path), "r"), shape, shape) as training:
+        assert not training.unfinished
+        assert training.progress.totals()[0] == "2 of 2 trials ended"
+        training.require_shape(shape)
         with pytest.raises(IntegrityError, match=r"keras-s0/ended.json: expected probabilities \[4, 10\], got "):
-            recorder.require_shape((4, 10))
+            training.require_shape((4, 10))

@@ -4,17 +4,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import jobs
 from jobs import MAX_IMPORT_SECONDS, begin_of_command
-from jobs.train.command import result_lines, run_job
+from jobs.train.command import run_job
 from jobs.train.options import TrainOptions
+from jobs.train.run import Run
 from mnist_lib.clock import steady_time
 from mnist_lib.run_documents import Summary
-from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT
 from tests.support.made_run import small_summary
 
@@ -34,11 +33,10 @@ def test_the_printed_total_ends_with_the_last_line_and_is_the_sum_of_its_parts(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     begin = steady_time() - 50  # which the start, the cluster and the report took
 
-    def work(folder: RunFolder, code: Any, advice: str) -> Summary:
+    def work(run: Run[TrainOptions]) -> Summary:
         return small_summary([0, 1, 2, 3])  # 36 s until the models were stored
 
-    options = TrainOptions(storage=str(tmp_path / "s"), quiet=True)
-    result = run_job(options, work, result_lines, begin, submitted=False)
+    result = run_job(TrainOptions(storage=str(tmp_path / "s"), quiet=True), begin, work)
     took = steady_time() - begin
     (line,) = [line for line in result.lines if isinstance(line, str) and line.startswith("Time: ")]
     total, *parts = map(float, re.findall(r"([\d.]+) s ", line))

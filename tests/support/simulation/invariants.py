@@ -13,7 +13,7 @@ from typing import Any
 from cluster.deadlines import Limits
 from cluster.fan_out import FanOut, LostAttempt
 from cluster.lanes import Cause, Death, Message
-from jobs.train.recorder import Recorder
+from jobs.train.recorder import Training
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -265,13 +265,13 @@ class Invariants(Watch):
                 must(kept >= known, "storing checkpoints", f"{spec.id}: epoch {known} was recorded, {kept} is stored")
 
 
-class WatchedRecorder(Recorder):
-    """A recorder whose events a world notes and checks."""
+class WatchedTraining(Training):
+    """The training of a run whose events a world notes and checks."""
 
     def __init__(
         self, folder: RunFolder, trials: list[TrialSpec], invariants: Invariants, note: Callable[[str], Any]
     ) -> None:
-        super().__init__(folder, trials, invariants.writes)
+        super().__init__(folder, trials, writes=invariants.writes)
         self._invariants, self._note = invariants, note
 
     def record(self, event: object, attempts: Callable[[str], int]) -> None:

@@ -12,9 +12,7 @@ from pathlib import Path
 
 from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
-from jobs.train.driver import fan_out_of, record_events
-from jobs.train.progress import RunProgress
-from jobs.train.recorder import Recorder
+from jobs.train.recorder import Training
 from mnist_lib.objects.protocol import Fence
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
@@ -37,14 +35,14 @@ class Nowhere(MemoryObjects):
         pass
 
 
-class CountingRecorder(Recorder):
+class CountingTraining(Training):
     """Counts the events, and those that come while too many writes wait for the storage."""
 
     events = events_at_full_storage = 0
 
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
         self.events += 1
-        self.events_at_full_storage += self.is_full
+        self.events_at_full_storage += self.writes.is_full
         super().record(event, attempts)
 
 
@@ -82,21 +80,21 @@ def main() -> int:
     limits, plan = Limits(max_failures=100), LanePlan(lanes=nodes, cpus=1, gpus=0)
     begin = time.process_time()
     with (
-        CountingRecorder(RunFolder(Nowhere(), "run"), specs, writes) as recorder,
-        fan_out_of(cluster, limits, plan, recorder, clock=clock) as fan_out,
+        CountingTraining(RunFolder(Nowhere(), "run"), specs, writes=writes) as training,
+        training.fan_out(cluster, limits, plan, clock=clock) as fan_out,
     ):
-        record_events(fan_out, recorder, RunProgress(specs, recorder.rows, plan.lanes), clock=clock)
-    events = recorder.events
+        training.record_events(fan_out, clock=clock)
+    events = training.events
     found = {
-        "ok": sum(row.status == "ok" for row in recorder.rows),
-        "attempts": sum(row.attempts for row in recorder.rows),
+        "ok": sum(row.status == "ok" for row in training.rows),
+        "attempts": sum(row.attempts for row in training.rows),
         "events": events,
         "virtual_seconds": clock.now,
         "milliseconds_per_event": 1_000 * (time.process_time() - begin) / events,  # with the simulation's own share
         "megabytes": int(PEAK.findall(Path("/proc/self/status").read_text())[0]) / 1_024,
         "longest_line": lines.longest,
         "most_progress_lines_in_a_second": max(lines.progress.values(), default=0),
-        "events_at_full_storage": recorder.events_at_full_storage,
+        "events_at_full_storage": training.events_at_full_storage,
     }
     print(json.dumps(found, indent=2))
     return 0

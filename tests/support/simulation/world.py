@@ -15,8 +15,6 @@ from cluster.deadlines import BACK_OFF_SECONDS, Limits
 from cluster.errors import ClusterLostError, ResourcesError
 from cluster.lanes import Cause
 from cluster.nodes import LanePlan
-from jobs.train.driver import fan_out_of, record_events
-from jobs.train.progress import RunProgress
 from mnist_lib.errors import ConflictError, StoreError
 from mnist_lib.objects.lease import fence, lease_folder
 from mnist_lib.objects.records import RecordLog
@@ -25,7 +23,7 @@ from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import NODE_LOST_SECONDS, SimulatedCluster, SimulatedLane, Watch
-from tests.support.simulation.invariants import WARNINGS, Invariants, WatchedRecorder, known_capacity, must
+from tests.support.simulation.invariants import WARNINGS, Invariants, WatchedTraining, known_capacity, must
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
@@ -310,11 +308,11 @@ class World:
         self._driver = cluster.watch = watch
         is_stored = True
         try:
-            with WatchedRecorder(folder, self.trials, watch, self.note) as recorder:
-                if recorder.unfinished:
+            with WatchedTraining(folder, self.trials, watch, self.note) as training:
+                if training.unfinished:
                     plan = LanePlan(lanes=max(1, known_capacity(cluster)), cpus=1, gpus=0)
-                    with fan_out_of(cluster, limits, plan, recorder, self.deadline, clock=clock) as watch.fan_out:
-                        record_events(watch.fan_out, recorder, RunProgress(self.trials, recorder.rows), shown=False)
+                    with training.fan_out(cluster, limits, plan, self.deadline, clock=clock) as watch.fan_out:
+                        training.record_events(watch.fan_out, shown=False)
         except (StoreError, KilledError):
             is_stored = False
             raise
@@ -322,8 +320,8 @@ class World:
             if is_stored and "storage" not in self.faults:
                 watch.check_storage(self.trials)
             self._driver, cluster.watch = None, Watch()  # what comes now concerns no driver
-        self.rows = {row.id: row for row in recorder.rows}
-        must(len(recorder.rows) == len(self.rows), "one end", "a trial has two results")
+        self.rows = {row.id: row for row in training.rows}
+        must(len(training.rows) == len(self.rows), "one end", "a trial has two results")
 
     def check(self) -> None:
         """Raise AssertionError if anything that must hold at the end does not."""

@@ -1,0 +1,346 @@
+"""A run, from the cluster and the dataset to the stored models. It never imports TensorFlow."""
+
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from cluster.errors import ClusterError, ClusterLostError
+from cluster.nodes import LanePlan, live_nodes, wait_for_plan
+from cluster.ray_lanes import RayLanes
+from cluster.session import end_children, end_of_node
+from cluster.tasks import result_of, start_beside_driver
+from jobs.console.exit_codes import TrainingError
+from jobs.console.signals import stoppable
+from jobs.console.terminal import step
+from jobs.train import worker
+from jobs.train.options import TrainOptions
+from jobs.train.planning import connected, models_to_check, plan_of
+from jobs.train.recorder import Recorder, Training
+from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
+from mnist_lib.aggregation import Tally
+from mnist_lib.clock import now_text, steady_time
+from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
+from mnist_lib.data.corrections import labels_in_storage
+from mnist_lib.data.split import Dataset, DatasetInfo
+from mnist_lib.errors import IntegrityError, ModelError
+from mnist_lib.model_file import Call, trust
+from mnist_lib.objects.protocol import failpoint
+from mnist_lib.report.data_texts import changes_text, growth_texts
+from mnist_lib.report.summary import Stored, dataset_summary, summarize
+from mnist_lib.results import TrialResult
+from mnist_lib.run_documents import (
+    ChangesSummary,
+    DatasetSummary,
+    DriverConnected,
+    FailedTrial,
+    SearchSummary,
+    SuccessfulTrial,
+    Summary,
+    Timing,
+)
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.reigns import champion
+from mnist_lib.store.contents import StoredModel, contents_of
+from mnist_lib.store.datasets import (
+    RunData,
+    begin_with,
+    begun_with,
+    earlier_runs,
+    last_run,
+    read_state,
+    record_last_run,
+    store_state,
+)
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.resumption import delete_trial_state, forget_result
+from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.versions import Version
+from mnist_lib.wording import counted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+Options = TypeVar("Options", bound=TrainOptions)
+
+
+class RunDataset:
+    """The dataset of a run: prepared beside the driver from now on, compared with that of the last run, and recorded.
+
+    What a run begins with is recorded, so that it keeps its labels when it is resumed after someone has corrected
+    others.
+    """
+
+    def __init__(self, folder: RunFolder, options: TrainOptions) -> None:
+        self._folder, self._options = folder, options
+        request, objects = options.data(), folder.objects
+        self._begun = begun_with(folder)
+        self._since = self._begun.since if self._begun else last_run(objects, request.name)
+        self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
+        self._facts: DatasetInfo | None = None
+        before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
+        self.images, self._info, self._state = start_beside_driver(
+            worker.prepare_dataset,
+            request,
+            models_to_check(options, options.grid()),
+            labels_in_storage(request, objects),
+            self._begun.labels if self._begun else None,
+            None if before is None else np.frombuffer(before, np.uint8),  # an array is sent without copying it
+            num_returns=3,
+        )
+
+    def facts(self) -> DatasetInfo:
+        """Wait until the dataset is prepared, check it, and return what the driver needs to know about it."""
+        if self._facts is None:
+            self._facts = self._wait()
+            self.prepared = steady_time()
+            self._check(self._facts)
+        return self._facts
+
+    def _wait(self) -> DatasetInfo:
+        options = self._options
+        with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
+            facts: DatasetInfo = result_of(self._info, "the preparation of the dataset")
+        log.info(
+            "%s: %s training images, %s test images", facts.name, f"{facts.train:,}", f"{len(facts.test_labels):,}"
+        )
+        if not facts.reusable:
+            log.info(
+                "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
+            )
+        return facts
+
+    def _check(self, facts: DatasetInfo) -> None:
+        """Check the prepared dataset, record it as that of the run, and log what is unusual."""
+        folder = self._folder
+        facts.check(self._options.validation_percent)
+        for notice in facts.notices:
+            log.warning("%s: %s", facts.name, notice)
+        if self._begun is None:
+            begin_with(folder, RunData(facts.labels, self._since))
+        folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
+        changes = self.summary().changes
+        if changes:
+            log.info("%s: %s", facts.name, changes_text(changes))
+            for text in growth_texts(changes.unusual):
+                log.warning("%s: %s", facts.name, text)
+        elif self._since:
+            log.warning("%s: what has changed since run %s is not known", facts.name, self._since.run)
+
+    def summary(self) -> DatasetSummary:
+        """Return what the summary of the run says about the prepared dataset."""
+        facts = self.facts()
+        changes, since = facts.changes, self._since
+        if changes is None or since is None:
+            return dataset_summary(facts, self._options.validation_percent)
+        earlier = [run.dataset.changes.added for run in self.earlier if run.dataset.changes]
+        of_summary = ChangesSummary(
+            since=since.run,
+            at=since.at,
+            added=changes.added,
+            removed=changes.removed,
+            relabelled=changes.relabelled,
+            unusual=growth(changes.added, earlier),
+        )
+        return dataset_summary(facts, self._options.validation_percent, of_summary)
+
+    @functools.cached_property
+    def earlier(self) -> list[Summary]:
+        """The summaries of the last runs of the dataset."""
+        return earlier_runs(self._folder.objects, self._since.run, MAX_EARLIER_RUNS) if self._since else []
+
+    def content(self) -> Dataset:
+        dataset: Dataset = result_of(self.images, "the dataset")
+        return dataset
+
+    def state(self) -> bytes:
+        """Return the state of the dataset, see `data.changes`."""
+        return bytes(result_of(self._state, "the state of the dataset"))
+
+    def predict(self, version: Version, positions: "NDArray[np.intp]") -> "NDArray[np.float32]":
+        """Predict test images, given by their positions, with a stored version in a task: [n, classes]."""
+        log.info("%s predicts %s on which it was not tested", version.name, counted(len(positions), "test image"))
+        stored = StoredModel.read(self._folder.objects, version)
+        task = start_beside_driver(worker.predict_test_images, stored, self.images, positions)
+        try:
+            probabilities: NDArray[np.float32] = result_of(task, f"the predictions of {version.name}")
+        except ClusterLostError:
+            raise
+        except ClusterError as error:  # its worker died; the champion stays, and the run goes on
+            raise ModelError(str(error)) from error
+        return probabilities
+
+
+class Run(Generic[Options]):
+    """A run of `jobs.train` or `jobs.search`. What its earlier drivers have finished is not repeated.
+
+    Args:
+        code: the result of `code_version`.
+        begin: the value of `steady_time()` when the command began.
+        advice: what to print when the user interrupts the run.
+    """
+
+    data: RunDataset  # from `connected` on
+    deadline = math.inf  # the value of `steady_time()` after which no further epoch is trained; from `connected` on
+
+    def __init__(
+        self, options: Options, folder: RunFolder, code: Mapping[str, Any], begin: float, advice: str = ""
+    ) -> None:
+        self.options, self.folder, self.code, self.begin, self._advice = options, folder, code, begin, advice
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Join or start the cluster, and begin to prepare the dataset there."""
+        if self.options.report:
+            load_in_background()
+        self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked())
+        with connected(self.options) as cluster_seconds, stoppable(self._advice, end_children, end_of_node()):
+            self.data = RunDataset(self.folder, self.options)
+            start = steady_time() - self.begin - cluster_seconds
+            phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
+            self.folder.append_history(DriverConnected(phases=phases))
+            yield
+
+    def train(self) -> Summary:
+        """Train all trials of the options on a cluster, store the results, and return the summary.
+
+        Raises:
+            DataError: the dataset is missing or damaged; nothing is trained.
+            ResourcesError, ClusterLostError: as in `FanOut.events`.
+            VersionsError: the workers have different package versions.
+            StoreError: the storage cannot be written, or another process took over the run.
+        """
+        with self.connected():
+            return self.train_trials(self.options.grid())
+
+    def train_trials(self, trials: Sequence[TrialSpec], search: SearchSummary | None = None) -> Summary:
+        """Do what `train` does, on the cluster that is connected.
+
+        Args:
+            search: what the summary says about the search that has found the settings of these trials.
+        """
+        files = self.options.model_files
+        trust([Call(files[spec.model], spec.model, spec.arguments) for spec in trials if spec.model in files])
+        with Training(self.folder, trials, files) as training:
+            if training.unfinished:
+                self.drive(training, self.plan(len(training.unfinished)), self.deadline)
+        if self.options.require_all:
+            _require_all(training.rows)
+        return self.store(training, search)
+
+    def plan(self, trials: int) -> LanePlan:
+        """Wait until at least one trial fits on the nodes, and return the plan."""
+        options = self.options
+        plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
+        log.info("preparing %s; starting %s for %s", options.dataset, plan, counted(trials, "trial"))
+        return plan
+
+    def drive(self, recorder: Recorder, plan: LanePlan, deadline: float = math.inf) -> None:
+        """Train what the recorder asks for. `deadline`: the value of `steady_time()` at which the last epochs begin."""
+        options, limits = self.options, self.options.limits()
+        resources = options.resources(plan.cpus, plan.gpus)
+        lanes = RayLanes(worker.run_lane, plan, limits, [self.data.images], resources, options.pace())
+        with recorder.fan_out(lanes, limits, plan, deadline, options.max_concurrent) as fan_out:
+            self.data.facts()
+            recorder.record_events(fan_out, shown=not options.quiet)
+
+    # Results
+
+    def store(self, training: Training, search: SearchSummary | None = None) -> Summary:
+        """Store the models, the report and the summary of trained trials, and delete what only resuming needed.
+
+        Args:
+            search: as in `train_trials`.
+
+        Returns:
+            the summary.
+        """
+        facts, trained, shown = self.data.facts(), steady_time(), not self.options.quiet
+        training.require_shape((len(facts.test_labels), len(facts.classes)))
+        for tally in training.tallies.values():
+            self._require_model(tally)
+        with step("storing the models", shown=shown):
+            stored = {model: self._publish(tally.chosen) for model, tally in sorted(training.tallies.items())}
+        summary = summarize(
+            run=self.folder.run,
+            dataset=self.data.summary(),
+            tallies=training.tallies,
+            stored=stored,
+            labels=facts.test_labels,
+            published=facts.published_test_labels,
+            new=facts.changes.new_test if facts.changes else None,
+            trials=training.rows,
+            timing=Timing(
+                wall_seconds=steady_time() - self.begin,
+                start_seconds=self.data.begin - self.begin,
+                prepare_seconds=self.data.prepared - self.data.begin,
+                trials_seconds=trained - self.data.prepared,
+                store_seconds=steady_time() - trained,
+            ),
+            ended=now_text(),
+            earlier=self.data.earlier,
+            search=search,
+        )
+        if self.options.report:
+            with step("writing the report", shown=shown):
+                write_report(self.folder, summary, training.tallies, self.data.content, self.code, type(self.options))
+        store_state(self.folder.objects, facts.name, facts.fingerprint, self.data.state())
+        failpoint("run.before_summary")
+        self.folder.complete(summary)
+        self.finish(summary)
+        return summary
+
+    def finish(self, summary: Summary) -> None:
+        """Do what follows on the summary, also for a driver that was killed before or meanwhile."""
+        record_last_run(self.folder, summary)
+        failpoint("run.before_forget")
+        delete_trial_state(self.folder, [trial.id for trial in summary.trials])
+        if self.options.report and not is_in_index(self.folder.objects, self.folder.run):
+            write_index(self.folder.objects)
+
+    def _require_model(self, tally: Tally) -> None:
+        """Raise IntegrityError if no result of a model has its files. Warn if those of a better trial are lost."""
+        best, chosen = tally.best_trial, tally.chosen
+        if not chosen.files:
+            forget_result(self.folder, best)
+            raise IntegrityError(
+                f"{best}: expected the files of its model, got none, since a better trial was lost; nothing is stored"
+                f" yet; the same command trains {best} again"
+            )
+        if chosen.trial != best:
+            log.warning("%s: its model is lost with a better trial's result; storing %s instead", best, chosen.trial)
+
+    def _publish(self, result: TrialResult) -> Stored:
+        """Publish the chosen trial of a model as a version, and promote it if the rule allows it."""
+        folder, model = self.folder, result.spec.model
+        files, about = contents_of(result, self.data.facts(), folder.run, self.code)
+        version = publish(folder.objects, model, folder.run, files, about)
+        decision = promote(folder.objects, version, self.options.rule(), self.data.predict)
+        significance = decision.budget.document() if decision.budget else None
+        return Stored(version.number, self._is_champion(version), decision.why, significance)
+
+    def _is_champion(self, version: Version) -> bool:
+        try:
+            newest = champion(self.folder.objects, version.model, self.data.facts().name)
+        except IntegrityError:  # the log of champions is damaged
+            return False
+        return newest is not None and newest.version == version.number
+
+
+def _require_all(trials: Sequence[SuccessfulTrial | FailedTrial]) -> None:
+    """Raise TrainingError if a trial has failed for a reason that may not recur."""
+    lost = [(trial.id, trial.error) for trial in trials if isinstance(trial, FailedTrial) and trial.error.retry]
+    if lost:
+        (trial, error), *others = lost
+        more = f" (and {counted(len(others), 'other trial')})" if others else ""
+        raise TrainingError(
+            f"{trial}{more}: {error.message}; nothing is stored yet; the same command trains what is missing",
+            error.code,
+        )
