@@ -7,10 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from mnist_lib.data.changes import Growth
 from mnist_lib.data.corrections import CorrectionCounts
-from mnist_lib.data.request import MAX_CLASSES, ClassName, Side
-from mnist_lib.data.split import CountsBySplit
+from mnist_lib.data.request import MAX_CLASSES, ClassName, CountsBySplit, Growth, Side
 from mnist_lib.documents import (
     Count,
     Document,

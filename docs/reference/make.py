@@ -34,8 +34,8 @@ from jobs.submit import __main__ as submit
 from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
 from mnist_lib import run_documents
-from mnist_lib.data.changes import Growth
 from mnist_lib.data.corrections import CorrectionCounts
+from mnist_lib.data.request import Growth
 
 FOLDER = Path(__file__).parent
 WIDTH = 120  # characters in a line of text

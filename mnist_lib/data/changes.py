@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.archives import read_npz
-from mnist_lib.data.request import ClassNames
-from mnist_lib.data.split import Changes, CountsBySplit, Dataset, ImageHashes, Labels
-from mnist_lib.documents import Count, Document, Rate, decode, encode
+from mnist_lib.data.request import ClassNames, CountsBySplit, Growth
+from mnist_lib.data.split import Changes, Dataset, ImageHashes, Labels
+from mnist_lib.documents import decode, encode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy
 
@@ -24,11 +24,6 @@ MAX_STATE_BYTES = 1 << 31  # 100 million images
 ARRAYS = ("hashes", "labels", "split", "classes")
 MAX_EARLIER_RUNS = 30
 ALPHA = 0.001  # a count is unusual if one as large has a smaller probability
-
-
-class Growth(Document, frozen=True, kw_only=True):
-    added: Count  # number of new images
-    usual: Rate  # mean number of new images of earlier runs
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from mnist_lib.catalog import DATASETS, DatasetEntry, require_known
+from mnist_lib.documents import Count, Document, Rate
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.settings import require
@@ -25,6 +26,15 @@ Channels = Literal[1, 3, 4]  # grey, colour, colour and transparency
 ImageShape = tuple[Side, Side, Channels]  # height, width, channels
 ClassName = Annotated[str, Meta(max_length=1_000)]
 ClassNames = Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_CLASSES)]
+SplitName = Annotated[str, Meta(pattern=r"\A(?:train|test)\Z")]
+CountsBySplit = dict[SplitName, Annotated[dict[ClassName, Count], Meta(max_length=MAX_CLASSES)]]
+
+
+class Growth(Document, frozen=True, kw_only=True):
+    """A class to which more images were added than is likely."""
+
+    added: Count  # number of new images
+    usual: Rate  # mean number of new images of earlier runs
 
 
 def stored_name(dataset: str) -> str:

@@ -10,17 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.archives import hash_arrays
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
-from mnist_lib.data.request import MAX_CLASSES, ClassName
-from mnist_lib.documents import Count
+from mnist_lib.data.request import CountsBySplit
 from mnist_lib.errors import DataError
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
@@ -77,10 +75,6 @@ class Undecided:
     for_test: NDArray[np.uint8]  # [n], 1: for the test split
     ranks: NDArray[np.float32]  # [n], as in `Dataset`
     paths: tuple[str, ...]  # [n]
-
-
-SplitName = Annotated[str, Meta(pattern=r"\A(?:train|test)\Z")]
-CountsBySplit = dict[SplitName, Annotated[dict[ClassName, Count], Meta(max_length=MAX_CLASSES)]]
 
 
 @dataclass(frozen=True)

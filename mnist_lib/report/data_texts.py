@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from mnist_lib.data.changes import Growth
 from mnist_lib.data.corrections import CorrectionCounts
+from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import ChangesSummary, ModelSummary, Summary
 from mnist_lib.wording import counted, percent

@@ -14,8 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from mnist_lib.clock import moment_of
-from mnist_lib.data.changes import Growth
-from mnist_lib.data.request import ClassName
+from mnist_lib.data.request import ClassName, Growth
 from mnist_lib.documents import Count, Document, Moment, Number, Share, Text
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog

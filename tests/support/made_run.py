@@ -7,9 +7,9 @@ import numpy as np
 from msgspec import structs
 
 from mnist_lib.aggregation import Tally
-from mnist_lib.data.changes import Growth
 from mnist_lib.data.corrections import CorrectionCounts
-from mnist_lib.data.split import CountsBySplit, Dataset
+from mnist_lib.data.request import CountsBySplit, Growth
+from mnist_lib.data.split import Dataset
 from mnist_lib.documents import decode, encode
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, dataset_summary, summarize, trial_summary

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -48,7 +47,7 @@ def parse_models(arguments: Sequence[str]) -> None:
 
 def parse_local(arguments: Sequence[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "up", lambda **_: SimpleNamespace(address="host:1", dashboard="host:2"))
+        patch.setattr(local, "_up", lambda *_: ("host:1", "host:2"))
         patch.setattr(local, "kill", lambda _: 0)
         patch.setenv("RAY_AUTH_MODE", "token")
         assert local.main(arguments) == 0

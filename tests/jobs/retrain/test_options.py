@@ -203,7 +203,7 @@ def test_a_schedule_searches_if_its_configuration_says_so(tmp_path: Path) -> Non
 
 def test_the_fingerprint_of_data_that_are_not_prepared_is_unknown(tmp_path: Path) -> None:
     for address in (None, "10.0.0.1:6379"):
-        options = TrainOptions(data_dir=tmp_path, address=address)
+        options = TrainOptions(dataset="mnist", data_dir=tmp_path, address=address)
         assert TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), [], options, stop_seconds=1).fingerprint() is None
 
 

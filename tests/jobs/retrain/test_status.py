@@ -9,7 +9,7 @@ from msgspec import structs
 
 from jobs.retrain.__main__ import main
 from jobs.retrain.status import sentence_of
-from mnist_lib.data.changes import Growth
+from mnist_lib.data.request import Growth
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.retraining.journal import DataOfRun, Entry, Journal, ModelResult

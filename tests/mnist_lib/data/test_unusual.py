@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_lib.data.changes import ALPHA, Growth, fall, growth, tail
-from mnist_lib.data.split import CountsBySplit
+from mnist_lib.data.changes import ALPHA, fall, growth, tail
+from mnist_lib.data.request import CountsBySplit, Growth
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.report.data_texts import data_texts
 from mnist_lib.results import Accuracy
