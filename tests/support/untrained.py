@@ -8,11 +8,11 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
+from msgspec.structs import replace
 
 from mnist_lib.assignment import Assignment
 from mnist_lib.environment import package_versions
