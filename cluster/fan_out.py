@@ -110,7 +110,8 @@ class FanOut:
             ResourcesError: no lane was given its resources in time.
             ClusterLostError: the head of the cluster no longer answers.
         """
-        self._wait.restart()  # until now, the caller may have waited for something else
+        self._time.tick()  # until now, the caller may have waited for something else
+        self._wait.restart()
         while self._is_at_work or self._expects_more():
             ready = deque(self._wait_for_events())
             ready.rotate(next(self._turns))  # so that no lane always comes last

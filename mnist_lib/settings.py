@@ -71,6 +71,11 @@ def one_of(known: Mapping[str, Any] | Collection[str]) -> Meta:
     return Meta(extra={"known": known})
 
 
+def choices_of(kind: Any) -> Collection[str]:
+    """Return the names that are the values of a type, or () if it has others."""
+    return next((part.extra["known"] for part in parts_of(kind)[1] if isinstance(part, Meta) and part.extra), ())
+
+
 def option_name(of: Field[Any]) -> str:
     return of.metadata.get("name") or of.name
 
@@ -146,7 +151,7 @@ def require(name: str, value: object, kind: Any) -> None:
     """Raise SpecError unless the value is of the type and in its range. The message begins with `name`."""
     base, annotations = parts_of(kind)
     metas = [part for part in annotations if isinstance(part, Meta)]
-    known = next((meta.extra["known"] for meta in metas if meta.extra), ())
+    known = choices_of(kind)
     if known and isinstance(value, str):
         require_known(name, value, known)
         return

@@ -5,10 +5,8 @@ type of the field. argparse only splits the command line.
 """
 
 import argparse
-import contextlib
 import difflib
 import inspect
-import json
 import os
 import re
 import shutil
@@ -25,9 +23,9 @@ import yaml
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.output import print_result
-from jobs.console.values import base_of, metavar_of, named_values, read, require_no_controls
+from jobs.console.values import as_word, base_of, metavar_of, read, require_no_controls
 from mnist_lib.catalog import require_known
-from mnist_lib.settings import Checked, option, option_name, options_of, types_of
+from mnist_lib.settings import Checked, choices_of, option, option_name, options_of, types_of
 
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 100_000, 20
 BEGINS = (
@@ -269,7 +267,9 @@ def parse(
         values[name] = {**(values.get(name) or {}), **value} if isinstance(value, Mapping) else value
     for name, field in by_name.items():
         if field.metadata["required"] and values.get(name) is None:
-            raise UsageError(f"{name}: expected {field.metadata['help']}, got none; see --help")
+            names = ", ".join(choices_of(types_of(options)[field.name]))
+            expected = f"one of {names}" if names else f"a value ({field.metadata['help']})"
+            raise UsageError(f"{name}: expected {expected}, got none; see --help")
     return options(**{by_name[name].name: value for name, value in values.items() if value is not None})
 
 
@@ -376,21 +376,8 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:
-            flags.append(f"--{name}={_word(value)}")
+            flags.append(f"--{name}={as_word(value)}")
     return flags
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, Mapping):
-        text = ",".join(f"{name}={_word(word)}" for name, word in value.items())
-        with contextlib.suppress(ValueError):
-            if named_values(text) == value:
-                return text
-        return json.dumps(value, default=str)
-    if not isinstance(value, list | tuple):
-        return str(value)
-    is_one_number = len(value) == 1 and isinstance(value[0], int)
-    return ",".join(map(str, value)) + ("," if is_one_number else "")  # "4," is a list of seeds; "4" is a count
 
 
 def _abbreviates(letters: str, words: Sequence[str]) -> bool:

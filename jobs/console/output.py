@@ -135,7 +135,7 @@ def as_text(*lines: "RenderableType") -> str:
     On a terminal, lines break between words. In a pipe, lines break only in tables. With `no_wrap=True,
     overflow="ignore"`, a path in a `Text` of Rich is not cut.
     """
-    return Drawn("\n".join(map(_drawn, lines)).rstrip())
+    return Drawn("\n".join(map(_drawn, lines)).rstrip(" \n"))  # a line of CSV ends with \r
 
 
 def _drawn(line: "RenderableType") -> str:

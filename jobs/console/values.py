@@ -175,3 +175,17 @@ def read(kind: Any, value: Any, *, controls: bool = False) -> Any:
         require_no_controls(value)
     functions = [part for part in parts_of(kind)[1] if callable(part)]
     return (functions[0] if functions else READERS[base_of(kind)])(value)
+
+
+def as_word(value: Any) -> str:
+    """Return a value as a word of a command line, which `read` turns into that value again."""
+    if isinstance(value, Mapping):
+        text = ",".join(f"{name}={as_word(word)}" for name, word in value.items())
+        with contextlib.suppress(ValueError):
+            if named_values(text) == value:
+                return text
+        return json.dumps(value, default=str)
+    if not isinstance(value, list | tuple):
+        return str(value)
+    is_one_number = len(value) == 1 and isinstance(value[0], int)
+    return ",".join(map(str, value)) + ("," if is_one_number else "")  # "4," is a list of seeds; "4" is a count

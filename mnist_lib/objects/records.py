@@ -116,7 +116,8 @@ def unseal(content: bytes, name: str, kind: type[T], schema: int = RECORD_SCHEMA
         raise IntegrityError(f"{name}: expected a record whose sha256 matches, got {got}; restore it from a copy")
     if int(sealed[1]) != schema:
         raise IntegrityError(f"{name}: expected a record of schema {schema}, got {int(sealed[1])}")
-    unknown = found.keys() - {field.name for field in fields(kind)} - {"schema", "sha256", TOKEN}  # type: ignore[arg-type]
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = found.keys() - known - {"schema", "sha256", TOKEN}
     if unknown:
         raise IntegrityError(f"{name}: expected a record of this kind, got another field {min(unknown)[:100]!r}")
     return decode(content, kind, name, "a record of this kind")

@@ -208,9 +208,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["keras@1"], "format: expected one of saved_model, litert, onnx; name one with --format"),
+        (["keras@1"], "format: expected one of saved_model, litert, onnx, got none; see --help"),
         (["keras@1", "--format=savedmodel"], "format: 'savedmodel' is not known; did you mean saved_model?"),
-        (["--format=onnx"], "expected a version, as in keras@3 or keras@latest"),
+        (["--format=onnx"], "version: expected a value (version, such as keras (the champion)"),
         (["keras", "--format=onnx"], "keras has no champion in "),
         (["keras@7", "--format=onnx"], "there is no keras@7 in "),
     ],

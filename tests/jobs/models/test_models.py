@@ -290,7 +290,7 @@ def test_rollback_to_a_time_restores_the_champion_of_that_time(storage: Path, co
             "to: expected a number or a time such as 2026-11-25T03:00:00Z, got 'x'",
         ),
         (["champion", "--at", "yesterday"], "at: expected a time such as 2026-11-25T03:00:00Z, got 'yesterday'"),
-        (["diff", "keras@1"], "other: expected second version, in the same form, got none; see --help"),
+        (["diff", "keras@1"], "other: expected a value (second version, in the same form), got none; see --help"),
         (["diff", "3", "4"], "no model has both 3 and 4"),
         (["gc"], "keep: expected number of versions: "),
         (["gc", "--keep", "0"], "keep: expected a whole number, 1 or more, got 0"),

@@ -67,7 +67,7 @@ def test_each_emitted_command_runs_on_this_machine(schedule: Schedule) -> None:
         (["--cron=0 3 * *"], "error[E-CRON] cron: expected five fields"),
         (["--cron=0 0 30 2 *"], "error[E-CRON] cron: day-of-month"),
         ([HOURLY, "--tz=Mars/Base"], "error[E-CRON] tz: expected a time zone"),
-        ([], "error[E-USAGE] cron: expected a timetable, got none"),
+        ([], "error[E-USAGE] cron: expected a value (timetable, as minute hour day month weekday"),
         ([HOURLY, "--overlap=kill"], "error[E-USAGE] overlap: "),
         ([HOURLY, "--once", "--now"], "error[E-USAGE] once, now: expected one of them, got both"),
         ([HOURLY, "--name=../x"], "error[E-USAGE] name: expected"),

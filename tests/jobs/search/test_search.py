@@ -44,7 +44,8 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
     rate = settings["learning_rate"]
     assert f"Search: 4 configurations, 8 epochs in total; the best has learning_rate {rate}, hidden_units " in stdout
     assert re.search(r"% on average with fresh seeds; on test [\d.]+%, [+-][\d.]+ points from the search\n", stdout)
-    assert f"To train with these settings: python -m jobs.train --data-dir={data_dir} --learning-rate={rate}" in stdout
+    (again,) = re.findall(r"To train with these settings: python -m jobs.train (.*)", stdout)
+    assert {f"--data-dir={data_dir}", f"--learning-rate={rate}", "--models=keras"} <= {*again.split()}
     page = (run / "report.html").read_text()
     assert "4 configurations" in page
     assert "python -m jobs.search --config" in page

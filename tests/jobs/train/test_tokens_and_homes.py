@@ -10,6 +10,7 @@ import pytest
 
 from cluster.local import cluster_processes
 from cluster.ray_private import LOOPBACK
+from tests.support.builders import builder_file
 from tests.support.intruder import PUBLIC, listening, tried_by_another_user
 from tests.support.job import ROOT, train
 from tests.support.local_cluster import Cluster, local_cluster
@@ -93,7 +94,8 @@ def test_f21_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> No
 def test_f21_a_run_with_a_read_only_home_says_what_the_next_run_cannot_reuse(tmp_path: Path) -> None:
     """Neither Ray's token nor the prepared dataset can be stored in it."""
     (tmp_path / "home").mkdir()
-    options = f"--storage={tmp_path}/results --dataset=sklearn-digits"  # the smallest, since it is prepared anew
+    builder = builder_file(tmp_path, "Trees", fixed=True, splits=("train", "test"))
+    options = f"--storage={tmp_path}/results --dataset=tfds:trees --tfds-import={builder}"
     command = f"{sys.executable} -m jobs.train {options} {' '.join(SHORT)}"
     run = f"mount -t tmpfs -o ro none {tmp_path}/home && env -u RAY_AUTH_MODE {command}"
     environment = [f"HOME={tmp_path}/home", f"MNIST_TEST_PROCESS={tmp_path}"]
