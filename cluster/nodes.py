@@ -141,7 +141,7 @@ class HeadWatch:
 
     @property
     def answers(self) -> bool:
-        """Whether the head has answered the last request."""
+        """Return whether the head has answered the last request."""
         return not self._unanswered
 
     def nodes_now(self) -> Sequence[Node]:

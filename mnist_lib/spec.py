@@ -77,7 +77,7 @@ class TrialSettings(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec(TrialSettings):
-    """One training of one model. `TrialSpec.of` fills in the model's defaults.
+    """Specify one training of one model. `TrialSpec.of` fills in the model's defaults.
 
     Raises:
         SpecError: a value is missing or out of range; the message names the value and the range.

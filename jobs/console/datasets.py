@@ -24,7 +24,7 @@ DATASET_HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalFiles(Options):
-    """Where the files of a dataset of the catalog are."""
+    """The folders with the files of a dataset of the catalog."""
 
     GROUP = "dataset"
 

@@ -28,7 +28,7 @@ class Viewer:
 
     @property
     def is_light_on_dark(self) -> bool:
-        """Whether to draw light on dark, since the model does not invert pictures."""
+        """Return whether to draw light on dark, since the model does not invert pictures."""
         return self._data.is_light_on_dark and not self.layout.digit
 
     def read_again(self, item: ReviewItem) -> tuple[bytes, Examined]:

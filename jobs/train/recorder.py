@@ -100,12 +100,12 @@ class Recorder(abc.ABC):
 
     @property
     def is_over(self) -> bool:
-        """Whether to end before every trial has ended."""
+        """Return whether to end before every trial has ended."""
         return False
 
     @property
     def expects_more(self) -> bool:
-        """Whether there may be trials that `next_trials` does not return yet."""
+        """Return whether there may be trials that `next_trials` does not return yet."""
         return False
 
     @abc.abstractmethod
