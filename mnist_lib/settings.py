@@ -90,6 +90,11 @@ def values_of(options: Any, *scopes: Scope) -> dict[str, Any]:
     return {name: getattr(options, f.name) for name, f in options_of(options, *scopes).items()}
 
 
+def defaults_of(kind: type[Any]) -> dict[str, Any]:
+    """Return the defaults of options by name."""
+    return {name: f.default for name, f in options_of(kind).items()}
+
+
 def part_of(options: Any, kind: type[Any]) -> dict[str, Any]:
     """Return the values of those options that are fields of `kind`, from which they were inherited, by field."""
     return {f.name: getattr(options, f.name) for f in fields(kind)}

@@ -22,7 +22,7 @@ from mnist_lib.model_file import Call, ModelFile, name_of
 from mnist_lib.search.halving import Halving, Ladder
 from mnist_lib.search.proposals import LAG, Propose, proposals, require_optuna
 from mnist_lib.search.space import Space, Value
-from mnist_lib.settings import MAX_SEED, Positive, Seed, one_of, option, options_of, values_of
+from mnist_lib.settings import MAX_SEED, Positive, Seed, defaults_of, one_of, option, options_of, values_of
 from mnist_lib.spec import WITH_MOMENTUM, Epochs, TrialSettings, TrialSpec, entry_of, trial_grid
 from mnist_lib.store.runs import Command
 from mnist_lib.wording import one_line
@@ -186,7 +186,7 @@ class SearchOptions(TrainOptions, without=["seeds", "calibrate"]):
         given["models"] = [model for model in self.models if name_of(model) == spec.model]
         for name in ("seed", "model"):
             given.pop(name, None)
-        defaults = flags_of({name: field.default for name, field in options_of(TrainOptions).items()})
+        defaults = flags_of(defaults_of(TrainOptions))
         return [flag for flag in flags_of(given) if flag not in defaults]
 
     def _arguments(self, model: str) -> list[str] | None:

@@ -21,6 +21,7 @@ from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.objects.storage import is_url
 from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import SearchDocument, Summary
+from mnist_lib.settings import defaults_of
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.reigns import history, reign
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SEARCH, SUMMARY, RunFolder
@@ -106,7 +107,7 @@ def pictures_link(where: str, configuration: str) -> str | None:
 def _options(configuration: str, kind: type[TrainOptions]) -> tuple[list[str], list[str]]:
     """Return the options as on a command line: those that differ from their defaults, and the rest."""
     options = load_mapping(configuration.encode(), CONFIGURATION)
-    flags, defaults = flags_of(options), flags_of({name: getattr(kind, name, None) for name in options})
+    flags, defaults = flags_of(options), flags_of(defaults_of(kind))
     return [flag for flag in flags if flag not in defaults], [flag for flag in flags if flag in defaults]
 
 
