@@ -104,7 +104,9 @@ class FakeWork:
         return self._machine.world.fingerprint
 
     def start(self, run: str, term: int, *, last: bool) -> "FakeAttempt":
-        self._machine.world.are_last.append(last)
+        world = self._machine.world
+        world.are_last.append(last)
+        world.launched.setdefault(run, world.journal_length())
         self._machine.attempt = FakeAttempt(self._machine, run, term)
         return self._machine.attempt
 

@@ -42,6 +42,7 @@ class World:
         self.plans: list[tuple[float, Callable[[], None]]] = []
         self.notified: list[Entry] = []
         self.are_last: list[bool] = []  # whether each attempt was started as the last one of its slot
+        self.launched: dict[str, int] = {}  # the length of the journal at each run's first attempt
 
     def time(self) -> datetime:
         return self.begin + timedelta(seconds=self.now)
@@ -71,6 +72,9 @@ class World:
         """Return the attempts that are computing now."""
         attempts = [machine.attempt for machine in self.machines if not machine.asleep]
         return [attempt for attempt in attempts if attempt and attempt.end > self.now]
+
+    def journal_length(self) -> int:
+        return sum(name.startswith(f"schedules/{SCHEDULE}/journal/") for name in self.content)
 
     def journal(self) -> list[Entry]:
         return list(Journal(Machine(self, 99).objects, SCHEDULE).newest())[::-1]
