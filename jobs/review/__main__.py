@@ -18,16 +18,14 @@ from jobs.console.output import CommandResult, entry_point, log_to_stderr, print
 from jobs.console.terminal import step
 from jobs.predict.batches import layout_of
 from jobs.review.access import Access
-from jobs.review.background import Background, ItemAndImage, read_arrays, read_files
-from jobs.review.data import Additions, ReviewedData, read_data
-from jobs.review.disputes import disputed_items, run_versions
+from jobs.review.data import Additions, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
-from jobs.review.model_process import ModelProcess, model_process
+from jobs.review.model_process import ModelProcess
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
-from jobs.review.server import Review, Server, listening_socket, running
+from jobs.review.pictures import ItemAndImage, disputed_items, read_arrays, read_files, run_versions
+from jobs.review.server import Server, listening_socket, running
 from jobs.review.session import Session
 from jobs.review.table import apply_table, write_table
-from jobs.review.viewing import Viewer
 from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
@@ -57,13 +55,13 @@ def main(arguments: Sequence[str]) -> CommandResult:
     version = _version(options, objects, versions)
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     request = options.request(_dataset(options, versions))
-    with model_process(stored) as model:
+    with contextlib.closing(ModelProcess(stored)) as model:
         with step(f"reading {request.name}") as progress:
             data = read_data(request, objects, progress)
-        with _begun(options, objects, data, stored, model, versions) as review:
+        with _begun(options, objects, data, stored, model, versions) as session:
             if options.to is not None:
-                return _write(options.to, options, review, request.dataset)
-            return asyncio.run(_serve(options, review))
+                return _write(options.to, options, session, request.dataset)
+            return asyncio.run(_serve(options, session))
 
 
 @contextlib.contextmanager
@@ -74,7 +72,7 @@ def _begun(
     stored: StoredModel,
     model: ModelProcess,
     versions: Sequence[Version],
-) -> Iterator[Review]:
+) -> Iterator[Session]:
     """Begin to read the pictures that are to be reviewed."""
     layout, rng = layout_of(stored), np.random.default_rng(options.seed)
     labels = Labels(labels_file(data.request, objects), options.author())
@@ -96,12 +94,12 @@ def _begun(
             raise SpecError(f"model: expected one for {name}, {got}, got {stored.name}, for {expected}; use --model")
         pictures, count = read_arrays(data, rng), len(data.known)
     with contextlib.closing(Viewer(data, layout, folders)) as viewer:
-        session = Session(labels, data.classes, additions, viewer.read_again)
-        background = Background(session, model, pictures, count)
+        session = Session(labels, viewer, model, stored.manifest.classes, additions)
+        session.begin(pictures, count)
         try:
-            yield Review(session, background, model, stored.manifest.classes, viewer)
+            yield session
         finally:
-            background.stop()
+            session.stop()
 
 
 def _version(options: ReviewOptions, objects: Objects, versions: Sequence[Version]) -> Version:
@@ -121,14 +119,14 @@ def _dataset(options: ReviewOptions, versions: Sequence[Version]) -> str:
     return name
 
 
-def _write(path: Path, options: ReviewOptions, review: Review, dataset: str) -> CommandResult:
+def _write(path: Path, options: ReviewOptions, session: Session, dataset: str) -> CommandResult:
     """Write a table of pictures to review. Raises ModelError if the model cannot be loaded."""
     with step("reading and predicting pictures"):
         if options.run is None:  # the answers of the models of a run are stored
-            review.model.wait()
-        review.background.wait()
-    chosen = [*itertools.islice(iter(review.session.order.take, None), options.count)]
-    write_table(path, chosen, review.model_classes, dataset)
+            session.model.wait()
+        session.wait()
+    chosen = [*itertools.islice(iter(session.order.take, None), options.count)]
+    write_table(path, chosen, session.model_classes, dataset)
     text = (
         f"{counted(len(chosen), 'picture')} {'is' if len(chosen) == 1 else 'are'} in {path}. Write the right class, or"
         f" none, into the column `label`; then: python -m jobs.review apply {path}"
@@ -136,7 +134,7 @@ def _write(path: Path, options: ReviewOptions, review: Review, dataset: str) -> 
     return CommandResult(None, [text])
 
 
-async def _serve(options: ReviewOptions, review: Review) -> CommandResult:
+async def _serve(options: ReviewOptions, session: Session) -> CommandResult:
     """Serve the page until a signal ends this process, and return what was reviewed."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -144,13 +142,12 @@ async def _serve(options: ReviewOptions, review: Review) -> CommandResult:
             loop.add_signal_handler(number, ended.set)
     sock = listening_socket(options.port)
     access = Access.create(sock.getsockname()[1])
-    async with running(Server(review, access), sock):
+    async with running(Server(session, access), sock):
         with _opened(access.address, options.browser):
-            refreshing = asyncio.create_task(_refresh(review.session))
+            refreshing = asyncio.create_task(_refresh(session))
             await ended.wait()
             refreshing.cancel()
-    labels = review.session.labels
-    return CommandResult(None, [labels.tally().text(labels.where)])
+    return CommandResult(None, [session.labels.tally().text(session.labels.where)])
 
 
 async def _refresh(session: Session) -> None:

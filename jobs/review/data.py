@@ -1,17 +1,20 @@
-"""The dataset whose labels are reviewed: its images, and the folder that new pictures join.
+"""The dataset whose labels are reviewed: its images, their views for people, and the folder that new pictures join.
 
-A new picture is copied before its label is stored, and never replaces a file. So a label always has its picture.
+Files are decoded in a sandbox only. A new picture is copied before its label is stored, and never replaces a file. So
+a label always has its picture.
 """
 
+import functools
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
 from jobs.models.compute import load_dataset
+from jobs.review.labels import DecisionError
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import with_local_files
@@ -21,13 +24,17 @@ from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_part
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.pictures.examination import Examined
+from mnist_lib.pictures.examination import Examined, View, examine, png, view_file
+from mnist_lib.pictures.reading import Folders, Layout, read_content
 from mnist_lib.pictures.rejecting import Rejection, rejection
+from mnist_lib.pictures.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from mnist_lib.data.split import Dataset, Split
 
-ReadAgain = Callable[["ReviewItem"], tuple[bytes, Examined]]  # content of a picture's file, and what it shows
+MAX_VIEWS = 64  # that are held in memory
+SIDE, ZOOMED_SIDE = 640, 2_400  # pixels of the longer side of a view, at most
+
 SplitName = Literal["training", "hold-out"]
 
 
@@ -70,8 +77,7 @@ class ReviewItem:
         return 1.0 if self.probabilities is None else float(self.probabilities.max())
 
 
-@dataclass(frozen=True)
-class KnownImage:
+class KnownImage(NamedTuple):
     split: SplitName
     label: str
 
@@ -107,11 +113,6 @@ class ReviewedData:
     def classes(self) -> tuple[str, ...]:
         return self.dataset.classes
 
-    @property
-    def is_light_on_dark(self) -> bool:
-        """Whether most of its pixels are dark, as those of MNIST."""
-        return bool(self.dataset.train.images[:100].mean() < 96)
-
     def paths(self) -> list[Path]:
         """Return the files of its pictures."""
         if self.folder is None or self.listing is None:
@@ -123,9 +124,8 @@ class ReviewedData:
 
     def file_item(self, path: Path, image: str) -> ReviewItem:
         """Return the picture in a file. One that is not in the dataset has no label. `image`: the hash of its pixels"""
-        known = self.known.get(image)
-        if known is not None:
-            return ReviewItem(image, str(path), path, known.split, known.label)
+        if image in self.known:
+            return ReviewItem(image, str(path), path, *self.known[image])
         split: SplitName = "hold-out" if is_held_out(hash_of_text(image)[None])[0] else "training"
         is_inside = self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
         return ReviewItem(image, str(path), path, split, None, is_new=not is_inside)
@@ -154,6 +154,56 @@ def read_data(
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
     return ReviewedData.of(request, dataset, folder, listing)
+
+
+class Viewer:
+    """Reads pictures to show and, beside them, pictures to decide about. Several threads may call its methods.
+
+    Args:
+        folders: as for `read_content`.
+    """
+
+    def __init__(self, data: ReviewedData, layout: Layout, folders: Folders) -> None:
+        self.data, self.layout, self._folders = data, layout, folders
+        # A decision about a new picture reads it again, and does not wait for pictures that are only shown.
+        self._to_show, self._to_decide = Sandbox(), Sandbox()
+        self._view = functools.lru_cache(MAX_VIEWS)(self._read_view)
+
+    @property
+    def is_light_on_dark(self) -> bool:
+        """Return whether to draw light on dark: as most pictures of the dataset, if the model does not invert any."""
+        return not self.layout.digit and bool(self.data.dataset.train.images[:100].mean() < 96)
+
+    def read_again(self, item: ReviewItem) -> tuple[bytes, Examined]:
+        """Return the content of the file of a picture, and what it shows.
+
+        Raises ImageError if it cannot be read, or DecisionError if it has changed.
+        """
+        assert isinstance(item.source, Path)
+        content = read_content(item.source, self._folders)
+        examined = self._to_decide.call(functools.partial(examine, layout=self.layout), content)
+        if examined.image_hash != item.image:
+            expected = "expected the picture that was shown, got another"
+            raise DecisionError(f"{item.name}: {expected}; omit it, or start the review again")
+        return content, examined
+
+    def examine(self, content: bytes) -> Examined:
+        """Return what a picture shows. Raises ImageError if it cannot be read."""
+        return self._to_show.call(functools.partial(examine, layout=self.layout), content)
+
+    def view(self, item: ReviewItem, *, zoomed: bool) -> View:
+        """Return the view of a picture to review. Raises ImageError if it cannot be read."""
+        return self._view(item.source, item.split, ZOOMED_SIDE if zoomed else SIDE)
+
+    def close(self) -> None:
+        self._to_show.close()
+        self._to_decide.close()
+
+    def _read_view(self, source: Path | int, split: str, side: int) -> View:
+        if isinstance(source, Path):
+            view = functools.partial(view_file, layout=self.layout, folders=self._folders, max_side=side)
+            return self._to_show.call(view, source)
+        return View(png(self.data.images(split).images[source]), None)
 
 
 @dataclass(frozen=True)
@@ -188,9 +238,9 @@ class Additions:
         where = request.folder if request.folder is not None else str(request.url)
         return cls(where, tops, folders, present)
 
-    def add(self, item: ReviewItem, label: str, read_again: ReadAgain) -> None:
+    def add(self, item: ReviewItem, label: str, viewer: Viewer) -> None:
         """Copy a new picture into the folder of a class. Raises the errors of `read_again`, and StoreError."""
-        content, examined = read_again(item)
+        content, examined = viewer.read_again(item)
         self.create(content, image=item.image, suffix=examined.suffix, label=label, split=item.split)
         item.is_new = False
 
@@ -216,7 +266,10 @@ class Additions:
 def _places(listing: Listing) -> tuple[dict[SplitName, str], dict[tuple[str, str], str]]:
     """Return the folder of each split, and that of each class in it."""
     parts = [PurePosixPath(file.path).parts for file in listing.files]
-    is_flat = all(_same(part[0], listing.classes[file.label]) for part, file in zip(parts, listing.files, strict=True))
+    is_flat = all(
+        unicodedata.normalize("NFC", part[0]) == listing.classes[file.label]
+        for part, file in zip(parts, listing.files, strict=True)
+    )
     tops: dict[SplitName, str] = {"training": "", "hold-out": ""}
     folders: dict[tuple[str, str], str] = {}
     for part, file in zip(parts, listing.files, strict=True):
@@ -229,7 +282,3 @@ def _places(listing: Listing) -> tuple[dict[SplitName, str], dict[tuple[str, str
     if not tops["hold-out"]:  # without a test folder, the hash of a picture decides its split
         tops["hold-out"] = tops["training"]
     return tops, folders
-
-
-def _same(folder: str, name: str) -> bool:
-    return unicodedata.normalize("NFC", folder) == name

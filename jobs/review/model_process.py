@@ -3,10 +3,10 @@
 import contextlib
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +16,29 @@ from mnist_lib.errors import MnistError, ModelError
 from mnist_lib.pictures.sandbox import child_process
 from mnist_lib.store.contents import StoredModel
 
-ModelState = Literal["loading", "ready", "failed"]
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # as in `mnist_lib.loading`
-Load = Callable[[StoredModel], Predict]
 
 
 class ModelProcess:
-    """A model in a process of its own. Several threads may call its methods."""
+    """A model in a process of its own. Several threads may call its methods.
 
-    def __init__(self, stored: StoredModel, load: Load) -> None:
+    Args:
+        load: a function of a module.
+    """
+
+    def __init__(self, stored: StoredModel, load: Callable[[StoredModel], Predict] = load_model) -> None:
         self.name, self.problem = stored.name, ""
-        self.state: ModelState = "loading"
-        self._lock, self._loaded = threading.Lock(), threading.Event()
         self._process, self._connection = child_process(__name__)
-        threading.Thread(target=self._load, args=(load, stored), daemon=True).start()
+        self._requests = ThreadPoolExecutor(1)  # the process answers one at a time
+        self._loaded = self._requests.submit(self._load, (load, stored))
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.problem else "ready" if self._loaded.done() else "loading"
 
     def wait(self) -> None:
         """Wait until the model is loaded. Raises ModelError if it cannot be."""
-        self._loaded.wait()
-        if self.state == "failed":
-            raise ModelError(self.problem)
+        self._loaded.result()
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities of the classes, [n, classes], for images, [n, height, width, channels].
@@ -43,41 +46,32 @@ class ModelProcess:
         Raises ModelError if the model cannot be loaded or its process has ended.
         """
         self.wait()
-        probabilities: NDArray[np.float32] = self._answer(images)
+        probabilities: NDArray[np.float32] = self._requests.submit(self._answer, images).result()
         return probabilities
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._requests.shutdown()
 
-    def _load(self, load: Load, stored: StoredModel) -> None:
+    def _load(self, request: Any) -> None:
         try:
-            self._answer((load, stored))
-            self.state = "ready"
+            self._answer(request)
         except ModelError as error:
-            self.problem, self.state = str(error), "failed"
-        self._loaded.set()
+            self.problem = str(error)
+            raise
 
     def _answer(self, request: Any) -> Any:
         try:
-            with self._lock:
-                self._connection.send(request)
-                answer = self._connection.recv()
+            self._connection.send(request)
+            answer = self._connection.recv()
         except (EOFError, OSError) as error:
             got = f"one that ended (exit code {self._process.wait()})"
             self.problem = f"{self.name}: expected a process that predicts, got {got}; start again"
-            self.state = "failed"
             raise ModelError(self.problem) from error
         if isinstance(answer, ModelError):
             raise answer
         return answer
-
-
-@contextlib.contextmanager
-def model_process(stored: StoredModel, load: Load = load_model) -> Iterator[ModelProcess]:
-    """Give a model in a process that ends with the block. `load` must be a function of a module."""
-    with contextlib.closing(ModelProcess(stored, load)) as process:
-        yield process
 
 
 def _serve(connection: "Connection[Any, Any]") -> None:

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from typing import Annotated, Any, TypeVar
@@ -16,11 +16,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from jobs.review.access import HEADERS, Access
-from jobs.review.background import Background
 from jobs.review.labels import Decision, DecisionError
-from jobs.review.model_process import ModelProcess
 from jobs.review.session import NotReadYetError, Session, ShownItem
-from jobs.review.viewing import Viewer
 from mnist_lib.data.corrections import ImageHash, Reason
 from mnist_lib.data.request import ClassName
 from mnist_lib.documents import Count, decode, encode
@@ -38,6 +35,14 @@ PICTURE_THREADS = 4  # that read pictures; others store decisions
 MAX_HELD = 100  # pictures that a browser says it has
 NUM_ANSWERS = 3  # classes of the model that are shown
 FILES = {"": "text/html", "review.js": "text/javascript", "review.css": "text/css"}
+STATUSES: dict[type[MnistError], int] = {  # of an answer, by the error; the first that fits
+    NotReadYetError: 503,
+    StoreError: 503,
+    IntegrityError: 400,
+    DecisionError: 409,
+    ImageError: 409,
+    MnistError: 500,
+}
 
 Client = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8,64}\Z")]
 
@@ -61,22 +66,11 @@ class _DecisionRequest(Decision):
     label: ClassName = ""  # "" unless the request is a decision
 
 
-@dataclass(frozen=True)
-class Review:
-    """What the page shows."""
-
-    session: Session
-    background: Background
-    model: ModelProcess
-    model_classes: Sequence[str]
-    viewer: Viewer
-
-
 class Server:
     """Answers the requests of the page."""
 
-    def __init__(self, review: Review, access: Access) -> None:
-        self._review, self._session, self._access = review, review.session, access
+    def __init__(self, session: Session, access: Access) -> None:
+        self._session, self._access = session, access
         self._strangers: dict[Connection, asyncio.TimerHandle] = {}
         # Pictures may take seconds each. Decisions do not wait for them, since they have other threads.
         self._threads = ThreadPoolExecutor(PICTURE_THREADS)
@@ -89,21 +83,18 @@ class Server:
     def application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[self._guarded])
         application.on_response_prepare.append(_add_headers)
-        page = self._access.page
-        application.router.add_get("/", self._enter)
-        application.router.add_get("/proof/{nonce:[0-9a-f]{32}}", self._proof)
+        page, router = self._access.page, application.router
+        router.add_get("/", self._enter)
+        router.add_get("/proof/{nonce:[0-9a-f]{32}}", self._proof)
         for name in FILES:
-            application.router.add_get(page + name, self._file)
-        application.router.add_get(page + "about", self._about)
-        application.router.add_get(page + "picture/{image:[0-9a-f]{32}}", self._picture)
-        for name, handler in (
-            ("next", self._next),
-            ("decide", self._decide),
-            ("undo", self._undo),
-            ("skip", self._skip),
-            ("draw", self._draw),
-        ):
-            application.router.add_post(page + name, handler)
+            router.add_get(page + name, self._file)
+        router.add_get(page + "about", self._about)
+        router.add_get(page + "picture/{image:[0-9a-f]{32}}", self._picture)
+        router.add_post(page + "draw", self._draw)
+        router.add_post(page + "next", partial(self._json, _NextRequest, self._next))
+        router.add_post(page + "decide", partial(self._json, _DecisionRequest, self._decide))
+        router.add_post(page + "undo", partial(self._json, _DecisionRequest, self._undo))
+        router.add_post(page + "skip", partial(self._json, _DecisionRequest, self._skip))
         return application
 
     @web.middleware
@@ -121,23 +112,16 @@ class Server:
             return await handler(request)
         except web.HTTPException as error:
             return _refused(error.status, error.reason)
-        except (NotReadYetError, StoreError) as error:
-            return _refused(503, str(error))
-        except IntegrityError as error:
-            return _refused(400, str(error))
-        except (DecisionError, ImageError) as error:
-            return _refused(409, str(error))
         except MnistError as error:
-            return _refused(500, str(error))
+            return _refused(next(status for kind, status in STATUSES.items() if isinstance(error, kind)), str(error))
 
     async def _enter(self, request: web.Request) -> web.StreamResponse:
         """Replace the token in the address by a cookie."""
-        if not self._access.is_token(request.query.get("token", "")):
+        access = self._access
+        if not access.is_token(request.query.get("token", "")):
             return _refused(403, "expected the token; open the address that the command printed")
-        response = web.Response(status=303, headers={"Location": self._access.page})
-        response.set_cookie(
-            self._access.cookie_name, self._access.cookie, path=self._access.page, httponly=True, samesite="Lax"
-        )
+        response = web.Response(status=303, headers={"Location": access.page})
+        response.set_cookie(access.cookie_name, access.cookie, path=access.page, httponly=True, samesite="Lax")
         return response
 
     async def _proof(self, request: web.Request) -> web.StreamResponse:
@@ -149,37 +133,44 @@ class Server:
         return web.Response(body=content, content_type=FILES[name], charset="utf-8")
 
     async def _about(self, request: web.Request) -> web.StreamResponse:
-        return _json(
+        return _answer(
             {
                 "classes": list(self._session.classes),
                 "proofKey": self._access.proof_key,
                 "user": self._session.labels.user,
                 "where": printable(self._session.labels.where),
-                "lightOnDark": self._review.viewer.is_light_on_dark,
+                "lightOnDark": self._session.viewer.is_light_on_dark,
             }
         )
 
-    async def _next(self, request: web.Request) -> web.StreamResponse:
-        asked = await _body(request, _NextRequest)
+    async def _json(
+        self, kind: type[T], act: Callable[[T], dict[str, Any]], request: web.Request
+    ) -> web.StreamResponse:
+        """Answer a request in JSON. `act` may wait for the storage, so a thread calls it."""
+        if request.content_type != "application/json":
+            raise IntegrityError(f"expected JSON, got {request.content_type}")
+        fields = await asyncio.to_thread(act, decode(await request.read(), kind, "request"))
+        return _answer({"status": self._status(), **fields})
+
+    def _next(self, asked: _NextRequest) -> dict[str, Any]:
         pictures = self._session.pictures_for(asked.client, [(held.image, held.why) for held in asked.held])
-        return self._answer(pictures=[self._description(shown) for shown in pictures])
+        return {"pictures": [self._description(shown) for shown in pictures]}
 
-    async def _decide(self, request: web.Request) -> web.StreamResponse:
-        await asyncio.to_thread(self._session.decide, await _body(request, _DecisionRequest))
-        return self._answer()
+    def _decide(self, decision: _DecisionRequest) -> dict[str, Any]:
+        self._session.decide(decision)
+        return {}
 
-    async def _undo(self, request: web.Request) -> web.StreamResponse:
-        asked = await _body(request, _DecisionRequest)
-        shown = await asyncio.to_thread(self._session.undo, asked.client, asked.image, asked.why, asked.seen)
-        return self._answer(picture=self._description(shown))
+    def _undo(self, asked: _DecisionRequest) -> dict[str, Any]:
+        shown = self._session.undo(asked.client, asked.image, asked.why, asked.seen)
+        return {"picture": self._description(shown)}
 
-    async def _skip(self, request: web.Request) -> web.StreamResponse:
-        self._session.skip((await _body(request, _DecisionRequest)).image)
-        return self._answer()
+    def _skip(self, asked: _DecisionRequest) -> dict[str, Any]:
+        self._session.skip(asked.image)
+        return {}
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:
         item = self._session.item(request.match_info["image"])
-        view = await self._in_thread(self._review.viewer.view, item, zoomed="zoomed" in request.query)
+        view = await self._in_thread(self._session.viewer.view, item, zoomed="zoomed" in request.query)
         content = view.model_input if "seen" in request.query else view.picture
         if content is None:
             raise ImageError("expected a picture that the model can take, got another")
@@ -187,32 +178,31 @@ class Server:
 
     async def _draw(self, request: web.Request) -> web.StreamResponse:
         """Predict a drawing, a PNG."""
-        examined = await self._in_thread(self._review.viewer.examine, await request.read())
+        examined, fields = await self._in_thread(self._session.viewer.examine, await request.read()), dict[str, Any]()
         if examined.image is None:
-            return self._answer(note=examined.problem)
-        if self._review.model.state != "ready":
-            return self._answer()
-        (probabilities,) = await self._in_thread(self._review.model.predict, examined.image[None])
-        reason = rejection(examined.likeness, probabilities)
-        if reason == NOT_ONE_DIGIT:
-            return self._answer(note=reason)
-        return self._answer(answers=self._answers(probabilities), note=reason or "")
+            fields["note"] = examined.problem
+        elif self._session.model.state == "ready":
+            (probabilities,) = await self._in_thread(self._session.model.predict, examined.image[None])
+            fields["note"] = rejection(examined.likeness, probabilities) or ""
+            if fields["note"] != NOT_ONE_DIGIT:
+                fields["answers"] = self._answers(probabilities)
+        return _answer({"status": self._status(), **fields})
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call a function that may take seconds, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments, **named))
 
-    def _answer(self, **fields: Any) -> web.Response:
-        """Return an answer with the state of the review."""
-        session, model, progress = self._session, self._review.model, self._review.background.progress
-        status = {
+    def _status(self) -> dict[str, Any]:
+        session, model = self._session, self._session.model
+        return {
             "model": {"name": model.name, "state": model.state, "problem": model.problem},
             "tally": session.labels.tally(),
             "left": session.num_left(),
             "complete": session.is_complete,
-            **asdict(progress),
+            "pictures": session.num_pictures,
+            "read": session.num_read,
+            "unreadable": session.num_unreadable,
         }
-        return _json({"status": status, **fields})
 
     def _description(self, shown: ShownItem) -> dict[str, Any]:
         item = shown.item
@@ -230,7 +220,7 @@ class Server:
 
     def _answers(self, probabilities: NDArray[Any]) -> list[dict[str, Any]]:
         """Return the most probable classes."""
-        classes, order = self._review.model_classes, np.argsort(-probabilities, kind="stable")[:NUM_ANSWERS].tolist()
+        classes, order = self._session.model_classes, np.argsort(-probabilities, kind="stable")[:NUM_ANSWERS].tolist()
         return [{"class": classes[at], "probability": round(float(probabilities[at]), 4)} for at in order]
 
 
@@ -296,13 +286,7 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     response.headers.update(HEADERS)
 
 
-async def _body(request: web.Request, kind: type[T]) -> T:
-    if request.content_type != "application/json":
-        raise IntegrityError(f"expected JSON, got {request.content_type}")
-    return decode(await request.read(), kind, "request")
-
-
-def _json(document: Any) -> web.Response:
+def _answer(document: Any) -> web.Response:
     return web.Response(body=encode(document), content_type="application/json")
 
 

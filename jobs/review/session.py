@@ -1,7 +1,7 @@
 """A review: which picture each browser shows, and what people decide about it.
 
-Several browsers may review at once; each picture is shown in one of them. Meanwhile, a thread adds pictures and
-predictions. As many pictures are chosen at random as pictures of which the model is least certain.
+Several browsers may review at once; each picture is shown in one of them. Meanwhile, a thread reads and predicts the
+pictures. As many pictures are chosen at random as pictures of which the model is least certain.
 
 Pictures of the hold-out are only chosen at random. If the model chose among them, those that it finds hard would be
 corrected and no others, and the hold-out would no longer measure its accuracy.
@@ -9,22 +9,30 @@ corrected and no others, and the hold-out would no longer measure its accuracy.
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.review.data import Additions, ReadAgain, ReviewItem
+from jobs.predict.batches import in_batches
+from jobs.review.data import Additions, ReviewItem, Viewer
 from jobs.review.labels import Decision, DecisionError, Labels
+from jobs.review.model_process import ModelProcess
+from jobs.review.pictures import ItemAndImage
 from mnist_lib.data.corrections import NONE, Reason
-from mnist_lib.errors import MnistError
+from mnist_lib.errors import MnistError, ModelError
 
 PICTURES_AHEAD = 8  # pictures that a browser loads in advance, so that fast typing need not wait
 SECONDS_UNTIL_RETURNED = 120.0  # without a request; then others get the pictures of a browser
+MAX_WAITING_BYTES = 200_000_000  # of images that are read while the model is loading
+
+log = logging.getLogger(__name__)
 
 
 class NotReadYetError(MnistError):
@@ -85,8 +93,7 @@ class Order:
         return None
 
 
-@dataclass(frozen=True)
-class ShownItem:
+class ShownItem(NamedTuple):
     """A picture that a browser has."""
 
     item: ReviewItem
@@ -101,10 +108,11 @@ def require_allowed(why: Reason, item: ReviewItem) -> None:
 
 
 class Session:
-    """The pictures of a review, and the browsers that show them.
+    """The pictures of a review, and the browsers that show them. Several threads may call its methods.
 
     Args:
-        classes: the labels that can be given.
+        model: predicts pictures of which it says nothing yet.
+        model_classes: the classes that it predicts; those of the dataset are the labels that can be given.
         additions: where new pictures are copied to; None if there cannot be any.
 
     Attributes:
@@ -114,15 +122,72 @@ class Session:
     def __init__(
         self,
         labels: Labels,
-        classes: Sequence[str],
+        viewer: Viewer,
+        model: ModelProcess,
+        model_classes: Sequence[str],
         additions: Additions | None = None,
-        read_again: ReadAgain | None = None,
     ) -> None:
-        self.labels, self.classes, self._additions, self._read_again = labels, tuple(classes), additions, read_again
+        self.labels, self.viewer, self.model, self.model_classes = labels, viewer, model, model_classes
+        self.classes, self._additions = viewer.data.classes, additions
         self.order, self.items, self.is_complete = Order(), dict[str, ReviewItem](), False
+        self.num_pictures = self.num_read = self.num_unreadable = 0
         self._shown: dict[str, ShownItem] = {}  # by image
         self._heard: dict[str, float] = {}  # when each browser was last heard from
-        self._lock = threading.Lock()
+        self._lock, self._stopped, self._has_failed = threading.Lock(), threading.Event(), False
+
+    def begin(self, pictures: Iterator[ItemAndImage | None], count: int) -> None:
+        """Begin to read and predict pictures in a thread. `pictures`: None in place of one that cannot be read."""
+        self.num_pictures = count
+        self._thread = threading.Thread(target=self._read, args=(pictures,), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until every picture is read and predicted."""
+        self._thread.join()
+
+    def stop(self) -> None:
+        """End the thread after the picture that it is at."""
+        self._stopped.set()
+
+    def _read(self, pictures: Iterator[ItemAndImage | None]) -> None:
+        waiting, size = deque[list[tuple[ReviewItem, NDArray[np.uint8]]]](), 0
+        try:
+            for batch in in_batches(self._added(pictures), lambda pair: pair[1].nbytes):
+                waiting.append(batch)
+                size += sum(image.nbytes for _, image in batch)
+                if self.model.state != "loading" or size > MAX_WAITING_BYTES:
+                    self._predict(waiting)
+                    size = 0
+        finally:
+            self.is_complete = True
+        self._predict(waiting)
+
+    def _added(self, pictures: Iterator[ItemAndImage | None]) -> Iterator[tuple[ReviewItem, NDArray[np.uint8]]]:
+        """Add pictures, and yield those that the model is to predict."""
+        for picture in pictures:
+            self.num_read += 1
+            if picture is None:
+                self.num_unreadable += 1
+            elif self.add(picture[0]) and picture[1] is not None:
+                yield picture[0], picture[1]
+            if self._stopped.is_set():
+                return
+
+    def _predict(self, waiting: deque[list[tuple[ReviewItem, NDArray[np.uint8]]]]) -> None:
+        """Predict batches of pictures, and remove them."""
+        while waiting and not self._stopped.is_set():
+            items, images = zip(*waiting.popleft(), strict=True)
+            try:
+                probabilities = self.model.predict(np.stack(images))
+            except ModelError as error:
+                if not self._stopped.is_set() and not self._has_failed:
+                    log.warning("%s; pictures are chosen at random", error)
+                self._has_failed = True
+                continue
+            with self._lock:
+                for item, row in zip(items, probabilities, strict=True):
+                    item.probabilities = row
+                    self.order.predicted(item)
 
     def add(self, item: ReviewItem) -> bool:
         """Add a picture. Return False if it need not be reviewed: because it already was, or because it is a copy.
@@ -141,13 +206,6 @@ class Session:
                 return False
             self.order.add(item)
             return True
-
-    def predicted(self, items: Sequence[ReviewItem], probabilities: NDArray[np.float32]) -> None:
-        """Note what the model says of pictures. probabilities: [items, classes]."""
-        with self._lock:
-            for item, row in zip(items, probabilities, strict=True):
-                item.probabilities = row
-                self.order.predicted(item)
 
     def pictures_for(self, client: str, held: Sequence[tuple[str, Reason]] = ()) -> list[ShownItem]:
         """Return the pictures that a browser shows and loads ahead.
@@ -191,8 +249,7 @@ class Session:
         require_allowed(decision.why, item)
         if item.is_new and label != NONE:
             assert self._additions is not None
-            assert self._read_again is not None
-            self._additions.add(item, label, self._read_again)
+            self._additions.add(item, label, self.viewer)
         self.labels.decide(replace(decision, replaced=item.label))
         with self._lock:
             item.label = label

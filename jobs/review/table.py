@@ -12,11 +12,10 @@ from typing import cast, get_args
 from jobs.console.output import CommandResult, log_to_stderr
 from jobs.console.terminal import step
 from jobs.predict.answers import FORMULA
-from jobs.review.data import Additions, ReviewedData, ReviewItem, read_data
+from jobs.review.data import Additions, ReviewedData, ReviewItem, Viewer, read_data
 from jobs.review.labels import Decision, DecisionError, Labels
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions
 from jobs.review.session import require_allowed
-from jobs.review.viewing import Viewer
 from mnist_lib.data.corrections import NONE, Reason, labels_file
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.objects.output_file import atomic_output
@@ -111,7 +110,7 @@ def apply_table(options: ApplyOptions) -> CommandResult:
         additions = Additions.of(data) if new else None
         for item, label in new:
             assert additions is not None
-            additions.add(item, label, viewer.read_again)
+            additions.add(item, label, viewer)
     labels.decide(*decisions)
     tally, repeated = labels.tally(), len(rows) - len(decisions)
     lines = [tally.text(labels.where)]

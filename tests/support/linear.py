@@ -16,9 +16,9 @@ from tests.support.store.fake_versions import DATASET, about, small_manifest
 
 # A prelude for `tests.support.job.DRIVER`: the command predicts with this model.
 LINEAR = """
-from jobs.review import model_process
+from jobs.review.model_process import ModelProcess
 from tests.support.linear import load_linear
-model_process.model_process.__wrapped__.__defaults__ = (load_linear,)
+ModelProcess.__init__.__defaults__ = (load_linear,)
 """
 CONTENT = b"linear"
 

@@ -16,13 +16,12 @@ import numpy as np
 from PIL import Image
 
 from jobs.review.access import TOKEN_VARIABLE, Access
-from jobs.review.background import Background, read_files
-from jobs.review.data import Additions, ReviewedData, read_data
+from jobs.review.data import Additions, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess
-from jobs.review.server import Review, Server, listening_socket, running
+from jobs.review.pictures import read_files
+from jobs.review.server import Server, listening_socket, running
 from jobs.review.session import Session
-from jobs.review.viewing import Viewer
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import LabelsFile, labels_file
 from mnist_lib.data.listing import find_pictures
@@ -54,17 +53,19 @@ def data_of(folder: Path) -> ReviewedData:
     return read_data(DataRequest(dataset=f"{folder}/", data_dir=folder.parent), LocalObjects(folder.parent))
 
 
-def session_of(data: ReviewedData, viewer: Viewer, user: str = "ada") -> Session:
+def session_of(viewer: Viewer, model: ModelProcess, user: str = "ada") -> Session:
     """Return a session over a dataset in a folder, with the labels that are stored there."""
+    data = viewer.data
     labels = Labels(labels_file(data.request, LocalObjects(Path("/nonexistent"))), user)
     labels.refresh()
-    return Session(labels, data.classes, Additions.of(data), viewer.read_again)
+    return Session(labels, viewer, model, DIGITS, Additions.of(data))
 
 
-def read_all(session: Session, data: ReviewedData, new: Path, model: ModelProcess) -> None:
+def read_all(session: Session, new: Path) -> None:
     """Read and predict the pictures in a folder."""
     paths = find_pictures([new])
-    Background(session, model, read_files(data, paths, LAYOUT, NO_FOLDERS), len(paths)).wait()
+    session.begin(read_files(session.viewer.data, paths, LAYOUT, NO_FOLDERS), len(paths))
+    session.wait()
 
 
 class Client:
@@ -98,13 +99,11 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def serving(session: Session, viewer: Viewer, model: ModelProcess) -> AsyncIterator[Client]:
+async def serving(session: Session) -> AsyncIterator[Client]:
     """Serve a session in this process, for a client."""
     sock = listening_socket(0)
     access = Access(TOKEN, sock.getsockname()[1])
-    background = Background(session, model, iter(()), 0)  # its pictures have been read
-    server = Server(Review(session, background, model, DIGITS, viewer), access)
-    async with running(server, sock), aiohttp.ClientSession() as http:
+    async with running(Server(session, access), sock), aiohttp.ClientSession() as http:
         yield Client(http, access)
 
 

@@ -1,12 +1,13 @@
 """Fixtures: a storage with a version that needs no TensorFlow, its process, digits as pictures."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jobs.review.model_process import ModelProcess, model_process
-from jobs.review.viewing import Viewer
+from jobs.review.data import Viewer
+from jobs.review.model_process import ModelProcess
 from mnist_lib.api import find_version
 from mnist_lib.data.listing import real_folders
 from mnist_lib.data.split import Dataset
@@ -34,7 +35,7 @@ def stored(storage: Path) -> StoredModel:
 
 @pytest.fixture(scope="session")
 def model(stored: StoredModel) -> Iterator[ModelProcess]:
-    with model_process(stored, load_linear) as process:
+    with contextlib.closing(ModelProcess(stored, load_linear)) as process:
         yield process
 
 
@@ -62,8 +63,8 @@ def serve_page(digits: Dataset, model: ModelProcess, tmp_path_factory: pytest.Te
     """Serve a session without pictures: to read some takes a second, and most requests need none."""
     data = data_of(write_digits(tmp_path_factory.mktemp("page") / "digits", digits, range(120), sorted_by_class=True))
     viewer = Viewer(data, LAYOUT, NO_FOLDERS)
-    session = session_of(data, viewer)
+    session = session_of(viewer, model)
     session.is_complete = True
     wait_until(lambda: model.state == "ready", "the model is not loaded")
-    yield lambda: serving(session, viewer, model)
+    yield lambda: serving(session)
     viewer.close()

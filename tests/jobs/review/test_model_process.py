@@ -1,9 +1,11 @@
 """A model in a process of its own: it fails without the process that people use."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
-from jobs.review.model_process import ModelProcess, model_process
+from jobs.review.model_process import ModelProcess
 from mnist_lib.errors import ModelError
 from mnist_lib.store.contents import StoredModel
 from tests.support.linear import load_linear
@@ -16,7 +18,8 @@ def test_the_process_predicts_what_the_model_does(model: ModelProcess, stored: S
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error_for_each_caller(stored: StoredModel) -> None:
-    with model_process(StoredModel(**{**vars(stored), "files": {"model.keras": b"damaged"}}), load_linear) as model:
+    damaged = StoredModel(**{**vars(stored), "files": {"model.keras": b"damaged"}})
+    with closing(ModelProcess(damaged, load_linear)) as model:
         for _ in range(2):
             with pytest.raises(ModelError, match="keras@1: expected the linear model, got another"):
                 model.predict(IMAGES)
@@ -24,7 +27,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_for_each_caller(stored: Store
 
 
 def test_a_process_that_ends_is_reported_and_predicts_no_more(stored: StoredModel) -> None:
-    with model_process(stored, load_linear) as model:
+    with closing(ModelProcess(stored, load_linear)) as model:
         model.wait()
         model._process.kill()
         model._process.wait()

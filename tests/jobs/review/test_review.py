@@ -15,9 +15,9 @@ from msgspec import structs
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
 from jobs.review.data import ReviewedData, read_data
-from jobs.review.disputes import MIN_PROBABILITY, disputed_items, run_versions
 from jobs.review.labels import Decision, Labels
 from jobs.review.options import ReviewOptions
+from jobs.review.pictures import MIN_PROBABILITY, disputed_items, run_versions
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, text_of

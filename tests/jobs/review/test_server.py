@@ -11,29 +11,29 @@ import aiohttp
 import numpy as np
 import pytest
 
+from jobs.review.data import Viewer
 from jobs.review.model_process import ModelProcess
 from jobs.review.server import MAX_STRANGERS, MAX_UPLOAD_BYTES
 from jobs.review.session import Session
-from jobs.review.viewing import Viewer
 from mnist_lib.data.listing import find_pictures
 from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.examination import png
+from mnist_lib.pictures.reading import NO_FOLDERS
 from tests.support.hostile_pictures import many_scans, view_slowly
-from tests.support.reviewing import Client, Serve, data_of, lines_of, read_all, run, serving, session_of
+from tests.support.reviewing import LAYOUT, Client, Serve, data_of, lines_of, read_all, run, serving, session_of
 
 
 @pytest.fixture
-def session(folder: Path, new: Path, viewer: Viewer, model: ModelProcess) -> Session:
+def session(new: Path, viewer: Viewer, model: ModelProcess) -> Session:
     """A session over all new pictures, which are read and predicted."""
-    data = data_of(folder)
-    session = session_of(data, viewer)
-    read_all(session, data, new, model)
+    session = session_of(viewer, model)
+    read_all(session, new)
     return session
 
 
 @pytest.fixture
-def serve(session: Session, viewer: Viewer, model: ModelProcess) -> Serve:
-    return lambda: serving(session, viewer, model)
+def serve(session: Session) -> Serve:
+    return lambda: serving(session)
 
 
 def test_a_large_upload_is_refused(serve_page: Serve) -> None:
@@ -200,7 +200,7 @@ def test_undo_and_skip(serve: Serve, folder: Path) -> None:
 
 
 def test_reviewed_pictures_do_not_come_back_after_a_restart_but_skipped_and_undone_ones_do(
-    serve: Serve, folder: Path, new: Path, viewer: Viewer, model: ModelProcess
+    serve: Serve, folder: Path, new: Path, model: ModelProcess
 ) -> None:
     async def test() -> None:
         async with serve() as client:
@@ -209,9 +209,9 @@ def test_reviewed_pictures_do_not_come_back_after_a_restart_but_skipped_and_undo
             await client.decide(undone, "4")
             await client.decide({**undone, "seen": 1}, "", "undo")
             await client.decide(skipped, "", "skip")
-        data = data_of(folder)
-        session = session_of(data, viewer)
-        read_all(session, data, new, model)
+        with contextlib.closing(Viewer(data_of(folder), LAYOUT, NO_FOLDERS)) as again:
+            session = session_of(again, model)
+            read_all(session, new)
         shown = set()
         while (found := session.order.take()) is not None:
             shown.add(found[0].image)
@@ -300,7 +300,7 @@ def test_w14_a_decision_does_not_wait_for_slow_pictures(
     async def test() -> None:
         async with serve() as client:
             pictures = await client.next()
-            monkeypatch.setattr("jobs.review.viewing.view_file", view_slowly)
+            monkeypatch.setattr("jobs.review.data.view_file", view_slowly)
             slow = [asyncio.create_task(client.get(f"picture/{picture['image']}")) for picture in pictures]
             await asyncio.sleep(0.2)
             begin = time.monotonic()

@@ -15,8 +15,7 @@ from jobs.predict import __main__ as predict
 from jobs.predict.answers import picture_results
 from jobs.predict.batches import predict_on_cluster
 from jobs.predict.options import PredictOptions
-from jobs.review.data import read_data
-from jobs.review.viewing import Viewer
+from jobs.review.data import Viewer, read_data
 from mnist_lib.data.folder import read_folder
 from mnist_lib.data.listing import find_pictures, list_folder, real_folders
 from mnist_lib.data.request import DataRequest

@@ -1,21 +1,56 @@
-"""The test images whose labels the models of a run dispute: confident mistakes, and differing answers."""
+"""The pictures to review: files, the images of a dataset, or those whose labels the models of a run dispute."""
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.review.data import ReviewedData, ReviewItem
+from jobs.review.data import ReviewedData, ReviewItem, SplitName
 from jobs.review.labels import Labels
 from mnist_lib.api import require_version
 from mnist_lib.data.split import text_of
-from mnist_lib.errors import DataError, IntegrityError, SpecError
+from mnist_lib.errors import DataError, ImageError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.pictures.examination import examine_file
+from mnist_lib.pictures.processes import picture_reader
+from mnist_lib.pictures.reading import Folders, Layout
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder, check_run_name
 from mnist_lib.store.versions import Version
 
 MIN_PROBABILITY = 0.9  # a wrong answer this probable disputes a label on its own
+
+log = logging.getLogger(__name__)
+
+ItemAndImage = tuple[ReviewItem, NDArray[np.uint8] | None]  # None: the model does not predict it
+
+
+def read_files(
+    data: ReviewedData, paths: Sequence[Path], layout: Layout, folders: Folders
+) -> Iterator[ItemAndImage | None]:
+    """Read pictures in files, with None for each that cannot be read, which is logged."""
+    with picture_reader(paths, folders) as reader:
+        examined = reader.read(functools.partial(examine_file, layout=layout, folders=folders))
+        for path, picture in zip(paths, examined, strict=True):
+            if isinstance(picture, ImageError):
+                log.warning("left out: %s: %s", path, picture)
+                yield None
+                continue
+            item = data.file_item(path, picture.image_hash)
+            item.problem, item.likeness = picture.problem, picture.likeness
+            yield item, picture.image
+
+
+def read_arrays(data: ReviewedData, rng: np.random.Generator) -> Iterator[ItemAndImage]:
+    """Return the images of a dataset without files, in a random order."""
+    num_training = len(data.dataset.train)
+    for number in rng.permutation(num_training + len(data.dataset.test)).tolist():
+        split: SplitName = "training" if number < num_training else "hold-out"
+        index = number if number < num_training else number - num_training
+        yield data.image_item(split, index), data.images(split).images[index]
 
 
 def run_versions(objects: Objects, run: str) -> list[Version]:
@@ -34,7 +69,8 @@ def run_versions(objects: Objects, run: str) -> list[Version]:
 def disputed_items(
     objects: Objects, versions: Sequence[Version], data: ReviewedData, labels: Labels
 ) -> list[ReviewItem]:
-    """Return the disputed images of the hold-out, those with the most confident wrong answer first.
+    """Return the images of the hold-out whose labels the models of a run dispute: confident mistakes, the most
+    confident first, and differing answers.
 
     Args:
         versions: those of a run.
@@ -42,12 +78,12 @@ def disputed_items(
 
     Raises DataError if the versions were tested on images that are not in the dataset here.
     """
-    test = data.dataset.test
+    test, items = data.dataset.test, dict[int, ReviewItem]()
     indices = {text_of(row): index for index, row in enumerate(test.hashes)}
     rows: dict[int, list[tuple[str, str, float]]] = {}  # index of an image -> version, answer, probability
-    probabilities: dict[int, NDArray[np.float32]] = {}
     for version in versions:
         predictions = Predictions.read(objects, version)
+        images: Sequence[int | None] = []
         if predictions.hashes is not None:
             images = [indices.get(text_of(row)) for row in predictions.hashes]
         elif predictions.fingerprint == data.dataset.fingerprint:
@@ -56,15 +92,14 @@ def disputed_items(
                     f"{version.name}: expected predictions for the {len(test):,} test images of {data.request.name},"
                     f" got {len(predictions.labels):,}; use another run"
                 )
-            images = [*range(len(test))]
-        else:
-            images = []
-        confidence = predictions.probabilities.max(axis=1)
-        for row, index in enumerate(images):
+            images = range(len(test))
+        for index, probabilities in zip(images, predictions.probabilities, strict=False):
             if index is not None:
-                answer = predictions.classes[int(predictions.answers[row])]
-                rows.setdefault(index, []).append((version.name, answer, float(confidence[row])))
-                probabilities.setdefault(index, predictions.probabilities[row])
+                if index not in items:
+                    items[index] = data.image_item("hold-out", index)
+                    items[index].probabilities = probabilities  # of the most accurate version
+                answer = predictions.classes[int(probabilities.argmax())]
+                rows.setdefault(index, []).append((version.name, answer, float(probabilities.max())))
     if not rows:
         raise DataError(
             f"{versions[0].run}: expected {data.request.name} with the images that its models were tested on, got"
@@ -72,11 +107,10 @@ def disputed_items(
         )
     disputed = []
     for index, answers in rows.items():
-        item = data.image_item("hold-out", index)
+        item = items[index]
         label = labels.label(item.image) or item.label
         wrong = max((probability for _, answer, probability in answers if answer != label), default=0.0)
         if wrong >= MIN_PROBABILITY or len({answer for _, answer, _ in answers}) > 1:
-            item.probabilities = np.asarray(probabilities[index])
             item.answers = ", ".join(f"{name}: {answer} ({share:.0%})" for name, answer, share in answers)
             disputed.append((wrong, item))
     return [item for _, item in sorted(disputed, key=lambda pair: -pair[0])]
