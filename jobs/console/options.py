@@ -41,6 +41,7 @@ STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bu
 class Options(Checked):
     """The options of a command, whose docstring is its description in --help."""
 
+    COMMANDS: ClassVar[str] = ""  # the subcommands in the usage line
     MORE: ClassVar[str] = "[OPTIONS]"  # ends the usage line
     # A class whose options a --config file may have, too, since one file serves several commands:
     FILE_OF: ClassVar[type[Any] | None] = None
@@ -113,7 +114,7 @@ def parser(program: str, options: type[Any]) -> _Parser:
         argument_default=argparse.SUPPRESS,
         add_help=False,  # it would be listed first
     )
-    kinds, words = types_of(options), ["python -m %(prog)s"]
+    kinds, words = types_of(options), ["python -m %(prog)s", *options.COMMANDS.split()]
     groups: dict[str, argparse._ArgumentGroup] = {}
     for owner in options.__mro__:
         fields = [field for field in options_of(options).values() if _owner(options, field) is owner]

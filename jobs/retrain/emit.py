@@ -1,9 +1,23 @@
-"""`jobs.retrain emit`: the schedule as a configuration of another scheduler, which runs `jobs.retrain --once`."""
+"""`jobs.retrain emit`: a schedule as files with which cron, systemd or Kubernetes runs `jobs.retrain --once`.
 
+Each file is an example in cluster/deploy with the values of a `Timer`: a command and its timetable. Each format
+represents every value that a `Timer` can hold, or raises UsageError. A timetable that the scheduler cannot express
+raises CronError.
+"""
+
+import hashlib
+import importlib.resources
 import os
+import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+
+import yaml
+from cronsim import CronSim
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of
@@ -11,11 +25,53 @@ from jobs.console.output import CommandResult
 from jobs.console.terminal import Drawn
 from jobs.retrain.notices import check_receiver
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
-from jobs.retrain.schedulers import STORAGE, Timer, cronjob, crontab, units
 from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
+from mnist_lib.errors import CronError
 from mnist_lib.objects.storage import check_storage, folder_of
 from mnist_lib.settings import options_of, values_of
+
+# Control characters and line ends of any kind, surrogates, which UTF-8 cannot encode, and the code points that Unicode
+# calls noncharacters, which systemd refuses.
+NO_CHARACTERS = "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
+UNWRITABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef{NO_CHARACTERS}]")
+MAX_CRON_BYTES = 998  # of a command and of a variable; Debian's cron silently drops the rest
+EXAMPLES = importlib.resources.files("cluster") / "deploy"
+MAX_CRONJOB_NAME_LENGTH = 52  # Kubernetes appends a suffix for the name of each Job
+STORAGE = Path("/storage")  # the only folder of the container that outlives it, a volume in the manifest
+DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timer:
+    """A command and when to run it. Raises UsageError for a text that no file could hold."""
+
+    name: str  # of the schedule
+    cron: str  # five valid fields
+    zone: str  # the time zone of `cron`
+    command: tuple[str, ...]  # begins with the path of Python here, or with "python" in an image
+    folder: Path  # the working folder of the command
+    starting_deadline: float | None = None  # the command may start up to this many seconds after a slot
+    notify: str | None = None  # MNIST_JOBS_NOTIFY of the command: not a flag, since it can hold a secret
+
+    def __post_init__(self) -> None:
+        for word in self.command:
+            _require_writable("command", word)
+        _require_writable("working folder", str(self.folder))
+        _require_writable("notify", self.notify or "")
+        if not re.fullmatch(r"[ -$&-\[\]-~]*", self.about):  # it is written as it is, into comments too
+            raise UsageError(f"expected printable ASCII without % and backslashes, got {self.about!r}; change it")
+
+    @property
+    def about(self) -> str:
+        """A description for people."""
+        return f"mnist-jobs: retraining schedule {self.name}, {self.cron} in {self.zone}"
+
+
+def _require_writable(what: str, text: str) -> None:
+    """Raise UsageError if the text contains any of the characters in `UNWRITABLE`."""
+    if found := UNWRITABLE.search(text):
+        raise UsageError(f"{what}: expected UTF-8 without control characters, got {found[0]!r} in it; change it")
 
 
 def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
@@ -81,3 +137,184 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
         starting_deadline=options.starting_deadline,
         notify=receiver or None,
     )
+
+
+def _filled(example: str, values: Mapping[str, str]) -> str:
+    """Return the text of an example. `values`: the pattern of a text that occurs once -> the text in its place."""
+    pattern = "|".join(f"(?P<_{number}>{pattern})" for number, pattern in enumerate(values))
+    texts, places = [*values.values()], []
+
+    def value(match: re.Match[str]) -> str:
+        places.append(int(str(match.lastgroup)[1:]))
+        return texts[places[-1]]
+
+    text = re.sub(pattern, value, (EXAMPLES / example).read_text("utf-8"), flags=re.MULTILINE)
+    assert sorted(places) == [*range(len(texts))], example
+    return text
+
+
+def _require_portable(cron: str, scheduler: str) -> None:
+    """Raise CronError for a timetable that only some implementations of cron understand."""
+    if re.search("[L#W]", re.sub("[A-Z]{3}", "", cron.upper())):
+        raise CronError(f"cron: {scheduler} does not understand L, LW or #, got {cron!r}; run the daemon instead")
+
+
+# Cron
+
+
+def crontab(timer: Timer) -> str:
+    """Return lines to add with `crontab -e`. Raises UsageError for a command that is too long for some of them."""
+    _require_portable(timer.cron, "a crontab")
+    words = " ".join(map(_cron_word, timer.command))
+    command = _short("command", f"cd {_cron_word(str(timer.folder))} && {words}")
+    hint = "# To be notified of each run, set MNIST_JOBS_NOTIFY=URL on a line above."
+    variable = hint if timer.notify is None else f"MNIST_JOBS_NOTIFY={_short('notify', _cron_variable(timer.notify))}"
+    values = {
+        r"^# mnist-jobs: .*": f"# {timer.about}",
+        r"^# To be notified .*": variable,
+        r"^CRON_TZ=.*": f"CRON_TZ={timer.zone}",
+        r"^0 3 .*": f"{timer.cron} {command}",
+        r"^@reboot .*": f"@reboot {command}",
+    }
+    return _filled("crontab", values)
+
+
+def _cron_word(word: str) -> str:
+    """Quote a word for the shell and for cron, which turns % into a line break.
+
+    `\\%` gives a literal %. Some versions of cron also turn two backslashes into one, so every backslash of the word
+    itself is followed by two quotes, which the shell removes.
+    """
+    return shlex.quote(word).replace("\\", "\\''").replace("%", r"\%")
+
+
+def _cron_variable(value: str) -> str:
+    """Quote the value of a variable if it begins with a quote, which cron would remove. Values have no escapes."""
+    if not value.startswith(("'", '"')):
+        return value
+    for quote in "'\"":
+        if quote not in value:
+            return f"{quote}{value}{quote}"
+    raise UsageError("notify: a crontab cannot hold a command that begins with a quote and has both kinds of quotes")
+
+
+def _short(what: str, text: str) -> str:
+    length = len(text.encode())
+    if length > MAX_CRON_BYTES:
+        expected = f"{what}: expected at most {MAX_CRON_BYTES} bytes in a crontab"
+        raise UsageError(f"{expected}, got {length:,}; use emit systemd, or shorten it")
+    return text
+
+
+# Kubernetes
+
+
+def cronjob(timer: Timer, image: str) -> str:
+    """Return the CronJob with the values of the timer, after a Secret if there is a receiver."""
+    _require_writable("image", image)
+    name = _object_name(timer.name)
+    # Kubernetes replaces $(NAME) and turns $$ into $.
+    words = "".join(f"                - {_yaml(word.replace('$', '$$'))}\n" for word in timer.command)
+    schedule = f"schedule: {_yaml(_kubernetes_schedule(timer.cron))}\n"
+    if timer.starting_deadline is not None:
+        schedule += f"  startingDeadlineSeconds: {max(10, round(timer.starting_deadline))}\n"
+    values = {
+        r"^# Retraining .*": f"# {timer.about}",
+        r"name: mnist-nightly\n": f"name: {name}\n",
+        r"schedule: .*\n": schedule,
+        r"timeZone: .*\n": f"timeZone: {_yaml(timer.zone)}\n",
+        r"image: .*\n": f"image: {_yaml(image)}\n",
+        r"command:\n(?: +- .*\n)+": f"command:\n{words}",
+    }
+    if timer.notify is not None:
+        of_secret = {"^# .*\n": "", "name: .*": f"name: {name}-notify", "url: .*": f"url: {_yaml(timer.notify)}"}
+        values["^# Retraining .*"] += f"\n{_filled('notify-secret.yaml', of_secret)}---"
+        values["name: mnist-jobs-notify, key: url, optional: true"] = f"name: {name}-notify, key: url"
+    return _filled("kubernetes/cronjob.yaml", values)
+
+
+def _kubernetes_schedule(cron: str) -> str:
+    """Return the timetable with Sunday as 0, since Kubernetes does not understand 7."""
+    _require_portable(cron, "Kubernetes")
+    *others, weekdays = cron.split()
+    if "7" in weekdays:
+        days = CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)).weekdays
+        weekdays = ",".join(map(str, sorted({day % 7 for day in days if isinstance(day, int)})))
+    return " ".join([*others, weekdays])
+
+
+def _object_name(schedule: str) -> str:
+    """Return a name that Kubernetes accepts. A hash distinguishes schedules whose names would become the same."""
+    name = f"mnist-{schedule}"
+    if re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= MAX_CRONJOB_NAME_LENGTH:
+        return name
+    suffix = "-" + hashlib.sha256(schedule.encode()).hexdigest()[:6]
+    return re.sub("[^a-z0-9]+", "-", name.lower())[: MAX_CRONJOB_NAME_LENGTH - len(suffix)].strip("-") + suffix
+
+
+def _yaml(text: str) -> str:
+    """Quote a text for YAML, always, since versions of YAML differ in which plain texts are numbers."""
+    return str(yaml.safe_dump(text, default_style='"', width=float("inf"))).rstrip("\n")
+
+
+# systemd
+
+
+def units(timer: Timer) -> dict[str, str]:
+    """Return the text of each unit, and of the file with its variables if there is one, by file name.
+
+    Raises CronError for the n-th or last weekday of a month, UsageError for a path of Python with "$".
+    """
+    calendar = "\n".join(f"OnCalendar={expression}" for expression in on_calendar(timer.cron, timer.zone))
+    if "$" in timer.command[0]:  # systemd reads $$ as $ in arguments, but not in this path
+        raise UsageError(f"command: systemd expects a path without $, got {timer.command[0]!r}; rename a folder")
+    description = {r"^Description=.*": f"Description={timer.about}"}
+    service = description | {
+        r"^# mnist-jobs: .*": f"# {timer.about}",
+        # A "/" follows the folder, since a backslash at the end of a line joins it with the next.
+        r"^WorkingDirectory=.*": f"WorkingDirectory={str(timer.folder).replace('%', '%%')}/",
+        r"^ExecStart=.*": f"ExecStart={' '.join(map(_systemd_word, timer.command))}",
+        r"^EnvironmentFile=.*": f"EnvironmentFile={'-' if timer.notify is None else ''}%E/mnist-jobs/{timer.name}.env",
+    }
+    name, example = f"mnist-jobs-{timer.name}", "systemd/mnist-jobs-nightly"
+    files = {
+        f"{name}.service": _filled(f"{example}.service", service),
+        f"{name}.timer": _filled(f"{example}.timer", description | {r"^OnCalendar=.*": calendar}),
+    }
+    if timer.notify is not None:  # in a file of its own, since all users can read a unit, and it may be a secret
+        value = re.sub(r'(["\\`$])', r"\\\1", timer.notify)
+        variable = {"^MNIST_JOBS_NOTIFY=.*": f'MNIST_JOBS_NOTIFY="{value}"'}
+        files[f"{timer.name}.env"] = _filled("systemd/nightly.env", variable)
+    return files
+
+
+def on_calendar(cron: str, zone: str) -> list[str]:
+    """Return expressions that together elapse when cron is due, except at changes of the clock."""
+    times = CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC))
+    weekdays = [day for day in times.weekdays if isinstance(day, int)]
+    if len(weekdays) < len(times.weekdays) or CronSim.LAST_WEEKDAY in times.days:
+        raise CronError(f"cron: systemd has no n-th or last weekday, got {cron!r}; run the daemon instead")
+    days_of_week = ",".join(DAYS[day] for day in sorted({day % 7 for day in weekdays}))
+    clock = f"{_numbers(times.hours, 24)}:{_numbers(times.minutes, 60)}:00 {zone}"
+    months = _numbers(times.months, 12)
+    dates = [f"*-{months}-{_numbers((day for day in times.days if day > 0), 31)}"] if max(times.days) > 0 else []
+    if CronSim.LAST in times.days:
+        dates.append(f"*-{months}~01")
+    every_weekday = len({day % 7 for day in weekdays}) == 7
+    if every_weekday and not times.day_and:
+        return [f"*-{months}-* {clock}"]
+    if times.day_and:
+        return [f"{date} {clock}" if every_weekday else f"{days_of_week} {date} {clock}" for date in dates]
+    # With a day of the month and a day of the week, cron is due on either; one systemd expression would need both.
+    return [*(f"{date} {clock}" for date in dates), f"{days_of_week} *-{months}-* {clock}"]
+
+
+def _numbers(values: Iterable[object], full: int) -> str:
+    numbers = sorted(int(str(value)) for value in values)
+    return "*" if len(numbers) == full else ",".join(f"{value:02d}" for value in numbers)
+
+
+def _systemd_word(word: str) -> str:
+    """Quote a word for ExecStart, which uses no shell but expands % and $."""
+    word = word.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$")
+    return word if re.fullmatch(r"[A-Za-z0-9_./:=,+@$%-]+", word) else '"' + word.replace('"', '\\"') + '"'

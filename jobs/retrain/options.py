@@ -59,6 +59,7 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
     events), emit (configuration for another scheduler); see `python -m jobs.retrain SUBCOMMAND --help`."""
 
     GROUP = "retraining"
+    COMMANDS = "[status|history|emit]"
     MORE = "[OPTIONS] [-- TRAIN_OPTIONS]"
 
     train: Mapping[str, Any] | None = option(
@@ -130,6 +131,7 @@ class HistoryOptions(ScheduleOptions, without=["cron"]):
 class EmitOptions(RetrainOptions, without=["once", "now"]):
     """Print the schedule as a configuration for another scheduler, which then runs `jobs.retrain --once`."""
 
+    COMMANDS = ""
     FILE_OF = RetrainOptions
 
     scheduler: Annotated[str, one_of(SCHEDULERS)] = option(

@@ -60,7 +60,8 @@ class SubmitOptions(ServerOptions):
     Subcommands: search (run jobs.search instead), logs (print the log of a job). `ray job list`, `ray job status` and
     `ray job stop` do the rest."""
 
-    MORE = "[search] [OPTIONS] -- TRAIN_OPTIONS"
+    COMMANDS = "[search]"
+    MORE = "[OPTIONS] -- TRAIN_OPTIONS"
 
     wait: bool = option(True, "wait until the job has ended; --no-wait prints its id and exits (default: on)")
     json: bool = option(False, "with --no-wait: print the id as JSON (for the result as JSON, give --json after --)")
@@ -70,6 +71,7 @@ class SubmitOptions(ServerOptions):
 class SubmitSearchOptions(SubmitOptions):
     """Send this code to a Ray cluster and run jobs.search there, with the options after "--", as jobs.submit does."""
 
+    COMMANDS = ""
     MORE = "[OPTIONS] -- SEARCH_OPTIONS"
 
 

@@ -10,7 +10,7 @@ import crontab as python_crontab  # type: ignore[import-untyped]
 import hypothesis.strategies as st
 import yaml
 
-from jobs.retrain.schedulers import Timer
+from jobs.retrain.emit import Timer
 
 # Prints its arguments, each with a NUL after it. Its own first argument contains what cron and the shell could change.
 PRINTF = ("/usr/bin/printf", r"%s\0")

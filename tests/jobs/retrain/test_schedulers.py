@@ -20,10 +20,8 @@ from cronsim import CronSim
 
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
-from jobs.retrain.schedulers import (
-    COMMENT,
-    CRONJOB,
-    FINAL_EXIT_CODES,
+from jobs.retrain.emit import (
+    EXAMPLES,
     STORAGE,
     Timer,
     cronjob,
@@ -51,6 +49,10 @@ from tests.support.emitted import (
 
 SYSTEMD = shutil.which("systemd-analyze")
 MANAGER = Path("/usr/lib/systemd/systemd")
+COMMENT = """\
+# The command itself finds missed slots and unfinished runs by reading the schedule's journal in the storage. It holds
+# the schedule's lease, so that one process works at a time and no slot is run twice.
+"""
 
 # All files
 
@@ -62,9 +64,9 @@ def test_each_file_says_what_the_command_itself_takes_care_of() -> None:
 
 def test_no_scheduler_retries_a_final_exit_code() -> None:
     """Exit codes to retry "once" are final, too, since the command itself has already retried after them."""
-    assert set(FINAL_EXIT_CODES) == {row.number for row in exit_codes.TABLE if row.retry != "yes"} - {exit_codes.DONE}
+    final = {row.number for row in exit_codes.TABLE if row.retry != "yes"} - {exit_codes.DONE}
     (line,) = re.findall(r"RestartPreventExitStatus=(.*)", units(timer())["mnist-jobs-nightly.service"])
-    assert [*map(int, line.split())] == [*FINAL_EXIT_CODES]
+    assert {*map(int, line.split())} == final
 
 
 def test_every_hostile_argument_arrives_unchanged() -> None:
@@ -189,8 +191,9 @@ def test_the_cron_job_is_valid_by_the_published_schema(version: str) -> None:
 
 
 def test_the_cron_job_in_the_repository_is_the_one_that_is_emitted_for_its_own_command() -> None:
-    example = yaml.safe_load(CRONJOB.read_text())
-    (container,) = pod_of(CRONJOB.read_text())["containers"]
+    text = (EXAMPLES / "kubernetes/cronjob.yaml").read_text()
+    example = yaml.safe_load(text)
+    (container,) = pod_of(text)["containers"]
     made = Timer(name="nightly", cron="0 3 * * *", zone="UTC", command=tuple(container["command"]), folder=Path("/"))
     assert yaml.safe_load(cronjob(made, container["image"])) == example
 
@@ -216,6 +219,16 @@ def test_the_manifest_mounts_a_volume_where_a_storage_is_accepted() -> None:
 
 
 # systemd
+
+
+def test_the_other_files_in_the_repository_are_those_that_are_emitted_for_their_command() -> None:
+    flags = ("-m", "jobs.retrain", "--once", "--name=nightly", "--cron=0 3 * * *", "--tz=UTC", "--storage=/srv/digits")
+    folder = Path("/opt/mnist-jobs")
+    made = Timer(name="nightly", cron="0 3 * * *", zone="UTC", command=(".venv/bin/python", *flags), folder=folder)
+    assert crontab(made) == (EXAMPLES / "crontab").read_text()
+    made = dataclasses.replace(made, command=("/opt/mnist-jobs/.venv/bin/python", *flags))
+    for name, text in units(made).items():
+        assert text == (EXAMPLES / "systemd" / name).read_text()
 
 
 @pytest.mark.skipif(SYSTEMD is None, reason="there is no systemd-analyze")
