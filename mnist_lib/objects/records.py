@@ -26,8 +26,8 @@ TOKEN = "token"  # the field that makes equal records of two writers differ
 class RecordLog:
     """An append-only log of records. Every method raises StoreError if the storage fails."""
 
-    def __init__(self, objects: Objects, folder: str, schema: int = RECORD_SCHEMA) -> None:
-        self._objects, self._folder, self._schema = objects, folder, schema
+    def __init__(self, objects: Objects, folder: str) -> None:
+        self._objects, self._folder = objects, folder
 
     def last(self) -> int:
         """Return the number of the newest record, or 0 if the log is empty."""
@@ -39,13 +39,13 @@ class RecordLog:
 
     def read(self, number: int, kind: type[T]) -> T:
         """Return a record. Raises IntegrityError or SchemaError if it cannot be read as `kind`."""
-        return read_record(self._objects, self.name(number), kind, schema=self._schema)
+        return read_record(self._objects, self.name(number), kind)
 
     def append(self, number: int, record: object) -> bool:
         """Append a record, or return False if it exists. Raises IntegrityError if something else has its name."""
         name = self.name(number)
         # Competing writers must write different contents: see `bucket`.
-        if self._objects.create(name, seal(record, self._schema, unique=True)):
+        if self._objects.create(name, seal(record, unique=True)):
             return True
         if self._objects.read(name) is None:
             raise IntegrityError(f"{self._objects.where(name)}: expected a record, got something else; remove it")
@@ -75,17 +75,15 @@ def last_number(exists: Callable[[int], bool]) -> int:
     return low
 
 
-def read_record(
-    objects: Objects, name: str, kind: type[T], limit: int = MAX_RECORD_BYTES, schema: int = RECORD_SCHEMA
-) -> T:
+def read_record(objects: Objects, name: str, kind: type[T], limit: int = MAX_RECORD_BYTES) -> T:
     """Return a stored record. Raises IntegrityError or SchemaError if it is missing or cannot be read as `kind`."""
     content = objects.read(name, limit)
     if content is None:
         raise IntegrityError(f"{name}: expected a record, got no file; restore it from a copy")
-    return unseal(content, name, kind, schema)
+    return unseal(content, name, kind)
 
 
-def seal(record: object, schema: int = RECORD_SCHEMA, *, unique: bool = False) -> bytes:
+def seal(record: object, *, unique: bool = False) -> bytes:
     """Return a record as it is stored. Raises ValueError for NaN, which JSON does not have.
 
     Args:
@@ -95,27 +93,24 @@ def seal(record: object, schema: int = RECORD_SCHEMA, *, unique: bool = False) -
     text = encode({**fields, TOKEN: uuid.uuid4().hex} if unique else fields, indent=2)
     # Dumping the document again with these two fields would return the same bytes, but takes as long again.
     sha256 = hashlib.sha256(text).hexdigest()
-    return b'{\n  "schema": %d,%b,\n  "sha256": "%b"\n}' % (schema, text[1:-2], sha256.encode())
+    return b'{\n  "schema": %d,%b,\n  "sha256": "%b"\n}' % (RECORD_SCHEMA, text[1:-2], sha256.encode())
 
 
-def unseal(content: bytes, name: str, kind: type[T], schema: int = RECORD_SCHEMA) -> T:
+def unseal(content: bytes, name: str, kind: type[T]) -> T:
     """Return a record as a value of `kind`, a dataclass; `name` is for messages.
-
-    Args:
-        schema: the number that the record must have; each schema has a `kind` of its own.
 
     Raises:
         IntegrityError: the content is not such a record, or has been changed, even if only in whitespace or the order
             of its fields.
         SchemaError: a newer version of this program wrote it.
     """
-    found = require_schema(content, schema, name, "a record")
+    found = require_schema(content, RECORD_SCHEMA, name, "a record")
     sealed = SEALED.fullmatch(content)
     if sealed is None or hashlib.sha256(b"{%b\n}" % sealed[2]).hexdigest() != sealed[3].decode():
         got = bytes(found.get("sha256", b"none"))[:66].decode(errors="replace")
         raise IntegrityError(f"{name}: expected a record whose sha256 matches, got {got}; restore it from a copy")
-    if int(sealed[1]) != schema:
-        raise IntegrityError(f"{name}: expected a record of schema {schema}, got {int(sealed[1])}")
+    if int(sealed[1]) != RECORD_SCHEMA:
+        raise IntegrityError(f"{name}: expected a record of schema {RECORD_SCHEMA}, got {int(sealed[1])}")
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     unknown = found.keys() - known - {"schema", "sha256", TOKEN}
     if unknown:

@@ -130,9 +130,8 @@ def _versions(objects: Objects) -> Iterator[Version]:
 def _newest_decisions(objects: Objects) -> Iterator[bytes]:
     """Yield the newest record of each log of champions."""
     for model in model_names(objects):
-        folders = [f"models/{model}/champions/{dataset}" for dataset in objects.folders(f"models/{model}/champions")]
-        for folder in (f"models/{model}/champion", *folders):
-            records = RecordLog(objects, folder)
+        for dataset in objects.folders(f"models/{model}/champions"):
+            records = RecordLog(objects, f"models/{model}/champions/{dataset}")
             yield objects.read(records.name(records.last())) or b""
 
 

@@ -18,6 +18,7 @@ from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record
 from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA, DriverConnected, HistoryLine, Summary
+from mnist_lib.store.versions import model_names
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
 REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
@@ -195,7 +196,7 @@ def check_run_name(run: str) -> None:
 
 
 def check_writable(objects: Objects) -> None:
-    """Raise StoreError if nothing can be stored, ClockError if the clock is wrong.
+    """Raise StoreError if nothing can be stored, ClockError if the clock is wrong, SchemaError for an earlier layout.
 
     StoreError is also raised if two writers could create the same object.
     """
@@ -207,6 +208,7 @@ def check_writable(objects: Objects) -> None:
             )
     finally:
         objects.delete(name)
+    model_names(objects)
 
 
 def configuration_of(objects: Objects, run: str) -> bytes:

@@ -18,13 +18,14 @@ from msgspec import Meta
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.request import ClassNames, ImageShape
 from mnist_lib.documents import Count, Document, Json, Moment, Name, Number, Sha256, Text, convert
-from mnist_lib.errors import IntegrityError, TooLargeError
+from mnist_lib.errors import IntegrityError, SchemaError, TooLargeError
 from mnist_lib.model_file import MODEL_NAME
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, concurrently, require_size
 from mnist_lib.objects.records import RecordLog, seal, unseal
 from mnist_lib.results import Accuracy
 
 RECORD_COPY = "record.json"  # in the folder of a version
+EARLIER_FOLDERS = {"champion"}  # of a model, in a storage that versions of this program before the first release wrote
 
 
 class StoredFile(Document, frozen=True, kw_only=True):
@@ -92,9 +93,19 @@ class Version:
 
 
 def model_names(objects: Objects) -> list[str]:
-    """Return the models of the catalog, then the others that have a folder in the storage, sorted."""
-    others = [name for name in objects.folders("models") if MODEL_NAME.fullmatch(name) and name not in MODELS]
-    return [*MODELS, *others]
+    """Return the models of the catalog, then the others that have a folder in the storage, sorted.
+
+    Raises SchemaError if an earlier layout of the storage is found.
+    """
+    found = [name for name in objects.folders("models") if MODEL_NAME.fullmatch(name)]
+    for name in found:
+        earlier = sorted(EARLIER_FOLDERS.intersection(objects.folders(f"models/{name}")))
+        if earlier:
+            raise SchemaError(
+                f"{objects.where(f'models/{name}/{earlier[0]}')}: expected a storage of this format, got one of an"
+                " earlier version of this program; name another with --storage, and train again"
+            )
+    return [*MODELS, *(name for name in found if name not in MODELS)]
 
 
 def find(objects: Objects, model: str, number: int, *, deleted: bool = False) -> Version | None:

@@ -19,7 +19,6 @@ NOT_AFTER_A_RUN = (
     *("runs/RUN/trials/TRIAL/checkpoints/", "runs/RUN/trials/TRIAL/ended", "unfinished/", "schedules/"),
     "datasets/DATASET/labels.jsonl",
     "runs/RUN/search.json",  # only of a search
-    "models/MODEL/champion/N.json",  # only in a storage of an earlier release
     "model.py",  # only for a user's own model
 )
 OUTSIDE = ("--data-dir", "~")

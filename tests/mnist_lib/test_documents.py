@@ -22,7 +22,7 @@ from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.run_documents import HistoryLine, SearchDocument, Summary
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.champions.log import SCHEMA, Champion, Head, ModelChampion
+from mnist_lib.store.champions.log import Champion, Head
 from mnist_lib.store.contents import Manifest
 from mnist_lib.store.holds import Hold
 from mnist_lib.store.opening import UnfinishedRun
@@ -58,7 +58,6 @@ RECORDS: dict[type, dict[str, Any]] = {
             *(0.05, 0.0005, 1, 1, 1, SHA256, SHA256, Accuracy(1, 2), {"p": 0.1, "collapse": {"class": 1}}),
         )
     ),
-    ModelChampion: asdict(ModelChampion("keras", 1, 1, AT, "promote", "better", "r", None, {"p": 0.1})),
     Head: asdict(Head(1, SHA256)),
     Claim: asdict(Claim("r", AT)),
     Hold: asdict(Hold("hold", AT)),
@@ -102,10 +101,6 @@ DOCUMENTS: dict[Any, Any] = {
 }
 
 
-def schema_of(kind: type) -> int:
-    return SCHEMA if kind is Champion else 1
-
-
 def outcome(read: Callable[[], Any]) -> Any:
     """Return what is read, or None for our own error in one line; any other exception is a failure."""
     try:
@@ -142,8 +137,8 @@ def test_the_name_of_a_file_that_is_not_utf_8_can_be_written_and_read() -> None:
 
 @pytest.mark.parametrize("kind", RECORDS)
 def test_a_record_is_read_as_it_was_written(kind: type) -> None:
-    sealed = seal(RECORDS[kind], schema_of(kind))
-    assert json.loads(encode(unseal(sealed, "x", kind, schema_of(kind)))) == json.loads(as_bytes(RECORDS[kind]))
+    sealed = seal(RECORDS[kind])
+    assert json.loads(encode(unseal(sealed, "x", kind))) == json.loads(as_bytes(RECORDS[kind]))
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS, ids=lambda kind: getattr(kind, "__name__", "HistoryLine"))
@@ -157,9 +152,8 @@ def test_a_document_is_read_as_it_was_written(kind: Any) -> None:
 @given(st.sampled_from(list(RECORDS)).flatmap(lambda kind: st.tuples(st.just(kind), changed(RECORDS[kind]))))
 def test_a_changed_record_is_decoded_or_refused_with_an_error_of_ours(change: tuple[type, Any]) -> None:
     kind, document = change
-    schema = schema_of(kind)
-    content = seal(document, schema) if isinstance(document, dict) and document else as_bytes(document)
-    found = outcome(lambda: unseal(content, "x", kind, schema))
+    content = seal(document) if isinstance(document, dict) and document else as_bytes(document)
+    found = outcome(lambda: unseal(content, "x", kind))
     if isinstance(found, Version):
         facts = outcome(lambda: found.facts)
         assert facts is None or 0 <= facts.test.value <= 1

@@ -7,7 +7,7 @@ from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.log import Champion, ChampionLog, Found, commit_sha256, pinned_version
+from mnist_lib.store.champions.log import Champion, ChampionLog, LogEntry, commit_sha256, pinned_version
 from mnist_lib.store.champions.promotion import Decision
 from mnist_lib.store.champions.reigns import rollback_line
 from mnist_lib.store.holds import hold, read_hold_state
@@ -74,13 +74,13 @@ def _version_before(model: str, log: Sequence[Champion | IntegrityError]) -> int
 
 
 def next_record(
-    kind: str, dataset: str, newest: Found | None, current: Champion | None, version: Version, decision: Decision
+    kind: str, dataset: str, newest: LogEntry | None, current: Champion | None, version: Version, decision: Decision
 ) -> Champion:
     """Return the record of a decision that spends nothing."""
     record = Champion(
         model=version.model,
         dataset=dataset,
-        number=1 if newest is None or newest.is_old else newest.number + 1,
+        number=newest.number + 1 if newest else 1,
         version=version.number,
         at=now_text(),
         kind=kind,  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def _with_budget_of(record: Champion, before: Champion) -> Champion:
     )
 
 
-def append(objects: Objects, newest: Found | None, record: Champion, current: Champion | None) -> bool:
+def append(objects: Objects, newest: LogEntry | None, record: Champion, current: Champion | None) -> bool:
     """Append a record, or return False if its number is taken.
 
     If `gc` considered the hold expired and condemned the version, restore the champion and raise ConflictError.

@@ -13,14 +13,14 @@ from mnist_lib.errors import IntegrityError, MnistError, SpecError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import append, next_record
-from mnist_lib.store.champions.log import Champion, ChampionLog, Found, datasets_with_logs, pinned_version
+from mnist_lib.store.champions.log import Champion, ChampionLog, LogEntry, datasets_with_logs, pinned_version
 from mnist_lib.store.champions.promotion import Compared, Decision, Rule
 from mnist_lib.store.champions.reigns import champions, history
 from mnist_lib.store.champions.significance import MIN_FRESH_IMAGES, Budget
 from mnist_lib.store.champions.used_images import UsedImages, store_used
 from mnist_lib.store.holds import hold
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.versions import Version, find, verify
+from mnist_lib.store.versions import Version, verify
 from mnist_lib.wording import counted
 
 # Predicts some images of the challenger's hold-out, given by their positions, with a stored version: [n, classes].
@@ -96,7 +96,7 @@ class _Challenge:
             record = replace(record, period=period, total=self._rule.alpha, used=self._store(period, new))
         return replace(decision, budget=record.budget) if append(self._objects, newest, record, current) else None
 
-    def _compare(self, newest: Found | None, current: Champion, used: UsedImages) -> Decision | None:
+    def _compare(self, newest: LogEntry | None, current: Champion, used: UsedImages) -> Decision | None:
         """Compare the challenger with the champion, at the expense of the budget of their data set."""
         before = self._decided_before(current)
         if before is not None:
@@ -196,7 +196,6 @@ class _Challenge:
         half = len(self._images) / 2
         known = {period: sum(image in images for image in self._images) for period, images in used.of.items()}
         found = [record for record in records if known.get(record.period, 0) > half]
-        found = found or [record for record in records if self._is_same_data(record)]
         return max(found, key=lambda record: (known.get(record.period, 0), record.at), default=None)
 
     def _records_of_others(self) -> list[Champion]:
@@ -206,15 +205,7 @@ class _Challenge:
         records = [record for name in others for record in history(self._objects, model, name)]
         return [record for record in records if isinstance(record, Champion)]
 
-    def _is_same_data(self, record: Champion) -> bool:
-        """Return whether a champion of an older version of the program was tested on the same dataset."""
-        try:
-            version = find(self._objects, record.model, record.version)
-            return version is not None and version.facts.dataset.fingerprint == self._predictions.fingerprint
-        except IntegrityError:
-            return False
-
-    def _record(self, kind: str, newest: Found | None, current: Champion | None, decision: Decision) -> Champion:
+    def _record(self, kind: str, newest: LogEntry | None, current: Champion | None, decision: Decision) -> Champion:
         predictions = self._predictions
         test = Accuracy(int(predictions.correct.sum()), len(predictions.labels))
         version = self._challenger

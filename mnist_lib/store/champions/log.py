@@ -4,14 +4,11 @@ The newest record names the champion of a model for a data set. Each record cont
 that version and of the record before it. `head.json` contains the number and the sha256 of the newest record. So
 `verify` notices a record that was deleted or replaced. The head is written after the record: it may be behind, never
 ahead.
-
-Before there was a log for each data set, each model had one, `models/<model>/champion/<n>.json`. It is still read: a
-record in it belongs to the data set of the version that it names, and comes before those of the new log.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -26,7 +23,6 @@ from mnist_lib.store.champions.significance import Budget
 from mnist_lib.store.champions.used_images import check_used
 from mnist_lib.store.versions import Version, find, model_names, record_of
 
-SCHEMA = 2  # of the records; those of the log of a model, without a data set, have schema 1
 Period = Annotated[str, Meta(pattern=r"\A(?:[A-Za-z0-9][A-Za-z0-9._-]*/[0-9]{1,12})?\Z", max_length=220)]
 Kind = Literal["promote", "keep", "rollback"]  # "keep": the champion was compared with a version that was refused
 
@@ -46,9 +42,9 @@ class Champion:
     replaced: Number | None  # the champion before; None in the first record, or if the previous record is damaged
     challenger: Number | None = None  # of "keep": the version that was refused
     continues: Name | None = None  # of a first record: the data set, since renamed, whose champion came before
-    commit_sha256: Sha256 | None = None  # of the commit record of `version`; None in old logs
-    previous_sha256: Sha256 | None = None  # of the record before; None in old logs, and in a first record
-    period: Period = ""  # the budget of significance, "<dataset>/<n>"; "" in old logs
+    commit_sha256: Sha256 | None = None  # of the commit record of `version`
+    previous_sha256: Sha256 | None = None  # of the record before; None in a first record
+    period: Period = ""  # the budget of significance, "<dataset>/<n>"; "" if no record before can be read
     total: Share = 0.0  # of that budget
     spent: Share = 0.0  # of that budget, with this decision
     comparisons: Count = 0  # from that budget, with this decision
@@ -74,21 +70,6 @@ class Champion:
 
 
 @dataclass(frozen=True)
-class ModelChampion:
-    """A record of schema 1, in the log of a model."""
-
-    model: Name
-    number: Number
-    version: Number
-    at: Moment
-    kind: Literal["promote", "rollback"]
-    why: Text
-    run: Name
-    replaced: Number | None
-    statistics: Mapping[str, Json] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Head:
     """The record `head.json`: the newest record of a log, or an earlier one."""
 
@@ -97,13 +78,12 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Found:
+class LogEntry:
     """A record that was read, or the reason why it cannot be, with what the next record must contain."""
 
     number: int
     record: Champion | IntegrityError
     sha256: str | None  # of its content when it was written, as far as that is known
-    is_old: bool = False  # whether it is in the log of the model
 
 
 class ChampionLog:
@@ -112,40 +92,40 @@ class ChampionLog:
     def __init__(self, objects: Objects, model: str, dataset: str) -> None:
         self._objects, self._model, self._dataset = objects, model, dataset
         self._folder = f"models/{model}/champions/{dataset}"
-        self._log = RecordLog(objects, self._folder, SCHEMA)
+        self._log = RecordLog(objects, self._folder)
 
-    def newest(self) -> Found | None:
+    def newest(self) -> LogEntry | None:
         """Return the newest record. Raises SchemaError if a newer version of this program wrote the head."""
         head = self._head()  # before the log, which may grow meanwhile
         last = self._log.last()
         if isinstance(head, Head) and head.number > last and not self._objects.exists(self._log.name(head.number)):
-            return Found(head.number, self._missing(head.number), head.record_sha256)
+            return LogEntry(head.number, self._missing(head.number), head.record_sha256)
         if not last:
-            return next(reversed(_old_records(self._objects, self._model, self._dataset)), None)
+            return None
         found = self._read(last)
         return self._compared_with(head, found)
 
-    def newest_first(self) -> Iterator[Found]:
-        """Yield the records of this log, the newest first, without those of the old log of the model."""
+    def newest_first(self) -> Iterator[LogEntry]:
+        """Yield the records, the newest first."""
         for number in range(self._log.last(), 0, -1):
             yield self._read(number)
 
-    def history(self) -> list[Found]:
+    def history(self) -> list[LogEntry]:
         """Return all records, oldest first, with an error in place of a damaged one or of missing ones."""
-        head, found, last = self._head(), _old_records(self._objects, self._model, self._dataset), 0
+        head, found, last = self._head(), list[LogEntry](), 0
         numbers = sorted(self._log.numbers())
         for number, record in zip(numbers, concurrently(self._read, numbers), strict=True):
             if number > last + 1:  # one error for the whole gap, which may be huge
-                found.append(Found(last + 1, self._missing(last + 1), None))
+                found.append(LogEntry(last + 1, self._missing(last + 1), None))
             found.append(self._compared_with(head, record))
             last = number
         if isinstance(head, Head) and head.number > last:
-            found.append(Found(head.number, self._missing(head.number), head.record_sha256))
+            found.append(LogEntry(head.number, self._missing(head.number), head.record_sha256))
         return found
 
-    def append(self, after: Found | None, record: Champion) -> bool:
+    def append(self, after: LogEntry | None, record: Champion) -> bool:
         """Append a record whose number and chain follow from `after`, or return False if its number is taken."""
-        if after is not None and after.sha256 is not None and not after.is_old:
+        if after is not None and after.sha256 is not None:
             head = self._head()
             if not isinstance(head, Head) or head.number < after.number:  # its writer died, or has not written it yet
                 self._write_head(after.number, after.sha256)
@@ -161,20 +141,20 @@ class ChampionLog:
         wrong = [found.record for found in history if isinstance(found.record, IntegrityError)]
         if isinstance(head, IntegrityError):
             wrong.append(head)
-        elif head is None and sum(not found.is_old for found in history) > 1:
+        elif head is None and len(history) > 1:
             wrong.append(IntegrityError(f"{self._head_name}: expected a record, got no file; restore it from a copy"))
         for before, found in zip([None, *history], history, strict=False):
             record = found.record
-            if isinstance(record, IntegrityError) or found.is_old:
+            if isinstance(record, IntegrityError):
                 continue
             expected = record.previous_sha256
             if before is not None and before.sha256 is not None and before.sha256 != expected:
-                wrong.append(self._replaced(before.number, before.is_old))
+                wrong.append(self._replaced(before.number))
             elif before is None and expected is not None:
                 wrong.append(IntegrityError(f"{self._folder}: expected the record before the first one, got no file"))
         return [*wrong, *self._damaged_references(history)]
 
-    def _damaged_references(self, history: Sequence[Found]) -> list[IntegrityError]:
+    def _damaged_references(self, history: Sequence[LogEntry]) -> list[IntegrityError]:
         wrong: dict[str, IntegrityError] = {}
         for found in history:
             record = found.record
@@ -188,29 +168,29 @@ class ChampionLog:
                 wrong[str(error)] = error
         return [*wrong.values()]
 
-    def _read(self, number: int) -> Found:
+    def _read(self, number: int) -> LogEntry:
         name = self._log.name(number)
         content = self._objects.read(name)
         if content is None:
-            return Found(number, self._missing(number), None)
+            return LogEntry(number, self._missing(number), None)
         sha256 = hashlib.sha256(content).hexdigest()
         try:
-            record = unseal(content, name, Champion, SCHEMA)
+            record = unseal(content, name, Champion)
             if (record.model, record.dataset, record.number) != (self._model, self._dataset, number):
                 got = f"{record.number} of {record.model} for {record.dataset}"
                 raise IntegrityError(
                     f"{name}: expected champion {number} of {self._model} for {self._dataset}, got {got}"
                 )
         except IntegrityError as error:
-            return Found(number, error, sha256)
-        return Found(number, record, sha256)
+            return LogEntry(number, error, sha256)
+        return LogEntry(number, record, sha256)
 
-    def _compared_with(self, head: Head | IntegrityError | None, found: Found) -> Found:
+    def _compared_with(self, head: Head | IntegrityError | None, found: LogEntry) -> LogEntry:
         """Return a record, or an error if it is not the one that the head names."""
         if not isinstance(head, Head) or head.number != found.number or head.record_sha256 == found.sha256:
             return found
         record = self._replaced(found.number) if isinstance(found.record, Champion) else found.record
-        return Found(found.number, record, head.record_sha256)
+        return LogEntry(found.number, record, head.record_sha256)
 
     @property
     def _head_name(self) -> str:
@@ -228,15 +208,14 @@ class ChampionLog:
     def _missing(self, number: int) -> IntegrityError:
         return IntegrityError(f"{self._log.name(number)}: expected a record, got no file; restore it from a copy")
 
-    def _replaced(self, number: int, old: bool = False) -> IntegrityError:
-        name = _old_log(self._objects, self._model).name(number) if old else self._log.name(number)
+    def _replaced(self, number: int) -> IntegrityError:
+        name = self._log.name(number)
         return IntegrityError(f"{name}: expected the record that was written, got another; restore it from a copy")
 
 
 def datasets_with_logs(objects: Objects, model: str) -> list[str]:
     """Return the data sets for which a model has or had a champion, sorted."""
-    old = [found.record.dataset for found in _old_records(objects, model) if isinstance(found.record, Champion)]
-    return sorted({*objects.folders(f"models/{model}/champions"), *old})
+    return objects.folders(f"models/{model}/champions")
 
 
 def champion_dataset(objects: Objects, dataset: str | None, model: str | None) -> str | None:
@@ -253,7 +232,7 @@ def champion_dataset(objects: Objects, dataset: str | None, model: str | None) -
 
 def log_names(objects: Objects, model: str) -> list[str]:
     """Return the names of the records of all logs of a model, which tell whether one has grown."""
-    return [name for folder in ("champion", "champions") for name in objects.names(f"models/{model}/{folder}")]
+    return [*objects.names(f"models/{model}/champions")]
 
 
 def pinned_version(objects: Objects, record: Champion, *, deleted: bool = False) -> Version:
@@ -277,38 +256,3 @@ def pinned_version(objects: Objects, record: Champion, *, deleted: bool = False)
 def commit_sha256(version: Version) -> str:
     """Return the sha256 of a commit record as it was written, even if `gc` has marked it as deleted since."""
     return hashlib.sha256(record_of(version)).hexdigest()
-
-
-def _old_records(objects: Objects, model: str, dataset: str | None = None) -> list[Found]:
-    """Return the records in a model's old log: those of a data set, or of all, and in any case the damaged ones."""
-    log = _old_log(objects, model)
-
-    def read(number: int) -> Found:
-        name = log.name(number)
-        content = objects.read(name)
-        sha256 = None if content is None else hashlib.sha256(content).hexdigest()
-        try:
-            record = unseal(content or b"", name, ModelChampion)
-            if (record.model, record.number) != (model, number):
-                got = f"{record.number} of {record.model}"
-                raise IntegrityError(f"{name}: expected champion {number} of {model}, got {got}")
-            version = find(objects, model, record.version, deleted=True)
-            if version is None:
-                raise IntegrityError(f"{model}@{record.version}: expected a commit record, got none")
-            return Found(number, Champion(dataset=version.facts.dataset.name, **asdict(record)), sha256, is_old=True)
-        except IntegrityError as error:
-            return Found(number, error, sha256, is_old=True)
-
-    found, last = list[Found](), 0
-    numbers = sorted(log.numbers())
-    for number, record in zip(numbers, concurrently(read, numbers), strict=True):
-        if number > last + 1:
-            error = IntegrityError(f"{log.name(last + 1)}: expected a record, got no file; restore it from a copy")
-            found.append(Found(last + 1, error, None, is_old=True))
-        found.append(record)
-        last = number
-    return [f for f in found if dataset is None or isinstance(f.record, IntegrityError) or f.record.dataset == dataset]
-
-
-def _old_log(objects: Objects, model: str) -> RecordLog:
-    return RecordLog(objects, f"models/{model}/champion")

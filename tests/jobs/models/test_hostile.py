@@ -24,7 +24,7 @@ from mnist_lib.store.runs import SUMMARY, RunFolder
 from tests.support.json_documents import DEEP, HOSTILE, replaced
 from tests.support.store.fake_versions import DATASET, about, files, small_manifest
 from tests.support.store.scenarios import published
-from tests.support.store.sealed import fields_of, schema_of
+from tests.support.store.sealed import fields_of
 from tests.support.store.summaries import small_model, small_summary, summary_of
 
 COMMANDS = [
@@ -63,7 +63,7 @@ def objects(tmp_path: Path) -> LocalObjects:
 
 
 def replace_in(path: Path, place: tuple[str, ...], value: Any) -> None:
-    path.write_bytes(seal(replaced(fields_of(path), place, value), schema_of(path)))
+    path.write_bytes(seal(replaced(fields_of(path), place, value)))
 
 
 def run(command: list[str], objects: LocalObjects, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -14,8 +14,4 @@ def fields_of(path: Path) -> dict[str, Any]:
 
 
 def reseal(path: Path, change: dict[str, Any]) -> None:
-    path.write_bytes(seal({**fields_of(path), **change}, schema_of(path)))
-
-
-def schema_of(path: Path) -> int:
-    return int(json.loads(path.read_bytes())["schema"])
+    path.write_bytes(seal({**fields_of(path), **change}))
