@@ -41,7 +41,7 @@ def errors_text(errors: Sequence[Error]) -> str:
 
 def draw_errors(errors: Sequence[Error], images: NDArray[np.uint8]) -> bytes:
     """Return a plot, as PNG, of these images with their labels and predictions."""
-    from mnist_lib.report.drawing import LOST, TEXT, new_figure, plot
+    from mnist_lib.report.plots import LOST, TEXT, new_figure, plot
 
     height, width = images.shape[1] + CAPTION, images.shape[2]
     rows = -(-len(errors) // COLUMNS)
@@ -55,4 +55,4 @@ def draw_errors(errors: Sequence[Error], images: NDArray[np.uint8]) -> bytes:
         axes.text(left + width / 2, top + CAPTION / 2, caption, ha="center", va="center", fontsize=7, color=colour)
     axes.imshow(canvas, cmap="gray_r")
     axes.set_axis_off()
-    return plot("errors", figure, in_page=False).png
+    return plot("errors", figure).png

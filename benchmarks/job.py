@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import TUNE, Ratio, ratio_table, setting
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.report import evidence
+from mnist_lib.report.evidence import DRIVER, Course
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
@@ -117,16 +117,16 @@ def phases_of_newest_run(storage: Path, total: float) -> dict[str, float]:
     """
     newest = max((storage / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     folder = RunFolder(open_storage(str(storage)), newest.name)
-    history, summary = [*folder.history()], folder.summary()
+    summary = folder.summary()
     assert summary is not None
-    attempts = evidence.attempts(history)
-    lane = max(attempts, key=lambda attempt: attempt.end).lane
+    course = Course.of(folder.history(), summary)
+    lane = max(course.attempts, key=lambda attempt: attempt.end).lane
     found: dict[str, float] = {}
-    for times in evidence.phases(history, summary.timing):
-        if times.lane in (evidence.DRIVER, lane):
-            found[times.phase] = found.get(times.phase, 0.0) + times.end - times.begin
+    for span in course.phases:
+        if span.lane in (DRIVER, lane):
+            found[span.what] = found.get(span.what, 0.0) + span.end - span.begin
     storing = found.pop("store")
-    found["training"] = sum(attempt.end - attempt.begin for attempt in attempts if attempt.lane == lane)
+    found["training"] = sum(attempt.end - attempt.begin for attempt in course.attempts if attempt.lane == lane)
     found["store"] = storing
     return {**found, "the rest: starting processes, the report, ending Ray": total - sum(found.values())}
 

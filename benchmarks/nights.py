@@ -172,7 +172,7 @@ def report(found: Mapping[str, Sequence[Night]]) -> str:
 
 def draw(found: Mapping[str, Sequence[Night]]) -> bytes:
     """Return a plot, as PNG, of accuracy and wrong labels against the number of reviewed pictures."""
-    from mnist_lib.report.drawing import color_of, legend, new_figure, plot
+    from mnist_lib.report.plots import color_of, legend, new_figure, plot
 
     figure, (upper, lower) = new_figure(5.0, rows=2)
     for number, way in enumerate(WAYS):
@@ -182,7 +182,7 @@ def draw(found: Mapping[str, Sequence[Night]]) -> bytes:
     upper.set(ylabel="test accuracy, %")
     lower.set(xlabel="reviewed pictures", ylabel="wrong labels left", ylim=(0, None))
     legend(upper)
-    return plot("nights", figure, in_page=False).png
+    return plot("nights", figure).png
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mnist_lib.documents import builtins_of
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.report.data_texts import growth_texts, new_test_text
+from mnist_lib.report.texts import growth_texts, new_test_text
 from mnist_lib.retraining.journal import Entry, Journal, ModelResult
 from mnist_lib.retraining.slots import Timetable, missed_text
 from mnist_lib.store.champions.log import Champion, datasets_with_logs

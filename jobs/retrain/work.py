@@ -28,7 +28,7 @@ from mnist_lib.data.fingerprint import fingerprint_of_files
 from mnist_lib.environment import code_version
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.report.data_texts import totals
+from mnist_lib.report.texts import totals
 from mnist_lib.retraining.journal import DataOfRun, ModelResult
 from mnist_lib.retraining.retrainer import AttemptResult, RunAttempt
 from mnist_lib.run_documents import Summary

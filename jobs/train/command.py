@@ -155,7 +155,7 @@ def configuration(options: TrainOptions) -> dict[str, Any]:
 
 
 def result_lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
-    from mnist_lib.report.table import result_tables
+    from mnist_lib.report.texts import result_tables
 
     lines = [f"Run: {folder.where}"]
     if folder.has_report:

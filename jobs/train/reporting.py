@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,6 @@ from mnist_lib.documents import decode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.objects.storage import is_url
-from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import SearchDocument, Summary
 from mnist_lib.settings import defaults_of
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
@@ -59,10 +58,9 @@ def write_report(
 
         folder.flush()
         configuration = (folder.read(CONFIGURATION) or b"").decode(errors="replace")
-        trials = {"", *(trial.id for trial in summary.trials)}  # without the configurations of a search
         run = ReportedRun(
             summary=summary,
-            history=_History(folder, trials),
+            history=folder.history(),
             tallies=tallies,
             dataset=dataset(),
             configuration=configuration,
@@ -77,16 +75,6 @@ def write_report(
         for name, content in made.plots.items():
             folder.write(f"{PLOTS}/{name}.png", content)
         folder.write(REPORT, made.page)
-
-
-class _History:
-    """The entries about some trials, read from the storage each time, since they may not fit into memory."""
-
-    def __init__(self, folder: RunFolder, trials: Collection[str]) -> None:
-        self._folder, self._trials = folder, trials
-
-    def __iter__(self) -> Iterator[HistoryEntry]:
-        return (entry for entry in self._folder.history() if entry.trial in self._trials)
 
 
 def _search(folder: RunFolder) -> SearchDocument | None:

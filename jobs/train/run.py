@@ -30,8 +30,8 @@ from mnist_lib.data.split import Dataset, DatasetInfo
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
-from mnist_lib.report.data_texts import changes_text, growth_texts
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
+from mnist_lib.report.texts import changes_text, growth_texts
 from mnist_lib.results import TrialResult
 from mnist_lib.run_documents import (
     ChangesSummary,

@@ -18,7 +18,7 @@ from rich.text import Text
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.report.data_texts import corrections_texts
+from mnist_lib.report.texts import corrections_texts
 from mnist_lib.wording import counted, printable, short_name
 
 BAR_WIDTH, MAX_NAME = 20, 30  # characters

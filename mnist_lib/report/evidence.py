@@ -1,6 +1,6 @@
-"""What a report shows beyond the summary: mistakes, questioned labels, calibration, learning curves and attempts.
+"""What a report shows beyond the summary: mistakes, questioned labels, calibration, the course of the run, its search.
 
-All of it is computed from the probabilities of the trials and the history of the run.
+All of it is computed from the probabilities of the trials, the history of the run and `search.json`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from mnist_lib.aggregation import Tally
 from mnist_lib.data.split import Labels
-from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started
-from mnist_lib.run_documents import AttemptDied, DriverConnected, Timing, TrialEnded
+from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started, mean_accuracy
+from mnist_lib.run_documents import AttemptDied, DriverConnected, SearchDocument, Summary, TrialEnded
 
 DRIVER = "driver"  # its lane
 CALIBRATION_BINS = 10
 MAX_POINTS = 1_000  # of a learning curve
 MAX_PICTURES = 24  # of one kind
 MAX_CONFUSED = 3  # wrongly predicted classes that are listed for a class
+BEST = 10  # configurations of a search in the table
 # A label is questioned if all trials of accurate models predict the same other class, with a mean probability of at
 # least MIN_PROBABILITY. There must be at least MIN_VOTERS such trials. A model is accurate if its mean test accuracy is
 # at least MIN_ACCURACY on the images whose label its trials do not contradict in this way, since a label that they
@@ -190,34 +191,66 @@ def _together(tallies: Sequence[Tally]) -> tuple[NDArray[np.int32], NDArray[np.f
     return votes, np.sum([tally.sum_of_probabilities for tally in tallies], axis=0) / trials
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttemptTimes:
-    """When and where a trial was attempted, in seconds since the first driver's command began."""
+@dataclass(frozen=True)
+class Span:
+    """What a process did from when to when, in seconds since the first driver's command began."""
 
-    trial: str
-    lane: str  # node and process
+    lane: str  # node and process, or `DRIVER`
+    what: str  # the trial that it attempted, or the phase before or after training
     begin: float
     end: float
-    outcome: str  # "ok", "failed", "died", or "lost" with the driver
+    outcome: str = ""  # of an attempt: "ok", "failed", "died", or "lost" with the driver
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhaseTimes:
-    """When a process did something other than training, in the same seconds as `AttemptTimes`."""
+@dataclass(frozen=True)
+class Course:
+    """The course of a run, as its history tells it."""
 
-    lane: str  # `DRIVER`, or as in `AttemptTimes`
-    phase: str
-    begin: float
-    end: float
+    curves: Mapping[str, Sequence[EpochDone]]  # the epochs of each trial, or about MAX_POINTS of them
+    attempts: Sequence[Span]  # in the order in which they began
+    phases: Sequence[Span]  # what drivers and lanes did before trials began, and when the last driver stored the models
 
+    @classmethod
+    def of(cls, history: Iterable[HistoryEntry], summary: Summary) -> Course:
+        """Read a history once. It may have any length, and may contain configurations of a search, which are ignored.
 
-def learning_curves(history: Iterable[HistoryEntry]) -> dict[str, list[EpochDone]]:
-    """Return the epochs of each trial, or about MAX_POINTS of them; one that a later attempt repeated counts once."""
-    epochs: dict[str, Epochs] = defaultdict(Epochs)
-    for entry in history:
-        if isinstance(entry, EpochDone):
-            epochs[entry.trial].add(entry)
-    return {trial: own.take(trial, _points(len(own))) for trial, own in epochs.items() if len(own)}
+        An epoch that a later attempt repeated counts once.
+        """
+        trials, timing = {"", *(trial.id for trial in summary.trials)}, summary.timing
+        epochs: dict[str, Epochs] = defaultdict(Epochs)
+        running: dict[str, Span] = {}  # by trial; `end` is the time of its latest entry
+        attempts, phases = list[Span](), list[Span]()
+        origin = connected = None
+        for entry in history:
+            if entry.trial not in trials:
+                continue
+            before = entry.phases if isinstance(entry, Started | DriverConnected) else {}
+            if origin is None:
+                origin = entry.at - sum(before.values())
+            end = now = entry.at - origin
+            lane = f"{entry.node}, process {entry.pid}" if isinstance(entry, Started) else DRIVER
+            for phase, seconds in reversed(before.items()):
+                phases.append(Span(lane, phase, end - seconds, end))
+                end -= seconds
+            attempt = running.pop(entry.trial, None)
+            if isinstance(entry, Started):
+                if attempt is not None:
+                    attempts.append(attempt)  # its driver was killed before it recorded the end
+                running[entry.trial] = Span(lane, entry.trial, now, now, "lost")
+            elif isinstance(entry, DriverConnected):
+                connected = now
+            elif attempt is not None and isinstance(entry, TrialEnded | AttemptDied):
+                outcome = entry.status if isinstance(entry, TrialEnded) else "died"
+                attempts.append(replace(attempt, end=now, outcome=outcome))
+            elif attempt is not None:
+                running[entry.trial] = replace(attempt, end=now)
+            if isinstance(entry, EpochDone):
+                epochs[entry.trial].add(entry)
+        if connected is not None and timing.store_seconds is not None:
+            end = connected + timing.wall_seconds - (timing.start_seconds or 0.0)
+            phases.append(Span(DRIVER, "store", end - timing.store_seconds, end))
+        curves = {trial: own.take(trial, _points(len(own))) for trial, own in epochs.items() if len(own)}
+        return cls(curves, sorted([*attempts, *running.values()], key=lambda span: span.begin), phases)
 
 
 def _points(epochs: int) -> list[int]:
@@ -225,51 +258,73 @@ def _points(epochs: int) -> list[int]:
     return sorted({1, *range(epochs, 0, -math.ceil(epochs / MAX_POINTS))})
 
 
-def attempts(history: Iterable[HistoryEntry]) -> list[AttemptTimes]:
-    """Return all attempts in the order in which they began."""
-    found: list[AttemptTimes] = []
-    running: dict[str, AttemptTimes] = {}  # by trial; `end` is the time of its latest entry
-    origin = _origin(history)
-    for entry in history:
-        trial, seconds = entry.trial, entry.at - origin
-        known = running.get(trial)
-        match entry:
-            case Started():
-                if known is not None:
-                    found.append(known)  # its driver was killed before it recorded the end
-                lane = _lane(entry)
-                running[trial] = AttemptTimes(trial=trial, lane=lane, begin=seconds, end=seconds, outcome="lost")
-            case TrialEnded() | AttemptDied() if known is not None:
-                outcome = entry.status if isinstance(entry, TrialEnded) else "died"
-                found.append(replace(running.pop(trial), end=seconds, outcome=outcome))
-            case _ if known is not None:
-                running[trial] = replace(known, end=seconds)
-    return sorted([*found, *running.values()], key=lambda attempt: attempt.begin)
+@dataclass(frozen=True)
+class Tried:
+    """A configuration that has a score."""
+
+    number: int
+    settings: Mapping[str, Any]
+    scores: Mapping[int, float]  # by epoch, of the rungs that it has completed
+
+    @property
+    def epochs(self) -> int:
+        return max(self.scores)
+
+    @property
+    def score(self) -> float:
+        return self.scores[self.epochs]
 
 
-def phases(history: Iterable[HistoryEntry], timing: Timing) -> list[PhaseTimes]:
-    """Return what drivers and lanes did before trials began, and when the last driver stored the models."""
-    found: list[PhaseTimes] = []
-    origin = _origin(history)
-    for entry in history:
-        if isinstance(entry, Started | DriverConnected):
-            lane, end = _lane(entry) if isinstance(entry, Started) else DRIVER, entry.at - origin
-            for phase, seconds in reversed(entry.phases.items()):
-                found.append(PhaseTimes(lane=lane, phase=phase, begin=end - seconds, end=end))
-                end -= seconds
-    connected = [entry.at - origin for entry in history if isinstance(entry, DriverConnected)]
-    if connected and timing.store_seconds is not None:
-        end = connected[-1] + timing.wall_seconds - (timing.start_seconds or 0.0)
-        found.append(PhaseTimes(lane=DRIVER, phase="store", begin=end - timing.store_seconds, end=end))
-    return found
+@dataclass(frozen=True)
+class ReportedSearch:
+    """The configurations that have completed a rung, the best first, and the winner with fresh seeds."""
 
+    rungs: Sequence[int]
+    tried: Sequence[Tried]
+    unfinished: int  # number of configurations whose first rung was not complete when time ran out
+    winner: int
+    settings: Sequence[str]
+    ranges: frozenset[str]  # settings that were drawn from a range
+    logarithmic: frozenset[str]  # of these, the ones whose range was logarithmic
+    in_search: float  # validation accuracy of the winner
+    train: Sequence[str]  # the options of `jobs.train` for the winner's settings
+    # Mean accuracies of the final trials; None if none succeeded. Fresh seeds are compared on the validation images of
+    # the search, so only the test images show how much of its score was luck.
+    with_fresh_seeds: float | None  # on validation
+    on_test: float | None
 
-def _lane(entry: Started) -> str:
-    return f"{entry.node}, process {entry.pid}"
+    @classmethod
+    def of(cls, document: SearchDocument, summary: Summary) -> ReportedSearch | None:
+        """Return what a report shows of a search, or None if no configuration was trained."""
+        scores: dict[int, dict[int, float]] = {}
+        rows = [(rung.epochs, number, score) for rung in document.decisions for number, score in rung.scores.items()]
+        failed = {number for _, number, score in rows if score is None}
+        for epochs, number, score in rows:
+            if number not in failed and score is not None and score.total:
+                scores.setdefault(number, {})[epochs] = score.value
+        tried = [Tried(n, document.configurations.get(n, {}), by_epoch) for n, by_epoch in scores.items()]
+        best = document.best
+        if best is None:
+            return None
+        return cls(
+            rungs=document.rungs,
+            tried=sorted(tried, key=lambda one: (-one.score, one.number)),
+            unfinished=len(document.unfinished),
+            settings=[*document.space],
+            ranges=frozenset(name for name, given in document.space.items() if ".." in str(given)),
+            logarithmic=frozenset(name for name, given in document.space.items() if str(given).endswith(":log")),
+            winner=best.configuration,
+            in_search=best.validation.value,
+            train=summary.search.train if summary.search else (),
+            with_fresh_seeds=mean_accuracy(trial.validation for trial in summary.successful),
+            on_test=mean_accuracy(trial.test for trial in summary.successful),
+        )
 
+    @property
+    def is_complete(self) -> bool:
+        """Return whether the winner has completed the last rung."""
+        return any(one.number == self.winner and one.epochs == self.rungs[-1] for one in self.tried)
 
-def _origin(history: Iterable[HistoryEntry]) -> float:
-    """Return the Unix time at which the first driver's command began."""
-    for first in history:
-        return first.at - sum(first.phases.values() if isinstance(first, Started | DriverConnected) else ())
-    return 0.0
+    @property
+    def best(self) -> Sequence[Tried]:
+        return self.tried[:BEST]

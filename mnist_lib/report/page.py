@@ -21,13 +21,10 @@ from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import builtins_of
 from mnist_lib.report import evidence, plots
-from mnist_lib.report.data_texts import KINDS, SPLIT_NAMES, changes_by_class, corrections_texts, unusual_texts
 from mnist_lib.report.dataset import data_url, examples_for_report
-from mnist_lib.report.drawing import VARIABLES, Plot
-from mnist_lib.report.evidence import StoredTrial
-from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
+from mnist_lib.report.evidence import Course, ReportedSearch, StoredTrial
 from mnist_lib.report.summary import settings_of
-from mnist_lib.report.table import notes
+from mnist_lib.report.texts import KINDS, SPLIT_NAMES, changes_by_class, corrections_texts, notes, unusual_texts
 from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import SearchDocument, Summary
 from mnist_lib.wording import counted, percent, printable
@@ -49,7 +46,7 @@ class ReportedRun:
     """What a report is made from."""
 
     summary: Summary
-    history: Iterable[HistoryEntry]  # read several times
+    history: Iterable[HistoryEntry]
     tallies: Mapping[str, Tally]  # of the models with a successful trial
     dataset: Dataset
     configuration: str  # YAML
@@ -71,9 +68,14 @@ def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
     search = ReportedSearch.of(run.search, run.summary) if run.search else None
-    drawn, dataset = _plots(run, stored), run.summary.dataset
+    course, dataset = Course.of(run.history, run.summary), run.summary.dataset
+    drawn = [plots.accuracy_of_trials(run.summary), plots.calibration(stored)] if stored else []
+    if course.curves:
+        drawn.append(plots.learning_curves(run.summary, course))
+    if course.attempts:
+        drawn.append(plots.time_line(run.summary, course))
     if search and search.tried:
-        drawn += [settings_plot(search), rungs_plot(search)]
+        drawn += [plots.settings_plot(search), plots.rungs_plot(search)]
     page = render(
         "report.html",
         run=run,
@@ -90,7 +92,8 @@ def report(run: ReportedRun) -> Report:
         link=functools.partial(_link, run.pictures),
         left_out=[notice for notice in dataset.notices if notice.startswith("left out")],
         classes=run.dataset.classes,
-        where="" if run.dataset.name in DATASETS else _dataset_option(run),
+        # Options of commands that the report shows:
+        where=[o for o in run.options[0] if o.startswith("--dataset=") and run.dataset.name not in DATASETS],
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,
@@ -99,7 +102,7 @@ def report(run: ReportedRun) -> Report:
         change_headings=[f"{kind} {split}" for kind in KINDS for split in SPLIT_NAMES.values()],
         max_classes=MAX_CHANGED_CLASSES,
         search=search,
-        attempts=evidence.attempts(run.history),
+        attempts=course.attempts,
         nodes=sorted({trial.node for trial in run.summary.successful}),
         system=f"{platform.system()} {platform.machine()}",
     )
@@ -119,7 +122,7 @@ def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"colours": VARIABLES, "counted": counted}
+    environment.globals |= {"colours": plots.VARIABLES, "counted": counted}
     environment.filters |= {**NUMBER_FORMATS, "quoted": shlex.quote}
     environment.filters["minute"] = lambda moment: moment[:16].replace("T", " ")  # "2026-11-25 03:00"
     return environment
@@ -130,28 +133,6 @@ def _link(pictures: str | None, file: str) -> Markup:
     if pictures is None:
         return escape(file)
     return Markup('<a href="{}/{}">{}</a>').format(pictures, quote(os.fsencode(file)), file)
-
-
-def _dataset_option(run: ReportedRun) -> str:
-    """Return the run's --dataset option, with a leading space, for commands that the report shows; "" without one."""
-    given = [shlex.quote(option) for option in run.options[0] if option.startswith("--dataset=")]
-    return " ".join(["", *given])
-
-
-def _plots(run: ReportedRun, stored: Mapping[str, StoredTrial]) -> list[Plot]:
-    drawn = []
-    if stored:
-        drawn.append(plots.accuracy_of_trials(run.summary))
-        classes = run.dataset.classes
-        drawn += [plots.confusion(name, number, trial, classes) for number, (name, trial) in enumerate(stored.items())]
-        drawn.append(plots.calibration(stored))
-    curves, attempts = evidence.learning_curves(run.history), evidence.attempts(run.history)
-    if curves:
-        drawn.append(plots.learning_curves(run.summary, curves))
-    if attempts:
-        phases = evidence.phases(run.history, run.summary.timing)
-        drawn.append(plots.time_line(run.summary, attempts, phases))
-    return drawn
 
 
 def _figures(summary: Summary) -> Callable[[str, str], Markup]:

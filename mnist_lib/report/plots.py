@@ -1,34 +1,125 @@
-"""The plots of a report and of the index."""
+"""The plots of a report and of the index, each drawn once, as SVG for the page and as PNG.
 
-from collections.abc import Mapping, Sequence
+All colours are defined here. In a page each becomes a CSS variable, so that a dark page can have its own.
+"""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from mnist_lib.report.drawing import LOST, TEXT, WIDTH, Plot, color_of, legend, new_figure, plot
-from mnist_lib.report.evidence import DRIVER, AttemptTimes, PhaseTimes, StoredTrial
-from mnist_lib.results import EpochDone
+from mnist_lib.report.evidence import DRIVER, Course, ReportedSearch, Span, StoredTrial
 from mnist_lib.run_documents import Summary
-from mnist_lib.wording import short_name
+from mnist_lib.wording import printable, short_name
 
+TEXT, LINE, LOST = "#1f2328", "#c8ccd1", "#c4320a"
+SERIES = ("#1f5fbf", "#b2570a", "#1a7f4b", "#8250c4", "#a3346b", "#57606a")  # one for each model
+VARIABLES = {TEXT: "--text", LINE: "--line", LOST: "--lost"} | {c: f"--series-{n}" for n, c in enumerate(SERIES)}
+WIDTH = 5.0  # inches: text is readable on a phone, and no larger than the page's text on a wide screen
+DOTS_PER_INCH = 160
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # store text as text, not as outlines
+    **dict.fromkeys(("font.size", "axes.titlesize"), 10),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), TEXT),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), LINE),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    "grid.linewidth": 0.5,
+}
 # If a run has more trials than this, their seeds are not shown. If a model has more than half as many, its curves are
 # paler.
 MAX_DISTINCT = 12
 MAX_LANES = 24
 MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one
-MAX_NUMBERED = 40  # classes of a matrix whose cells contain numbers
-MAX_MATRIX = 16.0  # inches
 # The opacity of the bars of each phase before and after training.
 PHASES = {"start": 0.75, "cluster": 0.5, "import": 0.3, "data": 0.6, "compile": 0.15, "store": 0.9}
 HEIGHT = 4.2  # inches, of the two plots that stand side by side
+MAX_SHOWN = 6  # settings with a plot of their own
+ROW_HEIGHT = 1.8  # inches
 
 Points = Sequence[tuple[datetime, float]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    name: str
+    svg: str
+    png: bytes
+
+
+def color_of(number: int) -> str:
+    return SERIES[number % len(SERIES)]
+
+
+@contextmanager
+def _settings(more: Mapping[Any, Any] | None = None) -> Iterator[None]:
+    """Ignore the user's own settings of Matplotlib."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**SETTINGS, **(more or {})})
+        yield
+
+
+def new_figure(height: float, rows: int = 1) -> tuple[Figure, Any]:
+    with _settings():
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        return figure, figure.subplots(rows)
+
+
+def legend(axes: Axes) -> None:
+    """Draw a legend above the plot, if it has more than one entry."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1 and isinstance(axes.figure, Figure):
+        names = [*map(short_name, labels)]
+        made = axes.figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT)
+        for handle in made.legend_handles:
+            if handle is not None and not isinstance(handle, Patch):  # bars keep their shade
+                handle.set_alpha(1.0)  # if there are many curves, they are nearly transparent
+
+
+def plot(name: str, figure: Figure) -> Plot:
+    """Draw the figure as SVG for a page, and as PNG."""
+    svg, png = io.StringIO(), io.BytesIO()
+    with (
+        warnings.catch_warnings(),
+        _settings({"svg.hashsalt": name}),
+    ):  # otherwise two plots in a page could have the same identifiers
+        # A glyph that no font has is drawn as a box; names too long for the layout are cut at the edge.
+        warnings.simplefilter("ignore", UserWarning)
+        for text in figure.findobj(Text):  # printable, and never as a formula, as Matplotlib shows a name with $
+            text.set(text=printable(text.get_text(), keep="\n"), parse_math=False)
+        FigureCanvasAgg(figure)
+        figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
+        figure.set_layout_engine("none")  # the PNG's layout is reused, which saves a third of the time
+        figure.savefig(svg, format="svg", metadata={"Date": None}, transparent=True)
+    return Plot(name, _for_page(svg.getvalue(), name), png.getvalue())
+
+
+def _for_page(svg: str, name: str) -> str:
+    """Return SVG for use inside HTML, with the page's font and colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    start = f'<svg role="img" aria-label="plot: {html.escape(name)}"'
+    return re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", lambda found: f"{start} {found[1]}>", svg, count=1)
 
 
 def accuracy_of_trials(summary: Summary) -> Plot:
@@ -53,8 +144,9 @@ def accuracy_of_trials(summary: Summary) -> Plot:
     return plot("accuracy", figure)
 
 
-def learning_curves(summary: Summary, curves: Mapping[str, Sequence[EpochDone]]) -> Plot:
+def learning_curves(summary: Summary, course: Course) -> Plot:
     """Draw the training loss, and the accuracy on validation or, without validation, in training."""
+    curves = course.curves
     figure, (above, below) = new_figure(HEIGHT, rows=2)
     for number, name in enumerate(_models(summary)):
         own = [curves[trial.id] for trial in summary.trials if trial.model == name and trial.id in curves]
@@ -98,27 +190,6 @@ def _add_curves(
     axes.autoscale_view()
 
 
-def confusion(name: str, number: int, stored: StoredTrial, classes: Sequence[str]) -> Plot:
-    """Draw images by label and predicted class, as PNG only: the page has a table, which screen readers can read."""
-    size = max(WIDTH, min(0.32 * len(classes), MAX_MATRIX))
-    figure, axes = new_figure(size, width=size)
-    numbered, font = len(classes) <= MAX_NUMBERED, 8 if len(classes) <= MAX_NUMBERED else 5
-    wrong = stored.confusion - np.diag(stored.confusion.diagonal())  # the correct predictions would hide all others
-    shades = LinearSegmentedColormap.from_list(name, ["#ffffff", color_of(number)])
-    axes.imshow(wrong, cmap=shades, vmin=0, vmax=1.6 * stored.most_confused)
-    for label, predicted in np.argwhere(stored.confusion) if numbered else ():
-        weight, count = "bold" if label == predicted else "normal", str(stored.confusion[label, predicted])
-        axes.text(predicted, label, count, ha="center", va="center", fontsize=8, weight=weight)
-    axes.set(xlabel="predicted class", ylabel="label")
-    upright = max(map(len, classes)) <= 2
-    names = [*map(short_name, classes)]
-    axes.set_xticks(range(len(classes)), names, rotation=0 if upright else 90, fontsize=font)
-    axes.set_yticks(range(len(classes)), names, fontsize=font)
-    axes.set_title(f"{name}: images by label and predicted class", loc="left")
-    axes.grid(visible=False)
-    return plot(f"confusion-{name}", figure, in_page=False)
-
-
 def calibration(stored: Mapping[str, StoredTrial]) -> Plot:
     """Draw how often a prediction of a given probability is correct."""
     figure, axes = new_figure(3.6)
@@ -136,30 +207,28 @@ def calibration(stored: Mapping[str, StoredTrial]) -> Plot:
     return plot("calibration", figure)
 
 
-def time_line(summary: Summary, attempts: Sequence[AttemptTimes], phases: Sequence[PhaseTimes]) -> Plot:
+def time_line(summary: Summary, course: Course) -> Plot:
     """Draw a row for the driver and for each process that trained, with a bar for each attempt and each phase."""
+    attempts = course.attempts
     models = {trial.id: trial.model for trial in summary.trials}
     lanes = list(dict.fromkeys([DRIVER, *(attempt.lane for attempt in attempts)]))
     shown = lanes[: MAX_LANES + 1]
     figure, axes = new_figure(1.3 + 0.28 * len(shown))
+
+    def add(spans: Sequence[Span], label: str | None, **style: Any) -> None:
+        rows, begins = [shown.index(span.lane) for span in spans], [span.begin for span in spans]
+        lengths = [max(span.end - span.begin, 1e-3) for span in spans]
+        axes.barh(rows, lengths, 0.62, begins, label=label if spans else None, **style)
+
     for phase, alpha in PHASES.items():
-        own_phases = [times for times in phases if times.phase == phase and times.lane in shown]
-        rows, begins = [shown.index(times.lane) for times in own_phases], [times.begin for times in own_phases]
-        lengths = [times.end - times.begin for times in own_phases]
-        label = phase if own_phases else None
-        axes.barh(rows, lengths, 0.62, begins, facecolor=(TEXT, alpha), linewidth=0, label=label)
-    names = _models(summary)
-    for number, name in enumerate(names):
-        own = [attempt for attempt in attempts if models[attempt.trial] == name and attempt.lane in shown]
-        for lost in (False, True):
-            some = [attempt for attempt in own if (attempt.outcome != "ok") == lost]
-            rows, begins = [shown.index(attempt.lane) for attempt in some], [attempt.begin for attempt in some]
-            lengths = [max(attempt.end - attempt.begin, 1e-3) for attempt in some]
-            style = {"edgecolor": LOST, "linewidth": 1.5} if lost else {"linewidth": 0}
-            label = name if some and (not lost or len(some) == len(own)) else None
-            axes.barh(
-                rows, lengths, 0.62, begins, facecolor=(color_of(number), 0.35 if lost else 0.85), label=label, **style
-            )
+        spans = [span for span in course.phases if span.what == phase and span.lane in shown]
+        add(spans, phase, facecolor=(TEXT, alpha), linewidth=0)
+    for number, name in enumerate(_models(summary)):
+        own = [attempt for attempt in attempts if models[attempt.what] == name and attempt.lane in shown]
+        lost = [attempt for attempt in own if attempt.outcome != "ok"]
+        add([one for one in own if one.outcome == "ok"], name, facecolor=(color_of(number), 0.85), linewidth=0)
+        style: dict[str, Any] = {"edgecolor": LOST, "linewidth": 1.5}
+        add(lost, name if len(lost) == len(own) else None, facecolor=(color_of(number), 0.35), **style)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks(range(len(shown)), [DRIVER, *(str(number) for number in range(1, len(shown)))])
     axes.set(xlabel="seconds", ylabel="process" + (f" (of {len(lanes) - 1})" if len(lanes) > len(shown) else ""))
@@ -190,3 +259,51 @@ def over_time(name: str, series: Mapping[str, tuple[int, Points, Points]]) -> Pl
 def _models(summary: Summary) -> list[str]:
     """Return the models in the order of their colours: those with a result come first."""
     return list(dict.fromkeys([*summary.models, *(trial.model for trial in summary.trials)]))
+
+
+def settings_plot(search: ReportedSearch) -> Plot:
+    """Draw the score of each configuration against each of its settings, coloured by the rung that it reached."""
+    names = search.settings[:MAX_SHOWN]
+    figure, found = new_figure(ROW_HEIGHT * len(names), rows=len(names))
+    for name, axes in zip(names, found if len(names) > 1 else [found], strict=True):
+        shown = [one for one in search.tried if name in one.settings]
+        is_range = name in search.ranges
+        levels = [] if is_range else sorted({one.settings[name] for one in shown}, key=lambda v: (str(type(v)), v))
+        for position, epochs in enumerate(search.rungs):
+            own = [one for one in shown if one.epochs == epochs]
+            given = [one.settings[name] for one in own]
+            label = f"{epochs} epochs" if epochs > 1 else "1 epoch"
+            values = given if is_range else [levels.index(value) for value in given]
+            axes.plot(values, [one.score for one in own], "o", ms=4, color=color_of(position), label=label)
+        if name in search.logarithmic:
+            logarithmic(axes)
+        if not is_range:
+            axes.set_xticks(range(len(levels)), [short_name(printable(str(level))) for level in levels])
+        axes.set_title(short_name(printable(name)), loc="left")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    legend(found[0] if len(names) > 1 else found)
+    return plot("search-settings", figure)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Use a logarithmic x-axis whose numbers are not written as powers, which would be too small to read."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def rungs_plot(search: ReportedSearch) -> Plot:
+    """Draw the score of each configuration over the rungs that it has completed."""
+    figure, axes = new_figure(3.0)
+    for one in reversed(search.tried):
+        is_winner = one.number == search.winner
+        style: dict[str, Any] = {"color": color_of(1 if is_winner else 0), "alpha": 1.0 if is_winner else 0.35}
+        axes.plot([*one.scores], [*one.scores.values()], "o-", ms=3, lw=1.6 if is_winner else 0.8, **style)
+    if search.rungs[-1] > 4 * search.rungs[0]:
+        axes.set_xscale("log")
+    axes.set_xticks(search.rungs, [str(epochs) for epochs in search.rungs])
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="epochs")
+    axes.set_title("validation accuracy", loc="left")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return plot("search-rungs", figure)

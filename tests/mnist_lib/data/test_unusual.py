@@ -9,7 +9,7 @@ import pytest
 from mnist_lib.data.changes import ALPHA, fall, growth, tail
 from mnist_lib.data.request import CountsBySplit, Growth
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.report.data_texts import data_texts
+from mnist_lib.report.texts import data_texts
 from mnist_lib.results import Accuracy
 from mnist_lib.store.datasets import earlier_runs
 from mnist_lib.store.runs import RunFolder

@@ -1,5 +1,7 @@
 """What a report counts from probabilities, and what it reads from the history of a run."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,17 +11,15 @@ from numpy.typing import NDArray
 
 from mnist_lib.report.evidence import (
     MAX_PICTURES,
+    Course,
     Disagreements,
     StoredTrial,
-    attempts,
-    learning_curves,
     most_confident_mistakes,
-    phases,
 )
-from mnist_lib.results import Accuracy, EpochDone, Started, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialResult
 from mnist_lib.run_documents import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.spec import TrialSpec
-from tests.support.made_run import FOUR_LABELS, TIMING, small_result, tally_of
+from tests.support.made_run import FOUR_LABELS, small_result, small_summary, tally_of
 from tests.support.simulation.trials import epoch_of
 
 Predictions = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -120,6 +120,13 @@ def test_the_images_that_trials_disagree_on_most_come_first_with_all_their_votes
     assert [(d.image, dict(d.votes)) for d in found.divided] == [(3, {3: 1, 8: 1, 9: 1}), (1, {7: 2, 1: 1})]
 
 
+TRIAL = "keras-s0"
+
+
+def course_of(history: Iterable[HistoryEntry]) -> Course:
+    return Course.of(history, small_summary(FOUR_LABELS.tolist()))
+
+
 def epoch(at: float, trial: str, number: int, loss: float = 1.0) -> EpochDone:
     train = Accuracy(1, 2)
     return EpochDone(at=at, trial=trial, epoch=number, loss=loss, train=train, validation=None, seconds=1.0)
@@ -131,15 +138,15 @@ def started(at: float, trial: str, pid: int, **phases: float) -> Started:
 
 def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_life() -> None:
     history = [
-        started(100, "x", 1),
-        epoch(103, "x", 1),
-        started(160, "x", 2),  # by the next driver
-        epoch(161, "x", 2),
-        AttemptDied(at=162, trial="x", attempt=1, reason="killed"),
-        started(164, "x", 3),
-        TrialEnded(at=170, trial="x", status="ok"),
+        started(100, TRIAL, 1),
+        epoch(103, TRIAL, 1),
+        started(160, TRIAL, 2),  # by the next driver
+        epoch(161, TRIAL, 2),
+        AttemptDied(at=162, trial=TRIAL, attempt=1, reason="killed"),
+        started(164, TRIAL, 3),
+        TrialEnded(at=170, trial=TRIAL, status="ok"),
     ]
-    found = [(attempt.lane, attempt.begin, attempt.end, attempt.outcome) for attempt in attempts(history)]
+    found = [(attempt.lane, attempt.begin, attempt.end, attempt.outcome) for attempt in course_of(history).attempts]
     assert found == [
         ("a, process 1", 0, 3, "lost"),
         ("a, process 2", 60, 62, "died"),
@@ -150,11 +157,11 @@ def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_lif
 def test_the_time_line_begins_when_the_command_began() -> None:
     history = [
         DriverConnected(at=100, phases={"start": 1.0, "cluster": 4.0}),
-        started(110, "x", 1, **{"import": 5.0, "data": 0.5, "compile": 1.5}),
-        TrialEnded(at=120, trial="x", status="ok"),
+        started(110, TRIAL, 1, **{"import": 5.0, "data": 0.5, "compile": 1.5}),
+        TrialEnded(at=120, trial=TRIAL, status="ok"),
     ]
-    found = [(time.lane, time.phase, time.begin, time.end) for time in phases(history, TIMING)]
-    assert sorted(found, key=lambda time: time[2]) == [
+    found = [(span.lane, span.what, span.begin, span.end) for span in course_of(history).phases]
+    assert sorted(found, key=lambda span: span[2]) == [
         ("driver", "start", 0, 1),
         ("driver", "cluster", 1, 5),
         ("a, process 1", "import", 8, 13),
@@ -162,17 +169,29 @@ def test_the_time_line_begins_when_the_command_began() -> None:
         ("a, process 1", "compile", 13.5, 15),
         ("driver", "store", 35.5, 36),
     ]
-    assert [(attempt.begin, attempt.end) for attempt in attempts(history)] == [(15, 25)]
+    assert [(attempt.begin, attempt.end) for attempt in course_of(history).attempts] == [(15, 25)]
 
 
 def test_an_epoch_that_was_trained_twice_appears_once_in_the_curve() -> None:
-    history = [epoch(1, "x", 1), epoch(2, "x", 2, 0.5), started(3, "x", 2), epoch(4, "x", 2, 0.5), epoch(5, "x", 3)]
-    assert [done.epoch for done in learning_curves(history)["x"]] == [1, 2, 3]
+    history = [
+        epoch(1, TRIAL, 1),
+        epoch(2, TRIAL, 2, 0.5),
+        started(3, TRIAL, 2),
+        epoch(4, TRIAL, 2, 0.5),
+        epoch(5, TRIAL, 3),
+    ]
+    assert [done.epoch for done in course_of(history).curves[TRIAL]] == [1, 2, 3]
 
 
 def test_w7_a_learning_curve_has_a_bounded_number_of_points_with_the_first_and_the_last() -> None:
     spec = TrialSpec.of("keras", epochs=100_000)
     history = (epoch_of(spec, epoch) for epoch in range(1, 50_001))
-    (curve,) = learning_curves(history).values()
+    (curve,) = course_of(history).curves.values()
     assert 900 <= len(curve) <= 1_001
     assert (curve[0].epoch, curve[-1].epoch, curve[-1].loss) == (1, 50_000, 1 / 50_000)
+
+
+def test_the_configurations_of_a_search_are_not_part_of_the_course_of_its_run() -> None:
+    history = [started(0, "keras-c1", 1), epoch(1, "keras-c1", 1), started(2, TRIAL, 1), epoch(3, TRIAL, 1)]
+    found = course_of(history)
+    assert [*found.curves] == [attempt.what for attempt in found.attempts] == [TRIAL]

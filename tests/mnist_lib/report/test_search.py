@@ -5,8 +5,9 @@ from dataclasses import replace
 from msgspec import structs
 
 from mnist_lib.data.split import Dataset
+from mnist_lib.report.evidence import ReportedSearch
 from mnist_lib.report.page import report
-from mnist_lib.report.search import ReportedSearch, rungs_plot, settings_plot
+from mnist_lib.report.plots import rungs_plot, settings_plot
 from mnist_lib.results import mean_accuracy
 from tests.support.made_run import made_run, search_document, with_search
 from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of

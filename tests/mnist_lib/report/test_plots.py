@@ -3,14 +3,11 @@
 import html.parser
 import warnings
 
-import numpy as np
 import pytest
 from hypothesis import given
 from matplotlib.figure import Figure
 
-from mnist_lib.report.drawing import legend, new_figure, plot
-from mnist_lib.report.evidence import StoredTrial
-from mnist_lib.report.plots import confusion
+from mnist_lib.report.plots import legend, new_figure, plot
 from tests.support.hostile import ANY_TEXT, HOSTILE, is_harmless
 
 NAMES = [HOSTILE, "$\\frac{$", "$x^2$", "漢" * 300, "-1", "<b>&"]
@@ -39,12 +36,6 @@ def test_names_are_shown_literally_in_a_title_a_legend_and_at_ticks() -> None:
     assert {"$\\frac{$", "$x^2$", "$y$", "<b>&", "$\\frac{$: $x$"} <= {*texts}
     assert [text for text in texts if text.startswith("b\\x1b]0;x")]
     assert max(map(len, texts)) < 30
-
-
-def test_a_matrix_of_classes_with_any_names_is_drawn() -> None:
-    labels = np.arange(len(NAMES)).astype(np.uint8)
-    stored = StoredTrial.of(np.eye(len(NAMES), dtype=np.float32), labels)
-    assert confusion("$\\frac{$", 0, stored, NAMES).png.startswith(b"\x89PNG")
 
 
 @pytest.mark.fuzz

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from jobs.console.output import as_text
 from mnist_lib.data.split import Dataset
-from mnist_lib.report.table import result_tables
+from mnist_lib.report.texts import result_tables
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Summary
 from tests.support.made_run import made_run, small_summary
