@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import begin_of_command
 from jobs.console.output import CommandResult, entry_point
 from jobs.search.options import SearchOptions
-from jobs.train.command import checked_options, run_job
+from jobs.train.__main__ import checked_options, run_job
 from mnist_lib.results import mean_accuracy
 from mnist_lib.run_documents import Summary
 from mnist_lib.search.space import settings_text

@@ -15,7 +15,7 @@ from jobs.console.datasets import DataOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_yaml, parse, read_config, split_config
 from jobs.console.values import Folder
-from jobs.train.options import MODELS_HELP, TrainOptions, command_of
+from jobs.train.options import MODELS_HELP, TrainOptions
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
@@ -226,12 +226,15 @@ def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = 
     Args:
         stored: values that replace the defaults, as in a --config file.
     """
+    options: TrainOptions = parse(program, SearchOptions if is_search(flags, stored) else TrainOptions, flags, stored)
+    return options
+
+
+def is_search(flags: Sequence[str], stored: Mapping[str, Any] = MappingProxyType({})) -> bool:
+    """Return whether the options of a job are those of a search. `stored`: as in `job_options`."""
     files, words = split_config(flags)
     names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
-    names = names.union(stored, *map(read_config, files))
-    kind = SearchOptions if command_of(names) == SearchOptions.COMMAND else TrainOptions
-    options: TrainOptions = parse(program, kind, flags, stored)
-    return options
+    return not names.union(stored, *map(read_config, files)).isdisjoint(("vary", "space"))
 
 
 def _settings_of(path: Path | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import Options, parse, read_config, split_at_dashes, split_config, split_subcommand
+from jobs.console.options import Options, parse, split_at_dashes, split_config, split_subcommand
 from jobs.console.output import (
     RESULT_BEGINS,
     RESULT_ENDS,
@@ -21,8 +21,8 @@ from jobs.console.output import (
     print_result,
     print_stderr,
 )
-from jobs.search.options import SearchOptions, require_after_dashes
-from jobs.train.options import TrainOptions, command_of
+from jobs.search.options import SearchOptions, is_search, require_after_dashes
+from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.listing import list_folder
 from mnist_lib.model_file import trust, with_folder
@@ -202,9 +202,7 @@ def _size_of(own: Mapping[str, Path | bytes]) -> int:
 
 def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
     """Return the options of the job. Refuse those that the job itself would refuse, and code that is not trusted."""
-    files, words = split_config(flags)
-    names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}.union(*map(read_config, files))
-    if command_of(names) != kind.COMMAND == TrainOptions.COMMAND:
+    if kind is TrainOptions and is_search(flags):
         raise UsageError("--vary and --space are options of a search; use: python -m jobs.submit search -- ...")
     options: TrainOptions = parse("jobs.submit --", kind, flags)
     options.require_trusted(flags)

@@ -1,14 +1,49 @@
-"""`python -m jobs.train`: train models on a cluster. Progress goes to stderr, the result to stdout."""
+"""`python -m jobs.train`: train models on a cluster. Progress goes to stderr, the result to stdout.
 
+`jobs.search` shares what is around the work: check the options, begin or resume a run, print its result.
+"""
+
+import json
+import logging
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs import begin_of_command
+import yaml
+from msgspec import structs
+
+from jobs import SOURCE_FOLDERS, begin_of_command
+from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
-from jobs.console.output import CommandResult, entry_point
+from jobs.console.options import flags_of, load_mapping, parse
+from jobs.console.output import CommandResult, entry_point, log_to_stderr
 from jobs.console.terminal import step
-from jobs.train.command import checked_options, run_job
 from jobs.train.options import TrainOptions
+from mnist_lib.clock import moment_of, now_text, steady_time
+from mnist_lib.data.availability import check_availability
+from mnist_lib.environment import code_version
+from mnist_lib.errors import DataMissingError, IntegrityError, SpecError
+from mnist_lib.model_file import trust, with_folder
+from mnist_lib.objects.lease import fence
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.storage import check_storage, is_url, open_storage
+from mnist_lib.run_documents import Summary
+from mnist_lib.settings import options_of, values_of
+from mnist_lib.store.opening import open_run, run_to_resume
+from mnist_lib.store.runs import CONFIGURATION, REPORT, RunFolder, check_run_name, check_writable, configuration_of
+from mnist_lib.store.versions import version_folder
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from jobs.train.run import Run
+log = logging.getLogger(__name__)
+
+Options = TypeVar("Options", bound=TrainOptions)
 
 
 @entry_point
@@ -24,6 +59,202 @@ def main(arguments: Sequence[str]) -> CommandResult:
         plan = forecast(options, options.grid())
         return CommandResult(plan.document(), str(plan).split("\n"), json=options.json, marked=in_submitted_job())
     return run_job(options, begin, lambda run: run.train())
+
+
+def checked_options(kind: type[Options], arguments: Sequence[str], begin: float) -> Options:
+    """Return the options of a command line, checked without importing anything slow.
+
+    Args:
+        begin: the value of `steady_time()` when the command began.
+    """
+    options: Options = parse(kind.COMMAND, kind, arguments)
+    if options.resume is not None:
+        options = resumed_options(options, arguments)
+    log_to_stderr(verbose=options.verbose, quiet=options.quiet)
+    options.require_trusted(arguments)
+    options.grid()
+    options.check()
+    options.check_data_dir()
+    check_storage(options.storage)
+    if options.run_name is not None:
+        check_run_name(options.run_name)
+    require_time_left(options, begin)
+    return options
+
+
+def run_job(
+    options: Options,
+    begin: float,
+    work: "Callable[[Run[Options]], Summary]",
+    more_lines: Callable[[Summary], Sequence[str]] = lambda summary: (),
+) -> CommandResult:
+    """Begin or resume the run, do the work unless it is done, and return the result.
+
+    Args:
+        begin: as in `checked_options`.
+        work: trains, and returns the summary.
+        more_lines: returns what follows on the lines about models in the result for people.
+    """
+    with step("loading Ray", shown=not options.quiet):
+        from cluster.session import in_submitted_job
+        from jobs.train.run import Run
+    submitted = in_submitted_job()
+    with step("checking the storage", shown=not options.quiet):
+        objects = _open_for_writing(options.storage, options.lease, submitted)
+    code = code_version(SOURCE_FOLDERS)
+    opened = open_run(
+        objects,
+        options.run_name,
+        dataset=options.data().name,
+        terms=options.terms(code),
+        configuration=yaml.safe_dump(configuration(options), sort_keys=False),
+        command=options.COMMAND,
+    )
+    with opened as folder:
+        command = ["python", "-m", options.COMMAND, "--resume", folder.run, "--storage", options.storage]
+        command += flags_of(absolute(options).outside)
+        advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
+        run, summary = Run(options, folder, code, begin, advice), folder.summary()
+        if summary is None:
+            _check_data(options)
+            trust(options.calls.values())
+            summary = work(run)
+            seconds = steady_time() - begin  # with the report and Ray's end
+            shown = structs.replace(summary, timing=structs.replace(summary.timing, wall_seconds=seconds))
+        else:
+            log.info("run %s is complete; for another run, use another --run-name", folder.run)
+            run.finish(summary)
+            shown = summary
+    return CommandResult(
+        summary,
+        [*result_lines(shown, folder), *more_lines(shown)],
+        _exit_code(summary),
+        json=options.json,
+        afterwards=partial(_require_success, summary),
+        marked=submitted,
+    )
+
+
+def _check_data(options: TrainOptions) -> None:
+    """Raise DataError within seconds if a run could not get its dataset. The driver reads it on its own machine."""
+    data = options.data()
+    try:
+        check_availability(data)
+    except DataMissingError as error:
+        hint = "" if data.entry is None else ", or use --dataset mnist-mini, which needs neither"
+        raise DataMissingError(f"{error}{hint}") from error
+
+
+def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objects:
+    """Return the storage. Raises StoreError before anything starts if it cannot be written."""
+    if submitted and not is_url(storage) and not Path(storage).is_absolute():
+        raise UsageError(
+            "storage: expected an absolute path, since the working folder of a submitted job is deleted"
+            f", got {storage}; use --storage /PATH"
+        )
+    objects = open_storage(storage)
+    if lease is not None:
+        objects = fence(objects, lease)
+    check_writable(objects)
+    return objects
+
+
+def absolute(options: Options) -> Options:
+    """Return the options with absolute paths, for a command in another folder."""
+    folder = options.data().folder
+    dataset = options.dataset if folder is None else str(folder)
+    return replace(options, dataset=dataset, models=tuple(map(with_folder, options.models)))
+
+
+def configuration(options: TrainOptions) -> dict[str, Any]:
+    """Return the options of the run as in a --config file, without those that concern only this process."""
+    values = values_of(absolute(options), "trial", "search", "run", "driver")
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))  # YAML has neither tuples nor paths
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def result_lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
+    from mnist_lib.report.texts import result_tables
+
+    lines = [f"Run: {folder.where}"]
+    if folder.has_report:
+        lines.append(f"Report: {folder.where}/{REPORT}")
+    for name, model in summary.models.items():
+        where = folder.objects.where(version_folder(name, model.version))
+        champion = "the champion" if model.champion else "not the champion"
+        lines.append(f"{name}@{model.version} (trial {model.best_trial}): {where}")
+        lines.append(f"  It is {champion}: {model.promotion}")
+    return [*result_tables(summary), "", *lines]
+
+
+def _exit_code(summary: Summary) -> int:
+    return exit_codes.SOME_FAILED if summary.failed or summary.dataset.damaged else exit_codes.DONE
+
+
+def _require_success(summary: Summary) -> None:
+    """Raise TrainingError if every trial failed."""
+    failed = summary.failed
+    if len(failed) < len(summary.trials):
+        return
+    codes = {trial.error.code for trial in failed}
+    others = f" (1 of {len(failed)} trials that failed; see summary.json)" if len(failed) > 1 else ""
+    message = f"{failed[0].id}: {failed[0].error.message}{others}"
+    raise exit_codes.TrainingError(message, *(codes if len(codes) == 1 else ()))
+
+
+def resumed_options(options: Options, arguments: Sequence[str]) -> Options:
+    """Return the options of the run that `--resume` names, overridden by the flags of this command line.
+
+    Others may write to the storage, so only settings are taken from it: with a path, the report would show them any
+    picture of this machine, and a cluster sees all data and sends pickles.
+
+    Raises:
+        UsageError: the run is one of another command, or has options that this command line must repeat.
+        IntegrityError: its stored configuration is damaged.
+    """
+    assert options.resume is not None
+    check_storage(options.storage)
+    objects = open_storage(options.storage)
+    where, content = f"{objects.where('runs')}/{options.resume}", configuration_of(objects, options.resume)
+    try:
+        stored = load_mapping(content, CONFIGURATION)
+        command = RunFolder(objects, options.resume).begun().command
+        if command == options.COMMAND:
+            for name in options_of(options, "process").keys() & stored:
+                raise UsageError(f"{name} concerns one process; it is not stored")
+            begun: Options = parse(command, type(options), [], stored)
+            outside = begun.outside
+    except (UsageError, SpecError) as error:
+        raise IntegrityError(f"{where}: {error}") from error
+    if command != options.COMMAND:
+        raise UsageError(
+            f"resume: expected a run of {options.COMMAND}, got one of {command}; use python -m {command} --resume"
+        )
+    given = options.outside
+    repeated = {*given, "vary"} if "space" in given else {*given}
+    missing = flags_of({name: value for name, value in outside.items() if name not in repeated})
+    if missing:
+        raise UsageError(
+            f"resume: expected {shlex.join(missing)} on the command line, with which {options.resume} was begun; files,"
+            " code and addresses are not taken from the storage: repeat these options if you trust them"
+        )
+    refused = (*outside, "storage", *(options.code_arguments() if "models" in given else ()))
+    settings = {name: value for name, value in stored.items() if name not in refused}
+    resumed: Options = parse(command, type(options), arguments, settings)
+    return replace(resumed, run_name=options.resume)
+
+
+def require_time_left(options: TrainOptions, now: float) -> None:
+    """Raise UsageError if --finish-by has passed, unless there is a run to resume, which then ends early.
+
+    Args:
+        now: Unix time.
+    """
+    if options.finish_by is None or moment_of(options.finish_by).timestamp() > now:
+        return
+    terms = options.terms(code_version(SOURCE_FOLDERS))
+    if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
+        raise UsageError(f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()} now")
 
 
 if __name__ == "__main__":

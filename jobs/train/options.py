@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Self
 
@@ -305,8 +305,3 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         if self.seed + self.seeds - 1 > MAX_SEED:
             raise SpecError(f"seeds: expected seeds up to {MAX_SEED}, got {self.seed + self.seeds - 1}")
         return range(self.seed, self.seed + self.seeds)
-
-
-def command_of(names: Collection[str]) -> str:
-    """Return the command whose options have these names, for a run that does not name its command."""
-    return "jobs.search" if "vary" in names or "space" in names else "jobs.train"

@@ -41,7 +41,7 @@ def open_run(
     dataset: str,
     terms: Terms,
     configuration: str,
-    command: Command | None = None,
+    command: Command,
 ) -> Iterator[RunFolder]:
     """Begin or resume a run, and lock it for this process.
 

@@ -45,7 +45,7 @@ class BegunRun:
     run: Name
     begun: Moment
     terms: Terms
-    command: Command | None = None  # None if an earlier release has begun the run
+    command: Command
 
 
 class RunFolder:
@@ -142,13 +142,6 @@ class RunFolder:
     def begun(self) -> BegunRun:
         """Return the record of the run. Raises IntegrityError or SchemaError if it cannot be read."""
         return read_record(self.objects, self._name(RUN_RECORD), BegunRun, MAX_DOCUMENT_BYTES)
-
-    def command(self) -> Command | None:
-        """Return the command that began the run, or None if an earlier release has begun it.
-
-        Raises IntegrityError or SchemaError if its record is damaged.
-        """
-        return self.begun().command if self.has(RUN_RECORD) else None
 
     @property
     def has_begun_trials(self) -> bool:

@@ -131,7 +131,7 @@ def test_runs_are_records_with_the_newest_first(objects: LocalObjects, tmp_path:
     for name, document, ended in (("a", summary, "2026-11-01T03:00:00Z"), ("b", partial, "2026-11-02T03:00:00Z")):
         RunFolder(objects, name).complete(structs.replace(document, run=name, ended=ended))
     terms = {"trials": {"keras-s0": {"dataset": "mnist"}}}
-    with open_run(objects, "c", dataset="mnist", terms=terms, configuration=""):
+    with open_run(objects, "c", dataset="mnist", terms=terms, command="jobs.train", configuration=""):
         pass
     (tmp_path / "results/runs/d").mkdir()
     (tmp_path / "results/runs/d/summary.json").write_text("{}")

@@ -63,7 +63,7 @@ RECORDS: dict[type, dict[str, Any]] = {
     Hold: asdict(Hold("hold", AT)),
     LeaseTerm: asdict(LeaseTerm("process 1", "host", AT)),
     Entry: asdict(Entry("done", AT, AT, "host", begun=AT, results=DONE, last_done=DONE_SLOT)),  # type: ignore[arg-type]
-    BegunRun: asdict(BegunRun("r", AT, {"trials": {"keras-s0": SPEC}, "code": "abc"})),
+    BegunRun: asdict(BegunRun("r", AT, {"trials": {"keras-s0": SPEC}, "code": "abc"}, "jobs.train")),
     UnfinishedRun: asdict(UnfinishedRun("r")),
     EndedTrial: {"result": RESULT, "attempts": 1, "files": {"probabilities.npz": SHA256}},
 }  # fmt: skip

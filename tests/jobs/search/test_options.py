@@ -9,9 +9,9 @@ import yaml
 
 from jobs.console.options import parse
 from jobs.search.__main__ import plan_lines, search_lines
-from jobs.search.options import SearchOptions
-from jobs.train.command import configuration
-from jobs.train.options import TrainOptions, command_of
+from jobs.search.options import SearchOptions, is_search
+from jobs.train.__main__ import configuration
+from jobs.train.options import TrainOptions
 from tests.support.job import ROOT
 from tests.support.processor import at_most_processor_seconds
 from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
@@ -189,4 +189,4 @@ def test_the_stored_configuration_has_the_space_itself(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given)))
     again: SearchOptions = parse("jobs.search", SearchOptions, [f"--config={tmp_path}/config.yaml"])
     assert again.variation == given.variation
-    assert command_of(configuration(given)) == "jobs.search"
+    assert is_search([], configuration(given))

@@ -60,6 +60,7 @@ def folder(tmp_path: Path, digits: Dataset) -> Iterator[RunFolder]:
         "r",
         dataset="mnist-mini",
         terms={"trials": rows},
+        command="jobs.train",
         configuration="seeds: 2\n",
     ) as opened:
         for entry in [*made.history][:6]:

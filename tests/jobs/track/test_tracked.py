@@ -56,7 +56,9 @@ def summary(digits: Dataset) -> Summary:
 
 def run_with(folder: Path, summary: Summary, terms: Mapping[str, Any], *history: HistoryEntry) -> RunFolder:
     folder.mkdir(exist_ok=True)
-    with open_run(LocalObjects(folder), "r", dataset="letters", terms=terms, configuration="") as opened:
+    with open_run(
+        LocalObjects(folder), "r", dataset="letters", terms=terms, command="jobs.train", configuration=""
+    ) as opened:
         for entry in history:
             opened.append_history(entry)
         opened.flush()

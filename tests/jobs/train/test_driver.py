@@ -49,7 +49,9 @@ MAX_OPERATIONS = 500
 
 def complete_run(objects: Objects) -> Summary:
     """Begin or resume a run, as `jobs.train` does, and return its summary."""
-    with open_run(objects, "r", dataset="mnist-mini", terms={"epochs": 2}, configuration="") as folder:
+    with open_run(
+        objects, "r", dataset="mnist-mini", terms={"epochs": 2}, command="jobs.train", configuration=""
+    ) as folder:
         run, summary = run_in(folder), folder.summary()
         if summary is not None:
             run.finish(summary)

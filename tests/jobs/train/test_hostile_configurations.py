@@ -15,7 +15,7 @@ from jobs.console import values
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse
 from jobs.search.options import SearchOptions
-from jobs.train.command import absolute, configuration, resumed_options
+from jobs.train.__main__ import absolute, configuration, resumed_options
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
 from mnist_lib.errors import IntegrityError, ModelError

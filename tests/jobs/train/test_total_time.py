@@ -9,7 +9,7 @@ import pytest
 
 import jobs
 from jobs import MAX_IMPORT_SECONDS, begin_of_command
-from jobs.train.command import run_job
+from jobs.train.__main__ import run_job
 from jobs.train.options import TrainOptions
 from jobs.train.run import Run
 from mnist_lib.clock import steady_time

@@ -129,7 +129,12 @@ def test_s3_a_power_loss_at_any_call_leaves_a_run_that_can_be_completed(tmp_path
 
     def complete(folder: Path) -> None:
         with open_run(
-            LocalObjects(folder), "r", dataset="mnist", terms={"epochs": 2}, configuration="epochs: 2"
+            LocalObjects(folder),
+            "r",
+            dataset="mnist",
+            terms={"epochs": 2},
+            command="jobs.train",
+            configuration="epochs: 2",
         ) as run:
             found = [run.read(name) for name in run.names("trials")]
             assert all(content in checkpoints for content in found)
@@ -153,7 +158,12 @@ def test_s3_a_power_loss_at_any_call_leaves_a_run_that_can_be_completed(tmp_path
 
 def test_w12_a_power_loss_at_any_call_leaves_a_run_that_can_be_begun_anew(tmp_path: Path) -> None:
     def begin(folder: Path, code: str) -> None:
-        arguments: dict[str, Any] = {"dataset": "mnist", "terms": {"code": code}, "configuration": f"code: {code}"}
+        arguments: dict[str, Any] = {
+            "dataset": "mnist",
+            "terms": {"code": code},
+            "command": "jobs.train",
+            "configuration": f"code: {code}",
+        }
         with open_run(LocalObjects(folder), "r", **arguments) as run:
             run.append_history(DriverConnected())
             run.require_same("fingerprint.txt", code, "dataset")

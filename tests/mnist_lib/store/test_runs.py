@@ -28,7 +28,7 @@ EPOCH = EpochDone(trial="keras-s0", epoch=1, loss=0.5, train=Accuracy(1, 2), val
 
 
 def opened(objects: Objects, name: str | None = "r", terms: dict[str, Any] = TERMS) -> Any:
-    return open_run(objects, name, dataset="mnist", terms=terms, configuration="epochs: 5")
+    return open_run(objects, name, dataset="mnist", terms=terms, command="jobs.train", configuration="epochs: 5")
 
 
 def test_f5_an_unfinished_run_is_resumed_and_a_complete_one_has_a_summary(objects: Objects) -> None:
@@ -75,7 +75,9 @@ def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(ob
         folder.flush()
     assert run_to_resume(objects, "r", TERMS) == "r"
     assert run_to_resume(objects, "r", corrected) is None
-    with open_run(objects, "r", dataset="mnist", terms=corrected, configuration="epochs: 6") as folder:
+    with open_run(
+        objects, "r", dataset="mnist", terms=corrected, command="jobs.train", configuration="epochs: 6"
+    ) as folder:
         assert (folder.resumed, folder.begun().terms, [*folder.history()]) == (False, corrected, [])
         assert configuration_of(objects, "r") == b"epochs: 6"
         folder.require_same("fingerprint.txt", "abd", "dataset")
@@ -162,7 +164,7 @@ def test_an_unnamed_run_takes_another_name_if_one_of_the_same_second_is_locked(
     first, second = LocalObjects(tmp_path), LocalObjects(tmp_path)
     with (
         first.lock("unfinished/2026-11-25T03-00-00Z-mnist.lock"),  # its record is not written yet
-        open_run(second, None, dataset="mnist", terms={"a": 1}, configuration="") as folder,
+        open_run(second, None, dataset="mnist", terms={"a": 1}, command="jobs.train", configuration="") as folder,
     ):
         assert folder.run == "2026-11-25T03-00-00Z-mnist-2"
 

@@ -39,7 +39,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def _begin(objects: Objects) -> None:
-    with open_run(objects, "r", dataset="mnist", terms={"epochs": 2}, configuration="epochs: 2") as run:
+    with open_run(
+        objects, "r", dataset="mnist", terms={"epochs": 2}, command="jobs.train", configuration="epochs: 2"
+    ) as run:
         if not run.is_complete:
             run.complete(summary_of(small_summary()))
 
