@@ -124,7 +124,7 @@ class RunDataset:
         for notice in facts.notices:
             log.warning("%s: %s", facts.name, notice)
         if self._begun is None:
-            begin_with(folder, RunData(facts.labels, self._since))
+            begin_with(folder, RunData(facts.used_labels, self._since))
         folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
         changes = self.summary().changes
         if changes:

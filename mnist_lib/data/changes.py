@@ -37,10 +37,7 @@ class DatasetState:
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DatasetState":
-        splits = (dataset.train, dataset.test)
-        hashes = np.concatenate([split.hashes for split in splits])
-        labels = np.concatenate([split.labels for split in splits])
-        return cls(hashes, labels, np.repeat(np.arange(2, dtype=np.uint8), [*map(len, splits)]), dataset.classes)
+        return cls(dataset.hashes, dataset.labels, dataset.part, dataset.classes)
 
     @classmethod
     def read(cls, content: bytes, name: str) -> "DatasetState":

@@ -7,16 +7,16 @@ may be for validation. So a picture stays in its split when others are added, an
 import hashlib
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.listing import MAX_NAMED, Listing, real_folders
 from mnist_lib.data.request import MAX_SIDE, DataRequest
-from mnist_lib.data.split import Dataset, ImageHashes, Split, Undecided, as_labels, is_held_out, shares_of
+from mnist_lib.data.split import TEST, TRAIN, UNDECIDED, Dataset, ImageHashes, as_labels, is_held_out, shares_of
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Layout, Picture, Shape
@@ -25,16 +25,6 @@ from mnist_lib.wording import counted
 DEFAULT_SIDE = 64  # pixels, for pictures that differ in size or are larger than MAX_SIDE
 MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for the longest
 PICTURES_PER_REPORT = 100  # pictures between two reports of progress
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What was read: a row for each file of the listing."""
-
-    images: NDArray[np.uint8]  # [files, height, width, channels]
-    labels: NDArray[np.int64]  # [files]
-    hashes: ImageHashes  # [files, 2]
-    errors: dict[int, ImageError]  # by the number of the file
 
 
 def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progress: Callable[[str], object]) -> Dataset:
@@ -49,18 +39,40 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
     with picture_reader(paths, real_folders([folder])) as reader:
         shape, notices = _shape(request, list(reader.shapes()))
         require_memory(request.name, len(paths), shape, max_bytes)
-        labels = np.array([file.label for file in listing.files])
-        read = _Read(np.zeros((len(paths), *shape), np.uint8), labels, np.zeros((len(paths), 2), np.uint64), {})
+        images, hashes = np.zeros((len(paths), *shape), np.uint8), np.zeros((len(paths), 2), np.uint64)
+        errors: dict[int, ImageError] = {}
         for index, picture in enumerate(reader.pictures(Layout(shape=shape))):
             if isinstance(picture, Picture):
-                read.images[index] = picture.image
-                read.hashes[index] = np.frombuffer(picture.sha256[:16], np.uint64)
+                images[index] = picture.image
+                hashes[index] = np.frombuffer(picture.sha256[:16], np.uint64)
             else:
-                read.errors[index] = picture
+                errors[index] = picture
             if index % PICTURES_PER_REPORT == 0:
                 progress(f"{index:,} of {counted(len(paths), 'picture')}")
-    notices += _unreadable(request, listing, read.errors)
-    return _split(request, listing, read, (*listing.notices, *notices))
+    notices += _unreadable(request, listing, errors)
+    labels, readable = np.array([file.label for file in listing.files]), np.ones(len(paths), bool)
+    readable[[*errors]] = False
+    part, ranks = _parts(listing, hashes), _ranks(listing, hashes)
+    part[readable] += UNDECIDED * _in_several_classes(hashes[readable], labels[readable]).astype(np.uint8)
+    rows = np.flatnonzero(readable)
+    rows = rows[np.argsort(np.minimum(part[rows], UNDECIDED), kind="stable")]
+    dataset = Dataset(
+        name=request.name,
+        version="",
+        classes=listing.classes,
+        fingerprint="",
+        notices=(*listing.notices, *notices),
+        damaged=len(errors) + len(listing.unreadable),
+        images=images[rows],
+        labels=as_labels(labels[rows], len(listing.classes)),
+        hashes=hashes[rows],
+        files=_files(listing)[rows],
+        ranks=ranks[rows],
+        part=part[rows],
+    ).with_fingerprint()
+    digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode())
+    digest.update(dataset.ranks[: len(dataset.train)].tobytes())
+    return replace(dataset, version=digest.hexdigest()[:8], fingerprint=digest.hexdigest())
 
 
 def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: float) -> None:
@@ -74,43 +86,31 @@ def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: fl
         )
 
 
-def _split(request: DataRequest, listing: Listing, read: _Read, notices: tuple[str, ...]) -> Dataset:
-    readable, contradicting = np.ones(len(read.labels), bool), _contradicting(read)
-    readable[[*read.errors]] = False
-    usable = readable & ~contradicting
-    splits, shares = np.array([file.split for file in listing.files]), shares_of(read.hashes)
-    for_test = (splits == "test") | ((splits == "") & is_held_out(read.hashes))
-    train, test = np.flatnonzero(usable & ~for_test), np.flatnonzero(usable & for_test)
-    every = Split(read.images, as_labels(read.labels, len(listing.classes)), read.hashes, _files(listing))
-    dataset = Dataset.of(request.name, "", every.take(train), every.take(test), listing.classes)
-    given = splits == "validation"
-    # If there is a folder for validation, any share above 0 selects its pictures and no others.
-    ranks = np.where(given, 0.0, 1.0 if given.any() else shares[:, 1]).astype(np.float32)
-    digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode() + ranks[train].tobytes())
-    fingerprint, damaged = digest.hexdigest(), len(read.errors) + len(listing.unreadable)
-    several = np.flatnonzero(contradicting)
-    undecided = Undecided(
-        every.take(several),
-        for_test[several].astype(np.uint8),
-        ranks[several],
-        tuple(listing.files[index].path for index in several),
-    )
-    return replace(
-        dataset,
-        version=fingerprint[:8],
-        fingerprint=fingerprint,
-        ranks=ranks[train],
-        notices=notices,
-        damaged=damaged,
-        undecided=undecided,
-    )
+def _parts(listing: Listing, hashes: ImageHashes) -> NDArray[np.uint8]:
+    """Return TRAIN or TEST for each file of a listing: what its folder says, or else its pixels."""
+    splits = np.array([file.split for file in listing.files])
+    return np.where((splits == "test") | ((splits == "") & is_held_out(hashes)), TEST, TRAIN).astype(np.uint8)
 
 
-def _files(listing: Listing) -> NDArray[np.uint8] | None:
-    """Return the path of each file as in `Split`, or None if they take too much memory, since one is very long."""
+def _ranks(listing: Listing, hashes: ImageHashes) -> NDArray[np.float32]:
+    """Return the rank of each file. If there is a folder for validation, any share above 0 selects its pictures."""
+    given = np.array([file.split == "validation" for file in listing.files])
+    return np.where(given, 0.0, 1.0 if given.any() else shares_of(hashes)[:, 1]).astype(np.float32)
+
+
+def _in_several_classes(hashes: ImageHashes, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return for each picture whether there is the same one in another class: [pictures]."""
+    _, picture = np.unique(hashes, axis=0, return_inverse=True)
+    pairs = np.unique(np.column_stack((picture, labels)), axis=0)
+    several: NDArray[np.bool_] = np.bincount(pairs[:, 0])[picture] > 1
+    return several
+
+
+def _files(listing: Listing) -> NDArray[np.uint8]:
+    """Return the path of each file as in `Dataset`, or none if they take too much memory, since one is very long."""
     paths = [os.fsencode(file.path) for file in listing.files]
     if max(map(len, paths)) * len(paths) > MAX_PATHS_BYTES:
-        return None
+        return np.empty((len(paths), 0), np.uint8)
     return np.array(paths).view(np.uint8).reshape(len(paths), -1)
 
 
@@ -143,16 +143,3 @@ def _unreadable(request: DataRequest, listing: Listing, errors: dict[int, ImageE
         raise DataError(f"{request.name}: {counted(count, 'picture')} cannot be read, such as {first}")
     more = [f"left out, cannot be read: {len(texts) - MAX_NAMED:,} more"] if len(texts) > MAX_NAMED else []
     return [*(f"left out: {text}" for text in texts[:MAX_NAMED]), *more]
-
-
-def _contradicting(read: _Read) -> NDArray[np.bool_]:
-    """Return whether each picture is in several classes: [files]."""
-    same: dict[bytes, list[int]] = defaultdict(list)
-    for index, row in enumerate(read.hashes):
-        if index not in read.errors:
-            same[row.tobytes()].append(index)
-    contradicting = np.zeros(len(read.labels), bool)
-    for group in same.values():
-        if len({int(read.labels[index]) for index in group}) > 1:
-            contradicting[group] = True
-    return contradicting

@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,10 @@ NO_LABELS = UsedLabels.of(b"")
 # [n, 2]: the first 16 bytes of a sha256. The chance that two of a million images share them is below 10**-26.
 ImageHashes = NDArray[np.uint64]
 Labels = NDArray[np.uint8] | NDArray[np.uint16]  # uint16 if there are more than 256 classes
+Ranks = NDArray[np.float32] | NDArray[np.float64]
+MADE: Any = None  # default of a column that is made from the others
+TRAIN, TEST, UNDECIDED = 0, 1, 2  # see `Dataset.part`
+COLUMNS = ("images", "labels", "hashes", "files", "ranks", "part")  # of `Dataset`
 
 
 def as_labels(labels: NDArray[np.int64], classes: int) -> Labels:
@@ -39,42 +42,33 @@ def as_labels(labels: NDArray[np.int64], classes: int) -> Labels:
 
 @dataclass(frozen=True)
 class Split:
+    """The images of a split, or some of them."""
+
     images: NDArray[np.uint8]  # [n, height, width, channels], 0-255
     labels: Labels  # [n], from 0
-    known_hashes: ImageHashes | None = None  # [n, 2]; None: those of `images`
-    files: NDArray[np.uint8] | None = None  # [n, longest]: paths in a folder of pictures, padded with zeros
+    hashes: ImageHashes = MADE  # [n, 2]; by default those of `images`. A picture is hashed before it is resized.
+    files: NDArray[np.uint8] = MADE  # [n, longest]: as in `Dataset`; by default none
+
+    def __post_init__(self) -> None:
+        if self.hashes is MADE:
+            object.__setattr__(self, "hashes", hashes_of(self.images))
+        if self.files is MADE:
+            object.__setattr__(self, "files", np.empty((len(self.images), 0), np.uint8))
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: NDArray[Any]) -> Split:
-        hashes = self.known_hashes[indices] if self.known_hashes is not None else None
-        files = self.files[indices] if self.files is not None else None
-        return Split(self.images[indices], self.labels[indices], hashes, files)
+    def take(self, rows: Any) -> Split:
+        return Split(self.images[rows], self.labels[rows], self.hashes[rows], self.files[rows])
 
     def file(self, index: int) -> str | None:
         """Return the path of the file of an image, relative to the folder; None if there is none."""
-        return None if self.files is None else os.fsdecode(self.files[index].tobytes().rstrip(b"\0"))
-
-    @cached_property
-    def hashes(self) -> ImageHashes:
-        """The hash of each image, [n, 2]. A picture from a folder is hashed before it is resized."""
-        return hashes_of(self.images) if self.known_hashes is None else self.known_hashes
+        return file_of(self.files[index])
 
     @property
     def fingerprint(self) -> str:
         """The sha256 of the images and the labels, with their types and shapes."""
         return hash_arrays((self.images, self.labels))
-
-
-@dataclass(frozen=True)
-class Undecided:
-    """Pictures of a folder that are in several classes. They are left out, unless a correction says which is right."""
-
-    split: Split  # with the labels of their folders
-    for_test: NDArray[np.uint8]  # [n], 1: for the test split
-    ranks: NDArray[np.float32]  # [n], as in `Dataset`
-    paths: tuple[str, ...]  # [n]
 
 
 @dataclass(frozen=True)
@@ -99,14 +93,12 @@ class DatasetDescription:
     classes: tuple[str, ...]  # the names of the labels
     fingerprint: str
     reusable: bool = True  # whether the next run can read what has been prepared
-    # [train images], from 0 to 1: images with a rank below a share are for validation. None: they are chosen at random.
-    ranks: NDArray[np.float32] | None = None
     notices: tuple[str, ...] = ()  # about what is left out
     damaged: int = 0  # files that could not be read and are left out
     corrections: CorrectionCounts | None = None  # None: there are none
     # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
     published_test_labels: Labels | None = None
-    labels: UsedLabels = NO_LABELS
+    used_labels: UsedLabels = NO_LABELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +106,7 @@ class DatasetInfo(DatasetDescription):
     """What the driver needs to know about a dataset: everything but the images."""
 
     train: int  # images, including those for validation
+    ranks: Ranks  # [train images]
     test_labels: Labels
     test_hashes: ImageHashes
     image_shape: tuple[int, int, int]  # height, width, channels
@@ -121,7 +114,7 @@ class DatasetInfo(DatasetDescription):
 
     def check(self, validation_percent: int) -> None:
         """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
-        held_out = validation_size(self.train, self.ranks, validation_percent)
+        held_out = validation_size(self.ranks, validation_percent)
         if held_out >= self.train:
             raise DataError(
                 f"{self.name}: expected images to train on, got {held_out} of {self.train} for validation; add"
@@ -141,24 +134,67 @@ class DatasetInfo(DatasetDescription):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(DatasetDescription):
-    """The train and the test split."""
+    """A table with a row for each image: those of the train split, then those of the test split.
 
-    train: Split
-    test: Split
-    undecided: Undecided | None = None  # None: corrections are applied, or the dataset is no folder
+    Until corrections are applied, pictures of a folder that are in several classes come last. They are left out, unless
+    a correction says which class is correct.
+    """
+
+    images: NDArray[np.uint8]  # [n, height, width, channels], 0-255
+    labels: Labels  # [n], from 0
+    hashes: ImageHashes  # [n, 2]; a picture from a folder is hashed before it is resized
+    files: NDArray[np.uint8]  # [n, longest]: paths in a folder of pictures, padded with zeros; longest is 0 without
+    ranks: Ranks  # [n], from 0 to 1: train images with a rank below a share are for validation
+    part: NDArray[np.uint8]  # [n]: TRAIN or TEST; with UNDECIDED added if the picture is in several classes
     # By model: why a user's model cannot be trained on the dataset.
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, version: str, train: Split, test: Split, classes: Sequence[str] = DIGITS) -> Dataset:
-        fingerprint = hashlib.sha256(f"{train.fingerprint}{test.fingerprint}".encode()).hexdigest()
-        return cls(name=name, version=version, train=train, test=test, classes=tuple(classes), fingerprint=fingerprint)
+        """Return a dataset of two splits, as `of_rows`."""
+        columns = ((getattr(train, column.name), getattr(test, column.name)) for column in fields(Split))
+        return cls.of_rows(name, version, Split(*map(np.concatenate, columns)), len(train), classes)
+
+    @classmethod
+    def of_rows(cls, name: str, version: str, rows: Split, train: int, classes: Sequence[str]) -> Dataset:
+        """Return a dataset of images: the first `train` are to train on, and random ones of these for validation."""
+        return cls(
+            name=name,
+            version=version,
+            classes=tuple(classes),
+            fingerprint="",
+            **vars(rows),
+            ranks=np.append(random_ranks(train), np.ones(len(rows) - train)),
+            part=np.repeat(np.array((TRAIN, TEST), np.uint8), (train, len(rows) - train)),
+        ).with_fingerprint()
+
+    def with_fingerprint(self) -> Dataset:
+        """Return the dataset with the hash of its two splits."""
+        hashes = f"{self.train.fingerprint}{self.test.fingerprint}"
+        return replace(self, fingerprint=hashlib.sha256(hashes.encode()).hexdigest())
+
+    def take(self, rows: Any) -> Dataset:
+        return replace(self, **{column: getattr(self, column)[rows] for column in COLUMNS})
+
+    @property
+    def train(self) -> Split:
+        return self._split(TRAIN)
+
+    @property
+    def test(self) -> Split:
+        return self._split(TEST)
+
+    def _split(self, part: int) -> Split:
+        """Return the rows of a part, without a copy. Only a search is needed, since the parts are sorted."""
+        rows = slice(*np.searchsorted(self.part, np.array((part, part + 1), np.uint8)))
+        return Split(*(getattr(self, column.name)[rows] for column in fields(Split)))
 
     @property
     def info(self) -> DatasetInfo:
         return DatasetInfo(
             **{shared.name: getattr(self, shared.name) for shared in fields(DatasetDescription)},
             train=len(self.train),
+            ranks=self.ranks[: len(self.train)],
             test_labels=self.test.labels,
             test_hashes=self.test.hashes,
             image_shape=self.image_shape,
@@ -166,7 +202,7 @@ class Dataset(DatasetDescription):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        height, width, channels = self.train.images.shape[1:]
+        height, width, channels = self.images.shape[1:]
         return height, width, channels
 
     def check(self, train: int, test: int) -> None:
@@ -191,28 +227,24 @@ class Dataset(DatasetDescription):
 
     def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
         """Split the train images into those to train on and those for validation; these are None if there are none."""
-        held_out = validation_size(len(self.train), self.ranks, validation_percent)
+        train = self.train
+        ranks = self.ranks[: len(train)]
+        held_out = validation_size(ranks, validation_percent)
         if not held_out:
-            return self.train, None
-        order = _validation_order(len(self.train)) if self.ranks is None else np.argsort(self.ranks, kind="stable")
-        return self.train.take(order[held_out:]), self.train.take(order[:held_out])
+            return train, None
+        order = np.argsort(ranks, kind="stable")
+        return train.take(order[held_out:]), train.take(order[:held_out])
 
 
-def random_ranks(train: int) -> NDArray[np.float32]:
-    """Return ranks for images without any, so that they stay in training or validation if others are removed."""
-    ranks = np.empty(train, np.float32)
-    ranks[_validation_order(train)] = np.arange(train, dtype=np.float64) / train
+def random_ranks(train: int) -> NDArray[np.float64]:
+    """Return ranks in a random order that is always the same, for images whose pixels do not decide."""
+    ranks = np.empty(train)
+    ranks[np.random.default_rng(VALIDATION_SEED).permutation(train)] = np.arange(train) / max(train, 1)
     return ranks
 
 
-def _validation_order(train: int) -> NDArray[np.int64]:
-    return np.random.default_rng(VALIDATION_SEED).permutation(train)
-
-
-def validation_size(train: int, ranks: NDArray[np.float32] | None, validation_percent: int) -> int:
-    """Return how many of `train` images are for validation: those with a rank below the share, or the share itself."""
-    if ranks is None:
-        return -(-train * validation_percent // 100)
+def validation_size(ranks: Ranks, validation_percent: int) -> int:
+    """Return how many train images are for validation: those with a rank below the share."""
     return int((ranks < validation_percent / 100).sum())
 
 
@@ -254,6 +286,11 @@ def is_held_out(hashes: ImageHashes) -> NDArray[np.bool_]:
     """Return whether each image is for the test, [n], if only its pixels decide."""
     held_out: NDArray[np.bool_] = shares_of(hashes)[:, 0] < TEST_SHARE
     return held_out
+
+
+def file_of(path: NDArray[np.uint8]) -> str | None:
+    """Return a path of `Dataset.files` as text, or None if it is empty."""
+    return os.fsdecode(path.tobytes().rstrip(b"\0")) or None
 
 
 def text_of(image_hash: NDArray[np.uint64]) -> str:

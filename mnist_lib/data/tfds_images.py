@@ -179,8 +179,13 @@ def read_prepared(request: DataRequest, builder: Any, max_bytes: float) -> Datas
     shape, notices = _shape(request, image.shape)
     count = sum(builder.info.splits[split].num_examples for split in request.splits)
     require_memory(request.name, count, shape, max_bytes)
-    train, test = (_read(request, builder, split, shape, label.num_classes) for split in request.splits)
-    dataset = Dataset.of(request.name, str(builder.version), train, test, label.names)
+    images, labels, end = np.zeros((count, *shape), np.uint8), np.zeros(count, np.int64), 0
+    for split in request.splits:
+        begin, end = end, end + builder.info.splits[split].num_examples
+        _read(request, builder, split, images[begin:end], labels[begin:end])
+    rows = Split(images, as_labels(labels, label.num_classes))
+    train = builder.info.splits[request.splits[0]].num_examples
+    dataset = Dataset.of_rows(request.name, str(builder.version), rows, train, label.names)
     return replace(dataset, notices=tuple(notices))
 
 
@@ -197,13 +202,13 @@ def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, 
     return Shape(DEFAULT_SIDE, DEFAULT_SIDE, channels), [notice]
 
 
-def _read(request: DataRequest, builder: Any, split: str, shape: Shape, classes: int) -> Split:
-    """Return the images of a split in the order of the files."""
+def _read(request: DataRequest, builder: Any, split: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    """Read the images of a split, in the order of the files, into arrays of their number."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     name, info = f"{request.dataset}/{split}", builder.info.splits[split]
-    images, labels, number = np.zeros((info.num_examples, *shape), np.uint8), np.zeros(info.num_examples, np.int64), 0
+    number = 0
     same_shape = None not in builder.info.features[builder.info.supervised_keys[0]].shape
     try:
         examples = builder.as_dataset(
@@ -215,7 +220,7 @@ def _read(request: DataRequest, builder: Any, split: str, shape: Shape, classes:
         )
         for batch, batch_labels in tfds.as_numpy(examples):
             end = number + len(batch)
-            images[number:end], labels[number:end] = _images(batch, shape), batch_labels
+            images[number:end], labels[number:end] = _images(batch, Shape(*images.shape[1:])), batch_labels
             number = end
     except tf.errors.OpError as error:
         where = _first_damage(info.filepaths) or f"a file in {builder.data_path}"
@@ -223,10 +228,10 @@ def _read(request: DataRequest, builder: Any, split: str, shape: Shape, classes:
         raise DataError(f"{name}: {damage}; delete {builder.data_path} and run again") from error
     if number != len(labels) or not number:
         raise DataError(f"{name}: expected {counted(max(len(labels), 1), 'image')}, got {number:,}; prepare it again")
+    classes = builder.info.features[builder.info.supervised_keys[1]].num_classes
     if not 0 <= labels.min() <= labels.max() < classes:
         got = f"labels {labels.min()} to {labels.max()}"
         raise DataError(f"{name}: expected labels 0 to {classes - 1}, got {got}; choose another split")
-    return Split(images, as_labels(labels, classes))
 
 
 def _first_damage(files: Iterable[Any]) -> str | None:

@@ -77,7 +77,7 @@ def dataset_summary(
     info: DatasetInfo, validation_percent: int, changes: ChangesSummary | None = None
 ) -> DatasetSummary:
     """Return what a summary says about a dataset."""
-    validation = validation_size(info.train, info.ranks, validation_percent)
+    validation = validation_size(info.ranks, validation_percent)
     return DatasetSummary(
         name=info.name,
         version=info.version,

@@ -52,7 +52,7 @@ def test_a_corrected_picture_has_its_new_label_in_its_old_split(tmp_path: Path) 
     assert after.fingerprint != before.fingerprint
     assert after.version == after.fingerprint[:8]
     assert after.published_test_labels is None
-    assert np.array_equal(after.ranks, before.ranks)  # type: ignore[arg-type]
+    assert np.array_equal(after.ranks, before.ranks)
 
 
 def test_a_correction_that_changes_nothing_leaves_the_fingerprint_as_it_was(tmp_path: Path) -> None:
@@ -73,8 +73,7 @@ def test_the_label_none_removes_a_picture_and_its_copies(tmp_path: Path) -> None
     assert noise(3).tobytes() not in images_of(dataset, "a")
     assert dataset.corrections is not None
     assert dataset.corrections.removed == 2
-    assert dataset.ranks is not None
-    assert len(dataset.ranks) == len(dataset.train)
+    assert len(dataset.info.ranks) == len(dataset.train)
 
 
 def test_a_correction_does_not_read_pictures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +96,7 @@ def test_a_correction_decides_about_a_picture_in_several_classes(tmp_path: Path,
         assert dataset.notices == ("left out, the same picture in several classes: a/other.png, b/other.png",)
         split = dataset.test if share(noise(same)) < TEST_SHARE else dataset.train
         assert (split.images[..., 0] == np.asarray(noise(same))).all(axis=(1, 2)).sum() == 2
-        assert len(dataset.ranks) == len(dataset.train)  # type: ignore[arg-type]
+        assert len(dataset.info.ranks) == len(dataset.train)
     correct(folder, correction(noise(same), NONE), correction(noise(500), NONE))
     assert (total(read(folder)), read(folder).notices) == (60, ())
 
@@ -179,15 +178,15 @@ def test_a_run_keeps_the_labels_that_it_began_with(tmp_path: Path) -> None:
     request = DataRequest(dataset=f"{folder}/", data_dir=tmp_path)
     correct(folder, correction(noise(1), "b"))
     begun = prepare(request)
-    assert begun.labels == UsedLabels.of((folder / "labels.jsonl").read_bytes())
+    assert begun.used_labels == UsedLabels.of((folder / "labels.jsonl").read_bytes())
     correct(folder, correction(noise(2), "b"))
     assert prepare(request).fingerprint != begun.fingerprint
-    assert prepare(request, used=begun.labels).fingerprint == begun.fingerprint
+    assert prepare(request, used=begun.used_labels).fingerprint == begun.fingerprint
     (folder / "labels.jsonl").write_bytes(b"")
     with pytest.raises(
         DataError, match=r"expected the \d+ bytes that the run began with, got others; .* start another"
     ):
-        prepare(request, used=begun.labels)
+        prepare(request, used=begun.used_labels)
 
 
 def test_the_disputed_labels_of_the_test_are_counted_apart(digits: Dataset) -> None:
@@ -250,7 +249,7 @@ def test_corrections_in_a_bucket_are_mirrored_with_the_pictures(s3: str, tmp_pat
     assert corrected.corrections.applied == 1
     file.add([correction(noise(1), "a")])
     assert prepare(request).fingerprint == before.fingerprint
-    assert prepare(request, used=corrected.labels).fingerprint == corrected.fingerprint
+    assert prepare(request, used=corrected.used_labels).fingerprint == corrected.fingerprint
     obstore.delete(store, "labels.jsonl")
     assert prepare(request).corrections is None
     for path in local.rglob("*.png"):

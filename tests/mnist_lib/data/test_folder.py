@@ -177,7 +177,7 @@ def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("mnist_lib.data.folder.read_folder", None)
     again = read(folder)
     assert np.array_equal(again.train.images, first.train.images)
-    assert (again.ranks == first.ranks).all()  # type: ignore[union-attr]
+    assert (again.ranks == first.ranks).all()
     with pytest.raises(TypeError):
         read(folder, image_size=(4, 4))
     (folder / "note.pdf").touch()

@@ -45,7 +45,8 @@ def with_wrong_labels(run: ReportedRun) -> ReportedRun:
     """Return the run with the labels of five test images changed, so that all its trials contradict them."""
     test = run.dataset.test
     labels = np.concatenate([(test.labels[:5] + 1) % 10, test.labels[5:]])
-    return replace(run, dataset=replace(run.dataset, test=Split(test.images, labels)))
+    dataset = Dataset.of(run.dataset.name, "1", run.dataset.train, Split(test.images, labels), run.dataset.classes)
+    return replace(run, dataset=dataset)
 
 
 RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
@@ -183,7 +184,8 @@ def test_mistakes_and_pictures_that_are_left_out_name_their_files(digits: Datase
     paths = [f"seven/\u00e9 {NAUGHTY[:20]}#{n}.png" for n in range(len(digits.test))]
     files = np.array([path.encode() for path in paths]).view(np.uint8).reshape(len(paths), -1)
     data = structs.replace(run.summary.dataset, notices=("left out: a/b.png: damaged", "left over"))
-    dataset = replace(digits, test=replace(digits.test, files=files))
+    no_files = np.zeros((len(digits.train), files.shape[1]), np.uint8)
+    dataset = replace(digits, files=np.concatenate((no_files, files)))
     run = replace(run, summary=structs.replace(run.summary, dataset=data), dataset=dataset)
     mistake = StoredTrial.of(run.tallies["keras"].chosen.probabilities, digits.test.labels).mistakes[0]
     name = paths[mistake.image]

@@ -229,9 +229,7 @@ def test_if_the_dataset_cannot_be_loaded_every_trial_fails_with_that_error_code(
 
 
 def test_a_bug_is_reported_with_its_traceback(digits: Dataset) -> None:
-    broken = Dataset.of(
-        "broken", "1", few_digits(digits).train, Split(np.zeros((3, 9, 9, 1), np.uint8), np.zeros(3, np.uint8))
-    )
+    broken = replace(few_digits(digits), ranks=np.array(["no number"]))
     (failure,) = [e for e in events_of(trial_grid(["keras"], [0], epochs=1), broken) if isinstance(e, TrialFailure)]
     assert failure.code == "E-BUG"
     assert "Traceback" in failure.details
