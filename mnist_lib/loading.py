@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.split import Split
+from mnist_lib.documents import convert
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, largest_layer, load_module
@@ -105,8 +106,8 @@ def build(stored: StoredModel) -> LoadedModel:
         ModelError: the code of a user's model fails.
     """
     manifest, files, name = stored.manifest, stored.files, f"{stored.name}: {MANIFEST}"
-    spec, image_shape = TrialSpec.of_record(manifest.spec, name), manifest.dataset.require_image_shape(name)
-    classes = manifest.classes
+    spec = convert(manifest.spec, TrialSpec, name, "$.spec")
+    image_shape, classes = manifest.dataset.image_shape, manifest.dataset.classes
     try:
         # Limit the memory that a manifest can claim for a model of the catalog.
         largest, size = 4 * largest_layer(spec, math.prod(image_shape)), sum(map(len, files.values()))

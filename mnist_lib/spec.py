@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, USER_MODEL, ModelEntry, require_known
-from mnist_lib.documents import convert
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import MODEL_NAME, ModelFile
 from mnist_lib.settings import Checked, Seed, check_fields, one_of, option, require
@@ -139,14 +138,6 @@ class TrialSpec(TrialSettings):
             },
             **{"learning_rate": default or OPTIMIZERS[optimizer], "schedule": entry.schedule, **settings},
         )
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any], name: str) -> TrialSpec:
-        """Return the spec of a record made by `asdict`. Raises IntegrityError for any other; `name` is for messages."""
-        fields = dict(record)
-        if "hidden_units" in fields:  # it was written before models had arguments
-            fields["arguments"] = {"hidden_units": fields.pop("hidden_units")}
-        return convert(fields, cls, name, "$.spec")
 
     @property
     def id(self) -> str:

@@ -155,8 +155,7 @@ def dataset_request(version: Version, dataset: str | None, **arguments: Any) -> 
         SpecError: the dataset is not in the catalog and is not named, or an argument does not apply to it.
     """
     tested_on = version.facts.dataset
-    shape = tested_on.require_image_shape(f"{version.name}: its record")
-    name, (height, width, channels) = tested_on.name, shape
+    name, (height, width, channels) = tested_on.name, tested_on.image_shape
     if dataset is None and name not in DATASETS:
         raise SpecError(f"dataset: {version.name} was trained on {name}; name it with --dataset DIR or tfds:NAME")
     request = DataRequest(dataset=dataset or name, **arguments)
@@ -175,16 +174,11 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
     stored = Predictions.read(objects, version)
     if dataset.fingerprint == tested_on:
         return dataset.test
-    if stored.hashes is None:
-        raise DataError(
-            f"{version.name}: expected {dataset.name} with the fingerprint {tested_on}, on which it was tested, got "
-            f"{dataset.fingerprint}; name the same data with --dataset, --data-dir or --data-source"
-        )
     # The dataset has grown, or images have gone; each image is found by its hash.
     test, train = dataset.test, dataset.train
     in_test, in_train = (indices_of(stored.hashes, split.hashes) for split in (test, train))
     missing = int(((in_test < 0) & (in_train < 0)).sum())
-    if missing or test.images.shape[1:] != tuple(version.facts.dataset.require_image_shape(version.name)):
+    if missing or test.images.shape[1:] != tuple(version.facts.dataset.image_shape):
         raise DataError(
             f"{version.name}: expected the {len(stored.labels):,} images of {dataset.name} on which it was tested, got"
             f" all but {missing:,}; name the same data with --dataset, --data-dir or --data-source"

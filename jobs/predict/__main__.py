@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         results = _predict_test_images(options, version, stored)
     else:
         results = _predict_files(options, stored, arguments)
-    return _result(results, options, version, stored.manifest.classes)
+    return _result(results, options, version, stored.manifest.dataset.classes)
 
 
 def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequence[str]) -> list[PictureResult]:
@@ -73,7 +73,7 @@ def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequ
     if not paths:
         return [*failures.values()]
     with _batches(paths, stored, options, arguments) as batches:
-        results = picture_results(paths, batches, stored.manifest.classes)
+        results = picture_results(paths, batches, stored.manifest.dataset.classes)
         return [*failures.values(), *_collected(results, len(paths))]
 
 
@@ -117,7 +117,7 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
     if count > len(split):
         raise SpecError(f"from_test: expected at most {len(split):,}, the number of test images, got {count:,}")
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)
-    (height, width), classes = split.images.shape[1:3], stored.manifest.classes
+    (height, width), classes = split.images.shape[1:3], stored.manifest.dataset.classes
     return [
         Answer(
             f"test image {index}",

@@ -36,7 +36,7 @@ def load_model(stored: StoredModel) -> "Predict":
     from mnist_lib.loading import build, predictor
 
     predict = predictor(build(stored))
-    predict(np.zeros((1, *stored.manifest.dataset.require_image_shape(stored.name)), np.uint8))
+    predict(np.zeros((1, *stored.manifest.dataset.image_shape), np.uint8))
     return predict
 
 
@@ -68,7 +68,7 @@ def predict_on_cluster(
 
 def layout_of(stored: StoredModel, *, as_is: bool = False, accept_all: bool = False) -> Layout:
     """Return the layout of pictures that a model expects. Build the model first: that checks the manifest."""
-    shape = Shape(*stored.manifest.dataset.require_image_shape(stored.name))
+    shape = Shape(*stored.manifest.dataset.image_shape)
     return Layout.of(stored.manifest.spec["dataset"], shape, as_is=as_is, accept_all=accept_all)
 
 

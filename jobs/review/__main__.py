@@ -94,7 +94,7 @@ def _begun(
             raise SpecError(f"model: expected one for {name}, {got}, got {stored.name}, for {expected}; use --model")
         pictures, count = read_arrays(data, rng), len(data.known)
     with contextlib.closing(Viewer(data, layout, folders)) as viewer:
-        session = Session(labels, viewer, model, stored.manifest.classes, additions)
+        session = Session(labels, viewer, model, stored.manifest.dataset.classes, additions)
         session.begin(pictures, count)
         try:
             yield session

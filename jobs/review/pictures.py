@@ -12,7 +12,7 @@ from jobs.review.data import ReviewedData, ReviewItem, SplitName
 from jobs.review.labels import Labels
 from mnist_lib.api import require_version
 from mnist_lib.data.split import text_of
-from mnist_lib.errors import DataError, ImageError, IntegrityError, SpecError
+from mnist_lib.errors import DataError, ImageError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.examination import examine_file
 from mnist_lib.pictures.processes import picture_reader
@@ -83,17 +83,8 @@ def disputed_items(
     rows: dict[int, list[tuple[str, str, float]]] = {}  # index of an image -> version, answer, probability
     for version in versions:
         predictions = Predictions.read(objects, version)
-        images: Sequence[int | None] = []
-        if predictions.hashes is not None:
-            images = [indices.get(text_of(row)) for row in predictions.hashes]
-        elif predictions.fingerprint == data.dataset.fingerprint:
-            if len(predictions.labels) != len(test):
-                raise IntegrityError(
-                    f"{version.name}: expected predictions for the {len(test):,} test images of {data.request.name},"
-                    f" got {len(predictions.labels):,}; use another run"
-                )
-            images = range(len(test))
-        for index, probabilities in zip(images, predictions.probabilities, strict=False):
+        images = [indices.get(text_of(row)) for row in predictions.hashes]
+        for index, probabilities in zip(images, predictions.probabilities, strict=True):
             if index is not None:
                 if index not in items:
                     items[index] = data.image_item("hold-out", index)

@@ -198,7 +198,6 @@ class Server:
 def _description(folder: RunFolder, version: Version, run: "Run") -> dict[str, Any]:
     """Return the content of the file MLmodel."""
     manifest = read_manifest(folder.objects, version)
-    shape = manifest.dataset.require_image_shape(version.name)
     flavor = {
         "loader_module": "mnist_lib.api",
         "data": MODEL_DATA,
@@ -210,8 +209,8 @@ def _description(folder: RunFolder, version: Version, run: "Run") -> dict[str, A
         "metadata": {"version": version.name, "weights_sha256": version.facts.weights_sha256},
         "run_id": run.info.run_id,
         "signature": {
-            "inputs": _tensor("uint8", *shape),
-            "outputs": _tensor("float32", len(manifest.classes)),
+            "inputs": _tensor("uint8", *manifest.dataset.image_shape),
+            "outputs": _tensor("float32", len(manifest.dataset.classes)),
         },
         "utc_time_created": version.committed_at.replace("T", " ").removesuffix("Z"),
     }

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from mnist_lib.catalog import DIGITS
 from mnist_lib.data.split import DatasetInfo
 from mnist_lib.documents import (
     Count,
@@ -25,6 +24,7 @@ from mnist_lib.documents import (
     Text,
     Texts,
     builtins_of,
+    convert,
     decode,
     encode,
     require_schema,
@@ -35,7 +35,7 @@ from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile,
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_unused
-from mnist_lib.store.predictions import PREDICTIONS, TEST_IMAGES, Predictions
+from mnist_lib.store.predictions import PREDICTIONS, Predictions
 from mnist_lib.store.versions import About, DatasetFacts, Version, read_file
 
 MANIFEST = "manifest.json"
@@ -49,7 +49,7 @@ class Manifest(Document, frozen=True, kw_only=True):
     """`manifest.json`: how a version was made."""
 
     schema: Count = written(MANIFEST_SCHEMA)
-    spec: Annotated[dict[str, Json], Meta(max_length=100)]  # see `TrialSpec.of_record`
+    spec: Annotated[dict[str, Json], Meta(max_length=100)]  # a `TrialSpec`
     dataset: DatasetFacts
     weights_sha256: Sha256
     history: Annotated[list[EpochDone], Meta(max_length=MAX_EPOCHS)]
@@ -62,11 +62,6 @@ class Manifest(Document, frozen=True, kw_only=True):
     test: Accuracy | None = None
     validation: Accuracy | None = written(None)
     best_epoch: Number | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes; digits, if the version was stored before they had names."""
-        return self.dataset.classes or DIGITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +123,7 @@ def source_of(
     source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE, limit=MAX_SOURCE_BYTES))
     if source.sha256 != expected:
         raise IntegrityError(f"{version.name}: {SOURCE_FILE}: expected sha256 {expected}, got {source.sha256}")
-    spec = TrialSpec.of_record(manifest.spec, f"{version.name}: {MANIFEST}")
+    spec = convert(manifest.spec, TrialSpec, f"{version.name}: {MANIFEST}", "$.spec")
     if spec.model != version.model:
         raise IntegrityError(f"{version.name}: {MANIFEST}: $.spec: expected {version.model}, got {spec.model}")
     call = Call(source, spec.model, spec.arguments)
@@ -174,14 +169,9 @@ def contents_of(
         probabilities=result.probabilities,  # [test images, classes] float32
         predictions=result.probabilities.argmax(axis=1).astype(dataset.test_labels.dtype),
         labels=dataset.test_labels,
+        hashes=dataset.test_hashes,  # [test images, 2] uint64
     )
-    images = io.BytesIO()
-    np.savez(images, hashes=dataset.test_hashes)  # [test images, 2] uint64
-    made = {
-        PREDICTIONS: predictions.getvalue(),
-        TEST_IMAGES: images.getvalue(),
-        MANIFEST: encode(manifest, indent=2),
-    }
+    made = {PREDICTIONS: predictions.getvalue(), MANIFEST: encode(manifest, indent=2)}
     return {**result.files, **made}, builtins_of(about)
 
 
@@ -241,12 +231,10 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
 def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
     manifest = read_manifest(objects, version)
     parts: dict[str, dict[str, Any]] = {part: builtins_of(getattr(manifest, part)) for part in COMPARED_PARTS}
-    # Older versions do not name the classes, and have one argument and fewer settings.
-    parts["dataset"].pop("classes", None)
-    spec, units = parts["spec"], parts["spec"].pop("hidden_units", None)
-    arguments = spec.pop("arguments", {} if units is None else {"hidden_units": units})
+    parts["dataset"].pop("classes")  # they are compared by the accuracies
+    arguments = parts["spec"].pop("arguments", {})
     if isinstance(arguments, Mapping):
-        spec |= {f"arguments.{name}": value for name, value in arguments.items()}
+        parts["spec"] |= {f"arguments.{name}": value for name, value in arguments.items()}
     return {
         f"{part}.{name}": value
         for part, values in parts.items()

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.archives import MAX_HEADER_BYTES, read_npz
-from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
+from mnist_lib.archives import read_npz
+from mnist_lib.catalog import MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.split import ImageHashes, Labels, indices_of
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS = "predictions.npz"
-TEST_IMAGES = "test_images.npz"  # the hash of each image that was predicted
 # The arrays in `predictions.npz`, and the maximum size of each in bytes.
-LIMITS = {"probabilities": MAX_PROBABILITIES, "predictions": 8 * MAX_TEST_IMAGES, "labels": 8 * MAX_TEST_IMAGES}
-MAX_HASHES_BYTES = 16 * MAX_TEST_IMAGES
+LIMITS = {
+    "probabilities": MAX_PROBABILITIES,
+    "predictions": 8 * MAX_TEST_IMAGES,
+    "labels": 8 * MAX_TEST_IMAGES,
+    "hashes": 16 * MAX_TEST_IMAGES,
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Predictions:
     test_images: int  # in the dataset
     probabilities: NDArray[np.float32]  # [images, classes]
     labels: Labels  # [images]
-    classes: tuple[str, ...] = DIGITS  # their names
-    hashes: ImageHashes | None = None  # [images, 2]; None in older versions
+    classes: tuple[str, ...]  # their names
+    hashes: ImageHashes  # [images, 2]
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
@@ -42,26 +45,26 @@ class Predictions:
         content = read_file(objects, version, PREDICTIONS, limit=2 * MAX_PROBABILITIES)
         name = f"{version.name}: {PREDICTIONS}"
         arrays = read_npz(content, name, LIMITS)
-        probabilities, labels = arrays["probabilities"], arrays["labels"]
+        probabilities, labels, hashes = arrays["probabilities"], arrays["labels"], arrays["hashes"]
         classes = probabilities.shape[1] if probabilities.ndim == 2 else 0
-        form = (probabilities.dtype.name, probabilities.shape, labels.dtype.name, labels.shape)
+        form = [(array.dtype.name, array.shape) for array in (probabilities, labels, hashes)]
         if (
-            form[:2] != ("float32", (labels.size, classes))
-            or form[2] not in ("uint8", "uint16")
+            form[0] != ("float32", (labels.size, classes))
+            or labels.dtype.name not in ("uint8", "uint16")
             or labels.ndim != 1
+            or form[2] != ("uint64", (labels.size, 2))
             or classes < 2
             or labels.size > MAX_TEST_IMAGES
         ):
-            expected = f"float32 [n, classes] and uint8 or uint16 [n] of up to {MAX_TEST_IMAGES:,} images"
+            shapes = "float32 [n, classes], uint8 or uint16 [n], uint64 [n, 2]"
+            expected = f"{shapes} of up to {MAX_TEST_IMAGES:,} images"
             raise IntegrityError(f"{name}: expected {expected}, got {form}")
         if labels.size and labels.max() >= classes:
             raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
         dataset = version.facts.dataset
-        names = dataset.classes or tuple(map(str, range(classes)))
-        if len(names) != classes:
-            raise IntegrityError(f"{name}: expected probabilities of {len(names):,} classes, got {classes:,}")
-        hashes = _test_hashes(objects, version, len(labels)) if TEST_IMAGES in version.files else None
-        return cls(version.name, dataset.fingerprint, dataset.test, probabilities, labels, names, hashes)
+        if len(dataset.classes) != classes:
+            raise IntegrityError(f"{name}: expected probabilities of {len(dataset.classes):,} classes, got {classes:,}")
+        return cls(version.name, dataset.fingerprint, dataset.test, probabilities, labels, dataset.classes, hashes)
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:
@@ -92,18 +95,9 @@ class Predictions:
         return float(np.bincount(self.labels).max() / len(self.labels))
 
     @property
-    def image_hashes(self) -> ImageHashes:
-        """What identifies each image, [images, 2]: its hash or, in older versions, that of its position."""
-        if self.hashes is not None:
-            return np.ascontiguousarray(self.hashes)
-        positions = (f"{self.fingerprint}:{position}" for position in range(len(self.labels)))
-        content = b"".join(hashlib.sha256(position.encode()).digest()[:16] for position in positions)
-        return np.frombuffer(content, np.uint64).reshape(-1, 2)
-
-    @property
     def images(self) -> list[bytes]:
-        """What identifies each image, 16 bytes."""
-        return [row.tobytes() for row in self.image_hashes]
+        """The hash of each image, 16 bytes."""
+        return [row.tobytes() for row in self.hashes]
 
     @property
     def hold_out(self) -> str:
@@ -111,19 +105,14 @@ class Predictions:
         names = [name.encode(errors="replace") + b"\n" for name in self.classes]
         ranks = np.empty(len(names), np.intp)
         ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
-        hashes = self.image_hashes
-        as_text = hashes.view(">u8")  # numbers in the order of their bytes
+        as_text = self.hashes.view(">u8")  # numbers in the order of their bytes
         digest = hashlib.sha256()
         for row in np.lexsort((ranks[self.labels], as_text[:, 1], as_text[:, 0])):
-            digest.update(hashes[row].tobytes() + names[self.labels[row]])
+            digest.update(self.hashes[row].tobytes() + names[self.labels[row]])
         return digest.hexdigest()
 
     def rows_for(self, other: "Predictions") -> NDArray[np.intp]:
         """Return, for each test image of another version, its row here, or -1 if this version was not tested on it."""
-        count = len(other.labels)
-        if self.hashes is None or other.hashes is None:  # aligned by position if the dataset is the same
-            same = self.fingerprint == other.fingerprint and np.array_equal(self.labels, other.labels)
-            return np.arange(count) if same else np.full(count, -1)
         return indices_of(other.hashes, self.hashes)
 
     def right_for(self, other: "Predictions", predicted: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
@@ -142,12 +131,3 @@ class Predictions:
         index = {name: label for label, name in enumerate(other.classes)}
         labels = np.array([*(index.get(name, -1) for name in self.classes), -1])  # the last: no answer
         return np.asarray(labels[answers] == other.labels)
-
-
-def _test_hashes(objects: Objects, version: Version, images: int) -> ImageHashes:
-    content = read_file(objects, version, TEST_IMAGES, limit=MAX_HASHES_BYTES + MAX_HEADER_BYTES)
-    name = f"{version.name}: {TEST_IMAGES}"
-    hashes = read_npz(content, name, {"hashes": MAX_HASHES_BYTES})["hashes"]
-    if (hashes.dtype.name, hashes.shape) != ("uint64", (images, 2)):
-        raise IntegrityError(f"{name}: expected uint64 ({images}, 2), got {hashes.dtype.name} {hashes.shape}")
-    return hashes

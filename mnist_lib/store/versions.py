@@ -40,15 +40,8 @@ class DatasetFacts(Document, frozen=True, kw_only=True):
     version: Text
     fingerprint: Text
     test: Count  # images
-    # Older versions do not have these.
-    image_shape: ImageShape | None = None
-    classes: ClassNames | None = None
-
-    def require_image_shape(self, version: str) -> ImageShape:
-        """Return the image shape. Raises IntegrityError, which names the version, if it is not known."""
-        if self.image_shape is None:
-            raise IntegrityError(f"{version}: expected $.dataset.image_shape, got none")
-        return self.image_shape
+    image_shape: ImageShape
+    classes: ClassNames
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ CONTENT = b"linear"
 
 def publish_linear(objects: Objects) -> None:
     """Publish keras@1, a version that only `load_linear` can load."""
-    dataset = {**DATASET, "name": "mnist-mini", "image_shape": [28, 28, 1]}
+    dataset = {**DATASET, "name": "mnist-mini"}
     manifest = small_manifest(spec=asdict(TrialSpec.of("keras")), dataset=dataset)
     files = {"model.keras": CONTENT, "manifest.json": json.dumps(manifest).encode()}
     publish(objects, "keras", "r", files, {**about(), "dataset": dataset})

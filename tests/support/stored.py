@@ -64,9 +64,7 @@ def _untrained_files(model: str) -> Mapping[str, bytes]:
     built = build_model(spec, (28, 28, 1), 10)
     weights = built.initial_weights(1)
     sha256 = built.stored(weights).sha256()
-    manifest = small_manifest(
-        spec=asdict(spec), dataset={**DATASET, "name": "mnist-mini", "image_shape": [28, 28, 1]}, weights_sha256=sha256
-    )
+    manifest = small_manifest(spec=asdict(spec), dataset={**DATASET, "name": "mnist-mini"}, weights_sha256=sha256)
     return {**built.files(weights), "manifest.json": json.dumps(manifest).encode()}
 
 

@@ -140,7 +140,13 @@ def test_a_version_with_more_test_images_than_its_dataset_is_not_promoted(
     facts = {"name": "mnist-mini", "version": "1", "fingerprint": fingerprint, "test": 1_200}
     labels = np.arange(1_200, dtype=np.uint8) % 10
     predictions = io.BytesIO()
-    np.savez(predictions, probabilities=np.eye(10, dtype=np.float32)[labels], predictions=labels, labels=labels)
+    np.savez(
+        predictions,
+        probabilities=np.eye(10, dtype=np.float32)[labels],
+        predictions=labels,
+        labels=labels,
+        hashes=np.zeros((1_200, 2), np.uint64),
+    )
     files = {"model.keras": b"1", "manifest.json": b"{}", "predictions.npz": predictions.getvalue()}
     facts |= {"image_shape": [28, 28, 1], "classes": [*"0123456789"]}
     publish(

@@ -1,7 +1,6 @@
 """The command: what it refuses, the review in a table, and the disputed images of a run."""
 
 import csv
-import io
 import os
 import signal
 import subprocess
@@ -21,8 +20,7 @@ from jobs.review.pictures import MIN_PROBABILITY, disputed_items, run_versions
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, text_of
-from mnist_lib.documents import builtins_of
-from mnist_lib.errors import DataError, IntegrityError, SpecError
+from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.predictions import Predictions
@@ -214,19 +212,3 @@ def test_a_run_without_the_images_of_the_dataset_is_refused(digits: Dataset, fol
         disputed_items(objects, run_versions(objects, run), data_of(folder), Labels(LabelsFile(objects), "ada"))
     with pytest.raises(SpecError, match=r"run: expected a complete run with a model in .*runs, got 'other'"):
         run_versions(objects, "other")
-
-
-def test_a_run_with_fewer_predictions_than_test_images_is_damage(digits: Dataset, tmp_path: Path) -> None:
-    objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
-    data = ReviewedData.of(DataRequest(dataset="mnist-mini"), digits)
-    versions = run_versions(objects, run)
-    version = versions[0]
-    predictions = io.BytesIO()
-    found = Predictions.read(objects, version)
-    np.savez(predictions, probabilities=found.probabilities[:9], predictions=found.labels[:9], labels=found.labels[:9])
-    dataset = structs.replace(version.facts.dataset, fingerprint=data.dataset.fingerprint, test=9)
-    facts = {**version.about, "dataset": builtins_of(dataset), "test": {"correct": 9, "total": 9}}
-    files = {"model.keras": b"1", "manifest.json": b"{}", "predictions.npz": predictions.getvalue()}
-    forged = publish(objects, version.model, "forged", files, facts)
-    with pytest.raises(IntegrityError, match=r"expected predictions for the 1,000 test images of mnist-mini, got 9"):
-        disputed_items(objects, [forged], data, Labels(LabelsFile(objects), "ada"))

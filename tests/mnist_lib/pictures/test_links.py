@@ -116,7 +116,7 @@ def test_w11_predict_reads_no_picture_that_has_become_a_link_out(
         monkeypatch.setattr(predict, "_built", lambda stored: lambda images: np.full((len(images), 2), 0.5))
         monkeypatch.setattr(predict, "layout_of", lambda stored, **options: Layout(shape=Shape(8, 8, 1)))
         stored = mock.Mock()
-        stored.manifest.classes = ("a", "b")
+        stored.manifest.dataset.classes = ("a", "b")
         results = predict._predict_files(options, stored, [])
     errors = {result.name: str(getattr(result, "error", "")) for result in results}
     was_read = "sent" if address else ""

@@ -29,7 +29,13 @@ def npz(**arrays: Any) -> bytes:
 
 
 LABELS = np.zeros(200, np.uint8)
-GOOD: dict[str, Any] = {"probabilities": np.eye(10, dtype=np.float32)[LABELS], "predictions": LABELS, "labels": LABELS}
+OTHER_IMAGES = np.arange(1_000, 1_400, dtype=np.uint64).reshape(200, 2)
+GOOD: dict[str, Any] = {
+    "probabilities": np.eye(10, dtype=np.float32)[LABELS],
+    "predictions": LABELS,
+    "labels": LABELS,
+    "hashes": OTHER_IMAGES,
+}
 
 
 def test_predictions_have_an_accuracy_and_a_fingerprint_and_may_be_disqualified(objects: LocalObjects) -> None:
@@ -57,6 +63,8 @@ def test_predictions_have_an_accuracy_and_a_fingerprint_and_may_be_disqualified(
         npz(**{**GOOD, "labels": np.array([print] * 200)}),
         npz(**{**GOOD, "probabilities": GOOD["probabilities"].astype(np.complex64)}),
         npz(**{**GOOD, "probabilities": GOOD["probabilities"][:, :0]}),
+        npz(**{**GOOD, "hashes": OTHER_IMAGES[:100]}),
+        npz(**{**GOOD, "hashes": OTHER_IMAGES.astype(np.int64)}),
         npz(**{**GOOD, "more": LABELS}),
         npz(labels=LABELS),
     ],
@@ -67,7 +75,7 @@ def test_p11_malformed_predictions_are_an_integrity_error(objects: LocalObjects,
         Predictions.read(objects, version)
 
 
-def test_predictions_for_different_labels_are_not_compared(objects: LocalObjects) -> None:
+def test_predictions_for_different_images_are_not_compared(objects: LocalObjects) -> None:
     promote(objects, published(objects, 150), Rule())
     version = publish(objects, "keras", "easy", {**files(150), "predictions.npz": npz(**GOOD)}, about())
     decision = promote(objects, version, Rule())
@@ -76,7 +84,9 @@ def test_predictions_for_different_labels_are_not_compared(objects: LocalObjects
 
 
 def test_a_version_tested_on_no_images_is_not_promoted(objects: LocalObjects) -> None:
-    nothing = npz(probabilities=GOOD["probabilities"][:0], predictions=LABELS[:0], labels=LABELS[:0])
+    nothing = npz(
+        probabilities=GOOD["probabilities"][:0], predictions=LABELS[:0], labels=LABELS[:0], hashes=OTHER_IMAGES[:0]
+    )
     empty = {**about(), "dataset": {**about()["dataset"], "test": 0}}
     version = publish(objects, "scratch", "r", {"predictions.npz": nothing, "model.keras": b""}, empty)
     assert not promote(objects, version, Rule()).promote

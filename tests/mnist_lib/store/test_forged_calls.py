@@ -44,7 +44,7 @@ def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalObjects:
 
 def forged(objects: LocalObjects, model: str, function: str, arguments: dict[str, Any]) -> Version:
     spec = TrialSpec.of(function, source_sha256=FILE.sha256, arguments=arguments)
-    dataset = {**DATASET, "name": "mnist-mini", "image_shape": [28, 28, 1]}
+    dataset = {**DATASET, "name": "mnist-mini"}
     manifest = small_manifest(spec=asdict(spec), dataset=dataset, weights_sha256="0" * 64)
     files = {"weights.npz": b"", SOURCE_FILE: CODE, "manifest.json": json.dumps(manifest).encode()}
     return publish(objects, model, "r", files, {**about(), "dataset": dataset})

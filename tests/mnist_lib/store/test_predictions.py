@@ -38,8 +38,7 @@ def small_predictions(draw: st.DrawFn) -> Predictions:
     halves = draw(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 2), min_size=2 * size, max_size=2 * size))
     hashes = np.array(halves, np.uint64).reshape(-1, 2)
     probabilities = np.zeros((size, len(classes)), np.float32)
-    is_old = draw(st.booleans())
-    return Predictions("x", "f", size, probabilities, np.array(labels, np.uint8), classes, None if is_old else hashes)
+    return Predictions("x", "f", size, probabilities, np.array(labels, np.uint8), classes, hashes)
 
 
 @given(small_predictions())
@@ -82,7 +81,11 @@ objects = LocalObjects(Path({str(tmp_path)!r}))
 def test_predictions_for_more_images_than_a_dataset_may_have_are_refused(tmp_path: Path) -> None:
     labels, content = np.zeros(MAX_TEST_IMAGES + 1, np.uint8), io.BytesIO()
     np.savez_compressed(
-        content, probabilities=np.zeros((len(labels), 2), np.float32), predictions=labels, labels=labels
+        content,
+        probabilities=np.zeros((len(labels), 2), np.float32),
+        predictions=labels,
+        labels=labels,
+        hashes=np.zeros((len(labels), 2), np.uint64),
     )
     made = {**files(0), "predictions.npz": content.getvalue()}
     version = publish(LocalObjects(tmp_path), "keras", "r", made, about())

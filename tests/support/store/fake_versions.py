@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 
 LABELS = np.arange(200, dtype=np.uint8) % 10
-DATASET = {"name": "mnist", "version": "3.0.1", "fingerprint": "f", "test": len(LABELS)}
+IMAGE_HASHES = np.arange(2 * len(LABELS), dtype=np.uint64).reshape(-1, 2)
+DATASET = {
+    **{"name": "mnist", "version": "3.0.1", "fingerprint": "f", "test": len(LABELS)},
+    **{"image_shape": [28, 28, 1], "classes": [*"0123456789"]},
+}
 
 
 def small_manifest(**fields: Any) -> dict[str, Any]:
@@ -41,6 +45,7 @@ def files(right: int, *, finite: bool = True, images: int = 200) -> dict[str, by
         probabilities=probabilities,
         predictions=answers.astype(np.uint8),
         labels=labels,
+        hashes=IMAGE_HASHES[:images],
     )
     manifest = small_manifest(spec={"model": "keras", "seed": right, "epochs": 5})
     return {

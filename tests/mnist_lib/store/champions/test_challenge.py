@@ -91,17 +91,6 @@ def test_images_of_an_added_class_count_against_a_champion_that_cannot_answer_th
     assert (decision.promote, len(asked), decision.statistics["gained"]) == (True, 50, 50)
 
 
-def test_versions_without_hashes_are_aligned_by_position_or_predicted(objects: LocalObjects) -> None:
-    promote(objects, answering(objects, first(900), hashes=False), Rule())
-    assert promote(objects, answering(objects, first(950)), Rule(), never).promote  # the same data set
-    others = range(5_000, 6_001)
-    promote(objects, answering(objects, first(900), images=others[:-1], hashes=False, dataset="other"), Rule())
-    predict, asked = answers(lambda positions: positions < 900)
-    better = answering(objects, first(950, of=1_001), images=others, dataset="other")
-    decision = promote(objects, better, Rule(), predict)
-    assert (decision.promote, len(asked), decision.statistics["gained"]) == (True, 1_001, 50)
-
-
 def test_a_champion_that_cannot_answer_stays_with_the_reason_and_nothing_is_spent(objects: LocalObjects) -> None:
     promote(objects, answering(objects, first(900)), Rule())
     better = answering(objects, first(950, of=1_001))
