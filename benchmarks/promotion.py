@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.record import setting
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.promotion import Compared, Rule
-from mnist_lib.store.champions.significance import Budget
+from mnist_lib.store.champions.promotion import Budget, Compared, Rule
 from mnist_lib.wording import percent
 
 IMAGES, NIGHTS, TRIES = 10_000, 365, 3  # of the hold-out; of a year; nights within which a better model is to win

@@ -19,8 +19,8 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import Accuracy
+from mnist_lib.store.champions.appointment import champions, trained_last
 from mnist_lib.store.champions.log import Champion, pinned_version
-from mnist_lib.store.champions.reigns import champions, trained_last
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names

@@ -34,9 +34,9 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.settings import part_of
 from mnist_lib.store.champions import appointment, challenge
+from mnist_lib.store.champions.appointment import champion, champion_at, champions, dataset_in_use, history, reign
 from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
 from mnist_lib.store.champions.promotion import Rule, Thresholds
-from mnist_lib.store.champions.reigns import champion, champion_at, champions, dataset_in_use, history, reign
 from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.garbage_collection import ABANDONED_AFTER, Collected, collect

@@ -18,8 +18,8 @@ from mnist_lib.objects.storage import open_storage
 from mnist_lib.report.texts import growth_texts, new_test_text
 from mnist_lib.retraining.journal import Entry, Journal, ModelResult
 from mnist_lib.retraining.slots import Timetable, missed_text
+from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
-from mnist_lib.store.champions.reigns import history
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import counted, duration, percent
 

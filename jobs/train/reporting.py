@@ -21,8 +21,8 @@ from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, concurrently
 from mnist_lib.objects.storage import is_url
 from mnist_lib.run_documents import SearchDocument, Summary
 from mnist_lib.settings import defaults_of
+from mnist_lib.store.champions.appointment import history, reign
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
-from mnist_lib.store.champions.reigns import history, reign
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, SEARCH, SUMMARY, RunFolder
 from mnist_lib.store.versions import find, model_names
 

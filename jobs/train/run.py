@@ -44,8 +44,8 @@ from mnist_lib.run_documents import (
     Timing,
 )
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
-from mnist_lib.store.champions.reigns import champion
 from mnist_lib.store.contents import StoredModel, contents_of
 from mnist_lib.store.datasets import (
     RunData,

@@ -13,16 +13,17 @@ from mnist_lib.clock import moment_of
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.objects.records import seal
+from mnist_lib.store.champions.appointment import needed_versions
 from mnist_lib.store.champions.log import log_names
-from mnist_lib.store.champions.reigns import needed_versions
-from mnist_lib.store.holds import condemn, read_hold_state
 from mnist_lib.store.publishing import Claim, claims, run_record
 from mnist_lib.store.versions import (
     Version,
     commit_record,
+    condemn,
     find_all,
     is_readable,
     parse_version,
+    read_hold_state,
     replace_state,
     version_folder,
 )
@@ -106,7 +107,7 @@ def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVer
     """Delete a version and return "". If it is held, or needed by now, keep it and return why."""
     state = read_hold_state(objects, version.model, version.number)
     if state.held or version.number in needed.numbers():
-        return needed.numbers().get(version.number) or state.text
+        return needed.numbers().get(version.number) or state.held
     if dry_run:
         return ""
     failpoint("gc.before_condemn")

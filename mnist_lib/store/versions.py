@@ -5,25 +5,33 @@
 
 The folder alone proves nothing: it exists before the commit and for a while after a deletion. `publishing` commits
 versions, and `garbage_collection` deletes them.
+
+Holds keep `gc` from deleting a version that is being promoted; they form a log, `models/<model>/holds/<version>/`. A
+promotion appends "hold" and `gc` appends "condemn" before it acts, so whichever is second notices the other: a held
+version is not deleted, and a condemned one cannot be held. A hold is not a lock: it expires after an hour.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Literal, TypeGuard
 
 from msgspec import Meta
 
 from mnist_lib.catalog import MODELS
+from mnist_lib.clock import moment_of, now_text, text_of
 from mnist_lib.data.request import ClassNames, ImageShape
 from mnist_lib.documents import Count, Document, Json, Moment, Name, Number, Sha256, Text, convert
-from mnist_lib.errors import IntegrityError, SchemaError, TooLargeError
+from mnist_lib.errors import ConflictError, IntegrityError, SchemaError, TooLargeError
 from mnist_lib.model_file import MODEL_NAME
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, concurrently, require_size
 from mnist_lib.objects.records import RecordLog, seal, unseal
 from mnist_lib.results import Accuracy
 
+# A promotion takes seconds; the rest of the hour allows for machines whose clocks differ.
+HOLD_DURATION = timedelta(hours=1)
 RECORD_COPY = "record.json"  # in the folder of a version
 EARLIER_FOLDERS = {"champion"}  # of a model, in a storage that versions of this program before the first release wrote
 
@@ -227,3 +235,61 @@ def commit_record(model: str, number: int) -> str:
 
 def _prefix(version: Version) -> str:
     return f"{version_folder(version.model, version.number)}/"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A record of the log of holds."""
+
+    kind: Literal["hold", "condemn"]
+    at: Moment  # UTC, ISO 8601, by the clock of the process that appended it
+
+
+@dataclass(frozen=True)
+class HoldState:
+    """The state of a version's log of holds at one time."""
+
+    last: int  # number of its newest record
+    condemned: bool = False
+    held: str = ""  # why it is held
+
+
+def hold(objects: Objects, model: str, version: int) -> None:
+    """Keep `gc` from deleting a version for an hour. Raises ConflictError if it is being deleted."""
+    while True:
+        state = read_hold_state(objects, model, version)
+        if state.condemned:
+            raise ConflictError(f"{model}@{version} was deleted by gc; name another version (see: jobs.models list)")
+        if _append_hold(objects, model, version, state, "hold"):
+            return
+
+
+def condemn(objects: Objects, model: str, version: int, state: HoldState) -> bool:
+    """Prevent new holds on a version, or return False if its log has grown since `state` was read."""
+    return state.condemned or _append_hold(objects, model, version, state, "condemn")
+
+
+def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
+    """Return whether a version is held. A damaged newest record counts as a hold, so nothing is deleted by mistake."""
+    log = _holds(objects, model, version)
+    last = log.last()
+    if not last:
+        return HoldState(0)
+    try:
+        record = log.read(last, Hold)
+    except IntegrityError:
+        return HoldState(last, held="its log of holds is damaged")
+    until = moment_of(record.at) + HOLD_DURATION
+    if record.kind == "condemn" or datetime.now(UTC) >= until:
+        return HoldState(last, condemned=record.kind == "condemn")
+    return HoldState(last, held=f"held until {text_of(until)}, since a run or a promotion has just compared it")
+
+
+def _append_hold(
+    objects: Objects, model: str, version: int, state: HoldState, kind: Literal["hold", "condemn"]
+) -> bool:
+    return _holds(objects, model, version).append(state.last + 1, Hold(kind, now_text()))
+
+
+def _holds(objects: Objects, model: str, version: int) -> RecordLog:
+    return RecordLog(objects, f"models/{model}/holds/{version:08d}")

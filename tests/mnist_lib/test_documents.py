@@ -24,12 +24,11 @@ from mnist_lib.run_documents import HistoryLine, SearchDocument, Summary
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.log import Champion, Head
 from mnist_lib.store.contents import Manifest
-from mnist_lib.store.holds import Hold
 from mnist_lib.store.opening import UnfinishedRun
 from mnist_lib.store.publishing import Claim
 from mnist_lib.store.resumption import EndedTrial
 from mnist_lib.store.runs import BegunRun
-from mnist_lib.store.versions import Version, parse_version
+from mnist_lib.store.versions import Hold, Version, parse_version
 from tests.support.job import ROOT
 from tests.support.json_documents import DEEP, HOSTILE, changed, values
 from tests.support.store.fake_versions import DATASET, about, small_manifest

@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from mnist_lib.errors import IntegrityError, MnistError, SpecError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.appointment import append, next_record
-from mnist_lib.store.champions.log import Champion, ChampionLog, LogEntry, datasets_with_logs, pinned_version
-from mnist_lib.store.champions.promotion import Compared, Decision, Rule
-from mnist_lib.store.champions.reigns import champions, history
-from mnist_lib.store.champions.significance import MIN_FRESH_IMAGES, Budget
-from mnist_lib.store.champions.used_images import UsedImages, store_used
-from mnist_lib.store.holds import hold
+from mnist_lib.store.champions.appointment import append, champions, history, next_record
+from mnist_lib.store.champions.log import (
+    Champion,
+    ChampionLog,
+    LogEntry,
+    UsedImages,
+    datasets_with_logs,
+    pinned_version,
+    store_used,
+)
+from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Compared, Decision, Rule
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.versions import Version, verify
+from mnist_lib.store.versions import Version, hold, verify
 from mnist_lib.wording import counted
 
 # Predicts some images of the challenger's hold-out, given by their positions, with a stored version: [n, classes].

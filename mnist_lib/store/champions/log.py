@@ -4,25 +4,34 @@ The newest record names the champion of a model for a data set. Each record cont
 that version and of the record before it. `head.json` contains the number and the sha256 of the newest record. So
 `verify` notices a record that was deleted or replaced. The head is written after the record: it may be behind, never
 ahead.
+
+The images that decisions have used are in `models/<model>/used/<dataset>/<n>/<sha256>.npz`. The folder is named after
+the budget of significance ("<dataset>/<n>") that the decisions share, whatever the data set was called when they were
+made. Each file holds the hashes of the images that one decision was the first to use.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
+from mnist_lib.archives import MAX_HEADER_BYTES, read_npz
+from mnist_lib.catalog import MAX_TEST_IMAGES
 from mnist_lib.data.request import stored_name
 from mnist_lib.documents import Count, Json, Moment, Name, Number, Sha256, Share, Text
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.records import RecordLog, read_record, seal, unseal
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.significance import Budget
-from mnist_lib.store.champions.used_images import check_used
+from mnist_lib.store.champions.promotion import Budget
 from mnist_lib.store.versions import Version, find, model_names, record_of
 
+MAX_USED_BYTES = 16 * MAX_TEST_IMAGES + MAX_HEADER_BYTES  # of a file of used images
 Period = Annotated[str, Meta(pattern=r"\A(?:[A-Za-z0-9][A-Za-z0-9._-]*/[0-9]{1,12})?\Z", max_length=220)]
 Kind = Literal["promote", "keep", "rollback"]  # "keep": the champion was compared with a version that was refused
 
@@ -256,3 +265,63 @@ def pinned_version(objects: Objects, record: Champion, *, deleted: bool = False)
 def commit_sha256(version: Version) -> str:
     """Return the sha256 of a commit record as it was written, even if `gc` has marked it as deleted since."""
     return hashlib.sha256(record_of(version)).hexdigest()
+
+
+@dataclass(frozen=True)
+class UsedImages:
+    """The images that were used before, by the budget that paid for their use."""
+
+    of: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, objects: Objects, model: str, images: Collection[bytes]) -> "UsedImages":
+        """Return which of some images a model has used. Raises IntegrityError if a file is damaged."""
+        among = frozenset(images)
+
+        def read(name: str) -> set[bytes]:
+            return {image for row in _read_used(objects, name) if (image := row.tobytes()) in among}
+
+        names = [name for name in objects.names(f"models/{model}/used") if name.endswith(".npz")]
+        of: dict[str, set[bytes]] = {}
+        for name, found in zip(names, concurrently(read, names), strict=True):
+            of.setdefault(_period_of(name, model), set()).update(found)
+        return cls({period: frozenset(images) for period, images in of.items()})
+
+    def by_others(self, period: str) -> frozenset[bytes]:
+        """Return the images that were used at the expense of any other budget."""
+        return frozenset().union(*(images for other, images in self.of.items() if other != period))
+
+
+def store_used(objects: Objects, model: str, period: str, images: Collection[bytes]) -> str | None:
+    """Store hashes of images, 16 bytes each; return the name of the file without suffix, or None if there are none."""
+    if not images:
+        return None
+    content = io.BytesIO()
+    np.savez(content, hashes=np.frombuffer(b"".join(sorted({*images})), np.uint8).reshape(-1, 16))
+    sha256 = hashlib.sha256(content.getvalue()).hexdigest()
+    objects.create(used_file(model, period, sha256), content.getvalue())
+    return sha256
+
+
+def used_file(model: str, period: str, sha256: str) -> str:
+    return f"models/{model}/used/{period}/{sha256}.npz"
+
+
+def check_used(objects: Objects, model: str, period: str, sha256: str) -> None:
+    """Raise IntegrityError if a file is missing or damaged."""
+    _read_used(objects, used_file(model, period, sha256))
+
+
+def _period_of(name: str, model: str) -> str:
+    return name.removeprefix(f"models/{model}/used/").rpartition("/")[0]
+
+
+def _read_used(objects: Objects, name: str) -> NDArray[np.uint8]:
+    content = objects.read(name, MAX_USED_BYTES)
+    if content is None or hashlib.sha256(content).hexdigest() != name.rpartition("/")[2].removesuffix(".npz"):
+        got = "no file" if content is None else "another"
+        raise IntegrityError(f"{name}: expected a file with this sha256, got {got}; restore it from a copy")
+    hashes = read_npz(content, name, {"hashes": 16 * MAX_TEST_IMAGES})["hashes"]
+    if hashes.dtype != np.uint8 or hashes.shape[1:] != (16,):
+        raise IntegrityError(f"{name}: expected uint8 [n, 16], got {hashes.dtype.name} {hashes.shape}")
+    return hashes

@@ -2,7 +2,9 @@
 
 McNemar's test counts only the images that exactly one of the two models answers correctly: if the models are equally
 good, both are equally likely to be right. Higher accuracy alone may be chance, or may hide a class that got much worse.
-How strict a single comparison has to be is decided in `significance`.
+
+A test at 5% promotes one of twenty equally good challengers. So each comparison spends a fixed share of what is left of
+a budget, and the sum over all comparisons of a model on a data set, however many follow, stays below the total.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from mnist_lib.documents import Share
 from mnist_lib.results import Accuracy
+from mnist_lib.run_documents import Significance
 from mnist_lib.settings import Checked, one_of, option
-from mnist_lib.store.champions.significance import TOTAL, Budget
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
@@ -23,12 +25,51 @@ if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
 
     from mnist_lib.store.predictions import Predictions
 
+TOTAL = 0.05  # by default
+SHARE = 0.01  # of what is left, for one comparison: the 30th is still made at three quarters of the first one's level
+# Share of the total below which it counts as used up: after 391 comparisons, more than a year of nights.
+MIN_LEFT = 0.02
+MIN_FRESH_IMAGES = 500  # for a new budget; fewer could hardly show a difference at the level of one comparison
 WHEN = {
     "if-better": "promote a stored model if it is significantly better than the champion",
     "always": "promote a stored model regardless of its accuracy",
     "never": "do not promote a stored model",
 }
 When = Annotated[str, one_of(WHEN)]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What has been spent of a total, and in how many comparisons."""
+
+    total: float
+    spent: float = 0.0
+    comparisons: int = 0
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.total - self.spent)
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.left <= MIN_LEFT * self.total
+
+    @property
+    def next_alpha(self) -> float:
+        """The significance level of the next comparison."""
+        return SHARE * self.left
+
+    def after_comparison(self) -> Budget:
+        return Budget(self.total, self.spent + self.next_alpha, self.comparisons + 1)
+
+    def document(self) -> Significance:
+        """Return the budget for a document."""
+        return Significance(total=self.total, left=self.left, comparisons=self.comparisons)
+
+    def __str__(self) -> str:
+        """What is left, in terms that anyone understands."""
+        so_far = f"{counted(self.comparisons, 'comparison')} so far"
+        return f"{100 * self.left:.3g}% is left of the {100 * self.total:.3g}% that chance may decide ({so_far})"
 
 
 @dataclass(frozen=True)

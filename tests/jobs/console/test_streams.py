@@ -16,9 +16,9 @@ from rich.text import Text
 from jobs.console.output import table
 from jobs.console.terminal import SafeStream
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.champions.reigns import champion
 from mnist_lib.store.publishing import publish
 from mnist_lib.wording import printable
 from tests.support.hostile import ANY_TEXT, is_harmless

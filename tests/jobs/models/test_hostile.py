@@ -15,10 +15,9 @@ from mnist_lib import runs
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.appointment import champion, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.champions.reigns import champion
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import SUMMARY, RunFolder
 from tests.support.json_documents import DEEP, HOSTILE, replaced

@@ -14,8 +14,8 @@ from mnist_lib.data.corrections import NONE, labels_file
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion
-from mnist_lib.store.champions.reigns import history
 from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from jobs.models import __main__ as models
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.local import MAX_DEPTH, LocalObjects
-from mnist_lib.store import holds
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.garbage_collection import collect
@@ -70,7 +69,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("versions")
     objects = LocalObjects(folder)
     first, second, _ = [published(objects, right) for right in (40, 80, 120)]
-    with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
+    with mock.patch("mnist_lib.store.versions.now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
         promote(objects, second, Rule())
     left = folder / f"models/keras/versions/2/{TEMPORARY}"
     left.touch()

@@ -11,7 +11,7 @@ import pytest
 from mnist_lib.errors import ConflictError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store import garbage_collection, holds
+from mnist_lib.store import garbage_collection
 from mnist_lib.store.champions.appointment import rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
@@ -29,7 +29,7 @@ ALWAYS = Rule(when="always")
 def five(objects: Objects) -> list[Version]:
     """Publish five versions, each better than the one before; promote the second and then the fourth."""
     versions = [published(objects, right) for right in (40, 80, 120, 160, 199)]
-    with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
+    with mock.patch.object(versions, "now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
         for version in (versions[1], versions[3]):
             promote(objects, version, Rule())
     return versions

@@ -13,10 +13,9 @@ from jobs.models import __main__ as models
 from mnist_lib.errors import IntegrityError, SpecError, StoreError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal
-from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.appointment import champion, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.champions.reigns import champion
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import find, verify, version_folder

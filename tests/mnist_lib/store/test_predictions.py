@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mnist_lib.catalog import MAX_TEST_IMAGES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions.used_images import UsedImages, store_used
+from mnist_lib.store.champions.log import UsedImages, store_used
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.publishing import publish
 from tests.support.memory import peak_bytes
@@ -71,7 +71,7 @@ def test_only_the_images_of_the_challenger_are_held_of_those_that_were_used(tmp_
     setup = f"""
 from pathlib import Path
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions.used_images import UsedImages
+from mnist_lib.store.champions.log import UsedImages
 objects = LocalObjects(Path({str(tmp_path)!r}))
 """
     code = "UsedImages.read(objects, 'keras', [bytes(16)])"

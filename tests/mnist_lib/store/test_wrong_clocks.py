@@ -18,9 +18,9 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.store.holds import hold
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import check_writable
+from mnist_lib.store.versions import hold
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import SCENARIOS
 from tests.support.store.summaries import small_summary, summary_of

@@ -1,8 +1,8 @@
 """What must hold for a storage after any fault."""
 
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion, ChampionLog
-from mnist_lib.store.champions.reigns import history
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, find, find_all, verify
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.champions.reigns import champion
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
 from tests.support.store.fake_versions import about, files

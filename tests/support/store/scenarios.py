@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from unittest import mock
 
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store import holds
+from mnist_lib.store import versions
 from mnist_lib.store.champions.appointment import rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
@@ -23,7 +23,9 @@ class Scenario:
 
     def prepare(self, objects: Objects) -> None:
         """Publish four versions, each better than the one before, and promote the first three in turn."""
-        with mock.patch.object(holds, "now_text", return_value="2026-01-01T00:00:00Z"):  # holds that no longer stop gc
+        with mock.patch.object(
+            versions, "now_text", return_value="2026-01-01T00:00:00Z"
+        ):  # holds that no longer stop gc
             for right in (50, 100, 150, 199):
                 version = published(objects, right)
                 if right < 199:

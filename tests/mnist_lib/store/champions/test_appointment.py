@@ -11,11 +11,10 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import seal
-from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.appointment import champion, champion_at, history, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.champions.reigns import champion, champion_at, history
 from mnist_lib.store.garbage_collection import collect
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import find, version_folder

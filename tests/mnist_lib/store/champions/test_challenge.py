@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.appointment import champion, dataset_in_use, history, rollback
 from mnist_lib.store.champions.challenge import Predict, promote
 from mnist_lib.store.champions.log import ChampionLog
-from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.champions.reigns import champion, dataset_in_use, history
-from mnist_lib.store.champions.significance import MIN_FRESH_IMAGES, Budget
+from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Rule
 from mnist_lib.store.versions import Version
 from tests.support.store.answering import TEN, answering, first
 from tests.support.store.invariants import champions

@@ -7,11 +7,10 @@ import pytest
 
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.appointment import champion, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.log import ChampionLog
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.champions.reigns import champion
 from tests.support.store.faulty import Faulty, KilledError
 from tests.support.store.scenarios import published
 from tests.support.store.sealed import reseal

@@ -10,8 +10,7 @@ from benchmarks.promotion import RULE, better_from, equal, simulate
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.challenge import promote
-from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.champions.significance import Budget
+from mnist_lib.store.champions.promotion import Budget, Rule
 from tests.support.store.invariants import champions
 from tests.support.store.scenarios import published
 
