@@ -29,7 +29,7 @@ ALWAYS = Rule(when="always")
 def five(objects: Objects) -> list[Version]:
     """Publish five versions, each better than the one before; promote the second and then the fourth."""
     versions = [published(objects, right) for right in (40, 80, 120, 160, 199)]
-    with mock.patch.object(versions, "now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
+    with mock.patch("mnist_lib.store.versions.now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
         for version in (versions[1], versions[3]):
             promote(objects, version, Rule())
     return versions

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from unittest import mock
 
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store import versions
 from mnist_lib.store.champions.appointment import rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
