@@ -22,9 +22,8 @@ class Scenario:
 
     def prepare(self, objects: Objects) -> None:
         """Publish four versions, each better than the one before, and promote the first three in turn."""
-        with mock.patch.object(
-            versions, "now_text", return_value="2026-01-01T00:00:00Z"
-        ):  # holds that no longer stop gc
+        # Holds that no longer stop gc.
+        with mock.patch("mnist_lib.store.versions.now_text", return_value="2026-01-01T00:00:00Z"):
             for right in (50, 100, 150, 199):
                 version = published(objects, right)
                 if right < 199:
