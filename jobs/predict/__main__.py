@@ -26,8 +26,8 @@ from mnist_lib.api import choose_version
 from mnist_lib.data.listing import find_pictures, real_folders
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.pictures.processes import picture_reader
-from mnist_lib.pictures.reading import Picture, size_of
+from mnist_lib.pictures.reading import Picture, read_file, size_of
+from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, duration, percent
@@ -90,10 +90,11 @@ def _batches(
     """Load the model, here or on the cluster, and yield batches of predictions, which are computed lazily."""
     folders = real_folders(options.pictures)
     if not (options.address or os.environ.get("RAY_ADDRESS")):
-        with picture_reader(paths, folders) as reader:
+        with Sandboxes(len(paths)) as sandboxes:
             model = _built(stored)
             layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
-            yield predict_here(reader.pictures(layout), model)
+            read = functools.partial(read_file, layout=layout, folders=folders)
+            yield predict_here(sandboxes.map(read, paths), model)
         return
     with contextlib.ExitStack() as stack:
         with step("connecting to the Ray cluster"):

@@ -15,9 +15,8 @@ from jobs.predict.options import PredictOptions
 from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.processes import FILES_PER_TASK
 from mnist_lib.pictures.reading import Folders, Layout, Picture, Shape, read_content, read_picture
-from mnist_lib.pictures.sandbox import Sandbox
+from mnist_lib.pictures.sandbox import FILES_PER_CALL, Sandbox
 from mnist_lib.store.contents import StoredModel
 
 if TYPE_CHECKING:
@@ -116,8 +115,8 @@ def predict_pictures(
     require_same_versions(socket.gethostname(), package_versions(), driver_versions)
     predict, layout, sandbox = _loaded(stored[0], as_is, accept_all)
     read, pictures = functools.partial(_read, layout=layout), list[Picture | ImageError]()
-    for begin in range(0, len(contents), FILES_PER_TASK):  # results count towards a sandbox's memory
-        pictures += sandbox.map(read, contents[begin : begin + FILES_PER_TASK])
+    for begin in range(0, len(contents), FILES_PER_CALL):
+        pictures += sandbox.map(read, contents[begin : begin + FILES_PER_CALL])
     return pictures, _probabilities(pictures, predict)
 
 

@@ -15,8 +15,8 @@ from mnist_lib.data.split import text_of
 from mnist_lib.errors import DataError, ImageError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.examination import examine_file
-from mnist_lib.pictures.processes import picture_reader
 from mnist_lib.pictures.reading import Folders, Layout
+from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder, check_run_name
 from mnist_lib.store.versions import Version
@@ -32,8 +32,8 @@ def read_files(
     data: ReviewedData, paths: Sequence[Path], layout: Layout, folders: Folders
 ) -> Iterator[ItemAndImage | None]:
     """Read pictures in files, with None for each that cannot be read, which is logged."""
-    with picture_reader(paths, folders) as reader:
-        examined = reader.read(functools.partial(examine_file, layout=layout, folders=folders))
+    with Sandboxes(len(paths)) as sandboxes:
+        examined = sandboxes.map(functools.partial(examine_file, layout=layout, folders=folders), paths)
         for path, picture in zip(paths, examined, strict=True):
             if isinstance(picture, ImageError):
                 log.warning("left out: %s: %s", path, picture)

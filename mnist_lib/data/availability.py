@@ -7,7 +7,6 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -68,15 +67,6 @@ def check_availability(request: DataRequest) -> None:
         list_folder(request.folder, per_class=1)  # the worker lists them all, which takes 7 s for a million
     else:
         describe_availability(request)
-
-
-def file_hashes(folder: Path, ignored_suffix: str | None = None) -> Iterator[bytes]:
-    """Yield a line "path sha256" for each file below the folder, in the order of the paths."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix != ignored_suffix:
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            yield f"{path.relative_to(folder).as_posix()} {sha256}\n".encode()
 
 
 def require_obtainable(request: DataRequest, data_dir: Path) -> None:

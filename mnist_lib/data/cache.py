@@ -1,13 +1,17 @@
 """A cache of decoded arrays, so that later runs read a dataset without TensorFlow, and without decoding pictures.
 
-A cache is used only as long as its sources have not changed: TFDS' files and version, or the pictures of a folder.
+It is used only as long as its sources have not changed: TFDS' files and version, or the pictures of a folder. Schedules
+ask here, too, whether the files of a dataset have changed.
 """
 
 import contextlib
 import hashlib
+import json
 import logging
+import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,12 +19,15 @@ from typing import Any, TypedDict
 import numpy as np
 
 from mnist_lib.archives import read_npz
-from mnist_lib.data.availability import file_hashes
-from mnist_lib.data.listing import Listing
+from mnist_lib.data.availability import default_data_dir
+from mnist_lib.data.corrections import LabelsFile
+from mnist_lib.data.listing import Listing, list_folder
+from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.request import ClassNames, DataRequest
 from mnist_lib.data.split import COLUMNS, Dataset
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.local import LocalObjects
 
 CACHE_SCHEMA = 6
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
@@ -90,7 +97,45 @@ def source_hash(prepared: Path) -> str:
     Args:
         prepared: TFDS' folder of a version, such as `~/tensorflow_datasets/mnist/3.0.1`.
     """
-    digest = hashlib.sha256(f"{CACHE_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode())
-    for line in file_hashes(prepared):
-        digest.update(line)
-    return digest.hexdigest()
+    versions = f"{CACHE_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode()
+    return hashlib.sha256(b"".join((versions, *_file_hashes(prepared)))).hexdigest()
+
+
+def fingerprint_of_files(request: DataRequest, labels: bytes = b"") -> str | None:
+    """Return a hash of a dataset's files and corrections as they are now, or None if there are no files.
+
+    If it is unchanged, no run is needed.
+
+    Args:
+        labels: the corrections in the storage, of a dataset that is not a folder.
+
+    Raises:
+        DataError: a folder cannot be listed.
+        StoreError: a bucket cannot be listed, or corrections cannot be read.
+    """
+    state: Any
+    if request.url is not None:
+        from mnist_lib.objects.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
+
+        state = wanted_tags(BucketObjects(request.url))
+    elif request.folder is not None:
+        state, labels = list_folder(request.folder).state, LabelsFile(LocalObjects(request.folder)).content()
+    elif request.entry is not None and request.entry.embedded:
+        state = request.dataset
+    else:
+        name = request.entry.tfds_name if request.entry else re.split("[/:]", request.tfds or "")[0]
+        folder = (request.data_dir or default_data_dir()) / name
+        state = [os.fsdecode(line) for line in _file_hashes(folder, ignored_suffix=".json")]
+        if not state:
+            return None
+    document = json.dumps([state, hashlib.sha256(labels).hexdigest()], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def _file_hashes(folder: Path, ignored_suffix: str | None = None) -> Iterator[bytes]:
+    """Yield a line "path sha256" for each file below the folder, in the order of the paths."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ignored_suffix:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            yield os.fsencode(f"{path.relative_to(folder).as_posix()} {sha256}\n")

@@ -81,18 +81,8 @@ def changes_between(before: DatasetState, after: DatasetState) -> Changes:
         removed[name] = _by_class(before.labels[old[gone]], before.classes)
         relabelled[name] = _by_class(after.labels[changed], after.classes)
     new_test = ~known  # the test split comes last; its new images may be copies, or come from the train split
-    new_test[new_test] = ~_occurs(after.hashes[new[new_test], 0], before.hashes[:, 0])
+    new_test[new_test] = ~np.isin(after.hashes[new[new_test], 0], before.hashes[:, 0])
     return Changes(added, removed, relabelled, new_test)
-
-
-def _occurs(keys: NDArray[np.uint64], among: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return whether each of a few keys is among many keys, without sorting the many."""
-    if not len(keys):
-        return np.zeros(0, bool)
-    few = np.unique(keys)
-    positions = np.minimum(np.searchsorted(few, among), len(few) - 1)
-    found = few[positions[few[positions] == among]]
-    return np.isin(keys, found)
 
 
 def _partners(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> NDArray[np.int64]:

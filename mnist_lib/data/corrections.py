@@ -6,7 +6,7 @@ never changed. The latest line about an image wins.
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -59,11 +59,6 @@ def parse_corrections(content: bytes, where: str) -> list[Correction]:
         except IntegrityError as error:
             raise DataError(f"{error}; correct or remove that line") from error
     return corrections
-
-
-def latest(corrections: Iterable[Correction]) -> dict[str, Correction]:
-    """Return the correction that counts for each image: the last one."""
-    return {correction.image: correction for correction in corrections}
 
 
 @dataclass(frozen=True)

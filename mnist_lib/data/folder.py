@@ -4,6 +4,7 @@ Without a test folder, the hash of a picture's pixels decides whether it is for 
 may be for validation. So a picture stays in its split when others are added, and equal pictures are in the same split.
 """
 
+import functools
 import hashlib
 import math
 import os
@@ -18,8 +19,8 @@ from mnist_lib.data.listing import MAX_NAMED, Listing, real_folders
 from mnist_lib.data.request import MAX_SIDE, DataRequest
 from mnist_lib.data.split import TEST, TRAIN, UNDECIDED, Dataset, ImageHashes, as_labels, is_held_out, shares_of
 from mnist_lib.errors import DataError, ImageError
-from mnist_lib.pictures.processes import picture_reader
-from mnist_lib.pictures.reading import Layout, Picture, Shape
+from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_of
+from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.wording import counted
 
 DEFAULT_SIDE = 64  # pixels, for pictures that differ in size or are larger than MAX_SIDE
@@ -36,12 +37,14 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
     folder = request.folder
     assert folder is not None
     paths = [folder / file.path for file in listing.files]
-    with picture_reader(paths, real_folders([folder])) as reader:
-        shape, notices = _shape(request, list(reader.shapes()))
+    folders = real_folders([folder])
+    with Sandboxes(len(paths)) as sandboxes:
+        shape, notices = _shape(request, [*sandboxes.map(functools.partial(shape_of, folders=folders), paths)])
         require_memory(request.name, len(paths), shape, max_bytes)
         images, hashes = np.zeros((len(paths), *shape), np.uint8), np.zeros((len(paths), 2), np.uint64)
         errors: dict[int, ImageError] = {}
-        for index, picture in enumerate(reader.pictures(Layout(shape=shape))):
+        read = functools.partial(read_file, layout=Layout(shape=shape), folders=folders)
+        for index, picture in enumerate(sandboxes.map(read, paths)):
             if isinstance(picture, Picture):
                 images[index] = picture.image
                 hashes[index] = np.frombuffer(picture.sha256[:16], np.uint64)
@@ -114,10 +117,10 @@ def _files(listing: Listing) -> NDArray[np.uint8]:
     return np.array(paths).view(np.uint8).reshape(len(paths), -1)
 
 
-def _shape(request: DataRequest, found: Sequence[Shape | None]) -> tuple[Shape, list[str]]:
+def _shape(request: DataRequest, found: Sequence[Shape | ImageError]) -> tuple[Shape, list[str]]:
     """Return the shape of the images: what is asked for, or else what the pictures have in common."""
     notices: list[str] = []
-    shapes = [shape for shape in found if shape is not None]
+    shapes = [shape for shape in found if isinstance(shape, Shape)]
     if not shapes:
         raise DataError(f"{request.name}: none of {counted(len(found), 'picture')} can be read; name another folder")
     channels = request.channels or min(max(shape.channels for shape in shapes), 3)

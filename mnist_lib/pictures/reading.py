@@ -192,23 +192,19 @@ def laid_out(plain: Image.Image, layout: Layout) -> LaidOut:
     return LaidOut(grey[..., None].repeat(layout.shape.channels, axis=2), likeness)
 
 
-def shape_or_none(path: Path, folders: Folders = NO_FOLDERS) -> Shape | None:
-    """Return the shape of the picture in a file, or None if it cannot be read. The pixels are not decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(read_content(path, folders)), formats=PICTURE_FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    return None
-                exif = Image.Exif()
-                exif.load(image.info.get("exif", b""))  # `getexif` would decode a PNG
-                if exif.get(ORIENTATION, 1) > 4:  # a photo that lies on its side
-                    width, height = height, width
-                channels = 4 if image.has_transparency_data else 1 if image.mode in GREY_MODES else 3
-                return Shape(height, width, channels)
-    except Exception:  # each decoder raises its own exceptions; reading the picture reports them
-        return None
+def shape_of(path: Path, folders: Folders = NO_FOLDERS) -> Shape:
+    """Return the shape of the picture in a file, whose pixels are not decoded. Raises an error of any kind."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(read_content(path, folders)), formats=PICTURE_FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError(TOO_LARGE.format(f"{width:,} x {height:,}"))
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))  # `getexif` would decode a PNG
+            if exif.get(ORIENTATION, 1) > 4:  # a photo that lies on its side
+                width, height = height, width
+            return Shape(height, width, 4 if image.has_transparency_data else 1 if image.mode in GREY_MODES else 3)
 
 
 def _decoded(content: bytes, reduce: bool) -> tuple[Image.Image, tuple[int, int]]:

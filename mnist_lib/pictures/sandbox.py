@@ -1,4 +1,4 @@
-"""Call a function for each of many files in a process with limits, so that no file can stop or end the command.
+"""Call a function for each of many files in processes with limits, so that no file can stop or end the command.
 
 A file may take all time or all memory, or crash a decoder. Only that file gets an error, and its process is replaced if
 it ended. The process has all rights of its user: if a flaw in a decoder lets a file run code, nothing here stops it.
@@ -6,12 +6,15 @@ it ended. The process has all rights of its user: if a flaw in a decoder lets a 
 
 import contextlib
 import os
+import queue
 import resource
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +27,11 @@ Item = TypeVar("Item")
 MAX_PROCESSOR_SECONDS = 6.0  # for one file; 50 million pixels take up to 2.3 s on a core of 2026
 MAX_SECONDS = 60.0  # for one file, by the clock, since its storage or the machine may be slow
 MAX_BYTES = 900_000_000  # for one file; 50 million pixels take up to 800 MB
+
+FILES_PER_CALL = 100  # that a process reads before it returns their results, which count towards its memory
+MIN_FILES_PER_PROCESS = 50  # reading fewer takes less time than starting a process
+MAX_PROCESSES = 8  # more would read faster than the model predicts
+MAX_CALLS_PER_PROCESS = 4  # limits the results in memory that nobody has taken yet
 
 NOT_BEGUN = 2**32 - 1  # the position of a process that has not begun the first file
 
@@ -89,6 +97,47 @@ class Sandbox:
     def _start(self) -> None:
         # One thread: several processes run at a time, and the memory of more threads would count.
         self._process, self._connection = child_process(__name__, self._position, OPENBLAS_NUM_THREADS="1")
+
+
+class Sandboxes:
+    """Sandboxes that read many files, one per CPU. Their processes start at once, while other things load.
+
+    Processes, not threads: most of the work on a small picture is Python code, in which threads wait for each other.
+    """
+
+    def __init__(self, files: int) -> None:
+        """`files`: how many files there are."""
+        processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES, files // MIN_FILES_PER_PROCESS)
+        self._sandboxes = [Sandbox() for _ in range(max(1, processes))]
+        self._threads = ThreadPoolExecutor(len(self._sandboxes))  # each waits for a sandbox, and replaces its process
+        self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        for sandbox in self._sandboxes:
+            self._idle.put(sandbox)
+
+    def __enter__(self) -> "Sandboxes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sandbox in self._sandboxes:
+            sandbox.close()
+        self._threads.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T | ImageError]:
+        """Yield the result of the function for each item, in their order, or an error in its place."""
+        pending: deque[Future[list[T | ImageError]]] = deque()
+        for begin in range(0, len(items), FILES_PER_CALL):
+            pending.append(self._threads.submit(self._map, function, items[begin : begin + FILES_PER_CALL]))
+            if len(pending) >= MAX_CALLS_PER_PROCESS * len(self._sandboxes):
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+
+    def _map(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T | ImageError]:
+        sandbox = self._idle.get()
+        try:
+            return sandbox.map(function, items)
+        finally:
+            self._idle.put(sandbox)
 
 
 def child_process(

@@ -1,10 +1,10 @@
-"""Corrections are read back in order, the latest wins, and a damaged line is refused with its number."""
+"""Corrections are read back in order, and a damaged line is refused with its number."""
 
 from pathlib import Path
 
 import pytest
 
-from mnist_lib.data.corrections import Correction, LabelsFile, labels_file, latest, parse_corrections
+from mnist_lib.data.corrections import Correction, LabelsFile, labels_file, parse_corrections
 from mnist_lib.data.request import DataRequest
 from mnist_lib.documents import Moment
 from mnist_lib.errors import DataError
@@ -19,7 +19,7 @@ def correction(image: int, label: str) -> Correction:
     )
 
 
-def test_corrections_are_read_back_and_the_latest_wins(objects: Objects) -> None:
+def test_corrections_are_read_back_in_their_order(objects: Objects) -> None:
     labels = LabelsFile(objects)
     assert labels.read() == []
     labels.add([correction(1, "7"), correction(2, "none")])
@@ -29,10 +29,6 @@ def test_corrections_are_read_back_and_the_latest_wins(objects: Objects) -> None
         ("2", "none"),
         ("1", "ampersand &, ä"),
     ]
-    assert {image[-1]: found.label for image, found in latest(labels.read()).items()} == {
-        "1": "ampersand &, ä",
-        "2": "none",
-    }
 
 
 @pytest.mark.parametrize(
