@@ -92,11 +92,11 @@ class Server:
             parent = known.pop(WHOLE_RUN, None)
             if parent is not None and _is_complete(parent):
                 return Copied(folder.run, into, parent.info.run_id, 0, len(known))
-            tracked = tracked_run(folder)
-            parent = parent or self._create(experiment, tracked.run, {RUN_TAG: key, PART_TAG: WHOLE_RUN})
+            whole = tracked_run(folder)
+            parent = parent or self._create(experiment, whole, {RUN_TAG: key, PART_TAG: WHOLE_RUN})
             tags = {RUN_TAG: key, PARENT_TAG: parent.info.run_id}
             copied, damaged = 0, []
-            for part in tracked.parts:
+            for part in whole.parts:
                 run = known.get(part.name) or self._create(experiment, part, {**tags, PART_TAG: part.name})
                 if run.data.tags.get(PARENT_TAG) != parent.info.run_id:  # the earlier parent was deleted
                     self._client.set_tag(run.info.run_id, PARENT_TAG, parent.info.run_id)
@@ -110,10 +110,10 @@ class Server:
                     except IntegrityError as error:
                         damaged.append(str(error))
                 self._end(run, part)
-            self._write(parent, tracked.run)
-            self._write_files(parent, ((name, folder.read(name, MAX_DOCUMENT_BYTES) or b"") for name in tracked.files))
-            self._end(parent, tracked.run)
-        return Copied(folder.run, into, parent.info.run_id, copied, len(tracked.parts) - copied, damaged)
+            self._write(parent, whole)
+            self._write_files(parent, ((name, folder.read(name, MAX_DOCUMENT_BYTES) or b"") for name in whole.files))
+            self._end(parent, whole)
+        return Copied(folder.run, into, parent.info.run_id, copied, len(whole.parts) - copied, damaged)
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -145,7 +145,7 @@ class Server:
 
         # After an interruption, MLflow ignores the values that it has.
         parameters = [Param(name, value) for name, value in part.parameters.items()]
-        metrics = [Metric(metric.name, metric.value, round(metric.at * 1000), metric.step) for metric in part.metrics]
+        metrics = [Metric(name, value, round(at * 1000), step) for name, value, at, step in part.metrics]
         self._client.log_batch(run.info.run_id, metrics, parameters)
 
     def _write_model(self, folder: RunFolder, run: "Run", model: str, number: int) -> None:

@@ -3,16 +3,15 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 from msgspec import Meta
 
-from jobs.search.findings import History
 from mnist_lib.clock import moment_of
 from mnist_lib.documents import Json, Name, builtins_of, convert, decode
 from mnist_lib.errors import SpecError
 from mnist_lib.results import EpochDone
-from mnist_lib.run_documents import RungScored, SearchDocument, Summary
+from mnist_lib.run_documents import RungScored, SearchDocument
 from mnist_lib.settings import options_of
 from mnist_lib.spec import WITH_MOMENTUM, TrialSettings
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
@@ -28,8 +27,7 @@ FILES = (REPORT, SUMMARY, SEARCH, CONFIGURATION)  # and the plots
 Row = Mapping[str, Any]  # a trial in the terms of a run or in its summary
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     name: str
     value: float
     at: float  # Unix time
@@ -38,7 +36,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A run, a trial or a configuration. Times are Unix times."""
+    """A trial, a configuration, or a run with these as its parts. Times are Unix times."""
 
     name: str
     begun: float
@@ -47,13 +45,8 @@ class Part:
     parameters: Mapping[str, str]
     metrics: Sequence[Metric] = ()
     version: tuple[str, int] | None = None  # model and number of the version that was stored for the trial
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackedRun:
-    run: Part
-    parts: Sequence[Part]
-    files: Sequence[str]  # names in the run's folder
+    parts: Sequence["Part"] = ()
+    files: Sequence[str] = ()  # names in the run's folder
 
 
 class _Terms(TypedDict):
@@ -66,7 +59,7 @@ def key_of(folder: RunFolder) -> str:
     return f"{folder.run} {hashlib.sha256(folder.read(RUN_RECORD) or b'').hexdigest()[:16]}"
 
 
-def tracked_run(folder: RunFolder) -> TrackedRun:
+def tracked_run(folder: RunFolder) -> Part:
     """Read a run.
 
     Raises:
@@ -82,32 +75,31 @@ def tracked_run(folder: RunFolder) -> TrackedRun:
     rows: dict[str, Row] = {trial.id: builtins_of(trial) for trial in summary.trials}
     rows |= _configurations(folder, terms["trials"])
     versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
+    failed = {trial.id for trial in summary.failed}
     metrics: dict[str, list[Metric]] = {}
     begins: dict[str, float] = {}
-    for epoch in _epochs(folder.history()):
-        metrics.setdefault(epoch.trial, []).extend(_metrics_of(epoch))
-        begins.setdefault(epoch.trial, epoch.at - epoch.seconds)
-    failed = _failed(folder.history())
+    epochs = set()  # each is copied once: a resumed trial repeats those after its checkpoint
+    for entry in folder.history():
+        if isinstance(entry, RungScored):  # a configuration has failed if its last rung has no score
+            (failed.add if entry.validation is None else failed.discard)(entry.trial)
+        elif isinstance(entry, EpochDone) and (entry.trial, entry.epoch) not in epochs:
+            epochs.add((entry.trial, entry.epoch))
+            metrics.setdefault(entry.trial, []).extend(_metrics_of(entry))
+            begins.setdefault(entry.trial, entry.at - entry.seconds)
     parts = []
     for name in dict.fromkeys([*rows, *metrics]):
-        row, epochs = rows.get(name, {}), metrics.get(name, [])
-        part_ended = epochs[-1].at if epochs else ended
-        results = [Metric(result, row[result], part_ended) for result in RESULTS if result in row]
+        row, measured = rows.get(name, {}), metrics.get(name, [])
+        part_ended = measured[-1].at if measured else ended
         part = Part(
             name=name,
             begun=begins.get(name, at),
             ended=part_ended,
-            failed=row.get("status") == "failed" or name in failed,
+            failed=name in failed,
             parameters=_parameters(row, f"{folder.where}: {name}"),
-            metrics=[*epochs, *results],
+            metrics=[*measured, *(Metric(result, row[result], part_ended) for result in RESULTS if result in row)],
             version=versions.get(name),
         )
         parts.append(part)
-    files = [*filter(folder.has, FILES), *folder.names(PLOTS)]
-    return TrackedRun(run=_run(begun.run, at, ended, summary), parts=parts, files=files)
-
-
-def _run(name: str, begun: float, ended: float, summary: Summary) -> Part:
     dataset, search = summary.dataset, summary.search
     parameters = {
         "dataset": dataset.name,
@@ -115,19 +107,20 @@ def _run(name: str, begun: float, ended: float, summary: Summary) -> Part:
         **{f"{split}_images": getattr(dataset, split) for split in ("train", "validation", "test")},
         **{f"best_{setting}": value for setting, value in (search.settings if search else {}).items()},
     }
-    results = {
-        f"{model}.{result}": value
-        for model, row in summary.models.items()
-        for result in RESULTS_OF_MODEL
-        if (value := getattr(row, result)) is not None
-    }
     return Part(
-        name=name,
-        begun=begun,
+        name=begun.run,
+        begun=at,
         ended=ended,
         failed=not summary.models,
         parameters={name: str(value) for name, value in parameters.items()},
-        metrics=[Metric(result, value, ended) for result, value in results.items()],
+        metrics=[
+            Metric(f"{model}.{result}", value, ended)
+            for model, row in summary.models.items()
+            for result in RESULTS_OF_MODEL
+            if (value := getattr(row, result)) is not None
+        ],
+        parts=parts,
+        files=[*filter(folder.has, FILES), *folder.names(PLOTS)],
     )
 
 
@@ -160,21 +153,6 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, R
     return rows
 
 
-def _failed(history: History) -> set[str]:
-    """Return the trials of the configurations whose last rung has no score."""
-    last = {entry.trial: entry for entry in history if isinstance(entry, RungScored)}
-    return {trial for trial, entry in last.items() if entry.validation is None}
-
-
-def _epochs(history: History) -> Iterator[EpochDone]:
-    """Yield the epochs in the history of a run, each once: a resumed trial repeats those after its checkpoint."""
-    seen = set()
-    for entry in history:
-        if isinstance(entry, EpochDone) and (key := (entry.trial, entry.epoch)) not in seen:
-            seen.add(key)
-            yield entry
-
-
 def _metrics_of(epoch: EpochDone) -> Iterator[Metric]:
     yield Metric("train_loss", epoch.loss, epoch.at, epoch.epoch)
     for name, accuracy in (("train", epoch.train), ("validation", epoch.validation)):
@@ -185,8 +163,6 @@ def _metrics_of(epoch: EpochDone) -> Iterator[Metric]:
 def _parameters(row: Row, where: str) -> dict[str, str]:
     """Return the settings in a trial's row, by the names that they have on the command line."""
     found = {OPTIONS.get(field, field): row[field] for field in FIELDS if field in row}
-    if "hidden_units" in row:  # early versions had no arguments
-        found["hidden_units"] = row["hidden_units"]
     for name, value in _arguments(row, where).items():
         found[f"argument {name}" if NAMES.get(name, name) in FIELDS else name] = value
     return {name: str(value) for name, value in found.items() if value is not None}

@@ -125,11 +125,11 @@ from pathlib import Path
 from unittest import mock
 import mlflow.entities
 from jobs.track import server
-from jobs.track.tracked import Part, TrackedRun
+from jobs.track.tracked import Part
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.runs import RunFolder
 folder = RunFolder(LocalObjects(Path({str(tmp_path)!r})), "r")
-run = TrackedRun(run=Part(name="r", begun=1.0, ended=2.0, parameters={{}}), parts=[], files=folder.names("plots"))
+run = Part(name="r", begun=1.0, ended=2.0, parameters={{}}, files=folder.names("plots"))
 copier = object.__new__(server.Server)
 copier._uri, copier._client = "x", mock.MagicMock()
 copier._client.search_runs.return_value.token = None
