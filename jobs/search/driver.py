@@ -2,26 +2,36 @@
 
 import logging
 import math
-import statistics
-from collections import deque
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from jobs.console.exit_codes import TrainingError
-from jobs.search.findings import Findings, History, configuration_of, epochs_of
 from jobs.search.options import SearchOptions
+from jobs.search.time_limit import TimeLimit
 from jobs.train.display import RunProgress, State, TrialProgress
 from jobs.train.recorder import Recorder
 from jobs.train.run import Run
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
+from mnist_lib.documents import decode
+from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialResult
-from mnist_lib.run_documents import ConfigurationFailed, Cut, RungDecision, RungScored, SearchDocument, Summary
+from mnist_lib.run_documents import (
+    ConfigurationFailed,
+    Cut,
+    RungDecision,
+    RungScored,
+    SearchDocument,
+    SearchSummary,
+    Summary,
+    Winner,
+)
 from mnist_lib.search.halving import Step
 from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.runs import SEARCH, RunFolder
+from mnist_lib.store.runs import HISTORY, SEARCH, RunFolder
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
@@ -29,9 +39,6 @@ log = logging.getLogger(__name__)
 MIN_GROWTH = 1.05  # `search.json` is written again when there are this many times as many decisions
 # Other errors may concern one configuration only, such as a model that fails with some arguments.
 CODES_THAT_END_A_SEARCH = ("E-DATA",)
-START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
-MARGIN = 1.5  # final trials may be slower than those that were measured
-MAX_MEASURED_EPOCHS = 101  # the median of the last ones counts
 
 
 def search(run: Run[SearchOptions]) -> Summary:
@@ -49,9 +56,9 @@ def search(run: Run[SearchOptions]) -> Summary:
         with Search(options, run.folder, plan.lanes, run.deadline) as search:
             if not search.is_over:
                 run.drive(search, plan)
-        finals = options.finals(search.findings.settings(search.winner()))
+        summary = search.summary()
         search.delete_checkpoints()
-        return run.train_trials(finals, search.findings.summary())
+        return run.train_trials(options.finals(summary.settings), summary)
 
 
 class SearchProgress(RunProgress):
@@ -79,6 +86,8 @@ class SearchProgress(RunProgress):
 class Search(Recorder):
     """Records the scores and decisions of a search on a cluster, and gives lanes their next steps.
 
+    Its state follows from the scores in the history of its run, and from the recorded cut.
+
     Args:
         deadline: the value of `wall()` at which the final trials must have ended.
         wall: returns the time, see `steady_time`.
@@ -93,9 +102,13 @@ class Search(Recorder):
         writes: WriteQueue | None = None,
         wall: Callable[[], float] = steady_time,
     ) -> None:
-        self.findings = Findings(options)
-        self._shown = SearchProgress(self.findings.halving.configurations)
+        self._options, self.halving = options, options.halving()
+        self._shown = SearchProgress(self.halving.configurations)
         super().__init__(folder, self._shown, options.model_files, writes)
+        self.settings = options.proposals(self.halving)
+        self.cut: Cut | None = None
+        self._so_far: dict[int, Accuracy] = {}  # the highest score of each configuration after any epoch
+        self._failures: list[str] = []
         self._lanes, self._time = lanes, TimeLimit(options, lanes, deadline, wall)
         self._steps: dict[str, Step] = {}  # of each trial that was submitted and has no score yet
         self._written = 0  # decisions in the stored document
@@ -103,31 +116,113 @@ class Search(Recorder):
             self._resume()
 
     def _resume(self) -> None:
-        history = [*self.folder.history()]
-        known = self.findings.restore(self.folder, history)
-        self._time.restore(history)
-        self._shown.tried |= self.findings.tried
-        if best := self.findings.halving.best():
+        """Record the scores of earlier drivers, and drop what they have dropped.
+
+        Raises IntegrityError if `history.jsonl` or `search.json` is damaged.
+        """
+        if content := self.folder.read(SEARCH):
+            self.cut = decode(content, SearchDocument, f"{self.folder.where}/{SEARCH}").cut
+        scores: dict[tuple[int, int], Accuracy | None] = {}  # by configuration and epoch
+        for entry in self.folder.history():
+            number = configuration_of(entry.trial)
+            if number is not None and isinstance(entry, RungScored):
+                score = entry.validation if entry.validation and entry.validation.total else None
+                scores[number, entry.epoch] = score
+            elif number is not None and isinstance(entry, EpochDone):
+                self._time.restore(entry)
+                self._note_epoch(entry)
+        numbers = [*self._so_far, *(number for number, _ in scores)]
+        unknown = [number for number in numbers if number >= self.halving.configurations]
+        if unknown:
+            got = f"configurations 0 to {self.halving.configurations - 1}, got {max(unknown)}"
+            raise IntegrityError(f"{self.folder.where}/{HISTORY}: expected {got}; restore the file from a copy")
+        for (number, _), score in scores.items():
+            if score is None:
+                self._so_far.pop(number, None)
+        if not any(scores.values()):
+            scores.clear()  # if every configuration has failed, for example on a broken node, try them again
+        steps: list[Step] = []
+        while step := self.halving.next_step():
+            key = step.configuration, self.halving.epochs_of(step)
+            if key in scores:
+                self.halving.record(step, scores[key])
+            else:
+                steps.append(step)
+        self.halving.put_back(steps)
+        if self.cut is not None:
+            self.halving.restrict(self.cut.brackets)
+        self._shown.tried |= self._tried
+        if best := self.halving.best():
             self._shown.best = best[1]
         self._look_at_the_clock()
         if self.is_over:
             self._write_decisions()  # the earlier driver may have ended before it wrote them
-        log.info("resuming: %s known", counted(known, "score"))
+        log.info("resuming: %s known", counted(len(scores), "score"))
 
     @property
     def is_over(self) -> bool:
-        return self.findings.is_over
+        return self.halving.is_complete or (self.cut is not None and self.cut.over)
 
     @property
     def expects_more(self) -> bool:
         return not self.is_over
 
-    def winner(self) -> int:
-        """Return the best configuration. Raises TrainingError if there is none."""
-        number, score = self.findings.winner()
-        settings = settings_text(self.findings.settings(number))
-        log.info("the best of the search: %s, with %s validation accuracy", settings, percent(score.value))
-        return number
+    @property
+    def _tried(self) -> set[int]:
+        """The configurations that have been trained for at least an epoch, or have failed."""
+        return self.halving.tried | self._so_far.keys()
+
+    def trial(self, number: int) -> TrialSpec:
+        """Return the trial of a configuration."""
+        return self._options.trial(self.settings(number), number)
+
+    def best(self) -> tuple[int, Accuracy] | None:
+        """Return the best configuration and its score; before the first rung is complete, the best one so far."""
+        so_far = max(self._so_far.items(), key=lambda item: (item[1].value, -item[0]), default=None)
+        return self.halving.best() or so_far
+
+    def _best_trial(self) -> str | None:
+        best = self.best()
+        return self.trial(best[0]).id if best else None
+
+    # Results
+
+    def summary(self) -> SearchSummary:
+        """Return what the summary of the run says about the search. Raises TrainingError if there is no winner."""
+        best = self.best()
+        if best is None:
+            codes = {failure.partition(" ")[0] for failure in self._failures}
+            why = f" (the first: {self._failures[0]})" if self._failures else ""
+            message = f"no configuration could be trained{why}; change --vary or --space"
+            raise TrainingError(message, *(codes if len(codes) == 1 else ()))
+        number, score = best
+        settings = self.settings(number)
+        log.info(
+            "the best of the search: %s, with %s validation accuracy", settings_text(settings), percent(score.value)
+        )
+        return SearchSummary(
+            settings=dict(settings),
+            configurations=len(self._tried),
+            epochs=self.halving.epochs,
+            validation=score,
+            train=tuple(self._options.train_flags(settings)),
+        )
+
+    def document(self) -> SearchDocument:
+        """Return what `search.json` holds: no times or host names, so that equal searches have equal files."""
+        compared = {number for decision in self.halving.decisions for number in decision.scores}
+        unfinished = {number: score for number, score in self._so_far.items() if number not in compared}
+        best = self.best()
+        return SearchDocument(
+            space=self._options.variation.document(),
+            strategy=self._options.strategy,
+            rungs=self.halving.ladder.rungs,
+            configurations={number: dict(self.settings(number)) for number in sorted(compared | unfinished.keys())},
+            decisions=list(self.halving.decisions),
+            unfinished=dict(sorted(unfinished.items())),
+            cut=self.cut,
+            best=None if best is None else Winner(configuration=best[0], validation=best[1]),
+        )
 
     def delete_checkpoints(self) -> None:
         """Delete what is left of configurations that the search did not complete."""
@@ -140,8 +235,8 @@ class Search(Recorder):
     def next_trials(self, queued: int) -> Sequence[TrialSpec]:
         """Return as many steps as there are lanes, so that none is idle while there is something to train."""
         trials: list[TrialSpec] = []
-        while queued + len(trials) < self._lanes and (step := self.findings.halving.next_step()):
-            spec = self.findings.trial(step.configuration)
+        while queued + len(trials) < self._lanes and (step := self.halving.next_step()):
+            spec = self.trial(step.configuration)
             self._steps[spec.id] = step
             self.progress.add(spec, self._epochs_of(spec.id))
             if self.folder.resumed and spec.id not in self.checkpoints:
@@ -157,20 +252,20 @@ class Search(Recorder):
 
     def _epochs_of(self, trial: str) -> int:
         """Return after how many epochs the current step of a trial ends."""
-        return self.findings.halving.epochs_of(self._steps[trial])
+        return self.halving.epochs_of(self._steps[trial])
 
     def _look_at_the_clock(self) -> None:
         """Drop the brackets for which no time is left, and end the search when the final trials must begin."""
-        cut = self._time.cut(self.findings)
+        cut = self._time.cut(self.halving, self.cut, self._best_trial)
         if cut is None:
             return
-        self.findings.cut = cut
+        self.cut = cut
         if cut.over:
-            tried, most = len(self.findings.tried), self.findings.halving.configurations
+            tried, most = len(self._tried), self.halving.configurations
             log.info("the search ends after %d of %d configurations, so that the winner can be trained", tried, most)
         else:
-            self.findings.halving.restrict(cut.brackets)
-            log.info("the time is enough for %d of %d brackets", cut.brackets, self.findings.halving.brackets)
+            self.halving.restrict(cut.brackets)
+            log.info("the time is enough for %d of %d brackets", cut.brackets, self.halving.brackets)
         self._write_decisions()
 
     # Events
@@ -180,13 +275,19 @@ class Search(Recorder):
         match event:
             case EpochDone():
                 self._time.note(event)
-                self.findings.note_epoch(event.trial, event.validation)
+                self._note_epoch(event)
             case RungDone():
                 self._time.note(event)
                 if len(event.content):
                     self.hold(event.trial, event.epoch, event.content)
                 self._end_step(event.trial, event.validation, event.epoch)
         self._look_at_the_clock()
+
+    def _note_epoch(self, epoch: EpochDone) -> None:
+        """Record the score of an epoch. If no rung is completed in time, these scores decide."""
+        number, score = configuration_of(epoch.trial), epoch.validation
+        if number is not None and score and score.value >= self._so_far.get(number, score).value:
+            self._so_far[number] = score
 
     def end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
         assert isinstance(outcome, TrialFailure), "only the final trials are measured on the test images"
@@ -195,7 +296,8 @@ class Search(Recorder):
             raise TrainingError(f"{trial}: {outcome.message}", outcome.code)
         log.warning("%s failed: %s", trial, reason)
         log.debug("%s", outcome.details)
-        self.findings.note_failure(trial, reason)
+        self._failures.append(reason)
+        self._so_far.pop(self._steps[trial].configuration, None)  # it would fail again, so it cannot win
         self.append(ConfigurationFailed(trial=trial, reason=reason))
         self._end_step(trial, None, self._epochs_of(trial))
 
@@ -204,23 +306,23 @@ class Search(Recorder):
         self._time.forget(trial)
         status = "failed" if score is None else "rung"
         self.append(RungScored(trial=trial, epoch=epoch, validation=score, status=status))
-        decision = self.findings.halving.record(self._steps.pop(trial), score)
+        decision = self.halving.record(self._steps.pop(trial), score)
         if decision is not None:
             self._decided(decision)
 
     def _decided(self, decision: RungDecision) -> None:
         # A large document is not rewritten after each decision: decisions can be computed from the recorded scores.
-        if self.is_over or len(self.findings.halving.decisions) > MIN_GROWTH * self._written:
+        if self.is_over or len(self.halving.decisions) > MIN_GROWTH * self._written:
             self._write_decisions()
         for number in decision.scores.keys() - {*decision.survivors}:
-            trial = self.findings.trial(number).id
+            trial = self.trial(number).id
             self.checkpoints.forget(trial)
             self.writes.put(partial(self._delete, trial), trial)
-        best = self.findings.halving.best()
+        best = self.halving.best()
         self._shown.best = best[1] if best else None
         trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
         go_on = f", {len(decision.survivors)} of them go on" if decision.survivors else ""
-        most = "none" if best is None else f"{percent(best[1].value)} ({self.findings.trial(best[0]).id})"
+        most = "none" if best is None else f"{percent(best[1].value)} ({self.trial(best[0]).id})"
         log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
 
     def _delete(self, trial: str) -> None:
@@ -228,7 +330,7 @@ class Search(Recorder):
         self.folder.delete_below(f"trials/{trial}")
 
     def _write_decisions(self) -> None:
-        document, self._written = self.findings.document(), len(self.findings.halving.decisions)
+        document, self._written = self.document(), len(self.halving.decisions)
         self.writes.put(partial(self._store_decisions, document), SEARCH, in_place_of="decisions")
 
     def _store_decisions(self, document: SearchDocument) -> None:
@@ -236,58 +338,7 @@ class Search(Recorder):
         self.folder.write_json(SEARCH, document)
 
 
-class TimeLimit:
-    """The time limit of a search.
-
-    Args:
-        deadline: the value of `wall()` at which the final trials must have ended.
-        wall: returns the time, see `steady_time`.
-    """
-
-    def __init__(
-        self, options: SearchOptions, lanes: int, deadline: float = math.inf, wall: Callable[[], float] = steady_time
-    ) -> None:
-        self._options, self._lanes, self._deadline, self.wall = options, lanes, deadline, wall
-        self._seen: dict[str, float] = {}  # time of each trial's last epoch
-        self._epoch_seconds: deque[float] = deque(
-            maxlen=MAX_MEASURED_EPOCHS
-        )  # first epochs without, others with validation
-        self._seconds_per_epoch: dict[str, float] = {}  # the mean of each trial
-
-    def restore(self, history: History) -> None:
-        """Measure the epochs of earlier drivers."""
-        self._epoch_seconds.extend(epoch.seconds for epoch in epochs_of(history))
-
-    def note(self, event: EpochDone | RungDone) -> None:
-        """Measure the speed of a trial."""
-        if isinstance(event, RungDone):
-            self._seconds_per_epoch[event.trial] = event.seconds / event.epoch
-            return
-        # The first epoch of a trial also includes waits, such as for the dataset, so its own time is used.
-        seen, now = self._seen.get(event.trial), self.wall()
-        self._epoch_seconds.append(event.seconds if seen is None else now - seen)
-        self._seen[event.trial] = now
-
-    def forget(self, trial: str) -> None:
-        """Forget when a trial was last seen, since it pauses."""
-        self._seen.pop(trial, None)
-
-    def cut(self, findings: Findings) -> Cut | None:
-        """Return a new cut of the search, or None if no further cut is needed."""
-        if math.isinf(self._deadline) or len(self._epoch_seconds) < 2 or (findings.cut and findings.cut.over):
-            return None
-        left, begun, ladder = self._left(findings), findings.halving.begun, findings.halving.ladder
-        if left <= 0 and findings.best() is not None:
-            return Cut(brackets=begun, over=True)
-        bracket = ladder.epochs_of(ladder.bracket) * statistics.median(self._epoch_seconds) / self._lanes
-        if findings.cut is None and begun < findings.halving.brackets and bracket > left:
-            return Cut(brackets=begun, over=False)
-        return None
-
-    def _left(self, findings: Findings) -> float:
-        """Return the seconds until the final trials have to begin."""
-        best, rounds = findings.best(), math.ceil(self._options.final_seeds / self._lanes)
-        of_best = 0.0 if best is None else self._seconds_per_epoch.get(findings.trial(best[0]).id, 0.0)
-        epoch = max(statistics.median(self._epoch_seconds), of_best)
-        finals = START_SECONDS + MARGIN * rounds * self._options.epochs * epoch
-        return self._deadline - self.wall() - finals
+def configuration_of(trial: str) -> int | None:
+    """Return the number of the configuration that a trial belongs to, or None for a final trial."""
+    match = re.search(r"-c([0-9]{1,9})$", trial)
+    return int(match[1]) if match else None

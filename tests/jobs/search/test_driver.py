@@ -36,6 +36,13 @@ def first(_: str) -> int:
 BOUNDLESS = Limits(max_failures=1_000, max_out_of_memory=1_000)
 
 
+def winner(search: Search) -> int:
+    search.summary()  # raises TrainingError if there is none
+    best = search.best()
+    assert best is not None
+    return best[0]
+
+
 def options(**more: Any) -> SearchOptions:
     found = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log", "hidden_units": "16,32"}, trials=23, **more)
     found.check()
@@ -166,40 +173,40 @@ def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
     world = SimulatedSearch(given, lanes, deadline, epoch=epoch)
     search = world.drive()
     assert search.is_over
-    search.winner()
+    winner(search)
     final = -(-given.final_seeds // lanes) * given.epochs * epoch
     assert world.clock.now + final <= deadline
-    assert world.document == json.loads(encode(search.findings.document()))
+    assert world.document == json.loads(encode(search.document()))
 
 
 def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
     world = SimulatedSearch(options(), 2, deadline=400.0, epoch=10.0)
-    cut = world.drive().findings.document()
+    cut = world.drive().document()
     assert cut.cut is not None
     world.clock.sleep(10.0)
     world.deadline = float("inf")
     again = world.drive()
-    assert again.findings.document().decisions[: len(cut.decisions)] == cut.decisions
-    assert again.findings.document().cut == cut.cut
+    assert again.document().decisions[: len(cut.decisions)] == cut.decisions
+    assert again.document().cut == cut.cut
 
 
 def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     world = SimulatedSearch(options(), lanes=1)
     search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
-    while step := search.findings.halving.next_step():
-        spec = search.findings.trial(step.configuration)
+    while step := search.halving.next_step():
+        spec = search.trial(step.configuration)
         search._steps[spec.id] = step
         search.record(TrialFailure(trial=spec.id, code="E-NAN", message="the loss is not a finite number"), first)
     assert search.is_over
     with pytest.raises(TrainingError, match="no configuration could be trained"):
-        search.winner()
+        winner(search)
 
 
 def test_data_that_cannot_be_read_end_the_search() -> None:
     world = SimulatedSearch(options(), lanes=1)
     search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
-    step = search.findings.halving.next_step()
+    step = search.halving.next_step()
     assert step is not None
     search._steps["keras-c0"] = step
     with pytest.raises(TrainingError, match="keras-c0: the data are damaged"):
@@ -285,19 +292,19 @@ def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> 
     world.storage.content["runs/run/history.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines).encode()
     world.drivers = 1
     search = world.drive()
-    assert search.winner() >= 0
+    assert winner(search) >= 0
 
 
 def test_a_configuration_that_failed_on_a_later_rung_does_not_win() -> None:
     search = Search(options(), RunFolder(MemoryObjects(), "run"), 1, writes=SimulatedWrites(VirtualClock(), 0.0))
-    steps = [step for _ in range(9) if (step := search.findings.halving.next_step())]
+    steps = [step for _ in range(9) if (step := search.halving.next_step())]
     for step in steps:
-        search.findings.halving.record(step, Accuracy(90 - step.configuration, 100))
-    best = search.findings.halving.next_step()
+        search.halving.record(step, Accuracy(90 - step.configuration, 100))
+    best = search.halving.next_step()
     assert best is not None
-    assert search.winner() == best.configuration == 0
-    search.findings.halving.record(best, None)
-    assert search.winner() == 1
+    assert winner(search) == best.configuration == 0
+    search.halving.record(best, None)
+    assert winner(search) == 1
 
 
 def test_without_a_complete_rung_the_best_so_far_wins_at_the_deadline() -> None:
@@ -305,11 +312,11 @@ def test_without_a_complete_rung_the_best_so_far_wins_at_the_deadline() -> None:
     world = SimulatedSearch(given, 2, deadline=3_000.0, epoch=10.0)
     search = world.drive()
     assert search.is_over
-    assert search.winner() in (0, 1)
+    assert winner(search) in (0, 1)
     assert world.document["decisions"] == []
-    assert str(search.winner()) in world.document["unfinished"]
+    assert str(winner(search)) in world.document["unfinished"]
     world.deadline = float("inf")
-    assert world.drive().winner() == search.winner()
+    assert winner(world.drive()) == winner(search)
 
 
 def test_nothing_is_left_of_configurations_that_a_deadline_cut() -> None:
@@ -336,7 +343,7 @@ def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> 
     search._time.wall = lambda: now
     for at, epoch in ((50.0, 1), (53.0, 2)):
         now = at
-        search.record(epoch_of(search.findings.trial(0), epoch, seconds=2.0), first)
+        search.record(epoch_of(search.trial(0), epoch, seconds=2.0), first)
     assert [*search._time._epoch_seconds] == [2.0, 3.0]
 
 
@@ -344,16 +351,16 @@ def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> N
     world = SimulatedSearch(options(strategy="random", epochs=100), lanes=1)
     search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
     for number in range(2):
-        step = search.findings.halving.next_step()
+        step = search.halving.next_step()
         assert step is not None
-        spec = search.findings.trial(number)
+        spec = search.trial(number)
         search._steps[spec.id] = step
         search.record(epoch_of(spec, 1), first)
-    assert search.winner() == 0
+    assert winner(search) == 0
     search.record(TrialFailure(trial="keras-c0", code="E-NAN", message="the loss is not a finite number"), first)
-    assert search.winner() == 1
+    assert winner(search) == 1
     resumed = RunFolder(world.storage, "run", resumed=True)
-    assert Search(world.options, resumed, 1, writes=SimulatedWrites(world.clock, 0.0)).winner() == 1
+    assert winner(Search(world.options, resumed, 1, writes=SimulatedWrites(world.clock, 0.0))) == 1
 
 
 @pytest.mark.parametrize(
