@@ -28,7 +28,6 @@ from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, largest_layer, load_module
 from mnist_lib.models.keras_models import KERAS_FILE
 from mnist_lib.models.model import ImageShape, Model, Weights, serving_module
-from mnist_lib.models.scratch import SGD
 from mnist_lib.objects.output_file import atomic_output, require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
@@ -36,7 +35,7 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import MANIFEST, StoredModel
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, read_file
-from mnist_lib.training.loop import Trainer, accuracy_of
+from mnist_lib.training.loop import Predictor, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
 from mnist_lib.wording import one_line
 
@@ -64,13 +63,13 @@ def load(
 
 def predictor(loaded: LoadedModel) -> Predict:
     """Return a function that predicts like the evaluation after training. It raises the errors of `check_images`."""
-    trainer = Trainer(loaded.model, SGD(), mirrored_strategy(Resources()))
+    predictor = Predictor(loaded.model, mirrored_strategy(Resources()))
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         check_images(images, loaded.image_shape)
         if not len(images):
             return np.empty((0, len(loaded.classes)), np.float32)
-        return trainer.probabilities(loaded.weights, images)
+        return predictor.probabilities(loaded.weights, images)
 
     return predict
 

@@ -9,15 +9,17 @@ import keras
 import tensorflow as tf
 from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS, digits, measure
 
+from benchmarks.augmented import Augmented
 from mnist_lib.models.keras_models import keras_cnn
-from mnist_lib.models.layers import to_predict
+from mnist_lib.models.layers import shifted, to_predict
 
 tuned, network = sys.argv[3] == "tuned", sys.argv[5]
 tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[4]))
 keras.utils.set_random_seed(0)
 data = digits()
 if network == "keras-cnn":
-    layers = [*map(to_predict, keras_cnn((28, 28, 1), CLASSES, 256)), keras.layers.Softmax()]
+    network_layers = map(to_predict, keras_cnn((28, 28, 1), CLASSES, 256))
+    layers = [Augmented([shifted]), *network_layers, keras.layers.Softmax()]
 else:
     layers = [
         keras.layers.Rescaling(1 / 255),

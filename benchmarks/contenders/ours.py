@@ -37,5 +37,5 @@ def train_epoch(number: int) -> None:
 
 measure(
     train_epoch,
-    lambda: accuracy_of(trainer.probabilities(trainer.weights, data.test_images), data.test_labels).correct,
+    lambda: accuracy_of(trainer.predictor.probabilities(trainer.weights, data.test_images), data.test_labels).correct,
 )

@@ -1,13 +1,12 @@
 """Building a model from its spec, with a function from this project or from a user's Python file."""
 
-import contextlib
 import functools
 import importlib
 import linecache
 import math
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,7 +16,7 @@ import tensorflow as tf
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import ModelFile
-from mnist_lib.models.keras_models import KerasModel
+from mnist_lib.models.keras_models import AUGMENTATIONS, KerasModel, restored_settings
 from mnist_lib.models.model import ImageShape, Model
 from mnist_lib.models.scratch import ScratchModel
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
@@ -40,25 +39,25 @@ def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
         module, _, name = MODELS[spec.model].build.partition(":")
         function = getattr(importlib.import_module(module), name)
         build = functools.partial(function, image_shape, num_classes, **spec.arguments)
-        made = build()
-        if isinstance(made, list):
-            return KerasModel(build, image_shape, spec.precision)
-        return ScratchModel(made, image_shape, spec.precision)
+        built = build()
+        if isinstance(built, list):
+            return KerasModel(built, build, image_shape, spec.precision, AUGMENTATIONS.get(spec.model, ()))
+        return ScratchModel(built, image_shape, spec.precision)
     if source is None:
         raise ModelError(f"{spec.model}: expected the file that defines it, got none")
     source.require_function(spec.model)
 
     def call() -> Any:
-        with _settings_of_keras():
+        with restored_settings():
             return getattr(load_module(source), spec.model)(image_shape, num_classes, **spec.arguments)
 
     with source.blamed(spec.model):
-        made = call()
-        if isinstance(made, keras.Model | list | tuple):
-            return KerasModel(lambda: _layers_of(call()), image_shape, spec.precision)
-        if callable(made) and hasattr(made, "initial_weights"):
-            return ScratchModel(made, image_shape, spec.precision)
-    raise ModelError(f"{source.place(spec.model)}: expected {FORMS}, got {type(made).__name__}")
+        built = call()
+        if isinstance(built, keras.Model | list | tuple):
+            return KerasModel(_layers_of(built), lambda: _layers_of(call()), image_shape, spec.precision)
+        if callable(built) and hasattr(built, "initial_weights"):
+            return ScratchModel(built, image_shape, spec.precision)
+    raise ModelError(f"{source.place(spec.model)}: expected {FORMS}, got {type(built).__name__}")
 
 
 def largest_layer(spec: TrialSpec, pixels: int) -> int:
@@ -90,7 +89,7 @@ def load_module(source: ModelFile) -> types.ModuleType:
         sys.modules[name] = module
         keras.utils.set_random_seed(0)  # initializers that the file creates are the same in all processes
         try:
-            with _settings_of_keras():
+            with restored_settings():
                 exec(code, module.__dict__)  # the caller has checked that the user trusts this file
         except BaseException:
             del sys.modules[name]
@@ -98,21 +97,9 @@ def load_module(source: ModelFile) -> types.ModuleType:
     return sys.modules[name]
 
 
-@contextlib.contextmanager
-def _settings_of_keras() -> Iterator[None]:
-    """Restore Keras' global settings, so that a file does not change other models of the process."""
-    before = keras.config.floatx(), keras.config.image_data_format(), keras.config.dtype_policy()
-    try:
-        yield
-    finally:
-        keras.config.set_floatx(before[0])
-        keras.config.set_image_data_format(before[1])
-        keras.config.set_dtype_policy(before[2])
-
-
-def _layers_of(made: keras.Model | Sequence[Any]) -> list[keras.Layer]:
+def _layers_of(built: keras.Model | Sequence[Any]) -> list[keras.Layer]:
     """Return a user's model, or list of layers, as layers that take pixels as whole numbers."""
-    model = made if isinstance(made, keras.Model) else keras.Sequential(list(made))
+    model = built if isinstance(built, keras.Model) else keras.Sequential(list(built))
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Model) and layer.compiled:
             layer.compiled, layer.optimizer = False, None  # not used here, and would be stored with the weights

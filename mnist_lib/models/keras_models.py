@@ -1,9 +1,10 @@
 """Keras layers as a model, and the Keras models of the catalog."""
 
 import contextlib
+import functools
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -13,18 +14,18 @@ import tensorflow as tf
 from mnist_lib.archives import read_keras_weights
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.models.layers import (
+    Augmentation,
     AveragedOverAngles,
     FusedBatchNormalization,
-    RandomDistortion,
-    RandomShift,
-    RandomStroke,
+    distorted,
+    shifted,
+    stroked,
     to_predict,
 )
 from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
 from mnist_lib.wording import one_line
 
 KERAS_FILE = "model.keras"
-SEED_STATE = "seed_generator_state"  # the end of the path of every variable of a keras.random.SeedGenerator
 
 
 def keras_dense(image_shape: ImageShape, num_classes: int, hidden_units: int) -> list[keras.Layer]:
@@ -40,7 +41,7 @@ def keras_dense(image_shape: ImageShape, num_classes: int, hidden_units: int) ->
 def keras_cnn(image_shape: ImageShape, num_classes: int, hidden_units: int) -> list[keras.Layer]:
     """Return a network of two convolutions, chosen for accuracy per second: see benchmarks/README.md."""
     padding = _padding(image_shape)
-    layers = [
+    return [
         keras.layers.Rescaling(1 / 255),
         keras.layers.Conv2D(24, 5, use_bias=False, padding=padding),
         keras.layers.MaxPooling2D(padding=padding),
@@ -55,7 +56,6 @@ def keras_cnn(image_shape: ImageShape, num_classes: int, hidden_units: int) -> l
         keras.layers.Dropout(0.1),
         keras.layers.Dense(num_classes),
     ]
-    return [RandomShift(1), *layers]
 
 
 def keras_fast(image_shape: ImageShape, num_classes: int, hidden_units: int) -> list[keras.Layer]:
@@ -79,7 +79,7 @@ def keras_fast(image_shape: ImageShape, num_classes: int, hidden_units: int) -> 
 
 
 def keras_best(image_shape: ImageShape, num_classes: int, width: int) -> list[keras.Layer]:
-    """Return a network of five convolutions, `width` channels at first, with distorted training images.
+    """Return a network of five convolutions, `width` channels at first.
 
     Its prediction is the average over the image as it is and turned by 7 degrees in each direction: see
     benchmarks/README.md.
@@ -93,8 +93,7 @@ def keras_best(image_shape: ImageShape, num_classes: int, width: int) -> list[ke
     layers += [keras.layers.Flatten(), keras.layers.Dropout(0.3), keras.layers.Dense(num_classes)]
     network = keras.Sequential([keras.Input(image_shape), *layers])
     angles = [math.radians(degrees) for degrees in (0, -7, 7)]
-    augmentation = [RandomStroke(), RandomDistortion()]
-    return [*augmentation, keras.layers.Rescaling(1 / 255), AveragedOverAngles(network, angles)]
+    return [keras.layers.Rescaling(1 / 255), AveragedOverAngles(network, angles)]
 
 
 def keras_resnet(image_shape: ImageShape, num_classes: int, width: int, blocks: int) -> list[keras.Layer]:
@@ -109,7 +108,7 @@ def keras_resnet(image_shape: ImageShape, num_classes: int, width: int, blocks: 
         features = layer(features)
     features = keras.layers.GlobalAveragePooling2D()(features)
     logits = keras.layers.Dense(num_classes)(features)
-    return [RandomShift(1), keras.layers.Rescaling(1 / 255), keras.Model(images, logits)]
+    return [keras.layers.Rescaling(1 / 255), keras.Model(images, logits)]
 
 
 def _padding(image_shape: ImageShape) -> str:
@@ -133,82 +132,97 @@ def _normalized_relu() -> list[keras.Layer]:
     return [FusedBatchNormalization(momentum=0.9), keras.layers.ReLU()]
 
 
+# What changes the training images of a model of the catalog.
+AUGMENTATIONS: dict[str, Sequence[Augmentation]] = {
+    "keras-cnn": [shifted],
+    "keras-best": [stroked, distorted],
+    "keras-resnet": [shifted],
+}
+
+
 class KerasModel:
     """Keras layers that end in logits; the stored model ends in their softmax.
 
+    The state is the seed of each augmentation, followed by the state of the layers.
+
     Args:
-        layers: returns new layers at each call, since a seed determines the initial weights of new layers only. Layers
-            with an attribute `only_in_training` are left out of the stored model.
+        layers: the layers of the model.
+        new_layers: returns new layers at each call, since a seed determines the initial weights of new layers only.
         precision: the type in which the layers compute in training; the weights are always float32.
     """
 
-    def __init__(self, layers: Callable[[], list[keras.Layer]], image_shape: ImageShape, precision: str) -> None:
-        self._layers, self._image_shape = layers, image_shape
-        self._network = self._network_of(self._layers_to_predict())
-        self.activation_bytes = 2 * 4 * max(_output_sizes(self._network), default=0)
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else before)
-        try:
-            self._in_training = self._network_of(layers())
-        finally:
-            keras.config.set_dtype_policy(before)
-        if {id(variable) for variable in self._network.variables} & {id(v) for v in self._in_training.variables}:
-            raise ModelError("expected new layers at each call of the function, got the same; create them inside it")
-        left_out = [layer for layer in self._in_training.layers if hasattr(layer, "only_in_training")]
-        ids = {id(variable) for layer in left_out for variable in layer.non_trainable_variables}
-        self._predicts = [id(variable) not in ids for variable in self._in_training.non_trainable_variables]
+    def __init__(
+        self,
+        layers: Sequence[keras.Layer],
+        new_layers: Callable[[], Sequence[keras.Layer]],
+        image_shape: ImageShape,
+        precision: str,
+        augmentations: Sequence[Augmentation] = (),
+    ) -> None:
+        self._new_layers, self._image_shape, self._augmentations = new_layers, image_shape, augmentations
+        self._network = self._in_training = self._network_of(layers)
+        self.activation_bytes = 2 * 4 * max(map(_output_size, self._network._flatten_layers()))
+        if precision == "bfloat16":
+            with restored_settings():
+                keras.config.set_dtype_policy("mixed_bfloat16")
+                self._in_training = self.network()
         # On a CPU, XLA takes 20 times as long for convolutions, whose kernels have four axes, and 30 times as long for
         # random numbers.
         convolves = any(len(variable.shape) > 3 for variable in self._network.variables)
-        draws = any(variable.path.endswith(SEED_STATE) for variable in self._in_training.non_trainable_variables)
-        self.fast_in_xla_on_cpu = precision == "float32" and not convolves and not draws
+        paths = [variable.path for variable in self._network.non_trainable_variables]
+        self._is_seed = [*(True for _ in augmentations), *(path.endswith("seed_generator_state") for path in paths)]
+        self.fast_in_xla_on_cpu = precision == "float32" and not convolves and not any(self._is_seed)
 
     def initial_weights(self, seed: int) -> Weights:
         keras.utils.set_random_seed(seed)  # layers without a seed of their own draw from the global one
-        return _values_of(self.training_network())
+        network = self.network()
+        if {id(variable) for variable in self._network.variables} & {id(variable) for variable in network.variables}:
+            raise ModelError("expected new layers at each call of the function, got the same; create them inside it")
+        return self._values_of(network)
 
     def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
         # Keras' own augmentation acts unless `training` is False; None is not enough.
-        return self._network.stateless_call(weights.trainable, self._state_to_predict(weights), images, training=False)[
-            0
-        ]
+        return self._network.stateless_call(weights.trainable, self._of_layers(weights), images, training=False)[0]
 
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
-        own = self._shift_seeds(weights.state, replica)
+        own = weights._replace(state=self._shift_seeds(weights.state, replica))
+        seeds = own.state[: len(self._augmentations)]
+        for augment, seed in zip(self._augmentations, seeds, strict=True):
+            images = augment(images, tf.cast(seed, tf.int32))
         logits, state, losses = self._in_training.stateless_call(
-            weights.trainable, own, images, training=True, return_losses=True
+            own.trainable, self._of_layers(own), images, training=True, return_losses=True
         )
         loss = tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else tf.constant(0.0)
-        return tf.cast(logits, tf.float32), self._shift_seeds(state, -replica), loss
+        state = self._shift_seeds([*(tf.add(seed, (0, 1)) for seed in seeds), *state], -replica)
+        return tf.cast(logits, tf.float32), state, loss
 
     def _shift_seeds(self, state: Tensors, by: tf.Tensor) -> Tensors:
-        """Add a number to the first half of each random generator's state; Keras changes only the second half."""
-        variables, shift = self._in_training.non_trainable_variables, tf.stack([by, 0])
-        return [
-            value + tf.cast(shift, value.dtype) if variable.path.endswith(SEED_STATE) else value
-            for variable, value in zip(variables, state, strict=True)
-        ]
+        """Add a number to the first half of each seed; a step changes only the second half."""
+        shift = tf.stack([by, 0])
+        pairs = zip(self._is_seed, state, strict=True)
+        return [value + tf.cast(shift, value.dtype) if is_seed else value for is_seed, value in pairs]
+
+    def _of_layers(self, weights: Weights) -> Tensors:
+        """Return the state of the layers."""
+        return weights.state[len(self._augmentations) :]
 
     def stored(self, weights: Weights) -> Weights:
-        """Return the weights without seed states, which Keras does not store."""
-        stored = {id(variable) for variable in self._in_training.weights}
-        pairs = zip(self._in_training.non_trainable_variables, weights.state, strict=True)
-        return weights._replace(state=[value for variable, value in pairs if id(variable) in stored])
+        """Return the weights without seeds, which Keras does not store."""
+        pairs = zip(self._is_seed, weights.state, strict=True)
+        return weights._replace(state=[value for is_seed, value in pairs if not is_seed])
 
     def files(self, weights: Weights) -> dict[str, bytes]:
-        stored = self._stored_network()
-        for variable, value in zip(stored.trainable_variables, weights.trainable, strict=True):
-            variable.assign(value)
-        for variable, value in zip(stored.non_trainable_variables, self._state_to_predict(weights), strict=True):
+        variables = *self._to_store.trainable_variables, *self._to_store.non_trainable_variables
+        for variable, value in zip(variables, (*weights.trainable, *self._of_layers(weights)), strict=True):
             variable.assign(value)
         with tempfile.TemporaryDirectory() as folder:
-            stored.save(Path(folder, KERAS_FILE))
+            self._to_store.save(Path(folder, KERAS_FILE))
             return read_files(Path(folder))
 
     def read(self, files: Mapping[str, bytes]) -> Weights:
-        stored = self._stored_network()
+        stored = self._to_store
         layers = ["InputLayer", *(type(layer).__name__ for layer in stored.layers)]
         sizes = [int(np.prod(variable.shape)) * tf.as_dtype(variable.dtype).size for variable in stored.variables]
         content = read_keras_weights(require_file(files, KERAS_FILE), KERAS_FILE, layers, sizes)
@@ -222,41 +236,41 @@ class KerasModel:
             except Exception as error:  # h5py and Keras raise many kinds, depending on the byte that is damaged
                 expected = f"weights of the layers {', '.join(layers)}"
                 raise IntegrityError(f"{KERAS_FILE}: expected {expected}: {one_line(error)}") from error
-        weights = _values_of(stored)
-        read, initial = iter(weights.state), self.initial_weights(seed=0).state
-        return weights._replace(
-            state=[next(read) if kept else value for value, kept in zip(initial, self._predicts, strict=True)]
-        )
+        return self._values_of(stored)
 
-    def training_network(self) -> keras.Sequential:
-        """Return a new network that ends in logits, with the layers that are only for training."""
-        return self._network_of(self._layers())
+    def network(self) -> keras.Sequential:
+        """Return a new network that ends in logits."""
+        return self._network_of(self._new_layers())
 
-    def _state_to_predict(self, weights: Weights) -> Tensors:
-        """Return the state without the state of the layers that are only for training."""
-        return [value for value, kept in zip(weights.state, self._predicts, strict=True) if kept]
+    @functools.cached_property
+    def _to_store(self) -> keras.Sequential:
+        """The network as it is stored: not compiled, since an optimizer would double the size of the file."""
+        layers = map(to_predict, self._network.layers)
+        return self._network_of([*layers, keras.layers.Softmax(name="probabilities")], dtype="uint8")
 
-    def _layers_to_predict(self) -> list[keras.Layer]:
-        return [to_predict(layer) for layer in self._layers() if not hasattr(layer, "only_in_training")]
+    def _network_of(self, layers: Sequence[keras.Layer], dtype: str = "float32") -> keras.Sequential:
+        return keras.Sequential([keras.Input(self._image_shape, dtype=dtype, name="pixels"), *layers])
 
-    def _stored_network(self) -> keras.Sequential:
-        """Return a new network as it is stored: not compiled, since an optimizer would double the size of the file."""
-        return self._network_of([*self._layers_to_predict(), keras.layers.Softmax(name="probabilities")])
-
-    def _network_of(self, layers: list[keras.Layer]) -> keras.Sequential:
-        return keras.Sequential([keras.Input(self._image_shape, dtype="uint8", name="pixels"), *layers])
+    def _values_of(self, network: keras.Sequential) -> Weights:
+        seeds = [keras.random.SeedGenerator().state for _ in self._augmentations]
+        state = [*seeds, *network.non_trainable_variables]
+        return Weights(*([tf.constant(each.numpy()) for each in kind] for kind in (network.trainable_variables, state)))
 
 
-def _output_sizes(layer: keras.Layer) -> Iterator[int]:
-    """Yield how many numbers each layer returns for an image, if Keras knows this before the layer is called."""
+@contextlib.contextmanager
+def restored_settings() -> Iterator[None]:
+    """Restore Keras' global settings at the end, so that other models of the process are not affected."""
+    before = keras.config.floatx(), keras.config.image_data_format(), keras.config.dtype_policy()
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_image_data_format(before[1])
+        keras.config.set_dtype_policy(before[2])
+
+
+def _output_size(layer: keras.Layer) -> int:
+    """Return how many numbers a layer returns for an image; 0 if Keras knows this only when the layer is called."""
     with contextlib.suppress(AttributeError, TypeError, ValueError):  # no output: the layer is in no graph
-        yield math.prod(layer.output.shape[1:])
-    for inner in getattr(layer, "layers", []):
-        yield from _output_sizes(inner)
-
-
-def _values_of(network: keras.Sequential) -> Weights:
-    return Weights(
-        [tf.constant(variable.numpy()) for variable in network.trainable_variables],
-        [tf.constant(variable.numpy()) for variable in network.non_trainable_variables],
-    )
+        return math.prod(layer.output.shape[1:])
+    return 0

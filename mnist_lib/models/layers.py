@@ -1,43 +1,47 @@
-"""Keras layers of the catalog's models: random changes of training images, predictions at several angles, and a faster
-batch normalisation."""
+"""Parts of the catalog's models: augmentations, which are functions of images and a seed, and layers for predictions at
+several angles and a faster batch normalisation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-
-class RandomShift(keras.layers.Layer):
-    """Moves each training image by at most `pixels` along each axis. Pixels from outside the image are 0."""
-
-    only_in_training = True
-
-    def __init__(self, pixels: int) -> None:
-        super().__init__()
-        self._pixels = pixels
-        self._seeds = keras.random.SeedGenerator()
-
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """images: [batch, height, width, channels] -> the same shape and type."""
-        if not training:
-            return images
-        height, width = images.shape[1:3]
-        pad = [self._pixels, self._pixels]
-        begin = keras.random.randint((tf.shape(images)[0], 2), 0, 2 * self._pixels + 1, seed=self._seeds)
-        rows, columns = begin[:, :1] + tf.range(height), begin[:, 1:] + tf.range(width)
-        images = tf.gather(tf.pad(images, [[0, 0], pad, pad, [0, 0]]), rows, axis=1, batch_dims=1)
-        return tf.gather(images, columns, axis=2, batch_dims=1)
+# An augmentation: from images, [batch, height, width, channels], and a seed, two integers, to changed images.
+Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-class RandomDistortion(keras.layers.Layer):
-    """Turns, scales, shears and moves each training image, and bends it smoothly. Pixels from outside it are 0.
+def shifted(images: tf.Tensor, seed: tf.Tensor, pixels: int = 1) -> tf.Tensor:
+    """Move each image by at most `pixels` along each axis. Pixels from outside the image are 0.
+
+    images: [batch, height, width, channels] -> the same shape and type.
+    """
+    height, width = images.shape[1:3]
+    pad = [pixels, pixels]
+    begin = tf.random.stateless_uniform((tf.shape(images)[0], 2), seed, 0, 2 * pixels + 1, tf.int32)
+    rows, columns = begin[:, :1] + tf.range(height), begin[:, 1:] + tf.range(width)
+    images = tf.gather(tf.pad(images, [[0, 0], pad, pad, [0, 0]]), rows, axis=1, batch_dims=1)
+    return tf.gather(images, columns, axis=2, batch_dims=1)
+
+
+def distorted(
+    images: tf.Tensor,
+    seed: tf.Tensor,
+    rotation: float = 0.15,
+    scale: float = 0.08,
+    shear: float = 0.1,
+    shift: float = 1.5,
+    bend: float = 0.6,
+    knots: int = 5,
+) -> tf.Tensor:
+    """Turn, scale, shear and move each image, and bend it smoothly. Pixels from outside it are 0.
 
     The bend is similar to the elastic distortion of Simard et al. (2003): random offsets at `knots` x `knots` grid
     points, interpolated smoothly between them.
 
     Args:
+        images: [batch, height, width, channels]; the result has the same shape and is float32.
         rotation: the largest angle, in radians.
         scale: each axis is scaled by up to exp(scale) or down to exp(-scale).
         shear: the largest horizontal offset of a row, as a share of its distance from the centre.
@@ -45,68 +49,34 @@ class RandomDistortion(keras.layers.Layer):
         bend: the standard deviation of the offset of a grid point, in pixels.
         knots: the number of grid points along each axis.
     """
-
-    only_in_training = True
-
-    def __init__(
-        self,
-        rotation: float = 0.15,
-        scale: float = 0.08,
-        shear: float = 0.1,
-        shift: float = 1.5,
-        bend: float = 0.6,
-        knots: int = 5,
-    ) -> None:
-        super().__init__(autocast=False)  # bfloat16 would round pixels
-        self._rotation, self._scale, self._shear, self._shift = rotation, scale, shear, shift
-        self._bend, self._knots = bend, knots
-        self._seeds = keras.random.SeedGenerator()
-
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """images: [batch, height, width, channels] -> the same shape, float32."""
-        images = tf.cast(images, tf.float32)
-        return _sampled(images, *self._sources(images.shape[1:3], tf.shape(images)[0])) if training else images
-
-    def _sources(self, size: tuple[int, int], batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return from where each pixel is taken: x and y, [batch, height, width], in pixels."""
-        height, width = size
-        draws = keras.random.uniform((6, batch, 1, 1), -1.0, 1.0, seed=self._seeds)
-        angle, scales, shear = draws[0] * self._rotation, tf.exp(draws[1:3] * self._scale), draws[3] * self._shear
-        y = tf.range(height, dtype=tf.float32)[:, None] - (height - 1) / 2
-        x = tf.range(width, dtype=tf.float32) - (width - 1) / 2 + shear * y
-        shift = draws[4:6] * self._shift
-        bend = keras.random.normal((batch, self._knots, self._knots, 2), stddev=self._bend, seed=self._seeds)
-        bend = tf.image.resize(bend, size, "bicubic")
-        cos, sin = tf.cos(angle), tf.sin(angle)
-        from_x = scales[0] * (cos * x - sin * y) + shift[0] + bend[..., 0] + (width - 1) / 2
-        from_y = scales[1] * (sin * x + cos * y) + shift[1] + bend[..., 1] + (height - 1) / 2
-        return from_x, from_y
+    batch, (height, width) = tf.shape(images)[0], images.shape[1:3]
+    seed *= (1, 2)  # two numbers of the sequence for each call
+    draws = tf.random.stateless_uniform((6, batch, 1, 1), seed, -1.0, 1.0)
+    angle, scales, shears = draws[0] * rotation, tf.exp(draws[1:3] * scale), draws[3] * shear
+    y = tf.range(height, dtype=tf.float32)[:, None] - (height - 1) / 2
+    x = tf.range(width, dtype=tf.float32) - (width - 1) / 2 + shears * y
+    shifts = draws[4:6] * shift
+    bends = tf.random.stateless_normal((batch, knots, knots, 2), tf.add(seed, (0, 1)), stddev=bend)
+    bends = tf.image.resize(bends, (height, width), "bicubic")
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    from_x = scales[0] * (cos * x - sin * y) + shifts[0] + bends[..., 0] + (width - 1) / 2
+    from_y = scales[1] * (sin * x + cos * y) + shifts[1] + bends[..., 1] + (height - 1) / 2
+    return _sampled(tf.cast(images, tf.float32), from_x, from_y)
 
 
-class RandomStroke(keras.layers.Layer):
-    """Makes the bright strokes of each training image thicker or thinner.
+def stroked(images: tf.Tensor, seed: tf.Tensor, thicker: float = 0.6, thinner: float = 0.4) -> tf.Tensor:
+    """Make the bright strokes of each image thicker or thinner.
 
     Each pixel moves by a random share towards the brightest, or the darkest, pixel of the 3 x 3 square around it.
 
     Args:
+        images: [batch, height, width, channels]; the result has the same shape and is float32.
         thicker, thinner: the largest share in each direction.
     """
-
-    only_in_training = True
-
-    def __init__(self, thicker: float = 0.6, thinner: float = 0.4) -> None:
-        super().__init__(autocast=False)  # bfloat16 would round pixels
-        self._thicker, self._thinner = thicker, thinner
-        self._seeds = keras.random.SeedGenerator()
-
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """images: [batch, height, width, channels] -> the same shape, float32."""
-        images = tf.cast(images, tf.float32)
-        if not training:
-            return images
-        share = keras.random.uniform((tf.shape(images)[0], 1, 1, 1), -self._thinner, self._thicker, seed=self._seeds)
-        brightest, darkest = tf.nn.max_pool2d(images, 3, 1, "SAME"), -tf.nn.max_pool2d(-images, 3, 1, "SAME")
-        return images + tf.nn.relu(share) * (brightest - images) + tf.nn.relu(-share) * (darkest - images)
+    images = tf.cast(images, tf.float32)
+    share = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed, -thinner, thicker)
+    brightest, darkest = tf.nn.max_pool2d(images, 3, 1, "SAME"), -tf.nn.max_pool2d(-images, 3, 1, "SAME")
+    return images + tf.nn.relu(share) * (brightest - images) + tf.nn.relu(-share) * (darkest - images)
 
 
 def _sampled(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,7 @@ from mnist_lib.models.model import Model, Weights
 from mnist_lib.results import Accuracy, CheckpointTaken, EpochDone, Heartbeat, RungDone, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.loop import HEARTBEAT_SECONDS, Trainer, accuracy_of, learning_rates
+from mnist_lib.training.loop import HEARTBEAT_SECONDS, Predictor, Trainer, accuracy_of, learning_rates
 
 
 @dataclass(frozen=True)
@@ -124,18 +124,18 @@ def _validate(compiled: Compiled, spec: TrialSpec, epoch: int) -> Generator[Tria
     trainer, validation, heartbeat = compiled.trainer, compiled.validation, Heartbeat(trial=spec.id, epoch=epoch)
     assert validation is not None
     try:
-        probabilities = yield from evaluate(trainer, trainer.weights, validation, heartbeat)
+        probabilities = yield from evaluate(trainer.predictor, trainer.weights, validation, heartbeat)
     except DivergedError as error:
         raise DivergedError(f"after epoch {epoch}, {error}") from error
     return accuracy_of(probabilities, validation.labels)
 
 
 def evaluate(
-    trainer: Trainer, weights: Weights, split: Split, heartbeat: TrialEvent
+    predictor: Predictor, weights: Weights, split: Split, heartbeat: TrialEvent
 ) -> Generator[TrialEvent, None, NDArray[np.float32]]:
     """Return the probabilities of a split, [n, classes], and yield `heartbeat` every few seconds until then."""
     parts, heartbeat_at = [], time.monotonic()
-    for part in trainer.predict(weights, split.images):
+    for part in predictor.predict(weights, split.images):
         parts.append(part)
         if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
             yield heartbeat

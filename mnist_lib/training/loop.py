@@ -29,6 +29,7 @@ class Trainer:
         self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy, label_smoothing: float = 0.0
     ) -> None:
         self._model, self._optimizer, self._strategy = model, optimizer, strategy
+        self.predictor = Predictor(model, strategy)
         self._gradients = partial(gradients_of, model, label_smoothing)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
         self._steps = steps_of(model, self._gradients, optimizer, strategy)
@@ -65,7 +66,7 @@ class Trainer:
     def _run_once(self, split: Split, plan: Plan) -> None:
         rates = np.zeros(plan.steps_per_chunk, np.float32)
         self._steps.run(self.values, blank_chunk(split, plan), tf.constant(rates))
-        self.probabilities(self.weights, split.images[:1])
+        self.predictor.probabilities(self.weights, split.images[:1])
 
     @property
     def weights(self) -> Weights:
@@ -133,6 +134,24 @@ class Trainer:
         self.values, totals = self._steps.run(self.values, chunk, tf.constant(learning_rates))
         return totals
 
+    def any_process(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process of the group, so that all processes act alike."""
+        if len(self._strategy.extended.worker_devices) == self.replicas:
+            return flag
+        return bool(self._count(tf.constant(int(flag))) > 0)
+
+    @tf.function(autograph=False)
+    def _count(self, number: tf.Tensor) -> tf.Tensor:
+        numbers = self._strategy.experimental_distribute_values_from_function(lambda _: number)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
+
+
+class Predictor:
+    """A model that predicts on the devices of a strategy. It is compiled once for a shape of images."""
+
+    def __init__(self, model: Model, strategy: tf.distribute.Strategy) -> None:
+        self._model, self._strategy = model, strategy
+
     def probabilities(self, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return what `predict` yields as one array."""
         return np.concatenate([*self.predict(weights, images)])
@@ -155,17 +174,6 @@ class Trainer:
                 raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
             yield probabilities
 
-    def any_process(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process of the group, so that all processes act alike."""
-        if len(self._strategy.extended.worker_devices) == self.replicas:
-            return flag
-        return bool(self._count(tf.constant(int(flag))) > 0)
-
-    @tf.function(autograph=False)
-    def _count(self, number: tf.Tensor) -> tf.Tensor:
-        numbers = self._strategy.experimental_distribute_values_from_function(lambda _: number)
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
-
     @tf.function(autograph=False)
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
         """Return the probabilities of each replica's images, [batch, height, width, channels] each.
@@ -176,12 +184,9 @@ class Trainer:
             lambda context: images[context.replica_id_in_sync_group % len(images)]
         )
         probabilities: tuple[tf.Tensor, ...] = self._strategy.experimental_local_results(
-            self._strategy.run(self._softmax, args=(weights, shares))
+            self._strategy.run(lambda *args: tf.nn.softmax(self._model.logits(*args)), args=(weights, shares))
         )
         return probabilities
-
-    def _softmax(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(self._model.logits(weights, images))
 
 
 def accuracy_of(probabilities: NDArray[np.float32], labels: Labels) -> Accuracy:

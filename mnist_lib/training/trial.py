@@ -202,7 +202,7 @@ class _Lane:
         yield (trained := Trained(trial=spec.id))
         best = state.best
         test = self._dataset.test
-        probabilities = yield from evaluate(compiled.trainer, best.weights, test, trained)
+        probabilities = yield from evaluate(compiled.trainer.predictor, best.weights, test, trained)
         rates = rates_of(compiled, spec)[compiled.plan.steps - 1 :: compiled.plan.steps]
         yield TrialResult(
             trial=spec.id,

@@ -22,12 +22,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
 class Scripted:
-    """A trainer whose weights are the number of the epoch, and that predicts a given number of images correctly."""
+    """A trainer whose weights are the number of the epoch, and a predictor that predicts a given number correctly."""
 
     values = None
 
     def __init__(self, correct: list[int], total: int) -> None:
-        self._correct, self._total = correct, total
+        self._correct, self._total, self.predictor = correct, total, self
 
     def train(self, *_: Any, first: int, last: int, **__: Any) -> Iterator[EpochDone]:
         for number in range(first, last + 1):

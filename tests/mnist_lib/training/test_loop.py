@@ -107,7 +107,8 @@ def unusual_layers() -> list[keras.layers.Layer]:
 def test_layer_losses_and_weights_without_a_gradient_are_treated_as_in_keras(digits: Dataset, replicas: int) -> None:
     train = first(digits.train, 10 * 64)
     strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
-    trainer = Trainer(KerasModel(unusual_layers, (28, 28, 1), "float32"), OPTIMIZERS["sgd"](), strategy)
+    model = KerasModel(unusual_layers(), unusual_layers, (28, 28, 1), "float32")
+    trainer = Trainer(model, OPTIMIZERS["sgd"](), strategy)
     twin = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), *unusual_layers()])
     twin.compile(keras.optimizers.SGD(0.1), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     twin.set_weights([value.numpy() for value in trainer.weights.trainable])
@@ -151,7 +152,7 @@ def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int)
             train, Plan(n, batch, replicas), seed=0, learning_rates=constant(spec.learning_rate), last=1
         )
         assert isinstance(epoch, EpochDone)
-        probabilities = trainer.probabilities(trainer.weights, first(digits.test, n).images)
+        probabilities = trainer.predictor.probabilities(trainer.weights, first(digits.test, n).images)
         runs.append((epoch, accuracy_of(probabilities, first(digits.test, n).labels), probabilities))
     (one, one_test, one_probabilities), (two, two_test, two_probabilities) = runs
     assert one.train.total == two.train.total == n
@@ -229,7 +230,7 @@ def test_any_number_of_images_gets_one_prediction_each(digits: Dataset, n: int, 
     spec = TrialSpec.of("keras", hidden_units=8)
     trainer = trainer_of(spec, replicas)
     images = first(digits.train, n).images
-    probabilities = trainer.probabilities(trainer.weights, images)
+    probabilities = trainer.predictor.probabilities(trainer.weights, images)
     model = build_model(spec, digits.image_shape, 10)
     logits = model.logits(trainer.weights, tf.constant(images))
     np.testing.assert_allclose(probabilities, tf.nn.softmax(logits), atol=1e-5)
@@ -240,7 +241,7 @@ def test_probabilities_that_are_not_finite_are_refused(digits: Dataset) -> None:
     weights = trainer.weights
     broken = weights._replace(trainable=[tf.fill(value.shape, np.nan) for value in weights.trainable])
     with pytest.raises(DivergedError, match="not finite"):
-        trainer.probabilities(broken, digits.test.images[:3])
+        trainer.predictor.probabilities(broken, digits.test.images[:3])
 
 
 def test_a_tie_between_classes_counts_for_the_lower_one() -> None:

@@ -28,7 +28,7 @@ from mnist_lib.results import (
 )
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.training import epochs, loop, trial
-from mnist_lib.training.loop import Trainer
+from mnist_lib.training.loop import Predictor, Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
 from tests.support.results import epochs_in
@@ -135,8 +135,8 @@ class SlowEvaluation:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        for name, seconds in (("train_chunk", 4), ("_predict", 40)):
-            monkeypatch.setattr(Trainer, name, self._slow(getattr(Trainer, name), seconds))
+        for owner, name, seconds in ((Trainer, "train_chunk", 4), (Predictor, "_predict", 40)):
+            monkeypatch.setattr(owner, name, self._slow(getattr(owner, name), seconds))
         monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
         for module in (loop, epochs, trial):
             monkeypatch.setattr(module, "time", self)
