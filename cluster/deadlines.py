@@ -27,7 +27,6 @@ class Limits:
     finishing_seconds: float = 900.0  # evaluation on the test images, and the files of the model
     ending_seconds: float = 30.0  # from the end of a lane's last trial to the end of its task
     fetch_seconds: float = 60.0  # for the transfer of one event from a worker's node
-    cancel_seconds: float = 5.0  # from the cancellation of an attempt to the kill of its process
     wait_seconds: float = 600.0  # while no attempt has been given its resources
     log_interval_seconds: float = 10.0  # between two log lines about the same wait
     head_seconds: float = 30.0  # without an answer from the cluster's head

@@ -76,7 +76,6 @@ class FanOut:
         self._deadline = deadline
         self._queue, self._turns = TrialQueue(limits), itertools.count()
         self._attempts: dict[Lane, Attempt] = {}
-        self._abandoned: deque[tuple[float, Attempt]] = deque()  # and when to kill them
         self._time, self._checked_at = RunningTime(clock), -math.inf
         self._lost: frozenset[str] = frozenset()
         self._failed_starts = 0  # lane starts that failed because of a bug, since the last successful one
@@ -94,8 +93,6 @@ class FanOut:
         for attempt in self._attempts.values():
             # A lane without a trial ends by itself. Ray may fail to end the others once the driver has left.
             self._cluster.kill(attempt.lane, attempt.worker if attempt.trial else None)
-        for _, attempt in self._abandoned:
-            self._cluster.kill(attempt.lane, attempt.worker)
         self._cluster.finish_kills(KILL_SECONDS)
 
     def submit(self, trials: Sequence[Any]) -> None:
@@ -124,7 +121,6 @@ class FanOut:
             self._cluster.head.check()
             self._check_wait()
             yield from self._abandon_overdue()
-            self._kill_abandoned()
             self._queue.put_due(self._now)
             self._supply()
 
@@ -192,7 +188,7 @@ class FanOut:
 
     def _close(self, attempt: Attempt) -> None:
         attempt.close(self._now)
-        self._cluster.close(attempt.lane)
+        self._cluster.assign(attempt.lane, None)
 
     # Events
 
@@ -247,8 +243,7 @@ class FanOut:
 
     def _abandon(self, attempt: Attempt, death: Death) -> Iterator[LostAttempt]:
         del self._attempts[attempt.lane]
-        self._cluster.cancel(attempt.lane)
-        self._abandoned.append((self._now + self._limits.cancel_seconds, attempt))
+        self._cluster.kill(attempt.lane, attempt.worker)
         yield from self._retry_or_fail(attempt, death)
 
     def _retry_or_fail(self, attempt: Attempt, death: Death) -> Iterator[LostAttempt]:
@@ -338,8 +333,3 @@ class FanOut:
         if pause > 0:
             return f"no lane starts for another {pause:.0f} s, after {counted(self._deaths_in_a_row, 'death')} in a row"
         return self._cluster.describe_free()
-
-    def _kill_abandoned(self) -> None:
-        while self._abandoned and self._abandoned[0][0] <= self._now:
-            _, attempt = self._abandoned.popleft()
-            self._cluster.kill(attempt.lane, attempt.worker)

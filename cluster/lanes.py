@@ -104,11 +104,7 @@ class Cluster(Protocol):
         ...
 
     def assign(self, lane: Lane, payload: Any) -> None:
-        """Give a lane its next trial."""
-        ...
-
-    def close(self, lane: Lane) -> None:
-        """Notify a lane that there are no more trials, so that its task returns."""
+        """Give a lane its next trial, or None if there are no more, so that its task returns."""
         ...
 
     def wait(self, lanes: Collection[Lane], seconds: float) -> Sequence[Lane]:
@@ -120,10 +116,6 @@ class Cluster(Protocol):
 
     def take(self, lane: Lane) -> Message | Death | None:
         """Return the next event of a lane, or its end; None while the content of the event is on the way."""
-        ...
-
-    def cancel(self, lane: Lane) -> None:
-        """Ask a lane to end."""
         ...
 
     def kill(self, lane: Lane, worker: WorkerProcess | None) -> None:

@@ -91,9 +91,6 @@ class RayLanes:
     def assign(self, lane: _RayLane, payload: Any) -> None:
         lane.mailbox.put(lane.number, payload)
 
-    def close(self, lane: _RayLane) -> None:
-        lane.mailbox.put(lane.number, None)
-
     def wait(self, lanes: Collection[_RayLane], seconds: float) -> list[_RayLane]:
         self._finish_kills()
         # The content of an event may still have to be transferred once its reference has arrived; `take` requests it.
@@ -142,9 +139,6 @@ class RayLanes:
         if isinstance(message.event, WorkerProcess):
             lane.worker = message.event
         return message
-
-    def cancel(self, lane: _RayLane) -> None:
-        ray.cancel(lane.generator)
 
     def kill(self, lane: _RayLane, worker: WorkerProcess | None) -> None:
         ray.cancel(lane.generator, force=True)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,12 @@ def test_u2_a_worker_that_stops_for_good_delays_the_run_by_at_most_the_deadline_
 
 def stop_instead_of_ending(run: Run) -> None:
     """Make each worker stop for good when it is told that there are no more trials."""
-    run.cluster.close = lambda lane: run.cluster.stop_worker(lane, math.inf)  # type: ignore[method-assign]
+    assign = run.cluster.assign
+
+    def assign_or_stop(lane: SimulatedLane, payload: Any) -> None:
+        run.cluster.stop_worker(lane, math.inf) if payload is None else assign(lane, payload)
+
+    run.cluster.assign = assign_or_stop  # type: ignore[method-assign]
 
 
 def test_u2_a_worker_that_stops_after_the_last_result_does_not_delay_the_end_of_the_run() -> None:
@@ -269,8 +275,9 @@ def test_each_lane_keeps_to_one_model_among_trials_that_cost_the_same() -> None:
     models: dict[int, list[str]] = {}
     assign = run.cluster.assign
 
-    def noted(lane: SimulatedLane, payload: Assignment) -> None:
-        models.setdefault(lane.number, []).append(payload.spec.model)
+    def noted(lane: SimulatedLane, payload: Assignment | None) -> None:
+        if payload is not None:
+            models.setdefault(lane.number, []).append(payload.spec.model)
         assign(lane, payload)
 
     run.cluster.assign = noted  # type: ignore[method-assign]

@@ -116,11 +116,11 @@ MUTANTS = (
     Mutant(
         "an abandoned lane is still heard",
         FAN_OUT,
-        "        del self._attempts[attempt.lane]\n        self._cluster.cancel(attempt.lane)\n",
+        "        del self._attempts[attempt.lane]\n        self._cluster.kill(attempt.lane, attempt.worker)\n",
         "        heard = Attempt(lane=attempt.lane, worker=attempt.worker, state_since=self._now)\n"
         "        heard.close(self._now)\n"
         "        self._attempts[attempt.lane] = heard\n"
-        "        self._cluster.cancel(attempt.lane)\n",
+        "        self._cluster.kill(attempt.lane, attempt.worker)\n",
         ("late events",),
     ),
     Mutant(
@@ -140,8 +140,8 @@ MUTANTS = (
     Mutant(
         "lanes are not ended with the run",
         FAN_OUT,
-        "        for _, attempt in self._abandoned:\n            self._cluster.kill(attempt.lane, attempt.worker)\n",
-        "",
+        "            self._cluster.kill(attempt.lane, attempt.worker if attempt.trial else None)\n",
+        "            pass\n",
         ("nothing left",),
     ),
     Mutant(

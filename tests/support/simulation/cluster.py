@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import nodes
+from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError
 from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from mnist_lib.assignment import Assignment
@@ -19,7 +20,6 @@ from mnist_lib.results import CheckpointTaken, LaneStarted, RungDone, TrialEvent
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.trials import VERSIONS, Durations, trial_script
 
-CANCEL_SECONDS = 0.1  # until a lane that is not stopped has ended
 NODE_LOST_SECONDS = 15.0  # until the head knows
 HEAD_SECONDS = 30.0  # after which a driver gives up
 LARGE = (CheckpointTaken, RungDone, TrialResult)  # events whose content stays on the worker's node
@@ -50,6 +50,7 @@ class SimulatedLane:
     arrived: deque[Message | Death] = field(default_factory=deque)  # taken by the driver
     content_at: float = 0.0  # when the content of the first unread event arrives
     is_requested: bool = False  # whether the driver has asked for that content
+    requested_at: float = math.inf  # since when it has waited for that content
     script: Generator[Any, None, None] | None = None
     has_mailbox: bool = True
     wants: str = ""  # "trial" or "room" while the script waits for one
@@ -187,7 +188,7 @@ class SimulatedCluster:
         self._at_result = lambda lane, event: self.clock.after(1.0, lambda: self.repeat_event(lane, event))
 
     def stop_worker(self, lane: SimulatedLane, seconds: float) -> None:
-        """Stop a worker, which then ignores a cancellation, and resume it later."""
+        """Stop a worker, and resume it later."""
         lane.stopped_at = self.clock.now
         lane.faults.append(f"stopped for {seconds} s")
 
@@ -249,11 +250,10 @@ class SimulatedCluster:
         return lane
 
     def assign(self, lane: SimulatedLane, payload: Any) -> None:
-        lane.payloads.append(payload)
-        self._wake(lane, "trial")
-
-    def close(self, lane: SimulatedLane) -> None:
-        lane.closed = True
+        if payload is None:
+            lane.closed = True
+        else:
+            lane.payloads.append(payload)
         self._wake(lane, "trial")
 
     def wait(self, lanes: Collection[SimulatedLane], seconds: float) -> list[SimulatedLane]:
@@ -273,7 +273,9 @@ class SimulatedCluster:
     def take(self, lane: SimulatedLane) -> Message | Death | None:
         lane.is_requested = lane.content_at > self.clock.now
         if lane.is_requested:
+            lane.requested_at = min(lane.requested_at, self.clock.now)
             return None
+        lane.requested_at = math.inf
         message = lane.arrived.popleft()
         self._read_streams()
         if not lane.arrived and not lane.stream:
@@ -285,13 +287,10 @@ class SimulatedCluster:
             self.watch.on_taken(lane, message)
         return message
 
-    def cancel(self, lane: SimulatedLane) -> None:
-        self.watch.on_abandon(lane)
-        lane.cancelled = True
-        if not lane.stopped:
-            self.clock.after(CANCEL_SECONDS, lambda: self._end_if_reachable(lane))
-
     def kill(self, lane: SimulatedLane, worker: WorkerProcess | None) -> None:
+        is_late = self.clock.now - lane.requested_at > Limits.fetch_seconds
+        if worker is not None or lane.failed or is_late:  # else it has not begun, as far as the driver knows
+            self.watch.on_abandon(lane)
         lane.cancelled = True
         self._end_if_reachable(lane)
 

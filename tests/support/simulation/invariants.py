@@ -6,11 +6,12 @@ Each check names its invariant first, as in "silence: ...", so that a mutant of 
 import json
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
-from cluster.deadlines import Limits
+from cluster.deadlines import Clock, Limits
 from cluster.fan_out import FanOut, LostAttempt
 from cluster.lanes import Cause, Death, Message
 from jobs.train.recorder import Training
@@ -90,6 +91,7 @@ class Invariants(Watch):
     ) -> None:
         self._clock, self._cluster, self._limits, self._storage, self.writes = clock, cluster, limits, storage, writes
         self.fan_out: FanOut | None = None
+        self.is_driving = True  # until the driver kills what still runs
         self.results: set[str] = set()  # trials whose result this driver has recorded
         self._finals: set[str] = set()
         self.checkpoints = newest_checkpoints(storage)  # known to this driver, by trial
@@ -133,6 +135,8 @@ class Invariants(Watch):
         self._taken_at[lane] = self._running
 
     def on_abandon(self, lane: SimulatedLane) -> None:
+        if not self.is_driving:
+            return
         now, overtime = self._clock.now, self._clock.now - lane.trial_began_at > self._limits.trial_seconds - 0.01
         must(bool(lane.faults) or overtime, "healthy lanes", f"lane {lane.number} is abandoned, and nothing touched it")
         results: list[str] = []
@@ -279,6 +283,12 @@ class WatchedTraining(Training):
             self._note(f"{event.trial}: attempt {event.attempt} died: {event.death}, final: {event.final}")
         self._invariants.on_event(event, attempts)
         super().record(event, attempts)
+
+    def record_events(self, fan_out: FanOut, *, shown: bool = True, clock: Clock = time) -> None:
+        try:
+            super().record_events(fan_out, shown=shown, clock=clock)
+        finally:
+            self._invariants.is_driving = False
 
 
 def known_capacity(cluster: SimulatedCluster) -> int:
