@@ -22,7 +22,7 @@ from cluster import local
 from jobs import rehearse
 from jobs.console.exit_codes import TABLE
 from jobs.console.options import flags_text, parser
-from jobs.doctor.__main__ import DoctorOptions
+from jobs.doctor.checks import DoctorOptions
 from jobs.models import __main__ as models
 from jobs.predict.options import PredictOptions
 from jobs.retrain import __main__ as retrain

@@ -1,4 +1,4 @@
-"""The checks of `jobs.doctor`. Each yields findings; an error in a check becomes a finding with its fix.
+"""The checks of `jobs.doctor`, in `CHECKS`. Each yields findings; an error in a check becomes a finding with its fix.
 
 The models are tried on the CPU, on one GPU and on all, each time in a process of its own, since TensorFlow's devices
 cannot be changed once it uses them: `python -m jobs.doctor.checks RESOURCES DATA_DIR MODEL...` prints a line of JSON.
@@ -16,6 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs import SOURCE_FOLDERS
+from jobs.console.datasets import DataOptions
+from jobs.console.options import JsonOptions, StorageOptions
 from jobs.console.output import print_result
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
@@ -25,6 +28,7 @@ from mnist_lib.documents import decode, encode
 from mnist_lib.environment import RESULT_PACKAGES, differing_versions, import_keras, package_versions
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.results import EpochDone, TrialFailure
+from mnist_lib.settings import option
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import check_writable
 from mnist_lib.wording import counted, without_secrets
@@ -39,6 +43,19 @@ TIMEOUT_SECONDS = 900.0  # timeout for all models on one kind of devices
 
 INSTALL = "install requirements/runtime.lock on every node"
 INSTALL_GPU = "install requirements/gpu.lock and the NVIDIA driver there"
+
+
+# How a dataset is read, which is not checked:
+UNUSED = ("tfds_import", "train_split", "test_split", "image_size", "channels", "strict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(DataOptions, StorageOptions, JsonOptions, without=UNUSED):
+    """Check what a run needs, and print each finding with its fix. The exit code is 0 if there is
+    no fault, otherwise the one with which the first fault would end a run."""
+
+    address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", "HOST:PORT")
+    gpu: bool = option(False, "train each model for three epochs on the GPUs of this machine, and compare with the CPU")
 
 
 @dataclass(frozen=True)
@@ -82,19 +99,7 @@ def visible_gpus() -> int:
     return len(tf.config.list_physical_devices("GPU"))
 
 
-def run_check(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check. An error with a code becomes one; the text after its last "; " is the fix."""
-    try:
-        yield from check()
-    except Exception as error:
-        code = getattr(error, "code", None)
-        if not isinstance(code, str):
-            raise
-        problem, separator, fix = without_secrets(str(error)).rpartition("; ")
-        yield Finding(what, problem, fix, code) if separator else Finding(what, fix, code=code)
-
-
-def versions_here() -> Iterator[Finding]:
+def versions_here(options: DoctorOptions) -> Iterator[Finding]:
     versions = package_versions()
     missing = [name for name in RESULT_PACKAGES if name.replace("-", "_") not in versions]
     if missing:
@@ -103,23 +108,24 @@ def versions_here() -> Iterator[Finding]:
         yield Finding("packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
-def storage(where: str) -> Iterator[Finding]:
+def storage(options: DoctorOptions) -> Iterator[Finding]:
+    where = options.storage
     is_new = not is_url(where) and not Path(where).exists()
     check_writable(open_storage(where))
     yield Finding("storage", f"{where} is writable, and when two processes create the same file, only one succeeds")
     if not is_url(where):
-        yield _disk("storage", Path(where), shutil.disk_usage(where).free, "E-STORE-FULL", "--storage")
+        yield _disk("storage", where, shutil.disk_usage(where).free, "E-STORE-FULL", "--storage")
     if is_new:
         Path(where).rmdir()
 
 
-def dataset(request: DataRequest) -> Iterator[Finding]:
+def dataset(options: DoctorOptions) -> Iterator[Finding]:
     from mnist_lib.data.availability import describe_availability
 
-    yield Finding("dataset", describe_availability(request))
+    yield Finding("dataset", describe_availability(options.data()))
 
 
-def token() -> Iterator[Finding]:
+def token(options: DoctorOptions) -> Iterator[Finding]:
     """Check where the token is, and whether other users can read it."""
     from cluster.session import token_file
 
@@ -136,32 +142,47 @@ def token() -> Iterator[Finding]:
         yield Finding("token", f"in {file}; {mode}")
 
 
-def head(address: str, given_by: str) -> Iterator[Finding]:
-    from cluster.nodes import lost_nodes
-    from cluster.session import require_head
+def cluster(options: DoctorOptions) -> Iterator[Finding]:
+    """Check the head and, if it answers, the dashboard and every node."""
+    from cluster.session import address_of, session
 
-    resolved = require_head(address, given_by)
-    yield Finding("head", f"{resolved} answers")
-    for host in lost_nodes(resolved):
+    address = address_of(options.address)
+    if address is None:
+        return
+    head = [*findings("head", _head, options)]
+    yield from head
+    if head[0].code is None:
+        with session(address, SOURCE_FOLDERS):
+            yield _dashboard()
+            yield from _nodes()
+
+
+def _head(options: DoctorOptions) -> Iterator[Finding]:
+    from cluster.nodes import lost_nodes
+    from cluster.session import address_of, require_head
+
+    head = require_head(str(address_of(options.address)), "--address" if options.address else "RAY_ADDRESS")
+    yield Finding("head", f"{head} answers")
+    for host in lost_nodes(head):
         fix = "restart Ray there (ray start --address); see /tmp/ray/session_latest/logs/raylet.out"
         yield Finding(f"node {host}", "it died", fix)
 
 
-def dashboard() -> Iterator[Finding]:
+def _dashboard() -> Finding:
     from cluster.ray_private import dashboard_address
 
     address = dashboard_address()
     if address is None:
-        fix = "to submit jobs, install ray[default] and start the head with `ray start --head`"
-        yield Finding("dashboard", "none", fix)
-    elif os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and not address.startswith(("127.", "localhost")):
+        return Finding(
+            "dashboard", "none", "to submit jobs, install ray[default] and start the head with `ray start --head`"
+        )
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and not address.startswith(("127.", "localhost")):
         fix = "start the head with --dashboard-host 127.0.0.1, or with RAY_AUTH_MODE=token"
-        yield Finding("dashboard", f"anyone who can connect to {address} can run code", fix)
-    else:
-        yield Finding("dashboard", address)
+        return Finding("dashboard", f"anyone who can connect to {address} can run code", fix)
+    return Finding("dashboard", address)
 
 
-def nodes() -> Iterator[Finding]:
+def _nodes() -> Iterator[Finding]:
     from cluster.tasks import call_on_every_node
 
     asked = time.time()
@@ -186,27 +207,25 @@ def nodes() -> Iterator[Finding]:
 
 
 def _node(what: str, cpus: int, facts: NodeFacts, asked: float) -> Iterator[Finding]:
-    free = f"{facts.disk_free / 1e9:.0f} GB of disk and {facts.memory_free / 1e9:.0f} GB of memory free"
-    fine = Finding(what, f"{counted(cpus, 'CPU')}, {free}, same package versions as here")
-    yield from list(_faults(what, facts, asked)) or [fine]
-
-
-def _faults(what: str, facts: NodeFacts, asked: float) -> Iterator[Finding]:
+    """Yield the faults of a node, or one finding if it has none. `asked`: when its facts were asked for."""
+    faults = list[Finding]()
     if differing := differing_versions(facts.versions):
-        yield Finding(what, differing, INSTALL, "E-CLUSTER-VERSIONS")
+        faults.append(Finding(what, differing, INSTALL, "E-CLUSTER-VERSIONS"))
     if facts.disk_free < MIN_DISK:
-        yield _disk(what, Path(facts.temporary), facts.disk_free, "E-RESOURCES", "TMPDIR")
+        faults.append(_disk(what, facts.temporary, facts.disk_free, "E-RESOURCES", "TMPDIR"))
     if facts.memory_free < MIN_MEMORY:
         fix = f"stop other programs there: a worker needs {MIN_MEMORY / 1e9:.0f} GB"
-        yield Finding(what, f"{facts.memory_free / 1e9:.1f} GB of memory free", fix, "E-RESOURCES")
+        faults.append(Finding(what, f"{facts.memory_free / 1e9:.1f} GB of memory free", fix, "E-RESOURCES"))
     # The node read its clock between `asked` and now.
     off = max(asked - facts.clock, facts.clock - time.time())
     if off > MAX_CLOCK_SECONDS:
         fix = "let NTP set the clocks (timedatectl set-ntp true)"
-        yield Finding(what, f"its clock differs from that of this machine by {off:.0f} s", fix)
+        faults.append(Finding(what, f"its clock differs from that of this machine by {off:.0f} s", fix))
+    free = f"{facts.disk_free / 1e9:.0f} GB of disk and {facts.memory_free / 1e9:.0f} GB of memory free"
+    yield from faults or [Finding(what, f"{counted(cpus, 'CPU')}, {free}, same package versions as here")]
 
 
-def _disk(what: str, folder: Path, free: int, code: str, flag: str) -> Finding:
+def _disk(what: str, folder: str, free: int, code: str, flag: str) -> Finding:
     text = f"{free / 1e6:,.0f} MB free in {folder}"
     if free >= MIN_DISK:
         return Finding(what, text)
@@ -224,8 +243,8 @@ def _others_read(file: Path) -> bool:
 class Measurement:
     """A model on some devices: the loss of its first epoch and its speed, or why it does not work."""
 
-    loss: float | None = None
-    images_per_second: float | None = None
+    loss: float = 0.0
+    images_per_second: float = 0.0
     error: str = ""
 
 
@@ -235,9 +254,11 @@ class Devices:
     models: Mapping[str, Measurement]
 
 
-def devices(data_dir: Path | None) -> Iterator[Finding]:
+def devices(options: DoctorOptions) -> Iterator[Finding]:
     """Train each model on the CPU, on one GPU and mirrored over all GPUs, and compare."""
-    folder = data_dir or default_data_dir()
+    if not options.gpu:
+        return
+    folder = options.data_dir or default_data_dir()
     cpu = measure(Resources(cpus=len(os.sched_getaffinity(0))), folder)
     yield from compared("the CPU", cpu, cpu)
     if not cpu.gpus:
@@ -251,23 +272,21 @@ def devices(data_dir: Path | None) -> Iterator[Finding]:
 
 def compared(where: str, tried: Devices, cpu: Devices) -> Iterator[Finding]:
     """Yield a finding for each model, with its speed and whether it learns as on the CPU."""
-    for name, measurement in tried.models.items():
+    for name, measured in tried.models.items():
         what, on_cpu = f"{name} on {where}", cpu.models[name]
-        if measurement.loss is None or measurement.images_per_second is None:
-            yield Finding(what, measurement.error, INSTALL_GPU if tried is not cpu else "", "E-TRAINING")
-            continue
-        speed = f"{measurement.images_per_second:,.0f} images/s"
-        if tried is cpu or on_cpu.loss is None or on_cpu.images_per_second is None:
+        speed = f"{measured.images_per_second:,.0f} images/s"
+        if measured.error:
+            yield Finding(what, measured.error, INSTALL_GPU if tried is not cpu else "", "E-TRAINING")
+        elif tried is cpu or on_cpu.error:
             yield Finding(what, speed)
-            continue
-        times = f"{speed}, {measurement.images_per_second / on_cpu.images_per_second:.1f} times the CPU"
-        losses = f"loss {measurement.loss:.4f}, on the CPU {on_cpu.loss:.4f}"
-        if abs(measurement.loss - on_cpu.loss) > MAX_LOSS_DIFFERENCE * on_cpu.loss:
-            yield Finding(
-                what, f"{losses}: expected a difference of at most {MAX_LOSS_DIFFERENCE:.0%}", INSTALL_GPU, "E-TRAINING"
-            )
         else:
-            yield Finding(what, f"{times}; {losses}")
+            losses = f"loss {measured.loss:.4f}, on the CPU {on_cpu.loss:.4f}"
+            if abs(measured.loss - on_cpu.loss) > MAX_LOSS_DIFFERENCE * on_cpu.loss:
+                text = f"{losses}: expected a difference of at most {MAX_LOSS_DIFFERENCE:.0%}"
+                yield Finding(what, text, INSTALL_GPU, "E-TRAINING")
+            else:
+                times = measured.images_per_second / on_cpu.images_per_second
+                yield Finding(what, f"{speed}, {times:.1f} times the CPU; {losses}")
 
 
 def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODELS, **environment: str) -> Devices:
@@ -296,18 +315,42 @@ def try_models(resources: Resources, data_dir: Path, models: Collection[str]) ->
 
     gpus = len(tf.config.list_physical_devices("GPU"))
     specs = [TrialSpec.of(name, epochs=EPOCHS) for name in models]
-    epochs: dict[str, list[EpochDone]] = {}
-    measurements: dict[str, Measurement] = {}
+    measurements = {name: Measurement(error="it ended before its first epoch") for name in models}
     data = DataRequest(data_dir=data_dir)
     for event in run_trials(map(Assignment, specs), lambda: prepare(data), resources, WorkerPlace(node="here")):
         name = event.trial.rpartition("-")[0]
         if isinstance(event, EpochDone):
-            epochs.setdefault(name, []).append(event)
-            fastest = max(epoch.images_per_second for epoch in epochs[name])
-            measurements[name] = Measurement(epochs[name][0].loss, fastest)
+            before = measurements[name]
+            loss = event.loss if before.error else before.loss
+            measurements[name] = Measurement(loss, max(before.images_per_second, event.images_per_second))
         elif isinstance(event, TrialFailure):
             measurements[name] = Measurement(error=f"{event.code} {event.message}")
     return Devices(gpus, measurements)
+
+
+# By what they check, in their order.
+CHECKS: dict[str, Callable[[DoctorOptions], Iterator[Finding]]] = {
+    "packages": versions_here,
+    "storage": storage,
+    "dataset": dataset,
+    "token": token,
+    "GPU": devices,
+    "cluster": cluster,
+}
+
+
+def findings(
+    what: str, check: Callable[[DoctorOptions], Iterator[Finding]], options: DoctorOptions
+) -> Iterator[Finding]:
+    """Yield the findings of a check. An error with a code becomes one; the text after its last "; " is the fix."""
+    try:
+        yield from check(options)
+    except Exception as error:
+        code = getattr(error, "code", None)
+        if not isinstance(code, str):
+            raise
+        problem, separator, fix = without_secrets(str(error)).rpartition("; ")
+        yield Finding(what, problem, fix, code) if separator else Finding(what, fix, code=code)
 
 
 def main() -> None:

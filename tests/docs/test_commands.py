@@ -13,7 +13,7 @@ from docs.reference.make import parsers
 from jobs.__main__ import COMMANDS as PROGRAMS
 from jobs.console.exit_codes import ERRORS, UsageError
 from jobs.console.options import parse, split_at_dashes
-from jobs.doctor.__main__ import DoctorOptions
+from jobs.doctor.checks import DoctorOptions
 from jobs.models.__main__ import COMMANDS as MODELS
 from jobs.predict.options import PredictOptions
 from jobs.rehearse import RehearseOptions

@@ -12,7 +12,7 @@ from ray.scripts.scripts import cli as ray_cli
 from cluster import local
 from jobs.console import exit_codes
 from jobs.console.options import parse
-from jobs.doctor.__main__ import DoctorOptions
+from jobs.doctor.checks import DoctorOptions
 from jobs.models.__main__ import COMMANDS as MODELS_COMMANDS
 from tests.support.deploy_files import (
     GROUPS,

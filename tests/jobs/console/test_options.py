@@ -19,7 +19,7 @@ from jobs import __main__ as mnist_jobs
 from jobs.console import options, values
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse, split_subcommand
-from jobs.doctor.__main__ import DoctorOptions
+from jobs.doctor.checks import DoctorOptions
 from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from jobs.predict.options import PredictOptions
 from jobs.retrain.options import RetrainOptions
