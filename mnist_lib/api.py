@@ -96,18 +96,24 @@ def load(
     objects = open_storage(str(storage))
     version = choose_version(objects, name, dataset).version
     stored = StoredModel.read(objects, version, Path(model_file) if model_file else None, model_arg)
-    accuracy = version.facts.test
+    return Classifier(
+        name=version.name,
+        accuracy=version.facts.test,
+        classes=stored.manifest.classes,
+        manifest=builtins_of(stored.manifest),
+        _predict=load_stored(stored),
+    )
+
+
+def load_stored(stored: StoredModel) -> "Predict":
+    """Return a function that predicts with a stored version. TensorFlow starts without GPUs.
+
+    Raises IntegrityError or ModelError as `mnist_lib.loading.build`.
+    """
     import_keras(gpus=False)
     from mnist_lib.loading import build, predictor
 
-    loaded = build(stored)
-    return Classifier(
-        name=version.name,
-        accuracy=accuracy,
-        classes=loaded.classes,
-        manifest=builtins_of(stored.manifest),
-        _predict=predictor(loaded),
-    )
+    return predictor(build(stored))
 
 
 def _load_pyfunc(path: str) -> Classifier:

@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,6 @@ class LoadedModel:
     weights: Weights
     image_shape: ImageShape
     classes: tuple[str, ...]
-
-
-def load(
-    objects: Objects, version: Version, model_file: Path | None = None, model_arg: Mapping[str, Any] | None = None
-) -> Predict:
-    """Return the version as a function that predicts. Raises the errors of `StoredModel.read` and `build`."""
-    return predictor(build(StoredModel.read(objects, version, model_file, model_arg)))
 
 
 def predictor(loaded: LoadedModel) -> Predict:
@@ -127,7 +120,7 @@ def build(stored: StoredModel) -> LoadedModel:
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:
-    """Return the stored file itself as a function that predicts. Unlike `load`, this can run any stored code.
+    """Return the stored file itself as a function that predicts. Unlike `predictor`, this can run any stored code.
 
     This and the returned function raise IntegrityError if the file is not a model that predicts.
     """

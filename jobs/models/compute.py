@@ -14,7 +14,7 @@ from jobs.console import exit_codes
 from jobs.console.output import CommandResult
 from jobs.console.terminal import step
 from jobs.models.options import ComputeOptions, EvaluateOptions, ExportOptions, PromoteOptions, ReproduceOptions
-from mnist_lib.api import find_version
+from mnist_lib.api import find_version, load_stored
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS
 from mnist_lib.data.corrections import UsedLabels, labels_in_storage
 from mnist_lib.data.request import DataRequest
@@ -44,12 +44,9 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     version = _version(objects, options)
     stored = Predictions.read(objects, version)
     _import_keras(gpus=False)
-    from mnist_lib.loading import compare_with_stored, load, load_trusted
+    from mnist_lib.loading import compare_with_stored, load_trusted
 
-    if options.trust:
-        predict = load_trusted(objects, version)
-    else:
-        predict = load(objects, version, options.model_file, options.model_arg)
+    predict = load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
     evaluation = compare_with_stored(stored, predict, tested_split(objects, version, _data(version, options)))
     test, difference = evaluation.test, evaluation.max_difference
     same = "all" if evaluation.matching == test.total else f"{evaluation.matching:,} of"
@@ -101,9 +98,8 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
 
     dataset = load_dataset(_data(version, options), objects)
     images = dataset.test.images[:NUM_EXPORT_IMAGES]
-    stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     with quietly():
-        exported = loading.export(loading.build(stored), form, target, images)
+        exported = loading.export(loading.build(_stored(objects, version, options)), form, target, images)
     lines = [
         f"{version.name} is in {exported.path} ({exported.bytes:,} bytes).",
         f"The file predicts the same for {exported.tried} test images"
@@ -133,11 +129,13 @@ def predict_here(objects: Objects, challenger: Version, options: PromoteOptions)
                 " promote another version"
             )
         _import_keras(gpus=False)
-        from mnist_lib.loading import load
-
-        return load(objects, version, options.model_file, options.model_arg)(images[positions])
+        return load_stored(_stored(objects, version, options))(images[positions])
 
     return predict
+
+
+def _stored(objects: Objects, version: Version, options: ComputeOptions | PromoteOptions) -> StoredModel:
+    return StoredModel.read(objects, version, options.model_file, options.model_arg)
 
 
 def _data(version: Version, options: ComputeOptions | PromoteOptions) -> DataRequest:

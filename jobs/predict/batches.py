@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jobs.predict.answers import Predicted
 from jobs.predict.options import PredictOptions
+from mnist_lib.api import load_stored
 from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
@@ -30,11 +31,8 @@ MAX_BATCH_BYTES = 32_000_000  # size of the files that are sent to a worker toge
 
 
 def load_model(stored: StoredModel) -> "Predict":
-    """Load TensorFlow without GPUs, and compile a model. Raises the errors of `mnist_lib.loading.build`."""
-    import_keras(gpus=False)
-    from mnist_lib.loading import build, predictor
-
-    predict = predictor(build(stored))
+    """Load and compile a model. Raises the errors of `load_stored`."""
+    predict = load_stored(stored)
     predict(np.zeros((1, *stored.manifest.dataset.image_shape), np.uint8))
     return predict
 

@@ -15,6 +15,7 @@ import ray
 from numpy.typing import NDArray
 
 from cluster.tasks import OtherMembers, unused_address
+from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Group, Pace, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import DataRequest
@@ -81,10 +82,7 @@ def predict_test_images(stored: StoredModel, dataset: Dataset, positions: NDArra
         SpecError: it was trained on images of another shape.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
-    import_keras(gpus=False)
-    from mnist_lib.loading import build, predictor
-
-    return predictor(build(stored))(dataset.test.images[positions])
+    return load_stored(stored)(dataset.test.images[positions])
 
 
 def _object_store_bytes() -> float:

@@ -17,13 +17,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from mnist_lib.api import load_stored
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.loading import compare_with_stored, load, load_trusted
+from mnist_lib.loading import compare_with_stored, load_trusted
 from mnist_lib.models.building import build_model
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
 from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import DATASET, small_manifest
@@ -43,7 +45,7 @@ def objects(tmp_path: Path) -> LocalObjects:
 def test_a_loaded_version_predicts_what_the_stored_file_does(name: str, objects: LocalObjects, digits: Dataset) -> None:
     version = publish_untrained(objects, name)
     images = digits.train.images[:3_003:3]  # 1,001, one more than a batch
-    predicted = load(objects, version)(images)
+    predicted = load_stored(StoredModel.read(objects, version))(images)
     assert predicted.shape == (len(images), 10)
     np.testing.assert_allclose(predicted, load_trusted(objects, version)(images), atol=1e-5)
 
@@ -68,7 +70,7 @@ def test_images_of_another_type_or_shape_are_refused_with_advice(
     images: Any, got: str, advice: str, objects: LocalObjects
 ) -> None:
     message = f"expected images as uint8 [n, 28, 28, 1] pixels 0-255, got {got}; {advice}"
-    predict = load(objects, publish_untrained(objects, "keras"))
+    predict = load_stored(StoredModel.read(objects, publish_untrained(objects, "keras")))
     with pytest.raises(SpecError, match=f"^{re.escape(message)}"):
         predict(images)
 
@@ -81,7 +83,7 @@ def test_weights_that_are_not_those_of_the_manifest_are_refused(objects: LocalOb
 
     version = publish_untrained(objects, "scratch", other_weights)
     with pytest.raises(IntegrityError, match=r"scratch@1: expected weights with sha256 \w{64}, got \w{64}"):
-        load(objects, version)
+        load_stored(StoredModel.read(objects, version))
 
 
 def test_a_flipped_byte_is_found_before_anything_is_opened(objects: LocalObjects, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_a_flipped_byte_is_found_before_anything_is_opened(objects: LocalObjects
     content = path.read_bytes()
     path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
     with pytest.raises(IntegrityError, match=r"keras@1: model.keras: expected sha256"):
-        load(objects, version)
+        load_stored(StoredModel.read(objects, version))
 
 
 def unzipped(content: bytes) -> Members:
@@ -267,7 +269,7 @@ def test_files_that_do_not_fit_the_model_are_refused_and_neither_run_nor_unpacke
         tracemalloc.start()
         try:
             with pytest.raises(IntegrityError, match=rf"^keras@1: .*{message}"):
-                load(objects, version)
+                load_stored(StoredModel.read(objects, version))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -307,7 +309,7 @@ GOOD: dict[str, Any] = {
 def test_arrays_that_do_not_fit_the_model_are_refused(content: bytes, message: str, objects: LocalObjects) -> None:
     version = publish_untrained(objects, "scratch", lambda files: files.update({"weights.npz": content}))
     with pytest.raises(IntegrityError, match=rf"^scratch@1: weights.npz: .*{message}"):
-        load(objects, version)
+        load_stored(StoredModel.read(objects, version))
 
 
 def broken(files: Members) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from jobs.models import __main__ as models
+from mnist_lib.api import load_stored
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.contents import StoredModel
 from tests.support.job import ROOT
 from tests.support.stored import publish_untrained
 
@@ -42,14 +44,13 @@ def storage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected_of(storage: Path, digits: Dataset) -> Callable[[str], np.ndarray]:
     """Return a function that returns what the stored version of a model predicts for IMAGES, computed once."""
-    from mnist_lib.loading import load
     from mnist_lib.store.versions import find
 
     @functools.cache
     def expected(name: str) -> np.ndarray:
         version = find(LocalObjects(storage), name, 1)
         assert version
-        return load(LocalObjects(storage), version)(digits.test.images[IMAGES])
+        return load_stored(StoredModel.read(LocalObjects(storage), version))(digits.test.images[IMAGES])
 
     return expected
 
