@@ -32,14 +32,6 @@ TRUSTED = "trusted-models.txt"
 log = logging.getLogger(__name__)
 
 
-class Definition(NamedTuple):
-    """Something that a file defines at its top level."""
-
-    line: int
-    is_function: bool = False  # True for a class, too
-    arguments: ast.arguments | None = None  # of a function or a class, without `self`; None if they are not known
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
     """A Python file with models, or with a builder of TFDS. It is read once: what is checked is what is run."""
@@ -60,7 +52,7 @@ class ModelFile:
         if len(content) > MAX_SOURCE_BYTES:
             raise ModelError(f"{option}: {path}: expected at most {MAX_SOURCE_BYTES:,} bytes, got more")
         source = cls(name=path.name, content=content, path=path.expanduser().absolute())
-        source.definitions()
+        source.functions()
         return source
 
     @functools.cached_property
@@ -72,14 +64,10 @@ class ModelFile:
         """The unique name of the file in tracebacks."""
         return f"<{self.name} {self.sha256[:12]}>"
 
-    def definitions(self) -> dict[str, Definition]:
-        """Return what the file defines at its top level, by name.
-
-        Raises:
-            ModelError: the file is not valid Python.
-        """
+    def functions(self) -> "dict[str, ast.FunctionDef | ast.ClassDef]":
+        """Return the functions and classes at the top level, by name. Raises ModelError if the file is not valid Python."""
         try:
-            return _definitions(self.content)
+            return _functions(self.content)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
             reason = error.msg if isinstance(error, SyntaxError) else one_line(error)
@@ -87,22 +75,26 @@ class ModelFile:
 
     def require_function(self, function: str) -> None:
         """Raise ModelError unless the file defines a function or a class of that name."""
-        functions = [name for name, definition in self.definitions().items() if definition.is_function]
-        if function not in functions:
-            known = ", ".join(functions) or "none"
+        if function not in self.functions():
+            known = ", ".join(self.functions()) or "none"
             raise ModelError(f"{self.name}: expected a function {function}, got none; its functions: {known}")
 
     def arguments_of(self, function: str) -> list[str] | None:
         """Return the arguments besides the image shape and the number of classes, or None if any may be accepted."""
-        known = self.definitions()[function].arguments
-        if known is None or known.kwarg is not None:
+        definition, others = self.functions()[function], 2
+        if isinstance(definition, ast.ClassDef):
+            methods = {method.name: method for method in definition.body if isinstance(method, ast.FunctionDef)}
+            if "__init__" not in methods:
+                return None
+            definition, others = methods["__init__"], 3  # with self
+        known = definition.args
+        if known.kwarg is not None:
             return None
-        positional = [*known.posonlyargs, *known.args]
-        return [argument.arg for argument in (*positional[2:], *known.kwonlyargs)]
+        return [argument.arg for argument in ([*known.posonlyargs, *known.args][others:] + known.kwonlyargs)]
 
     def place(self, function: str) -> str:
         """Return where a function begins, for messages."""
-        return f"{self.name}, line {self.definitions()[function].line}: {function}"
+        return f"{self.name}, line {self.functions()[function].lineno}: {function}"
 
     @contextmanager
     def blamed(self, function: str) -> Iterator[None]:
@@ -131,25 +123,11 @@ class ModelFile:
 
 
 @functools.lru_cache
-def _definitions(content: bytes) -> dict[str, Definition]:
-    found: dict[str, Definition] = {}
-    for statement in _statements(ast.parse(content).body):
-        line = statement.lineno
-        if isinstance(statement, ast.FunctionDef):
-            found[statement.name] = Definition(line, True, statement.args)
-        elif isinstance(statement, ast.ClassDef):
-            own = {method.name: method.args for method in statement.body if isinstance(method, ast.FunctionDef)}
-            arguments = own.get("__init__")
-            if arguments is not None:
-                (arguments.posonlyargs or arguments.args)[:1] = []  # without self
-            found[statement.name] = Definition(line, True, arguments)
-        else:
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    found[node.id] = Definition(line)
-                elif isinstance(node, ast.alias):
-                    found[(node.asname or node.name).partition(".")[0]] = Definition(line)
-    return found
+def _functions(content: bytes) -> dict[str, ast.FunctionDef | ast.ClassDef]:
+    defined = (
+        each for each in _statements(ast.parse(content).body) if isinstance(each, ast.FunctionDef | ast.ClassDef)
+    )
+    return {definition.name: definition for definition in defined}
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
@@ -194,19 +172,13 @@ def name_of(model: str) -> str:
     return match["function"] if match else model
 
 
-def path_of(model: str) -> Path | None:
-    """Return the absolute path of the file of a model that is given as FILE.py:FUNCTION, or None."""
-    match = FILE_MODEL.fullmatch(model)
-    return Path(match["file"]).expanduser().absolute() if match else None
-
-
 def with_folder(model: str, folder: str | None = None) -> str:
     """Return FILE.py:FUNCTION with the file in `folder`, or with its absolute path; return a bare name unchanged."""
-    path = path_of(model)
-    if path is None:
+    match = FILE_MODEL.fullmatch(model)
+    if match is None:
         return model
-    file = f"{folder}/{path.name}" if folder else str(path)
-    return f"{file}:{name_of(model)}"
+    path = Path(match["file"]).expanduser().absolute()
+    return f"{Path(folder, path.name) if folder else path}:{match['function']}"
 
 
 class Call(NamedTuple):

@@ -32,9 +32,9 @@ def test_a_file_is_read_without_running_it(tmp_path: Path) -> None:
     assert not (tmp_path / "created").exists()
 
 
-def test_the_definitions_of_a_file_are_known_with_their_lines(path: Path) -> None:
-    lines = {name: found.line for name, found in ModelFile.read(path).definitions().items()}
-    assert lines == {"k": 2, "layers": 3, "UNITS": 4, "small": 5, "any_argument": 6, "Big": 7}
+def test_the_functions_of_a_file_are_known_with_their_lines(path: Path) -> None:
+    lines = {name: found.lineno for name, found in ModelFile.read(path).functions().items()}
+    assert lines == {"small": 5, "any_argument": 6, "Big": 7}
 
 
 @pytest.mark.parametrize(
