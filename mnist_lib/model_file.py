@@ -65,7 +65,7 @@ class ModelFile:
         return f"<{self.name} {self.sha256[:12]}>"
 
     def functions(self) -> "dict[str, ast.FunctionDef | ast.ClassDef]":
-        """Return the functions and classes at the top level, by name. Raises ModelError if the file is not valid Python."""
+        """Return the functions and classes at the top level. Raises ModelError if the file is not valid Python."""
         try:
             return _functions(self.content)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_error
 from jobs.console.terminal import step
 from jobs.predict import answers
-from jobs.predict.answers import Answer, Failure, PictureResult, Predicted, picture_results
+from jobs.predict.answers import Answer, Failure, PictureResult, picture_results
 from jobs.predict.batches import layout_of, load_model, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version
@@ -28,6 +28,7 @@ from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.reading import Picture, read_file, size_of
 from mnist_lib.pictures.sandbox import Sandboxes
+from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, duration, percent
@@ -46,11 +47,14 @@ def main(arguments: Sequence[str]) -> CommandResult:
     log_to_stderr(verbose=options.verbose)
     options.check()
     objects = open_storage(options.storage)
-    choice = choose_version(objects, options.model, options.champion_dataset(objects))
+    # With --from-test, --dataset may only say where the test images are.
+    dataset = champion_dataset(objects, options.dataset, options.model)
+    if options.from_test is None and "@" not in (options.model or ""):
+        dataset = options.dataset
+    choice = choose_version(objects, options.model, dataset)
     version = choice.version
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
-    dataset, accuracy = version.facts.dataset.name, version.facts.test.value
-    tested = f"whose test accuracy on {dataset} is {percent(accuracy)}"
+    tested = f"whose test accuracy on {version.facts.dataset.name} is {percent(version.facts.test.value)}"
     log.info("predicting with %s, %s: %s", version.name, tested, choice.why)
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
@@ -72,7 +76,25 @@ def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequ
     paths = [path for path in files if path not in failures]
     if not paths:
         return [*failures.values()]
-    with _batches(paths, stored, options, arguments) as batches:
+    folders = real_folders(options.pictures)
+    with contextlib.ExitStack() as stack:
+        if options.address or os.environ.get("RAY_ADDRESS"):
+            with step("connecting to the Ray cluster"):
+                import ray
+
+                from cluster.session import end_children, session
+                from jobs.console.signals import stoppable
+
+                stack.enter_context(session(options.address, SOURCE_FOLDERS))
+            command = shlex.join(["python", "-m", "jobs.predict", *arguments])
+            stack.enter_context(stoppable(f"start again with: {command}", end_children))
+            batches = predict_on_cluster(paths, folders, ray.put(stored), options)
+        else:
+            sandboxes = stack.enter_context(Sandboxes(len(paths)))
+            model = _built(stored)
+            layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
+            read = functools.partial(read_file, layout=layout, folders=folders)
+            batches = predict_here(sandboxes.map(read, paths), model)
         results = picture_results(paths, batches, stored.manifest.dataset.classes)
         return [*failures.values(), *_collected(results, len(paths))]
 
@@ -81,32 +103,6 @@ def _print_failures(results: Iterable[PictureResult]) -> None:
     for result in results:
         if isinstance(result, Failure):
             print_error(ImageError.code, f"{result.name}: {result.error}")
-
-
-@contextlib.contextmanager
-def _batches(
-    paths: Sequence[Path], stored: StoredModel, options: PredictOptions, arguments: Sequence[str]
-) -> Iterator[Iterable[Predicted]]:
-    """Load the model, here or on the cluster, and yield batches of predictions, which are computed lazily."""
-    folders = real_folders(options.pictures)
-    if not (options.address or os.environ.get("RAY_ADDRESS")):
-        with Sandboxes(len(paths)) as sandboxes:
-            model = _built(stored)
-            layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
-            read = functools.partial(read_file, layout=layout, folders=folders)
-            yield predict_here(sandboxes.map(read, paths), model)
-        return
-    with contextlib.ExitStack() as stack:
-        with step("connecting to the Ray cluster"):
-            import ray
-
-            from cluster.session import end_children, session
-            from jobs.console.signals import stoppable
-
-            stack.enter_context(session(options.address, SOURCE_FOLDERS))
-        command = shlex.join(["python", "-m", "jobs.predict", *arguments])
-        stack.enter_context(stoppable(f"start again with: {command}", end_children))
-        yield predict_on_cluster(paths, folders, ray.put(stored), options)
 
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
@@ -119,16 +115,11 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
         raise SpecError(f"from_test: expected at most {len(split):,}, the number of test images, got {count:,}")
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)
     (height, width), classes = split.images.shape[1:3], stored.manifest.dataset.classes
-    return [
-        Answer(
-            f"test image {index}",
-            Picture(split.images[index], (width, height)),
-            row,
-            classes,
-            classes[split.labels[index]],
-        )
-        for index, row in zip(chosen, model(split.images[chosen]), strict=True)
-    ]
+    results: list[PictureResult] = []
+    for index, row in zip(chosen, model(split.images[chosen]), strict=True):
+        picture, label = Picture(split.images[index], (width, height)), classes[split.labels[index]]
+        results.append(Answer(f"test image {index}", picture, row, classes, label))
+    return results
 
 
 def _built(stored: StoredModel) -> "Predict":
@@ -173,20 +164,17 @@ def _result(
         lines = answers.as_lines(predicted) if predicted and not options.json else []
     all_failed = exit_codes.exit_code_of(ImageError.code)
     exit_code = exit_codes.DONE if not failures else exit_codes.SOME_FAILED if predicted else all_failed
-    drawing = options.picture if predicted else None
-    afterwards = None if drawing is None else functools.partial(answers.draw, predicted, drawing)
+    afterwards = functools.partial(answers.draw, predicted, options.picture) if predicted and options.picture else None
     return CommandResult(document, lines, exit_code, json=options.json, afterwards=afterwards)
 
 
 def _warn_of_resized(predicted: Sequence[Answer]) -> None:
     resized = [answer for answer in predicted if answer.picture.resized]
-    if not resized:
-        return
-    height, width, _ = resized[0].picture.image.shape
     texts = ["{} is {} x {}".format(answer.name, *answer.picture.size) for answer in resized]
     if len(texts) > MAX_RESIZED_LINES:
         texts = [f"{len(resized):,} of {counted(len(predicted), 'picture')} were of another size"]
     for text in texts:
+        height, width, _ = resized[0].picture.image.shape
         log.warning("%s; resized to %d x %d", text, width, height)
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from jobs.console.terminal import Drawn
 from mnist_lib.errors import ImageError
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.pictures.reading import Picture
-from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, rejection
+from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, Rejection, rejection
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, printable
 
@@ -45,41 +45,28 @@ class Answer:
     classes: Sequence[str]  # their names
     label: str | None = None  # the class of the picture, if known
 
-    @property
+    @functools.cached_property
     def ranking(self) -> list[tuple[str, float]]:
-        """The classes with their probabilities, most probable first; equally probable ones in their order."""
-        order = np.argsort(-self.probabilities, kind="stable")
+        """The two most probable classes with their probabilities; equally probable ones in their order."""
+        order = np.argsort(-self.probabilities, kind="stable")[:2]
         return [(self.classes[label], float(self.probabilities[label])) for label in order]
 
-    @property
-    def predicted(self) -> str:
-        return self.classes[int(self.probabilities.argmax())]
-
-    @property
-    def unsure(self) -> bool:
-        return self._rejection == UNSURE
-
-    @property
-    def not_one_digit(self) -> bool:
-        return self._rejection == NOT_ONE_DIGIT
-
     @functools.cached_property
-    def _rejection(self) -> str | None:
+    def rejection(self) -> Rejection | None:
+        """Why the answer is not to be relied on, or None."""
         return rejection(self.picture.likeness, self.probabilities)
 
     @property
     def right(self) -> bool | None:
-        return None if self.label is None else self.predicted == self.label
+        return None if self.label is None else self.ranking[0][0] == self.label
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     name: str
     error: ImageError
 
 
 PictureResult = Answer | Failure
-
 
 # Pictures or errors in the order of their files, and [n, classes] float32, a row for each picture that could be read.
 Predicted = tuple[Sequence[Picture | ImageError], NDArray[np.float32]]
@@ -106,27 +93,21 @@ def as_lines(answers: Sequence[Answer]) -> list[str]:
     """Return a table, and lines that count what is unsure, rejected and correct."""
     labelled = any(answer.label is not None for answer in answers)
     headings = ["picture", "class", "probability", "next", "probability", *(["label"] if labelled else []), ""]
-    rows = [_row(answer, labelled) for answer in answers]
+    rows = []
+    for answer in answers:
+        cells, marks = [NOT_ONE_DIGIT, "", "", ""], list[str]()
+        if answer.rejection != NOT_ONE_DIGIT:
+            cells = [cell for name, probability in answer.ranking for cell in (name, f"{probability:.1%}")]
+            marks = [*([UNSURE] if answer.rejection == UNSURE else []), *(["wrong"] if answer.right is False else [])]
+        rows.append([answer.name, *cells, *([answer.label or ""] if labelled else []), ", ".join(marks)])
     lines = [table(headings, rows, fold=["picture"], one_line=["picture", "class"])]
-    unsure = sum(answer.unsure for answer in answers)
-    if unsure:
-        lines.append(f"unsure: {unsure:,} of {counted(len(answers), 'picture')}.")
-    others = sum(answer.not_one_digit for answer in answers)
-    if others:
-        lines.append(f"{NOT_ONE_DIGIT}: {others:,} of {counted(len(answers), 'picture')}; --accept-all predicts all.")
+    for reason, advice in ((UNSURE, ""), (NOT_ONE_DIGIT, "; --accept-all predicts all")):
+        if count := sum(answer.rejection == reason for answer in answers):
+            lines.append(f"{reason}: {count:,} of {counted(len(answers), 'picture')}{advice}.")
     if labelled:
         right = sum(bool(answer.right) for answer in answers)
         lines.append(f"{right:,} of {counted(len(answers), 'image')} {'is' if right == 1 else 'are'} right.")
     return lines
-
-
-def _row(answer: Answer, labelled: bool) -> list[str]:
-    if answer.not_one_digit:
-        return [answer.name, NOT_ONE_DIGIT, "", "", "", *([answer.label or ""] if labelled else []), ""]
-    (first, probability), (second, second_probability), *_ = answer.ranking
-    cells = [answer.name, first, f"{probability:.1%}", second, f"{second_probability:.1%}"]
-    marks = [mark for mark, holds in (("unsure", answer.unsure), ("wrong", answer.right is False)) if holds]
-    return [*cells, *([answer.label or ""] if labelled else []), ", ".join(marks)]
 
 
 def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
@@ -141,7 +122,7 @@ def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
     writer.writeheader()
     for answer in answers:
         row = _document(answer)
-        if answer.not_one_digit:
+        if row["not_one_digit"]:
             row["class"] = NOT_ONE_DIGIT
         texts = {name: _cell(value) for name, value in row.items() if isinstance(value, str)}
         writer.writerow({**row, **texts, "picture": _cell(row["picture"], mark="./")})
@@ -156,34 +137,27 @@ def _cell(text: str, mark: str = "'") -> str:
 def as_document(
     answers: Sequence[Answer], failures: Sequence[Failure], version: Version, classes: Sequence[str]
 ) -> dict[str, Any]:
-    pictures = [_document(answer) for answer in answers]
-    failed = [{"picture": f.name, "code": ImageError.code, "message": str(f.error)} for f in failures]
     return {
         "model": version.name,
         "dataset": version.about["dataset"],
         "classes": list(classes),
-        "pictures": pictures,
-        "failed": failed,
+        "pictures": [_document(answer) for answer in answers],
+        "failed": [{"picture": f.name, "code": ImageError.code, "message": str(f.error)} for f in failures],
     }
 
 
 def _document(answer: Answer) -> dict[str, Any]:
-    (first, probability), (second, second_probability), *_ = answer.ranking
-    label = {} if answer.label is None else {"label": answer.label, "right": answer.right}
-    ranked = {
-        "class": first,
-        "probability": round(probability, 6),
-        "next": second,
-        "next_probability": round(second_probability, 6),
-    }
+    is_rejected, ranking = answer.rejection == NOT_ONE_DIGIT, list[Any]()
+    for name, probability in answer.ranking:
+        ranking += [None, None] if is_rejected else [name, round(probability, 6)]
     return {
         "picture": answer.name,
-        **(dict.fromkeys(ranked) if answer.not_one_digit else ranked),
+        **dict(zip(COLUMNS[1:5], ranking, strict=True)),
         "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of the classes in `classes`
-        "unsure": answer.unsure,
-        "not_one_digit": answer.not_one_digit,
+        "unsure": answer.rejection == UNSURE,
+        "not_one_digit": is_rejected,
         "resized": answer.picture.resized,
-        **label,
+        **({} if answer.label is None else {"label": answer.label, "right": answer.right}),
     }
 
 
@@ -212,14 +186,15 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
     seen = as_picture(answer.picture.image)
     seen = seen.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST)
     sheet.paste(seen, (left, top), seen if channels == 4 else None)
-    colour = WRONG if answer.right is False else WARNING if answer.unsure else TEXT
+    is_unsure = answer.rejection == UNSURE
+    colour = WRONG if answer.right is False else WARNING if is_unsure else TEXT
     line, name_line = top + TILE + 4, top + TILE + 4 + 2 * LINE
     drawing.text((left, name_line), _shortened(Path(answer.name).name, drawing), FAINT, _font(12))
-    if answer.not_one_digit:
+    if answer.rejection == NOT_ONE_DIGIT:
         drawing.text((left, line), NOT_ONE_DIGIT, WARNING, _font(13))
         return
-    (first, probability), (second, second_probability), *_ = answer.ranking
-    first, sure = printable(first), f"{probability:.1%}" + (" unsure" if answer.unsure else "")
+    (first, probability), (second, second_probability) = answer.ranking
+    first, sure = printable(first), f"{probability:.1%}" + (" unsure" if is_unsure else "")
     below = f"is {answer.label}" if answer.right is False else f"{second}: {second_probability:.1%}"
     if len(first) == 1:  # such as a digit, which is shown in large type
         drawing.text((left, line), first, colour, _font(30))

@@ -8,11 +8,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
 from jobs.console.values import UserPath
 from jobs.models.options import CHAMPION_DATASET_HELP, VERSION_DATASET_HELP, VERSION_HELP, ModelFileOptions
-from mnist_lib.data.request import stored_name
-from mnist_lib.objects.protocol import Objects
 from mnist_lib.settings import Positive, Seconds, Seed, option
-from mnist_lib.store.champions.log import datasets_with_logs
-from mnist_lib.store.versions import model_names
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture
 
@@ -63,15 +59,6 @@ class PredictOptions(ModelFileOptions, OriginalFiles, StorageOptions, JsonOption
                 raise UsageError(f"picture: expected one of {', '.join(PICTURE_SUFFIXES)}, got {self.picture}")
             if not self.picture.parent.is_dir() or self.picture.is_dir():
                 raise UsageError(f"picture: expected a file in an existing folder, got {self.picture}")
-
-    def champion_dataset(self, objects: Objects) -> str | None:
-        """Return the dataset whose champion is meant; None if --dataset only says where the test images are."""
-        if self.dataset is None or (self.model is not None and "@" in self.model):
-            return None
-        models = [self.model] if self.model is not None else model_names(objects)
-        name = stored_name(self.dataset)
-        known = any(name in datasets_with_logs(objects, model) for model in models)
-        return name if known or self.from_test is None else None
 
     def limits(self) -> Limits:
         return replace(Limits(), wait_seconds=self.wait_for_resources)
