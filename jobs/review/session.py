@@ -8,13 +8,12 @@ corrected and no others, and the hold-out would no longer measure its accuracy.
 """
 
 import heapq
-import itertools
 import logging
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -39,58 +38,48 @@ class NotReadYetError(MnistError):
     """A picture has not been read yet, as after a restart. The same request will succeed later."""
 
 
-@dataclass
 class Order:
-    """The pictures that can be reviewed next. Pictures must be added in a random order."""
+    """The pictures that can be reviewed next. Pictures must be added in a random order.
 
-    taken: set[str] = field(default_factory=set)  # images that have been chosen, or need no review
-    counts: Counter[Reason] = field(default_factory=Counter)  # of the chosen pictures by the reason
-    _random: deque[ReviewItem] = field(default_factory=deque)
-    _uncertain: list[tuple[float, int, ReviewItem]] = field(default_factory=list)  # a heap
-    _disputed: deque[ReviewItem] = field(default_factory=deque)
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)  # break ties in the heap
+    A picture may be in several heaps, or several times in one; it is passed over once it is taken.
+    """
+
+    def __init__(self) -> None:
+        self.taken = set[str]()  # images that have been chosen, or need no review
+        self.counts = Counter[Reason]()  # of the chosen pictures by the reason
+        self._items, self._numbers = list[ReviewItem](), dict[str, int]()  # all pictures; their indices by image
+        self._heaps: dict[Reason, list[tuple[float, int]]] = {"disputed": [], "uncertain": [], "random": []}
 
     def add(self, item: ReviewItem) -> None:
         """Add a picture. If models dispute its label, it is reviewed before all others."""
-        (self._disputed if item.answers else self._random).append(item)
+        if item.image not in self._numbers:
+            self._numbers[item.image] = len(self._items)
+            self._items.append(item)
+        heapq.heappush(self._heaps["disputed" if item.answers else "random"], (0.0, self._numbers[item.image]))
 
     def predicted(self, item: ReviewItem) -> None:
-        """Note that the model has predicted a picture."""
+        """Note that the model has predicted a picture that was added."""
         if item.split == "training":
-            heapq.heappush(self._uncertain, (item.confidence, next(self._numbers), item))
+            heapq.heappush(self._heaps["uncertain"], (item.confidence, self._numbers[item.image]))
 
     def take(self) -> tuple[ReviewItem, Reason] | None:
         """Return the next picture and why it is chosen, or None if no picture is left."""
-        chosen = self._next(self._disputed, "disputed") or self._next_uncertain() or self._next(self._random, "random")
-        if chosen is not None:
-            self.taken.add(chosen[0].image)
-            self.counts[chosen[1]] += 1
-        return chosen
+        for why, heap in self._heaps.items():
+            while heap and (why != "uncertain" or self.counts["uncertain"] < self.counts["random"]):
+                item = self._items[heapq.heappop(heap)[1]]
+                if item.image not in self.taken:
+                    self.taken.add(item.image)
+                    self.counts[why] += 1
+                    return item, why
+        return None
 
     def give_back(self, item: ReviewItem, why: Reason) -> None:
         """Let a picture that was taken be chosen again."""
         self.taken.discard(item.image)
         self.counts[why] -= 1
-        if why == "disputed":
-            self._disputed.appendleft(item)
-        if why == "random":
-            self._random.appendleft(item)
-        if why != "disputed" and item.probabilities is not None:
+        self.add(item)
+        if not item.answers and item.probabilities is not None:
             self.predicted(item)
-
-    def _next_uncertain(self) -> tuple[ReviewItem, Reason] | None:
-        while self.counts["uncertain"] < self.counts["random"] and self._uncertain:
-            item = heapq.heappop(self._uncertain)[2]
-            if item.image not in self.taken:
-                return item, "uncertain"
-        return None
-
-    def _next(self, items: deque[ReviewItem], why: Reason) -> tuple[ReviewItem, Reason] | None:
-        while items:
-            item = items.popleft()
-            if item.image not in self.taken:
-                return item, why
-        return None
 
 
 class ShownItem(NamedTuple):

@@ -85,6 +85,16 @@ def test_a_picture_that_is_given_back_is_shown_again_for_the_same_reason() -> No
     assert [order.take(), order.take()] == [first, second]
 
 
+def test_a_picture_that_is_given_back_several_times_is_shown_once_at_a_time(order: Order) -> None:
+    for _ in range(5):
+        pairs = [order.take() for _ in range(20)]
+        for pair in pairs:
+            assert pair is not None
+            order.give_back(*pair)
+        assert len({pair[0].image for pair in pairs if pair is not None}) == 20
+    assert sorted(number for number, _ in taken(order)) == [*range(400)]
+
+
 def test_disputed_pictures_come_first_and_in_their_order() -> None:
     order = filled([0.5, 0.6])
     for number in (8, 5):
