@@ -99,7 +99,7 @@ def load(
     return Classifier(
         name=version.name,
         accuracy=version.facts.test,
-        classes=stored.manifest.classes,
+        classes=stored.manifest.dataset.classes,
         manifest=builtins_of(stored.manifest),
         _predict=load_stored(stored),
     )

@@ -23,7 +23,7 @@ from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
 from jobs.review.pictures import ItemAndImage, disputed_items, read_arrays, read_files, run_versions
-from jobs.review.server import Server, listening_socket, running
+from jobs.review.server import Server, listening_socket
 from jobs.review.session import Session
 from jobs.review.table import apply_table, write_table
 from mnist_lib.api import choose_version
@@ -84,7 +84,7 @@ def _begun(
         disputed = disputed_items(objects, versions, data, labels)
         pictures, count = ((item, None) for item in disputed), len(disputed)
     elif options.pictures or data.folder is not None:
-        paths = find_pictures(options.pictures) if options.pictures else data.paths()
+        paths = find_pictures(options.pictures) or data.paths()
         paths = [paths[index] for index in rng.permutation(len(paths))]
         pictures, count = read_files(data, paths, layout, folders), len(paths)
     else:
@@ -142,7 +142,7 @@ async def _serve(options: ReviewOptions, session: Session) -> CommandResult:
             loop.add_signal_handler(number, ended.set)
     sock = listening_socket(options.port)
     access = Access.create(sock.getsockname()[1])
-    async with running(Server(session, access), sock):
+    async with Server(session, access).running(sock):
         with _opened(access.address, options.browser):
             refreshing = asyncio.create_task(_refresh(session))
             await ended.wait()

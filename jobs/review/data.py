@@ -89,25 +89,23 @@ class ReviewedData:
     Args:
         folder: the folder of its pictures on this machine, a copy if they are in a bucket; None for arrays.
         listing: what is in that folder, or None.
-        known: its images by their hashes.
     """
 
     request: DataRequest
     dataset: "Dataset"
-    folder: Path | None
-    listing: Listing | None
-    known: dict[str, KnownImage]
+    folder: Path | None = None
+    listing: Listing | None = None
 
-    @classmethod
-    def of(
-        cls, request: DataRequest, dataset: "Dataset", folder: Path | None = None, listing: Listing | None = None
-    ) -> "ReviewedData":
+    @functools.cached_property
+    def known(self) -> dict[str, KnownImage]:
+        """The images of the dataset by their hashes."""
         known: dict[str, KnownImage] = {}
-        names: tuple[SplitName, SplitName] = ("training", "hold-out")
-        for name, split in zip(names, (dataset.train, dataset.test), strict=True):
+        splits: tuple[SplitName, SplitName] = ("training", "hold-out")
+        for name in splits:
+            split = self.images(name)
             for row, label in zip(split.hashes, split.labels.tolist(), strict=True):
-                known[text_of(row)] = KnownImage(name, dataset.classes[label])
-        return cls(request, dataset, folder, listing, known)
+                known[text_of(row)] = KnownImage(name, self.classes[label])
+        return known
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -115,9 +113,7 @@ class ReviewedData:
 
     def paths(self) -> list[Path]:
         """Return the files of its pictures."""
-        if self.folder is None or self.listing is None:
-            return []
-        return [self.folder / file.path for file in self.listing.files]
+        return [self.folder / file.path for file in self.listing.files] if self.folder and self.listing else []
 
     def images(self, split: str) -> "Split":
         return self.dataset.train if split == "training" else self.dataset.test
@@ -153,7 +149,7 @@ def read_data(
     if NONE in dataset.classes:
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
-    return ReviewedData.of(request, dataset, folder, listing)
+    return ReviewedData(request, dataset, folder, listing)
 
 
 class Viewer:
@@ -265,20 +261,14 @@ class Additions:
 
 def _places(listing: Listing) -> tuple[dict[SplitName, str], dict[tuple[str, str], str]]:
     """Return the folder of each split, and that of each class in it."""
-    parts = [PurePosixPath(file.path).parts for file in listing.files]
-    is_flat = all(
-        unicodedata.normalize("NFC", part[0]) == listing.classes[file.label]
-        for part, file in zip(parts, listing.files, strict=True)
-    )
-    tops: dict[SplitName, str] = {"training": "", "hold-out": ""}
+    files = [(PurePosixPath(file.path).parts, listing.classes[file.label], file.split) for file in listing.files]
+    is_flat = all(unicodedata.normalize("NFC", parts[0]) == name for parts, name, _ in files)
+    tops: dict[SplitName, str] = {}
     folders: dict[tuple[str, str], str] = {}
-    for part, file in zip(parts, listing.files, strict=True):
-        top, folder = ("", part[0]) if is_flat else (part[0], part[1])
-        folders.setdefault((top, listing.classes[file.label]), folder)
-        if not is_flat and file.split == "test":
-            tops["hold-out"] = tops["hold-out"] or top
-        elif not is_flat and file.split != "validation":
-            tops["training"] = tops["training"] or top
-    if not tops["hold-out"]:  # without a test folder, the hash of a picture decides its split
-        tops["hold-out"] = tops["training"]
-    return tops, folders
+    for parts, name, split in files:
+        top, folder = ("", parts[0]) if is_flat else (parts[0], parts[1])
+        folders.setdefault((top, name), folder)
+        if split != "validation":
+            tops.setdefault("hold-out" if split == "test" else "training", top)
+    training = tops.get("training", "")  # without a test folder, the hash of a picture decides its split
+    return {"training": training, "hold-out": tops.get("hold-out", training)}, folders

@@ -75,12 +75,21 @@ class Server:
         # Pictures may take seconds each. Decisions do not wait for them, since they have other threads.
         self._threads = ThreadPoolExecutor(PICTURE_THREADS)
 
-    def connection(self, runner: web.AppRunner) -> asyncio.Protocol:
-        """Return the protocol of a new connection."""
+    @contextlib.asynccontextmanager
+    async def running(self, sock: socket.socket) -> AsyncIterator[None]:
+        """Serve until the block ends; decisions that are being stored then are still stored."""
+        runner = web.AppRunner(self._application(), shutdown_timeout=SECONDS_TO_FINISH)
+        await runner.setup()
         assert runner.server is not None
-        return Connection(runner.server, self._strangers)
+        connect = partial(Connection, runner.server, self._strangers)
+        listening = await asyncio.get_running_loop().create_server(connect, sock=sock)
+        try:
+            yield
+        finally:
+            listening.close()
+            await runner.cleanup()
 
-    def application(self) -> web.Application:
+    def _application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[self._guarded])
         application.on_response_prepare.append(_add_headers)
         page, router = self._access.page, application.router
@@ -232,19 +241,6 @@ def listening_socket(port: int) -> socket.socket:
         raise SpecError(
             f"port: expected a free port, got {port} ({error.strerror}); name another, or omit it"
         ) from error
-
-
-@contextlib.asynccontextmanager
-async def running(server: Server, sock: socket.socket) -> AsyncIterator[None]:
-    """Serve until the block ends; decisions that are being stored then are still stored."""
-    runner = web.AppRunner(server.application(), shutdown_timeout=SECONDS_TO_FINISH)
-    await runner.setup()
-    listening = await asyncio.get_running_loop().create_server(lambda: server.connection(runner), sock=sock)
-    try:
-        yield
-    finally:
-        listening.close()
-        await runner.cleanup()
 
 
 class Connection(web.RequestHandler):

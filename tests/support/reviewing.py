@@ -20,7 +20,7 @@ from jobs.review.data import Additions, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess
 from jobs.review.pictures import read_files
-from jobs.review.server import Server, listening_socket, running
+from jobs.review.server import Server, listening_socket
 from jobs.review.session import Session
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import LabelsFile, labels_file
@@ -103,7 +103,7 @@ async def serving(session: Session) -> AsyncIterator[Client]:
     """Serve a session in this process, for a client."""
     sock = listening_socket(0)
     access = Access(TOKEN, sock.getsockname()[1])
-    async with running(Server(session, access), sock), aiohttp.ClientSession() as http:
+    async with Server(session, access).running(sock), aiohttp.ClientSession() as http:
         yield Client(http, access)
 
 

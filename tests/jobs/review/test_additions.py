@@ -120,6 +120,6 @@ def test_a_class_whose_name_a_bucket_does_not_allow_is_refused_at_the_start(tmp_
 
 
 def test_a_dataset_without_a_folder_takes_no_new_pictures(digits: Dataset) -> None:
-    known = ReviewedData.of(DataRequest(dataset="mnist-mini"), digits)
+    known = ReviewedData(DataRequest(dataset="mnist-mini"), digits)
     with pytest.raises(SpecError, match="expected a folder of pictures, got mnist-mini, which takes no new pictures"):
         Additions.of(known)

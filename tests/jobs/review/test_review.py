@@ -187,7 +187,7 @@ def test_the_disputed_images_of_a_run_are_its_confident_mistakes_and_differing_a
     digits: Dataset, tmp_path: Path
 ) -> None:
     objects, run = LocalObjects(tmp_path), store_run(tmp_path, digits)
-    data = ReviewedData.of(DataRequest(dataset="mnist-mini"), digits)
+    data = ReviewedData(DataRequest(dataset="mnist-mini"), digits)
     versions = run_versions(objects, run)
     labels = Labels(LabelsFile(objects), "ada")
     items = disputed_items(objects, versions, data, labels)
