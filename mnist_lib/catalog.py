@@ -39,9 +39,7 @@ class DatasetEntry:
     train: int  # images, including those for validation
     test: int
     about: str
-    # The name in TFDS, and the host that it downloads from; empty if the dataset is part of this package.
-    tfds_name: str = ""
-    url: str = ""
+    url: str = ""  # the host that TFDS downloads from; empty if the dataset is part of this package
     box: float = 1.0  # the longer side of the object in an image, as a share of the image's side
     classes: tuple[str, ...] = DIGITS
 
@@ -121,15 +119,9 @@ DATASETS = {
     "mnist-mini": DatasetEntry(train=4_000, test=1_000, about="5,000 real MNIST digits, in the package", box=20 / 28),
     "sklearn-digits": DatasetEntry(train=1_437, test=360, about="1,797 digits of 8x8, in the package"),
     "mnist": DatasetEntry(
-        tfds_name="mnist",
-        train=60_000,
-        test=10_000,
-        about="the full MNIST",
-        url="https://storage.googleapis.com",
-        box=20 / 28,
+        train=60_000, test=10_000, about="the full MNIST", url="https://storage.googleapis.com", box=20 / 28
     ),
     "fashion-mnist": DatasetEntry(
-        tfds_name="fashion_mnist",
         train=60_000,
         test=10_000,
         about="clothes instead of digits",
@@ -137,7 +129,6 @@ DATASETS = {
         classes=("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ),
     "kmnist": DatasetEntry(
-        tfds_name="kmnist",
         train=60_000,
         test=10_000,
         about="cursive Japanese",

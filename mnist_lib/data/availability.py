@@ -10,7 +10,6 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
-from mnist_lib.catalog import DATASETS
 from mnist_lib.data.listing import list_folder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataChecksumError, DataFolderError, DataMissingError
@@ -55,7 +54,7 @@ def describe_availability(request: DataRequest) -> str:
     data_dir = request.data_dir or default_data_dir()
     if source is not None:
         _require_files(name, source)
-    if any(data_dir.glob(f"{entry.tfds_name}/*/dataset_info.json")):
+    if any(data_dir.glob(f"{request.tfds_name}/*/dataset_info.json")):
         return f"{name} is prepared in {data_dir}"
     require_obtainable(request, data_dir)
     return f"{name} can be prepared from {source or entry.url}"
@@ -87,16 +86,17 @@ def require_obtainable(request: DataRequest, data_dir: Path) -> None:
             raise missing_data(name, f"not prepared in {data_dir}, and {url.hostname} cannot be reached ({reason})")
 
 
-def check_source(name: str, source: Path) -> None:
+def check_source(request: DataRequest, source: Path) -> None:
     """Check that a folder contains the original files of a dataset, as published.
 
     Raises:
         DataMissingError: a file does not exist.
         DataChecksumError: a file differs from the published one.
     """
+    name = request.dataset
     _require_files(name, source)
     package = str(metadata.distribution("tensorflow-datasets").locate_file("tensorflow_datasets"))
-    published = Path(package, "url_checksums", f"{DATASETS[name].tfds_name}.txt").read_text()
+    published = Path(package, "url_checksums", f"{request.tfds_name}.txt").read_text()
     for line in published.splitlines():
         _, _, checksum, filename = line.split("\t")
         with (source / filename).open("rb") as file:

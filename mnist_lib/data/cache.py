@@ -123,8 +123,7 @@ def fingerprint_of_files(request: DataRequest, labels: bytes = b"") -> str | Non
     elif request.entry is not None and request.entry.embedded:
         state = request.dataset
     else:
-        name = request.entry.tfds_name if request.entry else re.split("[/:]", request.tfds or "")[0]
-        folder = (request.data_dir or default_data_dir()) / name
+        folder = (request.data_dir or default_data_dir()) / re.split("[/:]", request.tfds_name)[0]
         state = [os.fsdecode(line) for line in _file_hashes(folder, ignored_suffix=".json")]
         if not state:
             return None

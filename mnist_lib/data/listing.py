@@ -35,7 +35,6 @@ class PictureFile:
     path: str  # relative to the folder
     label: int
     split: str  # "train", "validation" or "test"; "" if its pixels decide
-    size: int  # in bytes
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def list_folder(folder: Path, per_class: int | None = None) -> Listing:
     scan, digest = _Scan(folder), hashlib.sha256()
     splits = _splits(scan)
     has_test = "test" in splits.values()
-    found: dict[str, list[tuple[str, int, str, str]]] = defaultdict(list)  # class -> (path, size, times, split)
+    found: dict[str, list[tuple[str, str, str]]] = defaultdict(list)  # class -> (path, split, state)
     for top, split in splits.items():
         for name in scan.folders(top):
             kind = unicodedata.normalize("NFC", name)
@@ -78,18 +77,18 @@ def list_folder(folder: Path, per_class: int | None = None) -> Listing:
             found[kind] += []
             own = "" if split == "train" and not has_test else split
             for path, status in itertools.islice(scan.pictures(Path(top, name)), per_class):
-                times = f"{status.st_mtime_ns} {status.st_ctime_ns}"  # a status would take up five times the memory
-                found[kind].append((path, status.st_size, times, own))
+                # As text, since a status would take up five times the memory.
+                state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+                found[kind].append((path, own, state))
         scan.leave_out("outside of a class folder", scan.own_pictures(top))
     empty = [name for name, files in found.items() if not files]
     named = sorted((name for name, files in found.items() if files), key=_natural)
     scan.leave_out(f"a class after the first {MAX_CLASSES:,}", named[MAX_CLASSES:])
     classes, files = tuple(named[:MAX_CLASSES]), []
     for label, name in enumerate(classes):
-        for path, size, times, split in sorted(found.pop(name)):
-            files.append(PictureFile(path, label, split, size))
-            row = f"{path}\0{label}\0{split}\0{size} {times}\n"
-            digest.update(row.encode("utf-8", "surrogateescape"))
+        for path, split, state in sorted(found.pop(name)):
+            files.append(PictureFile(path, label, split))
+            digest.update(os.fsencode(f"{path}\0{label}\0{split}\0{state}\n"))
     notices = [f"left out, without pictures: {counted(len(empty), 'class')} ({listed(empty)})"] if empty else []
     _check_classes(folder, classes, files, scan.unreadable())
     return Listing(classes, tuple(files), (*notices, *scan.notices()), scan.unreadable(), digest.hexdigest())

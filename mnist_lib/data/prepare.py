@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mnist_lib.catalog import DATASETS
 from mnist_lib.data.availability import check_source, default_data_dir, describe_availability
 from mnist_lib.data.cache import cache_path, pictures_hash, read_cache, source_hash, write_cache
 from mnist_lib.data.corrected import with_corrections
@@ -65,21 +64,13 @@ def _read_other(request: DataRequest, max_bytes: float) -> Dataset:
     """Return a dataset that is not a folder, without corrections."""
     if request.entry is not None and request.entry.embedded:
         return read_embedded(request.dataset)
-    read = _read_tfds if request.entry is None else _read_catalog
     if request.data_dir is not None:
-        return read(request, request.data_dir, max_bytes)
+        return _read_tfds(request, request.data_dir, max_bytes)
     try:
-        return read(request, default_data_dir(), max_bytes)
+        return _read_tfds(request, default_data_dir(), max_bytes)
     except DataFolderError:
         with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return dataclasses.replace(read(request, Path(temporary), max_bytes), reusable=False)
-
-
-def _read_tfds(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset:
-    from mnist_lib.data.tfds_images import prepare_builder, read_prepared  # imports TensorFlow and Pillow
-
-    builder, _ = prepare_builder(request, data_dir)
-    return read_prepared(request, builder, max_bytes)
+            return dataclasses.replace(_read_tfds(request, Path(temporary), max_bytes), reusable=False)
 
 
 def _read_folder(request: DataRequest, folder: Path, max_bytes: float, progress: Callable[[str], object]) -> Dataset:
@@ -109,21 +100,24 @@ def _cache_of_folder(request: DataRequest, folder: Path) -> Path | None:
     return cache_path(data_dir, f"{request.name}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}")
 
 
-def _read_catalog(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset:
-    """Return a dataset of the catalog, from the cache if the files of TFDS have not changed."""
-    name, entry = request.dataset, DATASETS[request.dataset]
+def _read_tfds(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset:
+    """Return a dataset of TFDS; one of the catalog from the cache if the files of TFDS have not changed."""
+    name, entry = request.tfds_name, request.entry
     if request.data_source is not None:
-        check_source(name, request.data_source)  # even if it is prepared: it may have been prepared from other files
-    cache = cache_path(data_dir, entry.tfds_name)
-    dataset = read_cache(name, cache, lambda version: source_hash(data_dir / entry.tfds_name / version))
+        check_source(request, request.data_source)  # even if it is prepared: it may have been from other files
+    cache = cache_path(data_dir, name)
+    dataset = read_cache(request.name, cache, lambda version: source_hash(data_dir / name / version)) if entry else None
     if dataset is None:
         # This fails before the slow import, and before a folder is created.
         describe_availability(dataclasses.replace(request, data_dir=data_dir))
         from mnist_lib.data.tfds_images import prepare_builder, read_prepared  # imports TensorFlow and Pillow
 
         builder, is_new = prepare_builder(request, data_dir)
-        dataset = dataclasses.replace(read_prepared(request, builder, max_bytes), classes=entry.classes)
-        if is_new or cache.exists():  # a stale cache, such as that of an earlier release, is replaced
-            write_cache(dataset, cache, source_hash(Path(builder.data_path)))
-    dataset.check(entry.train, entry.test)
+        dataset = read_prepared(request, builder, max_bytes)
+        if entry:
+            dataset = dataclasses.replace(dataset, classes=entry.classes)
+            if is_new or cache.exists():  # a stale cache, such as that of an earlier release, is replaced
+                write_cache(dataset, cache, source_hash(Path(builder.data_path)))
+    if entry:
+        dataset.check(entry.train, entry.test)
     return dataset

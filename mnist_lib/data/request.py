@@ -103,8 +103,13 @@ class DataRequest:
 
     @property
     def tfds(self) -> str | None:
-        """The name of a dataset of TFDS, with its configuration and version, or None."""
+        """The name of a dataset of TFDS that is not in the catalog, with its configuration and version, or None."""
         return self.dataset.removeprefix(TFDS) if self.dataset.startswith(TFDS) else None
+
+    @property
+    def tfds_name(self) -> str:
+        """The name by which TFDS knows the dataset: in the catalog, it has underscores."""
+        return self.tfds or self.dataset.replace("-", "_")
 
     @property
     def url(self) -> str | None:

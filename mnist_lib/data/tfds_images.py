@@ -98,7 +98,7 @@ def _builder(request: DataRequest, data_dir: Path) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        return tfds.builder(request.entry.tfds_name if request.entry else request.tfds, data_dir=str(data_dir))
+        return tfds.builder(request.tfds_name, data_dir=str(data_dir))
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataMissingError(
             f"{request.dataset}: expected a dataset of TFDS, got a name that it does not know; check the name,"

@@ -43,7 +43,7 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
     if folder is None and entry and entry.embedded:
         folder = EMBEDDED
     elif folder is None and entry and data_dir:
-        folder = data_dir / entry.tfds_name / dataset.version
+        folder = data_dir / dataset.name.replace("-", "_") / dataset.version
     splits = (("train", dataset.train), ("test", dataset.test))
     return {
         "name": dataset.name,

@@ -22,9 +22,7 @@ from tests.support.builders import builder_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
-LEAVES = DatasetEntry(
-    tfds_name="leaves", train=30, test=9, about="leaves of trees", url="http://x", classes=("oak", "beech", "ash")
-)
+LEAVES = DatasetEntry(train=30, test=9, about="leaves of trees", url="http://x", classes=("oak", "beech", "ash"))
 
 
 @pytest.fixture
