@@ -20,7 +20,7 @@ from jobs.train import worker
 from jobs.train.options import TrainOptions
 from mnist_lib.assignment import Assignment, Pace
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import DatasetInfo
+from mnist_lib.data.split import Dataset
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import EpochDone, Started, TrialFailure
@@ -169,7 +169,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     measuring = step("training each model for a few epochs", shown=not options.quiet)
     with measuring, fan_out:
         fan_out.submit(specs)
-        facts: DatasetInfo = result_of(info, "the preparation of the dataset")
+        facts: Dataset = result_of(info, "the preparation of the dataset")
         for event in fan_out.events():
             if isinstance(event, TrialFailure):
                 raise exit_codes.TrainingError(f"{event.trial}: {event.message}", event.code)

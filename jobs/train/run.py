@@ -26,7 +26,7 @@ from mnist_lib.aggregation import Tally
 from mnist_lib.clock import now_text, steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
-from mnist_lib.data.split import Dataset, DatasetInfo
+from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
@@ -84,7 +84,7 @@ class RunDataset:
         self._begun = begun_with(folder)
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
-        self._facts: DatasetInfo | None = None
+        self._facts: Dataset | None = None
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
         self.images, self._info, self._state = start_beside_driver(
             worker.prepare_dataset,
@@ -96,7 +96,7 @@ class RunDataset:
             num_returns=3,
         )
 
-    def facts(self) -> DatasetInfo:
+    def facts(self) -> Dataset:
         """Wait until the dataset is prepared, check it, and return what the driver needs to know about it."""
         if self._facts is None:
             self._facts = self._wait()
@@ -104,23 +104,21 @@ class RunDataset:
             self._check(self._facts)
         return self._facts
 
-    def _wait(self) -> DatasetInfo:
+    def _wait(self) -> Dataset:
         options = self._options
         with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
-            facts: DatasetInfo = result_of(self._info, "the preparation of the dataset")
-        log.info(
-            "%s: %s training images, %s test images", facts.name, f"{facts.train:,}", f"{len(facts.test_labels):,}"
-        )
+            facts: Dataset = result_of(self._info, "the preparation of the dataset")
+        log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
         if not facts.reusable:
             log.info(
                 "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
             )
         return facts
 
-    def _check(self, facts: DatasetInfo) -> None:
+    def _check(self, facts: Dataset) -> None:
         """Check the prepared dataset, record it as that of the run, and log what is unusual."""
         folder = self._folder
-        facts.check(self._options.validation_percent)
+        facts.check_use(self._options.validation_percent)
         for notice in facts.notices:
             log.warning("%s: %s", facts.name, notice)
         if self._begun is None:
@@ -263,7 +261,7 @@ class Run(Generic[Options]):
             the summary.
         """
         facts, trained, shown = self.data.facts(), steady_time(), not self.options.quiet
-        training.require_shape((len(facts.test_labels), len(facts.classes)))
+        training.require_shape((len(facts.test), len(facts.classes)))
         for tally in training.tallies.values():
             self._require_model(tally)
         with step("storing the models", shown=shown):
@@ -273,7 +271,7 @@ class Run(Generic[Options]):
             dataset=self.data.summary(),
             tallies=training.tallies,
             stored=stored,
-            labels=facts.test_labels,
+            labels=facts.test.labels,
             published=facts.published_test_labels,
             new=facts.changes.new_test if facts.changes else None,
             trials=training.rows,

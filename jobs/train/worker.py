@@ -19,7 +19,7 @@ from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Group, Pace, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, DatasetInfo
+from mnist_lib.data.split import Dataset
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DivergedError, GroupError, IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
@@ -36,7 +36,7 @@ def prepare_dataset(
     labels: bytes = b"",
     used: UsedLabels | None = None,
     before: NDArray[np.uint8] | None = None,
-) -> tuple[Dataset, DatasetInfo, NDArray[np.uint8]]:
+) -> tuple[Dataset, Dataset, NDArray[np.uint8]]:
     """Return the dataset, what the driver needs to know about it, and the content of its state.
 
     Args:
@@ -71,7 +71,7 @@ def prepare_dataset(
     if before is not None:
         with contextlib.suppress(IntegrityError):  # the driver says that the changes are not known
             changes = changes_between(DatasetState.read(before.tobytes(), "the state of the last run"), state)
-    return dataset, replace(dataset.info, changes=changes), np.frombuffer(state.content(), np.uint8)
+    return dataset, replace(dataset.without_images(), changes=changes), np.frombuffer(state.content(), np.uint8)
 
 
 def predict_test_images(stored: StoredModel, dataset: Dataset, positions: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -85,13 +85,23 @@ class Changes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetDescription:
-    """What is known of a dataset without its images. The fingerprint covers every image and label of both splits."""
+class Dataset:
+    """A table with a row for each image: those of the train split, then those of the test split.
 
+    Until corrections are applied, pictures of a folder that are in several classes come last. They are left out, unless
+    a correction says which class is correct.
+    """
+
+    images: NDArray[np.uint8]  # [n, height, width, channels], 0-255; in the driver, n is 0
+    labels: Labels  # [n], from 0
+    hashes: ImageHashes  # [n, 2]; a picture from a folder is hashed before it is resized
+    files: NDArray[np.uint8]  # [n, longest]: paths in a folder of pictures, padded with zeros; longest is 0 without
+    ranks: Ranks  # [n], from 0 to 1: train images with a rank below a share are for validation
+    part: NDArray[np.uint8]  # [n]: TRAIN or TEST; with UNDECIDED added if the picture is in several classes
     name: str
     version: str
     classes: tuple[str, ...]  # the names of the labels
-    fingerprint: str
+    fingerprint: str  # covers every image and label of both splits
     reusable: bool = True  # whether the next run can read what has been prepared
     notices: tuple[str, ...] = ()  # about what is left out
     damaged: int = 0  # files that could not be read and are left out
@@ -99,53 +109,7 @@ class DatasetDescription:
     # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
     published_test_labels: Labels | None = None
     used_labels: UsedLabels = NO_LABELS
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetInfo(DatasetDescription):
-    """What the driver needs to know about a dataset: everything but the images."""
-
-    train: int  # images, including those for validation
-    ranks: Ranks  # [train images]
-    test_labels: Labels
-    test_hashes: ImageHashes
-    image_shape: tuple[int, int, int]  # height, width, channels
     changes: Changes | None = None  # None: there was no earlier run, or it is not known what its images were
-
-    def check(self, validation_percent: int) -> None:
-        """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
-        held_out = validation_size(self.ranks, validation_percent)
-        if held_out >= self.train:
-            raise DataError(
-                f"{self.name}: expected images to train on, got {held_out} of {self.train} for validation; add"
-                " pictures, or lower --validation-percent"
-            )
-        if len(self.test_labels) > MAX_TEST_IMAGES:
-            raise DataError(
-                f"{self.name}: expected up to {MAX_TEST_IMAGES:,} test images, got {len(self.test_labels):,}; use fewer"
-            )
-        size = 4 * len(self.test_labels) * len(self.classes)
-        if size > MAX_PROBABILITIES:
-            raise DataError(
-                f"{self.name}: expected at most {MAX_PROBABILITIES:,} bytes of probabilities, got {size:,} for"
-                f" {len(self.test_labels):,} test images and {len(self.classes):,} classes; use fewer test images"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset(DatasetDescription):
-    """A table with a row for each image: those of the train split, then those of the test split.
-
-    Until corrections are applied, pictures of a folder that are in several classes come last. They are left out, unless
-    a correction says which class is correct.
-    """
-
-    images: NDArray[np.uint8]  # [n, height, width, channels], 0-255
-    labels: Labels  # [n], from 0
-    hashes: ImageHashes  # [n, 2]; a picture from a folder is hashed before it is resized
-    files: NDArray[np.uint8]  # [n, longest]: paths in a folder of pictures, padded with zeros; longest is 0 without
-    ranks: Ranks  # [n], from 0 to 1: train images with a rank below a share are for validation
-    part: NDArray[np.uint8]  # [n]: TRAIN or TEST; with UNDECIDED added if the picture is in several classes
     # By model: why a user's model cannot be trained on the dataset.
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -189,16 +153,9 @@ class Dataset(DatasetDescription):
         rows = slice(*np.searchsorted(self.part, np.array((part, part + 1), np.uint8)))
         return Split(*(getattr(self, column.name)[rows] for column in fields(Split)))
 
-    @property
-    def info(self) -> DatasetInfo:
-        return DatasetInfo(
-            **{shared.name: getattr(self, shared.name) for shared in fields(DatasetDescription)},
-            train=len(self.train),
-            ranks=self.ranks[: len(self.train)],
-            test_labels=self.test.labels,
-            test_hashes=self.test.hashes,
-            image_shape=self.image_shape,
-        )
+    def without_images(self) -> Dataset:
+        """Return what the driver needs to know: everything but the images and their files."""
+        return replace(self, images=self.images[:0], files=self.files[:0])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -225,14 +182,33 @@ class Dataset(DatasetDescription):
             if len(constant):
                 raise DataError(f"{name}: image {constant[0]} is blank: all its pixels are {flat[constant[0], 0]}")
 
+    def check_use(self, validation_percent: int) -> None:
+        """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
+        train, test, held_out = len(self.train), len(self.test), self.validation_size(validation_percent)
+        if held_out >= train:
+            raise DataError(
+                f"{self.name}: expected images to train on, got {held_out} of {train} for validation; add"
+                " pictures, or lower --validation-percent"
+            )
+        if test > MAX_TEST_IMAGES:
+            raise DataError(f"{self.name}: expected up to {MAX_TEST_IMAGES:,} test images, got {test:,}; use fewer")
+        size = 4 * test * len(self.classes)
+        if size > MAX_PROBABILITIES:
+            raise DataError(
+                f"{self.name}: expected at most {MAX_PROBABILITIES:,} bytes of probabilities, got {size:,} for"
+                f" {test:,} test images and {len(self.classes):,} classes; use fewer test images"
+            )
+
+    def validation_size(self, validation_percent: int) -> int:
+        """Return how many train images are for validation: those with a rank below the share."""
+        return int((self.ranks[: len(self.train)] < validation_percent / 100).sum())
+
     def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
         """Split the train images into those to train on and those for validation; these are None if there are none."""
-        train = self.train
-        ranks = self.ranks[: len(train)]
-        held_out = validation_size(ranks, validation_percent)
+        train, held_out = self.train, self.validation_size(validation_percent)
         if not held_out:
             return train, None
-        order = np.argsort(ranks, kind="stable")
+        order = np.argsort(self.ranks[: len(train)], kind="stable")
         return train.take(order[held_out:]), train.take(order[:held_out])
 
 
@@ -241,11 +217,6 @@ def random_ranks(train: int) -> NDArray[np.float64]:
     ranks = np.empty(train)
     ranks[np.random.default_rng(VALIDATION_SEED).permutation(train)] = np.arange(train) / max(train, 1)
     return ranks
-
-
-def validation_size(ranks: Ranks, validation_percent: int) -> int:
-    """Return how many train images are for validation: those with a rank below the share."""
-    return int((ranks < validation_percent / 100).sum())
 
 
 def hashes_of(images: NDArray[np.uint8]) -> ImageHashes:

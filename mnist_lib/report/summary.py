@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.aggregation import Tally
 from mnist_lib.data.changes import fall
-from mnist_lib.data.split import DatasetInfo, Labels, validation_size
+from mnist_lib.data.split import Dataset, Labels
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
@@ -73,21 +73,19 @@ def summarize(
     )
 
 
-def dataset_summary(
-    info: DatasetInfo, validation_percent: int, changes: ChangesSummary | None = None
-) -> DatasetSummary:
+def dataset_summary(info: Dataset, validation_percent: int, changes: ChangesSummary | None = None) -> DatasetSummary:
     """Return what a summary says about a dataset."""
-    validation = validation_size(info.ranks, validation_percent)
+    validation = info.validation_size(validation_percent)
     return DatasetSummary(
         name=info.name,
         version=info.version,
         fingerprint=info.fingerprint,
         classes=info.classes,
         image_shape=info.image_shape,
-        train=info.train - validation,
+        train=len(info.train) - validation,
         validation=validation,
-        test=len(info.test_labels),
-        largest_class=int(np.bincount(info.test_labels).max()),
+        test=len(info.test),
+        largest_class=int(np.bincount(info.test.labels).max()),
         damaged=info.damaged,
         notices=info.notices,
         corrections=info.corrections,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from mnist_lib.data.split import DatasetInfo
+from mnist_lib.data.split import Dataset
 from mnist_lib.documents import (
     Count,
     Document,
@@ -132,7 +132,7 @@ def source_of(
 
 
 def contents_of(
-    result: TrialResult, dataset: DatasetInfo, run: str, code: Mapping[str, Any]
+    result: TrialResult, dataset: Dataset, run: str, code: Mapping[str, Any]
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files of the version to publish for a trial, and the field `about` of its commit record.
 
@@ -143,7 +143,7 @@ def contents_of(
         name=dataset.name,
         version=dataset.version,
         fingerprint=dataset.fingerprint,
-        test=len(dataset.test_labels),
+        test=len(dataset.test),
         image_shape=dataset.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
         classes=dataset.classes,
     )
@@ -167,9 +167,9 @@ def contents_of(
     np.savez_compressed(
         predictions,
         probabilities=result.probabilities,  # [test images, classes] float32
-        predictions=result.probabilities.argmax(axis=1).astype(dataset.test_labels.dtype),
-        labels=dataset.test_labels,
-        hashes=dataset.test_hashes,  # [test images, 2] uint64
+        predictions=result.probabilities.argmax(axis=1).astype(dataset.test.labels.dtype),
+        labels=dataset.test.labels,
+        hashes=dataset.test.hashes,  # [test images, 2] uint64
     )
     made = {PREDICTIONS: predictions.getvalue(), MANIFEST: encode(manifest, indent=2)}
     return {**result.files, **made}, builtins_of(about)

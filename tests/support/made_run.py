@@ -73,7 +73,7 @@ def made_run(
         history.append(TrialEnded(at=begin + 8.5, trial=spec.id, status=rows[-1].status))
     summary = summarize(
         run="2026-11-25T03-00-00Z-made",
-        dataset=dataset_summary(dataset.info, validation_percent=10),
+        dataset=dataset_summary(dataset, validation_percent=10),
         tallies=tallies,
         stored={
             name: Stored(number + 1, number == 0, NAUGHTY, Significance(total=0.05, left=0.039, comparisons=25))

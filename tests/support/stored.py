@@ -36,7 +36,7 @@ def publish_trained(objects: Objects, dataset: Dataset, run: str, spec: TrialSpe
     resources = Resources(cpus=2, cpu_replicas=2)  # as in the fixture
     (*_, result) = run_trials([Assignment(spec)], lambda: dataset, resources, WorkerPlace(node="here"))
     assert isinstance(result, TrialResult), result
-    files, about = contents_of(result, dataset.info, run, {"sha256": "0" * 64})
+    files, about = contents_of(result, dataset, run, {"sha256": "0" * 64})
     return publish(objects, spec.model, run, files, about)
 
 

@@ -177,7 +177,7 @@ def store_run(storage: Path, digits: Dataset) -> str:
     models = {name: structs.replace(row, version=1) for name, row in made.summary.models.items()}
     summary = structs.replace(made.summary, models=models)
     for name, tally in made.tallies.items():
-        files, about = contents_of(tally.chosen, digits.info, run, {"sha256": "0" * 64})
+        files, about = contents_of(tally.chosen, digits, run, {"sha256": "0" * 64})
         publish(objects, name, run, {**files, "model.keras": name.encode()}, about)
     RunFolder(objects, run).complete(summary)
     return run

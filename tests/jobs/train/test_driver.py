@@ -41,7 +41,7 @@ TRIALS = [
 ]
 LABELS = PROBABILITIES.argmax(axis=1).astype(np.uint8)
 DATA = Split(np.zeros((len(LABELS), 28, 28, 1), np.uint8), LABELS)
-FACTS = Dataset.of("mnist-mini", "1.0.0", DATA, DATA).info
+FACTS = Dataset.of("mnist-mini", "1.0.0", DATA, DATA).without_images()
 OPTIONS = TrainOptions(report=False, quiet=True)
 LEASE = "lease-of-the-run"
 MAX_OPERATIONS = 500

@@ -73,7 +73,7 @@ def test_the_label_none_removes_a_picture_and_its_copies(tmp_path: Path) -> None
     assert noise(3).tobytes() not in images_of(dataset, "a")
     assert dataset.corrections is not None
     assert dataset.corrections.removed == 2
-    assert len(dataset.info.ranks) == len(dataset.train)
+    assert len(dataset.ranks) == total(dataset)
 
 
 def test_a_correction_does_not_read_pictures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_a_correction_decides_about_a_picture_in_several_classes(tmp_path: Path,
         assert dataset.notices == ("left out, the same picture in several classes: a/other.png, b/other.png",)
         split = dataset.test if share(noise(same)) < TEST_SHARE else dataset.train
         assert (split.images[..., 0] == np.asarray(noise(same))).all(axis=(1, 2)).sum() == 2
-        assert len(dataset.info.ranks) == len(dataset.train)
+        assert len(dataset.ranks) == total(dataset)
     correct(folder, correction(noise(same), NONE), correction(noise(500), NONE))
     assert (total(read(folder)), read(folder).notices) == (60, ())
 

@@ -21,8 +21,8 @@ def test_a_folder_whose_pictures_are_all_for_validation_is_refused(tmp_path: Pat
     files = {**classes("val/a", "val/b", "test/a", "test/b"), **broken}
     dataset = read(write_folder(tmp_path / "f", files))
     with pytest.raises(DataError, match="expected images to train on, got 60 of 60 for validation; add pictures"):
-        dataset.info.check(10)
-    dataset.info.check(0)
+        dataset.check_use(10)
+    dataset.check_use(0)
 
 
 def test_p18_a_picture_and_its_copies_stay_in_one_split_when_others_are_added(tmp_path: Path) -> None:
