@@ -20,7 +20,7 @@ class Limits:
     max_failures: int = 3  # retries of a trial whose attempt has died
     max_out_of_memory: int = 1  # how many of these retries may follow an out-of-memory death
     trial_seconds: float = math.inf  # for one trial in one attempt
-    # Time until the next event of an attempt, by the state of its lane (`attempts.LaneState`):
+    # Time until the next event of an attempt, by the state of its lane (`lanes.LaneState`):
     starting_seconds: float = 900.0  # imports, and the transfer of the dataset
     preparing_seconds: float = 900.0  # compilation, up to the first heartbeat
     training_seconds: float = 60.0  # between heartbeats; or ten times the longest interval so far, if that is longer

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.attempts import Attempt, LaneState, TrialQueue
 from cluster.deadlines import (
     KILL_SECONDS,
     MAX_FAILED_STARTS,
@@ -29,7 +28,19 @@ from cluster.deadlines import (
     back_off,
 )
 from cluster.errors import ResourcesError, counted
-from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Cluster, Death, Lane, LaneEvent, Trial, WorkerProcess
+from cluster.lanes import (
+    MAX_UNREAD_EVENTS,
+    Attempt,
+    Cause,
+    Cluster,
+    Death,
+    Lane,
+    LaneEvent,
+    LaneState,
+    Trial,
+    TrialQueue,
+    WorkerProcess,
+)
 from cluster.nodes import LanePlan, share_of_time
 
 log = logging.getLogger(__name__)
@@ -290,7 +301,9 @@ class FanOut:
         """Abandon the attempts on lost nodes, and those that are silent or take too long, after their unread events."""
         lost = self._cluster.head.dead_nodes
         if lost - self._lost:
-            self._kill_waiting_lanes()
+            for attempt in [attempt for attempt in self._attempts.values() if attempt.state is LaneState.WAITING]:
+                del self._attempts[attempt.lane]  # it may have been placed on a node just as the node was lost
+                self._cluster.kill(attempt.lane, None)
         self._lost = lost
         for attempt in [*self._attempts.values()]:
             if attempt.overdue(self._limits, self._now, lost):
@@ -309,12 +322,6 @@ class FanOut:
         death = attempt.overdue(self._limits, self._now, self._lost)
         if death:
             yield from self._abandon(attempt, death)
-
-    def _kill_waiting_lanes(self) -> None:
-        """Kill lanes that have not begun, since one may have been placed on a node just as the node was lost."""
-        for attempt in [attempt for attempt in self._attempts.values() if attempt.state is LaneState.WAITING]:
-            del self._attempts[attempt.lane]
-            self._cluster.kill(attempt.lane, None)
 
     def _check_wait(self) -> None:
         if any(attempt.state is not LaneState.WAITING for attempt in self._attempts.values()):

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -40,33 +39,16 @@ def url_of(given: str | None) -> str:
     return given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or DEFAULT_URL
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What the server knows about a job."""
-
-    id: str
-    status: str  # PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED
-    command: str
-    message: str
-    began: float | None  # Unix time
-    driver_exit_code: int | None
-    metadata: dict[str, str]
-
-    @property
-    def ended(self) -> bool:
-        return JobStatus(self.status).is_terminal()
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the command. Raises ClusterError if the command has none."""
-        if self.status == JobStatus.SUCCEEDED:
-            return 0
-        if self.status == JobStatus.STOPPED:
-            return TERMINATED
-        if self.driver_exit_code is None:
-            raise ClusterError(f"job {self.id} failed without an exit code: {self.message}")
-        code = self.driver_exit_code
-        return code if code >= 0 else 128 - code  # -N: killed by signal N
+def exit_code_of(job: JobDetails) -> int:
+    """Return the exit code of the command of an ended job. Raises ClusterError if the command has none."""
+    if job.status == JobStatus.SUCCEEDED:
+        return 0
+    if job.status == JobStatus.STOPPED:
+        return TERMINATED
+    if job.driver_exit_code is None:
+        raise ClusterError(f"job {job.submission_id} failed without an exit code: {job.message}")
+    code = job.driver_exit_code
+    return code if code >= 0 else 128 - code  # -N: killed by signal N
 
 
 class JobClient:
@@ -126,16 +108,16 @@ class JobClient:
                     raise
                 time.sleep(POLL_SECONDS)
 
-    def job(self, job: str) -> Job:
+    def job(self, job: str) -> JobDetails:
         """Return the job. Raises UnknownJobError."""
         with self._translated_errors(job):
-            return _job(self._client.get_job_info(job))
+            return self._client.get_job_info(job)
 
-    def jobs(self) -> list[Job]:
-        """Return the submitted jobs, the oldest first."""
+    def jobs(self) -> dict[str, JobDetails]:
+        """Return the submitted jobs by id, the oldest first."""
         with self._translated_errors():
-            details = [entry for entry in self._client.list_jobs() if entry.submission_id]
-        return sorted(map(_job, details), key=lambda job: job.began or 0)
+            jobs = sorted(self._client.list_jobs(), key=lambda job: job.start_time or 0)
+        return {job.submission_id: job for job in jobs if job.submission_id}
 
     def log(self, job: str) -> str:
         """Return what the command has printed so far."""
@@ -146,7 +128,7 @@ class JobClient:
             self.job(job)  # raises UnknownJobError if there is no such job; otherwise its log does not exist yet
             return ""
 
-    def follow(self, job: str, write: Callable[[str], None]) -> Job:
+    def follow(self, job: str, write: Callable[[str], None]) -> JobDetails:
         """Write the log as it grows; return the job when it has ended.
 
         Raises:
@@ -173,7 +155,7 @@ class JobClient:
             wait.restart()
             write(log[seen:])
             seen = max(seen, len(log))  # the server answers with an empty log while it does not find the file
-            if state.ended:
+            if state.status.is_terminal():
                 return state
             time.sleep(POLL_SECONDS * (1 + seen / CHARACTERS_PER_POLL))
 
@@ -195,15 +177,3 @@ class JobClient:
                 raise JobExistsError(f"{self.url}: there is already a job {job}") from error
             *_, last = str(error).strip().splitlines() or [""]  # the last line of the server's traceback
             raise ClusterError(f"{self.url}: {last}") from error
-
-
-def _job(details: JobDetails) -> Job:
-    return Job(
-        id=str(details.submission_id),
-        status=str(details.status),
-        command=details.entrypoint,
-        message=str(details.message or ""),
-        began=details.start_time / 1_000 if details.start_time else None,
-        driver_exit_code=details.driver_exit_code,
-        metadata=details.metadata or {},
-    )

@@ -31,7 +31,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.report.texts import totals
 from mnist_lib.retraining.journal import DataOfRun, ModelResult
 from mnist_lib.retraining.retrainer import AttemptResult, RunAttempt
-from mnist_lib.run_documents import Summary
+from mnist_lib.run_documents import ModelSummary, Summary
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted
 
@@ -182,21 +182,12 @@ def retry_after(exit_code: int, error_code: str, summary: Summary | None) -> exi
 
 def results_of(summary: Summary) -> dict[str, ModelResult]:
     """Return what the journal stores about a complete run, by model."""
-    return {
-        model: ModelResult(
-            version=row.version,
-            champion=row.champion,
-            why=row.promotion or None,
-            test_accuracy=row.best_trial_test_accuracy,
-            trials=row.trials,
-            mean_test_accuracy=row.mean_test_accuracy,
-            ci95=row.ci95,
-            new_test=row.new_test,
-            new_test_accuracy=row.new_test_accuracy,
-            new_test_before=row.new_test_before,
-        )
-        for model, row in summary.models.items()
-    }
+
+    def result(row: ModelSummary) -> ModelResult:
+        same = {name: getattr(row, name) for name in ModelResult.__struct_fields__ if hasattr(row, name)}
+        return ModelResult(**same, why=row.promotion or None, test_accuracy=row.best_trial_test_accuracy)
+
+    return {model: result(row) for model, row in summary.models.items()}
 
 
 def data_of(summary: Summary) -> DataOfRun | None:

@@ -119,15 +119,15 @@ def _client(options: ServerOptions) -> "JobClient":
 
 def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | None:
     """Return the id of the unfinished job of a run, or None. Raises RunIsBusyError if its command differs."""
-    for job in client.jobs():
-        if job.metadata.get(RUN) == run and not job.ended:
-            if job.command != entrypoint:
+    for name, job in client.jobs().items():
+        if (job.metadata or {}).get(RUN) == run and not job.status.is_terminal():
+            if job.entrypoint != entrypoint:
                 hint = "wait for it, stop it, or use another --run-name"
                 raise RunIsBusyError(
-                    f"run {run} is in progress as job {job.id}, with a different command: {job.command}; {hint}"
+                    f"run {run} is in progress as job {name}, with a different command: {job.entrypoint}; {hint}"
                 )
-            print_stderr(f"run {run} is already in progress, as job {job.id}")
-            return job.id
+            print_stderr(f"run {run} is already in progress, as job {name}")
+            return name
     return None
 
 
@@ -137,7 +137,7 @@ def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[st
 
     name = None
     if run:
-        ids = [job.id for job in client.jobs() if re.fullmatch(rf"{re.escape(run)}\.\d+", job.id)]
+        ids = [job for job in client.jobs() if re.fullmatch(rf"{re.escape(run)}\.\d+", job)]
         name = f"{run}.{max((int(job.rpartition('.')[2]) for job in ids), default=0) + 1}"
     try:
         sent = {folder.name: folder for folder in SOURCE_FOLDERS}
@@ -226,6 +226,8 @@ def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
 
 def follow(client: "JobClient", job: str) -> int:
     """Print the log of a job on stderr and the result in it on stdout; return the exit code of the job."""
+    from cluster.job_server import exit_code_of
+
     log, printed = "", 0
 
     def write(text: str) -> None:
@@ -251,7 +253,7 @@ def follow(client: "JobClient", job: str) -> int:
     if marker:
         print_result(result)
     print_stderr(f"job {job}: {ended.status.lower()}")
-    return ended.exit_code
+    return exit_code_of(ended)
 
 
 def _show_log(options: LogsOptions) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import requests
+from ray.job_submission import JobStatus
 
 from cluster import job_server, ray_private
 from cluster.errors import ClusterLostError
@@ -15,7 +16,7 @@ from tests.support.simulation.clock import VirtualClock
 PROMISED_SECONDS = 90.0
 RUNNING = SimpleNamespace(
     submission_id="r.1",
-    status="RUNNING",
+    status=JobStatus.RUNNING,
     entrypoint="",
     message="",
     start_time=0,
