@@ -39,7 +39,7 @@ from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_l
 from mnist_lib.store.champions.promotion import Rule, Thresholds
 from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.datasets import collect_states
-from mnist_lib.store.garbage_collection import ABANDONED_AFTER, Collected, collect
+from mnist_lib.store.garbage_collection import ABANDONED_AFTER, Collection, collect
 from mnist_lib.store.runs import INDEX, REPORT, RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder
 from mnist_lib.wording import counted, percent
@@ -267,7 +267,7 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
 
 
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
-    collections, unknown = dict[str, Collected](), dict[str, IntegrityError]()
+    collections, unknown = dict[str, Collection](), dict[str, IntegrityError]()
     for model in options.models(objects):
         try:
             collections[model] = collect(objects, model, options.keep, dry_run=options.dry_run)
@@ -279,7 +279,6 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     texts = {
         "deleted": f"{would}deleted: old version",
         "swept": f"{would}deleted: leftovers of a crashed run",
-        "completed": f"{would}committed: its run crashed just before the commit",
         "damaged": "not changed: its record cannot be read",
         "pending": f"not changed: a run began to store it less than {ABANDONED_AFTER.days * 24} hours ago",
     }

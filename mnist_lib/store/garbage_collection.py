@@ -1,30 +1,28 @@
 """`gc`: deletes old versions, and files left by publishers that were killed.
 
-A version is deleted in four steps, and a later `gc` completes them if needed: it is condemned (see `holds`); its record
-becomes "deleting", so that the version no longer exists; its files are deleted; its record becomes "gone". The record
-is never deleted, so that its number is not used again and its run does not publish another version.
+A version is deleted in three steps, and a later `gc` completes them if needed: it is condemned (see `versions`); its
+record becomes that of a deleted version; its files are deleted. The record itself remains, so that its number is not
+used again and its run does not publish another version.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from mnist_lib.clock import moment_of
-from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.objects.records import seal
 from mnist_lib.store.champions.appointment import needed_versions
 from mnist_lib.store.champions.log import log_names
-from mnist_lib.store.publishing import Claim, claims, run_record
+from mnist_lib.store.publishing import Claim, claims
 from mnist_lib.store.versions import (
     Version,
     commit_record,
     condemn,
     find_all,
     is_readable,
-    parse_version,
     read_hold_state,
-    replace_state,
     version_folder,
 )
 
@@ -35,19 +33,18 @@ FORMER = "a former champion, to which a rollback can return"
 
 
 @dataclass(frozen=True)
-class Collected:
+class Collection:
     """What `gc` did or, after a dry run, would do: names of versions such as "keras@3"."""
 
     deleted: Sequence[str]
     kept: Sequence[str]
     reasons: Mapping[str, str]  # why each of these is kept
     pending: Sequence[str]  # not committed, but the run that claimed the number may still be alive
-    completed: Sequence[str]  # committed for a publisher that died just before its commit
     swept: Sequence[str]  # never committed; the files that a dead publisher left are deleted
     damaged: Sequence[str]  # not changed, because their record or claim cannot be read
 
 
-def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collected:
+def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collection:
     """Delete all versions but the newest `keep`, the champions, and up to `keep` former ones for each champion.
 
     Raises:
@@ -58,28 +55,28 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     needed.numbers()  # raises before anything is changed
     committed = dict(find_all(objects, model, deleted=True))
     unfinished = sorted({*claims(objects, model).numbers()} - committed.keys())
-    completed, swept, damaged, pending = _finish(objects, model, unfinished, dry_run=dry_run)
+    swept, damaged, pending = _sweep(objects, model, unfinished, dry_run=dry_run)
     versions = [version for version in committed.values() if is_readable(version)]
     damaged += [f"{model}@{number}" for number, version in committed.items() if not is_readable(version)]
-    whole = [version for version in versions if version.state == "whole"]
+    whole = [version for version in versions if not version.deleted]
+    with_files = {*objects.folders(f"models/{model}/versions")} if versions else set()
     newest = "the newest version" if keep == 1 else f"one of the {keep:,} newest versions"
     reasons = {version.number: newest for version in whole[-keep:]} | needed.numbers()
     if not dry_run:
         objects.delete_leftovers(f"models/{model}")
     for version in versions:
-        if version.state == "deleting" and not dry_run:
-            _delete(objects, version)
-        elif version.state == "whole" and version.number not in reasons:
+        if version.deleted and str(version.number) in with_files and not dry_run:
+            objects.delete_below(version_folder(model, version.number))
+        elif not version.deleted and version.number not in reasons:
             reason = _delete_unless_needed(objects, version, needed, dry_run=dry_run)
             if reason:
                 reasons[version.number] = reason
     kept = [version for version in whole if version.number in reasons]
-    return Collected(
+    return Collection(
         deleted=[version.name for version in whole if version.number not in reasons],
         kept=[version.name for version in kept],
         reasons={version.name: reasons[version.number] for version in kept},
         pending=pending,
-        completed=completed,
         swept=swept,
         damaged=damaged,
     )
@@ -116,62 +113,35 @@ def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVer
     if version.number in needed.numbers():  # it was promoted, and its hold only seemed expired because clocks differ
         return needed.numbers()[version.number]
     failpoint("gc.before_record")
-    replace_state(objects, version, "deleting")
-    _delete(objects, version)
+    objects.replace(commit_record(version.model, version.number), seal(replace(version, deleted=True)))
+    failpoint("gc.before_files")
+    objects.delete_below(version_folder(version.model, version.number))
     return ""
 
 
-def _delete(objects: Objects, version: Version) -> None:
-    failpoint("gc.before_files")
-    objects.delete_below(version_folder(version.model, version.number))
-    failpoint("gc.before_gone")
-    replace_state(objects, version, "gone")
-
-
-def _finish(
+def _sweep(
     objects: Objects, model: str, unfinished: Sequence[int], *, dry_run: bool
-) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Commit or delete versions that are claimed but not committed.
+) -> tuple[list[str], list[str], list[str]]:
+    """Delete what was stored for versions that were claimed a day ago and not committed.
 
-    Returns the names of those completed, swept, damaged, and pending.
+    Returns the names of those swept, damaged, and pending.
     """
-    completed, swept, damaged, pending = [], [], [], []
+    swept, damaged, pending = [], [], []
     for number in unfinished:
         name, folder = f"{model}@{number}", version_folder(model, number)
         try:
-            record = _run_record(objects, model, number, dry_run=dry_run)
-            decided = None if record is None else parse_version(record, name, model)
-        except (IntegrityError, SpecError):  # SpecError: the claim names no run
+            claim = claims(objects, model).read(number, Claim)
+            deleted = seal(Version(model, number, claim.run, claim.at, {}, {}, deleted=True))
+        except IntegrityError:
             damaged.append(name)
             continue
-        if decided is None or record is None:
+        if datetime.now(UTC) - moment_of(claim.at) < ABANDONED_AFTER:
             pending.append(name)
             continue
-        if decided.number == number and decided.state == "whole":
-            completed.append(name)
-            if not dry_run:
-                objects.create(commit_record(model, number), record)
-        else:
-            if any(True for _ in objects.names(folder)):
-                swept.append(name)
+        has_files = any(True for _ in objects.names(folder))
+        failpoint("gc.before_sweep")
+        if dry_run or objects.create(commit_record(model, number), deleted):  # otherwise it was committed meanwhile
+            swept += [name] if has_files else []
             if not dry_run:
                 objects.delete_below(folder)
-    return completed, swept, damaged, pending
-
-
-def _run_record(objects: Objects, model: str, number: int, *, dry_run: bool) -> bytes | None:
-    """Return the run record of the run that claimed a number, or None if that run may still publish.
-
-    If the claim is a day old and nothing was published, this creates a record that prevents the run from publishing.
-    """
-    claim = claims(objects, model).read(number, Claim)
-    record = run_record(model, claim.run)
-    decided = objects.read(record)
-    if decided is not None or datetime.now(UTC) - moment_of(claim.at) < ABANDONED_AFTER:
-        return decided
-    abandoned = seal(Version(model, number, claim.run, claim.at, {}, {}, state="abandoned"))
-    if dry_run:
-        return abandoned
-    failpoint("gc.before_sweep")
-    objects.create(record, abandoned)
-    return objects.read(record)
+    return swept, damaged, pending

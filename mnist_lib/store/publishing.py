@@ -6,7 +6,8 @@
     models/<model>/commits/<n>.json    the commit record: from now on, the version exists
 
 A publisher that dies before it writes `runs` leaves a number that is never used. If it dies between `runs` and
-`commits`, the next attempt of the same run, or `gc`, completes the commit.
+`commits`, the next attempt of the same run completes the commit, unless `gc` has given the number up: it creates the
+commit record of a deleted version, so that the publisher cannot commit any more.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
     Raises:
         SpecError: the name of the model, the run or a file is invalid.
         StoreError: the storage fails; no version was added.
-        ConflictError: `gc` has abandoned the run, or deleted its version.
+        ConflictError: `gc` has deleted the version of the run, or what it had stored of it after a day.
         IntegrityError: there is no file with weights, or what this run published before is damaged.
     """
     check_part("model", model)
@@ -80,8 +81,6 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
                 decided = objects.read(run_record(model, run)) or b""  # found, since it is never deleted
     failpoint("publish.before_commit")
     version = parse_version(decided, f"{model}, run {run}", model)
-    if version.state != "whole":
-        raise ConflictError(f"run {run} was abandoned while it stored {model}; start another run")
     if not objects.create(commit_record(model, version.number), decided):
         committed = find(objects, model, version.number)
         if committed is None:

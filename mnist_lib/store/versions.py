@@ -73,8 +73,7 @@ class Version:
     committed_at: Moment  # UTC, ISO 8601
     files: Mapping[str, StoredFile]  # by name
     about: Mapping[str, Json]  # as stored; see `facts`
-    # "whole"; "deleting" or "gone", see `garbage_collection`; "abandoned" if its run may no longer publish.
-    state: Literal["whole", "deleting", "gone", "abandoned"] = "whole"
+    deleted: bool = False  # the record remains, so that its number is not used again
 
     def __post_init__(self) -> None:
         for file in self.files:
@@ -116,7 +115,7 @@ def find(objects: Objects, model: str, number: int, *, deleted: bool = False) ->
     """
     record = objects.read(commit_record(model, number))
     version = None if record is None else parse_version(record, f"{model}@{number}", model, number)
-    return version if version is not None and (deleted or version.state == "whole") else None
+    return version if version is not None and (deleted or not version.deleted) else None
 
 
 def find_all(
@@ -138,7 +137,7 @@ def find_all(
 def is_readable(version: Version | IntegrityError) -> TypeGuard[Version]:
     """Return whether the record of a version is intact, and says what a listing shows if the version exists."""
     try:
-        return isinstance(version, Version) and (version.state != "whole" or version.facts is not None)
+        return isinstance(version, Version) and (version.deleted or version.facts is not None)
     except IntegrityError:
         return False
 
@@ -201,7 +200,7 @@ def verify_copy(objects: Objects) -> Version:
 
 def record_of(version: Version) -> bytes:
     """Return a version's record as it was committed."""
-    return seal(replace(version, state="whole"))
+    return seal(replace(version, deleted=False))
 
 
 def parse_version(record: bytes, name: str, model: str | None = None, number: int | None = None) -> Version:
@@ -213,11 +212,6 @@ def parse_version(record: bytes, name: str, model: str | None = None, number: in
     if model not in (None, version.model) or number not in (None, version.number):
         raise IntegrityError(f"{name}: expected its own record, got that of {version.name}")
     return version
-
-
-def replace_state(objects: Objects, version: Version, state: Literal["deleting", "gone"]) -> None:
-    """Change the state in a commit record. The record itself is never deleted, so its number is never used again."""
-    objects.replace(commit_record(version.model, version.number), seal(replace(version, state=state)))
 
 
 def version_folder(model: str, number: int) -> str:

@@ -40,7 +40,7 @@ COMMANDS = [
 ]
 # Where a value is replaced: in which record, and at which path.
 PLACES: list[tuple[str, tuple[str, ...]]] = [
-    *(("commits", (name,)) for name in ("model", "run", "committed_at", "files", "about", "state")),
+    *(("commits", (name,)) for name in ("model", "run", "committed_at", "files", "about", "deleted")),
     ("commits", ("files", "model.keras")),
     ("commits", ("about", "dataset")),
     ("commits", ("about", "dataset", "test")),

@@ -106,31 +106,38 @@ def killed_at(place: str, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> 
             published(objects, 150)
 
 
-def test_s2_gc_commits_for_a_publisher_that_died_just_before_its_commit(
+def test_s2_a_publisher_that_died_just_before_its_commit_is_completed_by_the_next_attempt(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at("publish.before_commit", objects, monkeypatch)
     assert all_verified(objects) == []
-    assert collect(objects, "keras", 1, dry_run=True).completed == ["keras@1"]
-    assert all_verified(objects) == []
-    assert collect(objects, "keras", 1).completed == ["keras@1"]
-    assert all_verified(objects) == [1]
+    assert collect(objects, "keras", 1).pending == ["keras@1"]
     assert published(objects, 150).number == 1
+    assert all_verified(objects) == [1]
 
 
-def test_p10_a_run_silent_for_a_day_loses_its_files_to_gc_and_cannot_publish(
-    objects: Objects, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["publish.before_run", "publish.before_commit"])
+def test_p10_a_publisher_silent_for_a_day_loses_its_files_to_gc_and_cannot_commit(
+    place: str, objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed_at("publish.before_run", objects, monkeypatch)
-    assert collect(objects, "keras", 1).pending == ["keras@1"]  # its run may be alive
-    monkeypatch.setattr(garbage_collection, "ABANDONED_AFTER", timedelta(0))
-    assert collect(objects, "keras", 1, dry_run=True).swept == ["keras@1"]
-    assert list(objects.names(version_folder("keras", 1)))
-    assert collect(objects, "keras", 1).swept == ["keras@1"]
-    assert not list(objects.names(version_folder("keras", 1)))
-    with pytest.raises(ConflictError, match="run run-150 was abandoned while it stored keras; start another run"):
+    reached: list[str] = []
+
+    def failpoint(name: str) -> None:
+        if name == place and not reached:
+            reached.append(name)
+            assert collect(objects, "keras", 1).pending == ["keras@1"]  # its run may be alive
+            monkeypatch.setattr(garbage_collection, "ABANDONED_AFTER", timedelta(0))
+            assert collect(objects, "keras", 1, dry_run=True).swept == ["keras@1"]
+            assert list(objects.names(version_folder("keras", 1)))
+            assert collect(objects, "keras", 1).swept == ["keras@1"]
+            assert not list(objects.names(version_folder("keras", 1)))
+
+    monkeypatch.setattr("mnist_lib.store.publishing.failpoint", failpoint)
+    with pytest.raises(ConflictError, match="run run-150: its version keras@1 was deleted by gc; start another run"):
         published(objects, 150)
     assert collect(objects, "keras", 1).swept == []
+    assert published(objects, 160).number == 2
+    assert all_verified(objects) == [2]
 
 
 def test_s2_publishing_again_deletes_the_files_of_a_killed_attempt(
